@@ -1,0 +1,2 @@
+//! The packet path.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Maglev lookup tables.
+#![forbid(unsafe_code)]
