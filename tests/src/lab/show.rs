@@ -1,0 +1,119 @@
+//! What a person sees: headings, tables, and a line for each thing that was checked.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// One statement about the lab, and whether it held.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// The step it belongs to.
+    pub step: String,
+    /// The statement, in the present tense.
+    pub what: String,
+    /// Whether it held.
+    pub held: bool,
+}
+
+/// Writes the lab's progress and remembers what was checked.
+#[derive(Debug)]
+pub struct Show {
+    color: bool,
+    step: String,
+    started: Instant,
+    checks: Vec<Check>,
+}
+
+impl Default for Show {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Show {
+    /// Colours are used on a terminal, unless `NO_COLOR` is set (no-color.org).
+    pub fn new() -> Self {
+        let asked_not_to = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = std::io::stdout().is_terminal() && !asked_not_to;
+        Self { color, step: String::new(), started: Instant::now(), checks: Vec::new() }
+    }
+
+    fn paint(&self, code: &str, text: impl Display) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    fn line(text: impl Display) {
+        // A closed pipe (`sluice-lab run | head`) must not end the lab before it has cleaned up.
+        drop(writeln!(std::io::stdout(), "{text}"));
+    }
+
+    /// Starts a step.
+    pub fn step(&mut self, title: &str) {
+        self.step = title.into();
+        let elapsed = format!("{:5.1} s", self.elapsed().as_secs_f64());
+        Self::line("");
+        Self::line(format!("{}  {}", self.paint("1;36", format!("== {title}")), self.paint("2", elapsed)));
+    }
+
+    /// Says what is being done, or was found.
+    pub fn say(&self, text: impl Display) {
+        for line in text.to_string().lines() {
+            Self::line(format!("   {line}"));
+        }
+    }
+
+    /// Records a statement and shows whether it holds; returns whether it does.
+    pub fn check(&mut self, held: bool, what: impl Display) -> bool {
+        let mark = if held { self.paint("1;32", "ok") } else { self.paint("1;31", "FAILED") };
+        Self::line(format!("   {mark} {what}"));
+        self.checks.push(Check { step: self.step.clone(), what: what.to_string(), held });
+        held
+    }
+
+    /// A table; the columns after the first are numbers and stand on the right.
+    pub fn table(&self, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(head);
+        for row in rows {
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        self.say(table);
+    }
+
+    /// Time since the show began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Everything checked so far.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// Whether everything checked so far held.
+    pub fn all_held(&self) -> bool {
+        self.checks.iter().all(|check| check.held)
+    }
+
+    /// The closing line, with the statements that did not hold above it.
+    pub fn verdict(&self) {
+        let failed: Vec<_> = self.checks.iter().filter(|check| !check.held).collect();
+        Self::line("");
+        for check in &failed {
+            Self::line(format!("   {} {}: {}", self.paint("1;31", "FAILED"), check.step, check.what));
+        }
+        let count = self.checks.len();
+        let seconds = self.elapsed().as_secs_f64();
+        let text = if failed.is_empty() {
+            self.paint("1;32", format!("All {count} checks hold"))
+        } else {
+            self.paint("1;31", format!("{} of {count} checks failed", failed.len()))
+        };
+        Self::line(format!("{text}, after {seconds:.1} s."));
+    }
+}
