@@ -127,7 +127,8 @@ pub struct Capture {
 impl Capture {
     /// Starts capturing; packets from this call's return on are counted.
     pub fn start(namespaces: &Namespaces, host: &'static Host) -> Result<Self> {
-        let socket = namespaces.within(host, open).with_context(|| format!("cannot capture packets in {}", host.name))?;
+        let socket =
+            namespaces.within(host, open).with_context(|| format!("cannot capture packets in {}", host.name))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = std::thread::spawn(move || read(&socket, &stopped));

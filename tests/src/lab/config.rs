@@ -51,8 +51,7 @@ impl Wanted {
                 }
             })
             .collect();
-        let members: Vec<_> =
-            self.listed().map(|host| json!({ "name": host.name, "weight": host.weight() })).collect();
+        let members: Vec<_> = self.listed().map(|host| json!({ "name": host.name, "weight": host.weight() })).collect();
         let service = |name: &str, port: u16, protocol: &str| {
             let vip = |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
             json!({

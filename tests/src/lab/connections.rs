@@ -154,7 +154,8 @@ async fn converse(shared: Arc<Shared>, index: usize, limit: Duration) {
     let one = &shared.connections[index];
     let family = Family::BOTH[index % Family::BOTH.len()];
     let talk = async {
-        let mut connection = timeout(limit, Connection::open(family.web())).await.context("no connection in time")??;
+        let mut connection =
+            timeout(limit, Connection::open(family.web())).await.context("no connection in time")??;
         for number in 0.. {
             if shared.stop.load(Ordering::Relaxed) {
                 break;

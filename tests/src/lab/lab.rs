@@ -1,7 +1,7 @@
 //! A lab that is up: its hosts, its daemons, and what can be asked of them.
 
 use super::config::{self, Wanted};
-use super::namespaces::{Namespaces, Process};
+use super::namespaces::{Namespaces, Process, reap};
 use super::state::{Record, Started, StateDir};
 use super::status::{Counters, Status};
 use super::topology::{Family, HOSTS, Host, INSTANCE, Role, backends, balancers};
@@ -147,7 +147,8 @@ impl Lab {
             self.namespaces.within(host, || {
                 for (key, value) in host.sysctls() {
                     let path = Path::new("/proc/sys/net").join(key);
-                    std::fs::write(&path, value).with_context(|| format!("cannot set {} to {value}", path.display()))?;
+                    std::fs::write(&path, value)
+                        .with_context(|| format!("cannot set {} to {value}", path.display()))?;
                 }
                 Ok(())
             })?;
@@ -188,11 +189,11 @@ impl Lab {
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
         let start = log.metadata()?.len();
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1").process_group(0);
-        let mut child = self.namespaces.spawn(host, command)?;
+        let child = self.namespaces.spawn(host, command)?;
         let process = Process::identify(child.id().cast_signed());
-        // Collects the exit status when the time comes, so that no zombie stays; the thread dies with this process.
-        std::thread::spawn(move || child.wait());
-        let process = process.with_context(|| format!("{what} in {} ended at once; see {}", host.name, path.display()))?;
+        reap(child);
+        let process =
+            process.with_context(|| format!("{what} in {} ended at once; see {}", host.name, path.display()))?;
         self.started().insert(Self::key(host, kind), Started { what: what.into(), process, log: path });
         self.save()?;
         Ok(start)
@@ -281,7 +282,8 @@ impl Lab {
     /// `sluice counters --json` of a host.
     pub fn counters(&self, host: &Host) -> Result<Counters> {
         let text = self.sluice(host, &["counters", "--instance", INSTANCE, "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("the counters of {} are not as documented: {text}", host.name))
+        serde_json::from_str(&text)
+            .with_context(|| format!("the counters of {} are not as documented: {text}", host.name))
     }
 
     /// Starts backends, then balancers: nothing is forwarded to a host that does not unwrap yet.

@@ -6,7 +6,9 @@ pub mod capture;
 pub mod client;
 pub mod config;
 pub mod connections;
+pub mod decode;
 pub mod holder;
+pub mod host_state;
 #[expect(clippy::module_inception, reason = "the thing itself, among its parts")]
 pub mod lab;
 pub mod namespaces;
@@ -15,4 +17,5 @@ pub mod show;
 pub mod state;
 pub mod statistics;
 pub mod status;
+pub mod steps;
 pub mod topology;

@@ -140,9 +140,11 @@ impl Namespaces {
             let stdout = child.stdout.take().context("the holder has no output")?;
             BufReader::new(stdout).read_line(&mut line)?;
             let inner_pid = line.trim().parse();
-            let inner_pid = inner_pid.map_err(|_| anyhow!("host {} could not be made; see the message above", host.name))?;
+            let inner_pid =
+                inner_pid.map_err(|_| anyhow!("host {} could not be made; see the message above", host.name))?;
             let process = Process::identify(child.id().cast_signed())?;
             let descriptor = process.open().with_context(|| format!("the holder of {} ended at once", host.name))?;
+            reap(child);
             self.anchors.holders.insert(host.name.into(), Holder { process, inner_pid });
             self.hosts.insert(host.name, descriptor);
         }
@@ -151,10 +153,12 @@ impl Namespaces {
 
     /// Opens the namespaces of a lab that another process made.
     pub fn open(anchors: Anchors) -> Result<Self> {
-        let init = anchors.init.open().context("the lab's processes have ended; run `sluice-lab down` to clear its state")?;
+        let init =
+            anchors.init.open().context("the lab's processes have ended; run `sluice-lab down` to clear its state")?;
         let mut hosts = BTreeMap::new();
         for host in &HOSTS {
-            let holder = anchors.holders.get(host.name).with_context(|| format!("the lab has no host {}", host.name))?;
+            let holder =
+                anchors.holders.get(host.name).with_context(|| format!("the lab has no host {}", host.name))?;
             let descriptor = holder.process.open().with_context(|| format!("the holder of {} has ended", host.name))?;
             hosts.insert(host.name, descriptor);
         }
@@ -223,14 +227,26 @@ impl Namespaces {
     }
 
     /// Runs a program inside a host; its standard output, or an error that quotes its standard error.
-    pub fn run(&self, host: &Host, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str], input: &str) -> Result<String> {
+    pub fn run(
+        &self,
+        host: &Host,
+        program: impl AsRef<std::ffi::OsStr>,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<String> {
         let mut command = Command::new(&program);
         command.args(arguments);
         let output = self.output(host, command, input)?;
         if !output.status.success() {
             let program = Path::new(&program).display().to_string();
             let complaint = String::from_utf8_lossy(&output.stderr);
-            bail!("`{program} {}` in {} failed ({}): {}", arguments.join(" "), host.name, output.status, complaint.trim());
+            bail!(
+                "`{program} {}` in {} failed ({}): {}",
+                arguments.join(" "),
+                host.name,
+                output.status,
+                complaint.trim()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -266,6 +282,14 @@ impl Namespaces {
     pub fn destroy(&self) -> Result<()> {
         end(&self.anchors)
     }
+}
+
+/// Collects a child's exit status when the time comes.
+///
+/// The init of a PID namespace does not end before every process of the namespace has been reaped, and those that this process
+/// started are its own to reap. The thread ends with the child, or with this process, whose children then become others'.
+pub(super) fn reap(mut child: Child) {
+    std::thread::spawn(move || child.wait());
 }
 
 /// Ends a lab by its recorded processes; waits until all have ended. A lab that has ended already is no error.

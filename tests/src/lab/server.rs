@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -29,6 +29,14 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 const PERIOD: u64 = 251;
 /// Bytes of the pattern sent at once.
 const CHUNK: u64 = 64 << 10;
+/// The pattern, long enough to cut a chunk out of it at any phase.
+static PATTERN: LazyLock<Bytes> = LazyLock::new(|| (0..PERIOD + CHUNK).map(|i| (i % PERIOD) as u8).collect());
+
+/// That many bytes of the pattern, at most a chunk, from byte `at` of the endless pattern on.
+fn pattern(at: u64, count: usize) -> Bytes {
+    let phase = (at % PERIOD) as usize;
+    PATTERN.slice(phase..phase + count)
+}
 
 /// What a server answers, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +76,7 @@ impl Body for Pattern {
         if count == 0 {
             return Poll::Ready(None);
         }
-        let bytes: Bytes = (self.at..self.at + count).map(|i| (i % PERIOD) as u8).collect();
+        let bytes = pattern(self.at, count as usize);
         self.at += count;
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
@@ -86,8 +94,10 @@ where
     let (mut length, mut intact) = (0, true);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
-            intact &= data.iter().zip(length..).all(|(byte, i)| u64::from(*byte) == i % PERIOD);
-            length += data.len() as u64;
+            for piece in data.chunks(CHUNK as usize) {
+                intact &= pattern(length, piece.len()) == piece;
+                length += piece.len() as u64;
+            }
         }
     }
     Ok((length, intact))

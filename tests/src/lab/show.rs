@@ -3,7 +3,11 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Details shown of many.
+const DETAILS: usize = 5;
 
 /// One statement about the lab, and whether it held.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct Check {
 #[derive(Debug)]
 pub struct Show {
     color: bool,
+    /// Everything written, for whoever wants it only after a failure.
+    transcript: Option<Mutex<String>>,
     step: String,
     started: Instant,
     checks: Vec<Check>,
@@ -36,14 +42,31 @@ impl Show {
     pub fn new() -> Self {
         let asked_not_to = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = std::io::stdout().is_terminal() && !asked_not_to;
-        Self { color, step: String::new(), started: Instant::now(), checks: Vec::new() }
+        Self { color, transcript: None, step: String::new(), started: Instant::now(), checks: Vec::new() }
+    }
+
+    /// Writes nothing, but keeps a [`transcript`](Self::transcript).
+    pub fn silent() -> Self {
+        Self { color: false, transcript: Some(Mutex::default()), ..Self::new() }
+    }
+
+    /// What a silent show would have written.
+    pub fn transcript(&self) -> String {
+        self.transcript
+            .as_ref()
+            .map(|text| text.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .unwrap_or_default()
     }
 
     fn paint(&self, code: &str, text: impl Display) -> String {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 
-    fn line(text: impl Display) {
+    fn line(&self, text: impl Display) {
+        if let Some(transcript) = &self.transcript {
+            *transcript.lock().unwrap_or_else(PoisonError::into_inner) += &format!("{text}\n");
+            return;
+        }
         // A closed pipe (`sluice-lab run | head`) must not end the lab before it has cleaned up.
         drop(writeln!(std::io::stdout(), "{text}"));
     }
@@ -52,23 +75,40 @@ impl Show {
     pub fn step(&mut self, title: &str) {
         self.step = title.into();
         let elapsed = format!("{:5.1} s", self.elapsed().as_secs_f64());
-        Self::line("");
-        Self::line(format!("{}  {}", self.paint("1;36", format!("== {title}")), self.paint("2", elapsed)));
+        self.line("");
+        self.line(format!("{}  {}", self.paint("1;36", format!("== {title}")), self.paint("2", elapsed)));
     }
 
     /// Says what is being done, or was found.
     pub fn say(&self, text: impl Display) {
         for line in text.to_string().lines() {
-            Self::line(format!("   {line}"));
+            self.line(format!("   {line}"));
         }
     }
 
     /// Records a statement and shows whether it holds; returns whether it does.
     pub fn check(&mut self, held: bool, what: impl Display) -> bool {
         let mark = if held { self.paint("1;32", "ok") } else { self.paint("1;31", "FAILED") };
-        Self::line(format!("   {mark} {what}"));
+        self.line(format!("   {mark} {what}"));
         self.checks.push(Check { step: self.step.clone(), what: what.to_string(), held });
         held
+    }
+
+    /// Records a statement that holds when there are no problems; shows the first few when there are.
+    pub fn check_none(&mut self, problems: &[String], what: impl Display) -> bool {
+        let held = self.check(problems.is_empty(), what);
+        self.explain(problems);
+        held
+    }
+
+    /// Shows the first few of many details, indented under what they explain.
+    pub fn explain(&self, details: &[String]) {
+        for detail in details.iter().take(DETAILS) {
+            self.line(format!("          {}", self.paint("2", detail)));
+        }
+        if details.len() > DETAILS {
+            self.line(format!("          ... and {} more", details.len() - DETAILS));
+        }
     }
 
     /// A table; the columns after the first are numbers and stand on the right.
@@ -103,9 +143,9 @@ impl Show {
     /// The closing line, with the statements that did not hold above it.
     pub fn verdict(&self) {
         let failed: Vec<_> = self.checks.iter().filter(|check| !check.held).collect();
-        Self::line("");
+        self.line("");
         for check in &failed {
-            Self::line(format!("   {} {}: {}", self.paint("1;31", "FAILED"), check.step, check.what));
+            self.line(format!("   {} {}: {}", self.paint("1;31", "FAILED"), check.step, check.what));
         }
         let count = self.checks.len();
         let seconds = self.elapsed().as_secs_f64();
@@ -114,6 +154,6 @@ impl Show {
         } else {
             self.paint("1;31", format!("{} of {count} checks failed", failed.len()))
         };
-        Self::line(format!("{text}, after {seconds:.1} s."));
+        self.line(format!("{text}, after {seconds:.1} s."));
     }
 }

@@ -61,8 +61,9 @@ impl StateDir {
         if let Some(base) = self.0.parent() {
             std::fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
         }
-        std::fs::create_dir(&self.0)
-            .with_context(|| format!("cannot make {}: if a lab is up, end it with `sluice-lab down`", self.0.display()))?;
+        std::fs::create_dir(&self.0).with_context(|| {
+            format!("cannot make {}: if a lab is up, end it with `sluice-lab down`", self.0.display())
+        })?;
         for directory in [self.config(), self.logs()] {
             std::fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
@@ -81,8 +82,9 @@ impl StateDir {
     /// Reads the record of a lab that is up.
     pub fn load(&self) -> Result<Record> {
         let path = self.0.join(RECORD);
-        let text = std::fs::read(&path)
-            .with_context(|| format!("no lab is up here ({} cannot be read); start one with `sluice-lab up`", path.display()))?;
+        let text = std::fs::read(&path).with_context(|| {
+            format!("no lab is up here ({} cannot be read); start one with `sluice-lab up`", path.display())
+        })?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 

@@ -20,6 +20,9 @@ pub struct ServiceStatus {
     pub generation: u64,
     /// Slots of its table.
     pub table_size: u64,
+    /// Digest of all slots, where the binary reports one.
+    #[serde(default)]
+    pub digest: Option<String>,
     /// Its backends.
     pub backends: Vec<BackendStatus>,
 }

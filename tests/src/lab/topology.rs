@@ -267,7 +267,7 @@ pub fn picture() -> String {
     text += &format!("{:46}|\n", "");
     text += &format!("   {:<43}v\n", format!("VIPs {VIP_V4}, {VIP_V6}"));
     text += &format!(
-        "   {} --+-- ECMP by 5-tuple, one route per VIP with two next hops\n",
+        "   {} --+-- ECMP by 5-tuple, static routes\n",
         link(router.name, &router.v4.to_string(), &router.v6.to_string())
     );
     text += &format!("{:46}|   bridge {BRIDGE}, MTU {UNDERLAY_MTU}\n", "");
@@ -313,8 +313,13 @@ mod tests {
     #[test]
     fn the_router_spreads_each_vip_over_both_balancers() {
         let wiring = HOSTS[0].wiring(|_| 7);
-        assert!(wiring.contains("route add 203.0.113.10/32 nexthop via 10.0.1.2 weight 1 nexthop via 10.0.1.3 weight 1\n"));
-        assert!(wiring.contains("route add 2001:db8:ff::10/128 nexthop via 2001:db8:1::2 weight 1 nexthop via 2001:db8:1::3"));
+        assert!(
+            wiring.contains("route add 203.0.113.10/32 nexthop via 10.0.1.2 weight 1 nexthop via 10.0.1.3 weight 1\n")
+        );
+        assert!(
+            wiring
+                .contains("route add 2001:db8:ff::10/128 nexthop via 2001:db8:1::2 weight 1 nexthop via 2001:db8:1::3")
+        );
         assert_eq!(wiring.matches("type veth").count(), HOSTS.len() - 1);
     }
 
