@@ -34,43 +34,55 @@ impl fmt::Display for Family {
 }
 
 /// An IPv4 or IPv6 address in wire order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Held as four words rather than sixteen bytes: the BPF machine moves words, and would move bytes one by one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct Address([u8; 16]);
+pub struct Address([u32; 4]);
 plain!(Address, 16);
 
 impl Address {
     /// The address that means "none": all zero.
-    pub const NONE: Self = Self([0; 16]);
+    pub const NONE: Self = Self([0; 4]);
 
-    /// An IPv4 address from its four bytes in wire order.
+    /// The third word of every IPv4-mapped address.
+    const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+    /// An IPv4 address from the word that its header holds, wire order.
     #[inline(always)]
-    pub const fn v4(a: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, Self::MAPPED, word])
     }
 
-    /// An IPv6 address from its sixteen bytes in wire order.
+    /// An IPv6 address from the words that its header holds, wire order.
     #[inline(always)]
-    pub const fn v6(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+    pub const fn v6(words: [u32; 4]) -> Self {
+        Self(words)
     }
 
-    /// The sixteen bytes in wire order, IPv4 mapped.
+    /// The four words, wire order; of an IPv4 address the last one is the address.
     #[inline(always)]
-    pub const fn octets(&self) -> &[u8; 16] {
-        &self.0
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
+    /// Whether this is [`Address::NONE`].
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
     }
 }
 
 impl From<Ipv4Addr> for Address {
     fn from(address: Ipv4Addr) -> Self {
-        Self::v4(address.octets())
+        Self::v4(u32::from_ne_bytes(address.octets()))
     }
 }
 
 impl From<Ipv6Addr> for Address {
     fn from(address: Ipv6Addr) -> Self {
-        Self::v6(address.octets())
+        let o = address.octets();
+        Self(core::array::from_fn(|i| u32::from_ne_bytes([o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]])))
     }
 }
 
@@ -85,7 +97,11 @@ impl From<IpAddr> for Address {
 
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
-        IpAddr::V6(Ipv6Addr::from(address.0)).to_canonical()
+        let mut octets = [0; 16];
+        for (four, word) in octets.chunks_exact_mut(4).zip(address.0) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
     }
 }
 
@@ -98,5 +114,19 @@ impl fmt::Display for Address {
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_round_trip() {
+        for text in ["203.0.113.10", "255.255.255.255", "2001:db8::1", "::1", "fe80::1:2:3:4"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::from(Address::from(address)), address);
+            assert_eq!(Address::from(address).to_string(), text);
+        }
     }
 }

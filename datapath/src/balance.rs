@@ -2,8 +2,9 @@
 
 use crate::entries::{Backend, Connection, NextHop, Settings, Slot, TableHead, VipKey};
 use crate::flow::slot_index;
+use crate::header::{Ipv4, Ipv6};
 use crate::packet::Packet;
-use crate::parse::{IPV4_HEADER, IPV6_HEADER, Network, Size};
+use crate::parse::{Network, Size};
 use crate::tables::{BalancerTables, Forwarded, LookupTable};
 use crate::{Family, Flow, Reason, encapsulate, parse};
 
@@ -125,10 +126,10 @@ fn wrap<P: Packet>(
     match network.family {
         Family::V4 => {
             let destination = choice.backend.v4;
-            if destination == [0; 4] {
+            if destination.is_none() {
                 return Err(Reason::NoEncapsulation);
             }
-            if size.segment.wrapping_add(IPV4_HEADER) > next_hop.mtu as usize {
+            if size.segment.wrapping_add(Ipv4::SIZE) > next_hop.mtu as usize {
                 return Err(Reason::TooBig);
             }
             let class = network.traffic_class;
@@ -137,10 +138,10 @@ fn wrap<P: Packet>(
         }
         Family::V6 => {
             let destination = choice.backend.v6;
-            if destination == [0; 16] {
+            if destination.is_none() {
                 return Err(Reason::NoEncapsulation);
             }
-            if size.segment.wrapping_add(IPV6_HEADER) > next_hop.mtu as usize {
+            if size.segment.wrapping_add(Ipv6::SIZE) > next_hop.mtu as usize {
                 return Err(Reason::TooBig);
             }
             let class = network.traffic_class;

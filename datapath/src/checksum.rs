@@ -10,19 +10,23 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The checksum of an option-less IPv4 header whose checksum field is zero.
+/// The checksum of five 32-bit words, the option-less IPv4 header whose checksum field is zero.
+///
+/// The sum does not depend on the byte order in which it is made (RFC 1071 section 2B): words in wire order give a checksum in
+/// wire order, without a swap.
 #[inline(always)]
-pub fn ipv4_header(header: &[u8; 20]) -> u16 {
-    let mut sum = 0u32;
-    let mut i = 0;
-    while i < 20 {
-        sum = sum.wrapping_add(u32::from(header[i]) << 8 | u32::from(header[i | 1]));
-        i += 2;
-    }
-    !fold(sum)
+pub const fn words(words: [u32; 5]) -> u16 {
+    let sum = (words[0] as u64)
+        .wrapping_add(words[1] as u64)
+        .wrapping_add(words[2] as u64)
+        .wrapping_add(words[3] as u64)
+        .wrapping_add(words[4] as u64);
+    // Five words of 32 bits sum to less than 2^35, their halves to less than 2^18.
+    let sum = (sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32);
+    !fold(sum as u32)
 }
 
-/// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).
+/// The checksum after one 16-bit word under it changed from `old` to `new`, all in one byte order (RFC 1624, equation 3).
 #[inline(always)]
 pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !fold((!checksum as u32).wrapping_add(!old as u32).wrapping_add(new as u32))
@@ -46,13 +50,28 @@ mod tests {
         assert_eq!(fold(0x0001 + 0xf203 + 0xf4f5 + 0xf6f7), 0xddf2);
     }
 
+    /// Ten 16-bit words in wire order, summed one by one.
+    fn reference(header: &[u8; 20]) -> u16 {
+        let sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        !fold(sum)
+    }
+
+    fn as_words(header: &[u8; 20]) -> [u32; 5] {
+        core::array::from_fn(|i| u32::from_ne_bytes(header[4 * i..][..4].try_into().unwrap()))
+    }
+
     proptest! {
+        #[test]
+        fn summing_words_equals_summing_halves(header: [u8; 20]) {
+            prop_assert_eq!(u16::from_be(words(as_words(&header))), reference(&header));
+        }
+
         #[test]
         fn a_header_with_its_checksum_sums_to_all_ones(mut header: [u8; 20]) {
             header[10..12].fill(0);
-            let checksum = ipv4_header(&header);
-            let sum: u32 = header.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
-            prop_assert_eq!(fold(sum + u32::from(checksum)), 0xffff);
+            let checksum = words(as_words(&header));
+            header[10..12].copy_from_slice(&checksum.to_ne_bytes());
+            prop_assert_eq!(reference(&header), 0);
         }
 
         #[test]
@@ -60,10 +79,10 @@ mod tests {
             // An IPv4 header is never all zero, the one case in which the two forms of zero differ.
             header[0] = 0x45;
             header[10..12].fill(0);
-            let before = ipv4_header(&header);
-            let old = u16::from_be_bytes([header[2], header[3]]);
+            let before = words(as_words(&header));
+            let old = u16::from_ne_bytes([header[2], header[3]]);
             header[2..4].copy_from_slice(&new);
-            prop_assert_eq!(updated(before, old, u16::from_be_bytes(new)), ipv4_header(&header));
+            prop_assert_eq!(updated(before, old, u16::from_ne_bytes(new)), words(as_words(&header)));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The backend's path where its kernel has no tunnel device: takes the outer header off packets for its VIPs.
 
 use crate::flow::{IPV4_IN_IP, IPV6_IN_IP};
+use crate::header::{Ipv4, Ipv6};
 use crate::packet::{ETHERNET, Packet};
-use crate::parse::{IPV4_HEADER, IPV6_HEADER, Network};
+use crate::parse::Network;
 use crate::tables::BackendTables;
-use crate::{Family, Reason, checksum, ecn, parse};
+use crate::{Family, Reason, ecn, parse};
 
 /// Takes the outer header off one packet: on success the inner packet is on its way to the local stack, and accounted.
 ///
@@ -28,15 +29,15 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
     match parse::family(&packet)? {
         Family::V4 => {
             let outer = parse::ipv4(&packet, ETHERNET)?;
-            if outer.protocol != IPV4_IN_IP || outer.header != IPV4_HEADER || outer.fragment {
+            if outer.protocol != IPV4_IN_IP || outer.header != Ipv4::SIZE || outer.fragment {
                 return Err(Reason::NotTunnel);
             }
-            let inner = accept(tables, &outer, || parse::ipv4(&packet, ETHERNET + IPV4_HEADER))?;
+            let inner = accept(tables, &outer, || parse::ipv4(&packet, ETHERNET + Ipv4::SIZE))?;
             let bytes = measure(&packet, &outer, &inner)?;
             let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
-            let head: [u8; 12] = packet.load(ETHERNET + IPV4_HEADER).ok_or(Reason::Truncated)?;
+            let header: Ipv4 = packet.load(ETHERNET + Ipv4::SIZE).ok_or(Reason::Truncated)?;
             let packets = packet.segments();
-            packet.decapsulate::<IPV4_HEADER, 12>(&with_ipv4_class(head, class))?;
+            packet.decapsulate::<Ipv4, Ipv4>(&header.with_traffic_class(class))?;
             tables.count_decapsulated(packets, bytes);
         }
         Family::V6 => {
@@ -44,13 +45,12 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
             if outer.protocol != IPV6_IN_IP {
                 return Err(Reason::NotTunnel);
             }
-            let inner = accept(tables, &outer, || parse::ipv6(&packet, ETHERNET + IPV6_HEADER))?;
+            let inner = accept(tables, &outer, || parse::ipv6(&packet, ETHERNET + Ipv6::SIZE))?;
             let bytes = measure(&packet, &outer, &inner)?;
             let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
-            let head: [u8; 2] = packet.load(ETHERNET + IPV6_HEADER).ok_or(Reason::Truncated)?;
+            let header: Ipv6 = packet.load(ETHERNET + Ipv6::SIZE).ok_or(Reason::Truncated)?;
             let packets = packet.segments();
-            let head = [(head[0] & 0xf0) | class >> 4, class << 4 | (head[1] & 0x0f)];
-            packet.decapsulate::<IPV6_HEADER, 2>(&head)?;
+            packet.decapsulate::<Ipv6, u32>(&header.first_word_with_traffic_class(class))?;
             tables.count_decapsulated(packets, bytes);
         }
     }
@@ -80,24 +80,11 @@ fn measure<P: Packet>(packet: &P, outer: &Network, inner: &Network) -> Result<u6
     let present = packet.len().wrapping_sub(ETHERNET).wrapping_sub(outer.header);
     let unclaimed = match inner.family {
         Family::V4 => 0,
-        Family::V6 => IPV6_HEADER,
+        Family::V6 => Ipv6::SIZE,
     };
     let length = if packet.segment_size() != 0 && inner.length == unclaimed { present } else { inner.length };
     if length > present || length < inner.header {
         return Err(Reason::BadLength);
     }
     Ok(length as u64)
-}
-
-/// The first bytes of an IPv4 header with another type of service, checksum included.
-#[inline(always)]
-fn with_ipv4_class(head: [u8; 12], class: u8) -> [u8; 12] {
-    let mut head = head;
-    let old = u16::from_be_bytes([head[0], head[1]]);
-    head[1] = class;
-    let sum = checksum::updated(u16::from_be_bytes([head[10], head[11]]), old, u16::from_be_bytes([head[0], class]));
-    if old as u8 != class {
-        [head[10], head[11]] = sum.to_be_bytes();
-    }
-    head
 }

@@ -3,6 +3,8 @@
 //! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
 //! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
 
+use crate::Address;
+use crate::flow::Port;
 use crate::plain::plain;
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
@@ -20,8 +22,8 @@ plain!(VipAddress, 4);
 pub struct VipKey {
     /// [`VipAddress::id`].
     pub address: u32,
-    /// Port, wire order.
-    pub port: [u8; 2],
+    /// Its port.
+    pub port: Port,
     /// [`crate::flow::TCP`] or [`crate::flow::UDP`].
     pub protocol: u8,
     pad: u8,
@@ -29,9 +31,9 @@ pub struct VipKey {
 plain!(VipKey, 8);
 
 impl VipKey {
-    /// The key of `port` (wire order) and `protocol` at the VIP address with number `address`.
+    /// The key of `port` and `protocol` at the VIP address with number `address`.
     #[inline(always)]
-    pub const fn new(address: u32, port: [u8; 2], protocol: u8) -> Self {
+    pub const fn new(address: u32, port: Port, protocol: u8) -> Self {
         Self { address, port, protocol, pad: 0 }
     }
 }
@@ -108,14 +110,14 @@ impl Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Backend {
-    /// IPv4 address, wire order; zero when it has none.
-    pub v4: [u8; 4],
-    /// IPv6 address, wire order; zero when it has none.
-    pub v6: [u8; 16],
+    /// IPv4 address, or [`Address::NONE`].
+    pub v4: Address,
+    /// IPv6 address, or [`Address::NONE`].
+    pub v6: Address,
     /// Counts up with every use of the index, so that old connection entries notice a new backend; 0 when the index is free.
     pub incarnation: u32,
 }
-plain!(Backend, 24);
+plain!(Backend, 36);
 
 /// How packets leave towards a backend in one family: value of the array `NEXT_HOPS` at [`NextHop::index`].
 ///
@@ -179,21 +181,12 @@ plain!(BackendCounters, 16);
 pub struct Settings {
     /// Key of the flow hash; the same on every balancer of a fleet.
     pub hash_key: [u64; 2],
-    /// Source address of IPv4 outer headers, wire order.
-    pub underlay_v4: [u8; 4],
-    /// Source address of IPv6 outer headers, wire order.
-    pub underlay_v6: [u8; 16],
-    /// Always zero.
-    pub pad: [u8; 4],
+    /// Source address of IPv4 outer headers, or [`Address::NONE`].
+    pub underlay_v4: Address,
+    /// Source address of IPv6 outer headers, or [`Address::NONE`].
+    pub underlay_v6: Address,
 }
-plain!(Settings, 40);
-
-impl Settings {
-    /// Settings from their parts; a missing underlay address is all zero.
-    pub const fn new(hash_key: [u64; 2], underlay_v4: [u8; 4], underlay_v6: [u8; 16]) -> Self {
-        Self { hash_key, underlay_v4, underlay_v6, pad: [0; 4] }
-    }
-}
+plain!(Settings, 48);
 
 /// Value of the backend's map `LOCAL_ADDRESSES`: an address of this host to which encapsulated packets may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

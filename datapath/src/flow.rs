@@ -13,6 +13,30 @@ pub const IPV4_IN_IP: u8 = 4;
 /// Protocol number of IPv6 in IP (RFC 2473).
 pub const IPV6_IN_IP: u8 = 41;
 
+/// A TCP or UDP port, held in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Port(u16);
+plain!(Port, 2);
+
+impl Port {
+    /// A port from its number.
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be())
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+impl core::fmt::Debug for Port {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.number().fmt(f)
+    }
+}
+
 /// A 5-tuple as the client sent it; also the key of the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -21,10 +45,10 @@ pub struct Flow {
     pub source: Address,
     /// The VIP address.
     pub destination: Address,
-    /// The client's port, wire order.
-    pub source_port: [u8; 2],
-    /// The VIP's port, wire order.
-    pub destination_port: [u8; 2],
+    /// The client's port.
+    pub source_port: Port,
+    /// The VIP's port.
+    pub destination_port: Port,
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
     pad: [u8; 3],
@@ -32,13 +56,13 @@ pub struct Flow {
 plain!(Flow, 40);
 
 impl Flow {
-    /// A flow from its parts; ports in wire order.
+    /// A flow from its parts.
     #[inline(always)]
     pub const fn new(
         source: Address,
         destination: Address,
-        source_port: [u8; 2],
-        destination_port: [u8; 2],
+        source_port: Port,
+        destination_port: Port,
         protocol: u8,
     ) -> Self {
         Self { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
@@ -50,25 +74,24 @@ impl Flow {
     /// addresses: it is passed along because every caller knows it and the kernel should not find it out again.
     #[inline(always)]
     pub fn hash(&self, family: Family, key: [u64; 2]) -> u64 {
-        let [s0, s1] = words(self.source.octets());
-        let [d0, d1] = words(self.destination.octets());
-        let ports = u64::from(u16::from_le_bytes(self.source_port))
-            | u64::from(u16::from_le_bytes(self.destination_port)) << 16
+        let s = self.source.words();
+        let d = self.destination.words();
+        let ports = u64::from(u16::from_le(self.source_port.0))
+            | u64::from(u16::from_le(self.destination_port.0)) << 16
             | u64::from(self.protocol) << 32;
         match family {
-            Family::V4 => siphash::<1, 3, 2>(key, [(s1 >> 32) | (d1 & 0xffff_ffff_0000_0000), ports]),
-            Family::V6 => siphash::<1, 3, 5>(key, [s0, s1, d0, d1, ports]),
+            Family::V4 => siphash::<1, 3, 2>(key, [pair(s[3], d[3]), ports]),
+            Family::V6 => {
+                siphash::<1, 3, 5>(key, [pair(s[0], s[1]), pair(s[2], s[3]), pair(d[0], d[1]), pair(d[2], d[3]), ports])
+            }
         }
     }
 }
 
-/// Sixteen bytes as two little-endian words.
+/// Eight bytes in wire order, given as two words, as one little-endian word.
 #[inline(always)]
-fn words(o: &[u8; 16]) -> [u64; 2] {
-    [
-        u64::from_le_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
-        u64::from_le_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
-    ]
+const fn pair(low: u32, high: u32) -> u64 {
+    u32::from_le(low) as u64 | (u32::from_le(high) as u64) << 32
 }
 
 /// The slot of a hash in a table of `length` slots.
@@ -83,6 +106,7 @@ pub const fn slot_index(hash: u64, length: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use core::hash::Hasher as _;
+    use core::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
     use siphasher::sip::SipHasher13;
@@ -91,20 +115,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_ipv4_flow_hashes_its_addresses_ports_and_protocol(a: [u8; 4], b: [u8; 4], sp: [u8; 2], dp: [u8; 2], key: [u64; 2]) {
+        fn an_ipv4_flow_hashes_its_addresses_ports_and_protocol(
+            a: Ipv4Addr, b: Ipv4Addr, sp: u16, dp: u16, key: [u64; 2],
+        ) {
             let mut oracle = SipHasher13::new_with_keys(key[0], key[1]);
-            oracle.write(&[a, b].concat());
-            oracle.write(&[sp[0], sp[1], dp[0], dp[1], TCP, 0, 0, 0]);
-            let flow = Flow::new(Address::v4(a), Address::v4(b), sp, dp, TCP);
+            oracle.write(&[a.octets(), b.octets()].concat());
+            oracle.write(&[&sp.to_be_bytes()[..], &dp.to_be_bytes(), &[TCP, 0, 0, 0]].concat());
+            let flow = Flow::new(a.into(), b.into(), Port::new(sp), Port::new(dp), TCP);
             prop_assert_eq!(flow.hash(Family::V4, key), oracle.finish());
         }
 
         #[test]
-        fn an_ipv6_flow_hashes_its_addresses_ports_and_protocol(a: [u8; 16], b: [u8; 16], sp: [u8; 2], dp: [u8; 2], key: [u64; 2]) {
+        fn an_ipv6_flow_hashes_its_addresses_ports_and_protocol(
+            a: Ipv6Addr, b: Ipv6Addr, sp: u16, dp: u16, key: [u64; 2],
+        ) {
             let mut oracle = SipHasher13::new_with_keys(key[0], key[1]);
-            oracle.write(&[a, b].concat());
-            oracle.write(&[sp[0], sp[1], dp[0], dp[1], UDP, 0, 0, 0]);
-            let flow = Flow::new(Address::v6(a), Address::v6(b), sp, dp, UDP);
+            oracle.write(&[a.octets(), b.octets()].concat());
+            oracle.write(&[&sp.to_be_bytes()[..], &dp.to_be_bytes(), &[UDP, 0, 0, 0]].concat());
+            let flow = Flow::new(a.into(), b.into(), Port::new(sp), Port::new(dp), UDP);
             prop_assert_eq!(flow.hash(Family::V6, key), oracle.finish());
         }
 

@@ -20,6 +20,7 @@ pub mod ecn;
 pub mod encapsulate;
 pub mod entries;
 pub mod flow;
+pub mod header;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod packet;

@@ -1,14 +1,14 @@
 //! Packets in byte buffers and tables in plain memory: the third binding, for tests and tools.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
     Backend, BackendCounters, Connection, NextHop, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::packet::ETHERNET;
 use crate::tables::Forwarded;
-use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Reason};
+use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
 
 /// An Ethernet frame in a byte buffer.
 #[derive(Debug)]
@@ -47,24 +47,32 @@ impl Packet for Buffer<'_> {
         self.segments
     }
 
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.bytes.get(offset..)?.first_chunk().copied()
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..)?.get(..size_of::<T>())?;
+        // SAFETY: the slice holds `size_of::<T>()` bytes, and every bit pattern is a valid `T`.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 
-    fn load_variable<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
         self.load(offset)
     }
 
-    fn encapsulate<const N: usize>(self, _: Family, outer: &[u8; N]) -> Result<(), Reason> {
-        self.bytes.splice(ETHERNET..ETHERNET, outer.iter().copied());
+    fn encapsulate<T: Plain>(self, _: Family, outer: &T) -> Result<(), Reason> {
+        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
         Ok(())
     }
 
-    fn decapsulate<const N: usize, const M: usize>(self, head: &[u8; M]) -> Result<(), Reason> {
-        self.bytes.drain(ETHERNET..ETHERNET + N);
-        self.bytes[ETHERNET..ETHERNET + M].copy_from_slice(head);
+    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+        self.bytes.drain(ETHERNET..ETHERNET + size_of::<T>());
+        self.bytes[ETHERNET..ETHERNET + size_of::<H>()].copy_from_slice(bytes_of(head));
         Ok(())
     }
+}
+
+/// The bytes of a plain value.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: a plain value has no padding, so all its bytes are initialised; the slice lives as long as the value.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 /// A lookup table as its words.
@@ -161,9 +169,9 @@ impl BalancerTables for Balancer {
 #[derive(Debug, Default)]
 pub struct BackendHost {
     /// The map `LOCAL_ADDRESSES`.
-    pub local_addresses: BTreeSet<Address>,
+    pub local_addresses: HashSet<Address>,
     /// The map `VIP_ADDRESSES`.
-    pub vip_addresses: BTreeSet<Address>,
+    pub vip_addresses: HashSet<Address>,
     /// The map `DECAPSULATED`.
     pub decapsulated: Cell<BackendCounters>,
     /// The map `REASONS`.

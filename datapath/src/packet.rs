@@ -1,6 +1,6 @@
 //! What the packet path needs from a packet.
 
-use crate::{Family, Reason};
+use crate::{Family, Plain, Reason};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -23,25 +23,25 @@ pub trait Packet: Sized {
     /// How many packets this one stands for, at least 1.
     fn segments(&self) -> u64;
 
-    /// `N` bytes at `offset`, or `None` when the frame is shorter. `offset` is a constant wherever the function is called.
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The header at `offset`, or `None` when the frame is shorter. `offset` is a constant wherever the function is called.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
 
-    /// `N` bytes at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`].
-    fn load_variable<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The header at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`].
+    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T>;
 
-    /// Inserts an outer header of `N` bytes of `family` between the Ethernet header and the IP header.
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn encapsulate<const N: usize>(self, family: Family, outer: &[u8; N]) -> Result<(), Reason>;
+    fn encapsulate<T: Plain>(self, family: Family, outer: &T) -> Result<(), Reason>;
 
-    /// Removes the `N` bytes behind the Ethernet header, then overwrites the first `M` bytes of what follows it with `head`.
+    /// Removes the outer header `T` behind the Ethernet header, then overwrites the start of what follows it with `head`.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn decapsulate<const N: usize, const M: usize>(self, head: &[u8; M]) -> Result<(), Reason>;
+    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason>;
 }
 
 /// The largest offset at which [`Packet::load_variable`] is used: a transport header behind an IPv4 header full of options.

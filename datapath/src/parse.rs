@@ -1,20 +1,17 @@
 //! Reads headers into small values.
 
-use crate::flow::{TCP, UDP};
+use crate::flow::{Port, TCP, UDP};
+use crate::header::{Ipv4, Ipv6, Tcp, Udp};
 use crate::packet::ETHERNET;
-use crate::{Address, Family, Packet, Reason};
+use crate::{Address, Family, Packet, Plain, Reason};
 
-/// EtherType of IPv4.
-const IPV4: [u8; 2] = [0x08, 0x00];
-/// EtherType of IPv6.
-const IPV6: [u8; 2] = [0x86, 0xdd];
-/// EtherTypes of VLAN tags: 802.1Q and 802.1ad.
-const VLAN: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
-
-/// Bytes of an IPv4 header without options.
-pub const IPV4_HEADER: usize = 20;
-/// Bytes of an IPv6 header without extension headers.
-pub const IPV6_HEADER: usize = 40;
+/// EtherType of IPv4, wire order.
+const IPV4: u16 = 0x0800_u16.to_be();
+/// EtherType of IPv6, wire order.
+const IPV6: u16 = 0x86dd_u16.to_be();
+/// EtherTypes of VLAN tags, wire order: 802.1Q and 802.1ad.
+const VLAN: u16 = 0x8100_u16.to_be();
+const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
 
 /// What an IP header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +39,10 @@ pub struct Network {
 /// What a TCP or UDP header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transport {
-    /// Source port, wire order.
-    pub source_port: [u8; 2],
-    /// Destination port, wire order.
-    pub destination_port: [u8; 2],
+    /// Source port.
+    pub source_port: Port,
+    /// Destination port.
+    pub destination_port: Port,
     /// Bytes of the header as it claims, options included.
     pub header: usize,
     /// Whether it is a TCP segment that opens a connection: SYN without ACK.
@@ -62,10 +59,10 @@ pub fn family<P: Packet>(packet: &P) -> Result<Family, Reason> {
     if packet.has_vlan() {
         return Err(Reason::Vlan);
     }
-    match packet.load(ETHERNET - 2).ok_or(Reason::Truncated)? {
+    match packet.load::<u16>(ETHERNET - 2).ok_or(Reason::Truncated)? {
         IPV4 => Ok(Family::V4),
         IPV6 => Ok(Family::V6),
-        tag if tag == VLAN[0] || tag == VLAN[1] => Err(Reason::Vlan),
+        VLAN | SERVICE_VLAN => Err(Reason::Vlan),
         _ => Err(Reason::NotIp),
     }
 }
@@ -77,22 +74,20 @@ pub fn family<P: Packet>(packet: &P) -> Result<Family, Reason> {
 /// [`Reason::Truncated`], [`Reason::BadHeader`].
 #[inline(always)]
 pub fn ipv4<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
-    let h: [u8; IPV4_HEADER] = packet.load(offset).ok_or(Reason::Truncated)?;
-    let header = usize::from(h[0] & 0xf) << 2;
-    if h[0] >> 4 != 4 || header < IPV4_HEADER {
+    let h: Ipv4 = packet.load(offset).ok_or(Reason::Truncated)?;
+    if h.version() != 4 || h.length() < Ipv4::SIZE {
         return Err(Reason::BadHeader);
     }
     Ok(Network {
         family: Family::V4,
-        source: Address::v4([h[12], h[13], h[14], h[15]]),
-        destination: Address::v4([h[16], h[17], h[18], h[19]]),
-        protocol: h[9],
-        header,
-        length: usize::from(u16::from_be_bytes([h[2], h[3]])),
-        traffic_class: h[1],
-        hops: h[8],
-        // More-fragments flag, or an offset.
-        fragment: u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0,
+        source: h.source(),
+        destination: h.destination(),
+        protocol: h.protocol(),
+        header: h.length(),
+        length: h.total_length(),
+        traffic_class: h.traffic_class(),
+        hops: h.hops(),
+        fragment: h.is_fragment(),
     })
 }
 
@@ -106,22 +101,20 @@ pub fn ipv6<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
     /// The fragment header's protocol number (RFC 8200 section 4.5).
     const FRAGMENT: u8 = 44;
 
-    let h: [u8; 8] = packet.load(offset).ok_or(Reason::Truncated)?;
-    let source = packet.load(offset.wrapping_add(8)).ok_or(Reason::Truncated)?;
-    let destination = packet.load(offset.wrapping_add(24)).ok_or(Reason::Truncated)?;
-    if h[0] >> 4 != 6 {
+    let h: Ipv6 = packet.load(offset).ok_or(Reason::Truncated)?;
+    if h.version() != 6 {
         return Err(Reason::BadHeader);
     }
     Ok(Network {
         family: Family::V6,
-        source: Address::v6(source),
-        destination: Address::v6(destination),
-        protocol: h[6],
-        header: IPV6_HEADER,
-        length: usize::from(u16::from_be_bytes([h[4], h[5]])).wrapping_add(IPV6_HEADER),
-        traffic_class: h[0] << 4 | h[1] >> 4,
-        hops: h[7],
-        fragment: h[6] == FRAGMENT,
+        source: h.source(),
+        destination: h.destination(),
+        protocol: h.next_header(),
+        header: Ipv6::SIZE,
+        length: h.payload_length().wrapping_add(Ipv6::SIZE),
+        traffic_class: h.traffic_class(),
+        hops: h.hops(),
+        fragment: h.next_header() == FRAGMENT,
     })
 }
 
@@ -137,20 +130,20 @@ pub fn transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, 
     }
     match network.protocol {
         TCP => {
-            let h: [u8; 14] = behind(packet, network)?;
+            let h: Tcp = behind(packet, network)?;
             Ok(Transport {
-                source_port: [h[0], h[1]],
-                destination_port: [h[2], h[3]],
-                header: usize::from(h[12] >> 4) << 2,
-                opens: h[13] & (SYN | ACK) == SYN,
+                source_port: h.source_port,
+                destination_port: h.destination_port,
+                header: h.length(),
+                opens: h.opens(),
             })
         }
         UDP => {
-            let h: [u8; UDP_HEADER] = behind(packet, network)?;
+            let h: Udp = behind(packet, network)?;
             Ok(Transport {
-                source_port: [h[0], h[1]],
-                destination_port: [h[2], h[3]],
-                header: UDP_HEADER,
+                source_port: h.source_port,
+                destination_port: h.destination_port,
+                header: Udp::SIZE,
                 opens: false,
             })
         }
@@ -158,21 +151,13 @@ pub fn transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, 
     }
 }
 
-/// Bytes of a TCP header without options.
-pub const TCP_HEADER: usize = 20;
-/// Bytes of a UDP header.
-pub const UDP_HEADER: usize = 8;
-
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-
-/// The first `N` bytes behind the IP header. The header without options is the fast path, at a constant offset.
+/// The header behind the IP header. The IPv4 header without options is the fast path, at a constant offset.
 #[inline(always)]
-fn behind<P: Packet, const N: usize>(packet: &P, network: &Network) -> Result<[u8; N], Reason> {
+fn behind<P: Packet, T: Plain>(packet: &P, network: &Network) -> Result<T, Reason> {
     match (network.family, network.header) {
-        (Family::V4, IPV4_HEADER) => packet.load(ETHERNET + IPV4_HEADER),
+        (Family::V4, Ipv4::SIZE) => packet.load(ETHERNET + Ipv4::SIZE),
         (Family::V4, header) => packet.load_variable(ETHERNET.wrapping_add(header)),
-        (Family::V6, _) => packet.load(ETHERNET + IPV6_HEADER),
+        (Family::V6, _) => packet.load(ETHERNET + Ipv6::SIZE),
     }
     .ok_or(Reason::Truncated)
 }
@@ -200,10 +185,10 @@ pub fn size<P: Packet>(packet: &P, network: &Network, transport: &Transport) -> 
     let merged = packet.segment_size();
     let unclaimed = match network.family {
         Family::V4 => 0,
-        Family::V6 => IPV6_HEADER,
+        Family::V6 => Ipv6::SIZE,
     };
     let length = if merged != 0 && network.length == unclaimed { present } else { network.length };
-    let smallest = if network.protocol == TCP { TCP_HEADER } else { UDP_HEADER };
+    let smallest = if network.protocol == TCP { Tcp::SMALLEST } else { Udp::SIZE };
     let headers = network.header.wrapping_add(transport.header);
     if length > present || transport.header < smallest || length < headers {
         return Err(Reason::BadLength);

@@ -13,7 +13,11 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 // SAFETY: as above.
-unsafe impl<const N: usize> Plain for [u8; N] {}
+unsafe impl Plain for u16 {}
+// SAFETY: as above, and an array adds no padding.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
 
 /// Declares that a `#[repr(C)]` struct is [`Plain`], and asserts the size that follows when it has no padding.
 macro_rules! plain {
