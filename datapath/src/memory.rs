@@ -89,8 +89,10 @@ impl Words {
 }
 
 impl LookupTable for &Words {
-    fn word(&self, index: u32) -> Option<u32> {
-        self.0.get(index as usize).copied()
+    fn pair(&self, element: u32) -> Option<u64> {
+        let words = self.0.get(element as usize * 2..)?;
+        let (low, high) = (*words.first()?, words.get(1).copied().unwrap_or(0));
+        Some(u64::from(low) | u64::from(high) << 32)
     }
 }
 

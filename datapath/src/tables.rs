@@ -4,9 +4,17 @@ use crate::entries::{Backend, Connection, NextHop, Vip, VipAddress, VipKey};
 use crate::{Address, Flow, Reason};
 
 /// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for their meaning.
+///
+/// The kernel's arrays round their elements up to eight bytes, so two words share an element: a slot costs four bytes.
 pub trait LookupTable {
+    /// The words at `2 * element` (low half) and `2 * element + 1`, or `None` past the end.
+    fn pair(&self, element: u32) -> Option<u64>;
+
     /// The word at `index`, or `None` past the end.
-    fn word(&self, index: u32) -> Option<u32>;
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u32> {
+        Some((self.pair(index >> 1)? >> ((index & 1) << 5)) as u32)
+    }
 }
 
 /// The maps of the balancer's program.

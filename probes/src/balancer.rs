@@ -19,7 +19,7 @@ use sluice_probes::xdp::{self, XdpPacket};
 // Every capacity but that of REASONS is set by the loader; the numbers here are the smallest that the kernel accepts.
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
-type Table = Array<u32, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
 /// Settings, fixed when the program is loaded.
 #[unsafe(no_mangle)]
@@ -92,8 +92,8 @@ struct Words<'a>(&'a Table);
 
 impl LookupTable for Words<'_> {
     #[inline(always)]
-    fn word(&self, index: u32) -> Option<u32> {
-        self.0.get(index).copied()
+    fn pair(&self, element: u32) -> Option<u64> {
+        self.0.get(element).copied()
     }
 }
 
