@@ -39,6 +39,8 @@ extern crate alloc;
 mod diff;
 mod fill;
 mod lists;
+#[cfg(test)]
+mod paper;
 mod permutation;
 mod seed;
 mod share;

@@ -187,6 +187,8 @@ impl<'a> Walk<'a> {
 /// spaced slots that some other member likes.
 struct Jump {
     slots: u64,
+    /// 2^64 / slots, rounded down.
+    reciprocal: u64,
     factor: u64,
     shift: u64,
     exponent: u32,
@@ -198,9 +200,10 @@ impl Jump {
         let exponent = (3..)
             .step_by(2)
             .find(|&exponent| gcd(exponent, slots - 1) == 1)
-            .expect("primes do not end");
+            .expect("some prime does not divide it");
         Self {
             slots: slots.into(),
+            reciprocal: u64::MAX / u64::from(slots),
             factor: 1 + u64::from(scale(first, slots - 1)),
             shift: scale(second, slots).into(),
             exponent,
@@ -208,13 +211,25 @@ impl Jump {
     }
 
     fn next(&self, slot: u32) -> u32 {
-        let base = (u64::from(slot) + self.shift) % self.slots;
-        let square = base * base % self.slots;
+        let base = self.reduce(u64::from(slot) + self.shift);
+        let square = self.reduce(base * base);
         let mut power = base;
         for _ in 0..self.exponent / 2 {
-            power = power * square % self.slots;
+            power = self.reduce(power * square);
         }
-        (power * self.factor % self.slots) as u32
+        self.reduce(power * self.factor) as u32
+    }
+
+    /// `number` modulo the number of slots, without a division.
+    fn reduce(&self, number: u64) -> u64 {
+        // The quotient is right or too small by one (Barrett).
+        let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
+        let remainder = number - quotient * self.slots;
+        if remainder < self.slots {
+            remainder
+        } else {
+            remainder - self.slots
+        }
     }
 }
 

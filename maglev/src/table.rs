@@ -114,18 +114,24 @@ impl Table {
             .iter()
             .map(|member| Preference::new(member.name, size.get(), seed))
             .collect();
+        let name = |member: u16| members[usize::from(member)].name;
         let mut order: Vec<(u32, u16)> = preferences
             .iter()
             .map(|preference| preference.order)
             .zip(0..)
             .collect();
-        let name = |member: u16| members[usize::from(member)].name;
-        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| name(a.1).cmp(name(b.1))));
-        if let Some([first, _]) = order
-            .array_windows()
-            .find(|[a, b]| a.0 == b.0 && name(a.1) == name(b.1))
+        order.sort_unstable();
+        // Where hashes are equal, and only there, names decide; and equal names have equal hashes.
+        for equal in order
+            .chunk_by_mut(|a, b| a.0 == b.0)
+            .filter(|equal| equal.len() > 1)
         {
-            return Err(BuildError::DuplicateName(name(first.1).into()));
+            equal.sort_unstable_by_key(|&(_, member)| name(member));
+            if let Some([(_, twin), _]) =
+                equal.array_windows().find(|[a, b]| name(a.1) == name(b.1))
+            {
+                return Err(BuildError::DuplicateName(name(*twin).into()));
+            }
         }
 
         let order: Vec<u16> = order
