@@ -9,6 +9,7 @@ mod changes;
 mod link;
 mod route;
 mod tc;
+mod tunnel;
 
 use std::io;
 use std::time::Duration;
@@ -23,9 +24,10 @@ use rtnetlink::sys::AsyncSocket;
 
 pub use self::address::{AddressAdded, AddressRemoved};
 pub use self::changes::Changes;
-pub use self::link::{Interface, Tunnel, TunnelError, TunnelKind};
+pub use self::link::Interface;
 pub use self::route::Route;
 pub use self::tc::{Attached, Clsact, Detached, Direction, Filter, FilterSpec};
+pub use self::tunnel::{Tunnel, TunnelError, TunnelKind};
 
 /// How long a request may wait for its answer. The kernel answers at once unless somebody holds its routing lock.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);

@@ -194,13 +194,20 @@ impl Netlink {
     /// Removes an interface's clsact qdisc **with all filters that are on it**: only for one that is ours and empty.
     ///
     /// # Errors
-    /// The kernel's refusal; a qdisc or interface that is gone already is none.
+    /// The kernel's refusal; a qdisc or interface that is gone already is none, nor is an `ingress` qdisc, which is left alone.
     pub async fn remove_clsact(&self, index: u32) -> Result<(), Error> {
+        if self.clsact(index).await? != Some(Clsact::Existed) {
+            return Ok(());
+        }
         let request = RouteNetlinkMessage::DelQueueDiscipline(clsact_message(index));
         let doing = || format!("remove the clsact qdisc of {}", interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => Ok(()),
+            Ok(_) => Ok(()),
+            // For a qdisc that went meanwhile the kernel's error depends on its version.
+            Err(error) => match self.clsact(index).await? {
+                Some(Clsact::Existed) => Err(error),
+                _ => Ok(()),
+            },
         }
     }
 
