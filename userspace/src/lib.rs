@@ -1,1 +1,6 @@
 //! Control plane.
+
+pub mod host;
+pub mod journal;
+pub mod netlink;
+pub mod sysctl;
