@@ -32,7 +32,9 @@ fn main() {
     }
 
     if env::var_os("SLUICE_SKIP_PROBES").is_some_and(|value| value == "1") {
-        println!("cargo:warning=built without BPF programs, because SLUICE_SKIP_PROBES is set: `sluice lb` will not start");
+        println!(
+            "cargo:warning=built without BPF programs, because SLUICE_SKIP_PROBES is set: `sluice lb` will not start"
+        );
         for object in OBJECTS {
             fs::write(out.join(object), []).expect("OUT_DIR is writable");
         }
@@ -75,8 +77,9 @@ impl Compiler {
         for rustc in candidates {
             let Some(sysroot) = output(&mut Command::new(&rustc), &["--print", "sysroot"]) else { continue };
             let libraries = Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib");
-            let has_core = fs::read_dir(libraries)
-                .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("libcore-")));
+            let has_core = fs::read_dir(libraries).is_ok_and(|entries| {
+                entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("libcore-"))
+            });
             if has_core {
                 return Some(Self::WithCore(rustc));
             }

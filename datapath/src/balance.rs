@@ -89,10 +89,11 @@ fn choose<T: BalancerTables>(
 
     // A segment that opens a connection takes the slot's backend even if an older connection of the same 5-tuple had another
     // one: that is how a draining backend gets empty.
-    if head.tracked && !opens {
-        if let Some(choice) = tracked(tables, flow, slot.hint) {
-            return Ok(choice);
-        }
+    if head.tracked
+        && !opens
+        && let Some(choice) = tracked(tables, flow, slot.hint)
+    {
+        return Ok(choice);
     }
     if slot.first == 0 {
         return Err(Reason::NoBackend);

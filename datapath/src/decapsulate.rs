@@ -77,7 +77,7 @@ fn accept<T: BackendTables>(
 /// Bytes of the inner packet. From here on the packet is ours: a length that lies is a drop.
 #[inline(always)]
 fn measure<P: Packet>(packet: &P, outer: &Network, inner: &Network) -> Result<u64, Reason> {
-    let present = packet.len().wrapping_sub(ETHERNET).wrapping_sub(outer.header);
+    let present = packet.length().wrapping_sub(ETHERNET).wrapping_sub(outer.header);
     let unclaimed = match inner.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,

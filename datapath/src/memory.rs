@@ -31,7 +31,7 @@ impl<'a> Buffer<'a> {
 }
 
 impl Packet for Buffer<'_> {
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         self.bytes.len()
     }
 

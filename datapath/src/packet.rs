@@ -12,7 +12,7 @@ pub const ETHERNET: usize = 14;
 /// packet, so that this is a type error and not a rule to remember.
 pub trait Packet: Sized {
     /// Bytes of the frame, Ethernet header included.
-    fn len(&self) -> usize;
+    fn length(&self) -> usize;
 
     /// Whether a VLAN tag of the frame is held beside it and not in its bytes.
     fn has_vlan(&self) -> bool;

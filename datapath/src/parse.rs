@@ -181,7 +181,7 @@ pub struct Size {
 /// [`Reason::BadLength`] when the headers claim more than there is, or less than themselves.
 #[inline(always)]
 pub fn size<P: Packet>(packet: &P, network: &Network, transport: &Transport) -> Result<Size, Reason> {
-    let present = packet.len().wrapping_sub(ETHERNET);
+    let present = packet.length().wrapping_sub(ETHERNET);
     let merged = packet.segment_size();
     let unclaimed = match network.family {
         Family::V4 => 0,

@@ -31,7 +31,7 @@ impl TcPacket {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
         let packet = Self { skb: context.skb.skb };
-        let wanted = if packet.length() < HEADERS { packet.length() } else { HEADERS };
+        let wanted = if packet.bytes() < HEADERS { packet.bytes() } else { HEADERS };
         let (start, end) = packet.bounds();
         if start.wrapping_add(wanted as usize) > end {
             // SAFETY: `skb` is the context that the kernel gave. On failure the headers stay unreadable and the packet passes.
@@ -41,7 +41,7 @@ impl TcPacket {
     }
 
     #[inline(always)]
-    fn length(&self) -> u32 {
+    fn bytes(&self) -> u32 {
         // SAFETY: `skb` is the context that the kernel gave.
         unsafe { (*self.skb).len }
     }
@@ -62,8 +62,8 @@ impl TcPacket {
 
 impl Packet for TcPacket {
     #[inline(always)]
-    fn len(&self) -> usize {
-        self.length() as usize
+    fn length(&self) -> usize {
+        self.bytes() as usize
     }
 
     #[inline(always)]

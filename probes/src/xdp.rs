@@ -48,7 +48,7 @@ impl XdpPacket {
 
 impl Packet for XdpPacket {
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         let (start, end) = self.bounds();
         end.wrapping_sub(start)
     }

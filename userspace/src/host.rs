@@ -5,8 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::journal::{Change, Journal, JournalError, UndoReport};
 use crate::netlink::{
-    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink,
-    Tunnel, TunnelError, TunnelKind,
+    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink, Tunnel, TunnelError,
+    TunnelKind,
 };
 use crate::sysctl::{Sysctl, SysctlError};
 
@@ -94,10 +94,7 @@ impl Host {
     ) -> Result<Attached, HostError> {
         let interface = self.netlink.interface(interface).await?;
         if self.netlink.clsact(interface.index).await?.is_none() {
-            let change = Change::Clsact {
-                interface: interface.name.clone(),
-                index: interface.index,
-            };
+            let change = Change::Clsact { interface: interface.name.clone(), index: interface.index };
             self.journal.record(change.clone())?;
             let ensured = self.netlink.ensure_clsact(interface.index).await;
             let ours = match &ensured {
@@ -113,15 +110,8 @@ impl Host {
         let change = filter_change(&interface, direction, spec);
         let known = self.journal.contains(&change);
         self.journal.record(change.clone())?;
-        let attached = self
-            .netlink
-            .put_filter(interface.index, direction, spec, program)
-            .await;
-        if attached
-            .as_ref()
-            .is_err_and(netlink::Error::changed_nothing)
-            && !known
-        {
+        let attached = self.netlink.put_filter(interface.index, direction, spec, program).await;
+        if attached.as_ref().is_err_and(netlink::Error::changed_nothing) && !known {
             // Not made after all: the journal must not claim a place that is somebody else's.
             self.journal.forget(&change)?;
         }
@@ -139,16 +129,9 @@ impl Host {
         spec: &FilterSpec,
     ) -> Result<Detached, HostError> {
         let interface = self.netlink.interface(interface).await?;
-        let detached = self
-            .netlink
-            .remove_filter(interface.index, direction, spec)
-            .await?;
-        self.journal
-            .forget(&filter_change(&interface, direction, spec))?;
-        let qdisc = Change::Clsact {
-            interface: interface.name.clone(),
-            index: interface.index,
-        };
+        let detached = self.netlink.remove_filter(interface.index, direction, spec).await?;
+        self.journal.forget(&filter_change(&interface, direction, spec))?;
+        let qdisc = Change::Clsact { interface: interface.name.clone(), index: interface.index };
         if self.journal.contains(&qdisc) && self.unused(interface.index).await? {
             self.netlink.remove_clsact(interface.index).await?;
             self.journal.forget(&qdisc)?;
@@ -186,9 +169,7 @@ impl Host {
         if !self.journal.contains(&change) {
             return Ok(false);
         }
-        self.netlink
-            .remove_address(index, address, prefix_len)
-            .await?;
+        self.netlink.remove_address(index, address, prefix_len).await?;
         self.journal.forget(&change)?;
         Ok(true)
     }
@@ -202,11 +183,7 @@ impl Host {
         if old == value {
             return Ok(false);
         }
-        self.journal.record(Change::Sysctl {
-            key: key.clone(),
-            old,
-            new: value.to_owned(),
-        })?;
+        self.journal.record(Change::Sysctl { key: key.clone(), old, new: value.to_owned() })?;
         key.write(value)?;
         Ok(true)
     }
@@ -220,11 +197,7 @@ impl Host {
         if let Some(found) = self.netlink.tunnel(name, kind, local).await? {
             return Ok(found);
         }
-        let change = Change::Link {
-            name: name.to_owned(),
-            kind,
-            local,
-        };
+        let change = Change::Link { name: name.to_owned(), kind, local };
         self.journal.record(change.clone())?;
         let created = self.netlink.create_tunnel(name, kind, local).await;
         let ours = match &created {
@@ -248,30 +221,13 @@ impl Host {
     async fn vip_change(&self, address: IpAddr) -> Result<(Change, u32, u8), HostError> {
         let index = self.netlink.interface(LOOPBACK).await?.index;
         let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-        Ok((
-            Change::Address {
-                interface: LOOPBACK.into(),
-                index,
-                address,
-                prefix_len,
-            },
-            index,
-            prefix_len,
-        ))
+        Ok((Change::Address { interface: LOOPBACK.into(), index, address, prefix_len }, index, prefix_len))
     }
 
     async fn unused(&self, index: u32) -> Result<bool, HostError> {
         Ok(self.netlink.clsact(index).await? == Some(Clsact::Existed)
-            && self
-                .netlink
-                .filters(index, Direction::Ingress)
-                .await?
-                .is_empty()
-            && self
-                .netlink
-                .filters(index, Direction::Egress)
-                .await?
-                .is_empty())
+            && self.netlink.filters(index, Direction::Ingress).await?.is_empty()
+            && self.netlink.filters(index, Direction::Egress).await?.is_empty())
     }
 }
 

@@ -34,12 +34,19 @@ pub enum Role {
     Backend,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    /// The role's name in paths and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Lb => "lb",
             Self::Backend => "backend",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -112,24 +119,12 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clsact { interface, .. } => write!(f, "clsact qdisc on {interface}"),
-            Self::Filter {
-                interface,
-                direction,
-                name,
-                priority,
-                ..
-            } => {
-                write!(
-                    f,
-                    "filter {name} on {interface} {direction}, priority {priority}"
-                )
+            Self::Filter { interface, direction, name, priority, .. } => {
+                write!(f, "filter {name} on {interface} {direction}, priority {priority}")
             }
-            Self::Address {
-                interface,
-                address,
-                prefix_len,
-                ..
-            } => write!(f, "address {address}/{prefix_len} on {interface}"),
+            Self::Address { interface, address, prefix_len, .. } => {
+                write!(f, "address {address}/{prefix_len} on {interface}")
+            }
             Self::Link { name, kind, local } => write!(f, "{kind} device {name} for {local}"),
             Self::Sysctl { key, old, new } => write!(f, "{key} set from {old} to {new}"),
         }
@@ -201,29 +196,13 @@ impl Journal {
     pub fn open(base: &Path, instance: &str, role: Role) -> Result<Self, JournalError> {
         let path = Self::path_of(base, instance, role);
         let directory = base.join(instance);
-        let creating = |source| JournalError::Io {
-            doing: "create",
-            path: path.clone(),
-            source,
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&directory)
-            .map_err(creating)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
+        let creating = |source| JournalError::Io { doing: "create", path: path.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(creating)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let journal = Self::read(path.clone(), file.map_err(creating)?)?;
         // A file is only there for good when its directories say so.
         for directory in [directory.as_path(), base] {
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(creating)?;
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(creating)?;
         }
         Ok(journal)
     }
@@ -232,46 +211,26 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_existing(
-        base: &Path,
-        instance: &str,
-        role: Role,
-    ) -> Result<Option<Self>, JournalError> {
+    pub fn open_existing(base: &Path, instance: &str, role: Role) -> Result<Option<Self>, JournalError> {
         let path = Self::path_of(base, instance, role);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => Self::read(path, file).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::Io {
-                doing: "read",
-                path,
-                source,
-            }),
+            Err(source) => Err(JournalError::Io { doing: "read", path, source }),
         }
     }
 
     fn read(path: PathBuf, mut file: File) -> Result<Self, JournalError> {
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|source| JournalError::Io {
-                doing: "read",
-                path: path.clone(),
-                source,
-            })?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
-        let mut journal = Self {
-            path,
-            file,
-            len: whole as u64,
-            changes: Vec::new(),
-        };
+        file.read_to_end(&mut bytes).map_err(|source| JournalError::Io {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let mut journal = Self { path, file, len: whole as u64, changes: Vec::new() };
         journal.cut()?;
-        for (number, text) in bytes[..whole]
-            .split_inclusive(|byte| *byte == b'\n')
-            .enumerate()
-        {
+        for (number, text) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
             let line = serde_json::from_slice(text).map_err(|source| JournalError::Corrupt {
                 path: journal.path.clone(),
                 line: number + 1,
@@ -280,23 +239,15 @@ impl Journal {
             match (number, line) {
                 (0, Ok(Line::Version(VERSION))) => {}
                 (0, Ok(Line::Version(found))) => {
-                    return Err(JournalError::Version {
-                        path: journal.path,
-                        found,
-                    });
+                    return Err(JournalError::Version { path: journal.path, found });
                 }
                 (0, Ok(_)) => {
-                    return Err(JournalError::Version {
-                        path: journal.path,
-                        found: 0,
-                    });
+                    return Err(JournalError::Version { path: journal.path, found: 0 });
                 }
                 (_, line) => match line? {
                     Line::Version(_) => {}
                     Line::Did(change) => journal.merge(change),
-                    Line::Undid(change) => {
-                        journal.changes.retain(|known| !known.same_place(&change))
-                    }
+                    Line::Undid(change) => journal.changes.retain(|known| !known.same_place(&change)),
                 },
             }
         }
@@ -333,14 +284,8 @@ impl Journal {
         if self.changes == before {
             return Ok(());
         }
-        let merged = self
-            .changes
-            .iter()
-            .find(|known| known.same_place(&change))
-            .unwrap_or(&change)
-            .clone();
-        self.append(&Line::Did(merged))
-            .inspect_err(|_| self.changes = before)
+        let merged = self.changes.iter().find(|known| known.same_place(&change)).unwrap_or(&change).clone();
+        self.append(&Line::Did(merged)).inspect_err(|_| self.changes = before)
     }
 
     /// Writes down that a change was undone, or turned out not to have been made.
@@ -361,11 +306,9 @@ impl Journal {
     /// [`JournalError::Io`] when the file cannot be removed.
     fn remove(self) -> Result<(), JournalError> {
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(JournalError::Io {
-                doing: "remove",
-                path: self.path,
-                source: error,
-            }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(JournalError::Io { doing: "remove", path: self.path, source: error })
+            }
             _ => {
                 // Others keep files there too (the lock, the other role's journal): then it stays.
                 let _ = self.path.parent().map(fs::remove_dir);
@@ -376,12 +319,7 @@ impl Journal {
 
     /// Takes a change into the list; a known setting keeps its place and first old value, and gets the new value.
     fn merge(&mut self, change: Change) {
-        match (
-            self.changes
-                .iter_mut()
-                .find(|known| known.same_place(&change)),
-            change,
-        ) {
+        match (self.changes.iter_mut().find(|known| known.same_place(&change)), change) {
             (Some(Change::Sysctl { new, .. }), Change::Sysctl { new: newer, .. }) => *new = newer,
             (Some(_), _) => {}
             (None, change) => self.changes.push(change),
@@ -404,25 +342,14 @@ impl Journal {
             Err(source) => {
                 // Half a line must not become the beginning of the next; should this fail too, reading will find it out.
                 let _ = self.cut();
-                Err(JournalError::Io {
-                    doing: "write",
-                    path: self.path.clone(),
-                    source,
-                })
+                Err(JournalError::Io { doing: "write", path: self.path.clone(), source })
             }
         }
     }
 
     fn cut(&mut self) -> Result<(), JournalError> {
-        let cut = self
-            .file
-            .set_len(self.len)
-            .and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
-        cut.map(|_| ()).map_err(|source| JournalError::Io {
-            doing: "write",
-            path: self.path.clone(),
-            source,
-        })
+        let cut = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+        cut.map(|_| ()).map_err(|source| JournalError::Io { doing: "write", path: self.path.clone(), source })
     }
 }
 

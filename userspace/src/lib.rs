@@ -1,5 +1,6 @@
 //! Control plane.
 
+pub mod bpf;
 pub mod host;
 pub mod journal;
 pub mod netlink;

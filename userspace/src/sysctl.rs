@@ -22,14 +22,10 @@ pub struct Sysctl(String);
 #[non_exhaustive]
 pub enum SysctlError {
     /// The name is not a path below `/proc/sys`.
-    #[error(
-        "{0:?} is not the name of a kernel setting: give its path below {ROOT}, as net/ipv4/conf/eth0/rp_filter"
-    )]
+    #[error("{0:?} is not the name of a kernel setting: give its path below {ROOT}, as net/ipv4/conf/eth0/rp_filter")]
     Name(String),
     /// It does not exist: the kernel lacks the feature, or its interface is gone.
-    #[error(
-        "the kernel setting {ROOT}/{0} does not exist: the interface is gone, or this kernel lacks the feature"
-    )]
+    #[error("the kernel setting {ROOT}/{0} does not exist: the interface is gone, or this kernel lacks the feature")]
     Missing(Sysctl),
     /// It cannot be read.
     #[error("cannot read {ROOT}/{key}: {source}")]
@@ -93,13 +89,8 @@ impl Sysctl {
     pub fn read(&self) -> Result<String, SysctlError> {
         match fs::read_to_string(self.path()) {
             Ok(value) => Ok(value.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(SysctlError::Missing(self.clone()))
-            }
-            Err(source) => Err(SysctlError::Read {
-                key: self.clone(),
-                source,
-            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysctlError::Missing(self.clone())),
+            Err(source) => Err(SysctlError::Read { key: self.clone(), source }),
         }
     }
 
@@ -109,10 +100,7 @@ impl Sysctl {
     /// As [`Self::read`], and [`SysctlError::NotANumber`].
     pub fn read_number(&self) -> Result<i64, SysctlError> {
         let value = self.read()?;
-        value.parse().map_err(|_| SysctlError::NotANumber {
-            key: self.clone(),
-            value,
-        })
+        value.parse().map_err(|_| SysctlError::NotANumber { key: self.clone(), value })
     }
 
     /// Sets it.
@@ -127,11 +115,7 @@ impl Sysctl {
             .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
         written.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => SysctlError::Missing(self.clone()),
-            _ => SysctlError::Write {
-                key: self.clone(),
-                value: value.to_owned(),
-                source,
-            },
+            _ => SysctlError::Write { key: self.clone(), value: value.to_owned(), source },
         })
     }
 }
@@ -163,29 +147,15 @@ mod tests {
     #[test]
     fn an_interface_with_dots_keeps_its_name() {
         let key = Sysctl::ipv4_interface("eth0.100", "arp_ignore").unwrap();
-        assert_eq!(
-            key.path(),
-            PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/arp_ignore")
-        );
+        assert_eq!(key.path(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/arp_ignore"));
     }
 
     #[test]
     fn no_name_leads_out_of_proc_sys() {
         for interface in ["", ".", "..", "a/b", "/etc", "a\0b"] {
-            assert!(
-                matches!(
-                    Sysctl::ipv4_interface(interface, "x"),
-                    Err(SysctlError::Name(_))
-                ),
-                "{interface:?}"
-            );
+            assert!(matches!(Sysctl::ipv4_interface(interface, "x"), Err(SysctlError::Name(_))), "{interface:?}");
         }
-        for path in [
-            "\"\"",
-            "\"/etc/passwd\"",
-            "\"net/../../etc/passwd\"",
-            "\"net//ipv4\"",
-        ] {
+        for path in ["\"\"", "\"/etc/passwd\"", "\"net/../../etc/passwd\"", "\"net//ipv4\""] {
             assert!(serde_json::from_str::<Sysctl>(path).is_err(), "{path}");
         }
         assert!(Sysctl::new([]).is_err());
@@ -203,10 +173,7 @@ mod tests {
     fn values_are_read_without_their_newline() {
         let key = Sysctl::new(["kernel", "ostype"]).unwrap();
         assert_eq!(key.read().unwrap(), "Linux");
-        assert!(matches!(
-            key.read_number(),
-            Err(SysctlError::NotANumber { .. })
-        ));
+        assert!(matches!(key.read_number(), Err(SysctlError::NotANumber { .. })));
     }
 
     #[test]

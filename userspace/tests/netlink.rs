@@ -84,9 +84,7 @@ fn main() {
     let trials = TESTS.iter().map(|(name, test)| match root {
         true => Trial::ignorable_test(*name, test),
         false => Trial::ignorable_test(*name, || {
-            Ok(Completion::ignored_with(
-                "network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)",
-            ))
+            Ok(Completion::ignored_with("network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"))
         }),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();

@@ -27,16 +27,8 @@ pub enum Decapsulation {
 impl fmt::Display for Decapsulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Device(Tunnel {
-                name,
-                created: true,
-                ..
-            }) => write!(f, "tunnel device {name} (created)"),
-            Self::Device(Tunnel {
-                name,
-                created: false,
-                ..
-            }) => write!(f, "tunnel device {name} (found)"),
+            Self::Device(Tunnel { name, created: true, .. }) => write!(f, "tunnel device {name} (created)"),
+            Self::Device(Tunnel { name, created: false, .. }) => write!(f, "tunnel device {name} (found)"),
             Self::Program { reason } => write!(f, "BPF program ({reason})"),
         }
     }
@@ -79,10 +71,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`]: what was done until then is in the journal, and a second call continues.
-    pub async fn prepare_backend(
-        &mut self,
-        setup: &BackendSetup<'_>,
-    ) -> Result<BackendReport, HostError> {
+    pub async fn prepare_backend(&mut self, setup: &BackendSetup<'_>) -> Result<BackendReport, HostError> {
         let interfaces = self.check(setup).await?;
         let mut report = BackendReport::default();
         if setup.vips.iter().any(IpAddr::is_ipv4) {
@@ -92,9 +81,7 @@ impl Host {
         }
         for vip in setup.vips {
             if self.ensure_vip(*vip).await? == AddressAdded::Created {
-                report
-                    .changed
-                    .push(format!("put VIP address {vip} on {LOOPBACK}"));
+                report.changed.push(format!("put VIP address {vip} on {LOOPBACK}"));
             }
         }
         for local in setup.local {
@@ -102,10 +89,7 @@ impl Host {
             match &decapsulation {
                 Decapsulation::Device(Tunnel { name, created, .. }) => {
                     if *created {
-                        report.changed.push(format!(
-                            "created {} device {name} for {local}",
-                            TunnelKind::of(*local)
-                        ));
+                        report.changed.push(format!("created {} device {name} for {local}", TunnelKind::of(*local)));
                     }
                     if local.is_ipv4() {
                         self.loosen(name, &mut report)?;
@@ -140,35 +124,22 @@ impl Host {
         for (index, address) in addresses {
             if index != loopback && setup.vips.contains(&address) {
                 let found = self.netlink.interface_at(index).await?;
-                let interface =
-                    found.map_or_else(|| format!("interface number {index}"), |found| found.name);
+                let interface = found.map_or_else(|| format!("interface number {index}"), |found| found.name);
                 return Err(HostError::VipAnnounced { address, interface });
             }
         }
         Ok(interfaces)
     }
 
-    async fn decapsulate(
-        &mut self,
-        setup: &BackendSetup<'_>,
-        local: IpAddr,
-    ) -> Result<Decapsulation, HostError> {
+    async fn decapsulate(&mut self, setup: &BackendSetup<'_>, local: IpAddr) -> Result<Decapsulation, HostError> {
         if !setup.tunnels {
-            return Ok(Decapsulation::Program {
-                reason: "tunnel devices are switched off".into(),
-            });
+            return Ok(Decapsulation::Program { reason: "tunnel devices are switched off".into() });
         }
-        let name = if local.is_ipv4() {
-            setup.tunnel_v4
-        } else {
-            setup.tunnel_v6
-        };
+        let name = if local.is_ipv4() { setup.tunnel_v4 } else { setup.tunnel_v6 };
         match self.ensure_tunnel(name, local).await {
             Ok(tunnel) => Ok(Decapsulation::Device(tunnel)),
             Err(HostError::Tunnel(TunnelError::Unsupported { kind })) => {
-                Ok(Decapsulation::Program {
-                    reason: format!("this kernel has no {kind} devices"),
-                })
+                Ok(Decapsulation::Program { reason: format!("this kernel has no {kind} devices") })
             }
             Err(error) => Err(error),
         }
@@ -181,10 +152,7 @@ impl Host {
             Need::Nothing => {}
             Need::Set(value) => self.set(&own.key, value, report)?,
             Need::Impossible => {
-                return Err(HostError::ArpForced {
-                    key: all.key,
-                    value: all.value,
-                });
+                return Err(HostError::ArpForced { key: all.key, value: all.value });
             }
         }
         let (all, own) = Setting::pair(interface, "arp_announce")?;
@@ -204,12 +172,7 @@ impl Host {
         Ok(())
     }
 
-    fn set(
-        &mut self,
-        key: &Sysctl,
-        value: &str,
-        report: &mut BackendReport,
-    ) -> Result<(), HostError> {
+    fn set(&mut self, key: &Sysctl, value: &str, report: &mut BackendReport) -> Result<(), HostError> {
         if self.ensure_sysctl(key, value)? {
             report.changed.push(format!("set {key} to {value}"));
         }
@@ -272,11 +235,7 @@ mod tests {
     fn a_value_that_answers_for_lo_is_replaced_where_the_larger_of_both_allows() {
         for (all, own, set) in [(0, 3, "1"), (1, 3, "1"), (2, 3, "0"), (0, 7, "1")] {
             assert_eq!(arp_ignore(all, own), Need::Set(set), "all {all}, own {own}");
-            assert_eq!(
-                arp_ignore(all, set.parse().unwrap()),
-                Need::Nothing,
-                "all {all}, own {own}"
-            );
+            assert_eq!(arp_ignore(all, set.parse().unwrap()), Need::Nothing, "all {all}, own {own}");
         }
         for all in [3, 4, 7] {
             assert_eq!(arp_ignore(all, 0), Need::Impossible, "all {all}");
@@ -285,21 +244,9 @@ mod tests {
 
     #[test]
     fn who_decapsulates_is_said_in_words() {
-        let tunnel = Tunnel {
-            index: 4,
-            name: "sluice4".into(),
-            created: true,
-        };
-        assert_eq!(
-            Decapsulation::Device(tunnel).to_string(),
-            "tunnel device sluice4 (created)"
-        );
-        let program = Decapsulation::Program {
-            reason: "this kernel has no ipip devices".into(),
-        };
-        assert_eq!(
-            program.to_string(),
-            "BPF program (this kernel has no ipip devices)"
-        );
+        let tunnel = Tunnel { index: 4, name: "sluice4".into(), created: true };
+        assert_eq!(Decapsulation::Device(tunnel).to_string(), "tunnel device sluice4 (created)");
+        let program = Decapsulation::Program { reason: "this kernel has no ipip devices".into() };
+        assert_eq!(program.to_string(), "BPF program (this kernel has no ipip devices)");
     }
 }

@@ -3,9 +3,7 @@
 use std::fmt;
 
 use super::{Change, Journal, JournalError};
-use crate::netlink::{
-    AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError,
-};
+use crate::netlink::{AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError};
 use crate::sysctl::{Sysctl, SysctlError};
 
 /// What became of the changes in a journal.
@@ -22,14 +20,8 @@ pub struct UndoReport {
 impl fmt::Display for UndoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let undone = self.undone.iter().map(|change| format!("undone: {change}"));
-        let left = self
-            .left
-            .iter()
-            .map(|(change, why)| format!("left alone: {change}: {why}"));
-        let failed = self
-            .failed
-            .iter()
-            .map(|(change, why)| format!("failed: {change}: {why}"));
+        let left = self.left.iter().map(|(change, why)| format!("left alone: {change}: {why}"));
+        let failed = self.failed.iter().map(|(change, why)| format!("failed: {change}: {why}"));
         let lines: Vec<_> = undone.chain(left).chain(failed).collect();
         f.write_str(&lines.join("\n"))
     }
@@ -77,57 +69,29 @@ impl Journal {
 }
 
 async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
-    if let Change::Clsact { index, .. }
-    | Change::Filter { index, .. }
-    | Change::Address { index, .. } = change
+    if let Change::Clsact { index, .. } | Change::Filter { index, .. } | Change::Address { index, .. } = change
         && netlink.interface_at(*index).await.map_err(text)?.is_none()
     {
         return Outcome::left("its interface is gone, and it with it");
     }
     match change {
         Change::Clsact { index, .. } => undo_clsact(netlink, *index).await,
-        Change::Filter {
-            index,
-            direction,
-            name,
-            priority,
-            ..
-        } => {
-            let spec = FilterSpec {
-                name: name.clone(),
-                priority: *priority,
-            };
-            match netlink
-                .remove_filter(*index, *direction, &spec)
-                .await
-                .map_err(text)?
-            {
+        Change::Filter { index, direction, name, priority, .. } => {
+            let spec = FilterSpec { name: name.clone(), priority: *priority };
+            match netlink.remove_filter(*index, *direction, &spec).await.map_err(text)? {
                 Detached::Removed => Ok(Outcome::Undone),
                 Detached::Absent => Outcome::left("it is not there"),
             }
         }
-        Change::Address {
-            index,
-            address,
-            prefix_len,
-            ..
-        } => {
-            match netlink
-                .remove_address(*index, *address, *prefix_len)
-                .await
-                .map_err(text)?
-            {
+        Change::Address { index, address, prefix_len, .. } => {
+            match netlink.remove_address(*index, *address, *prefix_len).await.map_err(text)? {
                 AddressRemoved::Removed => Ok(Outcome::Undone),
                 AddressRemoved::Absent => Outcome::left("it is not there"),
             }
         }
         Change::Link { name, kind, local } => match netlink.tunnel(name, *kind, *local).await {
             Ok(None) => Outcome::left("it is not there"),
-            Ok(Some(_)) => netlink
-                .remove_link(name)
-                .await
-                .map(|()| Outcome::Undone)
-                .map_err(text),
+            Ok(Some(_)) => netlink.remove_link(name).await.map(|()| Outcome::Undone).map_err(text),
             Err(mismatch @ TunnelError::Mismatch { .. }) => Outcome::left(mismatch.to_string()),
             Err(error) => Err(text(error)),
         },
@@ -156,11 +120,7 @@ async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<Outcome, String> {
     if !others.is_empty() {
         return Outcome::left(format!("others use it: {}", others.join(", ")));
     }
-    netlink
-        .remove_clsact(index)
-        .await
-        .map(|()| Outcome::Undone)
-        .map_err(text)
+    netlink.remove_clsact(index).await.map(|()| Outcome::Undone).map_err(text)
 }
 
 fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<Outcome, SysctlError> {
@@ -168,9 +128,7 @@ fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<Outcome, SysctlErro
         Err(SysctlError::Missing(_)) => Ok(Outcome::Left("it does not exist any more".into())),
         Err(error) => Err(error),
         Ok(current) if current == old => Ok(Outcome::Left(format!("it is {old} already"))),
-        Ok(current) if current != new => Ok(Outcome::Left(format!(
-            "somebody has set it to {current} since"
-        ))),
+        Ok(current) if current != new => Ok(Outcome::Left(format!("somebody has set it to {current} since"))),
         Ok(_) => key.write(old).map(|()| Outcome::Undone),
     }
 }

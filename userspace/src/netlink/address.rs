@@ -29,21 +29,12 @@ pub enum AddressRemoved {
 
 fn message(index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressMessage, Error> {
     if prefix_len > if address.is_ipv4() { 32 } else { 128 } {
-        return Err(Error::PrefixLength {
-            address,
-            prefix_len,
-        });
+        return Err(Error::PrefixLength { address, prefix_len });
     }
     Ok(match address {
-        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index)
-            .address(v4, prefix_len)
-            .build(),
+        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix_len).build(),
         IpAddr::V6(v6) => {
-            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
-                .index(index)
-                .address(v6, prefix_len)
-                .build();
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, prefix_len).build();
             // Every backend has the same VIP addresses: duplicate address detection would find them all.
             message.header.flags |= AddressHeaderFlags::Nodad;
             message
@@ -56,18 +47,10 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::PrefixLength`], or the kernel's refusal (for example IPv6 switched off on the interface).
-    pub async fn add_address(
-        &self,
-        index: u32,
-        address: IpAddr,
-        prefix_len: u8,
-    ) -> Result<AddressAdded, Error> {
+    pub async fn add_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressAdded, Error> {
         let request = RouteNetlinkMessage::NewAddress(message(index, address, prefix_len)?);
         let doing = || format!("add {address}/{prefix_len} to {}", interface_name(index));
-        match self
-            .request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing)
-            .await
-        {
+        match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
             Ok(_) => Ok(AddressAdded::Created),
             Err(error) if error.errno() == Some(libc::EEXIST) => Ok(AddressAdded::Existed),
             Err(error) => Err(error),
@@ -78,19 +61,9 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::PrefixLength`], or the kernel's refusal.
-    pub async fn remove_address(
-        &self,
-        index: u32,
-        address: IpAddr,
-        prefix_len: u8,
-    ) -> Result<AddressRemoved, Error> {
+    pub async fn remove_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressRemoved, Error> {
         let request = RouteNetlinkMessage::DelAddress(message(index, address, prefix_len)?);
-        let doing = || {
-            format!(
-                "remove {address}/{prefix_len} from {}",
-                interface_name(index)
-            )
-        };
+        let doing = || format!("remove {address}/{prefix_len} from {}", interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
             Ok(_) => Ok(AddressRemoved::Removed),
             Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
@@ -106,35 +79,20 @@ impl Netlink {
     /// The kernel's refusal, or no answer.
     pub async fn local_addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
         let addresses = self.addresses().await?;
-        Ok(addresses
-            .into_iter()
-            .map(|(index, address, _)| (index, address))
-            .collect())
+        Ok(addresses.into_iter().map(|(index, address, _)| (index, address)).collect())
     }
 
     /// Whether this very address and prefix length is on this interface.
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
-    pub async fn has_address(
-        &self,
-        index: u32,
-        address: IpAddr,
-        prefix_len: u8,
-    ) -> Result<bool, Error> {
-        Ok(self
-            .addresses()
-            .await?
-            .contains(&(index, address, prefix_len)))
+    pub async fn has_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<bool, Error> {
+        Ok(self.addresses().await?.contains(&(index, address, prefix_len)))
     }
 
     async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self
-            .request(request, Mode::Dump, || {
-                "list the addresses of this host".into()
-            })
-            .await?;
+        let answers = self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;
         let own = answers.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(message) => own_address(&message),
             _ => None,
@@ -165,14 +123,8 @@ mod tests {
         let own: IpAddr = "192.0.2.1".parse().unwrap();
         let peer: IpAddr = "192.0.2.2".parse().unwrap();
         for order in [
-            [
-                AddressAttribute::Address(peer),
-                AddressAttribute::Local(own),
-            ],
-            [
-                AddressAttribute::Local(own),
-                AddressAttribute::Address(peer),
-            ],
+            [AddressAttribute::Address(peer), AddressAttribute::Local(own)],
+            [AddressAttribute::Local(own), AddressAttribute::Address(peer)],
         ] {
             let mut message = AddressMessage::default();
             message.header.index = 7;

@@ -38,16 +38,8 @@ impl Netlink {
         match self.link_named(name).await? {
             Some(link) => Ok(link.interface),
             None => {
-                let existing = self
-                    .interfaces()
-                    .await?
-                    .into_iter()
-                    .map(|interface| interface.name)
-                    .collect();
-                Err(Error::NoInterface {
-                    name: name.to_owned(),
-                    existing,
-                })
+                let existing = self.interfaces().await?.into_iter().map(|interface| interface.name).collect();
+                Err(Error::NoInterface { name: name.to_owned(), existing })
             }
         }
     }
@@ -60,11 +52,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let request = RouteNetlinkMessage::GetLink(message);
-        let answer = self
-            .request(request, Mode::One(0), || {
-                format!("look up {}", interface_name(index))
-            })
-            .await;
+        let answer = self.request(request, Mode::One(0), || format!("look up {}", interface_name(index))).await;
         Ok(first_link(answer)?.map(|link| link.interface))
     }
 
@@ -73,12 +61,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's refusal, or no answer.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        Ok(self
-            .links()
-            .await?
-            .into_iter()
-            .map(|link| link.interface)
-            .collect())
+        Ok(self.links().await?.into_iter().map(|link| link.interface).collect())
     }
 
     /// Removes an interface that can be removed, such as a tunnel device; one that is gone already is no error.
@@ -92,10 +75,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = link.interface.index;
         let request = RouteNetlinkMessage::DelLink(message);
-        match self
-            .request(request, Mode::One(0), || format!("remove {name}"))
-            .await
-        {
+        match self.request(request, Mode::One(0), || format!("remove {name}")).await {
             Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
             _ => Ok(()),
         }
@@ -103,25 +83,14 @@ impl Netlink {
 
     pub(super) async fn link_named(&self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let request = RouteNetlinkMessage::GetLink(message);
-        first_link(
-            self.request(request, Mode::One(0), || {
-                format!("look up interface {name}")
-            })
-            .await,
-        )
+        first_link(self.request(request, Mode::One(0), || format!("look up interface {name}")).await)
     }
 
     pub(super) async fn links(&self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self
-            .request(request, Mode::Dump, || {
-                "list the interfaces of this host".into()
-            })
-            .await?;
+        let answers = self.request(request, Mode::Dump, || "list the interfaces of this host".into()).await?;
         Ok(answers.iter().filter_map(link).collect())
     }
 }
@@ -130,14 +99,7 @@ impl Netlink {
 fn first_link(answer: Result<Vec<RouteNetlinkMessage>, Error>) -> Result<Option<Link>, Error> {
     match answer {
         Ok(answers) => Ok(answers.iter().find_map(link)),
-        Err(error)
-            if matches!(
-                error.errno(),
-                Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -159,9 +121,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name.clone(),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-            LinkAttribute::Address(bytes) if interface.ethernet => {
-                interface.mac = bytes.as_slice().try_into().ok()
-            }
+            LinkAttribute::Address(bytes) if interface.ethernet => interface.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => tunnel = tunnel_data(infos),
             _ => {}
         }

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload, NlasIterator, parse_string,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    parse_string,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
@@ -67,9 +67,7 @@ pub enum Error {
         doing: String,
     },
     /// A listing kept changing while it was being read.
-    #[error(
-        "cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again"
-    )]
+    #[error("cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again")]
     Unsteady {
         /// What was asked.
         doing: String,
@@ -154,10 +152,7 @@ impl Error {
 }
 
 fn detail_text(detail: &Option<String>) -> String {
-    detail
-        .as_ref()
-        .map(|text| format!(" ({})", text.trim_end_matches('.')))
-        .unwrap_or_default()
+    detail.as_ref().map(|text| format!(" ({})", text.trim_end_matches('.'))).unwrap_or_default()
 }
 
 /// What the person in front of the screen can do about an error number.
@@ -196,11 +191,7 @@ impl Netlink {
         // Answers that carry nothing are dropped by default, and then a dying connection looks like success.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
-        connection
-            .socket_mut()
-            .socket_mut()
-            .set_ext_ack(true)
-            .map_err(Error::Connect)?;
+        connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
@@ -221,9 +212,7 @@ impl Netlink {
         doing: impl Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let answer =
-                tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing))
-                    .await;
+            let answer = tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing)).await;
             if let Some(answers) = answer.map_err(|_| Error::NoAnswer { doing: doing() })?? {
                 return Ok(answers);
             }
@@ -257,19 +246,11 @@ impl Netlink {
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Some(answers)),
                 NetlinkPayload::Error(error) => {
                     let detail = kernel_words(&error, flags);
-                    return Err(Error::Refused {
-                        doing: doing(),
-                        source: error.to_io(),
-                        detail,
-                    });
+                    return Err(Error::Refused { doing: doing(), source: error.to_io(), detail });
                 }
                 NetlinkPayload::Done(done) if done.code < 0 => {
                     let source = io::Error::from_raw_os_error(-done.code);
-                    return Err(Error::Refused {
-                        doing: doing(),
-                        source,
-                        detail: None,
-                    });
+                    return Err(Error::Refused { doing: doing(), source, detail: None });
                 }
                 NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
                 _ => {}
@@ -328,10 +309,7 @@ mod tests {
     #[test]
     fn the_kernels_words_are_found_behind_the_whole_request() {
         let message = refusal(-libc::EOPNOTSUPP, &echo_of(61), "Unknown device type");
-        assert_eq!(
-            kernel_words(&message, NLM_F_ACK_TLVS).as_deref(),
-            Some("Unknown device type")
-        );
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS).as_deref(), Some("Unknown device type"));
     }
 
     #[test]
@@ -339,10 +317,7 @@ mod tests {
         let mut echo = echo_of(NETLINK_HEADER_LEN as u32);
         echo[..4].copy_from_slice(&400u32.to_ne_bytes());
         let message = refusal(-libc::EINVAL, &echo, "no");
-        assert_eq!(
-            kernel_words(&message, NLM_F_ACK_TLVS | NLM_F_CAPPED).as_deref(),
-            Some("no")
-        );
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS | NLM_F_CAPPED).as_deref(), Some("no"));
     }
 
     #[test]
@@ -363,13 +338,7 @@ mod tests {
             detail: Some("Not allowed.".into()),
         };
         let text = error.to_string();
-        assert!(
-            text.starts_with("cannot add 192.0.2.1/32 to lo: Operation not permitted"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("(Not allowed); run as root, or with CAP_NET_ADMIN"),
-            "{text}"
-        );
+        assert!(text.starts_with("cannot add 192.0.2.1/32 to lo: Operation not permitted"), "{text}");
+        assert!(text.ends_with("(Not allowed); run as root, or with CAP_NET_ADMIN"), "{text}");
     }
 }

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Error, Mode, Netlink};
@@ -31,27 +29,15 @@ impl Netlink {
     ///
     /// # Errors
     /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
-    pub async fn route(
-        &self,
-        destination: IpAddr,
-        source: Option<IpAddr>,
-    ) -> Result<Option<Route>, Error> {
+    pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
         let request = RouteNetlinkMessage::GetRoute(question(destination, source));
-        let answer = self
-            .request(request, Mode::One(0), || {
-                format!("look up the route to {destination}")
-            })
-            .await;
+        let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) if error.errno().is_some_and(is_unreachable) => {
                 // The kernel gives the same numbers for a source that is not ours, and that is a fault of the configuration.
                 if let Some(from) = source
-                    && !self
-                        .local_addresses()
-                        .await?
-                        .iter()
-                        .any(|(_, address)| *address == from)
+                    && !self.local_addresses().await?.iter().any(|(_, address)| *address == from)
                 {
                     return Err(Error::SourceNotLocal { destination, from });
                 }
@@ -74,12 +60,7 @@ impl Netlink {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Route {
-            index: found.index,
-            mtu,
-            gateway: found.gateway,
-            local: found.local,
-        }))
+        Ok(Some(Route { index: found.index, mtu, gateway: found.gateway, local: found.local }))
     }
 }
 
@@ -105,14 +86,10 @@ fn question(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     };
     message.header.address_family = family;
     message.header.destination_prefix_length = bits;
-    message
-        .attributes
-        .push(RouteAttribute::Destination(destination.into()));
+    message.attributes.push(RouteAttribute::Destination(destination.into()));
     if let Some(source) = source {
         message.header.source_prefix_length = bits;
-        message
-            .attributes
-            .push(RouteAttribute::Source(source.into()));
+        message.attributes.push(RouteAttribute::Source(source.into()));
     }
     message
 }
@@ -151,12 +128,7 @@ fn answered(message: &RouteMessage) -> Option<Answer> {
             _ => {}
         }
     }
-    Some(Answer {
-        index: index?,
-        mtu,
-        gateway,
-        local,
-    })
+    Some(Answer { index: index?, mtu, gateway, local })
 }
 
 #[cfg(test)]
@@ -172,17 +144,8 @@ mod tests {
 
     #[test]
     fn refusing_routes_are_no_routes() {
-        for kind in [
-            RouteType::BlackHole,
-            RouteType::Unreachable,
-            RouteType::Prohibit,
-            RouteType::Multicast,
-        ] {
-            assert_eq!(
-                answered(&answer(kind, vec![RouteAttribute::Oif(1)])),
-                None,
-                "{kind:?}"
-            );
+        for kind in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Multicast] {
+            assert_eq!(answered(&answer(kind, vec![RouteAttribute::Oif(1)])), None, "{kind:?}");
         }
     }
 
@@ -197,32 +160,14 @@ mod tests {
                 RouteAttribute::Metrics(vec![RouteMetric::Hoplimit(64), RouteMetric::Mtu(1400)]),
             ],
         );
-        let expected = Answer {
-            index: 3,
-            mtu: Some(1400),
-            gateway: Some(IpAddr::V6(gateway)),
-            local: false,
-        };
+        let expected = Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
         assert_eq!(answered(&message), Some(expected));
     }
 
     #[test]
     fn an_mtu_of_zero_is_none() {
-        let message = answer(
-            RouteType::Local,
-            vec![
-                RouteAttribute::Oif(1),
-                RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)]),
-            ],
-        );
-        assert_eq!(
-            answered(&message),
-            Some(Answer {
-                index: 1,
-                mtu: None,
-                gateway: None,
-                local: true
-            })
-        );
+        let message =
+            answer(RouteType::Local, vec![RouteAttribute::Oif(1), RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)])]);
+        assert_eq!(answered(&message), Some(Answer { index: 1, mtu: None, gateway: None, local: true }));
     }
 }

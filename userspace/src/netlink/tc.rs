@@ -10,8 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
-    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage,
-    TcOption,
+    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
 
 use super::{Error, Mode, Netlink, interface_name};
@@ -48,10 +47,7 @@ impl Direction {
             Self::Ingress => TcHandle::MIN_INGRESS,
             Self::Egress => TcHandle::MIN_EGRESS,
         };
-        TcHandle {
-            major: TcHandle::CLSACT.major,
-            minor,
-        }
+        TcHandle { major: TcHandle::CLSACT.major, minor }
     }
 }
 
@@ -91,11 +87,7 @@ impl fmt::Display for Filter {
             Some(name) => write!(f, "{} filter \"{name}\"", self.kind)?,
             None => write!(f, "a {} filter", self.kind)?,
         }
-        write!(
-            f,
-            " (handle {:#x}, protocol {:#06x})",
-            self.handle, self.protocol
-        )
+        write!(f, " (handle {:#x}, protocol {:#06x})", self.handle, self.protocol)
     }
 }
 
@@ -152,10 +144,7 @@ impl Netlink {
         }
         let request = RouteNetlinkMessage::NewQueueDiscipline(clsact_message(index));
         let doing = || format!("add a clsact qdisc to {}", interface_name(index));
-        match self
-            .request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing)
-            .await
-        {
+        match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
             Ok(_) => Ok(Clsact::Created),
             // Somebody was quicker: whatever they made decides.
             Err(error) => self.clsact(index).await?.ok_or(error),
@@ -170,15 +159,11 @@ impl Netlink {
         let mut message = TcMessage::default();
         message.header.index = index as i32;
         let request = RouteNetlinkMessage::GetQueueDiscipline(message);
-        let answers = self
-            .request(request, Mode::Dump, || {
-                format!("list the qdiscs of {}", interface_name(index))
-            })
-            .await?;
+        let answers =
+            self.request(request, Mode::Dump, || format!("list the qdiscs of {}", interface_name(index))).await?;
         let found = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == index as i32
-                    && message.header.parent == TcHandle::CLSACT =>
+                if message.header.index == index as i32 && message.header.parent == TcHandle::CLSACT =>
             {
                 match kind(message) {
                     CLSACT => Some(Clsact::Existed),
@@ -230,9 +215,7 @@ impl Netlink {
             other => other?,
         };
         let listed = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewTrafficFilter(message)
-                if message.header.index == index as i32 =>
-            {
+            RouteNetlinkMessage::NewTrafficFilter(message) if message.header.index == index as i32 => {
                 Some(filter(message))
             }
             _ => None,
@@ -252,11 +235,8 @@ impl Netlink {
         spec: &FilterSpec,
         program: BorrowedFd<'_>,
     ) -> Result<Attached, Error> {
-        if direction == Direction::Egress && self.clsact(index).await? == Some(Clsact::IngressOnly)
-        {
-            return Err(Error::IngressOnly {
-                interface: interface_name(index),
-            });
+        if direction == Direction::Egress && self.clsact(index).await? == Some(Clsact::IngressOnly) {
+            return Err(Error::IngressOnly { interface: interface_name(index) });
         }
         let held = |holder: String| Error::Held {
             interface: interface_name(index),
@@ -281,20 +261,9 @@ impl Netlink {
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]));
         let request = RouteNetlinkMessage::NewTrafficFilter(message);
-        let doing = || {
-            format!(
-                "put filter {} on {} {direction}",
-                spec.name,
-                interface_name(index)
-            )
-        };
-        match self
-            .request(request, Mode::One(NLM_F_CREATE | exclusive), doing)
-            .await
-        {
-            Err(error) if error.errno() == Some(libc::EEXIST) => {
-                Err(held("a filter that has just appeared".into()))
-            }
+        let doing = || format!("put filter {} on {} {direction}", spec.name, interface_name(index));
+        match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
+            Err(error) if error.errno() == Some(libc::EEXIST) => Err(held("a filter that has just appeared".into())),
             other => other.map(|_| done),
         }
     }
@@ -303,24 +272,13 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's refusal; a filter, qdisc or interface that is gone already is none.
-    pub async fn remove_filter(
-        &self,
-        index: u32,
-        direction: Direction,
-        spec: &FilterSpec,
-    ) -> Result<Detached, Error> {
+    pub async fn remove_filter(&self, index: u32, direction: Direction, spec: &FilterSpec) -> Result<Detached, Error> {
         let filters = self.filters(index, direction).await?;
         if !filters.iter().any(|filter| spec.owns(filter)) {
             return Ok(Detached::Absent);
         }
         let request = RouteNetlinkMessage::DelTrafficFilter(filter_message(index, direction, spec));
-        let doing = || {
-            format!(
-                "remove filter {} from {} {direction}",
-                spec.name,
-                interface_name(index)
-            )
-        };
+        let doing = || format!("remove filter {} from {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
             Ok(_) => Ok(Detached::Removed),
             Err(error) if is_gone(&error) => Ok(Detached::Absent),
@@ -336,10 +294,7 @@ fn is_gone(error: &Error) -> bool {
 fn clsact_message(index: u32) -> TcMessage {
     let header = TcHeader {
         index: index as i32,
-        handle: TcHandle {
-            major: TcHandle::CLSACT.major,
-            minor: 0,
-        },
+        handle: TcHandle { major: TcHandle::CLSACT.major, minor: 0 },
         parent: TcHandle::CLSACT,
         ..TcHeader::default()
     };
@@ -359,13 +314,10 @@ fn filter_message(index: u32, direction: Direction, spec: &FilterSpec) -> TcMess
 }
 
 fn kind(message: &TcMessage) -> &str {
-    let kinds = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            TcAttribute::Kind(kind) => Some(kind.as_str()),
-            _ => None,
-        });
+    let kinds = message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.as_str()),
+        _ => None,
+    });
     kinds.unwrap_or_default()
 }
 
@@ -385,12 +337,8 @@ fn filter(message: &TcMessage) -> Filter {
             TcAttribute::Options(options) => {
                 for option in options {
                     match option {
-                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
-                            filter.bpf_name = Some(name.clone())
-                        }
-                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => {
-                            filter.program_id = Some(*id)
-                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.bpf_name = Some(name.clone()),
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = Some(*id),
                         _ => {}
                     }
                 }
@@ -404,15 +352,8 @@ fn filter(message: &TcMessage) -> Filter {
 /// Drops the entry that the kernel lists for a classifier as such (handle 0) where the classifier's elements follow.
 fn without_heads(listed: Vec<Filter>) -> Vec<Filter> {
     let place = |filter: &Filter| (filter.chain, filter.priority, filter.protocol);
-    let elements: Vec<_> = listed
-        .iter()
-        .filter(|filter| filter.handle != 0)
-        .map(place)
-        .collect();
-    listed
-        .into_iter()
-        .filter(|filter| filter.handle != 0 || !elements.contains(&place(filter)))
-        .collect()
+    let elements: Vec<_> = listed.iter().filter(|filter| filter.handle != 0).map(place).collect();
+    listed.into_iter().filter(|filter| filter.handle != 0 || !elements.contains(&place(filter))).collect()
 }
 
 #[cfg(test)]

@@ -62,9 +62,7 @@ pub enum TunnelError {
         kind: TunnelKind,
     },
     /// The local address is not of the kind's family.
-    #[error(
-        "an {kind} device cannot have the local address {local}: give it one of its own family"
-    )]
+    #[error("an {kind} device cannot have the local address {local}: give it one of its own family")]
     Family {
         /// The kind that was asked for.
         kind: TunnelKind,
@@ -127,21 +125,14 @@ impl Netlink {
     ///
     /// # Errors
     /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after trying.
-    pub async fn create_tunnel(
-        &self,
-        name: &str,
-        kind: TunnelKind,
-        local: IpAddr,
-    ) -> Result<Tunnel, TunnelError> {
+    pub async fn create_tunnel(&self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Tunnel, TunnelError> {
         if let Some(found) = self.tunnel(name, kind, local).await? {
             return Ok(found);
         }
         let message = match (kind, local) {
-            (TunnelKind::Ipip, IpAddr::V4(local)) => LinkIpIp::new(name)
-                .local(local)
-                .protocol(IpProtocol::Ipip)
-                .up()
-                .build(),
+            (TunnelKind::Ipip, IpAddr::V4(local)) => {
+                LinkIpIp::new(name).local(local).protocol(IpProtocol::Ipip).up().build()
+            }
             (TunnelKind::Ip6Ip6, IpAddr::V6(local)) => LinkIp6Tnl::new(name)
                 .local(local)
                 .mode(IpProtocol::Ipv6)
@@ -152,79 +143,41 @@ impl Netlink {
         };
         let request = RouteNetlinkMessage::NewLink(message);
         let doing = || format!("create {kind} device {name} for {local}");
-        match self
-            .request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing)
-            .await
-        {
+        match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
             Ok(_) => {}
             Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
                 return Err(TunnelError::Unsupported { kind });
             }
             Err(error) if error.errno() == Some(libc::EEXIST) => {
                 return Err(match self.tunnel_holder(kind, local).await? {
-                    Some(holder) => TunnelError::Taken {
-                        name: name.to_owned(),
-                        kind,
-                        local,
-                        holder,
-                    },
+                    Some(holder) => TunnelError::Taken { name: name.to_owned(), kind, local, holder },
                     None => error.into(),
                 });
             }
             Err(error) => return Err(error.into()),
         }
         let Interface { index, name, .. } = self.interface(name).await?;
-        Ok(Tunnel {
-            index,
-            name,
-            created: true,
-        })
+        Ok(Tunnel { index, name, created: true })
     }
 
     /// The tunnel device of that name: `None` if there is none, an error if it is not what [`Self::create_tunnel`] would make.
     ///
     /// # Errors
     /// [`TunnelError::Mismatch`], or the kernel's refusal.
-    pub async fn tunnel(
-        &self,
-        name: &str,
-        kind: TunnelKind,
-        local: IpAddr,
-    ) -> Result<Option<Tunnel>, TunnelError> {
+    pub async fn tunnel(&self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Option<Tunnel>, TunnelError> {
         let Some(Link { interface, tunnel }) = self.link_named(name).await? else {
             return Ok(None);
         };
         match difference(&interface, tunnel.as_ref(), kind, local) {
-            None => Ok(Some(Tunnel {
-                index: interface.index,
-                name: interface.name,
-                created: false,
-            })),
-            Some(found) => Err(TunnelError::Mismatch {
-                name: name.to_owned(),
-                kind,
-                local,
-                found,
-            }),
+            None => Ok(Some(Tunnel { index: interface.index, name: interface.name, created: false })),
+            Some(found) => Err(TunnelError::Mismatch { name: name.to_owned(), kind, local, found }),
         }
     }
 
-    async fn tunnel_holder(
-        &self,
-        kind: TunnelKind,
-        local: IpAddr,
-    ) -> Result<Option<String>, Error> {
-        let wanted = TunnelData {
-            kind,
-            local: Some(local),
-            remote: None,
-            external: false,
-        };
+    async fn tunnel_holder(&self, kind: TunnelKind, local: IpAddr) -> Result<Option<String>, Error> {
+        let wanted = TunnelData { kind, local: Some(local), remote: None, external: false };
         let links = self.links().await?;
-        Ok(links
-            .into_iter()
-            .find(|link| link.tunnel.as_ref() == Some(&wanted))
-            .map(|link| link.interface.name))
+        Ok(links.into_iter().find(|link| link.tunnel.as_ref() == Some(&wanted)).map(|link| link.interface.name))
     }
 }
 
@@ -234,22 +187,13 @@ pub(super) fn tunnel_data(infos: &[LinkInfo]) -> Option<TunnelData> {
         LinkInfo::Kind(InfoKind::Ip6Tnl) => Some(TunnelKind::Ip6Ip6),
         _ => None,
     })?;
-    let mut data = TunnelData {
-        kind,
-        local: None,
-        remote: None,
-        external: false,
-    };
+    let mut data = TunnelData { kind, local: None, remote: None, external: false };
     for info in infos {
         if let LinkInfo::Data(InfoData::IpTunnel(options)) = info {
             for option in options {
                 match option {
-                    InfoIpTunnel::Local(address) => {
-                        data.local = Some(*address).filter(|a| !a.is_unspecified())
-                    }
-                    InfoIpTunnel::Remote(address) => {
-                        data.remote = Some(*address).filter(|a| !a.is_unspecified())
-                    }
+                    InfoIpTunnel::Local(address) => data.local = Some(*address).filter(|a| !a.is_unspecified()),
+                    InfoIpTunnel::Remote(address) => data.remote = Some(*address).filter(|a| !a.is_unspecified()),
                     InfoIpTunnel::CollectMetadata => data.external = true,
                     _ => {}
                 }
@@ -260,12 +204,7 @@ pub(super) fn tunnel_data(infos: &[LinkInfo]) -> Option<TunnelData> {
 }
 
 /// What is wrong about a device, as "is ...": `None` if it decapsulates what anybody sends to `local`.
-fn difference(
-    interface: &Interface,
-    tunnel: Option<&TunnelData>,
-    kind: TunnelKind,
-    local: IpAddr,
-) -> Option<String> {
+fn difference(interface: &Interface, tunnel: Option<&TunnelData>, kind: TunnelKind, local: IpAddr) -> Option<String> {
     let Some(tunnel) = tunnel.filter(|tunnel| tunnel.kind == kind) else {
         return Some(format!("is not an {kind} device"));
     };
@@ -273,10 +212,8 @@ fn difference(
         return Some("is an external (route-steered) tunnel".into());
     }
     if tunnel.local != Some(local) {
-        let found = tunnel.local.map_or_else(
-            || "no local address".to_owned(),
-            |other| format!("the local address {other}"),
-        );
+        let found =
+            tunnel.local.map_or_else(|| "no local address".to_owned(), |other| format!("the local address {other}"));
         return Some(format!("has {found}"));
     }
     if let Some(remote) = tunnel.remote {
@@ -290,35 +227,18 @@ mod tests {
     use super::*;
 
     fn device(up: bool) -> Interface {
-        Interface {
-            index: 9,
-            name: "sluice4".into(),
-            mtu: 1480,
-            up,
-            ethernet: false,
-            mac: None,
-        }
+        Interface { index: 9, name: "sluice4".into(), mtu: 1480, up, ethernet: false, mac: None }
     }
 
     fn data(kind: TunnelKind, local: &str) -> TunnelData {
-        TunnelData {
-            kind,
-            local: local.parse().ok(),
-            remote: None,
-            external: false,
-        }
+        TunnelData { kind, local: local.parse().ok(), remote: None, external: false }
     }
 
     #[test]
     fn a_device_that_does_the_work_is_adopted() {
         let local = "192.0.2.1".parse().unwrap();
         assert_eq!(
-            difference(
-                &device(true),
-                Some(&data(TunnelKind::Ipip, "192.0.2.1")),
-                TunnelKind::Ipip,
-                local
-            ),
+            difference(&device(true), Some(&data(TunnelKind::Ipip, "192.0.2.1")), TunnelKind::Ipip, local),
             None
         );
     }
@@ -329,40 +249,15 @@ mod tests {
         let good = || data(TunnelKind::Ipip, "192.0.2.1");
         let cases = [
             (true, None, "is not an ipip device"),
+            (true, Some(data(TunnelKind::Ip6Ip6, "2001:db8::1")), "is not an ipip device"),
+            (true, Some(data(TunnelKind::Ipip, "192.0.2.9")), "has the local address 192.0.2.9"),
+            (true, Some(TunnelData { local: None, ..good() }), "has no local address"),
             (
                 true,
-                Some(data(TunnelKind::Ip6Ip6, "2001:db8::1")),
-                "is not an ipip device",
-            ),
-            (
-                true,
-                Some(data(TunnelKind::Ipip, "192.0.2.9")),
-                "has the local address 192.0.2.9",
-            ),
-            (
-                true,
-                Some(TunnelData {
-                    local: None,
-                    ..good()
-                }),
-                "has no local address",
-            ),
-            (
-                true,
-                Some(TunnelData {
-                    remote: "192.0.2.7".parse().ok(),
-                    ..good()
-                }),
+                Some(TunnelData { remote: "192.0.2.7".parse().ok(), ..good() }),
                 "takes packets from 192.0.2.7 alone",
             ),
-            (
-                true,
-                Some(TunnelData {
-                    external: true,
-                    ..good()
-                }),
-                "is an external (route-steered) tunnel",
-            ),
+            (true, Some(TunnelData { external: true, ..good() }), "is an external (route-steered) tunnel"),
             (false, Some(good()), "is down"),
         ];
         for (up, tunnel, expected) in cases {
@@ -380,9 +275,6 @@ mod tests {
                 InfoIpTunnel::Remote("0.0.0.0".parse().unwrap()),
             ])),
         ];
-        assert_eq!(
-            tunnel_data(&infos),
-            Some(data(TunnelKind::Ipip, "192.0.2.1"))
-        );
+        assert_eq!(tunnel_data(&infos), Some(data(TunnelKind::Ipip, "192.0.2.1")));
     }
 }

@@ -17,16 +17,10 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
     run("ip link set one down mtu 1400 address 02:00:00:00:00:07");
     let netlink = Netlink::connect().unwrap();
     let one = netlink.interface("one").await.unwrap();
-    assert_eq!(
-        (one.name.as_str(), one.mtu, one.up, one.ethernet),
-        ("one", 1400, false, true)
-    );
+    assert_eq!((one.name.as_str(), one.mtu, one.up, one.ethernet), ("one", 1400, false, true));
     assert_eq!(one.mac, Some([2, 0, 0, 0, 0, 7]));
     let lo = netlink.interface("lo").await.unwrap();
-    assert_eq!(
-        (lo.index, lo.up, lo.ethernet, lo.mac),
-        (1, true, false, None)
-    );
+    assert_eq!((lo.index, lo.up, lo.ethernet, lo.mac), (1, true, false, None));
     let all = netlink.interfaces().await.unwrap();
     assert!(all.contains(&one) && all.contains(&lo), "{all:?}");
     assert_eq!(netlink.interface_at(one.index).await.unwrap(), Some(one));
@@ -35,10 +29,7 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
         match netlink.interface(missing).await {
             Err(error @ Error::NoInterface { .. }) => {
                 let text = error.to_string();
-                assert!(
-                    text.contains(missing) && text.contains("lo") && text.contains("other"),
-                    "{text}"
-                );
+                assert!(text.contains(missing) && text.contains("lo") && text.contains("other"), "{text}");
             }
             other => panic!("{missing}: {other:?}"),
         }
@@ -48,61 +39,19 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
 pub(crate) async fn addresses_come_and_go_once() {
     let netlink = Netlink::connect().unwrap();
     for (address, prefix_len) in [(ip("203.0.113.10"), 32), (ip("2001:db8:1::10"), 128)] {
-        assert_eq!(
-            netlink.add_address(1, address, prefix_len).await.unwrap(),
-            AddressAdded::Created
-        );
-        assert_eq!(
-            netlink.add_address(1, address, prefix_len).await.unwrap(),
-            AddressAdded::Existed
-        );
-        assert!(
-            netlink
-                .local_addresses()
-                .await
-                .unwrap()
-                .contains(&(1, address))
-        );
+        assert_eq!(netlink.add_address(1, address, prefix_len).await.unwrap(), AddressAdded::Created);
+        assert_eq!(netlink.add_address(1, address, prefix_len).await.unwrap(), AddressAdded::Existed);
+        assert!(netlink.local_addresses().await.unwrap().contains(&(1, address)));
         assert!(netlink.has_address(1, address, prefix_len).await.unwrap());
-        assert!(
-            !netlink
-                .has_address(1, address, prefix_len - 1)
-                .await
-                .unwrap()
-        );
+        assert!(!netlink.has_address(1, address, prefix_len - 1).await.unwrap());
         assert!(!run("ip addr show lo").contains("tentative"));
-        assert_eq!(
-            netlink
-                .remove_address(1, address, prefix_len)
-                .await
-                .unwrap(),
-            AddressRemoved::Removed
-        );
-        assert_eq!(
-            netlink
-                .remove_address(1, address, prefix_len)
-                .await
-                .unwrap(),
-            AddressRemoved::Absent
-        );
-        assert_eq!(
-            netlink
-                .remove_address(4711, address, prefix_len)
-                .await
-                .unwrap(),
-            AddressRemoved::Absent
-        );
+        assert_eq!(netlink.remove_address(1, address, prefix_len).await.unwrap(), AddressRemoved::Removed);
+        assert_eq!(netlink.remove_address(1, address, prefix_len).await.unwrap(), AddressRemoved::Absent);
+        assert_eq!(netlink.remove_address(4711, address, prefix_len).await.unwrap(), AddressRemoved::Absent);
     }
     std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap();
-    let text = netlink
-        .add_address(1, ip("2001:db8::1"), 128)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("add 2001:db8::1/128 to lo") && text.contains("disable_ipv6"),
-        "{text}"
-    );
+    let text = netlink.add_address(1, ip("2001:db8::1"), 128).await.unwrap_err().to_string();
+    assert!(text.contains("add 2001:db8::1/128 to lo") && text.contains("disable_ipv6"), "{text}");
 }
 
 pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
@@ -129,27 +78,11 @@ pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
         ("2001:db8::7", Some("2001:db8::1"), None, 1600),
         ("2001:db8:2::1", None, Some("2001:db8::fe"), 1400),
     ] {
-        let route = netlink
-            .route(ip(to), from.map(ip))
-            .await
-            .unwrap()
-            .expect(to);
-        assert_eq!(
-            (route.index, route.gateway, route.mtu, route.local),
-            (one, gateway.map(ip), mtu, false),
-            "{to}"
-        );
+        let route = netlink.route(ip(to), from.map(ip)).await.unwrap().expect(to);
+        assert_eq!((route.index, route.gateway, route.mtu, route.local), (one, gateway.map(ip), mtu, false), "{to}");
     }
     for local in ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"] {
-        assert!(
-            netlink
-                .route(ip(local), None)
-                .await
-                .unwrap()
-                .expect(local)
-                .local,
-            "{local}"
-        );
+        assert!(netlink.route(ip(local), None).await.unwrap().expect(local).local, "{local}");
     }
 }
 
@@ -157,15 +90,9 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
     veth("one", "other");
     run("ip addr add 192.0.2.1/24 dev one");
     run("ip addr add 2001:db8::1/64 dev one nodad");
-    for (number, kind) in ["blackhole", "unreachable", "prohibit", "throw"]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, kind) in ["blackhole", "unreachable", "prohibit", "throw"].into_iter().enumerate() {
         run(&format!("ip route add {kind} 198.51.10{number}.0/24"));
-        run(&format!(
-            "ip -6 route add {kind} 2001:db8:{}::/48",
-            number + 1
-        ));
+        run(&format!("ip -6 route add {kind} 2001:db8:{}::/48", number + 1));
     }
     let netlink = Netlink::connect().unwrap();
     for number in 0..5 {
@@ -173,28 +100,17 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
         let v6 = ip(&format!("2001:db8:{}::1", number + 1));
         for (to, from) in [(v4, ip("192.0.2.1")), (v6, ip("2001:db8::1"))] {
             assert_eq!(netlink.route(to, None).await.unwrap(), None, "{to}");
-            assert_eq!(
-                netlink.route(to, Some(from)).await.unwrap(),
-                None,
-                "{to} from {from}"
-            );
+            assert_eq!(netlink.route(to, Some(from)).await.unwrap(), None, "{to} from {from}");
         }
     }
-    assert_eq!(
-        netlink.route(ip("192.0.2.255"), None).await.unwrap(),
-        None,
-        "a broadcast address is no host's"
-    );
+    assert_eq!(netlink.route(ip("192.0.2.255"), None).await.unwrap(), None, "a broadcast address is no host's");
 }
 
 pub(crate) async fn a_route_from_an_address_of_somebody_else_is_an_error() {
     veth("one", "other");
     run("ip addr add 192.0.2.1/24 dev one");
     let netlink = Netlink::connect().unwrap();
-    let error = netlink
-        .route(ip("192.0.2.7"), Some(ip("192.0.2.99")))
-        .await
-        .unwrap_err();
+    let error = netlink.route(ip("192.0.2.7"), Some(ip("192.0.2.99"))).await.unwrap_err();
     assert!(matches!(error, Error::SourceNotLocal { .. }), "{error}");
 }
 
@@ -226,51 +142,29 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
     let mut changes = Netlink::connect().unwrap().changes().unwrap();
     let batch = tempfile::NamedTempFile::new().unwrap();
     let rounds = 4000;
-    std::fs::write(
-        batch.path(),
-        "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n".repeat(rounds),
-    )
-    .unwrap();
+    std::fs::write(batch.path(), "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n".repeat(rounds))
+        .unwrap();
     run(&format!("ip -batch {}", batch.path().display()));
     let mut noticed = 0;
     while let Ok(change) = tokio::time::timeout(Duration::from_secs(2), changes.changed()).await {
         change.expect("lost messages are no error");
         noticed += 1;
     }
-    assert!(
-        noticed > 0 && noticed < 2 * rounds,
-        "{noticed} noticed: the test means to overflow the socket"
-    );
+    assert!(noticed > 0 && noticed < 2 * rounds, "{noticed} noticed: the test means to overflow the socket");
     run("ip addr add 192.0.2.2/32 dev lo");
-    tokio::time::timeout(Duration::from_secs(60), changes.changed())
-        .await
-        .expect("still listening")
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(60), changes.changed()).await.expect("still listening").unwrap();
 }
 
 pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported() -> Completion {
     run("ip addr add 192.0.2.1/32 dev lo");
     run("ip addr add 2001:db8::1/128 dev lo nodad");
     let netlink = Netlink::connect().unwrap();
-    let family = netlink
-        .create_tunnel("t", TunnelKind::Ipip, ip("2001:db8::1"))
-        .await
-        .unwrap_err();
+    let family = netlink.create_tunnel("t", TunnelKind::Ipip, ip("2001:db8::1")).await.unwrap_err();
     assert!(matches!(family, TunnelError::Family { .. }), "{family}");
     let mut unsupported = 0;
     for (kind, name, local, other) in [
-        (
-            TunnelKind::Ipip,
-            "sluice4",
-            ip("192.0.2.1"),
-            ip("192.0.2.9"),
-        ),
-        (
-            TunnelKind::Ip6Ip6,
-            "sluice6",
-            ip("2001:db8::1"),
-            ip("2001:db8::9"),
-        ),
+        (TunnelKind::Ipip, "sluice4", ip("192.0.2.1"), ip("192.0.2.9")),
+        (TunnelKind::Ip6Ip6, "sluice6", ip("2001:db8::1"), ip("2001:db8::9")),
     ] {
         // What `ip` can do decides what we must be able to do.
         let (can, why) = try_run(&format!("ip link add probe type {kind} local {other}"));
@@ -286,10 +180,7 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported
         let created = created.unwrap();
         assert!(created.created && created.name == name, "{created:?}");
         let shown = run(&format!("ip -d link show {name}"));
-        assert!(
-            shown.contains("UP") && shown.contains(&format!("remote any local {local}")),
-            "{shown}"
-        );
+        assert!(shown.contains("UP") && shown.contains(&format!("remote any local {local}")), "{shown}");
         let found = netlink.create_tunnel(name, kind, local).await.unwrap();
         assert_eq!((found.created, found.index), (false, created.index));
 
@@ -298,20 +189,11 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported
             matches!(&mismatch, TunnelError::Mismatch { found, .. } if found.contains(&local.to_string())),
             "{mismatch}"
         );
-        let taken = netlink
-            .create_tunnel("second", kind, local)
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(&taken, TunnelError::Taken { holder, .. } if holder == name),
-            "{taken}"
-        );
+        let taken = netlink.create_tunnel("second", kind, local).await.unwrap_err();
+        assert!(matches!(&taken, TunnelError::Taken { holder, .. } if holder == name), "{taken}");
         run(&format!("ip link set {name} down"));
         let down = netlink.create_tunnel(name, kind, local).await.unwrap_err();
-        assert!(
-            matches!(&down, TunnelError::Mismatch { found, .. } if found == "is down"),
-            "{down}"
-        );
+        assert!(matches!(&down, TunnelError::Mismatch { found, .. } if found == "is down"), "{down}");
         netlink.remove_link(name).await.unwrap();
         netlink.remove_link(name).await.unwrap();
         assert!(!try_run(&format!("ip link show {name}")).0);

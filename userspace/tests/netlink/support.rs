@@ -32,16 +32,11 @@ where
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
             run("ip link set lo up");
             let mut runtime = tokio::runtime::Builder::new_current_thread();
-            runtime
-                .enable_all()
-                .build()
-                .expect("a runtime can be built")
-                .block_on(test())
+            runtime.enable_all().build().expect("a runtime can be built").block_on(test())
         }));
         let _ = done.send(outcome.map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_default()
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
         }));
     });
     match result.recv_timeout(TEST_WITHIN) {
@@ -69,29 +64,19 @@ impl Peer {
             let _ = ready.send(nix::unistd::gettid().as_raw());
             inbox.into_iter().for_each(|job| job());
         });
-        Self {
-            jobs,
-            thread_id: is_ready.recv().expect("the namespace is ready"),
-        }
+        Self { jobs, thread_id: is_ready.recv().expect("the namespace is ready") }
     }
 
     /// Runs something in the namespace and waits for it.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
-        self.jobs
-            .send(Box::new(move || drop(done.send(job()))))
-            .expect("the namespace's thread lives");
-        result
-            .recv_timeout(TEST_WITHIN)
-            .expect("the job in the other namespace succeeds")
+        self.jobs.send(Box::new(move || drop(done.send(job())))).expect("the namespace's thread lives");
+        result.recv_timeout(TEST_WITHIN).expect("the job in the other namespace succeeds")
     }
 
     /// Joins both namespaces by a veth pair: `here` in this one, `there` in the peer's.
     pub(crate) fn connect(&self, here: &str, there: &str) {
-        run(&format!(
-            "ip link add {here} type veth peer name {there} netns {}",
-            self.thread_id
-        ));
+        run(&format!("ip link add {here} type veth peer name {there} netns {}", self.thread_id));
         run(&format!("ip link set {here} addrgenmode none up"));
         let command = format!("ip link set {there} addrgenmode none up");
         self.run(move || run(&command));
@@ -109,16 +94,10 @@ pub(crate) fn run(command: &str) -> String {
 pub(crate) fn try_run(command: &str) -> (bool, String) {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-    let text = String::from_utf8_lossy(if output.status.success() {
-        &output.stdout
-    } else {
-        &output.stderr
-    })
-    .into_owned();
+    let output =
+        Command::new(program).args(words).output().unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    let text =
+        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
     (output.status.success(), text)
 }
 
@@ -131,10 +110,7 @@ pub(crate) fn veth(one: &str, other: &str) {
 }
 
 pub(crate) fn spec(name: &str, priority: u16) -> FilterSpec {
-    FilterSpec {
-        name: name.into(),
-        priority,
-    }
+    FilterSpec { name: name.into(), priority }
 }
 
 /// Opens a journal below a directory, and the host it belongs to.
@@ -148,22 +124,12 @@ pub(crate) fn setup<'a>(
     local: &'a [std::net::IpAddr],
     vips: &'a [std::net::IpAddr],
 ) -> BackendSetup<'a> {
-    BackendSetup {
-        interfaces,
-        local,
-        vips,
-        tunnels: true,
-        tunnel_v4: TUNNEL_V4,
-        tunnel_v6: TUNNEL_V6,
-    }
+    BackendSetup { interfaces, local, vips, tunnels: true, tunnel_v4: TUNNEL_V4, tunnel_v6: TUNNEL_V6 }
 }
 
 pub(crate) fn sysctl(interface: &str, setting: &str) -> String {
     let path = format!("/proc/sys/net/ipv4/conf/{interface}/{setting}");
-    fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{path}: {error}"))
-        .trim()
-        .to_owned()
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
 }
 
 pub(crate) fn set_sysctl(interface: &str, setting: &str, value: &str) {
@@ -187,34 +153,17 @@ pub(crate) fn snapshot() -> String {
 
 fn snapshot_now() -> String {
     let mut text = String::new();
-    for command in [
-        "ip -d addr",
-        "ip route show table all",
-        "ip -6 route show table all",
-        "tc qdisc show",
-    ] {
+    for command in ["ip -d addr", "ip route show table all", "ip -6 route show table all", "tc qdisc show"] {
         text += &format!("$ {command}\n{}", run(command));
     }
-    let mut names: Vec<_> = fs::read_dir("/proc/sys/net/ipv4/conf")
-        .expect("sysctls")
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir("/proc/sys/net/ipv4/conf").expect("sysctls").map(|entry| entry.unwrap().path()).collect();
     names.sort();
     for interface in names {
-        let name = interface
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        for side in ["ingress", "egress"]
-            .iter()
-            .filter(|_| !matches!(name.as_str(), "all" | "default"))
-        {
+        let name = interface.file_name().unwrap().to_string_lossy().into_owned();
+        for side in ["ingress", "egress"].iter().filter(|_| !matches!(name.as_str(), "all" | "default")) {
             // Fails where there is no qdisc, which is a state like any other.
-            text += &format!(
-                "$ filters {name} {side}\n{}",
-                try_run(&format!("tc filter show dev {name} {side}")).1
-            );
+            text += &format!("$ filters {name} {side}\n{}", try_run(&format!("tc filter show dev {name} {side}")).1);
         }
         for setting in ["arp_ignore", "arp_announce", "rp_filter"] {
             text += &format!("{name}.{setting}={}\n", sysctl(&name, setting));
@@ -258,13 +207,8 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         flags: 0,
     };
     // SAFETY: `load` is laid out as the kernel's attribute union for this command, and what it points to outlives the call.
-    let descriptor =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
-    assert!(
-        descriptor >= 0,
-        "cannot load a program: {}",
-        std::io::Error::last_os_error()
-    );
+    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
+    assert!(descriptor >= 0, "cannot load a program: {}", std::io::Error::last_os_error());
     // SAFETY: the kernel has just made this descriptor for us.
     let program = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
     // struct bpf_prog_info: type, id, ...
@@ -275,20 +219,8 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         info: words.as_mut_ptr() as u64,
     };
     // SAFETY: as above; the kernel writes at most `len` bytes to `words`.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &ask,
-            size_of::<Info>(),
-        )
-    };
-    assert_eq!(
-        result,
-        0,
-        "cannot ask for the program's id: {}",
-        std::io::Error::last_os_error()
-    );
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, size_of::<Info>()) };
+    assert_eq!(result, 0, "cannot ask for the program's id: {}", std::io::Error::last_os_error());
     (program, std::hint::black_box(words)[1])
 }
 
