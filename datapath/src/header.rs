@@ -1,0 +1,294 @@
+//! Headers as they are in memory: every field in wire order, in the largest integer that is its own size.
+//!
+//! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are read and written through the
+//! functions of this module; nothing else swaps bytes.
+
+use crate::plain::plain;
+use crate::{Address, checksum};
+
+/// An IPv4 header without options (RFC 791 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ipv4 {
+    version_and_length: u8,
+    traffic_class: u8,
+    total_length: u16,
+    identification: u16,
+    fragment: u16,
+    hops: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+plain!(Ipv4, 20);
+
+/// An IPv6 header without extension headers (RFC 8200 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ipv6 {
+    version_class_and_label: u32,
+    payload_length: u16,
+    next_header: u8,
+    hops: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+plain!(Ipv6, 40);
+
+/// The part of a TCP header that is read: its first 14 bytes (RFC 9293 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tcp {
+    /// Source port, wire order.
+    pub source_port: crate::flow::Port,
+    /// Destination port, wire order.
+    pub destination_port: crate::flow::Port,
+    sequence: [u16; 2],
+    acknowledgement: [u16; 2],
+    data_offset: u8,
+    flags: u8,
+}
+plain!(Tcp, 14);
+
+/// A UDP header (RFC 768).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Udp {
+    /// Source port, wire order.
+    pub source_port: crate::flow::Port,
+    /// Destination port, wire order.
+    pub destination_port: crate::flow::Port,
+    length: u16,
+    checksum: u16,
+}
+plain!(Udp, 8);
+
+impl Ipv4 {
+    /// Bytes of the header.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// An IPv4 header that may not be fragmented, with its checksum. `total_length` and `identification` are numbers.
+    #[inline(always)]
+    pub const fn new(
+        traffic_class: u8,
+        total_length: u16,
+        identification: u16,
+        hops: u8,
+        protocol: u8,
+        source: u32,
+        destination: u32,
+    ) -> Self {
+        /// The don't-fragment flag.
+        const DONT_FRAGMENT: u16 = 0x4000;
+
+        let mut header = Self {
+            version_and_length: 0x45,
+            traffic_class,
+            total_length: total_length.to_be(),
+            identification: identification.to_be(),
+            fragment: DONT_FRAGMENT.to_be(),
+            hops,
+            protocol,
+            checksum: 0,
+            source,
+            destination,
+        };
+        header.checksum = checksum::words(header.words());
+        header
+    }
+
+    /// The header as five words in wire order.
+    #[inline(always)]
+    const fn words(&self) -> [u32; 5] {
+        [
+            word(self.version_and_length, self.traffic_class, self.total_length),
+            halves(self.identification, self.fragment),
+            word(self.hops, self.protocol, self.checksum),
+            self.source,
+            self.destination,
+        ]
+    }
+
+    /// The version: 4, if this is an IPv4 header.
+    #[inline(always)]
+    pub const fn version(&self) -> u8 {
+        self.version_and_length >> 4
+    }
+
+    /// Bytes of the header as it claims, options included.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        ((self.version_and_length & 0xf) as usize) << 2
+    }
+
+    /// Bytes of the packet as the header claims.
+    #[inline(always)]
+    pub const fn total_length(&self) -> usize {
+        u16::from_be(self.total_length) as usize
+    }
+
+    /// Whether this is a fragment: more of them follow, or it is not the first.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment & 0x3fff_u16.to_be() != 0
+    }
+
+    /// Type of service: DSCP and ECN.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        self.traffic_class
+    }
+
+    /// The header with another type of service, checksum updated.
+    #[inline(always)]
+    pub const fn with_traffic_class(mut self, class: u8) -> Self {
+        if class != self.traffic_class {
+            let old = u16::from_ne_bytes([self.version_and_length, self.traffic_class]);
+            let new = u16::from_ne_bytes([self.version_and_length, class]);
+            self.checksum = checksum::updated(self.checksum, old, new);
+            self.traffic_class = class;
+        }
+        self
+    }
+
+    /// Time to live.
+    #[inline(always)]
+    pub const fn hops(&self) -> u8 {
+        self.hops
+    }
+
+    /// Protocol of what follows.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Source address.
+    #[inline(always)]
+    pub const fn source(&self) -> Address {
+        Address::v4(self.source)
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    pub const fn destination(&self) -> Address {
+        Address::v4(self.destination)
+    }
+}
+
+impl Ipv6 {
+    /// Bytes of the header.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// An IPv6 header. `flow_label` (its low 20 bits count) and `payload_length` are numbers, addresses in wire order.
+    #[inline(always)]
+    pub const fn new(
+        traffic_class: u8,
+        flow_label: u32,
+        payload_length: u16,
+        next_header: u8,
+        hops: u8,
+        source: [u32; 4],
+        destination: [u32; 4],
+    ) -> Self {
+        let first = 6 << 28 | (traffic_class as u32) << 20 | (flow_label & 0xf_ffff);
+        Self {
+            version_class_and_label: first.to_be(),
+            payload_length: payload_length.to_be(),
+            next_header,
+            hops,
+            source,
+            destination,
+        }
+    }
+
+    /// The version: 6, if this is an IPv6 header.
+    #[inline(always)]
+    pub const fn version(&self) -> u8 {
+        (u32::from_be(self.version_class_and_label) >> 28) as u8
+    }
+
+    /// Bytes behind the header as it claims.
+    #[inline(always)]
+    pub const fn payload_length(&self) -> usize {
+        u16::from_be(self.payload_length) as usize
+    }
+
+    /// Traffic class: DSCP and ECN.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        (u32::from_be(self.version_class_and_label) >> 20) as u8
+    }
+
+    /// The header's first word, wire order, with another traffic class.
+    #[inline(always)]
+    pub const fn first_word_with_traffic_class(&self, class: u8) -> u32 {
+        let first = u32::from_be(self.version_class_and_label) & 0xf00f_ffff;
+        (first | (class as u32) << 20).to_be()
+    }
+
+    /// Hop limit.
+    #[inline(always)]
+    pub const fn hops(&self) -> u8 {
+        self.hops
+    }
+
+    /// Protocol of what follows.
+    #[inline(always)]
+    pub const fn next_header(&self) -> u8 {
+        self.next_header
+    }
+
+    /// Source address.
+    #[inline(always)]
+    pub const fn source(&self) -> Address {
+        Address::v6(self.source)
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    pub const fn destination(&self) -> Address {
+        Address::v6(self.destination)
+    }
+}
+
+impl Tcp {
+    /// Bytes of a header without options.
+    pub const SMALLEST: usize = 20;
+
+    /// Bytes of the header as it claims, options included.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        ((self.data_offset >> 4) as usize) << 2
+    }
+
+    /// Whether the segment opens a connection: SYN without ACK.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        self.flags & (SYN | ACK) == SYN
+    }
+}
+
+impl Udp {
+    /// Bytes of the header.
+    pub const SIZE: usize = size_of::<Self>();
+}
+
+/// Two bytes and a half word in memory order as one word.
+#[inline(always)]
+const fn word(first: u8, second: u8, rest: u16) -> u32 {
+    halves(u16::from_ne_bytes([first, second]), rest)
+}
+
+/// Two half words in memory order as one word.
+#[inline(always)]
+const fn halves(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") {
+        first as u32 | (second as u32) << 16
+    } else {
+        (first as u32) << 16 | second as u32
+    }
+}

@@ -1,0 +1,200 @@
+//! Packets in byte buffers and tables in plain memory: the third binding, for tests and tools.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::entries::{
+    Backend, BackendCounters, Connection, NextHop, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
+};
+use crate::packet::ETHERNET;
+use crate::tables::Forwarded;
+use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
+
+/// An Ethernet frame in a byte buffer.
+#[derive(Debug)]
+pub struct Buffer<'a> {
+    /// The frame.
+    pub bytes: &'a mut Vec<u8>,
+    /// [`Packet::segment_size`].
+    pub segment_size: usize,
+    /// [`Packet::segments`].
+    pub segments: u64,
+    /// [`Packet::has_vlan`].
+    pub vlan: bool,
+}
+
+impl<'a> Buffer<'a> {
+    /// A frame that is neither merged nor tagged.
+    pub fn new(bytes: &'a mut Vec<u8>) -> Self {
+        Self { bytes, segment_size: 0, segments: 1, vlan: false }
+    }
+}
+
+impl Packet for Buffer<'_> {
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn has_vlan(&self) -> bool {
+        self.vlan
+    }
+
+    fn segment_size(&self) -> usize {
+        self.segment_size
+    }
+
+    fn segments(&self) -> u64 {
+        self.segments
+    }
+
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..)?.get(..size_of::<T>())?;
+        // SAFETY: the slice holds `size_of::<T>()` bytes, and every bit pattern is a valid `T`.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.load(offset)
+    }
+
+    fn encapsulate<T: Plain>(self, _: Family, outer: &T) -> Result<(), Reason> {
+        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
+        Ok(())
+    }
+
+    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+        self.bytes.drain(ETHERNET..ETHERNET + size_of::<T>());
+        self.bytes[ETHERNET..ETHERNET + size_of::<H>()].copy_from_slice(bytes_of(head));
+        Ok(())
+    }
+}
+
+/// The bytes of a plain value.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: a plain value has no padding, so all its bytes are initialised; the slice lives as long as the value.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// A lookup table as its words.
+#[derive(Debug, Clone)]
+pub struct Words(pub Vec<u32>);
+
+impl Words {
+    /// The inner map's content for a table: head, generation, digest, slots.
+    pub fn new(head: TableHead, generation: u32, digest: u64, slots: impl IntoIterator<Item = Slot>) -> Self {
+        let mut words = vec![head.to_word(), generation, digest as u32, (digest >> 32) as u32];
+        words.extend(slots.into_iter().map(Slot::to_word));
+        Self(words)
+    }
+}
+
+impl LookupTable for &Words {
+    fn pair(&self, element: u32) -> Option<u64> {
+        let words = self.0.get(element as usize * 2..)?;
+        let (low, high) = (*words.first()?, words.get(1).copied().unwrap_or(0));
+        Some(u64::from(low) | u64::from(high) << 32)
+    }
+}
+
+/// The balancer's maps in plain memory.
+#[derive(Debug, Default)]
+pub struct Balancer {
+    /// The map `VIP_ADDRESSES`.
+    pub vip_addresses: HashMap<Address, VipAddress>,
+    /// The map `VIPS`.
+    pub vips: HashMap<VipKey, Vip>,
+    /// The map `TABLES`.
+    pub tables: BTreeMap<u32, Words>,
+    /// The map `BACKENDS`.
+    pub backends: BTreeMap<u16, Backend>,
+    /// The map `NEXT_HOPS`.
+    pub next_hops: BTreeMap<u32, NextHop>,
+    /// The map `CONNECTIONS`, without a bound.
+    pub connections: RefCell<HashMap<Flow, Connection>>,
+    /// The map `SERVICE_COUNTERS`.
+    pub services: RefCell<BTreeMap<u32, ServiceCounters>>,
+    /// The map `BACKEND_COUNTERS`.
+    pub backend_counters: RefCell<BTreeMap<u16, BackendCounters>>,
+    /// The map `REASONS`.
+    pub reasons: RefCell<BTreeMap<Reason, u64>>,
+}
+
+impl BalancerTables for Balancer {
+    type Table<'a> = &'a Words;
+
+    fn vip_address(&self, address: &Address) -> Option<VipAddress> {
+        self.vip_addresses.get(address).copied()
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        self.vips.get(key).copied()
+    }
+
+    fn table(&self, service: u32) -> Option<Self::Table<'_>> {
+        self.tables.get(&service)
+    }
+
+    fn backend(&self, index: u16) -> Option<Backend> {
+        self.backends.get(&index).copied()
+    }
+
+    fn next_hop(&self, index: u32) -> Option<NextHop> {
+        self.next_hops.get(&index).copied()
+    }
+
+    fn connection(&self, flow: &Flow) -> Option<Connection> {
+        self.connections.borrow().get(flow).copied()
+    }
+
+    fn remember(&self, flow: &Flow, connection: &Connection) {
+        self.connections.borrow_mut().insert(*flow, *connection);
+    }
+
+    fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded) {
+        let mut services = self.services.borrow_mut();
+        let counters = services.entry(service).or_default();
+        counters.packets += forwarded.packets;
+        counters.bytes += forwarded.bytes;
+        counters.new_flows += forwarded.new_flows;
+        let mut backends = self.backend_counters.borrow_mut();
+        let counters = backends.entry(backend).or_default();
+        counters.packets += forwarded.packets;
+        counters.bytes += forwarded.bytes;
+    }
+
+    fn count_refused(&self, reason: Reason) {
+        *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+}
+
+/// The backend's maps in plain memory.
+#[derive(Debug, Default)]
+pub struct BackendHost {
+    /// The map `LOCAL_ADDRESSES`.
+    pub local_addresses: HashSet<Address>,
+    /// The map `VIP_ADDRESSES`.
+    pub vip_addresses: HashSet<Address>,
+    /// The map `DECAPSULATED`.
+    pub decapsulated: Cell<BackendCounters>,
+    /// The map `REASONS`.
+    pub reasons: RefCell<BTreeMap<Reason, u64>>,
+}
+
+impl BackendTables for BackendHost {
+    fn is_local(&self, address: &Address) -> bool {
+        self.local_addresses.contains(address)
+    }
+
+    fn is_vip(&self, address: &Address) -> bool {
+        self.vip_addresses.contains(address)
+    }
+
+    fn count_decapsulated(&self, packets: u64, bytes: u64) {
+        let before = self.decapsulated.get();
+        self.decapsulated.set(BackendCounters { packets: before.packets + packets, bytes: before.bytes + bytes });
+    }
+
+    fn count_refused(&self, reason: Reason) {
+        *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+}

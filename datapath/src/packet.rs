@@ -1,0 +1,48 @@
+//! What the packet path needs from a packet.
+
+use crate::{Family, Plain, Reason};
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// An Ethernet frame on its way through a hook.
+///
+/// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer ([`crate::memory`]). Headers are read by value.
+/// [`Packet::encapsulate`] and [`Packet::decapsulate`] move the packet, which voids every earlier look at it: they consume the
+/// packet, so that this is a type error and not a rule to remember.
+pub trait Packet: Sized {
+    /// Bytes of the frame, Ethernet header included.
+    fn length(&self) -> usize;
+
+    /// Whether a VLAN tag of the frame is held beside it and not in its bytes.
+    fn has_vlan(&self) -> bool;
+
+    /// Bytes of L4 payload of each segment that a merged packet will be cut into; 0 when the packet is not merged.
+    fn segment_size(&self) -> usize;
+
+    /// How many packets this one stands for, at least 1.
+    fn segments(&self) -> u64;
+
+    /// The header at `offset`, or `None` when the frame is shorter. `offset` is a constant wherever the function is called.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// The header at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`].
+    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn encapsulate<T: Plain>(self, family: Family, outer: &T) -> Result<(), Reason>;
+
+    /// Removes the outer header `T` behind the Ethernet header, then overwrites the start of what follows it with `head`.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason>;
+}
+
+/// The largest offset at which [`Packet::load_variable`] is used: a transport header behind an IPv4 header full of options.
+pub const MAX_VARIABLE_OFFSET: usize = ETHERNET + 60;

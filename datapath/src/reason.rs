@@ -1,0 +1,132 @@
+//! Why a packet was not forwarded: one enum is the error, the counter index and the metric name.
+
+use core::fmt;
+
+/// What happens to a packet that is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The packet is not ours: it goes on, untouched, to whatever comes next.
+    Pass,
+    /// The packet is ours and cannot be forwarded.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $verdict:ident;)+) => {
+        /// Why a packet was not forwarded.
+        ///
+        /// The number is the index of the reason's counter; numbers are never reused. [`Reason::name`] is its name everywhere.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The reason's name in counters and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What the reason means, and whether it is normal in production.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
+            }
+
+            /// Whether the packet goes on untouched or is dropped.
+            #[inline(always)]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither IPv4 nor IPv6 (ARP, for example). Normal.
+    NotIp = 1, "not_ip", Pass;
+    /// Tagged with a VLAN. Attach to the VLAN's own interface instead. Normal on a trunk.
+    Vlan = 2, "vlan", Pass;
+    /// The frame ends inside its headers. Not normal: a broken sender or an attack.
+    Truncated = 3, "truncated", Pass;
+    /// An IP header that contradicts itself (version or header length). Not normal: a broken sender or an attack.
+    BadHeader = 4, "bad_header", Pass;
+    /// The destination is no VIP address. Normal: everybody else's traffic.
+    NotVip = 5, "not_vip", Pass;
+    /// A fragment to a VIP address. Fragments are not balanced. Normal in small numbers.
+    Fragment = 6, "fragment", Pass;
+    /// To a VIP address, but neither TCP nor UDP behind the IP header. Normal: pings, for example.
+    OtherProtocol = 7, "other_protocol", Pass;
+    /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
+    NotVipPort = 8, "not_vip_port", Pass;
+    /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
+    BadLength = 16, "bad_length", Drop;
+    /// The time to live is zero. Not normal: a broken sender or a routing loop.
+    Expired = 17, "expired", Drop;
+    /// The service of a VIP has no lookup table. Not normal: a fault of Sluice's daemon.
+    NoTable = 18, "no_table", Drop;
+    /// No backend of the packet's slot can take it. Not normal: every backend of the slot is down or draining.
+    NoBackend = 19, "no_backend", Drop;
+    /// The backend has no address in the packet's family. Not normal: the configuration check refuses it.
+    NoEncapsulation = 20, "no_encapsulation", Drop;
+    /// There is no route to the backend. Not normal: look at the host's routing table.
+    NoRoute = 21, "no_route", Drop;
+    /// With its outer header the packet does not fit the MTU towards the backend. Not normal: raise the underlay's MTU.
+    TooBig = 22, "too_big", Drop;
+    /// The kernel refused to make room for the outer header, or to take it off. Not normal: the packet was already encapsulated, or memory ran out.
+    NoRoom = 23, "no_room", Drop;
+    /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
+    NotTunnel = 32, "not_tunnel", Pass;
+    /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
+    EcnForbidden = 48, "ecn_forbidden", Drop;
+}
+
+impl Reason {
+    /// One more than the largest number: the size of an array indexed by reason.
+    pub const COUNTERS: u32 = 64;
+
+    /// The reason's number: the index of its counter.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < Reason::ALL.len() {
+        assert!(Reason::ALL[i].index() > 0 && Reason::ALL[i].index() < Reason::COUNTERS);
+        assert!(i == 0 || Reason::ALL[i].index() > Reason::ALL[i - 1].index());
+        i += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_metric_label() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    }
+
+    #[test]
+    fn every_meaning_says_whether_it_is_normal() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().to_lowercase().contains("normal"), "{reason}: {}", reason.meaning());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Keys and values of the maps that only userspace reads: what a new daemon must know about what an earlier one did.
+//!
+//! They are pinned beside the maps that packets read, so that what the kernel does and what the daemon believes cannot part.
+
+use crate::plain::plain;
+
+/// Longest name of a service or backend, in bytes.
+pub const NAME_LENGTH: usize = 63;
+
+/// The name of a service or backend: UTF-8, padded with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Name([u8; 64]);
+plain!(Name, 64);
+
+impl Name {
+    /// No name: the record's index is free.
+    pub const NONE: Self = Self([0; 64]);
+
+    /// A name of 1 to [`NAME_LENGTH`] bytes without zeros; `None` otherwise.
+    pub fn new(name: &str) -> Option<Self> {
+        let bytes = name.as_bytes();
+        if bytes.is_empty() || bytes.len() > NAME_LENGTH || bytes.contains(&0) {
+            return None;
+        }
+        let mut padded = [0; 64];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(padded))
+    }
+
+    /// The name; empty when there is none, or when the bytes are not UTF-8.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|&b| b == 0).unwrap_or(self.0.len());
+        core::str::from_utf8(&self.0[..end]).unwrap_or("")
+    }
+}
+
+/// Value of the array `BACKEND_RECORDS`, at the backend's index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendRecord {
+    /// Name in the configuration; none when the index is free or rests.
+    pub name: Name,
+    /// Until when the index rests before it may be used again: nanoseconds of `CLOCK_BOOTTIME`.
+    pub rests_until: u64,
+    /// The incarnation that the index had last.
+    pub incarnation: u32,
+    /// 1 while the backend is draining.
+    pub draining: u32,
+}
+plain!(BackendRecord, 80);
+
+/// Value of the array `SERVICE_RECORDS`, at the service's index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceRecord {
+    /// Name in the configuration; none when the index is free or rests.
+    pub name: Name,
+    /// Until when the index rests before it may be used again: nanoseconds of `CLOCK_BOOTTIME`.
+    pub rests_until: u64,
+}
+plain!(ServiceRecord, 72);
+
+/// Value of the one-entry array `INSTANCE`: what was applied last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct InstanceRecord {
+    /// [`crate::LAYOUT_VERSION`]; 0 before anything was applied.
+    pub layout: u32,
+    /// 1 while a change is being made, 0 when the last change was completed.
+    pub changing: u32,
+    /// Fingerprint of the hash key, so that a daemon with another key is noticed.
+    pub key_fingerprint: u64,
+    /// Digest of the configuration's text that was applied last.
+    pub config_digest: u64,
+    /// When it was applied: seconds since 1970, UTC.
+    pub applied_at: u64,
+}
+plain!(InstanceRecord, 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_survives_the_round_trip_and_a_bad_one_is_refused() {
+        for name in ["web", "a", &"x".repeat(63)] {
+            assert_eq!(Name::new(name).unwrap().as_str(), name);
+        }
+        for name in ["", &"x".repeat(64), "a\0b"] {
+            assert_eq!(Name::new(name), None);
+        }
+        assert_eq!(Name::NONE.as_str(), "");
+    }
+}

@@ -1,0 +1,68 @@
+//! What the packet path needs from the maps.
+
+use crate::entries::{Backend, Connection, NextHop, Vip, VipAddress, VipKey};
+use crate::{Address, Flow, Reason};
+
+/// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for their meaning.
+///
+/// The kernel's arrays round their elements up to eight bytes, so two words share an element: a slot costs four bytes.
+pub trait LookupTable {
+    /// The words at `2 * element` (low half) and `2 * element + 1`, or `None` past the end.
+    fn pair(&self, element: u32) -> Option<u64>;
+
+    /// The word at `index`, or `None` past the end.
+    #[inline(always)]
+    fn word(&self, index: u32) -> Option<u32> {
+        Some((self.pair(index >> 1)? >> ((index & 1) << 5)) as u32)
+    }
+}
+
+/// The maps of the balancer's program.
+pub trait BalancerTables {
+    /// How a lookup table is borrowed. All words read through one borrow belong to one generation.
+    type Table<'a>: LookupTable
+    where
+        Self: 'a;
+
+    /// The VIP address entry of a destination, if it is one.
+    fn vip_address(&self, address: &Address) -> Option<VipAddress>;
+    /// The VIP behind a key, if there is one.
+    fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// The lookup table of a service.
+    fn table(&self, service: u32) -> Option<Self::Table<'_>>;
+    /// The backend at an index.
+    fn backend(&self, index: u16) -> Option<Backend>;
+    /// The next hop at a [`NextHop::index`].
+    fn next_hop(&self, index: u32) -> Option<NextHop>;
+    /// The connection table's entry of a flow.
+    fn connection(&self, flow: &Flow) -> Option<Connection>;
+    /// Writes a flow's entry. When the table refuses, the flow is forwarded all the same: it is best effort.
+    fn remember(&self, flow: &Flow, connection: &Connection);
+    /// Accounts a forwarded packet to its service and backend.
+    fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded);
+    /// Accounts a packet that was not forwarded.
+    fn count_refused(&self, reason: Reason);
+}
+
+/// What a forwarded packet adds to counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Packets: the segments of a merged one.
+    pub packets: u64,
+    /// Bytes of the IP packet as it came.
+    pub bytes: u64,
+    /// 1 when it opens a TCP connection.
+    pub new_flows: u64,
+}
+
+/// The maps of the backend's program.
+pub trait BackendTables {
+    /// Whether encapsulated packets may come to this address of the host.
+    fn is_local(&self, address: &Address) -> bool;
+    /// Whether the address is a VIP address that this backend serves.
+    fn is_vip(&self, address: &Address) -> bool;
+    /// Accounts a decapsulated packet.
+    fn count_decapsulated(&self, packets: u64, bytes: u64);
+    /// Accounts a packet that was not decapsulated.
+    fn count_refused(&self, reason: Reason);
+}

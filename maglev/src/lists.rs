@@ -1,0 +1,238 @@
+//! Preference lists: who takes a slot while its owner is down.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::permutation::scale;
+use crate::seed::{Purpose, Seed};
+use crate::table::Table;
+
+/// How many jumps one list may take before the rest of it is drawn directly.
+const MAX_JUMPS: u32 = 32;
+
+/// The preference lists of all slots of a table: for each slot, its owner and those who take over while it is down.
+///
+/// # How a list comes about
+/// A pseudo-random permutation `h` of the slots, keyed by the table's seed, leads from slot to slot. The list of slot `s`
+/// is the owners of `s`, `h(s)`, `h(h(s))`, ..., each member once, until it is as long as asked for or names every
+/// member with weight. Since slots are owned by weight, so are the places in the lists. A list that is not complete
+/// after 32 jumps (when a few members own nearly everything) is completed by keyed draws among the members it lacks, in
+/// proportion to their slots; members whose weight is too small for a single slot come last, in an order fixed by their
+/// names and the seed.
+///
+/// A list is therefore a function of the names, weights, size and seed alone, as long as there are members to name, and
+/// a shorter list is the beginning of a longer one.
+///
+/// # What follows for health
+/// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence of members going down
+/// and coming back, the only slots that move are those whose owner went down and those for whom a member placed better
+/// came back. When all are up, the table is [`Table::owners`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lists {
+    slots: usize,
+    members: usize,
+    length: usize,
+    /// The first entries of all lists, then all second entries, and so on.
+    entries: Vec<u16>,
+}
+
+impl Lists {
+    /// The lists of all slots of `table`, with `length` members each (or all members with weight, if they are fewer).
+    ///
+    /// Lists of 2 to 4 members are usual. It takes two bytes per entry.
+    #[must_use]
+    pub fn new(table: &Table, length: usize) -> Self {
+        let walk = Walk::new(table);
+        let length = length.min(table.order().len());
+        let slots = table.owners().len();
+        let mut entries = vec![0; slots * length];
+        let mut list = Vec::with_capacity(length);
+        for slot in 0..table.size().get() {
+            walk.list(slot, length, &mut list);
+            for (place, &member) in list.iter().enumerate() {
+                entries[place * slots + slot as usize] = member;
+            }
+        }
+        Self {
+            slots,
+            members: table.slot_counts().len(),
+            length,
+            entries,
+        }
+    }
+
+    /// The number of members in each list.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The number of slots.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        self.slots as u32
+    }
+
+    /// The list of `slot`, best placed member first.
+    ///
+    /// # Panics
+    /// If the table has no such slot.
+    pub fn list(&self, slot: u32) -> impl Iterator<Item = u16> + Clone {
+        let slot = slot as usize;
+        assert!(slot < self.slots, "slot {slot} of {} slots", self.slots);
+        (0..self.length).map(move |place| self.entries[place * self.slots + slot])
+    }
+
+    /// For each slot, the first member of its list that is up; `None` where all of them are down.
+    ///
+    /// `up` is asked once for each member.
+    #[must_use]
+    pub fn choose(&self, up: impl Fn(u16) -> bool) -> Vec<Option<u16>> {
+        let mut chosen = vec![None; self.slots];
+        self.choose_into(up, &mut chosen);
+        chosen
+    }
+
+    /// Like [`Lists::choose`], into memory that is there already.
+    ///
+    /// # Panics
+    /// If `chosen` is not as long as the table has slots.
+    pub fn choose_into(&self, up: impl Fn(u16) -> bool, chosen: &mut [Option<u16>]) {
+        assert_eq!(chosen.len(), self.slots, "one place for each slot");
+        let up: Vec<bool> = (0..self.members).map(|member| up(member as u16)).collect();
+        for (slot, chosen) in chosen.iter_mut().enumerate() {
+            *chosen = (0..self.length)
+                .map(|place| self.entries[place * self.slots + slot])
+                .find(|&member| up[usize::from(member)]);
+        }
+    }
+}
+
+impl Table {
+    /// The preference list of one slot: its owner, then those who take over while it is down; `length` members, or all
+    /// with weight if they are fewer. [`Lists`] says how it comes about and is the faster way to many of them.
+    ///
+    /// # Panics
+    /// If the table has no such slot.
+    #[must_use]
+    pub fn preference_list(&self, slot: u32, length: usize) -> Vec<u16> {
+        let mut list = Vec::new();
+        Walk::new(self).list(slot, length.min(self.order().len()), &mut list);
+        list
+    }
+}
+
+/// Finds preference lists.
+struct Walk<'a> {
+    table: &'a Table,
+    jump: Jump,
+}
+
+impl<'a> Walk<'a> {
+    fn new(table: &'a Table) -> Self {
+        Self {
+            table,
+            jump: Jump::new(table.size().get(), table.seed()),
+        }
+    }
+
+    /// Makes `list` the list of `slot`; `length` is at most the number of members with weight.
+    fn list(&self, slot: u32, length: usize, list: &mut Vec<u16>) {
+        list.clear();
+        let mut at = slot;
+        for _ in 0..=MAX_JUMPS {
+            if list.len() == length {
+                return;
+            }
+            let owner = self.table.owner(at);
+            if !list.contains(&owner) {
+                list.push(owner);
+            }
+            at = self.jump.next(at);
+        }
+        while list.len() < length {
+            list.push(self.draw(slot, list));
+        }
+    }
+
+    /// A member that `list` lacks, drawn in proportion to the slots it owns.
+    fn draw(&self, slot: u32, list: &[u16]) -> u16 {
+        let counts = self.table.slot_counts();
+        let count = |member: u16| counts[usize::from(member)];
+        let mut missing = self
+            .table
+            .order()
+            .iter()
+            .copied()
+            .filter(|member| !list.contains(member));
+        let total = missing.clone().map(count).sum();
+        let mut message = [0; 8];
+        message[..4].copy_from_slice(&slot.to_le_bytes());
+        message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
+        let mut number = scale(self.table.seed().hash(Purpose::Draw, &message).0, total);
+        missing
+            .find(|&member| {
+                let found = total == 0 || number < count(member);
+                number = number.wrapping_sub(count(member));
+                found
+            })
+            .expect("the list lacks a member with weight")
+    }
+}
+
+/// A keyed pseudo-random permutation of the slots: `factor * (slot + shift)^exponent`, modulo the number of slots.
+///
+/// Raising to a power that has no common divisor with size - 1 is a permutation of the residues of a prime. The exponent
+/// is odd and at least 3, since a linear map would lead the evenly spaced slots that a member likes to the evenly
+/// spaced slots that some other member likes.
+struct Jump {
+    slots: u64,
+    /// 2^64 / slots, rounded down.
+    reciprocal: u64,
+    factor: u64,
+    shift: u64,
+    exponent: u32,
+}
+
+impl Jump {
+    fn new(slots: u32, seed: &Seed) -> Self {
+        let (first, second) = seed.hash(Purpose::Jump, &[]);
+        let exponent = (3..)
+            .step_by(2)
+            .find(|&exponent| gcd(exponent, slots - 1) == 1)
+            .expect("some prime does not divide it");
+        Self {
+            slots: slots.into(),
+            reciprocal: u64::MAX / u64::from(slots),
+            factor: 1 + u64::from(scale(first, slots - 1)),
+            shift: scale(second, slots).into(),
+            exponent,
+        }
+    }
+
+    fn next(&self, slot: u32) -> u32 {
+        let base = self.reduce(u64::from(slot) + self.shift);
+        let square = self.reduce(base * base);
+        let mut power = base;
+        for _ in 0..self.exponent / 2 {
+            power = self.reduce(power * square);
+        }
+        self.reduce(power * self.factor) as u32
+    }
+
+    /// `number` modulo the number of slots, without a division.
+    fn reduce(&self, number: u64) -> u64 {
+        // The quotient is right or too small by one (Barrett).
+        let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
+        let remainder = number - quotient * self.slots;
+        if remainder < self.slots {
+            remainder
+        } else {
+            remainder - self.slots
+        }
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,248 @@
+//! The lookup table.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt;
+
+use crate::fill::fill;
+use crate::permutation::Preference;
+use crate::seed::Seed;
+use crate::share::shares;
+use crate::size::TableSize;
+
+/// The largest number of members: they are addressed by `u16`, of which the last value stays free for "nobody".
+pub const MAX_MEMBERS: usize = u16::MAX as usize;
+
+/// One of those that may own slots, for instance a backend of a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Member<'a> {
+    /// Its identity: what decides which slots it likes. A renamed member is another member.
+    pub name: &'a str,
+    /// Its share of the slots, relative to the other members' weights; 0 for none.
+    pub weight: u32,
+}
+
+impl<'a> Member<'a> {
+    /// A member called `name` of the given `weight`.
+    #[must_use]
+    pub const fn new(name: &'a str, weight: u32) -> Self {
+        Self { name, weight }
+    }
+}
+
+/// Why a table cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No member has a weight above 0, or there are no members at all.
+    NoWeight,
+    /// Two members have this name.
+    DuplicateName(String),
+    /// There are more members (with or without weight) than [`MAX_MEMBERS`].
+    TooManyMembers {
+        /// How many there are.
+        members: usize,
+    },
+    /// More members have weight than there are slots.
+    TooFewSlots {
+        /// How many members have weight.
+        members: usize,
+        /// The size that was asked for.
+        size: TableSize,
+    },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWeight => {
+                f.write_str("no member has a weight above 0; give at least one a weight")
+            }
+            Self::DuplicateName(name) => write!(
+                f,
+                "two members are named {name:?}; give each a name of its own"
+            ),
+            Self::TooManyMembers { members } => {
+                write!(
+                    f,
+                    "{members} members are too many for one table; leave at most {MAX_MEMBERS}"
+                )
+            }
+            Self::TooFewSlots { members, size } => write!(
+                f,
+                "{members} members have weight but the table has only {size} slots; choose a larger table size, \
+                 best 100 slots per member"
+            ),
+        }
+    }
+}
+
+impl Error for BuildError {}
+
+/// A lookup table: for each slot the member that owns it.
+///
+/// Members are named by their position in the slice given to [`Table::build`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    size: TableSize,
+    seed: Seed,
+    owners: Vec<u16>,
+    /// For each member, how many slots it owns.
+    slot_counts: Vec<u32>,
+    /// The members with weight, in canonical order.
+    order: Vec<u16>,
+    names: Names,
+}
+
+impl Table {
+    /// Divides the slots among the members in proportion to their weights.
+    ///
+    /// Each member gets its exact share rounded up or down. The name that owns a slot depends only on the set of names
+    /// and weights, `size` and `seed`.
+    ///
+    /// # Errors
+    /// [`BuildError`] if there is no such table.
+    pub fn build(members: &[Member<'_>], size: TableSize, seed: &Seed) -> Result<Self, BuildError> {
+        if members.len() > MAX_MEMBERS {
+            return Err(BuildError::TooManyMembers {
+                members: members.len(),
+            });
+        }
+        let preferences: Vec<Preference> = members
+            .iter()
+            .map(|member| Preference::new(member.name, size.get(), seed))
+            .collect();
+        let name = |member: u16| members[usize::from(member)].name;
+        let mut order: Vec<(u32, u16)> = preferences
+            .iter()
+            .map(|preference| preference.order)
+            .zip(0..)
+            .collect();
+        order.sort_unstable();
+        // Where hashes are equal, and only there, names decide; and equal names have equal hashes.
+        for equal in order
+            .chunk_by_mut(|a, b| a.0 == b.0)
+            .filter(|equal| equal.len() > 1)
+        {
+            equal.sort_unstable_by_key(|&(_, member)| name(member));
+            if let Some([(_, twin), _]) =
+                equal.array_windows().find(|[a, b]| name(a.1) == name(b.1))
+            {
+                return Err(BuildError::DuplicateName(name(*twin).into()));
+            }
+        }
+
+        let order: Vec<u16> = order
+            .into_iter()
+            .map(|(_, member)| member)
+            .filter(|&member| members[usize::from(member)].weight > 0)
+            .collect();
+        if order.is_empty() {
+            return Err(BuildError::NoWeight);
+        }
+        if order.len() > size.get() as usize {
+            return Err(BuildError::TooFewSlots {
+                members: order.len(),
+                size,
+            });
+        }
+
+        let weights: Vec<u32> = order
+            .iter()
+            .map(|&member| members[usize::from(member)].weight)
+            .collect();
+        let shares = shares(&weights, size.get());
+        let permutations: Vec<_> = order
+            .iter()
+            .map(|&member| preferences[usize::from(member)].permutation)
+            .collect();
+        let mut owners = fill(size.get(), &permutations, &shares);
+        for owner in &mut owners {
+            *owner = order[usize::from(*owner)];
+        }
+        let mut slot_counts = vec![0; members.len()];
+        for (&member, share) in order.iter().zip(shares) {
+            slot_counts[usize::from(member)] = share;
+        }
+        let names = Names::new(members.iter().map(|member| member.name));
+        Ok(Self {
+            size,
+            seed: *seed,
+            owners,
+            slot_counts,
+            order,
+            names,
+        })
+    }
+
+    /// The number of slots.
+    #[must_use]
+    pub const fn size(&self) -> TableSize {
+        self.size
+    }
+
+    /// The member that owns `slot`.
+    ///
+    /// # Panics
+    /// If the table has no such slot.
+    #[must_use]
+    pub fn owner(&self, slot: u32) -> u16 {
+        self.owners[slot as usize]
+    }
+
+    /// The owner of each slot, in order of the slots.
+    #[must_use]
+    pub fn owners(&self) -> &[u16] {
+        &self.owners
+    }
+
+    /// How many slots each member owns, in the order of the members.
+    #[must_use]
+    pub fn slot_counts(&self) -> &[u32] {
+        &self.slot_counts
+    }
+
+    /// The names of the members, in their order; those without weight too.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        (0..self.slot_counts.len()).map(|member| self.names.name(member))
+    }
+
+    /// The members with weight, in the canonical order, which depends on names and seed only.
+    pub(crate) fn order(&self) -> &[u16] {
+        &self.order
+    }
+
+    pub(crate) const fn seed(&self) -> &Seed {
+        &self.seed
+    }
+}
+
+/// The members' names in one piece of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Names {
+    text: String,
+    /// Where each name ends.
+    ends: Vec<usize>,
+}
+
+impl Names {
+    fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let mut text = String::new();
+        let ends = names
+            .map(|name| {
+                text.push_str(name);
+                text.len()
+            })
+            .collect();
+        Self { text, ends }
+    }
+
+    fn name(&self, member: usize) -> &str {
+        let start = member
+            .checked_sub(1)
+            .map_or(0, |previous| self.ends[previous]);
+        &self.text[start..self.ends[member]]
+    }
+}

@@ -1,0 +1,70 @@
+//! The backend's object, for hosts whose kernel has no tunnel device: the program `sluice_decap` (TC ingress) and its maps.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::{Address, BackendTables, Reason, decapsulate};
+use sluice_probes::tc::{self, TcPacket};
+
+/// Addresses of this host to which encapsulated packets may come. The loader sets the capacity.
+#[btf_map]
+static LOCAL_ADDRESSES: HashMap<Address, LocalAddress, 1> = HashMap::new();
+/// VIP addresses that this backend serves. The loader sets the capacity.
+#[btf_map]
+static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
+/// What was decapsulated.
+#[btf_map]
+static DECAPSULATED: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
+/// Counters, by reason.
+#[btf_map]
+static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
+
+/// Decapsulates at TC ingress.
+#[classifier]
+pub fn sluice_decap(context: TcContext) -> i32 {
+    match decapsulate(TcPacket::new(&context), &Maps) {
+        Ok(()) => tc::PASS,
+        Err(reason) => tc::refuse(reason),
+    }
+}
+
+/// The maps above, as the packet path sees them.
+struct Maps;
+
+impl BackendTables for Maps {
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { LOCAL_ADDRESSES.get(address) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, address: &Address) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { VIP_ADDRESSES.get(address) }.is_some()
+    }
+
+    #[inline(always)]
+    fn count_decapsulated(&self, packets: u64, bytes: u64) {
+        if let Some(counters) = DECAPSULATED.get_ptr_mut(0) {
+            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+            let counters = unsafe { &mut *counters };
+            counters.packets = counters.packets.wrapping_add(packets);
+            counters.bytes = counters.bytes.wrapping_add(bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn count_refused(&self, reason: Reason) {
+        if let Some(counter) = REASONS.get_ptr_mut(reason.index()) {
+            // SAFETY: as above.
+            let counter = unsafe { &mut *counter };
+            *counter = counter.wrapping_add(1);
+        }
+    }
+}
+
+sluice_probes::license!();

@@ -1,0 +1,152 @@
+//! The XDP binding: a packet is an `xdp_md`, before the kernel has made a socket buffer of it.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::programs::XdpContext;
+use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET};
+use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
+
+use crate::access;
+
+/// A packet at an XDP hook. It is never merged, and its VLAN tag is in its bytes.
+pub struct XdpPacket {
+    xdp: *mut xdp_md,
+}
+
+impl XdpPacket {
+    /// The packet of a context.
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        Self { xdp: context.ctx }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: `xdp` is the context that the kernel gave.
+        unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn write<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now, and no reference into the packet exists.
+        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
+    }
+
+    /// Moves the start of the packet by `delta` bytes, and the Ethernet header with it.
+    #[inline(always)]
+    fn move_head(&self, delta: i32) -> Result<(), Reason> {
+        let ethernet: [u16; ETHERNET / 2] = self.load(0).ok_or(Reason::NoRoom)?;
+        // SAFETY: `xdp` is the context that the kernel gave; both callers consume the packet.
+        if unsafe { bpf_xdp_adjust_head(self.xdp, delta) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        self.write(0, &ethernet)
+    }
+}
+
+impl Packet for XdpPacket {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        let (start, end) = self.bounds();
+        end.wrapping_sub(start)
+    }
+
+    #[inline(always)]
+    fn has_vlan(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> u64 {
+        1
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now.
+        unsafe { access::read(start, end, offset) }
+    }
+
+    #[inline(always)]
+    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
+        // The verifier wants an upper bound of what is added to a packet pointer.
+        if offset > MAX_VARIABLE_OFFSET {
+            return None;
+        }
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn encapsulate<T: Plain>(self, _: Family, outer: &T) -> Result<(), Reason> {
+        self.move_head((size_of::<T>() as i32).wrapping_neg())?;
+        self.write(ETHERNET, outer)
+    }
+
+    #[inline(always)]
+    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+        self.move_head(size_of::<T>() as i32)?;
+        self.write(ETHERNET, head)
+    }
+}
+
+/// The XDP action for an encapsulated packet: out of its interface when the kernel knows the next hop's link address, else up
+/// the stack, which resolves it while forwarding the packet.
+#[inline(always)]
+pub fn redirect(context: &XdpContext, forward: &Forward) -> u32 {
+    match resolve(context, forward) {
+        // SAFETY: the helper only takes numbers.
+        Some(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
+        None => XDP_PASS,
+    }
+}
+
+/// Writes the link addresses of the route to the outer destination; the interface through which it leaves.
+#[inline(always)]
+fn resolve(context: &XdpContext, forward: &Forward) -> Option<u32> {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+
+    let packet = XdpPacket::new(context);
+    // SAFETY: all zero is a valid value of this plain C struct.
+    let mut route: FibParameters = unsafe { core::mem::zeroed() };
+    route.ifindex = forward.interface;
+    match forward.family {
+        Family::V4 => {
+            route.family = AF_INET;
+            route.__bindgen_anon_3.ipv4_src = packet.load(ETHERNET.wrapping_add(12))?;
+            route.__bindgen_anon_4.ipv4_dst = packet.load(ETHERNET.wrapping_add(16))?;
+        }
+        Family::V6 => {
+            route.family = AF_INET6;
+            route.__bindgen_anon_3.ipv6_src = packet.load(ETHERNET.wrapping_add(8))?;
+            route.__bindgen_anon_4.ipv6_dst = packet.load(ETHERNET.wrapping_add(24))?;
+        }
+    }
+    // SAFETY: the parameters are a whole struct of the size given.
+    let outcome = unsafe {
+        bpf_fib_lookup(context.ctx.cast(), &raw mut route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
+    };
+    if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        return None;
+    }
+    packet.write(0, &route.dmac).ok()?;
+    packet.write(6, &route.smac).ok()?;
+    Some(route.ifindex)
+}
+
+/// The XDP action for a packet that is not forwarded.
+#[inline(always)]
+pub fn refuse(reason: Reason) -> u32 {
+    match reason.verdict() {
+        Verdict::Pass => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}

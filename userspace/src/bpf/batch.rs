@@ -1,0 +1,134 @@
+//! What aya cannot do: several entries of a map of maps in one call, and an array's memory.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::Error;
+
+/// `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_UPDATE_BATCH` of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
+const UPDATE_ELEM: libc::c_long = 2;
+const UPDATE_BATCH: libc::c_long = 26;
+
+/// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for it.
+const ENOTSUPP: i32 = 524;
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The member of `union bpf_attr` for single elements.
+#[repr(C)]
+struct ElementAttributes {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Puts inner maps into an array of maps, all in one call where the kernel can.
+///
+/// Each single update waits for an RCU grace period (milliseconds); a batch waits once. A kernel that knows no batches for this
+/// map type gets single updates.
+///
+/// # Errors
+///
+/// [`Error::System`]; some entries may have been written.
+pub(super) fn put_inner_maps(outer: BorrowedFd<'_>, entries: &[(u32, BorrowedFd<'_>)]) -> Result<(), Error> {
+    let keys: Vec<u32> = entries.iter().map(|(key, _)| *key).collect();
+    let values: Vec<i32> = entries.iter().map(|(_, map)| map.as_raw_fd()).collect();
+    let attributes = BatchAttributes {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: outer.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    match bpf(UPDATE_BATCH, &attributes) {
+        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP)) => {
+            for (key, value) in keys.iter().zip(&values) {
+                let attributes = ElementAttributes {
+                    map_fd: outer.as_raw_fd() as u32,
+                    pad: 0,
+                    key: std::ptr::from_ref(key) as u64,
+                    value: std::ptr::from_ref(value) as u64,
+                    flags: 0,
+                };
+                bpf(UPDATE_ELEM, &attributes)
+                    .map_err(|source| Error::System { what: format!("put lookup table {key} in place"), source })?;
+            }
+            Ok(())
+        }
+        outcome => outcome
+            .map_err(|source| Error::System { what: format!("put {} lookup tables in place", keys.len()), source }),
+    }
+}
+
+/// The `bpf` system call.
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<()> {
+    // SAFETY: the attributes are the command's member of `union bpf_attr`, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The memory of an array map made with `BPF_F_MMAPABLE`, as 8-byte elements.
+pub(super) struct Memory {
+    start: NonNull<u64>,
+    length: usize,
+    bytes: NonZeroUsize,
+}
+
+impl Memory {
+    /// Maps the first `length` elements of an array of 8-byte elements.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn map(array: BorrowedFd<'_>, length: u32, writable: bool) -> Result<Self, Error> {
+        let failed = |source| Error::System { what: "map a lookup table's memory".to_owned(), source };
+        let length = length as usize;
+        let bytes =
+            NonZeroUsize::new(length * size_of::<u64>()).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let protection = if writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+        // SAFETY: a new mapping; the kernel checks its length against the map.
+        let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, array, 0) }
+            .map_err(|errno| failed(errno.into()))?;
+        Ok(Self { start: start.cast(), length, bytes })
+    }
+
+    /// Writes the elements from the start. Nothing else may read or write this map yet.
+    pub(super) fn fill(&mut self, elements: &[u64]) {
+        assert!(elements.len() <= self.length, "a table is written to a map of its own size");
+        // SAFETY: the mapping holds `length` elements; the map is in no program's reach before it is put in place.
+        unsafe { std::ptr::copy_nonoverlapping(elements.as_ptr(), self.start.as_ptr(), elements.len()) };
+    }
+
+    /// The elements, copied.
+    pub(super) fn read(&self) -> Vec<u64> {
+        // SAFETY: the mapping holds `length` elements, each read once; a table in place is never written again.
+        (0..self.length).map(|i| unsafe { self.start.add(i).read_volatile() }).collect()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `map`, and no reference into it exists.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+    }
+}

@@ -1,0 +1,157 @@
+//! Creates or adopts the maps, and loads the programs.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use sluice_datapath::entries::Settings;
+
+use super::backend::MAPS as BACKEND_MAPS;
+use super::balancer::{Capacities, MAPS as BALANCER_MAPS};
+use super::{Error, Pins, Raw};
+
+static BALANCER: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BALANCER_OBJECT"));
+static BACKEND: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BACKEND_OBJECT"));
+
+/// Name of the balancer's program for TC, as `bpftool` shows it.
+const TC: &str = "sluice_tc";
+/// Name of the balancer's program for XDP.
+const XDP: &str = "sluice_xdp";
+/// Name of the backend's program for TC.
+const DECAPSULATE: &str = "sluice_decap";
+
+/// The compiler that built the programs in this binary.
+pub const fn programs_built_by() -> &'static str {
+    env!("SLUICE_PROBES_COMPILER")
+}
+
+/// A program in the kernel. It stays there as long as this value lives or something that it was attached to does.
+pub struct Program {
+    ebpf: Ebpf,
+    name: &'static str,
+}
+
+impl Program {
+    /// The descriptor to attach it by.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        match self.ebpf.program(self.name).and_then(|program| program.fd().ok()) {
+            Some(descriptor) => descriptor.as_fd(),
+            None => unreachable!("a program is made from an object that has it loaded"),
+        }
+    }
+
+    /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.
+    ///
+    /// `context` is the `__sk_buff` that the program finds, as far as the kernel accepts it; empty for none. Redirects happen on
+    /// the wire only: here they are the return value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TestRun`].
+    pub fn run(&self, frame: &[u8], context: &[u8]) -> Result<(u32, Vec<u8>), Error> {
+        /// More than any outer header.
+        const GROWTH: usize = 256;
+
+        let mut out = vec![0; frame.len() + GROWTH];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: (!context.is_empty()).then_some(context),
+            ..TestRunOptions::new()
+        };
+        let failed = |source| Error::TestRun { source };
+        let program = self.ebpf.program(self.name);
+        let result = match program {
+            Some(aya::programs::Program::SchedClassifier(program)) => program.test_run(options).map_err(failed)?,
+            Some(aya::programs::Program::Xdp(program)) => program.test_run(options).map_err(failed)?,
+            _ => unreachable!("a program is of one of these two types"),
+        };
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out))
+    }
+}
+
+/// Creates the balancer's maps, or adopts those that are pinned, and loads its TC program.
+///
+/// Capacities count only for maps that are created: adopted ones keep theirs.
+///
+/// # Errors
+///
+/// [`Error`]; maps that were created stay pinned, and the next attempt adopts them.
+pub fn balancer(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+    let ebpf = load_balancer_object(pins, settings, capacities)?;
+    classifier(ebpf, TC)
+}
+
+/// As [`balancer`], for the XDP hook.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn balancer_xdp(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+    let mut ebpf = load_balancer_object(pins, settings, capacities)?;
+    let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(Error::NoPrograms)?.try_into().map_err(refused(XDP))?;
+    program.load().map_err(refused(XDP))?;
+    Ok(Program { ebpf, name: XDP })
+}
+
+/// Creates the backend's maps, or adopts those that are pinned, and loads its TC program.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Program, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("LOCAL_ADDRESSES", addresses.max(1)).map_max_entries("VIP_ADDRESSES", vip_addresses.max(1));
+    classifier(load(loader, "backend", BACKEND, &BACKEND_MAPS, pins)?, DECAPSULATE)
+}
+
+fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    let settings = Raw(*settings);
+    loader.override_global("SETTINGS", &settings, true);
+    // Index 0 of every array means nothing, hence one more than the capacity.
+    let (services, backends) = (capacities.services + 1, capacities.backends + 1);
+    loader
+        .map_max_entries("VIP_ADDRESSES", capacities.vips)
+        .map_max_entries("VIPS", capacities.vips)
+        .map_max_entries("TABLES", services)
+        .map_max_entries("SERVICE_COUNTERS", services)
+        .map_max_entries("SERVICE_RECORDS", services)
+        .map_max_entries("BACKENDS", backends)
+        .map_max_entries("NEXT_HOPS", backends * 2)
+        .map_max_entries("BACKEND_COUNTERS", backends)
+        .map_max_entries("BACKEND_RECORDS", backends)
+        .map_max_entries("CONNECTIONS", capacities.connections);
+    load(loader, "balancer", BALANCER, &BALANCER_MAPS, pins)
+}
+
+fn load<'a>(
+    mut loader: EbpfLoader<'a>,
+    object: &'static str,
+    bytes: &[u8],
+    maps: &'a [&'static str],
+    pins: &Pins,
+) -> Result<Ebpf, Error> {
+    if bytes.is_empty() {
+        return Err(Error::NoPrograms);
+    }
+    pins.create()?;
+    let paths: Vec<(&str, PathBuf)> = maps.iter().map(|name| (*name, pins.map(name))).collect();
+    for (name, path) in paths {
+        loader.map_pin_path(name, path);
+    }
+    loader.load(bytes).map_err(|source| Error::Maps { object, source })
+}
+
+fn classifier(mut ebpf: Ebpf, name: &'static str) -> Result<Program, Error> {
+    let program: &mut SchedClassifier =
+        ebpf.program_mut(name).ok_or(Error::NoPrograms)?.try_into().map_err(refused(name))?;
+    program.load().map_err(refused(name))?;
+    Ok(Program { ebpf, name })
+}
+
+fn refused(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> Error {
+    move |source| Error::Load { program, source }
+}

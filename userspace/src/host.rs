@@ -1,0 +1,242 @@
+//! Changes of the host, each written down before it is made, each made only where something differs.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use crate::journal::{Change, Journal, JournalError, UndoReport};
+use crate::netlink::{
+    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink, Tunnel, TunnelError,
+    TunnelKind,
+};
+use crate::sysctl::{Sysctl, SysctlError};
+
+/// The interface that holds VIP addresses on a backend.
+const LOOPBACK: &str = "lo";
+
+mod backend;
+
+pub use backend::{BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6};
+
+/// Why the host is not as it should be. What was done until then is in the journal.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The routing socket refused something.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// A tunnel device cannot be made or used.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The journal cannot be written, so nothing may be changed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A kernel setting cannot be read or written.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The address that balancers send to is not on this host.
+    #[error(
+        "{0} is not an address of this host, so nothing sent to this backend would be unwrapped; add it or correct the backend's address"
+    )]
+    NotLocal(IpAddr),
+    /// A VIP address is announced to the network by a backend.
+    #[error(
+        "the VIP address {address} is on {interface} of this backend, which answers ARP and neighbour requests for it; remove it there, `lo` is the place for it"
+    )]
+    VipAnnounced {
+        /// The VIP address.
+        address: IpAddr,
+        /// The interface that has it.
+        interface: String,
+    },
+    /// The host's own setting announces VIP addresses, and no interface can override it.
+    #[error("{key} is {value}, so this backend would answer ARP for VIP addresses; set it to 1")]
+    ArpForced {
+        /// The setting, that of `all`.
+        key: Sysctl,
+        /// Its value.
+        value: i64,
+    },
+}
+
+/// The host: the routing socket to change it, the journal to write it down first.
+#[derive(Debug)]
+pub struct Host {
+    netlink: Netlink,
+    journal: Journal,
+}
+
+impl Host {
+    /// A host whose changes go through this socket and into this journal.
+    pub fn new(netlink: Netlink, journal: Journal) -> Self {
+        Self { netlink, journal }
+    }
+
+    /// The routing socket, for questions.
+    pub fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    /// What was changed and not undone.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Attaches a program to one side of an interface, or atomically replaces our previous one; makes the qdisc if needed.
+    ///
+    /// # Errors
+    /// As [`Netlink::interface`], [`Netlink::ensure_clsact`] and [`Netlink::put_filter`].
+    pub async fn attach(
+        &mut self,
+        interface: &str,
+        direction: Direction,
+        spec: &FilterSpec,
+        program: BorrowedFd<'_>,
+    ) -> Result<Attached, HostError> {
+        let interface = self.netlink.interface(interface).await?;
+        if self.netlink.clsact(interface.index).await?.is_none() {
+            let change = Change::Clsact { interface: interface.name.clone(), index: interface.index };
+            self.journal.record(change.clone())?;
+            let ensured = self.netlink.ensure_clsact(interface.index).await;
+            let ours = match &ensured {
+                // Somebody was quicker, so it is theirs.
+                Ok(found) => *found == Clsact::Created,
+                Err(error) => !error.changed_nothing(),
+            };
+            if !ours {
+                self.journal.forget(&change)?;
+            }
+            ensured?;
+        }
+        let change = filter_change(&interface, direction, spec);
+        let known = self.journal.contains(&change);
+        self.journal.record(change.clone())?;
+        let attached = self.netlink.put_filter(interface.index, direction, spec, program).await;
+        if attached.as_ref().is_err_and(netlink::Error::changed_nothing) && !known {
+            // Not made after all: the journal must not claim a place that is somebody else's.
+            self.journal.forget(&change)?;
+        }
+        Ok(attached?)
+    }
+
+    /// Detaches our program from one side of an interface, and removes the qdisc if we made it and nobody uses it.
+    ///
+    /// # Errors
+    /// As [`Netlink::interface`] and [`Netlink::remove_filter`].
+    pub async fn detach(
+        &mut self,
+        interface: &str,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<Detached, HostError> {
+        let interface = self.netlink.interface(interface).await?;
+        let detached = self.netlink.remove_filter(interface.index, direction, spec).await?;
+        self.journal.forget(&filter_change(&interface, direction, spec))?;
+        let qdisc = Change::Clsact { interface: interface.name.clone(), index: interface.index };
+        if self.journal.contains(&qdisc) && self.unused(interface.index).await? {
+            self.netlink.remove_clsact(interface.index).await?;
+            self.journal.forget(&qdisc)?;
+        }
+        Ok(detached)
+    }
+
+    /// Puts a VIP address on `lo`. One that is there already is left as it is, and stays when everything is undone.
+    ///
+    /// # Errors
+    /// As [`Netlink::add_address`].
+    pub async fn ensure_vip(&mut self, address: IpAddr) -> Result<AddressAdded, HostError> {
+        let (change, index, prefix_len) = self.vip_change(address).await?;
+        if self.netlink.has_address(index, address, prefix_len).await? {
+            return Ok(AddressAdded::Existed);
+        }
+        self.journal.record(change.clone())?;
+        let added = self.netlink.add_address(index, address, prefix_len).await;
+        let ours = match &added {
+            Ok(found) => *found == AddressAdded::Created,
+            Err(error) => !error.changed_nothing(),
+        };
+        if !ours {
+            self.journal.forget(&change)?;
+        }
+        Ok(added?)
+    }
+
+    /// Takes a VIP address from `lo` if it was put there by [`Self::ensure_vip`]; says whether it was.
+    ///
+    /// # Errors
+    /// As [`Netlink::remove_address`].
+    pub async fn remove_vip(&mut self, address: IpAddr) -> Result<bool, HostError> {
+        let (change, index, prefix_len) = self.vip_change(address).await?;
+        if !self.journal.contains(&change) {
+            return Ok(false);
+        }
+        self.netlink.remove_address(index, address, prefix_len).await?;
+        self.journal.forget(&change)?;
+        Ok(true)
+    }
+
+    /// Sets a kernel setting; says whether it had another value.
+    ///
+    /// # Errors
+    /// As [`Sysctl::read`] and [`Sysctl::write`].
+    pub fn ensure_sysctl(&mut self, key: &Sysctl, value: &str) -> Result<bool, HostError> {
+        let old = key.read()?;
+        if old == value {
+            return Ok(false);
+        }
+        self.journal.record(Change::Sysctl { key: key.clone(), old, new: value.to_owned() })?;
+        key.write(value)?;
+        Ok(true)
+    }
+
+    /// Makes or adopts a tunnel device that decapsulates what anybody sends to `local`.
+    ///
+    /// # Errors
+    /// As [`Netlink::create_tunnel`]; [`TunnelError::Unsupported`] when the kernel has no such devices.
+    pub async fn ensure_tunnel(&mut self, name: &str, local: IpAddr) -> Result<Tunnel, HostError> {
+        let kind = TunnelKind::of(local);
+        if let Some(found) = self.netlink.tunnel(name, kind, local).await? {
+            return Ok(found);
+        }
+        let change = Change::Link { name: name.to_owned(), kind, local };
+        self.journal.record(change.clone())?;
+        let created = self.netlink.create_tunnel(name, kind, local).await;
+        let ours = match &created {
+            Ok(tunnel) => tunnel.created,
+            Err(error) => !error.changed_nothing(),
+        };
+        if !ours {
+            self.journal.forget(&change)?;
+        }
+        Ok(created?)
+    }
+
+    /// Undoes everything that the journal lists, and ends the journal.
+    ///
+    /// # Errors
+    /// As [`Journal::undo_all`].
+    pub async fn undo_all(self) -> Result<UndoReport, HostError> {
+        Ok(self.journal.undo_all(&self.netlink).await?)
+    }
+
+    async fn vip_change(&self, address: IpAddr) -> Result<(Change, u32, u8), HostError> {
+        let index = self.netlink.interface(LOOPBACK).await?.index;
+        let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+        Ok((Change::Address { interface: LOOPBACK.into(), index, address, prefix_len }, index, prefix_len))
+    }
+
+    async fn unused(&self, index: u32) -> Result<bool, HostError> {
+        Ok(self.netlink.clsact(index).await? == Some(Clsact::Existed)
+            && self.netlink.filters(index, Direction::Ingress).await?.is_empty()
+            && self.netlink.filters(index, Direction::Egress).await?.is_empty())
+    }
+}
+
+fn filter_change(interface: &Interface, direction: Direction, spec: &FilterSpec) -> Change {
+    Change::Filter {
+        interface: interface.name.clone(),
+        index: interface.index,
+        direction,
+        name: spec.name.clone(),
+        priority: spec.priority,
+    }
+}

@@ -1,0 +1,173 @@
+use super::*;
+
+fn address(last: u8) -> Change {
+    Change::Address { interface: "lo".into(), index: 1, address: IpAddr::from([192, 0, 2, last]), prefix_len: 32 }
+}
+
+fn setting(old: &str, new: &str) -> Change {
+    let key = Sysctl::ipv4_interface("eth0.100", "arp_ignore").unwrap();
+    Change::Sysctl { key, old: old.into(), new: new.into() }
+}
+
+fn base() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn open(base: &tempfile::TempDir) -> Journal {
+    Journal::open(base.path(), "edge", Role::Backend).unwrap()
+}
+
+fn text(base: &tempfile::TempDir) -> String {
+    fs::read_to_string(Journal::path_of(base.path(), "edge", Role::Backend)).unwrap()
+}
+
+#[test]
+fn what_is_recorded_is_there_after_a_crash() {
+    let base = base();
+    let changes = [
+        Change::Clsact { interface: "eth0".into(), index: 2 },
+        Change::Filter {
+            interface: "eth0".into(),
+            index: 2,
+            direction: Direction::Egress,
+            name: "sluice/edge/lb".into(),
+            priority: 10,
+        },
+        address(1),
+        Change::Link { name: "sluice4".into(), kind: TunnelKind::Ipip, local: "192.0.2.9".parse().unwrap() },
+        setting("0", "1"),
+    ];
+    let mut journal = open(&base);
+    for change in &changes {
+        journal.record(change.clone()).unwrap();
+    }
+    // No destructor runs in a crash.
+    std::mem::forget(journal);
+    assert_eq!(open(&base).changes(), changes);
+}
+
+#[test]
+fn recording_a_change_again_writes_nothing() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(address(1)).unwrap();
+    let once = text(&base);
+    journal.record(address(1)).unwrap();
+    assert_eq!(text(&base), once);
+    assert_eq!(open(&base).changes(), [address(1)]);
+}
+
+#[test]
+fn a_setting_keeps_its_first_old_value_and_its_last_new_one() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(setting("0", "1")).unwrap();
+    journal.record(setting("1", "2")).unwrap();
+    assert_eq!(journal.changes(), [setting("0", "2")]);
+    assert_eq!(open(&base).changes(), [setting("0", "2")]);
+}
+
+#[test]
+fn what_was_undone_is_forgotten_for_good() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(address(1)).unwrap();
+    journal.record(setting("0", "1")).unwrap();
+    journal.forget(&address(1)).unwrap();
+    journal.forget(&address(2)).unwrap();
+    assert_eq!(open(&base).changes(), [setting("0", "1")]);
+    // Its old value is the one that is found the next time.
+    journal.forget(&setting("?", "?")).unwrap();
+    journal.record(setting("2", "1")).unwrap();
+    assert_eq!(open(&base).changes(), [setting("2", "1")]);
+}
+
+#[test]
+fn every_way_to_tear_the_last_line_loses_that_line_alone() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(address(1)).unwrap();
+    let kept = text(&base).len();
+    journal.record(address(2)).unwrap();
+    let path = journal.path().to_owned();
+    let whole = fs::read(&path).unwrap();
+    for len in kept..whole.len() {
+        fs::write(&path, &whole[..len]).unwrap();
+        let mut torn = open(&base);
+        assert_eq!(torn.changes(), [address(1)], "cut at {len}");
+        torn.record(address(3)).unwrap();
+        assert_eq!(open(&base).changes(), [address(1), address(3)], "cut at {len}");
+    }
+    // Torn within the very first line: nothing can have been recorded.
+    for len in 0..whole.iter().position(|byte| *byte == b'\n').unwrap() {
+        fs::write(&path, &whole[..len]).unwrap();
+        assert_eq!(open(&base).changes(), []);
+        assert_eq!(text(&base), "{\"version\":1}\n");
+    }
+}
+
+#[test]
+fn a_whole_line_that_makes_no_sense_is_an_error_that_names_it() {
+    let base = base();
+    let path = open(&base).path().to_owned();
+    fs::write(&path, "{\"version\":1}\n{\"did\":{\"flood\":{}}}\n").unwrap();
+    let error = Journal::open(base.path(), "edge", Role::Backend).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:2: ", path.display())), "{error}");
+    assert!(error.contains("flood") && error.contains("remove the file"), "{error}");
+}
+
+#[test]
+fn another_versions_journal_is_refused_and_left_as_it_is() {
+    let base = base();
+    let path = open(&base).path().to_owned();
+    for (content, found) in
+        [("{\"version\":2}\n{\"future\":1}\n", 2), ("{\"did\":{\"clsact\":{\"interface\":\"a\",\"index\":1}}}\n", 0)]
+    {
+        fs::write(&path, content).unwrap();
+        let error = Journal::open(base.path(), "edge", Role::Backend).unwrap_err();
+        assert!(matches!(error, JournalError::Version { found: version, .. } if version == found), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn roles_and_instances_have_journals_of_their_own() {
+    let base = base();
+    open(&base).record(address(1)).unwrap();
+    assert_eq!(Journal::open(base.path(), "edge", Role::Lb).unwrap().changes(), []);
+    assert_eq!(Journal::open(base.path(), "other", Role::Backend).unwrap().changes(), []);
+}
+
+#[test]
+fn looking_for_a_journal_does_not_make_one() {
+    let base = base();
+    assert!(Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().is_none());
+    assert!(!base.path().join("edge").exists());
+    open(&base).record(address(1)).unwrap();
+    let found = Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().unwrap();
+    assert_eq!(found.changes(), [address(1)]);
+}
+
+#[test]
+fn a_removed_journal_takes_its_empty_directory_along_and_no_other() {
+    let base = base();
+    open(&base).remove().unwrap();
+    assert!(!base.path().join("edge").exists());
+    let journal = open(&base);
+    fs::write(base.path().join("edge/lock"), "").unwrap();
+    journal.remove().unwrap();
+    assert!(base.path().join("edge/lock").exists());
+}
+
+#[test]
+fn a_line_that_cannot_be_written_is_not_recorded() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(address(1)).unwrap();
+    // A descriptor that refuses writes, as a full disk would.
+    journal.file = File::open(journal.path()).unwrap();
+    assert!(matches!(journal.record(address(2)), Err(JournalError::Io { doing: "write", .. })));
+    assert!(matches!(journal.record(setting("0", "1")), Err(JournalError::Io { .. })));
+    assert_eq!(journal.changes(), [address(1)]);
+    assert_eq!(open(&base).changes(), [address(1)]);
+}

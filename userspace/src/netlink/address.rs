@@ -1,0 +1,149 @@
+//! Addresses of interfaces.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::AddressMessageBuilder;
+
+use super::{Error, Mode, Netlink, interface_name};
+
+/// What [`Netlink::add_address`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressAdded {
+    /// The interface did not have the address.
+    Created,
+    /// The interface had it already.
+    Existed,
+}
+
+/// What [`Netlink::remove_address`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressRemoved {
+    /// The interface had the address.
+    Removed,
+    /// The address or the interface was gone already.
+    Absent,
+}
+
+fn message(index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressMessage, Error> {
+    if prefix_len > if address.is_ipv4() { 32 } else { 128 } {
+        return Err(Error::PrefixLength { address, prefix_len });
+    }
+    Ok(match address {
+        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix_len).build(),
+        IpAddr::V6(v6) => {
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, prefix_len).build();
+            // Every backend has the same VIP addresses: duplicate address detection would find them all.
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+        }
+    })
+}
+
+impl Netlink {
+    /// Gives an interface an address; an IPv6 address without duplicate address detection.
+    ///
+    /// # Errors
+    /// [`Error::PrefixLength`], or the kernel's refusal (for example IPv6 switched off on the interface).
+    pub async fn add_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressAdded, Error> {
+        let request = RouteNetlinkMessage::NewAddress(message(index, address, prefix_len)?);
+        let doing = || format!("add {address}/{prefix_len} to {}", interface_name(index));
+        match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
+            Ok(_) => Ok(AddressAdded::Created),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(AddressAdded::Existed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes an address from an interface; an address or interface that is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::PrefixLength`], or the kernel's refusal.
+    pub async fn remove_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressRemoved, Error> {
+        let request = RouteNetlinkMessage::DelAddress(message(index, address, prefix_len)?);
+        let doing = || format!("remove {address}/{prefix_len} from {}", interface_name(index));
+        match self.request(request, Mode::One(0), doing).await {
+            Ok(_) => Ok(AddressRemoved::Removed),
+            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
+                Ok(AddressRemoved::Absent)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All addresses of this host, each with the index of its interface.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn local_addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
+        let addresses = self.addresses().await?;
+        Ok(addresses.into_iter().map(|(index, address, _)| (index, address)).collect())
+    }
+
+    /// Whether this very address and prefix length is on this interface.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn has_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<bool, Error> {
+        Ok(self.addresses().await?.contains(&(index, address, prefix_len)))
+    }
+
+    async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;
+        let own = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => own_address(&message),
+            _ => None,
+        });
+        Ok(own.collect())
+    }
+}
+
+/// The host's end of an address: on a point-to-point interface `Address` is the peer's and `Local` is ours.
+fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) => own = own.or(Some(*address)),
+            _ => {}
+        }
+    }
+    own.map(|address| (message.header.index, address, message.header.prefix_len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_end_of_a_point_to_point_address_is_taken() {
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        let peer: IpAddr = "192.0.2.2".parse().unwrap();
+        for order in [
+            [AddressAttribute::Address(peer), AddressAttribute::Local(own)],
+            [AddressAttribute::Local(own), AddressAttribute::Address(peer)],
+        ] {
+            let mut message = AddressMessage::default();
+            message.header.index = 7;
+            message.header.prefix_len = 32;
+            message.attributes = order.to_vec();
+            assert_eq!(own_address(&message), Some((7, own, 32)));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_added_without_duplicate_detection() {
+        let v6 = message(1, "2001:db8::1".parse().unwrap(), 128).unwrap();
+        assert!(v6.header.flags.contains(AddressHeaderFlags::Nodad));
+    }
+
+    #[test]
+    fn a_prefix_longer_than_the_address_is_refused() {
+        let error = message(1, "192.0.2.1".parse().unwrap(), 33).unwrap_err();
+        assert!(error.to_string().contains("192.0.2.1/33"), "{error}");
+        assert!(message(1, "2001:db8::1".parse().unwrap(), 33).is_ok());
+    }
+}

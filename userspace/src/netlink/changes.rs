@@ -1,0 +1,55 @@
+//! "Something about links, addresses, routes or rules has changed": when to look routes up again.
+
+use std::io;
+
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+
+use super::Error;
+
+/// What can move a route or the device it leads through.
+const GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
+];
+
+/// A receiver of change notifications.
+///
+/// The messages themselves are not decoded: a message of a kind that this version does not know is a change all the same, and
+/// so are messages that the kernel had to drop. Many changes may arrive at once; coalescing them is up to the receiver.
+pub struct Changes {
+    socket: TokioSocket,
+}
+
+impl Changes {
+    pub(super) fn subscribe() -> Result<Self, Error> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(Error::Connect)?;
+        let inner = socket.socket_mut();
+        inner.bind(&SocketAddr::new(0, 0)).map_err(Error::Connect)?;
+        for group in GROUPS {
+            inner.add_membership(group as u32).map_err(Error::Connect)?;
+        }
+        Ok(Self { socket })
+    }
+
+    /// Waits for the next change. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// An error of the socket other than lost messages, which count as a change.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        // Only the fact counts, so the message may be cut to this buffer.
+        let mut buffer = Vec::with_capacity(64);
+        match self.socket.recv_from(&mut buffer).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

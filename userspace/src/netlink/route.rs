@@ -1,0 +1,173 @@
+//! Where packets to an address would go.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Error, Mode, Netlink};
+
+/// The way to an address, as the kernel would choose it for a packet that this host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The interface through which packets leave; the loopback interface for a local address.
+    pub index: u32,
+    /// The largest packet that fits, in bytes from the outer IP header on: the route's own MTU where it has one (set, or learned
+    /// from a router), the device's otherwise.
+    pub mtu: u32,
+    /// The router to which packets are handed; `None` when the address is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The address belongs to this very host, so packets to it never leave.
+    pub local: bool,
+}
+
+impl Netlink {
+    /// Looks up the route to an address, optionally for packets from a given address of this host.
+    ///
+    /// `None` when it cannot be reached: no route, or one that says blackhole, unreachable or prohibit, or an address that is not
+    /// one host's (broadcast, multicast).
+    ///
+    /// # Errors
+    /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
+    pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
+        let request = RouteNetlinkMessage::GetRoute(question(destination, source));
+        let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
+        let answers = match answer {
+            Ok(answers) => answers,
+            Err(error) if error.errno().is_some_and(is_unreachable) => {
+                // The kernel gives the same numbers for a source that is not ours, and that is a fault of the configuration.
+                if let Some(from) = source
+                    && !self.local_addresses().await?.iter().any(|(_, address)| *address == from)
+                {
+                    return Err(Error::SourceNotLocal { destination, from });
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let found = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Some(answered(message)),
+            _ => None,
+        });
+        let Some(found) = found.flatten() else {
+            return Ok(None);
+        };
+        let mtu = match found.mtu {
+            Some(mtu) => mtu,
+            None => match self.interface_at(found.index).await? {
+                Some(interface) => interface.mtu,
+                // It vanished between the two questions, and the route with it.
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Route { index: found.index, mtu, gateway: found.gateway, local: found.local }))
+    }
+}
+
+/// Blackhole is `EINVAL`, prohibit `EACCES`, throw at the end of the rules `EAGAIN`; the others say what they mean.
+fn is_unreachable(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::EINVAL
+            | libc::EACCES
+            | libc::EAGAIN
+            | libc::ENETDOWN
+            | libc::ESRCH
+    )
+}
+
+fn question(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let (family, bits) = match destination {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = bits;
+    message.attributes.push(RouteAttribute::Destination(destination.into()));
+    if let Some(source) = source {
+        message.header.source_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Source(source.into()));
+    }
+    message
+}
+
+/// The useful parts of an answer; `mtu` only where the route itself has one.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    index: u32,
+    mtu: Option<u32>,
+    gateway: Option<IpAddr>,
+    local: bool,
+}
+
+fn answered(message: &RouteMessage) -> Option<Answer> {
+    let local = match message.header.kind {
+        RouteType::Unicast | RouteType::Anycast => false,
+        RouteType::Local => true,
+        _ => return None,
+    };
+    let mut index = None;
+    let mut mtu = None;
+    let mut gateway = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(Answer { index: index?, mtu, gateway, local })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.kind = kind;
+        message.attributes = attributes;
+        message
+    }
+
+    #[test]
+    fn refusing_routes_are_no_routes() {
+        for kind in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Multicast] {
+            assert_eq!(answered(&answer(kind, vec![RouteAttribute::Oif(1)])), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_routes_own_mtu_and_a_gateway_of_the_other_family_are_read() {
+        let gateway = "fe80::1".parse().unwrap();
+        let message = answer(
+            RouteType::Unicast,
+            vec![
+                RouteAttribute::Oif(3),
+                RouteAttribute::Via(RouteVia::Inet6(gateway)),
+                RouteAttribute::Metrics(vec![RouteMetric::Hoplimit(64), RouteMetric::Mtu(1400)]),
+            ],
+        );
+        let expected = Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
+        assert_eq!(answered(&message), Some(expected));
+    }
+
+    #[test]
+    fn an_mtu_of_zero_is_none() {
+        let message =
+            answer(RouteType::Local, vec![RouteAttribute::Oif(1), RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)])]);
+        assert_eq!(answered(&message), Some(Answer { index: 1, mtu: None, gateway: None, local: true }));
+    }
+}

@@ -1,0 +1,191 @@
+//! What makes a host a backend, seen from the network.
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use libtest_mimic::Completion;
+use sluice::host::{Decapsulation, HostError};
+use sluice::netlink::{AddressAdded, Error};
+
+use crate::support::{Peer, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A peer beyond `one`, in the same networks, that takes the VIP addresses for neighbours as well.
+fn neighbour() -> Peer {
+    let peer = Peer::new();
+    peer.connect("one", "peer");
+    run("ip addr add 192.0.2.1/24 dev one");
+    run("ip addr add 2001:db8::1/64 dev one nodad");
+    peer.run(|| {
+        run("ip addr add 192.0.2.2/24 dev peer");
+        run("ip addr add 2001:db8::2/64 dev peer nodad");
+        run("ip route add 203.0.113.0/24 dev peer");
+        run("ip route add 2001:db8:1::/64 dev peer");
+    });
+    peer
+}
+
+pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
+    let peer = neighbour();
+    // The proof that the question is asked, and answered without the settings.
+    run("ip addr add 203.0.113.99/32 dev lo");
+    assert!(peer.run(|| answers_for(ip("203.0.113.99"))), "a kernel left alone answers ARP for addresses on lo");
+    run("ip addr del 203.0.113.99/32 dev lo");
+    peer.run(|| run("ip neigh flush all"));
+
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    host.prepare_backend(&setup(&["one".into()], &[], &vips)).await.unwrap();
+    for vip in vips {
+        assert!(!peer.run(move || answers_for(vip)), "{vip} is announced");
+    }
+    for own in ["192.0.2.1", "2001:db8::1"] {
+        assert!(peer.run(move || answers_for(ip(own))), "{own} must still be found");
+    }
+}
+
+pub(crate) async fn preparing_twice_changes_nothing_more() {
+    let _peer = neighbour();
+    let base = tempfile::tempdir().unwrap();
+    let interfaces = ["one".into()];
+    let local = [ip("192.0.2.1"), ip("2001:db8::1")];
+    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let mut first = host(base.path());
+    let report = first.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    assert_eq!(report.decapsulation.len(), 2);
+    for (address, decapsulation) in &report.decapsulation {
+        let kind = if address.is_ipv4() { "ipip" } else { "ip6tnl" };
+        match decapsulation {
+            Decapsulation::Device(tunnel) => assert!(tunnel.created, "{tunnel:?}"),
+            Decapsulation::Program { reason } => {
+                assert_eq!(reason, &format!("this kernel has no {kind} devices"))
+            }
+        }
+    }
+    let after = snapshot();
+    let written = first.journal().changes().to_vec();
+    drop(first);
+    // The next daemon finds everything as it should be, and the journal still knows what to undo.
+    let mut second = host(base.path());
+    let again = second.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    assert_eq!(again.changed, Vec::<String>::new());
+    assert_eq!(second.journal().changes(), written);
+    assert_eq!(snapshot(), after);
+    let without = sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &vips) };
+    let report = second.prepare_backend(&without).await.unwrap();
+    assert!(report.decapsulation.iter().all(|(_, how)| matches!(how, Decapsulation::Program { .. })), "{report:?}");
+}
+
+pub(crate) async fn strict_reverse_path_filtering_is_loosened_only_where_it_is_strict() {
+    let _peer = neighbour();
+    for (all, own, expected) in [("0", "0", "0"), ("0", "1", "2"), ("1", "0", "2"), ("1", "2", "2"), ("2", "1", "1")] {
+        set_sysctl("all", "rp_filter", all);
+        set_sysctl("one", "rp_filter", own);
+        let base = tempfile::tempdir().unwrap();
+        let mut host = host(base.path());
+        let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
+        let without = sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &[]) };
+        host.prepare_backend(&without).await.unwrap();
+        assert_eq!(sysctl("one", "rp_filter"), expected, "all {all}, own {own}");
+        assert_eq!(sysctl("all", "rp_filter"), all);
+        host.undo_all().await.unwrap();
+        assert_eq!(sysctl("one", "rp_filter"), own);
+    }
+}
+
+pub(crate) async fn interfaces_with_dots_are_silenced_too() {
+    veth("one", "other");
+    run("ip link set one down");
+    run("ip link set one name eth0.100");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    host.prepare_backend(&setup(&["eth0.100".into()], &[], &[ip("203.0.113.10")])).await.unwrap();
+    assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("1".into(), "2".into()));
+    host.undo_all().await.unwrap();
+    assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("0".into(), "0".into()));
+}
+
+pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes() {
+    let _peer = neighbour();
+    run("ip addr add 203.0.113.50/24 dev one");
+    set_sysctl("all", "arp_ignore", "3");
+    let before = snapshot();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let good = ip("203.0.113.10");
+    let one = ["one".to_owned()];
+    let none = ["one".to_owned(), "nine".to_owned()];
+    let missing = host.prepare_backend(&setup(&none, &[], &[good])).await.unwrap_err();
+    assert!(matches!(missing, HostError::Netlink(Error::NoInterface { .. })), "{missing}");
+    let foreign = host.prepare_backend(&setup(&one, &[ip("192.0.2.77")], &[good])).await.unwrap_err();
+    assert!(matches!(foreign, HostError::NotLocal(_)), "{foreign}");
+    let announced = host.prepare_backend(&setup(&one, &[], &[good, ip("203.0.113.50")])).await.unwrap_err();
+    assert!(announced.to_string().contains("203.0.113.50 is on one"), "{announced}");
+    let forced = host.prepare_backend(&setup(&one, &[], &[good])).await.unwrap_err();
+    assert!(forced.to_string().contains("net/ipv4/conf/all/arp_ignore is 3"), "{forced}");
+    assert_eq!(snapshot(), before);
+    assert_eq!(host.journal().changes(), []);
+}
+
+pub(crate) async fn a_removed_vip_leaves_and_one_that_was_there_stays() {
+    run("ip addr add 203.0.113.30/32 dev lo");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (ours, theirs) = (ip("203.0.113.10"), ip("203.0.113.30"));
+    assert_eq!(host.ensure_vip(ours).await.unwrap(), AddressAdded::Created);
+    assert_eq!(host.ensure_vip(theirs).await.unwrap(), AddressAdded::Existed);
+    assert!(host.remove_vip(ours).await.unwrap());
+    assert!(!host.remove_vip(ours).await.unwrap());
+    assert!(!host.remove_vip(theirs).await.unwrap());
+    let shown = run("ip addr show lo");
+    assert!(shown.contains("203.0.113.30") && !shown.contains("203.0.113.10"), "{shown}");
+    assert_eq!(host.journal().changes(), []);
+}
+
+pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Completion {
+    for (kind, local) in [("ipip", "192.0.2.1"), ("ip6tnl", "2001:db8::1")] {
+        if !try_run(&format!("ip link add probe type {kind} local {local}")).0 {
+            return Completion::ignored_with(format!("this kernel has no {kind} devices"));
+        }
+        run("ip link del probe");
+    }
+    let peer = neighbour();
+    set_sysctl("all", "rp_filter", "1");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let local = [ip("192.0.2.1"), ip("2001:db8::1")];
+    host.prepare_backend(&setup(&["one".into()], &local, &vips)).await.unwrap();
+    assert_eq!(sysctl("sluice4", "rp_filter"), "2");
+    // The client's packets come out of the tunnel while the way back to it leads through `one`.
+    peer.run(|| {
+        run("ip link add wrap4 type ipip local 192.0.2.2 remote 192.0.2.1");
+        run("ip link add wrap6 type ip6tnl mode ip6ip6 local 2001:db8::2 remote 2001:db8::1");
+        for wrap in ["wrap4", "wrap6"] {
+            run(&format!("ip link set {wrap} up"));
+        }
+        run("ip route add 203.0.113.10/32 dev wrap4 src 192.0.2.2");
+        run("ip route add 2001:db8:1::10/128 dev wrap6 src 2001:db8::2");
+    });
+    for vip in vips {
+        let socket = UdpSocket::bind((vip, 4000)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut buffer = [0; 64];
+        let arrived = (0..60).any(|_| {
+            peer.run(move || {
+                let any = if vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+                UdpSocket::bind((any, 0)).unwrap().send_to(b"hello", (vip, 4000)).unwrap();
+            });
+            matches!(socket.recv(&mut buffer), Ok(5))
+        });
+        assert!(arrived, "nothing arrived at {vip}: {}", run("ip -s link"));
+    }
+    let report = host.undo_all().await.unwrap();
+    assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");
+    assert!(!run("ip link").contains("sluice"));
+    Completion::Completed
+}

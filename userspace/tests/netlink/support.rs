@@ -1,0 +1,247 @@
+//! Network namespaces, programs and snapshots for the privileged tests.
+
+use std::fs;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Completion, Failed};
+use nix::sched::{CloneFlags, unshare};
+use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6};
+use sluice::journal::{Journal, Role};
+use sluice::netlink::{FilterSpec, Netlink};
+
+/// How long one test may take: generous, for emulated machines.
+const TEST_WITHIN: Duration = Duration::from_secs(300);
+
+/// Runs a test on a thread of its own in a network namespace of its own, which vanishes with the thread.
+pub(crate) fn in_namespace<F, R>(test: F) -> Result<Completion, Failed>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Future<Output = crate::Verdict>,
+{
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
+            run("ip link set lo up");
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().expect("a runtime can be built").block_on(test())
+        }));
+        let _ = done.send(outcome.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+        }));
+    });
+    match result.recv_timeout(TEST_WITHIN) {
+        Ok(Ok(verdict)) => Ok(verdict.0),
+        Ok(Err(text)) => Err(text.into()),
+        Err(_) => Err(format!("not done within {} s", TEST_WITHIN.as_secs()).into()),
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A second network namespace, with a thread in it.
+pub(crate) struct Peer {
+    jobs: mpsc::Sender<Job>,
+    thread_id: i32,
+}
+
+impl Peer {
+    pub(crate) fn new() -> Self {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (ready, is_ready) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
+            run("ip link set lo up");
+            let _ = ready.send(nix::unistd::gettid().as_raw());
+            inbox.into_iter().for_each(|job| job());
+        });
+        Self { jobs, thread_id: is_ready.recv().expect("the namespace is ready") }
+    }
+
+    /// Runs something in the namespace and waits for it.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        self.jobs.send(Box::new(move || drop(done.send(job())))).expect("the namespace's thread lives");
+        result.recv_timeout(TEST_WITHIN).expect("the job in the other namespace succeeds")
+    }
+
+    /// Joins both namespaces by a veth pair: `here` in this one, `there` in the peer's.
+    pub(crate) fn connect(&self, here: &str, there: &str) {
+        run(&format!("ip link add {here} type veth peer name {there} netns {}", self.thread_id));
+        run(&format!("ip link set {here} addrgenmode none up"));
+        let command = format!("ip link set {there} addrgenmode none up");
+        self.run(move || run(&command));
+    }
+}
+
+/// Runs a command that must succeed; gives its output.
+pub(crate) fn run(command: &str) -> String {
+    let (good, text) = try_run(command);
+    assert!(good, "`{command}` failed: {text}");
+    text
+}
+
+/// Runs a command; gives whether it succeeded, and its output.
+pub(crate) fn try_run(command: &str) -> (bool, String) {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a command");
+    let output =
+        Command::new(program).args(words).output().unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    let text =
+        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
+    (output.status.success(), text)
+}
+
+/// Two ends of a veth pair in this namespace, up, without link-local addresses (which come and settle on their own).
+pub(crate) fn veth(one: &str, other: &str) {
+    run(&format!("ip link add {one} type veth peer name {other}"));
+    for name in [one, other] {
+        run(&format!("ip link set {name} addrgenmode none up"));
+    }
+}
+
+pub(crate) fn spec(name: &str, priority: u16) -> FilterSpec {
+    FilterSpec { name: name.into(), priority }
+}
+
+/// Opens a journal below a directory, and the host it belongs to.
+pub(crate) fn host(base: &Path) -> Host {
+    let journal = Journal::open(base, "edge", Role::Backend).expect("the journal opens");
+    Host::new(Netlink::connect().expect("netlink connects"), journal)
+}
+
+pub(crate) fn setup<'a>(
+    interfaces: &'a [String],
+    local: &'a [std::net::IpAddr],
+    vips: &'a [std::net::IpAddr],
+) -> BackendSetup<'a> {
+    BackendSetup { interfaces, local, vips, tunnels: true, tunnel_v4: TUNNEL_V4, tunnel_v6: TUNNEL_V6 }
+}
+
+pub(crate) fn sysctl(interface: &str, setting: &str) -> String {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/{setting}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+}
+
+pub(crate) fn set_sysctl(interface: &str, setting: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/{setting}");
+    fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// The host as the usual tools show it. Taken twice until it rests: link states settle a moment after a change.
+pub(crate) fn snapshot() -> String {
+    let mut last = snapshot_now();
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(30));
+        let next = snapshot_now();
+        if next == last {
+            return last;
+        }
+        last = next;
+    }
+    panic!("the host does not come to rest:\n{last}");
+}
+
+fn snapshot_now() -> String {
+    let mut text = String::new();
+    for command in ["ip -d addr", "ip route show table all", "ip -6 route show table all", "tc qdisc show"] {
+        text += &format!("$ {command}\n{}", run(command));
+    }
+    let mut names: Vec<_> =
+        fs::read_dir("/proc/sys/net/ipv4/conf").expect("sysctls").map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    for interface in names {
+        let name = interface.file_name().unwrap().to_string_lossy().into_owned();
+        for side in ["ingress", "egress"].iter().filter(|_| !matches!(name.as_str(), "all" | "default")) {
+            // Fails where there is no qdisc, which is a state like any other.
+            text += &format!("$ filters {name} {side}\n{}", try_run(&format!("tc filter show dev {name} {side}")).1);
+        }
+        for setting in ["arp_ignore", "arp_announce", "rp_filter"] {
+            text += &format!("{name}.{setting}={}\n", sysctl(&name, setting));
+        }
+    }
+    text
+}
+
+/// Loads `r0 = -1; exit`, a filter that lets every packet pass (`TC_ACT_UNSPEC`): its descriptor and its id.
+pub(crate) fn program() -> (OwnedFd, u32) {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        program: u64,
+        license: u64,
+        log: [u32; 2],
+        log_buffer: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Info {
+        descriptor: u32,
+        len: u32,
+        info: u64,
+    }
+    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    let license = c"GPL";
+    let load = Load {
+        kind: BPF_PROG_TYPE_SCHED_CLS,
+        instructions: instructions.len() as u32,
+        program: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log: [0; 2],
+        log_buffer: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: `load` is laid out as the kernel's attribute union for this command, and what it points to outlives the call.
+    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
+    assert!(descriptor >= 0, "cannot load a program: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel has just made this descriptor for us.
+    let program = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    // struct bpf_prog_info: type, id, ...
+    let mut words = [0u32; 2];
+    let ask = Info {
+        descriptor: program.as_raw_fd() as u32,
+        len: size_of_val(&words) as u32,
+        info: words.as_mut_ptr() as u64,
+    };
+    // SAFETY: as above; the kernel writes at most `len` bytes to `words`.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, size_of::<Info>()) };
+    assert_eq!(result, 0, "cannot ask for the program's id: {}", std::io::Error::last_os_error());
+    (program, std::hint::black_box(words)[1])
+}
+
+/// Whether this namespace's neighbour table gets an Ethernet address for `address` when something is sent to it.
+pub(crate) fn answers_for(address: std::net::IpAddr) -> bool {
+    let any: SocketAddr = match address {
+        std::net::IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        std::net::IpAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).expect("a socket");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        // A refused or unreachable neighbour makes later sends fail; the neighbour table has the verdict.
+        let _ = socket.send_to(b"who has it?", (address, 9));
+        thread::sleep(Duration::from_millis(100));
+        let state = run(&format!("ip neigh show {address}"));
+        match state.contains("lladdr") {
+            true => return true,
+            false if state.contains("FAILED") => return false,
+            false => {}
+        }
+    }
+    panic!("no verdict about {address}: {}", run("ip neigh show"));
+}

@@ -1,0 +1,233 @@
+//! The journal against the host: what is undone, what is left alone.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use sluice::journal::{Change, Journal, Role, UndoReport};
+use sluice::netlink::{Direction, Netlink};
+use sluice::sysctl::Sysctl;
+
+use crate::support::{host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth};
+
+/// Opens the journal as a new process would, and undoes it.
+async fn undo(base: &Path) -> UndoReport {
+    let journal = Journal::open_existing(base, "edge", Role::Backend).unwrap().expect("a journal");
+    journal.undo_all(&Netlink::connect().unwrap()).await.unwrap()
+}
+
+fn journal_is_gone(base: &Path) {
+    let path = Journal::path_of(base, "edge", Role::Backend);
+    assert!(!path.exists() && !path.parent().unwrap().exists(), "{} is left", path.display());
+}
+
+pub(crate) async fn undoing_a_balancer_restores_the_host() {
+    veth("one", "other");
+    run("tc qdisc add dev other clsact");
+    let before = snapshot();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (program, _) = program();
+    for interface in ["one", "other"] {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            host.attach(interface, direction, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
+        }
+    }
+    assert_ne!(snapshot(), before);
+    // As after `kill -9`: nothing but the file remains.
+    std::mem::forget(host);
+    let report = undo(base.path()).await;
+    assert_eq!((report.undone.len(), report.left.len(), report.failed.len()), (5, 0, 0), "{report}");
+    assert_eq!(snapshot(), before);
+    journal_is_gone(base.path());
+}
+
+fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [std::net::IpAddr; 3]) {
+    veth("one", "other");
+    run("ip addr add 192.0.2.1/24 dev one");
+    run("ip addr add 2001:db8::1/64 dev one nodad");
+    run("ip addr add 203.0.113.30/32 dev lo");
+    set_sysctl("all", "rp_filter", "1");
+    set_sysctl("one", "arp_announce", "1");
+    let vips = ["203.0.113.10", "2001:db8:1::10", "203.0.113.30"];
+    (["one".into()], ["192.0.2.1", "2001:db8::1"].map(|a| a.parse().unwrap()), vips.map(|a| a.parse().unwrap()))
+}
+
+pub(crate) async fn undoing_a_backend_restores_the_host() {
+    let (interfaces, local, vips) = backend_lab();
+    let before = snapshot();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let report = host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    assert!(report.changed.len() >= 5, "{report:?}");
+    assert_ne!(snapshot(), before);
+    std::mem::forget(host);
+    let report = undo(base.path()).await;
+    assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");
+    assert_eq!(snapshot(), before, "the address that was on lo before stays, too");
+    journal_is_gone(base.path());
+}
+
+/// Everything that Sluice changes, one after the other.
+fn every_change(one: u32) -> Vec<Change> {
+    let key = |setting| Sysctl::ipv4_interface("one", setting).unwrap();
+    let address = |text: &str, prefix_len| Change::Address {
+        interface: "lo".into(),
+        index: 1,
+        address: text.parse().unwrap(),
+        prefix_len,
+    };
+    let filter = |direction| Change::Filter {
+        interface: "one".into(),
+        index: one,
+        direction,
+        name: "sluice/edge/backend".into(),
+        priority: 10,
+    };
+    vec![
+        Change::Sysctl { key: key("arp_ignore"), old: "0".into(), new: "1".into() },
+        Change::Sysctl { key: key("arp_announce"), old: "1".into(), new: "2".into() },
+        address("203.0.113.10", 32),
+        address("2001:db8:1::10", 128),
+        Change::Clsact { interface: "one".into(), index: one },
+        filter(Direction::Ingress),
+        filter(Direction::Egress),
+    ]
+}
+
+async fn make(change: &Change, netlink: &Netlink) {
+    match change {
+        Change::Sysctl { key, new, .. } => key.write(new).unwrap(),
+        Change::Address { index, address, prefix_len, .. } => {
+            netlink.add_address(*index, *address, *prefix_len).await.unwrap();
+        }
+        Change::Clsact { index, .. } => {
+            netlink.ensure_clsact(*index).await.unwrap();
+        }
+        Change::Filter { index, direction, name, priority, .. } => {
+            netlink.put_filter(*index, *direction, &spec(name, *priority), program().0.as_fd()).await.unwrap();
+        }
+        Change::Link { name, kind, local } => {
+            netlink.create_tunnel(name, *kind, *local).await.unwrap();
+        }
+    }
+}
+
+pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
+    let (_, local, _) = backend_lab();
+    let netlink = Netlink::connect().unwrap();
+    let one = netlink.interface("one").await.unwrap().index;
+    let mut changes = every_change(one);
+    for local in local {
+        let kind = sluice::netlink::TunnelKind::of(local);
+        if try_run(&format!("ip link add probe type {kind} local {local}")).0 {
+            run("ip link del probe");
+            changes.push(Change::Link { name: format!("sluice-{kind}"), kind, local });
+        }
+    }
+    let before = snapshot();
+    for made in 0..=changes.len() {
+        for undone_before in 0..=1 {
+            let base = tempfile::tempdir().unwrap();
+            let mut journal = Journal::open(base.path(), "edge", Role::Backend).unwrap();
+            for change in &changes[..made] {
+                journal.record(change.clone()).unwrap();
+                make(change, &netlink).await;
+            }
+            // Killed after the next change was announced and before it was made.
+            if let Some(next) = changes.get(made) {
+                journal.record(next.clone()).unwrap();
+            }
+            std::mem::forget(journal);
+            if undone_before == 1 && made > 0 {
+                // An earlier attempt to undo was killed after undoing the last change and before saying so.
+                let base = tempfile::tempdir().unwrap();
+                let mut journal = Journal::open(base.path(), "edge", Role::Backend).unwrap();
+                journal.record(changes[made - 1].clone()).unwrap();
+                journal.undo_all(&netlink).await.unwrap();
+            }
+            let report = undo(base.path()).await;
+            assert!(report.failed.is_empty(), "killed after {made}: {report}");
+            assert_eq!(snapshot(), before, "killed after {made}:\n{report}");
+            journal_is_gone(base.path());
+        }
+    }
+}
+
+pub(crate) async fn what_others_changed_since_is_left_alone() {
+    let (interfaces, local, vips) = backend_lab();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    std::mem::forget(host);
+    set_sysctl("one", "arp_ignore", "8");
+    set_sysctl("one", "arp_announce", "1");
+    run("ip addr del 203.0.113.10/32 dev lo");
+    let report = undo(base.path()).await;
+    assert!(report.failed.is_empty() && report.left.len() == 3, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("somebody has set it to 8 since") && text.contains("it is 1 already"), "{text}");
+    assert_eq!((sysctl("one", "arp_ignore"), sysctl("one", "arp_announce")), ("8".into(), "1".into()));
+    journal_is_gone(base.path());
+}
+
+pub(crate) async fn a_clsact_qdisc_with_filters_of_others_stays() {
+    veth("one", "other");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (program, _) = program();
+    let index = host.netlink().interface("one").await.unwrap().index;
+    host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
+    host.netlink().put_filter(index, Direction::Egress, &spec("theirs", 1), program.as_fd()).await.unwrap();
+    let report = host.undo_all().await.unwrap();
+    assert_eq!(report.left.len(), 1, "{report}");
+    assert!(report.left[0].1.contains("others use it: egress bpf filter \"theirs\""), "{report}");
+    let netlink = Netlink::connect().unwrap();
+    assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
+    assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap()[0].bpf_name.as_deref(), Some("theirs"));
+    journal_is_gone(base.path());
+}
+
+pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
+    let (interfaces, local, vips) = backend_lab();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    let (program, _) = program();
+    host.attach("one", Direction::Ingress, &spec("sluice/edge/backend", 10), program.as_fd()).await.unwrap();
+    std::mem::forget(host);
+    run("ip link del one");
+    // Another interface of the same name is not the one that we changed.
+    veth("one", "other");
+    run("tc qdisc add dev one clsact");
+    let report = undo(base.path()).await;
+    assert!(report.failed.is_empty(), "{report}");
+    assert!(report.to_string().contains("its interface is gone"), "{report}");
+    assert!(run("tc qdisc show dev one").contains("clsact"));
+    assert!(!run("ip addr show lo").contains("203.0.113.10"));
+    journal_is_gone(base.path());
+}
+
+pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
+    let (interfaces, local, vips) = backend_lab();
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
+    std::mem::forget(host);
+    // A value that the kernel does not take back.
+    let path = Journal::path_of(base.path(), "edge", Role::Backend);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let spoilt = text.replacen("\"old\":\"1\",\"new\":\"2\"", "\"old\":\"nonsense\",\"new\":\"2\"", 1);
+    assert_ne!(spoilt, text);
+    std::fs::write(&path, spoilt).unwrap();
+    for _ in 0..2 {
+        let report = undo(base.path()).await;
+        assert_eq!(report.failed.len(), 1, "{report}");
+        assert!(report.failed[0].1.contains("to nonsense"), "{report}");
+        assert!(!run("ip addr show lo").contains("203.0.113.10"), "the rest is undone");
+        let left = Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().expect("the journal stays");
+        assert_eq!(left.changes().len(), 1);
+    }
+    set_sysctl("one", "arp_announce", "1");
+    assert!(undo(base.path()).await.failed.is_empty());
+    journal_is_gone(base.path());
+}
