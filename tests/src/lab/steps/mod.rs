@@ -50,28 +50,28 @@ pub struct Step {
     /// A heading.
     pub title: &'static str,
     run: fn(&mut Examination<'_>) -> Result<()>,
+    /// Whether it takes away what a failure before it is best understood from. It is not taken after a failure.
+    destroys: bool,
+}
+
+impl Step {
+    const fn new(name: &'static str, title: &'static str, run: fn(&mut Examination<'_>) -> Result<()>) -> Self {
+        Self { name, title, run, destroys: false }
+    }
 }
 
 /// All steps in order. Each builds on the ones before.
 pub const STEPS: &[Step] = &[
-    Step { name: "hosts_reach_each_other", title: "The bare network", run: plain::run },
-    Step { name: "daemons_start", title: "sluice starts on balancers and backends", run: plain::start },
-    Step { name: "requests_spread_by_weight", title: "Requests spread by weight", run: spread::run },
-    Step { name: "no_reply_crosses_a_balancer", title: "Replies go straight to the clients", run: replies::run },
-    Step { name: "packets_are_encapsulated", title: "One encapsulated packet of each IP version", run: packet::run },
-    Step {
-        name: "changes_break_no_connection",
-        title: "A backend joins, another drains, connections stay",
-        run: change::run,
-    },
-    Step {
-        name: "restarts_break_no_connection",
-        title: "Daemons end and come back, traffic goes on",
-        run: restart::run,
-    },
-    Step { name: "balancers_agree", title: "Both balancers hold the same tables", run: tables::run },
-    Step { name: "down_restores_the_hosts", title: "sluice down restores every host", run: restore::run },
-    Step { name: "nothing_is_left", title: "The lab is removed", run: restore::removed },
+    Step::new("hosts_reach_each_other", "The bare network", plain::run),
+    Step::new("daemons_start", "sluice starts on balancers and backends", plain::start),
+    Step::new("requests_spread_by_weight", "Requests spread by weight", spread::run),
+    Step::new("no_reply_crosses_a_balancer", "Replies go straight to the clients", replies::run),
+    Step::new("packets_are_encapsulated", "One encapsulated packet of each IP version", packet::run),
+    Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
+    Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),
+    Step::new("balancers_agree", "Both balancers hold the same tables", tables::run),
+    Step { destroys: true, ..Step::new("down_restores_the_hosts", "sluice down restores every host", restore::run) },
+    Step { destroys: true, ..Step::new("nothing_is_left", "The lab is removed", restore::removed) },
 ];
 
 /// Brings a lab up, takes every step, removes the lab. True when everything held. A failure's artefacts are kept and named.
@@ -99,16 +99,15 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
         connections: None,
     };
     for step in STEPS {
+        if step.destroys && !examination.show.all_held() {
+            break;
+        }
         examination.show.step(step.title);
         // A panic is a failed step like an error: what follows it, the clean-up included, must still happen.
         let result = catch_unwind(AssertUnwindSafe(|| (step.run)(&mut examination)));
         let result = result.unwrap_or_else(|_| Err(anyhow!("the step panicked; see the message above")));
         if let Err(error) = result {
             examination.show.check(false, format!("{error:#}"));
-            break;
-        }
-        // What failed is seen best while everything is still there.
-        if step.name == "balancers_agree" && !examination.show.all_held() {
             break;
         }
     }
@@ -161,7 +160,8 @@ impl Examination<'_> {
     fn keep_artefacts(&self) -> Result<PathBuf> {
         let directory = tempfile::Builder::new().prefix("sluice-lab-failed-").tempdir()?.keep();
         for kind in [self.lab.state.logs(), self.lab.state.config()] {
-            for entry in std::fs::read_dir(kind)?.flatten() {
+            // Gone when it was the removal itself that failed.
+            for entry in std::fs::read_dir(kind).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 // The key is of no use to a reader and should not travel with a bug report.
                 if name != "hash.key" {
