@@ -111,17 +111,19 @@ impl Show {
         }
     }
 
-    /// A table; the columns after the first are numbers and stand on the right.
+    /// A table; columns of numbers stand on the right.
     pub fn table(&self, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+        let rows: Vec<_> = rows.into_iter().collect();
         let mut table = Table::new();
         table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(head);
-        for row in rows {
-            table.add_row(row);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            let numeric = |cell: &str| cell == "-" || cell.trim_end_matches(" %").parse::<f64>().is_ok();
+            if rows.iter().filter_map(|row| row.get(index)).all(|cell| numeric(cell)) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        table.add_rows(rows);
         self.say(table);
     }
 

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A lab under examination: what one step learns and a later one needs.
@@ -106,6 +107,7 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
         // A panic is a failed step like an error: what follows it, the clean-up included, must still happen.
         let result = catch_unwind(AssertUnwindSafe(|| (step.run)(&mut examination)));
         let result = result.unwrap_or_else(|_| Err(anyhow!("the step panicked; see the message above")));
+        wait_if_interrupted();
         if let Err(error) = result {
             examination.show.check(false, format!("{error:#}"));
             break;
@@ -122,6 +124,16 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
         show.check(false, format!("the lab is removed: {error:#}"));
     }
     show.all_held()
+}
+
+/// Whether a signal has asked this process to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Leaves the end to the thread that received the signal: what fails while it removes the lab is no finding.
+fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
 }
 
 /// Removes the lab when a signal asks this process to end, then ends it.
@@ -141,6 +153,7 @@ fn remove_on_signal(state: StateDir) -> Result<()> {
                 _ = hangup.recv() => SignalKind::hangup(),
             }
         });
+        INTERRUPTED.store(true, Ordering::Relaxed);
         eprintln!("sluice-lab: signal {}: removing the lab", number.as_raw_value());
         if let Err(error) = state.remove() {
             eprintln!("sluice-lab: error: {error:#}");
