@@ -404,6 +404,19 @@ mod tests {
         assert_ne!(one.fingerprint(), near.fingerprint());
     }
 
+    /// The expected values are OpenSSL's: `printf %s PURPOSE | openssl mac -macopt hexkey:KEY -macopt size:16 -in - SIPHASH`.
+    #[test]
+    fn what_is_derived_never_changes() {
+        let key = HashKey::from_hex(SOME.as_bytes()).unwrap();
+        let flow_key = 0x1e9d_04b8_a8a6_121b_915a_3a20_9512_4ad3_u128.to_be_bytes();
+        let words = key.flow_key().map(u64::to_le_bytes).concat();
+        assert_eq!(words, flow_key);
+        let table_seed = 0x6728_9d7b_728b_4a63_4259_8860_f403_2aa8_u128;
+        assert_eq!(key.table_seed(), table_seed.to_be_bytes());
+        // The first eight bytes, 3e2c.., as a little-endian number.
+        assert_eq!(key.fingerprint(), "9ed6ad0058ba2c3e");
+    }
+
     #[test]
     fn neither_debug_nor_the_fingerprint_shows_the_key() {
         let key = HashKey::from_hex(SOME.as_bytes()).unwrap();

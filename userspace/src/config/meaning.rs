@@ -10,7 +10,7 @@ use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{Backend, Config, ConfigError, Service, ServiceBackend, Underlay, Vip};
 
-/// A problem and its place; [`Checker`] adds the file.
+/// A place and the problem there; [`config`] adds the file.
 type Problem = (String, String);
 
 /// Refuses every version but the one this program reads.
