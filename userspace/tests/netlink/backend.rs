@@ -8,7 +8,7 @@ use sluice::host::{Decapsulation, HostError};
 use sluice::netlink::{AddressAdded, Error};
 
 use crate::support::{
-    Peer, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
+    Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -19,11 +19,11 @@ fn ip(text: &str) -> IpAddr {
 fn neighbour() -> Peer {
     let peer = Peer::new();
     peer.connect("one", "peer");
-    run("ip addr add 192.0.2.1/24 dev one");
-    run("ip addr add 2001:db8::1/64 dev one nodad");
+    add_address("192.0.2.1/24", "one");
+    add_address("2001:db8::1/64", "one");
     peer.run(|| {
-        run("ip addr add 192.0.2.2/24 dev peer");
-        run("ip addr add 2001:db8::2/64 dev peer nodad");
+        add_address("192.0.2.2/24", "peer");
+        add_address("2001:db8::2/64", "peer");
         run("ip route add 203.0.113.0/24 dev peer");
         run("ip route add 2001:db8:1::/64 dev peer");
     });
@@ -33,7 +33,7 @@ fn neighbour() -> Peer {
 pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     let peer = neighbour();
     // The proof that the question is asked, and answered without the settings.
-    run("ip addr add 203.0.113.99/32 dev lo");
+    add_address("203.0.113.99/32", "lo");
     assert!(
         peer.run(|| answers_for(ip("203.0.113.99"))),
         "a kernel left alone answers ARP for addresses on lo"
@@ -159,7 +159,7 @@ pub(crate) async fn interfaces_with_dots_are_silenced_too() {
 
 pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes() {
     let _peer = neighbour();
-    run("ip addr add 203.0.113.50/24 dev one");
+    add_address("203.0.113.50/24", "one");
     set_sysctl("all", "arp_ignore", "3");
     let before = snapshot();
     let base = tempfile::tempdir().unwrap();
@@ -203,7 +203,7 @@ pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes
 }
 
 pub(crate) async fn a_removed_vip_leaves_and_one_that_was_there_stays() {
-    run("ip addr add 203.0.113.30/32 dev lo");
+    add_address("203.0.113.30/32", "lo");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     let (ours, theirs) = (ip("203.0.113.10"), ip("203.0.113.30"));
