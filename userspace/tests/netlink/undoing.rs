@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libtest_mimic::Completion;
 use sluice::journal::{Change, Journal, Role, UndoReport};
-use sluice::netlink::{Direction, Netlink};
+use sluice::netlink::{Clsact, Direction, Netlink};
 use sluice::sysctl::Sysctl;
 
 use crate::support::{
@@ -331,22 +331,30 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
             continue;
         }
         kinds += 1;
-        let theirs = |shown: String| {
-            shown
-                .lines()
-                .filter(|line| line.contains("pref 20"))
-                .count()
+        let theirs = || {
+            let (listed, shown) = try_run("tc filter show dev one ingress");
+            listed.then(|| {
+                shown
+                    .lines()
+                    .filter(|line| line.contains("pref 20"))
+                    .count()
+            })
         };
-        let before = theirs(run("tc filter show dev one ingress"));
-        assert!(before > 0, "{rest}");
+        let before = theirs();
+        assert_ne!(before, Some(0), "{rest}");
         let report = host.undo_all().await.unwrap();
-        assert!(
-            report.to_string().contains("others use it"),
-            "{rest}: {report}"
-        );
+        match before {
+            Some(_) => assert!(
+                report.to_string().contains("others use it"),
+                "{rest}: {report}"
+            ),
+            // Some filters the kernel itself fails to list. In doubt nothing is removed.
+            None => assert!(!report.failed.is_empty(), "{rest}: {report}"),
+        }
+        assert_eq!(theirs(), before, "{rest}");
         assert_eq!(
-            theirs(run("tc filter show dev one ingress")),
-            before,
+            netlink.clsact(index).await.unwrap(),
+            Some(Clsact::Existed),
             "{rest}"
         );
         netlink.remove_clsact(index).await.unwrap();
