@@ -45,10 +45,7 @@ pub struct DiffError {
 impl fmt::Display for DiffError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { before, after } = self;
-        write!(
-            f,
-            "tables of {before} and {after} slots cannot be compared; build both with one size"
-        )
+        write!(f, "tables of {before} and {after} slots cannot be compared; build both with one size")
     }
 }
 
@@ -60,53 +57,31 @@ impl Error for DiffError {}
 /// [`DiffError`] if the tables differ in size.
 pub fn diff(before: &Table, after: &Table) -> Result<Diff, DiffError> {
     if before.size() != after.size() {
-        return Err(DiffError {
-            before: before.size(),
-            after: after.size(),
-        });
+        return Err(DiffError { before: before.size(), after: after.size() });
     }
     // Numbers for the names of both tables, in the order of the names.
     let mut names: Vec<&str> = before.names().chain(after.names()).collect();
     names.sort_unstable();
     names.dedup();
     let number = |table: &Table| -> Vec<usize> {
-        table
-            .names()
-            .map(|name| names.partition_point(|other| *other < name))
-            .collect()
+        table.names().map(|name| names.partition_point(|other| *other < name)).collect()
     };
     let (before_number, after_number) = (number(before), number(after));
 
     let mut gained = vec![0; names.len()];
     let mut lost = vec![0; names.len()];
     for (&old, &new) in before.owners().iter().zip(after.owners()) {
-        let (old, new) = (
-            before_number[usize::from(old)],
-            after_number[usize::from(new)],
-        );
+        let (old, new) = (before_number[usize::from(old)], after_number[usize::from(new)]);
         if old != new {
             lost[old] += 1;
             gained[new] += 1;
         }
     }
     let moved = gained.iter().sum();
-    let needed = gained
-        .iter()
-        .zip(&lost)
-        .map(|(gained, lost): (&u32, _)| gained.saturating_sub(*lost))
-        .sum();
+    let needed = gained.iter().zip(&lost).map(|(gained, lost): (&u32, _)| gained.saturating_sub(*lost)).sum();
     let members = (names.iter().zip(gained).zip(lost))
         .filter(|((_, gained), lost)| gained + lost > 0)
-        .map(|((name, gained), lost)| MemberDiff {
-            name: (*name).into(),
-            gained,
-            lost,
-        })
+        .map(|((name, gained), lost)| MemberDiff { name: (*name).into(), gained, lost })
         .collect();
-    Ok(Diff {
-        slots: before.size().get(),
-        moved,
-        needed,
-        members,
-    })
+    Ok(Diff { slots: before.size().get(), moved, needed, members })
 }

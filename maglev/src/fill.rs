@@ -30,18 +30,11 @@ pub(crate) fn fill(slots: u32, permutations: &[Permutation], shares: &[u32]) -> 
     }
 }
 
-fn fill_by<const WINDOW: u64>(
-    slots: u32,
-    permutations: &[Permutation],
-    shares: &[u32],
-) -> Vec<u16> {
+fn fill_by<const WINDOW: u64>(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
     let fractions = Fractions::new(slots);
     let mut taken = Taken::new(slots);
     let mut owners = vec![0; slots as usize];
-    let mut walks: Vec<Walk> = permutations
-        .iter()
-        .map(|permutation| fractions.walk::<WINDOW>(permutation))
-        .collect();
+    let mut walks: Vec<Walk> = permutations.iter().map(|permutation| fractions.walk::<WINDOW>(permutation)).collect();
 
     let mut turns = Turns::new(slots, shares);
     let last = slots.isqrt();
@@ -55,9 +48,7 @@ fn fill_by<const WINDOW: u64>(
     while !free.is_empty() {
         let member = turns.next();
         let rank = fractions.rank(&permutations[member]);
-        let first = (0..free.len())
-            .min_by_key(|&place| rank(free[place]))
-            .expect("a slot is left");
+        let first = (0..free.len()).min_by_key(|&place| rank(free[place])).expect("a slot is left");
         owners[free.swap_remove(first) as usize] = member as u16;
     }
     owners
@@ -83,19 +74,9 @@ impl Turns {
     fn new(slots: u32, shares: &[u32]) -> Self {
         let rounds = slots.div_ceil(shares.len() as u32);
         // All start with nearly a turn saved, so that the first round has everybody in it.
-        let mut members: Vec<Credit> = shares
-            .iter()
-            .map(|&share| Credit {
-                share,
-                saved: rounds - 1,
-            })
-            .collect();
+        let mut members: Vec<Credit> = shares.iter().map(|&share| Credit { share, saved: rounds - 1 }).collect();
         members[0].saved += members[0].share;
-        Self {
-            rounds,
-            at: 0,
-            members,
-        }
+        Self { rounds, at: 0, members }
     }
 
     #[inline]
@@ -147,11 +128,7 @@ impl Fractions {
     fn new(slots: u32) -> Self {
         // `slots` is an odd prime and does not divide 2^64, hence the quotient of 2^64 - 1 is that of 2^64.
         let divisor = u64::from(slots);
-        Self {
-            slots,
-            unit: u64::MAX / divisor,
-            remainder: u64::MAX % divisor + 1,
-        }
+        Self { slots, unit: u64::MAX / divisor, remainder: u64::MAX % divisor + 1 }
     }
 
     fn of(&self, number: u32) -> u64 {
@@ -166,14 +143,8 @@ impl Fractions {
 
     fn walk<const WINDOW: u64>(&self, permutation: &Permutation) -> Walk {
         let step = self.of(permutation.skip);
-        let start = self
-            .of(permutation.offset)
-            .wrapping_sub(step.wrapping_mul(WINDOW));
-        Walk {
-            start,
-            step,
-            free: 0,
-        }
+        let start = self.of(permutation.offset).wrapping_sub(step.wrapping_mul(WINDOW));
+        Walk { start, step, free: 0 }
     }
 
     /// Gives slots that stand earlier in the permutation a smaller number.
@@ -251,10 +222,7 @@ mod tests {
     #[test]
     fn table_1_of_the_paper() {
         let [zero, one, two] = [(3, 4), (0, 2), (3, 1)].map(permutation);
-        assert_eq!(
-            fill(7, &[zero, one, two], &[3, 2, 2]),
-            [1, 0, 1, 0, 2, 2, 0]
-        );
+        assert_eq!(fill(7, &[zero, one, two], &[3, 2, 2]), [1, 0, 1, 0, 2, 2, 0]);
         // Without member 1, so that 1 stands for member 2.
         assert_eq!(fill(7, &[zero, two], &[4, 3]), [0, 0, 0, 0, 1, 1, 1]);
     }
@@ -262,10 +230,7 @@ mod tests {
     /// Walks the permutations slot by slot, for any shares.
     fn fill_plainly(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
         let mut owners = vec![None; slots as usize];
-        let mut at: Vec<u32> = permutations
-            .iter()
-            .map(|permutation| permutation.offset)
-            .collect();
+        let mut at: Vec<u32> = permutations.iter().map(|permutation| permutation.offset).collect();
         let mut turns = Turns::new(slots, shares);
         for _ in 0..slots {
             let member = turns.next();
@@ -334,14 +299,9 @@ mod tests {
 
     #[test]
     fn the_papers_matrix_and_its_elements_computed_one_by_one_give_the_same_table() {
-        let offset_skip: Vec<_> = (1..=20)
-            .map(|i| (i * 7919 % 1021, i * 104_729 % 1020 + 1))
-            .collect();
+        let offset_skip: Vec<_> = (1..=20).map(|i| (i * 7919 % 1021, i * 104_729 % 1020 + 1)).collect();
         let with_matrix = paper::populate(&paper::permutations(&offset_skip, 1021), 1021);
-        assert_eq!(
-            with_matrix,
-            paper::populate_without_matrix(&offset_skip, 1021)
-        );
+        assert_eq!(with_matrix, paper::populate_without_matrix(&offset_skip, 1021));
     }
 
     #[test]

@@ -53,12 +53,7 @@ impl Lists {
                 entries[place * slots + slot as usize] = member;
             }
         }
-        Self {
-            slots,
-            members: table.slot_counts().len(),
-            length,
-            entries,
-        }
+        Self { slots, members: table.slot_counts().len(), length, entries }
     }
 
     /// The number of members in each list.
@@ -130,10 +125,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(table: &'a Table) -> Self {
-        Self {
-            table,
-            jump: Jump::new(table.size().get(), table.seed()),
-        }
+        Self { table, jump: Jump::new(table.size().get(), table.seed()) }
     }
 
     /// Makes `list` the list of `slot`; `length` is at most the number of members with weight.
@@ -159,12 +151,7 @@ impl<'a> Walk<'a> {
     fn draw(&self, slot: u32, list: &[u16]) -> u16 {
         let counts = self.table.slot_counts();
         let count = |member: u16| counts[usize::from(member)];
-        let mut missing = self
-            .table
-            .order()
-            .iter()
-            .copied()
-            .filter(|member| !list.contains(member));
+        let mut missing = self.table.order().iter().copied().filter(|member| !list.contains(member));
         let total = missing.clone().map(count).sum();
         let mut message = [0; 8];
         message[..4].copy_from_slice(&slot.to_le_bytes());
@@ -197,10 +184,8 @@ struct Jump {
 impl Jump {
     fn new(slots: u32, seed: &Seed) -> Self {
         let (first, second) = seed.hash(Purpose::Jump, &[]);
-        let exponent = (3..)
-            .step_by(2)
-            .find(|&exponent| gcd(exponent, slots - 1) == 1)
-            .expect("some prime does not divide it");
+        let exponent =
+            (3..).step_by(2).find(|&exponent| gcd(exponent, slots - 1) == 1).expect("some prime does not divide it");
         Self {
             slots: slots.into(),
             reciprocal: u64::MAX / u64::from(slots),
@@ -225,11 +210,7 @@ impl Jump {
         // The quotient is right or too small by one (Barrett).
         let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
         let remainder = number - quotient * self.slots;
-        if remainder < self.slots {
-            remainder
-        } else {
-            remainder - self.slots
-        }
+        if remainder < self.slots { remainder } else { remainder - self.slots }
     }
 }
 

@@ -7,13 +7,8 @@ use alloc::vec::Vec;
 
 /// `permutation[i][j]`, the j-th preference of backend i: the matrix of the paper, N x M numbers of 4 bytes.
 pub(crate) fn permutations(offset_skip: &[(u32, u32)], m: u32) -> Vec<Vec<u32>> {
-    let element = |offset, skip, j| {
-        ((u64::from(offset) + u64::from(j) * u64::from(skip)) % u64::from(m)) as u32
-    };
-    offset_skip
-        .iter()
-        .map(|&(offset, skip)| (0..m).map(|j| element(offset, skip, j)).collect())
-        .collect()
+    let element = |offset, skip, j| ((u64::from(offset) + u64::from(j) * u64::from(skip)) % u64::from(m)) as u32;
+    offset_skip.iter().map(|&(offset, skip)| (0..m).map(|j| element(offset, skip, j)).collect()).collect()
 }
 
 /// Pseudocode 1 of the paper, "Populate Maglev hashing lookup table".

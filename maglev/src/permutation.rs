@@ -24,10 +24,7 @@ impl Preference {
     pub(crate) fn new(name: &str, slots: u32, seed: &Seed) -> Self {
         let (first, second) = seed.hash(Purpose::Permutation, name.as_bytes());
         Self {
-            permutation: Permutation {
-                offset: scale(first, slots),
-                skip: 1 + scale(second, slots - 1),
-            },
+            permutation: Permutation { offset: scale(first, slots), skip: 1 + scale(second, slots - 1) },
             // The offset is decided by the upper half.
             order: first as u32,
         }

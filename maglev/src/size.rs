@@ -75,9 +75,7 @@ impl TableSizeError {
     #[must_use]
     pub fn below(&self) -> Option<TableSize> {
         let highest = self.slots.saturating_sub(1).min(TableSize::MAX.0);
-        (TableSize::MIN.0..=highest)
-            .rev()
-            .find_map(|slots| TableSize::new(slots).ok())
+        (TableSize::MIN.0..=highest).rev().find_map(|slots| TableSize::new(slots).ok())
     }
 
     /// The smallest table size above the number asked for, if there is one.
@@ -92,10 +90,7 @@ impl fmt::Display for TableSizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { slots } = self;
         let (min, max) = (TableSize::MIN, TableSize::MAX);
-        write!(
-            f,
-            "{slots} is not a table size, which is a prime from {min} to {max}; "
-        )?;
+        write!(f, "{slots} is not a table size, which is a prime from {min} to {max}; ")?;
         match (self.below(), self.above()) {
             (Some(below), Some(above)) => write!(f, "the nearest are {below} and {above}"),
             (Some(nearest), None) | (None, Some(nearest)) => write!(f, "the nearest is {nearest}"),
@@ -162,20 +157,9 @@ mod tests {
 
     #[test]
     fn a_size_out_of_range_names_the_end_of_the_range() {
-        for (slots, nearest) in [
-            (0, 251),
-            (2, 251),
-            (250, 251),
-            (5_000_012, 5_000_011),
-            (u32::MAX, 5_000_011),
-        ] {
+        for (slots, nearest) in [(0, 251), (2, 251), (250, 251), (5_000_012, 5_000_011), (u32::MAX, 5_000_011)] {
             let error = TableSize::new(slots).unwrap_err();
-            assert!(
-                error
-                    .to_string()
-                    .ends_with(&alloc::format!("; the nearest is {nearest}")),
-                "{error}"
-            );
+            assert!(error.to_string().ends_with(&alloc::format!("; the nearest is {nearest}")), "{error}");
         }
         // A prime, but too large.
         assert!(TableSize::new(5_000_077).is_err());

@@ -57,18 +57,10 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoWeight => {
-                f.write_str("no member has a weight above 0; give at least one a weight")
-            }
-            Self::DuplicateName(name) => write!(
-                f,
-                "two members are named {name:?}; give each a name of its own"
-            ),
+            Self::NoWeight => f.write_str("no member has a weight above 0; give at least one a weight"),
+            Self::DuplicateName(name) => write!(f, "two members are named {name:?}; give each a name of its own"),
             Self::TooManyMembers { members } => {
-                write!(
-                    f,
-                    "{members} members are too many for one table; leave at most {MAX_MEMBERS}"
-                )
+                write!(f, "{members} members are too many for one table; leave at most {MAX_MEMBERS}")
             }
             Self::TooFewSlots { members, size } => write!(
                 f,
@@ -106,30 +98,17 @@ impl Table {
     /// [`BuildError`] if there is no such table.
     pub fn build(members: &[Member<'_>], size: TableSize, seed: &Seed) -> Result<Self, BuildError> {
         if members.len() > MAX_MEMBERS {
-            return Err(BuildError::TooManyMembers {
-                members: members.len(),
-            });
+            return Err(BuildError::TooManyMembers { members: members.len() });
         }
-        let preferences: Vec<Preference> = members
-            .iter()
-            .map(|member| Preference::new(member.name, size.get(), seed))
-            .collect();
+        let preferences: Vec<Preference> =
+            members.iter().map(|member| Preference::new(member.name, size.get(), seed)).collect();
         let name = |member: u16| members[usize::from(member)].name;
-        let mut order: Vec<(u32, u16)> = preferences
-            .iter()
-            .map(|preference| preference.order)
-            .zip(0..)
-            .collect();
+        let mut order: Vec<(u32, u16)> = preferences.iter().map(|preference| preference.order).zip(0..).collect();
         order.sort_unstable();
         // Where hashes are equal, and only there, names decide; and equal names have equal hashes.
-        for equal in order
-            .chunk_by_mut(|a, b| a.0 == b.0)
-            .filter(|equal| equal.len() > 1)
-        {
+        for equal in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|equal| equal.len() > 1) {
             equal.sort_unstable_by_key(|&(_, member)| name(member));
-            if let Some([(_, twin), _]) =
-                equal.array_windows().find(|[a, b]| name(a.1) == name(b.1))
-            {
+            if let Some([(_, twin), _]) = equal.array_windows().find(|[a, b]| name(a.1) == name(b.1)) {
                 return Err(BuildError::DuplicateName(name(*twin).into()));
             }
         }
@@ -143,21 +122,12 @@ impl Table {
             return Err(BuildError::NoWeight);
         }
         if order.len() > size.get() as usize {
-            return Err(BuildError::TooFewSlots {
-                members: order.len(),
-                size,
-            });
+            return Err(BuildError::TooFewSlots { members: order.len(), size });
         }
 
-        let weights: Vec<u32> = order
-            .iter()
-            .map(|&member| members[usize::from(member)].weight)
-            .collect();
+        let weights: Vec<u32> = order.iter().map(|&member| members[usize::from(member)].weight).collect();
         let shares = shares(&weights, size.get());
-        let permutations: Vec<_> = order
-            .iter()
-            .map(|&member| preferences[usize::from(member)].permutation)
-            .collect();
+        let permutations: Vec<_> = order.iter().map(|&member| preferences[usize::from(member)].permutation).collect();
         let mut owners = fill(size.get(), &permutations, &shares);
         for owner in &mut owners {
             *owner = order[usize::from(*owner)];
@@ -167,14 +137,7 @@ impl Table {
             slot_counts[usize::from(member)] = share;
         }
         let names = Names::new(members.iter().map(|member| member.name));
-        Ok(Self {
-            size,
-            seed: *seed,
-            owners,
-            slot_counts,
-            order,
-            names,
-        })
+        Ok(Self { size, seed: *seed, owners, slot_counts, order, names })
     }
 
     /// The number of slots.
@@ -240,9 +203,7 @@ impl Names {
     }
 
     fn name(&self, member: usize) -> &str {
-        let start = member
-            .checked_sub(1)
-            .map_or(0, |previous| self.ends[previous]);
+        let start = member.checked_sub(1).map_or(0, |previous| self.ends[previous]);
         &self.text[start..self.ends[member]]
     }
 }

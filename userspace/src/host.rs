@@ -144,7 +144,12 @@ impl Host {
     /// # Errors
     /// As [`Netlink::add_address`].
     pub async fn ensure_vip(&mut self, address: IpAddr) -> Result<AddressAdded, HostError> {
-        let (change, index, prefix_len) = self.vip_change(address).await?;
+        self.ensure_address(LOOPBACK, address).await
+    }
+
+    /// Gives an interface one address, without a network around it (/32, /128), if it has not got it.
+    pub(crate) async fn ensure_address(&mut self, interface: &str, address: IpAddr) -> Result<AddressAdded, HostError> {
+        let (change, index, prefix_len) = self.address_change(interface, address).await?;
         if self.netlink.has_address(index, address, prefix_len).await? {
             return Ok(AddressAdded::Existed);
         }
@@ -165,7 +170,7 @@ impl Host {
     /// # Errors
     /// As [`Netlink::remove_address`].
     pub async fn remove_vip(&mut self, address: IpAddr) -> Result<bool, HostError> {
-        let (change, index, prefix_len) = self.vip_change(address).await?;
+        let (change, index, prefix_len) = self.address_change(LOOPBACK, address).await?;
         if !self.journal.contains(&change) {
             return Ok(false);
         }
@@ -218,10 +223,11 @@ impl Host {
         Ok(self.journal.undo_all(&self.netlink).await?)
     }
 
-    async fn vip_change(&self, address: IpAddr) -> Result<(Change, u32, u8), HostError> {
-        let index = self.netlink.interface(LOOPBACK).await?.index;
+    async fn address_change(&self, interface: &str, address: IpAddr) -> Result<(Change, u32, u8), HostError> {
+        let Interface { index, name, .. } = self.netlink.interface(interface).await?;
         let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-        Ok((Change::Address { interface: LOOPBACK.into(), index, address, prefix_len }, index, prefix_len))
+        let change = Change::Address { interface: name, index, address, prefix_len };
+        Ok((change, index, prefix_len))
     }
 
     async fn unused(&self, index: u32) -> Result<bool, HostError> {

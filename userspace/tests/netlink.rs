@@ -66,6 +66,7 @@ tests! {
         a_kill_at_any_point_is_undone_completely,
         what_others_changed_since_is_left_alone,
         a_clsact_qdisc_with_filters_of_others_stays,
+        filters_of_every_kind_keep_the_qdisc,
         an_interface_that_vanished_is_no_obstacle,
         a_failed_undo_stays_in_the_journal_and_can_be_repeated;
     backend:

@@ -175,18 +175,19 @@ fn status(state: StateDir) -> Result<()> {
     for balancer in topology::balancers().filter(|balancer| lab.daemon(balancer).is_some()) {
         let status = lab.status(balancer)?;
         show.say(format!("\n{}", balancer.name));
+        let counters = lab.counters(balancer)?;
         let rows = status.services.iter().flat_map(|service| {
-            service.backends.iter().map(|backend| {
-                let numbers =
-                    [service.generation, backend.weight, backend.slots, backend.packets].map(|n| n.to_string());
-                let draining = if backend.draining { "draining" } else { "" };
-                let mut row = vec![service.name.clone(), backend.name.clone()];
+            service.slots.iter().map(|(backend, slots)| {
+                let packets = counters.backends.get(backend).map_or(0, |traffic| traffic.packets);
+                let numbers = [service.generation, *slots, packets].map(|number| number.to_string());
+                let draining = if status.drains(backend) { "draining" } else { "" };
+                let mut row = vec![service.name.clone(), backend.clone()];
                 row.extend(numbers);
                 row.push(draining.into());
                 row
             })
         });
-        show.table(&["service", "backend", "generation", "weight", "slots", "packets", ""], rows);
+        show.table(&["service", "backend", "generation", "slots", "packets, all services", ""], rows);
     }
     Ok(())
 }

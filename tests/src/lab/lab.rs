@@ -3,7 +3,7 @@
 use super::config::{self, Wanted};
 use super::namespaces::{Namespaces, Process, reap};
 use super::state::{Record, Started, StateDir};
-use super::status::{Counters, Status};
+use super::status::{Balancer, BalancerCounters, Counters, Status};
 use super::topology::{Family, HOSTS, Host, INSTANCE, Role, backends, balancers};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -213,6 +213,9 @@ impl Lab {
                 return Ok(());
             }
             let Started { what, log, .. } = &started;
+            if let Some(refusal) = text.lines().find(|line| line.contains("refused")) {
+                bail!("{what} in {}: {refusal}", host.name);
+            }
             let last = text.lines().last().unwrap_or("it wrote nothing");
             ensure!(alive, "{what} in {} ended before it was ready: {last} (all of it: {})", host.name, log.display());
             if Instant::now() > deadline {
@@ -253,6 +256,15 @@ impl Lab {
         self.started().get(&Self::key(host, "sluice")).map(|started| started.process)
     }
 
+    /// Makes the host's daemon read its configuration again, and waits until it says that it has.
+    pub fn reload_sluice(&self, host: &'static Host) -> Result<()> {
+        let log = self.started().get(&Self::key(host, "sluice")).map(|started| started.log.clone());
+        let log = log.with_context(|| format!("no daemon was started in {}", host.name))?;
+        let start = std::fs::metadata(&log).with_context(|| format!("cannot find {}", log.display()))?.len();
+        self.signal_sluice(host, Signal::HUP)?;
+        self.wait_ready(host, "sluice", start)
+    }
+
     /// Sends the host's daemon a signal.
     pub fn signal_sluice(&self, host: &Host, signal: Signal) -> Result<Process> {
         let process = self.daemon(host).with_context(|| format!("no daemon was started in {}", host.name))?;
@@ -273,16 +285,21 @@ impl Lab {
         self.namespaces.run(host, &self.programs.sluice, arguments, "")
     }
 
-    /// `sluice status --json` of a host.
-    pub fn status(&self, host: &Host) -> Result<Status> {
+    /// `sluice status --json` of a balancer.
+    pub fn status(&self, host: &Host) -> Result<Balancer> {
         let text = self.sluice(host, &["status", "--instance", INSTANCE, "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("the status of {} is not as documented: {text}", host.name))
+        let status: Result<Status, _> = serde_json::from_str(&text);
+        status
+            .map(|status| status.lb)
+            .with_context(|| format!("the status of {} is not as documented: {text}", host.name))
     }
 
-    /// `sluice counters --json` of a host.
-    pub fn counters(&self, host: &Host) -> Result<Counters> {
+    /// `sluice counters --json` of a balancer.
+    pub fn counters(&self, host: &Host) -> Result<BalancerCounters> {
         let text = self.sluice(host, &["counters", "--instance", INSTANCE, "--json"])?;
-        serde_json::from_str(&text)
+        let counters: Result<Counters, _> = serde_json::from_str(&text);
+        counters
+            .map(|counters| counters.lb)
             .with_context(|| format!("the counters of {} are not as documented: {text}", host.name))
     }
 

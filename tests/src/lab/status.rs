@@ -1,14 +1,24 @@
-//! What `sluice status --json` and `sluice counters --json` say, as far as the lab reads it.
+//! What `sluice status --json` and `sluice counters --json` say of a balancer, as far as the lab reads it.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The answer of `sluice status --json` on a balancer.
+/// The answer of `sluice status --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
+    /// The balancer's part.
+    pub lb: Balancer,
+}
+
+/// A balancer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Balancer {
+    /// PID of its daemon, while one runs.
+    pub daemon: Option<u32>,
     /// The services, as they are in the kernel's maps.
-    #[serde(default)]
     pub services: Vec<ServiceStatus>,
+    /// The backends, as they are in the kernel's maps.
+    pub backends: Vec<BackendStatus>,
 }
 
 /// One service.
@@ -18,62 +28,62 @@ pub struct ServiceStatus {
     pub name: String,
     /// Version of its table.
     pub generation: u64,
+    /// Digest of the owners of all slots.
+    pub table_digest: String,
     /// Slots of its table.
     pub table_size: u64,
-    /// Digest of all slots, where the binary reports one.
-    #[serde(default)]
-    pub digest: Option<String>,
-    /// Its backends.
-    pub backends: Vec<BackendStatus>,
+    /// Slots by the backend that takes their new flows.
+    pub slots: BTreeMap<String, u64>,
 }
 
-/// One backend of a service.
+/// One backend.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
-    /// Its weight as configured.
-    pub weight: u64,
-    /// Slots it owns.
-    pub slots: u64,
     /// Whether it takes no new flows.
-    #[serde(default)]
     pub draining: bool,
-    /// Packets sent to it.
-    #[serde(default)]
-    pub packets: u64,
 }
 
-impl Status {
+impl Balancer {
     /// The service of that name.
     pub fn service(&self, name: &str) -> Option<&ServiceStatus> {
         self.services.iter().find(|service| service.name == name)
     }
+
+    /// Whether the backend of that name is known and draining.
+    pub fn drains(&self, name: &str) -> bool {
+        self.backends.iter().any(|backend| backend.name == name && backend.draining)
+    }
 }
 
 impl ServiceStatus {
-    /// The backend of that name.
-    pub fn backend(&self, name: &str) -> Option<&BackendStatus> {
-        self.backends.iter().find(|backend| backend.name == name)
+    /// Slots whose new flows go to that backend.
+    pub fn slots_of(&self, backend: &str) -> u64 {
+        self.slots.get(backend).copied().unwrap_or(0)
     }
 
-    /// Slots by backend.
-    pub fn slots(&self) -> BTreeMap<&str, u64> {
-        self.backends.iter().map(|backend| (backend.name.as_str(), backend.slots)).collect()
+    /// All backends with their slots, for a person.
+    pub fn slots_in_words(&self) -> String {
+        self.slots.iter().map(|(name, slots)| format!("{name} {slots}")).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// The answer of `sluice counters --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Counters {
-    /// By service.
-    #[serde(default)]
+    /// The balancer's part.
+    pub lb: BalancerCounters,
+}
+
+/// What a balancer's programs counted.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BalancerCounters {
+    /// Forwarded, by service.
     pub services: BTreeMap<String, Traffic>,
-    /// By backend.
-    #[serde(default)]
+    /// Forwarded, by backend.
     pub backends: BTreeMap<String, Traffic>,
     /// Packets not forwarded, by reason.
-    #[serde(default)]
     pub reasons: BTreeMap<String, u64>,
 }
 

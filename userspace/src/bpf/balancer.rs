@@ -10,7 +10,7 @@ use sluice_datapath::entries::{
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
-use super::batch::{Memory, put_inner_maps};
+use super::batch::{Memory, delete, put_inner_maps};
 use super::{Error, Pins, Raw};
 
 /// The names of the maps.
@@ -260,6 +260,15 @@ impl BalancerMaps {
         }
         let entries: Vec<_> = inner.iter().map(|(service, map)| (*service, inner_data(map))).collect();
         if entries.is_empty() { Ok(()) } else { put_inner_maps(self.tables_fd.fd().as_fd(), &entries) }
+    }
+
+    /// Removes the lookup table of a service that no VIP leads to, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_table(&mut self, service: u32) -> Result<(), Error> {
+        delete(self.tables_fd.fd().as_fd(), service)
     }
 
     /// The backend at an index.

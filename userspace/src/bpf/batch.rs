@@ -9,8 +9,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
 
-/// `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_UPDATE_BATCH` of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
+/// Commands of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
 const UPDATE_ELEM: libc::c_long = 2;
+const DELETE_ELEM: libc::c_long = 3;
 const UPDATE_BATCH: libc::c_long = 26;
 
 /// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for it.
@@ -77,6 +78,25 @@ pub(super) fn put_inner_maps(outer: BorrowedFd<'_>, entries: &[(u32, BorrowedFd<
         }
         outcome => outcome
             .map_err(|source| Error::System { what: format!("put {} lookup tables in place", keys.len()), source }),
+    }
+}
+
+/// Takes an inner map out of an array of maps, if there is one.
+///
+/// # Errors
+///
+/// [`Error::System`].
+pub(super) fn delete(outer: BorrowedFd<'_>, key: u32) -> Result<(), Error> {
+    let attributes = ElementAttributes {
+        map_fd: outer.as_raw_fd() as u32,
+        pad: 0,
+        key: std::ptr::from_ref(&key) as u64,
+        value: 0,
+        flags: 0,
+    };
+    match bpf(DELETE_ELEM, &attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => outcome.map_err(|source| Error::System { what: format!("remove lookup table {key}"), source }),
     }
 }
 

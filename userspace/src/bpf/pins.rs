@@ -65,6 +65,12 @@ impl Pins {
         self.directory().join(name)
     }
 
+    /// Whether there are pins of this role, of whatever layout version.
+    pub fn exist(&self) -> bool {
+        let entries = fs::read_dir(&self.home).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.path().join(self.role.as_str()).is_dir())
+    }
+
     /// Makes the directory.
     ///
     /// # Errors

@@ -92,6 +92,11 @@ impl Host {
                         report.changed.push(format!("created {} device {name} for {local}", TunnelKind::of(*local)));
                     }
                     if local.is_ipv4() {
+                        // Loose filtering drops all that arrives on a device without any IPv4 address, and whether filtering
+                        // is on may change later.
+                        if self.ensure_address(name, *local).await? == AddressAdded::Created {
+                            report.changed.push(format!("put {local} on {name}"));
+                        }
                         self.loosen(name, &mut report)?;
                     }
                 }

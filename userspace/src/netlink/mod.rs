@@ -1,8 +1,8 @@
 //! Everything Sluice asks of the kernel's routing socket: interfaces, addresses, tunnel devices, routes, qdiscs and filters.
 //!
 //! This is the one module that names `rtnetlink` and `netlink-packet-route`. Those crates lend their message types, builders
-//! and connection; requests go through [`Netlink::request`] alone, which knows the difference between "done", "refused" and
-//! "no answer": the crates' own helpers take a closed connection for success.
+//! and connection; requests go through one private function of [`Netlink`], which tells "done", "refused" and "no answer" apart:
+//! the crates' own helpers take a closed connection for success.
 
 mod address;
 mod changes;
@@ -281,6 +281,8 @@ fn interface_name(index: u32) -> String {
     nix::net::if_::if_indextoname(index)
         .ok()
         .and_then(|name| name.into_string().ok())
+        // nix gives an empty name, not an error, for a number that no interface has.
+        .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("interface number {index}"))
 }
 

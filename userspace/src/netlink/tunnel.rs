@@ -123,6 +123,9 @@ pub(super) struct TunnelData {
 impl Netlink {
     /// Makes a tunnel device that is up and decapsulates what anybody sends to `local`, or adopts one that already does.
     ///
+    /// The first device of a kind loads the kernel's module for it, which adds a device of its own to every namespace (`tunl0`,
+    /// `ip6tnl0`: down and without effect) that stays until the module is unloaded.
+    ///
     /// # Errors
     /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after trying.
     pub async fn create_tunnel(&self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Tunnel, TunnelError> {

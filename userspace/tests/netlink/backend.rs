@@ -7,7 +7,7 @@ use libtest_mimic::Completion;
 use sluice::host::{Decapsulation, HostError};
 use sluice::netlink::{AddressAdded, Error};
 
-use crate::support::{Peer, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth};
+use crate::support::{Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -17,11 +17,11 @@ fn ip(text: &str) -> IpAddr {
 fn neighbour() -> Peer {
     let peer = Peer::new();
     peer.connect("one", "peer");
-    run("ip addr add 192.0.2.1/24 dev one");
-    run("ip addr add 2001:db8::1/64 dev one nodad");
+    add_address("192.0.2.1/24", "one");
+    add_address("2001:db8::1/64", "one");
     peer.run(|| {
-        run("ip addr add 192.0.2.2/24 dev peer");
-        run("ip addr add 2001:db8::2/64 dev peer nodad");
+        add_address("192.0.2.2/24", "peer");
+        add_address("2001:db8::2/64", "peer");
         run("ip route add 203.0.113.0/24 dev peer");
         run("ip route add 2001:db8:1::/64 dev peer");
     });
@@ -31,7 +31,7 @@ fn neighbour() -> Peer {
 pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     let peer = neighbour();
     // The proof that the question is asked, and answered without the settings.
-    run("ip addr add 203.0.113.99/32 dev lo");
+    add_address("203.0.113.99/32", "lo");
     assert!(peer.run(|| answers_for(ip("203.0.113.99"))), "a kernel left alone answers ARP for addresses on lo");
     run("ip addr del 203.0.113.99/32 dev lo");
     peer.run(|| run("ip neigh flush all"));
@@ -111,7 +111,7 @@ pub(crate) async fn interfaces_with_dots_are_silenced_too() {
 
 pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes() {
     let _peer = neighbour();
-    run("ip addr add 203.0.113.50/24 dev one");
+    add_address("203.0.113.50/24", "one");
     set_sysctl("all", "arp_ignore", "3");
     let before = snapshot();
     let base = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes
 }
 
 pub(crate) async fn a_removed_vip_leaves_and_one_that_was_there_stays() {
-    run("ip addr add 203.0.113.30/32 dev lo");
+    add_address("203.0.113.30/32", "lo");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     let (ours, theirs) = (ip("203.0.113.10"), ip("203.0.113.30"));
@@ -146,6 +146,21 @@ pub(crate) async fn a_removed_vip_leaves_and_one_that_was_there_stays() {
     assert_eq!(host.journal().changes(), []);
 }
 
+/// Sends to a VIP address from the peer until something arrives there, or not.
+fn arrives(peer: &Peer, vip: IpAddr) -> bool {
+    let socket = UdpSocket::bind((vip, 4000)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut buffer = [0; 64];
+    (0..20).any(|_| {
+        peer.run(move || {
+            let any = if vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+            // The first ones may fail while the peer looks for the neighbour.
+            let _ = UdpSocket::bind((any, 0)).unwrap().send_to(b"hello", (vip, 4000));
+        });
+        matches!(socket.recv(&mut buffer), Ok(5))
+    })
+}
+
 pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Completion {
     for (kind, local) in [("ipip", "192.0.2.1"), ("ip6tnl", "2001:db8::1")] {
         if !try_run(&format!("ip link add probe type {kind} local {local}")).0 {
@@ -154,13 +169,6 @@ pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Comp
         run("ip link del probe");
     }
     let peer = neighbour();
-    set_sysctl("all", "rp_filter", "1");
-    let base = tempfile::tempdir().unwrap();
-    let mut host = host(base.path());
-    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
-    let local = [ip("192.0.2.1"), ip("2001:db8::1")];
-    host.prepare_backend(&setup(&["one".into()], &local, &vips)).await.unwrap();
-    assert_eq!(sysctl("sluice4", "rp_filter"), "2");
     // The client's packets come out of the tunnel while the way back to it leads through `one`.
     peer.run(|| {
         run("ip link add wrap4 type ipip local 192.0.2.2 remote 192.0.2.1");
@@ -171,21 +179,22 @@ pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Comp
         run("ip route add 203.0.113.10/32 dev wrap4 src 192.0.2.2");
         run("ip route add 2001:db8:1::10/128 dev wrap6 src 2001:db8::2");
     });
-    for vip in vips {
-        let socket = UdpSocket::bind((vip, 4000)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        let mut buffer = [0; 64];
-        let arrived = (0..60).any(|_| {
-            peer.run(move || {
-                let any = if vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
-                UdpSocket::bind((any, 0)).unwrap().send_to(b"hello", (vip, 4000)).unwrap();
-            });
-            matches!(socket.recv(&mut buffer), Ok(5))
-        });
-        assert!(arrived, "nothing arrived at {vip}: {}", run("ip -s link"));
+    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let local = [ip("192.0.2.1"), ip("2001:db8::1")];
+    // Reverse path filtering of all interfaces, and of new ones: off, strict, loose.
+    for (all, new) in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "0"), ("0", "2")] {
+        set_sysctl("all", "rp_filter", all);
+        set_sysctl("default", "rp_filter", new);
+        let before = snapshot();
+        let base = tempfile::tempdir().unwrap();
+        let mut host = host(base.path());
+        host.prepare_backend(&setup(&["one".into()], &local, &vips)).await.unwrap();
+        for vip in vips {
+            assert!(arrives(&peer, vip), "rp_filter {all}, {new}: nothing arrived at {vip}: {}", run("ip -s link"));
+        }
+        let report = host.undo_all().await.unwrap();
+        assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");
+        assert_eq!(snapshot(), before);
     }
-    let report = host.undo_all().await.unwrap();
-    assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");
-    assert!(!run("ip link").contains("sluice"));
     Completion::Completed
 }

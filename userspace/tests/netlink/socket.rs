@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::Completion;
 use sluice::netlink::{AddressAdded, AddressRemoved, Error, Netlink, TunnelError, TunnelKind};
 
-use crate::support::{run, try_run, veth};
+use crate::support::{add_address, run, try_run, veth};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -56,10 +56,10 @@ pub(crate) async fn addresses_come_and_go_once() {
 
 pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
     veth("one", "other");
+    add_address("192.0.2.1/24", "one");
+    add_address("2001:db8::1/64", "one");
     for command in [
         "ip link set one mtu 1600",
-        "ip addr add 192.0.2.1/24 dev one",
-        "ip addr add 2001:db8::1/64 dev one nodad",
         "ip route add 198.51.100.0/24 via 192.0.2.254",
         "ip route add 198.51.100.128/25 via 192.0.2.253 mtu 1450",
         "ip route add 203.0.113.0/24 via inet6 2001:db8::fe",
@@ -88,8 +88,8 @@ pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
 
 pub(crate) async fn refusing_and_missing_routes_are_none() {
     veth("one", "other");
-    run("ip addr add 192.0.2.1/24 dev one");
-    run("ip addr add 2001:db8::1/64 dev one nodad");
+    add_address("192.0.2.1/24", "one");
+    add_address("2001:db8::1/64", "one");
     for (number, kind) in ["blackhole", "unreachable", "prohibit", "throw"].into_iter().enumerate() {
         run(&format!("ip route add {kind} 198.51.10{number}.0/24"));
         run(&format!("ip -6 route add {kind} 2001:db8:{}::/48", number + 1));
@@ -108,7 +108,7 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
 
 pub(crate) async fn a_route_from_an_address_of_somebody_else_is_an_error() {
     veth("one", "other");
-    run("ip addr add 192.0.2.1/24 dev one");
+    add_address("192.0.2.1/24", "one");
     let netlink = Netlink::connect().unwrap();
     let error = netlink.route(ip("192.0.2.7"), Some(ip("192.0.2.99"))).await.unwrap_err();
     assert!(matches!(error, Error::SourceNotLocal { .. }), "{error}");
@@ -151,13 +151,13 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
         noticed += 1;
     }
     assert!(noticed > 0 && noticed < 2 * rounds, "{noticed} noticed: the test means to overflow the socket");
-    run("ip addr add 192.0.2.2/32 dev lo");
+    add_address("192.0.2.2/32", "lo");
     tokio::time::timeout(Duration::from_secs(60), changes.changed()).await.expect("still listening").unwrap();
 }
 
 pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported() -> Completion {
-    run("ip addr add 192.0.2.1/32 dev lo");
-    run("ip addr add 2001:db8::1/128 dev lo nodad");
+    add_address("192.0.2.1/32", "lo");
+    add_address("2001:db8::1/128", "lo");
     let netlink = Netlink::connect().unwrap();
     let family = netlink.create_tunnel("t", TunnelKind::Ipip, ip("2001:db8::1")).await.unwrap_err();
     assert!(matches!(family, TunnelError::Family { .. }), "{family}");

@@ -109,6 +109,21 @@ pub(crate) fn veth(one: &str, other: &str) {
     }
 }
 
+/// Gives an interface an address and waits until it is in use: the kernel adds IPv6 addresses' routes a moment later.
+pub(crate) fn add_address(prefix: &str, interface: &str) {
+    let address = prefix.split('/').next().expect("an address");
+    let v6 = address.contains(':');
+    run(&format!("ip addr add {prefix} dev {interface} {}", if v6 { "nodad" } else { "" }));
+    let family = if v6 { "-6" } else { "-4" };
+    for _ in 0..600 {
+        if run(&format!("ip {family} route show table local")).contains(&format!("local {address} ")) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{prefix} on {interface} does not come into use");
+}
+
 pub(crate) fn spec(name: &str, priority: u16) -> FilterSpec {
     FilterSpec { name: name.into(), priority }
 }

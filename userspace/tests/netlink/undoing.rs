@@ -3,11 +3,12 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use libtest_mimic::Completion;
 use sluice::journal::{Change, Journal, Role, UndoReport};
-use sluice::netlink::{Direction, Netlink};
+use sluice::netlink::{Clsact, Direction, Netlink};
 use sluice::sysctl::Sysctl;
 
-use crate::support::{host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth};
+use crate::support::{add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth};
 
 /// Opens the journal as a new process would, and undoes it.
 async fn undo(base: &Path) -> UndoReport {
@@ -43,9 +44,9 @@ pub(crate) async fn undoing_a_balancer_restores_the_host() {
 
 fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [std::net::IpAddr; 3]) {
     veth("one", "other");
-    run("ip addr add 192.0.2.1/24 dev one");
-    run("ip addr add 2001:db8::1/64 dev one nodad");
-    run("ip addr add 203.0.113.30/32 dev lo");
+    add_address("192.0.2.1/24", "one");
+    add_address("2001:db8::1/64", "one");
+    add_address("203.0.113.30/32", "lo");
     set_sysctl("all", "rp_filter", "1");
     set_sysctl("one", "arp_announce", "1");
     let vips = ["203.0.113.10", "2001:db8:1::10", "203.0.113.30"];
@@ -185,6 +186,52 @@ pub(crate) async fn a_clsact_qdisc_with_filters_of_others_stays() {
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
     assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap()[0].bpf_name.as_deref(), Some("theirs"));
     journal_is_gone(base.path());
+}
+
+pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
+    veth("one", "other");
+    let netlink = Netlink::connect().unwrap();
+    let index = netlink.interface("one").await.unwrap().index;
+    let (program, _) = program();
+    let mut kinds = 0;
+    for rest in [
+        "protocol all matchall action pass",
+        "protocol ip u32 match ip dst 192.0.2.1/32 action drop",
+        "protocol ip flower dst_ip 192.0.2.1 ip_proto tcp dst_port 443 action drop",
+        "protocol 802.1q flower vlan_id 7 action pass",
+        "protocol all basic match meta(pkt_len gt 100) action pass",
+        "protocol all chain 3 matchall action pass",
+        "protocol all flow hash keys src",
+        "protocol ip fw",
+    ] {
+        let base = tempfile::tempdir().unwrap();
+        let mut host = host(base.path());
+        host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
+        if !try_run(&format!("tc filter add dev one ingress pref 20 {rest}")).0 {
+            host.undo_all().await.unwrap();
+            continue;
+        }
+        kinds += 1;
+        let theirs = || {
+            let (listed, shown) = try_run("tc filter show dev one ingress");
+            listed.then(|| shown.lines().filter(|line| line.contains("pref 20")).count())
+        };
+        let before = theirs();
+        assert_ne!(before, Some(0), "{rest}");
+        let report = host.undo_all().await.unwrap();
+        match before {
+            Some(_) => assert!(report.to_string().contains("others use it"), "{rest}: {report}"),
+            // Some filters the kernel itself fails to list. In doubt nothing is removed.
+            None => assert!(!report.failed.is_empty(), "{rest}: {report}"),
+        }
+        assert_eq!(theirs(), before, "{rest}");
+        assert_eq!(netlink.clsact(index).await.unwrap(), Some(Clsact::Existed), "{rest}");
+        netlink.remove_clsact(index).await.unwrap();
+    }
+    match kinds {
+        0 => Completion::ignored_with("this kernel has no classifier but cls_bpf"),
+        _ => Completion::Completed,
+    }
 }
 
 pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {

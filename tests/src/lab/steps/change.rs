@@ -3,9 +3,8 @@
 use super::{Examination, spread};
 use crate::lab::client::{Tally, Transport};
 use crate::lab::connections::{Connections, Snapshot};
-use crate::lab::topology::{DRAINED, JOINING, balancers, host};
+use crate::lab::topology::{DRAINED, ECHO, JOINING, WEB, balancers, host};
 use anyhow::{Context, Result};
-use rustix::process::Signal;
 
 /// Shows who serves the open connections, and checks that each has exchanged data since the earlier snapshot.
 pub(super) fn judge(examination: &mut Examination<'_>, what: &str, earlier: &Snapshot) -> Result<Snapshot> {
@@ -29,7 +28,7 @@ fn apply(examination: &mut Examination<'_>) -> Result<()> {
     lab.configure(examination.wanted)?;
     // Backends first: whatever a balancer sends, somebody unwraps it.
     for daemon in examination.wanted.listed().chain(balancers()) {
-        lab.signal_sluice(daemon, Signal::HUP)?;
+        lab.reload_sluice(daemon)?;
     }
     Ok(())
 }
@@ -54,16 +53,16 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     lab.configure(examination.wanted)?;
     lab.start_sluice(host(JOINING)?)?;
     apply(examination)?;
-    examination.wait_status(&format!("{JOINING} has joined"), |service| {
-        service.backend(JOINING).is_some_and(|backend| backend.slots > 0)
+    examination.wait_status(&format!("{JOINING} has joined"), |status| {
+        [WEB, ECHO].iter().all(|name| status.service(name).is_some_and(|service| service.slots_of(JOINING) > 0))
     })?;
     let joined = judge(examination, &format!("after {JOINING} joined"), &start)?;
 
     examination.show.say(format!("{DRAINED} drains: new configuration, SIGHUP to every daemon"));
     examination.wanted.drained = true;
     apply(examination)?;
-    examination.wait_status(&format!("{DRAINED} drains"), |service| {
-        service.backend(DRAINED).is_some_and(|backend| backend.draining)
+    examination.wait_status(&format!("{DRAINED} drains"), |status| {
+        status.drains(DRAINED) && status.services.iter().all(|service| service.slots_of(DRAINED) == 0)
     })?;
     let drained = judge(examination, &format!("after {DRAINED} drained"), &joined)?;
     let kept = drained.by_backend.get(DRAINED).copied().unwrap_or(0);

@@ -17,12 +17,14 @@ use super::host_state::HostState;
 use super::lab::{Lab, Programs, Scale};
 use super::show::Show;
 use super::state::{StateDir, sweep};
-use super::topology::{self, HOSTS, WEB};
-use anyhow::{Context, Result, anyhow};
+use super::status::Balancer;
+use super::topology::{self, HOSTS};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A lab under examination: what one step learns and a later one needs.
@@ -37,6 +39,8 @@ pub struct Examination<'a> {
     before: BTreeMap<&'static str, HostState>,
     /// Packets seen while requests were spread.
     captured: BTreeMap<&'static str, Captured>,
+    /// Packets that each balancer counted as forwarded meanwhile.
+    forwarded: BTreeMap<&'static str, u64>,
     /// Answers of backends while packets were captured.
     answered: u64,
     /// Connections that stay open over several steps.
@@ -96,6 +100,7 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
         wanted: Wanted::default(),
         before: BTreeMap::new(),
         captured: BTreeMap::new(),
+        forwarded: BTreeMap::new(),
         answered: 0,
         connections: None,
     };
@@ -204,19 +209,21 @@ impl Examination<'_> {
         Ok(directory)
     }
 
-    /// Waits until every balancer's status of every service satisfies a condition.
-    fn wait_status(&self, what: &str, good: impl Fn(&super::status::ServiceStatus) -> bool) -> Result<()> {
-        let deadline = std::time::Instant::now() + self.lab.scale.patience;
+    /// Waits until every balancer's status satisfies a condition.
+    fn wait_status(&self, what: &str, good: impl Fn(&Balancer) -> bool) -> Result<()> {
+        let deadline = Instant::now() + self.lab.scale.patience;
         for balancer in topology::balancers() {
             loop {
                 let status = self.lab.status(balancer)?;
-                if status.service(WEB).is_some() && status.services.iter().all(&good) {
+                if good(&status) {
                     break;
                 }
-                if std::time::Instant::now() > deadline {
-                    return Err(anyhow!("{what}: {} does not show it in its status: {status:?}", balancer.name));
-                }
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                ensure!(
+                    Instant::now() < deadline,
+                    "the status of {} does not show that {what}: {status:?}",
+                    balancer.name
+                );
+                std::thread::sleep(Duration::from_millis(50));
             }
         }
         Ok(())

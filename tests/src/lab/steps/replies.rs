@@ -28,10 +28,15 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         let seen = counts(balancer.name);
         let replies = seen.from_vip_in + seen.from_vip_out;
         show.check(replies == 0, format!("{replies} replies crossed {}", balancer.name));
-        // Without this the line above would hold for a capture that sees nothing.
-        let forwarded = seen.to_vip_in.min(seen.encapsulated_out);
-        let what = format!("the same count saw {} forward {} packets of the clients", balancer.name, forwarded);
-        show.check(forwarded > 0, what);
+        // Without these the line above would hold for a capture that sees nothing.
+        let (arrived, left) = (seen.to_vip_in, seen.encapsulated_out);
+        let what = format!(
+            "the same capture saw {arrived} packets of clients reach {} and {left} leave encapsulated",
+            balancer.name
+        );
+        show.check(arrived == left && left > 0, what);
+        let counted = examination.forwarded.get(balancer.name).copied().unwrap_or(0);
+        show.check(counted == left, format!("sluice counters on {} went up by as many: {counted}", balancer.name));
     }
     let sent: u64 = backends().map(|backend| counts(backend.name).from_vip_out).sum();
     let plain: u64 = backends().map(|backend| counts(backend.name).to_vip_in).sum();

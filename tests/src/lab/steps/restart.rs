@@ -34,7 +34,9 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
                 let (then, now) = (before.service(service), after.service(service));
                 let (then, now) = then.zip(now).with_context(|| format!("{} lost {service}", balancer.name))?;
                 examination.check(
-                    then.generation == now.generation && then.slots() == now.slots(),
+                    then.generation == now.generation
+                        && then.slots == now.slots
+                        && then.table_digest == now.table_digest,
                     format!(
                         "{} adopted the table of `{service}` as it was: generation {} then, {} now",
                         balancer.name, then.generation, now.generation

@@ -7,8 +7,9 @@ use crate::lab::config::Wanted;
 use crate::lab::lab::Lab;
 use crate::lab::show::Show;
 use crate::lab::statistics::Fit;
-use crate::lab::topology::{ECHO, Family, WEB, backends, balancers, clients};
-use anyhow::{Context, Result, anyhow};
+use crate::lab::topology::{ECHO, Family, Host, WEB, backends, balancers, clients};
+use anyhow::{Context, Result, anyhow, ensure};
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// Sends about `count` requests, evenly from all clients over both IP versions, all clients at once. One tally for each version.
@@ -82,6 +83,30 @@ pub(super) fn judge(show: &mut Show, wanted: Wanted, columns: &[(&str, &Tally)])
     }
 }
 
+/// Packets that each balancer says it has forwarded.
+fn forwarded(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
+    let sum = |balancer: &'static Host| {
+        let counters = lab.counters(balancer)?;
+        Ok((balancer.name, counters.services.values().map(|traffic| traffic.packets).sum()))
+    };
+    balancers().map(sum).collect()
+}
+
+/// The same, once the last packets of closing connections are through.
+fn settled(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
+    let deadline = Instant::now() + lab.scale.patience;
+    let mut then = forwarded(lab)?;
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = forwarded(lab)?;
+        if now == then {
+            return Ok(now);
+        }
+        ensure!(Instant::now() < deadline, "packets go on arriving at the balancers although all requests are over");
+        then = now;
+    }
+}
+
 /// Requests over TCP and UDP, big bodies both ways, while every balancer's and backend's packets are captured.
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
@@ -90,13 +115,16 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     for host in balancers().chain(wanted.listed()) {
         captures.push((host.name, Capture::start(&lab.namespaces, host)?));
     }
-    let begin = std::time::Instant::now();
+    let before = forwarded(lab)?;
+    let begin = Instant::now();
     let [tcp4, tcp6] = send(lab, Transport::Tcp, lab.scale.requests)?;
     let [udp4, udp6] = send(lab, Transport::Udp, lab.scale.datagrams)?;
     let seconds = begin.elapsed().as_secs_f64();
+    let after = settled(lab)?;
     for (name, capture) in captures {
         examination.captured.insert(name, capture.stop()?);
     }
+    examination.forwarded = before.into_iter().zip(after).map(|((name, then), (_, now))| (name, now - then)).collect();
     let tallies = [("HTTP IPv4", &tcp4), ("HTTP IPv6", &tcp6), ("UDP IPv4", &udp4), ("UDP IPv6", &udp6)];
     examination.answered = tallies.iter().map(|(_, tally)| tally.answered()).sum();
     let count = examination.answered;
@@ -109,14 +137,10 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             let service = status.service(name).with_context(|| format!("{} knows no service {name}", balancer.name))?;
             let exact = wanted.listed().all(|host| {
                 let due = wanted.share(host.name) * service.table_size as f64;
-                service.backend(host.name).is_some_and(|backend| (backend.slots as f64 - due).abs() <= 1.0)
+                (service.slots_of(host.name) as f64 - due).abs() <= 1.0
             });
-            let slots: Vec<_> = service.slots().into_iter().map(|(name, slots)| format!("{name} {slots}")).collect();
-            let what = format!(
-                "{}: the slots of `{name}` follow the weights to within one ({})",
-                balancer.name,
-                slots.join(", ")
-            );
+            let slots = service.slots_in_words();
+            let what = format!("{}: the slots of `{name}` follow the weights to within one ({})", balancer.name, slots);
             examination.check(exact, what);
         }
     }
@@ -126,7 +150,7 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     for family in Family::BOTH {
         let mut rates = Vec::new();
         for sender in clients() {
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             client::on(&lab.namespaces, sender, || async move {
                 let mut connection = Connection::open(family.web()).await?;
                 timeout(limit, connection.download(body)).await.context("the download takes too long")??;

@@ -12,12 +12,13 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         let first = *services.first().with_context(|| format!("no balancer knows the service {name}"))?;
         let same = services.len() == statuses.len()
             && services.iter().all(|other| {
-                other.table_size == first.table_size && other.slots() == first.slots() && other.digest == first.digest
+                other.table_size == first.table_size
+                    && other.slots == first.slots
+                    && other.table_digest == first.table_digest
             });
-        let slots: Vec<_> = first.slots().into_iter().map(|(name, slots)| format!("{name} {slots}")).collect();
-        let digest = first.digest.as_deref().unwrap_or("not reported");
-        let what =
-            format!("`{name}`: {} slots, the same everywhere: {}; digest {digest}", first.table_size, slots.join(", "));
+        let slots = first.slots_in_words();
+        let digest = &first.table_digest;
+        let what = format!("`{name}`: {} slots with digest {digest} everywhere: {slots}", first.table_size);
         examination.check(same, what);
     }
     for balancer in balancers() {

@@ -1,0 +1,283 @@
+//! `sluice backend`: makes this host take packets for the VIPs that it serves.
+//!
+//! Encapsulated packets are unwrapped by the kernel's tunnel devices where it has them, by our program at TC ingress where it has
+//! not. Like the balancer, what is in place stays in place when the daemon ends.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use sd_notify::NotifyState;
+use tracing::{info, warn};
+
+use crate::bpf::{self, BackendMaps, Program};
+use crate::cli::Backend;
+use crate::config::{self, Config};
+use crate::daemon::{self, Asked, Lock, STATE, Signals};
+use crate::failure::Failure;
+use crate::host::{BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6};
+use crate::journal::{Journal, Role};
+use crate::lb::check_interfaces;
+use crate::netlink::{Direction, FilterSpec, Netlink};
+use crate::{down, preflight};
+
+/// Priority of the filter, behind the balancer's.
+const PRIORITY: u16 = 101;
+
+/// One address of each family.
+const LOCAL_ADDRESSES: u32 = 2;
+
+/// The backend's filter on its interfaces.
+pub(crate) fn filter(instance: &str) -> FilterSpec {
+    FilterSpec { name: format!("sluice_backend:{instance}"), priority: PRIORITY }
+}
+
+/// Runs `sluice backend` until it is told to end.
+///
+/// # Errors
+///
+/// [`Failure::BadInput`] before anything was touched, [`Failure::Operation`] with what failed.
+pub fn run(args: &Backend) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    preflight::check()?;
+    daemon::log();
+    daemon::block_on(serve(args, config))
+}
+
+/// What the configuration asks of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Duty {
+    name: String,
+    /// This backend's addresses.
+    local: Vec<IpAddr>,
+    /// The VIP addresses of the services that list it, whatever its weight: it may still hold their flows.
+    vips: Vec<IpAddr>,
+    interfaces: Vec<String>,
+}
+
+impl Duty {
+    /// Finds which backend this host is: by `--name`, or by its addresses.
+    fn find(args: &Backend, config: &Config, own: &[IpAddr]) -> Result<Self, anyhow::Error> {
+        let position = match &args.name {
+            Some(name) => config.backends().iter().position(|backend| backend.name() == name).ok_or_else(|| {
+                anyhow!("{}: there is no backend {name:?}; --name must be one of backends[]", args.config.display())
+            })?,
+            None => by_address(config, own).with_context(|| args.config.display().to_string())?,
+        };
+        let backend = &config.backends()[position];
+        let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
+        let vips: BTreeSet<IpAddr> =
+            config.services().iter().filter(serves).flat_map(|s| s.vips()).map(|vip| vip.address()).collect();
+        Ok(Self {
+            name: backend.name().to_owned(),
+            local: backend.addresses().collect(),
+            vips: vips.into_iter().collect(),
+            interfaces: if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec(),
+        })
+    }
+}
+
+fn by_address(config: &Config, own: &[IpAddr]) -> Result<usize, anyhow::Error> {
+    let backends = config.backends().iter().enumerate();
+    let mine: Vec<usize> = backends
+        .filter(|(_, backend)| backend.addresses().any(|address| own.contains(&address)))
+        .map(|(position, _)| position)
+        .collect();
+    match mine[..] {
+        [position] => Ok(position),
+        [] => Err(anyhow!("no backend has an address of this host; add this host to backends[], or say --name")),
+        [first, second, ..] => {
+            let name = |position: usize| config.backends()[position].name();
+            Err(anyhow!("this host has the addresses of both {} and {}; say --name", name(first), name(second)))
+        }
+    }
+}
+
+/// The running backend.
+struct Running {
+    instance: String,
+    host: Host,
+    /// The decapsulation program, where it is needed.
+    program: Option<(Program, BackendMaps)>,
+    vip_capacity: u32,
+}
+
+async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
+    let netlink = Netlink::connect().map_err(Failure::operation)?;
+    let duty = find(args, &config, &netlink).await?;
+    let mut signals = Signals::listen()?;
+
+    let instance = config.instance().to_owned();
+    let lock = Lock::take(&instance, Role::Backend)?;
+    let journal = Journal::open(Path::new(STATE), &instance, Role::Backend).map_err(Failure::operation)?;
+    let host = Host::new(netlink, journal);
+    let vip_capacity = config.limits().vips;
+    let mut running = Running { instance: instance.clone(), host, program: None, vip_capacity };
+    running.fulfil(&duty).await?;
+    daemon::notify(NotifyState::Ready);
+    info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name);
+
+    loop {
+        match signals.next().await {
+            Asked::End => break,
+            Asked::Reload => {
+                daemon::notify(NotifyState::Reloading);
+                match running.reload(args).await {
+                    Ok(duty) => info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name),
+                    Err(failure) => {
+                        warn!("reload refused, nothing of it is in force beyond what was logged: {failure}")
+                    }
+                }
+                daemon::notify(NotifyState::Ready);
+            }
+        }
+    }
+    daemon::notify(NotifyState::Stopping);
+    if args.ephemeral {
+        info!("ending, and with it serving (--ephemeral)");
+        drop(running);
+        return down::role(&instance, Role::Backend, Some(lock)).await.map(|_| ());
+    }
+    info!("ending; packets are served until `sluice down --instance {instance}`");
+    Ok(())
+}
+
+async fn find(args: &Backend, config: &Config, netlink: &Netlink) -> Result<Duty, Failure> {
+    let own = netlink.local_addresses().await.map_err(Failure::operation)?;
+    let own: Vec<IpAddr> = own.into_iter().map(|(_, address)| address).collect();
+    let duty = Duty::find(args, config, &own).map_err(Failure::BadInput)?;
+    check_interfaces(netlink, &duty.interfaces).await?;
+    Ok(duty)
+}
+
+impl Running {
+    async fn reload(&mut self, args: &Backend) -> Result<Duty, Failure> {
+        let config = Config::load(&args.config)?;
+        if config.instance() != self.instance {
+            return Err(Failure::bad_input(anyhow!("the instance cannot change while the daemon runs; restart it")));
+        }
+        let duty = find(args, &config, self.host.netlink()).await?;
+        self.fulfil(&duty).await?;
+        Ok(duty)
+    }
+
+    /// Brings the host to what its duty asks: first everything that is new, then away with what is not wanted any more.
+    async fn fulfil(&mut self, duty: &Duty) -> Result<(), Failure> {
+        let setup = BackendSetup {
+            interfaces: &duty.interfaces,
+            local: &duty.local,
+            vips: &duty.vips,
+            tunnels: true,
+            tunnel_v4: TUNNEL_V4,
+            tunnel_v6: TUNNEL_V6,
+        };
+        let report = self.host.prepare_backend(&setup).await.map_err(Failure::operation)?;
+        for change in &report.changed {
+            info!("{change}");
+        }
+        for (address, decapsulation) in &report.decapsulation {
+            info!("packets to {address} are decapsulated by: {decapsulation}");
+        }
+        let by_program: Vec<IpAddr> = report
+            .decapsulation
+            .iter()
+            .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
+            .map(|(address, _)| *address)
+            .collect();
+        self.decapsulate(duty, &by_program).await?;
+        for address in self.host.journal().addresses() {
+            if !duty.vips.contains(&address) && self.host.remove_vip(address).await.map_err(Failure::operation)? {
+                info!("took VIP address {address} off lo");
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the program for what is sent to `local`, its maps filled first; detaches it from where it is not wanted.
+    async fn decapsulate(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
+        let spec = filter(&self.instance);
+        if !local.is_empty() {
+            if self.program.is_none() {
+                let pins = daemon::pins(&self.instance, Role::Backend)?;
+                let program =
+                    bpf::load_backend(&pins, LOCAL_ADDRESSES, self.vip_capacity).map_err(Failure::operation)?;
+                let maps = BackendMaps::open(&pins).map_err(Failure::operation)?;
+                self.program = Some((program, maps));
+            }
+            if let Some((program, maps)) = &mut self.program {
+                maps.set(local, &duty.vips).map_err(Failure::operation)?;
+                for interface in &duty.interfaces {
+                    let attached = self.host.attach(interface, Direction::Ingress, &spec, program.descriptor()).await;
+                    let attached = attached
+                        .with_context(|| format!("cannot attach to {interface}"))
+                        .map_err(Failure::Operation)?;
+                    info!("{interface}: program {attached:?} at TC ingress, priority {PRIORITY}");
+                }
+            }
+        }
+        for interface in self.host.journal().filtered_interfaces() {
+            if local.is_empty() || !duty.interfaces.contains(&interface) {
+                let detached = self.host.detach(&interface, Direction::Ingress, &spec).await;
+                detached.with_context(|| format!("cannot detach from {interface}")).map_err(Failure::Operation)?;
+                info!("{interface}: program detached");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn config() -> Config {
+        let text = r#"{ "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
+            "backends": [ { "name": "a", "address": "10.0.1.1" }, { "name": "b", "address": "10.0.1.2" },
+                          { "name": "idle", "address": "10.0.1.3" } ],
+            "services": [
+                { "name": "one", "vips": ["203.0.113.1:80/tcp", "203.0.113.1:443/tcp"], "backends": [ { "name": "a" } ] },
+                { "name": "two", "vips": ["203.0.113.2:80/tcp"],
+                  "backends": [ { "name": "a", "weight": 1 }, { "name": "b", "weight": 0 } ] } ] }"#;
+        Config::parse(text, Path::new("edge.json")).unwrap()
+    }
+
+    fn args(name: Option<&str>, interfaces: &[&str]) -> Backend {
+        Backend {
+            config: PathBuf::from("edge.json"),
+            name: name.map(str::to_owned),
+            ephemeral: false,
+            interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_backend_is_found_by_its_address_and_serves_every_service_that_lists_it() {
+        let duty = Duty::find(&args(None, &[]), &config(), &[ip("127.0.0.1"), ip("10.0.1.1")]).unwrap();
+        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("a", &[ip("203.0.113.1"), ip("203.0.113.2")][..]));
+        assert_eq!(duty.interfaces, ["eth0"]);
+        // Weight 0 takes no new flows and may still hold old ones.
+        let duty = Duty::find(&args(None, &["ens1"]), &config(), &[ip("10.0.1.2")]).unwrap();
+        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("b", &[ip("203.0.113.2")][..]));
+        assert_eq!(duty.interfaces, ["ens1"]);
+        assert!(Duty::find(&args(Some("idle"), &[]), &config(), &[]).unwrap().vips.is_empty());
+    }
+
+    #[test]
+    fn a_host_that_is_no_backend_or_two_is_told_so() {
+        for (args, own, says) in [
+            (args(None, &[]), vec![ip("10.9.9.9")], "no backend has an address of this host"),
+            (args(None, &[]), vec![ip("10.0.1.1"), ip("10.0.1.2")], "both a and b; say --name"),
+            (args(Some("c"), &[]), vec![ip("10.0.1.1")], "there is no backend \"c\""),
+        ] {
+            let error = format!("{:#}", Duty::find(&args, &config(), &own).unwrap_err());
+            assert!(error.contains(says) && error.contains("edge.json"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `sluice check`: validates a configuration and its hash key, and sums up what they ask for.
+
+use std::fmt::Write as _;
+
+use crate::cli::{Check, print};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::key::HashKey;
+
+/// Bytes of a slot in the lookup table's map.
+const SLOT_BYTES: u64 = 4;
+
+/// Runs `sluice check`.
+///
+/// # Errors
+/// [`Failure::BadInput`] with what is wrong.
+pub fn run(args: &Check) -> Result<(), Failure> {
+    let config = Config::load(&args.file)?;
+    let key = HashKey::load(config.hash_key_file())?;
+    let summary = summary(&config, &key);
+    print(&format!("{}: good\n{summary}", args.file.display()))
+}
+
+fn summary(config: &Config, key: &HashKey) -> String {
+    let limits = config.limits();
+    let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
+    let draining = config.backends().iter().filter(|backend| backend.draining()).count();
+    let slots: u64 = config.services().iter().map(|service| u64::from(service.table_size().get())).sum();
+    // The new tables are filled while the old ones are still in use.
+    let kibibytes = (slots * SLOT_BYTES).div_ceil(1024);
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<14} {value}");
+    };
+    line("instance", config.instance().to_owned());
+    line("interfaces", config.interfaces().join(", "));
+    line("services", format!("{} of at most {}", config.services().len(), limits.services));
+    line("VIPs", format!("{vips} of at most {}", limits.vips));
+    line("backends", format!("{} of at most {}, {draining} draining", config.backends().len(), limits.backends));
+    line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
+    line("connections", format!("{} at most", limits.connections));
+    line("hash key", format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()));
+    text
+}

@@ -1,0 +1,188 @@
+//! The command line. Nouns read, verbs change.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DEFAULT_INSTANCE, instance_name, interface_name};
+use crate::failure::Failure;
+use crate::{backend, check, counters, down, key, lb, status};
+
+/// Layer-4 edge load balancer for Linux.
+///
+/// Exit codes: 0 done, 1 a failed operation, 2 bad input (nothing on the host was changed).
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `sluice` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Balance on this host: fill the tables, attach, and keep both as the configuration says.
+    Lb(Lb),
+    /// Serve on this host: unwrap packets for the VIPs that this backend serves.
+    Backend(Backend),
+    /// Validate a configuration and its hash key; touch nothing.
+    Check(Check),
+    /// Show the services and backends of a running instance.
+    Status(Show),
+    /// Show what a running instance counted.
+    Counters(Show),
+    /// Detach an instance and restore this host.
+    Down(Down),
+    /// Manage the hash key.
+    #[command(subcommand)]
+    Key(Key),
+}
+
+/// `sluice lb`.
+#[derive(Args, Debug)]
+pub struct Lb {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Stop forwarding and restore the host at exit. Otherwise packets keep flowing until `sluice down`.
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// Attach to this interface rather than to the configured ones; may be given several times.
+    #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
+    pub interfaces: Vec<String>,
+}
+
+/// `sluice backend`.
+#[derive(Args, Debug)]
+pub struct Backend {
+    /// The configuration: the balancers' file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Which of the configured backends this host is. Otherwise the one whose address this host has.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Restore the host at exit. Otherwise packets are served until `sluice down`.
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// Receive encapsulated packets on this interface rather than on the configured ones; may be given several times.
+    #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
+    pub interfaces: Vec<String>,
+}
+
+/// `sluice check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The configuration.
+    pub file: PathBuf,
+}
+
+/// `sluice status` and `sluice counters`.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Which instance.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    pub instance: String,
+    /// Write JSON rather than a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sluice down`.
+#[derive(Args, Debug)]
+pub struct Down {
+    /// Which instance.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    pub instance: String,
+}
+
+/// `sluice key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a new random key. All balancers of a fleet need the same one: make it once and copy it.
+    New(KeyNew),
+}
+
+/// `sluice key new`.
+#[derive(Args, Debug)]
+pub struct KeyNew {
+    /// Write the key to this file (mode 0600, never overwritten) rather than to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// The command's [`Failure`].
+    pub fn run(&self) -> Result<(), Failure> {
+        match self {
+            Self::Lb(args) => lb::run(args),
+            Self::Backend(args) => backend::run(args),
+            Self::Check(args) => check::run(args),
+            Self::Status(args) => status::run(args),
+            Self::Counters(args) => counters::run(args),
+            Self::Down(args) => down::run(args),
+            Self::Key(Key::New(args)) => new_key(args),
+        }
+    }
+}
+
+fn new_key(args: &KeyNew) -> Result<(), Failure> {
+    let key = key::HashKey::generate()?;
+    match &args.out {
+        Some(file) => {
+            key.save(file)?;
+            print(&format!("wrote {} (fingerprint {})\n", file.display(), key.fingerprint()))
+        }
+        None => print(&format!("{}\n", key.to_hex())),
+    }
+}
+
+/// Writes `text` to standard output. A reader that stops reading (`| head`) is no error.
+///
+/// # Errors
+/// [`Failure::Operation`] when standard output takes no more, as on a full disk.
+pub fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write as _};
+
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::operation(anyhow::Error::from(error).context("cannot write to standard output")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_instance_is_edge_unless_named() {
+        let parse = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Down(down) => down.instance,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse(&["sluice", "down"]), "edge");
+        assert_eq!(parse(&["sluice", "down", "--instance", "edge-2"]), "edge-2");
+    }
+
+    #[test]
+    fn interfaces_add_up() {
+        let args = ["sluice", "lb", "--config", "f", "--interface", "a", "--interface", "b"];
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Lb(lb) => assert_eq!(lb.interfaces, ["a", "b"]),
+            other => panic!("{other:?}"),
+        }
+    }
+}

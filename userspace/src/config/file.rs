@@ -1,0 +1,247 @@
+//! What was typed: the JSON document as serde reads it. Types and ranges of single values are checked here, everything
+//! that needs two values in `meaning`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Unexpected};
+use serde::{Deserialize, de::IgnoredAny};
+use sluice_maglev::TableSize;
+
+use super::vip::Vip;
+use super::{Tracking, limits};
+
+/// The only `version` there is.
+pub(super) const VERSION: u64 = 1;
+
+/// The document's version alone, read before the rest: fields that another version has are not "unknown".
+#[derive(Deserialize)]
+pub(super) struct Header {
+    pub(super) version: Option<serde_json::Value>,
+}
+
+/// The whole document.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Document {
+    // Read, and judged, as part of `Header`.
+    #[serde(rename = "version")]
+    _version: IgnoredAny,
+    pub(super) instance: Option<String>,
+    pub(super) interfaces: Vec<String>,
+    pub(super) underlay: Object<Underlay>,
+    pub(super) hash_key_file: PathBuf,
+    pub(super) limits: Option<Object<Limits>>,
+    pub(super) backends: Vec<Object<Backend>>,
+    pub(super) services: Vec<Object<Service>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Underlay {
+    pub(super) v4: Option<Ipv4Addr>,
+    pub(super) v6: Option<Ipv6Addr>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) services: Option<Whole<1, { limits::MAX_SERVICES }>>,
+    pub(super) backends: Option<Whole<1, { limits::MAX_BACKENDS }>>,
+    pub(super) vips: Option<Whole<1, { limits::MAX_VIPS }>>,
+    pub(super) connections: Option<Whole<{ limits::MIN_CONNECTIONS }, { limits::MAX_CONNECTIONS }>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backend {
+    pub(super) name: String,
+    pub(super) address: Address,
+    #[serde(default)]
+    pub(super) draining: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub(super) name: String,
+    pub(super) vips: Vec<Vip>,
+    #[serde(default, deserialize_with = "table_size")]
+    pub(super) table_size: TableSize,
+    #[serde(default)]
+    pub(super) tracking: Tracking,
+    pub(super) backends: Vec<Object<ServiceBackend>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceBackend {
+    pub(super) name: String,
+    pub(super) weight: Option<Whole<0, { limits::MAX_WEIGHT }>>,
+}
+
+/// A backend's address: one, or one of each family.
+pub(super) struct Address {
+    pub(super) v4: Option<Ipv4Addr>,
+    pub(super) v6: Option<Ipv6Addr>,
+}
+
+/// What an object must look like, for errors.
+pub(super) trait Example {
+    const EXAMPLE: &'static str;
+}
+
+impl Example for Header {
+    const EXAMPLE: &'static str = "an object: { \"version\": 1, ... }";
+}
+impl Example for Document {
+    const EXAMPLE: &'static str = Header::EXAMPLE;
+}
+impl Example for Underlay {
+    const EXAMPLE: &'static str = "an object such as { \"v4\": \"192.0.2.1\", \"v6\": \"2001:db8::1\" }";
+}
+impl Example for Limits {
+    const EXAMPLE: &'static str = "an object such as { \"connections\": 65536 }";
+}
+impl Example for Backend {
+    const EXAMPLE: &'static str = "an object such as { \"name\": \"web-1\", \"address\": \"10.0.1.11\" }";
+}
+impl Example for Service {
+    const EXAMPLE: &'static str = "an object such as { \"name\": \"web\", \"vips\": [...], \"backends\": [...] }";
+}
+impl Example for ServiceBackend {
+    const EXAMPLE: &'static str = "an object such as { \"name\": \"web-1\", \"weight\": 100 }";
+}
+
+/// A `T` written as a JSON object. Derived structs would take an array of the fields' values, too.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de> + Example> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Example> de::Visitor<'de> for Visitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(T::EXAMPLE)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Visitor(PhantomData))
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<const MIN: u32, const MAX: u32>(pub(super) u32);
+
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<const MIN: u32, const MAX: u32>;
+
+        impl<const MIN: u32, const MAX: u32> de::Visitor<'_> for Visitor<MIN, MAX> {
+            type Value = Whole<MIN, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from {MIN} to {MAX}")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                u32::try_from(number)
+                    .ok()
+                    .filter(|number| (MIN..=MAX).contains(number))
+                    .map(Whole)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                Err(E::invalid_value(Unexpected::Signed(number), &self))
+            }
+        }
+
+        deserializer.deserialize_u64(Visitor)
+    }
+}
+
+fn table_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableSize, D::Error> {
+    let Whole(slots) = Whole::<0, { u32::MAX }>::deserialize(deserializer)?;
+    TableSize::new(slots).map_err(de::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for Tracking {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Tracking;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"always\" or \"never\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Tracking, E> {
+                match text {
+                    "always" => Ok(Tracking::Always),
+                    "never" => Ok(Tracking::Never),
+                    "transitions" => Err(E::custom(
+                        "tracking \"transitions\" is not supported; write \"always\" to keep flows in place while backends change, or \"never\"",
+                    )),
+                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// The object form.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Both {
+            v4: Option<Ipv4Addr>,
+            v6: Option<Ipv6Addr>,
+        }
+
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Address;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "an IP address such as \"10.0.1.11\", or { \"v4\": \"10.0.1.11\", \"v6\": \"2001:db8:1::11\" } for a backend with both",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Address, E> {
+                match text.parse() {
+                    Ok(IpAddr::V4(v4)) => Ok(Address { v4: Some(v4), v6: None }),
+                    Ok(IpAddr::V6(v6)) => Ok(Address { v4: None, v6: Some(v6) }),
+                    Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Address, A::Error> {
+                match Both::deserialize(MapAccessDeserializer::new(map))? {
+                    Both { v4: None, v6: None } => Err(de::Error::custom(
+                        "no address; write \"v4\", \"v6\" or both, such as { \"v4\": \"10.0.1.11\" }",
+                    )),
+                    Both { v4, v6 } => Ok(Address { v4, v6 }),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}

@@ -1,0 +1,38 @@
+//! How much a configuration may hold.
+
+/// The most services an instance can be sized for.
+pub const MAX_SERVICES: u32 = 4_096;
+/// The most backends an instance can be sized for: a slot names its backend by a 16-bit map index, and index 0 means
+/// nothing.
+pub const MAX_BACKENDS: u32 = 65_535;
+/// The most VIPs an instance can be sized for.
+pub const MAX_VIPS: u32 = 65_536;
+/// The fewest entries of the connection table.
+pub const MIN_CONNECTIONS: u32 = 1_024;
+/// The most entries of the connection table (about 115 bytes each).
+pub const MAX_CONNECTIONS: u32 = 16 << 20;
+/// The largest weight of a backend in a service.
+pub const MAX_WEIGHT: u32 = 65_535;
+/// The weight of a backend in a service whose configuration names none.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// The most backends of one service.
+pub const MAX_SERVICE_BACKENDS: usize = 1_024;
+
+/// The capacities that an instance's maps are made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Services, 1 to [`MAX_SERVICES`].
+    pub services: u32,
+    /// Backends, 1 to [`MAX_BACKENDS`].
+    pub backends: u32,
+    /// VIPs of all services together, 1 to [`MAX_VIPS`].
+    pub vips: u32,
+    /// Flows in the connection table, [`MIN_CONNECTIONS`] to [`MAX_CONNECTIONS`].
+    pub connections: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 256, backends: 4_096, vips: 1_024, connections: 65_536 }
+    }
+}

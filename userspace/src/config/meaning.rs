@@ -1,0 +1,322 @@
+//! From what was typed to what was meant: every check that needs more than one value.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::address::unusable;
+use super::file::{self, Object};
+use super::limits::{self, Limits};
+use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
+use super::{Backend, Config, ConfigError, Service, ServiceBackend, Underlay, Vip};
+
+/// A place and the problem there; [`config`] adds the file.
+type Problem = (String, String);
+
+/// Refuses every version but the one this program reads.
+pub(super) fn check_version(version: Option<&serde_json::Value>, file: &Path) -> Result<(), ConfigError> {
+    let right = file::VERSION;
+    match version {
+        Some(version) if version.as_u64() == Some(right) => Ok(()),
+        Some(version) => Err(ConfigError::at(
+            file,
+            "version",
+            format!(
+                "{version} is not a version that this sluice reads; write \"version\": {right}, or use the sluice that the file was written for"
+            ),
+        )),
+        None => Err(ConfigError::at(file, "version", format!("missing; write \"version\": {right}"))),
+    }
+}
+
+/// The configuration that `document`, the contents of `file`, means.
+pub(super) fn config(document: file::Document, file: &Path) -> Result<Config, ConfigError> {
+    meant(document, file).map_err(|(place, problem)| ConfigError::at(file, place, problem))
+}
+
+fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
+    let instance = document.instance.as_deref().unwrap_or(DEFAULT_INSTANCE);
+    let instance = instance_name(instance).map_err(at("instance"))?;
+    let interfaces = interfaces(&document.interfaces)?;
+    let underlay = underlay(&document.underlay.0)?;
+    if document.hash_key_file.as_os_str().is_empty() {
+        return Err(at("hash_key_file")(
+            "empty; write a path such as \"/etc/sluice/hash.key\" (made by `sluice key new --out PATH`)".to_owned(),
+        ));
+    }
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let hash_key_file = directory.join(&document.hash_key_file);
+    let limits = limits(document.limits.map(|Object(limits)| limits));
+    let backends = backends(document.backends, underlay, limits)?;
+    let services = services(document.services, &backends, underlay, limits)?;
+    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, backends, services })
+}
+
+fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
+    if typed.is_empty() {
+        return Err(at("interfaces")(
+            "empty; name at least one interface that VIP traffic arrives on, such as \"eth0\"".to_owned(),
+        ));
+    }
+    let mut seen = Seen::new();
+    for (index, name) in typed.iter().enumerate() {
+        let place = format!("interfaces[{index}]");
+        interface_name(name).map_err(at(&place))?;
+        seen.first_time(name.as_str(), place, |name| format!("interface {name:?}"))?;
+    }
+    Ok(typed.to_vec())
+}
+
+fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
+    let file::Underlay { v4, v6 } = *typed;
+    if v4.is_none() && v6.is_none() {
+        return Err(at("underlay")(
+            "no address; write the balancer's own \"v4\" or \"v6\" address, or both: outer headers are sent from it"
+                .to_owned(),
+        ));
+    }
+    let addresses = [("v4", v4.map(IpAddr::V4)), ("v6", v6.map(IpAddr::V6))];
+    for (family, address) in addresses {
+        check_usable(address, || format!("underlay.{family}"), "the source of outer headers")?;
+    }
+    Ok(Underlay { v4, v6 })
+}
+
+fn limits(typed: Option<file::Limits>) -> Limits {
+    let typed = typed.unwrap_or_default();
+    let default = Limits::default();
+    Limits {
+        services: typed.services.map_or(default.services, |whole| whole.0),
+        backends: typed.backends.map_or(default.backends, |whole| whole.0),
+        vips: typed.vips.map_or(default.vips, |whole| whole.0),
+        connections: typed.connections.map_or(default.connections, |whole| whole.0),
+    }
+}
+
+fn backends(typed: Vec<Object<file::Backend>>, underlay: Underlay, limits: Limits) -> Result<Vec<Backend>, Problem> {
+    check_limit(typed.len(), "backends", limits.backends, limits::MAX_BACKENDS)?;
+    let mut names = Seen::new();
+    let mut addresses = Seen::new();
+    let mut backends = Vec::with_capacity(typed.len());
+    for (index, Object(typed)) in typed.into_iter().enumerate() {
+        let place = format!("backends[{index}]");
+        let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
+        names.first_time(typed.name, format!("{place}.name"), |name| format!("backend name {name:?}"))?;
+        let backend = Backend { name, v4: typed.address.v4, v6: typed.address.v6, draining: typed.draining };
+        for address in backend.addresses() {
+            let place = || format!("{place}.address");
+            check_usable(Some(address), place, "a backend's address")?;
+            if underlay.like(address) == Some(address) {
+                return Err(at(&place())(format!(
+                    "{address} is also the balancer's own address (underlay); write the backend host's address"
+                )));
+            }
+            addresses.first_time(address, place(), |address| format!("address {address}"))?;
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+fn services(
+    typed: Vec<Object<file::Service>>,
+    backends: &[Backend],
+    underlay: Underlay,
+    limits: Limits,
+) -> Result<Vec<Service>, Problem> {
+    check_limit(typed.len(), "services", limits.services, limits::MAX_SERVICES)?;
+    let vips = typed.iter().map(|Object(service)| service.vips.len()).sum();
+    check_limit(vips, "vips", limits.vips, limits::MAX_VIPS)?;
+
+    let by_name: HashMap<&str, usize> =
+        backends.iter().enumerate().map(|(index, backend)| (backend.name(), index)).collect();
+    let hosts: HashMap<IpAddr, &str> =
+        backends.iter().flat_map(|backend| backend.addresses().map(move |address| (address, backend.name()))).collect();
+    let mut names = Seen::new();
+    let mut vips = Seen::new();
+    let mut services = Vec::with_capacity(typed.len());
+    for (index, Object(typed)) in typed.into_iter().enumerate() {
+        let place = format!("services[{index}]");
+        let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
+        names.first_time(typed.name, format!("{place}.name"), |name| format!("service name {name:?}"))?;
+        check_vips(&typed.vips, &place, underlay, &hosts, &mut vips)?;
+        let members = service_backends(&typed.backends, &place, backends, &by_name)?;
+        check_weights(&members, typed.table_size.get(), &place)?;
+        check_families(&typed.vips, &members, backends, &place)?;
+        services.push(Service {
+            name,
+            vips: typed.vips,
+            table_size: typed.table_size,
+            tracking: typed.tracking,
+            backends: members,
+        });
+    }
+    Ok(services)
+}
+
+fn check_vips(
+    vips: &[Vip],
+    place: &str,
+    underlay: Underlay,
+    hosts: &HashMap<IpAddr, &str>,
+    seen: &mut Seen<Vip>,
+) -> Result<(), Problem> {
+    if vips.is_empty() {
+        return Err(at(&format!("{place}.vips"))(
+            "empty; write at least one VIP such as \"203.0.113.10:443/tcp\", or remove the service".to_owned(),
+        ));
+    }
+    for (index, vip) in vips.iter().enumerate() {
+        let place = format!("{place}.vips[{index}]");
+        let address = vip.address();
+        let family = family(address);
+        match underlay.like(address) {
+            None => {
+                return Err(at(&place)(format!(
+                    "{vip} needs an {family} source for its outer header; add \"{}\" to underlay",
+                    field(address)
+                )));
+            }
+            Some(own) if own == address => {
+                return Err(at(&place)(format!(
+                    "{address} is also the balancer's own address (underlay); a VIP address must be one that no host uses for itself"
+                )));
+            }
+            Some(_) => {}
+        }
+        if let Some(backend) = hosts.get(&address) {
+            return Err(at(&place)(format!(
+                "{address} is also the address of backend {backend:?}; a VIP address must be one that no host uses for itself"
+            )));
+        }
+        seen.first_time(*vip, place, |vip| format!("VIP {vip}"))?;
+    }
+    Ok(())
+}
+
+fn service_backends(
+    typed: &[Object<file::ServiceBackend>],
+    place: &str,
+    backends: &[Backend],
+    by_name: &HashMap<&str, usize>,
+) -> Result<Vec<ServiceBackend>, Problem> {
+    let most = limits::MAX_SERVICE_BACKENDS;
+    if typed.len() > most {
+        return Err(at(&format!("{place}.backends"))(format!(
+            "{} backends are too many for one service; list at most {most}",
+            typed.len()
+        )));
+    }
+    let mut seen = Seen::new();
+    let mut members = Vec::with_capacity(typed.len());
+    for (index, Object(typed)) in typed.iter().enumerate() {
+        let place = format!("{place}.backends[{index}].name");
+        let name = typed.name.as_str();
+        let Some(&backend) = by_name.get(name) else {
+            let known = backends.iter().map(Backend::name);
+            let remedy = match names::closest(name, known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "define it under \"backends\" at the top of the file first".to_owned(),
+            };
+            return Err(at(&place)(format!("there is no backend {name:?}; {remedy}")));
+        };
+        seen.first_time(name, place, |name| format!("backend {name:?}"))?;
+        members.push(ServiceBackend { backend, weight: typed.weight.map_or(limits::DEFAULT_WEIGHT, |whole| whole.0) });
+    }
+    Ok(members)
+}
+
+fn check_weights(members: &[ServiceBackend], slots: u32, place: &str) -> Result<(), Problem> {
+    let weighted = members.iter().filter(|member| member.weight > 0).count();
+    if weighted == 0 {
+        let problem = if members.is_empty() {
+            "empty; list at least one backend with a weight above 0, or remove the service"
+        } else {
+            "every weight is 0, so nobody would serve; give at least one backend a weight above 0"
+        };
+        return Err(at(&format!("{place}.backends"))(problem.to_owned()));
+    }
+    if weighted > slots as usize {
+        return Err(at(&format!("{place}.table_size"))(format!(
+            "{slots} slots are too few for {weighted} backends with weight; use about 100 slots for each backend, such as 65537"
+        )));
+    }
+    Ok(())
+}
+
+/// Encapsulation keeps the family (IPv4-in-IPv4, IPv6-in-IPv6), so every backend needs an address of each VIP's family.
+fn check_families(vips: &[Vip], members: &[ServiceBackend], backends: &[Backend], place: &str) -> Result<(), Problem> {
+    for (index, member) in members.iter().enumerate() {
+        let backend = &backends[member.backend];
+        let unreachable = vips.iter().find(|vip| {
+            let same = |address: IpAddr| address.is_ipv4() == vip.address().is_ipv4();
+            !backend.addresses().any(same)
+        });
+        if let Some(vip) = unreachable {
+            let (family, field) = (family(vip.address()), field(vip.address()));
+            let name = backend.name();
+            return Err(at(&format!("{place}.backends[{index}].name"))(format!(
+                "backend {name:?} has no {family} address, so packets for {vip} cannot be encapsulated to it; give it a \"{field}\" address under backends[{}].address",
+                member.backend
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Result<(), Problem> {
+    if count <= limit as usize {
+        return Ok(());
+    }
+    let place = if what == "vips" { "services" } else { what };
+    Err(at(place)(format!(
+        "{count} {what} are more than limits.{what}, {limit}; raise it (to at most {most}) or remove some"
+    )))
+}
+
+fn check_usable(address: Option<IpAddr>, place: impl Fn() -> String, role: &str) -> Result<(), Problem> {
+    match address.and_then(|address| Some((address, unusable(address)?))) {
+        Some((address, kind)) => {
+            Err(at(&place())(format!("{address} is {kind}, which cannot be {role}; use a unicast address of the host")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The values met so far, each with the place where it was.
+struct Seen<T>(HashMap<T, String>);
+
+impl<T: Eq + std::hash::Hash> Seen<T> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Notes that `value`, called `what`, is at `place`; a problem if it was somewhere else already.
+    fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
+        match self.0.get(&value) {
+            Some(first) => {
+                let what = what(&value);
+                Err((place, format!("{what} is already at {first}; remove or change one of the two")))
+            }
+            None => {
+                self.0.insert(value, place);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Puts a place before a problem.
+fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
+    let place = place.to_owned();
+    move |problem| (place, problem)
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The field that holds an address of this family.
+fn field(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "v4" } else { "v6" }
+}

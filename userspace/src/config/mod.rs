@@ -1,0 +1,261 @@
+//! The configuration: what was typed (serde structs) becomes what was meant ([`Config`]).
+//!
+//! Everything is checked on the way, before anything on the host is touched: a [`Config`] holds no bad value.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sluice_maglev::TableSize;
+
+mod address;
+mod error;
+mod file;
+pub mod limits;
+mod meaning;
+mod names;
+#[cfg(test)]
+mod tests;
+mod vip;
+
+pub use error::ConfigError;
+pub use limits::Limits;
+pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
+pub use vip::{Protocol, Vip, VipError};
+
+/// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
+/// enough that a wrong path (a disk, a log) does not fill the memory.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A configuration that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    instance: String,
+    interfaces: Vec<String>,
+    underlay: Underlay,
+    hash_key_file: PathBuf,
+    limits: Limits,
+    backends: Vec<Backend>,
+    services: Vec<Service>,
+}
+
+/// The balancer's own addresses: the sources of outer headers. At least one is there, and both are unicast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// The source of IPv4-in-IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// The source of IPv6-in-IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// A host that receives encapsulated packets. It has an address of at least one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    name: String,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+    draining: bool,
+}
+
+/// A service: a name, its VIPs and its backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    name: String,
+    vips: Vec<Vip>,
+    table_size: TableSize,
+    tracking: Tracking,
+    backends: Vec<ServiceBackend>,
+}
+
+/// A backend as one service uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceBackend {
+    backend: usize,
+    weight: u32,
+}
+
+/// Whether a service's flows are kept in the connection table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tracking {
+    /// Every flow is: it stays with its backend when the lookup table changes, on this balancer.
+    Always,
+    /// None is: the lookup table alone decides.
+    #[default]
+    Never,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file cannot be read, is not JSON or does not describe an instance.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
+        let mut bytes = Vec::new();
+        File::open(path).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            let problem =
+                format!("larger than {} MiB, so it is hardly a configuration; name a JSON file", MAX_BYTES >> 20);
+            return Err(ConfigError::whole(path, problem));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let offset = error.utf8_error().valid_up_to();
+            let problem = format!("not UTF-8 at byte {offset}; save it as UTF-8");
+            ConfigError::whole(path, problem)
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`, the contents of `file`; does no I/O. A relative `hash_key_file` is taken from `file`'s directory.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the first thing that is wrong: JSON, then `version`, then fields, types and ranges in
+    /// document order, then what needs more than one value in the order of the fields in this module's structs.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let header: file::Header = read(text, file)?;
+        meaning::check_version(header.version.as_ref(), file)?;
+        meaning::config(read(text, file)?, file)
+    }
+
+    /// The instance's name, `edge` unless configured: names its directory of pins and its state on the host.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The interfaces whose ingress is balanced: at least one, no two the same. They need not exist on this host.
+    #[must_use]
+    pub fn interfaces(&self) -> &[String] {
+        &self.interfaces
+    }
+
+    /// The balancer's own addresses.
+    #[must_use]
+    pub const fn underlay(&self) -> Underlay {
+        self.underlay
+    }
+
+    /// The file that holds the hash key.
+    #[must_use]
+    pub fn hash_key_file(&self) -> &Path {
+        &self.hash_key_file
+    }
+
+    /// The capacities of the maps; the configuration fits in them.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// All backends, in the order they were written; names and addresses are unique.
+    #[must_use]
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// All services, in the order they were written; names and VIPs are unique.
+    #[must_use]
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+}
+
+impl Underlay {
+    /// The address of the same family as `address`.
+    #[must_use]
+    pub fn like(self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
+impl Backend {
+    /// The backend's name, its identity: 1 to 63 characters of `A-Za-z0-9._-`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where IPv4 packets for it are encapsulated to.
+    #[must_use]
+    pub const fn v4(&self) -> Option<Ipv4Addr> {
+        self.v4
+    }
+
+    /// Where IPv6 packets for it are encapsulated to.
+    #[must_use]
+    pub const fn v6(&self) -> Option<Ipv6Addr> {
+        self.v6
+    }
+
+    /// Its one or two addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(IpAddr::V4);
+        v4.into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Whether it keeps old flows and takes no new ones.
+    #[must_use]
+    pub const fn draining(&self) -> bool {
+        self.draining
+    }
+}
+
+impl Service {
+    /// The service's name: 1 to 63 characters of `A-Za-z0-9._-`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its VIPs, at least one. Every backend and the underlay have an address of each VIP's family.
+    #[must_use]
+    pub fn vips(&self) -> &[Vip] {
+        &self.vips
+    }
+
+    /// The number of slots of its lookup table.
+    #[must_use]
+    pub const fn table_size(&self) -> TableSize {
+        self.table_size
+    }
+
+    /// Whether its flows are kept in the connection table.
+    #[must_use]
+    pub const fn tracking(&self) -> Tracking {
+        self.tracking
+    }
+
+    /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0.
+    #[must_use]
+    pub fn backends(&self) -> &[ServiceBackend] {
+        &self.backends
+    }
+}
+
+impl ServiceBackend {
+    /// The backend's index in [`Config::backends`].
+    #[must_use]
+    pub const fn backend(&self) -> usize {
+        self.backend
+    }
+
+    /// Its share of the service's flows relative to the other backends', 0 to [`limits::MAX_WEIGHT`]; 0 takes none.
+    #[must_use]
+    pub const fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
+/// `text` as a `T`, with the place of what does not fit.
+fn read<'de, T: Deserialize<'de> + file::Example>(text: &'de str, file: &Path) -> Result<T, ConfigError> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let file::Object(value) = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| ConfigError::json(file, &error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| ConfigError::json(file, ".", &error))?;
+    Ok(value)
+}

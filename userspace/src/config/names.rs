@@ -1,0 +1,99 @@
+//! The form of names.
+
+/// The instance that is meant where none is named.
+pub const DEFAULT_INSTANCE: &str = "edge";
+
+/// The longest instance name, in bytes.
+const MAX_INSTANCE: usize = 32;
+/// The longest name of a backend or service, in bytes.
+const MAX_NAME: usize = 63;
+/// The longest interface name, in bytes (the kernel's `IFNAMSIZ` less the final zero).
+const MAX_INTERFACE: usize = 15;
+
+/// `text` as the name of an instance: 1 to 32 characters of `a-z0-9-`, because it becomes a directory's name.
+///
+/// # Errors
+/// A sentence that says what the name may hold.
+pub fn instance_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    if (1..=MAX_INSTANCE).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not an instance name; use 1 to {MAX_INSTANCE} characters of a-z, 0-9 and '-'"))
+    }
+}
+
+/// `text` as the name of a network interface, by the kernel's rules (`dev_valid_name`); it need not exist.
+///
+/// # Errors
+/// A sentence that says what the name may hold.
+pub fn interface_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| !matches!(byte, b'/' | b':' | 0 | 0xA0) && !is_space(byte);
+    if (1..=MAX_INTERFACE).contains(&text.len()) && !matches!(text, "." | "..") && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is not an interface name; use 1 to {MAX_INTERFACE} bytes without spaces, '/' and ':', such as \"eth0\""
+        ))
+    }
+}
+
+/// C's `isspace`, which takes the vertical tab for a space, as Rust's `is_ascii_whitespace` does not.
+fn is_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0B
+}
+
+/// `text` as the name of a backend or service.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a name; use 1 to {MAX_NAME} characters of A-Z, a-z, 0-9, '.', '_' and '-'"))
+    }
+}
+
+/// The one of `known` that `name` may be a slip of the pen for.
+pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A third of the letters may differ, at least one: "web1" is near "web-1", "db" is not near "web".
+    let most = (name.chars().count() / 3).max(1);
+    known
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_name_is_a_safe_directory_name() {
+        for good in ["edge", "edge-2", "0", &"a".repeat(32)] {
+            assert_eq!(instance_name(good), Ok(good.to_owned()));
+        }
+        for bad in ["", ".", "..", "a/b", "Edge", "a b", "é", "a_b", &"a".repeat(33)] {
+            assert!(instance_name(bad).unwrap_err().contains("1 to 32 characters"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_interface_name_follows_the_kernels_rules() {
+        for good in ["eth0", "enp0s31f6", "br-lan.100", "a@b", "123456789012345"] {
+            assert_eq!(interface_name(good), Ok(good.to_owned()));
+        }
+        for bad in ["", ".", "..", "a/b", "eth0:1", "a b", "a\tb", "a\u{b}b", "a\0", "1234567890123456"] {
+            assert!(interface_name(bad).unwrap_err().contains("1 to 15 bytes"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_recognised_and_a_stranger_is_not() {
+        let known = ["web-1", "web-2", "db"];
+        let closest = |name| closest(name, known.into_iter());
+        assert_eq!(closest("web1"), Some("web-1"));
+        assert_eq!(closest("wbe-2"), Some("web-2"));
+        assert_eq!(closest("cache"), None);
+    }
+}

@@ -1,0 +1,368 @@
+//! Every way to be wrong, by replacing one value of a good configuration.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Config, ConfigError, Limits, Tracking};
+
+const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("conf/edge.json"))
+}
+
+fn good() -> Value {
+    json!({
+        "version": 1,
+        "interfaces": ["eth0"],
+        "underlay": { "v4": "192.0.2.1", "v6": "2001:db8::1" },
+        "hash_key_file": "hash.key",
+        "backends": [
+            { "name": "web-1", "address": "10.0.1.11" },
+            { "name": "web-2", "address": { "v4": "10.0.1.12", "v6": "2001:db8:1::12" } }
+        ],
+        "services": [
+            { "name": "web", "vips": ["203.0.113.10:443/tcp"], "backends": [{ "name": "web-1" }, { "name": "web-2", "weight": 50 }] },
+            { "name": "six", "vips": ["[2001:db8:f::10]:53/udp"], "backends": [{ "name": "web-2", "weight": 1 }] }
+        ]
+    })
+}
+
+/// The good configuration with `value` at `pointer` (RFC 6901); the last part may be new to an object or, as `-`, to an array.
+fn with(pointer: &str, value: Value) -> String {
+    let mut document = good();
+    let (parent, last) = pointer.rsplit_once('/').unwrap();
+    match document.pointer_mut(parent).unwrap() {
+        Value::Object(object) => drop(object.insert(last.to_owned(), value)),
+        Value::Array(array) if last == "-" => array.push(value),
+        Value::Array(array) => array[last.parse::<usize>().unwrap()] = value,
+        other => panic!("{other} has no {last}"),
+    }
+    document.to_string()
+}
+
+/// `text` is refused at `place` (`None`: the file as a whole, or its text), and the message holds `words`.
+#[track_caller]
+fn refused(text: &str, place: Option<&str>, words: &str) {
+    let error = parse(text).expect_err(text);
+    assert_eq!(error.place(), place, "{error}\n{text:.300}");
+    assert!(error.problem().contains(words), "{words:?} is not in: {error}\n{text:.300}");
+    assert!(error.to_string().starts_with("conf/edge.json:"), "{error}");
+}
+
+#[test]
+fn the_example_in_the_documentation_is_good() {
+    let config = parse(EXAMPLE).unwrap();
+    assert_eq!((config.services().len(), config.backends().len()), (2, 4));
+    assert_eq!(config.limits(), Limits::default());
+    assert!(config.backends()[2].draining());
+    assert_eq!(config.services()[0].tracking(), Tracking::Always);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = parse(&good().to_string()).unwrap();
+    assert_eq!(config.instance(), "edge");
+    assert_eq!(config.limits(), Limits::default());
+    assert_eq!(config.hash_key_file(), Path::new("conf/hash.key"));
+    let web = &config.services()[0];
+    assert_eq!(web.table_size().get(), 65_537);
+    assert_eq!(web.tracking(), Tracking::Never);
+    assert!(!config.backends()[0].draining());
+    let weights: Vec<_> = web.backends().iter().map(|member| (member.backend(), member.weight())).collect();
+    assert_eq!(weights, [(0, 100), (1, 50)]);
+    let addresses: Vec<IpAddr> = config.backends()[1].addresses().collect();
+    assert_eq!(addresses, ["10.0.1.12".parse::<IpAddr>().unwrap(), "2001:db8:1::12".parse().unwrap()]);
+}
+
+#[test]
+fn an_absolute_key_path_stays() {
+    let config = parse(&with("/hash_key_file", json!("/etc/sluice/hash.key"))).unwrap();
+    assert_eq!(config.hash_key_file(), Path::new("/etc/sluice/hash.key"));
+}
+
+#[test]
+fn an_instance_may_have_nothing_to_do() {
+    let config = parse(&with("/services", json!([]))).unwrap();
+    assert!(config.services().is_empty());
+}
+
+#[test]
+fn one_port_may_carry_both_protocols_and_one_address_several_ports() {
+    for vip in ["203.0.113.10:443/udp", "203.0.113.10:80/tcp"] {
+        assert!(parse(&with("/services/0/vips/-", json!(vip))).is_ok(), "{vip}");
+    }
+}
+
+#[test]
+fn the_extremes_of_every_range_are_good() {
+    for (pointer, value) in [
+        ("/services/0/backends/0/weight", json!(0)),
+        ("/services/0/backends/0/weight", json!(65535)),
+        ("/services/0/table_size", json!(251)),
+        ("/services/0/table_size", json!(5_000_011)),
+        ("/limits", json!({ "services": 2, "backends": 2, "vips": 2, "connections": 1024 })),
+        ("/limits", json!({ "services": 4096, "backends": 65535, "vips": 65536, "connections": 16_777_216 })),
+        ("/interfaces/0", json!("123456789012345")),
+        ("/backends/0/draining", json!(true)),
+    ] {
+        let text = with(pointer, value);
+        assert!(parse(&text).is_ok(), "{:?}", parse(&text));
+    }
+}
+
+#[test]
+fn text_that_is_not_json_is_refused_with_line_and_column() {
+    let error = parse("{\n  \"version\": 1,\n}").unwrap_err();
+    assert!(error.to_string().starts_with("conf/edge.json:3:1: not JSON: "), "{error}");
+    for text in ["", "{", "{} x", "nonsense", &format!("{{\"version\": {}", "[".repeat(100_000))] {
+        refused(text, None, "not JSON");
+    }
+    refused(&format!("{} {{}}", good()), None, "trailing");
+}
+
+#[test]
+fn an_array_in_place_of_an_object_is_refused() {
+    refused("[1]", None, "expected an object");
+    for (pointer, place) in [
+        ("/underlay", "underlay"),
+        ("/limits", "limits"),
+        ("/backends/0", "backends[0]"),
+        ("/services/1", "services[1]"),
+        ("/services/0/backends/1", "services[0].backends[1]"),
+    ] {
+        refused(&with(pointer, json!(["web-1", "10.0.1.11"])), Some(place), "expected an object such as");
+    }
+}
+
+#[test]
+fn another_version_is_named_before_its_unknown_fields() {
+    let mut document = good();
+    document["version"] = json!(2);
+    document["pools"] = json!([]);
+    refused(&document.to_string(), Some("version"), "write \"version\": 1");
+    refused(&with("/version", json!("1")), Some("version"), "\"1\" is not a version");
+    refused("{}", Some("version"), "missing; write \"version\": 1");
+}
+
+#[test]
+fn a_missing_field_is_named() {
+    for (parent, field, place) in [
+        ("", "interfaces", None),
+        ("", "underlay", None),
+        ("", "hash_key_file", None),
+        ("", "backends", None),
+        ("", "services", None),
+        ("/backends/0", "name", Some("backends[0]")),
+        ("/backends/0", "address", Some("backends[0]")),
+        ("/services/1", "vips", Some("services[1]")),
+        ("/services/1", "backends", Some("services[1]")),
+        ("/services/1/backends/0", "name", Some("services[1].backends[0]")),
+    ] {
+        let mut document = good();
+        document.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field);
+        refused(&document.to_string(), place, &format!("missing field `{field}`"));
+    }
+}
+
+#[test]
+fn an_unknown_field_is_answered_with_the_known_ones() {
+    for (pointer, place, known) in [
+        ("/pools", "pools", "`services`"),
+        ("/underlay/v5", "underlay.v5", "`v4` or `v6`"),
+        ("/backends/0/weight", "backends[0].weight", "`draining`"),
+        ("/backends/1/address/v5", "backends[1].address.v5", "`v4` or `v6`"),
+        ("/services/0/port", "services[0].port", "`vips`"),
+        ("/services/0/backends/0/wieght", "services[0].backends[0].wieght", "`weight`"),
+    ] {
+        refused(&with(pointer, json!(1)), Some(place), known);
+    }
+    refused(&with("/limits", json!({ "flows": 1 })), Some("limits.flows"), "`connections`");
+}
+
+#[test]
+fn a_field_that_is_there_twice_is_refused_everywhere() {
+    let text = good().to_string();
+    for (once, twice) in [
+        ("\"version\":1", "\"version\":1,\"version\":1"),
+        ("\"interfaces\":", "\"interfaces\":[],\"interfaces\":"),
+        ("\"v4\":\"192.0.2.1\"", "\"v4\":\"192.0.2.1\",\"v4\":\"192.0.2.2\""),
+        ("\"v4\":\"10.0.1.12\"", "\"v4\":\"10.0.1.12\",\"v4\":\"10.0.1.13\""),
+        ("\"weight\":50", "\"weight\":50,\"weight\":60"),
+        ("\"vips\":", "\"vips\":[],\"vips\":"),
+    ] {
+        assert!(text.contains(once), "{once}");
+        let error = parse(&text.replacen(once, twice, 1)).unwrap_err();
+        assert!(error.problem().contains("duplicate field"), "{error}");
+    }
+}
+
+#[test]
+#[rustfmt::skip] // One case a line reads as a table.
+fn a_single_wrong_value_is_refused_at_its_place() {
+    let many: Vec<Value> = (0..1_025).map(|_| json!({ "name": "web-1" })).collect();
+    for (pointer, value, place, words) in [
+        ("/instance", json!("Edge"), "instance", "1 to 32 characters of a-z"),
+        ("/instance", json!("../x"), "instance", "not an instance name"),
+        ("/interfaces", json!([]), "interfaces", "at least one interface"),
+        ("/interfaces", json!("eth0"), "interfaces", "expected a sequence"),
+        ("/interfaces/-", json!("eth0"), "interfaces[1]", "already at interfaces[0]"),
+        ("/interfaces/-", json!("1234567890123456"), "interfaces[1]", "1 to 15 bytes"),
+        ("/underlay", json!({}), "underlay", "\"v4\" or \"v6\""),
+        ("/underlay/v4", json!("192.0.2"), "underlay.v4", "IPv4 address"),
+        ("/underlay/v4", json!("224.0.0.1"), "underlay.v4", "multicast"),
+        ("/underlay/v6", json!("fe80::1"), "underlay.v6", "link-local"),
+        ("/hash_key_file", json!(""), "hash_key_file", "sluice key new"),
+        ("/limits", json!({ "services": 0 }), "limits.services", "from 1 to 4096"),
+        ("/limits", json!({ "services": 4097 }), "limits.services", "from 1 to 4096"),
+        ("/limits", json!({ "backends": 65536 }), "limits.backends", "from 1 to 65535"),
+        ("/limits", json!({ "vips": 65537 }), "limits.vips", "from 1 to 65536"),
+        ("/limits", json!({ "connections": 1023 }), "limits.connections", "from 1024 to 16777216"),
+        ("/limits", json!({ "connections": 16_777_217 }), "limits.connections", "from 1024 to 16777216"),
+        ("/limits", json!({ "services": 1 }), "services", "raise it (to at most 4096)"),
+        ("/limits", json!({ "backends": 1 }), "backends", "more than limits.backends, 1"),
+        ("/limits", json!({ "vips": 1 }), "services", "more than limits.vips, 1"),
+        ("/backends/0/name", json!("web 1"), "backends[0].name", "1 to 63 characters"),
+        ("/backends/0/name", json!("a".repeat(64)), "backends[0].name", "1 to 63 characters"),
+        ("/backends/1/name", json!("web-1"), "backends[1].name", "already at backends[0].name"),
+        ("/backends/0/address", json!(1), "backends[0].address", "an IP address such as"),
+        ("/backends/0/address", json!("web-1.example"), "backends[0].address", "for a backend with both"),
+        ("/backends/0/address", json!({}), "backends[0].address", "\"v4\", \"v6\" or both"),
+        ("/backends/0/address", json!("127.0.0.1"), "backends[0].address", "loopback"),
+        ("/backends/0/address", json!("0.0.0.0"), "backends[0].address", "unspecified"),
+        ("/backends/0/address", json!("::ffff:10.0.1.11"), "backends[0].address", "IPv4-mapped"),
+        ("/backends/0/address", json!("192.0.2.1"), "backends[0].address", "underlay"),
+        ("/backends/0/address", json!("10.0.1.12"), "backends[1].address", "already at backends[0].address"),
+        ("/backends/1/address/v6", json!("10.0.1.12"), "backends[1].address.v6", "IPv6 address"),
+        ("/backends/0/draining", json!("yes"), "backends[0].draining", "expected a boolean"),
+        ("/services/1/name", json!("web"), "services[1].name", "already at services[0].name"),
+        ("/services/1/name", json!(""), "services[1].name", "1 to 63 characters"),
+        ("/services/0/vips", json!([]), "services[0].vips", "at least one VIP"),
+        ("/services/0/vips/0", json!("203.0.113.10:0/tcp"), "services[0].vips[0]", "any-port VIPs are not supported"),
+        ("/services/0/vips/0", json!("203.0.113.10"), "services[0].vips[0]", "203.0.113.10:443/tcp"),
+        ("/services/0/vips/0", json!(443), "services[0].vips[0]", "a VIP such as"),
+        ("/services/0/vips/0", json!("127.0.0.1:443/tcp"), "services[0].vips[0]", "loopback"),
+        ("/services/0/vips/0", json!("[ff02::1]:443/tcp"), "services[0].vips[0]", "multicast"),
+        ("/services/0/vips/0", json!("10.0.1.11:443/tcp"), "services[0].vips[0]", "backend \"web-1\""),
+        ("/services/0/vips/0", json!("192.0.2.1:443/tcp"), "services[0].vips[0]", "underlay"),
+        ("/services/0/vips/-", json!("203.0.113.10:443/tcp"), "services[0].vips[1]", "already at services[0].vips[0]"),
+        ("/services/0/vips/0", json!("[2001:db8:f::10]:53/udp"), "services[0].backends[0].name", "\"v6\" address under backends[0].address"),
+        ("/services/0/vips/-", json!("[2001:db8:f::11]:53/udp"), "services[0].backends[0].name", "no IPv6 address"),
+        ("/underlay", json!({ "v4": "192.0.2.1" }), "services[1].vips[0]", "add \"v6\" to underlay"),
+        ("/underlay", json!({ "v6": "2001:db8::1" }), "services[0].vips[0]", "add \"v4\" to underlay"),
+        ("/services/0/table_size", json!(65536), "services[0].table_size", "65537"),
+        ("/services/0/table_size", json!(-1), "services[0].table_size", "whole number"),
+        ("/services/0/table_size", json!(13), "services[0].table_size", "251"),
+        ("/services/0/tracking", json!("transitions"), "services[0].tracking", "not supported"),
+        ("/services/0/tracking", json!("sometimes"), "services[0].tracking", "\"always\" or \"never\""),
+        ("/services/0/tracking", json!(true), "services[0].tracking", "\"always\" or \"never\""),
+        ("/services/0/backends", json!([]), "services[0].backends", "at least one backend"),
+        ("/services/0/backends", json!([{ "name": "web-1", "weight": 0 }]), "services[0].backends", "every weight is 0"),
+        ("/services/0/backends", json!(many), "services[0].backends", "at most 1024"),
+        ("/services/0/backends/1/name", json!("web-1"), "services[0].backends[1].name", "already at services[0].backends[0]"),
+        ("/services/0/backends/1/name", json!("web2"), "services[0].backends[1].name", "did you mean \"web-2\"?"),
+        ("/services/0/backends/1/name", json!("cache"), "services[0].backends[1].name", "define it under \"backends\""),
+        ("/services/0/backends/1/weight", json!(65536), "services[0].backends[1].weight", "from 0 to 65535"),
+        ("/services/0/backends/1/weight", json!(-5), "services[0].backends[1].weight", "from 0 to 65535"),
+        ("/services/0/backends/1/weight", json!(0.5), "services[0].backends[1].weight", "from 0 to 65535"),
+        ("/services/0/backends/1/weight", json!("50"), "services[0].backends[1].weight", "from 0 to 65535"),
+    ] {
+        refused(&with(pointer, value), Some(place), words);
+    }
+}
+
+#[test]
+fn one_vip_belongs_to_one_service() {
+    let mut document = good();
+    document["services"][1]["vips"][0] = json!("203.0.113.10:443/tcp");
+    refused(&document.to_string(), Some("services[1].vips[0]"), "already at services[0].vips[0]");
+}
+
+#[test]
+fn a_table_needs_a_slot_for_every_backend_with_weight() {
+    let mut document = good();
+    let names: Vec<String> = (0..252).map(|number| format!("b{number}")).collect();
+    document["backends"] = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| json!({ "name": name, "address": format!("10.1.0.{number}") }))
+        .collect();
+    document["services"] = json!([{
+        "name": "web", "vips": ["203.0.113.10:443/tcp"], "table_size": 251,
+        "backends": names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
+    }]);
+    refused(&document.to_string(), Some("services[0].table_size"), "251 slots are too few for 252 backends");
+    document["services"][0]["backends"][7]["weight"] = json!(0);
+    assert!(parse(&document.to_string()).is_ok());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_is_not_text_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("none.json");
+    let error = Config::load(&missing).unwrap_err();
+    assert_eq!(error.file(), missing);
+    assert!(error.problem().contains("cannot read it"), "{error}");
+    assert!(Config::load(directory.path()).unwrap_err().problem().contains("cannot read it"));
+    let binary = directory.path().join("binary.json");
+    std::fs::write(&binary, b"{\xff}").unwrap();
+    assert!(Config::load(&binary).unwrap_err().problem().contains("not UTF-8 at byte 1"));
+    let endless = Config::load(Path::new("/dev/zero")).unwrap_err();
+    assert!(endless.problem().contains("larger than 64 MiB"), "{endless}");
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof!["\\PC{0,8}", Just("web-1".to_owned()), Just("2001:db8:1::12".to_owned())].prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        let field = prop_oneof!["[a-z]{1,4}", Just("name".to_owned()), Just("v4".to_owned())];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(field, inner, 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+/// Pointers to every value of `value`.
+fn pointers(value: &Value, prefix: String, into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| pointers(value, format!("{prefix}/{name}"), into))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| pointers(value, format!("{prefix}/{index}"), into))
+        }
+        _ => {}
+    }
+    into.push(prefix);
+}
+
+proptest! {
+    #[test]
+    fn no_json_in_place_of_any_value_makes_the_parser_panic(which in any::<prop::sample::Index>(), value in any_json()) {
+        let mut document = good();
+        let mut all = Vec::new();
+        pointers(&document, String::new(), &mut all);
+        *document.pointer_mut(&all[which.index(all.len())]).unwrap() = value;
+        if let Err(error) = parse(&document.to_string()) {
+            prop_assert!(!error.problem().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_change_of_one_byte_makes_the_parser_panic(at in any::<prop::sample::Index>(), byte in 0_u8..128) {
+        let mut text = EXAMPLE.as_bytes().to_vec();
+        let at = at.index(text.len());
+        text[at] = byte;
+        let _ = parse(std::str::from_utf8(&text).unwrap());
+    }
+}

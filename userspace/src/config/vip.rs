@@ -1,0 +1,241 @@
+//! The VIP: what clients aim at.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::address;
+
+/// A transport protocol that Sluice balances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The protocol's number in the IP header (IANA's "Protocol Numbers").
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A VIP: (VIP address, port, protocol), written `203.0.113.10:443/tcp` or `[2001:db8::10]:443/udp`.
+///
+/// Its address is a unicast address that can be routed to, and its port is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+}
+
+impl Vip {
+    /// A VIP of these three; `port` is in host byte order.
+    ///
+    /// # Errors
+    /// [`VipError`] when the address is not a unicast address that clients can be routed to, or the port is 0.
+    pub fn new(address: IpAddr, port: u16, protocol: Protocol) -> Result<Self, VipError> {
+        if let Some(kind) = address::unusable(address) {
+            return Err(VipError::Address { address, kind });
+        }
+        if port == 0 {
+            return Err(VipError::AnyPort);
+        }
+        Ok(Self { address, port, protocol })
+    }
+
+    /// The VIP address.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The port, 1 to 65,535, in host byte order.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The transport protocol.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (port, protocol) = (self.port, self.protocol);
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{address}:{port}/{protocol}"),
+            IpAddr::V6(address) => write!(f, "[{address}]:{port}/{protocol}"),
+        }
+    }
+}
+
+/// Why a text or a triple is no [`Vip`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VipError {
+    /// The text has not the form of a VIP.
+    #[error("{0:?} is not a VIP; write it as \"203.0.113.10:443/tcp\" or \"[2001:db8::10]:443/udp\"")]
+    Form(String),
+    /// The protocol is one that Sluice does not balance.
+    #[error("{0:?} is not a protocol that Sluice balances; write \"tcp\" or \"udp\" after the slash")]
+    Protocol(String),
+    /// The address cannot be a VIP address.
+    #[error(
+        "{address} is {kind}, which cannot be a VIP address; use a unicast address that is routed to the balancers"
+    )]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// What kind of address it is, with its article.
+        kind: &'static str,
+    },
+    /// The port is 0.
+    #[error("port 0 would mean any port, and any-port VIPs are not supported; write a port from 1 to 65535")]
+    AnyPort,
+}
+
+impl FromStr for Vip {
+    type Err = VipError;
+
+    fn from_str(text: &str) -> Result<Self, VipError> {
+        let form = || VipError::Form(text.to_owned());
+        let (socket, protocol) = text.rsplit_once('/').ok_or_else(form)?;
+        let (address, port) = socket.rsplit_once(':').ok_or_else(form)?;
+        let address = match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6),
+            None => address.parse::<Ipv4Addr>().map(IpAddr::V4),
+        }
+        .map_err(|_| form())?;
+        // `parse` alone would take "+443" and "0443" too, and one VIP would have several spellings.
+        let plain = port.bytes().all(|byte| byte.is_ascii_digit()) && (port == "0" || !port.starts_with('0'));
+        let port = port.parse().ok().filter(|_| plain).ok_or_else(form)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            other => return Err(VipError::Protocol(other.to_owned())),
+        };
+        Self::new(address, port, protocol)
+    }
+}
+
+impl Serialize for Vip {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Vip {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Vip;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a VIP such as \"203.0.113.10:443/tcp\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vip, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(text: &str) -> String {
+        text.parse::<Vip>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_vip_reads_as_it_is_written() {
+        let vip: Vip = "[2001:db8:0::10]:53/udp".parse().unwrap();
+        assert_eq!(vip.address(), "2001:db8::10".parse::<IpAddr>().unwrap());
+        assert_eq!((vip.port(), vip.protocol()), (53, Protocol::Udp));
+        assert_eq!(vip.protocol().number(), 17);
+        assert_eq!(vip.to_string(), "[2001:db8::10]:53/udp");
+    }
+
+    #[test]
+    fn a_text_of_another_form_is_answered_with_an_example() {
+        for text in [
+            "",
+            "203.0.113.10",
+            "203.0.113.10:443",
+            "203.0.113.10/tcp",
+            "203.0.113.10:/tcp",
+            "203.0.113.10:+443/tcp",
+            "203.0.113.10:0443/tcp",
+            "203.0.113.10:65536/tcp",
+            "[203.0.113.10]:443/tcp",
+            "2001:db8::10:443/tcp",
+            "[2001:db8::10%2]:443/tcp",
+            "www.example.com:443/tcp",
+            " 203.0.113.10:443/tcp",
+        ] {
+            let error = error(text);
+            assert!(error.contains("is not a VIP") && error.contains("203.0.113.10:443/tcp"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn port_0_and_other_protocols_are_named() {
+        assert!(error("203.0.113.10:0/tcp").contains("any-port VIPs are not supported"));
+        for text in ["203.0.113.10:443/sctp", "203.0.113.10:443/TCP"] {
+            assert!(error(text).contains("write \"tcp\" or \"udp\""), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_vip_survives_text_and_json(
+            address in prop_oneof![
+                any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+                any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+            ],
+            port in 1..=u16::MAX,
+            protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
+        ) {
+            prop_assume!(address::unusable(address).is_none());
+            let vip = Vip::new(address, port, protocol).unwrap();
+            prop_assert_eq!(vip.to_string().parse(), Ok(vip));
+            let json = serde_json::to_string(&vip).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Vip>(&json).unwrap(), vip);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[\\[\\]:./0-9a-ftcpud%+]{0,40}") {
+            if let Ok(vip) = text.parse::<Vip>() {
+                prop_assert_eq!(vip.to_string().parse(), Ok(vip));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `sluice counters`: what the programs counted.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sluice_datapath::{Reason, Verdict};
+
+use crate::apply;
+use crate::bpf::{BackendMaps, BalancerMaps};
+use crate::cli::{Show, print};
+use crate::failure::Failure;
+use crate::report::table;
+use crate::status;
+
+/// What an instance counted on this host.
+#[derive(Debug, Serialize)]
+pub struct Counters {
+    /// Its name.
+    pub instance: String,
+    /// The balancer's, when this host is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lb: Option<LbCounters>,
+    /// The backend's, when this host is one and decapsulates by program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendCounters>,
+}
+
+/// What a balancer counted.
+#[derive(Debug, Serialize)]
+pub struct LbCounters {
+    /// Forwarded, by service.
+    pub services: BTreeMap<String, ServiceCount>,
+    /// Forwarded, by backend.
+    pub backends: BTreeMap<String, Count>,
+    /// Not forwarded, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+/// What a backend counted.
+#[derive(Debug, Serialize)]
+pub struct BackendCounters {
+    /// Decapsulated.
+    pub decapsulated: Count,
+    /// Not decapsulated, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+/// Packets and bytes. A merged packet counts as its segments; bytes are those of the client's IP packets.
+#[derive(Debug, Serialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What a service forwarded.
+#[derive(Debug, Serialize)]
+pub struct ServiceCount {
+    /// Packets and bytes.
+    #[serde(flatten)]
+    pub count: Count,
+    /// TCP segments that opened a connection.
+    pub new_flows: u64,
+}
+
+/// Runs `sluice counters`.
+///
+/// # Errors
+///
+/// [`Failure::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
+pub fn run(args: &Show) -> Result<(), Failure> {
+    let (lb, backend) = status::open(&args.instance)?;
+    if lb.is_none() && backend.is_none() {
+        return Err(status::absent(&args.instance));
+    }
+    let counters = Counters {
+        instance: args.instance.clone(),
+        lb: lb.as_ref().map(lb_counters).transpose()?,
+        backend: backend.as_ref().map(backend_counters).transpose()?,
+    };
+    if args.json {
+        let json = serde_json::to_string_pretty(&counters).map_err(Failure::operation)?;
+        return print(&format!("{json}\n"));
+    }
+    print(&text(&counters))
+}
+
+fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {
+    let have = apply::have(maps).map_err(Failure::operation)?;
+    let mut counters =
+        LbCounters { services: BTreeMap::new(), backends: BTreeMap::new(), reasons: reasons(maps.reasons())? };
+    for (index, service) in &have.services {
+        if let Some(name) = &service.name {
+            let count = maps.service_counters(*index).map_err(Failure::operation)?;
+            let new_flows = count.new_flows;
+            let count = Count { packets: count.packets, bytes: count.bytes };
+            counters.services.insert(name.clone(), ServiceCount { count, new_flows });
+        }
+    }
+    for (index, backend) in &have.backends {
+        if let Some(name) = &backend.name {
+            let count = maps.backend_counters(*index).map_err(Failure::operation)?;
+            counters.backends.insert(name.clone(), Count { packets: count.packets, bytes: count.bytes });
+        }
+    }
+    Ok(counters)
+}
+
+fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, Failure> {
+    let count = maps.decapsulated().map_err(Failure::operation)?;
+    let decapsulated = Count { packets: count.packets, bytes: count.bytes };
+    Ok(BackendCounters { decapsulated, reasons: reasons(maps.reasons())? })
+}
+
+fn reasons(counted: Result<Vec<(Reason, u64)>, crate::bpf::Error>) -> Result<BTreeMap<&'static str, u64>, Failure> {
+    let counted = counted.map_err(Failure::operation)?;
+    Ok(counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect())
+}
+
+fn text(counters: &Counters) -> String {
+    let mut text = format!("instance {}\n", counters.instance);
+    let row = |name: &str, count: &Count| [name.to_owned(), count.packets.to_string(), count.bytes.to_string()];
+    if let Some(lb) = &counters.lb {
+        let rows = lb.services.iter().map(|(name, service)| {
+            let [name, packets, bytes] = row(name, &service.count);
+            [name, packets, bytes, service.new_flows.to_string()]
+        });
+        text += &format!("\n{}", table(["service", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
+        let rows = lb.backends.iter().map(|(name, count)| row(name, count));
+        text += &format!("\n{}", table(["backend", "packets", "bytes"], &[1, 2], rows));
+        text += &reason_table("not forwarded", &lb.reasons);
+    }
+    if let Some(backend) = &counters.backend {
+        let rows = [row("decapsulated", &backend.decapsulated)];
+        text += &format!("\n{}", table(["backend role", "packets", "bytes"], &[1, 2], rows));
+        text += &reason_table("not decapsulated", &backend.reasons);
+    }
+    text
+}
+
+fn reason_table(head: &str, counted: &BTreeMap<&'static str, u64>) -> String {
+    if counted.is_empty() {
+        return String::new();
+    }
+    let known = Reason::ALL.iter().filter_map(|reason| Some((reason, counted.get(reason.name())?)));
+    let rows = known.map(|(reason, count)| {
+        let verdict = match reason.verdict() {
+            Verdict::Pass => "passed",
+            Verdict::Drop => "dropped",
+        };
+        [reason.name().to_owned(), verdict.to_owned(), count.to_string(), reason.meaning().to_owned()]
+    });
+    format!("\n{}", table([head, "packets were", "packets", "meaning"], &[2], rows))
+}

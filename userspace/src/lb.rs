@@ -1,0 +1,311 @@
+//! `sluice lb`: fills the maps, attaches, and keeps both as the configuration says.
+//!
+//! Filling comes before attaching: no packet meets an empty program. Everything that packets need is in the kernel, pinned or
+//! attached, so the daemon may end or die at any time; the next one adopts what is there and changes only what differs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow};
+use sd_notify::NotifyState;
+use siphasher::sip::SipHasher24;
+use sluice_datapath::entries::Settings;
+use sluice_datapath::records::InstanceRecord;
+use sluice_datapath::{Address, LAYOUT_VERSION};
+use sluice_maglev::Seed;
+use tracing::{info, warn};
+
+use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program};
+use crate::cli::Lb;
+use crate::config::Config;
+use crate::daemon::{self, Asked, Lock, REFRESH, SETTLE, STATE, Signals};
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::journal::{Journal, Role};
+use crate::key::HashKey;
+use crate::netlink::{Direction, FilterSpec, Netlink};
+use crate::next_hops::NextHops;
+use crate::want::Want;
+use crate::{apply, down, plan, preflight};
+
+/// Priority of the filter: early, with room for others before it.
+const PRIORITY: u16 = 100;
+
+/// The balancer's filter on its interfaces.
+pub(crate) fn filter(instance: &str) -> FilterSpec {
+    FilterSpec { name: format!("sluice_lb:{instance}"), priority: PRIORITY }
+}
+
+/// Runs `sluice lb` until it is told to end.
+///
+/// # Errors
+///
+/// [`Failure::BadInput`] before anything was touched, [`Failure::Operation`] with what failed.
+pub fn run(args: &Lb) -> Result<(), Failure> {
+    let input = Input::read(args)?;
+    preflight::check()?;
+    daemon::log();
+    daemon::block_on(serve(args, input))
+}
+
+/// What the files say.
+struct Input {
+    config: Config,
+    key: HashKey,
+    interfaces: Vec<String>,
+    /// Digest of the configuration's text, to tell whether a running instance has it.
+    digest: u64,
+}
+
+impl Input {
+    fn read(args: &Lb) -> Result<Self, Failure> {
+        let config = Config::load(&args.config)?;
+        let key = HashKey::load(config.hash_key_file())?;
+        let interfaces = if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec();
+        Ok(Self { digest: digest_of(&args.config)?, config, key, interfaces })
+    }
+
+    fn settings(&self) -> Settings {
+        let underlay = self.config.underlay();
+        Settings {
+            hash_key: self.key.flow_key(),
+            underlay_v4: underlay.v4.map_or(Address::NONE, Address::from),
+            underlay_v6: underlay.v6.map_or(Address::NONE, Address::from),
+        }
+    }
+
+    fn capacities(&self) -> Capacities {
+        let limits = self.config.limits();
+        Capacities {
+            services: limits.services,
+            backends: limits.backends,
+            vips: limits.vips,
+            connections: limits.connections,
+        }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.config.backends().iter().flat_map(|backend| backend.addresses())
+    }
+}
+
+/// Digest of a configuration's text, as `status` shows it.
+pub(crate) fn digest_of(file: &Path) -> Result<u64, Failure> {
+    let text = fs::read(file).with_context(|| file.display().to_string()).map_err(Failure::BadInput)?;
+    Ok(SipHasher24::new().hash(&text))
+}
+
+/// The running balancer.
+struct Balancer {
+    input: Input,
+    host: Host,
+    pins: Pins,
+    program: Program,
+    maps: BalancerMaps,
+    settings: Settings,
+    next_hops: NextHops,
+}
+
+async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
+    let netlink = Netlink::connect().map_err(Failure::operation)?;
+    check_interfaces(&netlink, &input.interfaces).await?;
+    // Asked before anything is touched: a wrong underlay address is bad input.
+    let next_hops = find_next_hops(&netlink, &input).await?;
+    let mut signals = Signals::listen()?;
+    let mut changes = netlink.changes().map_err(Failure::operation)?;
+
+    let instance = input.config.instance().to_owned();
+    let lock = Lock::take(&instance, Role::Lb)?;
+    let pins = daemon::pins(&instance, Role::Lb)?;
+    let journal = Journal::open(Path::new(STATE), &instance, Role::Lb).map_err(Failure::operation)?;
+    let settings = input.settings();
+    let program = bpf::load_balancer(&pins, &settings, &input.capacities()).map_err(Failure::operation)?;
+    let maps = BalancerMaps::open(&pins).map_err(Failure::operation)?;
+    let host = Host::new(netlink, journal);
+    let mut balancer = Balancer { input, host, pins, program, maps, settings, next_hops };
+    balancer.start().await?;
+    daemon::notify(NotifyState::Ready);
+    info!("ready: forwarding on {}", balancer.input.interfaces.join(", "));
+
+    let mut refresh = tokio::time::interval(REFRESH);
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => Some(asked),
+            changed = changes.changed() => {
+                if let Err(error) = changed {
+                    warn!("cannot hear of route changes, so they are looked up every {} s: {error}", REFRESH.as_secs());
+                }
+                tokio::time::sleep(SETTLE).await;
+                None
+            }
+            _ = refresh.tick() => None,
+        };
+        match asked {
+            Some(Asked::End) => break,
+            Some(Asked::Reload) => {
+                daemon::notify(NotifyState::Reloading);
+                match balancer.reload(args).await {
+                    Ok(()) => info!("ready: reloaded {}", args.config.display()),
+                    Err(failure) => {
+                        warn!("reload refused, nothing of it is in force beyond what was logged: {failure}")
+                    }
+                }
+                daemon::notify(NotifyState::Ready);
+            }
+            None => {
+                if let Err(failure) = balancer.refresh().await {
+                    warn!("cannot refresh next hops: {failure}");
+                }
+            }
+        }
+    }
+    daemon::notify(NotifyState::Stopping);
+    if args.ephemeral {
+        info!("ending, and with it forwarding (--ephemeral)");
+        drop(balancer);
+        return down::role(&instance, Role::Lb, Some(lock)).await.map(|_| ());
+    }
+    info!("ending; packets keep flowing until `sluice down --instance {instance}`");
+    Ok(())
+}
+
+/// # Errors
+///
+/// [`Failure::BadInput`] for an interface that does not exist or cannot be balanced on.
+pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Result<(), Failure> {
+    for name in names {
+        let interface = netlink.interface(name).await.map_err(Failure::bad_input)?;
+        if !interface.ethernet {
+            return Err(Failure::bad_input(anyhow!(
+                "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet interface"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn find_next_hops(netlink: &Netlink, input: &Input) -> Result<NextHops, Failure> {
+    let found = NextHops::find(netlink, input.config.underlay(), input.addresses()).await;
+    found.map_err(Failure::bad_input)
+}
+
+impl Balancer {
+    /// Fills the maps, then attaches.
+    async fn start(&mut self) -> Result<(), Failure> {
+        let before = self.maps.instance().map_err(Failure::operation)?;
+        let fingerprint = fingerprint(&self.input.key);
+        if before.layout != 0 && before.key_fingerprint != fingerprint {
+            warn!("the hash key is another one than before: flows of untracked services move");
+        }
+        let (had, asked) = (self.maps.capacities(), self.input.capacities());
+        if had != asked {
+            warn!(
+                "the maps keep the capacities that they were made with; `sluice down`, then start again, to change limits"
+            );
+        }
+        self.apply()?;
+        self.attach().await
+    }
+
+    /// Makes the maps hold what the configuration says.
+    fn apply(&mut self) -> Result<(), Failure> {
+        let want = Want::new(&self.input.config, &Seed::new(self.input.key.table_seed()));
+        let want = want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)?;
+        let have = apply::have(&self.maps).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, &want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
+        self.next_hops.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
+        self.write_down(true)?;
+        for step in &steps {
+            info!("{step}");
+            apply::apply(&mut self.maps, step, &|address| self.next_hops.towards(address), apply::now())
+                .with_context(|| format!("cannot {step}"))
+                .map_err(Failure::Operation)?;
+        }
+        for (address, warning) in &self.next_hops.warnings {
+            warn!("backend address {address}: {warning}");
+        }
+        self.write_down(false)
+    }
+
+    fn write_down(&mut self, changing: bool) -> Result<(), Failure> {
+        let applied_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let record = InstanceRecord {
+            layout: LAYOUT_VERSION,
+            changing: u32::from(changing),
+            key_fingerprint: fingerprint(&self.input.key),
+            config_digest: self.input.digest,
+            applied_at,
+        };
+        self.maps.set_instance(&record).map_err(Failure::operation)
+    }
+
+    /// Attaches to every interface, or atomically replaces the program there, and detaches from those no longer named.
+    async fn attach(&mut self) -> Result<(), Failure> {
+        let spec = filter(self.input.config.instance());
+        for interface in &self.input.interfaces {
+            let attached = self.host.attach(interface, Direction::Ingress, &spec, self.program.descriptor()).await;
+            let attached =
+                attached.with_context(|| format!("cannot attach to {interface}")).map_err(Failure::Operation)?;
+            info!("{interface}: program {attached:?} at TC ingress, priority {PRIORITY}");
+        }
+        let wanted: BTreeSet<&str> = self.input.interfaces.iter().map(String::as_str).collect();
+        for interface in self.host.journal().filtered_interfaces() {
+            if !wanted.contains(&*interface) {
+                let detached = self.host.detach(&interface, Direction::Ingress, &spec).await;
+                detached.with_context(|| format!("cannot detach from {interface}")).map_err(Failure::Operation)?;
+                info!("{interface}: program detached");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
+    async fn reload(&mut self, args: &Lb) -> Result<(), Failure> {
+        let input = Input::read(args)?;
+        for (what, same) in [
+            ("instance", input.config.instance() == self.input.config.instance()),
+            ("limits", input.config.limits() == self.input.config.limits()),
+            ("the hash key", fingerprint(&input.key) == fingerprint(&self.input.key)),
+        ] {
+            if !same {
+                return Err(Failure::bad_input(anyhow!("{what} cannot change while the daemon runs; restart it")));
+            }
+        }
+        check_interfaces(self.host.netlink(), &input.interfaces).await?;
+        self.next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        self.input = input;
+        self.apply()?;
+        let settings = self.input.settings();
+        if settings != self.settings {
+            let capacities = self.maps.capacities();
+            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+            self.settings = settings;
+        }
+        self.attach().await
+    }
+
+    /// Looks routes up again.
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        let found = find_next_hops(self.host.netlink(), &self.input).await?;
+        if found != self.next_hops {
+            let have = apply::have(&self.maps).map_err(Failure::operation)?;
+            let written = found.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
+            info!("routes changed: {written} next hops written");
+            for (address, warning) in &found.warnings {
+                if self.next_hops.warnings.get(address) != Some(warning) {
+                    warn!("backend address {address}: {warning}");
+                }
+            }
+            self.next_hops = found;
+        }
+        Ok(())
+    }
+}
+
+/// The key's fingerprint as a number.
+fn fingerprint(key: &HashKey) -> u64 {
+    u64::from_str_radix(&key.fingerprint(), 16).unwrap_or(0)
+}

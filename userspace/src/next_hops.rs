@@ -1,0 +1,94 @@
+//! How packets leave towards each backend: asked of the kernel's routing, kept up to date in the map `NEXT_HOPS`.
+//!
+//! The program needs an interface and an MTU; the neighbour behind the interface is the kernel's business when it redirects. While
+//! no daemon runs, packets keep to the interfaces that were found last.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use sluice_datapath::Family;
+use sluice_datapath::entries::NextHop;
+
+use crate::bpf::{self, BalancerMaps};
+use crate::config::Underlay;
+use crate::netlink::{self, Netlink};
+
+const NONE: NextHop = NextHop { interface: 0, mtu: 0 };
+
+/// Bytes of a full Ethernet frame's IP packet, which is what most clients send.
+const FULL_PACKET: u32 = 1500;
+
+/// Next hops by the backend's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NextHops {
+    found: BTreeMap<IpAddr, NextHop>,
+    /// What an operator should know, a sentence for each address that has a problem.
+    pub warnings: BTreeMap<IpAddr, String>,
+}
+
+impl NextHops {
+    /// Asks for the route to each address, from the underlay address of its family.
+    ///
+    /// # Errors
+    ///
+    /// [`netlink::Error`], also when an underlay address is not an address of this host.
+    pub async fn find(
+        netlink: &Netlink,
+        underlay: Underlay,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) -> Result<Self, netlink::Error> {
+        let mut next_hops = Self::default();
+        for address in addresses {
+            let (next_hop, warning) = match netlink.route(address, underlay.like(address)).await? {
+                None => (NONE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned())),
+                Some(route) if route.local => {
+                    let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";
+                    (NONE, Some(why.to_owned()))
+                }
+                Some(route) => {
+                    let mtu = route.mtu.min(u32::from(u16::MAX));
+                    let overhead = if address.is_ipv4() { 20 } else { 40 };
+                    let small = (mtu < FULL_PACKET + overhead).then(|| {
+                        let largest = mtu.saturating_sub(overhead);
+                        format!(
+                            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big); \
+                             raise the underlay's MTU to {} or more",
+                            FULL_PACKET + overhead
+                        )
+                    });
+                    (NextHop { interface: route.index, mtu }, small)
+                }
+            };
+            next_hops.found.insert(address, next_hop);
+            if let Some(warning) = warning {
+                next_hops.warnings.insert(address, warning);
+            }
+        }
+        Ok(next_hops)
+    }
+
+    /// The next hop towards an address.
+    pub fn towards(&self, address: IpAddr) -> NextHop {
+        self.found.get(&address).copied().unwrap_or(NONE)
+    }
+
+    /// Writes what differs for the backends that are in the maps; how many entries that were.
+    ///
+    /// # Errors
+    ///
+    /// [`bpf::Error`].
+    pub fn refresh(&self, maps: &mut BalancerMaps, have: &crate::plan::Have) -> Result<usize, bpf::Error> {
+        let mut written = 0;
+        for (index, backend) in have.backends.iter().filter(|(_, backend)| backend.name.is_some()) {
+            for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
+                let at = NextHop::index(*index, family);
+                let Some(next_hop) = self.found.get(&address.into()).filter(|_| !address.is_none()) else { continue };
+                if maps.next_hop(at)? != *next_hop {
+                    maps.set_next_hop(at, *next_hop)?;
+                    written += 1;
+                }
+            }
+        }
+        Ok(written)
+    }
+}

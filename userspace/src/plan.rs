@@ -1,0 +1,330 @@
+//! From what is there to what is wanted: a pure function that returns the steps in between.
+//!
+//! The order is make-before-break. Backends come before the tables that name them, tables before the VIPs that use them; VIPs go
+//! before the tables that they used, tables before the backends that they named. After each step every packet still finds a whole
+//! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use sluice_datapath::Address;
+use sluice_datapath::entries::{Backend, Slot, TableHead, VipKey};
+use sluice_datapath::flow::Port;
+
+use crate::bpf::{Capacities, Table};
+use crate::config::Vip;
+use crate::want::{Want, WantBackend, WantService};
+
+/// What the maps hold. Indexes that were never used are not listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Have {
+    /// Backends and resting indexes, by index.
+    pub backends: BTreeMap<u16, HaveBackend>,
+    /// Services and resting indexes, by index.
+    pub services: BTreeMap<u32, HaveService>,
+    /// VIP addresses and their numbers.
+    pub addresses: BTreeMap<IpAddr, u32>,
+    /// VIPs and the index of their service.
+    pub vips: BTreeMap<VipKey, u32>,
+}
+
+/// What a backend's index holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaveBackend {
+    /// The backend's name; `None` when the index is free, or rests.
+    pub name: Option<String>,
+    /// Its entry.
+    pub entry: Backend,
+    /// The incarnation that the index had last.
+    pub incarnation: u32,
+    /// Whether it is draining.
+    pub draining: bool,
+    /// Until when the index rests, nanoseconds since boot.
+    pub rests_until: u64,
+}
+
+/// What a service's index holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaveService {
+    /// The service's name; `None` when the index is free, or rests.
+    pub name: Option<String>,
+    /// Its lookup table.
+    pub table: Option<Table>,
+    /// Until when the index rests, nanoseconds since boot.
+    pub rests_until: u64,
+}
+
+/// A backend to be written at an index that nothing refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBackend {
+    /// Where.
+    pub index: u16,
+    /// Its name.
+    pub name: String,
+    /// What packets read.
+    pub entry: Backend,
+    /// Whether it is draining.
+    pub draining: bool,
+}
+
+/// A lookup table to be put in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTable {
+    /// Index of the service.
+    pub service: u32,
+    /// The service's name.
+    pub name: String,
+    /// Whether the index had no service before.
+    pub created: bool,
+    /// The table.
+    pub table: Table,
+}
+
+/// One change of the maps: a batch, applied whole before the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write backends that no table names yet.
+    AddBackends(Vec<NewBackend>),
+    /// Write down which backends are draining. Packets do not read it: the tables say the same.
+    SetDraining(Vec<(u16, bool)>),
+    /// Swap lookup tables, all in one batch.
+    ReplaceTables(Vec<NewTable>),
+    /// Add VIP addresses with their numbers, then add VIPs or move them to another service.
+    PutVips {
+        /// New addresses.
+        addresses: Vec<(IpAddr, u32)>,
+        /// New or moved VIPs.
+        vips: Vec<(VipKey, u32)>,
+    },
+    /// Remove VIPs, then the addresses that have none left.
+    RemoveVips {
+        /// VIPs that are not wanted.
+        vips: Vec<VipKey>,
+        /// Addresses that are not wanted.
+        addresses: Vec<IpAddr>,
+    },
+    /// Forget services; their indexes rest.
+    RetireServices(Vec<u32>),
+    /// Forget backends; their indexes rest.
+    RetireBackends(Vec<u16>),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddBackends(new) => {
+                write!(f, "add backends {}", list(new.iter().map(|backend| backend.name.as_str())))
+            }
+            Self::SetDraining(changed) => write!(f, "change the draining mark of {} backends", changed.len()),
+            Self::ReplaceTables(new) => {
+                write!(f, "replace the lookup tables of {}", list(new.iter().map(|table| table.name.as_str())))
+            }
+            Self::PutVips { addresses, vips } => {
+                write!(f, "add {} VIP addresses, add or move {} VIPs", addresses.len(), vips.len())
+            }
+            Self::RemoveVips { vips, addresses } => {
+                write!(f, "remove {} VIPs and {} VIP addresses", vips.len(), addresses.len())
+            }
+            Self::RetireServices(indexes) => write!(f, "retire {} services", indexes.len()),
+            Self::RetireBackends(indexes) => write!(f, "retire {} backends", indexes.len()),
+        }
+    }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// There is no room.
+    #[error(
+        "this instance was made for at most {capacity} {what}, which is not enough now (indexes that were freed within the last \
+         {} seconds still rest); raise limits.{what}, then `sluice down` and start again",
+        REST_SECONDS
+    )]
+    Full {
+        /// Services, backends or vips.
+        what: &'static str,
+        /// How many there may be.
+        capacity: u32,
+    },
+}
+
+/// How long a freed index rests before it may be used again, in seconds.
+///
+/// A packet that read the index before it was freed has long been forwarded by then, and so have the counters been read that
+/// belong to the one who had it.
+pub const REST_SECONDS: u64 = 30;
+
+/// The steps from `have` to `want` at `now` (nanoseconds since boot); none when nothing differs.
+///
+/// # Errors
+///
+/// [`PlanError`].
+pub fn plan(have: &Have, want: &Want, capacities: Capacities, now: u64) -> Result<Vec<Step>, PlanError> {
+    let mut steps = Vec::new();
+    let backends = place_backends(have, want, capacities.backends, now)?;
+    let services = place_services(have, want, capacities.services, now)?;
+
+    push(&mut steps, backends.new.clone(), Step::AddBackends);
+    push(&mut steps, changed_draining(have, want, &backends), Step::SetDraining);
+    push(&mut steps, changed_tables(have, want, &backends, &services), Step::ReplaceTables);
+    put_and_remove_vips(have, want, &services, capacities.vips, &mut steps)?;
+    let kept: BTreeSet<u32> = services.iter().copied().collect();
+    let retired = have.services.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
+    push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireServices);
+    let kept: BTreeSet<u16> = backends.indexes.iter().copied().collect();
+    let retired = have.backends.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
+    push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireBackends);
+    Ok(steps)
+}
+
+fn push<T>(steps: &mut Vec<Step>, batch: Vec<T>, step: impl Fn(Vec<T>) -> Step) {
+    if !batch.is_empty() {
+        steps.push(step(batch));
+    }
+}
+
+/// Where the wanted backends are or will be.
+struct Placed {
+    /// Index of each, in the order of [`Want::backends`].
+    indexes: Vec<u16>,
+    /// Those that have to be written.
+    new: Vec<NewBackend>,
+}
+
+/// A backend keeps its index as long as its name and addresses stay; a backend with another address is written at a new index,
+/// since a live entry is never rewritten.
+fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Placed, PlanError> {
+    let known: BTreeMap<&str, u16> =
+        have.backends.iter().filter_map(|(index, has)| Some((has.name.as_deref()?, *index))).collect();
+    let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX))
+        .filter(|index| have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now));
+    let mut placed = Placed { indexes: Vec::with_capacity(want.backends.len()), new: Vec::new() };
+    for backend in &want.backends {
+        let stays = known.get(&*backend.name).filter(|index| same_addresses(&have.backends[index].entry, backend));
+        if let Some(index) = stays {
+            placed.indexes.push(*index);
+            continue;
+        }
+        let index = free.next().ok_or(PlanError::Full { what: "backends", capacity })?;
+        let before = have.backends.get(&index).map_or(0, |has| has.incarnation);
+        // Zero means free, so the count skips it.
+        let incarnation = before.checked_add(1).unwrap_or(1);
+        placed.indexes.push(index);
+        placed.new.push(NewBackend {
+            index,
+            name: backend.name.clone(),
+            entry: Backend {
+                v4: backend.v4.map_or(Address::NONE, Address::from),
+                v6: backend.v6.map_or(Address::NONE, Address::from),
+                incarnation,
+            },
+            draining: backend.draining,
+        });
+    }
+    Ok(placed)
+}
+
+fn same_addresses(entry: &Backend, backend: &WantBackend) -> bool {
+    entry.incarnation != 0
+        && entry.v4 == backend.v4.map_or(Address::NONE, Address::from)
+        && entry.v6 == backend.v6.map_or(Address::NONE, Address::from)
+}
+
+/// The index of each wanted service, in the order of [`Want::services`].
+fn place_services(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Vec<u32>, PlanError> {
+    let known: BTreeMap<&str, u32> =
+        have.services.iter().filter_map(|(index, has)| Some((has.name.as_deref()?, *index))).collect();
+    let mut free = (1..=capacity)
+        .filter(|index| have.services.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now));
+    let place = |service: &WantService| match known.get(&*service.name) {
+        Some(index) => Ok(*index),
+        None => free.next().ok_or(PlanError::Full { what: "services", capacity }),
+    };
+    want.services.iter().map(place).collect()
+}
+
+fn changed_draining(have: &Have, want: &Want, placed: &Placed) -> Vec<(u16, bool)> {
+    let wanted = placed.indexes.iter().zip(&want.backends);
+    let new: BTreeSet<u16> = placed.new.iter().map(|backend| backend.index).collect();
+    wanted
+        .filter(|(index, _)| !new.contains(index))
+        .filter(|(index, backend)| have.backends[index].draining != backend.draining)
+        .map(|(index, backend)| (*index, backend.draining))
+        .collect()
+}
+
+fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32]) -> Vec<NewTable> {
+    let mut changed = Vec::new();
+    for (service, wanted) in services.iter().zip(&want.services) {
+        let slots: Vec<Slot> =
+            wanted.owners.iter().map(|owner| Slot { first: backends.indexes[*owner], hint: 0 }).collect();
+        let head = TableHead { slots: slots.len() as u32, tracked: wanted.tracked };
+        let has = have.services.get(service).filter(|has| has.name.is_some());
+        let old = has.and_then(|has| has.table.as_ref());
+        if old.is_some_and(|old| old.head == head && old.digest == wanted.digest && old.slots == slots) {
+            continue;
+        }
+        let generation = old.map_or(0, |old| old.generation).wrapping_add(1);
+        changed.push(NewTable {
+            service: *service,
+            name: wanted.name.clone(),
+            created: has.is_none(),
+            table: Table { head, generation, digest: wanted.digest, slots },
+        });
+    }
+    changed
+}
+
+fn put_and_remove_vips(
+    have: &Have,
+    want: &Want,
+    services: &[u32],
+    capacity: u32,
+    steps: &mut Vec<Step>,
+) -> Result<(), PlanError> {
+    let wanted: Vec<(Vip, u32)> = services
+        .iter()
+        .zip(&want.services)
+        .flat_map(|(index, service)| service.vips.iter().map(|vip| (*vip, *index)))
+        .collect();
+    let mut numbers = have.addresses.clone();
+    let mut next = numbers.values().copied().max().unwrap_or(0);
+    let mut addresses = Vec::new();
+    let mut put = Vec::new();
+    let mut keys = BTreeSet::new();
+    for (vip, service) in &wanted {
+        let number = *numbers.entry(vip.address()).or_insert_with(|| {
+            next += 1;
+            addresses.push((vip.address(), next));
+            next
+        });
+        let key = VipKey::new(number, Port::new(vip.port()), vip.protocol().number());
+        keys.insert(key);
+        if have.vips.get(&key) != Some(service) {
+            put.push((key, *service));
+        }
+    }
+    let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains(key)).copied().collect();
+    let wanted: BTreeSet<IpAddr> = wanted.iter().map(|(vip, _)| vip.address()).collect();
+    let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
+    // New ones come before old ones go: for a moment both are there.
+    let added = put.iter().filter(|(key, _)| !have.vips.contains_key(key)).count();
+    if have.vips.len() + added > capacity as usize || numbers.len() > capacity as usize {
+        return Err(PlanError::Full { what: "vips", capacity });
+    }
+    if !addresses.is_empty() || !put.is_empty() {
+        steps.push(Step::PutVips { addresses, vips: put });
+    }
+    if !vips.is_empty() || !unwanted.is_empty() {
+        steps.push(Step::RemoveVips { vips, addresses: unwanted });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! What must be true of this host before anything on it is changed.
+
+use std::io;
+
+use anyhow::{anyhow, bail};
+
+use crate::failure::Failure;
+
+/// The oldest kernel that has everything: lookup tables of different sizes in one map of maps (`BPF_F_INNER_MAP`).
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Capabilities as the kernel numbers them (`linux/capability.h`), with their names.
+const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
+const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
+
+/// Checks the kernel's version and this process's capabilities.
+///
+/// # Errors
+///
+/// [`Failure::Operation`] with the first thing that is missing and the remedy.
+pub fn check() -> Result<(), Failure> {
+    let system = nix::sys::utsname::uname().map_err(io::Error::from).map_err(Failure::operation)?;
+    check_kernel(&system.release().to_string_lossy()).map_err(Failure::Operation)?;
+    let status = std::fs::read_to_string("/proc/self/status").map_err(Failure::operation)?;
+    check_capabilities(&status).map_err(Failure::Operation)
+}
+
+fn check_kernel(release: &str) -> anyhow::Result<()> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        bail!("cannot tell this kernel's version from {release:?}");
+    };
+    let (oldest_major, oldest_minor) = OLDEST_KERNEL;
+    if (major, minor) < OLDEST_KERNEL {
+        bail!(
+            "this kernel is {release}; Sluice needs {oldest_major}.{oldest_minor} or later (lookup tables of different sizes \
+             in one map: BPF_F_INNER_MAP)"
+        );
+    }
+    Ok(())
+}
+
+/// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by id take.
+fn check_capabilities(status: &str) -> anyhow::Result<()> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .ok_or_else(|| anyhow!("cannot tell this process's capabilities from /proc/self/status"))?;
+    for (bit, name) in [NET_ADMIN, SYS_ADMIN] {
+        if effective & (1 << bit) == 0 {
+            bail!("this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_refused_with_the_feature_it_lacks() {
+        for release in ["5.9.16-generic", "4.19.0-27-amd64", "3.10.0"] {
+            let error = check_kernel(release).unwrap_err().to_string();
+            assert!(error.contains(release) && error.contains("5.10") && error.contains("BPF_F_INNER_MAP"), "{error}");
+        }
+        for release in ["5.10.0-34-cloud-amd64", "6.1.0", "6.18.44-fc-v669", "7.3+deb14"] {
+            check_kernel(release).unwrap();
+        }
+        assert!(check_kernel("custom").is_err());
+    }
+
+    #[test]
+    fn a_missing_capability_is_named() {
+        assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n").is_ok());
+        let without_net_admin = format!("CapEff:\t{:016x}\n", !(1_u64 << 12));
+        assert!(check_capabilities(&without_net_admin).unwrap_err().to_string().contains("CAP_NET_ADMIN"));
+        assert!(check_capabilities("CapEff:\t0000000000001000\n").unwrap_err().to_string().contains("CAP_SYS_ADMIN"));
+        assert!(check_capabilities("Name:\tsluice\n").is_err());
+    }
+}

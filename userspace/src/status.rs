@@ -1,0 +1,248 @@
+//! `sluice status`: what the maps hold right now.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use sluice_datapath::entries::{NextHop, VipKey};
+use sluice_datapath::{Address, Family};
+
+use crate::apply;
+use crate::bpf::{BackendMaps, BalancerMaps};
+use crate::cli::{Show, print};
+use crate::config::{Protocol, Vip};
+use crate::daemon::{self, Lock};
+use crate::failure::Failure;
+use crate::journal::Role;
+use crate::plan::Have;
+use crate::report::table;
+
+/// The state of an instance on this host.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub instance: String,
+    /// The balancer, when this host is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lb: Option<LbStatus>,
+    /// The backend, when this host is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendStatus>,
+}
+
+/// The state of a balancer.
+#[derive(Debug, Serialize)]
+pub struct LbStatus {
+    /// The daemon's process; none while packets are forwarded without one.
+    pub daemon: Option<u32>,
+    /// Digest of the configuration's text that was applied last, hexadecimal.
+    pub config_digest: String,
+    /// When it was applied: seconds since 1970, UTC.
+    pub applied_at: u64,
+    /// Whether a change was begun and not completed.
+    pub changing: bool,
+    /// The services, by name.
+    pub services: Vec<ServiceStatus>,
+    /// The backends, by name.
+    pub backends: Vec<BackendEntry>,
+}
+
+/// A service in the maps.
+#[derive(Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its VIPs.
+    pub vips: Vec<String>,
+    /// Whether its flows are kept in the connection table.
+    pub tracked: bool,
+    /// Counts up with every table.
+    pub generation: u32,
+    /// Digest of the table's owners, hexadecimal: balancers that agree have the same.
+    pub table_digest: String,
+    /// Number of slots.
+    pub table_size: u32,
+    /// How many slots each backend takes now, by name. Draining ones take none.
+    pub slots: BTreeMap<String, u32>,
+}
+
+/// A backend in the maps.
+#[derive(Debug, Serialize)]
+pub struct BackendEntry {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it keeps its flows and takes no new ones.
+    pub draining: bool,
+    /// Interface index and MTU towards each of its addresses; absent where there is no route.
+    pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
+}
+
+/// The state of a backend.
+#[derive(Debug, Serialize)]
+pub struct BackendStatus {
+    /// The daemon's process; none while packets are served without one.
+    pub daemon: Option<u32>,
+    /// Whether our program decapsulates, for at least one family; otherwise tunnel devices do.
+    pub program: bool,
+}
+
+/// Runs `sluice status`.
+///
+/// # Errors
+///
+/// [`Failure::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
+pub fn run(args: &Show) -> Result<(), Failure> {
+    let status = read(&args.instance)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&status).map_err(Failure::operation)?;
+        return print(&format!("{json}\n"));
+    }
+    print(&text(&status))
+}
+
+/// Opens what is there of an instance: the maps of its roles.
+pub(crate) fn open(instance: &str) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), Failure> {
+    let pins = daemon::pins(instance, Role::Lb)?;
+    let lb = if pins.exist() { Some(BalancerMaps::open(&pins).map_err(Failure::operation)?) } else { None };
+    let pins = daemon::pins(instance, Role::Backend)?;
+    let backend = if pins.exist() { Some(BackendMaps::open(&pins).map_err(Failure::operation)?) } else { None };
+    Ok((lb, backend))
+}
+
+/// The failure when an instance is not on this host.
+pub(crate) fn absent(instance: &str) -> Failure {
+    Failure::operation(anyhow!(
+        "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or name another by --instance"
+    ))
+}
+
+fn read(instance: &str) -> Result<Status, Failure> {
+    let (lb, backend) = open(instance)?;
+    let served_by_devices = Lock::state_exists(instance, Role::Backend);
+    if lb.is_none() && backend.is_none() && !served_by_devices {
+        return Err(absent(instance));
+    }
+    Ok(Status {
+        instance: instance.to_owned(),
+        lb: lb.map(|maps| lb_status(instance, &maps)).transpose()?,
+        backend: (backend.is_some() || served_by_devices)
+            .then(|| BackendStatus { daemon: Lock::holder(instance, Role::Backend), program: backend.is_some() }),
+    })
+}
+
+fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
+    let have = apply::have(maps).map_err(Failure::operation)?;
+    let record = maps.instance().map_err(Failure::operation)?;
+    let mut backends = Vec::new();
+    for (index, backend) in &have.backends {
+        let Some(name) = &backend.name else { continue };
+        let mut entry = BackendEntry {
+            name: name.clone(),
+            addresses: Vec::new(),
+            draining: backend.draining,
+            next_hops: BTreeMap::new(),
+        };
+        for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
+            if address != Address::NONE {
+                entry.addresses.push(address.into());
+                let next_hop = maps.next_hop(NextHop::index(*index, family)).map_err(Failure::operation)?;
+                if next_hop.interface != 0 {
+                    entry.next_hops.insert(address.into(), (next_hop.interface, next_hop.mtu));
+                }
+            }
+        }
+        backends.push(entry);
+    }
+    backends.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(LbStatus {
+        daemon: Lock::holder(instance, Role::Lb),
+        config_digest: format!("{:016x}", record.config_digest),
+        applied_at: record.applied_at,
+        changing: record.changing != 0,
+        services: services(&have),
+        backends,
+    })
+}
+
+fn services(have: &Have) -> Vec<ServiceStatus> {
+    let addresses: BTreeMap<u32, IpAddr> = have.addresses.iter().map(|(address, id)| (*id, *address)).collect();
+    let mut services = Vec::new();
+    for (index, service) in &have.services {
+        let (Some(name), Some(table)) = (&service.name, &service.table) else { continue };
+        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
+        for slot in &table.slots {
+            let owner = have.backends.get(&slot.first).and_then(|backend| backend.name.clone());
+            *slots.entry(owner.unwrap_or_else(|| format!("(index {})", slot.first))).or_default() += 1;
+        }
+        let vips = have.vips.iter().filter(|(_, service)| *service == index);
+        services.push(ServiceStatus {
+            name: name.clone(),
+            vips: vips.map(|(key, _)| vip(&addresses, key)).collect(),
+            tracked: table.head.tracked,
+            generation: table.generation,
+            table_digest: format!("{:016x}", table.digest),
+            table_size: table.head.slots,
+            slots,
+        });
+    }
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}
+
+/// A VIP as the configuration writes it.
+fn vip(addresses: &BTreeMap<u32, IpAddr>, key: &VipKey) -> String {
+    let protocol = if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
+    let vip = addresses.get(&key.address).and_then(|address| Vip::new(*address, key.port.number(), protocol).ok());
+    vip.map_or_else(|| format!("(address {}):{}/{protocol}", key.address, key.port.number()), |vip| vip.to_string())
+}
+
+fn text(status: &Status) -> String {
+    let mut text = format!("instance {}\n", status.instance);
+    let daemon = |process: Option<u32>| match process {
+        Some(process) => format!("daemon running, process {process}"),
+        None => "no daemon running".to_owned(),
+    };
+    if let Some(lb) = &status.lb {
+        text += &format!("\nbalancer: forwarding; {}; configuration {}\n", daemon(lb.daemon), lb.config_digest);
+        if lb.changing {
+            text += "  a change was begun and not completed: start the daemon to complete it\n";
+        }
+        let rows = lb.services.iter().flat_map(|service| {
+            let mut first = true;
+            service.slots.iter().map(move |(backend, slots)| {
+                let percent = 100.0 * f64::from(*slots) / f64::from(service.table_size.max(1));
+                let head = std::mem::take(&mut first);
+                let once = |text: String| if head { text } else { String::new() };
+                [
+                    once(service.name.clone()),
+                    once(service.vips.join(" ")),
+                    once(if service.tracked { "tracked" } else { "stateless" }.to_owned()),
+                    once(service.generation.to_string()),
+                    backend.clone(),
+                    slots.to_string(),
+                    format!("{percent:.1} %"),
+                ]
+            })
+        });
+        text += "\n";
+        text += &table(["service", "VIPs", "flows", "generation", "backend", "slots", "share"], &[3, 5, 6], rows);
+        let rows = lb.backends.iter().map(|backend| {
+            let hops = backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
+                Some((interface, mtu)) => format!("{address} (interface {interface}, MTU {mtu})"),
+                None => format!("{address} (no route)"),
+            });
+            let state = if backend.draining { "draining" } else { "in use" };
+            [backend.name.clone(), state.to_owned(), hops.collect::<Vec<_>>().join(", ")]
+        });
+        text += "\n";
+        text += &table(["backend", "state", "addresses"], &[], rows);
+    }
+    if let Some(backend) = &status.backend {
+        let by = if backend.program { "the program at TC ingress" } else { "tunnel devices" };
+        text += &format!("\nbackend: decapsulation by {by}; {}\n", daemon(backend.daemon));
+    }
+    text
+}

@@ -1,0 +1,160 @@
+//! What the maps should hold: the configuration, with its lookup tables built.
+
+use std::hash::Hasher as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use siphasher::sip::SipHasher24;
+use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
+
+use crate::config::{Config, Service, Tracking, Vip};
+
+/// How many backends a slot's preference list names before the rest of them is looked up one by one.
+///
+/// While fewer than this many backends are draining, choosing is a look into a dense table.
+const LISTED: usize = 4;
+
+/// Everything that the maps should hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The backends, in the configuration's order.
+    pub backends: Vec<WantBackend>,
+    /// The services, in the configuration's order.
+    pub services: Vec<WantService>,
+}
+
+/// A backend that should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantBackend {
+    /// Its name: its identity.
+    pub name: String,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// Whether it keeps its flows and takes no new ones.
+    pub draining: bool,
+}
+
+/// A service that should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantService {
+    /// Its name: its identity.
+    pub name: String,
+    /// Its VIPs.
+    pub vips: Vec<Vip>,
+    /// Whether its flows are kept in the connection table.
+    pub tracked: bool,
+    /// For each slot, the position in [`Want::backends`] of the backend that takes it.
+    pub owners: Vec<usize>,
+    /// Digest of the owners' names, slot by slot: balancers that agree have the same.
+    pub digest: u64,
+}
+
+impl Want {
+    /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] with the service's name. A checked configuration has none.
+    pub fn new(config: &Config, seed: &Seed) -> Result<Self, (String, BuildError)> {
+        let backends = config.backends().iter().map(|backend| WantBackend {
+            name: backend.name().to_owned(),
+            v4: backend.v4(),
+            v6: backend.v6(),
+            draining: backend.draining(),
+        });
+        let services = config.services().iter().map(|service| {
+            let owners = owners(config, service, seed).map_err(|error| (service.name().to_owned(), error))?;
+            let digest = digest(owners.iter().map(|&owner| config.backends()[owner].name()));
+            Ok(WantService {
+                name: service.name().to_owned(),
+                vips: service.vips().to_vec(),
+                tracked: service.tracking() == Tracking::Always,
+                owners,
+                digest,
+            })
+        });
+        Ok(Self { backends: backends.collect(), services: services.collect::<Result<_, _>>()? })
+    }
+}
+
+/// The backend of each slot: the first of the slot's preference list that is not draining, or the first when all are.
+///
+/// The table and the lists come from the configured set and weights alone, so draining a backend moves its slots and no others.
+fn owners(config: &Config, service: &Service, seed: &Seed) -> Result<Vec<usize>, BuildError> {
+    let backends = service.backends();
+    let members: Vec<_> =
+        backends.iter().map(|b| Member::new(config.backends()[b.backend()].name(), b.weight())).collect();
+    let table = Table::build(&members, service.table_size(), seed)?;
+    let draining = |member: u16| config.backends()[backends[usize::from(member)].backend()].draining();
+    let chosen = Lists::new(&table, LISTED).choose(|member| !draining(member));
+    let owners = (0..).zip(chosen).map(|(slot, listed)| {
+        let member = listed.unwrap_or_else(|| {
+            let everybody = table.preference_list(slot, members.len());
+            everybody.into_iter().find(|member| !draining(*member)).unwrap_or_else(|| table.owner(slot))
+        });
+        backends[usize::from(member)].backend()
+    });
+    Ok(owners.collect())
+}
+
+/// Digest of a sequence of names: equal on every machine, and for nothing but comparing.
+fn digest<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for name in names {
+        hasher.write(name.as_bytes());
+        hasher.write_u8(0xff);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn want(draining: &[&str]) -> Want {
+        let backends = (1..=6).map(|i| {
+            let name = format!("web-{i}");
+            serde_json::json!({ "name": name, "address": format!("10.0.1.{i}"), "draining": draining.contains(&&*name) })
+        });
+        let listed = (1..=6).map(|i| serde_json::json!({ "name": format!("web-{i}"), "weight": 10 * i }));
+        let config = serde_json::json!({
+            "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
+            "backends": backends.collect::<Vec<_>>(),
+            "services": [{ "name": "web", "vips": ["203.0.113.10:443/tcp"], "table_size": 4093,
+                           "backends": listed.collect::<Vec<_>>() }]
+        });
+        let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
+        Want::new(&config, &Seed::new([7; 16])).unwrap()
+    }
+
+    fn moved(a: &Want, b: &Want) -> Vec<(usize, usize)> {
+        let pairs = a.services[0].owners.iter().copied().zip(b.services[0].owners.iter().copied());
+        pairs.filter(|(before, after)| before != after).collect()
+    }
+
+    #[test]
+    fn draining_moves_the_slots_of_the_draining_backend_and_no_others() {
+        let before = want(&[]);
+        let after = want(&["web-6"]);
+        let moved = moved(&before, &after);
+        assert!(moved.iter().all(|(from, to)| *from == 5 && *to != 5), "{moved:?}");
+        assert_eq!(moved.len(), before.services[0].owners.iter().filter(|o| **o == 5).count());
+        assert_ne!(before.services[0].digest, after.services[0].digest);
+    }
+
+    #[test]
+    fn a_draining_backend_gets_nothing_while_anybody_else_is_left() {
+        let after = want(&["web-1", "web-2", "web-3", "web-5", "web-6"]);
+        assert_eq!(after.services[0].owners.iter().collect::<BTreeSet<_>>(), BTreeSet::from([&3]));
+    }
+
+    #[test]
+    fn when_everybody_drains_the_table_stays_as_it_was() {
+        let all = want(&["web-1", "web-2", "web-3", "web-4", "web-5", "web-6"]);
+        assert_eq!(all.services[0].owners, want(&[]).services[0].owners);
+    }
+}

@@ -1,0 +1,151 @@
+//! The binary as a user meets it: exit codes, and where its words go.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const EXAMPLE: &str = include_str!("../../docs/examples/edge.json");
+
+fn sluice(directory: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice")).args(args).current_dir(directory).output().unwrap()
+}
+
+/// A directory with the example configuration, its key file beside it.
+fn edge() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let text = EXAMPLE.replace("/etc/sluice/hash.key", "hash.key");
+    fs::write(directory.path().join("edge.json"), text).unwrap();
+    let made = sluice(directory.path(), &["key", "new", "--out", "hash.key"]);
+    assert!(made.status.success(), "{made:?}");
+    directory
+}
+
+#[track_caller]
+fn fails(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.starts_with("sluice: error: "), "{stderr}");
+    for words in words {
+        assert!(stderr.contains(words), "{words:?} is not in: {stderr}");
+    }
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn check_sums_up_a_good_configuration() {
+    let directory = edge();
+    let output = sluice(directory.path(), &["check", "edge.json"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    for words in [
+        "edge.json: good",
+        "2 of at most 256",
+        "5 of at most 1024",
+        "1 draining",
+        "131074 slots, 513 KiB",
+        "fingerprint",
+    ] {
+        assert!(stdout.contains(words), "{words:?} is not in: {stdout}");
+    }
+}
+
+#[test]
+fn check_never_shows_the_key() {
+    let directory = edge();
+    let key = fs::read_to_string(directory.path().join("hash.key")).unwrap();
+    let output = sluice(directory.path(), &["check", "edge.json"]);
+    assert!(!String::from_utf8(output.stdout).unwrap().contains(key.trim()));
+}
+
+#[test]
+fn a_wrong_value_is_exit_code_2_with_file_place_and_remedy_on_one_line() {
+    let directory = edge();
+    let text = EXAMPLE.replace("\"weight\": 50", "\"weight\": 65536");
+    fs::write(directory.path().join("edge.json"), text).unwrap();
+    let output = sluice(directory.path(), &["check", "edge.json"]);
+    fails(&output, 2, &["edge.json: services[0].backends[1].weight:", "from 0 to 65535"]);
+    assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
+}
+
+#[test]
+fn a_missing_configuration_is_exit_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    fails(&sluice(directory.path(), &["check", "none.json"]), 2, &["none.json: cannot read it"]);
+}
+
+#[test]
+fn a_missing_key_file_is_exit_code_2_with_the_command_to_type() {
+    let directory = edge();
+    fs::remove_file(directory.path().join("hash.key")).unwrap();
+    fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`sluice key new --out hash.key`"]);
+}
+
+#[test]
+fn a_key_file_for_everybody_is_exit_code_2_with_the_chmod_to_type() {
+    let directory = edge();
+    let key = directory.path().join("hash.key");
+    fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
+    fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`chmod 600 hash.key`"]);
+}
+
+#[test]
+fn a_key_is_never_overwritten() {
+    let directory = edge();
+    let file = directory.path().join("hash.key");
+    let before = fs::read(&file).unwrap();
+    fails(&sluice(directory.path(), &["key", "new", "--out", "hash.key"]), 2, &["hash.key: exists"]);
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_key_that_cannot_be_written_is_exit_code_1() {
+    let directory = tempfile::tempdir().unwrap();
+    fails(
+        &sluice(directory.path(), &["key", "new", "--out", "none/hash.key"]),
+        1,
+        &["cannot write the hash key: No such file"],
+    );
+}
+
+#[test]
+fn a_key_without_a_file_goes_to_standard_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = sluice(directory.path(), &["key", "new"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let digits = text.strip_suffix('\n').unwrap();
+    assert!(digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text:?}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases: [&[&str]; 7] = [
+        &[],
+        &["balance"],
+        &["lb"],
+        &["check"],
+        &["check", "a", "b"],
+        &["down", "--instance", "../etc"],
+        &["lb", "--config", "f", "--interface", "a/b"],
+    ];
+    for args in cases {
+        let output = sluice(directory.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        assert!(output.stderr.starts_with(b"sluice: ") && output.stdout.is_empty(), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
+fn version_and_help_are_answers_not_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let version = sluice(directory.path(), &["--version"]);
+    assert_eq!(version.stdout, format!("sluice {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    for args in [["--version"], ["--help"]] {
+        let output = sluice(directory.path(), &args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
