@@ -236,3 +236,87 @@ impl Jump {
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::TableSize;
+    use crate::table::Member;
+
+    const SEED: Seed = Seed::new([3; 16]);
+
+    #[test]
+    fn jumps_are_the_documented_permutation() {
+        for (slots, exponent) in [
+            (251, 3),
+            (1021, 7),
+            (4093, 5),
+            (65_537, 3),
+            (655_373, 3),
+            (5_000_011, 7),
+        ] {
+            let jump = Jump::new(slots, &SEED);
+            assert_eq!(jump.exponent, exponent, "{slots}");
+            let mut met = vec![false; slots as usize];
+            for slot in 0..slots {
+                let modulo = u128::from(slots);
+                let base = (u128::from(slot) + u128::from(jump.shift)) % modulo;
+                let power = (0..exponent).fold(1, |power, _| power * base % modulo);
+                let next = jump.next(slot);
+                assert_eq!(u128::from(next), power * u128::from(jump.factor) % modulo);
+                assert!(
+                    !met[next as usize],
+                    "two slots lead to slot {next} of {slots}"
+                );
+                met[next as usize] = true;
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_reduced_as_by_division_up_to_the_largest_product() {
+        for slots in [251, 65_537, 5_000_011] {
+            let jump = Jump::new(slots, &SEED);
+            let slots = u64::from(slots);
+            let square = (slots - 1) * (slots - 1);
+            for number in [
+                0,
+                1,
+                slots - 1,
+                slots,
+                slots + 1,
+                2 * slots - 1,
+                2 * slots,
+                square - 1,
+                square,
+            ] {
+                assert_eq!(
+                    jump.reduce(number),
+                    number % slots,
+                    "{number} modulo {slots}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_is_the_owners_met_on_the_jumps_from_the_slot() {
+        let members = [("a", 5), ("b", 1), ("c", 3), ("d", 2)]
+            .map(|(name, weight)| Member::new(name, weight));
+        let table = Table::build(&members, TableSize::new(1021).unwrap(), &SEED).unwrap();
+        let jump = Jump::new(1021, &SEED);
+        for slot in 0..1021 {
+            let mut at = slot;
+            let mut expected = vec![table.owner(slot)];
+            for _ in 0..MAX_JUMPS {
+                at = jump.next(at);
+                if !expected.contains(&table.owner(at)) {
+                    expected.push(table.owner(at));
+                }
+            }
+            let list = table.preference_list(slot, 4);
+            assert_eq!(list.len(), 4);
+            assert_eq!(list[..expected.len()], expected);
+        }
+    }
+}
