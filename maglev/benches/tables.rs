@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use siphasher::sip128::SipHasher24;
 use sluice_maglev::{Lists, Member, Seed, Table, TableSize, diff};
 
 #[path = "../src/paper.rs"]
