@@ -71,7 +71,11 @@ fn tables_and_lists_are_the_same_in_every_version() {
             digest(entries),
             table.preference_list(7, 4)
         ),
-        (0, 0, vec![])
+        (
+            7_582_469_456_444_416_002,
+            5_137_851_110_476_603_845,
+            vec![37, 19, 35, 48]
+        )
     );
 }
 
