@@ -42,15 +42,43 @@ impl Lists {
     /// Lists of 2 to 4 members are usual. It takes two bytes per entry.
     #[must_use]
     pub fn new(table: &Table, length: usize) -> Self {
-        let walk = Walk::new(table);
+        let jump = Jump::new(table.size().get(), table.seed());
+        let next: Vec<u32> = (0..table.size().get())
+            .map(|slot| jump.next(slot))
+            .collect();
         let length = length.min(table.order().len());
         let slots = table.owners().len();
-        let mut entries = vec![0; slots * length];
+
+        // Whom a slot meets on the next jump, the slot it leads to has met already. Most lists are complete with that, and
+        // the look-ups do not wait for each other, as those of a walk do: that matters for tables larger than caches.
+        let mut entries = Vec::with_capacity(slots * length);
+        for place in 0..length {
+            if place == 0 {
+                entries.extend_from_slice(table.owners());
+            } else {
+                let previous = (place - 1) * slots;
+                entries.resize((place + 1) * slots, 0);
+                let (met, meets) = entries.split_at_mut(place * slots);
+                for (member, &next) in meets.iter_mut().zip(&next) {
+                    *member = met[previous + next as usize];
+                }
+            }
+        }
+
         let mut list = Vec::with_capacity(length);
-        for slot in 0..table.size().get() {
-            walk.list(slot, length, &mut list);
-            for (place, &member) in list.iter().enumerate() {
-                entries[place * slots + slot as usize] = member;
+        for slot in 0..slots {
+            let member = |place: usize| entries[place * slots + slot];
+            if (1..length).any(|place| (0..place).any(|before| member(before) == member(place))) {
+                walk(
+                    table,
+                    |at| next[at as usize],
+                    slot as u32,
+                    length,
+                    &mut list,
+                );
+                for (place, &member) in list.iter().enumerate() {
+                    entries[place * slots + slot] = member;
+                }
             }
         }
         Self {
@@ -116,68 +144,60 @@ impl Table {
     /// If the table has no such slot.
     #[must_use]
     pub fn preference_list(&self, slot: u32, length: usize) -> Vec<u16> {
+        let jump = Jump::new(self.size().get(), self.seed());
         let mut list = Vec::new();
-        Walk::new(self).list(slot, length.min(self.order().len()), &mut list);
+        walk(
+            self,
+            |at| jump.next(at),
+            slot,
+            length.min(self.order().len()),
+            &mut list,
+        );
         list
     }
 }
 
-/// Finds preference lists.
-struct Walk<'a> {
-    table: &'a Table,
-    jump: Jump,
+/// Makes `list` the list of `slot`; `next` is the jump, and `length` at most the number of members with weight.
+fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list: &mut Vec<u16>) {
+    list.clear();
+    let mut at = slot;
+    for _ in 0..=MAX_JUMPS {
+        if list.len() == length {
+            return;
+        }
+        let owner = table.owner(at);
+        if !list.contains(&owner) {
+            list.push(owner);
+        }
+        at = next(at);
+    }
+    while list.len() < length {
+        list.push(draw(table, slot, list));
+    }
 }
 
-impl<'a> Walk<'a> {
-    fn new(table: &'a Table) -> Self {
-        Self {
-            table,
-            jump: Jump::new(table.size().get(), table.seed()),
-        }
-    }
-
-    /// Makes `list` the list of `slot`; `length` is at most the number of members with weight.
-    fn list(&self, slot: u32, length: usize, list: &mut Vec<u16>) {
-        list.clear();
-        let mut at = slot;
-        for _ in 0..=MAX_JUMPS {
-            if list.len() == length {
-                return;
-            }
-            let owner = self.table.owner(at);
-            if !list.contains(&owner) {
-                list.push(owner);
-            }
-            at = self.jump.next(at);
-        }
-        while list.len() < length {
-            list.push(self.draw(slot, list));
-        }
-    }
-
-    /// A member that `list` lacks, drawn in proportion to the slots it owns.
-    fn draw(&self, slot: u32, list: &[u16]) -> u16 {
-        let counts = self.table.slot_counts();
-        let count = |member: u16| counts[usize::from(member)];
-        let mut missing = self
-            .table
-            .order()
-            .iter()
-            .copied()
-            .filter(|member| !list.contains(member));
-        let total = missing.clone().map(count).sum();
-        let mut message = [0; 8];
-        message[..4].copy_from_slice(&slot.to_le_bytes());
-        message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
-        let mut number = scale(self.table.seed().hash(Purpose::Draw, &message).0, total);
-        missing
-            .find(|&member| {
-                let found = total == 0 || number < count(member);
-                number = number.wrapping_sub(count(member));
-                found
-            })
-            .expect("the list lacks a member with weight")
-    }
+/// A member that `list`, the list of `slot`, lacks: drawn in proportion to the slots it owns.
+fn draw(table: &Table, slot: u32, list: &[u16]) -> u16 {
+    let counts = table.slot_counts();
+    let count = |member: u16| counts[usize::from(member)];
+    let mut missing = table
+        .order()
+        .iter()
+        .copied()
+        .filter(|member| !list.contains(member));
+    let total = missing.clone().map(count).sum();
+    let mut message = [0; 8];
+    message[..4].copy_from_slice(&slot.to_le_bytes());
+    message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
+    let mut number = scale(table.seed().hash(Purpose::Draw, &message).0, total);
+    missing
+        .find(|&member| {
+            // Once nobody has slots left to draw by, the first in order is as good as any.
+            let found = total == 0 || number < count(member);
+            number = number.wrapping_sub(count(member));
+            found
+        })
+        .expect("the list lacks a member with weight")
 }
 
 /// A keyed pseudo-random permutation of the slots: `factor * (slot + shift)^exponent`, modulo the number of slots.

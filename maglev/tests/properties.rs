@@ -40,7 +40,7 @@ fn config(most: usize) -> impl Strategy<Value = Config> {
 }
 
 fn size() -> impl Strategy<Value = TableSize> {
-    prop::sample::select(vec![251, 1021, 4093, 65_537])
+    prop::sample::select(vec![251, 251, 1021, 1021, 4093, 4093, 65_537])
         .prop_map(|slots| TableSize::new(slots).unwrap())
 }
 
