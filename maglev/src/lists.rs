@@ -20,8 +20,8 @@ const MAX_JUMPS: u32 = 32;
 /// proportion to their slots; members whose weight is too small for a single slot come last, in an order fixed by their
 /// names and the seed.
 ///
-/// A list is therefore a function of the names, weights, size and seed alone, as long as there are members to name, and
-/// a shorter list is the beginning of a longer one.
+/// A list is therefore a function of the names, weights, size and seed alone, and a shorter list is the beginning of a
+/// longer one.
 ///
 /// # What follows for health
 /// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence of members going down

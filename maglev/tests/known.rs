@@ -77,6 +77,14 @@ fn tables_and_lists_are_the_same_in_every_version() {
             vec![37, 19, 35, 48]
         )
     );
+
+    // Lists that jumps alone do not complete.
+    let members = [("huge", 10_000), ("a", 10), ("b", 20), ("c", 30)]
+        .map(|(name, weight)| Member::new(name, weight));
+    let table = Table::build(&members, TableSize::DEFAULT, &SEED).unwrap();
+    let lists = Lists::new(&table, 3);
+    let entries = (0..lists.slots()).flat_map(|slot| lists.list(slot));
+    assert_eq!(digest(entries), 3_593_387_068_385_484_028);
 }
 
 #[test]
