@@ -209,8 +209,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// The bound is on what moves beyond what has to. `examples/balance.rs` prints what is usual: less than 1 % at 100
-    /// slots per member and more.
+    /// The bound is on what moves beyond what has to. `examples/balance.rs` prints what is usual in such tables: less
+    /// than 1 %.
     #[test]
     fn adding_or_removing_a_member_moves_little_more_than_it_must(
         weights in prop::collection::vec(1u32..=8, 2..=160), seed: [u8; 16]
