@@ -1,0 +1,241 @@
+//! Counting and keeping packets inside a host, with an AF_PACKET socket (packet(7)).
+//!
+//! The socket sees what comes in before any TC program and what goes out after every TC program: the wire, not the stack.
+
+use super::namespaces::Namespaces;
+use super::topology::{Host, VIP_V4, VIP_V6};
+use anyhow::{Context, Result, anyhow, ensure};
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Bytes kept of each packet: all headers and some content.
+const SNAP: usize = 256;
+/// Packets kept in memory by one capture; counting goes on beyond it.
+const KEPT: usize = 50_000;
+/// Receive buffer in bytes, enough for a burst while this process waits for a CPU.
+const BUFFER: usize = 64 << 20;
+
+/// One packet, with its Ethernet header.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When it was read, since the epoch.
+    pub time: Duration,
+    /// Whether the host sent it.
+    pub outgoing: bool,
+    /// Length on the wire in bytes.
+    pub length: usize,
+    /// The first bytes, at most 256.
+    pub bytes: Vec<u8>,
+}
+
+/// What a capture counted, in packets (a GRO aggregate counts once). "VIP" means one of the lab's VIP addresses, both versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Plain packets to a VIP, received.
+    pub to_vip_in: u64,
+    /// Plain packets whose source is a VIP, received.
+    pub from_vip_in: u64,
+    /// Plain packets whose source is a VIP, sent.
+    pub from_vip_out: u64,
+    /// IP-in-IP packets received.
+    pub encapsulated_in: u64,
+    /// IP-in-IP packets sent.
+    pub encapsulated_out: u64,
+}
+
+impl Counts {
+    fn add(&mut self, frame: &Frame) {
+        let Some(seen) = look(&frame.bytes) else { return };
+        let vip = |address: IpAddr| address == VIP_V4 || address == VIP_V6;
+        match (seen.encapsulated, frame.outgoing) {
+            (true, false) => self.encapsulated_in += 1,
+            (true, true) => self.encapsulated_out += 1,
+            (false, false) if vip(seen.destination) => self.to_vip_in += 1,
+            (false, false) if vip(seen.source) => self.from_vip_in += 1,
+            (false, true) if vip(seen.source) => self.from_vip_out += 1,
+            (false, _) => {}
+        }
+    }
+}
+
+struct Seen {
+    source: IpAddr,
+    destination: IpAddr,
+    encapsulated: bool,
+}
+
+fn look(bytes: &[u8]) -> Option<Seen> {
+    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
+    let (source, destination, next): (IpAddr, IpAddr, IpNumber) = match packet.net? {
+        LaxNetSlice::Ipv4(v4) => {
+            let header = v4.header();
+            (header.source_addr().into(), header.destination_addr().into(), header.protocol())
+        }
+        LaxNetSlice::Ipv6(v6) => {
+            let header = v6.header();
+            (header.source_addr().into(), header.destination_addr().into(), header.next_header())
+        }
+        LaxNetSlice::Arp(_) => return None,
+    };
+    let encapsulated = next == IpNumber::IPV4 || next == IpNumber::IPV6;
+    Some(Seen { source, destination, encapsulated })
+}
+
+/// Everything a finished capture knows.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Packets by kind.
+    pub counts: Counts,
+    /// The first 50,000 packets.
+    pub frames: Vec<Frame>,
+}
+
+impl Captured {
+    /// Writes the kept packets for Wireshark or tcpdump.
+    pub fn write_pcap(&self, path: &Path) -> Result<()> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut writer = PcapWriter::new(std::io::BufWriter::new(file))?;
+        for frame in &self.frames {
+            let length = u32::try_from(frame.length)?;
+            writer.write_packet(&PcapPacket::new(frame.time, length, &frame.bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// A running capture of one host's packets, on all its interfaces.
+#[derive(Debug)]
+pub struct Capture {
+    host: &'static str,
+    stop: Arc<AtomicBool>,
+    reader: JoinHandle<Result<Captured>>,
+}
+
+impl Capture {
+    /// Starts capturing; packets from this call's return on are counted.
+    pub fn start(namespaces: &Namespaces, host: &'static Host) -> Result<Self> {
+        let socket =
+            namespaces.within(host, open).with_context(|| format!("cannot capture packets in {}", host.name))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let reader = std::thread::spawn(move || read(&socket, &stopped));
+        Ok(Self { host: host.name, stop, reader })
+    }
+
+    /// Stops, and returns what was seen. A capture that lost packets is an error: its counts prove nothing.
+    pub fn stop(self) -> Result<Captured> {
+        self.stop.store(true, Ordering::Relaxed);
+        let read = self.reader.join().map_err(|_| anyhow!("the capturing thread panicked"))?;
+        read.with_context(|| format!("the capture in {} failed", self.host))
+    }
+}
+
+fn open() -> Result<OwnedFd> {
+    // Unbound: one socket sees every interface of the namespace.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
+    Ok(socket)
+}
+
+fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
+    let mut captured = Captured { counts: Counts::default(), frames: Vec::new() };
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        let stopping = stop.load(Ordering::Relaxed);
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, from)) => {
+                let kind = from.map(|address| address.pkttype());
+                let frame = Frame {
+                    time: SystemTime::now().duration_since(UNIX_EPOCH)?,
+                    outgoing: kind == Some(libc::PACKET_OUTGOING),
+                    length,
+                    bytes: buffer[..length.min(SNAP)].to_vec(),
+                };
+                captured.counts.add(&frame);
+                if captured.frames.len() < KEPT {
+                    captured.frames.push(frame);
+                }
+            }
+            // The time-out found the buffer empty; if the stop came before, nothing is left that belongs to us.
+            Err(Errno::EAGAIN) if stopping => break,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot read packets"),
+        }
+    }
+    let lost = packets_lost(socket)?;
+    ensure!(lost == 0, "{lost} packets came faster than they could be read");
+    Ok(captured)
+}
+
+/// `PACKET_STATISTICS` of packet(7): how many packets found the receive buffer full.
+fn packets_lost(socket: &OwnedFd) -> Result<u32> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the value that the pointer names, which is live and ours.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).context("cannot read the capture's statistics")?;
+    Ok(statistics.tp_drops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn frame(outgoing: bool, bytes: Vec<u8>) -> Frame {
+        Frame { time: Duration::ZERO, outgoing, length: bytes.len(), bytes }
+    }
+
+    fn plain(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source, destination, 64).udp(1000, 7);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, b"hello").unwrap();
+        bytes
+    }
+
+    #[test]
+    fn packets_are_counted_by_direction_and_by_the_side_the_vip_is_on() {
+        let mut counts = Counts::default();
+        let (client, vip) = ([198, 51, 100, 10], VIP_V4.octets());
+        counts.add(&frame(false, plain(client, vip)));
+        counts.add(&frame(true, plain(vip, client)));
+        counts.add(&frame(true, plain(vip, client)));
+        counts.add(&frame(false, plain(client, [10, 0, 1, 2])));
+        counts.add(&frame(false, vec![0; 20]));
+        assert_eq!(counts, Counts { to_vip_in: 1, from_vip_out: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn an_encapsulated_packet_counts_as_such_and_not_as_a_reply() {
+        let mut bytes = Vec::new();
+        let inner = &plain(VIP_V4.octets(), [198, 51, 100, 10])[14..];
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+        builder.write(&mut bytes, IpNumber::IPV4, inner).unwrap();
+        let mut counts = Counts::default();
+        counts.add(&frame(false, bytes.clone()));
+        counts.add(&frame(true, bytes));
+        assert_eq!(counts, Counts { encapsulated_in: 1, encapsulated_out: 1, ..Counts::default() });
+    }
+}

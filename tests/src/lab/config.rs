@@ -1,0 +1,132 @@
+//! The configuration files the lab generates, and the changes it makes to them.
+
+use super::topology::{
+    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, WEB, WEB_PORT, backends, balancers,
+};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Which backends the services have, and which of them is draining.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whether [`JOINING`] belongs to the services.
+    pub joined: bool,
+    /// Whether [`DRAINED`] takes no new flows.
+    pub drained: bool,
+}
+
+impl Wanted {
+    /// The backends of the services, draining ones among them.
+    pub fn listed(self) -> impl Iterator<Item = &'static Host> {
+        backends().filter(move |host| self.joined || host.name != JOINING)
+    }
+
+    /// Whether the backend takes new flows.
+    pub fn takes_new_flows(self, name: &str) -> bool {
+        self.listed().any(|host| host.name == name) && !(self.drained && name == DRAINED)
+    }
+
+    /// The share of new flows that a backend is due by its weight, 0 to 1.
+    pub fn share(self, name: &str) -> f64 {
+        let weight = |host: &Host| if self.takes_new_flows(host.name) { host.weight() } else { 0 };
+        let total: u32 = self.listed().map(weight).sum();
+        let own: u32 = self.listed().filter(|host| host.name == name).map(weight).sum();
+        f64::from(own) / f64::from(total)
+    }
+
+    /// The configuration for one host. Backends read the same file as the first balancer.
+    pub fn configuration(self, host: &Host, table_size: u32, key: &Path) -> Value {
+        let first = balancers().next();
+        let balancer = if host.role == Role::Balancer { Some(host) } else { first };
+        let defined: Vec<_> = self
+            .listed()
+            .map(|host| {
+                let address = json!({ "v4": host.v4, "v6": host.v6 });
+                if self.drained && host.name == DRAINED {
+                    json!({ "name": host.name, "address": address, "draining": true })
+                } else {
+                    json!({ "name": host.name, "address": address })
+                }
+            })
+            .collect();
+        let members: Vec<_> = self.listed().map(|host| json!({ "name": host.name, "weight": host.weight() })).collect();
+        let service = |name: &str, port: u16, protocol: &str| {
+            let vip = |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
+            json!({
+                "name": name,
+                "vips": Family::BOTH.map(vip),
+                "table_size": table_size,
+                // Connections must stay where they are while the tables change.
+                "tracking": "always",
+                "backends": members,
+            })
+        };
+        json!({
+            "version": 1,
+            "instance": INSTANCE,
+            "interfaces": [INTERFACE],
+            "underlay": balancer.map(|lb| json!({ "v4": lb.v4, "v6": lb.v6 })),
+            "hash_key_file": key,
+            "backends": defined,
+            "services": [service(WEB, WEB_PORT, "tcp"), service(ECHO, ECHO_PORT, "udp")],
+        })
+    }
+
+    /// Writes every host's file, each replaced at once so that no reader sees half of it.
+    pub fn write(self, directory: &Path, table_size: u32) -> Result<()> {
+        for host in balancers().chain(backends()) {
+            let value = self.configuration(host, table_size, &key_file(directory));
+            let path = file(directory, host);
+            let text = serde_json::to_string_pretty(&value)? + "\n";
+            let beside = path.with_extension("new");
+            std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
+            std::fs::rename(&beside, &path).with_context(|| format!("cannot replace {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a host's configuration lies.
+pub fn file(directory: &Path, host: &Host) -> PathBuf {
+    directory.join(format!("{}.json", host.name))
+}
+
+/// Where the fleet's hash key lies.
+pub fn key_file(directory: &Path) -> PathBuf {
+    directory.join("hash.key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::topology::host;
+
+    #[test]
+    fn shares_follow_the_weights_and_add_up_to_one() {
+        let start = Wanted::default();
+        assert_eq!(start.share("web-1"), 0.5);
+        assert_eq!(start.share(JOINING), 0.0);
+        let end = Wanted { joined: true, drained: true };
+        assert_eq!(end.share("web-1"), 0.5);
+        assert_eq!((end.share(JOINING), end.share(DRAINED)), (0.25, 0.0));
+        for wanted in [start, end, Wanted { joined: true, drained: false }] {
+            let total: f64 = backends().map(|host| wanted.share(host.name)).sum();
+            assert!((total - 1.0).abs() < 1e-12, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn balancers_differ_in_their_underlay_only() {
+        let key = Path::new("/etc/sluice/hash.key");
+        let wanted = Wanted { joined: true, drained: true };
+        let mut first = wanted.configuration(host("lb1").unwrap(), 4093, key);
+        let second = wanted.configuration(host("lb2").unwrap(), 4093, key);
+        assert_ne!(first, second);
+        first["underlay"] = second["underlay"].clone();
+        assert_eq!(first, second);
+        assert_eq!(second["services"][1]["vips"], json!(["203.0.113.10:7/udp", "[2001:db8:ff::10]:7/udp"]));
+        assert_eq!(second["backends"][1]["draining"], json!(true));
+    }
+}
