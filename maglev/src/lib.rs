@@ -52,3 +52,8 @@ pub use lists::Lists;
 pub use seed::Seed;
 pub use size::{TableSize, TableSizeError};
 pub use table::{BuildError, MAX_MEMBERS, Member, Table};
+
+/// Compiles and runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -20,8 +20,8 @@ const MAX_JUMPS: u32 = 32;
 /// proportion to their slots; members whose weight is too small for a single slot come last, in an order fixed by their
 /// names and the seed.
 ///
-/// A list is therefore a function of the names, weights, size and seed alone, as long as there are members to name, and
-/// a shorter list is the beginning of a longer one.
+/// A list is therefore a function of the names, weights, size and seed alone, and a shorter list is the beginning of a
+/// longer one.
 ///
 /// # What follows for health
 /// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence of members going down
@@ -42,15 +42,35 @@ impl Lists {
     /// Lists of 2 to 4 members are usual. It takes two bytes per entry.
     #[must_use]
     pub fn new(table: &Table, length: usize) -> Self {
-        let walk = Walk::new(table);
+        let jump = Jump::new(table.size().get(), table.seed());
+        let next: Vec<u32> = (0..table.size().get()).map(|slot| jump.next(slot)).collect();
         let length = length.min(table.order().len());
         let slots = table.owners().len();
-        let mut entries = vec![0; slots * length];
+
+        // Whom a slot meets on the next jump, the slot it leads to has met already. Most lists are complete with that, and
+        // the look-ups do not wait for each other, as those of a walk do: that matters for tables larger than caches.
+        let mut entries = Vec::with_capacity(slots * length);
+        for place in 0..length {
+            if place == 0 {
+                entries.extend_from_slice(table.owners());
+            } else {
+                let previous = (place - 1) * slots;
+                entries.resize((place + 1) * slots, 0);
+                let (met, meets) = entries.split_at_mut(place * slots);
+                for (member, &next) in meets.iter_mut().zip(&next) {
+                    *member = met[previous + next as usize];
+                }
+            }
+        }
+
         let mut list = Vec::with_capacity(length);
-        for slot in 0..table.size().get() {
-            walk.list(slot, length, &mut list);
-            for (place, &member) in list.iter().enumerate() {
-                entries[place * slots + slot as usize] = member;
+        for slot in 0..slots {
+            let member = |place: usize| entries[place * slots + slot];
+            if (1..length).any(|place| (0..place).any(|before| member(before) == member(place))) {
+                walk(table, |at| next[at as usize], slot as u32, length, &mut list);
+                for (place, &member) in list.iter().enumerate() {
+                    entries[place * slots + slot] = member;
+                }
             }
         }
         Self { slots, members: table.slot_counts().len(), length, entries }
@@ -111,60 +131,50 @@ impl Table {
     /// If the table has no such slot.
     #[must_use]
     pub fn preference_list(&self, slot: u32, length: usize) -> Vec<u16> {
+        let jump = Jump::new(self.size().get(), self.seed());
         let mut list = Vec::new();
-        Walk::new(self).list(slot, length.min(self.order().len()), &mut list);
+        walk(self, |at| jump.next(at), slot, length.min(self.order().len()), &mut list);
         list
     }
 }
 
-/// Finds preference lists.
-struct Walk<'a> {
-    table: &'a Table,
-    jump: Jump,
+/// Makes `list` the list of `slot`; `next` is the jump, and `length` at most the number of members with weight.
+fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list: &mut Vec<u16>) {
+    list.clear();
+    let mut at = slot;
+    for _ in 0..=MAX_JUMPS {
+        if list.len() == length {
+            return;
+        }
+        let owner = table.owner(at);
+        if !list.contains(&owner) {
+            list.push(owner);
+        }
+        at = next(at);
+    }
+    while list.len() < length {
+        list.push(draw(table, slot, list));
+    }
 }
 
-impl<'a> Walk<'a> {
-    fn new(table: &'a Table) -> Self {
-        Self { table, jump: Jump::new(table.size().get(), table.seed()) }
-    }
-
-    /// Makes `list` the list of `slot`; `length` is at most the number of members with weight.
-    fn list(&self, slot: u32, length: usize, list: &mut Vec<u16>) {
-        list.clear();
-        let mut at = slot;
-        for _ in 0..=MAX_JUMPS {
-            if list.len() == length {
-                return;
-            }
-            let owner = self.table.owner(at);
-            if !list.contains(&owner) {
-                list.push(owner);
-            }
-            at = self.jump.next(at);
-        }
-        while list.len() < length {
-            list.push(self.draw(slot, list));
-        }
-    }
-
-    /// A member that `list` lacks, drawn in proportion to the slots it owns.
-    fn draw(&self, slot: u32, list: &[u16]) -> u16 {
-        let counts = self.table.slot_counts();
-        let count = |member: u16| counts[usize::from(member)];
-        let mut missing = self.table.order().iter().copied().filter(|member| !list.contains(member));
-        let total = missing.clone().map(count).sum();
-        let mut message = [0; 8];
-        message[..4].copy_from_slice(&slot.to_le_bytes());
-        message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
-        let mut number = scale(self.table.seed().hash(Purpose::Draw, &message).0, total);
-        missing
-            .find(|&member| {
-                let found = total == 0 || number < count(member);
-                number = number.wrapping_sub(count(member));
-                found
-            })
-            .expect("the list lacks a member with weight")
-    }
+/// A member that `list`, the list of `slot`, lacks: drawn in proportion to the slots it owns.
+fn draw(table: &Table, slot: u32, list: &[u16]) -> u16 {
+    let counts = table.slot_counts();
+    let count = |member: u16| counts[usize::from(member)];
+    let mut missing = table.order().iter().copied().filter(|member| !list.contains(member));
+    let total = missing.clone().map(count).sum();
+    let mut message = [0; 8];
+    message[..4].copy_from_slice(&slot.to_le_bytes());
+    message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
+    let mut number = scale(table.seed().hash(Purpose::Draw, &message).0, total);
+    missing
+        .find(|&member| {
+            // Once nobody has slots left to draw by, the first in order is as good as any.
+            let found = total == 0 || number < count(member);
+            number = number.wrapping_sub(count(member));
+            found
+        })
+        .expect("the list lacks a member with weight")
 }
 
 /// A keyed pseudo-random permutation of the slots: `factor * (slot + shift)^exponent`, modulo the number of slots.
@@ -216,4 +226,63 @@ impl Jump {
 
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::TableSize;
+    use crate::table::Member;
+
+    const SEED: Seed = Seed::new([3; 16]);
+
+    #[test]
+    fn jumps_are_the_documented_permutation() {
+        for (slots, exponent) in [(251, 3), (1021, 7), (4093, 5), (65_537, 3), (655_373, 3), (5_000_011, 7)] {
+            let jump = Jump::new(slots, &SEED);
+            assert_eq!(jump.exponent, exponent, "{slots}");
+            let mut met = vec![false; slots as usize];
+            for slot in 0..slots {
+                let modulo = u128::from(slots);
+                let base = (u128::from(slot) + u128::from(jump.shift)) % modulo;
+                let power = (0..exponent).fold(1, |power, _| power * base % modulo);
+                let next = jump.next(slot);
+                assert_eq!(u128::from(next), power * u128::from(jump.factor) % modulo);
+                assert!(!met[next as usize], "two slots lead to slot {next} of {slots}");
+                met[next as usize] = true;
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_reduced_as_by_division_up_to_the_largest_product() {
+        for slots in [251, 65_537, 5_000_011] {
+            let jump = Jump::new(slots, &SEED);
+            let slots = u64::from(slots);
+            let square = (slots - 1) * (slots - 1);
+            for number in [0, 1, slots - 1, slots, slots + 1, 2 * slots - 1, 2 * slots, square - 1, square] {
+                assert_eq!(jump.reduce(number), number % slots, "{number} modulo {slots}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_is_the_owners_met_on_the_jumps_from_the_slot() {
+        let members = [("a", 5), ("b", 1), ("c", 3), ("d", 2)].map(|(name, weight)| Member::new(name, weight));
+        let table = Table::build(&members, TableSize::new(1021).unwrap(), &SEED).unwrap();
+        let jump = Jump::new(1021, &SEED);
+        for slot in 0..1021 {
+            let mut at = slot;
+            let mut expected = vec![table.owner(slot)];
+            for _ in 0..MAX_JUMPS {
+                at = jump.next(at);
+                if !expected.contains(&table.owner(at)) {
+                    expected.push(table.owner(at));
+                }
+            }
+            let list = table.preference_list(slot, 4);
+            assert_eq!(list.len(), 4);
+            assert_eq!(list[..expected.len()], expected);
+        }
+    }
 }

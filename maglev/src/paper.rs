@@ -29,14 +29,14 @@ fn populate_from(backends: usize, m: u32, permutation: impl Fn(usize, u32) -> u3
     let mut entry = vec![-1; m as usize];
     let mut n = 0;
     loop {
-        for i in 0..backends {
-            let mut c = permutation(i, next[i]);
+        for (i, next) in next.iter_mut().enumerate() {
+            let mut c = permutation(i, *next);
             while entry[c as usize] >= 0 {
-                next[i] += 1;
-                c = permutation(i, next[i]);
+                *next += 1;
+                c = permutation(i, *next);
             }
             entry[c as usize] = i as i32;
-            next[i] += 1;
+            *next += 1;
             n += 1;
             if n == m {
                 return entry;

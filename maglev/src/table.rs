@@ -207,3 +207,38 @@ impl Names {
         &self.text[start..self.ends[member]]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use alloc::format;
+
+    use super::*;
+
+    #[test]
+    fn members_whose_hashes_are_equal_are_ordered_by_name() {
+        let (size, seed) = (TableSize::MIN, Seed::new([5; 16]));
+        let mut met = BTreeMap::new();
+        let (one, other) = (0..1_000_000)
+            .find_map(|number| {
+                let name = format!("web-{number}");
+                let order = Preference::new(&name, size.get(), &seed).order;
+                met.insert(order, name.clone()).map(|one| (one, name))
+            })
+            .expect("two of a million 32-bit hashes are equal");
+        let members = [Member::new(&one, 1), Member::new("web", 1), Member::new(&other, 1)];
+        let table = Table::build(&members, size, &seed).unwrap();
+        let swapped = Table::build(&[members[2], members[1], members[0]], size, &seed).unwrap();
+        assert!(table.owners().iter().zip(swapped.owners()).all(|(&a, &b)| a == 2 - b));
+
+        let twins = [members[2], members[0], members[2]];
+        assert_eq!(Table::build(&twins, size, &seed), Err(BuildError::DuplicateName(other)));
+    }
+
+    #[test]
+    fn names_are_kept_whatever_their_length() {
+        let names = ["", "a", "", "a longer name", ""];
+        let kept = Names::new(names.into_iter());
+        assert!((0..5).all(|member| kept.name(member) == names[member]));
+    }
+}

@@ -1,0 +1,50 @@
+# Sluice. `make help` lists the targets; README.md tells the story.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LAB := $(TARGET)/release/sluice-lab
+LAB_SCALE ?= full
+export LAB_SCALE
+
+.PHONY: help setup build test lab lab-up lab-status lab-shell lab-down bench lint docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what Sluice is built with, as far as it is missing (Debian 12: as root)
+	@tools/setup.sh
+
+build: setup ## Build everything: target/release/sluice and target/release/sluice-lab
+	$(CARGO) build --release --bins
+
+test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
+	@CARGO="$(CARGO)" tools/test.sh
+
+lab: build ## The whole thing on real traffic in network namespaces, checked as it goes (root; under a minute after the build)
+	@$(LAB) run
+
+lab-up: build ## Bring a lab up and leave it
+	@$(LAB) up
+
+lab-status: ## Show the lab that is up
+	@$(LAB) status
+
+lab-shell: ## A shell in a host of the lab that is up: make lab-shell HOST=client1
+	@$(LAB) shell $(or $(HOST),client1)
+
+lab-down: ## Remove the lab that is up
+	@$(LAB) down
+
+bench: setup ## Benchmark the lookup tables beside the paper's pseudo-code (several minutes; see docs/benchmarks.md)
+	$(CARGO) bench --package sluice-maglev
+
+lint: setup ## What a change must pass besides the tests: format, clippy, documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
+
+clean: ## Remove what was built here
+	$(CARGO) clean
