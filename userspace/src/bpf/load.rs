@@ -1,5 +1,6 @@
 //! Creates or adopts the maps, and loads the programs.
 
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 
@@ -26,6 +27,19 @@ pub const fn programs_built_by() -> &'static str {
     env!("SLUICE_PROBES_COMPILER")
 }
 
+/// What a program amounts to in the kernel that loaded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Instructions after the verifier's rewriting, which differs by kernel. `None` where the kernel does not tell.
+    pub instructions: Option<u32>,
+    /// Instructions that the verifier went through on all paths together; it gives up at a million. `None` before Linux 5.16.
+    pub verified: Option<u32>,
+    /// Bytes of machine code.
+    pub machine_code: u32,
+    /// Whether the kernel holds the type information (BTF) that came with the program.
+    pub type_information: bool,
+}
+
 /// A program in the kernel. It stays there as long as this value lives or something that it was attached to does.
 pub struct Program {
     ebpf: Ebpf,
@@ -39,6 +53,32 @@ impl Program {
             Some(descriptor) => descriptor.as_fd(),
             None => unreachable!("a program is made from an object that has it loaded"),
         }
+    }
+
+    /// What the program amounts to in this kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] when the kernel does not tell.
+    pub fn footprint(&self) -> Result<Footprint, Error> {
+        /// Bytes of an instruction.
+        const INSTRUCTION: u32 = 8;
+
+        let info = match self.ebpf.program(self.name) {
+            Some(aya::programs::Program::SchedClassifier(program)) => program.info(),
+            Some(aya::programs::Program::Xdp(program)) => program.info(),
+            _ => unreachable!("a program is of one of these two types"),
+        };
+        let info = info.map_err(|source| Error::System {
+            what: format!("ask the kernel about the program {}", self.name),
+            source: io::Error::other(source),
+        })?;
+        Ok(Footprint {
+            instructions: info.size_translated().map(|bytes| bytes / INSTRUCTION),
+            verified: info.verified_instruction_count(),
+            machine_code: info.size_jitted(),
+            type_information: info.btf_id().is_some(),
+        })
     }
 
     /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.
