@@ -15,6 +15,7 @@ mod support;
 mod undoing;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use support::Verdict;
 
 /// One test: its name, and what it does in its namespace.
 type Test = (&'static str, fn() -> Result<Completion, Failed>);
@@ -26,21 +27,6 @@ macro_rules! tests {
             $($((stringify!($name), || support::in_namespace(|| async { $module::$name().await.into() })),)+)+
         ];
     };
-}
-
-/// What a test returns: nothing, or that this kernel cannot run it.
-struct Verdict(Completion);
-
-impl From<()> for Verdict {
-    fn from((): ()) -> Self {
-        Self(Completion::Completed)
-    }
-}
-
-impl From<Completion> for Verdict {
-    fn from(completion: Completion) -> Self {
-        Self(completion)
-    }
 }
 
 tests! {
