@@ -15,7 +15,6 @@ mod support;
 mod undoing;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use support::Verdict;
 
 /// One test: its name, and what it does in its namespace.
 type Test = (&'static str, fn() -> Result<Completion, Failed>);
