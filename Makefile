@@ -6,8 +6,6 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := $(TARGET)/release/sluice-lab
-LAB_SCALE ?= full
-export LAB_SCALE
 
 .PHONY: help setup build test lab lab-up lab-status lab-shell lab-down bench lint docs clean
 

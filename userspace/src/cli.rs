@@ -8,11 +8,15 @@ use crate::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 use crate::failure::Failure;
 use crate::{backend, check, counters, down, key, lb, status};
 
+/// The version, and what built the programs for the kernel.
+const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), "\nprograms for the kernel built by ", env!("SLUICE_PROBES_COMPILER"));
+
 /// Layer-4 edge load balancer for Linux.
 ///
 /// Exit codes: 0 done, 1 a failed operation, 2 bad input (nothing on the host was changed).
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, max_term_width = 100)]
+#[command(name = "sluice", version, long_version = LONG_VERSION, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

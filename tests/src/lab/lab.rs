@@ -150,6 +150,10 @@ impl Lab {
                     std::fs::write(&path, value)
                         .with_context(|| format!("cannot set {} to {value}", path.display()))?;
                 }
+                for (key, value) in host.optional_sysctls() {
+                    // Fails on kernels that do not know the file or the value; the value before stays in force.
+                    drop(std::fs::write(Path::new("/proc/sys/net").join(key), value));
+                }
                 Ok(())
             })?;
         }

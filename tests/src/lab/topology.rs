@@ -192,11 +192,28 @@ impl Host {
         }
         if self.role == Role::Router {
             values.push(("ipv4/ip_forward".into(), "1"));
-            // Ports belong to the ECMP hash, as on a hardware router.
-            values.push(("ipv4/fib_multipath_hash_policy".into(), "1"));
-            values.push(("ipv6/fib_multipath_hash_policy".into(), "1"));
+            for family in ["ipv4", "ipv6"] {
+                // Ports belong to the ECMP hash, as on a hardware router.
+                values.push((format!("{family}/fib_multipath_hash_policy"), "1"));
+            }
         }
         values
+    }
+
+    /// Values like [`sysctls`](Self::sysctls), written after them where the kernel has them.
+    ///
+    /// Policy 1 trusts a hash that the client's socket left in the packet, which no real wire would carry, and which changes
+    /// with every retransmission timeout: the flow would move to the other balancer. Policy 3 (Linux 5.14) hashes the packet;
+    /// 55 (0x37) is both addresses, the protocol and both ports, see ip-sysctl in the kernel's documentation.
+    pub fn optional_sysctls(&self) -> Vec<(String, &'static str)> {
+        if self.role != Role::Router {
+            return Vec::new();
+        }
+        let of = |family: &str| {
+            let name = format!("{family}/fib_multipath_hash");
+            [(format!("{name}_fields"), "55"), (format!("{name}_policy"), "3")]
+        };
+        ["ipv4", "ipv6"].into_iter().flat_map(of).collect()
     }
 
     /// Lines for `ip -batch` inside this host. `pid` names a host's namespace for the router, which makes all links.
