@@ -17,6 +17,9 @@ pub trait Packet: Sized {
     /// Whether a VLAN tag of the frame is held beside it and not in its bytes.
     fn has_vlan(&self) -> bool;
 
+    /// Whether the frame's link address is this host's, as far as the hook can tell.
+    fn is_for_this_host(&self) -> bool;
+
     /// Bytes of L4 payload of each segment that a merged packet will be cut into; 0 when the packet is not merged.
     fn segment_size(&self) -> usize;
 

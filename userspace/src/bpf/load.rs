@@ -1,10 +1,9 @@
 //! Creates or adopts the maps, and loads the programs.
 
-use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_datapath::entries::Settings;
 
@@ -59,26 +58,35 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] when the kernel does not tell.
+    /// [`Error::Load`] when the kernel does not tell.
     pub fn footprint(&self) -> Result<Footprint, Error> {
         /// Bytes of an instruction.
         const INSTRUCTION: u32 = 8;
 
-        let info = match self.ebpf.program(self.name) {
-            Some(aya::programs::Program::SchedClassifier(program)) => program.info(),
-            Some(aya::programs::Program::Xdp(program)) => program.info(),
-            _ => unreachable!("a program is of one of these two types"),
-        };
-        let info = info.map_err(|source| Error::System {
-            what: format!("ask the kernel about the program {}", self.name),
-            source: io::Error::other(source),
-        })?;
+        let info = self.info()?;
         Ok(Footprint {
             instructions: info.size_translated().map(|bytes| bytes / INSTRUCTION),
             verified: info.verified_instruction_count(),
             machine_code: info.size_jitted(),
             type_information: info.btf_id().is_some(),
         })
+    }
+
+    /// The kernel's number of the program, as a filter that runs it tells it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Load`] when the kernel does not tell.
+    pub fn id(&self) -> Result<u32, Error> {
+        self.info().map(|info| info.id())
+    }
+
+    fn info(&self) -> Result<ProgramInfo, Error> {
+        let info = match self.ebpf.program(self.name) {
+            Some(program) => program.info(),
+            None => unreachable!("a program is made from an object that has it loaded"),
+        };
+        info.map_err(|source| Error::Load { program: self.name, source })
     }
 
     /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.
