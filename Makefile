@@ -24,7 +24,7 @@ test: setup ## Run all tests; as root also the privileged ones (packets through 
 	@CARGO="$(CARGO)" tools/test.sh
 
 test-kernels: build ## Run the privileged tests and the lab on other kernels, in virtual machines (root; KERNELS="6.1 6.12"; see docs/kernels.md)
-	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" tools/test-kernels.sh
+	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" TESTS="$(TESTS)" tools/test-kernels.sh
 
 lab: build ## The whole thing on real traffic in network namespaces, checked as it goes (root; under a minute after the build)
 	@$(LAB) run

@@ -12,9 +12,9 @@ shift
 limit=1800
 tunnels=/etc/modprobe.d/sluice-no-tunnels.conf
 
-# Not the shared /tmp, where artefacts of other runs may lie.
-export TMPDIR=/run/sluice-tests
-mkdir "$TMPDIR"
+# Of this machine alone: artefacts of other runs may lie in the /tmp that is seen here.
+TMPDIR=$(mktemp -d)
+export TMPDIR
 
 # Makes this kernel one without tunnel devices: it asks modprobe for their modules, which then refuses.
 forbid_tunnels() {
