@@ -1,5 +1,5 @@
 //! What a kernel makes of the programs: it loads each of them, also where it has no type information (BTF) of its own,
-//! and takes them at TCX where it has it. Prints how many instructions each program has and how many the verifier went through.
+//! takes them at TCX where it has it, and says what it lacks. Prints how many instructions each program has and how many the verifier went through.
 //!
 //! Everything happens in a network and a mount namespace of this process's own, with a BPF file system of their own.
 
@@ -13,6 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 use sluice::bpf::{self, BalancerMaps, Capacities, Footprint, Pins, Program};
 use sluice::journal::Role;
 use sluice_datapath::Address;
@@ -30,8 +33,11 @@ type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
 /// As the default limits of a configuration, with a smaller connection table.
 const CAPACITIES: Capacities = Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
 
-/// Names the program that this process loads without the kernel's type information, when it is its own child.
-const WITHOUT_BTF: &str = "SLUICE_LOAD_WITHOUT_BTF";
+/// What this process does, when it is its own child: the name of a program, to load it without the kernel's type information, or
+/// [`REFUSED`].
+const CHILD: &str = "SLUICE_LOAD_CHILD";
+/// Asks a child to look for features on a kernel that makes no map.
+const REFUSED: &str = "maps are refused";
 
 /// For slow, emulated machines.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,22 +97,48 @@ fn loads(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is mounted is seen by all threads, hence a process of its own.
-fn loads_without_kernel_btf(name: &str) -> Result<()> {
-    let mut child = Command::new(std::env::current_exe()?).env(WITHOUT_BTF, name).spawn()?;
+/// Runs this program once more: what is mounted or refused concerns all threads of a process.
+fn child(task: &str) -> Result<()> {
+    let mut child = Command::new(std::env::current_exe()?).env(CHILD, task).spawn()?;
     let deadline = Instant::now() + PATIENCE * 5;
-    let status = loop {
+    loop {
         if let Some(status) = child.try_wait()? {
-            break status;
+            ensure!(status.success(), "{task}: {status}; its message is above");
+            return Ok(());
         }
         if Instant::now() > deadline {
             child.kill()?;
             child.wait()?;
-            anyhow::bail!("{name} is not loaded after {:?}", PATIENCE * 5);
+            anyhow::bail!("{task}: not done after {:?}", PATIENCE * 5);
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes the kernel answer as one does that does not know what it is asked for, whenever this process wants a map; the check before
+/// a daemon's start must name what is missing.
+fn names_what_is_missing() -> Result<()> {
+    /// `BPF_MAP_CREATE` of `enum bpf_cmd` (`linux/bpf.h`).
+    const MAP_CREATE: u64 = 0;
+
+    ensure!(bpf::missing_feature()?.is_none(), "{:?} is missing before anything is refused", bpf::missing_feature()?);
+    let command = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, MAP_CREATE)?;
+    let filter = SeccompFilter::new(
+        [(libc::SYS_bpf, vec![SeccompRule::new(vec![command])?])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EINVAL.unsigned_abs()),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let filter: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&filter)?;
+    let error = match sluice::preflight::check() {
+        Ok(()) => anyhow::bail!("the check finds nothing missing"),
+        Err(error) => error.to_string(),
     };
-    ensure!(status.success(), "it does not load where the kernel has no type information of its own: {status}");
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    for part in [release.as_str(), "lacks connection tables (BPF_MAP_TYPE_LRU_HASH)", "Linux 5.10"] {
+        ensure!(error.contains(part), "{error:?} does not say {part:?}");
+    }
     Ok(())
 }
 
@@ -213,8 +245,9 @@ fn main() -> ExitCode {
         eprintln!("load: error: {error:#}");
         return ExitCode::FAILURE;
     }
-    if let Ok(name) = std::env::var(WITHOUT_BTF) {
-        return match load_without_kernel_btf(&name) {
+    if let Ok(task) = std::env::var(CHILD) {
+        let result = if task == REFUSED { names_what_is_missing() } else { load_without_kernel_btf(&task) };
+        return match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:#}");
@@ -236,9 +269,13 @@ fn main() -> ExitCode {
         trials.push(trial(format!("{name}_loads"), Box::new(|| loads(name).map(|()| Completion::Completed))));
         trials.push(trial(
             format!("{name}_loads_without_the_kernels_type_information"),
-            Box::new(|| loads_without_kernel_btf(name).map(|()| Completion::Completed)),
+            Box::new(|| child(name).map(|()| Completion::Completed)),
         ));
     }
+    trials.push(trial(
+        "a_missing_feature_is_named_before_the_start".into(),
+        Box::new(|| child(REFUSED).map(|()| Completion::Completed)),
+    ));
     trials.push(trial("sluice_tc_runs_at_tcx".into(), Box::new(|| counts_what_arrives_at_tcx("sluice_tc"))));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

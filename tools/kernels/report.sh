@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # report.sh RESULTS DOCUMENT: writes what a run of test-kernels.sh found (tests.tsv, programs.tsv and skipped.tsv in directory RESULTS)
-# into DOCUMENT. Results of kernels that were not in the run are kept from the document as it is.
+# into DOCUMENT. Results of kernels and tests that were not in the run are kept from the document as it is.
 set -euo pipefail
 
 results=$1
@@ -14,24 +14,24 @@ section() {
     awk -v heading="## $1" '$0 == heading { inside = 1; next } /^## / { inside = 0 } inside && NF' "$old"
 }
 
-# table CORNER OLD: merges cells (row, kernel and text, separated by tabs, on standard input) into the table in file OLD. Of each series
-# of kernels (6.1, 6.12, ...) the newest result stands.
+# table CORNER CELLS HEADING: merges the file CELLS (row, kernel and text, separated by tabs) into the table under HEADING. Each series of
+# kernels (6.1, 6.12, ...) has one column: results of another version of it go with the first of a new one.
 table() {
     awk -F '\t' -v corner="$1" '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
         function trim(text) { gsub(/^ +| +$/, "", text); return text }
         function put(row, kernel, text) {
             if (!(row in order)) { order[row] = ++rows; names[rows] = row }
-            column[series(kernel)] = kernel
-            cell[row, series(kernel)] = text
+            if (!(series(kernel) in column)) column[series(kernel)] = kernel
+            if (column[series(kernel)] == kernel && !((row, series(kernel)) in cell)) cell[row, series(kernel)] = text
         }
-        # The cells of this run come first: they decide which kernels of the old table stay.
-        FNR == NR { fresh[series($2)] = 1; put($1, $2, $3); next }
+        # The cells of this run come first, and what is there stays.
+        FILENAME == ARGV[1] { put($1, $2, $3); next }
         /^\|/ {
             count = split($0, cells, "|")
             if (!heading) { for (i = 3; i < count; i++) heads[i] = trim(cells[i]); heading = 1; next }
             if (cells[2] ~ /^ *-+ *$/) next
-            for (i = 3; i < count; i++) if (!(series(heads[i]) in fresh)) put(trim(cells[2]), heads[i], trim(cells[i]))
+            for (i = 3; i < count; i++) if (trim(cells[i]) != "-") put(trim(cells[2]), heads[i], trim(cells[i]))
         }
         END {
             for (key in column) { split(key, v, "."); sorted[v[1] * 1000 + v[2]] = key }
@@ -51,14 +51,19 @@ table() {
         }' "$2" <(section "$3")
 }
 
-# The reasons for skipping, those of this run and those of kernels that were not in it.
+# The reasons for skipping: those of this run, and those of tests on kernels of the table that were not in it.
 skips() {
     awk -F '\t' '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
-        FILENAME == ARGV[1] { fresh[series($1)] = 1; next }
-        FILENAME == ARGV[2] { fresh[series($1)] = 1; print "- " $1 ", " $2 ", `" $3 "`: " $4; next }
-        /^- / { split($2, unused); kernel = substr($1, 3); sub(/,.*/, "", kernel); if (!(series(kernel) in fresh)) print }
-    ' "$results/tests.tsv" "$results/skipped.tsv" <(section "Skipped, and why")
+        FILENAME == ARGV[1] { version[series($1)] = $1; ran[$1, $2] = 1; next }
+        FILENAME == ARGV[2] { print "- " $1 ", " $2 ", `" $3 "`: " $4; next }
+        /^- / {
+            split(substr($1, 3), parts, ", ")
+            kernel = parts[1]
+            outdated = series(kernel) in version && version[series(kernel)] != kernel
+            if (!outdated && !((kernel, parts[2]) in ran)) print
+        }
+    ' "$results/tests.tsv" "$results/skipped.tsv" <(section "Skipped, and why") | sort -V
 }
 
 awk -F '\t' '$2 != "-" {
@@ -77,6 +82,7 @@ awk -F '\t' '$2 != "-" {
 ```
 make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root, takes an hour
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
+make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
 ```
 
 Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
