@@ -1,13 +1,16 @@
 //! The table of packet cases on the packet path in memory, and random frames against an oracle. Needs no privilege.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use sluice_datapath::Reason;
+use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
-use sluice_tests::packets::world::{Balancer, Counters, Decapsulator};
+use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
 use sluice_tests::packets::{cases, random};
 
 fn main() -> ExitCode {
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))
     }));
+    trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
     trials.push(Trial::test("random frames end as the oracle says", random_frames));
     trials.push(Trial::test("random frames never upset the backend", random_frames_to_the_backend));
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -35,6 +39,25 @@ fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
 
 fn runner() -> TestRunner {
     TestRunner::new(Config { cases: 20_000, failure_persistence: None, ..Config::default() })
+}
+
+/// The lengths that the kernel's test run does not take.
+fn shortest_frames() -> Result<(), Failed> {
+    let whole = Client::tcp4().frame();
+    let (mut balancer, mut host) = (Native::default(), NativeHost::default());
+    balancer.configure(&World::new())?;
+    host.configure(&random::host())?;
+    for length in 0..cases::SHORTEST {
+        let frame = Frame::from(whole[..length].to_vec());
+        if (balancer.send(&frame)?, host.send(&frame)?)
+            != ((Action::Pass, frame.bytes.clone()), (Action::Pass, frame.bytes))
+        {
+            return Err(format!("{length} bytes do not pass untouched").into());
+        }
+    }
+    let expected = BTreeMap::from([(Reason::Truncated, cases::SHORTEST as u64)]);
+    let reasons = (balancer.counters()?.reasons, host.counters()?.1);
+    if reasons != (expected.clone(), expected) { Err(format!("reasons are {reasons:?}").into()) } else { Ok(()) }
 }
 
 fn random_frames() -> Result<(), Failed> {

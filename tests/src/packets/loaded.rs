@@ -9,6 +9,7 @@ use sluice::journal::Role;
 use sluice_datapath::entries::{NextHop, Slot, TableHead, Vip, VipAddress};
 use sluice_datapath::{Family, Reason};
 
+use super::build::ETHERNET;
 use super::context::SkBuff;
 use super::native::{backend_entry, next_hop_entry, settings, vip_key};
 use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
@@ -140,7 +141,7 @@ impl Balancer for Loaded {
 
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
-            Hook::Tc => !frame.vlan,
+            Hook::Tc => takes(frame),
             Hook::Xdp => !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
         }
     }
@@ -191,6 +192,16 @@ impl Decapsulator for LoadedHost {
         let total = self.maps.decapsulated()?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
     }
+}
+
+/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, and no IP packet that ends inside its header.
+pub fn takes(frame: &Frame) -> bool {
+    let header = match frame.bytes.get(12..14) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => 1,
+    };
+    !frame.vlan && frame.bytes.len() >= ETHERNET + header
 }
 
 fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {

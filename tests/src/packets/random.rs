@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use sluice_datapath::Reason;
 
 use super::build::{self, Client, Transport};
+use super::cases::SHORTEST;
 use super::world::{Backend, Counters, Frame, Host, VIP_V4, VIP_V6, World};
 
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
@@ -49,7 +50,8 @@ pub fn world() -> World {
 
 fn client() -> impl Strategy<Value = Client> {
     let base = (0..4usize, 0..48u16, prop::sample::select(vec![443u16, 53, 80, 22]), 0..3u8);
-    let fields = (any::<u8>(), 1..=255u8, 0..=10usize, 0..=10usize, 0..200usize);
+    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, 0..200usize);
     (base, fields).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload))| {
         let mut client = Client::each()[base].clone().from_port(40_000 + port);
         if kind == 2 {
@@ -85,8 +87,7 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
                     *byte ^= 1 << bit;
                 }
             }
-            // The kernel takes no frame without a whole Ethernet header.
-            Bend::Cut(at) => bytes.truncate(14 + at.index(bytes.len() - 13)),
+            Bend::Cut(at) => bytes.truncate(SHORTEST + at.index(bytes.len() - SHORTEST + 1)),
             Bend::Pad(count) => bytes.resize(bytes.len() + count, 0),
             Bend::Length(by) => {
                 let at = if bytes.get(12..14) == Some(&[0x08, 0x00]) { 16 } else { 18 };
@@ -100,12 +101,12 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
     bytes
 }
 
-/// Frames of at least 14 bytes. About a third are valid; `merged` makes some of them claim to be merged or tagged.
+/// Frames of at least [`SHORTEST`] bytes. About a third are valid; `merged` makes some of them claim to be merged or tagged.
 pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
     let bytes = prop_oneof![
         3 => client().prop_map(|client| client.frame()),
         6 => (client(), vec(bend(), 1..4)).prop_map(|(client, bends)| bent(client.frame(), &bends)),
-        1 => vec(any::<u8>(), 14..200),
+        1 => vec(any::<u8>(), SHORTEST..200),
     ];
     let beside = prop_oneof![
         8 => Just((0u32, 0u32, false)),
@@ -123,7 +124,7 @@ pub fn host() -> Host {
     Host { local: vec![LOCAL_V4.into(), LOCAL_V6.into()], vips: vec![VIP_V4.into(), VIP_V6.into()] }
 }
 
-/// Encapsulated frames of at least 14 bytes for [`host`]; most of them bent.
+/// Encapsulated frames for [`host`]; most of them bent.
 pub fn encapsulated() -> impl Strategy<Value = Frame> {
     (client(), any::<u8>(), vec(bend(), 0..4)).prop_map(|(client, class, bends)| {
         let length = client.packet().len();

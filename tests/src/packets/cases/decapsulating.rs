@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{EtherType, IpNumber, Ipv4Header};
 use sluice_datapath::Reason;
 
-use super::{HostCase, Unwrapped, with};
+use super::{HostCase, SHORTEST, Unwrapped, with};
 use crate::packets::build::{self, Client, ETHERNET};
 use crate::packets::world::{Action, Frame, Host, VIP_V4, VIP_V6};
 
@@ -95,12 +95,15 @@ pub fn cases() -> Vec<HostCase> {
                 pass(with(wrap(&Client::tcp6(), 0), ETHERNET + 40, &[0x40]), Reason::BadHeader),
             ]
         }),
-        case("a frame that ends inside its headers passes, wherever it ends", {
-            let cut = |client: Client, header: usize| {
-                let whole = wrap(&client, 0);
-                (ETHERNET..ETHERNET + 2 * header).map(move |length| pass(whole[..length].to_vec(), Reason::Truncated))
-            };
-            cut(Client::tcp4(), 20).chain(cut(Client::tcp6(), 40)).collect()
+        case("a frame that ends inside its outer header passes, wherever it ends", {
+            let v4 = (SHORTEST..ETHERNET + 20).map(|length| (Client::tcp4(), length));
+            let v6 = (SHORTEST..ETHERNET + 40).map(|length| (Client::tcp6(), length));
+            v4.chain(v6).map(|(client, length)| pass(wrap(&client, 0)[..length].to_vec(), Reason::Truncated)).collect()
+        }),
+        case("a frame that ends inside its inner header passes, wherever it ends", {
+            let v4 = (ETHERNET + 20..ETHERNET + 40).map(|length| (Client::tcp4(), length));
+            let v6 = (ETHERNET + 40..ETHERNET + 80).map(|length| (Client::tcp6(), length));
+            v4.chain(v6).map(|(client, length)| pass(wrap(&client, 0)[..length].to_vec(), Reason::Truncated)).collect()
         }),
         case("an inner length of more than there is is dropped", {
             let long = |client: Client, at: usize, length: usize| {

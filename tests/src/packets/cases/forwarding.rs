@@ -103,17 +103,17 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a merged packet is judged by its segments: three of 1,140 bytes fit 1,160",
             world.clone().with_mtu(1160),
-            { vec![merged(Client::tcp4(), 1100)] },
+            vec![merged(Client::tcp4(), 1100)],
         ),
         Case::new(
             "a merged IPv6 packet is judged by its segments: three of 1,160 bytes fit 1,200",
             world.clone().with_mtu(1200),
-            { vec![merged(Client::tcp6(), 1100)] },
+            vec![merged(Client::tcp6(), 1100)],
         ),
         Case::new(
             "merged datagrams are judged one by one: three of 1,128 bytes fit 1,148",
             world.clone().with_mtu(1148),
-            { vec![merged(Client::udp4(), 1100)] },
+            vec![merged(Client::udp4(), 1100)],
         ),
         Case::new("a merged packet of one short segment is judged by its own length", world.with_mtu(1160), {
             let client = Client { payload: 900, ..Client::tcp4() };

@@ -18,6 +18,9 @@ use super::world::{Action, Balancer, Counters, DNS, Decapsulator, Forwarded, Fra
 
 pub use decapsulating::cases as decapsulating;
 
+/// Bytes of the shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
+pub const SHORTEST: usize = 14;
+
 /// One step of a case.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -175,7 +178,9 @@ pub fn send(
     };
     let (did, left) = balancer.send(frame)?;
     let counters = balancer.counters()?;
-    ensure!(counters == *total, "counters are {counters:?} instead of {total:?}");
+    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    let expected = std::mem::replace(total, counters.clone());
+    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
     ensure!(did == action, "{did:?} instead of {action:?}");
     ensure!(left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
     Ok(())

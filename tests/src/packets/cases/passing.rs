@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use etherparse::{EtherType, IpNumber};
 use sluice_datapath::Reason;
 
-use super::{Case, passes, with};
+use super::{Case, SHORTEST, passes, with};
 use crate::packets::build::{self, Client, ETHERNET, Transport};
 use crate::packets::world::{Frame, Outcome, VIP_V4, VIP_V6, World};
 
@@ -77,7 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
             let headers = [0, 43, 60, 51, 135];
             headers.map(|h| passes(with(Client::tcp6().frame(), ETHERNET + 6, &[h]), Reason::OtherProtocol)).to_vec()
         }),
-        case("an IP header of another version passes", { [0, 1, 5, 7, 15].into_iter().flat_map(version).collect() }),
+        case("an IP header of another version passes", [0, 1, 5, 7, 15].into_iter().flat_map(version).collect()),
         case("an IPv6 header under IPv4's EtherType passes, and the other way round", {
             let swapped = |kind, client: Client| passes(build::ethernet(kind, &client.packet()), Reason::BadHeader);
             vec![swapped(EtherType::IPV4, Client::tcp6()), swapped(EtherType::IPV6, Client::tcp4())]
@@ -86,19 +86,34 @@ pub(super) fn cases() -> Vec<Case> {
             let short = |ihl: u8| passes(with(Client::tcp4().frame(), ETHERNET, &[0x40 | ihl]), Reason::BadHeader);
             (0..5).map(short).collect()
         }),
-        case("a frame that ends inside its headers passes, wherever it ends", {
+        case("a frame that ends inside its IP header passes, wherever it ends", {
+            Client::each().iter().flat_map(|client| cut(client, SHORTEST, ETHERNET + fixed(client))).collect()
+        }),
+        case("a frame that ends inside its options or transport header passes, wherever it ends", {
             let clients = Client::each().into_iter().chain([Client { options: 40, ..Client::tcp4() }]);
-            clients.flat_map(|client| truncated(&client)).collect()
+            let needed = |client: &Client| match client.transport {
+                Transport::Udp => 8,
+                _ => 14,
+            };
+            clients
+                .flat_map(|client| {
+                    let network = ETHERNET + fixed(&client);
+                    cut(&client, network, network + client.options + needed(&client))
+                })
+                .collect()
         }),
     ]
 }
 
-/// The frame cut at every length at which it is not known yet to be for a VIP.
-fn truncated(client: &Client) -> Vec<(Frame, Outcome)> {
+/// Bytes of the IP header without options.
+fn fixed(client: &Client) -> usize {
+    if client.is_v6() { 40 } else { 20 }
+}
+
+/// The frame cut at every length from `shortest` on, below the `needed` one at which it is known to be for a VIP.
+fn cut(client: &Client, shortest: usize, needed: usize) -> Vec<(Frame, Outcome)> {
     let whole = client.frame();
-    let network = if client.is_v6() { 40 } else { 20 + client.options };
-    let needed = ETHERNET + network + if client.transport == Transport::Udp { 8 } else { 14 };
-    (ETHERNET..needed).map(|length| passes(whole[..length].to_vec(), Reason::Truncated)).collect()
+    (shortest..needed).map(|length| passes(whole[..length].to_vec(), Reason::Truncated)).collect()
 }
 
 fn other_protocols() -> Vec<(Frame, Outcome)> {
