@@ -66,6 +66,12 @@ impl Address {
         self.0
     }
 
+    /// Whether this is an IPv4 address, or an IPv6 address of the same form.
+    #[inline(always)]
+    pub const fn is_mapped(&self) -> bool {
+        self.0[0] | self.0[1] == 0 && self.0[2] == Self::MAPPED
+    }
+
     /// Whether this is [`Address::NONE`].
     #[inline(always)]
     pub const fn is_none(&self) -> bool {

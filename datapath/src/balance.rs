@@ -38,6 +38,9 @@ fn forward<P: Packet, T: BalancerTables>(packet: P, tables: &T, settings: &Setti
         Family::V4 => parse::ipv4(&packet, crate::packet::ETHERNET)?,
         Family::V6 => parse::ipv6(&packet, crate::packet::ETHERNET)?,
     };
+    if network.is_to_mapped() {
+        return Err(Reason::NotVip);
+    }
     let address = tables.vip_address(&network.destination).ok_or(Reason::NotVip)?;
     let transport = parse::transport(&packet, &network)?;
     let key = VipKey::new(address.id, transport.destination_port, network.protocol);

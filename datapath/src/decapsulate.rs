@@ -64,11 +64,11 @@ fn accept<T: BackendTables>(
     outer: &Network,
     inner: impl FnOnce() -> Result<Network, Reason>,
 ) -> Result<Network, Reason> {
-    if !tables.is_local(&outer.destination) {
+    if outer.is_to_mapped() || !tables.is_local(&outer.destination) {
         return Err(Reason::NotTunnel);
     }
     let inner = inner()?;
-    if !tables.is_vip(&inner.destination) {
+    if inner.is_to_mapped() || !tables.is_vip(&inner.destination) {
         return Err(Reason::NotVip);
     }
     Ok(inner)

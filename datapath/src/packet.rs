@@ -7,7 +7,7 @@ pub const ETHERNET: usize = 14;
 
 /// An Ethernet frame on its way through a hook.
 ///
-/// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer ([`crate::memory`]). Headers are read by value.
+/// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer (the module `memory`). Headers are read by value.
 /// [`Packet::encapsulate`] and [`Packet::decapsulate`] move the packet, which voids every earlier look at it: they consume the
 /// packet, so that this is a type error and not a rule to remember.
 pub trait Packet: Sized {

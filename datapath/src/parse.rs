@@ -36,6 +36,15 @@ pub struct Network {
     pub fragment: bool,
 }
 
+impl Network {
+    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses do not belong on the wire, and since IPv4 addresses
+    /// are held in that form, a look-up would take it for the IPv4 address.
+    #[inline(always)]
+    pub const fn is_to_mapped(&self) -> bool {
+        matches!(self.family, Family::V6) && self.destination.is_mapped()
+    }
+}
+
 /// What a TCP or UDP header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transport {

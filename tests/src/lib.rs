@@ -3,3 +3,4 @@
 //! The library holds what the test programs share; the `sluice-lab` binary is the same lab for people.
 
 pub mod lab;
+pub mod packets;

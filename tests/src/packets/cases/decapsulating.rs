@@ -1,0 +1,184 @@
+//! The backend: outer headers come off packets for its VIPs, and off nothing else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{EtherType, IpNumber, Ipv4Header};
+use sluice_datapath::Reason;
+
+use super::{HostCase, SHORTEST, Unwrapped, with};
+use crate::packets::build::{self, Client, ETHERNET};
+use crate::packets::world::{Action, Frame, Host, VIP_V4, VIP_V6};
+
+const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+
+/// Every case of the backend.
+pub fn cases() -> Vec<HostCase> {
+    let case = |name, frames| {
+        let local = vec![LOCAL_V4.into(), LOCAL_V6.into()];
+        HostCase { name, host: Host { local, vips: vec![VIP_V4.into(), VIP_V6.into()] }, frames }
+    };
+    let pass = |bytes: Vec<u8>, reason| (Frame::from(bytes), Unwrapped::Refused(Action::Pass, reason));
+    let drop = |bytes: Vec<u8>, reason| (Frame::from(bytes), Unwrapped::Refused(Action::Drop, reason));
+    vec![
+        case("an outer header in front of a packet for a VIP is taken off", {
+            Client::each().map(|client| taken(wrap(&client, 0), &client, 1)).to_vec()
+        }),
+        case("inner IPv4 options and every payload length survive", {
+            let options = (0..=40).step_by(4).map(|options| Client { options, ..Client::tcp4() });
+            let payloads = (0..100).flat_map(|payload| Client::each().map(|client| Client { payload, ..client }));
+            options.chain(payloads).map(|client| taken(wrap(&client, 0), &client, 1)).collect()
+        }),
+        case("Ethernet's padding is not counted", {
+            let padded = |client: Client| {
+                let (mut bytes, mut inner) = (wrap(&client, 0), client.frame());
+                bytes.extend([0; 6]);
+                inner.extend([0; 6]);
+                (bytes.into(), Unwrapped::Taken(inner, 1, client.packet().len() as u64))
+            };
+            Client::each().map(padded).to_vec()
+        }),
+        case("segments are counted, not the merged packet", {
+            let merged = |client: Client| {
+                let (frame, outcome) = taken(wrap(&client, 0), &client, 7);
+                (Frame { segments: 7, ..frame }, outcome)
+            };
+            Client::each().map(merged).to_vec()
+        }),
+        case("congestion marks follow the table of RFC 6040", congestion()),
+        case("what is not for an address of this host passes", {
+            let v4 = build::outer_v4(Ipv4Addr::new(10, 0, 1, 4), 0, 0, Client::tcp4().packet().len());
+            let v6 = build::outer_v6(VIP_V6, 0, 0, Client::tcp6().packet().len());
+            vec![
+                pass(build::wrapped(&Client::tcp4().frame(), &v4), Reason::NotTunnel),
+                pass(build::wrapped(&Client::tcp6().frame(), &v6), Reason::NotTunnel),
+            ]
+        }),
+        case("an inner packet for no VIP address passes", {
+            let other = |client: Client, address: IpAddr| pass(wrap(&client.to_address(address), 0), Reason::NotVip);
+            vec![other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())]
+        }),
+        case("an inner packet for the IPv4-mapped form of a VIP address passes", {
+            vec![pass(wrap(&Client::tcp6().to_address(VIP_V4.to_ipv6_mapped()), 0), Reason::NotVip)]
+        }),
+        case("packets that are not encapsulated pass", {
+            let to_vip = Client::each().map(|client| pass(client.frame(), Reason::NotTunnel));
+            let to_host = Client::each().map(|client| {
+                let address: IpAddr = if client.is_v6() { LOCAL_V6.into() } else { LOCAL_V4.into() };
+                pass(client.to_address(address).frame(), Reason::NotTunnel)
+            });
+            to_vip.into_iter().chain(to_host).collect()
+        }),
+        case("an inner packet of the other family passes", {
+            let length = Client::tcp6().packet().len();
+            let v4 = with_v4(length, |header| header.protocol = IpNumber::IPV6);
+            let v4 = build::ethernet(EtherType::IPV4, &[v4, Client::tcp6().packet()].concat());
+            let header = build::ipv6(Ipv6Addr::LOCALHOST, LOCAL_V6, 0, 0, 64, IpNumber::IPV4, length);
+            let v6 = build::ethernet(EtherType::IPV6, &[&header.to_bytes()[..], &Client::tcp4().packet()].concat());
+            vec![pass(v4, Reason::NotTunnel), pass(v6, Reason::NotTunnel)]
+        }),
+        case("outer fragments and outer options pass", {
+            let length = Client::tcp4().packet().len();
+            let outer = |change: &dyn Fn(&mut Ipv4Header)| {
+                pass(build::wrapped(&Client::tcp4().frame(), &with_v4(length, change)), Reason::NotTunnel)
+            };
+            vec![
+                outer(&|header| header.more_fragments = true),
+                outer(&|header| header.fragment_offset = 3u16.try_into().expect("13 bits")),
+                outer(&|header| header.options = [1, 1, 1, 0].into()),
+            ]
+        }),
+        case("an inner header of another version passes", {
+            vec![
+                pass(with(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x65]), Reason::BadHeader),
+                pass(with(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x44]), Reason::BadHeader),
+                pass(with(wrap(&Client::tcp6(), 0), ETHERNET + 40, &[0x40]), Reason::BadHeader),
+            ]
+        }),
+        case("a frame that ends inside its outer header passes, wherever it ends", {
+            let v4 = (SHORTEST..ETHERNET + 20).map(|length| (Client::tcp4(), length));
+            let v6 = (SHORTEST..ETHERNET + 40).map(|length| (Client::tcp6(), length));
+            v4.chain(v6).map(|(client, length)| pass(wrap(&client, 0)[..length].to_vec(), Reason::Truncated)).collect()
+        }),
+        case("a frame that ends inside its inner header passes, wherever it ends", {
+            let v4 = (ETHERNET + 20..ETHERNET + 40).map(|length| (Client::tcp4(), length));
+            let v6 = (ETHERNET + 40..ETHERNET + 80).map(|length| (Client::tcp6(), length));
+            v4.chain(v6).map(|(client, length)| pass(wrap(&client, 0)[..length].to_vec(), Reason::Truncated)).collect()
+        }),
+        case("an inner length of more than there is is dropped", {
+            let long = |client: Client, at: usize, length: usize| {
+                drop(with(wrap(&client, 0), at, &(length as u16).to_be_bytes()), Reason::BadLength)
+            };
+            let (v4, v6) = (Client::tcp4().packet().len(), Client::tcp6().packet().len());
+            vec![
+                long(Client::tcp4(), ETHERNET + 20 + 2, v4 + 1),
+                long(Client::tcp4(), ETHERNET + 20 + 2, 65_535),
+                long(Client::tcp4(), ETHERNET + 20 + 2, 19),
+                long(Client::tcp6(), ETHERNET + 40 + 4, v6 - 40 + 1),
+                long(Client::tcp6(), ETHERNET + 40 + 4, 65_535),
+            ]
+        }),
+        case("ARP and VLAN tags pass", {
+            let tagged = [&[0, 5, 8, 0][..], &wrap(&Client::tcp4(), 0)[ETHERNET..]].concat();
+            vec![
+                pass(build::ethernet(EtherType::ARP, &[0; 46]), Reason::NotIp),
+                pass(build::ethernet(EtherType::VLAN_TAGGED_FRAME, &tagged), Reason::Vlan),
+            ]
+        }),
+    ]
+}
+
+/// A client's frame as it comes from a balancer, its outer header with a traffic class.
+fn wrap(client: &Client, class: u8) -> Vec<u8> {
+    let length = client.packet().len();
+    let outer = if client.is_v6() {
+        build::outer_v6(LOCAL_V6, class, 0x1240, length)
+    } else {
+        build::outer_v4(LOCAL_V4, class, 0x1240, length)
+    };
+    build::wrapped(&client.frame(), &outer)
+}
+
+/// The outer IPv4 header in front of `length` bytes, changed, its checksum right.
+fn with_v4(length: usize, change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
+    let mut header = build::ipv4(Ipv4Addr::new(192, 0, 2, 1), LOCAL_V4, 0, 64, IpNumber::IPV4);
+    change(&mut header);
+    header.set_payload_len(length).expect("the packet is short");
+    header.header_checksum = header.calc_header_checksum();
+    header.to_bytes().to_vec()
+}
+
+fn taken(bytes: Vec<u8>, client: &Client, packets: u64) -> (Frame, Unwrapped) {
+    (bytes.into(), Unwrapped::Taken(client.frame(), packets, client.packet().len() as u64))
+}
+
+/// Figure 4 of RFC 6040: for each inner field (0 not capable, 1 and 2 capable, 3 congestion) and outer field, the field that
+/// leaves; `None` where the packet is dropped.
+fn congestion() -> Vec<(Frame, Unwrapped)> {
+    let table = [
+        (0, [Some(0), Some(0), Some(0), None]),
+        (1, [Some(1), Some(1), Some(1), Some(3)]),
+        (2, [Some(2), Some(1), Some(2), Some(3)]),
+        (3, [Some(3), Some(3), Some(3), Some(3)]),
+    ];
+    let mut frames = Vec::new();
+    for (inner, row) in table {
+        for (outer, leaves) in (0..).zip(row) {
+            for (inner_dscp, outer_dscp) in [(0, 0), (0xb8, 0x28)] {
+                for client in Client::each() {
+                    let client = Client { traffic_class: inner_dscp | inner, ..client };
+                    let bytes = wrap(&client, outer_dscp | outer);
+                    let outcome = match leaves {
+                        None => Unwrapped::Refused(Action::Drop, Reason::EcnForbidden),
+                        Some(leaves) => {
+                            let left = Client { traffic_class: inner_dscp | leaves, ..client.clone() };
+                            Unwrapped::Taken(left.frame(), 1, left.packet().len() as u64)
+                        }
+                    };
+                    frames.push((bytes.into(), outcome));
+                }
+            }
+        }
+    }
+    frames
+}

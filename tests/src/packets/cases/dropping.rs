@@ -1,0 +1,138 @@
+//! Packets to a VIP that cannot be forwarded: counted drops.
+
+use sluice_datapath::Reason;
+
+use super::{Case, drops, to, with};
+use crate::packets::build::{Client, ETHERNET, Transport};
+use crate::packets::world::{Frame, LARGEST_INDEX, Outcome, World};
+
+pub(super) fn cases() -> Vec<Case> {
+    let all_to = |backend| World::new().all_to(backend, 0x1240);
+    let each = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
+    vec![
+        Case::new("a claim of one byte more than the frame has is dropped", all_to(1), {
+            Client::each().map(|client| claiming(&client, |length| length + 1)).to_vec()
+        }),
+        Case::new("a claim of 65,535 bytes is dropped", all_to(1), {
+            Client::each().map(|client| claiming(&client, |_| 65_535)).to_vec()
+        }),
+        Case::new("a claim that ends inside the transport header is dropped", all_to(1), {
+            let short = |client: Client| {
+                let headers = if client.transport == Transport::Udp { 8 } else { 20 };
+                let network = if client.is_v6() { 0 } else { 20 };
+                [0, network, network + 1, network + headers - 1]
+                    .into_iter()
+                    .map(move |claim| claiming(&client, |_| claim))
+            };
+            Client::each().into_iter().flat_map(short).collect()
+        }),
+        Case::new("a frame cut inside the payload is dropped, for its header claims more", all_to(1), {
+            let cut = |client: Client| {
+                let whole = client.frame();
+                (whole.len() - client.payload..whole.len())
+                    .map(move |length| drops(whole[..length].to_vec(), Reason::BadLength))
+            };
+            Client::each().into_iter().flat_map(cut).collect()
+        }),
+        Case::new("a TCP header that says to be shorter than 20 bytes is dropped", all_to(1), {
+            let short = |words: u8| {
+                [(Client::tcp4(), 20), (Client::tcp6(), 40)].map(|(client, network)| {
+                    drops(with(client.frame(), ETHERNET + network + 12, &[words << 4]), Reason::BadLength)
+                })
+            };
+            (0..5).flat_map(short).collect()
+        }),
+        Case::new("a TCP header that says to be longer than the packet is dropped", all_to(1), {
+            [(Client::tcp4(), 20), (Client::tcp6(), 40)]
+                .map(|(client, network)| {
+                    let frame = Client { payload: 39, ..client }.frame();
+                    drops(with(frame, ETHERNET + network + 12, &[0xf0]), Reason::BadLength)
+                })
+                .to_vec()
+        }),
+        Case::new("a packet whose time to live is zero is dropped", all_to(1), {
+            Client::each().map(|client| drops(Client { hops: 0, ..client }.frame(), Reason::Expired)).to_vec()
+        }),
+        Case::new(
+            "without a lookup table packets are dropped",
+            World { tables: [].into(), ..World::new() },
+            each(Reason::NoTable),
+        ),
+        Case::new("a lookup table without slots drops packets", empty_tables(), each(Reason::NoTable)),
+        Case::new("a slot without a backend drops its packets", all_to(0), each(Reason::NoBackend)),
+        Case::new(
+            "a slot that names an index beyond the array drops its packets",
+            all_to(LARGEST_INDEX + 1),
+            each(Reason::NoBackend),
+        ),
+        Case::new("a slot that names a free index drops its packets", all_to(LARGEST_INDEX), each(Reason::NoRoute)),
+        Case::new(
+            "a backend without an IPv4 address takes no IPv4 packet, and IPv6 ones still",
+            all_to(2).with_backend(2, |backend| backend.v4 = None),
+            family_missing(false),
+        ),
+        Case::new(
+            "a backend without an IPv6 address takes no IPv6 packet, and IPv4 ones still",
+            all_to(2).with_backend(2, |backend| backend.v6 = None),
+            family_missing(true),
+        ),
+        Case::new(
+            "without a route to the backend packets are dropped",
+            all_to(2).with_backend(2, |backend| backend.next_hop = None),
+            each(Reason::NoRoute),
+        ),
+        Case::new("a packet of one byte more than fits the MTU is dropped", all_to(1).with_mtu(1164), {
+            let too_big = |client: Client, outer: usize| {
+                let payload = client.payload + 1165 - outer - client.packet().len();
+                drops(Client { payload, ..client }.frame(), Reason::TooBig)
+            };
+            let [tcp4, tcp6, udp4, udp6] = Client::each();
+            vec![too_big(tcp4, 20), too_big(tcp6, 40), too_big(udp4, 20), too_big(udp6, 40)]
+        }),
+        Case::new("merged segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(1159), {
+            let client = Client { payload: 3300, ..Client::tcp4() };
+            vec![merged(client.frame(), 1100, Reason::TooBig)]
+        }),
+        Case::new("merged IPv6 segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(1199), {
+            let client = Client { payload: 3300, ..Client::tcp6() };
+            vec![merged(client.frame(), 1100, Reason::TooBig)]
+        }),
+        Case::new("TCP options count against the MTU of merged segments", all_to(1).with_mtu(1171), {
+            let client = Client { payload: 3300, tcp_options: 12, ..Client::tcp4() };
+            vec![merged(client.frame(), 1100, Reason::TooBig)]
+        }),
+        Case::new("a merged packet is one refusal, whatever it holds", all_to(0), {
+            let frame = Client { payload: 3000, ..Client::tcp4() }.frame();
+            vec![merged(frame, 1000, Reason::NoBackend)]
+        }),
+        Case::new("what is dropped is counted once by its reason, and what comes next is forwarded", all_to(1), {
+            let bad = || drops(Client { hops: 0, ..Client::tcp4() }.frame(), Reason::Expired);
+            vec![bad(), to(&Client::tcp4(), 1, 0x1240), bad(), bad(), to(&Client::udp6(), 1, 0x1240)]
+        }),
+    ]
+}
+
+/// The packet with another length in its IP header: IPv4's total length, IPv6's payload length.
+fn claiming(client: &Client, claim: impl Fn(u16) -> u16) -> (Frame, Outcome) {
+    let bytes = client.frame();
+    let at = ETHERNET + if client.is_v6() { 4 } else { 2 };
+    let claimed = claim(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    drops(with(bytes, at, &claimed.to_be_bytes()), Reason::BadLength)
+}
+
+fn merged(bytes: Vec<u8>, segment_size: u32, reason: Reason) -> (Frame, Outcome) {
+    (Frame { segment_size, segments: 3, ..bytes.into() }, Outcome::Drop(reason))
+}
+
+fn empty_tables() -> World {
+    let mut world = World::new();
+    world.tables.values_mut().for_each(|table| table.slots.clear());
+    world
+}
+
+fn family_missing(v6: bool) -> Vec<(Frame, Outcome)> {
+    let judge = |client: Client| {
+        if client.is_v6() == v6 { drops(client.frame(), Reason::NoEncapsulation) } else { to(&client, 2, 0x1240) }
+    };
+    Client::each().map(judge).to_vec()
+}

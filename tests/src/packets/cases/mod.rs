@@ -1,0 +1,236 @@
+//! The table of cases, by theme, and how a case is judged.
+
+mod decapsulating;
+mod dropping;
+mod forwarding;
+mod passing;
+mod tracking;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, ensure};
+use sluice_datapath::Reason;
+
+use super::build::{self, Client, Transport};
+use super::oracle::{self, Oracle};
+use super::world::{Action, Balancer, Counters, DNS, Decapsulator, Forwarded, Frame, Host, Outcome, Slot, WEB, World};
+
+pub use decapsulating::cases as decapsulating;
+
+/// Bytes of the shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
+pub const SHORTEST: usize = 14;
+
+/// One step of a case.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// The maps change.
+    Configure(World),
+    /// A frame comes, and this should become of it.
+    Send(Frame, Outcome),
+}
+
+/// What the balancer should do, in a sentence, and the frames that show it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The sentence.
+    pub name: &'static str,
+    /// The steps; the first one is a [`Step::Configure`].
+    pub steps: Vec<Step>,
+}
+
+/// What the backend should do with a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwrapped {
+    /// It leaves the frame alone, or drops it: verdict and reason.
+    Refused(Action, Reason),
+    /// It takes the outer header off: the frame that is left, packets and bytes of the inner packet.
+    Taken(Vec<u8>, u64, u64),
+}
+
+/// What the backend should do, in a sentence, and the frames that show it.
+#[derive(Debug, Clone)]
+pub struct HostCase {
+    /// The sentence.
+    pub name: &'static str,
+    /// What the host serves.
+    pub host: Host,
+    /// Frames and what should become of each.
+    pub frames: Vec<(Frame, Unwrapped)>,
+}
+
+/// Every case of the balancer.
+pub fn balancing() -> Vec<Case> {
+    [forwarding::cases(), passing::cases(), dropping::cases(), tracking::cases()].concat()
+}
+
+impl Case {
+    fn new(name: &'static str, world: World, frames: Vec<(Frame, Outcome)>) -> Self {
+        let sends = frames.into_iter().map(|(frame, outcome)| Step::Send(frame, outcome));
+        Self { name, steps: [Step::Configure(world)].into_iter().chain(sends).collect() }
+    }
+
+    /// Whether every frame can be given to a binding of the packet path.
+    pub fn applies(&self, accepts: impl Fn(&Frame) -> bool) -> bool {
+        self.steps.iter().all(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)))
+    }
+
+    /// Runs the case: verdict, bytes and counters after each frame.
+    ///
+    /// # Errors
+    ///
+    /// What differs, or what the kernel refused.
+    pub fn run(&self, balancer: &mut dyn Balancer) -> anyhow::Result<()> {
+        let mut total = Counters::default();
+        let mut sent = 0;
+        for step in &self.steps {
+            match step {
+                Step::Configure(world) => balancer.configure(world)?,
+                Step::Send(frame, expected) => {
+                    sent += 1;
+                    send(balancer, frame, expected, &mut total).with_context(|| format!("frame {sent}"))?;
+                }
+            }
+        }
+        ensure!(sent > 0, "the case sends nothing");
+        Ok(())
+    }
+
+    /// Whether the oracle, which judges random frames, says the same as this row of the table.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn agrees_with_oracle(&self) -> anyhow::Result<()> {
+        let mut oracle = Oracle::default();
+        for step in &self.steps {
+            match step {
+                Step::Configure(world) => oracle.configure(world),
+                Step::Send(frame, expected) => {
+                    let judged = oracle.judge(frame);
+                    ensure!(
+                        judged == *expected,
+                        "{}: the table says {expected:02x?}, the oracle {judged:02x?}",
+                        self.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HostCase {
+    /// Runs the case: verdict, bytes and counters after each frame.
+    ///
+    /// # Errors
+    ///
+    /// What differs, or what the kernel refused.
+    pub fn run(&self, host: &mut dyn Decapsulator) -> anyhow::Result<()> {
+        host.configure(&self.host)?;
+        let (mut taken, mut reasons) = ((0, 0), BTreeMap::new());
+        for (number, (frame, expected)) in self.frames.iter().enumerate() {
+            let (action, bytes) = match expected {
+                Unwrapped::Refused(action, reason) => {
+                    *reasons.entry(*reason).or_default() += 1;
+                    (*action, &frame.bytes)
+                }
+                Unwrapped::Taken(bytes, packets, length) => {
+                    taken = (taken.0 + packets, taken.1 + length);
+                    (Action::Pass, bytes)
+                }
+            };
+            let (did, left) = host.send(frame)?;
+            let counters = host.counters()?;
+            ensure!(
+                counters == (taken, reasons.clone()),
+                "frame {number}: counters {counters:?}, not {taken:?} {reasons:?}"
+            );
+            ensure!(did == action, "frame {number}: {did:?} instead of {action:?}");
+            ensure!(left == *bytes, "frame {number} became {left:02x?} instead of {bytes:02x?}");
+        }
+        ensure!(!self.frames.is_empty(), "the case sends nothing");
+        Ok(())
+    }
+}
+
+/// Sends a frame and compares verdict, bytes and counters.
+///
+/// # Errors
+///
+/// What differs, or what the kernel refused.
+pub fn send(
+    balancer: &mut dyn Balancer,
+    frame: &Frame,
+    expected: &Outcome,
+    total: &mut Counters,
+) -> anyhow::Result<()> {
+    let refused = balancer.refuses_merged() && frame.segment_size != 0;
+    let expected = match expected {
+        Outcome::Forward(_) if refused => &Outcome::Drop(Reason::NoRoom),
+        expected => expected,
+    };
+    total.add(expected);
+    let (action, bytes) = match expected {
+        Outcome::Pass(_) => (Action::Pass, &frame.bytes),
+        Outcome::Drop(_) => (Action::Drop, &frame.bytes),
+        Outcome::Forward(forwarded) => (balancer.forwards_as(), &forwarded.bytes),
+    };
+    let (did, left) = balancer.send(frame)?;
+    let counters = balancer.counters()?;
+    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    let expected = std::mem::replace(total, counters.clone());
+    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
+    ensure!(did == action, "{did:?} instead of {action:?}");
+    ensure!(left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
+    Ok(())
+}
+
+/// The frame of a client's packet going to a backend of [`World::new`], and what should become of it.
+fn to(client: &Client, backend: u16, hint: u16) -> (Frame, Outcome) {
+    let bytes = client.frame();
+    let outcome = forwarded(&bytes, client, backend, hint);
+    (bytes.into(), outcome)
+}
+
+/// What should become of a client's packet in these bytes, which may be padded.
+fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) -> Outcome {
+    let length = client.packet().len();
+    let host = super::world::Backend::new(backend);
+    let outer = if client.is_v6() {
+        build::outer_v6(host.v6.expect("every backend has one"), client.traffic_class, hint, length)
+    } else {
+        build::outer_v4(host.v4.expect("every backend has one"), client.traffic_class, hint, length)
+    };
+    Outcome::Forward(Forwarded {
+        bytes: build::wrapped(bytes, &outer),
+        service: if client.transport == Transport::Udp { DNS } else { WEB },
+        backend,
+        packets: 1,
+        length: length as u64,
+        opens: client.transport == Transport::TcpSyn,
+    })
+}
+
+/// The slot of a client's packet in a world's tables.
+fn slot_of(world: &World, client: &Client) -> Slot {
+    let (service, protocol) = if client.transport == Transport::Udp { (DNS, 17) } else { (WEB, 6) };
+    let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
+    let addresses: (IpAddr, IpAddr) = (client.source.ip(), client.destination.ip());
+    let tuple = oracle::tuple(addresses.0, addresses.1, &ports, protocol);
+    oracle::slot(&world.tables[&service].slots, &tuple).expect("the table has slots")
+}
+
+fn passes(bytes: Vec<u8>, reason: Reason) -> (Frame, Outcome) {
+    (bytes.into(), Outcome::Pass(reason))
+}
+
+fn drops(bytes: Vec<u8>, reason: Reason) -> (Frame, Outcome) {
+    (bytes.into(), Outcome::Drop(reason))
+}
+
+/// The bytes with some of them changed.
+fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
+    bytes[at..at + new.len()].copy_from_slice(new);
+    bytes
+}

@@ -1,0 +1,220 @@
+//! The packet path in the kernel: programs that were loaded as the daemon loads them, run by `BPF_PROG_TEST_RUN`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, bail};
+use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
+use sluice::journal::Role;
+use sluice_datapath::entries::{NextHop, Slot, TableHead, Vip, VipAddress};
+use sluice_datapath::{Family, Reason};
+
+use super::build::ETHERNET;
+use super::context::SkBuff;
+use super::native::{backend_entry, next_hop_entry, settings, vip_key};
+use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
+
+/// Entries of the connection table: more than the flows of any test, so that none is evicted.
+const CONNECTIONS: u32 = 1 << 17;
+
+/// A hook of the balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// `sluice_tc`.
+    Tc,
+    /// `sluice_xdp`.
+    Xdp,
+}
+
+/// Pins of one test, gone when it ends, however it ends.
+struct OwnPins(Pins);
+
+impl OwnPins {
+    fn new(role: Role) -> anyhow::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("test-{}-{number}", std::process::id());
+        Ok(Self(Pins::new(&bpf::bpffs()?, &instance, role)))
+    }
+}
+
+impl Drop for OwnPins {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.remove() {
+            eprintln!("the pins at {} stay: {error}", self.0.directory().display());
+        }
+    }
+}
+
+/// The balancer's program.
+pub struct Loaded {
+    hook: Hook,
+    program: Program,
+    maps: BalancerMaps,
+    world: Option<World>,
+    _pins: OwnPins,
+}
+
+impl Loaded {
+    /// Loads the program of a hook over maps of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new(hook: Hook) -> anyhow::Result<Self> {
+        let pins = OwnPins::new(Role::Lb)?;
+        let capacities = Capacities {
+            services: LARGEST_INDEX.into(),
+            backends: LARGEST_INDEX.into(),
+            vips: 16,
+            connections: CONNECTIONS,
+        };
+        let program = match hook {
+            Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
+            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
+        };
+        Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
+    }
+
+    fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
+        for index in 1..=LARGEST_INDEX {
+            let backend = world.backends.get(&index);
+            self.maps.set_backend(index, &backend_entry(backend))?;
+            for family in [Family::V4, Family::V6] {
+                self.maps.set_next_hop(NextHop::index(index, family), next_hop_entry(backend))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Balancer for Loaded {
+    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        if let Some(old) = self.world.take() {
+            for vip in old.vips.keys().filter(|vip| !world.vips.contains_key(vip)) {
+                self.maps.remove_vip(vip_key(*vip))?;
+            }
+            for address in old.addresses.keys().filter(|address| !world.addresses.contains_key(address)) {
+                self.maps.remove_vip_address(*address)?;
+            }
+            for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
+                self.maps.remove_table(*service)?;
+            }
+        }
+        self.set_backends(world)?;
+        let table = |table: &super::world::Table| bpf::Table {
+            head: TableHead { slots: table.slots.len() as u32, tracked: table.tracked },
+            generation: 1,
+            digest: 0,
+            slots: table.slots.iter().map(|&(first, hint)| Slot { first, hint }).collect(),
+        };
+        let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
+        self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
+        for (vip, service) in &world.vips {
+            self.maps.put_vip(vip_key(*vip), Vip { service: *service })?;
+        }
+        for (address, id) in &world.addresses {
+            self.maps.put_vip_address(*address, VipAddress { id: *id })?;
+        }
+        self.world = Some(world.clone());
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        run(&self.program, self.hook, frame)
+    }
+
+    fn counters(&self) -> anyhow::Result<Counters> {
+        let mut counters = Counters { reasons: self.maps.reasons()?.into_iter().collect(), ..Counters::default() };
+        for index in 0..=LARGEST_INDEX {
+            let c = self.maps.service_counters(index.into())?;
+            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
+                counters.services.insert(index.into(), (c.packets, c.bytes, c.new_flows));
+            }
+            let c = self.maps.backend_counters(index)?;
+            if (c.packets, c.bytes) != (0, 0) {
+                counters.backends.insert(index, (c.packets, c.bytes));
+            }
+        }
+        Ok(counters)
+    }
+
+    fn accepts(&self, frame: &Frame) -> bool {
+        match self.hook {
+            Hook::Tc => takes(frame),
+            Hook::Xdp => !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+        }
+    }
+
+    /// At XDP the packets of these tests go up the stack: their interface does not exist, so the kernel knows no neighbour.
+    fn forwards_as(&self) -> Action {
+        match self.hook {
+            Hook::Tc => Action::Redirect,
+            Hook::Xdp => Action::Pass,
+        }
+    }
+
+    fn refuses_merged(&self) -> bool {
+        true
+    }
+}
+
+/// The backend's program.
+pub struct LoadedHost {
+    program: Program,
+    maps: BackendMaps,
+    _pins: OwnPins,
+}
+
+impl LoadedHost {
+    /// Loads the program over maps of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new() -> anyhow::Result<Self> {
+        let pins = OwnPins::new(Role::Backend)?;
+        let program = bpf::load_backend(&pins.0, 16, 16)?;
+        Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
+    }
+}
+
+impl Decapsulator for LoadedHost {
+    fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
+        Ok(self.maps.set(&host.local, &host.vips)?)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        run(&self.program, Hook::Tc, frame)
+    }
+
+    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+        let total = self.maps.decapsulated()?;
+        Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
+    }
+}
+
+/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, and no IP packet that ends inside its header.
+pub fn takes(frame: &Frame) -> bool {
+    let header = match frame.bytes.get(12..14) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => 1,
+    };
+    !frame.vlan && frame.bytes.len() >= ETHERNET + header
+}
+
+fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+    const UNSPECIFIED: u32 = u32::MAX;
+
+    let (value, bytes) = program
+        .run(&frame.bytes, &SkBuff::of(frame))
+        .with_context(|| format!("a frame of {} bytes", frame.bytes.len()))?;
+    let action = match (hook, value) {
+        (Hook::Tc, UNSPECIFIED) | (Hook::Xdp, 2) => Action::Pass,
+        (Hook::Tc, 2) | (Hook::Xdp, 1) => Action::Drop,
+        (Hook::Tc, 7) | (Hook::Xdp, 4) => Action::Redirect,
+        _ => bail!("the program returned {value}, which is no action of ours at {hook:?}"),
+    };
+    Ok((action, bytes))
+}

@@ -1,0 +1,133 @@
+//! The packet path in memory.
+
+use std::collections::BTreeMap;
+
+use sluice_datapath::entries::{self, NextHop, Settings, TableHead, VipAddress, VipKey};
+use sluice_datapath::flow::Port;
+use sluice_datapath::memory::{self, Buffer, Words};
+use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
+
+use super::world::{
+    Action, Backend, Balancer, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4, UNDERLAY_V6,
+    World,
+};
+
+/// The settings of every balancer in these tests.
+pub fn settings() -> Settings {
+    Settings { hash_key: HASH_KEY, underlay_v4: UNDERLAY_V4.into(), underlay_v6: UNDERLAY_V6.into() }
+}
+
+/// A backend as it is in the map `BACKENDS`; all zero when the index is free.
+pub fn backend_entry(backend: Option<&Backend>) -> entries::Backend {
+    let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
+    entries::Backend {
+        v4: v4.map_or(Address::NONE, Address::from),
+        v6: v6.map_or(Address::NONE, Address::from),
+        incarnation: backend.map_or(0, |backend| backend.incarnation),
+    }
+}
+
+/// A backend's next hop as it is in the map `NEXT_HOPS`; zero when there is none.
+pub fn next_hop_entry(backend: Option<&Backend>) -> NextHop {
+    let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
+    NextHop { interface, mtu }
+}
+
+/// The key of a VIP in the map `VIPS`.
+pub fn vip_key((address, port, protocol): (u32, u16, u8)) -> VipKey {
+    VipKey::new(address, Port::new(port), protocol)
+}
+
+/// The balancer's packet path on maps in memory.
+#[derive(Debug, Default)]
+pub struct Native {
+    maps: memory::Balancer,
+}
+
+impl Balancer for Native {
+    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        maps.vip_addresses = world.addresses.iter().map(|(a, id)| ((*a).into(), VipAddress { id: *id })).collect();
+        maps.vips =
+            world.vips.iter().map(|(vip, service)| (vip_key(*vip), entries::Vip { service: *service })).collect();
+        let words = |table: &super::world::Table| {
+            let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
+            Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))
+        };
+        maps.tables = world.tables.iter().map(|(service, table)| (*service, words(table))).collect();
+        // The kernel's arrays hold zeros at every index that is free.
+        for index in 0..=LARGEST_INDEX {
+            let backend = world.backends.get(&index);
+            maps.backends.insert(index, backend_entry(backend));
+            for family in [Family::V4, Family::V6] {
+                maps.next_hops.insert(NextHop::index(index, family), next_hop_entry(backend));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        let mut bytes = frame.bytes.clone();
+        let outcome = balance(buffer(&mut bytes, frame), &self.maps, &settings());
+        Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
+    }
+
+    fn counters(&self) -> anyhow::Result<Counters> {
+        let services = self.maps.services.borrow();
+        let backends = self.maps.backend_counters.borrow();
+        Ok(Counters {
+            services: services.iter().map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows))).collect(),
+            backends: backends.iter().map(|(i, c)| (*i, (c.packets, c.bytes))).collect(),
+            reasons: self.maps.reasons.borrow().clone(),
+        })
+    }
+
+    fn accepts(&self, _: &Frame) -> bool {
+        true
+    }
+
+    fn forwards_as(&self) -> Action {
+        Action::Redirect
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
+    }
+}
+
+/// The backend's packet path on maps in memory.
+#[derive(Debug, Default)]
+pub struct NativeHost {
+    maps: memory::BackendHost,
+}
+
+impl Decapsulator for NativeHost {
+    fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
+        self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
+        self.maps.vip_addresses = host.vips.iter().map(|address| (*address).into()).collect();
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        let mut bytes = frame.bytes.clone();
+        let outcome = decapsulate(buffer(&mut bytes, frame), &self.maps);
+        Ok((outcome.map_or_else(action, |()| Action::Pass), bytes))
+    }
+
+    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+        let total = self.maps.decapsulated.get();
+        Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+    }
+}
+
+fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> Buffer<'a> {
+    let segments = u64::from(frame.segments.max(1));
+    Buffer { segment_size: frame.segment_size as usize, segments, vlan: frame.vlan, ..Buffer::new(bytes) }
+}
+
+fn action(reason: Reason) -> Action {
+    match reason.verdict() {
+        Verdict::Pass => Action::Pass,
+        Verdict::Drop => Action::Drop,
+    }
+}

@@ -1,0 +1,159 @@
+//! Random frames: valid ones, bent at random, because noise alone never gets past the first header.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use sluice_datapath::Reason;
+
+use super::build::{self, Client, Transport};
+use super::cases::SHORTEST;
+use super::world::{Backend, Counters, Frame, Host, VIP_V4, VIP_V6, World};
+
+const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+
+/// How a frame is bent.
+#[derive(Debug, Clone)]
+enum Bend {
+    /// A byte of the headers gets another value.
+    Byte(usize, u8),
+    /// A bit of the headers is flipped.
+    Bit(usize, u8),
+    /// The end is cut off.
+    Cut(prop::sample::Index),
+    /// Zeros follow, as Ethernet pads.
+    Pad(usize),
+    /// A length field changes by a little: the total or payload length.
+    Length(i8),
+}
+
+/// A world in which every outcome occurs: slots without backend, backends without address, route or room, and a tracked service.
+pub fn world() -> World {
+    let mut world = World::new()
+        .with_backend(3, |backend| backend.next_hop = None)
+        .with_backend(4, |backend| backend.next_hop = Some((1000, 120)))
+        .with_backend(5, |backend| *backend = Backend { v4: None, ..Backend::new(5) })
+        .with_backend(6, |backend| *backend = Backend { v6: None, ..Backend::new(6) });
+    for (service, table) in &mut world.tables {
+        table.tracked = *service == super::world::DNS;
+        for (position, slot) in table.slots.iter_mut().enumerate() {
+            slot.0 = [1, 2, 1, 2, 3, 4, 5, 6, 7, 0, 9, 1][position % 12];
+        }
+    }
+    // A third service has VIPs and no table.
+    world.vips.insert((1, 80, 6), 3);
+    world.vips.insert((2, 80, 6), 3);
+    world
+}
+
+fn client() -> impl Strategy<Value = Client> {
+    let base = (0..4usize, 0..48u16, prop::sample::select(vec![443u16, 53, 80, 22]), 0..3u8);
+    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, 0..200usize);
+    (base, fields).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload))| {
+        let mut client = Client::each()[base].clone().from_port(40_000 + port);
+        if kind == 2 {
+            client = client.to_port(to);
+        }
+        if kind == 1 && client.transport == Transport::TcpAck {
+            client.transport = Transport::TcpSyn;
+        }
+        Client { traffic_class: class, hops, options: options * 4, tcp_options: tcp_options * 4, payload, ..client }
+    })
+}
+
+fn bend() -> impl Strategy<Value = Bend> {
+    prop_oneof![
+        3 => (12..90usize, any::<u8>()).prop_map(|(at, value)| Bend::Byte(at, value)),
+        3 => (12..90usize, 0..8u8).prop_map(|(at, bit)| Bend::Bit(at, bit)),
+        1 => any::<prop::sample::Index>().prop_map(Bend::Cut),
+        1 => (1..50usize).prop_map(Bend::Pad),
+        1 => any::<i8>().prop_map(Bend::Length),
+    ]
+}
+
+fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
+    for bend in bends {
+        match bend {
+            Bend::Byte(at, value) => {
+                if let Some(byte) = bytes.get_mut(*at) {
+                    *byte = *value;
+                }
+            }
+            Bend::Bit(at, bit) => {
+                if let Some(byte) = bytes.get_mut(*at) {
+                    *byte ^= 1 << bit;
+                }
+            }
+            Bend::Cut(at) => bytes.truncate(SHORTEST + at.index(bytes.len() - SHORTEST + 1)),
+            Bend::Pad(count) => bytes.resize(bytes.len() + count, 0),
+            Bend::Length(by) => {
+                let at = if bytes.get(12..14) == Some(&[0x08, 0x00]) { 16 } else { 18 };
+                if let Some([high, low]) = bytes.get_mut(at..at + 2) {
+                    let length = u16::from_be_bytes([*high, *low]).wrapping_add_signed((*by).into());
+                    [*high, *low] = length.to_be_bytes();
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Frames of at least [`SHORTEST`] bytes. About a third are valid; `merged` makes some of them claim to be merged or tagged.
+pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
+    let bytes = prop_oneof![
+        3 => client().prop_map(|client| client.frame()),
+        6 => (client(), vec(bend(), 1..4)).prop_map(|(client, bends)| bent(client.frame(), &bends)),
+        1 => vec(any::<u8>(), SHORTEST..200),
+    ];
+    let beside = prop_oneof![
+        8 => Just((0u32, 0u32, false)),
+        2 => (1..300u32, 0..9u32, prop::bool::weighted(0.1)),
+    ];
+    (bytes, beside).prop_map(
+        move |(bytes, (segment_size, segments, vlan))| {
+            if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
+        },
+    )
+}
+
+/// What the backend of [`encapsulated`] frames serves.
+pub fn host() -> Host {
+    Host { local: vec![LOCAL_V4.into(), LOCAL_V6.into()], vips: vec![VIP_V4.into(), VIP_V6.into()] }
+}
+
+/// Encapsulated frames for [`host`]; most of them bent.
+pub fn encapsulated() -> impl Strategy<Value = Frame> {
+    (client(), any::<u8>(), vec(bend(), 0..4)).prop_map(|(client, class, bends)| {
+        let length = client.packet().len();
+        let outer = if client.is_v6() {
+            build::outer_v6(LOCAL_V6, class, 0, length)
+        } else {
+            build::outer_v4(LOCAL_V4, class, 0, length)
+        };
+        bent(build::wrapped(&client.frame(), &outer), &bends).into()
+    })
+}
+
+/// Checks that a run of random frames in [`world`] met every outcome that the balancer has.
+///
+/// # Errors
+///
+/// The reason that did not occur, or that nothing was forwarded.
+pub fn reached(counters: &Counters) -> Result<(), String> {
+    use Reason::{EcnForbidden, NoRoom, NotTunnel, Vlan};
+
+    let elsewhere = [NotTunnel, EcnForbidden, NoRoom, Vlan];
+    let expected = Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason));
+    for reason in expected {
+        if !counters.reasons.contains_key(reason) {
+            return Err(format!("no random frame ended as {reason}: the frames are too dull"));
+        }
+    }
+    if counters.services.len() < 2 || counters.backends.len() < 4 {
+        return Err("random frames reached too few services or backends".to_owned());
+    }
+    Ok(())
+}

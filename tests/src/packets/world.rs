@@ -1,0 +1,296 @@
+//! What a case finds in the maps, what it sends, and what it expects.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_datapath::Reason;
+
+/// Source address of IPv4 outer headers.
+pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Source address of IPv6 outer headers.
+pub const UNDERLAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+/// The IPv4 VIP address.
+pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The IPv6 VIP address.
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+/// Key of the flow hash.
+pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// Largest IP packet on the way to every backend, unless a case says otherwise.
+pub const MTU: u32 = 1600;
+/// Service of port 443/tcp.
+pub const WEB: u32 = 1;
+/// Service of port 53/udp.
+pub const DNS: u32 = 2;
+/// An interface that does not exist in the namespace of a test.
+pub const INTERFACE: u32 = 1000;
+/// The largest index of a service or a backend that any case uses.
+pub const LARGEST_INDEX: u16 = 8;
+
+/// One slot of a lookup table: the backend and the hint.
+pub type Slot = (u16, u16);
+
+/// A service's lookup table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Whether its flows are kept in the connection table.
+    pub tracked: bool,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+}
+
+/// A backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// How often its index was used.
+    pub incarnation: u32,
+    /// Interface and MTU towards it in both families; `None` when there is no route.
+    pub next_hop: Option<(u32, u32)>,
+}
+
+impl Backend {
+    /// Backend `index` as most cases have it.
+    pub fn new(index: u16) -> Self {
+        Self {
+            v4: Some(Ipv4Addr::new(10, 0, 1, index as u8)),
+            v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, index)),
+            incarnation: 1,
+            next_hop: Some((INTERFACE, MTU)),
+        }
+    }
+}
+
+/// What the balancer's maps hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    /// VIP addresses and their numbers.
+    pub addresses: BTreeMap<IpAddr, u32>,
+    /// VIPs: number of the address, port and protocol to service.
+    pub vips: BTreeMap<(u32, u16, u8), u32>,
+    /// Lookup tables by service.
+    pub tables: BTreeMap<u32, Table>,
+    /// Backends by index.
+    pub backends: BTreeMap<u16, Backend>,
+}
+
+impl World {
+    /// Two services over four backends: [`WEB`] on 443/tcp and [`DNS`] on 53/udp, at [`VIP_V4`] and [`VIP_V6`].
+    ///
+    /// The tables have a different backend in neighbouring slots and hints with bits in every position.
+    pub fn new() -> Self {
+        let hint = |slot: u16| slot.wrapping_mul(0x9e37) ^ 0x55aa;
+        let table = |length: u16, shift: u16| Table {
+            tracked: false,
+            slots: (0..length).map(|slot| ((slot + shift) % 4 + 1, hint(slot + shift))).collect(),
+        };
+        Self {
+            addresses: [(VIP_V4.into(), 1), (VIP_V6.into(), 2)].into(),
+            vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
+            tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
+            backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
+        }
+    }
+
+    /// The same with every slot of both services naming one backend.
+    #[must_use]
+    pub fn all_to(mut self, backend: u16, hint: u16) -> Self {
+        for table in self.tables.values_mut() {
+            table.slots.fill((backend, hint));
+        }
+        self
+    }
+
+    /// The same with both services tracked or not.
+    #[must_use]
+    pub fn tracked(mut self, tracked: bool) -> Self {
+        for table in self.tables.values_mut() {
+            table.tracked = tracked;
+        }
+        self
+    }
+
+    /// The same with one backend changed.
+    #[must_use]
+    pub fn with_backend(mut self, index: u16, change: impl FnOnce(&mut Backend)) -> Self {
+        change(self.backends.entry(index).or_insert_with(|| Backend::new(index)));
+        self
+    }
+
+    /// The same without one backend: its index is free.
+    #[must_use]
+    pub fn without_backend(mut self, index: u16) -> Self {
+        self.backends.remove(&index);
+        self
+    }
+
+    /// The same with another MTU towards every backend.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u32) -> Self {
+        for backend in self.backends.values_mut() {
+            backend.next_hop = backend.next_hop.map(|(interface, _)| (interface, mtu));
+        }
+        self
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A frame and what the kernel knows about it beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The bytes, from the Ethernet header.
+    pub bytes: Vec<u8>,
+    /// Payload of each segment of a merged packet, in bytes; 0 when it is not merged.
+    pub segment_size: u32,
+    /// Packets that a merged packet stands for; 0 when the kernel does not say.
+    pub segments: u32,
+    /// Whether a VLAN tag is held beside the bytes.
+    pub vlan: bool,
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, segment_size: 0, segments: 0, vlan: false }
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on untouched, counted under a reason.
+    Pass(Reason),
+    /// It is dropped, counted under a reason.
+    Drop(Reason),
+    /// It is encapsulated.
+    Forward(Forwarded),
+}
+
+/// An encapsulated frame and what it adds to counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The bytes, from the Ethernet header.
+    pub bytes: Vec<u8>,
+    /// Service that it is accounted to.
+    pub service: u32,
+    /// Backend that it goes to.
+    pub backend: u16,
+    /// Packets that it counts as.
+    pub packets: u64,
+    /// Bytes of the client's IP packet.
+    pub length: u64,
+    /// Whether it opens a connection.
+    pub opens: bool,
+}
+
+/// Counters that are not zero.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// By service: packets, bytes, new flows.
+    pub services: BTreeMap<u32, (u64, u64, u64)>,
+    /// By backend: packets, bytes.
+    pub backends: BTreeMap<u16, (u64, u64)>,
+    /// By reason.
+    pub reasons: BTreeMap<Reason, u64>,
+}
+
+impl Counters {
+    /// Adds what an outcome should add.
+    pub fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Pass(reason) | Outcome::Drop(reason) => *self.reasons.entry(*reason).or_default() += 1,
+            Outcome::Forward(forwarded) => {
+                let service = self.services.entry(forwarded.service).or_default();
+                service.0 += forwarded.packets;
+                service.1 += forwarded.length;
+                service.2 += u64::from(forwarded.opens);
+                let backend = self.backends.entry(forwarded.backend).or_default();
+                backend.0 += forwarded.packets;
+                backend.1 += forwarded.length;
+            }
+        }
+    }
+}
+
+/// What a hook did with a frame, as far as it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The frame goes on.
+    Pass,
+    /// The frame is dropped.
+    Drop,
+    /// The frame leaves through an interface.
+    Redirect,
+}
+
+/// What a backend's maps hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Addresses of the host to which encapsulated packets may come.
+    pub local: Vec<IpAddr>,
+    /// VIP addresses that it serves.
+    pub vips: Vec<IpAddr>,
+}
+
+/// Something that runs the balancer's packet path: natively, or a program in the kernel.
+pub trait Balancer {
+    /// Makes the maps hold a world, and nothing that an earlier one held; connections and counters stay.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn configure(&mut self, world: &World) -> anyhow::Result<()>;
+
+    /// Gives it a frame: what it did, and the bytes as it left them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)>;
+
+    /// The counters since the start.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn counters(&self) -> anyhow::Result<Counters>;
+
+    /// Whether it can be told that a frame is merged, or tagged beside its bytes.
+    fn accepts(&self, frame: &Frame) -> bool;
+
+    /// What a frame that is encapsulated looks like from outside.
+    fn forwards_as(&self) -> Action;
+
+    /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the packet lacks a segment type.
+    fn refuses_merged(&self) -> bool;
+}
+
+/// Something that runs the backend's packet path.
+pub trait Decapsulator {
+    /// Makes the maps hold what a host serves.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn configure(&mut self, host: &Host) -> anyhow::Result<()>;
+
+    /// Gives it a frame: what it did, and the bytes as it left them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)>;
+
+    /// Packets and bytes decapsulated, and the reasons that occurred.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)>;
+}

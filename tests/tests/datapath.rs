@@ -1,0 +1,101 @@
+//! The table of packet cases on the packet path in memory, and random frames against an oracle. Needs no privilege.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use sluice_datapath::Reason;
+use sluice_tests::packets::build::Client;
+use sluice_tests::packets::native::{Native, NativeHost};
+use sluice_tests::packets::oracle::Oracle;
+use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
+use sluice_tests::packets::{cases, random};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for case in cases::balancing() {
+        let name = format!("balancer: {}", case.name);
+        trials.push(Trial::test(name, move || report(case.run(&mut Native::default()))));
+    }
+    for case in cases::decapsulating() {
+        let name = format!("backend: {}", case.name);
+        trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
+    }
+    trials.push(Trial::test("the oracle agrees with every row of the table", || {
+        cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))
+    }));
+    trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
+    trials.push(Trial::test("random frames end as the oracle says", random_frames));
+    trials.push(Trial::test("random frames never upset the backend", random_frames_to_the_backend));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
+    outcome.map_err(|error| format!("{error:#}").into())
+}
+
+fn runner() -> TestRunner {
+    TestRunner::new(Config { cases: 20_000, failure_persistence: None, ..Config::default() })
+}
+
+/// The lengths that the kernel's test run does not take.
+fn shortest_frames() -> Result<(), Failed> {
+    let whole = Client::tcp4().frame();
+    let (mut balancer, mut host) = (Native::default(), NativeHost::default());
+    balancer.configure(&World::new())?;
+    host.configure(&random::host())?;
+    for length in 0..cases::SHORTEST {
+        let frame = Frame::from(whole[..length].to_vec());
+        if (balancer.send(&frame)?, host.send(&frame)?)
+            != ((Action::Pass, frame.bytes.clone()), (Action::Pass, frame.bytes))
+        {
+            return Err(format!("{length} bytes do not pass untouched").into());
+        }
+    }
+    let expected = BTreeMap::from([(Reason::Truncated, cases::SHORTEST as u64)]);
+    let reasons = (balancer.counters()?.reasons, host.counters()?.1);
+    if reasons != (expected.clone(), expected) { Err(format!("reasons are {reasons:?}").into()) } else { Ok(()) }
+}
+
+fn random_frames() -> Result<(), Failed> {
+    let world = random::world();
+    let state = RefCell::new((Native::default(), Oracle::default(), Counters::default()));
+    {
+        let (native, oracle, _) = &mut *state.borrow_mut();
+        native.configure(&world)?;
+        oracle.configure(&world);
+    }
+    let tried = runner().run(&random::frame(true), |frame| {
+        let (native, oracle, total) = &mut *state.borrow_mut();
+        let expected = oracle.judge(&frame);
+        cases::send(native, &frame, &expected, total).map_err(|error| TestCaseError::fail(format!("{error:#}")))
+    });
+    tried.map_err(|error| error.to_string())?;
+    random::reached(&state.borrow().2)?;
+    Ok(())
+}
+
+/// Whatever comes, the backend either leaves it alone or takes exactly the outer header off.
+fn random_frames_to_the_backend() -> Result<(), Failed> {
+    let host = RefCell::new(NativeHost::default());
+    host.borrow_mut().configure(&random::host())?;
+    let tried = runner().run(&random::encapsulated(), |frame| {
+        let (_, left) = host.borrow_mut().send(&frame).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let shorter = frame.bytes.len() - left.len();
+        if shorter != 0
+            && (shorter != 20 && shorter != 40 || left[left.len() - 8..] != frame.bytes[frame.bytes.len() - 8..])
+        {
+            return Err(TestCaseError::fail(format!("{:02x?} became {left:02x?}", frame.bytes)));
+        }
+        Ok(())
+    });
+    tried.map_err(|error| error.to_string())?;
+    let ((packets, _), reasons) = host.borrow().counters()?;
+    if packets == 0 || reasons.is_empty() {
+        return Err("no frame was decapsulated, or none was refused: the frames are too dull".into());
+    }
+    Ok(())
+}
