@@ -67,10 +67,12 @@ judge() {
     fi
     printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" >>"$results/tests.tsv"
     printf '  %-12s %s passed, %s failed, %s skipped\n' "$group" "$passed" "$failed" "$skipped"
-    sed -nE 's/^test +([^ ]+) +\.\.\. ignored,? *\(?(.*)/\1\t\2/p' "$results/group" | sed 's/)$//' | while IFS=$'\t' read -r test reason; do
-        printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$results/skipped.tsv"
-        printf '  %-12s skipped %s: %s\n' "" "$test" "$reason"
-    done
+    # The reason stands behind the verdict, or in brackets before the name.
+    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' "$results/group" |
+        while IFS=$'\t' read -r test reason; do
+            printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$results/skipped.tsv"
+            printf '  %-12s skipped %s: %s\n' "" "$test" "$reason"
+        done
     sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' "$results/group" |
         while IFS=$'\t' read -r program instructions verified; do
             printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" >>"$results/programs.tsv"

@@ -56,12 +56,19 @@ skips() {
     awk -F '\t' '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
         FILENAME == ARGV[1] { version[series($1)] = $1; ran[$1, $2] = 1; next }
-        FILENAME == ARGV[2] { print "- " $1 ", " $2 ", `" $3 "`: " $4; next }
+        FILENAME == ARGV[2] { count[$1 ", " $2, $4]++; name[$1 ", " $2, $4] = $3; next }
         /^- / {
             split(substr($1, 3), parts, ", ")
             kernel = parts[1]
             outdated = series(kernel) in version && version[series(kernel)] != kernel
             if (!outdated && !((kernel, parts[2]) in ran)) print
+        }
+        END {
+            for (key in count) {
+                split(key, parts, SUBSEP)
+                which = count[key] == 1 ? "`" name[key] "`" : count[key] " tests"
+                print "- " parts[1] ", " which ": " parts[2]
+            }
         }
     ' "$results/tests.tsv" "$results/skipped.tsv" <(section "Skipped, and why") | sort -V
 }
