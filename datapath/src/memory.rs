@@ -21,12 +21,14 @@ pub struct Buffer<'a> {
     pub segments: u64,
     /// [`Packet::has_vlan`].
     pub vlan: bool,
+    /// The opposite of [`Packet::is_for_this_host`].
+    pub other_host: bool,
 }
 
 impl<'a> Buffer<'a> {
     /// A frame that is neither merged nor tagged.
     pub fn new(bytes: &'a mut Vec<u8>) -> Self {
-        Self { bytes, segment_size: 0, segments: 1, vlan: false }
+        Self { bytes, segment_size: 0, segments: 1, vlan: false, other_host: false }
     }
 }
 
@@ -37,6 +39,10 @@ impl Packet for Buffer<'_> {
 
     fn has_vlan(&self) -> bool {
         self.vlan
+    }
+
+    fn is_for_this_host(&self) -> bool {
+        !self.other_host
     }
 
     fn segment_size(&self) -> usize {

@@ -7,7 +7,7 @@ pub const ETHERNET: usize = 14;
 
 /// An Ethernet frame on its way through a hook.
 ///
-/// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer ([`crate::memory`]). Headers are read by value.
+/// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer (the module `memory`). Headers are read by value.
 /// [`Packet::encapsulate`] and [`Packet::decapsulate`] move the packet, which voids every earlier look at it: they consume the
 /// packet, so that this is a type error and not a rule to remember.
 pub trait Packet: Sized {
@@ -16,6 +16,9 @@ pub trait Packet: Sized {
 
     /// Whether a VLAN tag of the frame is held beside it and not in its bytes.
     fn has_vlan(&self) -> bool;
+
+    /// Whether the frame's link address is this host's, as far as the hook can tell.
+    fn is_for_this_host(&self) -> bool;
 
     /// Bytes of L4 payload of each segment that a merged packet will be cut into; 0 when the packet is not merged.
     fn segment_size(&self) -> usize;

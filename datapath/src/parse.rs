@@ -62,18 +62,19 @@ pub struct Transport {
 ///
 /// # Errors
 ///
-/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::Truncated`].
+/// [`Reason::OtherHost`], [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::Truncated`].
 #[inline(always)]
 pub fn family<P: Packet>(packet: &P) -> Result<Family, Reason> {
     if packet.has_vlan() {
         return Err(Reason::Vlan);
     }
-    match packet.load::<u16>(ETHERNET - 2).ok_or(Reason::Truncated)? {
-        IPV4 => Ok(Family::V4),
-        IPV6 => Ok(Family::V6),
-        VLAN | SERVICE_VLAN => Err(Reason::Vlan),
-        _ => Err(Reason::NotIp),
-    }
+    let family = match packet.load::<u16>(ETHERNET - 2).ok_or(Reason::Truncated)? {
+        IPV4 => Family::V4,
+        IPV6 => Family::V6,
+        VLAN | SERVICE_VLAN => return Err(Reason::Vlan),
+        _ => return Err(Reason::NotIp),
+    };
+    if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
 }
 
 /// The IPv4 header at `offset`, which is a constant wherever the function is called.

@@ -62,6 +62,9 @@ reasons! {
     OtherProtocol = 7, "other_protocol", Pass;
     /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
     NotVipPort = 8, "not_vip_port", Pass;
+    /// Not for this host's link address: the interface is promiscuous, or the frame is a broadcast or multicast. Forwarding it
+    /// would duplicate what its real receiver forwards. Normal while somebody captures packets.
+    OtherHost = 9, "other_host", Pass;
     /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.

@@ -73,6 +73,15 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        /// `PACKET_HOST` of the kernel's `uapi/linux/if_packet.h`.
+        const HOST: u32 = 0;
+
+        // SAFETY: `skb` is the context that the kernel gave.
+        unsafe { (*self.skb).pkt_type == HOST }
+    }
+
+    #[inline(always)]
     fn segment_size(&self) -> usize {
         // SAFETY: `skb` is the context that the kernel gave.
         unsafe { (*self.skb).gso_size as usize }

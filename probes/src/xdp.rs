@@ -58,6 +58,12 @@ impl Packet for XdpPacket {
         false
     }
 
+    /// The kernel has not looked at the link address yet, and the program does not know its interface's.
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn segment_size(&self) -> usize {
         0

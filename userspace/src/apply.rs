@@ -8,8 +8,12 @@ use sluice_datapath::Family;
 use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress};
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
-use crate::bpf::{BalancerMaps, Error};
+use crate::bpf::Error;
 use crate::plan::{Have, HaveBackend, HaveService, NewBackend, REST_SECONDS, Step};
+
+mod maps;
+
+pub use maps::Maps;
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
 
@@ -25,7 +29,7 @@ pub fn now() -> u64 {
 /// # Errors
 ///
 /// [`Error::Read`], [`Error::System`].
-pub fn have(maps: &BalancerMaps) -> Result<Have, Error> {
+pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     let mut have = Have::default();
     let capacities = maps.capacities();
     for index in 1..=u16::try_from(capacities.backends).unwrap_or(u16::MAX) {
@@ -67,12 +71,7 @@ pub fn have(maps: &BalancerMaps) -> Result<Have, Error> {
 /// # Errors
 ///
 /// [`Error`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows it.
-pub fn apply(
-    maps: &mut BalancerMaps,
-    step: &Step,
-    next_hop: &dyn Fn(IpAddr) -> NextHop,
-    now: u64,
-) -> Result<(), Error> {
+pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> NextHop, now: u64) -> Result<(), Error> {
     match step {
         Step::AddBackends(new) => new.iter().try_for_each(|backend| add_backend(maps, backend, next_hop)),
         Step::SetDraining(changed) => changed.iter().try_for_each(|(index, draining)| {
@@ -101,30 +100,31 @@ pub fn apply(
             vips.iter().try_for_each(|key| maps.remove_vip(*key))
         }
         Step::RetireServices(indexes) => indexes.iter().try_for_each(|index| {
-            let rests_until = now.saturating_add(REST_SECONDS * 1_000_000_000);
-            maps.set_service_record(*index, &ServiceRecord { name: Name::NONE, rests_until })?;
-            maps.remove_table(*index)
+            // The record goes last: as long as it names the service, the next daemon knows that this is not done.
+            maps.remove_table(*index)?;
+            maps.set_service_record(*index, &ServiceRecord { name: Name::NONE, rests_until: rests_until(now) })
         }),
         Step::RetireBackends(indexes) => indexes.iter().try_for_each(|index| {
-            let record = maps.backend_record(*index)?;
-            let rests_until = now.saturating_add(REST_SECONDS * 1_000_000_000);
-            maps.set_backend_record(*index, &BackendRecord { name: Name::NONE, draining: 0, rests_until, ..record })?;
             // The incarnation goes first with the entry: what the connection table says of this index counts no more.
             maps.set_backend(*index, &FREE)?;
             for family in [Family::V4, Family::V6] {
                 maps.set_next_hop(NextHop::index(*index, family), NextHop { interface: 0, mtu: 0 })?;
             }
-            Ok(())
+            // The record goes last, as above.
+            let record = maps.backend_record(*index)?;
+            let rests = BackendRecord { name: Name::NONE, draining: 0, rests_until: rests_until(now), ..record };
+            maps.set_backend_record(*index, &rests)
         }),
     }
 }
 
+/// When an index that is freed now may be used again.
+fn rests_until(now: u64) -> u64 {
+    now.saturating_add(REST_SECONDS * 1_000_000_000)
+}
+
 /// The record comes first: if the daemon dies behind it, the next one knows that this incarnation is taken.
-fn add_backend(
-    maps: &mut BalancerMaps,
-    backend: &NewBackend,
-    next_hop: &dyn Fn(IpAddr) -> NextHop,
-) -> Result<(), Error> {
+fn add_backend(maps: &mut impl Maps, backend: &NewBackend, next_hop: &dyn Fn(IpAddr) -> NextHop) -> Result<(), Error> {
     maps.reset_backend_counters(backend.index)?;
     let record = BackendRecord {
         name: name(&backend.name),

@@ -11,15 +11,16 @@ use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
-use crate::bpf::{self, BackendMaps, Program};
+use crate::attachment::Attachment;
+use crate::bpf::{self, BackendMaps, Pins, Program};
 use crate::cli::Backend;
-use crate::config::{self, Config};
-use crate::daemon::{self, Asked, Lock, STATE, Signals};
+use crate::config::{self, Config, Limits};
+use crate::daemon::{self, Asked, Entry, REFRESH, STATE, Signals};
 use crate::failure::Failure;
 use crate::host::{BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6};
 use crate::journal::{Journal, Role};
 use crate::lb::check_interfaces;
-use crate::netlink::{Direction, FilterSpec, Netlink};
+use crate::netlink::{FilterSpec, Netlink};
 use crate::{down, preflight};
 
 /// Priority of the filter, behind the balancer's.
@@ -98,33 +99,47 @@ fn by_address(config: &Config, own: &[IpAddr]) -> Result<usize, anyhow::Error> {
 struct Running {
     instance: String,
     host: Host,
+    pins: Pins,
+    attachment: Attachment,
     /// The decapsulation program, where it is needed.
     program: Option<(Program, BackendMaps)>,
-    vip_capacity: u32,
+    /// Whether that program decapsulates now; tunnel devices may have come since it was loaded.
+    by_program: bool,
+    limits: Limits,
 }
 
 async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
     let netlink = Netlink::connect().map_err(Failure::operation)?;
-    let duty = find(args, &config, &netlink).await?;
+    let mut duty = find(args, &config, &netlink).await?;
     let mut signals = Signals::listen()?;
 
     let instance = config.instance().to_owned();
-    let lock = Lock::take(&instance, Role::Backend)?;
-    let journal = Journal::open(Path::new(STATE), &instance, Role::Backend).map_err(Failure::operation)?;
-    let host = Host::new(netlink, journal);
-    let vip_capacity = config.limits().vips;
-    let mut running = Running { instance: instance.clone(), host, program: None, vip_capacity };
-    running.fulfil(&duty).await?;
+    let entry = Entry::take(&instance, Role::Backend)?;
+    let mut running = match Running::start(netlink, &config, &entry.pins, &duty).await {
+        Ok(running) => running,
+        Err(failure) => return Err(entry.give_up(failure).await),
+    };
     daemon::notify(NotifyState::Ready);
     info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name);
 
+    let mut refresh = tokio::time::interval(REFRESH);
     loop {
-        match signals.next().await {
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            _ = refresh.tick() => {
+                running.watch(&duty).await;
+                continue;
+            }
+        };
+        match asked {
             Asked::End => break,
             Asked::Reload => {
                 daemon::notify(NotifyState::Reloading);
                 match running.reload(args).await {
-                    Ok(duty) => info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name),
+                    Ok(found) => {
+                        duty = found;
+                        info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name);
+                    }
                     Err(failure) => {
                         warn!("reload refused, nothing of it is in force beyond what was logged: {failure}")
                     }
@@ -137,7 +152,7 @@ async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
     if args.ephemeral {
         info!("ending, and with it serving (--ephemeral)");
         drop(running);
-        return down::role(&instance, Role::Backend, Some(lock)).await.map(|_| ());
+        return down::role(&instance, Role::Backend, Some(entry.lock)).await.map(|_| ());
     }
     info!("ending; packets are served until `sluice down --instance {instance}`");
     Ok(())
@@ -152,10 +167,29 @@ async fn find(args: &Backend, config: &Config, netlink: &Netlink) -> Result<Duty
 }
 
 impl Running {
+    async fn start(netlink: Netlink, config: &Config, pins: &Pins, duty: &Duty) -> Result<Self, Failure> {
+        let instance = config.instance().to_owned();
+        let journal = Journal::open(Path::new(STATE), &instance, Role::Backend).map_err(Failure::operation)?;
+        let mut running = Self {
+            host: Host::new(netlink, journal),
+            pins: pins.clone(),
+            attachment: Attachment::new(filter(&instance)),
+            program: None,
+            by_program: false,
+            limits: config.limits(),
+            instance,
+        };
+        running.fulfil(duty).await?;
+        Ok(running)
+    }
+
     async fn reload(&mut self, args: &Backend) -> Result<Duty, Failure> {
         let config = Config::load(&args.config)?;
         if config.instance() != self.instance {
             return Err(Failure::bad_input(anyhow!("the instance cannot change while the daemon runs; restart it")));
+        }
+        if config.limits() != self.limits {
+            return Err(Failure::bad_input(anyhow!("limits cannot change while the daemon runs; restart it")));
         }
         let duty = find(args, &config, self.host.netlink()).await?;
         self.fulfil(&duty).await?;
@@ -194,36 +228,29 @@ impl Running {
         Ok(())
     }
 
+    /// Attaches again where the filter is gone.
+    async fn watch(&mut self, duty: &Duty) {
+        if let Some((program, _)) = self.program.as_ref().filter(|_| self.by_program) {
+            self.attachment.watch(&mut self.host, &duty.interfaces, program).await;
+        }
+    }
+
     /// Attaches the program for what is sent to `local`, its maps filled first; detaches it from where it is not wanted.
     async fn decapsulate(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
-        let spec = filter(&self.instance);
         if !local.is_empty() {
             if self.program.is_none() {
-                let pins = daemon::pins(&self.instance, Role::Backend)?;
-                let program =
-                    bpf::load_backend(&pins, LOCAL_ADDRESSES, self.vip_capacity).map_err(Failure::operation)?;
-                let maps = BackendMaps::open(&pins).map_err(Failure::operation)?;
+                let program = bpf::load_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips);
+                let program = program.map_err(Failure::operation)?;
+                let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 self.program = Some((program, maps));
             }
-            if let Some((program, maps)) = &mut self.program {
+            if let Some((_, maps)) = &mut self.program {
                 maps.set(local, &duty.vips).map_err(Failure::operation)?;
-                for interface in &duty.interfaces {
-                    let attached = self.host.attach(interface, Direction::Ingress, &spec, program.descriptor()).await;
-                    let attached = attached
-                        .with_context(|| format!("cannot attach to {interface}"))
-                        .map_err(Failure::Operation)?;
-                    info!("{interface}: program {attached:?} at TC ingress, priority {PRIORITY}");
-                }
             }
         }
-        for interface in self.host.journal().filtered_interfaces() {
-            if local.is_empty() || !duty.interfaces.contains(&interface) {
-                let detached = self.host.detach(&interface, Direction::Ingress, &spec).await;
-                detached.with_context(|| format!("cannot detach from {interface}")).map_err(Failure::Operation)?;
-                info!("{interface}: program detached");
-            }
-        }
-        Ok(())
+        self.by_program = !local.is_empty();
+        let program = self.program.as_ref().filter(|_| self.by_program).map(|(program, _)| program);
+        self.attachment.ensure(&mut self.host, &duty.interfaces, program).await
     }
 }
 

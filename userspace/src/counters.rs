@@ -8,7 +8,9 @@ use sluice_datapath::{Reason, Verdict};
 use crate::apply;
 use crate::bpf::{BackendMaps, BalancerMaps};
 use crate::cli::{Show, print};
+use crate::daemon::Lock;
 use crate::failure::Failure;
+use crate::journal::Role;
 use crate::report::table;
 use crate::status;
 
@@ -71,7 +73,8 @@ pub struct ServiceCount {
 /// [`Failure::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
 pub fn run(args: &Show) -> Result<(), Failure> {
     let (lb, backend) = status::open(&args.instance)?;
-    if lb.is_none() && backend.is_none() {
+    let served_by_devices = backend.is_none() && Lock::state_exists(&args.instance, Role::Backend);
+    if lb.is_none() && backend.is_none() && !served_by_devices {
         return Err(status::absent(&args.instance));
     }
     let counters = Counters {
@@ -83,7 +86,11 @@ pub fn run(args: &Show) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(&counters).map_err(Failure::operation)?;
         return print(&format!("{json}\n"));
     }
-    print(&text(&counters))
+    print(&text(&counters))?;
+    if served_by_devices {
+        print("\nbackend: tunnel devices decapsulate, and they count: `ip -s link show`\n")?;
+    }
+    Ok(())
 }
 
 fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {

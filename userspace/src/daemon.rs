@@ -1,16 +1,19 @@
 //! What both daemons share: the lock, the log, the signals, the way out.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use crate::bpf::{Pins, bpffs};
+use crate::bpf::{Pins, bpffs, mounted_bpffs};
 use crate::failure::Failure;
 use crate::journal::Role;
 
@@ -24,8 +27,10 @@ pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
 /// Keeps a second daemon away from a role of an instance. The lock ends with the process.
+///
+/// It belongs to the open file (`F_OFD_SETLK`), so that asking for its holder takes nothing from anybody.
 pub(crate) struct Lock {
-    _file: Flock<File>,
+    _file: File,
 }
 
 impl Lock {
@@ -37,42 +42,64 @@ impl Lock {
     pub(crate) fn take(instance: &str, role: Role) -> Result<Self, Failure> {
         let path = Self::path(instance, role);
         let lock = || -> anyhow::Result<Self> {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory)?;
+            loop {
+                if let Some(directory) = path.parent() {
+                    fs::create_dir_all(directory)?;
+                }
+                let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+                let mut file = match opened {
+                    // Whoever held it last has just removed the directory.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    opened => opened?,
+                };
+                match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+                    Ok(_) => {}
+                    Err(Errno::EAGAIN | Errno::EACCES) => {
+                        let mut holder = String::new();
+                        let _ = file.read_to_string(&mut holder);
+                        return Err(anyhow!(
+                            "another daemon already runs `sluice {role}` for the instance {instance:?} (process {}); end it \
+                             first",
+                            holder.trim()
+                        ));
+                    }
+                    Err(errno) => return Err(errno.into()),
+                }
+                // Whoever held it last may have removed the file between our opening and locking it: then this is nobody's lock.
+                let (ours, theirs) = (file.metadata()?, fs::metadata(&path));
+                if !theirs.is_ok_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())) {
+                    continue;
+                }
+                file.set_len(0)?;
+                file.rewind()?;
+                writeln!(file, "{}", std::process::id())?;
+                return Ok(Self { _file: file });
             }
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                anyhow!(
-                    "another daemon already runs `sluice {role}` for the instance {instance:?} (process {}); end it first",
-                    holder.trim()
-                )
-            })?;
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())?;
-            Ok(Self { _file: file })
         };
         lock().with_context(|| format!("cannot lock {}", path.display())).map_err(Failure::Operation)
     }
 
     /// The process that holds the lock of a role, if any.
     pub(crate) fn holder(instance: &str, role: Role) -> Option<u32> {
-        let file = File::open(Self::path(instance, role)).ok()?;
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => None,
-            Err((mut file, _)) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).ok()?;
-                holder.trim().parse().ok()
-            }
+        let mut file = File::open(Self::path(instance, role)).ok()?;
+        let mut asked = whole_file();
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).ok()?;
+        if asked.l_type == libc::F_UNLCK as libc::c_short {
+            return None;
         }
+        let mut holder = String::new();
+        file.read_to_string(&mut holder).ok()?;
+        holder.trim().parse().ok()
     }
 
     /// Whether a role of an instance has state on this host: a journal of what it changed.
     pub(crate) fn state_exists(instance: &str, role: Role) -> bool {
         crate::journal::Journal::path_of(Path::new(STATE), instance, role).exists()
+    }
+
+    /// Whether locking left something behind, held or not.
+    pub(crate) fn exists(instance: &str, role: Role) -> bool {
+        Self::path(instance, role).exists()
     }
 
     /// Removes what locking left behind. The lock must be held.
@@ -87,9 +114,59 @@ impl Lock {
     }
 }
 
-/// The pins of a role of an instance.
+/// An exclusive lock of a file as a whole.
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// The pins of a role of an instance; mounts the BPF file system where it is not.
 pub(crate) fn pins(instance: &str, role: Role) -> Result<Pins, Failure> {
     Ok(Pins::new(&bpffs().map_err(Failure::operation)?, instance, role))
+}
+
+/// The pins of a role of an instance, for those who only look: `None` where no BPF file system is mounted.
+pub(crate) fn mounted_pins(instance: &str, role: Role) -> Result<Option<Pins>, Failure> {
+    Ok(mounted_bpffs().map_err(Failure::operation)?.map(|bpffs| Pins::new(&bpffs, instance, role)))
+}
+
+/// What a daemon holds before it touches anything: the lock, and whether anything of its role was here before.
+pub(crate) struct Entry {
+    /// The instance.
+    pub(crate) instance: String,
+    role: Role,
+    /// The lock of the role.
+    pub(crate) lock: Lock,
+    /// Where its maps are, or will be.
+    pub(crate) pins: Pins,
+    fresh: bool,
+}
+
+impl Entry {
+    /// Takes the lock, unless the pins are of a layout that this binary does not know.
+    pub(crate) fn take(instance: &str, role: Role) -> Result<Self, Failure> {
+        let pins = pins(instance, role)?;
+        pins.check_layout().map_err(Failure::operation)?;
+        let lock = Lock::take(instance, role)?;
+        let fresh = !pins.exist() && !Lock::state_exists(instance, role);
+        Ok(Self { instance: instance.to_owned(), role, lock, pins, fresh })
+    }
+
+    /// Ends a start that failed. What this start made is undone, so that nothing is half done; what was there before, and may
+    /// well forward packets, stays.
+    pub(crate) async fn give_up(self, failure: Failure) -> Failure {
+        if self.fresh
+            && let Err(undo) = crate::down::role(&self.instance, self.role, Some(self.lock)).await
+        {
+            warn!("{undo}");
+        }
+        failure
+    }
 }
 
 /// Starts the log: standard error, one line an event, verbosity by `SLUICE_LOG` (default `info`).

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
+use crate::bpf::Pins;
 use crate::cli::{Down, print};
 use crate::daemon::{self, Lock, STATE};
 use crate::failure::Failure;
@@ -27,19 +28,28 @@ pub fn run(args: &Down) -> Result<(), Failure> {
         }
     }
     let mut found = false;
+    let mut outcome = Ok(());
     for role in [Role::Lb, Role::Backend] {
-        if let Some(report) = daemon::block_on(self::role(&args.instance, role, None))? {
-            found = true;
-            print(&format!("{role}: detached and forgotten\n"))?;
-            for line in report.to_string().lines() {
-                print(&format!("  {line}\n"))?;
+        match daemon::block_on(self::role(&args.instance, role, None)) {
+            Ok(None) => {}
+            Ok(Some(report)) => {
+                found = true;
+                print(&format!("{role}: detached and forgotten\n"))?;
+                for line in report.to_string().lines() {
+                    print(&format!("  {line}\n"))?;
+                }
+            }
+            Err(failure) => {
+                found = true;
+                // One failure is told; calling it again tells the other.
+                outcome = outcome.and(Err(failure));
             }
         }
     }
     if !found {
         print(&format!("nothing to do: the instance {:?} is not on this host\n", args.instance))?;
     }
-    Ok(())
+    outcome
 }
 
 /// Restores what one role of an instance changed; `None` when it is not on this host. Detaches first, then removes the pins: no
@@ -49,18 +59,17 @@ pub fn run(args: &Down) -> Result<(), Failure> {
 ///
 /// [`Failure::Operation`].
 pub(crate) async fn role(instance: &str, role: Role, lock: Option<Lock>) -> Result<Option<UndoReport>, Failure> {
-    let journal = Journal::open_existing(Path::new(STATE), instance, role).map_err(Failure::operation)?;
-    let pins = daemon::pins(instance, role)?;
-    if journal.is_none() && !pins.exist() {
-        if let Some(lock) = lock {
-            lock.remove(instance, role);
-        }
+    let pins = daemon::mounted_pins(instance, role)?;
+    let pinned = pins.as_ref().is_some_and(Pins::exist);
+    // A crash can leave any of these alone, also within `down` itself: each is reason enough to go through all of it.
+    if lock.is_none() && !pinned && !Lock::state_exists(instance, role) && !Lock::exists(instance, role) {
         return Ok(None);
     }
     let lock = match lock {
         Some(lock) => lock,
         None => Lock::take(instance, role)?,
     };
+    let journal = Journal::open_existing(Path::new(STATE), instance, role).map_err(Failure::operation)?;
     let mut report = UndoReport::default();
     if let Some(journal) = journal {
         let netlink = Netlink::connect().map_err(Failure::operation)?;
@@ -72,7 +81,9 @@ pub(crate) async fn role(instance: &str, role: Role, lock: Option<Lock>) -> Resu
             report.to_string().replace('\n', "; ")
         )));
     }
-    pins.remove().map_err(Failure::operation)?;
+    if let Some(pins) = pins {
+        pins.remove().map_err(Failure::operation)?;
+    }
     lock.remove(instance, role);
     Ok(Some(report))
 }

@@ -131,10 +131,53 @@ impl Host {
         let interface = self.netlink.interface(interface).await?;
         let detached = self.netlink.remove_filter(interface.index, direction, spec).await?;
         self.journal.forget(&filter_change(&interface, direction, spec))?;
-        let qdisc = Change::Clsact { interface: interface.name.clone(), index: interface.index };
-        if self.journal.contains(&qdisc) && self.unused(interface.index).await? {
-            self.netlink.remove_clsact(interface.index).await?;
-            self.journal.forget(&qdisc)?;
+        self.remove_unused_clsact(interface.index).await?;
+        Ok(detached)
+    }
+
+    /// The number of the program that our filter runs on one side of an interface; `None` when our filter is not there.
+    ///
+    /// # Errors
+    /// As [`Netlink::interface`] and [`Netlink::filters`].
+    pub async fn attached(
+        &self,
+        interface: &str,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<Option<u32>, HostError> {
+        let index = self.netlink.interface(interface).await?.index;
+        let filters = self.netlink.filters(index, direction).await?;
+        // Programs are numbered from 1.
+        Ok(filters.iter().find(|filter| spec.owns(filter)).map(|filter| filter.program_id.unwrap_or(0)))
+    }
+
+    /// Detaches our program from every interface in the journal that is not to be kept, by the names that they have now; the
+    /// names. An interface that is gone took filter and qdisc with it: they are forgotten.
+    ///
+    /// # Errors
+    /// As [`Self::detach`].
+    pub async fn detach_except(
+        &mut self,
+        direction: Direction,
+        spec: &FilterSpec,
+        keep: &[String],
+    ) -> Result<Vec<String>, HostError> {
+        let mut detached = Vec::new();
+        for change in self.journal.changes().to_vec() {
+            let (Change::Filter { index, .. } | Change::Clsact { index, .. }) = &change else { continue };
+            match self.netlink.interface_at(*index).await? {
+                None => self.journal.forget(&change)?,
+                Some(interface) if keep.contains(&interface.name) => {}
+                Some(interface) => {
+                    if matches!(&change, Change::Filter { direction: side, name, .. } if *side == direction && *name == spec.name)
+                    {
+                        self.netlink.remove_filter(*index, direction, spec).await?;
+                        self.journal.forget(&change)?;
+                        self.remove_unused_clsact(*index).await?;
+                        detached.push(interface.name);
+                    }
+                }
+            }
         }
         Ok(detached)
     }
@@ -228,6 +271,18 @@ impl Host {
         let prefix_len = if address.is_ipv4() { 32 } else { 128 };
         let change = Change::Address { interface: name, index, address, prefix_len };
         Ok((change, index, prefix_len))
+    }
+
+    /// Removes the qdisc of an interface if we made it and nobody uses it.
+    async fn remove_unused_clsact(&mut self, index: u32) -> Result<(), HostError> {
+        let ours = |change: &&Change| matches!(change, Change::Clsact { index: other, .. } if *other == index);
+        if let Some(qdisc) = self.journal.changes().iter().find(ours).cloned()
+            && self.unused(index).await?
+        {
+            self.netlink.remove_clsact(index).await?;
+            self.journal.forget(&qdisc)?;
+        }
+        Ok(())
     }
 
     async fn unused(&self, index: u32) -> Result<bool, HostError> {

@@ -3,7 +3,7 @@
 //! Filling comes before attaching: no packet meets an empty program. Everything that packets need is in the kernel, pinned or
 //! attached, so the daemon may end or die at any time; the next one adopts what is there and changes only what differs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,16 +18,18 @@ use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
 use tracing::{info, warn};
 
+use crate::attachment::Attachment;
 use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program};
 use crate::cli::Lb;
 use crate::config::Config;
-use crate::daemon::{self, Asked, Lock, REFRESH, SETTLE, STATE, Signals};
+use crate::daemon::{self, Asked, Entry, REFRESH, SETTLE, STATE, Signals};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::{Journal, Role};
 use crate::key::HashKey;
-use crate::netlink::{Direction, FilterSpec, Netlink};
+use crate::netlink::{FilterSpec, Netlink};
 use crate::next_hops::NextHops;
+use crate::plan::{Have, Step};
 use crate::want::Want;
 use crate::{apply, down, plan, preflight};
 
@@ -107,6 +109,11 @@ struct Balancer {
     maps: BalancerMaps,
     settings: Settings,
     next_hops: NextHops,
+    /// Warnings about next hops that were said, to say each once.
+    said: BTreeMap<IpAddr, String>,
+    attachment: Attachment,
+    /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
+    complete: bool,
 }
 
 async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
@@ -118,25 +125,23 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     let mut changes = netlink.changes().map_err(Failure::operation)?;
 
     let instance = input.config.instance().to_owned();
-    let lock = Lock::take(&instance, Role::Lb)?;
-    let pins = daemon::pins(&instance, Role::Lb)?;
-    let journal = Journal::open(Path::new(STATE), &instance, Role::Lb).map_err(Failure::operation)?;
-    let settings = input.settings();
-    let program = bpf::load_balancer(&pins, &settings, &input.capacities()).map_err(Failure::operation)?;
-    let maps = BalancerMaps::open(&pins).map_err(Failure::operation)?;
-    let host = Host::new(netlink, journal);
-    let mut balancer = Balancer { input, host, pins, program, maps, settings, next_hops };
-    balancer.start().await?;
+    let entry = Entry::take(&instance, Role::Lb)?;
+    let mut balancer = match Balancer::start(input, netlink, &entry.pins, next_hops).await {
+        Ok(balancer) => balancer,
+        Err(failure) => return Err(entry.give_up(failure).await),
+    };
     daemon::notify(NotifyState::Ready);
     info!("ready: forwarding on {}", balancer.input.interfaces.join(", "));
 
     let mut refresh = tokio::time::interval(REFRESH);
+    let mut hearing = true;
     loop {
         let asked = tokio::select! {
             asked = signals.next() => Some(asked),
-            changed = changes.changed() => {
+            changed = changes.changed(), if hearing => {
                 if let Err(error) = changed {
                     warn!("cannot hear of route changes, so they are looked up every {} s: {error}", REFRESH.as_secs());
+                    hearing = false;
                 }
                 tokio::time::sleep(SETTLE).await;
                 None
@@ -157,7 +162,7 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
             }
             None => {
                 if let Err(failure) = balancer.refresh().await {
-                    warn!("cannot refresh next hops: {failure}");
+                    warn!("cannot refresh, so what was found last stays in use: {failure}");
                 }
             }
         }
@@ -166,7 +171,7 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     if args.ephemeral {
         info!("ending, and with it forwarding (--ephemeral)");
         drop(balancer);
-        return down::role(&instance, Role::Lb, Some(lock)).await.map(|_| ());
+        return down::role(&instance, Role::Lb, Some(entry.lock)).await.map(|_| ());
     }
     info!("ending; packets keep flowing until `sluice down --instance {instance}`");
     Ok(())
@@ -193,41 +198,74 @@ async fn find_next_hops(netlink: &Netlink, input: &Input) -> Result<NextHops, Fa
 }
 
 impl Balancer {
-    /// Fills the maps, then attaches.
-    async fn start(&mut self) -> Result<(), Failure> {
-        let before = self.maps.instance().map_err(Failure::operation)?;
-        let fingerprint = fingerprint(&self.input.key);
-        if before.layout != 0 && before.key_fingerprint != fingerprint {
+    /// Loads, fills the maps, then attaches.
+    async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
+        let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
+        let settings = input.settings();
+        let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
+        let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
+        let before = maps.instance().map_err(Failure::operation)?;
+        if before.layout != 0 && before.key_fingerprint != fingerprint(&input.key) {
             warn!("the hash key is another one than before: flows of untracked services move");
         }
-        let (had, asked) = (self.maps.capacities(), self.input.capacities());
-        if had != asked {
+        if maps.capacities() != input.capacities() {
             warn!(
                 "the maps keep the capacities that they were made with; `sluice down`, then start again, to change limits"
             );
         }
-        self.apply()?;
-        self.attach().await
+        let attachment = Attachment::new(filter(input.config.instance()));
+        let mut balancer = Self {
+            host: Host::new(netlink, journal),
+            pins: pins.clone(),
+            input,
+            program,
+            maps,
+            settings,
+            next_hops,
+            said: BTreeMap::new(),
+            attachment,
+            complete: false,
+        };
+        let (have, steps) = balancer.plan(&balancer.input)?;
+        balancer.apply(&have, &steps)?;
+        balancer.attach().await?;
+        Ok(balancer)
     }
 
-    /// Makes the maps hold what the configuration says.
-    fn apply(&mut self) -> Result<(), Failure> {
-        let want = Want::new(&self.input.config, &Seed::new(self.input.key.table_seed()));
+    /// What the maps hold, and the steps from there to what a configuration says.
+    fn plan(&self, input: &Input) -> Result<(Have, Vec<Step>), Failure> {
+        let want = Want::new(&input.config, &Seed::new(input.key.table_seed()));
         let want = want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)?;
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
         let steps = plan::plan(&have, &want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
-        self.next_hops.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
+        Ok((have, steps))
+    }
+
+    /// Makes the maps hold what the configuration says.
+    fn apply(&mut self, have: &Have, steps: &[Step]) -> Result<(), Failure> {
+        self.complete = false;
+        self.next_hops.refresh(&mut self.maps, have).map_err(Failure::operation)?;
         self.write_down(true)?;
-        for step in &steps {
+        for step in steps {
             info!("{step}");
             apply::apply(&mut self.maps, step, &|address| self.next_hops.towards(address), apply::now())
                 .with_context(|| format!("cannot {step}"))
                 .map_err(Failure::Operation)?;
         }
+        self.warn_of_next_hops();
+        self.write_down(false)?;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Says what is wrong with next hops, each thing once for as long as it lasts.
+    fn warn_of_next_hops(&mut self) {
         for (address, warning) in &self.next_hops.warnings {
-            warn!("backend address {address}: {warning}");
+            if self.said.get(address) != Some(warning) {
+                warn!("backend address {address}: {warning}");
+            }
         }
-        self.write_down(false)
+        self.said.clone_from(&self.next_hops.warnings);
     }
 
     fn write_down(&mut self, changing: bool) -> Result<(), Failure> {
@@ -242,24 +280,9 @@ impl Balancer {
         self.maps.set_instance(&record).map_err(Failure::operation)
     }
 
-    /// Attaches to every interface, or atomically replaces the program there, and detaches from those no longer named.
+    /// Attaches where the program does not run yet, and detaches from interfaces that are no longer named.
     async fn attach(&mut self) -> Result<(), Failure> {
-        let spec = filter(self.input.config.instance());
-        for interface in &self.input.interfaces {
-            let attached = self.host.attach(interface, Direction::Ingress, &spec, self.program.descriptor()).await;
-            let attached =
-                attached.with_context(|| format!("cannot attach to {interface}")).map_err(Failure::Operation)?;
-            info!("{interface}: program {attached:?} at TC ingress, priority {PRIORITY}");
-        }
-        let wanted: BTreeSet<&str> = self.input.interfaces.iter().map(String::as_str).collect();
-        for interface in self.host.journal().filtered_interfaces() {
-            if !wanted.contains(&*interface) {
-                let detached = self.host.detach(&interface, Direction::Ingress, &spec).await;
-                detached.with_context(|| format!("cannot detach from {interface}")).map_err(Failure::Operation)?;
-                info!("{interface}: program detached");
-            }
-        }
-        Ok(())
+        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await
     }
 
     /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
@@ -275,9 +298,12 @@ impl Balancer {
             }
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
-        self.next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        let next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        let (have, steps) = self.plan(&input)?;
+        // Up to here nothing has changed; from here on this configuration counts.
+        self.next_hops = next_hops;
         self.input = input;
-        self.apply()?;
+        self.apply(&have, &steps)?;
         let settings = self.input.settings();
         if settings != self.settings {
             let capacities = self.maps.capacities();
@@ -287,19 +313,21 @@ impl Balancer {
         self.attach().await
     }
 
-    /// Looks routes up again.
+    /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
     async fn refresh(&mut self) -> Result<(), Failure> {
+        self.attachment.watch(&mut self.host, &self.input.interfaces, &self.program).await;
         let found = find_next_hops(self.host.netlink(), &self.input).await?;
         if found != self.next_hops {
             let have = apply::have(&self.maps).map_err(Failure::operation)?;
             let written = found.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
             info!("routes changed: {written} next hops written");
-            for (address, warning) in &found.warnings {
-                if self.next_hops.warnings.get(address) != Some(warning) {
-                    warn!("backend address {address}: {warning}");
-                }
-            }
             self.next_hops = found;
+            self.warn_of_next_hops();
+        }
+        if !self.complete {
+            let (have, steps) = self.plan(&self.input)?;
+            self.apply(&have, &steps)?;
+            info!("completed the change that had failed");
         }
         Ok(())
     }

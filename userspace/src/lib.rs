@@ -1,6 +1,7 @@
 //! Sluice's control plane: from the configuration file to maps, filters and tunnel devices, and back to what `status` shows.
 
 pub mod apply;
+mod attachment;
 pub mod backend;
 pub mod bpf;
 pub mod check;

@@ -4,7 +4,7 @@
 //! before the tables that they used, tables before the backends that they named. After each step every packet still finds a whole
 //! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use sluice_datapath::flow::Port;
 
 use crate::bpf::{Capacities, Table};
 use crate::config::Vip;
-use crate::want::{Want, WantBackend, WantService};
+use crate::want::{Want, WantService};
 
 /// What the maps hold. Indexes that were never used are not listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,14 +199,17 @@ struct Placed {
 /// A backend keeps its index as long as its name and addresses stay; a backend with another address is written at a new index,
 /// since a live entry is never rewritten.
 fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Placed, PlanError> {
-    let known: BTreeMap<&str, u16> =
-        have.backends.iter().filter_map(|(index, has)| Some((has.name.as_deref()?, *index))).collect();
     let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX))
         .filter(|index| have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now));
+    // An interrupted change leaves a name at two indexes, or at one whose entry is not written: only a whole one counts.
+    let whole = have.backends.iter().filter(|(_, has)| has.entry.incarnation != 0);
+    let whole: HashMap<(&str, Address, Address), u16> =
+        whole.filter_map(|(index, has)| Some(((has.name.as_deref()?, has.entry.v4, has.entry.v6), *index))).collect();
     let mut placed = Placed { indexes: Vec::with_capacity(want.backends.len()), new: Vec::new() };
     for backend in &want.backends {
-        let stays = known.get(&*backend.name).filter(|index| same_addresses(&have.backends[index].entry, backend));
-        if let Some(index) = stays {
+        let v4 = backend.v4.map_or(Address::NONE, Address::from);
+        let v6 = backend.v6.map_or(Address::NONE, Address::from);
+        if let Some(index) = whole.get(&(&*backend.name, v4, v6)) {
             placed.indexes.push(*index);
             continue;
         }
@@ -218,21 +221,11 @@ fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<P
         placed.new.push(NewBackend {
             index,
             name: backend.name.clone(),
-            entry: Backend {
-                v4: backend.v4.map_or(Address::NONE, Address::from),
-                v6: backend.v6.map_or(Address::NONE, Address::from),
-                incarnation,
-            },
+            entry: Backend { v4, v6, incarnation },
             draining: backend.draining,
         });
     }
     Ok(placed)
-}
-
-fn same_addresses(entry: &Backend, backend: &WantBackend) -> bool {
-    entry.incarnation != 0
-        && entry.v4 == backend.v4.map_or(Address::NONE, Address::from)
-        && entry.v6 == backend.v6.map_or(Address::NONE, Address::from)
 }
 
 /// The index of each wanted service, in the order of [`Want::services`].
@@ -293,7 +286,8 @@ fn put_and_remove_vips(
         .flat_map(|(index, service)| service.vips.iter().map(|vip| (*vip, *index)))
         .collect();
     let mut numbers = have.addresses.clone();
-    let mut next = numbers.values().copied().max().unwrap_or(0);
+    // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit them with the number.
+    let mut next = numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
     let mut addresses = Vec::new();
     let mut put = Vec::new();
     let mut keys = BTreeSet::new();
@@ -312,17 +306,16 @@ fn put_and_remove_vips(
     let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains(key)).copied().collect();
     let wanted: BTreeSet<IpAddr> = wanted.iter().map(|(vip, _)| vip.address()).collect();
     let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
-    // New ones come before old ones go: for a moment both are there.
     let added = put.iter().filter(|(key, _)| !have.vips.contains_key(key)).count();
-    if have.vips.len() + added > capacity as usize || numbers.len() > capacity as usize {
+    let fits = |vips: usize, addresses: usize| vips.max(addresses) <= capacity as usize;
+    if !fits(keys.len(), wanted.len()) {
         return Err(PlanError::Full { what: "vips", capacity });
     }
-    if !addresses.is_empty() || !put.is_empty() {
-        steps.push(Step::PutVips { addresses, vips: put });
-    }
-    if !vips.is_empty() || !unwanted.is_empty() {
-        steps.push(Step::RemoveVips { vips, addresses: unwanted });
-    }
+    // No packet needs both the new ones and those that go, so which come first is a matter of room.
+    let together = fits(have.vips.len() + added, numbers.len());
+    let put = (!addresses.is_empty() || !put.is_empty()).then_some(Step::PutVips { addresses, vips: put });
+    let remove = (!vips.is_empty() || !unwanted.is_empty()).then_some(Step::RemoveVips { vips, addresses: unwanted });
+    steps.extend(if together { [put, remove] } else { [remove, put] }.into_iter().flatten());
     Ok(())
 }
 

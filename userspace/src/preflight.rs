@@ -22,7 +22,17 @@ pub fn check() -> Result<(), Failure> {
     let system = nix::sys::utsname::uname().map_err(io::Error::from).map_err(Failure::operation)?;
     check_kernel(&system.release().to_string_lossy()).map_err(Failure::Operation)?;
     let status = std::fs::read_to_string("/proc/self/status").map_err(Failure::operation)?;
-    check_capabilities(&status).map_err(Failure::Operation)
+    check_capabilities(&status, &[NET_ADMIN, SYS_ADMIN]).map_err(Failure::Operation)
+}
+
+/// Checks that this process may read the maps.
+///
+/// # Errors
+///
+/// [`Failure::Operation`] with what is missing and the remedy.
+pub fn check_reading() -> Result<(), Failure> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(Failure::operation)?;
+    check_capabilities(&status, &[SYS_ADMIN]).map_err(Failure::Operation)
 }
 
 fn check_kernel(release: &str) -> anyhow::Result<()> {
@@ -41,13 +51,13 @@ fn check_kernel(release: &str) -> anyhow::Result<()> {
 }
 
 /// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by id take.
-fn check_capabilities(status: &str) -> anyhow::Result<()> {
+fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
         .ok_or_else(|| anyhow!("cannot tell this process's capabilities from /proc/self/status"))?;
-    for (bit, name) in [NET_ADMIN, SYS_ADMIN] {
+    for (bit, name) in needed {
         if effective & (1 << bit) == 0 {
             bail!("this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)");
         }
@@ -58,6 +68,8 @@ fn check_capabilities(status: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOTH: [(u32, &str); 2] = [NET_ADMIN, SYS_ADMIN];
 
     #[test]
     fn an_old_kernel_is_refused_with_the_feature_it_lacks() {
@@ -73,10 +85,12 @@ mod tests {
 
     #[test]
     fn a_missing_capability_is_named() {
-        assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n").is_ok());
+        assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n", &BOTH).is_ok());
         let without_net_admin = format!("CapEff:\t{:016x}\n", !(1_u64 << 12));
-        assert!(check_capabilities(&without_net_admin).unwrap_err().to_string().contains("CAP_NET_ADMIN"));
-        assert!(check_capabilities("CapEff:\t0000000000001000\n").unwrap_err().to_string().contains("CAP_SYS_ADMIN"));
-        assert!(check_capabilities("Name:\tsluice\n").is_err());
+        assert!(check_capabilities(&without_net_admin, &BOTH).unwrap_err().to_string().contains("CAP_NET_ADMIN"));
+        assert!(
+            check_capabilities("CapEff:\t0000000000001000\n", &BOTH).unwrap_err().to_string().contains("CAP_SYS_ADMIN")
+        );
+        assert!(check_capabilities("Name:\tsluice\n", &BOTH).is_err());
     }
 }

@@ -31,7 +31,7 @@ mod tests {
         let rows = [["web".to_owned(), "5".to_owned()], ["dns-long".to_owned(), "12345".to_owned()]];
         assert_eq!(
             table(["name", "packets"], &[1], rows),
-            " name       packets\n web              5\n dns-long     12345\n"
+            " name      packets\n web             5\n dns-long    12345\n"
         );
     }
 }

@@ -9,13 +9,14 @@ use sluice_datapath::entries::{NextHop, VipKey};
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
-use crate::bpf::{BackendMaps, BalancerMaps};
+use crate::bpf::{BackendMaps, BalancerMaps, Pins};
 use crate::cli::{Show, print};
 use crate::config::{Protocol, Vip};
 use crate::daemon::{self, Lock};
 use crate::failure::Failure;
 use crate::journal::Role;
 use crate::plan::Have;
+use crate::preflight;
 use crate::report::table;
 
 /// The state of an instance on this host.
@@ -105,10 +106,10 @@ pub fn run(args: &Show) -> Result<(), Failure> {
 
 /// Opens what is there of an instance: the maps of its roles.
 pub(crate) fn open(instance: &str) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), Failure> {
-    let pins = daemon::pins(instance, Role::Lb)?;
-    let lb = if pins.exist() { Some(BalancerMaps::open(&pins).map_err(Failure::operation)?) } else { None };
-    let pins = daemon::pins(instance, Role::Backend)?;
-    let backend = if pins.exist() { Some(BackendMaps::open(&pins).map_err(Failure::operation)?) } else { None };
+    preflight::check_reading()?;
+    let pins = |role| Ok::<_, Failure>(daemon::mounted_pins(instance, role)?.filter(Pins::exist));
+    let lb = pins(Role::Lb)?.map(|pins| BalancerMaps::open(&pins)).transpose().map_err(Failure::operation)?;
+    let backend = pins(Role::Backend)?.map(|pins| BackendMaps::open(&pins)).transpose().map_err(Failure::operation)?;
     Ok((lb, backend))
 }
 

@@ -142,8 +142,10 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn version_and_help_are_answers_not_errors() {
     let directory = tempfile::tempdir().unwrap();
-    let version = sluice(directory.path(), &["--version"]);
+    let version = sluice(directory.path(), &["-V"]);
     assert_eq!(version.stdout, format!("sluice {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    let version = String::from_utf8(sluice(directory.path(), &["--version"]).stdout).unwrap();
+    assert!(version.contains("programs for the kernel built by ") && version.lines().count() == 2, "{version}");
     for args in [["--version"], ["--help"]] {
         let output = sluice(directory.path(), &args);
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

@@ -28,21 +28,6 @@ macro_rules! tests {
     };
 }
 
-/// What a test returns: nothing, or that this kernel cannot run it.
-struct Verdict(Completion);
-
-impl From<()> for Verdict {
-    fn from((): ()) -> Self {
-        Self(Completion::Completed)
-    }
-}
-
-impl From<Completion> for Verdict {
-    fn from(completion: Completion) -> Self {
-        Self(completion)
-    }
-}
-
 tests! {
     socket:
         interfaces_are_described_and_a_missing_one_is_told_with_those_that_exist,

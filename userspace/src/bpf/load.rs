@@ -41,6 +41,19 @@ impl Program {
         }
     }
 
+    /// The kernel's number of the program, as a filter that runs it tells it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Load`] when the kernel does not tell.
+    pub fn id(&self) -> Result<u32, Error> {
+        let info = match self.ebpf.program(self.name) {
+            Some(program) => program.info(),
+            None => unreachable!("a program is made from an object that has it loaded"),
+        };
+        info.map(|info| info.id()).map_err(|source| Error::Load { program: self.name, source })
+    }
+
     /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.
     ///
     /// `context` is the `__sk_buff` that the program finds, as far as the kernel accepts it; empty for none. Redirects happen on

@@ -17,7 +17,7 @@ pub use error::Error;
 pub use load::{
     Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp, programs_built_by,
 };
-pub use pins::{Pins, bpffs};
+pub use pins::{Pins, bpffs, mounted_bpffs};
 
 use sluice_datapath::Plain;
 

@@ -17,15 +17,24 @@ use crate::journal::Role;
 /// [`Error::System`] when it cannot be mounted.
 pub fn bpffs() -> Result<PathBuf, Error> {
     let system = |source| Error::System { what: "mount the BPF file system at /sys/fs/bpf".to_owned(), source };
-    let mounts = fs::read_to_string("/proc/self/mounts").map_err(system)?;
-    // The last mount on a path hides the earlier ones; a path is listed in the order in which it was mounted.
-    if let Some(path) = mounted(&mounts) {
+    if let Some(path) = mounted_bpffs()? {
         return Ok(path);
     }
     let path = PathBuf::from("/sys/fs/bpf");
     mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>)
         .map_err(|errno| system(io::Error::from(errno)))?;
     Ok(path)
+}
+
+/// Where the BPF file system is mounted, if it is: for those who only look.
+///
+/// # Errors
+///
+/// [`Error::System`] when the mounts cannot be read.
+pub fn mounted_bpffs() -> Result<Option<PathBuf>, Error> {
+    let mounts = fs::read_to_string("/proc/self/mounts")
+        .map_err(|source| Error::System { what: "read /proc/self/mounts".to_owned(), source })?;
+    Ok(mounted(&mounts))
 }
 
 /// The mount point of a BPF file system in the text of `/proc/self/mounts`, the usual place first.
@@ -97,7 +106,12 @@ impl Pins {
         Err(Error::Absent { role: self.role.as_str(), instance: self.instance.clone(), path: directory })
     }
 
-    fn check_layout(&self) -> Result<(), Error> {
+    /// Checks that no pins of this role are there in a layout that this binary does not know.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Layout`].
+    pub fn check_layout(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             let found = entry.file_name().to_string_lossy().into_owned();
             if found != LAYOUT_VERSION.to_string() && entry.path().join(self.role.as_str()).is_dir() {

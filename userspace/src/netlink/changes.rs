@@ -1,4 +1,4 @@
-//! "Something about links, addresses, routes or rules has changed": when to look routes up again.
+//! "Something about links, addresses, routes, rules or filters has changed": when to look again.
 
 use std::io;
 
@@ -8,8 +8,8 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::Error;
 
-/// What can move a route or the device it leads through.
-const GROUPS: [MulticastGroup; 8] = [
+/// What can move a route or the device it leads through, and what can take a filter away.
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -18,6 +18,7 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
     MulticastGroup::Nexthop,
+    MulticastGroup::Tc,
 ];
 
 /// A receiver of change notifications.

@@ -1,1 +1,241 @@
+//! Plans by sentence; what holds for every sequence of changes is in `sequences`.
 
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::config::Protocol;
+use crate::want::WantBackend;
+
+mod model;
+mod sequences;
+
+use model::Model;
+
+const SECOND: u64 = 1_000_000_000;
+
+const CAPACITIES: Capacities = Capacities { services: 3, backends: 4, vips: 4, connections: 1024 };
+
+fn backend(name: &str, last: u8) -> WantBackend {
+    WantBackend { name: name.to_owned(), v4: Some(Ipv4Addr::new(10, 0, 0, last)), v6: None, draining: false }
+}
+
+fn vip(last: u8, port: u16) -> Vip {
+    Vip::new(Ipv4Addr::new(203, 0, 113, last).into(), port, Protocol::Tcp).unwrap()
+}
+
+fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
+    let digest = owners.iter().fold(0, |digest: u64, owner| digest * 31 + *owner as u64 + 1);
+    WantService { name: name.to_owned(), vips: vips.to_vec(), tracked: false, owners: owners.to_vec(), digest }
+}
+
+/// `web` on 203.0.113.1:80 over the backends `a` and `b`.
+fn web() -> Want {
+    Want { backends: vec![backend("a", 1), backend("b", 2)], services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])] }
+}
+
+/// Plans and applies; the steps that it took.
+fn reach(model: &mut Model, want: &Want) -> Vec<Step> {
+    let steps = model.plan(want).unwrap();
+    model.begin(want);
+    for step in &steps {
+        model.apply(step).unwrap();
+    }
+    model.check_reached(want);
+    steps
+}
+
+fn reached(want: &Want) -> Model {
+    let mut model = Model::new(CAPACITIES);
+    reach(&mut model, want);
+    model
+}
+
+#[test]
+fn a_first_plan_adds_backends_then_tables_then_vips() {
+    let mut model = Model::new(CAPACITIES);
+    let steps = reach(&mut model, &web());
+    let [Step::AddBackends(backends), Step::ReplaceTables(tables), Step::PutVips { addresses, vips }] = &steps[..]
+    else {
+        panic!("{steps:?}");
+    };
+    let places: Vec<_> = backends.iter().map(|new| (new.index, &*new.name, new.entry.incarnation)).collect();
+    assert_eq!(places, [(1, "a", 1), (2, "b", 1)]);
+    assert_eq!((tables[0].service, tables[0].created, tables[0].table.generation), (1, true, 1));
+    let firsts: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.first).collect();
+    assert_eq!(firsts, [1, 2, 1]);
+    assert_eq!((&addresses[..], vips.len()), (&[(vip(1, 80).address(), 1)][..], 1));
+}
+
+#[test]
+fn there_is_nothing_to_do_when_nothing_differs() {
+    let model = reached(&web());
+    assert_eq!(model.plan(&web()).unwrap(), []);
+    // The order in which backends and services are listed is no difference.
+    let mut turned = web();
+    turned.backends.reverse();
+    turned.services[0] = WantService { owners: vec![1, 0, 1], ..turned.services[0].clone() };
+    assert_eq!(model.plan(&turned).unwrap(), []);
+}
+
+#[test]
+fn an_added_backend_comes_before_the_table_that_names_it_and_a_removed_one_goes_after() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends.push(backend("c", 3));
+    want.services[0] = service("web", &[vip(1, 80)], &[0, 1, 2]);
+    let steps = reach(&mut model, &want);
+    assert!(
+        matches!(&steps[..], [Step::AddBackends(new), Step::ReplaceTables(tables)]
+        if new.len() == 1 && new[0].index == 3 && tables[0].table.generation == 2 && !tables[0].created),
+        "{steps:?}"
+    );
+    let steps = reach(&mut model, &web());
+    assert!(matches!(&steps[..], [Step::ReplaceTables(_), Step::RetireBackends(gone)] if gone == &[3]), "{steps:?}");
+}
+
+#[test]
+fn a_changed_address_gets_a_new_index_since_live_entries_are_not_rewritten() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends[1] = backend("b", 9);
+    let steps = reach(&mut model, &want);
+    assert!(
+        matches!(&steps[..], [Step::AddBackends(new), Step::ReplaceTables(_), Step::RetireBackends(gone)]
+        if new[0].index == 3 && new[0].name == "b" && gone == &[2]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_renamed_backend_is_another_backend() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends[1].name = "c".to_owned();
+    let steps = reach(&mut model, &want);
+    assert!(
+        matches!(&steps[..], [Step::AddBackends(new), Step::ReplaceTables(_), Step::RetireBackends(gone)]
+        if new[0].name == "c" && gone == &[2]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_drained_backend_keeps_its_index_and_loses_its_slots() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends[1].draining = true;
+    want.services[0] = service("web", &[vip(1, 80)], &[0, 0, 0]);
+    let steps = reach(&mut model, &want);
+    assert!(matches!(&steps[..], [Step::SetDraining(changed), Step::ReplaceTables(_)] if changed == &[(2, true)]));
+}
+
+#[test]
+fn a_vip_moves_to_another_service_in_place() {
+    let mut want = web();
+    want.services.push(service("other", &[vip(2, 80)], &[1]));
+    let mut model = reached(&want);
+    want.services[0].vips.clear();
+    want.services[1].vips.push(vip(1, 80));
+    let steps = reach(&mut model, &want);
+    let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
+    assert_eq!(steps, [Step::PutVips { addresses: vec![], vips: vec![(key, 2)] }]);
+}
+
+#[test]
+fn a_removed_service_loses_its_vips_before_its_table_and_its_table_before_its_backends() {
+    let mut model = reached(&web());
+    let steps = reach(&mut model, &Want { backends: vec![], services: vec![] });
+    assert!(
+        matches!(&steps[..], [Step::RemoveVips { vips, addresses }, Step::RetireServices(services),
+        Step::RetireBackends(backends)] if vips.len() == 1 && addresses.len() == 1 && services == &[1] && backends == &[1, 2]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_freed_index_rests_and_its_incarnation_counts_up() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends[1].name = "c".to_owned();
+    reach(&mut model, &want);
+    model.now += REST_SECONDS * SECOND - 1;
+    want.backends[1].name = "d".to_owned();
+    let steps = reach(&mut model, &want);
+    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (4, 1)));
+    model.now += 1;
+    want.backends[1].name = "e".to_owned();
+    let steps = reach(&mut model, &want);
+    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (2, 2)));
+}
+
+#[test]
+fn an_incarnation_that_overflows_skips_the_one_that_means_free() {
+    let mut have = Have::default();
+    let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
+    let has = HaveBackend { name: None, entry, incarnation: u32::MAX, draining: false, rests_until: 0 };
+    have.backends.insert(1, has);
+    let steps = plan(&have, &web(), CAPACITIES, 0).unwrap();
+    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (1, 1)));
+}
+
+#[test]
+fn what_does_not_fit_is_said_with_the_limit_to_raise() {
+    let model = Model::new(CAPACITIES);
+    let full = |want: &Want| model.plan(want).unwrap_err();
+    let mut want = web();
+    want.backends = (1..=5).map(|i| backend(&format!("b{i}"), i)).collect();
+    assert_eq!(full(&want), PlanError::Full { what: "backends", capacity: 4 });
+    let mut want = web();
+    want.services = (1..=4).map(|i| service(&format!("s{i}"), &[vip(i, 80)], &[0])).collect();
+    assert_eq!(full(&want), PlanError::Full { what: "services", capacity: 3 });
+    let mut want = web();
+    want.services[0].vips = (1..=5).map(|port| vip(1, port)).collect();
+    assert_eq!(full(&want), PlanError::Full { what: "vips", capacity: 4 });
+    assert!(full(&want).to_string().contains("limits.vips"));
+}
+
+#[test]
+fn vips_can_be_replaced_although_old_and_new_do_not_fit_together() {
+    let mut want = web();
+    want.services[0].vips = (1..=4).map(|last| vip(last, 80)).collect();
+    let mut model = reached(&want);
+    want.services[0].vips = (3..=6).map(|last| vip(last, 80)).collect();
+    let steps = reach(&mut model, &want);
+    assert!(matches!(&steps[..], [Step::RemoveVips { .. }, Step::PutVips { .. }]), "{steps:?}");
+}
+
+#[test]
+fn vips_left_by_a_crash_never_serve_an_address_that_comes_later() {
+    let mut model = Model::new(CAPACITIES);
+    let steps = model.plan(&web()).unwrap();
+    model.begin(&web());
+    for step in &steps[..2] {
+        model.apply(step).unwrap();
+    }
+    // The daemon dies after the VIP and before its address; the configuration is changed before it starts again.
+    model.writes_left = Some(1);
+    model.apply(&steps[2]).unwrap_err();
+    model.writes_left = None;
+    let mut want = web();
+    want.services[0].vips = vec![vip(7, 443)];
+    let steps = reach(&mut model, &want);
+    assert!(
+        steps.iter().any(|step| matches!(step, Step::PutVips { addresses, .. } if addresses[0].1 == 2)),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_backend_half_written_by_a_crash_does_not_displace_the_one_in_use() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.backends[1] = backend("b", 9);
+    let steps = model.plan(&want).unwrap();
+    model.begin(&want);
+    // The counters and the record of the new index are written, the entry is not.
+    model.writes_left = Some(2);
+    model.apply(&steps[0]).unwrap_err();
+    model.writes_left = None;
+    let steps = reach(&mut model, &web());
+    assert_eq!(steps, [Step::RetireBackends(vec![3])]);
+}

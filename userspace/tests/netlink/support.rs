@@ -20,11 +20,26 @@ use sluice::netlink::{FilterSpec, Netlink};
 /// How long one test may take: generous, for emulated machines.
 const TEST_WITHIN: Duration = Duration::from_secs(300);
 
+/// What a test returns: nothing, or that this kernel cannot run it.
+pub(crate) struct Verdict(Completion);
+
+impl From<()> for Verdict {
+    fn from((): ()) -> Self {
+        Self(Completion::Completed)
+    }
+}
+
+impl From<Completion> for Verdict {
+    fn from(completion: Completion) -> Self {
+        Self(completion)
+    }
+}
+
 /// Runs a test on a thread of its own in a network namespace of its own, which vanishes with the thread.
 pub(crate) fn in_namespace<F, R>(test: F) -> Result<Completion, Failed>
 where
     F: FnOnce() -> R + Send + 'static,
-    R: Future<Output = crate::Verdict>,
+    R: Future<Output = Verdict>,
 {
     let (done, result) = mpsc::channel();
     thread::spawn(move || {

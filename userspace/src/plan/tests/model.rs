@@ -1,0 +1,281 @@
+//! A model of the maps that checks, after every single write, what packets rely on.
+
+use std::io;
+
+use sluice_datapath::entries::{NextHop, Vip as VipEntry, VipAddress};
+use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
+
+use super::*;
+use crate::apply::{self, Maps};
+use crate::bpf::Error;
+
+const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
+const NO_BACKEND: BackendRecord = BackendRecord { name: Name::NONE, rests_until: 0, incarnation: 0, draining: 0 };
+const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, rests_until: 0 };
+
+/// An address, a port and a protocol's number: what a packet says.
+type Aim = (IpAddr, u16, u8);
+
+/// The maps, and what must hold while one wanted state is being reached.
+pub(super) struct Model {
+    capacities: Capacities,
+    addresses: BTreeMap<IpAddr, u32>,
+    vips: BTreeMap<VipKey, u32>,
+    tables: BTreeMap<u32, Table>,
+    backends: BTreeMap<u16, Backend>,
+    next_hops: BTreeMap<u32, NextHop>,
+    backend_records: BTreeMap<u16, BackendRecord>,
+    service_records: BTreeMap<u32, ServiceRecord>,
+    /// The clock, nanoseconds since boot.
+    pub(super) now: u64,
+    /// How many more writes succeed before the daemon dies; `None` for all.
+    pub(super) writes_left: Option<usize>,
+    /// What packets found when this change began and should still find when it ends.
+    stays: BTreeSet<Aim>,
+    /// All that packets may find during this change.
+    allowed: BTreeSet<Aim>,
+}
+
+impl Model {
+    pub(super) fn new(capacities: Capacities) -> Self {
+        Self {
+            capacities,
+            addresses: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            backend_records: BTreeMap::new(),
+            service_records: BTreeMap::new(),
+            now: 1,
+            writes_left: None,
+            stays: BTreeSet::new(),
+            allowed: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn plan(&self, want: &Want) -> Result<Vec<Step>, PlanError> {
+        plan(&apply::have(self).unwrap(), want, self.capacities, self.now)
+    }
+
+    /// From now on the maps are on their way from what they hold to `want`.
+    pub(super) fn begin(&mut self, want: &Want) {
+        let found = self.found();
+        let wanted = aims(want);
+        self.stays = found.intersection(&wanted).copied().collect();
+        self.allowed = found.union(&wanted).copied().collect();
+    }
+
+    pub(super) fn apply(&mut self, step: &Step) -> Result<(), Error> {
+        let now = self.now;
+        apply::apply(self, step, &|_| NextHop { interface: 1, mtu: 1520 }, now)
+    }
+
+    /// Everything that packets find: the address, then the port.
+    fn found(&self) -> BTreeSet<Aim> {
+        let vips = self.vips.keys().flat_map(|key| {
+            let addresses = self.addresses.iter().filter(|(_, id)| **id == key.address);
+            addresses.map(|(address, _)| (*address, key.port.number(), key.protocol))
+        });
+        vips.collect()
+    }
+
+    /// One write: the daemon may have died before it. What packets rely on is checked after it.
+    fn write(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), Error> {
+        match &mut self.writes_left {
+            Some(0) => {
+                return Err(Error::System { what: "go on".to_owned(), source: io::ErrorKind::Interrupted.into() });
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        write(self);
+        self.check();
+        Ok(())
+    }
+
+    fn check(&self) {
+        let found = self.found();
+        assert!(self.stays.is_subset(&found), "a VIP that stays is gone: {:?} of {found:?}", self.stays);
+        assert!(found.is_subset(&self.allowed), "{found:?} are VIPs, only {:?} may be", self.allowed);
+        let mut numbers: Vec<_> = self.addresses.values().collect();
+        numbers.sort();
+        numbers.dedup();
+        assert_eq!(numbers.len(), self.addresses.len(), "two addresses share a number: {:?}", self.addresses);
+        let live: BTreeSet<u32> = self.addresses.values().copied().collect();
+        for (key, service) in self.vips.iter().filter(|(key, _)| live.contains(&key.address)) {
+            let table = self.tables.get(service).unwrap_or_else(|| panic!("{key:?} leads to no table"));
+            assert!(!table.slots.is_empty() && table.slots.len() == table.head.slots as usize);
+            for slot in &table.slots {
+                let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
+                let record = self.backend_records.get(&slot.first).unwrap_or(&NO_BACKEND);
+                assert!(entry.incarnation != 0, "a slot names index {}, which is free", slot.first);
+                assert_eq!(entry.incarnation, record.incarnation, "incarnations of index {} differ", slot.first);
+                assert!(!record.name.as_str().is_empty(), "index {} is in use without a name", slot.first);
+                assert!(self.next_hops.contains_key(&NextHop::index(slot.first, sluice_datapath::Family::V4)));
+            }
+        }
+        assert!(self.vips.len() <= self.capacities.vips as usize);
+        assert!(self.addresses.len() <= self.capacities.vips as usize);
+    }
+
+    /// The name and address behind an index.
+    fn who(&self, index: u16) -> (String, Address) {
+        let name = self.backend_records.get(&index).unwrap_or(&NO_BACKEND).name;
+        (name.as_str().to_owned(), self.backends.get(&index).unwrap_or(&FREE).v4)
+    }
+
+    /// Checks that the maps hold `want`, all of it and nothing else.
+    pub(super) fn check_reached(&self, want: &Want) {
+        assert_eq!(self.plan(want), Ok(vec![]), "nothing is left to do");
+        assert_eq!(self.found(), aims(want));
+        assert_eq!(self.vips.len(), aims(want).len());
+        let addresses: BTreeSet<_> = aims(want).into_iter().map(|(address, _, _)| address).collect();
+        assert_eq!(self.addresses.keys().copied().collect::<BTreeSet<_>>(), addresses);
+        for service in &want.services {
+            let records = self.service_records.iter().filter(|(_, record)| record.name.as_str() == service.name);
+            let [(index, _)] = records.collect::<Vec<_>>()[..] else { panic!("{} is not there once", service.name) };
+            let table = &self.tables[index];
+            let owners: Vec<_> = table.slots.iter().map(|slot| self.who(slot.first)).collect();
+            let wanted = service.owners.iter().map(|owner| {
+                let backend = &want.backends[*owner];
+                (backend.name.clone(), backend.v4.map_or(Address::NONE, Address::from))
+            });
+            assert_eq!(owners, wanted.collect::<Vec<_>>());
+            assert_eq!((table.head.tracked, table.digest), (service.tracked, service.digest));
+            for vip in &service.vips {
+                let key = VipKey::new(self.addresses[&vip.address()], Port::new(vip.port()), vip.protocol().number());
+                assert_eq!(self.vips[&key], *index, "{vip} leads to its service");
+            }
+        }
+        assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
+        let live: BTreeMap<_, _> = self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
+        let mut found: Vec<_> =
+            live.keys().map(|index| (self.who(**index), self.backend_records[index].draining != 0)).collect();
+        let mut wanted: Vec<_> = want
+            .backends
+            .iter()
+            .map(|b| ((b.name.clone(), b.v4.map_or(Address::NONE, Address::from)), b.draining))
+            .collect();
+        found.sort_by(|a, b| a.0.0.cmp(&b.0.0));
+        wanted.sort_by(|a, b| a.0.0.cmp(&b.0.0));
+        assert_eq!(found, wanted);
+    }
+}
+
+fn aims(want: &Want) -> BTreeSet<Aim> {
+    let vips = want.services.iter().flat_map(|service| &service.vips);
+    vips.map(|vip| (vip.address(), vip.port(), vip.protocol().number())).collect()
+}
+
+impl Maps for Model {
+    fn vip_addresses(&self) -> Result<BTreeMap<IpAddr, VipAddress>, Error> {
+        Ok(self.addresses.iter().map(|(address, id)| (*address, VipAddress { id: *id })).collect())
+    }
+
+    fn put_vip_address(&mut self, address: IpAddr, value: VipAddress) -> Result<(), Error> {
+        assert_ne!(value.id, 0, "0 means nothing");
+        self.write(|model| _ = model.addresses.insert(address, value.id))
+    }
+
+    fn remove_vip_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        self.write(|model| _ = model.addresses.remove(&address))
+    }
+
+    fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Error> {
+        Ok(self.vips.iter().map(|(key, service)| (*key, VipEntry { service: *service })).collect())
+    }
+
+    fn put_vip(&mut self, key: VipKey, vip: VipEntry) -> Result<(), Error> {
+        assert_ne!(vip.service, 0, "0 means nothing");
+        self.write(|model| _ = model.vips.insert(key, vip.service))
+    }
+
+    fn remove_vip(&mut self, key: VipKey) -> Result<(), Error> {
+        self.write(|model| _ = model.vips.remove(&key))
+    }
+
+    fn table(&self, service: u32) -> Result<Option<Table>, Error> {
+        Ok(self.tables.get(&service).cloned())
+    }
+
+    /// A batch is not atomic as a whole: each swap is a write of its own.
+    fn replace_tables(&mut self, tables: &[(u32, &Table)]) -> Result<(), Error> {
+        for (service, table) in tables {
+            assert!((1..=self.capacities.services).contains(service));
+            if let Some(old) = self.tables.get(service) {
+                assert_eq!(table.generation, old.generation.wrapping_add(1), "generations count up");
+                for (before, after) in old.slots.iter().zip(&table.slots) {
+                    if self.who(before.first) == self.who(after.first) {
+                        assert_eq!(before, after, "a slot of an untouched backend moved");
+                    }
+                }
+            }
+            self.write(|model| _ = model.tables.insert(*service, (*table).clone()))?;
+        }
+        Ok(())
+    }
+
+    fn remove_table(&mut self, service: u32) -> Result<(), Error> {
+        assert!(!self.vips.values().any(|used| *used == service), "a VIP leads to the table that goes");
+        self.write(|model| _ = model.tables.remove(&service))
+    }
+
+    fn backend(&self, index: u16) -> Result<Backend, Error> {
+        Ok(self.backends.get(&index).copied().unwrap_or(FREE))
+    }
+
+    fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
+        assert!((1..=self.capacities.backends).contains(&u32::from(index)));
+        let named = self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
+        assert!(!named, "index {index} is written while a slot names it");
+        let live = self.backend(index)?.incarnation != 0;
+        assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
+        self.write(|model| _ = model.backends.insert(index, *backend))
+    }
+
+    fn set_next_hop(&mut self, index: u32, next_hop: NextHop) -> Result<(), Error> {
+        self.write(|model| _ = model.next_hops.insert(index, next_hop))
+    }
+
+    fn backend_record(&self, index: u16) -> Result<BackendRecord, Error> {
+        Ok(self.backend_records.get(&index).copied().unwrap_or(NO_BACKEND))
+    }
+
+    fn set_backend_record(&mut self, index: u16, record: &BackendRecord) -> Result<(), Error> {
+        let before = self.backend_record(index)?;
+        assert!(record.incarnation >= before.incarnation, "incarnations never go back");
+        if record.incarnation != before.incarnation {
+            assert!(before.rests_until <= self.now, "index {index} was to rest");
+            assert!(before.name.as_str().is_empty(), "index {index} is taken");
+        }
+        self.write(|model| _ = model.backend_records.insert(index, *record))
+    }
+
+    fn service_record(&self, index: u32) -> Result<ServiceRecord, Error> {
+        Ok(self.service_records.get(&index).copied().unwrap_or(NO_SERVICE))
+    }
+
+    fn set_service_record(&mut self, index: u32, record: &ServiceRecord) -> Result<(), Error> {
+        let before = self.service_record(index)?;
+        if before.name != record.name && !record.name.as_str().is_empty() {
+            assert!(before.rests_until <= self.now, "index {index} was to rest");
+            assert!(!self.tables.contains_key(&index), "index {index} still has a table");
+        }
+        self.write(|model| _ = model.service_records.insert(index, *record))
+    }
+
+    fn reset_service_counters(&mut self, index: u32) -> Result<(), Error> {
+        assert!(self.service_record(index)?.name.as_str().is_empty(), "counters of a service in use are lost");
+        self.write(|_| {})
+    }
+
+    fn reset_backend_counters(&mut self, index: u16) -> Result<(), Error> {
+        assert!(self.backend_record(index)?.name.as_str().is_empty(), "counters of a backend in use are lost");
+        self.write(|_| {})
+    }
+
+    fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+}

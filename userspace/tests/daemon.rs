@@ -1,0 +1,75 @@
+//! The daemons as their users meet them: the real binary, started, told to reload, ended, killed and taken down.
+//!
+//! Each test has network and mount namespaces of its own, with a private BPF file system and a private `/run`, so nothing here
+//! touches the host. They need root; without it they are reported as ignored.
+
+#[path = "daemon/backend.rs"]
+mod backend;
+#[path = "daemon/input.rs"]
+mod input;
+#[path = "daemon/lb.rs"]
+mod lb;
+#[path = "daemon/life.rs"]
+mod life;
+#[path = "daemon/site.rs"]
+mod site;
+#[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
+#[path = "netlink/support.rs"]
+mod support;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// One test: its name, and what it does in its namespaces.
+type Test = (&'static str, fn() -> Result<Completion, Failed>);
+
+/// Turns functions into [`Test`]s that each run in namespaces of their own.
+macro_rules! tests {
+    ($($module:ident: $($name:ident),+;)+) => {
+        const TESTS: &[Test] = &[
+            $($((stringify!($name), || support::in_namespace(|| async {
+                site::own_mounts();
+                $module::$name();
+                ().into()
+            })),)+)+
+        ];
+    };
+}
+
+tests! {
+    input:
+        bad_input_is_one_line_exit_code_2_and_leaves_nothing,
+        a_missing_capability_is_named_and_leaves_nothing,
+        a_second_daemon_is_refused_and_disturbs_nothing,
+        a_place_held_by_somebody_else_leaves_nothing_half_done,
+        another_layout_is_refused_with_the_way_forward_and_removed_by_down,
+        questions_change_nothing;
+    life:
+        down_restores_the_host_after_sigterm_and_after_kill,
+        an_ephemeral_daemon_leaves_nothing,
+        down_is_refused_while_the_daemon_runs,
+        down_finishes_what_any_crash_left,
+        a_restart_adopts_everything_without_a_gap,
+        a_half_created_directory_is_completed;
+    lb:
+        status_and_counters_tell_the_truth,
+        a_reload_applies_what_changed_and_nothing_else,
+        a_bad_reload_changes_nothing,
+        filters_of_others_survive_everything,
+        a_route_change_reaches_the_next_hops,
+        a_lost_filter_is_attached_again,
+        an_interface_that_vanished_is_no_obstacle;
+    backend:
+        a_backend_serves_reloads_and_is_taken_down;
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let root = nix::unistd::geteuid().is_root();
+    let trials = TESTS.iter().map(|(name, test)| match root {
+        true => Trial::ignorable_test(*name, test),
+        false => Trial::ignorable_test(*name, || {
+            Ok(Completion::ignored_with("namespaces and BPF need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"))
+        }),
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}

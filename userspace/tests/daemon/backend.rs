@@ -1,0 +1,71 @@
+//! The agent on a backend.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::site::{Site, fails, our_filter, world};
+use crate::support::{add_address, run, sysctl};
+
+const FILTER: &str = "sluice_backend:edge";
+
+/// The VIP addresses on `lo`.
+fn on_lo() -> Vec<String> {
+    let text = run("ip -o -4 addr show dev lo");
+    let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3));
+    addresses.filter(|address| address.starts_with("203.")).map(str::to_owned).collect()
+}
+
+pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
+    let mut site = Site::new();
+    add_address("10.0.1.1/16", "eth0");
+    let before = world();
+    let mut daemon = site.start(&["backend"]);
+    assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.11/32"]);
+    assert_eq!(sysctl("eth0", "arp_ignore"), "1");
+    // Where the kernel has no tunnel devices our program decapsulates; which of the two it is, is said.
+    let by_program = daemon.said("decapsulated by: BPF program") == 1;
+    assert_eq!(by_program, our_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
+    let status = site.json("status");
+    assert_eq!(status["backend"], json!({ "daemon": daemon.id(), "program": by_program }));
+    assert_eq!(site.json("counters")["backend"].is_object(), by_program);
+
+    // A VIP goes, another comes.
+    let filter = our_filter("eth0", FILTER);
+    site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
+    site.write();
+    daemon.reload();
+    assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"]);
+    assert_eq!(our_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
+
+    // A bad change is refused whole.
+    let with = world();
+    site.config["limits"]["vips"] = json!(9);
+    site.write();
+    daemon.reload();
+    assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
+    assert_eq!(world(), with);
+    site.config["limits"]["vips"] = json!(8);
+    site.write();
+
+    fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        daemon.end(signal);
+        assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"], "{signal}: packets are served on");
+        assert_eq!(our_filter("eth0", FILTER).is_empty(), !by_program);
+        site.down();
+        assert_eq!(world(), before, "{signal}");
+        daemon = site.start(&["backend"]);
+    }
+    drop(daemon);
+    site.down();
+    let daemon = site.start(&["backend", "--ephemeral"]);
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    assert_eq!(world(), before);
+
+    // A VIP address that this host announces is refused, and nothing stays.
+    add_address("203.0.113.10/24", "eth0");
+    let before = world();
+    let output = site.sluice(&["backend", "--config", "edge.json"]);
+    fails(&output, 1, &["203.0.113.10 is on eth0"]);
+    assert_eq!(world(), before);
+}

@@ -1,0 +1,134 @@
+//! What bad input gets: one clear error, the right exit code, and nothing left behind.
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+use sluice::netlink::{Direction, Netlink};
+
+use crate::site::{PINS, STATE, Site, block_on, fails, our_filter, world};
+use crate::support::{program, run, spec};
+
+const LB: [&str; 3] = ["lb", "--config", "edge.json"];
+
+/// What is done to a good configuration.
+type Spoil = fn(&mut Value);
+
+pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
+    let site = Site::new();
+    let cases: [(Spoil, &[&str]); 13] = [
+        (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
+        (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
+        (|c| c["underlay"]["v4"] = json!("10.9.9.9"), &["10.9.9.9"]),
+        (|c| c["version"] = json!(2), &["edge.json", "version"]),
+        (|c| c["colour"] = json!("red"), &["edge.json", "colour"]),
+        (|c| c["backends"][1]["name"] = json!("a"), &["backends[1].name"]),
+        (|c| c["backends"][1]["address"] = json!("10.0.1.1"), &["backends[1].address"]),
+        (|c| c["services"][0]["backends"][0]["weight"] = json!(-1), &["services[0].backends[0].weight"]),
+        (|c| c["services"][0]["table_size"] = json!(252), &["services[0].table_size", "prime"]),
+        (|c| c["services"][0]["vips"][0] = json!("[2001:db8::10]:80/tcp"), &["services[0]"]),
+        (|c| c["limits"]["backends"] = json!(1), &["limits.backends"]),
+        (|c| c["limits"]["vips"] = json!(1), &["limits.vips"]),
+        (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),
+    ];
+    let before = world();
+    for (spoil, words) in cases {
+        let mut config = site.config.clone();
+        spoil(&mut config);
+        site.write_text(&config.to_string());
+        let output = site.sluice(&LB);
+        fails(&output, 2, words);
+        assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1, "{output:?}");
+        assert_eq!(world(), before, "{config}");
+    }
+    site.write_text("{ \"version\": 1, ");
+    fails(&site.sluice(&LB), 2, &["edge.json"]);
+    site.write();
+    let key = site.directory().join("hash.key");
+    for public in ["00000000000000000000000000000000", "000102030405060708090a0b0c0d0e0f"] {
+        fs::write(&key, format!("{public}\n")).unwrap();
+        fails(&site.sluice(&LB), 2, &["hash.key", "publicly known", "sluice key new"]);
+    }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    fails(&site.sluice(&LB), 2, &["chmod 600"]);
+    fails(&site.sluice(&["backend", "--config", "edge.json"]), 2, &["no backend has an address of this host"]);
+    fails(&site.sluice(&["backend", "--config", "edge.json", "--name", "z"]), 2, &["no backend \"z\""]);
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn a_missing_capability_is_named_and_leaves_nothing() {
+    let site = Site::new();
+    let before = world();
+    for (capability, name) in [("net_admin", "CAP_NET_ADMIN"), ("sys_admin", "CAP_SYS_ADMIN")] {
+        let bounding = format!("--bounding-set=-{capability}");
+        let inherited = format!("--inh-caps=-{capability}");
+        for args in [&LB[..], &["backend", "--config", "edge.json", "--name", "a"], &["down"]] {
+            let output = site.wrapped(&["setpriv", &bounding, &inherited], args);
+            fails(&output, 1, &[name, "root"]);
+        }
+        assert_eq!(world(), before);
+    }
+    let output = site.wrapped(&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"], &["status"]);
+    fails(&output, 1, &["CAP_SYS_ADMIN"]);
+}
+
+pub(crate) fn a_second_daemon_is_refused_and_disturbs_nothing() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    let before = world();
+    let process = daemon.id().to_string();
+    fails(&site.sluice(&LB), 1, &["already runs", "\"edge\"", &process]);
+    assert_eq!(world(), before);
+    assert_eq!(site.status()["daemon"], daemon.id());
+}
+
+pub(crate) fn a_place_held_by_somebody_else_leaves_nothing_half_done() {
+    let mut site = Site::new();
+    run("ip link add eth1 type veth peer name far1");
+    run("ip link set eth1 addrgenmode none up");
+    run("tc qdisc add dev eth1 clsact");
+    let (program, _) = program();
+    block_on(async {
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.interface("eth1").await.unwrap().index;
+        netlink.put_filter(index, Direction::Ingress, &spec("theirs", 100), program.as_fd()).await.unwrap();
+    });
+    site.config["interfaces"] = json!(["eth0", "eth1"]);
+    site.write();
+    let before = world();
+    // The first interface works, the second does not: the first is given back.
+    fails(&site.sluice(&LB), 1, &["cannot attach to eth1", "theirs", "tc filter del"]);
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn another_layout_is_refused_with_the_way_forward_and_removed_by_down() {
+    let site = Site::new();
+    let before = world();
+    fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
+    let with = world();
+    for args in [&LB[..], &["status"], &["counters"]] {
+        fails(&site.sluice(args), 1, &["another version", "layout 9999", "sluice down --instance edge"]);
+        assert_eq!(world(), with);
+    }
+    site.down();
+    assert_eq!(world(), before);
+    let _daemon = site.start(&["lb"]);
+    assert_ne!(our_filter("eth0", "sluice_lb:edge"), "");
+}
+
+pub(crate) fn questions_change_nothing() {
+    let site = Site::new();
+    let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    // Below ours there may be the host's; in this namespace it can go, too.
+    while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {
+        run(&format!("umount {}", mount.split(' ').nth(1).unwrap()));
+    }
+    let before = mounts();
+    for question in ["status", "counters"] {
+        fails(&site.sluice(&[question]), 1, &["\"edge\" is not on this host", "--instance"]);
+    }
+    assert!(site.down().contains("nothing to do"));
+    assert_eq!(mounts(), before);
+    assert!(!fs::exists(STATE).unwrap());
+}

@@ -1,0 +1,233 @@
+//! The balancer while it runs: what it tells, reloads, routes, and what others do to its interfaces.
+
+use std::os::fd::AsFd as _;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sluice::netlink::{Direction, Netlink};
+
+use crate::site::{Site, block_on, our_filter, pins, wait_until, world};
+use crate::support::{add_address, program, run, spec};
+
+const FILTER: &str = "sluice_lb:edge";
+
+fn slots(status: &Value, service: usize) -> Value {
+    status["services"][service]["slots"].clone()
+}
+
+pub(crate) fn status_and_counters_tell_the_truth() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    let status = site.status();
+    assert_eq!((&status["daemon"], &status["changing"]), (&json!(daemon.id()), &json!(false)));
+    let web = &status["services"][0];
+    assert_eq!((&web["name"], &web["generation"], &web["table_size"]), (&json!("web"), &json!(1), &json!(251)));
+    assert_eq!(web["vips"], json!(["203.0.113.10:80/tcp", "203.0.113.11:53/udp"]));
+    let (a, b) = (web["slots"]["a"].as_u64().unwrap(), web["slots"]["b"].as_u64().unwrap());
+    assert_eq!(a + b, 251);
+    assert!((167..=168).contains(&a), "two thirds of 251, to within a slot: {a}");
+    let eth0: u64 = run("ip -o link show eth0").split(':').next().unwrap().trim().parse().unwrap();
+    assert_eq!(status["backends"][0]["next_hops"]["10.0.1.1"], json!([eth0, 1500]));
+    let counters = site.json("counters");
+    assert_eq!(counters["lb"]["services"]["web"], json!({ "packets": 0, "bytes": 0, "new_flows": 0 }));
+    assert_eq!(counters["lb"]["backends"]["b"], json!({ "packets": 0, "bytes": 0 }));
+    for question in ["status", "counters"] {
+        let output = site.sluice(&[question]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("web") && text.contains("edge"), "{text}");
+    }
+}
+
+pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
+    let mut site = Site::new();
+    let before = world();
+    let mut daemon = site.start(&["lb"]);
+    let (first, maps) = (site.status(), pins());
+    let filter = our_filter("eth0", FILTER);
+
+    // Nothing changed: nothing is done, and nothing is said twice.
+    daemon.reload();
+    assert_eq!(site.status()["services"], first["services"]);
+    assert_eq!((daemon.said("at TC ingress"), daemon.said("replace the lookup tables")), (1, 1), "{}", daemon.log());
+    assert_eq!(daemon.said("the MTU towards it is 1500"), 2, "once for each backend: {}", daemon.log());
+
+    // A backend is added, another drains.
+    site.config["backends"][1]["draining"] = json!(true);
+    site.config["backends"].as_array_mut().unwrap().push(json!({ "name": "c", "address": "10.0.1.3" }));
+    site.config["services"][0]["backends"].as_array_mut().unwrap().push(json!({ "name": "c", "weight": 1 }));
+    site.write();
+    daemon.reload();
+    let status = site.status();
+    assert_eq!(status["services"][0]["generation"], 2);
+    assert_eq!(status["backends"][1]["draining"], true);
+    assert!(slots(&status, 0)["b"].is_null() && slots(&status, 0)["c"].as_u64().unwrap() > 60, "{status}");
+
+    // A VIP is removed, another moves to a new service.
+    site.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp"]);
+    site.config["services"].as_array_mut().unwrap().push(json!({
+        "name": "dns", "vips": ["203.0.113.11:53/udp"], "table_size": 251, "backends": [{ "name": "c" }]
+    }));
+    site.write();
+    daemon.reload();
+    let status = site.status();
+    assert_eq!(status["services"][1]["vips"], json!(["203.0.113.10:443/tcp"]));
+    assert_eq!(
+        (&status["services"][0]["vips"], slots(&status, 0)),
+        (&json!(["203.0.113.11:53/udp"]), json!({"c": 251}))
+    );
+
+    // Another underlay address is another program, in place of the old one; maps stay.
+    assert_eq!(our_filter("eth0", FILTER), filter);
+    add_address("10.0.0.9/16", "eth0");
+    site.config["underlay"]["v4"] = json!("10.0.0.9");
+    site.write();
+    daemon.reload();
+    assert_ne!(our_filter("eth0", FILTER), filter);
+    assert_eq!((daemon.said("Replaced at TC ingress"), pins()), (1, maps));
+
+    // Another interface: attached there, detached here.
+    run("ip link add eth1 type veth peer name far1");
+    run("ip link set eth1 addrgenmode none up");
+    site.config["interfaces"] = json!(["eth1"]);
+    site.write();
+    daemon.reload();
+    assert_eq!(our_filter("eth0", FILTER), "");
+    assert_ne!(our_filter("eth1", FILTER), "");
+    run("ip addr del 10.0.0.9/16 dev eth0");
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    run("ip link del eth1");
+    site.down();
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn a_bad_reload_changes_nothing() {
+    let site = Site::new();
+    let mut daemon = site.start(&["lb"]);
+    let (before, status) = (world(), site.status());
+    let spoilt: [(&str, Value); 6] = [
+        ("interfaces", json!(["eth7"])),
+        ("underlay", json!({ "v4": "10.9.9.9" })),
+        ("instance", json!("other")),
+        ("limits", json!({ "services": 5, "backends": 16, "vips": 8, "connections": 1024 })),
+        ("hash_key_file", json!("none.key")),
+        ("services", json!([{ "name": "web" }])),
+    ];
+    for (number, (place, value)) in spoilt.into_iter().enumerate() {
+        let mut config = site.config.clone();
+        config[place] = value;
+        site.write_text(&config.to_string());
+        daemon.reload();
+        assert_eq!(daemon.said("reload refused"), number + 1, "{place}: {}", daemon.log());
+        assert_eq!((world(), site.status()), (before.clone(), status.clone()), "{place}");
+    }
+    // Indexes that rest leave no room: refused whole, and the daemon goes on with what it had.
+    let mut config = site.config.clone();
+    let backends: Vec<_> =
+        (1..=15).map(|i| json!({ "name": format!("n{i}"), "address": format!("10.0.2.{i}") })).collect();
+    config["backends"] = json!(backends);
+    config["services"][0]["backends"] = json!([{ "name": "n1" }]);
+    site.write_text(&config.to_string());
+    daemon.reload();
+    assert_eq!((daemon.said("raise limits.backends"), site.status()), (1, status), "{}", daemon.log());
+    site.write();
+    daemon.reload();
+    assert_eq!(daemon.said("reloaded"), 1, "{}", daemon.log());
+}
+
+pub(crate) fn filters_of_others_survive_everything() {
+    let site = Site::new();
+    run("tc qdisc add dev eth0 clsact");
+    let (program, _) = program();
+    block_on(async {
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.interface("eth0").await.unwrap().index;
+        for (direction, priority) in [(Direction::Ingress, 5), (Direction::Ingress, 200), (Direction::Egress, 100)] {
+            netlink.put_filter(index, direction, &spec("theirs", priority), program.as_fd()).await.unwrap();
+        }
+    });
+    let before = world();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut daemon = site.start(&["lb"]);
+        daemon.reload();
+        daemon.end(signal);
+        site.down();
+        assert_eq!(world(), before, "{signal}");
+    }
+    // A qdisc of ours stays when somebody else has come to use it.
+    run("tc qdisc del dev eth0 clsact");
+    let daemon = site.start(&["lb"]);
+    block_on(async {
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.interface("eth0").await.unwrap().index;
+        netlink.put_filter(index, Direction::Ingress, &spec("theirs", 5), program.as_fd()).await.unwrap();
+    });
+    daemon.end(Signal::SIGTERM);
+    assert!(site.down().contains("left alone: clsact"));
+    assert_ne!(our_filter("eth0", "theirs"), "");
+    assert_eq!(our_filter("eth0", FILTER), "");
+}
+
+pub(crate) fn a_route_change_reaches_the_next_hops() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    let hop = |backend: usize, address: &str| site.status()["backends"][backend]["next_hops"][address].clone();
+    let eth0 = hop(0, "10.0.1.1")[0].clone();
+    run("ip link set eth0 mtu 1600");
+    wait_until("the MTU reaches the map", || hop(0, "10.0.1.1") == json!([eth0, 1600]));
+    run("ip route add 10.0.1.2/32 dev eth0 mtu 1400");
+    wait_until("the route's MTU reaches the map", || hop(1, "10.0.1.2") == json!([eth0, 1400]));
+    run("ip link add eth1 type veth peer name far1");
+    run("ip link set eth1 addrgenmode none up");
+    run("ip route replace 10.0.1.2/32 dev eth1");
+    wait_until("the new interface reaches the map", || hop(1, "10.0.1.2")[0] != eth0);
+    run("ip route replace unreachable 10.0.1.2/32");
+    wait_until("the lost route reaches the map", || hop(1, "10.0.1.2").is_null());
+    assert_eq!(daemon.said("10.0.1.2: there is no route"), 1, "{}", daemon.log());
+    assert_eq!(hop(0, "10.0.1.1"), json!([eth0, 1600]), "the other backend's stays");
+}
+
+pub(crate) fn a_lost_filter_is_attached_again() {
+    let site = Site::new();
+    let before = world();
+    let mut daemon = site.start(&["lb"]);
+    let filter = our_filter("eth0", FILTER);
+    run("tc filter del dev eth0 ingress pref 100");
+    daemon.wait_for_log("the filter sluice_lb:edge was gone, attached it again", 1);
+    assert_eq!(our_filter("eth0", FILTER), filter);
+    run("tc qdisc del dev eth0 clsact");
+    daemon.wait_for_log("the filter sluice_lb:edge was gone, attached it again", 2);
+    assert_eq!(our_filter("eth0", FILTER), filter);
+    daemon.end(Signal::SIGTERM);
+    site.down();
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
+    let mut site = Site::new();
+    let before = world();
+    let add = || {
+        run("ip link add eth1 type veth peer name far1");
+        run("ip link set eth1 addrgenmode none up");
+    };
+    add();
+    site.config["interfaces"] = json!(["eth0", "eth1"]);
+    site.write();
+    let mut daemon = site.start(&["lb"]);
+    run("ip link del eth1");
+    daemon.wait_for_log("cannot attach to eth1", 1);
+    add();
+    daemon.wait_for_log("eth1: attached again", 1);
+    assert_ne!(our_filter("eth1", FILTER), "");
+    assert_eq!(daemon.said("cannot attach to eth1"), 1, "{}", daemon.log());
+    // Gone for good, and out of the configuration: neither a reload nor a restart stumbles over it.
+    run("ip link del eth1");
+    site.config["interfaces"] = json!(["eth0"]);
+    site.write();
+    daemon.reload();
+    assert_eq!(daemon.said("reload refused"), 0, "{}", daemon.log());
+    daemon.end(Signal::SIGKILL);
+    site.start(&["lb"]).end(Signal::SIGTERM);
+    let report = site.down();
+    assert!(!report.contains("eth1"), "{report}");
+    assert_eq!(world(), before);
+}

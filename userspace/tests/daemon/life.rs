@@ -1,0 +1,147 @@
+//! Ends and beginnings: SIGTERM, `kill -9`, `--ephemeral`, restarts, `down`.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use sluice::netlink::{Direction, Netlink};
+
+use crate::site::{PINS, STATE, Site, fails, our_filter, pins, world};
+use crate::support::run;
+
+const FILTER: &str = "sluice_lb:edge";
+
+pub(crate) fn down_restores_the_host_after_sigterm_and_after_kill() {
+    let site = Site::new();
+    let before = world();
+    for (signal, code) in [(Signal::SIGTERM, Some(0)), (Signal::SIGINT, Some(0)), (Signal::SIGKILL, None)] {
+        let daemon = site.start(&["lb"]);
+        let (filter, status) = (our_filter("eth0", FILTER), site.status());
+        assert!(filter.contains("direct-action"), "{filter}");
+        assert_eq!(daemon.end(signal), code, "{signal}");
+        assert_eq!(our_filter("eth0", FILTER), filter, "{signal}: packets keep flowing");
+        let after = site.status();
+        assert_eq!((&after["daemon"], &after["services"]), (&json!(null), &status["services"]), "{signal}");
+        let report = site.down();
+        assert!(report.contains("undone: filter sluice_lb:edge") && report.contains("undone: clsact"), "{report}");
+        assert_eq!(world(), before, "{signal}");
+        assert!(site.down().contains("nothing to do"));
+    }
+}
+
+pub(crate) fn an_ephemeral_daemon_leaves_nothing() {
+    let site = Site::new();
+    let before = world();
+    let daemon = site.start(&["lb", "--ephemeral"]);
+    assert_ne!(our_filter("eth0", FILTER), "");
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn down_is_refused_while_the_daemon_runs() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    let before = world();
+    fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string(), "end it first"]);
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn down_finishes_what_any_crash_left() {
+    let site = Site::new();
+    let before = world();
+    // What is left after a crash at each point of a start or of `down`, in turn: lock, journal, directories, some maps.
+    let remains: [fn(); 6] = [
+        || fs::write(format!("{STATE}/lb.lock"), "1\n").unwrap(),
+        || fs::write(format!("{STATE}/lb.lock"), "").unwrap(),
+        || fs::write(format!("{STATE}/lb.journal"), "").unwrap(),
+        || fs::write(format!("{STATE}/lb.journal"), "{\"version\":1}\n{\"did\":{\"cls").unwrap(),
+        || fs::create_dir_all(format!("{PINS}/1/lb")).unwrap(),
+        || {
+            fs::create_dir_all(format!("{PINS}/1/lb")).unwrap();
+            fs::write(format!("{STATE}/lb.lock"), "1\n").unwrap();
+        },
+    ];
+    for (number, remain) in remains.iter().enumerate() {
+        fs::create_dir_all(STATE).unwrap();
+        remain();
+        site.down();
+        let _ = fs::remove_dir(STATE).and_then(|()| fs::remove_dir("/run/sluice"));
+        assert_eq!(world(), before, "case {number}");
+    }
+    // `down` itself died after the journal: filter gone, some pins gone.
+    assert_eq!(site.start(&["lb"]).end(Signal::SIGKILL), None);
+    run("tc qdisc del dev eth0 clsact");
+    fs::remove_file(format!("{STATE}/lb.journal")).unwrap();
+    for name in ["VIPS", "TABLES", "CONNECTIONS"] {
+        fs::remove_file(format!("{}/{name}", directory())).unwrap();
+    }
+    site.down();
+    assert_eq!(world(), before);
+}
+
+/// The directory of the balancer's pins.
+fn directory() -> String {
+    let version = fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path();
+    version.join("lb").display().to_string()
+}
+
+pub(crate) fn a_restart_adopts_everything_without_a_gap() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    let (before, maps) = (site.status(), pins());
+    assert_eq!(maps.len(), 12);
+    // Another thread of this namespace looks all the time.
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let watcher = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::connect().unwrap();
+            let index = netlink.interface("eth0").await.unwrap().index;
+            let mut programs = std::collections::BTreeSet::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let filters = netlink.filters(index, Direction::Ingress).await.unwrap();
+                assert_eq!(filters.len(), 1, "{filters:?}");
+                programs.insert(filters[0].program_id);
+            }
+            programs.len()
+        })
+    });
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    let daemon = site.start(&["lb"]);
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    let daemon = site.start(&["lb"]);
+    stop.store(true, Ordering::Relaxed);
+    let programs = watcher.join().expect("the filter was there whenever the watcher looked");
+    assert!((1..=3).contains(&programs), "{programs}");
+    let after = site.status();
+    assert_eq!(pins(), maps);
+    for same in ["services", "backends", "config_digest"] {
+        assert_eq!(after[same], before[same]);
+    }
+    assert_eq!((&after["daemon"], daemon.said("replace the lookup tables")), (&json!(daemon.id()), 0));
+}
+
+pub(crate) fn a_half_created_directory_is_completed() {
+    let site = Site::new();
+    let before = world();
+    assert_eq!(site.start(&["lb"]).end(Signal::SIGTERM), Some(0));
+    let (maps, status) = (pins(), site.status());
+    for name in ["VIPS", "VIP_ADDRESSES", "TABLES", "INSTANCE"] {
+        fs::remove_file(format!("{}/{name}", directory())).unwrap();
+    }
+    let _daemon = site.start(&["lb"]);
+    let names = |pins: &[(String, u64)]| pins.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&pins()), names(&maps));
+    let kept = |name: &str| maps.iter().find(|(map, _)| map == name).is_some_and(|pin| pins().contains(pin));
+    assert!(kept("BACKENDS") && kept("CONNECTIONS"));
+    let after = site.status();
+    assert_eq!(after["services"][0]["slots"], status["services"][0]["slots"]);
+    assert_eq!(after["services"][0]["vips"], status["services"][0]["vips"]);
+    drop(_daemon);
+    site.down();
+    assert_eq!(world(), before);
+}

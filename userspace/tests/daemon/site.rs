@@ -1,0 +1,253 @@
+//! A host to run `sluice` on, and what can be seen from outside.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{add_address, snapshot, try_run, veth};
+
+const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+/// How long anything may take: generous, for emulated machines.
+const WITHIN: Duration = Duration::from_secs(60);
+/// The private BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
+/// The balancer's pins.
+pub(crate) const PINS: &str = "/sys/fs/bpf/sluice/edge";
+/// What the instance keeps under `/run`.
+pub(crate) const STATE: &str = "/run/sluice/edge";
+
+/// Gives this thread, and what it starts, mounts of its own.
+pub(crate) fn own_mounts() {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts can be made private");
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("/run can be private");
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).expect("a BPF file system can be mounted");
+}
+
+/// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
+pub(crate) struct Site {
+    directory: TempDir,
+    pub(crate) config: Value,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        veth("eth0", "far");
+        add_address("10.0.0.1/16", "eth0");
+        let config = json!({
+            "version": 1, "instance": "edge", "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" },
+            "hash_key_file": "hash.key",
+            "limits": { "services": 4, "backends": 16, "vips": 8, "connections": 1024 },
+            "backends": [{ "name": "a", "address": "10.0.1.1" }, { "name": "b", "address": "10.0.1.2" }],
+            "services": [{
+                "name": "web", "vips": ["203.0.113.10:80/tcp", "203.0.113.11:53/udp"], "table_size": 251,
+                "backends": [{ "name": "a", "weight": 2 }, { "name": "b", "weight": 1 }]
+            }]
+        });
+        let site = Self { directory: tempfile::tempdir().unwrap(), config };
+        let made = site.sluice(&["key", "new", "--out", "hash.key"]);
+        assert!(made.status.success(), "{made:?}");
+        site.write();
+        site
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes the configuration to its file.
+    pub(crate) fn write(&self) {
+        self.write_text(&self.config.to_string());
+    }
+
+    pub(crate) fn write_text(&self, text: &str) {
+        fs::write(self.directory().join("edge.json"), text).unwrap();
+    }
+
+    /// Runs a command of the binary to its end; one that does not end in time fails with exit code 124.
+    pub(crate) fn sluice(&self, args: &[&str]) -> Output {
+        self.command(&[&[SLUICE], args].concat())
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Output {
+        let within = WITHIN.as_secs().to_string();
+        let mut command = Command::new("timeout");
+        command.arg(within).args(words).current_dir(self.directory()).env_remove("SLUICE_LOG").output().unwrap()
+    }
+
+    /// As [`Self::sluice`] with the binary's path, for wrappers.
+    pub(crate) fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Output {
+        self.command(&[wrapper, &[SLUICE], args].concat())
+    }
+
+    /// Starts a daemon and waits until it is ready.
+    pub(crate) fn start(&self, args: &[&str]) -> Daemon {
+        let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
+        let mut command = Command::new(SLUICE);
+        command.args(args).args(["--config", "edge.json"]).current_dir(self.directory()).env_remove("SLUICE_LOG");
+        let child = command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let mut daemon = Daemon { child, log };
+        daemon.wait_for_log("ready: ", 1);
+        daemon
+    }
+
+    pub(crate) fn down(&self) -> String {
+        let output = self.sluice(&["down"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn json(&self, what: &str) -> Value {
+        let output = self.sluice(&[what, "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        self.json("status")["lb"].clone()
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// How often something is in the log.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        self.log().matches(words).count()
+    }
+
+    /// Waits until something is in the log for the n-th time.
+    pub(crate) fn wait_for_log(&mut self, words: &str, times: usize) {
+        let deadline = Instant::now() + WITHIN;
+        while self.said(words) < times {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "no {words:?} ({ended:?}) in:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Tells it to reload, and waits until it has, or has refused.
+    pub(crate) fn reload(&mut self) {
+        let outcomes = |daemon: &Self| daemon.said("ready: ") + daemon.said("reload refused");
+        let before = outcomes(self);
+        self.signal(Signal::SIGHUP);
+        wait_until("the reload ends", || outcomes(self) > before);
+    }
+
+    /// Sends a signal and waits for the end; the exit code, if there is one.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
+        let mut status = None;
+        wait_until("the daemon ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails when it has ended already, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {} s: {what}", WITHIN.as_secs());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The host as its tools show it, with every pin and everything under `/run`.
+pub(crate) fn world() -> String {
+    let mut text = snapshot();
+    for root in [BPFFS, "/run"] {
+        list(Path::new(root), &mut text);
+    }
+    text
+}
+
+fn list(directory: &Path, text: &mut String) {
+    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        *text += &format!("{}\n", path.display());
+        if path.is_dir() && !path.is_symlink() {
+            list(&path, text);
+        }
+    }
+}
+
+/// The identity of every map: the inodes of the pins.
+pub(crate) fn pins() -> Vec<(String, u64)> {
+    let directory = fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path().join("lb");
+    let mut pins: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.metadata().unwrap().ino()))
+        .collect();
+    pins.sort();
+    pins
+}
+
+/// Our filter on an interface as `tc` shows it; nothing when there is none.
+pub(crate) fn our_filter(interface: &str, name: &str) -> String {
+    let filters = try_run(&format!("tc filter show dev {interface} ingress")).1;
+    filters.lines().filter(|line| line.contains(name)).collect()
+}
+
+/// Checks that a command failed as it should, with one line.
+#[track_caller]
+pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("sluice: error: ")).collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    for words in words {
+        assert!(errors[0].contains(words), "{words:?} is not in: {stderr}");
+    }
+}
+
+/// Runs netlink requests from a thread of their own, in the same namespaces.
+pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    thread::scope(|scope| {
+        let job = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(future)
+        });
+        job.join().expect("the requests succeed")
+    })
+}
