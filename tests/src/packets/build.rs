@@ -13,8 +13,10 @@ use super::world::{UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
 pub const ETHERNET: usize = 14;
 /// Link address of the sender of every frame.
 pub const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// Link address of the receiver of every frame.
-pub const RECEIVER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+/// Link address of the receiver: that of the device that a test run gives to a frame, the namespace's loopback device.
+pub const RECEIVER: [u8; 6] = [0; 6];
+/// Link addresses that are somebody else's: another host's, everybody's, a group's.
+pub const OTHERS: [[u8; 6]; 3] = [[0x02, 0, 0, 0, 0, 0x02], [0xff; 6], [0x01, 0, 0x5e, 0, 0, 0x01]];
 
 /// The transport header of a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

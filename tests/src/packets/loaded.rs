@@ -142,7 +142,8 @@ impl Balancer for Loaded {
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
             Hook::Tc => takes(frame),
-            Hook::Xdp => !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+            // At XDP nobody has looked at the link address yet.
+            Hook::Xdp => !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
         }
     }
 

@@ -122,7 +122,13 @@ impl Decapsulator for NativeHost {
 
 fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> Buffer<'a> {
     let segments = u64::from(frame.segments.max(1));
-    Buffer { segment_size: frame.segment_size as usize, segments, vlan: frame.vlan, ..Buffer::new(bytes) }
+    Buffer {
+        segment_size: frame.segment_size as usize,
+        segments,
+        vlan: frame.vlan,
+        other_host: frame.is_for_other_host(),
+        ..Buffer::new(bytes)
+    }
 }
 
 fn action(reason: Reason) -> Action {

@@ -40,12 +40,14 @@ impl Oracle {
 
     /// What should become of a frame.
     pub fn judge(&mut self, frame: &Frame) -> Outcome {
-        use Reason::{BadHeader, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherProtocol, Truncated, Vlan};
+        use Reason::{
+            BadHeader, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol, Truncated, Vlan,
+        };
         match self.forward(frame) {
             Ok(forwarded) => Outcome::Forward(forwarded),
             Err(
                 reason @ (NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol | NotVipPort
-                | NotTunnel),
+                | NotTunnel | OtherHost),
             ) => Outcome::Pass(reason),
             Err(reason) => Outcome::Drop(reason),
         }
@@ -147,7 +149,11 @@ fn network(frame: &Frame) -> Result<Ip, Reason> {
     }
     let ether_type = frame.bytes.get(12..14).ok_or(Reason::Truncated)?;
     let bytes = &frame.bytes[ETHERNET..];
-    match EtherType(u16::from_be_bytes([ether_type[0], ether_type[1]])) {
+    let kind = EtherType(u16::from_be_bytes([ether_type[0], ether_type[1]]));
+    if matches!(kind, EtherType::IPV4 | EtherType::IPV6) && frame.is_for_other_host() {
+        return Err(Reason::OtherHost);
+    }
+    match kind {
         EtherType::IPV4 => {
             if bytes.len() < 20 {
                 return Err(Reason::Truncated);

@@ -21,6 +21,8 @@ enum Bend {
     Byte(usize, u8),
     /// A bit of the headers is flipped.
     Bit(usize, u8),
+    /// The frame is for another host.
+    Receiver,
     /// The end is cut off.
     Cut(prop::sample::Index),
     /// Zeros follow, as Ethernet pads.
@@ -66,11 +68,12 @@ fn client() -> impl Strategy<Value = Client> {
 
 fn bend() -> impl Strategy<Value = Bend> {
     prop_oneof![
-        3 => (12..90usize, any::<u8>()).prop_map(|(at, value)| Bend::Byte(at, value)),
-        3 => (12..90usize, 0..8u8).prop_map(|(at, bit)| Bend::Bit(at, bit)),
-        1 => any::<prop::sample::Index>().prop_map(Bend::Cut),
-        1 => (1..50usize).prop_map(Bend::Pad),
-        1 => any::<i8>().prop_map(Bend::Length),
+        1 => Just(Bend::Receiver),
+        6 => (12..90usize, any::<u8>()).prop_map(|(at, value)| Bend::Byte(at, value)),
+        6 => (12..90usize, 0..8u8).prop_map(|(at, bit)| Bend::Bit(at, bit)),
+        2 => any::<prop::sample::Index>().prop_map(Bend::Cut),
+        2 => (1..50usize).prop_map(Bend::Pad),
+        2 => any::<i8>().prop_map(Bend::Length),
     ]
 }
 
@@ -87,6 +90,7 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
                     *byte ^= 1 << bit;
                 }
             }
+            Bend::Receiver => bytes[..6].copy_from_slice(&build::OTHERS[0]),
             Bend::Cut(at) => bytes.truncate(SHORTEST + at.index(bytes.len() - SHORTEST + 1)),
             Bend::Pad(count) => bytes.resize(bytes.len() + count, 0),
             Bend::Length(by) => {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::Reason;
 
+use super::build::RECEIVER;
+
 /// Source address of IPv4 outer headers.
 pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Source address of IPv6 outer headers.
@@ -153,6 +155,13 @@ pub struct Frame {
     pub segments: u32,
     /// Whether a VLAN tag is held beside the bytes.
     pub vlan: bool,
+}
+
+impl Frame {
+    /// Whether its link address is not the receiver's.
+    pub fn is_for_other_host(&self) -> bool {
+        !self.bytes.starts_with(&RECEIVER)
+    }
 }
 
 impl From<Vec<u8>> for Frame {

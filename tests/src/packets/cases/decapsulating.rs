@@ -6,7 +6,7 @@ use etherparse::{EtherType, IpNumber, Ipv4Header};
 use sluice_datapath::Reason;
 
 use super::{HostCase, SHORTEST, Unwrapped, with};
-use crate::packets::build::{self, Client, ETHERNET};
+use crate::packets::build::{self, Client, ETHERNET, OTHERS};
 use crate::packets::world::{Action, Frame, Host, VIP_V4, VIP_V6};
 
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
@@ -46,6 +46,12 @@ pub fn cases() -> Vec<HostCase> {
             Client::each().map(merged).to_vec()
         }),
         case("congestion marks follow the table of RFC 6040", congestion()),
+        case("a frame for another host, for everybody or for a group passes", {
+            let to = |receiver: [u8; 6]| {
+                Client::each().map(|client| pass(with(wrap(&client, 0), 0, &receiver), Reason::OtherHost))
+            };
+            OTHERS.into_iter().flat_map(to).collect()
+        }),
         case("what is not for an address of this host passes", {
             let v4 = build::outer_v4(Ipv4Addr::new(10, 0, 1, 4), 0, 0, Client::tcp4().packet().len());
             let v6 = build::outer_v6(VIP_V6, 0, 0, Client::tcp6().packet().len());

@@ -6,7 +6,7 @@ use etherparse::{EtherType, IpNumber};
 use sluice_datapath::Reason;
 
 use super::{Case, SHORTEST, passes, with};
-use crate::packets::build::{self, Client, ETHERNET, Transport};
+use crate::packets::build::{self, Client, ETHERNET, OTHERS, Transport};
 use crate::packets::world::{Frame, Outcome, VIP_V4, VIP_V6, World};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -31,6 +31,12 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case("a VLAN tag beside the bytes passes", {
             Client::each().map(|c| (Frame { vlan: true, ..c.frame().into() }, Outcome::Pass(Reason::Vlan))).to_vec()
+        }),
+        case("a frame for another host, for everybody or for a group passes", {
+            let to = |receiver: [u8; 6]| {
+                Client::each().map(|client| passes(with(client.frame(), 0, &receiver), Reason::OtherHost))
+            };
+            OTHERS.into_iter().flat_map(to).collect()
         }),
         case("what is not for a VIP address passes", {
             let v4 = [Ipv4Addr::new(203, 0, 113, 11), Ipv4Addr::new(10, 113, 0, 203), Ipv4Addr::BROADCAST];
