@@ -4,8 +4,8 @@
 #
 # Kernels are fetched by apt, which checks their signatures and checksums, and kept under ${XDG_CACHE_HOME:-~/.cache}/sluice/kernels; one
 # that is there is used without asking the archive (remove it to get a later one). They are unpacked, never installed. A series that
-# is not in this machine's suites is looked for in those of $SUITES, from the same mirrors, with lists and state of apt's own, so that
-# the system's apt is left as it is.
+# is not in this machine's suites is looked for in those of $SUITES, from the same mirrors, by an apt with lists and state of its own: what
+# this machine's apt knows and installs does not change.
 set -euo pipefail
 . "$(dirname "$0")/../packages.sh"
 
@@ -76,6 +76,8 @@ mirror_of() {
 options=(-qq -o APT::Sandbox::User=root -o Acquire::Retries=3)
 version=
 if [ "$series" != newest ]; then
+    # Old lists name packages that the archive has replaced.
+    quiet apt-get "${options[@]}" update
     version=$(known "${options[@]}" | tail -1)
 fi
 if [ -z "$version" ]; then

@@ -98,7 +98,7 @@ have is skipped, and the command says so. QEMU emulates, some ten times slower t
 ## Tests
 
 Each row is a test program. `lab-device` is the lab with backends that decapsulate by the kernel's `ipip` and `ip6tnl` devices,
-`lab-program` the lab on the same kernel kept from making such devices, so that Sluice's own program decapsulates.
+`lab-program` the lab on the same kernel kept from making such devices, so that Sluice's own program decapsulates. `-`: not run.
 
 END
     table test "$results/cells.tsv" Tests
