@@ -7,7 +7,9 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := $(TARGET)/release/sluice-lab
 
-.PHONY: help setup build test lab lab-up lab-status lab-shell lab-down bench lint docs clean
+KERNELS ?= 5.10 6.1 6.12 newest
+
+.PHONY: help setup build test test-kernels lab lab-up lab-status lab-shell lab-down bench lint docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,9 @@ build: setup ## Build everything: target/release/sluice and target/release/sluic
 
 test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
 	@CARGO="$(CARGO)" tools/test.sh
+
+test-kernels: build ## Run the privileged tests and the lab on other kernels, in virtual machines (root; KERNELS="6.1 6.12"; see docs/kernels.md)
+	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" TESTS="$(TESTS)" tools/test-kernels.sh
 
 lab: build ## The whole thing on real traffic in network namespaces, checked as it goes (root; under a minute after the build)
 	@$(LAB) run

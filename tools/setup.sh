@@ -9,14 +9,14 @@ linker_version=0.13.0
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/sluice
 start=$SECONDS
 
-say() { printf '  %-9s %s\n' "$1" "$2"; }
-fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+. "$(dirname "$0")/packages.sh"
 
 # The compiler for the BPF target: one whose sysroot has a ready `core`.
 bpf_rustc() {
     local rustc sysroot
     for rustc in "${SLUICE_BPF_RUSTC:-}" /usr/bin/rustc rustc; do
-        [ -n "$rustc" ] && command -v "$rustc" >/dev/null 2>&1 || continue
+        [ -n "$rustc" ] || continue
+        command -v "$rustc" >/dev/null 2>&1 || continue
         sysroot=$("$rustc" --print sysroot 2>/dev/null) || continue
         compgen -G "$sysroot/lib/rustlib/bpfel-unknown-none/lib/libcore-*" >/dev/null || continue
         echo "$rustc"
@@ -32,32 +32,8 @@ has_nightly() {
 
 llvm_of() { "$@" -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p'; }
 
-missing_packages() {
-    local package
-    for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || echo "$package"
-    done
-}
-
-install_packages() {
-    local missing
-    mapfile -t missing < <(missing_packages "$@")
-    if [ ${#missing[@]} = 0 ]; then
-        say present "Debian packages: $*"
-        return
-    fi
-    [ "$(id -u)" = 0 ] || fail "these packages are missing and only root can install them: ${missing[*]}"
-    say install "Debian packages: ${missing[*]}"
-    if ! apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >"$log" 2>&1; then
-        apt-get update -qq >"$log" 2>&1 || { cat "$log" >&2; fail "apt-get update failed"; }
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" \
-            >"$log" 2>&1 || { cat "$log" >&2; fail "apt-get could not install: ${missing[*]}"; }
-    fi
-}
-
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-export DEBIAN_FRONTEND=noninteractive
 
 echo "setup: what Sluice is built with"
 . /etc/os-release
@@ -65,7 +41,7 @@ if [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 12 ]; then
     packages=(gcc libc6-dev make iproute2 ca-certificates)
     bpf_rustc >/dev/null || has_nightly || packages+=(rustc-web libstd-rust-web-dev-bpf)
     command -v cargo >/dev/null || packages+=(cargo-web rust-web-clippy rustfmt-web)
-    install_packages "${packages[@]}"
+    install_packages "$log" "${packages[@]}"
 else
     say note "this is ${PRETTY_NAME:-not Debian}: using rustup, which is not tested"
     command -v cargo >/dev/null || fail "cargo is missing: install rustup (https://rustup.rs)"
@@ -86,7 +62,7 @@ prefix=$tools/bpf-linker-$linker_version-llvm$llvm
 if [ -x "$prefix/bin/bpf-linker" ]; then
     say present "bpf-linker $linker_version for LLVM $llvm in $prefix"
 elif [ "${ID:-}" = debian ]; then
-    install_packages "llvm-$llvm-dev" "libpolly-$llvm-dev" g++ zlib1g-dev libzstd-dev libxml2-dev
+    install_packages "$log" "llvm-$llvm-dev" "libpolly-$llvm-dev" g++ zlib1g-dev libzstd-dev libxml2-dev
     say build "bpf-linker $linker_version for LLVM $llvm (one to three minutes)"
     LLVM_PREFIX=/usr/lib/llvm-$llvm cargo install bpf-linker --quiet --locked --version "$linker_version" --no-default-features \
         --features "llvm-$llvm" --root "$prefix" >"$log" 2>&1 || { cat "$log" >&2; fail "bpf-linker did not build"; }

@@ -128,8 +128,13 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many random frames there are: `RANDOM_FRAMES`, for emulated machines, or many.
 fn config() -> Config {
-    Config { cases: 20_000, failure_persistence: None, ..Config::default() }
+    let cases = match std::env::var("RANDOM_FRAMES") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("RANDOM_FRAMES is `{text}`; it is a number of frames")),
+        Err(_) => 20_000,
+    };
+    Config { cases, failure_persistence: None, ..Config::default() }
 }
 
 fn random_frames() -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use crate::preflight;
 ///
 /// [`Failure::Operation`] when a daemon still runs, or when something could not be undone: the rest is undone all the same.
 pub fn run(args: &Down) -> Result<(), Failure> {
-    preflight::check()?;
+    preflight::check_undoing()?;
     for role in [Role::Lb, Role::Backend] {
         if let Some(process) = Lock::holder(&args.instance, role) {
             return Err(Failure::operation(anyhow!(

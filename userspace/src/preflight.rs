@@ -4,6 +4,7 @@ use std::io;
 
 use anyhow::{anyhow, bail};
 
+use crate::bpf;
 use crate::failure::Failure;
 
 /// The oldest kernel that has everything: lookup tables of different sizes in one map of maps (`BPF_F_INNER_MAP`).
@@ -13,14 +14,31 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
-/// Checks the kernel's version and this process's capabilities.
+/// Checks what a daemon needs: the kernel's version, this process's capabilities, the kernel's features.
 ///
 /// # Errors
 ///
 /// [`Failure::Operation`] with the first thing that is missing and the remedy.
 pub fn check() -> Result<(), Failure> {
     let system = nix::sys::utsname::uname().map_err(io::Error::from).map_err(Failure::operation)?;
-    check_kernel(&system.release().to_string_lossy()).map_err(Failure::Operation)?;
+    let release = system.release().to_string_lossy();
+    check_kernel(&release).map_err(Failure::Operation)?;
+    check_undoing()?;
+    match bpf::missing_feature().map_err(Failure::operation)? {
+        Some(feature) => Err(Failure::Operation(anyhow!(
+            "this kernel is {release} and lacks {feature}; use one that has it, such as a stock kernel of {} or later",
+            oldest_kernel()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that this process may change the host, which is all that undoing takes.
+///
+/// # Errors
+///
+/// [`Failure::Operation`] with the capability that is missing and the remedy.
+pub fn check_undoing() -> Result<(), Failure> {
     let status = std::fs::read_to_string("/proc/self/status").map_err(Failure::operation)?;
     check_capabilities(&status, &[NET_ADMIN, SYS_ADMIN]).map_err(Failure::Operation)
 }
@@ -35,16 +53,20 @@ pub fn check_reading() -> Result<(), Failure> {
     check_capabilities(&status, &[SYS_ADMIN]).map_err(Failure::Operation)
 }
 
+fn oldest_kernel() -> String {
+    let (major, minor) = OLDEST_KERNEL;
+    format!("Linux {major}.{minor}")
+}
+
 fn check_kernel(release: &str) -> anyhow::Result<()> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         bail!("cannot tell this kernel's version from {release:?}");
     };
-    let (oldest_major, oldest_minor) = OLDEST_KERNEL;
     if (major, minor) < OLDEST_KERNEL {
         bail!(
-            "this kernel is {release}; Sluice needs {oldest_major}.{oldest_minor} or later (lookup tables of different sizes \
-             in one map: BPF_F_INNER_MAP)"
+            "this kernel is {release}; Sluice needs {} or later (lookup tables of different sizes in one map: BPF_F_INNER_MAP)",
+            oldest_kernel()
         );
     }
     Ok(())

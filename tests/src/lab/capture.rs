@@ -104,6 +104,17 @@ pub struct Captured {
 }
 
 impl Captured {
+    /// Length on the wire of the longest kept packet to a VIP that came in without encapsulation, and of the longest that went out
+    /// with it; in bytes with the Ethernet header.
+    pub fn longest(&self) -> (usize, usize) {
+        let longest = |outgoing: bool, good: &dyn Fn(&Seen) -> bool| {
+            let frames = self.frames.iter().filter(|frame| frame.outgoing == outgoing);
+            frames.filter(|frame| look(&frame.bytes).is_some_and(|seen| good(&seen))).map(|frame| frame.length).max()
+        };
+        let to_vip = |seen: &Seen| !seen.encapsulated && (seen.destination == VIP_V4 || seen.destination == VIP_V6);
+        (longest(false, &to_vip).unwrap_or(0), longest(true, &|seen| seen.encapsulated).unwrap_or(0))
+    }
+
     /// Writes the kept packets for Wireshark or tcpdump.
     pub fn write_pcap(&self, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;

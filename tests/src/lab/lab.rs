@@ -255,6 +255,13 @@ impl Lab {
         self.wait_ready(host, "sluice", start)
     }
 
+    /// What the host's daemon has said so far.
+    pub fn said(&self, host: &Host) -> Result<String> {
+        let log = self.started().get(&Self::key(host, "sluice")).map(|started| started.log.clone());
+        let log = log.with_context(|| format!("no daemon was started in {}", host.name))?;
+        std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+    }
+
     /// The host's daemon, if one was started; it may have ended since.
     pub fn daemon(&self, host: &Host) -> Option<Process> {
         self.started().get(&Self::key(host, "sluice")).map(|started| started.process)

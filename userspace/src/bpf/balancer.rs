@@ -30,7 +30,7 @@ pub(super) const MAPS: [&str; 12] = [
 ];
 
 /// `BPF_F_MMAPABLE` and `BPF_F_INNER_MAP`, as the program's prototype of a table has them.
-const TABLE_FLAGS: u32 = 1 << 10 | 1 << 12;
+pub(super) const TABLE_FLAGS: u32 = 1 << 10 | 1 << 12;
 
 /// How much the maps can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

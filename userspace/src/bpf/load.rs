@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_datapath::entries::Settings;
 
@@ -26,6 +26,19 @@ pub const fn programs_built_by() -> &'static str {
     env!("SLUICE_PROBES_COMPILER")
 }
 
+/// What a program amounts to in the kernel that loaded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Instructions after the verifier's rewriting, which differs by kernel. `None` where the kernel does not tell.
+    pub instructions: Option<u32>,
+    /// Instructions that the verifier went through on all paths together; it gives up at a million. `None` before Linux 5.16.
+    pub verified: Option<u32>,
+    /// Bytes of machine code.
+    pub machine_code: u32,
+    /// Whether the kernel holds the type information (BTF) that came with the program.
+    pub type_information: bool,
+}
+
 /// A program in the kernel. It stays there as long as this value lives or something that it was attached to does.
 pub struct Program {
     ebpf: Ebpf,
@@ -41,17 +54,39 @@ impl Program {
         }
     }
 
+    /// What the program amounts to in this kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Load`] when the kernel does not tell.
+    pub fn footprint(&self) -> Result<Footprint, Error> {
+        /// Bytes of an instruction.
+        const INSTRUCTION: u32 = 8;
+
+        let info = self.info()?;
+        Ok(Footprint {
+            instructions: info.size_translated().map(|bytes| bytes / INSTRUCTION),
+            verified: info.verified_instruction_count(),
+            machine_code: info.size_jitted(),
+            type_information: info.btf_id().is_some(),
+        })
+    }
+
     /// The kernel's number of the program, as a filter that runs it tells it.
     ///
     /// # Errors
     ///
     /// [`Error::Load`] when the kernel does not tell.
     pub fn id(&self) -> Result<u32, Error> {
+        self.info().map(|info| info.id())
+    }
+
+    fn info(&self) -> Result<ProgramInfo, Error> {
         let info = match self.ebpf.program(self.name) {
             Some(program) => program.info(),
             None => unreachable!("a program is made from an object that has it loaded"),
         };
-        info.map(|info| info.id()).map_err(|source| Error::Load { program: self.name, source })
+        info.map_err(|source| Error::Load { program: self.name, source })
     }
 
     /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.

@@ -8,14 +8,17 @@ mod backend;
 mod balancer;
 mod batch;
 mod error;
+mod features;
 mod load;
 mod pins;
 
 pub use backend::BackendMaps;
 pub use balancer::{BalancerMaps, Capacities, Table};
 pub use error::Error;
+pub use features::missing_feature;
 pub use load::{
-    Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp, programs_built_by,
+    Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,
+    programs_built_by,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
 

@@ -84,7 +84,7 @@ pub(super) fn judge(show: &mut Show, wanted: Wanted, columns: &[(&str, &Tally)])
 }
 
 /// Packets that each balancer says it has forwarded.
-fn forwarded(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
+pub(super) fn forwarded(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
     let sum = |balancer: &'static Host| {
         let counters = lab.counters(balancer)?;
         Ok((balancer.name, counters.services.values().map(|traffic| traffic.packets).sum()))
@@ -93,7 +93,7 @@ fn forwarded(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
 }
 
 /// The same, once the last packets of closing connections are through.
-fn settled(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
+pub(super) fn settled(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
     let deadline = Instant::now() + lab.scale.patience;
     let mut then = forwarded(lab)?;
     loop {

@@ -1,0 +1,281 @@
+//! What a kernel makes of the programs: it loads each of them, also where it has no type information (BTF) of its own,
+//! takes them at TCX where it has it, and says what it lacks. Prints how many instructions each program has and how many the verifier went through.
+//!
+//! Everything happens in a network and a mount namespace of this process's own, with a BPF file system of their own.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use sluice::bpf::{self, BalancerMaps, Capacities, Footprint, Pins, Program};
+use sluice::journal::Role;
+use sluice_datapath::Address;
+use sluice_datapath::entries::Settings;
+
+/// Each program, and how it is loaded.
+const PROGRAMS: [(&str, Loader); 3] = [
+    ("sluice_tc", |pins| bpf::load_balancer(&pins(Role::Lb), &settings(), &CAPACITIES)),
+    ("sluice_xdp", |pins| bpf::load_balancer_xdp(&pins(Role::Lb), &settings(), &CAPACITIES)),
+    ("sluice_decap", |pins| bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)),
+];
+
+type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
+
+/// As the default limits of a configuration, with a smaller connection table.
+const CAPACITIES: Capacities = Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
+
+/// What this process does, when it is its own child: the name of a program, to load it without the kernel's type information, or
+/// [`REFUSED`].
+const CHILD: &str = "SLUICE_LOAD_CHILD";
+/// Asks a child to look for features on a kernel that makes no map.
+const REFUSED: &str = "maps are refused";
+
+/// For slow, emulated machines.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Both underlay addresses are set, so that no path of a program is dead code to the verifier.
+fn settings() -> Settings {
+    let address = |text: &str| match text.parse::<std::net::IpAddr>() {
+        Ok(address) => Address::from(address),
+        Err(error) => unreachable!("{text}: {error}"),
+    };
+    Settings {
+        hash_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+        underlay_v4: address("192.0.2.1"),
+        underlay_v6: address("2001:db8::1"),
+    }
+}
+
+/// A program loaded with maps of its own, which are unpinned when it is dropped.
+struct Loaded {
+    program: Program,
+    pins: [Pins; 2],
+}
+
+impl Loaded {
+    fn new(name: &str, instance: &str) -> Result<Self> {
+        let (_, load) = PROGRAMS.iter().find(|(known, _)| *known == name).context("no such program")?;
+        let pins = |role| Pins::new(Path::new("/sys/fs/bpf"), instance, role);
+        Ok(Self { program: load(&pins)?, pins: [pins(Role::Lb), pins(Role::Backend)] })
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        for pins in &self.pins {
+            if let Err(error) = pins.remove() {
+                eprintln!("pins stay until this process ends: {error}");
+            }
+        }
+    }
+}
+
+fn loads(name: &str) -> Result<()> {
+    let footprint = Loaded::new(name, &format!("{name}-loads"))?.program.footprint()?;
+    let Footprint { instructions, verified, machine_code, type_information } = footprint;
+    ensure!(type_information, "the kernel took {name} without its type information");
+    let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    println!(
+        "program {name}: instructions {}, verified {}, bytes of machine code {machine_code}",
+        number(instructions),
+        number(verified)
+    );
+    // The verifier counts an instruction once for each path that it follows through it. A kernel's limit is a million.
+    ensure!(
+        verified.is_none_or(|count| count < 500_000),
+        "the verifier went through {verified:?} instructions of {name}"
+    );
+    Ok(())
+}
+
+/// Runs this program once more: what is mounted or refused concerns all threads of a process.
+fn child(task: &str) -> Result<()> {
+    let mut child = Command::new(std::env::current_exe()?).env(CHILD, task).spawn()?;
+    let deadline = Instant::now() + PATIENCE * 5;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "{task}: {status}; its message is above");
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            anyhow::bail!("{task}: not done after {:?}", PATIENCE * 5);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes the kernel answer as one does that does not know what it is asked for, whenever this process wants a map; the check before
+/// a daemon's start must name what is missing.
+fn names_what_is_missing() -> Result<()> {
+    /// `BPF_MAP_CREATE` of `enum bpf_cmd` (`linux/bpf.h`).
+    const MAP_CREATE: u64 = 0;
+
+    ensure!(bpf::missing_feature()?.is_none(), "{:?} is missing before anything is refused", bpf::missing_feature()?);
+    let command = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, MAP_CREATE)?;
+    let filter = SeccompFilter::new(
+        [(libc::SYS_bpf, vec![SeccompRule::new(vec![command])?])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EINVAL.unsigned_abs()),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let filter: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&filter)?;
+    let error = match sluice::preflight::check() {
+        Ok(()) => anyhow::bail!("the check finds nothing missing"),
+        Err(error) => error.to_string(),
+    };
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    for part in [release.as_str(), "lacks connection tables (BPF_MAP_TYPE_LRU_HASH)", "Linux 5.10"] {
+        ensure!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    Ok(())
+}
+
+/// Hides the kernel's type information, as a kernel built without `CONFIG_DEBUG_INFO_BTF` has none, and loads a program.
+fn load_without_kernel_btf(name: &str) -> Result<()> {
+    let kernel = Path::new("/sys/kernel/btf");
+    if kernel.exists() {
+        mount(Some("none"), kernel, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).context("cannot hide it")?;
+    }
+    ensure!(!kernel.join("vmlinux").exists(), "{} is still there", kernel.display());
+    Loaded::new(name, &format!("{name}-without-btf")).map(drop)
+}
+
+/// Attaches to one end of a veth pair by TCX, sends from the other, and finds the packets counted.
+fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
+    let loaded = Loaded::new(name, &format!("{name}-tcx"))?;
+    let maps = BalancerMaps::open(&loaded.pins[0])?;
+    ip(&["link", "add", "here", "type", "veth", "peer", "name", "there"])?;
+    ip(&["link", "set", "here", "up"])?;
+    ip(&["link", "set", "there", "up"])?;
+    ip(&["addr", "add", "192.0.2.1/24", "dev", "there"])?;
+    ensure!(maps.reasons()?.is_empty(), "packets are counted before the program is attached: {:?}", maps.reasons()?);
+
+    let link = match attach_by_tcx(&loaded.program, nix::net::if_::if_nametoindex("here")?) {
+        Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && kernel()? < (6, 6) => {
+            return Ok(Completion::ignored_with("this kernel has no TCX (BPF_TCX_INGRESS, Linux 6.6)"));
+        }
+        Err(error) => return Err(error).context("cannot attach by TCX"),
+    };
+    let socket = UdpSocket::bind("192.0.2.1:0")?;
+    let deadline = Instant::now() + PATIENCE;
+    while maps.reasons()?.is_empty() {
+        ensure!(Instant::now() < deadline, "no packet is counted at TCX");
+        // Asks for the neighbour's link address, and so puts an ARP request on the wire.
+        socket.send_to(b"is anybody there?", "192.0.2.9:9")?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(link);
+    Ok(Completion::Completed)
+}
+
+/// The link, which detaches when it is closed.
+fn attach_by_tcx(program: &Program, interface: u32) -> std::io::Result<OwnedFd> {
+    const LINK_CREATE: libc::c_long = 28;
+    const TCX_INGRESS: u32 = 46;
+    /// `struct { ... } link_create` of `union bpf_attr` (`linux/bpf.h`), up to TCX's part of it.
+    #[repr(C)]
+    struct LinkCreate {
+        program: i32,
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u32,
+        pad: u32,
+        expected_revision: u64,
+    }
+    let request = LinkCreate {
+        program: program.descriptor().as_raw_fd(),
+        interface,
+        attach_type: TCX_INGRESS,
+        flags: 0,
+        relative: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    // SAFETY: `request` is laid out as the kernel's attribute union for this command.
+    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const request, size_of::<LinkCreate>()) };
+    match i32::try_from(descriptor) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// The running kernel's version: major and minor.
+fn kernel() -> Result<(u32, u32)> {
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => Err(anyhow::anyhow!("cannot tell the kernel's version from {release:?}")),
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output().context("cannot run ip")?;
+    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Gives this process, which must have one thread, namespaces of its own, and a BPF file system in them.
+fn isolate() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make namespaces")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("cannot make mounts private")?;
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>)
+        .context("cannot mount a BPF file system")
+}
+
+fn main() -> ExitCode {
+    let root = nix::unistd::geteuid().is_root();
+    if root && let Err(error) = isolate() {
+        eprintln!("load: error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    if let Ok(task) = std::env::var(CHILD) {
+        let result = if task == REFUSED { names_what_is_missing() } else { load_without_kernel_btf(&task) };
+        return match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let trial = |name: String, test: Box<dyn FnOnce() -> Result<Completion> + Send>| {
+        Trial::ignorable_test(name, move || {
+            if !root {
+                let reason = "loading programs needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)";
+                return Ok(Completion::ignored_with(reason));
+            }
+            test().map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    let mut trials = Vec::new();
+    for (name, _) in PROGRAMS {
+        trials.push(trial(format!("{name}_loads"), Box::new(|| loads(name).map(|()| Completion::Completed))));
+        trials.push(trial(
+            format!("{name}_loads_without_the_kernels_type_information"),
+            Box::new(|| child(name).map(|()| Completion::Completed)),
+        ));
+    }
+    trials.push(trial(
+        "a_missing_feature_is_named_before_the_start".into(),
+        Box::new(|| child(REFUSED).map(|()| Completion::Completed)),
+    ));
+    trials.push(trial("sluice_tc_runs_at_tcx".into(), Box::new(|| counts_what_arrives_at_tcx("sluice_tc"))));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Runs the privileged tests and the lab on other kernels, each in a virtual machine; `make test-kernels` calls it, as root.
+#
+#   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that the archive does not have is skipped, and said
+#   TESTS    groups of tests (default: all): the names of the test programs that need a kernel, lab-device and lab-program
+#   DOCUMENT the page that results are written into (default docs/kernels.md), where those of other kernels and tests stay; empty: none
+#
+# Installs what it needs, builds the test programs once, here, and runs them inside. Logs are kept in target/kernels. Ends with one line
+# that adds up all tests; a skipped test is never counted as passed. Exit status 1 when a test failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/packages.sh
+
+KERNELS=${KERNELS:-5.10 6.1 6.12 newest}
+# Test programs that ask nothing of the kernel: they run on the host.
+without_kernel=" cli datapath known properties "
+document=${DOCUMENT-docs/kernels.md}
+
+results=${CARGO_TARGET_DIR:-target}/kernels
+mkdir -p "$results"
+results=$(realpath "$results")
+start=$SECONDS
+
+[ "$(id -u)" = 0 ] || fail "the virtual machines see this machine's root file system, which takes root to share: run it as root"
+echo "test-kernels: what the virtual machines need"
+install_packages "$results/apt.log" qemu-system-x86 busybox-static kmod iproute2 xz-utils zstd
+
+# 1. The test programs: name, package directory and executable of each.
+echo "test-kernels: building the test programs"
+# All of the workspace, as `make test` builds it: a selection would build every dependency once more, with other features.
+${CARGO:-cargo} test --quiet --no-run --message-format=json >"$results/build.json" || fail "the test programs do not build; see above"
+field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" <<<"$2"; }
+grep '"kind":\["test"\]' "$results/build.json" | while read -r artefact; do
+    manifest=$(field manifest_path "$artefact")
+    printf '%s\t%s\t%s\n' "$(field name "$artefact")" "${manifest%/*}" "$(field executable "$artefact")"
+done | sort >"$results/plan"
+
+all=()
+while IFS=$'\t' read -r name _; do
+    case $name in
+        lab) all+=(lab-device lab-program) ;;
+        *) [[ $without_kernel == *" $name "* ]] || all+=("$name") ;;
+    esac
+done <"$results/plan"
+read -r -a groups <<<"${TESTS:-${all[*]}}"
+
+# The binary that users run, for the lab. Beside it lies the one that the tests were built with, which is several times slower.
+release=${CARGO_TARGET_DIR:-target}/release/sluice
+[ -x "$release" ] || fail "$release is not built; run \`make build\`"
+release=$(realpath "$release")
+
+# 2. Each kernel.
+: >"$results/tests.tsv"    # kernel, group, passed, failed, skipped
+: >"$results/programs.tsv" # program, kernel, instructions and verified instructions
+: >"$results/skipped.tsv"  # kernel, group, test, reason
+
+# judge VERSION GROUP STATUS: adds up one group's output and notes what was skipped.
+judge() {
+    local version=$1 group=$2 status=$3 passed=0 failed=0 skipped=0
+    read -r passed failed skipped < <(
+        sed -nE 's/^test result: [A-Za-z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$results/group" |
+            awk '{ passed += $1; failed += $2; skipped += $3 } END { print passed + 0, failed + 0, skipped + 0 }'
+    )
+    # A program that ended without a verdict has failed; and so has one that tested nothing.
+    if [ "$failed" = 0 ] && { [ "$status" != 0 ] || [ $((passed + skipped)) = 0 ]; }; then
+        failed=1
+    fi
+    printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" >>"$results/tests.tsv"
+    printf '  %-12s %s passed, %s failed, %s skipped\n' "$group" "$passed" "$failed" "$skipped"
+    # The reason stands behind the verdict, or in brackets before the name.
+    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' "$results/group" |
+        while IFS=$'\t' read -r test reason; do
+            printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$results/skipped.tsv"
+            printf '  %-12s skipped %s: %s\n' "" "$test" "$reason"
+        done
+    sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' "$results/group" |
+        while IFS=$'\t' read -r program instructions verified; do
+            printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" >>"$results/programs.tsv"
+        done
+    [ "$failed" = 0 ] || sed 's/^/    /' "$results/group"
+}
+
+# boot KERNEL CONSOLE: runs the groups in a virtual machine; its last line is `@exit STATUS`.
+boot() {
+    local status=0
+    SHARE="$results $release $HOME" TIMEOUT=${TIMEOUT:-7200} CONSOLE=$2 nice -n 10 \
+        tools/kernels/vm.sh "$1" env SLUICE="$release" tools/kernels/guest.sh "$results/plan" "${groups[@]}" 2>&1 || status=$?
+    echo "@exit $status"
+}
+
+for series in $KERNELS; do
+    status=0
+    kernel=$(tools/kernels/kernel.sh "$series") || status=$?
+    if [ $status = 3 ]; then
+        echo "test-kernels: $series: skipped, the archive has no such kernel"
+        printf '%s\t-\tall tests\tthe archive has no such kernel\n' "$series" >>"$results/skipped.tsv"
+        printf '%s\t-\t0\t0\t1\n' "$series" >>"$results/tests.tsv"
+        continue
+    fi
+    [ $status = 0 ] || fail "the kernel $series cannot be fetched"
+    version=${kernel##*/}
+    version=${version%-cloud-amd64}
+    log=$results/$version.log
+    echo "test-kernels: Linux $version"
+    began=$SECONDS
+    : >"$log"
+    open=" ${groups[*]} "
+    while IFS= read -r line; do
+        line=${line%$'\r'}
+        printf '%s\n' "$line" >>"$log"
+        case $line in
+            "@begin "*) : >"$results/group" ;;
+            "@end "*)
+                read -r _ group status <<<"$line"
+                judge "$version" "$group" "$status"
+                open=${open/ $group / }
+                ;;
+            "@exit "*) status=${line#@exit } ;;
+            *) printf '%s\n' "$line" >>"$results/group" ;;
+        esac
+    done < <(boot "$kernel" "$results/$version.console")
+    if [ "$status" != 0 ]; then
+        tail -25 "$log"
+        echo "test-kernels: the virtual machine ended with status $status"
+    fi
+    # What did not come to its end did not pass.
+    for group in $open; do
+        echo "no end" >"$results/group"
+        judge "$version" "$group" "no end"
+    done
+    echo "  $((SECONDS - began)) s; log in $log"
+done
+
+# 3. What came out.
+if [ -n "$document" ]; then
+    tools/kernels/report.sh "$results" "$document"
+    echo "test-kernels: results are in $document"
+fi
+echo "test-kernels: done after $((SECONDS - start)) s"
+awk -F '\t' '{ passed += $3; failed += $4; skipped += $5 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$results/tests.tsv"
+awk -F '\t' '{ failed += $4; passed += $3 } END { exit failed > 0 || passed == 0 }' "$results/tests.tsv"

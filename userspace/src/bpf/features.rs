@@ -1,0 +1,76 @@
+//! What the kernel must be able to do, asked of the kernel itself: versions tell little where features are carried to older kernels or
+//! left out of a build.
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+
+use super::Error;
+use super::balancer::TABLE_FLAGS;
+
+/// The first thing missing from this kernel that the programs need, as a phrase; `None` when everything is there.
+///
+/// Takes the privileges that loading a program takes.
+///
+/// # Errors
+///
+/// [`Error::System`] when the kernel does not let itself be asked.
+pub fn missing_feature() -> Result<Option<&'static str>, Error> {
+    let asked = |what: &str, error: &dyn std::fmt::Display| Error::System {
+        what: format!("find out whether this kernel has {what}"),
+        source: io::Error::other(error.to_string()),
+    };
+    let classifier = "programs at TC (CONFIG_BPF_SYSCALL, BPF_PROG_TYPE_SCHED_CLS)";
+    if !is_program_supported(ProgramType::SchedClassifier).map_err(|error| asked(classifier, &error))? {
+        return Ok(Some(classifier));
+    }
+    for (helper, name) in [
+        (BpfHelper::BPF_FUNC_skb_adjust_room, "the helper bpf_skb_adjust_room"),
+        (BpfHelper::BPF_FUNC_redirect_neigh, "the helper bpf_redirect_neigh (Linux 5.10, CONFIG_NET)"),
+    ] {
+        if !is_helper_supported(ProgramType::SchedClassifier, helper).map_err(|error| asked(name, &error))? {
+            return Ok(Some(name));
+        }
+    }
+    for (map, name) in [
+        (MapType::LruHash, "connection tables (BPF_MAP_TYPE_LRU_HASH)"),
+        (MapType::ArrayOfMaps, "maps of maps (BPF_MAP_TYPE_ARRAY_OF_MAPS)"),
+    ] {
+        if !is_map_supported(map).map_err(|error| asked(name, &error))? {
+            return Ok(Some(name));
+        }
+    }
+    let tables = "lookup tables of different sizes in one map (BPF_F_INNER_MAP, Linux 5.10)";
+    match lookup_table() {
+        Ok(_) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Some(tables)),
+        Err(error) => Err(asked(tables, &error)),
+    }
+}
+
+/// Makes the smallest array with the flags of a lookup table.
+fn lookup_table() -> io::Result<OwnedFd> {
+    const MAP_CREATE: libc::c_long = 0;
+    const ARRAY: u32 = 2;
+    /// The first members of `union bpf_attr` for this command.
+    #[repr(C)]
+    struct MapCreate {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+    }
+
+    let request = MapCreate { kind: ARRAY, key_size: 4, value_size: 8, max_entries: 1, flags: TABLE_FLAGS };
+    // SAFETY: `request` is laid out as the kernel's attribute union for this command; the kernel takes missing members as 0.
+    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const request, size_of::<MapCreate>()) };
+    match i32::try_from(descriptor) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
