@@ -48,6 +48,12 @@ lint: setup ## What a change must pass besides the tests: format, clippy, docume
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
+	@if [ -x /usr/bin/cargo-clippy ] && [ -x /usr/bin/cargo ]; then \
+		PATH=/usr/bin:$$PATH RUSTC_BOOTSTRAP=1 cargo clippy --package sluice-probes --target bpfel-unknown-none \
+			--target-dir $(TARGET)/probes-lint -- -D warnings; \
+	else \
+		echo "lint: clippy skipped for probes/: it takes that of the compiler for the BPF target (Debian: rust-web-clippy)"; \
+	fi
 
 clean: ## Remove what was built here
 	$(CARGO) clean
