@@ -87,7 +87,7 @@ awk -F '\t' '$2 != "-" {
 [operations.md](operations.md) says which kernels are supported; this page is what that rests on.
 
 ```
-make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root, takes an hour
+make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; may take an hour
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
 ```
