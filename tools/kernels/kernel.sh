@@ -34,7 +34,7 @@ if [ "$series" != newest ]; then
     [ -z "$cached" ] || use "$cached"
 fi
 
-work=$(mktemp -d "$cache/.fetch.XXXX")
+work=$(mktemp -d -p "$cache")
 trap 'rm -rf "$work"' EXIT
 log=$work/log
 
