@@ -38,6 +38,7 @@ pub fn init(detached: bool) -> Result<()> {
     // SAFETY: the action ignores the signal, so no handler of ours ever runs.
     unsafe { sigaction(Signal::SIGCHLD, &reap) }.context("cannot ask the kernel to reap children")?;
     if detached {
+        leave_caller()?;
         loop {
             nix::unistd::pause();
         }
@@ -78,9 +79,16 @@ pub fn hold(host: &str, state: &Path) -> Result<()> {
 
     println!("{}", std::process::id());
     std::io::stdout().flush().context("cannot report to the lab")?;
+    leave_caller()?;
     loop {
         nix::unistd::pause();
     }
+}
+
+/// Lets go of the caller's standard error: a process that outlives `sluice-lab up` would keep a pipe behind it open for good.
+fn leave_caller() -> Result<()> {
+    let nowhere = File::options().write(true).open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stderr(nowhere).context("cannot let go of standard error")
 }
 
 fn directory(path: &Path) -> Result<File> {
