@@ -8,6 +8,7 @@ use crate::choose::{self, Choice};
 use crate::encapsulate::wrap;
 use crate::entries::{Fragment, FragmentKey, PrefixKey, Vip, VipAddress, VipKey};
 use crate::flow::Port;
+use crate::observe::{self, Seen};
 use crate::options::{AddressOptions, Features};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
@@ -54,7 +55,14 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 /// As [`balance`].
 #[inline(always)]
 pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Stage<P>, Reason> {
-    counted(tables, forward_direct(packet, tables))
+    let mut seen = Seen::default();
+    let outcome = forward_direct(packet, tables, &mut seen);
+    match &outcome {
+        Ok(Stage::Unusual(_)) => {}
+        Ok(Stage::Forward(forward)) => settle(tables, &seen, Ok(*forward)),
+        Err(reason) => settle(tables, &seen, Err(*reason)),
+    }
+    outcome
 }
 
 /// The second stage: headers wherever they are, and fragments.
@@ -64,19 +72,28 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Sta
 /// As [`balance`].
 #[inline(always)]
 pub fn unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
-    counted(tables, forward_unusual(packet, tables))
-}
-
-#[inline(always)]
-fn counted<T: BalancerTables, R>(tables: &T, outcome: Result<R, Reason>) -> Result<R, Reason> {
-    if let Err(reason) = outcome {
-        tables.count_refused(reason);
-    }
+    let mut seen = Seen::default();
+    let outcome = forward_unusual(packet, tables, &mut seen);
+    settle(tables, &seen, outcome);
     outcome
 }
 
+/// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
 #[inline(always)]
-fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Stage<P>, Reason> {
+fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, Reason>) {
+    if let Err(reason) = outcome {
+        tables.count_refused(reason);
+        if seen.service != 0
+            && let Some(index) = reason.drop_index()
+        {
+            tables.count_dropped(seen.service, index);
+        }
+    }
+    observe::finish(tables, seen, outcome);
+}
+
+#[inline(always)]
+fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mut Seen) -> Result<Stage<P>, Reason> {
     let Some(family) = parse::family(&packet)? else { return Ok(Stage::Unusual(packet)) };
     let network = match family {
         Family::V4 => parse::ipv4(&packet, ETHERNET)?,
@@ -90,30 +107,34 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    (seen.service, seen.opens) = (vip.service, transport.opens);
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables)?;
+    seen.backend = choice.index;
     packet.send(&choice, hash, tables).map(Stage::Forward)
 }
 
 #[inline(always)]
-fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
+fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mut Seen) -> Result<Forward, Reason> {
     let walked = walk::network(&packet)?;
     let address = find_address(tables, &walked.network)?;
     let walked = walked.past_extensions(&packet)?;
     if let Part::Later { identification } = walked.part {
-        return follow(packet, &walked, identification, tables);
+        return follow(packet, &walked, identification, tables, seen);
     }
     let offset = walked.start.wrapping_add(walked.network.header);
     let transport = parse::transport_at(&packet, offset, walked.network.protocol)?;
     let vip = find_vip(tables, &address, transport.destination_port, walked.network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    (seen.service, seen.opens) = (vip.service, transport.opens);
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables)?;
+    seen.backend = choice.index;
     if let Part::First { identification } = walked.part {
         let entry = Fragment {
             seen: tables.now(),
@@ -134,6 +155,7 @@ fn follow<P: Packet, T: BalancerTables>(
     walked: &Walked,
     identification: u32,
     tables: &T,
+    seen: &mut Seen,
 ) -> Result<Forward, Reason> {
     let (vip, tags) = (Vip { service: 0, options: Default::default() }, walked.tags());
     let size = Size { packet: 0, segment: 0 };
@@ -144,6 +166,7 @@ fn follow<P: Packet, T: BalancerTables>(
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    seen.service = first.service;
     packet.size = parse::size_of_fragment(&packet.packet, walked.start, &walked.network)?;
     packet.vip.service = first.service;
     packet.alive()?;
@@ -151,6 +174,7 @@ fn follow<P: Packet, T: BalancerTables>(
     if backend.incarnation != first.incarnation {
         return Err(Reason::NoBackend);
     }
+    seen.backend = first.backend as u16;
     let choice = Choice { index: first.backend as u16, backend, hint: first.hint as u16 };
     // A later fragment has no ports; its outer source may differ from the first one's.
     let ports = Port::new(0);

@@ -3,10 +3,10 @@
 //! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
 //! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
 
-use crate::Address;
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
+use crate::{Address, Reason};
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,19 +254,34 @@ pub struct ServiceCounters {
     pub bytes: u64,
     /// TCP segments that open a connection, forwarded.
     pub new_flows: u64,
+    /// Packets dropped, by [`Reason::drop_index`]. They are counted in `REASONS`, too, which stays when a service goes.
+    pub drops: [u64; Reason::DROPS],
 }
-plain!(ServiceCounters, 24);
+plain!(ServiceCounters, 24 + 8 * Reason::DROPS);
 
-/// Value of the per-CPU array `BACKEND_COUNTERS`, and of the backend's own `DECAPSULATED`.
+/// Value of the per-CPU array `BACKEND_COUNTERS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct BackendCounters {
     /// Packets; a merged packet counts as its segments.
     pub packets: u64,
+    /// Bytes of the clients' IP packets.
+    pub bytes: u64,
+    /// TCP segments that open a connection.
+    pub new_flows: u64,
+}
+plain!(BackendCounters, 24);
+
+/// Value of the backend's `DECAPSULATED`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Decapsulated {
+    /// Packets; a merged packet counts as its segments.
+    pub packets: u64,
     /// Bytes of inner IP packets.
     pub bytes: u64,
 }
-plain!(BackendCounters, 16);
+plain!(Decapsulated, 16);
 
 /// What is fixed when the balancer's program is loaded, each member a constant of its own there; the program is replaced when it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

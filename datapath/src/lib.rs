@@ -24,6 +24,7 @@ pub mod flow;
 pub mod header;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod observe;
 pub mod options;
 pub mod packet;
 pub mod parse;
@@ -41,10 +42,10 @@ pub use flow::Flow;
 pub use packet::Packet;
 pub use plain::Plain;
 pub use reason::{Reason, Verdict};
-pub use tables::{BackendTables, BalancerTables, LookupTable};
+pub use tables::{BackendTables, BalancerTables, EventTables, LookupTable};
 
 /// Version of everything that is laid out in pinned maps: names, keys, values and their meaning.
 ///
 /// It is a directory name under the instance's pins. It is raised whenever a map changes in a way that a program or daemon of
 /// another version would misread.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

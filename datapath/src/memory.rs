@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
-    TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters,
+    Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
+use crate::observe::{Event, HEAD, Observer, switch};
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type};
 use crate::tables::Forwarded;
-use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
+use crate::{Address, BackendTables, BalancerTables, EventTables, Family, Flow, LookupTable, Packet, Plain, Reason};
 
 /// An Ethernet frame in a byte buffer.
 #[derive(Debug)]
@@ -25,12 +26,14 @@ pub struct Buffer<'a> {
     pub vlan: bool,
     /// The opposite of [`Packet::is_for_this_host`].
     pub other_host: bool,
+    /// [`Packet::interface`].
+    pub interface: u32,
 }
 
 impl<'a> Buffer<'a> {
     /// A frame that is neither merged nor tagged.
     pub fn new(bytes: &'a mut Vec<u8>) -> Self {
-        Self { bytes, segment_size: 0, segments: 1, vlan: false, other_host: false }
+        Self { bytes, segment_size: 0, segments: 1, vlan: false, other_host: false, interface: 1 }
     }
 }
 
@@ -63,6 +66,16 @@ impl Packet for Buffer<'_> {
 
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
         self.load(offset)
+    }
+
+    fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    fn head(&self, head: &mut [u8; HEAD]) -> u32 {
+        let bytes = &self.bytes[..self.bytes.len().min(HEAD)];
+        head[..bytes.len()].copy_from_slice(bytes);
+        bytes.len() as u32
     }
 
     fn untag(self, bytes: usize) -> Result<Self, Reason> {
@@ -139,6 +152,16 @@ pub struct Balancer {
     pub backend_counters: RefCell<BTreeMap<u16, BackendCounters>>,
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
+    /// [`EventTables::watched`].
+    pub watched: Cell<bool>,
+    /// The map `EVENT_SWITCH`.
+    pub switch: [Cell<u64>; switch::WORDS as usize],
+    /// The map `OBSERVERS` of a machine with one CPU.
+    pub observer: RefCell<Observer>,
+    /// The ring buffer `EVENTS`.
+    pub events: RefCell<Vec<Event>>,
+    /// How many events the ring buffer holds.
+    pub room: usize,
 }
 
 impl Balancer {
@@ -158,7 +181,45 @@ impl Balancer {
             services: RefCell::default(),
             backend_counters: RefCell::default(),
             reasons: RefCell::default(),
+            watched: Cell::default(),
+            switch: Default::default(),
+            observer: RefCell::default(),
+            events: RefCell::default(),
+            room: usize::MAX,
         }
+    }
+}
+
+impl EventTables for Balancer {
+    fn watched(&self) -> bool {
+        self.watched.get()
+    }
+
+    fn switch(&self, word: u32) -> u64 {
+        self.switch[word as usize].get()
+    }
+
+    fn switch_off(&self) {
+        self.switch[switch::UNTIL as usize].set(0);
+    }
+
+    /// The middle of what a random number may be.
+    fn random(&self) -> u32 {
+        1 << 31
+    }
+
+    fn observer(&self, work: impl FnOnce(&mut Observer)) -> Option<()> {
+        work(&mut self.observer.borrow_mut());
+        Some(())
+    }
+
+    fn emit(&self, event: &Event) -> bool {
+        let mut events = self.events.borrow_mut();
+        let room = events.len() < self.room;
+        if room {
+            events.push(*event);
+        }
+        room
     }
 }
 
@@ -242,6 +303,11 @@ impl BalancerTables for Balancer {
         let counters = backends.entry(backend).or_default();
         counters.packets += forwarded.packets;
         counters.bytes += forwarded.bytes;
+        counters.new_flows += forwarded.new_flows;
+    }
+
+    fn count_dropped(&self, service: u32, drop_index: u32) {
+        self.services.borrow_mut().entry(service).or_default().drops[drop_index as usize] += 1;
     }
 
     fn count_refused(&self, reason: Reason) {
@@ -257,7 +323,7 @@ pub struct BackendHost {
     /// The map `VIP_ADDRESSES`.
     pub vip_addresses: HashSet<Address>,
     /// The map `DECAPSULATED`.
-    pub decapsulated: Cell<BackendCounters>,
+    pub decapsulated: Cell<Decapsulated>,
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
 }
@@ -273,7 +339,7 @@ impl BackendTables for BackendHost {
 
     fn count_decapsulated(&self, packets: u64, bytes: u64) {
         let before = self.decapsulated.get();
-        self.decapsulated.set(BackendCounters { packets: before.packets + packets, bytes: before.bytes + bytes });
+        self.decapsulated.set(Decapsulated { packets: before.packets + packets, bytes: before.bytes + bytes });
     }
 
     fn count_refused(&self, reason: Reason) {

@@ -81,5 +81,7 @@ bits! {
         HASHING = 1 << 2;
         /// Sources of outer headers that differ from flow to flow.
         SOURCES = 1 << 3;
+        /// Captures: a look at `EVENT_SWITCH` for each packet.
+        EVENTS = 1 << 4;
     }
 }

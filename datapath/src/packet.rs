@@ -1,5 +1,6 @@
 //! What the packet path needs from a packet.
 
+use crate::observe::HEAD;
 use crate::{Family, Plain, Reason};
 
 /// Bytes of an Ethernet header.
@@ -31,6 +32,12 @@ pub trait Packet: Sized {
 
     /// The header at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`].
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// Index of the interface on which the frame came.
+    fn interface(&self) -> u32;
+
+    /// Copies the first bytes of the frame; how many there are.
+    fn head(&self, head: &mut [u8; HEAD]) -> u32;
 
     /// Removes VLAN tags: `bytes` bytes of them behind the link addresses, and one beside the bytes if there is one.
     ///

@@ -102,6 +102,19 @@ impl Reason {
     pub const fn index(self) -> u32 {
         self as u32
     }
+
+    /// How many counters of drops a service has.
+    pub const DROPS: usize = 16;
+
+    /// The number of the first reason to drop a packet of a service; the [`Self::DROPS`] numbers from here on are such reasons.
+    const FIRST_DROP: u32 = 16;
+
+    /// The reason's place among the counters of drops that a service has; `None` when it is no reason to drop a packet of a service.
+    #[inline(always)]
+    pub const fn drop_index(self) -> Option<u32> {
+        let index = self.index().wrapping_sub(Self::FIRST_DROP);
+        if index < Self::DROPS as u32 { Some(index) } else { None }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -115,6 +128,8 @@ const _: () = {
     while i < Reason::ALL.len() {
         assert!(Reason::ALL[i].index() > 0 && Reason::ALL[i].index() < Reason::COUNTERS);
         assert!(i == 0 || Reason::ALL[i].index() > Reason::ALL[i - 1].index());
+        // A service's counters have room for nothing but drops.
+        assert!(Reason::ALL[i].drop_index().is_none() || matches!(Reason::ALL[i].verdict(), Verdict::Drop));
         i += 1;
     }
 };

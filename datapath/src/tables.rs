@@ -3,6 +3,7 @@
 #[cfg(doc)]
 use crate::entries::Settings;
 use crate::entries::{Backend, Connection, Fragment, FragmentKey, NextHop, PrefixKey, Vip, VipAddress, VipKey};
+use crate::observe::{Event, Observer};
 use crate::options::Features;
 use crate::{Address, Family, Flow, Reason};
 
@@ -20,8 +21,24 @@ pub trait LookupTable {
     }
 }
 
+/// The maps through which captures look at the balancer's program. See [`crate::observe`].
+pub trait EventTables {
+    /// Whether the packet under way is watched: what [`crate::observe::begin`] said of it.
+    fn watched(&self) -> bool;
+    /// A word of [`crate::observe::switch`].
+    fn switch(&self, word: u32) -> u64;
+    /// Ends a capture whose time is over.
+    fn switch_off(&self);
+    /// A random number.
+    fn random(&self) -> u32;
+    /// Lends this CPU's observer.
+    fn observer(&self, work: impl FnOnce(&mut Observer)) -> Option<()>;
+    /// Writes an event for whoever captures; false when there is no room.
+    fn emit(&self, event: &Event) -> bool;
+}
+
 /// The maps of the balancer's program.
-pub trait BalancerTables {
+pub trait BalancerTables: EventTables {
     /// How a lookup table is borrowed. All words read through one borrow belong to one generation.
     type Table<'a>: LookupTable
     where
@@ -61,6 +78,8 @@ pub trait BalancerTables {
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded);
     /// Accounts a packet that was not forwarded.
     fn count_refused(&self, reason: Reason);
+    /// Accounts a packet that was dropped to its service, at the reason's [`Reason::drop_index`].
+    fn count_dropped(&self, service: u32, drop_index: u32);
 }
 
 /// What a forwarded packet adds to counters.

@@ -5,7 +5,7 @@
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::entries::{Decapsulated, LocalAddress, VipAddress};
 use sluice_datapath::{Address, BackendTables, Reason, decapsulate};
 use sluice_probes::tc::{self, TcPacket};
 
@@ -17,7 +17,7 @@ static LOCAL_ADDRESSES: HashMap<Address, LocalAddress, 1> = HashMap::new();
 static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
 /// What was decapsulated.
 #[btf_map]
-static DECAPSULATED: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
+static DECAPSULATED: PerCpuArray<Decapsulated, 1> = PerCpuArray::new();
 /// Counters, by reason.
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();

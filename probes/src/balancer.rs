@@ -5,8 +5,8 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sluice_datapath::balance::{direct, unusual};
@@ -14,14 +14,15 @@ use sluice_datapath::entries::{
     Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress,
     VipKey,
 };
+use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
-use sluice_datapath::{Address, BalancerTables, Family, Flow, LookupTable, Reason, Stage};
+use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, LookupTable, Reason, Stage};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
-// Every capacity but that of REASONS is set by the loader; the numbers here are the smallest that the kernel accepts.
+// Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers here are the smallest that the kernel accepts.
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
@@ -80,6 +81,18 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
 
+// Maps of captures. See `sluice_datapath::observe`.
+
+/// Whether a capture is on, and what it wants.
+#[btf_map]
+static EVENT_SWITCH: Array<u64, { switch::WORDS as usize }> = Array::new();
+/// Each CPU's share of a capture.
+#[btf_map]
+static OBSERVERS: PerCpuArray<Observer, 1> = PerCpuArray::new();
+/// What captures read; some three thousand events.
+#[btf_map]
+static EVENTS: RingBuf<Event, { 512 << 10 }> = RingBuf::new();
+
 // Maps that no packet reads: what a daemon writes down for the next one.
 
 /// Names and states of backends, by index.
@@ -99,16 +112,23 @@ static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 #[classifier]
 pub fn sluice_tc(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    match direct_at_tc(skb) {
-        tc::UNUSUAL => unusual_at_tc(skb),
+    let watched = observe::is_on(&UNWATCHED) && begin_at_tc(skb);
+    match direct_at_tc(skb, watched) {
+        tc::UNUSUAL => unusual_at_tc(skb, watched),
         action => action,
     }
 }
 
+/// While a capture is on, what comes first at TC.
+#[inline(never)]
+fn begin_at_tc(skb: *mut __sk_buff) -> bool {
+    observe::begin(&TcPacket::of(skb), &UNWATCHED)
+}
+
 /// The first stage at TC.
 #[inline(never)]
-fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
-    match direct(TcPacket::new(skb), &Maps) {
+fn direct_at_tc(skb: *mut __sk_buff, watched: bool) -> i32 {
+    match direct(TcPacket::new(skb), &Maps { watched }) {
         Ok(Stage::Forward(forward)) => tc::redirect(&forward),
         Ok(Stage::Unusual(_)) => tc::UNUSUAL,
         Err(reason) => tc::refuse(reason),
@@ -117,8 +137,8 @@ fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
 
 /// The second stage at TC.
 #[inline(never)]
-fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
-    match unusual(TcPacket::of(skb), &Maps) {
+fn unusual_at_tc(skb: *mut __sk_buff, watched: bool) -> i32 {
+    match unusual(TcPacket::of(skb), &Maps { watched }) {
         Ok(forward) => tc::redirect(&forward),
         Err(reason) => tc::refuse(reason),
     }
@@ -127,16 +147,23 @@ fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
-    match direct_at_xdp(context.ctx) {
-        xdp::UNUSUAL => unusual_at_xdp(context.ctx),
+    let watched = observe::is_on(&UNWATCHED) && begin_at_xdp(context.ctx);
+    match direct_at_xdp(context.ctx, watched) {
+        xdp::UNUSUAL => unusual_at_xdp(context.ctx, watched),
         action => action,
     }
 }
 
+/// While a capture is on, what comes first at XDP.
+#[inline(never)]
+fn begin_at_xdp(context: *mut xdp_md) -> bool {
+    observe::begin(&XdpPacket::new(context), &UNWATCHED)
+}
+
 /// The first stage at XDP.
 #[inline(never)]
-fn direct_at_xdp(context: *mut xdp_md) -> u32 {
-    match direct(XdpPacket::new(context), &Maps) {
+fn direct_at_xdp(context: *mut xdp_md, watched: bool) -> u32 {
+    match direct(XdpPacket::new(context), &Maps { watched }) {
         Ok(Stage::Forward(forward)) => xdp::redirect(context, &forward),
         Ok(Stage::Unusual(_)) => xdp::UNUSUAL,
         Err(reason) => xdp::refuse(reason),
@@ -145,15 +172,21 @@ fn direct_at_xdp(context: *mut xdp_md) -> u32 {
 
 /// The second stage at XDP.
 #[inline(never)]
-fn unusual_at_xdp(context: *mut xdp_md) -> u32 {
-    match unusual(XdpPacket::new(context), &Maps) {
+fn unusual_at_xdp(context: *mut xdp_md, watched: bool) -> u32 {
+    match unusual(XdpPacket::new(context), &Maps { watched }) {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
-struct Maps;
+struct Maps {
+    /// Whether a capture watches the packet.
+    watched: bool,
+}
+
+/// The maps before a capture has looked at the packet.
+const UNWATCHED: Maps = Maps { watched: false };
 
 /// A lookup table of [`TABLES`].
 struct Words<'a>(&'a Table);
@@ -162,6 +195,42 @@ impl LookupTable for Words<'_> {
     #[inline(always)]
     fn pair(&self, element: u32) -> Option<u64> {
         self.0.get(element).copied()
+    }
+}
+
+impl EventTables for Maps {
+    #[inline(always)]
+    fn watched(&self) -> bool {
+        self.watched
+    }
+
+    #[inline(always)]
+    fn switch(&self, word: u32) -> u64 {
+        EVENT_SWITCH.get(word).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn switch_off(&self) {
+        let _ = EVENT_SWITCH.set(switch::UNTIL, 0, 0);
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn observer(&self, work: impl FnOnce(&mut Observer)) -> Option<()> {
+        // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+        let observer = unsafe { &mut *OBSERVERS.get_ptr_mut(0)? };
+        work(observer);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) -> bool {
+        EVENTS.output(event, 0).is_ok()
     }
 }
 
@@ -269,6 +338,18 @@ impl BalancerTables for Maps {
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(forwarded.packets);
             counters.bytes = counters.bytes.wrapping_add(forwarded.bytes);
+            counters.new_flows = counters.new_flows.wrapping_add(forwarded.new_flows);
+        }
+    }
+
+    #[inline(always)]
+    fn count_dropped(&self, service: u32, drop_index: u32) {
+        if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
+            // SAFETY: as above.
+            let counters = unsafe { &mut *counters };
+            if let Some(counter) = counters.drops.get_mut(drop_index as usize) {
+                *counter = counter.wrapping_add(1);
+            }
         }
     }
 

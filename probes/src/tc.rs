@@ -11,6 +11,7 @@ use aya_ebpf::helpers::{
     bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
 };
 use sluice_datapath::header::Ipv6;
+use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
 use sluice_datapath::parse::is_tag;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
@@ -120,6 +121,25 @@ impl Packet for TcPacket {
         let failed = unsafe { bpf_skb_load_bytes(self.skb.cast(), offset as u32, header.as_mut_ptr().cast(), size) };
         // SAFETY: the helper has written the whole header.
         if failed == 0 { Some(unsafe { header.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: `skb` is the context that the kernel gave.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn head(&self, head: &mut [u8; HEAD]) -> u32 {
+        let bytes = self.bytes();
+        // The verifier wants to see both bounds of what the helper is given; a packet has at least one byte.
+        let wanted = core::hint::black_box(if bytes > HEAD as u32 { HEAD as u32 } else { bytes });
+        if wanted == 0 || wanted > HEAD as u32 {
+            return 0;
+        }
+        // SAFETY: the helper checks what it reads, and writes no more than `wanted` bytes, which `head` has.
+        let failed = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, head.as_mut_ptr().cast(), wanted) };
+        if failed == 0 { wanted } else { 0 }
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
@@ -88,6 +89,37 @@ impl Packet for XdpPacket {
             return None;
         }
         self.load(offset)
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: `xdp` is the context that the kernel gave.
+        unsafe { (*self.xdp).ingress_ifindex }
+    }
+
+    /// Eight bytes at a time, then what is left; a helper for this came with Linux 5.18.
+    #[inline(always)]
+    fn head(&self, head: &mut [u8; HEAD]) -> u32 {
+        let (first, rest) = head.split_at_mut(size_of::<u64>());
+        // A frame has an Ethernet header. From the very first byte alone the verifier would not learn that there is one.
+        let Some(word) = self.load::<u64>(0) else { return 0 };
+        first.copy_from_slice(&word.to_ne_bytes());
+        let mut taken = size_of::<u64>();
+        for chunk in rest.as_chunks_mut().0 {
+            if let Some(word) = self.load::<u64>(taken) {
+                *chunk = word.to_ne_bytes();
+                taken = taken.wrapping_add(size_of::<u64>());
+                continue;
+            }
+            for byte in chunk {
+                match self.load(taken) {
+                    Some(last) => *byte = last,
+                    None => return taken as u32,
+                }
+                taken = taken.wrapping_add(1);
+            }
+        }
+        taken as u32
     }
 
     #[inline(always)]

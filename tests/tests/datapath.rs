@@ -11,7 +11,7 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
-use sluice_tests::packets::{cases, random};
+use sluice_tests::packets::{cases, random, watching};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -23,6 +23,13 @@ fn main() -> ExitCode {
     for case in cases::decapsulating() {
         let name = format!("backend: {}", case.name);
         trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
+    }
+    for case in cases::balancing() {
+        let name = format!("capture: {}", case.name);
+        trials.push(Trial::test(name, move || report(watching::case(&case, &mut Native::default()))));
+    }
+    for &(name, check) in watching::CHECKS {
+        trials.push(Trial::test(format!("capture: {name}"), move || report(check(&mut Native::default()))));
     }
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))

@@ -1,6 +1,9 @@
 //! The table of packet cases through the programs in the kernel, each with pins and a network namespace of its own, and random
 //! frames on which the packet path in memory, both programs and the oracle must agree.
 
+#[path = "programs/captures.rs"]
+mod captures;
+
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, ExitCode};
@@ -16,6 +19,7 @@ use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes};
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
+use sluice_tests::packets::watching;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
 
 /// Why a case does not run at TC; the same case runs in memory.
@@ -33,6 +37,16 @@ fn main() -> ExitCode {
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
+    for hook in [Hook::Tc, Hook::Xdp] {
+        for &(name, check) in watching::CHECKS {
+            let name = format!("{hook:?} capture: {name}").to_lowercase();
+            add(name, Box::new(move || captures::check(hook, check)), missing.as_deref());
+        }
+        for (name, test) in captures::TESTS {
+            let name = format!("{hook:?} capture: {name}").to_lowercase();
+            add(name, Box::new(move || test(hook)), missing.as_deref());
+        }
+    }
     for case in cases::balancing() {
         // What the kernel says beside the bytes, XDP is not told.
         let beside =

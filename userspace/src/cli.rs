@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 use crate::failure::Failure;
-use crate::{backend, check, counters, down, key, lb, status};
+use crate::{backend, capture, check, counters, down, key, lb, status};
 
 /// The version, and what built the programs for the kernel.
 const LONG_VERSION: &str =
@@ -36,6 +36,8 @@ pub enum Command {
     Status(Show),
     /// Show what a running instance counted.
     Counters(Show),
+    /// Capture what a running instance forwards and drops, with the reasons, as pcapng or text.
+    Capture(Capture),
     /// Detach an instance and restore this host.
     Down(Down),
     /// Manage the hash key.
@@ -92,6 +94,38 @@ pub struct Show {
     pub json: bool,
 }
 
+/// `sluice capture`.
+#[derive(Args, Debug)]
+pub struct Capture {
+    /// Which instance.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    pub instance: String,
+    /// Write pcapng to this file, `-` for standard output, rather than a line of text for each packet.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// End after so many packets.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub duration: Option<u64>,
+    /// Capture only packets of this service.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Capture only what is dropped.
+    #[arg(long, conflicts_with_all = ["sample", "new_flows"])]
+    pub drops_only: bool,
+    /// Capture one in so many forwarded packets, at random. Drops are captured all the same.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// Of forwarded packets capture only those that open a TCP connection.
+    #[arg(long)]
+    pub new_flows: bool,
+    /// The most packets that each CPU captures in a second; what is beyond is counted.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+}
+
 /// `sluice down`.
 #[derive(Args, Debug)]
 pub struct Down {
@@ -127,6 +161,7 @@ impl Command {
             Self::Check(args) => check::run(args),
             Self::Status(args) => status::run(args),
             Self::Counters(args) => counters::run(args),
+            Self::Capture(args) => capture::run(args),
             Self::Down(args) => down::run(args),
             Self::Key(Key::New(args)) => new_key(args),
         }

@@ -33,8 +33,8 @@ pub struct LbCounters {
     /// Forwarded, by service.
     pub services: BTreeMap<String, ServiceCount>,
     /// Forwarded, by backend.
-    pub backends: BTreeMap<String, Count>,
-    /// Not forwarded, by reason.
+    pub backends: BTreeMap<String, BackendCount>,
+    /// Not forwarded, by reason: all packets, those of services too.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
@@ -56,9 +56,21 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// What a service forwarded.
+/// What a service forwarded and dropped.
 #[derive(Debug, Serialize)]
 pub struct ServiceCount {
+    /// Packets and bytes.
+    #[serde(flatten)]
+    pub count: Count,
+    /// TCP segments that opened a connection.
+    pub new_flows: u64,
+    /// Dropped, by reason; only reasons that occurred.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// What was forwarded to a backend.
+#[derive(Debug, Serialize)]
+pub struct BackendCount {
     /// Packets and bytes.
     #[serde(flatten)]
     pub count: Count,
@@ -101,14 +113,21 @@ fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {
         if let Some(name) = &service.name {
             let count = maps.service_counters(*index).map_err(Failure::operation)?;
             let new_flows = count.new_flows;
+            let drops = Reason::ALL.iter().filter_map(|reason| {
+                let dropped = count.drops[reason.drop_index()? as usize];
+                (dropped != 0).then_some((reason.name(), dropped))
+            });
+            let drops = drops.collect();
             let count = Count { packets: count.packets, bytes: count.bytes };
-            counters.services.insert(name.clone(), ServiceCount { count, new_flows });
+            counters.services.insert(name.clone(), ServiceCount { count, new_flows, drops });
         }
     }
     for (index, backend) in &have.backends {
         if let Some(name) = &backend.name {
             let count = maps.backend_counters(*index).map_err(Failure::operation)?;
-            counters.backends.insert(name.clone(), Count { packets: count.packets, bytes: count.bytes });
+            let new_flows = count.new_flows;
+            let count = Count { packets: count.packets, bytes: count.bytes };
+            counters.backends.insert(name.clone(), BackendCount { count, new_flows });
         }
     }
     Ok(counters)
@@ -131,11 +150,20 @@ fn text(counters: &Counters) -> String {
     if let Some(lb) = &counters.lb {
         let rows = lb.services.iter().map(|(name, service)| {
             let [name, packets, bytes] = row(name, &service.count);
-            [name, packets, bytes, service.new_flows.to_string()]
+            [name, packets, bytes, service.new_flows.to_string(), service.drops.values().sum::<u64>().to_string()]
         });
-        text += &format!("\n{}", table(["service", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
-        let rows = lb.backends.iter().map(|(name, count)| row(name, count));
-        text += &format!("\n{}", table(["backend", "packets", "bytes"], &[1, 2], rows));
+        text += &format!("\n{}", table(["service", "packets", "bytes", "new flows", "dropped"], &[1, 2, 3, 4], rows));
+        let rows = lb.backends.iter().map(|(name, backend)| {
+            let [name, packets, bytes] = row(name, &backend.count);
+            [name, packets, bytes, backend.new_flows.to_string()]
+        });
+        text += &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
+        let drops = lb.services.iter().flat_map(|(name, service)| service.drops.iter().map(move |drops| (name, drops)));
+        let rows: Vec<_> =
+            drops.map(|(name, (reason, count))| [name.clone(), (*reason).to_owned(), count.to_string()]).collect();
+        if !rows.is_empty() {
+            text += &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
+        }
         text += &reason_table("not forwarded", &lb.reasons);
     }
     if let Some(backend) = &counters.backend {

@@ -4,6 +4,7 @@ pub mod apply;
 mod attachment;
 pub mod backend;
 pub mod bpf;
+pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod config;

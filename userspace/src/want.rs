@@ -64,7 +64,8 @@ impl Want {
         let hashed = |service: &WantService| {
             service.options.has(VipOptions::HASH_CLIENT) || service.options.has(VipOptions::HASH_SOURCE)
         };
-        Features::NONE
+        // Whoever wants to capture does not want to replace the program first.
+        Features::EVENTS
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)

@@ -5,6 +5,8 @@
 
 #[path = "daemon/backend.rs"]
 mod backend;
+#[path = "daemon/capture.rs"]
+mod capture;
 #[path = "daemon/input.rs"]
 mod input;
 #[path = "daemon/lb.rs"]
@@ -58,6 +60,11 @@ tests! {
         a_route_change_reaches_the_next_hops,
         a_lost_filter_is_attached_again,
         an_interface_that_vanished_is_no_obstacle;
+    capture:
+        a_capture_tells_what_became_of_each_packet,
+        a_capture_as_text_ends_with_a_summary,
+        a_killed_capture_leaves_no_trace,
+        a_capture_ends_with_its_instance_and_outlives_a_reload;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
+use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Slot, TableHead};
+use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
+use sluice_datapath::observe::Event;
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
 use super::context::SkBuff;
 use super::native::{backend_entry, next_hop_entry, settings, vip_key};
+use super::watching::Watched;
 use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -52,7 +55,8 @@ pub struct Loaded {
     program: Program,
     maps: BalancerMaps,
     world: Option<World>,
-    _pins: OwnPins,
+    capture: Option<Capture>,
+    pins: OwnPins,
 }
 
 impl Loaded {
@@ -62,6 +66,15 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
+        Self::with(hook, &settings())
+    }
+
+    /// As [`Self::new`], with settings of one's own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn with(hook: Hook, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
         let capacities = Capacities {
             services: LARGEST_INDEX.into(),
@@ -70,10 +83,25 @@ impl Loaded {
             connections: CONNECTIONS,
         };
         let program = match hook {
-            Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
-            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
+            Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
+            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
-        Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
+        Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, capture: None, pins })
+    }
+
+    /// The capture that [`Watched::watch`] began.
+    pub fn capture(&mut self) -> Option<&mut Capture> {
+        self.capture.as_mut()
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Where the maps are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins.0
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
@@ -133,8 +161,8 @@ impl Balancer for Loaded {
                 counters.services.insert(index.into(), (c.packets, c.bytes, c.new_flows));
             }
             let c = self.maps.backend_counters(index)?;
-            if (c.packets, c.bytes) != (0, 0) {
-                counters.backends.insert(index, (c.packets, c.bytes));
+            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
+                counters.backends.insert(index, (c.packets, c.bytes, c.new_flows));
             }
         }
         Ok(counters)
@@ -158,6 +186,35 @@ impl Balancer for Loaded {
 
     fn refuses_merged(&self) -> bool {
         true
+    }
+}
+
+impl Watched for Loaded {
+    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+        /// Longer than any test.
+        const HOUR: Duration = Duration::from_secs(3600);
+
+        // There can be one at a time.
+        self.capture = None;
+        let mut capture = Capture::open(&self.pins.0)?;
+        capture.select(selection)?;
+        capture.renew(HOUR)?;
+        self.capture = Some(capture);
+        Ok(())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        let Some(capture) = &mut self.capture else { return Vec::new() };
+        std::iter::from_fn(|| capture.next_event()).collect()
+    }
+
+    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+        Ok(self.capture.as_ref().context("nothing is captured")?.missed()?)
+    }
+
+    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        Ok(self.maps.service_counters(service)?.drops[index as usize])
     }
 }
 

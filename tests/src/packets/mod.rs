@@ -3,7 +3,7 @@
 //! A [`cases::Case`] says in a sentence what should happen, sends frames that were built with etherparse, and compares verdict,
 //! bytes and counters after each. [`native`] runs it on the packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`.
 //! [`oracle`] says for any frame what should become of it; it shares no code with the packet path, and judges the random frames of
-//! [`random`].
+//! [`random`]. [`watching`] says what a capture must see meanwhile.
 
 pub mod build;
 pub mod cases;
@@ -12,4 +12,5 @@ pub mod loaded;
 pub mod native;
 pub mod oracle;
 pub mod random;
+pub mod watching;
 pub mod world;

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context as _;
 use ipnet::IpNet;
+use sluice::bpf::Selection;
 use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
+use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
+use super::watching::Watched;
 use super::world::{
     Action, Backend, Balancer, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4, UNDERLAY_V6,
     World,
@@ -86,7 +90,9 @@ impl Balancer for Native {
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
-        let outcome = balance(buffer(&mut bytes, frame), &self.maps);
+        let packet = buffer(&mut bytes, frame);
+        self.maps.watched.set(observe::is_on(&self.maps) && observe::begin(&packet, &self.maps));
+        let outcome = balance(packet, &self.maps);
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
 
@@ -94,8 +100,12 @@ impl Balancer for Native {
         let services = self.maps.services.borrow();
         let backends = self.maps.backend_counters.borrow();
         Ok(Counters {
-            services: services.iter().map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows))).collect(),
-            backends: backends.iter().map(|(i, c)| (*i, (c.packets, c.bytes))).collect(),
+            services: services
+                .iter()
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .filter(|(_, counts)| *counts != (0, 0, 0))
+                .collect(),
+            backends: backends.iter().map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows))).collect(),
             reasons: self.maps.reasons.borrow().clone(),
         })
     }
@@ -110,6 +120,35 @@ impl Balancer for Native {
 
     fn refuses_merged(&self) -> bool {
         false
+    }
+}
+
+impl Watched for Native {
+    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        // An event's time is never 0.
+        maps.now.set(maps.now.get().max(1));
+        *maps.observer.borrow_mut() = Observer::default();
+        let set = |word: u32, value| maps.switch[word as usize].set(value);
+        for (word, value) in selection.words() {
+            set(word, value);
+        }
+        set(switch::UNTIL, u64::MAX);
+        Ok(())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        self.maps.events.take()
+    }
+
+    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+        let observer = self.maps.observer.borrow();
+        Ok((observer.suppressed, observer.lost))
+    }
+
+    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        Ok(self.maps.services.borrow().get(&service).map_or(0, |counters| counters.drops[index as usize]))
     }
 }
 

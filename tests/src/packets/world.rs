@@ -229,8 +229,8 @@ pub struct Forwarded {
 pub struct Counters {
     /// By service: packets, bytes, new flows.
     pub services: BTreeMap<u32, (u64, u64, u64)>,
-    /// By backend: packets, bytes.
-    pub backends: BTreeMap<u16, (u64, u64)>,
+    /// By backend: packets, bytes, new flows.
+    pub backends: BTreeMap<u16, (u64, u64, u64)>,
     /// By reason.
     pub reasons: BTreeMap<Reason, u64>,
 }
@@ -248,6 +248,7 @@ impl Counters {
                 let backend = self.backends.entry(forwarded.backend).or_default();
                 backend.0 += forwarded.packets;
                 backend.1 += forwarded.length;
+                backend.2 += u64::from(forwarded.opens);
             }
         }
     }

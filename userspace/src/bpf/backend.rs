@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::entries::{Decapsulated, LocalAddress, VipAddress};
 use sluice_datapath::options::AddressOptions;
 use sluice_datapath::{Address, Reason};
 
@@ -17,7 +17,7 @@ pub(super) const MAPS: [&str; 4] = ["LOCAL_ADDRESSES", "VIP_ADDRESSES", "DECAPSU
 pub struct BackendMaps {
     local_addresses: HashMap<MapData, Raw<Address>, Raw<LocalAddress>>,
     vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
-    decapsulated: PerCpuArray<MapData, Raw<BackendCounters>>,
+    decapsulated: PerCpuArray<MapData, Raw<Decapsulated>>,
     reasons: PerCpuArray<MapData, u64>,
 }
 
@@ -54,9 +54,9 @@ impl BackendMaps {
     /// # Errors
     ///
     /// [`Error::Read`].
-    pub fn decapsulated(&self) -> Result<BackendCounters, Error> {
+    pub fn decapsulated(&self) -> Result<Decapsulated, Error> {
         let values = self.decapsulated.get(&0, 0).map_err(|source| Error::Read { map: "DECAPSULATED", source })?;
-        Ok(values.iter().fold(BackendCounters::default(), |total, Raw(cpu)| BackendCounters {
+        Ok(values.iter().fold(Decapsulated::default(), |total, Raw(cpu)| Decapsulated {
             packets: total.packets.wrapping_add(cpu.packets),
             bytes: total.bytes.wrapping_add(cpu.bytes),
         }))

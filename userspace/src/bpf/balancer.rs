@@ -17,7 +17,7 @@ use super::batch::{Memory, delete, put_inner_maps};
 use super::{Error, Pins, Raw};
 
 /// The names of the maps.
-pub(super) const MAPS: [&str; 14] = [
+pub(super) const MAPS: [&str; 17] = [
     "VIP_ADDRESSES",
     "VIP_PREFIXES",
     "VIPS",
@@ -29,6 +29,9 @@ pub(super) const MAPS: [&str; 14] = [
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
     "REASONS",
+    "EVENT_SWITCH",
+    "OBSERVERS",
+    "EVENTS",
     "BACKEND_RECORDS",
     "SERVICE_RECORDS",
     "INSTANCE",
@@ -378,6 +381,7 @@ impl BalancerMaps {
             packets: total.packets.wrapping_add(cpu.packets),
             bytes: total.bytes.wrapping_add(cpu.bytes),
             new_flows: total.new_flows.wrapping_add(cpu.new_flows),
+            drops: std::array::from_fn(|i| total.drops[i].wrapping_add(cpu.drops[i])),
         }))
     }
 
@@ -394,6 +398,7 @@ impl BalancerMaps {
         Ok(values.iter().fold(BackendCounters::default(), |total, Raw(cpu)| BackendCounters {
             packets: total.packets.wrapping_add(cpu.packets),
             bytes: total.bytes.wrapping_add(cpu.bytes),
+            new_flows: total.new_flows.wrapping_add(cpu.new_flows),
         }))
     }
 

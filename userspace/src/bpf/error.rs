@@ -33,6 +33,9 @@ pub enum Error {
         /// What the kernel said.
         source: aya::maps::MapError,
     },
+    /// Another process captures.
+    #[error("another `sluice capture` runs for this instance; there can be one at a time")]
+    Captured,
     /// A map has another shape than this binary expects.
     #[error("the map {} is not of this version of Sluice: {what}; `sluice down` removes it", path.display())]
     Shape {

@@ -8,6 +8,7 @@ mod backend;
 mod balancer;
 mod batch;
 mod error;
+mod events;
 mod features;
 mod load;
 mod pins;
@@ -15,6 +16,7 @@ mod pins;
 pub use backend::BackendMaps;
 pub use balancer::{BalancerMaps, Capacities, Table};
 pub use error::Error;
+pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::missing_feature;
 pub use load::{
     Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,

@@ -29,8 +29,8 @@ pub(crate) fn status_and_counters_tell_the_truth() {
     let eth0: u64 = run("ip -o link show eth0").split(':').next().unwrap().trim().parse().unwrap();
     assert_eq!(status["backends"][0]["next_hops"]["10.0.1.1"], json!([eth0, 1500]));
     let counters = site.json("counters");
-    assert_eq!(counters["lb"]["services"]["web"], json!({ "packets": 0, "bytes": 0, "new_flows": 0 }));
-    assert_eq!(counters["lb"]["backends"]["b"], json!({ "packets": 0, "bytes": 0 }));
+    assert_eq!(counters["lb"]["services"]["web"], json!({ "packets": 0, "bytes": 0, "new_flows": 0, "drops": {} }));
+    assert_eq!(counters["lb"]["backends"]["b"], json!({ "packets": 0, "bytes": 0, "new_flows": 0 }));
     for question in ["status", "counters"] {
         let output = site.sluice(&[question]);
         let text = String::from_utf8(output.stdout).unwrap();

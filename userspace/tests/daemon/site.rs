@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::{add_address, snapshot, try_run, veth};
 
-const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 /// How long anything may take: generous, for emulated machines.
 const WITHIN: Duration = Duration::from_secs(60);
 /// The private BPF file system.

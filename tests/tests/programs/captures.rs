@@ -1,0 +1,126 @@
+//! What only the loaded programs show of captures: every case's events, the ring buffer's end, the end of a capture nobody renews.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use sluice::bpf::{self, Selection};
+use sluice_datapath::Reason;
+use sluice_datapath::options::Features;
+use sluice_tests::packets::build::Client;
+use sluice_tests::packets::cases;
+use sluice_tests::packets::loaded::{Hook, Loaded};
+use sluice_tests::packets::native::settings;
+use sluice_tests::packets::watching::{self, EVERYTHING, Watched};
+use sluice_tests::packets::world::{Balancer as _, Frame, Outcome, World};
+
+/// A sentence, and what must hold for it at a hook.
+pub(crate) const TESTS: &[(&str, fn(Hook) -> anyhow::Result<()>)] = &[
+    ("every case has the events that it has in memory", every_case),
+    ("what the ring buffer has no room for is counted, and packets treated as ever", full),
+    ("one in four means one in four", sampled),
+    ("a capture that nobody renews ends by itself, and leaves nothing behind", expired),
+    ("a program without the feature captures nothing", without_the_feature),
+    ("there is one capture at a time", alone),
+];
+
+fn every_case(hook: Hook) -> anyhow::Result<()> {
+    let mut ran = 0;
+    for case in cases::balancing() {
+        let mut balancer = Loaded::new(hook)?;
+        if case.applies(|frame| balancer.accepts(frame)) {
+            watching::case(&case, &mut balancer).with_context(|| case.name)?;
+            ran += 1;
+        }
+    }
+    ensure!(ran > 40, "only {ran} cases ran");
+    Ok(())
+}
+
+/// What must hold whichever binding runs, at a hook.
+pub(crate) fn check(hook: Hook, check: fn(&mut dyn Watched) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    on_one_cpu()?;
+    check(&mut Loaded::new(hook)?)
+}
+
+/// Each CPU has a rate limit of its own, so a test stays on one.
+fn on_one_cpu() -> anyhow::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).context("cannot stay on one CPU")
+}
+
+fn dead() -> Frame {
+    Client { hops: 0, ..Client::tcp4() }.frame().into()
+}
+
+fn watched(hook: Hook, selection: &Selection) -> anyhow::Result<Loaded> {
+    on_one_cpu()?;
+    let mut balancer = Loaded::new(hook)?;
+    balancer.configure(&World::new())?;
+    balancer.watch(selection)?;
+    Ok(balancer)
+}
+
+fn full(hook: Hook) -> anyhow::Result<()> {
+    const PACKETS: u64 = 3200;
+
+    let mut balancer = watched(hook, &EVERYTHING)?;
+    let mut total = balancer.counters()?;
+    for _ in 0..PACKETS {
+        cases::send(&mut balancer, &dead(), &Outcome::Drop(Reason::Expired), &mut total)?;
+    }
+    let (suppressed, lost) = balancer.missed()?;
+    let events = balancer.events().len() as u64;
+    ensure!(events + lost == PACKETS && suppressed == 0, "{events} events, {suppressed} suppressed, {lost} lost");
+    ensure!((2900..3000).contains(&events), "{events} events");
+    balancer.send(&dead())?;
+    ensure!(balancer.events().len() == 1, "there is room again, and no event");
+    Ok(())
+}
+
+fn sampled(hook: Hook) -> anyhow::Result<()> {
+    /// Seven standard deviations on each side: once in 10¹¹ runs.
+    const EXPECTED: std::ops::Range<usize> = 364..637;
+
+    let mut balancer = watched(hook, &Selection { one_in: 4, ..EVERYTHING })?;
+    let frame = Client::udp6().frame().into();
+    for _ in 0..2000 {
+        balancer.send(&frame)?;
+    }
+    let events = balancer.events().len();
+    ensure!(EXPECTED.contains(&events), "{events} of 2000");
+    balancer.send(&dead())?;
+    ensure!(balancer.events().len() == 1, "a drop is not captured");
+    Ok(())
+}
+
+fn expired(hook: Hook) -> anyhow::Result<()> {
+    let mut balancer = watched(hook, &EVERYTHING)?;
+    balancer.capture().context("no capture")?.renew(Duration::from_millis(50))?;
+    balancer.send(&dead())?;
+    ensure!(balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?, "nothing is captured in time");
+    std::thread::sleep(Duration::from_millis(100));
+    balancer.send(&dead())?;
+    ensure!(balancer.events().is_empty(), "there is an event after the end");
+    ensure!(!bpf::is_captured(balancer.pins())?, "the packets to come would ask for the time again");
+    Ok(())
+}
+
+fn without_the_feature(hook: Hook) -> anyhow::Result<()> {
+    let mut balancer =
+        Loaded::with(hook, &sluice_datapath::entries::Settings { features: Features::NONE, ..settings() })?;
+    balancer.configure(&World::new())?;
+    balancer.watch(&EVERYTHING)?;
+    balancer.send(&dead())?;
+    ensure!(balancer.events().is_empty(), "there is an event");
+    Ok(())
+}
+
+fn alone(hook: Hook) -> anyhow::Result<()> {
+    let balancer = watched(hook, &EVERYTHING)?;
+    let second = bpf::Capture::open(balancer.pins());
+    ensure!(matches!(second, Err(bpf::Error::Captured)), "a second capture is not refused");
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! The events of the balancer's program: switching a capture on, reading what it writes. See [`sluice_datapath::observe`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::time::{ClockId, clock_gettime};
+use sluice_datapath::observe::{Event, Observer, switch};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::balancer::open;
+use super::{Error, Pins, Raw};
+
+/// What a capture wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Index of the only service that counts; `None` for all, and for packets that belong to none.
+    pub service: Option<u32>,
+    /// One in so many forwarded packets, at random; 0 for drops only.
+    pub one_in: u32,
+    /// Of forwarded packets only those that open a TCP connection.
+    pub new_flows: bool,
+    /// How many events each CPU may write in a second, at least 1.
+    pub per_second: u32,
+}
+
+impl Selection {
+    /// The words of the map `EVENT_SWITCH` that say so, each with its index.
+    pub fn words(&self) -> [(u32, u64); 3] {
+        const SECOND: u64 = 1_000_000_000;
+
+        let sample = if self.one_in == 0 { 0 } else { switch::ALL / u64::from(self.one_in) };
+        let flows = if self.new_flows { switch::NEW_FLOWS } else { 0 };
+        [
+            (switch::SAMPLE, sample),
+            (switch::SELECT, u64::from(self.service.unwrap_or(0)) | flows),
+            (switch::INTERVAL, SECOND / u64::from(self.per_second.max(1))),
+        ]
+    }
+}
+
+/// A capture. It is the only one of its instance, and ends when it is dropped, or by itself when it is not renewed.
+pub struct Capture {
+    switch: Array<MapData, u64>,
+    observers: PerCpuArray<MapData, Raw<Observer>>,
+    ring: RingBuf<MapData>,
+    // The kernel lets go of it when the process ends, however it ends.
+    _alone: Flock<File>,
+}
+
+impl Capture {
+    /// Opens the maps of captures. Nothing is captured yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Captured`] while another process captures, [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Write`].
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        pins.require()?;
+        let directory = pins.directory();
+        let system = |source| Error::System { what: format!("lock {}", directory.display()), source };
+        let file = File::open(&directory).map_err(system)?;
+        let alone = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(alone) => alone,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Captured),
+            Err((_, errno)) => return Err(system(io::Error::from(errno))),
+        };
+        let mut capture = Self {
+            switch: open(pins, "EVENT_SWITCH", Map::Array)?,
+            observers: open(pins, "OBSERVERS", Map::PerCpuArray)?,
+            ring: open(pins, "EVENTS", Map::RingBuf)?,
+            _alone: alone,
+        };
+        // A predecessor that died may have left all this.
+        capture.set(switch::UNTIL, 0)?;
+        let failed = |source| Error::Write { map: "OBSERVERS", source };
+        let cpus = capture.observers.get(&0, 0).map_err(failed)?.len();
+        let zeros = PerCpuValues::try_from(vec![Raw(Observer::default()); cpus])
+            .map_err(|source| Error::System { what: "reset OBSERVERS".to_owned(), source })?;
+        capture.observers.set(0, zeros, 0).map_err(failed)?;
+        while capture.ring.next().is_some() {}
+        Ok(capture)
+    }
+
+    /// Says what is wanted, from the next packet on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn select(&mut self, selection: &Selection) -> Result<(), Error> {
+        selection.words().into_iter().try_for_each(|(word, value)| self.set(word, value))
+    }
+
+    /// Captures from now on, for so long.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`], [`Error::System`].
+    pub fn renew(&mut self, time: Duration) -> Result<(), Error> {
+        self.set(switch::UNTIL, (monotonic()? + time).as_nanos() as u64)
+    }
+
+    /// Captures no more; what was captured can still be read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.set(switch::UNTIL, 0)
+    }
+
+    /// The next event, in the order in which packets were done with; `None` when there is none yet.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let item = self.ring.next()?;
+        // The map is of this layout version, so each of its records is an event; the kernel aligns them to 8 bytes.
+        // SAFETY: every bit pattern is a valid event, and the length is checked.
+        (item.len() >= size_of::<Event>()).then(|| unsafe { item.as_ptr().cast::<Event>().read_unaligned() })
+    }
+
+    /// Events since the capture was opened that the rate limit suppressed, and for which the ring buffer had no room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub fn missed(&self) -> Result<(u64, u64), Error> {
+        let values = self.observers.get(&0, 0).map_err(|source| Error::Read { map: "OBSERVERS", source })?;
+        Ok(values.iter().fold((0, 0), |(suppressed, lost), Raw(cpu)| (suppressed + cpu.suppressed, lost + cpu.lost)))
+    }
+
+    /// What becomes readable when there are events. Takes a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn readable(&self) -> Result<AsyncFd<OwnedFd>, Error> {
+        let failed = |source| Error::System { what: "wait for events in the ring buffer EVENTS".to_owned(), source };
+        let descriptor = self.ring.as_fd().try_clone_to_owned().map_err(failed)?;
+        // SAFETY: the descriptor is owned by what is made here, so it stays open as long as that lives.
+        let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        watched.map_err(|error| failed(error.into()))
+    }
+
+    fn set(&mut self, word: u32, value: u64) -> Result<(), Error> {
+        self.switch.set(word, value, 0).map_err(|source| Error::Write { map: "EVENT_SWITCH", source })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // On failure the capture ends when its time is over.
+        let _ = self.stop();
+    }
+}
+
+/// Whether the program takes a capture to be on. It finds out with the next packet that one has died.
+///
+/// # Errors
+///
+/// [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Read`].
+pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
+    pins.require()?;
+    let words: Array<MapData, u64> = open(pins, "EVENT_SWITCH", Map::Array)?;
+    let until = words.get(&switch::UNTIL, 0).map_err(|source| Error::Read { map: "EVENT_SWITCH", source })?;
+    Ok(until != 0)
+}
+
+/// The clock of events.
+///
+/// # Errors
+///
+/// [`Error::System`].
+pub fn monotonic() -> Result<Duration, Error> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    now.map(Duration::from).map_err(|errno| Error::System { what: "read the clock".to_owned(), source: errno.into() })
+}

@@ -1,0 +1,219 @@
+//! Captures: what they write, how they end, and that the forwarding path is the same afterwards.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use etherparse::PacketBuilder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pcap_file::DataLink;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::json;
+use sluice::bpf::{Pins, is_captured};
+use sluice::journal::Role;
+
+use crate::site::{SLUICE, Site, fails, our_filter, pins, wait_until, world};
+use crate::support::run;
+
+const FILTER: &str = "sluice_lb:edge";
+
+/// A capture that runs; killed when dropped.
+struct Running {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Running {
+    /// Starts one and waits until it captures.
+    fn start(site: &Site, args: &[&str]) -> Self {
+        let directory = site.directory().to_owned();
+        let file = |name: &str| File::create(directory.join(name)).unwrap();
+        let mut command = Command::new(SLUICE);
+        command.arg("capture").args(args).current_dir(&directory).stdin(Stdio::null());
+        let child = command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
+        let running = Self { child, directory };
+        wait_until("the capture begins", || running.said("capturing"));
+        running
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.join(name)).unwrap()
+    }
+
+    fn said(&self, words: &str) -> bool {
+        self.text("capture.err").contains(words)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Waits for its end: the exit code, what it printed, what it said.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let mut status = None;
+        wait_until("the capture ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.and_then(|status| status.code()), self.text("capture.out"), self.text("capture.err"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails when it has ended already, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client's segment to the service `web`, with a time to live.
+fn segment(hops: u8) -> Vec<u8> {
+    let shown = run("ip -o link show eth0");
+    let address = shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let eth0: Vec<_> = address.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let eth0 = <[u8; 6]>::try_from(eth0).unwrap();
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], eth0).ipv4([198, 51, 100, 7], [203, 0, 113, 10], hops);
+    let mut frame = Vec::new();
+    builder.tcp(40_000, 80, 1, 1000).write(&mut frame, &[0x61; 200]).unwrap();
+    frame
+}
+
+/// Sends a frame out of `far`, the other end of `eth0`.
+fn send(frame: &[u8]) {
+    // SAFETY: a new socket; its descriptor is owned at once.
+    let socket = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0)) };
+    // SAFETY: all zero is a valid value of this plain C struct.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = nix::net::if_::if_nametoindex("far").unwrap() as i32;
+    // SAFETY: buffer and address live through the call, and have the sizes that are given.
+    let sent = unsafe {
+        let address = (&raw const to).cast();
+        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, address, size_of_val(&to) as u32)
+    };
+    assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+}
+
+fn captured() -> bool {
+    is_captured(&Pins::new(Path::new("/sys/fs/bpf"), "edge", Role::Lb)).unwrap()
+}
+
+pub(crate) fn a_capture_tells_what_became_of_each_packet() {
+    let site = Site::new();
+    let _daemon = site.start(&["lb"]);
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let capture = Running::start(&site, &["--out", "edge.pcapng", "--count", "2"]);
+    let frames = [segment(64), segment(0)];
+    frames.iter().for_each(|frame| send(frame));
+    let (code, out, err) = capture.end();
+    assert_eq!((code, out.as_str()), (Some(0), ""), "{err}");
+    assert!(err.contains("captured 2, lost in the ring buffer 0, suppressed by the rate limit 0"), "{err}");
+
+    let mut reader = PcapNgReader::new(File::open(site.directory().join("edge.pcapng")).unwrap()).unwrap();
+    let mut blocks = Vec::new();
+    while let Some(block) = reader.next_block() {
+        blocks.push(block.unwrap().into_owned());
+    }
+    let [Block::InterfaceDescription(interface), packets @ ..] = &blocks[..] else { panic!("{blocks:?}") };
+    assert_eq!(interface.linktype, DataLink::ETHERNET);
+    assert!(interface.options.contains(&InterfaceDescriptionOption::IfName("eth0".into())), "{interface:?}");
+    assert!(interface.options.contains(&InterfaceDescriptionOption::IfTsResol(9)), "{interface:?}");
+    assert_eq!(packets.len(), 2);
+    let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    for (block, frame) in packets.iter().zip(&frames) {
+        let Block::EnhancedPacket(packet) = block else { panic!("{block:?}") };
+        assert_eq!((packet.interface_id, packet.original_len as usize), (0, frame.len()));
+        assert_eq!(packet.data.as_ref(), &frame[..128]);
+        let margin = Duration::from_millis(100);
+        assert!((before - margin..after + margin).contains(&packet.timestamp), "{packet:?}");
+    }
+    let comment = |block: &Block<'_>| match block {
+        Block::EnhancedPacket(packet) => packet.options.iter().find_map(|option| match option {
+            EnhancedPacketOption::Comment(text) => Some(text.to_string()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let forwarded = comment(&packets[0]).unwrap();
+    assert!(
+        ["a", "b"].iter().any(|name| forwarded == format!("verdict forward; service web; backend {name}; out eth0")),
+        "{forwarded}"
+    );
+    assert_eq!(comment(&packets[1]).as_deref(), Some("verdict drop; reason expired; service web"));
+
+    let counters = site.json("counters");
+    assert_eq!(counters["lb"]["services"]["web"]["drops"], json!({ "expired": 1 }));
+    assert_eq!(counters["lb"]["reasons"]["expired"], 1);
+    assert!(!captured());
+}
+
+pub(crate) fn a_capture_as_text_ends_with_a_summary() {
+    let site = Site::new();
+    let daemon = site.start(&["lb"]);
+    // Nobody needs a daemon for it.
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    let capture = Running::start(&site, &["--drops-only", "--service", "web"]);
+    fails(&site.sluice(&["capture", "--duration", "1"]), 1, &["another `sluice capture`"]);
+    send(&segment(64));
+    send(&segment(0));
+    wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
+    capture.signal(Signal::SIGINT);
+    let (code, out, err) = capture.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let words = "Z eth0 198.51.100.7:40000 > 203.0.113.10:80 tcp, 254 bytes: verdict drop; reason expired; service web";
+    assert!(out.contains(words), "{out}");
+    assert!(err.contains("captured 1,"), "{err}");
+    fails(&site.sluice(&["capture", "--service", "wob"]), 2, &["no service \"wob\"", "web"]);
+    let output = site.sluice(&["capture", "--duration", "1"]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("captured 0,"), "{output:?}");
+}
+
+pub(crate) fn a_killed_capture_leaves_no_trace() {
+    let site = Site::new();
+    let _daemon = site.start(&["lb"]);
+    let (before, filter, maps) = (world(), our_filter("eth0", FILTER), pins());
+    let mut capture = Running::start(&site, &["--out", "edge.pcapng"]);
+    assert_eq!((our_filter("eth0", FILTER), pins()), (filter.clone(), maps.clone()), "nothing is replaced for it");
+    assert!(captured());
+    capture.signal(Signal::SIGKILL);
+    capture.child.wait().unwrap();
+    // Nobody tells the program; the first packet after the capture's time does.
+    wait_until("the program notices", || {
+        send(&segment(64));
+        !captured()
+    });
+    assert_eq!((our_filter("eth0", FILTER), pins()), (filter, maps));
+    assert_eq!(world(), before);
+    let forwarded = || site.json("counters")["lb"]["services"]["web"]["packets"].as_u64().unwrap();
+    let count = forwarded();
+    send(&segment(64));
+    assert_eq!(forwarded(), count + 1);
+    // The next one finds everything as it should be.
+    let capture = Running::start(&site, &["--count", "1"]);
+    send(&segment(64));
+    assert_eq!(capture.end().0, Some(0));
+}
+
+pub(crate) fn a_capture_ends_with_its_instance_and_outlives_a_reload() {
+    let mut site = Site::new();
+    let mut daemon = site.start(&["lb"]);
+    let capture = Running::start(&site, &["--service", "web"]);
+    site.config["backends"][0]["draining"] = json!(true);
+    site.write();
+    daemon.reload();
+    send(&segment(64));
+    wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    site.down();
+    let (code, out, err) = capture.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("verdict forward; service web; backend b;"), "{out}");
+    assert!(err.contains("\"edge\" was taken down"), "{err}");
+}
