@@ -94,11 +94,6 @@ impl Loaded {
         self.capture.as_mut()
     }
 
-    /// The program.
-    pub fn program(&self) -> &Program {
-        &self.program
-    }
-
     /// Where the maps are pinned.
     pub fn pins(&self) -> &Pins {
         &self.pins.0

@@ -9,7 +9,7 @@ use sluice_datapath::{Reason, Verdict};
 
 use super::build::Client;
 use super::cases::{self, Case, Step};
-use super::world::{Balancer, DNS, Forwarded, Frame, Outcome, WEB, World};
+use super::world::{Balancer, DNS, Forwarded, Frame, LARGEST_INDEX, Outcome, WEB, World};
 
 /// Every packet, as fast as they come.
 pub const EVERYTHING: Selection = Selection { service: None, one_in: 1, new_flows: false, per_second: u32::MAX };
@@ -62,6 +62,11 @@ pub const CHECKS: &[Check] = &[
 pub fn case(case: &Case, balancer: &mut dyn Watched) -> anyhow::Result<()> {
     balancer.watch(&EVERYTHING)?;
     let (mut world, mut last, mut drops) = (World::new(), 0, BTreeMap::new());
+    for service in 1..=u32::from(LARGEST_INDEX) {
+        for reason in Reason::ALL.iter().filter(|reason| reason.drop_index().is_some()) {
+            drops.insert((service, *reason), balancer.drops(service, *reason)?);
+        }
+    }
     for (number, step) in case.steps.iter().enumerate() {
         match step {
             Step::Configure(new) => {
