@@ -482,12 +482,12 @@ fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-fn key_of(prefix: IpNet) -> Key<[u32; 4]> {
+pub(super) fn key_of(prefix: IpNet) -> Key<[u32; 4]> {
     let key = PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
     Key::new(key.length, key.words())
 }
 
-fn prefix_of(key: &Key<[u32; 4]>) -> IpNet {
+pub(super) fn prefix_of(key: &Key<[u32; 4]>) -> IpNet {
     let (address, length) = PrefixKey::new(key.prefix_len(), key.data()).to_prefix();
     let address = IpAddr::from(address);
     // The daemon writes no longer prefixes than there are bits.

@@ -51,6 +51,14 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
     }
 }
 
+/// Whether a program at TC can take off an outer header of another family than the inner one's (the flags
+/// `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells; the kernel's type information names the flags.
+pub fn decapsulates_across_families() -> bool {
+    const FLAG: &[u8] = b"\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0";
+
+    std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
+}
+
 /// Makes the smallest array with the flags of a lookup table.
 fn lookup_table() -> io::Result<OwnedFd> {
     const MAP_CREATE: libc::c_long = 0;

@@ -153,8 +153,12 @@ pub fn balancer_xdp(pins: &Pins, settings: &Settings, capacities: &Capacities) -
 ///
 /// [`Error`].
 pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Program, Error> {
+    let crosses = u32::from(super::decapsulates_across_families());
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries("LOCAL_ADDRESSES", addresses.max(1)).map_max_entries("VIP_ADDRESSES", vip_addresses.max(1));
+    loader
+        .override_global("CROSSES", &crosses, true)
+        .map_max_entries("LOCAL_ADDRESSES", addresses.max(1))
+        .map_max_entries("VIP_PREFIXES", vip_addresses.max(1));
     classifier(load(loader, "backend", BACKEND, &BACKEND_MAPS, pins)?, DECAPSULATE)
 }
 

@@ -15,7 +15,7 @@ mod pins;
 pub use backend::BackendMaps;
 pub use balancer::{BalancerMaps, Capacities, Table};
 pub use error::Error;
-pub use features::missing_feature;
+pub use features::{decapsulates_across_families, missing_feature};
 pub use load::{
     Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,
     programs_built_by,
