@@ -19,7 +19,7 @@ use sluice_maglev::Seed;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program};
+use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program, Replaced};
 use crate::cli::Lb;
 use crate::config::Config;
 use crate::daemon::{self, Asked, Entry, REFRESH, SETTLE, STATE, Signals};
@@ -112,6 +112,8 @@ struct Balancer {
     /// Warnings about next hops that were said, to say each once.
     said: BTreeMap<IpAddr, String>,
     attachment: Attachment,
+    /// The maps that were replaced by some of other sizes, until nothing reads them.
+    replaced: Option<Replaced>,
     /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
     complete: bool,
 }
@@ -208,11 +210,6 @@ impl Balancer {
         if before.layout != 0 && before.key_fingerprint != fingerprint(&input.key) {
             warn!("the hash key is another one than before: flows of untracked services move");
         }
-        if maps.capacities() != input.capacities() {
-            warn!(
-                "the maps keep the capacities that they were made with; `sluice down`, then start again, to change limits"
-            );
-        }
         let attachment = Attachment::new(filter(input.config.instance()));
         let mut balancer = Self {
             host: Host::new(netlink, journal),
@@ -224,9 +221,18 @@ impl Balancer {
             next_hops,
             said: BTreeMap::new(),
             attachment,
+            replaced: bpf::unfinished_balancer(pins),
             complete: false,
         };
+        if balancer.replaced.is_some() {
+            info!("an earlier daemon began to replace the maps for other limits");
+            balancer.settle().await?;
+        }
         let (have, steps) = balancer.plan(&balancer.input)?;
+        if let Some((program, replaced)) = balancer.resize(&balancer.input)? {
+            balancer.take(program, replaced)?;
+            balancer.settle().await?;
+        }
         balancer.apply(&have, &steps)?;
         balancer.attach().await?;
         Ok(balancer)
@@ -237,8 +243,37 @@ impl Balancer {
         let want = Want::new(&input.config, &Seed::new(input.key.table_seed()));
         let want = want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)?;
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
-        let steps = plan::plan(&have, &want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, &want, input.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
+    }
+
+    /// Makes maps of the sizes that a configuration's limits ask for, where they differ, and a program over them; nothing runs it yet.
+    fn resize(&self, input: &Input) -> Result<Option<(Program, Replaced)>, Failure> {
+        bpf::resize_balancer(&self.pins, &input.settings(), &input.capacities()).map_err(|error| match error {
+            bpf::Error::InUse { .. } => Failure::bad_input(error),
+            error => Failure::operation(error),
+        })
+    }
+
+    /// Takes a program and its maps, which hold what the ones before them do.
+    fn take(&mut self, program: Program, replaced: Replaced) -> Result<(), Failure> {
+        self.complete = false;
+        (self.program, self.replaced) = (program, Some(replaced));
+        self.settings = self.input.settings();
+        self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
+        Ok(())
+    }
+
+    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let Some(replaced) = &self.replaced else { return Ok(()) };
+        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        replaced.finish().map_err(Failure::operation)?;
+        self.replaced = None;
+        self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
+        let Capacities { services, backends, vips, connections } = self.maps.capacities();
+        info!("maps replaced: {services} services, {backends} backends, {vips} VIPs, {connections} connections");
+        Ok(())
     }
 
     /// Makes the maps hold what the configuration says.
@@ -290,7 +325,6 @@ impl Balancer {
         let input = Input::read(args)?;
         for (what, same) in [
             ("instance", input.config.instance() == self.input.config.instance()),
-            ("limits", input.config.limits() == self.input.config.limits()),
             ("the hash key", fingerprint(&input.key) == fingerprint(&self.input.key)),
         ] {
             if !same {
@@ -299,15 +333,24 @@ impl Balancer {
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        if self.replaced.is_some() {
+            self.input.interfaces.clone_from(&input.interfaces);
+            self.settle().await?;
+        }
         let (have, steps) = self.plan(&input)?;
+        let resized = self.resize(&input)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
         self.input = input;
+        if let Some((program, replaced)) = resized {
+            self.take(program, replaced)?;
+            self.settle().await?;
+        }
         self.apply(&have, &steps)?;
         let settings = self.input.settings();
         if settings != self.settings {
-            let capacities = self.maps.capacities();
-            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+            self.program =
+                bpf::load_balancer(&self.pins, &settings, &self.input.capacities()).map_err(Failure::operation)?;
             self.settings = settings;
         }
         self.attach().await
@@ -316,6 +359,7 @@ impl Balancer {
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
     async fn refresh(&mut self) -> Result<(), Failure> {
         self.attachment.watch(&mut self.host, &self.input.interfaces, &self.program).await;
+        self.settle().await?;
         let found = find_next_hops(self.host.netlink(), &self.input).await?;
         if found != self.next_hops {
             let have = apply::have(&self.maps).map_err(Failure::operation)?;

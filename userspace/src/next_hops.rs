@@ -78,17 +78,18 @@ impl NextHops {
     ///
     /// [`bpf::Error`].
     pub fn refresh(&self, maps: &mut BalancerMaps, have: &crate::plan::Have) -> Result<usize, bpf::Error> {
-        let mut written = 0;
+        let present = maps.next_hops()?;
+        let mut changed = Vec::new();
         for (index, backend) in have.backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
                 let at = NextHop::index(*index, family);
                 let Some(next_hop) = self.found.get(&address.into()).filter(|_| !address.is_none()) else { continue };
-                if maps.next_hop(at)? != *next_hop {
-                    maps.set_next_hop(at, *next_hop)?;
-                    written += 1;
+                if present.get(at as usize) != Some(next_hop) {
+                    changed.push((at, *next_hop));
                 }
             }
         }
-        Ok(written)
+        maps.set_next_hops(&changed)?;
+        Ok(changed.len())
     }
 }

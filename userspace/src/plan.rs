@@ -141,8 +141,8 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 pub enum PlanError {
     /// There is no room.
     #[error(
-        "this instance was made for at most {capacity} {what}, which is not enough now (indexes that were freed within the last \
-         {} seconds still rest); raise limits.{what}, then `sluice down` and start again",
+        "there is room for {capacity} {what}, which is not enough now (indexes that were freed within the last {} seconds still \
+         rest); raise limits.{what}, or reload again when they have rested",
         REST_SECONDS
     )]
     Full {

@@ -77,14 +77,13 @@ impl Loaded {
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
-        for index in 1..=LARGEST_INDEX {
-            let backend = world.backends.get(&index);
-            self.maps.set_backend(index, &backend_entry(backend))?;
-            for family in [Family::V4, Family::V6] {
-                self.maps.set_next_hop(NextHop::index(index, family), next_hop_entry(backend))?;
-            }
-        }
-        Ok(())
+        let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
+        self.maps
+            .set_backends(&backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>())?;
+        let next_hops = backends().flat_map(|(index, backend)| {
+            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop_entry(backend)))
+        });
+        Ok(self.maps.set_next_hops(&next_hops.collect::<Vec<_>>())?)
     }
 }
 
@@ -92,10 +91,10 @@ impl Balancer for Loaded {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         if let Some(old) = self.world.take() {
             for vip in old.vips.keys().filter(|vip| !world.vips.contains_key(vip)) {
-                self.maps.remove_vip(vip_key(*vip))?;
+                self.maps.remove_vips(&[vip_key(*vip)])?;
             }
             for address in old.addresses.keys().filter(|address| !world.addresses.contains_key(address)) {
-                self.maps.remove_vip_address(*address)?;
+                self.maps.remove_vip_addresses(&[*address])?;
             }
             for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
                 self.maps.remove_table(*service)?;
@@ -111,10 +110,10 @@ impl Balancer for Loaded {
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
         self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
-            self.maps.put_vip(vip_key(*vip), Vip { service: *service })?;
+            self.maps.put_vips(&[(vip_key(*vip), Vip { service: *service })])?;
         }
         for (address, id) in &world.addresses {
-            self.maps.put_vip_address(*address, VipAddress { id: *id })?;
+            self.maps.put_vip_addresses(&[(*address, VipAddress { id: *id })])?;
         }
         self.world = Some(world.clone());
         Ok(())

@@ -1,23 +1,26 @@
 //! The maps of the backend's decapsulation program.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
-use sluice_datapath::{Address, Reason};
+use sluice_datapath::{Address, Plain, Reason};
 
-use super::balancer::{open, sum};
-use super::{Error, Pins, Raw};
-
-/// The names of the maps.
-pub(super) const MAPS: [&str; 4] = ["LOCAL_ADDRESSES", "VIP_ADDRESSES", "DECAPSULATED", "REASONS"];
+use super::balancer::occurred;
+use super::pins::Set;
+use super::raw::{bytes, value};
+use super::shape::BACKEND;
+use super::tally::Tally;
+use super::typed::Keys;
+use super::usage::{self, Usage};
+use super::{Error, Pins};
 
 /// The maps of the backend's program, opened from their pins.
 pub struct BackendMaps {
-    local_addresses: HashMap<MapData, Raw<Address>, Raw<LocalAddress>>,
-    vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
-    decapsulated: PerCpuArray<MapData, Raw<BackendCounters>>,
-    reasons: PerCpuArray<MapData, u64>,
+    local_addresses: Keys<Address, LocalAddress>,
+    vip_addresses: Keys<Address, VipAddress>,
+    decapsulated: Tally,
+    reasons: Tally,
 }
 
 impl BackendMaps {
@@ -27,13 +30,30 @@ impl BackendMaps {
     ///
     /// [`Error::Absent`], [`Error::Open`], [`Error::Shape`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        pins.require()?;
+        pins.open(Self::of)
+    }
+
+    fn of(set: &Set) -> Result<Self, Error> {
         Ok(Self {
-            local_addresses: open(pins, "LOCAL_ADDRESSES", Map::HashMap)?,
-            vip_addresses: open(pins, "VIP_ADDRESSES", Map::HashMap)?,
-            decapsulated: open(pins, "DECAPSULATED", Map::PerCpuArray)?,
-            reasons: open(pins, "REASONS", Map::PerCpuArray)?,
+            local_addresses: Keys::open(set, "LOCAL_ADDRESSES")?,
+            vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
+            decapsulated: Tally::open(set, "DECAPSULATED")?,
+            reasons: Tally::open(set, "REASONS")?,
         })
+    }
+
+    /// How many VIP addresses there is room for.
+    pub fn vip_addresses(&self) -> u32 {
+        self.vip_addresses.map().entries()
+    }
+
+    /// What the maps of an instance take.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Open`], [`Error::System`].
+    pub fn usage(pins: &Pins) -> Result<Vec<Usage>, Error> {
+        pins.open(|set| usage::of(BACKEND, set))
     }
 
     /// Makes the program accept encapsulated packets to `local` that carry packets to `vips`, and to nothing else.
@@ -42,50 +62,36 @@ impl BackendMaps {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::Write`].
+    /// [`Error::System`].
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpAddr]) -> Result<(), Error> {
-        put(&mut self.local_addresses, "LOCAL_ADDRESSES", local, |_| LocalAddress { present: 1 })?;
-        put(&mut self.vip_addresses, "VIP_ADDRESSES", vips, |id| VipAddress { id })
+        put(&self.local_addresses, local, |_| LocalAddress { present: 1 })?;
+        put(&self.vip_addresses, vips, |id| VipAddress { id })
     }
 
     /// What was decapsulated.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn decapsulated(&self) -> Result<BackendCounters, Error> {
-        let values = self.decapsulated.get(&0, 0).map_err(|source| Error::Read { map: "DECAPSULATED", source })?;
-        Ok(values.iter().fold(BackendCounters::default(), |total, Raw(cpu)| BackendCounters {
-            packets: total.packets.wrapping_add(cpu.packets),
-            bytes: total.bytes.wrapping_add(cpu.bytes),
-        }))
+        Ok(value(bytes(&self.decapsulated.at(0)?)))
     }
 
     /// How many packets were not decapsulated, by reason; only reasons that occurred.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        sum(&self.reasons)
+        occurred(&self.reasons)
     }
 }
 
-fn put<V: sluice_datapath::Plain>(
-    map: &mut HashMap<MapData, Raw<Address>, Raw<V>>,
-    name: &'static str,
-    wanted: &[IpAddr],
-    value: impl Fn(u32) -> V,
-) -> Result<(), Error> {
-    for (id, address) in (1..).zip(wanted) {
-        let entry = Raw(value(id));
-        map.insert(Raw(Address::from(*address)), entry, 0).map_err(|source| Error::Write { map: name, source })?;
-    }
-    let present: Result<Vec<Raw<Address>>, _> = map.keys().collect();
-    for Raw(address) in present.map_err(|source| Error::Read { map: name, source })? {
-        if !wanted.contains(&IpAddr::from(address)) {
-            map.remove(&Raw(address)).map_err(|source| Error::Write { map: name, source })?;
-        }
-    }
-    Ok(())
+fn put<V: Plain>(map: &Keys<Address, V>, wanted: &[IpAddr], value: impl Fn(u32) -> V) -> Result<(), Error> {
+    let entries: Vec<_> = (1..).zip(wanted).map(|(id, address)| (Address::from(*address), value(id))).collect();
+    map.put(&entries)?;
+    let wanted: BTreeSet<IpAddr> = wanted.iter().copied().collect();
+    let present = map.all()?.into_iter().map(|(address, _)| address);
+    let unwanted: Vec<_> = present.filter(|address| !wanted.contains(&IpAddr::from(*address))).collect();
+    map.remove(&unwanted)
 }
