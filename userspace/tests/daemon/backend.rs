@@ -43,12 +43,12 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
 
     // A bad change is refused whole.
     let with = world();
-    site.config["limits"]["vips"] = json!(9);
+    site.config["backends"][0]["address"] = json!("10.9.9.9");
     site.write();
     daemon.reload();
     assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
     assert_eq!(world(), with);
-    site.config["limits"]["vips"] = json!(8);
+    site.config["backends"][0]["address"] = json!("10.0.1.1");
     site.write();
 
     fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
