@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::site::Daemon;
 
 /// Commands of the `bpf` system call (`enum bpf_cmd`).
-const BPF: [(u64, &str); 5] = [(0, "create"), (2, "write"), (5, "load"), (6, "pin"), (26, "write")];
+const BPF: [(u64, &str); 3] = [(2, "write"), (6, "pin"), (26, "write")];
 
 /// What a system call does to the host, if anything.
 fn meaning(number: i64, first: u64) -> Option<&'static str> {
