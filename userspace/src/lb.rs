@@ -295,10 +295,18 @@ impl Balancer {
 
     /// Says what is wrong with next hops, each thing once for as long as it lasts.
     fn warn_of_next_hops(&mut self) {
-        for (address, warning) in &self.next_hops.warnings {
-            if self.said.get(address) != Some(warning) {
-                warn!("backend address {address}: {warning}");
-            }
+        /// So many are said one by one.
+        const SAID: usize = 20;
+        let said = |(address, warning): &(&IpAddr, &String)| self.said.get(*address) != Some(*warning);
+        let mut new = self.next_hops.warnings.iter().filter(said);
+        for (address, warning) in new.by_ref().take(SAID) {
+            warn!("backend address {address}: {warning}");
+        }
+        let more = new.count();
+        if more > 0 {
+            warn!(
+                "of {more} more backend addresses there is such a thing to say; `sluice status` shows routes and MTUs"
+            );
         }
         self.said.clone_from(&self.next_hops.warnings);
     }

@@ -132,8 +132,14 @@ impl fmt::Display for Step {
     }
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
+/// Names as a sentence has room for: some, and how many more there are.
+fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 10;
+    let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// Why there is no plan.

@@ -7,6 +7,8 @@
 mod backend;
 #[path = "daemon/input.rs"]
 mod input;
+#[path = "daemon/large.rs"]
+mod large;
 #[path = "daemon/lb.rs"]
 mod lb;
 #[path = "daemon/life.rs"]
@@ -70,6 +72,9 @@ tests! {
         a_limit_below_what_is_or_was_in_use_is_refused,
         a_death_at_any_moment_of_a_replacement_loses_nothing,
         a_backends_maps_grow_with_the_limits;
+    large:
+        ten_large_tables_and_default_limits_take_less_than_32_mib,
+        the_largest_instance_is_applied_in_seconds;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

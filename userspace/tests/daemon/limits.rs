@@ -25,7 +25,7 @@ fn larger() -> Value {
 }
 
 /// What `status` says of a map.
-fn map<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn map<'a>(status: &'a Value, name: &str) -> &'a Value {
     let maps = status["memory"]["maps"].as_array().unwrap();
     maps.iter().find(|map| map["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}"))
 }

@@ -15,32 +15,29 @@ use crate::site::wait_until;
 use crate::support::run;
 
 /// How many packets go between two pauses: fewer than the receiving side queues.
-const BURST: u64 = 32;
-/// The first source port.
-const FIRST_PORT: u16 = 1024;
+const BURST: u64 = 256;
+/// How many source ports are used of one source address.
+const PORTS: u64 = 1 << 15;
 
 /// A client at the far end of `eth0`, which sends UDP packets to the VIP 203.0.113.11:53.
 pub(crate) struct Client {
     socket: OwnedFd,
     frame: [u8; 60],
-    /// How many source ports it uses: as many flows.
-    flows: u16,
+    /// How many source addresses and ports it uses: as many flows.
+    flows: u64,
     sent: u64,
 }
 
 impl Client {
-    pub(crate) fn new(flows: u16) -> Self {
+    pub(crate) fn new(flows: u64) -> Self {
         let mac = run("ip -o link show dev eth0");
         let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
         let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
         let mut frame = [0; 60];
         frame[..6].copy_from_slice(&mac);
         frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x08, 0x00]);
-        // IPv4, 46 bytes, no options, TTL 64, UDP, from 198.51.100.7.
-        frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 11]);
-        let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        // IPv4, 46 bytes, no options, TTL 64, UDP, from 198.51.100.0 and more.
+        frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 0, 203, 0, 113, 11]);
         // To port 53, 26 bytes, without a checksum.
         frame[36..42].copy_from_slice(&[0, 53, 0, 26, 0, 0]);
         // SAFETY: takes no pointers; what is returned is checked, and nobody else's.
@@ -57,8 +54,13 @@ impl Client {
         to.sll_family = libc::AF_PACKET as u16;
         to.sll_ifindex = nix::net::if_::if_nametoindex("far").unwrap() as i32;
         for _ in 0..packets {
-            let port = FIRST_PORT + (self.sent % u64::from(self.flows)) as u16;
-            self.frame[34..36].copy_from_slice(&port.to_be_bytes());
+            let flow = self.sent % self.flows;
+            self.frame[29] = (flow / PORTS) as u8;
+            self.frame[34..36].copy_from_slice(&(1024 + (flow % PORTS) as u16).to_be_bytes());
+            self.frame[24..26].fill(0);
+            let words = self.frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+            let sum: u32 = words.sum();
+            self.frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
             // SAFETY: frame and address are valid for their sizes during the call.
             let sent = unsafe {
                 libc::sendto(
