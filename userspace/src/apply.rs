@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nix::time::{ClockId, clock_gettime};
 use sluice_datapath::Address;
 use sluice_datapath::Family;
-use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress};
+use sluice_datapath::entries::{Backend, NextHop};
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use crate::bpf::Error;
@@ -56,8 +56,8 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
         let table = if name.is_some() { maps.table(index)? } else { None };
         have.services.insert(index, HaveService { name, table, rests_until: record.rests_until });
     }
-    have.addresses = maps.vip_addresses()?.into_iter().map(|(address, entry)| (address, entry.id)).collect();
-    have.vips = maps.vips()?.into_iter().map(|(key, vip)| (key, vip.service)).collect();
+    have.addresses = maps.vip_addresses()?;
+    have.vips = maps.vips()?;
     Ok(have)
 }
 
@@ -94,10 +94,9 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             maps.replace_tables(&tables)
         }
         Step::PutVips { addresses, vips } => {
-            maps.put_vips(&vips.iter().map(|(key, service)| (*key, Vip { service: *service })).collect::<Vec<_>>())?;
+            maps.put_vips(vips)?;
             // Last, so that an address is a VIP address only once its VIPs are there.
-            let addresses: Vec<_> = addresses.iter().map(|(address, id)| (*address, VipAddress { id: *id })).collect();
-            maps.put_vip_addresses(&addresses)
+            maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
             maps.remove_vip_addresses(addresses)?;

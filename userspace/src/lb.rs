@@ -13,6 +13,7 @@ use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::options::Features;
 use sluice_datapath::records::InstanceRecord;
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
@@ -70,12 +71,22 @@ impl Input {
         Ok(Self { digest: digest_of(&args.config)?, config, key, interfaces })
     }
 
-    fn settings(&self) -> Settings {
+    /// What the maps should hold.
+    fn want(&self) -> Result<Want, Failure> {
+        let want = Want::new(&self.config, &Seed::new(self.key.table_seed()));
+        want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)
+    }
+
+    /// What the program is loaded with.
+    fn settings(&self, want: &Want) -> Settings {
         let underlay = self.config.underlay();
         Settings {
+            features: want.features(),
             hash_key: self.key.flow_key(),
-            underlay_v4: underlay.v4.map_or(Address::NONE, Address::from),
-            underlay_v6: underlay.v6.map_or(Address::NONE, Address::from),
+            source_v4: underlay.v4.map_or(Address::NONE, Address::from),
+            source_v6: underlay.v6.map_or(Address::NONE, Address::from),
+            source_bits_v4: 0,
+            source_bits_v6: 0,
         }
     }
 
@@ -90,7 +101,9 @@ impl Input {
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.config.backends().iter().flat_map(|backend| backend.addresses())
+        let underlay = self.config.underlay();
+        let addresses = self.config.backends().iter().flat_map(|backend| backend.addresses());
+        addresses.filter(move |address| underlay.like(*address).is_some())
     }
 }
 
@@ -203,7 +216,12 @@ impl Balancer {
     /// Loads, fills the maps, then attaches.
     async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
-        let settings = input.settings();
+        let want = input.want()?;
+        let settings = input.settings(&want);
+        // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it.
+        let every_feature = Settings { features: Features::ALL, ..settings };
+        let replaced = bpf::unfinished_balancer(pins);
+        let settings = if replaced.is_some() { every_feature } else { settings };
         let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
         let before = maps.instance().map_err(Failure::operation)?;
@@ -221,45 +239,43 @@ impl Balancer {
             next_hops,
             said: BTreeMap::new(),
             attachment,
-            replaced: bpf::unfinished_balancer(pins),
+            replaced,
             complete: false,
         };
+        let (have, steps) = balancer.plan(&balancer.input, &want)?;
         if balancer.replaced.is_some() {
             info!("an earlier daemon began to replace the maps for other limits");
             balancer.settle().await?;
         }
-        let (have, steps) = balancer.plan(&balancer.input)?;
-        if let Some((program, replaced)) = balancer.resize(&balancer.input)? {
-            balancer.take(program, replaced)?;
+        if let Some((program, replaced)) = balancer.resize(&balancer.input, every_feature)? {
+            balancer.take(program, replaced, every_feature)?;
             balancer.settle().await?;
         }
         balancer.apply(&have, &steps)?;
-        balancer.attach().await?;
+        balancer.attach(&want).await?;
         Ok(balancer)
     }
 
-    /// What the maps hold, and the steps from there to what a configuration says.
-    fn plan(&self, input: &Input) -> Result<(Have, Vec<Step>), Failure> {
-        let want = Want::new(&input.config, &Seed::new(input.key.table_seed()));
-        let want = want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)?;
+    /// What the maps hold, and the steps from there to what is wanted.
+    fn plan(&self, input: &Input, want: &Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
-        let steps = plan::plan(&have, &want, input.capacities(), apply::now()).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, want, input.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
     }
 
     /// Makes maps of the sizes that a configuration's limits ask for, where they differ, and a program over them; nothing runs it yet.
-    fn resize(&self, input: &Input) -> Result<Option<(Program, Replaced)>, Failure> {
-        bpf::resize_balancer(&self.pins, &input.settings(), &input.capacities()).map_err(|error| match error {
+    fn resize(&self, input: &Input, settings: Settings) -> Result<Option<(Program, Replaced)>, Failure> {
+        bpf::resize_balancer(&self.pins, &settings, &input.capacities()).map_err(|error| match error {
             bpf::Error::InUse { .. } => Failure::bad_input(error),
             error => Failure::operation(error),
         })
     }
 
     /// Takes a program and its maps, which hold what the ones before them do.
-    fn take(&mut self, program: Program, replaced: Replaced) -> Result<(), Failure> {
+    fn take(&mut self, program: Program, replaced: Replaced, settings: Settings) -> Result<(), Failure> {
         self.complete = false;
         (self.program, self.replaced) = (program, Some(replaced));
-        self.settings = self.input.settings();
+        self.settings = settings;
         self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
         Ok(())
     }
@@ -288,9 +304,7 @@ impl Balancer {
                 .map_err(Failure::Operation)?;
         }
         self.warn_of_next_hops();
-        self.write_down(false)?;
-        self.complete = true;
-        Ok(())
+        self.write_down(false)
     }
 
     /// Says what is wrong with next hops, each thing once for as long as it lasts.
@@ -323,9 +337,19 @@ impl Balancer {
         self.maps.set_instance(&record).map_err(Failure::operation)
     }
 
-    /// Attaches where the program does not run yet, and detaches from interfaces that are no longer named.
-    async fn attach(&mut self) -> Result<(), Failure> {
-        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await
+    /// Attaches the program where it is not attached yet; first replaces it when what is fixed at loading has changed.
+    ///
+    /// That comes after a plan's steps: what they add needs a program that finds it, what they remove does no harm to one that does not look.
+    async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
+        let settings = self.input.settings(want);
+        if settings != self.settings {
+            let capacities = self.input.capacities();
+            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+            self.settings = settings;
+        }
+        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        self.complete = true;
+        Ok(())
     }
 
     /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
@@ -345,23 +369,18 @@ impl Balancer {
             self.input.interfaces.clone_from(&input.interfaces);
             self.settle().await?;
         }
-        let (have, steps) = self.plan(&input)?;
-        let resized = self.resize(&input)?;
+        let want = input.want()?;
+        let (have, steps) = self.plan(&input, &want)?;
+        let resized = self.resize(&input, self.settings)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
         self.input = input;
         if let Some((program, replaced)) = resized {
-            self.take(program, replaced)?;
+            self.take(program, replaced, self.settings)?;
             self.settle().await?;
         }
         self.apply(&have, &steps)?;
-        let settings = self.input.settings();
-        if settings != self.settings {
-            self.program =
-                bpf::load_balancer(&self.pins, &settings, &self.input.capacities()).map_err(Failure::operation)?;
-            self.settings = settings;
-        }
-        self.attach().await
+        self.attach(&want).await
     }
 
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
@@ -377,8 +396,10 @@ impl Balancer {
             self.warn_of_next_hops();
         }
         if !self.complete {
-            let (have, steps) = self.plan(&self.input)?;
+            let want = self.input.want()?;
+            let (have, steps) = self.plan(&self.input, &want)?;
             self.apply(&have, &steps)?;
+            self.attach(&want).await?;
             info!("completed the change that had failed");
         }
         Ok(())

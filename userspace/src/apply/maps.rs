@@ -1,8 +1,8 @@
 //! The maps as far as applying a plan goes: the kernel's, or a model of them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress, VipKey};
 use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
@@ -39,15 +39,15 @@ macro_rules! maps {
 }
 
 maps! {
-    /// VIP addresses and their numbers.
-    fn vip_addresses(&;) -> BTreeMap<IpAddr, VipAddress>;
-    /// Adds VIP addresses.
-    fn put_vip_addresses(&mut; addresses: &[(IpAddr, VipAddress)]) -> ();
-    /// Removes VIP addresses, as far as they are there.
-    fn remove_vip_addresses(&mut; addresses: &[IpAddr]) -> ();
+    /// VIP addresses and prefixes.
+    fn vip_addresses(&;) -> BTreeMap<IpNet, VipAddress>;
+    /// Adds VIP addresses and prefixes, or changes their options.
+    fn put_vip_addresses(&mut; prefixes: &[(IpNet, VipAddress)]) -> ();
+    /// Removes VIP addresses and prefixes, as far as they are there.
+    fn remove_vip_addresses(&mut; prefixes: &[IpNet]) -> ();
     /// VIPs and their services.
     fn vips(&;) -> BTreeMap<VipKey, Vip>;
-    /// Adds VIPs, or moves them to other services.
+    /// Adds VIPs, or changes their services or options.
     fn put_vips(&mut; vips: &[(VipKey, Vip)]) -> ();
     /// Removes VIPs, as far as they are there.
     fn remove_vips(&mut; keys: &[VipKey]) -> ();

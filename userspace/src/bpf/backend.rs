@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::options::AddressOptions;
 use sluice_datapath::{Address, Plain, Reason};
 
 use super::balancer::occurred;
@@ -65,7 +66,7 @@ impl BackendMaps {
     /// [`Error::System`].
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpAddr]) -> Result<(), Error> {
         put(&self.local_addresses, local, |_| LocalAddress { present: 1 })?;
-        put(&self.vip_addresses, vips, |id| VipAddress { id })
+        put(&self.vip_addresses, vips, |id| VipAddress { id, options: AddressOptions::NONE })
     }
 
     /// What was decapsulated.

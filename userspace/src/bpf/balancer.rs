@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use sluice_datapath::entries::{Backend, BackendCounters, NextHop, ServiceCounters, Vip, VipAddress, VipKey};
+use ipnet::IpNet;
+use sluice_datapath::entries::{
+    Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
+};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
@@ -21,6 +24,7 @@ use super::{Error, Pins};
 /// What is written is written in as few calls as the kernel allows. Many entries in one call are still one write each to whoever reads.
 pub struct BalancerMaps {
     vip_addresses: Keys<Address, VipAddress>,
+    vip_prefixes: Keys<PrefixKey, VipAddress>,
     vips: Keys<VipKey, Vip>,
     tables: RawMap,
     backends: Elements<Backend>,
@@ -48,6 +52,7 @@ impl BalancerMaps {
         let maps = shape::open(BALANCER, set)?;
         Ok(Self {
             vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
+            vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             vips: Keys::open(set, "VIPS")?,
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
@@ -94,32 +99,41 @@ impl BalancerMaps {
         self.instance.put(&[(0, *record)])
     }
 
-    /// VIP addresses and their numbers.
+    /// VIP addresses and prefixes.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn vip_addresses(&self) -> Result<BTreeMap<IpAddr, VipAddress>, Error> {
-        Ok(self.vip_addresses.all()?.into_iter().map(|(address, entry)| (address.into(), entry)).collect())
+    pub fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
+        let single =
+            self.vip_addresses.all()?.into_iter().map(|(address, entry)| (IpAddr::from(address).into(), entry));
+        let prefixes = self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (prefix_of(key), entry));
+        Ok(single.chain(prefixes).collect())
     }
 
-    /// Adds VIP addresses, or changes their numbers.
+    /// Adds VIP addresses and prefixes, or changes what is known of them.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn put_vip_addresses(&mut self, addresses: &[(IpAddr, VipAddress)]) -> Result<(), Error> {
-        let entries: Vec<_> = addresses.iter().map(|(address, entry)| (Address::from(*address), *entry)).collect();
-        self.vip_addresses.put(&entries)
+    pub fn put_vip_addresses(&mut self, prefixes: &[(IpNet, VipAddress)]) -> Result<(), Error> {
+        let (single, wide): (Vec<_>, Vec<_>) = prefixes.iter().partition(|(prefix, _)| is_single(*prefix));
+        let single: Vec<_> = single.into_iter().map(|(prefix, entry)| (Address::from(prefix.addr()), entry)).collect();
+        self.vip_addresses.put(&single)?;
+        let wide: Vec<_> = wide.into_iter().map(|(prefix, entry)| (key_of(prefix), entry)).collect();
+        self.vip_prefixes.put(&wide)
     }
 
-    /// Removes VIP addresses, as far as they are there.
+    /// Removes VIP addresses and prefixes, as far as they are there.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn remove_vip_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        self.vip_addresses.remove(&addresses.iter().map(|address| Address::from(*address)).collect::<Vec<_>>())
+    pub fn remove_vip_addresses(&mut self, prefixes: &[IpNet]) -> Result<(), Error> {
+        let (single, wide): (Vec<IpNet>, Vec<IpNet>) = prefixes.iter().partition(|prefix| is_single(**prefix));
+        self.vip_addresses
+            .remove(&single.into_iter().map(|prefix| Address::from(prefix.addr())).collect::<Vec<_>>())?;
+        self.vip_prefixes.remove(&wide.into_iter().map(key_of).collect::<Vec<_>>())
     }
 
     /// VIPs and their services.
@@ -304,4 +318,20 @@ pub(super) fn occurred(reasons: &Tally) -> Result<Vec<(Reason, u64)>, Error> {
     let counted = reasons.all()?;
     let count = |reason: &Reason| counted.get(reason.index() as usize).copied().unwrap_or(0);
     Ok(Reason::ALL.iter().map(|reason| (*reason, count(reason))).filter(|(_, count)| *count != 0).collect())
+}
+
+/// Whether a prefix is one address, which a hash finds faster than a trie.
+fn is_single(prefix: IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+}
+
+fn key_of(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
+}
+
+fn prefix_of(key: PrefixKey) -> IpNet {
+    let (address, length) = key.to_prefix();
+    let address = IpAddr::from(address);
+    // The daemon writes no longer prefixes than there are bits.
+    IpNet::new(address, length as u8).unwrap_or(address.into())
 }

@@ -221,8 +221,15 @@ fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Re
 
 fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    let settings = Raw(*settings);
-    loader.override_global("SETTINGS", &settings, true);
+    let features = settings.features.word();
+    let (source_v4, source_v6) = (Raw(settings.source_v4), Raw(settings.source_v6));
+    loader
+        .override_global("FEATURES", &features, true)
+        .override_global("HASH_KEY", &settings.hash_key, true)
+        .override_global("SOURCE_V4", &source_v4, true)
+        .override_global("SOURCE_V6", &source_v6, true)
+        .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
+        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true);
     load(loader, "balancer", BALANCER_OBJECT, BALANCER, capacities, directory)
 }
 

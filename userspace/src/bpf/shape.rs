@@ -8,6 +8,9 @@ use super::pins::Set;
 use super::raw::RawMap;
 use super::tally::missing;
 
+/// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
+const FRAGMENTS: u32 = 8_192;
+
 /// How much the maps can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacities {
@@ -74,6 +77,8 @@ pub(super) enum Holds {
 pub(super) enum Size {
     /// As many as the program's object says.
     Fixed,
+    /// So many.
+    Exactly(u32),
     /// One for each.
     Keyed(Limit),
     /// So many for each, and as many for index 0, which means nothing.
@@ -98,6 +103,7 @@ impl MapShape {
     pub(super) fn entries(&self, capacities: &Capacities) -> Option<u32> {
         match self.size {
             Size::Fixed => None,
+            Size::Exactly(entries) => Some(entries),
             Size::Keyed(limit) => Some(capacities.of(limit)),
             Size::Indexed(limit, each) => Some((capacities.of(limit) + 1) * each),
         }
@@ -106,7 +112,7 @@ impl MapShape {
     /// The limit that sizes the map.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self.size {
-            Size::Fixed => None,
+            Size::Fixed | Size::Exactly(_) => None,
             Size::Keyed(limit) | Size::Indexed(limit, _) => Some(limit),
         }
     }
@@ -114,7 +120,7 @@ impl MapShape {
     /// How much of its limit a map with so many entries can hold.
     fn capacity(&self, entries: u32) -> u32 {
         match self.size {
-            Size::Fixed => u32::MAX,
+            Size::Fixed | Size::Exactly(_) => u32::MAX,
             Size::Keyed(_) => entries,
             Size::Indexed(_, each) => (entries / each).saturating_sub(1),
         }
@@ -124,11 +130,13 @@ impl MapShape {
 /// The maps of the balancer's programs.
 pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_ADDRESSES", Holds::Keys, Size::Keyed(Limit::Vips)),
+    MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIPS", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("TABLES", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("BACKENDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
     MapShape::new("NEXT_HOPS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),
     MapShape::new("CONNECTIONS", Holds::Flows, Size::Keyed(Limit::Connections)),
+    MapShape::new("FRAGMENTS", Holds::Flows, Size::Exactly(FRAGMENTS)),
     MapShape::new("SERVICE_COUNTERS", Holds::Counters, Size::Indexed(Limit::Services, 1)),
     MapShape::new("BACKEND_COUNTERS", Holds::Counters, Size::Indexed(Limit::Backends, 1)),
     MapShape::new("REASONS", Holds::Counters, Size::Fixed),
