@@ -11,7 +11,7 @@ use sluice_datapath::entries::NextHop;
 
 use crate::bpf::{self, BalancerMaps};
 use crate::config::Underlay;
-use crate::netlink::{self, Netlink};
+use crate::netlink::{self, DeviceMtus, Netlink};
 
 const NONE: NextHop = NextHop { interface: 0, mtu: 0 };
 
@@ -38,8 +38,10 @@ impl NextHops {
         addresses: impl Iterator<Item = IpAddr>,
     ) -> Result<Self, netlink::Error> {
         let mut next_hops = Self::default();
+        let mut mtus = DeviceMtus::default();
         for address in addresses {
-            let (next_hop, warning) = match netlink.route(address, underlay.like(address)).await? {
+            let route = netlink.route_among(address, underlay.like(address), &mut mtus).await?;
+            let (next_hop, warning) = match route {
                 None => (NONE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned())),
                 Some(route) if route.local => {
                     let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";

@@ -196,18 +196,25 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
 
 fn services(have: &Have) -> Vec<ServiceStatus> {
     let addresses: BTreeMap<u32, IpNet> = have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
+    let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for (key, entry) in &have.vips {
+        vips.entry(entry.service).or_default().push(vip(&addresses, key));
+    }
     let mut services = Vec::new();
     for (index, service) in &have.services {
         let (Some(name), Some(table)) = (&service.name, &service.table) else { continue };
-        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
+        let mut owned: BTreeMap<u16, u32> = BTreeMap::new();
         for slot in &table.slots {
-            let owner = have.backends.get(&slot.first).and_then(|backend| backend.name.clone());
-            *slots.entry(owner.unwrap_or_else(|| format!("(index {})", slot.first))).or_default() += 1;
+            *owned.entry(slot.first).or_default() += 1;
         }
-        let vips = have.vips.iter().filter(|(_, vip)| vip.service == *index);
+        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
+        for (index, count) in owned {
+            let owner = have.backends.get(&index).and_then(|backend| backend.name.clone());
+            *slots.entry(owner.unwrap_or_else(|| format!("(index {index})"))).or_default() += count;
+        }
         services.push(ServiceStatus {
             name: name.clone(),
-            vips: vips.map(|(key, _)| vip(&addresses, key)).collect(),
+            vips: vips.remove(index).unwrap_or_default(),
             tracked: table.head.tracked,
             generation: table.generation,
             table_digest: format!("{:016x}", table.digest),

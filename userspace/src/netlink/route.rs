@@ -1,5 +1,6 @@
 //! Where packets to an address would go.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
@@ -21,6 +22,10 @@ pub struct Route {
     pub local: bool,
 }
 
+/// MTUs of devices by index, as they were when first asked for.
+#[derive(Debug, Default)]
+pub struct DeviceMtus(BTreeMap<u32, u32>);
+
 impl Netlink {
     /// Looks up the route to an address, optionally for packets from a given address of this host.
     ///
@@ -30,6 +35,19 @@ impl Netlink {
     /// # Errors
     /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
     pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
+        self.route_among(destination, source, &mut DeviceMtus::default()).await
+    }
+
+    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which is the larger part of the work.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub async fn route_among(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+        mtus: &mut DeviceMtus,
+    ) -> Result<Option<Route>, Error> {
         let request = RouteNetlinkMessage::GetRoute(question(destination, source));
         let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
         let answers = match answer {
@@ -54,10 +72,13 @@ impl Netlink {
         };
         let mtu = match found.mtu {
             Some(mtu) => mtu,
-            None => match self.interface_at(found.index).await? {
-                Some(interface) => interface.mtu,
-                // It vanished between the two questions, and the route with it.
-                None => return Ok(None),
+            None => match mtus.0.get(&found.index) {
+                Some(mtu) => *mtu,
+                None => match self.interface_at(found.index).await? {
+                    Some(interface) => *mtus.0.entry(found.index).or_insert(interface.mtu),
+                    // It vanished between the two questions, and the route with it.
+                    None => return Ok(None),
+                },
             },
         };
         Ok(Some(Route { index: found.index, mtu, gateway: found.gateway, local: found.local }))
