@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{PINS, Site, fails, our_filter, pins, world};
+use crate::site::{PINS, Site, fails, our_filter, pins, wait_until, world};
 use crate::steps::kill_before;
 use crate::support::{add_address, run};
 use crate::traffic::Client;
@@ -71,11 +71,11 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
     {
         let traffic = client.in_background();
         let begun = traffic.sent();
+        wait_until("packets are sent", || traffic.sent() > begun);
         site.config["limits"] = limits;
         site.write();
         daemon.reload();
         assert_eq!(daemon.said("maps replaced: "), round + 1, "{}", daemon.log());
-        assert!(traffic.sent() > begun, "packets were sent meanwhile");
         client = traffic.stop();
         client.all_counted();
         let status = site.status();

@@ -15,7 +15,7 @@ use crate::site::wait_until;
 use crate::support::run;
 
 /// How many packets go between two pauses: fewer than the receiving side queues.
-const BURST: u64 = 256;
+const BURST: u64 = 64;
 /// How many source ports are used of one source address.
 const PORTS: u64 = 1 << 15;
 
