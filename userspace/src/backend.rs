@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BackendMaps, Pins, Program};
+use crate::bpf::{self, BackendMaps, Pins, Program, Replaced};
 use crate::cli::Backend;
 use crate::config::{self, Config, Limits};
 use crate::daemon::{self, Asked, Entry, REFRESH, STATE, Signals};
@@ -107,6 +107,8 @@ struct Running {
     /// Whether that program decapsulates now; tunnel devices may have come since it was loaded.
     by_program: bool,
     limits: Limits,
+    /// The maps that were replaced by some of other sizes, until nothing reads them.
+    replaced: Option<Replaced>,
 }
 
 async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
@@ -178,6 +180,7 @@ impl Running {
             program: None,
             by_program: false,
             limits: config.limits(),
+            replaced: None,
             instance,
         };
         running.fulfil(duty).await?;
@@ -189,10 +192,8 @@ impl Running {
         if config.instance() != self.instance {
             return Err(Failure::bad_input(anyhow!("the instance cannot change while the daemon runs; restart it")));
         }
-        if config.limits() != self.limits {
-            return Err(Failure::bad_input(anyhow!("limits cannot change while the daemon runs; restart it")));
-        }
         let duty = find(args, &config, self.host.netlink()).await?;
+        self.limits = config.limits();
         self.fulfil(&duty).await?;
         Ok(duty)
     }
@@ -260,6 +261,15 @@ impl Running {
                 let program = program.map_err(Failure::operation)?;
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 self.program = Some((program, maps));
+                self.replaced = bpf::unfinished_backend(&self.pins);
+            }
+            self.settle(duty).await?;
+            if let Some((program, replaced)) =
+                bpf::resize_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips).map_err(Failure::operation)?
+            {
+                let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
+                (self.program, self.replaced) = (Some((program, maps)), Some(replaced));
+                self.settle(duty).await?;
             }
             if let Some((_, maps)) = &mut self.program {
                 maps.set(local, &duty.vips).map_err(Failure::operation)?;
@@ -268,6 +278,17 @@ impl Running {
         self.by_program = !local.is_empty();
         let program = self.program.as_ref().filter(|_| self.by_program).map(|(program, _)| program);
         self.attachment.ensure(&mut self.host, &duty.interfaces, program).await
+    }
+
+    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    async fn settle(&mut self, duty: &Duty) -> Result<(), Failure> {
+        let (Some(replaced), Some((program, maps))) = (&self.replaced, &mut self.program) else { return Ok(()) };
+        self.attachment.ensure(&mut self.host, &duty.interfaces, Some(program)).await?;
+        replaced.finish().map_err(Failure::operation)?;
+        self.replaced = None;
+        *maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
+        info!("maps replaced: {} VIP addresses", maps.vip_addresses());
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where packets to an address would go.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -28,6 +29,10 @@ pub struct Route {
     /// The address belongs to this very host, so packets to it never leave.
     pub local: bool,
 }
+
+/// MTUs of devices by index, as they were when first asked for.
+#[derive(Debug, Default)]
+pub struct DeviceMtus(BTreeMap<u32, u32>);
 
 impl Netlink {
     /// Makes all addresses of a prefix this host's own: a route of type local, to the loopback interface `index`, in the table `local`.
@@ -92,6 +97,19 @@ impl Netlink {
     /// # Errors
     /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
     pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
+        self.route_among(destination, source, &mut DeviceMtus::default()).await
+    }
+
+    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which is the larger part of the work.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub async fn route_among(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+        mtus: &mut DeviceMtus,
+    ) -> Result<Option<Route>, Error> {
         let request = RouteNetlinkMessage::GetRoute(question(destination, source));
         let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
         let answers = match answer {
@@ -116,10 +134,13 @@ impl Netlink {
         };
         let mtu = match found.mtu {
             Some(mtu) => mtu,
-            None => match self.interface_at(found.index).await? {
-                Some(interface) => interface.mtu,
-                // It vanished between the two questions, and the route with it.
-                None => return Ok(None),
+            None => match mtus.0.get(&found.index) {
+                Some(mtu) => *mtu,
+                None => match self.interface_at(found.index).await? {
+                    Some(interface) => *mtus.0.entry(found.index).or_insert(interface.mtu),
+                    // It vanished between the two questions, and the route with it.
+                    None => return Ok(None),
+                },
             },
         };
         Ok(Some(Route { index: found.index, mtu, gateway: found.gateway, local: found.local }))
