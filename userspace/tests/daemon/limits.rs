@@ -270,7 +270,7 @@ pub(crate) fn a_backends_maps_grow_with_the_limits() {
     let capacity = |site: &Site| {
         let status = site.json("status");
         let maps = status["backend"]["memory"]["maps"].as_array().unwrap().clone();
-        maps.iter().find(|map| map["name"] == "VIP_ADDRESSES").unwrap()["capacity"].clone()
+        maps.iter().find(|map| map["name"] == "VIP_PREFIXES").unwrap()["capacity"].clone()
     };
     assert_eq!(capacity(&site), 8);
     site.config["limits"]["vips"] = json!(20);
