@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
@@ -13,7 +13,6 @@ use sluice_datapath::observe::{Event, Observer, switch};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::balancer::open;
 use super::{Error, Pins, Raw};
 
 /// What a capture wants.
@@ -61,7 +60,9 @@ impl Capture {
     /// [`Error::Captured`] while another process captures, [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Write`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         pins.require()?;
-        let directory = pins.directory();
+        // The directory of the maps themselves changes when they are replaced by larger ones; these three are in each.
+        let mut directory = pins.directory();
+        directory.pop();
         let system = |source| Error::System { what: format!("lock {}", directory.display()), source };
         let file = File::open(&directory).map_err(system)?;
         let alone = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -154,6 +155,19 @@ impl Drop for Capture {
         // On failure the capture ends when its time is over.
         let _ = self.stop();
     }
+}
+
+/// Opens a pinned map as the type that it should have.
+fn open<T>(pins: &Pins, name: &'static str, variant: impl Fn(MapData) -> Map) -> Result<T, Error>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let path = pins.map(name);
+    let data = match MapData::from_pin(&path) {
+        Ok(data) => data,
+        Err(source) => return Err(Error::Open { path, source }),
+    };
+    variant(data).try_into().map_err(|error: MapError| Error::Shape { path, what: error.to_string() })
 }
 
 /// Whether the program takes a capture to be on. It finds out with the next packet that one has died.

@@ -5,41 +5,41 @@ use anyhow::anyhow;
 use crate::bpf::{BalancerMaps, Pins};
 use crate::failure::Failure;
 
-/// The names of services, backends and interfaces, as they are at one moment.
+/// The names of services and backends by index, as they are at one moment; empty where there is none.
 pub(super) struct Names {
-    maps: BalancerMaps,
+    services: Vec<String>,
+    backends: Vec<String>,
 }
 
 impl Names {
     pub(super) fn open(pins: &Pins) -> Result<Self, Failure> {
-        Ok(Self { maps: BalancerMaps::open(pins).map_err(Failure::operation)? })
+        let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
+        let services = maps.service_records().map_err(Failure::operation)?;
+        let backends = maps.backend_records().map_err(Failure::operation)?;
+        Ok(Self {
+            services: services.iter().map(|record| record.name.as_str().to_owned()).collect(),
+            backends: backends.iter().map(|record| record.name.as_str().to_owned()).collect(),
+        })
     }
 
     /// The index of a service.
     pub(super) fn service_index(&self, wanted: &str) -> Result<u32, Failure> {
-        let mut names = Vec::new();
-        for index in 1..=self.maps.capacities().services {
-            let record = self.maps.service_record(index).map_err(Failure::operation)?;
-            match record.name.as_str() {
-                "" => {}
-                name if name == wanted => return Ok(index),
-                name => names.push(name.to_owned()),
-            }
-        }
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Err(Failure::bad_input(anyhow!("there is no service {wanted:?}; there are: {names}")))
+        let found = self.services.iter().position(|name| !name.is_empty() && name == wanted);
+        found.map(|index| index as u32).ok_or_else(|| {
+            let names: Vec<_> = self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            Failure::bad_input(anyhow!("there is no service {wanted:?}; there are: {names}"))
+        })
     }
 
     /// A service's name, or its index where it has none any more.
     pub(super) fn service(&self, index: u32) -> String {
-        let record = self.maps.service_record(index).ok();
-        named(record.as_ref().map_or("", |record| record.name.as_str()), index)
+        named(self.services.get(index as usize).map_or("", String::as_str), index)
     }
 
     /// A backend's name, or its index where it has none any more.
     pub(super) fn backend(&self, index: u32) -> String {
-        let record = u16::try_from(index).ok().and_then(|index| self.maps.backend_record(index).ok());
-        named(record.as_ref().map_or("", |record| record.name.as_str()), index)
+        named(self.backends.get(index as usize).map_or("", String::as_str), index)
     }
 }
 
