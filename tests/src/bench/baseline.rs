@@ -21,6 +21,8 @@ pub enum Baseline {
     EmptyXdp,
     /// Encapsulates every IP packet, at XDP.
     EncapsulateXdp,
+    /// Sends UDP datagrams, in live runs at XDP.
+    SendXdp,
 }
 
 impl Baseline {
@@ -31,19 +33,30 @@ impl Baseline {
             Self::EncapsulateTc => "encapsulate_tc",
             Self::EmptyXdp => "empty_xdp",
             Self::EncapsulateXdp => "encapsulate_xdp",
+            Self::SendXdp => "send_xdp",
         }
     }
 }
 
-/// What the encapsulating programs know.
+/// What the encapsulating programs and the sending one know.
 #[derive(Debug, Clone)]
 pub struct Way {
-    /// Interface towards the backend.
+    /// Interface through which packets leave.
     pub interface: u32,
-    /// The outer header in front of IPv4 packets, 20 bytes, its length and checksum those of all packets that are sent.
-    pub outer_v4: Vec<u8>,
-    /// The outer header in front of IPv6 packets, 40 bytes.
-    pub outer_v6: Vec<u8>,
+    /// The outer header in front of IPv4 packets, its length and checksum those of all packets that are sent.
+    pub outer_v4: [u8; 20],
+    /// The outer header in front of IPv6 packets.
+    pub outer_v6: [u8; 40],
+    /// Ethernet, IPv4 and UDP header of what is sent.
+    pub headers: [u8; 42],
+    /// Source ports that take turns in what is sent.
+    pub flows: u32,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { interface: 0, outer_v4: [0; 20], outer_v6: [0; 40], headers: [0; 42], flows: 1 }
+    }
 }
 
 /// A program in the kernel, as long as this value lives.
@@ -63,12 +76,12 @@ impl Loaded {
             !OBJECT.is_empty(),
             "built without BPF programs, because SLUICE_SKIP_PROBES was set; build again without it"
         );
-        let outer_v4: [u8; 20] = way.outer_v4.as_slice().try_into().context("an IPv4 header has 20 bytes")?;
-        let outer_v6: [u8; 40] = way.outer_v6.as_slice().try_into().context("an IPv6 header has 40 bytes")?;
         let mut ebpf = EbpfLoader::new()
             .override_global("INTERFACE", &way.interface, true)
-            .override_global("OUTER_V4", &outer_v4, true)
-            .override_global("OUTER_V6", &outer_v6, true)
+            .override_global("OUTER_V4", &way.outer_v4, true)
+            .override_global("OUTER_V6", &way.outer_v6, true)
+            .override_global("HEADERS", &way.headers, true)
+            .override_global("FLOWS", &way.flows, true)
             .load(OBJECT)?;
         let program = ebpf.program_mut(baseline.name()).context("the object lacks the program")?;
         let loaded = match program {

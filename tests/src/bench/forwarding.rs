@@ -8,6 +8,7 @@
 mod balancers;
 mod generator;
 mod site;
+mod table;
 
 use std::path::Path;
 
@@ -15,8 +16,9 @@ use anyhow::{Context as _, ensure};
 
 pub use self::balancers::Balancer;
 use self::balancers::Filter;
-use self::generator::FRAME;
-use self::site::{BALANCER, SINK, SOURCE, Site, enter, run};
+use self::generator::{FRAME, Generator};
+use self::site::{BALANCER, SINK, Site, enter};
+pub use self::table::table;
 
 /// Source ports in turn.
 pub const FLOWS: [u16; 2] = [1, 10_000];
@@ -28,8 +30,8 @@ pub struct Figure {
     pub balancer: Balancer,
     /// How many flows the packets belonged to.
     pub flows: u16,
-    /// Nanoseconds of the machine's clock, from the generator to the sink.
-    pub nanoseconds: f64,
+    /// Nanoseconds of the machine's clock for a packet, from the generator to the sink.
+    pub nanoseconds: u32,
 }
 
 /// Measures each balancer with each number of flows; `told` gets each figure as soon as it is known.
@@ -39,41 +41,42 @@ pub struct Figure {
 /// What the kernel refused, and packets that did not arrive as they should.
 pub fn measure(
     balancers: &[Balancer],
-    packets: u64,
+    packets: u32,
     sluice: &Path,
     mut told: impl FnMut(Figure),
 ) -> anyhow::Result<()> {
-    run("modprobe", &["pktgen"])?;
     let _site = Site::new()?;
     let _sink = Filter::sink()?;
     for balancer in balancers {
         let place = || format!("with {}", balancer.name());
         let _forwarding = balancer.start(sluice).with_context(place)?;
         for flows in FLOWS {
+            let generator = Generator::new(flows)?;
             // Each flow is seen before, and all memory was used before.
-            forward(*balancer, u64::from(flows).max(1000), flows).with_context(place)?;
-            let microseconds = forward(*balancer, packets, flows).with_context(place)?;
-            told(Figure { balancer: *balancer, flows, nanoseconds: microseconds as f64 * 1000.0 / packets as f64 });
+            forward(*balancer, &generator, u32::from(flows).max(1000)).with_context(place)?;
+            let nanoseconds = forward(*balancer, &generator, packets).with_context(place)?;
+            told(Figure { balancer: *balancer, flows, nanoseconds });
         }
     }
     Ok(())
 }
 
-/// Sends packets, which must arrive; the microseconds that took.
-fn forward(balancer: Balancer, packets: u64, flows: u16) -> anyhow::Result<u64> {
-    let arrived = || enter(SINK, || site::received("in"));
-    let (packets_before, bytes_before) = arrived()?;
-    let reached_before = enter(BALANCER, || site::received("in"))?.0;
-    let microseconds = enter(SOURCE, || generator::send(packets, flows))?;
-    let (packets_after, bytes_after) = arrived()?;
-    let (came, bytes) = (packets_after - packets_before, bytes_after - bytes_before);
-    let reached = enter(BALANCER, || site::received("in"))?.0 - reached_before;
+/// Sends packets, which must arrive; nanoseconds of each.
+fn forward(balancer: Balancer, generator: &Generator, packets: u32) -> anyhow::Result<u32> {
+    let count = || -> anyhow::Result<_> {
+        Ok((enter(BALANCER, || site::received("in"))?, enter(SINK, || site::received("in"))?))
+    };
+    let ((reached, _), (arrived, bytes)) = count()?;
+    let nanoseconds = generator.send(packets)?;
+    let ((reached_after, _), (arrived_after, bytes_after)) = count()?;
+    let (reached, arrived, bytes) = (reached_after - reached, arrived_after - arrived, bytes_after - bytes);
+    let packets = u64::from(packets);
     ensure!(reached >= packets, "only {reached} of {packets} packets reached the balancer");
-    let (expected, size) = balancer.growth().map_or((0, 0), |growth| (packets, FRAME + growth));
-    // A stray packet of the hosts' own is no error, and would be seen among the bytes if there were many.
+    let (expected, size) = balancer.growth().map_or((0, 0), |growth| (packets, (FRAME + growth) as u64));
+    // A stray packet of the hosts' own is no error.
     ensure!(
-        came.abs_diff(expected) <= 5 && bytes.abs_diff(expected * size) <= 5 * 200,
-        "{came} packets with {bytes} bytes arrived instead of {expected} with {size} each"
+        arrived.abs_diff(expected) <= 5 && bytes.abs_diff(expected * size) <= 5 * 200,
+        "{arrived} packets with {bytes} bytes arrived instead of {expected} with {size} each"
     );
-    Ok(microseconds)
+    Ok(nanoseconds)
 }

@@ -16,10 +16,10 @@ use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 
 use super::generator::FRAME;
-use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, ip, run, wait};
+use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait};
 use crate::bench::baseline::{self, Baseline, Way};
 use crate::kernel;
-use crate::packets::build::{ETHERNET, ipv4, ipv6};
+use crate::packets::build::{ETHERNET, ipv4};
 
 /// One way to forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Balancer {
     }
 
     /// Bytes by which a frame grows on its way; `None` when it does not arrive.
-    pub fn growth(self) -> Option<u64> {
+    pub fn growth(self) -> Option<usize> {
         match self {
             Self::Nothing => None,
             Self::Routing => Some(0),
@@ -105,22 +105,13 @@ impl Balancer {
     }
 }
 
-fn index(host: &str, interface: &str) -> anyhow::Result<u32> {
-    enter(host, || nix::net::if_::if_nametoindex(interface).with_context(|| format!("there is no {interface}")))
-}
-
 /// The way of the encapsulating programs. All frames have one length.
 fn way() -> anyhow::Result<Way> {
     let mut outer = ipv4(UNDERLAY, BACKENDS[0], 0, 64, etherparse::IpNumber::IPV4);
-    outer.total_len = FRAME as u16 - ETHERNET as u16 + 20;
+    outer.total_len = (FRAME - ETHERNET + 20) as u16;
     outer.header_checksum = outer.calc_header_checksum();
-    let (source, destination) = (UNDERLAY.to_ipv6_mapped(), BACKENDS[0].to_ipv6_mapped());
-    let outer_v6 = ipv6(source, destination, 0, 0, 64, etherparse::IpNumber::IPV6, FRAME as usize - ETHERNET);
-    Ok(Way {
-        interface: index(BALANCER, "out")?,
-        outer_v4: outer.to_bytes().to_vec(),
-        outer_v6: outer_v6.to_bytes().to_vec(),
-    })
+    let outer_v4 = outer.to_bytes().as_slice().try_into().context("an IPv4 header has 20 bytes")?;
+    Ok(Way { interface: index(BALANCER, "out")?, outer_v4, ..Way::default() })
 }
 
 fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {

@@ -1,77 +1,52 @@
-//! The kernel's packet generator (`Documentation/networking/pktgen.rst`), in the namespace of the thread that uses it.
+//! Sends packets as a network card's driver receives them: frames that no socket buffer holds yet.
 
-use std::fs;
+use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use etherparse::PacketBuilder;
 
-use super::site::{BALANCER_LINK, PORT, VIP, write};
+use super::site::{BALANCER_LINK, PORT, SOURCE, VIP, enter, index};
+use crate::bench::baseline::{Baseline, Loaded, Way};
+use crate::kernel::run_live;
 
 /// Bytes of each frame, from the Ethernet header to the end of the payload.
-pub(super) const FRAME: u64 = 128;
+pub(super) const FRAME: usize = 128;
 
-const DIRECTORY: &str = "/proc/thread-self/net/pktgen";
+/// UDP datagrams to the VIP from a number of source ports, which take turns.
+pub(super) struct Generator {
+    program: Loaded,
+    frame: Vec<u8>,
+}
 
-/// Sends UDP datagrams to the VIP, from as many source ports as there are flows, in turn, and waits until all are sent; the
-/// microseconds that took. On a machine with one CPU, what becomes of each packet is over before the next one is made.
-///
-/// # Errors
-///
-/// What the kernel refused.
-pub(super) fn send(packets: u64, flows: u16) -> anyhow::Result<u64> {
-    const FIRST_PORT: u16 = 10_000;
+impl Generator {
+    /// A generator on the source.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn new(flows: u16) -> anyhow::Result<Self> {
+        const HEADERS: usize = 14 + 20 + 8;
 
-    let thread = format!("{DIRECTORY}/kpktgend_0");
-    set(&thread, "rem_device_all")?;
-    set(&thread, "add_device out")?;
-    let device = format!("{DIRECTORY}/out");
-    for setting in [
-        format!("count {packets}"),
-        "clone_skb 0".to_owned(),
-        "delay 0".to_owned(),
-        format!("pkt_size {FRAME}"),
-        "src_min 198.51.100.1".to_owned(),
-        "src_max 198.51.100.1".to_owned(),
-        format!("dst {VIP}"),
-        format!("dst_mac {BALANCER_LINK}"),
-        format!("udp_src_min {FIRST_PORT}"),
-        // The end is not among them.
-        format!("udp_src_max {}", FIRST_PORT + flows),
-        format!("udp_dst_min {PORT}"),
-        format!("udp_dst_max {PORT}"),
-        "flag NO_TIMESTAMP".to_owned(),
-    ] {
-        set(&device, &setting)?;
+        let client = Ipv4Addr::new(198, 51, 100, 1);
+        let builder = PacketBuilder::ethernet2([0x02, 0, 0, 0, 0xbb, 0], BALANCER_LINK);
+        let builder = builder.ipv4(client.octets(), VIP.octets(), 64).udp(0, PORT);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[0; FRAME - HEADERS])?;
+        // The port changes, the checksum does not: RFC 768 lets a sender leave it out.
+        frame[HEADERS - 2..HEADERS].fill(0);
+        let headers = frame.first_chunk().copied().context("the frame holds its headers")?;
+        let way = Way { interface: index(SOURCE, "out")?, headers, flows: flows.into(), ..Way::default() };
+        Ok(Self { program: Loaded::new(Baseline::SendXdp, &way)?, frame })
     }
-    set(&format!("{DIRECTORY}/pgctrl"), "start")?;
-    let result = fs::read_to_string(&device).with_context(|| format!("cannot read {device}"))?;
-    set(&thread, "rem_device_all")?;
-    match sent(&result) {
-        Some((microseconds, count)) if count == packets => Ok(microseconds),
-        _ => bail!("the generator did not send {packets} packets: {result}"),
-    }
-}
 
-/// The generator reads on behind what is written until it finds a line feed.
-fn set(file: &str, value: &str) -> anyhow::Result<()> {
-    write(file, &format!("{value}\n"))
-}
-
-/// Microseconds and packets from `Result: OK: 5000000(c4999000+d1000) usec, 100000 (128byte,0frags)`.
-fn sent(result: &str) -> Option<(u64, u64)> {
-    let (_, figures) = result.split_once("Result: OK: ")?;
-    let (microseconds, rest) = figures.split_once('(')?;
-    let (_, rest) = rest.split_once("usec, ")?;
-    let (packets, _) = rest.split_once(' ')?;
-    Some((microseconds.parse().ok()?, packets.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_result_of_a_run_is_read() {
-        let text =
-            "Params: count 100000\nResult: OK: 1020304(c1020000+d304) usec, 100000 (128byte,0frags)\n  96000pps\n";
-        assert_eq!(super::sent(text), Some((1_020_304, 100_000)));
-        assert_eq!(super::sent("Result: Idle"), None);
+    /// Sends packets; nanoseconds of each, until the last one has been dropped somewhere, on a machine with one CPU.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn send(&self, packets: u32) -> anyhow::Result<u32> {
+        enter(SOURCE, || {
+            run_live(self.program.descriptor(), &self.frame, packets).context("the kernel refuses a live run")
+        })
     }
 }

@@ -16,7 +16,7 @@ pub(super) const BALANCER: &str = "bench-balancer";
 /// The host that drops what arrives on its interface `in`.
 pub(super) const SINK: &str = "bench-sink";
 /// Link address of the balancer's interface `in`.
-pub(super) const BALANCER_LINK: &str = "02:00:00:00:bb:01";
+pub(super) const BALANCER_LINK: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x01];
 /// The balancer's address towards the sink: the source of outer headers.
 pub(super) const UNDERLAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Where the source sends.
@@ -27,7 +27,7 @@ pub(super) const PORT: u16 = 443;
 pub(super) const BACKENDS: [Ipv4Addr; 4] =
     [Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 1, 2), Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4)];
 
-const SINK_LINK: &str = "02:00:00:00:bb:02";
+const SINK_LINK: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x02];
 /// For slow, emulated machines.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -41,6 +41,7 @@ impl Site {
     ///
     /// What `ip`, `ethtool` or the kernel refused.
     pub(super) fn new() -> anyhow::Result<Self> {
+        let (balancer_link, sink_link) = (text(BALANCER_LINK), text(SINK_LINK));
         for host in [SOURCE, BALANCER, SINK] {
             run("ip", &["netns", "add", host])?;
         }
@@ -53,13 +54,13 @@ impl Site {
                 BALANCER,
                 &[
                     "link set lo up",
-                    &format!("link set in address {BALANCER_LINK} mtu 1600 up"),
+                    &format!("link set in address {balancer_link} mtu 1600 up"),
                     "link set out mtu 1600 up",
                     "address add 198.51.100.254/24 dev in",
                     &format!("address add {UNDERLAY}/16 dev out"),
                 ],
             ),
-            (SINK, &[&format!("link set in address {SINK_LINK} mtu 1600 up"), "address add 10.0.0.2/16 dev in"]),
+            (SINK, &[&format!("link set in address {sink_link} mtu 1600 up"), "address add 10.0.0.2/16 dev in"]),
         ];
         for (host, commands) in set_up {
             for command in commands {
@@ -67,7 +68,7 @@ impl Site {
             }
         }
         for backend in BACKENDS {
-            ip(BALANCER, &format!("neigh add {backend} lladdr {SINK_LINK} dev out nud permanent"))?;
+            ip(BALANCER, &format!("neigh add {backend} lladdr {sink_link} dev out nud permanent"))?;
         }
         enter(BALANCER, || {
             write("/proc/sys/net/ipv4/conf/all/forwarding", "1")?;
@@ -77,11 +78,18 @@ impl Site {
             }
             Ok(())
         })?;
-        // A veth device takes frames from XDP only while its peer polls (NAPI), which receive offload makes it do. Whatever comes
-        // otherwise is received as without.
-        enter(SINK, || run("ethtool", &["-K", "in", "gro", "on"]).map(drop))?;
+        // A veth device takes frames from XDP only while its peer polls (NAPI), which receive offload makes it do, as with network
+        // cards. Socket buffers are received as without.
+        for host in [BALANCER, SINK] {
+            enter(host, || run("ethtool", &["-K", "in", "gro", "on"]).map(drop))?;
+        }
         Ok(site)
     }
+}
+
+/// A link address as people write it.
+fn text(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 impl Drop for Site {
@@ -111,6 +119,15 @@ pub(super) fn enter<T: Send>(host: &str, task: impl FnOnce() -> anyhow::Result<T
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Index of an interface of a host.
+///
+/// # Errors
+///
+/// When there is none.
+pub(super) fn index(host: &str, interface: &str) -> anyhow::Result<u32> {
+    enter(host, || nix::net::if_::if_nametoindex(interface).with_context(|| format!("there is no {interface}")))
 }
 
 /// Runs `ip` in a host.

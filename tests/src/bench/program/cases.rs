@@ -1,5 +1,6 @@
 //! What is measured: a case for each way that a packet can take through the balancer's program. A new feature adds its own.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::packets::build::{Client, ETHERNET};
@@ -37,9 +38,17 @@ pub enum Flows {
 }
 
 /// All cases.
-pub const CASES: [Case; 13] = [
+pub const CASES: [Case; 17] = [
     Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
     Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
+    // Drops, each at a later step: what lies between two of them is what the steps between them cost.
+    dropped("dropped: no lookup table", |world| World { tables: BTreeMap::new(), ..world }),
+    dropped("dropped: no backend in the slot", |world| world.all_to(0, 0)),
+    dropped("dropped: no route to the backend", |mut world| {
+        world.backends.values_mut().for_each(|backend| backend.next_hop = None);
+        world
+    }),
+    dropped("dropped: too big for the route", |world| world.with_mtu(68)),
     case("TCP segment, 1 flow", Flows::Known(1)),
     case("TCP segment, 64 k flows", Flows::Known(1 << 16)),
     case("TCP segment, 1 M flows", Flows::Known(1 << 20)),
@@ -59,6 +68,10 @@ pub const CASES: [Case; 13] = [
 
 const fn case(name: &'static str, flows: Flows) -> Case {
     Case { name, client: tcp, world: |world| world, flows, connections: CONNECTIONS, action: Action::Redirect }
+}
+
+const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
+    Case { world, action: Action::Drop, ..case(name, Flows::Known(1)) }
 }
 
 const fn tracked(name: &'static str, flows: Flows) -> Case {
@@ -85,14 +98,14 @@ fn nobody(client: &Client) -> Client {
 impl Case {
     /// All that the maps hold, with backends behind an interface.
     pub fn world_behind(&self, interface: u32) -> World {
-        let mut world = (self.world)(World::new());
+        let mut world = World::new();
         for Table { slots, .. } in world.tables.values_mut() {
             *slots = (0..SLOTS).map(|slot| ((slot % 4 + 1) as u16, slot.wrapping_mul(0x9e37) as u16)).collect();
         }
         for backend in world.backends.values_mut() {
             backend.next_hop = backend.next_hop.map(|(_, mtu)| (interface, mtu));
         }
-        world
+        (self.world)(world)
     }
 }
 
