@@ -58,7 +58,7 @@ pub fn drop_tc(_: TcContext) -> i32 {
 /// Encapsulates every IP packet, at TC.
 #[classifier]
 pub fn encapsulate_tc(context: TcContext) -> i32 {
-    match encapsulate(TcPacket::new(&context)) {
+    match encapsulate(TcPacket::new(context.skb.skb)) {
         Some(forward) => tc::redirect(&forward),
         None => tc::PASS,
     }
@@ -73,8 +73,8 @@ pub fn empty_xdp(_: XdpContext) -> u32 {
 /// Encapsulates every IP packet, at XDP, and finds the next hop's link address as the balancer does.
 #[xdp]
 pub fn encapsulate_xdp(context: XdpContext) -> u32 {
-    match encapsulate(XdpPacket::new(&context)) {
-        Some(forward) => xdp::redirect(&context, &forward),
+    match encapsulate(XdpPacket::new(context.ctx)) {
+        Some(forward) => xdp::redirect(context.ctx, &forward),
         None => XDP_PASS,
     }
 }
@@ -82,7 +82,7 @@ pub fn encapsulate_xdp(context: XdpContext) -> u32 {
 /// Sends what it is run on, after writing its headers anew: the kernel's live runs hand out frames as their last receiver left them.
 #[xdp]
 pub fn send_xdp(context: XdpContext) -> u32 {
-    match send(&XdpPacket::new(&context)) {
+    match send(&XdpPacket::new(context.ctx)) {
         // SAFETY: the helper only takes numbers.
         Some(()) => unsafe { bpf_redirect(INTERFACE.load(), 0) as u32 },
         None => XDP_DROP,
@@ -103,10 +103,10 @@ fn send(packet: &XdpPacket) -> Option<()> {
 
 #[inline(always)]
 fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
-    let family = parse::family(&packet).ok()?;
+    let family = parse::family(&packet).ok()??;
     match family {
-        Family::V4 => packet.encapsulate(family, &OUTER_V4.load()).ok()?,
-        Family::V6 => packet.encapsulate(family, &OUTER_V6.load()).ok()?,
+        Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load()).ok()?,
+        Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load()).ok()?,
     }
     Some(Forward { interface: INTERFACE.load(), family })
 }

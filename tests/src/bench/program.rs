@@ -12,12 +12,14 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
+use sluice_datapath::entries::Settings;
 
 use self::cases::{CASES, Case, Flows, Frames};
 use super::baseline::{self, Baseline, Way};
 use crate::kernel::run_timed;
 use crate::packets::build::{self, Client};
 use crate::packets::loaded::{Hook, Loaded};
+use crate::packets::native::settings;
 use crate::packets::network;
 use crate::packets::world::{Action, Backend, Balancer as _};
 
@@ -77,7 +79,7 @@ pub fn isolated<T>(measure: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Re
 /// What the kernel refused, and a packet that does not become what the case says.
 pub fn measure(case: &Case, v6: bool, hook: Hook, interface: u32, effort: Effort) -> anyhow::Result<Cost> {
     let place = || format!("{} at {hook:?}, {}", case.name, family(v6));
-    let mut balancer = Loaded::with_connections(hook, case.connections)?;
+    let mut balancer = Loaded::with(hook, case.connections, &Settings { features: case.features, ..settings() })?;
     balancer.configure(&case.world_behind(interface))?;
     let way = way(&(case.client)(v6), interface);
     let (empty, encapsulate) = match hook {

@@ -14,6 +14,7 @@ use sluice::key::HashKey;
 use sluice::netlink::{Direction, FilterSpec, Netlink};
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::options::Features;
 
 use super::generator::FRAME;
 use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait};
@@ -242,9 +243,12 @@ impl Sluice {
     fn load_xdp(&self) -> anyhow::Result<bpf::Program> {
         let pins = Pins::new(&bpf::bpffs()?, Self::INSTANCE, Role::Lb);
         let settings = Settings {
+            features: Features::NONE,
             hash_key: HashKey::load(&self.directory.path().join("hash.key"))?.flow_key(),
-            underlay_v4: Address::from(std::net::IpAddr::from(UNDERLAY)),
-            underlay_v6: Address::NONE,
+            source_v4: Address::from(std::net::IpAddr::from(UNDERLAY)),
+            source_v6: Address::NONE,
+            source_bits_v4: 0,
+            source_bits_v6: 0,
         };
         Ok(bpf::load_balancer_xdp(&pins, &settings, &BalancerMaps::open(&pins)?.capacities())?)
     }

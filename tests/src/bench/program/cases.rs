@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sluice_datapath::options::Features;
+
 use crate::packets::build::{Client, ETHERNET};
 use crate::packets::world::{Action, Table, VIP_V4, World};
 
@@ -24,6 +26,8 @@ pub struct Case {
     pub flows: Flows,
     /// Entries of the connection table.
     pub connections: u32,
+    /// Features that the program is loaded with.
+    pub features: Features,
     /// What becomes of each packet.
     pub action: Action,
 }
@@ -38,7 +42,7 @@ pub enum Flows {
 }
 
 /// All cases.
-pub const CASES: [Case; 17] = [
+pub const CASES: [Case; 18] = [
     Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
     Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
     // Drops, each at a later step: what lies between two of them is what the steps between them cost.
@@ -50,6 +54,7 @@ pub const CASES: [Case; 17] = [
     }),
     dropped("dropped: too big for the route", |world| world.with_mtu(68)),
     case("TCP segment, 1 flow", Flows::Known(1)),
+    Case { features: Features::ALL, ..case("TCP segment, 1 flow, every feature in use", Flows::Known(1)) },
     case("TCP segment, 64 k flows", Flows::Known(1 << 16)),
     case("TCP segment, 1 M flows", Flows::Known(1 << 20)),
     Case { client: Client::syn, ..case("SYN, new flows", Flows::New(0)) },
@@ -67,7 +72,15 @@ pub const CASES: [Case; 17] = [
 ];
 
 const fn case(name: &'static str, flows: Flows) -> Case {
-    Case { name, client: tcp, world: |world| world, flows, connections: CONNECTIONS, action: Action::Redirect }
+    Case {
+        name,
+        client: tcp,
+        world: |world| world,
+        flows,
+        connections: CONNECTIONS,
+        features: Features::NONE,
+        action: Action::Redirect,
+    }
 }
 
 const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
