@@ -96,7 +96,7 @@ pub fn measure(case: &Case, v6: bool, hook: Hook, interface: u32, effort: Effort
     let case = &Case { flows: limited(case.flows, effort.flows), ..*case };
     let (mut frames, count) = Frames::before(case, v6);
     for _ in 0..count {
-        run(programs[2], hook, frames.next()).with_context(place)?;
+        run(programs[2], hook, frames.frame()).with_context(place)?;
     }
     let mut frames = Frames::new(case, v6);
     let batches = (0..effort.batches).map(|_| batch(&programs, hook, &mut frames, effort.runs));
@@ -137,7 +137,7 @@ fn batch(
 ) -> anyhow::Result<[f64; 3]> {
     let mut times = [const { Vec::new() }; 3];
     for round in 0..runs {
-        let frame = frames.next();
+        let frame = frames.frame();
         // Who comes first changes: a run finds the caches as the one before it left them.
         for turn in 0..programs.len() {
             let program = (round + turn) % programs.len();

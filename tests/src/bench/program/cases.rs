@@ -150,7 +150,7 @@ impl Frames {
     }
 
     /// The next frame. Its checksums are those of the first one: no program reads them.
-    pub fn next(&mut self) -> &[u8] {
+    pub fn frame(&mut self) -> &[u8] {
         let flow = self.next;
         self.next = match self.flows {
             // A full period for any power of two (Knuth, The Art of Computer Programming, volume 2, section 3.2.1.2).
@@ -178,10 +178,10 @@ mod tests {
         let case = case("", Flows::Known(1 << 16));
         for v6 in [false, true] {
             let mut frames = Frames::new(&case, v6);
-            let seen: BTreeSet<_> = (0..1 << 16).map(|_| frames.next().to_vec()).collect();
+            let seen: BTreeSet<_> = (0..1 << 16).map(|_| frames.frame().to_vec()).collect();
             assert_eq!(seen.len(), 1 << 16);
             let (mut before, count) = Frames::before(&case, v6);
-            let known: BTreeSet<_> = (0..count).map(|_| before.next().to_vec()).collect();
+            let known: BTreeSet<_> = (0..count).map(|_| before.frame().to_vec()).collect();
             assert_eq!(seen, known);
         }
     }
@@ -190,8 +190,8 @@ mod tests {
     fn new_flows_are_new() {
         let case = case("", Flows::New(1 << 10));
         let (mut before, count) = Frames::before(&case, false);
-        let mut seen: BTreeSet<_> = (0..count).map(|_| before.next().to_vec()).collect();
+        let mut seen: BTreeSet<_> = (0..count).map(|_| before.frame().to_vec()).collect();
         let mut frames = Frames::new(&case, false);
-        assert!((0..1 << 10).all(|_| seen.insert(frames.next().to_vec())));
+        assert!((0..1 << 10).all(|_| seen.insert(frames.frame().to_vec())));
     }
 }
