@@ -10,6 +10,7 @@ pub mod cases;
 pub mod context;
 pub mod loaded;
 pub mod native;
+pub mod network;
 pub mod oracle;
 pub mod random;
 pub mod world;
