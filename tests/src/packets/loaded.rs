@@ -76,6 +76,11 @@ impl Loaded {
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
     }
 
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
         for index in 1..=LARGEST_INDEX {
             let backend = world.backends.get(&index);
@@ -177,6 +182,11 @@ impl LoadedHost {
         let pins = OwnPins::new(Role::Backend)?;
         let program = bpf::load_backend(&pins.0, 16, 16)?;
         Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
+    }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 }
 

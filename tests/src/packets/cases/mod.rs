@@ -70,9 +70,17 @@ impl Case {
         Self { name, steps: [Step::Configure(world)].into_iter().chain(sends).collect() }
     }
 
+    /// Its frames.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Send(frame, _) => Some(frame),
+            Step::Configure(_) => None,
+        })
+    }
+
     /// Whether every frame can be given to a binding of the packet path.
     pub fn applies(&self, accepts: impl Fn(&Frame) -> bool) -> bool {
-        self.steps.iter().all(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)))
+        self.frames().all(accepts)
     }
 
     /// Runs the case: verdict, bytes and counters after each frame.
