@@ -9,6 +9,7 @@
 pub mod build;
 pub mod cases;
 pub mod context;
+pub mod fuzz;
 pub mod isolation;
 pub mod loaded;
 pub mod native;

@@ -173,6 +173,25 @@ pub fn send(
     expected: &Outcome,
     total: &mut Counters,
 ) -> anyhow::Result<()> {
+    let exchanged = exchange(balancer, frame, expected, total);
+    let counters = balancer.counters()?;
+    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    let expected = std::mem::replace(total, counters.clone());
+    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
+    exchanged
+}
+
+/// Sends a frame and compares verdict and bytes; adds to `total` what counters should show of it.
+///
+/// # Errors
+///
+/// What differs, or what the kernel refused.
+pub fn exchange(
+    balancer: &mut dyn Balancer,
+    frame: &Frame,
+    expected: &Outcome,
+    total: &mut Counters,
+) -> anyhow::Result<()> {
     let refused = balancer.refuses_merged() && frame.segment_size != 0;
     let expected = match expected {
         Outcome::Forward(_) if refused => &Outcome::Drop(Reason::NoRoom),
@@ -185,10 +204,6 @@ pub fn send(
         Outcome::Forward(forwarded) => (balancer.forwards_as(), &forwarded.bytes),
     };
     let (did, left) = balancer.send(frame)?;
-    let counters = balancer.counters()?;
-    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
-    let expected = std::mem::replace(total, counters.clone());
-    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
     ensure!(did == action, "{did:?} instead of {action:?}");
     ensure!(left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
     Ok(())
