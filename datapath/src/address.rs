@@ -24,6 +24,18 @@ impl Family {
     }
 }
 
+impl Family {
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,6 +76,14 @@ impl Address {
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
         self.0
+    }
+
+    /// The address with those bits of `bits` in its last word that `mask`, wire order, selects.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_bits(mut self, bits: u32, mask: u32) -> Self {
+        self.0[3] |= bits & mask;
+        self
     }
 
     /// Whether this is an IPv4 address, or an IPv6 address of the same form.

@@ -26,7 +26,8 @@ pub fn decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result
 
 #[inline(always)]
 fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
-    match parse::family(&packet)? {
+    // A tagged frame is left to the VLAN's own interface, which comes after this hook.
+    match parse::family(&packet)?.ok_or(Reason::NotTunnel)? {
         Family::V4 => {
             let outer = parse::ipv4(&packet, ETHERNET)?;
             if outer.protocol != IPV4_IN_IP || outer.header != Ipv4::SIZE || outer.fragment {

@@ -1,8 +1,15 @@
-//! Outer headers: IPv4-in-IPv4 (RFC 2003) and IPv6-in-IPv6 (RFC 2473).
+//! Outer headers: IPv4 and IPv6 in each of them (RFC 2003, RFC 2473, RFC 4213 section 3).
 
+use crate::balance::Forward;
+use crate::choose::Choice;
+use crate::entries::NextHop;
 use crate::flow::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::header::{Ipv4, Ipv6};
-use crate::{Address, ecn};
+use crate::options::Features;
+use crate::packet::Packet;
+use crate::parse::{Network, Size};
+use crate::tables::BalancerTables;
+use crate::{Address, Family, Reason, ecn};
 
 /// Time to live of outer headers: enough for any underlay, and not taken from the client.
 pub const OUTER_HOPS: u8 = 64;
@@ -10,24 +17,105 @@ pub const OUTER_HOPS: u8 = 64;
 /// The bits of an IPv4 identification that carry the hint. The kernel counts the lower ones up when it cuts a merged packet.
 pub const IPV4_HINT: u16 = 0xffc0;
 
-/// The outer IPv4 header in front of an IPv4 packet of `length` bytes.
+/// The outer IPv4 header in front of a packet of `family` and `length` bytes.
 ///
 /// Don't-fragment is set: the outer packet is never cut, so the identification is free to carry the hint (RFC 6864 section 4.1).
 /// When the total length does not fit its field it is zero, which only a merged packet can reach: each segment gets its own.
 #[inline(always)]
-pub fn ipv4(source: Address, destination: Address, length: usize, traffic_class: u8, hint: u16) -> Ipv4 {
+pub fn ipv4(source: Address, destination: Address, family: Family, length: usize, class: u8, hint: u16) -> Ipv4 {
     let total = u16::try_from(length.wrapping_add(Ipv4::SIZE)).unwrap_or(0);
     let [.., source] = source.words();
     let [.., destination] = destination.words();
-    Ipv4::new(ecn::encapsulate(traffic_class), total, hint & IPV4_HINT, OUTER_HOPS, IPV4_IN_IP, source, destination)
+    let protocol = protocol(family);
+    Ipv4::new(ecn::encapsulate(class), total, hint & IPV4_HINT, OUTER_HOPS, protocol, source, destination)
 }
 
-/// The outer IPv6 header in front of an IPv6 packet of `length` bytes; the flow label carries the hint.
+/// The outer IPv6 header in front of a packet of `family` and `length` bytes; the flow label carries the hint.
 ///
 /// When the payload length does not fit its field it is zero, as in [`ipv4`].
 #[inline(always)]
-pub fn ipv6(source: Address, destination: Address, length: usize, traffic_class: u8, hint: u16) -> Ipv6 {
+pub fn ipv6(source: Address, destination: Address, family: Family, length: usize, class: u8, hint: u16) -> Ipv6 {
     let payload = u16::try_from(length).unwrap_or(0);
-    let class = ecn::encapsulate(traffic_class);
-    Ipv6::new(class, u32::from(hint), payload, IPV6_IN_IP, OUTER_HOPS, source.words(), destination.words())
+    let (class, protocol) = (ecn::encapsulate(class), protocol(family));
+    Ipv6::new(class, u32::from(hint), payload, protocol, OUTER_HOPS, source.words(), destination.words())
+}
+
+/// The protocol number of a packet of `family` in IP.
+const fn protocol(family: Family) -> u8 {
+    match family {
+        Family::V4 => IPV4_IN_IP,
+        Family::V6 => IPV6_IN_IP,
+    }
+}
+
+/// Writes the outer header, if the packet still fits with it, and finds the way to the backend: in the packet's own family when there is one,
+/// else in the other.
+#[inline(always)]
+pub(crate) fn wrap<P: Packet, T: BalancerTables>(
+    packet: P,
+    inner: &Network,
+    size: &Size,
+    tags: Option<usize>,
+    choice: &Choice,
+    hash: u64,
+    tables: &T,
+) -> Result<Forward, Reason> {
+    let mut family = inner.family;
+    let mut next_hop = way(tables, choice, family);
+    if next_hop.is_none() {
+        family = family.other();
+        next_hop = way(tables, choice, family);
+    }
+    let Some(next_hop) = next_hop else {
+        let nowhere = choice.backend.v4.is_none() && choice.backend.v6.is_none();
+        return Err(if nowhere { Reason::NoEncapsulation } else { Reason::NoRoute });
+    };
+    let outer = match family {
+        Family::V4 => Ipv4::SIZE,
+        Family::V6 => Ipv6::SIZE,
+    };
+    if size.segment.wrapping_add(outer) > next_hop.mtu as usize {
+        return Err(Reason::TooBig);
+    }
+    let packet = match tags {
+        None => packet,
+        Some(bytes) => packet.untag(bytes)?,
+    };
+    let (class, hint) = (inner.traffic_class, choice.hint);
+    match family {
+        Family::V4 => {
+            let source = source(tables, family, hash);
+            let outer = ipv4(source, choice.backend.v4, inner.family, size.packet, class, hint);
+            packet.encapsulate(family, inner.family, &outer)?;
+        }
+        Family::V6 => {
+            let source = source(tables, family, hash);
+            let outer = ipv6(source, choice.backend.v6, inner.family, size.packet, class, hint);
+            packet.encapsulate(family, inner.family, &outer)?;
+        }
+    }
+    Ok(Forward { interface: next_hop.interface, family })
+}
+
+/// The source of an outer header: where sources are spread, some of its bits are the flow's own.
+#[inline(always)]
+fn source<T: BalancerTables>(tables: &T, family: Family, hash: u64) -> Address {
+    let source = tables.source(family);
+    if tables.features().has(Features::SOURCES) {
+        return source.with_bits(hash as u32, tables.source_bits(family));
+    }
+    source
+}
+
+/// The way to a backend in one family.
+#[inline(always)]
+fn way<T: BalancerTables>(tables: &T, choice: &Choice, family: Family) -> Option<NextHop> {
+    let address = match family {
+        Family::V4 => choice.backend.v4,
+        Family::V6 => choice.backend.v6,
+    };
+    if address.is_none() {
+        return None;
+    }
+    tables.next_hop(NextHop::index(choice.index, family)).filter(|hop| hop.interface != 0)
 }

@@ -5,16 +5,67 @@
 
 use crate::Address;
 use crate::flow::Port;
+use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct VipAddress {
-    /// Number of the address, the first part of a [`VipKey`]; never 0.
+    /// Number of the address or prefix, the first part of a [`VipKey`]; never 0.
     pub id: u32,
+    /// What becomes of packets to this address that no VIP takes: bits of [`AddressOptions`].
+    pub options: AddressOptions,
 }
-plain!(VipAddress, 4);
+plain!(VipAddress, 8);
+
+/// Key of the map `VIP_PREFIXES`, a longest-prefix-match trie of [`VipAddress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PrefixKey {
+    /// Bits that count, host order: 0 to 128. An IPv4 prefix of `n` bits has 96 + `n`.
+    pub length: u32,
+    address: [u32; 4],
+}
+plain!(PrefixKey, 20);
+
+impl PrefixKey {
+    /// The key that looks an address up.
+    #[inline(always)]
+    pub const fn address(address: &Address) -> Self {
+        Self { length: 128, address: address.words() }
+    }
+
+    /// The address's words, wire order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        self.address
+    }
+
+    /// A key from its parts: bits that count, and the address's words, wire order.
+    pub const fn new(length: u32, address: [u32; 4]) -> Self {
+        Self { length, address }
+    }
+
+    /// The key of a prefix: `length` bits as they count in the address's own family.
+    pub const fn prefix(address: Address, length: u32) -> Self {
+        let length = if address.is_mapped() { length + 96 } else { length };
+        Self { length, address: address.words() }
+    }
+
+    /// Whether all addresses of `other` are among those of this prefix.
+    pub fn holds(&self, other: &Self) -> bool {
+        let bits = |key: &Self| key.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+        let differ = bits(self) ^ bits(other);
+        other.length >= self.length && differ.leading_zeros() >= self.length
+    }
+
+    /// The first address of the prefix, and its bits as they count in the address's own family.
+    pub const fn to_prefix(self) -> (Address, u32) {
+        let address = Address::v6(self.address);
+        (address, if address.is_mapped() { self.length - 96 } else { self.length })
+    }
+}
 
 /// Key of the map `VIPS`: a VIP, its address by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +82,9 @@ pub struct VipKey {
 plain!(VipKey, 8);
 
 impl VipKey {
+    /// The port that stands for every port.
+    pub const ANY_PORT: Port = Port::new(0);
+
     /// The key of `port` and `protocol` at the VIP address with number `address`.
     #[inline(always)]
     pub const fn new(address: u32, port: Port, protocol: u8) -> Self {
@@ -44,8 +98,10 @@ impl VipKey {
 pub struct Vip {
     /// Index of the service in `TABLES` and `SERVICE_COUNTERS`; never 0.
     pub service: u32,
+    /// How its packets are treated: bits of [`VipOptions`].
+    pub options: VipOptions,
 }
-plain!(Vip, 4);
+plain!(Vip, 8);
 
 /// The first word of a lookup table's inner map: what a program must know before it selects a slot.
 ///
@@ -151,6 +207,43 @@ pub struct Connection {
 }
 plain!(Connection, 8);
 
+/// Key of the map `FRAGMENTS`: what the fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The client's address.
+    pub source: Address,
+    /// The VIP address.
+    pub destination: Address,
+    /// The packet's identification as a number; IPv4 has 16 bits of it.
+    pub identification: u32,
+    /// The transport protocol.
+    pub protocol: u32,
+}
+plain!(FragmentKey, 40);
+
+/// Value of the map `FRAGMENTS`: where the first fragment went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fragment {
+    /// When the first fragment came, nanoseconds of the kernel's monotonic clock.
+    pub seen: u64,
+    /// The service of the first fragment's VIP.
+    pub service: u32,
+    /// Index of the backend that got it.
+    pub backend: u32,
+    /// The backend's incarnation then.
+    pub incarnation: u32,
+    /// The hint that the first fragment carried.
+    pub hint: u32,
+}
+plain!(Fragment, 24);
+
+impl Fragment {
+    /// How long a first fragment is remembered, in nanoseconds: what Linux waits for the rest of a packet by default.
+    pub const LIFETIME: u64 = 30_000_000_000;
+}
+
 /// Value of the per-CPU array `SERVICE_COUNTERS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -175,18 +268,34 @@ pub struct BackendCounters {
 }
 plain!(BackendCounters, 16);
 
-/// What is fixed when the balancer's program is loaded; the program is replaced when it changes.
+/// What is fixed when the balancer's program is loaded, each member a constant of its own there; the program is replaced when it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
 pub struct Settings {
+    /// The features in use.
+    pub features: Features,
     /// Key of the flow hash; the same on every balancer of a fleet.
     pub hash_key: [u64; 2],
     /// Source address of IPv4 outer headers, or [`Address::NONE`].
-    pub underlay_v4: Address,
+    pub source_v4: Address,
     /// Source address of IPv6 outer headers, or [`Address::NONE`].
-    pub underlay_v6: Address,
+    pub source_v6: Address,
+    /// Bits of the last word of `source_v4`, wire order, that a flow's hash fills in; zeros in the address itself.
+    pub source_bits_v4: u32,
+    /// Bits of the last word of `source_v6`, as above.
+    pub source_bits_v6: u32,
 }
-plain!(Settings, 48);
+
+impl Settings {
+    /// No feature, no key, no address.
+    pub const NONE: Self = Self {
+        features: Features::NONE,
+        hash_key: [0; 2],
+        source_v4: Address::NONE,
+        source_v6: Address::NONE,
+        source_bits_v4: 0,
+        source_bits_v6: 0,
+    };
+}
 
 /// Value of the backend's map `LOCAL_ADDRESSES`: an address of this host to which encapsulated packets may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! A flow: the 5-tuple that stays the same for every packet of a connection in one direction.
 
+use crate::options::VipOptions;
 use crate::plain::plain;
 use crate::siphash::siphash;
 use crate::{Address, Family};
@@ -66,6 +67,21 @@ impl Flow {
         protocol: u8,
     ) -> Self {
         Self { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+    }
+
+    /// The part of the flow that is hashed.
+    #[inline(always)]
+    #[must_use]
+    pub fn reduced(mut self, options: VipOptions) -> Self {
+        if options.has(VipOptions::HASH_CLIENT) || options.has(VipOptions::HASH_SOURCE) {
+            self.source_port = Port(0);
+        }
+        if options.has(VipOptions::HASH_SOURCE) {
+            self.destination = Address::NONE;
+            self.destination_port = Port(0);
+            self.protocol = 0;
+        }
+        self
     }
 
     /// The hash that selects a slot: SipHash-1-3 over the 5-tuple.

@@ -3,6 +3,7 @@
 //! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are read and written through the
 //! functions of this module; nothing else swaps bytes.
 
+use crate::parse::Part;
 use crate::plain::plain;
 use crate::{Address, checksum};
 
@@ -35,6 +36,17 @@ pub struct Ipv6 {
     destination: [u32; 4],
 }
 plain!(Ipv6, 40);
+
+/// An IPv6 fragment header (RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ipv6Fragment {
+    next_header: u8,
+    reserved: u8,
+    offset_and_more: u16,
+    identification: u32,
+}
+plain!(Ipv6Fragment, 8);
 
 /// The part of a TCP header that is read: its first 14 bytes (RFC 9293 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +144,23 @@ impl Ipv4 {
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         self.fragment & 0x3fff_u16.to_be() != 0
+    }
+
+    /// Which part of a fragmented packet this is.
+    #[inline(always)]
+    pub const fn part(&self) -> Part {
+        const OFFSET: u16 = 0x1fff;
+        const MORE: u16 = 0x2000;
+
+        let fragment = u16::from_be(self.fragment);
+        let identification = u16::from_be(self.identification) as u32;
+        if fragment & OFFSET != 0 {
+            Part::Later { identification }
+        } else if fragment & MORE != 0 {
+            Part::First { identification }
+        } else {
+            Part::Whole
+        }
     }
 
     /// Type of service: DSCP and ECN.
@@ -250,6 +279,34 @@ impl Ipv6 {
     #[inline(always)]
     pub const fn destination(&self) -> Address {
         Address::v6(self.destination)
+    }
+}
+
+impl Ipv6Fragment {
+    /// Bytes of the header.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Protocol of the fragmented part's first header.
+    #[inline(always)]
+    pub const fn next_header(&self) -> u8 {
+        self.next_header
+    }
+
+    /// Which part of a fragmented packet this is. A fragment that is all of its packet (RFC 6946) is none.
+    #[inline(always)]
+    pub const fn part(&self) -> Part {
+        const OFFSET: u16 = 0xfff8;
+        const MORE: u16 = 1;
+
+        let bits = u16::from_be(self.offset_and_more);
+        let identification = u32::from_be(self.identification);
+        if bits & OFFSET != 0 {
+            Part::Later { identification }
+        } else if bits & MORE != 0 {
+            Part::First { identification }
+        } else {
+            Part::Whole
+        }
     }
 }
 

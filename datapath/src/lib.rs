@@ -15,6 +15,7 @@
 pub mod address;
 pub mod balance;
 pub mod checksum;
+mod choose;
 pub mod decapsulate;
 pub mod ecn;
 pub mod encapsulate;
@@ -23,6 +24,7 @@ pub mod flow;
 pub mod header;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod plain;
@@ -30,9 +32,10 @@ pub mod reason;
 pub mod records;
 pub mod siphash;
 pub mod tables;
+pub mod walk;
 
 pub use address::{Address, Family};
-pub use balance::{Forward, balance};
+pub use balance::{Forward, Stage, balance};
 pub use decapsulate::decapsulate;
 pub use flow::Flow;
 pub use packet::Packet;
@@ -44,4 +47,4 @@ pub use tables::{BackendTables, BalancerTables, LookupTable};
 ///
 /// It is a directory name under the instance's pins. It is raised whenever a map changes in a way that a program or daemon of
 /// another version would misread.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

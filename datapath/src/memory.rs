@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, NextHop, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
+    TableHead, Vip, VipAddress, VipKey,
 };
-use crate::packet::ETHERNET;
+use crate::options::Features;
+use crate::packet::{ETHERNET, ether_type};
 use crate::tables::Forwarded;
 use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
 
@@ -63,7 +65,13 @@ impl Packet for Buffer<'_> {
         self.load(offset)
     }
 
-    fn encapsulate<T: Plain>(self, _: Family, outer: &T) -> Result<(), Reason> {
+    fn untag(self, bytes: usize) -> Result<Self, Reason> {
+        self.bytes.drain(ETHERNET - 2..ETHERNET - 2 + bytes);
+        Ok(Self { vlan: false, ..self })
+    }
+
+    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {
+        self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
         self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
         Ok(())
     }
@@ -103,10 +111,16 @@ impl LookupTable for &Words {
 }
 
 /// The balancer's maps in plain memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Balancer {
+    /// What is fixed at loading.
+    pub settings: Settings,
+    /// Nanoseconds of the clock.
+    pub now: Cell<u64>,
     /// The map `VIP_ADDRESSES`.
     pub vip_addresses: HashMap<Address, VipAddress>,
+    /// The map `VIP_PREFIXES`.
+    pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
     /// The map `TABLES`.
@@ -117,6 +131,8 @@ pub struct Balancer {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// The map `CONNECTIONS`, without a bound.
     pub connections: RefCell<HashMap<Flow, Connection>>,
+    /// The map `FRAGMENTS`, without a bound.
+    pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The map `SERVICE_COUNTERS`.
     pub services: RefCell<BTreeMap<u32, ServiceCounters>>,
     /// The map `BACKEND_COUNTERS`.
@@ -125,11 +141,63 @@ pub struct Balancer {
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
 }
 
+impl Balancer {
+    /// Empty maps.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            now: Cell::default(),
+            vip_addresses: HashMap::default(),
+            vip_prefixes: BTreeMap::default(),
+            vips: HashMap::default(),
+            tables: BTreeMap::default(),
+            backends: BTreeMap::default(),
+            next_hops: BTreeMap::default(),
+            connections: RefCell::default(),
+            fragments: RefCell::default(),
+            services: RefCell::default(),
+            backend_counters: RefCell::default(),
+            reasons: RefCell::default(),
+        }
+    }
+}
+
 impl BalancerTables for Balancer {
     type Table<'a> = &'a Words;
 
+    fn features(&self) -> Features {
+        self.settings.features
+    }
+
+    fn hash_key(&self) -> [u64; 2] {
+        self.settings.hash_key
+    }
+
+    fn source(&self, family: Family) -> Address {
+        match family {
+            Family::V4 => self.settings.source_v4,
+            Family::V6 => self.settings.source_v6,
+        }
+    }
+
+    fn source_bits(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.settings.source_bits_v4,
+            Family::V6 => self.settings.source_bits_v6,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
         self.vip_addresses.get(address).copied()
+    }
+
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
+        let holds = self.vip_prefixes.iter().filter(|(prefix, _)| prefix.holds(key));
+        holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, address)| *address)
     }
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
@@ -154,6 +222,14 @@ impl BalancerTables for Balancer {
 
     fn remember(&self, flow: &Flow, connection: &Connection) {
         self.connections.borrow_mut().insert(*flow, *connection);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded) {

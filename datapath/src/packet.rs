@@ -32,12 +32,19 @@ pub trait Packet: Sized {
     /// The header at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`].
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T>;
 
-    /// Inserts an outer header of `family` between the Ethernet header and the IP header.
+    /// Removes VLAN tags: `bytes` bytes of them behind the link addresses, and one beside the bytes if there is one.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn encapsulate<T: Plain>(self, family: Family, outer: &T) -> Result<(), Reason>;
+    fn untag(self, bytes: usize) -> Result<Self, Reason>;
+
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason>;
 
     /// Removes the outer header `T` behind the Ethernet header, then overwrites the start of what follows it with `head`.
     ///
@@ -47,5 +54,14 @@ pub trait Packet: Sized {
     fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason>;
 }
 
-/// The largest offset at which [`Packet::load_variable`] is used: a transport header behind an IPv4 header full of options.
-pub const MAX_VARIABLE_OFFSET: usize = ETHERNET + 60;
+/// The largest offset at which [`Packet::load_variable`] finds something.
+pub const MAX_VARIABLE_OFFSET: usize = 2047;
+
+/// The EtherType of a family, wire order.
+#[inline(always)]
+pub const fn ether_type(family: Family) -> u16 {
+    match family {
+        Family::V4 => 0x0800_u16.to_be(),
+        Family::V6 => 0x86dd_u16.to_be(),
+    }
+}

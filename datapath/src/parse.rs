@@ -1,14 +1,14 @@
-//! Reads headers into small values.
+//! Reads headers into small values, at constant offsets: those of a packet without VLAN tags, options and extension headers.
 
 use crate::flow::{Port, TCP, UDP};
 use crate::header::{Ipv4, Ipv6, Tcp, Udp};
-use crate::packet::ETHERNET;
-use crate::{Address, Family, Packet, Plain, Reason};
+use crate::packet::{ETHERNET, ether_type};
+use crate::{Address, Family, Packet, Reason};
 
 /// EtherType of IPv4, wire order.
-const IPV4: u16 = 0x0800_u16.to_be();
+const IPV4: u16 = ether_type(Family::V4);
 /// EtherType of IPv6, wire order.
-const IPV6: u16 = 0x86dd_u16.to_be();
+const IPV6: u16 = ether_type(Family::V6);
 /// EtherTypes of VLAN tags, wire order: 802.1Q and 802.1ad.
 const VLAN: u16 = 0x8100_u16.to_be();
 const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
@@ -32,7 +32,7 @@ pub struct Network {
     pub traffic_class: u8,
     /// Time to live, or hop limit.
     pub hops: u8,
-    /// Whether it is a fragment, the first one included.
+    /// Whether an IPv4 header is that of a fragment, the first one included.
     pub fragment: bool,
 }
 
@@ -43,6 +43,33 @@ impl Network {
     pub const fn is_to_mapped(&self) -> bool {
         matches!(self.family, Family::V6) && self.destination.is_mapped()
     }
+
+    /// Whether a whole TCP or UDP packet directly follows an IP header without options.
+    #[inline(always)]
+    pub const fn is_direct(&self) -> bool {
+        let plain = match self.family {
+            Family::V4 => self.header == Ipv4::SIZE && !self.fragment,
+            Family::V6 => true,
+        };
+        plain && (self.protocol == TCP || self.protocol == UDP)
+    }
+}
+
+/// Which part of a fragmented packet a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It is not fragmented.
+    Whole,
+    /// The first fragment, which holds the transport header.
+    First {
+        /// What all fragments of the packet have in common.
+        identification: u32,
+    },
+    /// Any other fragment.
+    Later {
+        /// As above.
+        identification: u32,
+    },
 }
 
 /// What a TCP or UDP header says.
@@ -58,20 +85,32 @@ pub struct Transport {
     pub opens: bool,
 }
 
-/// The family of the frame's IP header, from its EtherType.
+/// The family of the frame's IP header, from its EtherType; `None` when the frame is tagged.
 ///
 /// # Errors
 ///
-/// [`Reason::OtherHost`], [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::Truncated`].
+/// [`Reason::OtherHost`], [`Reason::NotIp`], [`Reason::Truncated`].
 #[inline(always)]
-pub fn family<P: Packet>(packet: &P) -> Result<Family, Reason> {
-    if packet.has_vlan() {
-        return Err(Reason::Vlan);
+pub fn family<P: Packet>(packet: &P) -> Result<Option<Family>, Reason> {
+    let ether_type = packet.load::<u16>(ETHERNET - 2).ok_or(Reason::Truncated)?;
+    if packet.has_vlan() || is_tag(ether_type) {
+        return Ok(None);
     }
-    let family = match packet.load::<u16>(ETHERNET - 2).ok_or(Reason::Truncated)? {
+    is_ours(packet, ether_type).map(Some)
+}
+
+/// Whether an EtherType, wire order, is that of a VLAN tag.
+#[inline(always)]
+pub const fn is_tag(ether_type: u16) -> bool {
+    matches!(ether_type, VLAN | SERVICE_VLAN)
+}
+
+/// The family that an EtherType, wire order, says, if the frame is for this host.
+#[inline(always)]
+pub(crate) fn is_ours<P: Packet>(packet: &P, ether_type: u16) -> Result<Family, Reason> {
+    let family = match ether_type {
         IPV4 => Family::V4,
         IPV6 => Family::V6,
-        VLAN | SERVICE_VLAN => return Err(Reason::Vlan),
         _ => return Err(Reason::NotIp),
     };
     if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
@@ -84,7 +123,12 @@ pub fn family<P: Packet>(packet: &P) -> Result<Family, Reason> {
 /// [`Reason::Truncated`], [`Reason::BadHeader`].
 #[inline(always)]
 pub fn ipv4<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
-    let h: Ipv4 = packet.load(offset).ok_or(Reason::Truncated)?;
+    from_ipv4(&packet.load(offset).ok_or(Reason::Truncated)?)
+}
+
+/// What an IPv4 header says.
+#[inline(always)]
+pub(crate) fn from_ipv4(h: &Ipv4) -> Result<Network, Reason> {
     if h.version() != 4 || h.length() < Ipv4::SIZE {
         return Err(Reason::BadHeader);
     }
@@ -108,10 +152,12 @@ pub fn ipv4<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
 /// [`Reason::Truncated`], [`Reason::BadHeader`].
 #[inline(always)]
 pub fn ipv6<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
-    /// The fragment header's protocol number (RFC 8200 section 4.5).
-    const FRAGMENT: u8 = 44;
+    from_ipv6(&packet.load(offset).ok_or(Reason::Truncated)?)
+}
 
-    let h: Ipv6 = packet.load(offset).ok_or(Reason::Truncated)?;
+/// What an IPv6 header says.
+#[inline(always)]
+pub(crate) fn from_ipv6(h: &Ipv6) -> Result<Network, Reason> {
     if h.version() != 6 {
         return Err(Reason::BadHeader);
     }
@@ -124,52 +170,49 @@ pub fn ipv6<P: Packet>(packet: &P, offset: usize) -> Result<Network, Reason> {
         length: h.payload_length().wrapping_add(Ipv6::SIZE),
         traffic_class: h.traffic_class(),
         hops: h.hops(),
-        fragment: h.next_header() == FRAGMENT,
+        fragment: false,
     })
 }
 
-/// The TCP or UDP header behind `network`, the IP header that directly follows the Ethernet header.
+/// The TCP or UDP header behind `network`, the IP header of a direct packet ([`Network::is_direct`]).
 ///
 /// # Errors
 ///
-/// [`Reason::Fragment`], [`Reason::OtherProtocol`], [`Reason::Truncated`].
+/// [`Reason::Truncated`].
 #[inline(always)]
 pub fn transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, Reason> {
-    if network.fragment {
-        return Err(Reason::Fragment);
-    }
-    match network.protocol {
-        TCP => {
-            let h: Tcp = behind(packet, network)?;
-            Ok(Transport {
-                source_port: h.source_port,
-                destination_port: h.destination_port,
-                header: h.length(),
-                opens: h.opens(),
-            })
-        }
-        UDP => {
-            let h: Udp = behind(packet, network)?;
-            Ok(Transport {
-                source_port: h.source_port,
-                destination_port: h.destination_port,
-                header: Udp::SIZE,
-                opens: false,
-            })
-        }
-        _ => Err(Reason::OtherProtocol),
-    }
-}
-
-/// The header behind the IP header. The IPv4 header without options is the fast path, at a constant offset.
-#[inline(always)]
-fn behind<P: Packet, T: Plain>(packet: &P, network: &Network) -> Result<T, Reason> {
-    match (network.family, network.header) {
-        (Family::V4, Ipv4::SIZE) => packet.load(ETHERNET + Ipv4::SIZE),
-        (Family::V4, header) => packet.load_variable(ETHERNET.wrapping_add(header)),
-        (Family::V6, _) => packet.load(ETHERNET + Ipv6::SIZE),
+    match (network.family, network.protocol) {
+        (Family::V4, TCP) => packet.load(ETHERNET + Ipv4::SIZE).map(from_tcp),
+        (Family::V4, _) => packet.load(ETHERNET + Ipv4::SIZE).map(from_udp),
+        (Family::V6, TCP) => packet.load(ETHERNET + Ipv6::SIZE).map(from_tcp),
+        (Family::V6, _) => packet.load(ETHERNET + Ipv6::SIZE).map(from_udp),
     }
     .ok_or(Reason::Truncated)
+}
+
+/// The transport header at an offset that is known at run time only.
+///
+/// # Errors
+///
+/// [`Reason::OtherProtocol`], [`Reason::Truncated`].
+#[inline(always)]
+pub fn transport_at<P: Packet>(packet: &P, offset: usize, protocol: u8) -> Result<Transport, Reason> {
+    match protocol {
+        TCP => packet.load_variable(offset).map(from_tcp),
+        UDP => packet.load_variable(offset).map(from_udp),
+        _ => return Err(Reason::OtherProtocol),
+    }
+    .ok_or(Reason::Truncated)
+}
+
+#[inline(always)]
+const fn from_tcp(h: Tcp) -> Transport {
+    Transport { source_port: h.source_port, destination_port: h.destination_port, header: h.length(), opens: h.opens() }
+}
+
+#[inline(always)]
+const fn from_udp(h: Udp) -> Transport {
+    Transport { source_port: h.source_port, destination_port: h.destination_port, header: Udp::SIZE, opens: false }
 }
 
 /// The size of a packet, judged by what is there and not by what is claimed.
@@ -181,7 +224,7 @@ pub struct Size {
     pub segment: usize,
 }
 
-/// Measures the packet behind the Ethernet header.
+/// Measures the packet whose IP header is at `start`.
 ///
 /// The claim may be smaller than the frame, because Ethernet pads short frames. A merged packet of more than 65,535 bytes claims
 /// zero (Linux's "BIG TCP").
@@ -190,8 +233,8 @@ pub struct Size {
 ///
 /// [`Reason::BadLength`] when the headers claim more than there is, or less than themselves.
 #[inline(always)]
-pub fn size<P: Packet>(packet: &P, network: &Network, transport: &Transport) -> Result<Size, Reason> {
-    let present = packet.length().wrapping_sub(ETHERNET);
+pub fn size<P: Packet>(packet: &P, start: usize, network: &Network, transport: &Transport) -> Result<Size, Reason> {
+    let present = packet.length().wrapping_sub(start);
     let merged = packet.segment_size();
     let unclaimed = match network.family {
         Family::V4 => 0,
@@ -205,4 +248,18 @@ pub fn size<P: Packet>(packet: &P, network: &Network, transport: &Transport) -> 
     }
     let segment = headers.wrapping_add(merged);
     Ok(Size { packet: length, segment: if merged == 0 || segment > length { length } else { segment } })
+}
+
+/// Measures a later fragment, whose IP header is at `start`: it has no transport header, and is never merged.
+///
+/// # Errors
+///
+/// As [`size`].
+#[inline(always)]
+pub fn size_of_fragment<P: Packet>(packet: &P, start: usize, network: &Network) -> Result<Size, Reason> {
+    let length = network.length;
+    if length > packet.length().wrapping_sub(start) || length < network.header {
+        return Err(Reason::BadLength);
+    }
+    Ok(Size { packet: length, segment: length })
 }

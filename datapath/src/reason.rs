@@ -48,7 +48,7 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6 (ARP, for example). Normal.
     NotIp = 1, "not_ip", Pass;
-    /// Tagged with a VLAN. Attach to the VLAN's own interface instead. Normal on a trunk.
+    /// Tagged with more than two VLANs. Not normal: a broken sender or an attack.
     Vlan = 2, "vlan", Pass;
     /// The frame ends inside its headers. Not normal: a broken sender or an attack.
     Truncated = 3, "truncated", Pass;
@@ -56,15 +56,19 @@ reasons! {
     BadHeader = 4, "bad_header", Pass;
     /// The destination is no VIP address. Normal: everybody else's traffic.
     NotVip = 5, "not_vip", Pass;
-    /// A fragment to a VIP address. Fragments are not balanced. Normal in small numbers.
+    /// A fragment to a VIP address whose first fragment is not known: it came before that, or long after it, or the first one was not for
+    /// a VIP. Normal in small numbers.
     Fragment = 6, "fragment", Pass;
-    /// To a VIP address, but neither TCP nor UDP behind the IP header. Normal: pings, for example.
+    /// To a VIP address, but neither TCP nor UDP. Normal: pings, for example.
     OtherProtocol = 7, "other_protocol", Pass;
     /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
     NotVipPort = 8, "not_vip_port", Pass;
     /// Not for this host's link address: the interface is promiscuous, or the frame is a broadcast or multicast. Forwarding it
     /// would duplicate what its real receiver forwards. Normal while somebody captures packets.
     OtherHost = 9, "other_host", Pass;
+    /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing header that is not at its end. Not normal:
+    /// a broken sender or an attack.
+    ExtensionHeaders = 10, "extension_headers", Pass;
     /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.
@@ -73,7 +77,7 @@ reasons! {
     NoTable = 18, "no_table", Drop;
     /// No backend of the packet's slot can take it. Not normal: every backend of the slot is down or draining.
     NoBackend = 19, "no_backend", Drop;
-    /// The backend has no address in the packet's family. Not normal: the configuration check refuses it.
+    /// The backend has no address. Not normal: a fault of Sluice's daemon.
     NoEncapsulation = 20, "no_encapsulation", Drop;
     /// There is no route to the backend. Not normal: look at the host's routing table.
     NoRoute = 21, "no_route", Drop;
@@ -81,6 +85,8 @@ reasons! {
     TooBig = 22, "too_big", Drop;
     /// The kernel refused to make room for the outer header, or to take it off. Not normal: the packet was already encapsulated, or memory ran out.
     NoRoom = 23, "no_room", Drop;
+    /// To a VIP address that drops what no service listens to, at such a port. Normal: scans.
+    Unlisted = 24, "unlisted", Drop;
     /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.

@@ -1,7 +1,10 @@
 //! What the packet path needs from the maps.
 
-use crate::entries::{Backend, Connection, NextHop, Vip, VipAddress, VipKey};
-use crate::{Address, Flow, Reason};
+#[cfg(doc)]
+use crate::entries::Settings;
+use crate::entries::{Backend, Connection, Fragment, FragmentKey, NextHop, PrefixKey, Vip, VipAddress, VipKey};
+use crate::options::Features;
+use crate::{Address, Family, Flow, Reason};
 
 /// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for their meaning.
 ///
@@ -24,8 +27,20 @@ pub trait BalancerTables {
     where
         Self: 'a;
 
+    /// [`Settings::features`]; a constant where it matters.
+    fn features(&self) -> Features;
+    /// [`Settings::hash_key`].
+    fn hash_key(&self) -> [u64; 2];
+    /// [`Settings::source_v4`] or [`Settings::source_v6`].
+    fn source(&self, family: Family) -> Address;
+    /// [`Settings::source_bits_v4`] or [`Settings::source_bits_v6`].
+    fn source_bits(&self, family: Family) -> u32;
+    /// Nanoseconds of a clock that never goes back.
+    fn now(&self) -> u64;
     /// The VIP address entry of a destination, if it is one.
     fn vip_address(&self, address: &Address) -> Option<VipAddress>;
+    /// The entry of the longest VIP prefix that holds a destination.
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
     /// The VIP behind a key, if there is one.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
     /// The lookup table of a service.
@@ -38,6 +53,10 @@ pub trait BalancerTables {
     fn connection(&self, flow: &Flow) -> Option<Connection>;
     /// Writes a flow's entry. When the table refuses, the flow is forwarded all the same: it is best effort.
     fn remember(&self, flow: &Flow, connection: &Connection);
+    /// Where the first fragment of a packet went.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Writes down where a first fragment went; best effort.
+    fn remember_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// Accounts a forwarded packet to its service and backend.
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded);
     /// Accounts a packet that was not forwarded.

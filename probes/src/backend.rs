@@ -25,7 +25,7 @@ static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::n
 /// Decapsulates at TC ingress.
 #[classifier]
 pub fn sluice_decap(context: TcContext) -> i32 {
-    match decapsulate(TcPacket::new(&context), &Maps) {
+    match decapsulate(TcPacket::new(context.skb.skb), &Maps) {
         Ok(()) => tc::PASS,
         Err(reason) => tc::refuse(reason),
     }

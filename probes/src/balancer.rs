@@ -3,16 +3,21 @@
 #![no_main]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, xdp_md};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use sluice_datapath::balance::{direct, unusual};
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, NextHop, ServiceCounters, Settings, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress,
+    VipKey,
 };
+use sluice_datapath::options::Features;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
-use sluice_datapath::{Address, BalancerTables, Flow, LookupTable, Reason, balance};
+use sluice_datapath::{Address, BalancerTables, Family, Flow, LookupTable, Reason, Stage};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
@@ -21,14 +26,32 @@ use sluice_probes::xdp::{self, XdpPacket};
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// Settings, fixed when the program is loaded.
+// Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
+// code, which leaves out what is switched off, and nothing is copied to the small stack.
+
+/// The features in use.
 #[unsafe(no_mangle)]
-static SETTINGS: Global<Settings> =
-    Global::new(Settings { hash_key: [0; 2], underlay_v4: Address::NONE, underlay_v6: Address::NONE });
+static FEATURES: Global<u32> = Global::new(0);
+/// Key of the flow hash.
+#[unsafe(no_mangle)]
+static HASH_KEY: Global<[u64; 2]> = Global::new([0; 2]);
+/// Sources of outer headers.
+#[unsafe(no_mangle)]
+static SOURCE_V4: Global<Address> = Global::new(Address::NONE);
+#[unsafe(no_mangle)]
+static SOURCE_V6: Global<Address> = Global::new(Address::NONE);
+/// Bits of the sources that a flow's hash fills in.
+#[unsafe(no_mangle)]
+static SOURCE_BITS_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_BITS_V6: Global<u32> = Global::new(0);
 
 /// VIP addresses: one look-up sends everybody else's packets on their way.
 #[btf_map]
 static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
+/// VIP prefixes.
+#[btf_map]
+static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
@@ -44,6 +67,9 @@ static NEXT_HOPS: Array<NextHop, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
+/// Where first fragments went.
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
 /// Counters, by service.
 #[btf_map]
 static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 1> = PerCpuArray::new();
@@ -66,10 +92,33 @@ static SERVICE_RECORDS: Array<ServiceRecord, 1> = Array::new();
 #[btf_map]
 static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 
+// Each stage is a function with a stack frame of its own, called from an entry that has next to none: the kernel allows 512 bytes to a
+// function and all its callers together.
+
 /// Balances at TC ingress.
 #[classifier]
 pub fn sluice_tc(context: TcContext) -> i32 {
-    match balance(TcPacket::new(&context), &Maps, &SETTINGS.load()) {
+    let skb = context.skb.skb;
+    match direct_at_tc(skb) {
+        tc::UNUSUAL => unusual_at_tc(skb),
+        action => action,
+    }
+}
+
+/// The first stage at TC.
+#[inline(never)]
+fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
+    match direct(TcPacket::new(skb), &Maps) {
+        Ok(Stage::Forward(forward)) => tc::redirect(&forward),
+        Ok(Stage::Unusual(_)) => tc::UNUSUAL,
+        Err(reason) => tc::refuse(reason),
+    }
+}
+
+/// The second stage at TC.
+#[inline(never)]
+fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
+    match unusual(TcPacket::of(skb), &Maps) {
         Ok(forward) => tc::redirect(&forward),
         Err(reason) => tc::refuse(reason),
     }
@@ -78,8 +127,27 @@ pub fn sluice_tc(context: TcContext) -> i32 {
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
-    match balance(XdpPacket::new(&context), &Maps, &SETTINGS.load()) {
-        Ok(forward) => xdp::redirect(&context, &forward),
+    match direct_at_xdp(context.ctx) {
+        xdp::UNUSUAL => unusual_at_xdp(context.ctx),
+        action => action,
+    }
+}
+
+/// The first stage at XDP.
+#[inline(never)]
+fn direct_at_xdp(context: *mut xdp_md) -> u32 {
+    match direct(XdpPacket::new(context), &Maps) {
+        Ok(Stage::Forward(forward)) => xdp::redirect(context, &forward),
+        Ok(Stage::Unusual(_)) => xdp::UNUSUAL,
+        Err(reason) => xdp::refuse(reason),
+    }
+}
+
+/// The second stage at XDP.
+#[inline(never)]
+fn unusual_at_xdp(context: *mut xdp_md) -> u32 {
+    match unusual(XdpPacket::new(context), &Maps) {
+        Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -101,9 +169,47 @@ impl BalancerTables for Maps {
     type Table<'a> = Words<'a>;
 
     #[inline(always)]
+    fn features(&self) -> Features {
+        Features::from_word(FEATURES.load())
+    }
+
+    #[inline(always)]
+    fn hash_key(&self) -> [u64; 2] {
+        HASH_KEY.load()
+    }
+
+    #[inline(always)]
+    fn source(&self, family: Family) -> Address {
+        match family {
+            Family::V4 => SOURCE_V4.load(),
+            Family::V6 => SOURCE_V6.load(),
+        }
+    }
+
+    #[inline(always)]
+    fn source_bits(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => SOURCE_BITS_V4.load(),
+            Family::V6 => SOURCE_BITS_V6.load(),
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIP_ADDRESSES.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
+        // The trie's key type is packed, a prefix key is the same bytes.
+        VIP_PREFIXES.get(&Key::new(key.length, key.words())).copied()
     }
 
     #[inline(always)]
@@ -136,6 +242,17 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn remember(&self, flow: &Flow, connection: &Connection) {
         let _ = CONNECTIONS.insert(flow, connection, 0);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 
     #[inline(always)]

@@ -1,16 +1,18 @@
 //! The TC binding: a packet is a `__sk_buff` at the clsact hook.
 
-use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT,
     TC_ACT_UNSPEC,
 };
-use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::helpers::{
+    bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
+};
 use sluice_datapath::header::Ipv6;
-use sluice_datapath::packet::ETHERNET;
+use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
+use sluice_datapath::parse::is_tag;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
@@ -29,8 +31,8 @@ impl TcPacket {
     ///
     /// A packet may hold its headers outside the linear part of its buffer; they are pulled in, which changes no byte of it.
     #[inline(always)]
-    pub fn new(context: &TcContext) -> Self {
-        let packet = Self { skb: context.skb.skb };
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        let packet = Self::of(skb);
         let wanted = if packet.bytes() < HEADERS { packet.bytes() } else { HEADERS };
         let (start, end) = packet.bounds();
         if start.wrapping_add(wanted as usize) > end {
@@ -38,6 +40,12 @@ impl TcPacket {
             unsafe { bpf_skb_pull_data(packet.skb, wanted) };
         }
         packet
+    }
+
+    /// The packet of a context that [`TcPacket::new`] has seen.
+    #[inline(always)]
+    pub fn of(skb: *mut __sk_buff) -> Self {
+        Self { skb }
     }
 
     #[inline(always)]
@@ -103,6 +111,9 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
+        if offset > MAX_VARIABLE_OFFSET {
+            return None;
+        }
         let mut header = MaybeUninit::<T>::uninit();
         let size = size_of::<T>() as u32;
         // SAFETY: the helper checks the offset and writes `size` bytes, zeros when it fails.
@@ -111,10 +122,28 @@ impl Packet for TcPacket {
         if failed == 0 { Some(unsafe { header.assume_init() }) } else { None }
     }
 
+    #[inline(always)]
+    fn untag(self, _: usize) -> Result<Self, Reason> {
+        /// One beside the bytes and two in them.
+        const MOST: usize = 3;
+
+        for _ in 0..MOST {
+            let in_bytes = matches!(self.load::<u16>(ETHERNET - 2), Some(ether_type) if is_tag(ether_type));
+            if !self.has_vlan() && !in_bytes {
+                break;
+            }
+            // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+            if unsafe { bpf_skb_vlan_pop(self.skb) } != 0 {
+                return Err(Reason::NoRoom);
+            }
+        }
+        Ok(self)
+    }
+
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
     /// the size of their segments (`FIXED_GSO`), since that was judged before.
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, outer: &T) -> Result<(), Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
         let flags = BPF_F_ADJ_ROOM_FIXED_GSO
             | match family {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
@@ -123,6 +152,9 @@ impl Packet for TcPacket {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, u64::from(flags)) } != 0 {
             return Err(Reason::NoRoom);
+        }
+        if family != inner {
+            self.write(ETHERNET - 2, &ether_type(family))?;
         }
         self.write(ETHERNET, outer)
     }
@@ -146,6 +178,9 @@ pub fn redirect(forward: &Forward) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.
     unsafe { bpf_redirect_neigh(forward.interface, core::ptr::null_mut(), 0, 0) as i32 }
 }
+
+/// No action of TC's: the packet is unchanged, and a matter for the next stage.
+pub const UNUSUAL: i32 = -2;
 
 /// The TC action that lets a packet go on: to the next filter, and to the stack behind the last one.
 pub const PASS: i32 = TC_ACT_UNSPEC;

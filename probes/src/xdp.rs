@@ -3,8 +3,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
-use aya_ebpf::programs::XdpContext;
-use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET};
+use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
@@ -17,8 +16,8 @@ pub struct XdpPacket {
 impl XdpPacket {
     /// The packet of a context.
     #[inline(always)]
-    pub fn new(context: &XdpContext) -> Self {
-        Self { xdp: context.ctx }
+    pub fn new(xdp: *mut xdp_md) -> Self {
+        Self { xdp }
     }
 
     #[inline(always)]
@@ -50,7 +49,8 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn length(&self) -> usize {
         let (start, end) = self.bounds();
-        end.wrapping_sub(start)
+        // Else LLVM subtracts the start from whatever is subtracted next, and the verifier refuses to subtract pointers from numbers.
+        core::hint::black_box(end.wrapping_sub(start))
     }
 
     #[inline(always)]
@@ -91,8 +91,25 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, _: Family, outer: &T) -> Result<(), Reason> {
+    fn untag(self, bytes: usize) -> Result<Self, Reason> {
+        /// The words of two link addresses.
+        const ADDRESSES: usize = (ETHERNET - 2) / 2;
+
+        let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::NoRoom)?;
+        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        if unsafe { bpf_xdp_adjust_head(self.xdp, bytes as i32) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        self.write(0, &addresses)?;
+        Ok(self)
+    }
+
+    #[inline(always)]
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
+        if family != inner {
+            self.write(ETHERNET - 2, &ether_type(family))?;
+        }
         self.write(ETHERNET, outer)
     }
 
@@ -106,7 +123,7 @@ impl Packet for XdpPacket {
 /// The XDP action for an encapsulated packet: out of its interface when the kernel knows the next hop's link address, else up
 /// the stack, which resolves it while forwarding the packet.
 #[inline(always)]
-pub fn redirect(context: &XdpContext, forward: &Forward) -> u32 {
+pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
     match resolve(context, forward) {
         // SAFETY: the helper only takes numbers.
         Some(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
@@ -116,7 +133,7 @@ pub fn redirect(context: &XdpContext, forward: &Forward) -> u32 {
 
 /// Writes the link addresses of the route to the outer destination; the interface through which it leaves.
 #[inline(always)]
-fn resolve(context: &XdpContext, forward: &Forward) -> Option<u32> {
+fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
 
@@ -138,7 +155,7 @@ fn resolve(context: &XdpContext, forward: &Forward) -> Option<u32> {
     }
     // SAFETY: the parameters are a whole struct of the size given.
     let outcome = unsafe {
-        bpf_fib_lookup(context.ctx.cast(), &raw mut route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
+        bpf_fib_lookup(context.cast(), &raw mut route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
     };
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
@@ -147,6 +164,9 @@ fn resolve(context: &XdpContext, forward: &Forward) -> Option<u32> {
     packet.write(6, &route.smac).ok()?;
     Some(route.ifindex)
 }
+
+/// No action of XDP's: the packet is unchanged, and a matter for the next stage.
+pub const UNUSUAL: u32 = u32::MAX;
 
 /// The XDP action for a packet that is not forwarded.
 #[inline(always)]

@@ -20,6 +20,7 @@ use sluice::bpf::{self, BalancerMaps, Capacities, Footprint, Pins, Program};
 use sluice::journal::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::options::Features;
 
 /// Each program, and how it is loaded.
 const PROGRAMS: [(&str, Loader); 3] = [
@@ -49,9 +50,12 @@ fn settings() -> Settings {
         Err(error) => unreachable!("{text}: {error}"),
     };
     Settings {
+        features: Features::ALL,
         hash_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
-        underlay_v4: address("192.0.2.1"),
-        underlay_v6: address("2001:db8::1"),
+        source_v4: address("192.0.2.1"),
+        source_v6: address("2001:db8::1"),
+        source_bits_v4: 0,
+        source_bits_v6: 0,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nix::time::{ClockId, clock_gettime};
 use sluice_datapath::Address;
 use sluice_datapath::Family;
-use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress};
+use sluice_datapath::entries::{Backend, NextHop};
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use crate::bpf::Error;
@@ -59,8 +59,8 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
         let table = if name.is_some() { maps.table(index)? } else { None };
         have.services.insert(index, HaveService { name, table, rests_until: record.rests_until });
     }
-    have.addresses = maps.vip_addresses()?.into_iter().map(|(address, entry)| (address, entry.id)).collect();
-    have.vips = maps.vips()?.into_iter().map(|(key, vip)| (key, vip.service)).collect();
+    have.addresses = maps.vip_addresses()?;
+    have.vips = maps.vips()?;
     Ok(have)
 }
 
@@ -87,11 +87,11 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             maps.replace_tables(&tables)
         }
         Step::PutVips { addresses, vips } => {
-            for (key, service) in vips {
-                maps.put_vip(*key, Vip { service: *service })?;
+            for (key, vip) in vips {
+                maps.put_vip(*key, *vip)?;
             }
             // Last, so that an address is a VIP address only once its VIPs are there.
-            addresses.iter().try_for_each(|(address, id)| maps.put_vip_address(*address, VipAddress { id: *id }))
+            addresses.iter().try_for_each(|(address, entry)| maps.put_vip_address(*address, *entry))
         }
         Step::RemoveVips { vips, addresses } => {
             for address in addresses {

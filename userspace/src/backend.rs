@@ -68,6 +68,14 @@ impl Duty {
         };
         let backend = &config.backends()[position];
         let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
+        let mut vips = config.services().iter().filter(serves).flat_map(|service| service.vips());
+        if let Some(vip) = vips.find(|vip| vip.is_prefix()) {
+            return Err(anyhow!(
+                "{}: {vip} is a prefix, which `sluice backend` does not serve; serve it by hand: ip route add local {} dev lo",
+                args.config.display(),
+                vip.prefix()
+            ));
+        }
         let vips: BTreeSet<IpAddr> =
             config.services().iter().filter(serves).flat_map(|s| s.vips()).map(|vip| vip.address()).collect();
         Ok(Self {

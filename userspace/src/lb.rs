@@ -70,12 +70,22 @@ impl Input {
         Ok(Self { digest: digest_of(&args.config)?, config, key, interfaces })
     }
 
-    fn settings(&self) -> Settings {
+    /// What the maps should hold.
+    fn want(&self) -> Result<Want, Failure> {
+        let want = Want::new(&self.config, &Seed::new(self.key.table_seed()));
+        want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)
+    }
+
+    /// What the program is loaded with.
+    fn settings(&self, want: &Want) -> Settings {
         let underlay = self.config.underlay();
         Settings {
+            features: want.features(),
             hash_key: self.key.flow_key(),
-            underlay_v4: underlay.v4.map_or(Address::NONE, Address::from),
-            underlay_v6: underlay.v6.map_or(Address::NONE, Address::from),
+            source_v4: underlay.v4.map_or(Address::NONE, Address::from),
+            source_v6: underlay.v6.map_or(Address::NONE, Address::from),
+            source_bits_v4: 0,
+            source_bits_v6: 0,
         }
     }
 
@@ -90,7 +100,9 @@ impl Input {
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.config.backends().iter().flat_map(|backend| backend.addresses())
+        let underlay = self.config.underlay();
+        let addresses = self.config.backends().iter().flat_map(|backend| backend.addresses());
+        addresses.filter(move |address| underlay.like(*address).is_some())
     }
 }
 
@@ -201,7 +213,8 @@ impl Balancer {
     /// Loads, fills the maps, then attaches.
     async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
-        let settings = input.settings();
+        let want = input.want()?;
+        let settings = input.settings(&want);
         let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
         let before = maps.instance().map_err(Failure::operation)?;
@@ -226,18 +239,16 @@ impl Balancer {
             attachment,
             complete: false,
         };
-        let (have, steps) = balancer.plan(&balancer.input)?;
+        let (have, steps) = balancer.plan(&want)?;
         balancer.apply(&have, &steps)?;
-        balancer.attach().await?;
+        balancer.attach(&want).await?;
         Ok(balancer)
     }
 
-    /// What the maps hold, and the steps from there to what a configuration says.
-    fn plan(&self, input: &Input) -> Result<(Have, Vec<Step>), Failure> {
-        let want = Want::new(&input.config, &Seed::new(input.key.table_seed()));
-        let want = want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)?;
+    /// What the maps hold, and the steps from there to what is wanted.
+    fn plan(&self, want: &Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
-        let steps = plan::plan(&have, &want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
     }
 
@@ -253,9 +264,7 @@ impl Balancer {
                 .map_err(Failure::Operation)?;
         }
         self.warn_of_next_hops();
-        self.write_down(false)?;
-        self.complete = true;
-        Ok(())
+        self.write_down(false)
     }
 
     /// Says what is wrong with next hops, each thing once for as long as it lasts.
@@ -280,9 +289,19 @@ impl Balancer {
         self.maps.set_instance(&record).map_err(Failure::operation)
     }
 
-    /// Attaches where the program does not run yet, and detaches from interfaces that are no longer named.
-    async fn attach(&mut self) -> Result<(), Failure> {
-        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await
+    /// Attaches the program where it is not attached yet; first replaces it when what is fixed at loading has changed.
+    ///
+    /// That comes after a plan's steps: what they add needs a program that finds it, what they remove does no harm to one that does not look.
+    async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
+        let settings = self.input.settings(want);
+        if settings != self.settings {
+            let capacities = self.maps.capacities();
+            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+            self.settings = settings;
+        }
+        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        self.complete = true;
+        Ok(())
     }
 
     /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
@@ -299,18 +318,13 @@ impl Balancer {
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
-        let (have, steps) = self.plan(&input)?;
+        let want = input.want()?;
+        let (have, steps) = self.plan(&want)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
         self.input = input;
         self.apply(&have, &steps)?;
-        let settings = self.input.settings();
-        if settings != self.settings {
-            let capacities = self.maps.capacities();
-            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
-            self.settings = settings;
-        }
-        self.attach().await
+        self.attach(&want).await
     }
 
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
@@ -325,8 +339,10 @@ impl Balancer {
             self.warn_of_next_hops();
         }
         if !self.complete {
-            let (have, steps) = self.plan(&self.input)?;
+            let want = self.input.want()?;
+            let (have, steps) = self.plan(&want)?;
             self.apply(&have, &steps)?;
+            self.attach(&want).await?;
             info!("completed the change that had failed");
         }
         Ok(())

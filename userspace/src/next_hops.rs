@@ -82,9 +82,10 @@ impl NextHops {
         for (index, backend) in have.backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
                 let at = NextHop::index(*index, family);
-                let Some(next_hop) = self.found.get(&address.into()).filter(|_| !address.is_none()) else { continue };
-                if maps.next_hop(at)? != *next_hop {
-                    maps.set_next_hop(at, *next_hop)?;
+                // An address that was not asked for cannot be sent to: there is no source for its outer header.
+                let next_hop = if address.is_none() { NONE } else { self.towards(address.into()) };
+                if maps.next_hop(at)? != next_hop {
+                    maps.set_next_hop(at, next_hop)?;
                     written += 1;
                 }
             }

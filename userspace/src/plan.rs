@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_datapath::Address;
-use sluice_datapath::entries::{Backend, Slot, TableHead, VipKey};
+use sluice_datapath::entries::{self, Backend, Slot, TableHead, VipAddress, VipKey};
 use sluice_datapath::flow::Port;
 
 use crate::bpf::{Capacities, Table};
@@ -23,10 +23,10 @@ pub struct Have {
     pub backends: BTreeMap<u16, HaveBackend>,
     /// Services and resting indexes, by index.
     pub services: BTreeMap<u32, HaveService>,
-    /// VIP addresses and their numbers.
-    pub addresses: BTreeMap<IpAddr, u32>,
-    /// VIPs and the index of their service.
-    pub vips: BTreeMap<VipKey, u32>,
+    /// VIP addresses and prefixes.
+    pub addresses: BTreeMap<IpNet, VipAddress>,
+    /// VIPs.
+    pub vips: BTreeMap<VipKey, entries::Vip>,
 }
 
 /// What a backend's index holds.
@@ -90,19 +90,19 @@ pub enum Step {
     SetDraining(Vec<(u16, bool)>),
     /// Swap lookup tables, all in one batch.
     ReplaceTables(Vec<NewTable>),
-    /// Add VIP addresses with their numbers, then add VIPs or move them to another service.
+    /// Add VIPs or change their service or options, then add VIP addresses or change their options.
     PutVips {
-        /// New addresses.
-        addresses: Vec<(IpAddr, u32)>,
-        /// New or moved VIPs.
-        vips: Vec<(VipKey, u32)>,
+        /// New or changed addresses.
+        addresses: Vec<(IpNet, VipAddress)>,
+        /// New or changed VIPs.
+        vips: Vec<(VipKey, entries::Vip)>,
     },
     /// Remove VIPs, then the addresses that have none left.
     RemoveVips {
         /// VIPs that are not wanted.
         vips: Vec<VipKey>,
         /// Addresses that are not wanted.
-        addresses: Vec<IpAddr>,
+        addresses: Vec<IpNet>,
     },
     /// Forget services; their indexes rest.
     RetireServices(Vec<u32>),
@@ -121,7 +121,7 @@ impl fmt::Display for Step {
                 write!(f, "replace the lookup tables of {}", list(new.iter().map(|table| table.name.as_str())))
             }
             Self::PutVips { addresses, vips } => {
-                write!(f, "add {} VIP addresses, add or move {} VIPs", addresses.len(), vips.len())
+                write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
             }
             Self::RemoveVips { vips, addresses } => {
                 write!(f, "remove {} VIPs and {} VIP addresses", vips.len(), addresses.len())
@@ -280,31 +280,39 @@ fn put_and_remove_vips(
     capacity: u32,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
-    let wanted: Vec<(Vip, u32)> = services
+    let wanted: Vec<(Vip, entries::Vip)> = services
         .iter()
         .zip(&want.services)
-        .flat_map(|(index, service)| service.vips.iter().map(|vip| (*vip, *index)))
+        .flat_map(|(index, service)| {
+            let entry = entries::Vip { service: *index, options: service.options };
+            service.vips.iter().map(move |vip| (*vip, entry))
+        })
         .collect();
-    let mut numbers = have.addresses.clone();
+    let mut numbers: BTreeMap<IpNet, u32> = have.addresses.iter().map(|(prefix, has)| (*prefix, has.id)).collect();
     // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit them with the number.
     let mut next = numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
-    let mut addresses = Vec::new();
+    let mut addresses = BTreeMap::new();
     let mut put = Vec::new();
     let mut keys = BTreeSet::new();
-    for (vip, service) in &wanted {
-        let number = *numbers.entry(vip.address()).or_insert_with(|| {
+    for (vip, entry) in &wanted {
+        let id = *numbers.entry(vip.prefix()).or_insert_with(|| {
             next += 1;
-            addresses.push((vip.address(), next));
             next
         });
-        let key = VipKey::new(number, Port::new(vip.port()), vip.protocol().number());
+        let options = want.addresses.get(&vip.prefix()).copied().unwrap_or_default();
+        let address = VipAddress { id, options };
+        if have.addresses.get(&vip.prefix()) != Some(&address) {
+            addresses.insert(vip.prefix(), address);
+        }
+        let key = VipKey::new(id, Port::new(vip.port()), vip.protocol().number());
         keys.insert(key);
-        if have.vips.get(&key) != Some(service) {
-            put.push((key, *service));
+        if have.vips.get(&key) != Some(entry) {
+            put.push((key, *entry));
         }
     }
+    let addresses: Vec<_> = addresses.into_iter().collect();
     let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains(key)).copied().collect();
-    let wanted: BTreeSet<IpAddr> = wanted.iter().map(|(vip, _)| vip.address()).collect();
+    let wanted: BTreeSet<IpNet> = wanted.iter().map(|(vip, _)| vip.prefix()).collect();
     let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
     let added = put.iter().filter(|(key, _)| !have.vips.contains_key(key)).count();
     let fits = |vips: usize, addresses: usize| vips.max(addresses) <= capacity as usize;

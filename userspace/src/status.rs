@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
+use ipnet::IpNet;
 use serde::Serialize;
 use sluice_datapath::entries::{NextHop, VipKey};
 use sluice_datapath::{Address, Family};
@@ -169,7 +170,7 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
 }
 
 fn services(have: &Have) -> Vec<ServiceStatus> {
-    let addresses: BTreeMap<u32, IpAddr> = have.addresses.iter().map(|(address, id)| (*id, *address)).collect();
+    let addresses: BTreeMap<u32, IpNet> = have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
     let mut services = Vec::new();
     for (index, service) in &have.services {
         let (Some(name), Some(table)) = (&service.name, &service.table) else { continue };
@@ -178,7 +179,7 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
             let owner = have.backends.get(&slot.first).and_then(|backend| backend.name.clone());
             *slots.entry(owner.unwrap_or_else(|| format!("(index {})", slot.first))).or_default() += 1;
         }
-        let vips = have.vips.iter().filter(|(_, service)| *service == index);
+        let vips = have.vips.iter().filter(|(_, vip)| vip.service == *index);
         services.push(ServiceStatus {
             name: name.clone(),
             vips: vips.map(|(key, _)| vip(&addresses, key)).collect(),
@@ -194,7 +195,7 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
 }
 
 /// A VIP as the configuration writes it.
-fn vip(addresses: &BTreeMap<u32, IpAddr>, key: &VipKey) -> String {
+fn vip(addresses: &BTreeMap<u32, IpNet>, key: &VipKey) -> String {
     let protocol = if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
     let vip = addresses.get(&key.address).and_then(|address| Vip::new(*address, key.port.number(), protocol).ok());
     vip.map_or_else(|| format!("(address {}):{}/{protocol}", key.address, key.port.number()), |vip| vip.to_string())

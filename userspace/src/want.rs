@@ -1,12 +1,15 @@
 //! What the maps should hold: the configuration, with its lookup tables built.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
+use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{Config, Service, Tracking, Vip};
+use crate::config::{Config, Hash, Service, Tracking, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -14,12 +17,14 @@ use crate::config::{Config, Service, Tracking, Vip};
 const LISTED: usize = 4;
 
 /// Everything that the maps should hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Want {
     /// The backends, in the configuration's order.
     pub backends: Vec<WantBackend>,
     /// The services, in the configuration's order.
     pub services: Vec<WantService>,
+    /// Options of VIP addresses, for those that have any.
+    pub addresses: BTreeMap<IpNet, AddressOptions>,
 }
 
 /// A backend that should be there.
@@ -42,6 +47,8 @@ pub struct WantService {
     pub name: String,
     /// Its VIPs.
     pub vips: Vec<Vip>,
+    /// How packets of its VIPs are treated.
+    pub options: VipOptions,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// For each slot, the position in [`Want::backends`] of the backend that takes it.
@@ -51,6 +58,18 @@ pub struct WantService {
 }
 
 impl Want {
+    /// The features that packets need.
+    pub fn features(&self) -> Features {
+        let vips = || self.services.iter().flat_map(|service| &service.vips);
+        let hashed = |service: &WantService| {
+            service.options.has(VipOptions::HASH_CLIENT) || service.options.has(VipOptions::HASH_SOURCE)
+        };
+        Features::NONE
+            .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
+            .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
+            .with_if(self.services.iter().any(hashed), Features::HASHING)
+    }
+
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
     ///
     /// # Errors
@@ -69,12 +88,18 @@ impl Want {
             Ok(WantService {
                 name: service.name().to_owned(),
                 vips: service.vips().to_vec(),
+                options: match service.hash() {
+                    Hash::Flow => VipOptions::NONE,
+                    Hash::Client => VipOptions::HASH_CLIENT,
+                    Hash::Source => VipOptions::HASH_SOURCE,
+                },
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,
             })
         });
-        Ok(Self { backends: backends.collect(), services: services.collect::<Result<_, _>>()? })
+        let services = services.collect::<Result<_, _>>()?;
+        Ok(Self { backends: backends.collect(), services, addresses: BTreeMap::new() })
     }
 }
 

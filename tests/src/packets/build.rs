@@ -243,9 +243,23 @@ pub fn ipv6(
     }
 }
 
-/// The outer IPv4 header that a balancer writes in front of `length` bytes.
+/// The outer IPv4 header that a balancer writes in front of an IPv6 packet of `length` bytes.
+pub fn outer_v4_of_v6(destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
+    outer_v4_of(IpNumber::IPV6, destination, class, hint, length)
+}
+
+/// The outer IPv6 header that a balancer writes in front of an IPv4 packet of `length` bytes.
+pub fn outer_v6_of_v4(destination: Ipv6Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
+    ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV4, length).to_bytes().to_vec()
+}
+
+/// The outer IPv4 header that a balancer writes in front of an IPv4 packet of `length` bytes.
 pub fn outer_v4(destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
-    let mut header = ipv4(UNDERLAY_V4, destination, class, 64, IpNumber::IPV4);
+    outer_v4_of(IpNumber::IPV4, destination, class, hint, length)
+}
+
+fn outer_v4_of(inner: IpNumber, destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
+    let mut header = ipv4(UNDERLAY_V4, destination, class, 64, inner);
     // Only the upper ten bits: the kernel counts the lower six up when it cuts a merged packet.
     header.identification = hint >> 6 << 6;
     header.total_len = (length + 20).try_into().unwrap_or(0);
@@ -253,12 +267,24 @@ pub fn outer_v4(destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> V
     header.to_bytes().to_vec()
 }
 
-/// The outer IPv6 header that a balancer writes in front of `length` bytes.
+/// The outer IPv6 header that a balancer writes in front of an IPv6 packet of `length` bytes.
 pub fn outer_v6(destination: Ipv6Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
     ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV6, length).to_bytes().to_vec()
 }
 
 /// A frame with an outer header between its Ethernet header and the rest.
 pub fn wrapped(frame: &[u8], outer: &[u8]) -> Vec<u8> {
-    [&frame[..ETHERNET], outer, &frame[ETHERNET..]].concat()
+    wrapped_behind(frame, ETHERNET, outer)
+}
+
+/// A frame whose IP header is at `start`, behind tags, with an outer header in front of that, and the tags gone.
+pub fn wrapped_behind(frame: &[u8], start: usize, outer: &[u8]) -> Vec<u8> {
+    let ether_type = if outer[0] >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
+    [&frame[..ETHERNET - 2], &ether_type.0.to_be_bytes(), outer, &frame[start..]].concat()
+}
+
+/// A frame with VLAN tags, the outermost first: EtherType and identifier of each.
+pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let tags = tags.iter().flat_map(|(kind, id)| [kind.to_be_bytes(), id.to_be_bytes()].concat());
+    [&frame[..ETHERNET - 2], &tags.collect::<Vec<_>>(), &frame[ETHERNET - 2..]].concat()
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, bail};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Slot, TableHead, Vip, VipAddress};
+use sluice_datapath::entries::{NextHop, Slot, TableHead};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
@@ -99,8 +99,9 @@ impl Balancer for Loaded {
             for vip in old.vips.keys().filter(|vip| !world.vips.contains_key(vip)) {
                 self.maps.remove_vip(vip_key(*vip))?;
             }
-            for address in old.addresses.keys().filter(|address| !world.addresses.contains_key(address)) {
-                self.maps.remove_vip_address(*address)?;
+            let wanted: BTreeMap<_, _> = world.address_entries().collect();
+            for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
+                self.maps.remove_vip_address(prefix)?;
             }
             for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
                 self.maps.remove_table(*service)?;
@@ -116,10 +117,10 @@ impl Balancer for Loaded {
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
         self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
-            self.maps.put_vip(vip_key(*vip), Vip { service: *service })?;
+            self.maps.put_vip(vip_key(*vip), world.vip_entry(*service))?;
         }
-        for (address, id) in &world.addresses {
-            self.maps.put_vip_address(*address, VipAddress { id: *id })?;
+        for (prefix, entry) in world.address_entries() {
+            self.maps.put_vip_address(prefix, entry)?;
         }
         self.world = Some(world.clone());
         Ok(())

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use sluice_datapath::entries::{self, NextHop, Settings, TableHead, VipAddress, VipKey};
+use ipnet::IpNet;
+use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
+use sluice_datapath::options::Features;
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
 use super::world::{
@@ -14,7 +16,14 @@ use super::world::{
 
 /// The settings of every balancer in these tests.
 pub fn settings() -> Settings {
-    Settings { hash_key: HASH_KEY, underlay_v4: UNDERLAY_V4.into(), underlay_v6: UNDERLAY_V6.into() }
+    Settings {
+        features: Features::ALL,
+        hash_key: HASH_KEY,
+        source_v4: UNDERLAY_V4.into(),
+        source_v6: UNDERLAY_V6.into(),
+        source_bits_v4: 0,
+        source_bits_v6: 0,
+    }
 }
 
 /// A backend as it is in the map `BACKENDS`; all zero when the index is free.
@@ -39,17 +48,26 @@ pub fn vip_key((address, port, protocol): (u32, u16, u8)) -> VipKey {
 }
 
 /// The balancer's packet path on maps in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Native {
     maps: memory::Balancer,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self { maps: memory::Balancer::new(settings()) }
+    }
 }
 
 impl Balancer for Native {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         let maps = &mut self.maps;
-        maps.vip_addresses = world.addresses.iter().map(|(a, id)| ((*a).into(), VipAddress { id: *id })).collect();
-        maps.vips =
-            world.vips.iter().map(|(vip, service)| (vip_key(*vip), entries::Vip { service: *service })).collect();
+        let (single, prefixes): (Vec<_>, Vec<_>) =
+            world.address_entries().partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
+        maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
+        let key = |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
+        maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
+        maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
             Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))
@@ -68,7 +86,7 @@ impl Balancer for Native {
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
-        let outcome = balance(buffer(&mut bytes, frame), &self.maps, &settings());
+        let outcome = balance(buffer(&mut bytes, frame), &self.maps);
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
 

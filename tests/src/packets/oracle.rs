@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 
-use etherparse::{EtherType, Ipv4HeaderSlice, Ipv6HeaderSlice};
 use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
+use sluice_datapath::options::{AddressOptions, VipOptions};
 
-use super::build::{self, ETHERNET};
+use self::ip::{Ip, Part};
+use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
+
+mod ip;
 
 /// The 5-tuple as it is hashed: addresses, ports and protocol in wire order.
 type Tuple = Vec<u8>;
@@ -19,17 +22,19 @@ type Tuple = Vec<u8>;
 pub struct Oracle {
     world: World,
     connections: HashMap<Tuple, (u16, u32)>,
+    fragments: HashMap<FragmentKey, First>,
 }
 
-struct Ip {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    header: usize,
-    length: usize,
-    class: u8,
-    hops: u8,
-    fragment: bool,
+/// What the fragments of one packet share: addresses, identification and protocol.
+type FragmentKey = (IpAddr, IpAddr, u32, u8);
+
+/// Where a first fragment went.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    service: u32,
+    backend: u16,
+    incarnation: u32,
+    hint: u16,
 }
 
 impl Oracle {
@@ -41,25 +46,28 @@ impl Oracle {
     /// What should become of a frame.
     pub fn judge(&mut self, frame: &Frame) -> Outcome {
         use Reason::{
-            BadHeader, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol, Truncated, Vlan,
+            BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol,
+            Truncated, Vlan,
         };
         match self.forward(frame) {
             Ok(forwarded) => Outcome::Forward(forwarded),
             Err(
-                reason @ (NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol | NotVipPort
-                | NotTunnel | OtherHost),
+                reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol
+                | NotVipPort | NotTunnel | OtherHost),
             ) => Outcome::Pass(reason),
             Err(reason) => Outcome::Drop(reason),
         }
     }
 
     fn forward(&mut self, frame: &Frame) -> Result<Forwarded, Reason> {
-        let ip = network(frame)?;
-        let address = *self.world.addresses.get(&ip.destination).ok_or(Reason::NotVip)?;
-        if ip.fragment {
-            return Err(Reason::Fragment);
+        let ip = ip::find(frame)?;
+        let address = self.address(&ip)?;
+        let ip = ip.past_extensions(frame)?;
+        let present = frame.bytes.len() - ip.start;
+        if let Part::Later(id) = ip.part {
+            return self.follow(frame, &ip, id);
         }
-        let behind = frame.bytes.get(ETHERNET + ip.header..).unwrap_or(&[]);
+        let behind = frame.bytes.get(ip.start + ip.header..).unwrap_or(&[]);
         // Up to a TCP header's flags, or a whole UDP header.
         let needed = match ip.protocol {
             6 => 14,
@@ -67,10 +75,8 @@ impl Oracle {
             _ => return Err(Reason::OtherProtocol),
         };
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
-        let port = u16::from_be_bytes([transport[2], transport[3]]);
-        let service = *self.world.vips.get(&(address, port, ip.protocol)).ok_or(Reason::NotVipPort)?;
+        let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
 
-        let present = frame.bytes.len() - ETHERNET;
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
         let headers = ip.header + transport_header;
@@ -87,7 +93,7 @@ impl Oracle {
         let opens = tcp && transport[13] & 0x12 == 0x02;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
-        let (first, hint) = slot(&table.slots, &tuple).ok_or(Reason::NoTable)?;
+        let (first, hint) = slot(&table.slots, &self.hashed(service, &tuple)).ok_or(Reason::NoTable)?;
         let incarnation = |index: u16| self.world.backends.get(&index).map_or(0, |backend| backend.incarnation);
         let kept =
             self.connections.get(&tuple).filter(|(index, was)| table.tracked && !opens && incarnation(*index) == *was);
@@ -102,19 +108,87 @@ impl Oracle {
             }
             first
         };
-
-        let backend = self.world.backends.get(&chosen).ok_or(Reason::NoRoute)?;
-        let (_, mtu) = backend.next_hop.ok_or(Reason::NoRoute)?;
+        if let Part::First(id) = ip.part {
+            let first = First { service, backend: chosen, incarnation: incarnation(chosen), hint };
+            self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
+        }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
-        let outer = match ip.source {
-            IpAddr::V4(_) => build::outer_v4(backend.v4.ok_or(Reason::NoEncapsulation)?, ip.class, hint, length),
-            IpAddr::V6(_) => build::outer_v6(backend.v6.ok_or(Reason::NoEncapsulation)?, ip.class, hint, length),
+        self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens)
+    }
+
+    /// The number of the VIP address or prefix that a packet goes to.
+    fn address(&self, ip: &Ip) -> Result<u32, Reason> {
+        let longest = || {
+            let holding = self.world.prefixes.iter().filter(|(prefix, _)| prefix.contains(&ip.destination));
+            holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, id)| *id)
+        };
+        self.world.addresses.get(&ip.destination).copied().or_else(longest).ok_or(Reason::NotVip)
+    }
+
+    fn service(&self, address: u32, port: u16, protocol: u8) -> Result<u32, Reason> {
+        let vips = &self.world.vips;
+        let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
+        let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
+        service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// The bytes of a 5-tuple that a service hashes.
+    fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
+        let options = self.world.vip_options.get(&service).copied().unwrap_or_default();
+        let address = (tuple.len() - 8) / 2;
+        let mut hashed = tuple.clone();
+        if options.has(VipOptions::HASH_CLIENT) {
+            hashed[2 * address..][..2].fill(0);
+        }
+        if options.has(VipOptions::HASH_SOURCE) {
+            hashed[address..].fill(0);
+        }
+        hashed
+    }
+
+    /// A later fragment goes where the first one went.
+    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Forwarded, Reason> {
+        let key = (ip.source, ip.destination, id, ip.protocol);
+        let First { service, backend, incarnation, hint } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
+            return Err(Reason::BadLength);
+        }
+        if ip.hops == 0 {
+            return Err(Reason::Expired);
+        }
+        if self.world.backends.get(&backend).map_or(0, |backend| backend.incarnation) != incarnation {
+            return Err(Reason::NoBackend);
+        }
+        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false)
+    }
+
+    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into.
+    fn encapsulated(
+        &self,
+        frame: &Frame,
+        ip: &Ip,
+        (service, chosen, hint): (u32, u16, u16),
+        (length, largest): (usize, usize),
+        opens: bool,
+    ) -> Result<Forwarded, Reason> {
+        let backend = self.world.backends.get(&chosen);
+        let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
+        if v4.is_none() && v6.is_none() {
+            return Err(Reason::NoEncapsulation);
+        }
+        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Reason::NoRoute)?;
+        let outer = match (ip.source, v4, v6) {
+            (IpAddr::V4(_), Some(v4), _) => build::outer_v4(v4, ip.class, hint, length),
+            (IpAddr::V6(_), _, Some(v6)) => build::outer_v6(v6, ip.class, hint, length),
+            (IpAddr::V4(_), None, Some(v6)) => build::outer_v6_of_v4(v6, ip.class, hint, length),
+            (IpAddr::V6(_), Some(v4), None) => build::outer_v4_of_v6(v4, ip.class, hint, length),
+            (_, None, None) => return Err(Reason::NoEncapsulation),
         };
         if largest + outer.len() > mtu as usize {
             return Err(Reason::TooBig);
         }
         Ok(Forwarded {
-            bytes: build::wrapped(&frame.bytes, &outer),
+            bytes: build::wrapped_behind(&frame.bytes, ip.start, &outer),
             service,
             backend: chosen,
             packets: frame.segments.max(1).into(),
@@ -140,56 +214,4 @@ pub fn tuple(source: IpAddr, destination: IpAddr, ports: &[u8], protocol: u8) ->
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     [octets(source), octets(destination), ports.to_vec(), vec![protocol, 0, 0, 0]].concat()
-}
-
-/// The IP header, if the frame has one.
-fn network(frame: &Frame) -> Result<Ip, Reason> {
-    if frame.vlan {
-        return Err(Reason::Vlan);
-    }
-    let ether_type = frame.bytes.get(12..14).ok_or(Reason::Truncated)?;
-    let bytes = &frame.bytes[ETHERNET..];
-    let kind = EtherType(u16::from_be_bytes([ether_type[0], ether_type[1]]));
-    if matches!(kind, EtherType::IPV4 | EtherType::IPV6) && frame.is_for_other_host() {
-        return Err(Reason::OtherHost);
-    }
-    match kind {
-        EtherType::IPV4 => {
-            if bytes.len() < 20 {
-                return Err(Reason::Truncated);
-            }
-            // Options may be cut off: what counts is the fixed part.
-            let mut whole = bytes[..bytes.len().min(60)].to_vec();
-            whole.resize(60, 0);
-            let h = Ipv4HeaderSlice::from_slice(&whole).map_err(|_| Reason::BadHeader)?;
-            Ok(Ip {
-                source: h.source_addr().into(),
-                destination: h.destination_addr().into(),
-                protocol: h.protocol().0,
-                header: h.slice().len(),
-                length: h.total_len().into(),
-                class: h.dcp().value() << 2 | h.ecn().value(),
-                hops: h.ttl(),
-                fragment: h.is_fragmenting_payload(),
-            })
-        }
-        EtherType::IPV6 => {
-            if bytes.len() < 40 {
-                return Err(Reason::Truncated);
-            }
-            let h = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| Reason::BadHeader)?;
-            Ok(Ip {
-                source: h.source_addr().into(),
-                destination: h.destination_addr().into(),
-                protocol: h.next_header().0,
-                header: 40,
-                length: usize::from(h.payload_length()) + 40,
-                class: h.traffic_class(),
-                hops: h.hop_limit(),
-                fragment: h.next_header().0 == 44,
-            })
-        }
-        EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING => Err(Reason::Vlan),
-        _ => Err(Reason::NotIp),
-    }
 }

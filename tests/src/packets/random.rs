@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use sluice_datapath::Reason;
+use sluice_datapath::options::AddressOptions;
 
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
@@ -27,6 +28,10 @@ enum Bend {
     Cut(prop::sample::Index),
     /// Zeros follow, as Ethernet pads.
     Pad(usize),
+    /// A VLAN tag is inserted.
+    Tag(bool),
+    /// An IPv6 extension header is inserted: its kind, its length field, and a byte that may be segments left or an offset.
+    Extension(u8, u8, u8),
     /// A length field changes by a little: the total or payload length.
     Length(i8),
 }
@@ -44,6 +49,7 @@ pub fn world() -> World {
             slot.0 = [1, 2, 1, 2, 3, 4, 5, 6, 7, 0, 9, 1][position % 12];
         }
     }
+    world.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
@@ -74,6 +80,9 @@ fn bend() -> impl Strategy<Value = Bend> {
         2 => any::<prop::sample::Index>().prop_map(Bend::Cut),
         2 => (1..50usize).prop_map(Bend::Pad),
         2 => any::<i8>().prop_map(Bend::Length),
+        2 => any::<bool>().prop_map(Bend::Tag),
+        4 => (prop::sample::select(vec![0u8, 43, 44, 44, 51, 60, 135]), 0..6u8, prop_oneof![2 => Just(0), 1 => 0..20u8])
+            .prop_map(|(kind, length, byte)| Bend::Extension(kind, length, byte)),
     ]
 }
 
@@ -93,6 +102,26 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
             Bend::Receiver => bytes[..6].copy_from_slice(&build::OTHERS[0]),
             Bend::Cut(at) => bytes.truncate(SHORTEST + at.index(bytes.len() - SHORTEST + 1)),
             Bend::Pad(count) => bytes.resize(bytes.len() + count, 0),
+            Bend::Tag(service) => {
+                let tag = if *service { [0x88, 0xa8, 0, 5] } else { [0x81, 0, 0, 6] };
+                bytes.splice(12..12, tag);
+            }
+            Bend::Extension(kind, length, byte) => {
+                if bytes.get(12..14) == Some(&[0x86, 0xdd]) && bytes.len() >= 54 {
+                    let next = std::mem::replace(&mut bytes[20], *kind);
+                    let size = match kind {
+                        44 => 8,
+                        51 => (usize::from(*length) + 2) * 4,
+                        _ => (usize::from(*length) + 1) * 8,
+                    };
+                    let mut header = vec![0; size];
+                    // Of a fragment header the third and fourth byte are the offset.
+                    header[..4].copy_from_slice(&[next, *length, 0, *byte]);
+                    bytes.splice(54..54, header);
+                    let claim = u16::from_be_bytes([bytes[18], bytes[19]]).wrapping_add(size as u16);
+                    bytes[18..20].copy_from_slice(&claim.to_be_bytes());
+                }
+            }
             Bend::Length(by) => {
                 let at = if bytes.get(12..14) == Some(&[0x08, 0x00]) { 16 } else { 18 };
                 if let Some([high, low]) = bytes.get_mut(at..at + 2) {

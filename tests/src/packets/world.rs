@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use sluice_datapath::Reason;
+use sluice_datapath::entries::{Vip, VipAddress};
+use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use super::build::RECEIVER;
 
@@ -70,8 +73,14 @@ impl Backend {
 pub struct World {
     /// VIP addresses and their numbers.
     pub addresses: BTreeMap<IpAddr, u32>,
+    /// VIP prefixes and their numbers.
+    pub prefixes: BTreeMap<IpNet, u32>,
+    /// Options of addresses and prefixes that have any, by number.
+    pub address_options: BTreeMap<u32, AddressOptions>,
     /// VIPs: number of the address, port and protocol to service.
     pub vips: BTreeMap<(u32, u16, u8), u32>,
+    /// Options of the VIPs of services that have any.
+    pub vip_options: BTreeMap<u32, VipOptions>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
@@ -90,10 +99,27 @@ impl World {
         };
         Self {
             addresses: [(VIP_V4.into(), 1), (VIP_V6.into(), 2)].into(),
+            prefixes: BTreeMap::new(),
+            address_options: BTreeMap::new(),
+            vip_options: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
         }
+    }
+
+    /// All VIP addresses and prefixes, as the maps hold them.
+    pub fn address_entries(&self) -> impl Iterator<Item = (IpNet, VipAddress)> {
+        let single = self.addresses.iter().map(|(address, id)| (IpNet::from(*address), *id));
+        let all = single.chain(self.prefixes.iter().map(|(prefix, id)| (*prefix, *id)));
+        all.map(|(prefix, id)| {
+            (prefix, VipAddress { id, options: self.address_options.get(&id).copied().unwrap_or_default() })
+        })
+    }
+
+    /// The entry of the VIPs of a service.
+    pub fn vip_entry(&self, service: u32) -> Vip {
+        Vip { service, options: self.vip_options.get(&service).copied().unwrap_or_default() }
     }
 
     /// The same with every slot of both services naming one backend.

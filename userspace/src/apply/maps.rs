@@ -1,8 +1,8 @@
 //! The maps as far as applying a plan goes: the kernel's, or a model of them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress, VipKey};
 use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
@@ -39,15 +39,15 @@ macro_rules! maps {
 }
 
 maps! {
-    /// VIP addresses and their numbers.
-    fn vip_addresses(&;) -> BTreeMap<IpAddr, VipAddress>;
-    /// Adds a VIP address.
-    fn put_vip_address(&mut; address: IpAddr, value: VipAddress) -> ();
-    /// Removes a VIP address, if it is there.
-    fn remove_vip_address(&mut; address: IpAddr) -> ();
+    /// VIP addresses and prefixes.
+    fn vip_addresses(&;) -> BTreeMap<IpNet, VipAddress>;
+    /// Adds a VIP address or prefix, or changes its options.
+    fn put_vip_address(&mut; prefix: IpNet, value: VipAddress) -> ();
+    /// Removes a VIP address or prefix, if it is there.
+    fn remove_vip_address(&mut; prefix: IpNet) -> ();
     /// VIPs and their services.
     fn vips(&;) -> BTreeMap<VipKey, Vip>;
-    /// Adds a VIP, or moves it to another service.
+    /// Adds a VIP, or changes its service or options.
     fn put_vip(&mut; key: VipKey, vip: Vip) -> ();
     /// Removes a VIP, if it is there.
     fn remove_vip(&mut; key: VipKey) -> ();

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::options::AddressOptions;
 use sluice_datapath::{Address, Reason};
 
 use super::balancer::{open, sum};
@@ -45,7 +46,7 @@ impl BackendMaps {
     /// [`Error::Read`], [`Error::Write`].
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpAddr]) -> Result<(), Error> {
         put(&mut self.local_addresses, "LOCAL_ADDRESSES", local, |_| LocalAddress { present: 1 })?;
-        put(&mut self.vip_addresses, "VIP_ADDRESSES", vips, |id| VipAddress { id })
+        put(&mut self.vip_addresses, "VIP_ADDRESSES", vips, |id| VipAddress { id, options: AddressOptions::NONE })
     }
 
     /// What was decapsulated.

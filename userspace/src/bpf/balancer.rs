@@ -1,11 +1,14 @@
 //! The maps of the balancer's program.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, NextHop, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
@@ -14,13 +17,15 @@ use super::batch::{Memory, delete, put_inner_maps};
 use super::{Error, Pins, Raw};
 
 /// The names of the maps.
-pub(super) const MAPS: [&str; 12] = [
+pub(super) const MAPS: [&str; 14] = [
     "VIP_ADDRESSES",
+    "VIP_PREFIXES",
     "VIPS",
     "TABLES",
     "BACKENDS",
     "NEXT_HOPS",
     "CONNECTIONS",
+    "FRAGMENTS",
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
     "REASONS",
@@ -92,6 +97,7 @@ impl Table {
 /// The maps of the balancer's program, opened from their pins.
 pub struct BalancerMaps {
     vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
+    vip_prefixes: LpmTrie<MapData, [u32; 4], Raw<VipAddress>>,
     vips: HashMap<MapData, Raw<VipKey>, Raw<Vip>>,
     tables: ArrayOfMaps<MapData, Array<MapData, u64>>,
     tables_fd: MapData,
@@ -130,6 +136,7 @@ impl BalancerMaps {
         };
         Ok(Self {
             vip_addresses: open(pins, "VIP_ADDRESSES", Map::HashMap)?,
+            vip_prefixes: open(pins, "VIP_PREFIXES", Map::LpmTrie)?,
             vips: open(pins, "VIPS", Map::HashMap)?,
             tables: open(pins, "TABLES", Map::ArrayOfMaps)?,
             tables_fd: data(pins, "TABLES")?,
@@ -173,9 +180,15 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::Read`].
-    pub fn vip_addresses(&self) -> Result<BTreeMap<std::net::IpAddr, VipAddress>, Error> {
-        let entries = self.vip_addresses.iter().map(|entry| entry.map(|(Raw(a), Raw(v))| (a.into(), v)));
-        entries.collect::<Result<_, _>>().map_err(|source| Error::Read { map: "VIP_ADDRESSES", source })
+    pub fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
+        let single = self.vip_addresses.iter().map(|entry| entry.map(|(Raw(a), Raw(v))| (IpAddr::from(a).into(), v)));
+        let mut all: BTreeMap<_, _> =
+            single.collect::<Result<_, _>>().map_err(|source| Error::Read { map: "VIP_ADDRESSES", source })?;
+        for entry in self.vip_prefixes.iter() {
+            let (key, Raw(value)) = entry.map_err(|source| Error::Read { map: "VIP_PREFIXES", source })?;
+            all.insert(prefix_of(&key), value);
+        }
+        Ok(all)
     }
 
     /// Adds a VIP address, or changes its number.
@@ -183,9 +196,14 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::Write`].
-    pub fn put_vip_address(&mut self, address: std::net::IpAddr, value: VipAddress) -> Result<(), Error> {
-        let written = self.vip_addresses.insert(Raw(Address::from(address)), Raw(value), 0);
-        written.map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
+    pub fn put_vip_address(&mut self, prefix: IpNet, value: VipAddress) -> Result<(), Error> {
+        if is_single(prefix) {
+            let written = self.vip_addresses.insert(Raw(Address::from(prefix.addr())), Raw(value), 0);
+            written.map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
+        } else {
+            let written = self.vip_prefixes.insert(&key_of(prefix), Raw(value), 0);
+            written.map_err(|source| Error::Write { map: "VIP_PREFIXES", source })
+        }
     }
 
     /// Removes a VIP address, if it is there.
@@ -193,9 +211,14 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::Write`].
-    pub fn remove_vip_address(&mut self, address: std::net::IpAddr) -> Result<(), Error> {
-        absent_is_fine(self.vip_addresses.remove(&Raw(Address::from(address))))
-            .map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
+    pub fn remove_vip_address(&mut self, prefix: IpNet) -> Result<(), Error> {
+        if is_single(prefix) {
+            absent_is_fine(self.vip_addresses.remove(&Raw(Address::from(prefix.addr()))))
+                .map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
+        } else {
+            absent_is_fine(self.vip_prefixes.remove(&key_of(prefix)))
+                .map_err(|source| Error::Write { map: "VIP_PREFIXES", source })
+        }
     }
 
     /// VIPs and their services.
@@ -452,6 +475,23 @@ pub(super) fn sum(reasons: &PerCpuArray<MapData, u64>) -> Result<Vec<(Reason, u6
         }
     }
     Ok(occurred)
+}
+
+/// Whether a prefix is one address, which a hash finds faster than a trie.
+fn is_single(prefix: IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+}
+
+fn key_of(prefix: IpNet) -> Key<[u32; 4]> {
+    let key = PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
+    Key::new(key.length, key.words())
+}
+
+fn prefix_of(key: &Key<[u32; 4]>) -> IpNet {
+    let (address, length) = PrefixKey::new(key.prefix_len(), key.data()).to_prefix();
+    let address = IpAddr::from(address);
+    // The daemon writes no longer prefixes than there are bits.
+    IpNet::new(address, length as u8).unwrap_or(address.into())
 }
 
 fn is_absent(error: &MapError) -> bool {

@@ -21,6 +21,9 @@ const XDP: &str = "sluice_xdp";
 /// Name of the backend's program for TC.
 const DECAPSULATE: &str = "sluice_decap";
 
+/// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
+const FRAGMENTS: u32 = 8_192;
+
 /// The compiler that built the programs in this binary.
 pub const fn programs_built_by() -> &'static str {
     env!("SLUICE_PROBES_COMPILER")
@@ -157,12 +160,20 @@ pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Progra
 
 fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    let settings = Raw(*settings);
-    loader.override_global("SETTINGS", &settings, true);
+    let features = settings.features.word();
+    let (source_v4, source_v6) = (Raw(settings.source_v4), Raw(settings.source_v6));
+    loader
+        .override_global("FEATURES", &features, true)
+        .override_global("HASH_KEY", &settings.hash_key, true)
+        .override_global("SOURCE_V4", &source_v4, true)
+        .override_global("SOURCE_V6", &source_v6, true)
+        .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
+        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true);
     // Index 0 of every array means nothing, hence one more than the capacity.
     let (services, backends) = (capacities.services + 1, capacities.backends + 1);
     loader
         .map_max_entries("VIP_ADDRESSES", capacities.vips)
+        .map_max_entries("VIP_PREFIXES", capacities.vips)
         .map_max_entries("VIPS", capacities.vips)
         .map_max_entries("TABLES", services)
         .map_max_entries("SERVICE_COUNTERS", services)
@@ -171,7 +182,8 @@ fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacitie
         .map_max_entries("NEXT_HOPS", backends * 2)
         .map_max_entries("BACKEND_COUNTERS", backends)
         .map_max_entries("BACKEND_RECORDS", backends)
-        .map_max_entries("CONNECTIONS", capacities.connections);
+        .map_max_entries("CONNECTIONS", capacities.connections)
+        .map_max_entries("FRAGMENTS", FRAGMENTS);
     load(loader, "balancer", BALANCER, &BALANCER_MAPS, pins)
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sluice_maglev::TableSize;
 
 use super::vip::Vip;
-use super::{Tracking, limits};
+use super::{Hash, Tracking, limits};
 
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
@@ -73,6 +73,8 @@ pub(super) struct Service {
     pub(super) table_size: TableSize,
     #[serde(default)]
     pub(super) tracking: Tracking,
+    #[serde(default)]
+    pub(super) hash: Hash,
     pub(super) backends: Vec<Object<ServiceBackend>>,
 }
 
@@ -194,6 +196,31 @@ impl<'de> Deserialize<'de> for Tracking {
                     "transitions" => Err(E::custom(
                         "tracking \"transitions\" is not supported; write \"always\" to keep flows in place while backends change, or \"never\"",
                     )),
+                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Hash;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"flow\", \"client\" or \"source\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Hash, E> {
+                match text {
+                    "flow" => Ok(Hash::Flow),
+                    "client" => Ok(Hash::Client),
+                    "source" => Ok(Hash::Source),
                     other => Err(E::invalid_value(Unexpected::Str(other), &self)),
                 }
             }

@@ -142,12 +142,13 @@ fn services(
         check_vips(&typed.vips, &place, underlay, &hosts, &mut vips)?;
         let members = service_backends(&typed.backends, &place, backends, &by_name)?;
         check_weights(&members, typed.table_size.get(), &place)?;
-        check_families(&typed.vips, &members, backends, &place)?;
+        check_families(&members, backends, underlay, &place)?;
         services.push(Service {
             name,
             vips: typed.vips,
             table_size: typed.table_size,
             tracking: typed.tracking,
+            hash: typed.hash,
             backends: members,
         });
     }
@@ -168,25 +169,24 @@ fn check_vips(
     }
     for (index, vip) in vips.iter().enumerate() {
         let place = format!("{place}.vips[{index}]");
-        let address = vip.address();
-        let family = family(address);
-        match underlay.like(address) {
-            None => {
-                return Err(at(&place)(format!(
-                    "{vip} needs an {family} source for its outer header; add \"{}\" to underlay",
-                    field(address)
-                )));
-            }
-            Some(own) if own == address => {
-                return Err(at(&place)(format!(
-                    "{address} is also the balancer's own address (underlay); a VIP address must be one that no host uses for itself"
-                )));
-            }
-            Some(_) => {}
-        }
-        if let Some(backend) = hosts.get(&address) {
+        let prefix = vip.prefix();
+        let own = [underlay.v4.map(IpAddr::V4), underlay.v6.map(IpAddr::V6)];
+        if let Some(own) = own.into_iter().flatten().find(|own| prefix.contains(own)) {
             return Err(at(&place)(format!(
-                "{address} is also the address of backend {backend:?}; a VIP address must be one that no host uses for itself"
+                "{} {own}, the balancer's own address (underlay); a VIP address must be one that no host uses for itself",
+                is_or_holds(vip)
+            )));
+        }
+        // One look-up for a VIP address, as most are; a prefix is compared with all.
+        let host = if vip.is_prefix() {
+            hosts.iter().filter(|(address, _)| prefix.contains(*address)).min()
+        } else {
+            hosts.get_key_value(&vip.address())
+        };
+        if let Some((address, backend)) = host {
+            return Err(at(&place)(format!(
+                "{} {address}, the address of backend {backend:?}; a VIP address must be one that no host uses for itself",
+                is_or_holds(vip)
             )));
         }
         seen.first_time(*vip, place, |vip| format!("VIP {vip}"))?;
@@ -244,24 +244,31 @@ fn check_weights(members: &[ServiceBackend], slots: u32, place: &str) -> Result<
     Ok(())
 }
 
-/// Encapsulation keeps the family (IPv4-in-IPv4, IPv6-in-IPv6), so every backend needs an address of each VIP's family.
-fn check_families(vips: &[Vip], members: &[ServiceBackend], backends: &[Backend], place: &str) -> Result<(), Problem> {
+/// A packet is encapsulated in whichever family reaches the backend, so every backend needs an address of a family that the underlay has.
+fn check_families(
+    members: &[ServiceBackend],
+    backends: &[Backend],
+    underlay: Underlay,
+    place: &str,
+) -> Result<(), Problem> {
     for (index, member) in members.iter().enumerate() {
         let backend = &backends[member.backend];
-        let unreachable = vips.iter().find(|vip| {
-            let same = |address: IpAddr| address.is_ipv4() == vip.address().is_ipv4();
-            !backend.addresses().any(same)
-        });
-        if let Some(vip) = unreachable {
-            let (family, field) = (family(vip.address()), field(vip.address()));
-            let name = backend.name();
-            return Err(at(&format!("{place}.backends[{index}].name"))(format!(
-                "backend {name:?} has no {family} address, so packets for {vip} cannot be encapsulated to it; give it a \"{field}\" address under backends[{}].address",
-                member.backend
-            )));
+        if backend.addresses().any(|address| underlay.like(address).is_some()) {
+            continue;
         }
+        let (has, lacks) = if backend.v4.is_some() { ("IPv4", "v6") } else { ("IPv6", "v4") };
+        let (name, own) = (backend.name(), if backend.v4.is_some() { "v4" } else { "v6" });
+        return Err(at(&format!("{place}.backends[{index}].name"))(format!(
+            "backend {name:?} has an {has} address only, and underlay has none to send from; add {own:?} to underlay, or {lacks:?} to backends[{}].address",
+            member.backend
+        )));
     }
     Ok(())
+}
+
+/// How a VIP relates to an address that is its own or lies in its prefix, as the start of a sentence.
+fn is_or_holds(vip: &Vip) -> String {
+    if vip.is_prefix() { format!("{} holds", vip.prefix()) } else { format!("{} is", vip.address()) }
 }
 
 fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Result<(), Problem> {
@@ -310,13 +317,4 @@ impl<T: Eq + std::hash::Hash> Seen<T> {
 fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
     let place = place.to_owned();
     move |problem| (place, problem)
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// The field that holds an address of this family.
-fn field(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "v4" } else { "v6" }
 }

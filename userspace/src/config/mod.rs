@@ -66,6 +66,7 @@ pub struct Service {
     vips: Vec<Vip>,
     table_size: TableSize,
     tracking: Tracking,
+    hash: Hash,
     backends: Vec<ServiceBackend>,
 }
 
@@ -84,6 +85,18 @@ pub enum Tracking {
     /// None is: the lookup table alone decides.
     #[default]
     Never,
+}
+
+/// What selects a flow's slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hash {
+    /// The 5-tuple: every connection for itself.
+    #[default]
+    Flow,
+    /// All of it but the client's port: a client's connections to one VIP stay together.
+    Client,
+    /// The client's address alone: a client has one backend at all VIPs of the service.
+    Source,
 }
 
 impl Config {
@@ -212,7 +225,7 @@ impl Service {
         &self.name
     }
 
-    /// Its VIPs, at least one. Every backend and the underlay have an address of each VIP's family.
+    /// Its VIPs, at least one.
     #[must_use]
     pub fn vips(&self) -> &[Vip] {
         &self.vips
@@ -230,7 +243,14 @@ impl Service {
         self.tracking
     }
 
-    /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0.
+    /// What selects a flow's slot.
+    #[must_use]
+    pub const fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a
+    /// family that the underlay has, too.
     #[must_use]
     pub fn backends(&self) -> &[ServiceBackend] {
         &self.backends

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address;
@@ -39,36 +40,52 @@ impl fmt::Display for Protocol {
 
 /// A VIP: (VIP address, port, protocol), written `203.0.113.10:443/tcp` or `[2001:db8::10]:443/udp`.
 ///
-/// Its address is a unicast address that can be routed to, and its port is never 0.
+/// Its address is a unicast address that can be routed to, or a prefix of them, written `203.0.113.0/24:443/tcp`. Port 0 is any port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip {
-    address: IpAddr,
+    prefix: IpNet,
     port: u16,
     protocol: Protocol,
 }
 
 impl Vip {
-    /// A VIP of these three; `port` is in host byte order.
+    /// A VIP of these three; `port` is in host byte order, 0 for any.
     ///
     /// # Errors
-    /// [`VipError`] when the address is not a unicast address that clients can be routed to, or the port is 0.
-    pub fn new(address: IpAddr, port: u16, protocol: Protocol) -> Result<Self, VipError> {
-        if let Some(kind) = address::unusable(address) {
-            return Err(VipError::Address { address, kind });
+    /// [`VipError`] when the prefix has bits behind its length, or when its first or last address is not a unicast address that clients
+    /// can be routed to.
+    pub fn new(prefix: impl Into<IpNet>, port: u16, protocol: Protocol) -> Result<Self, VipError> {
+        let prefix = prefix.into();
+        if prefix.trunc() != prefix {
+            return Err(VipError::Bits { prefix, right: prefix.trunc() });
         }
-        if port == 0 {
-            return Err(VipError::AnyPort);
+        for address in [prefix.network(), prefix.broadcast()] {
+            if let Some(kind) = address::unusable(address) {
+                return Err(VipError::Address { address, kind });
+            }
         }
-        Ok(Self { address, port, protocol })
+        Ok(Self { prefix, port, protocol })
     }
 
-    /// The VIP address.
+    /// The VIP address as a prefix: all its bits when it is one address.
     #[must_use]
-    pub const fn address(&self) -> IpAddr {
-        self.address
+    pub const fn prefix(&self) -> IpNet {
+        self.prefix
     }
 
-    /// The port, 1 to 65,535, in host byte order.
+    /// The VIP address, or the first one of the prefix.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.prefix.addr()
+    }
+
+    /// Whether it is more than one address.
+    #[must_use]
+    pub fn is_prefix(&self) -> bool {
+        self.prefix.prefix_len() < self.prefix.max_prefix_len()
+    }
+
+    /// The port in host byte order; 0 is any port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
@@ -84,9 +101,12 @@ impl Vip {
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (port, protocol) = (self.port, self.protocol);
-        match self.address {
-            IpAddr::V4(address) => write!(f, "{address}:{port}/{protocol}"),
-            IpAddr::V6(address) => write!(f, "[{address}]:{port}/{protocol}"),
+        let length = self.prefix.prefix_len();
+        match (self.address(), self.is_prefix()) {
+            (IpAddr::V4(address), false) => write!(f, "{address}:{port}/{protocol}"),
+            (IpAddr::V6(address), false) => write!(f, "[{address}]:{port}/{protocol}"),
+            (IpAddr::V4(address), true) => write!(f, "{address}/{length}:{port}/{protocol}"),
+            (IpAddr::V6(address), true) => write!(f, "[{address}/{length}]:{port}/{protocol}"),
         }
     }
 }
@@ -110,9 +130,14 @@ pub enum VipError {
         /// What kind of address it is, with its article.
         kind: &'static str,
     },
-    /// The port is 0.
-    #[error("port 0 would mean any port, and any-port VIPs are not supported; write a port from 1 to 65535")]
-    AnyPort,
+    /// The prefix has bits behind its length.
+    #[error("{prefix} has bits behind its {length} that count; write {right}", length = prefix.prefix_len())]
+    Bits {
+        /// The prefix as it was written.
+        prefix: IpNet,
+        /// The prefix that it is part of.
+        right: IpNet,
+    },
 }
 
 impl FromStr for Vip {
@@ -122,11 +147,17 @@ impl FromStr for Vip {
         let form = || VipError::Form(text.to_owned());
         let (socket, protocol) = text.rsplit_once('/').ok_or_else(form)?;
         let (address, port) = socket.rsplit_once(':').ok_or_else(form)?;
-        let address = match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6),
-            None => address.parse::<Ipv4Addr>().map(IpAddr::V4),
+        let prefix = match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(v6) => {
+                v6.parse().map(IpNet::V6).ok().or_else(|| v6.parse().map(|v6: Ipv6Addr| IpAddr::V6(v6).into()).ok())
+            }
+            None => address
+                .parse()
+                .map(IpNet::V4)
+                .ok()
+                .or_else(|| address.parse().map(|v4: Ipv4Addr| IpAddr::V4(v4).into()).ok()),
         }
-        .map_err(|_| form())?;
+        .ok_or_else(form)?;
         // `parse` alone would take "+443" and "0443" too, and one VIP would have several spellings.
         let plain = port.bytes().all(|byte| byte.is_ascii_digit()) && (port == "0" || !port.starts_with('0'));
         let port = port.parse().ok().filter(|_| plain).ok_or_else(form)?;
@@ -135,7 +166,7 @@ impl FromStr for Vip {
             "udp" => Protocol::Udp,
             other => return Err(VipError::Protocol(other.to_owned())),
         };
-        Self::new(address, port, protocol)
+        Self::new(prefix, port, protocol)
     }
 }
 
@@ -207,8 +238,22 @@ mod tests {
     }
 
     #[test]
-    fn port_0_and_other_protocols_are_named() {
-        assert!(error("203.0.113.10:0/tcp").contains("any-port VIPs are not supported"));
+    fn port_0_is_any_port_and_prefixes_stand_before_the_port() {
+        assert_eq!("203.0.113.10:0/tcp".parse::<Vip>().unwrap().port(), 0);
+        for text in ["203.0.113.0/24:443/tcp", "[2001:db8:1::/48]:0/udp"] {
+            let vip: Vip = text.parse().unwrap();
+            assert_eq!((vip.to_string().as_str(), vip.is_prefix()), (text, true));
+        }
+        // All bits count: the same VIP as without a length.
+        assert_eq!("203.0.113.10/32:443/tcp".parse::<Vip>(), "203.0.113.10:443/tcp".parse());
+        assert!(error("203.0.113.10/24:443/tcp").contains("write 203.0.113.0/24"));
+        for text in ["0.0.0.0/0:443/tcp", "[::/0]:443/tcp", "224.0.0.0/4:443/tcp", "126.0.0.0/7:443/tcp"] {
+            assert!(error(text).contains("cannot be a VIP address"), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_named() {
         for text in ["203.0.113.10:443/sctp", "203.0.113.10:443/TCP"] {
             assert!(error(text).contains("write \"tcp\" or \"udp\""), "{text}");
         }
@@ -221,11 +266,13 @@ mod tests {
                 any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
                 any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
             ],
-            port in 1..=u16::MAX,
+            length in 0..=128u8,
+            port: u16,
             protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
         ) {
-            prop_assume!(address::unusable(address).is_none());
-            let vip = Vip::new(address, port, protocol).unwrap();
+            let prefix = IpNet::new(address, length).unwrap_or(address.into()).trunc();
+            prop_assume!(address::unusable(prefix.network()).is_none() && address::unusable(prefix.broadcast()).is_none());
+            let vip = Vip::new(prefix, port, protocol).unwrap();
             prop_assert_eq!(vip.to_string().parse(), Ok(vip));
             let json = serde_json::to_string(&vip).unwrap();
             prop_assert_eq!(serde_json::from_str::<Vip>(&json).unwrap(), vip);

@@ -1,6 +1,8 @@
 //! Plans by sentence; what holds for every sequence of changes is in `sequences`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use super::*;
 use crate::config::Protocol;
@@ -20,17 +22,28 @@ fn backend(name: &str, last: u8) -> WantBackend {
 }
 
 fn vip(last: u8, port: u16) -> Vip {
-    Vip::new(Ipv4Addr::new(203, 0, 113, last).into(), port, Protocol::Tcp).unwrap()
+    Vip::new(IpAddr::from(Ipv4Addr::new(203, 0, 113, last)), port, Protocol::Tcp).unwrap()
 }
 
 fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
     let digest = owners.iter().fold(0, |digest: u64, owner| digest * 31 + *owner as u64 + 1);
-    WantService { name: name.to_owned(), vips: vips.to_vec(), tracked: false, owners: owners.to_vec(), digest }
+    WantService {
+        name: name.to_owned(),
+        vips: vips.to_vec(),
+        options: VipOptions::NONE,
+        tracked: false,
+        owners: owners.to_vec(),
+        digest,
+    }
 }
 
 /// `web` on 203.0.113.1:80 over the backends `a` and `b`.
 fn web() -> Want {
-    Want { backends: vec![backend("a", 1), backend("b", 2)], services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])] }
+    Want {
+        backends: vec![backend("a", 1), backend("b", 2)],
+        services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])],
+        addresses: BTreeMap::new(),
+    }
 }
 
 /// Plans and applies; the steps that it took.
@@ -63,7 +76,10 @@ fn a_first_plan_adds_backends_then_tables_then_vips() {
     assert_eq!((tables[0].service, tables[0].created, tables[0].table.generation), (1, true, 1));
     let firsts: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.first).collect();
     assert_eq!(firsts, [1, 2, 1]);
-    assert_eq!((&addresses[..], vips.len()), (&[(vip(1, 80).address(), 1)][..], 1));
+    assert_eq!(
+        (&addresses[..], vips.len()),
+        (&[(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::NONE })][..], 1)
+    );
 }
 
 #[test]
@@ -138,13 +154,19 @@ fn a_vip_moves_to_another_service_in_place() {
     want.services[1].vips.push(vip(1, 80));
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    assert_eq!(steps, [Step::PutVips { addresses: vec![], vips: vec![(key, 2)] }]);
+    assert_eq!(
+        steps,
+        [Step::PutVips {
+            addresses: vec![],
+            vips: vec![(key, entries::Vip { service: 2, options: VipOptions::NONE })]
+        }]
+    );
 }
 
 #[test]
 fn a_removed_service_loses_its_vips_before_its_table_and_its_table_before_its_backends() {
     let mut model = reached(&web());
-    let steps = reach(&mut model, &Want { backends: vec![], services: vec![] });
+    let steps = reach(&mut model, &Want::default());
     assert!(
         matches!(&steps[..], [Step::RemoveVips { vips, addresses }, Step::RetireServices(services),
         Step::RetireBackends(backends)] if vips.len() == 1 && addresses.len() == 1 && services == &[1] && backends == &[1, 2]),
@@ -220,7 +242,7 @@ fn vips_left_by_a_crash_never_serve_an_address_that_comes_later() {
     want.services[0].vips = vec![vip(7, 443)];
     let steps = reach(&mut model, &want);
     assert!(
-        steps.iter().any(|step| matches!(step, Step::PutVips { addresses, .. } if addresses[0].1 == 2)),
+        steps.iter().any(|step| matches!(step, Step::PutVips { addresses, .. } if addresses[0].1.id == 2)),
         "{steps:?}"
     );
 }
@@ -238,4 +260,17 @@ fn a_backend_half_written_by_a_crash_does_not_displace_the_one_in_use() {
     model.writes_left = None;
     let steps = reach(&mut model, &web());
     assert_eq!(steps, [Step::RetireBackends(vec![3])]);
+}
+
+#[test]
+fn options_of_vips_and_addresses_change_in_place() {
+    let mut model = reached(&web());
+    let mut want = web();
+    want.services[0].options = VipOptions::HASH_CLIENT;
+    want.addresses = [(vip(1, 80).prefix(), AddressOptions::DROP_UNLISTED)].into();
+    let steps = reach(&mut model, &want);
+    let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
+    let addresses = vec![(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::DROP_UNLISTED })];
+    let vips = vec![(key, entries::Vip { service: 1, options: VipOptions::HASH_CLIENT })];
+    assert_eq!(steps, [Step::PutVips { addresses, vips }]);
 }

@@ -128,7 +128,7 @@ pub fn cases() -> Vec<HostCase> {
             let tagged = [&[0, 5, 8, 0][..], &wrap(&Client::tcp4(), 0)[ETHERNET..]].concat();
             vec![
                 pass(build::ethernet(EtherType::ARP, &[0; 46]), Reason::NotIp),
-                pass(build::ethernet(EtherType::VLAN_TAGGED_FRAME, &tagged), Reason::Vlan),
+                pass(build::ethernet(EtherType::VLAN_TAGGED_FRAME, &tagged), Reason::NotTunnel),
             ]
         }),
     ]

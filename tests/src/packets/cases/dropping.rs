@@ -1,8 +1,9 @@
 //! Packets to a VIP that cannot be forwarded: counted drops.
 
 use sluice_datapath::Reason;
+use sluice_datapath::options::AddressOptions;
 
-use super::{Case, drops, to, with};
+use super::{Case, drops, passes, to, with};
 use crate::packets::build::{Client, ETHERNET, Transport};
 use crate::packets::world::{Frame, LARGEST_INDEX, Outcome, World};
 
@@ -65,16 +66,20 @@ pub(super) fn cases() -> Vec<Case> {
             all_to(LARGEST_INDEX + 1),
             each(Reason::NoBackend),
         ),
-        Case::new("a slot that names a free index drops its packets", all_to(LARGEST_INDEX), each(Reason::NoRoute)),
         Case::new(
-            "a backend without an IPv4 address takes no IPv4 packet, and IPv6 ones still",
-            all_to(2).with_backend(2, |backend| backend.v4 = None),
-            family_missing(false),
+            "a slot that names a free index drops its packets",
+            all_to(LARGEST_INDEX),
+            each(Reason::NoEncapsulation),
         ),
         Case::new(
-            "a backend without an IPv6 address takes no IPv6 packet, and IPv4 ones still",
-            all_to(2).with_backend(2, |backend| backend.v6 = None),
-            family_missing(true),
+            "a packet to a port that no VIP has is dropped where the address says so",
+            World { address_options: [(2, AddressOptions::DROP_UNLISTED)].into(), ..all_to(1) },
+            vec![
+                drops(Client::tcp6().to_port(444).frame(), Reason::Unlisted),
+                drops(Client::udp6().to_port(443).frame(), Reason::Unlisted),
+                passes(Client::tcp4().to_port(444).frame(), Reason::NotVipPort),
+                to(&Client::tcp6(), 1, 0x1240),
+            ],
         ),
         Case::new(
             "without a route to the backend packets are dropped",
@@ -128,11 +133,4 @@ fn empty_tables() -> World {
     let mut world = World::new();
     world.tables.values_mut().for_each(|table| table.slots.clear());
     world
-}
-
-fn family_missing(v6: bool) -> Vec<(Frame, Outcome)> {
-    let judge = |client: Client| {
-        if client.is_v6() == v6 { drops(client.frame(), Reason::NoEncapsulation) } else { to(&client, 2, 0x1240) }
-    };
-    Client::each().map(judge).to_vec()
 }

@@ -1,10 +1,14 @@
 //! The table of cases, by theme, and how a case is judged.
 
+mod addressing;
 mod decapsulating;
 mod dropping;
+mod families;
 mod forwarding;
+mod fragments;
 mod passing;
 mod tracking;
+mod unusual;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -61,7 +65,17 @@ pub struct HostCase {
 
 /// Every case of the balancer.
 pub fn balancing() -> Vec<Case> {
-    [forwarding::cases(), passing::cases(), dropping::cases(), tracking::cases()].concat()
+    [
+        forwarding::cases(),
+        families::cases(),
+        addressing::cases(),
+        unusual::cases(),
+        fragments::cases(),
+        passing::cases(),
+        dropping::cases(),
+        tracking::cases(),
+    ]
+    .concat()
 }
 
 impl Case {

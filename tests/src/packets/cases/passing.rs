@@ -22,15 +22,27 @@ pub(super) fn cases() -> Vec<Case> {
             let types = [0x0000, 0x05dc, 0x0806, 0x86dc, 0x86de, 0x8847, 0x88cc, 0xffff].map(EtherType);
             types.map(|kind| passes(build::ethernet(kind, &Client::tcp4().packet()), Reason::NotIp)).to_vec()
         }),
-        case("a VLAN tag in the bytes passes", {
-            let tag = |outer: u16, inner: u16| {
-                let tagged = [&[0, 5][..], &inner.to_be_bytes(), &Client::tcp4().packet()].concat();
-                passes(build::ethernet(EtherType(outer), &tagged), Reason::Vlan)
-            };
-            vec![tag(0x8100, 0x0800), tag(0x88a8, 0x8100), tag(0x8100, 0x86dd)]
+        case("more than two VLAN tags in the bytes pass", {
+            let tags = [(0x88a8, 5), (0x8100, 6), (0x8100, 7)];
+            Client::each().map(|client| passes(build::tagged(&client.frame(), &tags), Reason::Vlan)).to_vec()
         }),
-        case("a VLAN tag beside the bytes passes", {
-            Client::each().map(|c| (Frame { vlan: true, ..c.frame().into() }, Outcome::Pass(Reason::Vlan))).to_vec()
+        case("a VLAN tag in front of anything but IP passes", {
+            let arp = build::ethernet(EtherType::ARP, &[0; 46]);
+            [&[(0x8100, 5)][..], &[(0x88a8, 5), (0x8100, 6)]]
+                .map(|tags| passes(build::tagged(&arp, tags), Reason::NotIp))
+                .to_vec()
+        }),
+        case("a tagged frame to no VIP address passes, with its tags", {
+            let clients = [
+                Client::tcp4().to_address(Ipv4Addr::new(203, 0, 113, 11)),
+                Client::tcp6().to_address(Ipv6Addr::LOCALHOST),
+            ];
+            let tags = [(0x88a8, 5), (0x8100, 6)];
+            clients.map(|client| passes(build::tagged(&client.frame(), &tags), Reason::NotVip)).to_vec()
+        }),
+        case("a frame that ends inside its tags passes, wherever it ends", {
+            let whole = build::tagged(&Client::tcp4().frame(), &[(0x88a8, 5), (0x8100, 6)]);
+            (SHORTEST..ETHERNET + 8).map(|length| passes(whole[..length].to_vec(), Reason::Truncated)).collect()
         }),
         case("a frame for another host, for everybody or for a group passes", {
             let to = |receiver: [u8; 6]| {
@@ -67,22 +79,6 @@ pub(super) fn cases() -> Vec<Case> {
             all.map(|client| passes(client.frame(), Reason::NotVipPort)).to_vec()
         }),
         case("other protocols to a VIP address pass", other_protocols()),
-        case("an IPv4 fragment passes, the first one too", {
-            let fragments =
-                [(false, true, 0), (true, true, 0), (false, true, 1), (false, false, 1), (false, false, 0x1fff)];
-            let all = fragments
-                .iter()
-                .flat_map(|&fragment| [Client { fragment, ..Client::tcp4() }, Client { fragment, ..Client::udp4() }]);
-            all.map(|client| passes(client.frame(), Reason::Fragment)).collect()
-        }),
-        case("an IPv6 fragment passes", {
-            let clients = [Client::tcp6(), Client::udp6()];
-            clients.map(|client| passes(with(client.frame(), ETHERNET + 6, &[44]), Reason::Fragment)).to_vec()
-        }),
-        case("IPv6 extension headers are not followed", {
-            let headers = [0, 43, 60, 51, 135];
-            headers.map(|h| passes(with(Client::tcp6().frame(), ETHERNET + 6, &[h]), Reason::OtherProtocol)).to_vec()
-        }),
         case("an IP header of another version passes", [0, 1, 5, 7, 15].into_iter().flat_map(version).collect()),
         case("an IPv6 header under IPv4's EtherType passes, and the other way round", {
             let swapped = |kind, client: Client| passes(build::ethernet(kind, &client.packet()), Reason::BadHeader);

@@ -14,13 +14,13 @@ const NO_BACKEND: BackendRecord = BackendRecord { name: Name::NONE, rests_until:
 const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, rests_until: 0 };
 
 /// An address, a port and a protocol's number: what a packet says.
-type Aim = (IpAddr, u16, u8);
+type Aim = (IpNet, u16, u8);
 
 /// The maps, and what must hold while one wanted state is being reached.
 pub(super) struct Model {
     capacities: Capacities,
-    addresses: BTreeMap<IpAddr, u32>,
-    vips: BTreeMap<VipKey, u32>,
+    addresses: BTreeMap<IpNet, VipAddress>,
+    vips: BTreeMap<VipKey, VipEntry>,
     tables: BTreeMap<u32, Table>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
@@ -74,7 +74,7 @@ impl Model {
     /// Everything that packets find: the address, then the port.
     fn found(&self) -> BTreeSet<Aim> {
         let vips = self.vips.keys().flat_map(|key| {
-            let addresses = self.addresses.iter().filter(|(_, id)| **id == key.address);
+            let addresses = self.addresses.iter().filter(|(_, has)| has.id == key.address);
             addresses.map(|(address, _)| (*address, key.port.number(), key.protocol))
         });
         vips.collect()
@@ -98,13 +98,13 @@ impl Model {
         let found = self.found();
         assert!(self.stays.is_subset(&found), "a VIP that stays is gone: {:?} of {found:?}", self.stays);
         assert!(found.is_subset(&self.allowed), "{found:?} are VIPs, only {:?} may be", self.allowed);
-        let mut numbers: Vec<_> = self.addresses.values().collect();
+        let mut numbers: Vec<_> = self.addresses.values().map(|has| has.id).collect();
         numbers.sort();
         numbers.dedup();
         assert_eq!(numbers.len(), self.addresses.len(), "two addresses share a number: {:?}", self.addresses);
-        let live: BTreeSet<u32> = self.addresses.values().copied().collect();
-        for (key, service) in self.vips.iter().filter(|(key, _)| live.contains(&key.address)) {
-            let table = self.tables.get(service).unwrap_or_else(|| panic!("{key:?} leads to no table"));
+        let live: BTreeSet<u32> = self.addresses.values().map(|has| has.id).collect();
+        for (key, vip) in self.vips.iter().filter(|(key, _)| live.contains(&key.address)) {
+            let table = self.tables.get(&vip.service).unwrap_or_else(|| panic!("{key:?} leads to no table"));
             assert!(!table.slots.is_empty() && table.slots.len() == table.head.slots as usize);
             for slot in &table.slots {
                 let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
@@ -144,8 +144,9 @@ impl Model {
             assert_eq!(owners, wanted.collect::<Vec<_>>());
             assert_eq!((table.head.tracked, table.digest), (service.tracked, service.digest));
             for vip in &service.vips {
-                let key = VipKey::new(self.addresses[&vip.address()], Port::new(vip.port()), vip.protocol().number());
-                assert_eq!(self.vips[&key], *index, "{vip} leads to its service");
+                let key = VipKey::new(self.addresses[&vip.prefix()].id, Port::new(vip.port()), vip.protocol().number());
+                let entry = VipEntry { service: *index, options: service.options };
+                assert_eq!(self.vips[&key], entry, "{vip} leads to its service");
             }
         }
         assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
@@ -165,30 +166,30 @@ impl Model {
 
 fn aims(want: &Want) -> BTreeSet<Aim> {
     let vips = want.services.iter().flat_map(|service| &service.vips);
-    vips.map(|vip| (vip.address(), vip.port(), vip.protocol().number())).collect()
+    vips.map(|vip| (vip.prefix(), vip.port(), vip.protocol().number())).collect()
 }
 
 impl Maps for Model {
-    fn vip_addresses(&self) -> Result<BTreeMap<IpAddr, VipAddress>, Error> {
-        Ok(self.addresses.iter().map(|(address, id)| (*address, VipAddress { id: *id })).collect())
+    fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
+        Ok(self.addresses.clone())
     }
 
-    fn put_vip_address(&mut self, address: IpAddr, value: VipAddress) -> Result<(), Error> {
+    fn put_vip_address(&mut self, address: IpNet, value: VipAddress) -> Result<(), Error> {
         assert_ne!(value.id, 0, "0 means nothing");
-        self.write(|model| _ = model.addresses.insert(address, value.id))
+        self.write(|model| _ = model.addresses.insert(address, value))
     }
 
-    fn remove_vip_address(&mut self, address: IpAddr) -> Result<(), Error> {
+    fn remove_vip_address(&mut self, address: IpNet) -> Result<(), Error> {
         self.write(|model| _ = model.addresses.remove(&address))
     }
 
     fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Error> {
-        Ok(self.vips.iter().map(|(key, service)| (*key, VipEntry { service: *service })).collect())
+        Ok(self.vips.clone())
     }
 
     fn put_vip(&mut self, key: VipKey, vip: VipEntry) -> Result<(), Error> {
         assert_ne!(vip.service, 0, "0 means nothing");
-        self.write(|model| _ = model.vips.insert(key, vip.service))
+        self.write(|model| _ = model.vips.insert(key, vip))
     }
 
     fn remove_vip(&mut self, key: VipKey) -> Result<(), Error> {
@@ -217,7 +218,7 @@ impl Maps for Model {
     }
 
     fn remove_table(&mut self, service: u32) -> Result<(), Error> {
-        assert!(!self.vips.values().any(|used| *used == service), "a VIP leads to the table that goes");
+        assert!(!self.vips.values().any(|used| used.service == service), "a VIP leads to the table that goes");
         self.write(|model| _ = model.tables.remove(&service))
     }
 

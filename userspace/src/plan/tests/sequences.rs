@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use sluice_datapath::options::{AddressOptions, VipOptions};
+
 use super::*;
 
 /// Room for what interrupted changes leave resting.
@@ -50,7 +52,8 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
                 let held = vips.iter().zip(&holders).filter(|(_, holder)| **holder == Some(number));
                 let held: Vec<_> = held.map(|((last, port), _)| vip(*last, *port)).collect();
                 let (owners, tracked) = &tables[number];
-                WantService { tracked: *tracked, ..service(["x", "y", "z"][number], &held, owners) }
+                let options = VipOptions::NONE.with_if(owners[0] == 0, VipOptions::HASH_SOURCE);
+                WantService { tracked: *tracked, options, ..service(["x", "y", "z"][number], &held, owners) }
             });
             wanted.collect()
         },
@@ -60,7 +63,14 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
 fn want() -> impl Strategy<Value = Want> {
     backends().prop_flat_map(|backends| {
         let services = services(backends.len());
-        (Just(backends), services).prop_map(|(backends, services)| Want { backends, services })
+        // VIP addresses 1 and 2 may drop what no VIP takes.
+        let options = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_UNLISTED));
+        let addresses = subsequence(options.to_vec(), 0..=2);
+        (Just(backends), services, addresses).prop_map(|(backends, services, addresses)| Want {
+            backends,
+            services,
+            addresses: addresses.into_iter().collect(),
+        })
     })
 }
 

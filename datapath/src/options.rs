@@ -1,0 +1,85 @@
+//! Sets of bits that say how packets are treated: for an address, for a VIP, and for the whole program.
+
+use crate::plain::plain;
+
+/// Declares a set of bits that crosses the kernel boundary as a 32-bit word.
+macro_rules! bits {
+    ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $bit_doc:literal])+ $bit:ident = $value:expr;)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+        #[repr(transparent)]
+        pub struct $name(u32);
+        plain!($name, 4);
+
+        impl $name {
+            /// No bit.
+            pub const NONE: Self = Self(0);
+            /// Every bit.
+            pub const ALL: Self = Self($($value)|+);
+            $($(#[doc = $bit_doc])+ pub const $bit: Self = Self($value);)+
+
+            /// Whether all bits of `other` are set.
+            #[inline(always)]
+            pub const fn has(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+
+            /// The bits of both.
+            #[must_use]
+            pub const fn with(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            /// `other`'s bits when `wanted`, else none: for building a set.
+            #[must_use]
+            pub const fn with_if(self, wanted: bool, other: Self) -> Self {
+                if wanted { self.with(other) } else { self }
+            }
+
+            /// The set as a word, host order.
+            #[inline(always)]
+            pub const fn word(self) -> u32 {
+                self.0
+            }
+
+            /// The set that a word says; bits without a meaning are kept.
+            #[inline(always)]
+            pub const fn from_word(word: u32) -> Self {
+                Self(word)
+            }
+        }
+    };
+}
+
+bits! {
+    /// What becomes of packets to a VIP address that no VIP takes.
+    AddressOptions {
+        /// TCP and UDP to a port that no VIP has is dropped; otherwise it goes on to the host.
+        DROP_UNLISTED = 1;
+    }
+}
+
+bits! {
+    /// How the packets of a VIP are treated. All VIPs of a service have the same.
+    VipOptions {
+        /// Hash everything but the client's port: all its connections to a VIP go to one backend.
+        HASH_CLIENT = 1;
+        /// Hash the client's address alone: it has the same backend at all VIPs of the service.
+        HASH_SOURCE = 1 << 1;
+    }
+}
+
+bits! {
+    /// Which features are in use: fixed when the program is loaded, as a constant that the kernel's verifier knows, so that it leaves
+    /// out the code of all others.
+    Features {
+        /// VIP prefixes: a look-up in `VIP_PREFIXES` for addresses that are not in `VIP_ADDRESSES`.
+        PREFIXES = 1;
+        /// Any-port VIPs: a second look-up for ports that no VIP has.
+        ANY_PORT = 1 << 1;
+        /// Services that hash less than the 5-tuple.
+        HASHING = 1 << 2;
+        /// Sources of outer headers that differ from flow to flow.
+        SOURCES = 1 << 3;
+    }
+}

@@ -1,0 +1,136 @@
+//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension headers.
+//!
+//! Slower than [`crate::parse`], which knows where the headers of an ordinary packet are, and right for every packet.
+
+use crate::header::{Ipv4, Ipv6, Ipv6Fragment};
+use crate::packet::{ETHERNET, Packet};
+use crate::parse::{Network, Part, from_ipv4, from_ipv6, is_ours, is_tag};
+use crate::{Family, Reason};
+
+/// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
+const MAX_TAGS: usize = 2;
+
+/// The most extension headers that are followed, the fragment header included. More are no client's habit.
+const MAX_EXTENSIONS: usize = 8;
+
+/// The most bytes of an IPv6 header and its extension headers that are followed.
+const MAX_HEADERS: usize = Ipv6::SIZE + 256;
+
+/// Where the headers of a packet are, and what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walked {
+    /// What the IP header and what follows it say; [`Network::header`] counts options and extension headers.
+    pub network: Network,
+    /// Offset of the IP header.
+    pub start: usize,
+    /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers are followed.
+    pub part: Part,
+    /// Whether it has a VLAN tag, in its bytes or beside them.
+    pub tagged: bool,
+}
+
+impl Walked {
+    /// The same with the extension headers of an IPv6 packet followed (RFC 8200 section 4).
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Truncated`], [`Reason::ExtensionHeaders`].
+    #[inline(always)]
+    pub fn past_extensions<P: Packet>(self, packet: &P) -> Result<Self, Reason> {
+        match self.network.family {
+            Family::V4 => Ok(self),
+            Family::V6 => {
+                let (network, part) = extensions(packet, self.start, self.network)?;
+                Ok(Self { network, part, ..self })
+            }
+        }
+    }
+
+    /// Bytes of VLAN tags in the frame, if it has a tag there or beside.
+    #[inline(always)]
+    pub fn tags(&self) -> Option<usize> {
+        self.tagged.then_some(self.start.wrapping_sub(ETHERNET))
+    }
+}
+
+/// Finds the IP header.
+///
+/// # Errors
+///
+/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+#[inline(always)]
+pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
+    let mut start = ETHERNET;
+    let mut tagged = packet.has_vlan();
+    let mut ether_type: u16 = packet.load(ETHERNET - 2).ok_or(Reason::Truncated)?;
+    for _ in 0..MAX_TAGS {
+        if !is_tag(ether_type) {
+            break;
+        }
+        // A tag is two bytes of control information and the next EtherType.
+        ether_type = packet.load_variable(start.wrapping_add(2)).ok_or(Reason::Truncated)?;
+        start = start.wrapping_add(4);
+        tagged = true;
+    }
+    if is_tag(ether_type) {
+        return Err(Reason::Vlan);
+    }
+    let (network, part) = match is_ours(packet, ether_type)? {
+        Family::V4 => {
+            let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
+            (from_ipv4(&header)?, header.part())
+        }
+        Family::V6 => {
+            let header: Ipv6 = packet.load_variable(start).ok_or(Reason::Truncated)?;
+            (from_ipv6(&header)?, Part::Whole)
+        }
+    };
+    Ok(Walked { network, start, part, tagged })
+}
+
+#[inline(always)]
+fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Result<(Network, Part), Reason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+
+    let mut part = Part::Whole;
+    for _ in 0..=MAX_EXTENSIONS {
+        if network.header > MAX_HEADERS {
+            return Err(Reason::ExtensionHeaders);
+        }
+        let offset = start.wrapping_add(network.header);
+        let length = match network.protocol {
+            HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
+                let [next, length, _, left]: [u8; 4] = packet.load_variable(offset).ok_or(Reason::Truncated)?;
+                // A routing header with segments left: the destination is a waypoint (RFC 8200 section 4.4).
+                if network.protocol == ROUTING && left != 0 {
+                    return Err(Reason::ExtensionHeaders);
+                }
+                let authentication = network.protocol == AUTHENTICATION;
+                network.protocol = next;
+                // The authentication header counts in words of four bytes, two less than it has (RFC 4302 section 2.2).
+                let length = usize::from(length);
+                if authentication { length.wrapping_add(2) << 2 } else { length.wrapping_add(1) << 3 }
+            }
+            FRAGMENT => {
+                let header: Ipv6Fragment = packet.load_variable(offset).ok_or(Reason::Truncated)?;
+                if !matches!(part, Part::Whole) {
+                    return Err(Reason::ExtensionHeaders);
+                }
+                part = header.part();
+                network.protocol = header.next_header();
+                Ipv6Fragment::SIZE
+            }
+            _ => return Ok((network, part)),
+        };
+        network.header = network.header.wrapping_add(length);
+        // What follows the header of a later fragment is the middle of something.
+        if matches!(part, Part::Later { .. }) {
+            return Ok((network, part));
+        }
+    }
+    Err(Reason::ExtensionHeaders)
+}

@@ -1,0 +1,178 @@
+//! Fragments: the later ones follow the first one.
+
+use etherparse::EtherType;
+use sluice_datapath::Reason;
+
+use super::{Case, Step, drops, passes};
+use crate::packets::build::{self, Client, Transport};
+use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World};
+
+const HINT: u16 = 0x557f;
+
+pub(super) fn cases() -> Vec<Case> {
+    let world = || World::new().all_to(3, HINT);
+    let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Outcome)>| Client::each().iter().flat_map(send).collect();
+    vec![
+        Case::new(
+            "later fragments go to the backend of the first one",
+            world(),
+            each(&|client| (0..4).map(|number| sent(client, 7, number, 4)).collect()),
+        ),
+        Case::new(
+            "fragments out of order go to the backend of the first one, once it has come",
+            world(),
+            each(&|client| {
+                vec![
+                    passes(fragment(client, 7, 2, 3), Reason::Fragment),
+                    sent(client, 7, 0, 3),
+                    sent(client, 7, 2, 3),
+                    sent(client, 7, 1, 3),
+                ]
+            }),
+        ),
+        Case::new(
+            "fragments of another packet, client or protocol follow nobody",
+            world(),
+            each(&|client| {
+                // No two clients here share one: their packets may differ in nothing else.
+                let id = if client.transport == Transport::Udp { 17 } else { 7 };
+                let other = |change: &dyn Fn(&mut Client)| {
+                    let mut client = client.clone();
+                    change(&mut client);
+                    passes(fragment(&client, id, 1, 2), Reason::Fragment)
+                };
+                let port = client.source.port();
+                vec![
+                    sent(client, id, 0, 2),
+                    passes(fragment(client, id + 1, 1, 2), Reason::Fragment),
+                    other(&|client| {
+                        client.source = (Client::each()[usize::from(client.is_v6())].destination.ip(), port).into()
+                    }),
+                    other(&|client| {
+                        client.transport =
+                            if client.transport == Transport::Udp { Transport::TcpAck } else { Transport::Udp };
+                    }),
+                    sent(client, id, 1, 2),
+                ]
+            }),
+        ),
+        Case::new(
+            "fragments to a port that is no VIP's pass, all of them",
+            world(),
+            each(&|client| {
+                let client = client.clone().to_port(9);
+                vec![
+                    passes(fragment(&client, 7, 0, 2), Reason::NotVipPort),
+                    passes(fragment(&client, 7, 1, 2), Reason::Fragment),
+                ]
+            }),
+        ),
+        Case::new("fragments to anybody else pass", world(), {
+            let clients =
+                [Client::udp4().to_address([203, 0, 113, 11]), Client::udp6().to_address([0, 0, 0, 0, 0, 0, 0, 1])];
+            let both = clients
+                .iter()
+                .flat_map(|client| [0, 1].map(|number| passes(fragment(client, 7, number, 2), Reason::NotVip)));
+            both.collect()
+        }),
+        Case::new(
+            "a tagged fragment follows its first one, and leaves without its tag",
+            world(),
+            each(&|client| {
+                let tag = |(frame, outcome): (Frame, Outcome)| {
+                    (Frame::from(build::tagged(&frame.bytes, &[(0x8100, 5)])), outcome)
+                };
+                vec![tag(sent(client, 7, 0, 2)), tag(sent(client, 7, 1, 2))]
+            }),
+        ),
+        Case::new("a fragment that is all of its packet is no fragment", world(), {
+            [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec()
+        }),
+        Case::new(
+            "a later fragment that lies about its length is dropped",
+            world(),
+            each(&|client| {
+                let at = if client.is_v6() { 18 } else { 16 };
+                let lying = super::with(fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
+                vec![sent(client, 7, 0, 2), drops(lying, Reason::BadLength)]
+            }),
+        ),
+        Case::new(
+            "a later fragment whose time to live is zero is dropped",
+            world(),
+            each(&|client| {
+                let expired = Client { hops: 0, ..client.clone() };
+                vec![sent(client, 7, 0, 2), drops(fragment(&expired, 7, 1, 2), Reason::Expired)]
+            }),
+        ),
+        Case::new("a second fragment header passes", world(), {
+            let twice = super::with(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
+            vec![passes(twice, Reason::ExtensionHeaders)]
+        }),
+        reused(),
+    ]
+}
+
+/// After the first fragment the backend's index is given to another backend.
+fn reused() -> Case {
+    let before = World::new().all_to(3, HINT);
+    let after = World::new().all_to(4, HINT).with_backend(3, |backend| backend.incarnation += 1);
+    let client = Client::udp4();
+    let (first, forwarded) = sent(&client, 7, 0, 2);
+    let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);
+    Case {
+        name: "a later fragment does not go to another backend that got the index of the first one's",
+        steps: vec![
+            Step::Configure(before),
+            Step::Send(first, forwarded),
+            Step::Configure(after),
+            Step::Send(later, dropped),
+        ],
+    }
+}
+
+/// Bytes of each part but the last.
+const PART: usize = 48;
+
+/// Fragment `number` of `count` of a client's packet.
+fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
+    let packet = Client { payload: 150, ..client.clone() }.packet();
+    let fixed = if client.is_v6() { 40 } else { 20 };
+    let behind = &packet[fixed..];
+    let last = number + 1 == count;
+    let part = &behind[number * PART..if last { behind.len() } else { (number + 1) * PART }];
+    let offset = (number * PART / 8) as u16;
+    let mut header = packet[..fixed].to_vec();
+    if client.is_v6() {
+        header[4..6].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+        let next = std::mem::replace(&mut header[6], 44);
+        let bits = offset << 3 | u16::from(!last);
+        header.extend([next, 0]);
+        header.extend([bits.to_be_bytes(), [0, 0], id.to_be_bytes()].concat());
+        return build::ethernet(EtherType::IPV6, &[&header[..], part].concat());
+    }
+    header[2..4].copy_from_slice(&(part.len() as u16 + 20).to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
+    header[6..8].copy_from_slice(&(offset | u16::from(!last) << 13).to_be_bytes());
+    build::ethernet(EtherType::IPV4, &[&header[..], part].concat())
+}
+
+/// The same, and where it goes: to backend 3.
+fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Outcome) {
+    let bytes = fragment(client, id, number, count);
+    let (backend, length) = (Backend::new(3), bytes.len() - 14);
+    let outer = if client.is_v6() {
+        build::outer_v6(backend.v6.expect("it has one"), client.traffic_class, HINT, length)
+    } else {
+        build::outer_v4(backend.v4.expect("it has one"), client.traffic_class, HINT, length)
+    };
+    let outcome = Outcome::Forward(Forwarded {
+        bytes: build::wrapped(&bytes, &outer),
+        service: if client.transport == Transport::Udp { DNS } else { WEB },
+        backend: 3,
+        packets: 1,
+        length: length as u64,
+        opens: false,
+    });
+    (bytes.into(), outcome)
+}
