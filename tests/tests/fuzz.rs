@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use sluice_tests::packets::fuzz::{Bench, Campaign, Until, corpus, worlds};
 use sluice_tests::packets::isolation::{in_namespace, missing};
 use sluice_tests::packets::random;
+use sluice_tests::packets::world::World;
 
 /// Frames of a run that nobody gave a number for.
 const FRAMES: u64 = 1_000_000;
@@ -51,8 +52,9 @@ fn number(name: &str) -> anyhow::Result<Option<u64>> {
 fn replay(kernel: bool) -> anyhow::Result<()> {
     let entries = corpus::read(&corpus::directory())?;
     ensure!(!entries.is_empty(), "there is no file in {}", corpus::directory().display());
+    let mut bench = Bench::new(&World::new(), kernel)?;
     for (name, make) in worlds::WORLDS {
-        let mut bench = Bench::new(&make(), kernel)?;
+        bench.configure(&make())?;
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
             for (number, frame) in (1..).zip(&entry.frames) {
                 let judged = bench.judge(frame).and_then(|_| bench.settle());

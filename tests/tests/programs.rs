@@ -11,11 +11,11 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
 use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes};
+use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes, takes_at_xdp};
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
-use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
+use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, MTU, World};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -30,22 +30,16 @@ fn main() -> ExitCode {
         });
     };
     for case in cases::balancing() {
-        // What the kernel says beside the bytes, XDP is not told.
-        let beside =
-            |frame: &Frame| frame.segment_size != 0 || frame.segments != 0 || frame.vlan || frame.is_for_other_host();
-        if case.applies(|frame| !beside(frame)) {
-            let (name, case) = (format!("xdp: {}", case.name), case.clone());
-            add(name, Box::new(move || case.run(&mut Loaded::new(Hook::Xdp)?)));
+        if let Some(case) = case.clone().only(takes_at_xdp) {
+            add(format!("xdp: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Xdp)?)));
         }
         // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test program `wire` does.
-        if case.applies(takes) {
+        if let Some(case) = case.only(takes) {
             add(format!("tc: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Tc)?)));
         }
     }
-    for case in cases::decapsulating() {
-        if case.frames.iter().all(|(frame, _)| takes(frame)) {
-            add(format!("backend: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
-        }
+    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
+        add(format!("backend: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp));

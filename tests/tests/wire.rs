@@ -9,8 +9,9 @@ use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sluice_tests::packets::build::{Client, ETHERNET, Transport};
 use sluice_tests::packets::cases::{self, Case};
+use sluice_tests::packets::fuzz::{Generator, corpus, worlds};
 use sluice_tests::packets::isolation::missing;
-use sluice_tests::packets::loaded::takes;
+use sluice_tests::packets::loaded::{takes, takes_at_xdp};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::wire::{Link, Wire, WireHost, can_carry, refused};
 use sluice_tests::packets::world::{Balancer, Counters, Frame, Outcome, World};
@@ -32,35 +33,35 @@ fn main() -> ExitCode {
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
-    for case in cases::balancing().into_iter().filter(|case| case.applies(can_carry)) {
+    for case in cases::balancing().into_iter().filter_map(|case| case.only(can_carry)) {
         add(format!("balancer: {}", case.name), Box::new(move |link| run(&case, link)));
     }
-    for case in cases::decapsulating() {
-        if case.frames.iter().all(|(frame, _)| can_carry(frame)) {
-            let name = format!("backend: {}", case.name);
-            add(name, Box::new(move |link| case.run(&mut WireHost::new(link)?).map(|()| Completion::Completed)));
-        }
+    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(can_carry)) {
+        let name = format!("backend: {}", case.name);
+        add(name, Box::new(move |link| case.run(&mut WireHost::new(link)?).map(|()| Completion::Completed)));
     }
-    add("headers outside the linear part of the buffer are read and stay as they are".into(), Box::new(non_linear));
-    add("a checksum that is still to be completed stays so".into(), Box::new(partial));
     add(
         "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
         Box::new(merged_segments),
     );
     add("merged datagrams leave as one packet with the size of their segments".into(), Box::new(merged_datagrams));
-    trials.push(Trial::test("every case goes through a program: here, in a test run, or both", nothing_left_out));
+    add("headers outside the linear part of the buffer are read and stay as they are".into(), Box::new(non_linear));
+    add("a checksum that is still to be completed stays so".into(), Box::new(partial));
+    add("the corpus ends on the wire as the oracle says".into(), Box::new(corpus_frames));
+    add("random frames end on the wire as the oracle says".into(), Box::new(random_frames));
+    trials.push(Trial::test("every frame goes through a program: here, in a test run, or both", nothing_left_out));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// What neither way of running a program takes would be proven in memory only.
 fn nothing_left_out() -> Result<(), Failed> {
-    let balancing = cases::balancing().into_iter().filter(|case| !case.applies(can_carry) && !case.applies(takes));
-    let decapsulating = cases::decapsulating().into_iter().filter(|case| {
-        let all = |accepts: fn(&Frame) -> bool| case.frames.iter().all(|(frame, _)| accepts(frame));
-        !all(can_carry) && !all(takes)
-    });
-    let left_out: Vec<_> = balancing.map(|case| case.name).chain(decapsulating.map(|case| case.name)).collect();
-    if left_out.is_empty() { Ok(()) } else { Err(format!("no program is given {left_out:?}").into()) }
+    let left_out = |frame: &Frame| !can_carry(frame) && !takes(frame);
+    let balancing = cases::balancing().into_iter();
+    let balancing = balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
+    let balancing = balancing.map(|case| case.name);
+    let decapsulating = cases::decapsulating().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
+    let names: Vec<_> = balancing.chain(decapsulating).collect();
+    if names.is_empty() { Ok(()) } else { Err(format!("no program is given all frames of {names:?}").into()) }
 }
 
 /// A test that has interfaces to itself while it runs.
@@ -101,11 +102,15 @@ struct Judged<'a> {
 
 impl<'a> Judged<'a> {
     fn new(link: &'a mut Link, world: &World) -> anyhow::Result<Self> {
-        let mut wire = Wire::new(link)?;
-        wire.configure(world)?;
-        let mut oracle = Oracle::default();
-        oracle.configure(world);
-        Ok(Self { wire, oracle, total: Counters::default(), forwarded: 0 })
+        let wire = Wire::new(link)?;
+        let mut judged = Self { wire, oracle: Oracle::default(), total: Counters::default(), forwarded: 0 };
+        judged.configure(world)?;
+        Ok(judged)
+    }
+
+    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        self.oracle.configure(world);
+        self.wire.configure(world)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<()> {
@@ -185,8 +190,7 @@ fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) ->
     let mut narrow = World::new();
     let headers = frames.iter().map(|frame| frame.bytes.len()).min().unwrap_or(0) - payloads[0];
     narrow = narrow.with_mtu((headers - ETHERNET) as u32 + size + 19);
-    judged.wire.configure(&narrow)?;
-    judged.oracle.configure(&narrow);
+    judged.configure(&narrow)?;
     judged.forwarded = 0;
     for frame in &frames {
         judged.send(frame)?;
@@ -208,4 +212,47 @@ fn merged_segments(link: &mut Link) -> anyhow::Result<Completion> {
 
 fn merged_datagrams(link: &mut Link) -> anyhow::Result<Completion> {
     merged(link, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
+}
+
+/// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left out.
+fn corpus_frames(link: &mut Link) -> anyhow::Result<Completion> {
+    let entries = corpus::read(&corpus::directory())?;
+    let mut judged = Judged::new(link, &World::new())?;
+    for (name, make) in worlds::WORLDS {
+        judged.configure(&make())?;
+        for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
+            for (number, frame) in (1..).zip(&entry.frames) {
+                if can_carry(frame) && refused(frame).is_none() {
+                    judged.send(frame).with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
+                }
+            }
+        }
+    }
+    ensure!(judged.forwarded > 0, "nothing of the corpus was forwarded");
+    Ok(Completion::Completed)
+}
+
+/// Frames of the generator, cut into a linear part and the rest where they are long enough.
+fn random_frames(link: &mut Link) -> anyhow::Result<Completion> {
+    /// Frames when nobody says how many.
+    const FRAMES: u64 = 6_000;
+
+    let count = match std::env::var("RANDOM_FRAMES") {
+        Ok(text) => text.parse().with_context(|| format!("RANDOM_FRAMES is `{text}`; it is a number of frames"))?,
+        Err(_) => FRAMES,
+    };
+    let seed = fastrand::u64(..);
+    let mut generator = Generator::new(seed);
+    let mut judged = Judged::new(link, &World::new())?;
+    for (_, make) in worlds::WORLDS {
+        judged.configure(&make())?;
+        for number in 0..count / worlds::WORLDS.len() as u64 {
+            let frame = generator.frame();
+            if can_carry(&frame) && refused(&frame).is_none() {
+                let sent = judged.send(&frame);
+                sent.with_context(|| format!("frame {number} of seed {seed}: {:02x?}", frame.bytes))?;
+            }
+        }
+    }
+    Ok(Completion::Completed)
 }

@@ -148,8 +148,7 @@ impl Balancer for Loaded {
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
             Hook::Tc => takes(frame),
-            // At XDP nobody has looked at the link address yet.
-            Hook::Xdp => !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+            Hook::Xdp => takes_at_xdp(frame),
         }
     }
 
@@ -214,6 +213,11 @@ pub fn takes(frame: &Frame) -> bool {
         _ => 1,
     };
     !frame.vlan && frame.bytes.len() >= ETHERNET + header
+}
+
+/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.
+pub fn takes_at_xdp(frame: &Frame) -> bool {
+    !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
 }
 
 fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {

@@ -1,4 +1,4 @@
-//! Bindings of the packet path side by side: each gets the same frames, and each must do with them what the oracle says.
+//! Bindings of the packet path side by side: each gets the same frames, and each must do with them what its oracle says.
 
 use anyhow::{Context as _, ensure};
 
@@ -12,15 +12,22 @@ use crate::packets::world::{Balancer, Counters, Frame, World};
 struct Binding {
     name: &'static str,
     balancer: Box<dyn Balancer>,
+    /// Knows the frames that this binding was given: a flow or a first fragment that only others saw is unknown here.
+    oracle: Oracle,
     /// What its counters should be.
     total: Counters,
     /// Frames that it was given.
     frames: u64,
 }
 
-/// The bindings, their maps holding one world, and the oracle that knows it.
+impl Binding {
+    fn new(name: &'static str, balancer: Box<dyn Balancer>) -> Self {
+        Self { name, balancer, oracle: Oracle::default(), total: Counters::default(), frames: 0 }
+    }
+}
+
+/// The bindings, their maps holding one world.
 pub struct Bench {
-    oracle: Oracle,
     bindings: Vec<Binding>,
 }
 
@@ -31,28 +38,37 @@ impl Bench {
     ///
     /// What the kernel refused.
     pub fn new(world: &World, kernel: bool) -> anyhow::Result<Self> {
-        let binding = |name, balancer| Binding { name, balancer, total: Counters::default(), frames: 0 };
-        let mut bindings = vec![binding("memory", Box::new(Native::default()))];
+        let mut bindings = vec![Binding::new("memory", Box::<Native>::default())];
         if kernel {
-            bindings.push(binding("tc", Box::new(Loaded::new(Hook::Tc)?)));
-            bindings.push(binding("xdp", Box::new(Loaded::new(Hook::Xdp)?)));
+            bindings.push(Binding::new("tc", Box::new(Loaded::new(Hook::Tc)?)));
+            bindings.push(Binding::new("xdp", Box::new(Loaded::new(Hook::Xdp)?)));
         }
         Self::over(world, bindings)
     }
 
-    fn over(world: &World, mut bindings: Vec<Binding>) -> anyhow::Result<Self> {
-        let mut oracle = Oracle::default();
-        oracle.configure(world);
-        for binding in &mut bindings {
-            binding.balancer.configure(world).with_context(|| binding.name)?;
-        }
-        Ok(Self { oracle, bindings })
+    fn over(world: &World, bindings: Vec<Binding>) -> anyhow::Result<Self> {
+        let mut bench = Self { bindings };
+        bench.configure(world)?;
+        Ok(bench)
     }
 
-    /// Bindings of a test's own choice.
+    /// Makes the maps hold another world; connections and counters stay.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        for binding in &mut self.bindings {
+            binding.oracle.configure(world);
+            binding.balancer.configure(world).with_context(|| binding.name)?;
+        }
+        Ok(())
+    }
+
+    /// A binding of a test's own.
     #[cfg(test)]
     pub(super) fn of(world: &World, balancer: Box<dyn Balancer>) -> anyhow::Result<Self> {
-        Self::over(world, vec![Binding { name: "tested", balancer, total: Counters::default(), frames: 0 }])
+        Self::over(world, vec![Binding::new("tested", balancer)])
     }
 
     /// Gives a frame to each binding that takes it: verdict and bytes must be the oracle's. How many took it.
@@ -61,7 +77,6 @@ impl Bench {
     ///
     /// The first difference, or what the kernel refused.
     pub fn judge(&mut self, frame: &Frame) -> anyhow::Result<usize> {
-        let outcome = self.oracle.judge(frame);
         let mut took = 0;
         for binding in &mut self.bindings {
             if !binding.balancer.accepts(frame) {
@@ -69,6 +84,7 @@ impl Bench {
             }
             took += 1;
             binding.frames += 1;
+            let outcome = binding.oracle.judge(frame);
             cases::exchange(binding.balancer.as_mut(), frame, &outcome, &mut binding.total)
                 .with_context(|| binding.name)?;
         }

@@ -15,8 +15,9 @@ use super::minimise::{fails, minimise};
 use super::worlds::{Named, WORLDS};
 use crate::packets::world::Counters;
 
-/// The most frames of an epoch: enough that loading programs does not matter, few enough that no connection table overflows.
-const EPOCH: u64 = 50_000;
+/// The most frames of an epoch: enough that loading programs, which takes a second or more, does not matter; few enough that no
+/// connection table overflows, for what the kernel then forgets the oracle would not.
+const EPOCH: u64 = 200_000;
 /// Frames between two looks at the counters.
 const BATCH: u64 = 1_000;
 

@@ -67,7 +67,7 @@ fn history(make: Make<'_>, mut frames: Vec<Frame>, deadline: Instant) -> anyhow:
     Ok(frames)
 }
 
-/// Simplifies a frame: nothing beside its bytes, fewer of them, zeros.
+/// Simplifies a frame: nothing beside its bytes, fewer of them, more zeros.
 fn frame(mut whole: Frame, still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result<bool>) -> anyhow::Result<Frame> {
     let plain = Frame::from(whole.bytes.clone());
     if plain != whole && still_fails(&plain)? {
@@ -102,8 +102,99 @@ fn frame(mut whole: Frame, still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result
             }
             part /= 2;
         }
+        // With fewer bits in the others.
+        for at in 0..whole.bytes.len() {
+            for bit in 0..8 {
+                let mut candidate = whole.clone();
+                candidate.bytes[at] &= !(1 << bit);
+                if candidate != whole && still_fails(&candidate)? {
+                    whole = candidate;
+                }
+            }
+        }
         if whole == before {
             return Ok(whole);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packets::fuzz::Generator;
+    use crate::packets::native::Native;
+    use crate::packets::world::{Action, Balancer, Counters, World};
+
+    /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many frames of ARP.
+    #[derive(Default)]
+    struct Faulty {
+        native: Native,
+        seen: usize,
+        after: usize,
+    }
+
+    impl Balancer for Faulty {
+        fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+            self.native.configure(world)
+        }
+
+        fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+            let (action, mut bytes) = self.native.send(frame)?;
+            self.seen += usize::from(frame.bytes[12..14] == [0x08, 0x06]);
+            if self.seen >= self.after && is_damaged(frame) {
+                bytes[17] ^= 1;
+            }
+            Ok((action, bytes))
+        }
+
+        fn counters(&self) -> anyhow::Result<Counters> {
+            self.native.counters()
+        }
+
+        fn accepts(&self, _: &Frame) -> bool {
+            true
+        }
+
+        fn forwards_as(&self) -> Action {
+            self.native.forwards_as()
+        }
+
+        fn refuses_merged(&self) -> bool {
+            false
+        }
+    }
+
+    /// Of IPv4, with one bit of its traffic class set and others at odds with it.
+    fn is_damaged(frame: &Frame) -> bool {
+        frame.bytes.len() > 30 && frame.bytes[12..14] == [0x08, 0x00] && frame.bytes[15] & 0x21 == 0x20
+    }
+
+    fn found(after: usize) -> Vec<Frame> {
+        let make = || Bench::of(&World::new(), Box::new(Faulty { native: Native::default(), seen: 0, after }));
+        let mut generator = Generator::new(11);
+        let mut frames = Vec::new();
+        let mut bench = make().unwrap();
+        while !fails(&mut bench, frames.last().map_or(&[][..], std::slice::from_ref)) {
+            frames.push(generator.frame());
+        }
+        assert!(frames.len() > after + 1, "the fault shows too early to be a test");
+        minimise(&make, frames).unwrap()
+    }
+
+    #[test]
+    fn a_fault_in_one_frame_is_shown_by_the_least_of_it() {
+        let frames = found(0);
+        let mut least = vec![0; 31];
+        least[12] = 0x08;
+        least[15] = 0x20;
+        assert_eq!(frames, [Frame::from(least)]);
+    }
+
+    #[test]
+    fn a_fault_that_needs_earlier_frames_is_shown_with_no_others() {
+        let frames = found(2);
+        assert_eq!(frames.len(), 3, "{frames:02x?}");
+        assert!(frames[..2].iter().all(|frame| frame.bytes[12..14] == [0x08, 0x06]));
+        assert!(is_damaged(&frames[2]) && frames[2].bytes.len() == 31);
     }
 }

@@ -124,8 +124,13 @@ fn without_markers(reasons: &mut BTreeMap<Reason, u64>, markers: u64) -> anyhow:
     Ok(())
 }
 
-/// Whether the kernel can be made to hold exactly this frame: the number of segments is what it counts itself.
+/// Whether the kernel can be made to hold exactly this frame: it counts segments itself, and takes the first tag out of the bytes, for which
+/// it wants two bytes behind it.
 pub fn can_carry(frame: &Frame) -> bool {
+    let tagged = matches!(frame.bytes.get(ADDRESSES..ADDRESSES + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    if tagged && !frame.vlan || frame.vlan && frame.bytes.len() < ADDRESSES + 4 {
+        return false;
+    }
     if frame.segment_size == 0 {
         return frame.segments <= 1;
     }
