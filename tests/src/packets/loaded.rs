@@ -99,7 +99,7 @@ impl Loaded {
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
     }
 
-    /// The program.
+    /// The program, to attach it.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -170,8 +170,7 @@ impl Balancer for Loaded {
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
             Hook::Tc => takes(frame),
-            // At XDP nobody has looked at the link address yet.
-            Hook::Xdp => !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+            Hook::Xdp => takes_at_xdp(frame),
         }
     }
 
@@ -206,6 +205,11 @@ impl LoadedHost {
         let program = bpf::load_backend(&pins.0, 16, 16)?;
         Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
 }
 
 impl Decapsulator for LoadedHost {
@@ -231,6 +235,11 @@ pub fn takes(frame: &Frame) -> bool {
         _ => 1,
     };
     !frame.vlan && frame.bytes.len() >= ETHERNET + header
+}
+
+/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.
+pub fn takes_at_xdp(frame: &Frame) -> bool {
+    !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
 }
 
 fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
