@@ -114,8 +114,11 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
         self.move_head(size_of::<T>() as i32)?;
+        if outer != inner {
+            self.write(ETHERNET - 2, &ether_type(inner))?;
+        }
         self.write(ETHERNET, head)
     }
 }

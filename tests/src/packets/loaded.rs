@@ -82,14 +82,13 @@ impl Loaded {
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
-        for index in 1..=LARGEST_INDEX {
-            let backend = world.backends.get(&index);
-            self.maps.set_backend(index, &backend_entry(backend))?;
-            for family in [Family::V4, Family::V6] {
-                self.maps.set_next_hop(NextHop::index(index, family), next_hop_entry(backend))?;
-            }
-        }
-        Ok(())
+        let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
+        self.maps
+            .set_backends(&backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>())?;
+        let next_hops = backends().flat_map(|(index, backend)| {
+            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop_entry(backend)))
+        });
+        Ok(self.maps.set_next_hops(&next_hops.collect::<Vec<_>>())?)
     }
 }
 
@@ -97,11 +96,11 @@ impl Balancer for Loaded {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         if let Some(old) = self.world.take() {
             for vip in old.vips.keys().filter(|vip| !world.vips.contains_key(vip)) {
-                self.maps.remove_vip(vip_key(*vip))?;
+                self.maps.remove_vips(&[vip_key(*vip)])?;
             }
             let wanted: BTreeMap<_, _> = world.address_entries().collect();
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
-                self.maps.remove_vip_address(prefix)?;
+                self.maps.remove_vip_addresses(&[prefix])?;
             }
             for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
                 self.maps.remove_table(*service)?;
@@ -117,10 +116,10 @@ impl Balancer for Loaded {
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
         self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
-            self.maps.put_vip(vip_key(*vip), world.vip_entry(*service))?;
+            self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }
         for (prefix, entry) in world.address_entries() {
-            self.maps.put_vip_address(prefix, entry)?;
+            self.maps.put_vip_addresses(&[(prefix, entry)])?;
         }
         self.world = Some(world.clone());
         Ok(())

@@ -286,8 +286,8 @@ pub enum Action {
 pub struct Host {
     /// Addresses of the host to which encapsulated packets may come.
     pub local: Vec<IpAddr>,
-    /// VIP addresses that it serves.
-    pub vips: Vec<IpAddr>,
+    /// VIP addresses and prefixes that it serves.
+    pub vips: Vec<IpNet>,
 }
 
 /// Something that runs the balancer's packet path: natively, or a program in the kernel.
