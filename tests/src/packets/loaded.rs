@@ -18,7 +18,7 @@ use super::watching::Watched;
 use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
-const CONNECTIONS: u32 = 1 << 17;
+pub const CONNECTIONS: u32 = 1 << 17;
 
 /// A hook of the balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,24 @@ pub enum Hook {
     Tc,
     /// `sluice_xdp`.
     Xdp,
+}
+
+impl Hook {
+    /// What a program's return value does to the packet.
+    ///
+    /// # Errors
+    ///
+    /// A value that no program of ours returns.
+    pub fn action(self, value: u32) -> anyhow::Result<Action> {
+        const UNSPECIFIED: u32 = u32::MAX;
+
+        match (self, value) {
+            (Self::Tc, UNSPECIFIED) | (Self::Xdp, 2) => Ok(Action::Pass),
+            (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
+            (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
+            _ => bail!("the program returned {value}, which is no action of ours at {self:?}"),
+        }
+    }
 }
 
 /// Pins of one test, gone when it ends, however it ends.
@@ -66,22 +84,18 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
-        Self::with(hook, &settings())
+        Self::with(hook, CONNECTIONS, &settings())
     }
 
-    /// As [`Self::new`], with settings of one's own.
+    /// The same with a connection table of another capacity and other settings.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn with(hook: Hook, settings: &Settings) -> anyhow::Result<Self> {
+    pub fn with(hook: Hook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
-        let capacities = Capacities {
-            services: LARGEST_INDEX.into(),
-            backends: LARGEST_INDEX.into(),
-            vips: 16,
-            connections: CONNECTIONS,
-        };
+        let capacities =
+            Capacities { services: LARGEST_INDEX.into(), backends: LARGEST_INDEX.into(), vips: 16, connections };
         let program = match hook {
             Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
             Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
@@ -97,6 +111,11 @@ impl Loaded {
     /// Where the maps are pinned.
     pub fn pins(&self) -> &Pins {
         &self.pins.0
+    }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
@@ -165,8 +184,7 @@ impl Balancer for Loaded {
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
             Hook::Tc => takes(frame),
-            // At XDP nobody has looked at the link address yet.
-            Hook::Xdp => !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+            Hook::Xdp => takes_at_xdp(frame),
         }
     }
 
@@ -230,6 +248,11 @@ impl LoadedHost {
         let program = bpf::load_backend(&pins.0, 16, 16)?;
         Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
 }
 
 impl Decapsulator for LoadedHost {
@@ -257,17 +280,14 @@ pub fn takes(frame: &Frame) -> bool {
     !frame.vlan && frame.bytes.len() >= ETHERNET + header
 }
 
-fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-    const UNSPECIFIED: u32 = u32::MAX;
+/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.
+pub fn takes_at_xdp(frame: &Frame) -> bool {
+    !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
+}
 
+fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
     let (value, bytes) = program
         .run(&frame.bytes, &SkBuff::of(frame))
         .with_context(|| format!("a frame of {} bytes", frame.bytes.len()))?;
-    let action = match (hook, value) {
-        (Hook::Tc, UNSPECIFIED) | (Hook::Xdp, 2) => Action::Pass,
-        (Hook::Tc, 2) | (Hook::Xdp, 1) => Action::Drop,
-        (Hook::Tc, 7) | (Hook::Xdp, 4) => Action::Redirect,
-        _ => bail!("the program returned {value}, which is no action of ours at {hook:?}"),
-    };
-    Ok((action, bytes))
+    Ok((hook.action(value)?, bytes))
 }

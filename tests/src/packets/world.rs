@@ -254,6 +254,23 @@ impl Counters {
     }
 }
 
+impl Counters {
+    /// Adds other counters.
+    pub fn add_all(&mut self, other: &Self) {
+        for (service, (packets, bytes, new_flows)) in &other.services {
+            let sum = self.services.entry(*service).or_default();
+            *sum = (sum.0 + packets, sum.1 + bytes, sum.2 + new_flows);
+        }
+        for (backend, (packets, bytes, new_flows)) in &other.backends {
+            let sum = self.backends.entry(*backend).or_default();
+            *sum = (sum.0 + packets, sum.1 + bytes, sum.2 + new_flows);
+        }
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(*reason).or_default() += count;
+        }
+    }
+}
+
 /// What a hook did with a frame, as far as it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {

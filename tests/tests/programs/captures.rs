@@ -10,7 +10,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::options::Features;
 use sluice_tests::packets::build::Client;
 use sluice_tests::packets::cases::{self, Step};
-use sluice_tests::packets::loaded::{Hook, Loaded};
+use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded};
 use sluice_tests::packets::native::settings;
 use sluice_tests::packets::watching::{self, EVERYTHING, Watched};
 use sluice_tests::packets::world::{Balancer as _, Frame, Outcome, World};
@@ -41,7 +41,7 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
         if remembers {
             balancer = Loaded::new(hook)?;
         }
-        if case.applies(|frame| balancer.accepts(frame)) {
+        if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
             watching::case(&case, &mut balancer).with_context(|| case.name)?;
             ran += 1;
         }
@@ -121,8 +121,11 @@ fn expired(hook: Hook) -> anyhow::Result<()> {
 }
 
 fn without_the_feature(hook: Hook) -> anyhow::Result<()> {
-    let mut balancer =
-        Loaded::with(hook, &sluice_datapath::entries::Settings { features: Features::NONE, ..settings() })?;
+    let mut balancer = Loaded::with(
+        hook,
+        CONNECTIONS,
+        &sluice_datapath::entries::Settings { features: Features::NONE, ..settings() },
+    )?;
     balancer.configure(&World::new())?;
     balancer.watch(&EVERYTHING)?;
     balancer.send(&dead())?;
