@@ -2,7 +2,7 @@
 //!
 //! A capture is on for as long as the first word of the map `EVENT_SWITCH` says, a moment that whoever reads pushes ahead of itself: when
 //! it dies, the capture ends by itself. While none is on, a packet costs one look at that word. While one is on, [`begin`] keeps
-//! the packet's first bytes, before anything changes them, and [`finish`] writes the event if it is wanted: drops, and a share of what is
+//! the packet's first bytes, before anything changes them, and `finish` writes the event if it is wanted: drops, and a share of what is
 //! forwarded. Both obey a rate limit for each CPU, so that a flood of drops costs little.
 
 use crate::options::Features;

@@ -106,7 +106,7 @@ impl Reason {
     /// How many counters of drops a service has.
     pub const DROPS: usize = 16;
 
-    /// The number of the first reason to drop a packet of a service; the [`Self::DROPS`] numbers from here on are such reasons.
+    /// The number of the first reason to drop a packet of a service; the `DROPS` numbers from here on are such reasons.
     const FIRST_DROP: u32 = 16;
 
     /// The reason's place among the counters of drops that a service has; `None` when it is no reason to drop a packet of a service.
