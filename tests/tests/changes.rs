@@ -20,8 +20,11 @@ use sluice_tests::packets::world::{Action, Balancer, INTERFACE, MTU, VIP_V4, VIP
 
 const SECOND: u64 = 1_000_000_000;
 
+/// What is tried at each hook.
+type Test = fn(Hook) -> anyhow::Result<()>;
+
 fn main() -> ExitCode {
-    let tests: [(&str, fn(Hook) -> anyhow::Result<()>); 5] = [
+    let tests: [(&str, Test); 5] = [
         ("packets of a service that is removed go to none of its backends", removed_service),
         ("packets go to no backend that is removed, tracked flows neither", removed_backend),
         ("a backend that gets the index of another service's gets none of its flows", recycled_backend),
