@@ -3,9 +3,9 @@
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use libtest_mimic::{Arguments, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice_tests::packets::build::{self, Client, ETHERNET};
@@ -13,6 +13,7 @@ use sluice_tests::packets::cases;
 use sluice_tests::packets::isolation::{in_namespace, missing};
 use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes, takes_at_xdp};
 use sluice_tests::packets::native::{Native, NativeHost};
+use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, MTU, World};
@@ -50,35 +51,8 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn ip(arguments: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().context("cannot run ip")?;
-    ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// A veth device with forwarding on and a static neighbour in each family.
 fn redirected_at_xdp() -> anyhow::Result<()> {
-    const OWN: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
-    const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
-
-    for arguments in [
-        "link add out address 02:00:00:00:aa:01 type veth peer name far",
-        "link set far up",
-        "link set out up",
-        "address add 192.0.2.1/24 dev out",
-        "address add 2001:db8:ffff::1/64 dev out nodad",
-        "route add 10.0.1.0/24 via 192.0.2.9",
-        "route add 2001:db8:2::/64 via 2001:db8:ffff::9",
-        "neigh add 192.0.2.9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
-        "neigh add 2001:db8:ffff::9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
-    ] {
-        ip(arguments)?;
-    }
-    // The kernel shows each thread the settings of its own network namespace.
-    for setting in ["/proc/sys/net/ipv4/conf/all/forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"] {
-        std::fs::write(setting, "1").with_context(|| setting.to_owned())?;
-    }
-    let interface = nix::net::if_::if_nametoindex("out")?;
+    let interface = network::route_out()?;
     let world = World::new().all_to(3, 0x1240).with_backend(3, |backend| backend.next_hop = Some((interface, MTU)));
     let mut balancer = Loaded::new(Hook::Xdp)?;
     balancer.configure(&world)?;
@@ -91,7 +65,8 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
         } else {
             build::outer_v4(Ipv4Addr::new(10, 0, 1, 3), class, 0x1240, length)
         };
-        let expected = [&NEIGHBOUR[..], &OWN, &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..]].concat();
+        let expected =
+            [&network::NEIGHBOUR[..], &network::OWN, &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..]].concat();
         ensure!(bytes == expected, "the frame became {bytes:02x?} instead of {expected:02x?}");
     }
     Ok(())

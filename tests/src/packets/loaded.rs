@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, bail};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Slot, TableHead};
+use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
@@ -24,6 +24,24 @@ pub enum Hook {
     Tc,
     /// `sluice_xdp`.
     Xdp,
+}
+
+impl Hook {
+    /// What a program's return value does to the packet.
+    ///
+    /// # Errors
+    ///
+    /// A value that no program of ours returns.
+    pub fn action(self, value: u32) -> anyhow::Result<Action> {
+        const UNSPECIFIED: u32 = u32::MAX;
+
+        match (self, value) {
+            (Self::Tc, UNSPECIFIED) | (Self::Xdp, 2) => Ok(Action::Pass),
+            (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
+            (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
+            _ => bail!("the program returned {value}, which is no action of ours at {self:?}"),
+        }
+    }
 }
 
 /// Pins of one test, gone when it ends, however it ends.
@@ -62,16 +80,21 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
+        Self::with(hook, CONNECTIONS, &settings())
+    }
+
+    /// The same with a connection table of another capacity and other settings.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn with(hook: Hook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
-        let capacities = Capacities {
-            services: LARGEST_INDEX.into(),
-            backends: LARGEST_INDEX.into(),
-            vips: 16,
-            connections: CONNECTIONS,
-        };
+        let capacities =
+            Capacities { services: LARGEST_INDEX.into(), backends: LARGEST_INDEX.into(), vips: 16, connections };
         let program = match hook {
-            Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
-            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
+            Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
+            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
     }
@@ -225,16 +248,8 @@ pub fn takes_at_xdp(frame: &Frame) -> bool {
 }
 
 fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-    const UNSPECIFIED: u32 = u32::MAX;
-
     let (value, bytes) = program
         .run(&frame.bytes, &SkBuff::of(frame))
         .with_context(|| format!("a frame of {} bytes", frame.bytes.len()))?;
-    let action = match (hook, value) {
-        (Hook::Tc, UNSPECIFIED) | (Hook::Xdp, 2) => Action::Pass,
-        (Hook::Tc, 2) | (Hook::Xdp, 1) => Action::Drop,
-        (Hook::Tc, 7) | (Hook::Xdp, 4) => Action::Redirect,
-        _ => bail!("the program returned {value}, which is no action of ours at {hook:?}"),
-    };
-    Ok((action, bytes))
+    Ok((hook.action(value)?, bytes))
 }

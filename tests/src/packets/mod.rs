@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod isolation;
 pub mod loaded;
 pub mod native;
+pub mod network;
 pub mod oracle;
 pub mod random;
 pub mod wire;
