@@ -89,7 +89,7 @@ fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, R
             tables.count_dropped(seen.service, index);
         }
     }
-    observe::finish(tables, seen, outcome);
+    observe::note(tables, seen, outcome);
 }
 
 #[inline(always)]

@@ -154,7 +154,7 @@ pub struct Balancer {
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
     /// [`EventTables::watched`].
-    pub watched: Cell<bool>,
+    pub watched: Cell<u64>,
     /// The map `EVENT_SWITCH`.
     pub switch: [Cell<u64>; switch::WORDS as usize],
     /// The map `OBSERVERS` of a machine with one CPU.
@@ -192,7 +192,7 @@ impl Balancer {
 }
 
 impl EventTables for Balancer {
-    fn watched(&self) -> bool {
+    fn watched(&self) -> u64 {
         self.watched.get()
     }
 

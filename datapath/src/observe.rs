@@ -2,7 +2,7 @@
 //!
 //! A capture is on for as long as the first word of the map `EVENT_SWITCH` says, a moment that whoever reads pushes ahead of itself: when
 //! it dies, the capture ends by itself. While none is on, a packet costs one look at that word. While one is on, [`begin`] keeps
-//! the packet's first bytes, before anything changes them, and `finish` writes the event if it is wanted: drops, and a share of what is
+//! the packet's first bytes, before anything changes them, and [`end`] writes the event if it is wanted: drops, and a share of what is
 //! forwarded. Both obey a rate limit for each CPU, so that a flood of drops costs little.
 
 use crate::options::Features;
@@ -14,6 +14,7 @@ use crate::{Forward, Packet, Reason, Verdict};
 
 /// The most bytes of a packet that an event holds: all headers of nearly every packet.
 pub const HEAD: usize = 128;
+const _: () = assert!(HEAD.is_power_of_two(), "the TC binding bounds what it copies by a mask");
 
 /// What became of one packet: a record of the ring buffer `EVENTS`. Numbers in host order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,8 @@ impl Event {
 pub struct Observer {
     /// The packet that is under way. Its time is 0 when the rate limit leaves no room for its event.
     pub event: Event,
+    /// What became of it: see [`outcome`].
+    pub outcome: u64,
     /// When the next event is due at the allowed rate, nanoseconds of the monotonic clock.
     pub due: u64,
     /// Events that the rate limit suppressed.
@@ -76,12 +79,24 @@ pub struct Observer {
     /// Events for which the ring buffer had no room.
     pub lost: u64,
 }
-plain!(Observer, 192);
+plain!(Observer, 200);
 
 impl Default for Observer {
     fn default() -> Self {
-        Self { event: Event::NONE, due: 0, suppressed: 0, lost: 0 }
+        Self { event: Event::NONE, outcome: outcome::NONE, due: 0, suppressed: 0, lost: 0 }
     }
+}
+
+/// What became of the packet that is under way, as far as captures go.
+pub mod outcome {
+    /// It passes, or it is not known yet.
+    pub const NONE: u64 = 0;
+    /// It is forwarded.
+    pub const FORWARDED: u64 = 1;
+    /// It is forwarded, and opens a TCP connection.
+    pub const OPENED: u64 = 2;
+    /// It is dropped.
+    pub const DROPPED: u64 = 3;
 }
 
 /// The words of the array `EVENT_SWITCH`, by index. Each is written as one.
@@ -117,24 +132,26 @@ pub struct Seen {
     pub opens: bool,
 }
 
-/// Whether a capture may be on: all that a packet costs otherwise, and nothing where the program has not got the feature.
+/// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise, and nothing where the program has not
+/// got the feature. When it is another number, [`begin`] comes next, and [`EventTables::watched`] is not 0 until the packet is done.
 #[inline(always)]
-pub fn is_on<T: BalancerTables>(tables: &T) -> bool {
-    tables.features().has(Features::EVENTS) && tables.switch(switch::UNTIL) != 0
+pub fn watched<T: BalancerTables>(tables: &T) -> u64 {
+    if tables.features().has(Features::EVENTS) { tables.switch(switch::UNTIL) } else { 0 }
 }
 
-/// Looks at a packet before anything else does. Whether it is watched: [`EventTables::watched`] must say the same until the packet is done.
+/// Looks at a packet that is watched before anything else does.
 #[inline(always)]
-pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) -> bool {
+pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
     let now = tables.now();
-    if now >= tables.switch(switch::UNTIL) {
+    let ahead = tables.switch(switch::INTERVAL).wrapping_mul(BURST);
+    let over = now >= tables.switch(switch::UNTIL);
+    if over {
         // Whoever captured has died: the packets to come need not ask for the time.
         tables.switch_off();
-        return false;
     }
-    let ahead = tables.switch(switch::INTERVAL).wrapping_mul(BURST);
-    let begun = tables.observer(|observer| {
-        if observer.due > now.wrapping_add(ahead) {
+    tables.observer(|observer| {
+        observer.outcome = outcome::NONE;
+        if over || observer.due > now.wrapping_add(ahead) {
             observer.event.time = 0;
             return;
         }
@@ -145,47 +162,59 @@ pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) -> bool {
         event.length = packet.length() as u32;
         event.captured = packet.head(&mut event.head);
     });
-    begun.is_some()
 }
 
-/// Writes the event of a packet that is forwarded or dropped, if it is wanted.
+/// Keeps what becomes of a packet, as a stage finds out; a packet that passes leaves it at [`outcome::NONE`].
+///
+/// It does no more: a stage's code is gone through once for each way in which it ends, and [`end`] just once.
 #[inline(always)]
-pub(crate) fn finish<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, Reason>) {
-    if !tables.features().has(Features::EVENTS) || !tables.watched() {
+pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<Forward, Reason>) {
+    if !tables.features().has(Features::EVENTS) || tables.watched() == 0 {
+        return;
+    }
+    tables.observer(|observer| {
+        let event = &mut observer.event;
+        event.service = seen.service;
+        match became {
+            Ok(forward) => {
+                observer.outcome = if seen.opens { outcome::OPENED } else { outcome::FORWARDED };
+                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), forward.interface);
+            }
+            Err(reason) if reason.verdict() == Verdict::Drop => {
+                observer.outcome = outcome::DROPPED;
+                (event.reason, event.backend, event.leaves) = (reason.index(), 0, 0);
+            }
+            Err(_) => {}
+        }
+    });
+}
+
+/// Writes the event of a packet that was watched, if it is wanted. Comes when the packet is done with.
+#[inline(always)]
+pub fn end<T: BalancerTables>(tables: &T) {
+    if tables.switch(switch::UNTIL) == 0 {
         return;
     }
     let select = tables.switch(switch::SELECT);
-    let only = select as u32;
-    if only != 0 && only != seen.service {
-        return;
-    }
-    let (reason, leaves) = match outcome {
-        Ok(forward) => {
-            let unwanted = select & switch::NEW_FLOWS != 0 && !seen.opens;
-            if unwanted || u64::from(tables.random()) >= tables.switch(switch::SAMPLE) {
-                return;
-            }
-            (0, forward.interface)
-        }
-        Err(reason) => {
-            if reason.verdict() == Verdict::Pass {
-                return;
-            }
-            (reason.index(), 0)
-        }
-    };
+    let sample = tables.switch(switch::SAMPLE);
     let interval = tables.switch(switch::INTERVAL);
     tables.observer(|observer| {
-        let event = &mut observer.event;
+        let event = &observer.event;
+        let only = select as u32;
+        if observer.outcome == outcome::NONE || only != 0 && only != event.service {
+            return;
+        }
+        if observer.outcome != outcome::DROPPED {
+            let unwanted = select & switch::NEW_FLOWS != 0 && observer.outcome != outcome::OPENED;
+            if unwanted || u64::from(tables.random()) >= sample {
+                return;
+            }
+        }
         let now = event.time;
         if now == 0 {
             observer.suppressed = observer.suppressed.wrapping_add(1);
             return;
         }
-        event.reason = reason;
-        event.service = seen.service;
-        event.backend = if reason == 0 { u32::from(seen.backend) } else { 0 };
-        event.leaves = leaves;
         let due = if observer.due > now { observer.due } else { now };
         observer.due = due.wrapping_add(interval);
         if !tables.emit(&observer.event) {

@@ -23,8 +23,8 @@ pub trait LookupTable {
 
 /// The maps through which captures look at the balancer's program. See [`crate::observe`].
 pub trait EventTables {
-    /// Whether the packet under way is watched: what [`crate::observe::begin`] said of it.
-    fn watched(&self) -> bool;
+    /// Not 0 when [`crate::observe::begin`] has looked at the packet under way.
+    fn watched(&self) -> u64;
     /// A word of [`crate::observe::switch`].
     fn switch(&self, word: u32) -> u64;
     /// Ends a capture whose time is over.

@@ -131,12 +131,13 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn head(&self, head: &mut [u8; HEAD]) -> u32 {
+        /// Bits of a number below [`HEAD`].
+        const BELOW: u32 = HEAD as u32 - 1;
+
         let bytes = self.bytes();
-        // The verifier wants to see both bounds of what the helper is given; a packet has at least one byte.
-        let wanted = core::hint::black_box(if bytes > HEAD as u32 { HEAD as u32 } else { bytes });
-        if wanted == 0 || wanted > HEAD as u32 {
-            return 0;
-        }
+        let last = if bytes > HEAD as u32 { BELOW } else { bytes.wrapping_sub(1) };
+        // A packet has at least one byte. Written like this because old verifiers learn both bounds from arithmetic only.
+        let wanted = (core::hint::black_box(last) & BELOW).wrapping_add(1);
         // SAFETY: the helper checks what it reads, and writes no more than `wanted` bytes, which `head` has.
         let failed = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, head.as_mut_ptr().cast(), wanted) };
         if failed == 0 { wanted } else { 0 }

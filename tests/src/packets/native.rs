@@ -91,8 +91,14 @@ impl Balancer for Native {
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
         let packet = buffer(&mut bytes, frame);
-        self.maps.watched.set(observe::is_on(&self.maps) && observe::begin(&packet, &self.maps));
+        self.maps.watched.set(observe::watched(&self.maps));
+        if self.maps.watched.get() != 0 {
+            observe::begin(&packet, &self.maps);
+        }
         let outcome = balance(packet, &self.maps);
+        if self.maps.watched.get() != 0 {
+            observe::end(&self.maps);
+        }
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
 
