@@ -12,8 +12,8 @@ use crate::options::{AddressOptions, Features};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
 use crate::tables::{BalancerTables, Forwarded};
-use crate::walk::{self, Walked};
-use crate::{Family, Flow, Reason, parse};
+use crate::walk::{self, Place, Walked};
+use crate::{Family, Flow, Reason, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,24 +26,36 @@ pub struct Forward {
 
 /// What the first stage made of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage<P> {
+pub enum First<P> {
     /// It is encapsulated and accounted, and leaves.
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`unusual`].
     Unusual(P),
 }
 
+/// What the second stage made of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Second<P> {
+    /// It is encapsulated and accounted, and leaves.
+    Forward(Forward),
+    /// It is unchanged, uncounted, and a matter for [`icmp`](crate::icmp()): ICMP to a VIP address, and where it is.
+    Icmp(P, Place),
+}
+
 /// Balances one packet: on success it is encapsulated and accounted, and leaves through the interface named.
 ///
 /// # Errors
 ///
-/// The [`Reason`] why it is not forwarded, already counted; the packet is unchanged, and [`Reason::verdict`] says what to do
-/// with it. (After [`Reason::NoRoom`] it may have been changed; it is dropped.)
+/// The [`Reason`] why it is not forwarded, already counted; [`Reason::verdict`] says what to do with the packet. It is unchanged, unless the
+/// verdict is to answer, or the reason [`Reason::NoRoom`].
 #[inline(always)]
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
     match direct(packet, tables)? {
-        Stage::Forward(forward) => Ok(forward),
-        Stage::Unusual(packet) => unusual(packet, tables),
+        First::Forward(forward) => Ok(forward),
+        First::Unusual(packet) => match unusual(packet, tables)? {
+            Second::Forward(forward) => Ok(forward),
+            Second::Icmp(packet, place) => icmp(packet, place, tables),
+        },
     }
 }
 
@@ -53,7 +65,7 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 ///
 /// As [`balance`].
 #[inline(always)]
-pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Stage<P>, Reason> {
+pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<First<P>, Reason> {
     counted(tables, forward_direct(packet, tables))
 }
 
@@ -63,12 +75,12 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Sta
 ///
 /// As [`balance`].
 #[inline(always)]
-pub fn unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
+pub fn unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Second<P>, Reason> {
     counted(tables, forward_unusual(packet, tables))
 }
 
 #[inline(always)]
-fn counted<T: BalancerTables, R>(tables: &T, outcome: Result<R, Reason>) -> Result<R, Reason> {
+pub(crate) fn counted<T: BalancerTables, R>(tables: &T, outcome: Result<R, Reason>) -> Result<R, Reason> {
     if let Err(reason) = outcome {
         tables.count_refused(reason);
     }
@@ -76,15 +88,15 @@ fn counted<T: BalancerTables, R>(tables: &T, outcome: Result<R, Reason>) -> Resu
 }
 
 #[inline(always)]
-fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Stage<P>, Reason> {
-    let Some(family) = parse::family(&packet)? else { return Ok(Stage::Unusual(packet)) };
+fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<First<P>, Reason> {
+    let Some(family) = parse::family(&packet)? else { return Ok(First::Unusual(packet)) };
     let network = match family {
         Family::V4 => parse::ipv4(&packet, ETHERNET)?,
         Family::V6 => parse::ipv6(&packet, ETHERNET)?,
     };
     let address = find_address(tables, &network)?;
     if !network.is_direct() {
-        return Ok(Stage::Unusual(packet));
+        return Ok(First::Unusual(packet));
     }
     let transport = parse::transport(&packet, &network)?;
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
@@ -94,16 +106,19 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables)?;
-    packet.send(&choice, hash, tables).map(Stage::Forward)
+    packet.send(&choice, hash, tables).map(First::Forward)
 }
 
 #[inline(always)]
-fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
+fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Second<P>, Reason> {
     let walked = walk::network(&packet)?;
     let address = find_address(tables, &walked.network)?;
     let walked = walked.past_extensions(&packet)?;
     if let Part::Later { identification } = walked.part {
-        return follow(packet, &walked, identification, tables);
+        return follow(packet, &walked, identification, tables).map(Second::Forward);
+    }
+    if walked.network.is_icmp() && matches!(walked.part, Part::Whole) {
+        return Ok(Second::Icmp(packet, Place::of(&walked)));
     }
     let offset = walked.start.wrapping_add(walked.network.header);
     let transport = parse::transport_at(&packet, offset, walked.network.protocol)?;
@@ -124,7 +139,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Resul
         };
         tables.remember_fragment(&packet.fragment_key(identification), &entry);
     }
-    packet.send(&choice, hash, tables)
+    packet.send(&choice, hash, tables).map(Second::Forward)
 }
 
 /// Sends a later fragment after its first one, if that is known.
@@ -161,7 +176,7 @@ fn follow<P: Packet, T: BalancerTables>(
 
 /// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
 #[inline(always)]
-fn find_address<T: BalancerTables>(tables: &T, network: &Network) -> Result<VipAddress, Reason> {
+pub(crate) fn find_address<T: BalancerTables>(tables: &T, network: &Network) -> Result<VipAddress, Reason> {
     if network.is_to_mapped() {
         return Err(Reason::NotVip);
     }
@@ -174,7 +189,12 @@ fn find_address<T: BalancerTables>(tables: &T, network: &Network) -> Result<VipA
 
 /// The VIP at a port of a VIP address.
 #[inline(always)]
-fn find_vip<T: BalancerTables>(tables: &T, address: &VipAddress, port: Port, protocol: u8) -> Result<Vip, Reason> {
+pub(crate) fn find_vip<T: BalancerTables>(
+    tables: &T,
+    address: &VipAddress,
+    port: Port,
+    protocol: u8,
+) -> Result<Vip, Reason> {
     let mut vip = tables.vip(&VipKey::new(address.id, port, protocol));
     if vip.is_none() && tables.features().has(Features::ANY_PORT) {
         vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
@@ -183,15 +203,15 @@ fn find_vip<T: BalancerTables>(tables: &T, address: &VipAddress, port: Port, pro
 }
 
 /// A packet to a VIP, and what is known about it.
-struct Ours<P> {
-    packet: P,
-    network: Network,
-    size: Size,
+pub(crate) struct Ours<P> {
+    pub(crate) packet: P,
+    pub(crate) network: Network,
+    pub(crate) size: Size,
     /// Whether it opens a TCP connection.
-    opens: bool,
+    pub(crate) opens: bool,
     /// Bytes of VLAN tags in the frame, if it has tags there or beside.
-    tags: Option<usize>,
-    vip: Vip,
+    pub(crate) tags: Option<usize>,
+    pub(crate) vip: Vip,
 }
 
 impl<P: Packet> Ours<P> {
@@ -216,6 +236,17 @@ impl<P: Packet> Ours<P> {
     /// The backend that gets the packet, and the flow's hash.
     #[inline(always)]
     fn choose<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
+        self.choose_and(flow, tables, true)
+    }
+
+    /// The backend that has a flow, and the flow's hash; nothing is written down.
+    #[inline(always)]
+    pub(crate) fn find<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
+        self.choose_and(flow, tables, false)
+    }
+
+    #[inline(always)]
+    fn choose_and<T: BalancerTables>(&self, flow: &Flow, tables: &T, remembers: bool) -> Result<(Choice, u64), Reason> {
         self.alive()?;
         let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
         let mut hashed = *flow;
@@ -223,12 +254,12 @@ impl<P: Packet> Ours<P> {
             hashed = flow.reduced(self.vip.options);
         }
         let hash = hashed.hash(self.network.family, tables.hash_key());
-        Ok((choose::choose(tables, &table, flow, hash, self.opens)?, hash))
+        Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
     }
 
     /// Encapsulates the packet towards its backend, and accounts it.
     #[inline(always)]
-    fn send<T: BalancerTables>(self, choice: &Choice, hash: u64, tables: &T) -> Result<Forward, Reason> {
+    pub(crate) fn send<T: BalancerTables>(self, choice: &Choice, hash: u64, tables: &T) -> Result<Forward, Reason> {
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,

@@ -75,7 +75,7 @@ pub struct VipKey {
     pub address: u32,
     /// Its port.
     pub port: Port,
-    /// [`crate::flow::TCP`] or [`crate::flow::UDP`].
+    /// [`crate::flow::TCP`] or [`crate::flow::UDP`]; [`crate::flow::ICMP`], at [`VipKey::ANY_PORT`], for pings that are forwarded.
     pub protocol: u8,
     pad: u8,
 }
@@ -84,6 +84,12 @@ plain!(VipKey, 8);
 impl VipKey {
     /// The port that stands for every port.
     pub const ANY_PORT: Port = Port::new(0);
+
+    /// The key of the service that gets the pings to the VIP address with number `address`.
+    #[inline(always)]
+    pub const fn pings(address: u32) -> Self {
+        Self::new(address, Self::ANY_PORT, crate::flow::ICMP)
+    }
 
     /// The key of `port` and `protocol` at the VIP address with number `address`.
     #[inline(always)]

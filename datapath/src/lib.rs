@@ -22,6 +22,7 @@ pub mod encapsulate;
 pub mod entries;
 pub mod flow;
 pub mod header;
+pub mod icmp;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod options;
@@ -35,9 +36,10 @@ pub mod tables;
 pub mod walk;
 
 pub use address::{Address, Family};
-pub use balance::{Forward, Stage, balance};
+pub use balance::{First, Forward, Second, balance};
 pub use decapsulate::decapsulate;
 pub use flow::Flow;
+pub use icmp::icmp;
 pub use packet::Packet;
 pub use plain::Plain;
 pub use reason::{Reason, Verdict};

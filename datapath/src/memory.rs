@@ -8,9 +8,9 @@ use crate::entries::{
     TableHead, Vip, VipAddress, VipKey,
 };
 use crate::options::Features;
-use crate::packet::{ETHERNET, ether_type};
+use crate::packet::{ETHERNET, ether_type, is_group};
 use crate::tables::Forwarded;
-use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
+use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason, checksum};
 
 /// An Ethernet frame in a byte buffer.
 #[derive(Debug)]
@@ -68,6 +68,26 @@ impl Packet for Buffer<'_> {
     fn untag(self, bytes: usize) -> Result<Self, Reason> {
         self.bytes.drain(ETHERNET - 2..ETHERNET - 2 + bytes);
         Ok(Self { vlan: false, ..self })
+    }
+
+    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        let end = offset + size_of::<T>();
+        self.bytes.get_mut(offset..end).ok_or(Reason::NoRoom)?.copy_from_slice(bytes_of(header));
+        Ok(())
+    }
+
+    fn store_summed(&mut self, offset: usize, old: u16, new: u16, at: usize) -> Result<(), Reason> {
+        let checksum = checksum::replaced(self.load(at).ok_or(Reason::NoRoom)?, old, new);
+        self.store(offset, &new)?;
+        self.store(at, &checksum)
+    }
+
+    fn turn_back(&mut self) -> Result<(), Reason> {
+        let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::NoRoom)?;
+        if is_group(to) {
+            return Err(Reason::OtherHost);
+        }
+        self.store(0, &[from, to])
     }
 
     fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {

@@ -56,6 +56,10 @@ bits! {
     AddressOptions {
         /// TCP and UDP to a port that no VIP has is dropped; otherwise it goes on to the host.
         DROP_UNLISTED = 1;
+        /// Pings are left to the host. Without this bit and the next the balancer answers them.
+        PING_HOST = 1 << 1;
+        /// Pings go to a backend of the service that [`VipKey::pings`](crate::entries::VipKey::pings) names.
+        PING_FORWARD = 1 << 2;
     }
 }
 

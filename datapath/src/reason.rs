@@ -1,4 +1,4 @@
-//! Why a packet was not forwarded: one enum is the error, the counter index and the metric name.
+//! What happened to a packet that was not forwarded: one enum is the error, the counter index and the metric name.
 
 use core::fmt;
 
@@ -9,6 +9,8 @@ pub enum Verdict {
     Pass,
     /// The packet is ours and cannot be forwarded.
     Drop,
+    /// The packet has become the answer to its sender: it leaves through the interface that it came from.
+    Answer,
 }
 
 macro_rules! reasons {
@@ -36,7 +38,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
             }
 
-            /// Whether the packet goes on untouched or is dropped.
+            /// Whether the packet goes on untouched, is dropped, or was answered.
             #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict,)+ }
@@ -59,7 +61,7 @@ reasons! {
     /// A fragment to a VIP address whose first fragment is not known: it came before that, or long after it, or the first one was not for
     /// a VIP. Normal in small numbers.
     Fragment = 6, "fragment", Pass;
-    /// To a VIP address, but neither TCP nor UDP. Normal: pings, for example.
+    /// To a VIP address, but neither TCP nor UDP, nor a ping or an error that is acted upon. Normal: pings that are left to the host, for example.
     OtherProtocol = 7, "other_protocol", Pass;
     /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
     NotVipPort = 8, "not_vip_port", Pass;
@@ -69,6 +71,11 @@ reasons! {
     /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing header that is not at its end. Not normal:
     /// a broken sender or an attack.
     ExtensionHeaders = 10, "extension_headers", Pass;
+    /// An ICMP error to a VIP address that quotes no packet from a VIP there. Normal in small numbers: errors for the host, scans.
+    QuotesOther = 11, "quotes_other", Pass;
+    /// An ICMP error to a VIP address that quotes a later fragment, which has no ports, so that nobody can tell whose it is. Normal in small
+    /// numbers.
+    QuotesFragment = 12, "quotes_fragment", Pass;
     /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.
@@ -91,6 +98,8 @@ reasons! {
     NotTunnel = 32, "not_tunnel", Pass;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
+    /// A ping to a VIP address, answered. Normal: monitoring.
+    PingAnswered = 56, "ping_answered", Answer;
 }
 
 impl Reason {

@@ -17,7 +17,8 @@ use sluice_datapath::entries::{
 use sluice_datapath::options::Features;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
-use sluice_datapath::{Address, BalancerTables, Family, Flow, LookupTable, Reason, Stage};
+use sluice_datapath::walk::Place;
+use sluice_datapath::{Address, BalancerTables, Family, First, Flow, LookupTable, Reason, Second, icmp};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
@@ -99,9 +100,14 @@ static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 #[classifier]
 pub fn sluice_tc(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    match direct_at_tc(skb) {
-        tc::UNUSUAL => unusual_at_tc(skb),
-        action => action,
+    let action = direct_at_tc(skb);
+    if action != tc::UNUSUAL {
+        return action;
+    }
+    let action = unusual_at_tc(skb);
+    match tc::icmp_place(action) {
+        Some(place) => icmp_at_tc(skb, place.to_word()),
+        None => action,
     }
 }
 
@@ -109,8 +115,8 @@ pub fn sluice_tc(context: TcContext) -> i32 {
 #[inline(never)]
 fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
     match direct(TcPacket::new(skb), &Maps) {
-        Ok(Stage::Forward(forward)) => tc::redirect(&forward),
-        Ok(Stage::Unusual(_)) => tc::UNUSUAL,
+        Ok(First::Forward(forward)) => tc::redirect(&forward),
+        Ok(First::Unusual(_)) => tc::UNUSUAL,
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -119,17 +125,32 @@ fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
 #[inline(never)]
 fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
     match unusual(TcPacket::of(skb), &Maps) {
-        Ok(forward) => tc::redirect(&forward),
+        Ok(Second::Forward(forward)) => tc::redirect(&forward),
+        Ok(Second::Icmp(_, place)) => tc::icmp_at(place),
         Err(reason) => tc::refuse(reason),
+    }
+}
+
+/// The third stage at TC.
+#[inline(never)]
+fn icmp_at_tc(skb: *mut __sk_buff, place: u32) -> i32 {
+    match icmp(TcPacket::of(skb), Place::from_word(place), &Maps) {
+        Ok(forward) => tc::redirect(&forward),
+        Err(reason) => tc::answer(skb, reason),
     }
 }
 
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
-    match direct_at_xdp(context.ctx) {
-        xdp::UNUSUAL => unusual_at_xdp(context.ctx),
-        action => action,
+    let action = direct_at_xdp(context.ctx);
+    if action != xdp::UNUSUAL {
+        return action;
+    }
+    let action = unusual_at_xdp(context.ctx);
+    match xdp::icmp_place(action) {
+        Some(place) => icmp_at_xdp(context.ctx, place.to_word()),
+        None => action,
     }
 }
 
@@ -137,8 +158,8 @@ pub fn sluice_xdp(context: XdpContext) -> u32 {
 #[inline(never)]
 fn direct_at_xdp(context: *mut xdp_md) -> u32 {
     match direct(XdpPacket::new(context), &Maps) {
-        Ok(Stage::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(Stage::Unusual(_)) => xdp::UNUSUAL,
+        Ok(First::Forward(forward)) => xdp::redirect(context, &forward),
+        Ok(First::Unusual(_)) => xdp::UNUSUAL,
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -147,6 +168,16 @@ fn direct_at_xdp(context: *mut xdp_md) -> u32 {
 #[inline(never)]
 fn unusual_at_xdp(context: *mut xdp_md) -> u32 {
     match unusual(XdpPacket::new(context), &Maps) {
+        Ok(Second::Forward(forward)) => xdp::redirect(context, &forward),
+        Ok(Second::Icmp(_, place)) => xdp::icmp_at(place),
+        Err(reason) => xdp::refuse(reason),
+    }
+}
+
+/// The third stage at XDP.
+#[inline(never)]
+fn icmp_at_xdp(context: *mut xdp_md, place: u32) -> u32 {
+    match icmp(XdpPacket::new(context), Place::from_word(place), &Maps) {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }

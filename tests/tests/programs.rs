@@ -12,6 +12,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice::bpf;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
+use sluice_tests::packets::icmp;
 use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes};
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
         let name = format!("backend: {}", case.name);
         let cut = (!case.frames.iter().all(|(frame, _)| takes(frame))).then_some(REFUSED);
         add(name, Box::new(move || case.run(&mut LoadedHost::new()?)), missing.as_deref().or(cut));
+    }
+    for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
+        let name = format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
+        add(name, Box::new(move || icmp::every_answer_is_valid(&mut Loaded::new(hook)?)), missing.as_deref());
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp), missing.as_deref());

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::attachment::Attachment;
 use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program};
 use crate::cli::Lb;
-use crate::config::Config;
+use crate::config::{AddressPolicy, Config, Unlisted};
 use crate::daemon::{self, Asked, Entry, REFRESH, SETTLE, STATE, Signals};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -131,6 +131,7 @@ struct Balancer {
 async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     let netlink = Netlink::connect().map_err(Failure::operation)?;
     check_interfaces(&netlink, &input.interfaces).await?;
+    check_own_addresses(&netlink, &input.config).await?;
     // Asked before anything is touched: a wrong underlay address is bad input.
     let next_hops = find_next_hops(&netlink, &input).await?;
     let mut signals = Signals::listen()?;
@@ -198,6 +199,28 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
         if !interface.ethernet {
             return Err(Failure::bad_input(anyhow!(
                 "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet interface"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Dropping what no service listens to would cut the host itself off where it has a VIP address of its own: SSH to it, for one.
+///
+/// # Errors
+///
+/// [`Failure::BadInput`] with the address.
+async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), Failure> {
+    let drops = |policy: &&AddressPolicy| policy.unlisted() == Unlisted::Drop && !policy.force();
+    if !config.addresses().iter().any(|policy| drops(&policy)) {
+        return Ok(());
+    }
+    let own = netlink.local_addresses().await.map_err(Failure::operation)?;
+    for (index, policy) in config.addresses().iter().enumerate().filter(|(_, policy)| drops(policy)) {
+        if let Some((_, address)) = own.iter().find(|(_, address)| policy.prefix().contains(address)) {
+            return Err(Failure::bad_input(anyhow!(
+                "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
+                 whatever else listens there, such as SSH; take the address from the host, or write \"force\": true"
             )));
         }
     }
@@ -317,6 +340,7 @@ impl Balancer {
             }
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
+        check_own_addresses(self.host.netlink(), &input.config).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
         let want = input.want()?;
         let (have, steps) = self.plan(&want)?;

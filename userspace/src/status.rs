@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use ipnet::IpNet;
 use serde::Serialize;
 use sluice_datapath::entries::{NextHop, VipKey};
+use sluice_datapath::flow::ICMP;
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
@@ -179,7 +180,7 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
             let owner = have.backends.get(&slot.first).and_then(|backend| backend.name.clone());
             *slots.entry(owner.unwrap_or_else(|| format!("(index {})", slot.first))).or_default() += 1;
         }
-        let vips = have.vips.iter().filter(|(_, vip)| vip.service == *index);
+        let vips = have.vips.iter().filter(|(key, vip)| vip.service == *index && key.protocol != ICMP);
         services.push(ServiceStatus {
             name: name.clone(),
             vips: vips.map(|(key, _)| vip(&addresses, key)).collect(),

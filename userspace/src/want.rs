@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{Config, Hash, Service, Tracking, Vip};
+use crate::config::{AddressPolicy, Config, Hash, Ping, Service, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -99,8 +99,17 @@ impl Want {
             })
         });
         let services = services.collect::<Result<_, _>>()?;
-        Ok(Self { backends: backends.collect(), services, addresses: BTreeMap::new() })
+        let addresses = config.addresses().iter().map(|policy| (policy.prefix(), options(policy)));
+        Ok(Self { backends: backends.collect(), services, addresses: addresses.collect() })
     }
+}
+
+/// What a policy is to packets.
+fn options(policy: &AddressPolicy) -> AddressOptions {
+    AddressOptions::NONE
+        .with_if(policy.unlisted() == Unlisted::Drop, AddressOptions::DROP_UNLISTED)
+        .with_if(policy.ping() == Ping::Host, AddressOptions::PING_HOST)
+        .with_if(policy.ping() == Ping::Forward, AddressOptions::PING_FORWARD)
 }
 
 /// The backend of each slot: the first of the slot's preference list that is not draining, or the first when all are.

@@ -3,6 +3,8 @@
 //! Each test has network and mount namespaces of its own, with a private BPF file system and a private `/run`, so nothing here
 //! touches the host. They need root; without it they are reported as ignored.
 
+#[path = "daemon/addresses.rs"]
+mod addresses;
 #[path = "daemon/backend.rs"]
 mod backend;
 #[path = "daemon/input.rs"]
@@ -58,6 +60,9 @@ tests! {
         a_route_change_reaches_the_next_hops,
         a_lost_filter_is_attached_again,
         an_interface_that_vanished_is_no_obstacle;
+    addresses:
+        unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_forced,
+        a_prefix_that_holds_an_address_of_the_host_is_refused;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

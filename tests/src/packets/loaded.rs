@@ -156,6 +156,14 @@ impl Balancer for Loaded {
         }
     }
 
+    /// A test run does not show the interface of a redirect.
+    fn answers_as(&self) -> Action {
+        match self.hook {
+            Hook::Tc => Action::Redirect,
+            Hook::Xdp => Action::Return,
+        }
+    }
+
     fn refuses_merged(&self) -> bool {
         true
     }
@@ -216,6 +224,7 @@ fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, 
         (Hook::Tc, UNSPECIFIED) | (Hook::Xdp, 2) => Action::Pass,
         (Hook::Tc, 2) | (Hook::Xdp, 1) => Action::Drop,
         (Hook::Tc, 7) | (Hook::Xdp, 4) => Action::Redirect,
+        (Hook::Xdp, 3) => Action::Return,
         _ => bail!("the program returned {value}, which is no action of ours at {hook:?}"),
     };
     Ok((action, bytes))

@@ -8,6 +8,7 @@
 pub mod build;
 pub mod cases;
 pub mod context;
+pub mod icmp;
 pub mod loaded;
 pub mod native;
 pub mod oracle;

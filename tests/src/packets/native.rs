@@ -108,6 +108,10 @@ impl Balancer for Native {
         Action::Redirect
     }
 
+    fn answers_as(&self) -> Action {
+        Action::Return
+    }
+
     fn refuses_merged(&self) -> bool {
         false
     }
@@ -153,5 +157,6 @@ fn action(reason: Reason) -> Action {
     match reason.verdict() {
         Verdict::Pass => Action::Pass,
         Verdict::Drop => Action::Drop,
+        Verdict::Answer => Action::Return,
     }
 }

@@ -12,6 +12,7 @@ use self::ip::{Ip, Part};
 use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
+mod icmp;
 mod ip;
 
 /// The 5-tuple as it is hashed: addresses, ports and protocol in wire order.
@@ -47,22 +48,30 @@ impl Oracle {
     pub fn judge(&mut self, frame: &Frame) -> Outcome {
         use Reason::{
             BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol,
-            Truncated, Vlan,
+            QuotesFragment, QuotesOther, Truncated, Vlan,
         };
-        match self.forward(frame) {
-            Ok(forwarded) => Outcome::Forward(forwarded),
+        match self.outcome(frame) {
+            Ok(outcome) => outcome,
             Err(
                 reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol
-                | NotVipPort | NotTunnel | OtherHost),
+                | NotVipPort | NotTunnel | OtherHost | QuotesOther | QuotesFragment),
             ) => Outcome::Pass(reason),
             Err(reason) => Outcome::Drop(reason),
         }
     }
 
-    fn forward(&mut self, frame: &Frame) -> Result<Forwarded, Reason> {
+    fn outcome(&mut self, frame: &Frame) -> Result<Outcome, Reason> {
         let ip = ip::find(frame)?;
         let address = self.address(&ip)?;
-        let ip = ip.past_extensions(frame)?;
+        let ip = ip.past_extensions(&frame.bytes)?;
+        let icmp = if ip.source.is_ipv4() { 1 } else { 58 };
+        if ip.protocol == icmp && ip.part == Part::Whole {
+            return self.icmp(frame, &ip, address);
+        }
+        self.forward(frame, ip, address).map(Outcome::Forward)
+    }
+
+    fn forward(&mut self, frame: &Frame, ip: Ip, address: u32) -> Result<Forwarded, Reason> {
         let present = frame.bytes.len() - ip.start;
         if let Part::Later(id) = ip.part {
             return self.follow(frame, &ip, id);
@@ -92,28 +101,33 @@ impl Oracle {
 
         let opens = tcp && transport[13] & 0x12 == 0x02;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
-        let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
-        let (first, hint) = slot(&table.slots, &self.hashed(service, &tuple)).ok_or(Reason::NoTable)?;
-        let incarnation = |index: u16| self.world.backends.get(&index).map_or(0, |backend| backend.incarnation);
-        let kept =
-            self.connections.get(&tuple).filter(|(index, was)| table.tracked && !opens && incarnation(*index) == *was);
-        let chosen = if let Some((index, _)) = kept {
-            *index
-        } else {
-            if first == 0 || first > LARGEST_INDEX {
-                return Err(Reason::NoBackend);
-            }
-            if table.tracked {
-                self.connections.insert(tuple, (first, incarnation(first)));
-            }
-            first
-        };
+        let (chosen, hint) = self.choose(service, &tuple, opens)?;
+        let incarnation = self.incarnation(chosen);
+        if self.world.tables[&service].tracked {
+            self.connections.insert(tuple, (chosen, incarnation));
+        }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation: incarnation(chosen), hint };
+            let first = First { service, backend: chosen, incarnation, hint };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
         self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens)
+    }
+
+    /// The backend of a flow, and its slot's hint.
+    fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
+        let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
+        let (first, hint) = slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
+        let kept = self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
+        match kept {
+            Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
+            _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
+            _ => Ok((first, hint)),
+        }
+    }
+
+    fn incarnation(&self, index: u16) -> u32 {
+        self.world.backends.get(&index).map_or(0, |backend| backend.incarnation)
     }
 
     /// The number of the VIP address or prefix that a packet goes to.
@@ -156,7 +170,7 @@ impl Oracle {
         if ip.hops == 0 {
             return Err(Reason::Expired);
         }
-        if self.world.backends.get(&backend).map_or(0, |backend| backend.incarnation) != incarnation {
+        if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }
         self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false)

@@ -205,6 +205,8 @@ pub enum Outcome {
     Drop(Reason),
     /// It is encapsulated.
     Forward(Forwarded),
+    /// It becomes its own answer, these bytes, counted under a reason.
+    Answer(Reason, Vec<u8>),
 }
 
 /// An encapsulated frame and what it adds to counters.
@@ -239,7 +241,9 @@ impl Counters {
     /// Adds what an outcome should add.
     pub fn add(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Pass(reason) | Outcome::Drop(reason) => *self.reasons.entry(*reason).or_default() += 1,
+            Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
+                *self.reasons.entry(*reason).or_default() += 1
+            }
             Outcome::Forward(forwarded) => {
                 let service = self.services.entry(forwarded.service).or_default();
                 service.0 += forwarded.packets;
@@ -262,6 +266,8 @@ pub enum Action {
     Drop,
     /// The frame leaves through an interface.
     Redirect,
+    /// The frame leaves through the interface that it came from.
+    Return,
 }
 
 /// What a backend's maps hold.
@@ -301,6 +307,9 @@ pub trait Balancer {
 
     /// What a frame that is encapsulated looks like from outside.
     fn forwards_as(&self) -> Action;
+
+    /// What a frame that became its own answer looks like from outside.
+    fn answers_as(&self) -> Action;
 
     /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the packet lacks a segment type.
     fn refuses_merged(&self) -> bool;

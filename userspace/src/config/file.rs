@@ -37,6 +37,8 @@ pub(super) struct Document {
     pub(super) limits: Option<Object<Limits>>,
     pub(super) backends: Vec<Object<Backend>>,
     pub(super) services: Vec<Object<Service>>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Object<super::policy::Typed>>,
 }
 
 #[derive(Deserialize)]

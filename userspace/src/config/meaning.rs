@@ -8,7 +8,7 @@ use super::address::unusable;
 use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
-use super::{Backend, Config, ConfigError, Service, ServiceBackend, Underlay, Vip};
+use super::{AddressPolicy, Backend, Config, ConfigError, Ping, Service, ServiceBackend, Underlay, Vip, policy};
 
 /// A place and the problem there; [`config`] adds the file.
 type Problem = (String, String);
@@ -49,7 +49,8 @@ fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
     let limits = limits(document.limits.map(|Object(limits)| limits));
     let backends = backends(document.backends, underlay, limits)?;
     let services = services(document.services, &backends, underlay, limits)?;
-    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, backends, services })
+    let addresses = addresses(&document.addresses, &services, limits)?;
+    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, backends, services, addresses })
 }
 
 fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
@@ -153,6 +154,25 @@ fn services(
         });
     }
     Ok(services)
+}
+
+fn addresses(
+    typed: &[Object<policy::Typed>],
+    services: &[Service],
+    limits: Limits,
+) -> Result<Vec<AddressPolicy>, Problem> {
+    let mut seen = Seen::new();
+    let mut policies = Vec::with_capacity(typed.len());
+    for (index, Object(typed)) in typed.iter().enumerate() {
+        let place = format!("addresses[{index}].address");
+        policies.push(typed.meant(services).map_err(at(&place))?);
+        seen.first_time(typed.address, place, |prefix| format!("{prefix}"))?;
+    }
+    // Where pings go is an entry beside the VIPs.
+    let vips = services.iter().map(|service| service.vips.len()).sum::<usize>();
+    let forwarded = policies.iter().filter(|policy| policy.ping == Ping::Forward).count();
+    check_limit(vips + forwarded, "vips", limits.vips, limits::MAX_VIPS)?;
+    Ok(policies)
 }
 
 fn check_vips(

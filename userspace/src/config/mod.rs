@@ -16,6 +16,7 @@ mod file;
 pub mod limits;
 mod meaning;
 mod names;
+mod policy;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -23,6 +24,7 @@ mod vip;
 pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
+pub use policy::{AddressPolicy, Ping, Unlisted};
 pub use vip::{Protocol, Vip, VipError};
 
 /// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
@@ -39,6 +41,7 @@ pub struct Config {
     limits: Limits,
     backends: Vec<Backend>,
     services: Vec<Service>,
+    addresses: Vec<AddressPolicy>,
 }
 
 /// The balancer's own addresses: the sources of outer headers. At least one is there, and both are unicast.
@@ -172,6 +175,12 @@ impl Config {
     #[must_use]
     pub fn services(&self) -> &[Service] {
         &self.services
+    }
+
+    /// What becomes of packets that no VIP takes, for those VIP addresses for which it was written; no two for one address.
+    #[must_use]
+    pub fn addresses(&self) -> &[AddressPolicy] {
+        &self.addresses
     }
 }
 

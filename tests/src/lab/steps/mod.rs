@@ -3,6 +3,7 @@
 mod change;
 mod merged;
 mod packet;
+mod pings;
 mod plain;
 mod replies;
 mod restart;
@@ -73,6 +74,7 @@ pub const STEPS: &[Step] = &[
     Step::new("requests_spread_by_weight", "Requests spread by weight", spread::run),
     Step::new("no_reply_crosses_a_balancer", "Replies go straight to the clients", replies::run),
     Step::new("packets_are_encapsulated", "One encapsulated packet of each IP version", packet::run),
+    Step::new("pings_are_answered", "The balancers answer pings", pings::run),
     Step::new("merged_packets_are_forwarded", "Merged packets (GSO)", merged::run),
     Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
     Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),

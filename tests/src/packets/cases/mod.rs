@@ -6,7 +6,9 @@ mod dropping;
 mod families;
 mod forwarding;
 mod fragments;
+mod icmp;
 mod passing;
+mod pings;
 mod tracking;
 mod unusual;
 
@@ -71,6 +73,8 @@ pub fn balancing() -> Vec<Case> {
         addressing::cases(),
         unusual::cases(),
         fragments::cases(),
+        icmp::cases(),
+        pings::cases(),
         passing::cases(),
         dropping::cases(),
         tracking::cases(),
@@ -189,6 +193,7 @@ pub fn send(
         Outcome::Pass(_) => (Action::Pass, &frame.bytes),
         Outcome::Drop(_) => (Action::Drop, &frame.bytes),
         Outcome::Forward(forwarded) => (balancer.forwards_as(), &forwarded.bytes),
+        Outcome::Answer(_, bytes) => (balancer.answers_as(), bytes),
     };
     let (did, left) = balancer.send(frame)?;
     let counters = balancer.counters()?;
