@@ -5,12 +5,13 @@
 //! does the same. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after the other.
 
 use crate::choose::{self, Choice};
-use crate::encapsulate::wrap;
+use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{Fragment, FragmentKey, PrefixKey, Vip, VipAddress, VipKey};
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
+use crate::reject::{reject, smallest};
 use crate::tables::{BalancerTables, Forwarded};
 use crate::walk::{self, Place, Walked};
 use crate::{Family, Flow, Reason, icmp, parse};
@@ -31,6 +32,8 @@ pub enum First<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`unusual`].
     Unusual(P),
+    /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
+    TooBig(P, u32),
 }
 
 /// What the second stage made of a packet.
@@ -40,6 +43,8 @@ pub enum Second<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`icmp`](crate::icmp()): ICMP to a VIP address, and where it is.
     Icmp(P, Place),
+    /// As [`First::TooBig`].
+    TooBig(P, u32),
 }
 
 /// Balances one packet: on success it is encapsulated and accounted, and leaves through the interface named.
@@ -52,8 +57,10 @@ pub enum Second<P> {
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
     match direct(packet, tables)? {
         First::Forward(forward) => Ok(forward),
+        First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
         First::Unusual(packet) => match unusual(packet, tables)? {
             Second::Forward(forward) => Ok(forward),
+            Second::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
             Second::Icmp(packet, place) => icmp(packet, place, tables),
         },
     }
@@ -106,7 +113,11 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables)?;
-    packet.send(&choice, hash, tables).map(First::Forward)
+    let way = packet.way(&choice, tables)?;
+    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+        return Ok(First::TooBig(packet.packet, mtu));
+    }
+    packet.send(&choice, &way, hash, tables).map(First::Forward)
 }
 
 #[inline(always)]
@@ -139,7 +150,12 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Resul
         };
         tables.remember_fragment(&packet.fragment_key(identification), &entry);
     }
-    packet.send(&choice, hash, tables).map(Second::Forward)
+    let way = packet.way(&choice, tables)?;
+    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+        // What has tags in its bytes is told nothing.
+        return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
+    }
+    packet.send(&choice, &way, hash, tables).map(Second::Forward)
 }
 
 /// Sends a later fragment after its first one, if that is known.
@@ -171,7 +187,8 @@ fn follow<P: Packet, T: BalancerTables>(
     let ports = Port::new(0);
     let flow = Flow::new(walked.network.source, walked.network.destination, ports, ports, walked.network.protocol);
     let hash = flow.hash(walked.network.family, tables.hash_key());
-    packet.send(&choice, hash, tables)
+    // Errors about later fragments are not sent (RFC 1122 section 3.2.2).
+    packet.send_untold(&choice, hash, tables)
 }
 
 /// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
@@ -257,15 +274,49 @@ impl<P: Packet> Ours<P> {
         Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
     }
 
-    /// Encapsulates the packet towards its backend, and accounts it.
+    /// The way to the backend.
     #[inline(always)]
-    pub(crate) fn send<T: BalancerTables>(self, choice: &Choice, hash: u64, tables: &T) -> Result<Forward, Reason> {
+    fn way<T: BalancerTables>(&self, choice: &Choice, tables: &T) -> Result<Way, Reason> {
+        way(&self.network, choice, tables)
+    }
+
+    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
+    #[inline(always)]
+    fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
+        let room = way.room();
+        if self.size.segment <= room as usize {
+            return Ok(None);
+        }
+        let smallest = smallest(self.network.family);
+        let mtu = if room > smallest { room } else { smallest };
+        // Who keeps to the smallest MTU already can do no more.
+        if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
+    }
+
+    /// Sends a packet whose sender is told nothing if it does not fit.
+    #[inline(always)]
+    pub(crate) fn send_untold<T: BalancerTables>(
+        self,
+        choice: &Choice,
+        hash: u64,
+        tables: &T,
+    ) -> Result<Forward, Reason> {
+        let way = self.way(choice, tables)?;
+        if self.size.segment > way.room() as usize {
+            return Err(Reason::TooBig);
+        }
+        self.send(choice, &way, hash, tables)
+    }
+
+    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
+    #[inline(always)]
+    fn send<T: BalancerTables>(self, choice: &Choice, way: &Way, hash: u64, tables: &T) -> Result<Forward, Reason> {
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,
             new_flows: u64::from(self.opens),
         };
-        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, hash, tables)?;
+        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
         Ok(forward)
     }

@@ -7,6 +7,7 @@ use crate::Address;
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
+use crate::rate::Rate;
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,6 +290,8 @@ pub struct Settings {
     pub source_bits_v4: u32,
     /// Bits of the last word of `source_v6`, as above.
     pub source_bits_v6: u32,
+    /// How often each CPU may send an ICMP error.
+    pub errors: Rate,
 }
 
 impl Settings {
@@ -300,6 +303,7 @@ impl Settings {
         source_v6: Address::NONE,
         source_bits_v4: 0,
         source_bits_v6: 0,
+        errors: Rate::UNLIMITED,
     };
 }
 

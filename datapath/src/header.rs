@@ -94,6 +94,13 @@ plain!(Icmp, 8);
 impl Icmp {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
+
+    /// The sum of its words, the checksum included, in wire order.
+    #[inline(always)]
+    pub const fn sum(&self) -> u32 {
+        let first = u16::from_ne_bytes([self.kind, self.code]) as u32;
+        first.wrapping_add(self.checksum as u32).wrapping_add(self.rest & 0xffff).wrapping_add(self.rest >> 16)
+    }
 }
 
 impl Ipv4 {

@@ -85,7 +85,8 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Res
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
     let ours = Ours { network, size, opens: false, tags: walked.tags(), vip, packet };
     let (choice, hash) = ours.find(&flow, tables)?;
-    ours.send(&choice, hash, tables)
+    // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
+    ours.send_untold(&choice, hash, tables)
 }
 
 /// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet, from the VIP to the client, is at `start`.

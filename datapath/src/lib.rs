@@ -29,8 +29,10 @@ pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod plain;
+pub mod rate;
 pub mod reason;
 pub mod records;
+pub mod reject;
 pub mod siphash;
 pub mod tables;
 pub mod walk;
@@ -43,6 +45,7 @@ pub use icmp::icmp;
 pub use packet::Packet;
 pub use plain::Plain;
 pub use reason::{Reason, Verdict};
+pub use reject::reject;
 pub use tables::{BackendTables, BalancerTables, LookupTable};
 
 /// Version of everything that is laid out in pinned maps: names, keys, values and their meaning.

@@ -90,6 +90,24 @@ impl Packet for Buffer<'_> {
         self.store(0, &[from, to])
     }
 
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        self.bytes.truncate(length);
+        Ok(Self { segment_size: 0, segments: 1, ..self })
+    }
+
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let words: [u32; 2] = self.bytes.get(offset..offset + N)?.chunks(2).fold([0, 0], |[sum, carry], word| {
+            let sum = sum + u32::from(u16::from_ne_bytes([word[0], word[1]]));
+            [sum & 0xffff, carry + (sum >> 16)]
+        });
+        Some(words[0] + words[1])
+    }
+
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(headers).iter().copied());
+        Ok(())
+    }
+
     fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
         self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
@@ -159,6 +177,8 @@ pub struct Balancer {
     pub backend_counters: RefCell<BTreeMap<u16, BackendCounters>>,
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
+    /// The map `ERRORS`.
+    pub errors: Cell<u64>,
 }
 
 impl Balancer {
@@ -178,6 +198,7 @@ impl Balancer {
             services: RefCell::default(),
             backend_counters: RefCell::default(),
             reasons: RefCell::default(),
+            errors: Cell::default(),
         }
     }
 }
@@ -209,6 +230,12 @@ impl BalancerTables for Balancer {
 
     fn now(&self) -> u64 {
         self.now.get()
+    }
+
+    fn take_error(&self) -> bool {
+        let (taken, state) = self.settings.errors.take(self.errors.get(), self.now.get());
+        self.errors.set(state);
+        taken
     }
 
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {

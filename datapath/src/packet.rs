@@ -61,6 +61,24 @@ pub trait Packet: Sized {
     /// [`Reason::OtherHost`] for a frame to everybody or to a group, which is unchanged (at XDP nobody has looked at the link address); [`Reason::NoRoom`].
     fn turn_back(&mut self) -> Result<(), Reason>;
 
+    /// Cuts the frame to its first `length` bytes, a constant of which it has more. All of them are readable then, and the packet is no longer merged.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn cut(self, length: usize) -> Result<Self, Reason>;
+
+    /// The sum of the 16-bit words of `N` bytes at `offset`, in memory order, one's complement; `N` is a multiple of four, at most 512, and `offset` as in
+    /// [`Packet::load`].
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32>;
+
+    /// Inserts headers of the packet's own family between the Ethernet header and the IP header.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
+
     /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`.
     ///
     /// # Errors

@@ -54,6 +54,13 @@ impl Network {
             }
     }
 
+    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet that is no later fragment, of an IPv6 packet without extension
+    /// headers.
+    #[inline(always)]
+    pub const fn has_transport(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
+    }
+
     /// Whether a whole TCP or UDP packet directly follows an IP header without options.
     #[inline(always)]
     pub const fn is_direct(&self) -> bool {

@@ -88,18 +88,23 @@ reasons! {
     NoEncapsulation = 20, "no_encapsulation", Drop;
     /// There is no route to the backend. Not normal: look at the host's routing table.
     NoRoute = 21, "no_route", Drop;
-    /// With its outer header the packet does not fit the MTU towards the backend. Not normal: raise the underlay's MTU.
+    /// With its outer header the packet does not fit the MTU towards the backend. `mtu_told` of them were answered. Not normal: raise the underlay's MTU.
     TooBig = 22, "too_big", Drop;
     /// The kernel refused to make room for the outer header, or to take it off. Not normal: the packet was already encapsulated, or memory ran out.
     NoRoom = 23, "no_room", Drop;
     /// To a VIP address that drops what no service listens to, at such a port. Normal: scans.
     Unlisted = 24, "unlisted", Drop;
+    /// Nobody was told that a packet does not fit (`too_big` counts it), because errors are sent only so often. Not normal: many clients, or one that does not
+    /// listen.
+    MtuNotTold = 30, "mtu_not_told", Drop;
     /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
     /// A ping to a VIP address, answered. Normal: monitoring.
     PingAnswered = 56, "ping_answered", Answer;
+    /// The client was told by ICMP that its packet does not fit (`too_big` counts the packet). Normal where the underlay's MTU is small.
+    MtuTold = 57, "mtu_told", Answer;
 }
 
 impl Reason {

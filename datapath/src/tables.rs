@@ -37,6 +37,8 @@ pub trait BalancerTables {
     fn source_bits(&self, family: Family) -> u32;
     /// Nanoseconds of a clock that never goes back.
     fn now(&self) -> u64;
+    /// Whether one more ICMP error may be sent now; if so, it is one less later.
+    fn take_error(&self) -> bool;
     /// The VIP address entry of a destination, if it is one.
     fn vip_address(&self, address: &Address) -> Option<VipAddress>;
     /// The entry of the longest VIP prefix that holds a destination.

@@ -15,10 +15,11 @@ use sluice_datapath::entries::{
     VipKey,
 };
 use sluice_datapath::options::Features;
+use sluice_datapath::rate::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::walk::Place;
-use sluice_datapath::{Address, BalancerTables, Family, First, Flow, LookupTable, Reason, Second, icmp};
+use sluice_datapath::{Address, BalancerTables, Family, First, Flow, LookupTable, Reason, Second, icmp, reject};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
@@ -46,6 +47,12 @@ static SOURCE_V6: Global<Address> = Global::new(Address::NONE);
 static SOURCE_BITS_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOURCE_BITS_V6: Global<u32> = Global::new(0);
+
+/// How often each CPU may send an ICMP error: [`Rate`].
+#[unsafe(no_mangle)]
+static ERROR_INTERVAL: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static ERROR_TOLERANCE: Global<u64> = Global::new(0);
 
 /// VIP addresses: one look-up sends everybody else's packets on their way.
 #[btf_map]
@@ -81,6 +88,10 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
 
+/// When each CPU may send the next ICMP error, as [`Rate::take`] keeps it. Not pinned: it starts anew with each program.
+#[btf_map]
+static ERRORS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 // Maps that no packet reads: what a daemon writes down for the next one.
 
 /// Names and states of backends, by index.
@@ -100,13 +111,15 @@ static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 #[classifier]
 pub fn sluice_tc(context: TcContext) -> i32 {
     let skb = context.skb.skb;
-    let action = direct_at_tc(skb);
-    if action != tc::UNUSUAL {
-        return action;
+    let mut action = direct_at_tc(skb);
+    if action == tc::UNUSUAL {
+        action = unusual_at_tc(skb);
+        if let Some(place) = tc::icmp_place(action) {
+            return icmp_at_tc(skb, place.to_word());
+        }
     }
-    let action = unusual_at_tc(skb);
-    match tc::icmp_place(action) {
-        Some(place) => icmp_at_tc(skb, place.to_word()),
+    match tc::mtu_to_tell(action) {
+        Some(mtu) => reject_at_tc(skb, mtu),
         None => action,
     }
 }
@@ -117,6 +130,7 @@ fn direct_at_tc(skb: *mut __sk_buff) -> i32 {
     match direct(TcPacket::new(skb), &Maps) {
         Ok(First::Forward(forward)) => tc::redirect(&forward),
         Ok(First::Unusual(_)) => tc::UNUSUAL,
+        Ok(First::TooBig(_, mtu)) => tc::too_big(mtu),
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -127,6 +141,7 @@ fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
     match unusual(TcPacket::of(skb), &Maps) {
         Ok(Second::Forward(forward)) => tc::redirect(&forward),
         Ok(Second::Icmp(_, place)) => tc::icmp_at(place),
+        Ok(Second::TooBig(_, mtu)) => tc::too_big(mtu),
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -140,16 +155,24 @@ fn icmp_at_tc(skb: *mut __sk_buff, place: u32) -> i32 {
     }
 }
 
+/// The last stage at TC, for packets that do not fit.
+#[inline(never)]
+fn reject_at_tc(skb: *mut __sk_buff, mtu: u32) -> i32 {
+    tc::answer(skb, reject(TcPacket::of(skb), mtu, &Maps))
+}
+
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
-    let action = direct_at_xdp(context.ctx);
-    if action != xdp::UNUSUAL {
-        return action;
+    let mut action = direct_at_xdp(context.ctx);
+    if action == xdp::UNUSUAL {
+        action = unusual_at_xdp(context.ctx);
+        if let Some(place) = xdp::icmp_place(action) {
+            return icmp_at_xdp(context.ctx, place.to_word());
+        }
     }
-    let action = unusual_at_xdp(context.ctx);
-    match xdp::icmp_place(action) {
-        Some(place) => icmp_at_xdp(context.ctx, place.to_word()),
+    match xdp::mtu_to_tell(action) {
+        Some(mtu) => reject_at_xdp(context.ctx, mtu),
         None => action,
     }
 }
@@ -160,6 +183,7 @@ fn direct_at_xdp(context: *mut xdp_md) -> u32 {
     match direct(XdpPacket::new(context), &Maps) {
         Ok(First::Forward(forward)) => xdp::redirect(context, &forward),
         Ok(First::Unusual(_)) => xdp::UNUSUAL,
+        Ok(First::TooBig(_, mtu)) => xdp::too_big(mtu),
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -170,6 +194,7 @@ fn unusual_at_xdp(context: *mut xdp_md) -> u32 {
     match unusual(XdpPacket::new(context), &Maps) {
         Ok(Second::Forward(forward)) => xdp::redirect(context, &forward),
         Ok(Second::Icmp(_, place)) => xdp::icmp_at(place),
+        Ok(Second::TooBig(_, mtu)) => xdp::too_big(mtu),
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -181,6 +206,12 @@ fn icmp_at_xdp(context: *mut xdp_md, place: u32) -> u32 {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }
+}
+
+/// The last stage at XDP, for packets that do not fit.
+#[inline(never)]
+fn reject_at_xdp(context: *mut xdp_md, mtu: u32) -> u32 {
+    xdp::refuse(reject(XdpPacket::new(context), mtu, &Maps))
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
@@ -229,6 +260,17 @@ impl BalancerTables for Maps {
     fn now(&self) -> u64 {
         // SAFETY: the helper takes nothing.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn take_error(&self) -> bool {
+        let rate = Rate { interval: ERROR_INTERVAL.load(), tolerance: ERROR_TOLERANCE.load() };
+        let Some(state) = ERRORS.get_ptr_mut(0) else { return false };
+        // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+        let state = unsafe { &mut *state };
+        let (taken, next) = rate.take(*state, self.now());
+        *state = next;
+        taken
     }
 
     #[inline(always)]

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
     BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data,
-    bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
 use sluice_datapath::header::Ipv6;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
@@ -190,6 +190,32 @@ impl Packet for TcPacket {
         self.store_bytes(0, &[from, to], 0)
     }
 
+    #[inline(always)]
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again. The helper makes the packet
+        // linear and forgets that it was merged.
+        match unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } {
+            0 => Ok(self),
+            _ => Err(Reason::NoRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now.
+        unsafe { access::sum::<N>(start, end, offset) }
+    }
+
+    #[inline(always)]
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, 0) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        self.store_bytes(ETHERNET, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
     /// the size of their segments (`FIXED_GSO`), since that was judged before.
     #[inline(always)]
@@ -239,6 +265,24 @@ const ICMP: i32 = 1 << 30;
 #[inline(always)]
 pub fn icmp_at(place: Place) -> i32 {
     ICMP | place.to_word() as i32
+}
+
+/// As [`ICMP`], for the stage that tells senders an MTU.
+const TOO_BIG: i32 = 1 << 29;
+
+/// The largest MTU.
+const LARGEST_MTU: i32 = 0xffff;
+
+/// No action of TC's: the packet is unchanged and does not fit, and its sender should be told an MTU.
+#[inline(always)]
+pub fn too_big(mtu: u32) -> i32 {
+    TOO_BIG | (mtu as i32 & LARGEST_MTU)
+}
+
+/// The MTU in what [`too_big`] returned; `None` of anything else.
+#[inline(always)]
+pub fn mtu_to_tell(action: i32) -> Option<u32> {
+    if action & !LARGEST_MTU == TOO_BIG { Some((action & LARGEST_MTU) as u32) } else { None }
 }
 
 /// The place in what [`icmp_at`] returned; `None` of any action.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::walk::Place;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
@@ -144,6 +144,29 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        let by = (length as i32).wrapping_sub(self.length() as i32);
+        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        match unsafe { bpf_xdp_adjust_tail(self.xdp, by) } {
+            0 => Ok(self),
+            _ => Err(Reason::NoRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now.
+        unsafe { access::sum::<N>(start, end, offset) }
+    }
+
+    #[inline(always)]
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        self.move_head((size_of::<T>() as i32).wrapping_neg())?;
+        self.write(ETHERNET, headers)
+    }
+
+    #[inline(always)]
     fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
         if family != inner {
@@ -214,6 +237,24 @@ const ICMP: u32 = 1 << 30;
 #[inline(always)]
 pub fn icmp_at(place: Place) -> u32 {
     ICMP | place.to_word()
+}
+
+/// As [`ICMP`], for the stage that tells senders an MTU.
+const TOO_BIG: u32 = 1 << 29;
+
+/// The largest MTU.
+const LARGEST_MTU: u32 = 0xffff;
+
+/// No action of XDP's: the packet is unchanged and does not fit, and its sender should be told an MTU.
+#[inline(always)]
+pub fn too_big(mtu: u32) -> u32 {
+    TOO_BIG | (mtu & LARGEST_MTU)
+}
+
+/// The MTU in what [`too_big`] returned; `None` of anything else.
+#[inline(always)]
+pub fn mtu_to_tell(action: u32) -> Option<u32> {
+    if action & !LARGEST_MTU == TOO_BIG { Some((action & LARGEST_MTU)) } else { None }
 }
 
 /// The place in what [`icmp_at`] returned; `None` of any action.

@@ -13,6 +13,7 @@ use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::rate::Rate;
 use sluice_datapath::records::InstanceRecord;
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
@@ -35,6 +36,10 @@ use crate::{apply, down, plan, preflight};
 
 /// Priority of the filter: early, with room for others before it.
 const PRIORITY: u16 = 100;
+
+/// How often each CPU tells a client that its packet does not fit: as often as Linux sends ICMP by default (`net.ipv4.icmp_msgs_per_sec`,
+/// `icmp_msgs_burst`).
+const ERRORS: Rate = Rate::new(1_000, 50);
 
 /// The balancer's filter on its interfaces.
 pub(crate) fn filter(instance: &str) -> FilterSpec {
@@ -86,6 +91,7 @@ impl Input {
             source_v6: underlay.v6.map_or(Address::NONE, Address::from),
             source_bits_v4: 0,
             source_bits_v6: 0,
+            errors: ERRORS,
         }
     }
 

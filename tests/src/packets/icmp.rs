@@ -182,6 +182,36 @@ pub fn message(
     }
 }
 
+/// The frame that tells a client `mtu`: its own frame, whose IP header is `header` bytes long, turned round and quoted as far as 576 or 1280 bytes allow.
+///
+/// Of what `transport`, a protocol, has directly behind the IP header, the checksum is that which a kernel that completes it would write again.
+pub fn told(frame: &[u8], header: usize, transport: Option<u8>, mtu: u32) -> Vec<u8> {
+    let v6 = frame[ETHERNET] >> 4 == 6;
+    let mut quote = frame[ETHERNET..][..if v6 { 1280 - 48 } else { 576 - 28 }].to_vec();
+    if let Some(protocol) = transport {
+        let field = header + if protocol == 6 { 16 } else { 6 };
+        quote[field..field + 2].fill(0);
+        // The sum of an IPv4 header is zero.
+        let sum = u64::from(sum(&quote[if v6 { header } else { 0 }..]));
+        let checksum = (65_535 - sum % 65_535) * 32_768 % 65_535;
+        quote[field..field + 2].copy_from_slice(&(checksum as u16).to_be_bytes());
+    }
+    let (client, vip): (IpAddr, IpAddr) = if v6 {
+        let at = |at: usize| <[u8; 16]>::try_from(&frame[ETHERNET + at..][..16]).expect("sixteen bytes");
+        (at(8).into(), at(24).into())
+    } else {
+        let at = |at: usize| <[u8; 4]>::try_from(&frame[ETHERNET + at..][..4]).expect("four bytes");
+        (at(12).into(), at(16).into())
+    };
+    let [kind, code] = if v6 { [2, 0] } else { [3, 4] };
+    let mut packet = message(vip, client, (64, 0xc0), [kind, code], mtu.to_be_bytes(), &quote);
+    if v6 {
+        // Its flow label is zero.
+        packet[1..4].copy_from_slice(&[0, 0, 0]);
+    }
+    turned_back(frame, &packet)
+}
+
 /// The frame of an IP packet.
 pub fn framed(packet: &[u8]) -> Vec<u8> {
     build::ethernet(if packet[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 }, packet)

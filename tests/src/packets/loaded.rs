@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, bail};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Slot, TableHead};
+use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
@@ -62,6 +62,15 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
+        Self::with(hook, &settings())
+    }
+
+    /// The same with other settings.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn with(hook: Hook, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
         let capacities = Capacities {
             services: LARGEST_INDEX.into(),
@@ -70,8 +79,8 @@ impl Loaded {
             connections: CONNECTIONS,
         };
         let program = match hook {
-            Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
-            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
+            Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
+            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
     }

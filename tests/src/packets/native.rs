@@ -7,6 +7,7 @@ use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, Vi
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
 use sluice_datapath::options::Features;
+use sluice_datapath::rate::Rate;
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
 use super::world::{
@@ -23,6 +24,7 @@ pub fn settings() -> Settings {
         source_v6: UNDERLAY_V6.into(),
         source_bits_v4: 0,
         source_bits_v6: 0,
+        errors: Rate::UNLIMITED,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
@@ -36,12 +37,24 @@ struct First {
     backend: u16,
     incarnation: u32,
     hint: u16,
+    seen: Instant,
 }
+
+/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely is not.
+const REMEMBERED: Duration = Duration::from_secs(20);
 
 impl Oracle {
     /// Tells it what the maps hold from now on.
     pub fn configure(&mut self, world: &World) {
         self.world = world.clone();
+    }
+
+    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose first one came long ago.
+    pub fn cannot_tell(&self, frame: &Frame) -> bool {
+        let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
+        let Ok(Ip { part: Part::Later(id), source, destination, protocol, .. }) = ip else { return false };
+        let first = self.fragments.get(&(source, destination, id, protocol));
+        first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
     }
 
     /// What should become of a frame.
@@ -68,10 +81,10 @@ impl Oracle {
         if ip.protocol == icmp && ip.part == Part::Whole {
             return self.icmp(frame, &ip, address);
         }
-        self.forward(frame, ip, address).map(Outcome::Forward)
+        self.forward(frame, ip, address)
     }
 
-    fn forward(&mut self, frame: &Frame, ip: Ip, address: u32) -> Result<Forwarded, Reason> {
+    fn forward(&mut self, frame: &Frame, ip: Ip, address: u32) -> Result<Outcome, Reason> {
         let present = frame.bytes.len() - ip.start;
         if let Part::Later(id) = ip.part {
             return self.follow(frame, &ip, id);
@@ -107,11 +120,12 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation, hint };
+            let first = First { service, backend: chosen, incarnation, hint, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
-        self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens)
+        let told = self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens);
+        told.or_else(|room| icmp::too_big(frame, &ip, largest, room?))
     }
 
     /// The backend of a flow, and its slot's hint.
@@ -161,9 +175,9 @@ impl Oracle {
     }
 
     /// A later fragment goes where the first one went.
-    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Forwarded, Reason> {
+    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
@@ -173,10 +187,12 @@ impl Oracle {
         if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }
-        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false)
+        let outcome = self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false);
+        outcome.map_err(unsaid)
     }
 
-    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into.
+    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into. An error is the room that there is for a
+    /// packet that does not fit, or another reason.
     fn encapsulated(
         &self,
         frame: &Frame,
@@ -184,32 +200,37 @@ impl Oracle {
         (service, chosen, hint): (u32, u16, u16),
         (length, largest): (usize, usize),
         opens: bool,
-    ) -> Result<Forwarded, Reason> {
+    ) -> Result<Outcome, Result<usize, Reason>> {
         let backend = self.world.backends.get(&chosen);
         let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
         if v4.is_none() && v6.is_none() {
-            return Err(Reason::NoEncapsulation);
+            return Err(Err(Reason::NoEncapsulation));
         }
-        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Reason::NoRoute)?;
+        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
         let outer = match (ip.source, v4, v6) {
             (IpAddr::V4(_), Some(v4), _) => build::outer_v4(v4, ip.class, hint, length),
             (IpAddr::V6(_), _, Some(v6)) => build::outer_v6(v6, ip.class, hint, length),
             (IpAddr::V4(_), None, Some(v6)) => build::outer_v6_of_v4(v6, ip.class, hint, length),
             (IpAddr::V6(_), Some(v4), None) => build::outer_v4_of_v6(v4, ip.class, hint, length),
-            (_, None, None) => return Err(Reason::NoEncapsulation),
+            (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
         };
         if largest + outer.len() > mtu as usize {
-            return Err(Reason::TooBig);
+            return Err(Ok((mtu as usize).saturating_sub(outer.len())));
         }
-        Ok(Forwarded {
+        Ok(Outcome::Forward(Forwarded {
             bytes: build::wrapped_behind(&frame.bytes, ip.start, &outer),
             service,
             backend: chosen,
             packets: frame.segments.max(1).into(),
             length: length as u64,
             opens,
-        })
+        }))
     }
+}
+
+/// The reason why a packet is not encapsulated whose sender is not told.
+fn unsaid(room: Result<usize, Reason>) -> Reason {
+    room.map_or_else(|reason| reason, |_| Reason::TooBig)
 }
 
 /// The slot of a flow, by the siphasher crate: `None` in an empty table.

@@ -241,6 +241,10 @@ impl Counters {
     /// Adds what an outcome should add.
     pub fn add(&mut self, outcome: &Outcome) {
         match outcome {
+            Outcome::Drop(reason @ Reason::MtuNotTold) | Outcome::Answer(reason @ Reason::MtuTold, _) => {
+                *self.reasons.entry(Reason::TooBig).or_default() += 1;
+                *self.reasons.entry(*reason).or_default() += 1;
+            }
             Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
                 *self.reasons.entry(*reason).or_default() += 1
             }

@@ -168,7 +168,9 @@ fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacitie
         .override_global("SOURCE_V4", &source_v4, true)
         .override_global("SOURCE_V6", &source_v6, true)
         .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
-        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true);
+        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true)
+        .override_global("ERROR_INTERVAL", &settings.errors.interval, true)
+        .override_global("ERROR_TOLERANCE", &settings.errors.tolerance, true);
     // Index 0 of every array means nothing, hence one more than the capacity.
     let (services, backends) = (capacities.services + 1, capacities.backends + 1);
     loader

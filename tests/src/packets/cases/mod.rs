@@ -9,6 +9,7 @@ mod fragments;
 mod icmp;
 mod passing;
 mod pings;
+mod rejecting;
 mod tracking;
 mod unusual;
 
@@ -75,6 +76,7 @@ pub fn balancing() -> Vec<Case> {
         fragments::cases(),
         icmp::cases(),
         pings::cases(),
+        rejecting::cases(),
         passing::cases(),
         dropping::cases(),
         tracking::cases(),

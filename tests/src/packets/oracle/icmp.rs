@@ -8,7 +8,8 @@ use sluice_datapath::Reason;
 use sluice_datapath::options::AddressOptions;
 
 use super::ip::{self, Ip, Part};
-use super::{Oracle, tuple};
+use super::{Oracle, tuple, unsaid};
+use crate::packets::icmp::told;
 use crate::packets::world::{Frame, Outcome};
 
 /// What a message asks for.
@@ -85,7 +86,7 @@ impl Oracle {
     fn to_backend_of(&self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {
         check(frame, ip, ip.header)?;
         let (backend, hint) = self.choose(service, flow, false)?;
-        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false).map(Outcome::Forward)
+        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false).map_err(unsaid)
     }
 }
 
@@ -96,16 +97,29 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
     if ip.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
 }
 
+/// Whether nobody in particular has a source address.
+fn nobody(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..),
+        IpAddr::V6(v6) => v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6],
+    }
+}
+
+/// What becomes of a packet for which there is less room than the `largest` one has that it will be cut into.
+pub(super) fn too_big(frame: &Frame, ip: &Ip, largest: usize, room: usize) -> Result<Outcome, Reason> {
+    let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
+    if largest <= mtu || ip.start != 14 || nobody(ip.source) {
+        return Err(Reason::TooBig);
+    }
+    // Extension headers are quoted as they came, and what is behind them.
+    let transport = (ip.source.is_ipv4() || ip.header == 40).then_some(ip.protocol);
+    Ok(Outcome::Answer(Reason::MtuTold, told(&frame.bytes, ip.header, transport, mtu as u32)))
+}
+
 /// The frame turned into an echo reply.
 fn answer(frame: &Frame, ip: &Ip) -> Result<Outcome, Reason> {
-    let (fixed, nobody) = match ip.source {
-        IpAddr::V4(v4) => (20, v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..)),
-        IpAddr::V6(v6) => {
-            let holds_v4 = v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6];
-            (40, v6.is_multicast() || holds_v4)
-        }
-    };
-    if ip.header != fixed || nobody {
+    let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
+    if ip.header != fixed || nobody(ip.source) {
         return Err(Reason::OtherProtocol);
     }
     check(frame, ip, fixed + 8)?;
