@@ -165,3 +165,67 @@ const fn sum_of(address: &Address) -> u32 {
     let low = (a & 0xffff).wrapping_add(b & 0xffff).wrapping_add(c & 0xffff).wrapping_add(d & 0xffff);
     low.wrapping_add(a >> 16).wrapping_add(b >> 16).wrapping_add(c >> 16).wrapping_add(d >> 16)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::entries::Settings;
+    use crate::memory::{Balancer, Buffer};
+
+    /// Sums as RFC 1071 defines it, in wire order.
+    fn sum(bytes: &[u8]) -> u16 {
+        let words = bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]])));
+        let mut sum: u64 = words.sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    /// Whether the error in a frame is valid to its receiver.
+    fn is_valid(frame: &[u8]) -> bool {
+        let packet = &frame[ETHERNET..];
+        match packet[0] >> 4 {
+            4 => sum(&packet[..20]) == 0xffff && sum(&packet[20..]) == 0xffff,
+            _ => sum(&[&packet[8..], &(packet.len() as u16 - 40).to_be_bytes(), &[0, 58]].concat()) == 0xffff,
+        }
+    }
+
+    proptest! {
+        /// What a kernel does with CHECKSUM_PARTIAL while the error leaves (`skb_checksum_help`) changes nothing.
+        #[test]
+        fn an_error_is_valid_whether_or_not_a_kernel_completes_the_quoted_checksum(
+            v6: bool, tcp: bool, options in 0..=10u8, bytes in proptest::collection::vec(any::<u8>(), 1500),
+        ) {
+            let mut frame = [vec![0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1], bytes].concat();
+            let protocol = if tcp { 6 } else { 17 };
+            let header = if v6 {
+                frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+                frame[20] = protocol;
+                frame[22] = 0x20;
+                40
+            } else {
+                let header = 20 + 4 * usize::from(options);
+                frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45 + options]);
+                (frame[23], frame[26]) = (protocol, 198);
+                frame[24..26].fill(0);
+                let checksum = !sum(&frame[14..][..header]);
+                frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+                header
+            };
+            let tables = Balancer::new(Settings::NONE);
+            prop_assert_eq!(reject(Buffer::new(&mut frame), 1400, &tables), Reason::MtuTold);
+            prop_assert!(is_valid(&frame), "{:02x?}", frame);
+
+            let start = ETHERNET + if v6 { 48 } else { 28 } + header;
+            let field = start + if tcp { 16 } else { 6 };
+            let completed = !sum(&frame[start..]);
+            let before = frame[field..field + 2].to_vec();
+            frame[field..field + 2].copy_from_slice(&completed.to_be_bytes());
+            prop_assert_eq!(&frame[field..field + 2], &before[..]);
+            prop_assert!(is_valid(&frame), "{:02x?}", frame);
+        }
+    }
+}

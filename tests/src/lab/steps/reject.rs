@@ -3,6 +3,7 @@
 use super::Examination;
 use crate::lab::client::{self, Connection};
 use crate::lab::lab::Lab;
+use crate::lab::offload::set_checksumming;
 use crate::lab::topology::{CLIENT_MTU, Family, INTERFACE, UNDERLAY_MTU, balancers, clients};
 use anyhow::{Context, Result};
 use tokio::time::timeout;
@@ -12,6 +13,9 @@ const BODY: u64 = 2_000_000;
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     set_mtu(examination, CLIENT_MTU)?;
+    // With checksumming on, nobody here would look at a checksum: such packets count as good from end to end. With it off, the kernel fills the quoted
+    // packet's checksum in while the answer leaves, and the client's kernel checks that of the answer.
+    checksumming(examination.lab, false)?;
     let lab = examination.lab;
     let limit = lab.scale.patience;
     let sender = clients().next().context("the lab has no client")?;
@@ -29,7 +33,12 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         // Merged packets are one question and get one answer, and one answer is enough.
         examination.check(told > 0 && told < 50, format!("{name}: the client was told {told} times"));
     }
+    checksumming(lab, true)?;
     set_mtu(examination, UNDERLAY_MTU)
+}
+
+fn checksumming(lab: &Lab, on: bool) -> Result<()> {
+    balancers().try_for_each(|balancer| lab.namespaces.within(balancer, || set_checksumming(INTERFACE, on)))
 }
 
 /// Gives every balancer another MTU, and waits until its maps have it.
