@@ -9,15 +9,23 @@ mod addresses;
 mod backend;
 #[path = "daemon/input.rs"]
 mod input;
+#[path = "daemon/large.rs"]
+mod large;
 #[path = "daemon/lb.rs"]
 mod lb;
 #[path = "daemon/life.rs"]
 mod life;
+#[path = "daemon/limits.rs"]
+mod limits;
 #[path = "daemon/site.rs"]
 mod site;
+#[path = "daemon/steps.rs"]
+mod steps;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
 #[path = "netlink/support.rs"]
 mod support;
+#[path = "daemon/traffic.rs"]
+mod traffic;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -63,6 +71,15 @@ tests! {
     addresses:
         unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_forced,
         a_prefix_that_holds_an_address_of_the_host_is_refused;
+    limits:
+        limits_change_under_traffic_and_nothing_is_lost,
+        only_maps_that_change_their_size_are_replaced,
+        a_limit_below_what_is_or_was_in_use_is_refused,
+        a_death_at_any_moment_of_a_replacement_loses_nothing,
+        a_backends_maps_grow_with_the_limits;
+    large:
+        ten_large_tables_and_default_limits_take_less_than_32_mib,
+        the_largest_instance_is_applied_in_seconds;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }
