@@ -151,14 +151,14 @@ fn unusual_at_tc(skb: *mut __sk_buff) -> i32 {
 fn icmp_at_tc(skb: *mut __sk_buff, place: u32) -> i32 {
     match icmp(TcPacket::of(skb), Place::from_word(place), &Maps) {
         Ok(forward) => tc::redirect(&forward),
-        Err(reason) => tc::answer(skb, reason),
+        Err(reason) => tc::answer(&TcPacket::of(skb), reason),
     }
 }
 
 /// The last stage at TC, for packets that do not fit.
 #[inline(never)]
 fn reject_at_tc(skb: *mut __sk_buff, mtu: u32) -> i32 {
-    tc::answer(skb, reject(TcPacket::of(skb), mtu, &Maps))
+    tc::answer(&TcPacket::of(skb), reject(TcPacket::of(skb), mtu, &Maps))
 }
 
 /// Balances at XDP.

@@ -56,6 +56,13 @@ impl TcPacket {
         unsafe { (*self.skb).len }
     }
 
+    /// Index of the interface that it came from.
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: `skb` is the context that the kernel gave.
+        unsafe { (*self.skb).ifindex }
+    }
+
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: `skb` is the context that the kernel gave.
@@ -314,10 +321,10 @@ pub fn refuse(reason: Reason) -> i32 {
 
 /// The TC action for a packet that is not forwarded, in a stage that may have made an answer of it.
 #[inline(always)]
-pub fn answer(skb: *mut __sk_buff, reason: Reason) -> i32 {
+pub fn answer(packet: &TcPacket, reason: Reason) -> i32 {
     match reason.verdict() {
-        // SAFETY: `skb` is the context that the kernel gave; the helper takes numbers only.
-        Verdict::Answer => unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        // SAFETY: the helper takes numbers only.
+        Verdict::Answer => unsafe { bpf_redirect(packet.interface(), 0) as i32 },
         _ => refuse(reason),
     }
 }

@@ -262,7 +262,7 @@ pub fn too_big(mtu: u32) -> u32 {
 /// The MTU in what [`too_big`] returned; `None` of anything else.
 #[inline(always)]
 pub fn mtu_to_tell(action: u32) -> Option<u32> {
-    if action & !LARGEST_MTU == TOO_BIG { Some((action & LARGEST_MTU)) } else { None }
+    if action & !LARGEST_MTU == TOO_BIG { Some(action & LARGEST_MTU) } else { None }
 }
 
 /// The place in what [`icmp_at`] returned; `None` of any action.
