@@ -6,9 +6,9 @@
 
 use crate::choose::{self, Choice};
 use crate::encapsulate::wrap;
-use crate::entries::{Fragment, FragmentKey, PrefixKey, Vip, VipAddress, VipKey};
+use crate::entries::{Fragment, FragmentKey, Listing, PrefixKey, Vip, VipAddress, VipKey};
 use crate::flow::Port;
-use crate::options::{AddressOptions, Features};
+use crate::options::{AddressOptions, Features, VipOptions};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
 use crate::tables::{BalancerTables, Forwarded};
@@ -90,6 +90,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    check_source(tables, &network, &vip)?;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
@@ -110,6 +111,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Resul
     let vip = find_vip(tables, &address, transport.destination_port, walked.network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    check_source(tables, &walked.network, &vip)?;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
@@ -180,6 +182,22 @@ fn find_vip<T: BalancerTables>(tables: &T, address: &VipAddress, port: Port, pro
         vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
     }
     vip.ok_or(if address.options.has(AddressOptions::DROP_UNLISTED) { Reason::Unlisted } else { Reason::NotVipPort })
+}
+
+/// Whether the lists of sources let a packet through: the one for all first, then the service's.
+#[inline(always)]
+fn check_source<T: BalancerTables>(tables: &T, network: &Network, vip: &Vip) -> Result<(), Reason> {
+    let source = PrefixKey::address(&network.source);
+    if tables.features().has(Features::LIST_OF_ALL)
+        && let Some(listing) = tables.listing(Listing::OF_ALL, &source)
+    {
+        listing.check()?;
+    }
+    if tables.features().has(Features::LISTS) && vip.options.has(VipOptions::LISTED) {
+        // A service that says it has a list and has none is new: its list is on the way.
+        tables.listing(vip.service, &source).ok_or(Reason::NotAllowed)?.check()?;
+    }
+    Ok(())
 }
 
 /// A packet to a VIP, and what is known about it.

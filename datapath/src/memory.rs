@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
     TableHead, Vip, VipAddress, VipKey,
 };
 use crate::options::Features;
@@ -123,6 +123,8 @@ pub struct Balancer {
     pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
+    /// The map `LISTS`.
+    pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
     pub tables: BTreeMap<u32, Words>,
     /// The map `BACKENDS`.
@@ -150,6 +152,7 @@ impl Balancer {
             vip_addresses: HashMap::default(),
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
+            lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
             next_hops: BTreeMap::default(),
@@ -196,8 +199,11 @@ impl BalancerTables for Balancer {
     }
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        let holds = self.vip_prefixes.iter().filter(|(prefix, _)| prefix.holds(key));
-        holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, address)| *address)
+        longest(&self.vip_prefixes, key)
+    }
+
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        self.lists.get(&list).map(|list| longest(list, source).unwrap_or(Listing::ALLOWED))
     }
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
@@ -247,6 +253,12 @@ impl BalancerTables for Balancer {
     fn count_refused(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
     }
+}
+
+/// The value of the longest prefix that holds a key.
+fn longest<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
+    let holds = trie.iter().filter(|(prefix, _)| prefix.holds(key));
+    holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| *value)
 }
 
 /// The backend's maps in plain memory.

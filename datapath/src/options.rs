@@ -66,6 +66,8 @@ bits! {
         HASH_CLIENT = 1;
         /// Hash the client's address alone: it has the same backend at all VIPs of the service.
         HASH_SOURCE = 1 << 1;
+        /// The service has a list of sources in `LISTS`.
+        LISTED = 1 << 16;
     }
 }
 
@@ -81,5 +83,9 @@ bits! {
         HASHING = 1 << 2;
         /// Sources of outer headers that differ from flow to flow.
         SOURCES = 1 << 3;
+        /// A list of sources that counts for every VIP.
+        LIST_OF_ALL = 1 << 16;
+        /// Services with lists of sources of their own.
+        LISTS = 1 << 17;
     }
 }

@@ -89,6 +89,11 @@ reasons! {
     Unlisted = 24, "unlisted", Drop;
     /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
+    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the list is for.
+    Denied = 40, "denied", Drop;
+    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a new service's lists are still being
+    /// read. Normal: that is what the list is for.
+    NotAllowed = 41, "not_allowed", Drop;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
 }

@@ -2,7 +2,9 @@
 
 #[cfg(doc)]
 use crate::entries::Settings;
-use crate::entries::{Backend, Connection, Fragment, FragmentKey, NextHop, PrefixKey, Vip, VipAddress, VipKey};
+use crate::entries::{
+    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, Vip, VipAddress, VipKey,
+};
 use crate::options::Features;
 use crate::{Address, Family, Flow, Reason};
 
@@ -43,6 +45,8 @@ pub trait BalancerTables {
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
     /// The VIP behind a key, if there is one.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source; `None` when there is no list.
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing>;
     /// The lookup table of a service.
     fn table(&self, service: u32) -> Option<Self::Table<'_>>;
     /// The backend at an index.

@@ -11,8 +11,8 @@ use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sluice_datapath::balance::{direct, unusual};
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress,
-    VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Vip,
+    VipAddress, VipKey,
 };
 use sluice_datapath::options::Features;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
@@ -25,6 +25,9 @@ use sluice_probes::xdp::{self, XdpPacket};
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+/// Inner maps of as many prefixes as each needs.
+type List = LpmTrie<[u32; 4], Listing, 1>;
 
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
 // code, which leaves out what is switched off, and nothing is copied to the small stack.
@@ -55,6 +58,9 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+/// Lists of sources: at index 0 the one for all VIPs, else by service.
+#[btf_map]
+static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
 /// Lookup tables, by service.
 #[btf_map]
 static TABLES: ArrayOfMaps<Table, 1> = ArrayOfMaps::new();
@@ -216,6 +222,12 @@ impl BalancerTables for Maps {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        let key = Key::new(source.length, source.words());
+        LISTS.get(list).map(|list| list.get(&key).copied().unwrap_or(Listing::ALLOWED))
     }
 
     #[inline(always)]

@@ -102,6 +102,7 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
         Step::RetireServices(indexes) => indexes.iter().try_for_each(|index| {
             // The record goes last: as long as it names the service, the next daemon knows that this is not done.
             maps.remove_table(*index)?;
+            maps.remove_list(*index)?;
             maps.set_service_record(*index, &ServiceRecord { name: Name::NONE, rests_until: rests_until(now) })
         }),
         Step::RetireBackends(indexes) => indexes.iter().try_for_each(|index| {

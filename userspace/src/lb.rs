@@ -27,11 +27,14 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::{Journal, Role};
 use crate::key::HashKey;
+use crate::lists::{self, Loader};
 use crate::netlink::{FilterSpec, Netlink};
 use crate::next_hops::NextHops;
 use crate::plan::{Have, Step};
 use crate::want::Want;
 use crate::{apply, down, plan, preflight};
+
+mod sources;
 
 /// Priority of the filter: early, with room for others before it.
 const PRIORITY: u16 = 100;
@@ -48,6 +51,7 @@ pub(crate) fn filter(instance: &str) -> FilterSpec {
 /// [`Failure::BadInput`] before anything was touched, [`Failure::Operation`] with what failed.
 pub fn run(args: &Lb) -> Result<(), Failure> {
     let input = Input::read(args)?;
+    lists::check(&input.config).map_err(Failure::bad_input)?;
     preflight::check()?;
     daemon::log();
     daemon::block_on(serve(args, input))
@@ -124,6 +128,7 @@ struct Balancer {
     /// Warnings about next hops that were said, to say each once.
     said: BTreeMap<IpAddr, String>,
     attachment: Attachment,
+    lists: Loader,
     /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
     complete: bool,
 }
@@ -150,6 +155,10 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     loop {
         let asked = tokio::select! {
             asked = signals.next() => Some(asked),
+            loaded = balancer.lists.loaded() => {
+                balancer.take_lists(loaded).await;
+                continue;
+            }
             changed = changes.changed(), if hearing => {
                 if let Err(error) = changed {
                     warn!("cannot hear of route changes, so they are looked up every {} s: {error}", REFRESH.as_secs());
@@ -213,7 +222,7 @@ impl Balancer {
     /// Loads, fills the maps, then attaches.
     async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
-        let want = input.want()?;
+        let mut want = input.want()?;
         let settings = input.settings(&want);
         let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
@@ -237,17 +246,24 @@ impl Balancer {
             next_hops,
             said: BTreeMap::new(),
             attachment,
+            lists: Loader::new(),
             complete: false,
         };
-        let (have, steps) = balancer.plan(&want)?;
+        let (have, steps) = balancer.plan(&balancer.input, &mut want)?;
         balancer.apply(&have, &steps)?;
+        balancer.read_lists();
+        if before.layout == 0 {
+            // Nothing is forwarded yet, so nothing waits: the lists come first.
+            balancer.wait_for_lists(&mut want).await?;
+        }
         balancer.attach(&want).await?;
         Ok(balancer)
     }
 
     /// What the maps hold, and the steps from there to what is wanted.
-    fn plan(&self, want: &Want) -> Result<(Have, Vec<Step>), Failure> {
+    fn plan(&self, input: &Input, want: &mut Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
+        self.mark_listed(&input.config, &have, want)?;
         let steps = plan::plan(&have, want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
     }
@@ -300,8 +316,17 @@ impl Balancer {
             self.settings = settings;
         }
         self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        self.remove_lists()?;
         self.complete = true;
         Ok(())
+    }
+
+    /// Makes the maps and the program what the configuration asks for.
+    async fn revise(&mut self) -> Result<(), Failure> {
+        let mut want = self.input.want()?;
+        let (have, steps) = self.plan(&self.input, &mut want)?;
+        self.apply(&have, &steps)?;
+        self.attach(&want).await
     }
 
     /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
@@ -318,13 +343,15 @@ impl Balancer {
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
-        let want = input.want()?;
-        let (have, steps) = self.plan(&want)?;
+        let mut want = input.want()?;
+        let (have, steps) = self.plan(&input, &mut want)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
         self.input = input;
         self.apply(&have, &steps)?;
-        self.attach(&want).await
+        self.attach(&want).await?;
+        self.read_lists();
+        Ok(())
     }
 
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
@@ -339,10 +366,7 @@ impl Balancer {
             self.warn_of_next_hops();
         }
         if !self.complete {
-            let want = self.input.want()?;
-            let (have, steps) = self.plan(&want)?;
-            self.apply(&have, &steps)?;
-            self.attach(&want).await?;
+            self.revise().await?;
             info!("completed the change that had failed");
         }
         Ok(())

@@ -25,6 +25,8 @@ pub struct Want {
     pub services: Vec<WantService>,
     /// Options of VIP addresses, for those that have any.
     pub addresses: BTreeMap<IpNet, AddressOptions>,
+    /// Whether packets should meet the list of sources for all VIPs: it is wanted, and there.
+    pub list_of_all: bool,
 }
 
 /// A backend that should be there.
@@ -68,6 +70,8 @@ impl Want {
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)
+            .with_if(self.list_of_all, Features::LIST_OF_ALL)
+            .with_if(self.services.iter().any(|service| service.options.has(VipOptions::LISTED)), Features::LISTS)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -99,7 +103,7 @@ impl Want {
             })
         });
         let services = services.collect::<Result<_, _>>()?;
-        Ok(Self { backends: backends.collect(), services, addresses: BTreeMap::new() })
+        Ok(Self { backends: backends.collect(), services, addresses: BTreeMap::new(), list_of_all: false })
     }
 }
 

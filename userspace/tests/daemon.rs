@@ -13,9 +13,13 @@ mod lb;
 mod life;
 #[path = "daemon/site.rs"]
 mod site;
+#[path = "daemon/sources.rs"]
+mod sources;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
 #[path = "netlink/support.rs"]
 mod support;
+#[path = "daemon/wire.rs"]
+mod wire;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -58,6 +62,10 @@ tests! {
         a_route_change_reaches_the_next_hops,
         a_lost_filter_is_attached_again,
         an_interface_that_vanished_is_no_obstacle;
+    sources:
+        lists_count_from_the_start_and_follow_their_files,
+        a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
+        a_drain_takes_effect_while_a_million_prefixes_are_read;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

@@ -42,6 +42,11 @@ pub fn next_hop_entry(backend: Option<&Backend>) -> NextHop {
     NextHop { interface, mtu }
 }
 
+/// A prefix as the key of a trie.
+pub fn key(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
+}
+
 /// The key of a VIP in the map `VIPS`.
 pub fn vip_key((address, port, protocol): (u32, u16, u8)) -> VipKey {
     VipKey::new(address, Port::new(port), protocol)
@@ -65,9 +70,13 @@ impl Balancer for Native {
         let (single, prefixes): (Vec<_>, Vec<_>) =
             world.address_entries().partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
         maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
-        let key = |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
         maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
         maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        maps.lists = world
+            .lists
+            .iter()
+            .map(|(list, prefixes)| (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect()))
+            .collect();
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
             Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))

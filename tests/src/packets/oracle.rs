@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
+use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use self::ip::{Ip, Part};
@@ -76,6 +77,7 @@ impl Oracle {
         };
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
+        self.admit(service, ip.source)?;
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -130,6 +132,27 @@ impl Oracle {
         let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
         let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// Whether the lists let a source through: the one for all, then the service's.
+    fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        // An IPv4-mapped address is the IPv4 address to lists, too.
+        let source = source.to_canonical();
+        let listed = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LISTED));
+        for (list, counts) in [(0, true), (service, listed)] {
+            let says = self.world.lists.get(&list).map(|list| {
+                let holding = list.iter().filter(|(prefix, _)| prefix.contains(&source));
+                holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map_or(Listing::ALLOWED, |(_, says)| *says)
+            });
+            match says {
+                _ if !counts => {}
+                Some(Listing::DENIED) => return Err(Reason::Denied),
+                Some(Listing::NOT_ALLOWED) => return Err(Reason::NotAllowed),
+                None if list != 0 => return Err(Reason::NotAllowed),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The bytes of a 5-tuple that a service hashes.

@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
@@ -50,6 +51,25 @@ pub fn world() -> World {
         }
     }
     world.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
+    // Clients are denied to all at one address, and those of one service must be allowed; both lists tell the others by their last bits.
+    let list = |entries: &[(&str, Listing)]| {
+        entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
+    };
+    world.lists = [
+        (0, list(&[("198.51.100.5/32", Listing::DENIED), ("2001:db8:99::4/126", Listing::ALLOWED), ("2001:db8:99::5/128", Listing::DENIED)])),
+        (
+            super::world::DNS,
+            list(&[
+                ("0.0.0.0/0", Listing::NOT_ALLOWED),
+                ("::/0", Listing::NOT_ALLOWED),
+                ("198.51.100.0/24", Listing::ALLOWED),
+                ("198.51.100.6/32", Listing::DENIED),
+                ("2001:db8:99::/64", Listing::ALLOWED),
+            ]),
+        ),
+    ]
+    .into();
+    world.vip_options.insert(super::world::DNS, VipOptions::LISTED);
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::{Vip, VipAddress};
+use sluice_datapath::entries::{Listing, Vip, VipAddress};
 use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use super::build::RECEIVER;
@@ -81,6 +81,8 @@ pub struct World {
     pub vips: BTreeMap<(u32, u16, u8), u32>,
     /// Options of the VIPs of services that have any.
     pub vip_options: BTreeMap<u32, VipOptions>,
+    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts for everybody else.
+    pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
@@ -102,6 +104,7 @@ impl World {
             prefixes: BTreeMap::new(),
             address_options: BTreeMap::new(),
             vip_options: BTreeMap::new(),
+            lists: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),

@@ -13,14 +13,15 @@ use sluice_datapath::entries::{
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
-use super::batch::{Memory, delete, put_inner_maps};
-use super::{Error, Pins, Raw};
+use super::batch::{Memory, delete, has_inner_map, put_inner_maps};
+use super::{Error, Pins, Raw, Trie};
 
 /// The names of the maps.
-pub(super) const MAPS: [&str; 14] = [
+pub(super) const MAPS: [&str; 15] = [
     "VIP_ADDRESSES",
     "VIP_PREFIXES",
     "VIPS",
+    "LISTS",
     "TABLES",
     "BACKENDS",
     "NEXT_HOPS",
@@ -99,6 +100,7 @@ pub struct BalancerMaps {
     vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
     vip_prefixes: LpmTrie<MapData, [u32; 4], Raw<VipAddress>>,
     vips: HashMap<MapData, Raw<VipKey>, Raw<Vip>>,
+    lists: MapData,
     tables: ArrayOfMaps<MapData, Array<MapData, u64>>,
     tables_fd: MapData,
     backends: Array<MapData, Raw<Backend>>,
@@ -138,6 +140,7 @@ impl BalancerMaps {
             vip_addresses: open(pins, "VIP_ADDRESSES", Map::HashMap)?,
             vip_prefixes: open(pins, "VIP_PREFIXES", Map::LpmTrie)?,
             vips: open(pins, "VIPS", Map::HashMap)?,
+            lists: data(pins, "LISTS")?,
             tables: open(pins, "TABLES", Map::ArrayOfMaps)?,
             tables_fd: data(pins, "TABLES")?,
             backends: open(pins, "BACKENDS", Map::Array)?,
@@ -249,6 +252,37 @@ impl BalancerMaps {
         absent_is_fine(self.vips.remove(&Raw(key))).map_err(|source| Error::Write { map: "VIPS", source })
     }
 
+    /// Swaps lists of sources in, all in one batch: each packet meets a list as it was, or as it is, whole.
+    ///
+    /// The index is a service's, or `Listing::OF_ALL`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
+        let entries: Vec<_> = lists.iter().map(|(index, trie)| (*index, trie.descriptor())).collect();
+        if entries.is_empty() { Ok(()) } else { put_inner_maps(self.lists.fd().as_fd(), "list", &entries) }
+    }
+
+    /// Whether there is a list of sources at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn has_list(&self, index: u32) -> Result<bool, Error> {
+        has_inner_map(self.lists.fd().as_fd(), index)
+            .map_err(|source| Error::System { what: format!("look for list {index}"), source })
+    }
+
+    /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+        delete(self.lists.fd().as_fd(), "list", index)
+    }
+
     /// The lookup table of a service, if it has one.
     ///
     /// # Errors
@@ -282,7 +316,7 @@ impl BalancerMaps {
             inner.push((*service, map));
         }
         let entries: Vec<_> = inner.iter().map(|(service, map)| (*service, inner_data(map))).collect();
-        if entries.is_empty() { Ok(()) } else { put_inner_maps(self.tables_fd.fd().as_fd(), &entries) }
+        if entries.is_empty() { Ok(()) } else { put_inner_maps(self.tables_fd.fd().as_fd(), "lookup table", &entries) }
     }
 
     /// Removes the lookup table of a service that no VIP leads to, if it has one.
@@ -291,7 +325,7 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_table(&mut self, service: u32) -> Result<(), Error> {
-        delete(self.tables_fd.fd().as_fd(), service)
+        delete(self.tables_fd.fd().as_fd(), "lookup table", service)
     }
 
     /// The backend at an index.

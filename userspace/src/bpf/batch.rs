@@ -1,4 +1,4 @@
-//! What aya cannot do: several entries of a map of maps in one call, and an array's memory.
+//! What aya cannot do: several entries of a map in one call, entries of a map of any maps, and an array's memory.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -7,9 +7,12 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use sluice_datapath::Plain;
+
 use super::Error;
 
 /// Commands of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
+const LOOKUP_ELEM: libc::c_long = 1;
 const UPDATE_ELEM: libc::c_long = 2;
 const DELETE_ELEM: libc::c_long = 3;
 const UPDATE_BATCH: libc::c_long = 26;
@@ -40,7 +43,7 @@ struct ElementAttributes {
     flags: u64,
 }
 
-/// Puts inner maps into an array of maps, all in one call where the kernel can.
+/// Puts inner maps, each called `what`, into an array of maps, all in one call where the kernel can.
 ///
 /// Each single update waits for an RCU grace period (milliseconds); a batch waits once. A kernel that knows no batches for this
 /// map type gets single updates.
@@ -48,7 +51,11 @@ struct ElementAttributes {
 /// # Errors
 ///
 /// [`Error::System`]; some entries may have been written.
-pub(super) fn put_inner_maps(outer: BorrowedFd<'_>, entries: &[(u32, BorrowedFd<'_>)]) -> Result<(), Error> {
+pub(super) fn put_inner_maps(
+    outer: BorrowedFd<'_>,
+    what: &str,
+    entries: &[(u32, BorrowedFd<'_>)],
+) -> Result<(), Error> {
     let keys: Vec<u32> = entries.iter().map(|(key, _)| *key).collect();
     let values: Vec<i32> = entries.iter().map(|(_, map)| map.as_raw_fd()).collect();
     let attributes = BatchAttributes {
@@ -64,40 +71,102 @@ pub(super) fn put_inner_maps(outer: BorrowedFd<'_>, entries: &[(u32, BorrowedFd<
     match bpf(UPDATE_BATCH, &attributes) {
         Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP)) => {
             for (key, value) in keys.iter().zip(&values) {
-                let attributes = ElementAttributes {
-                    map_fd: outer.as_raw_fd() as u32,
-                    pad: 0,
-                    key: std::ptr::from_ref(key) as u64,
-                    value: std::ptr::from_ref(value) as u64,
-                    flags: 0,
-                };
-                bpf(UPDATE_ELEM, &attributes)
-                    .map_err(|source| Error::System { what: format!("put lookup table {key} in place"), source })?;
+                put_entry(outer, key, &(*value as u32))
+                    .map_err(|source| Error::System { what: format!("put {what} {key} in place"), source })?;
             }
             Ok(())
         }
         outcome => outcome
-            .map_err(|source| Error::System { what: format!("put {} lookup tables in place", keys.len()), source }),
+            .map_err(|source| Error::System { what: format!("put {} {what}s in place", keys.len()), source }),
     }
 }
 
-/// Takes an inner map out of an array of maps, if there is one.
+/// Writes entries of any map, many in one call where the kernel can.
+///
+/// # Errors
+///
+/// What the kernel said; some entries may have been written.
+pub(super) fn put_entries<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    /// Entries in one call: few enough that a call is short.
+    const AT_ONCE: usize = 16_384;
+
+    assert_eq!(keys.len(), values.len(), "each key has a value");
+    let map_fd = map.as_raw_fd() as u32;
+    for (keys, values) in keys.chunks(AT_ONCE).zip(values.chunks(AT_ONCE)) {
+        let attributes = BatchAttributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: keys.len() as u32,
+            map_fd,
+            element_flags: 0,
+            flags: 0,
+        };
+        match bpf(UPDATE_BATCH, &attributes) {
+            // Tries know batches since Linux 5.16.
+            Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP)) => {
+                for (key, value) in keys.iter().zip(values) {
+                    put_entry(map, key, value)?;
+                }
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes one entry of any map.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub(super) fn put_entry<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    bpf(UPDATE_ELEM, &element(map, key, std::ptr::from_ref(value) as u64))
+}
+
+/// Removes one entry of any map, if it is there.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub(super) fn delete_entry<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    match bpf(DELETE_ELEM, &element(map, key, 0)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Whether an array of maps has an inner map at an index.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub(super) fn has_inner_map(outer: BorrowedFd<'_>, key: u32) -> io::Result<bool> {
+    let mut id = 0u32;
+    match bpf(LOOKUP_ELEM, &element(outer, &key, std::ptr::from_mut(&mut id) as u64)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
+fn element<K: Plain>(map: BorrowedFd<'_>, key: &K, value: u64) -> ElementAttributes {
+    ElementAttributes {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value,
+        flags: 0,
+    }
+}
+
+/// Takes an inner map, called `what`, out of an array of maps, if there is one.
 ///
 /// # Errors
 ///
 /// [`Error::System`].
-pub(super) fn delete(outer: BorrowedFd<'_>, key: u32) -> Result<(), Error> {
-    let attributes = ElementAttributes {
-        map_fd: outer.as_raw_fd() as u32,
-        pad: 0,
-        key: std::ptr::from_ref(&key) as u64,
-        value: 0,
-        flags: 0,
-    };
-    match bpf(DELETE_ELEM, &attributes) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        outcome => outcome.map_err(|source| Error::System { what: format!("remove lookup table {key}"), source }),
-    }
+pub(super) fn delete(outer: BorrowedFd<'_>, what: &str, key: u32) -> Result<(), Error> {
+    delete_entry(outer, &key).map_err(|source| Error::System { what: format!("remove {what} {key}"), source })
 }
 
 /// The `bpf` system call.

@@ -175,6 +175,7 @@ fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacitie
         .map_max_entries("VIP_ADDRESSES", capacities.vips)
         .map_max_entries("VIP_PREFIXES", capacities.vips)
         .map_max_entries("VIPS", capacities.vips)
+        .map_max_entries("LISTS", services)
         .map_max_entries("TABLES", services)
         .map_max_entries("SERVICE_COUNTERS", services)
         .map_max_entries("SERVICE_RECORDS", services)

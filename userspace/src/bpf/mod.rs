@@ -9,6 +9,7 @@ mod balancer;
 mod batch;
 mod error;
 mod features;
+mod lists;
 mod load;
 mod pins;
 
@@ -16,6 +17,7 @@ pub use backend::BackendMaps;
 pub use balancer::{BalancerMaps, Capacities, Table};
 pub use error::Error;
 pub use features::missing_feature;
+pub use lists::Trie;
 pub use load::{
     Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,
     programs_built_by,

@@ -35,6 +35,8 @@ pub(super) struct Document {
     pub(super) underlay: Object<Underlay>,
     pub(super) hash_key_file: PathBuf,
     pub(super) limits: Option<Object<Limits>>,
+    pub(super) deny_file: Option<PathBuf>,
+    pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<Backend>>,
     pub(super) services: Vec<Object<Service>>,
 }
@@ -75,6 +77,8 @@ pub(super) struct Service {
     pub(super) tracking: Tracking,
     #[serde(default)]
     pub(super) hash: Hash,
+    pub(super) deny_file: Option<PathBuf>,
+    pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,
 }
 

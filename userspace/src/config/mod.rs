@@ -37,6 +37,7 @@ pub struct Config {
     underlay: Underlay,
     hash_key_file: PathBuf,
     limits: Limits,
+    sources: SourceLists,
     backends: Vec<Backend>,
     services: Vec<Service>,
 }
@@ -67,7 +68,25 @@ pub struct Service {
     table_size: TableSize,
     tracking: Tracking,
     hash: Hash,
+    sources: SourceLists,
     backends: Vec<ServiceBackend>,
+}
+
+/// The files that say which sources may come: of a service, or of all. They are read by `lists`, not here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLists {
+    /// Sources that may not come.
+    pub deny: Option<PathBuf>,
+    /// The only sources that may come.
+    pub allow: Option<PathBuf>,
+}
+
+impl SourceLists {
+    /// Whether there is neither list.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.deny.is_none() && self.allow.is_none()
+    }
 }
 
 /// A backend as one service uses it.
@@ -162,6 +181,12 @@ impl Config {
         self.limits
     }
 
+    /// The lists of sources that count for every VIP.
+    #[must_use]
+    pub const fn sources(&self) -> &SourceLists {
+        &self.sources
+    }
+
     /// All backends, in the order they were written; names and addresses are unique.
     #[must_use]
     pub fn backends(&self) -> &[Backend] {
@@ -247,6 +272,12 @@ impl Service {
     #[must_use]
     pub const fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// The lists of sources that count for its VIPs alone.
+    #[must_use]
+    pub const fn sources(&self) -> &SourceLists {
+        &self.sources
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

@@ -6,6 +6,7 @@ mod dropping;
 mod families;
 mod forwarding;
 mod fragments;
+mod lists;
 mod passing;
 mod tracking;
 mod unusual;
@@ -74,6 +75,7 @@ pub fn balancing() -> Vec<Case> {
         passing::cases(),
         dropping::cases(),
         tracking::cases(),
+        lists::cases(),
     ]
     .concat()
 }

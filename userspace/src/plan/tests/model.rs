@@ -222,6 +222,11 @@ impl Maps for Model {
         self.write(|model| _ = model.tables.remove(&service))
     }
 
+    fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+        assert!(!self.vips.values().any(|used| used.service == index), "a VIP leads to the list that goes");
+        self.write(|_| ())
+    }
+
     fn backend(&self, index: u16) -> Result<Backend, Error> {
         Ok(self.backends.get(&index).copied().unwrap_or(FREE))
     }

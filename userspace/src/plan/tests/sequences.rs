@@ -70,6 +70,7 @@ fn want() -> impl Strategy<Value = Want> {
             backends,
             services,
             addresses: addresses.into_iter().collect(),
+            list_of_all: false,
         })
     })
 }
