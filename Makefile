@@ -9,7 +9,7 @@ LAB := $(TARGET)/release/sluice-lab
 
 KERNELS ?= 5.10 6.1 6.12 newest
 
-.PHONY: help setup build test test-kernels lab lab-up lab-status lab-shell lab-down bench lint docs clean
+.PHONY: help setup build test test-kernels lab lab-up lab-status lab-shell lab-down bench bench-lists lint docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ lab-down: ## Remove the lab that is up
 
 bench: setup ## Benchmark the lookup tables beside the paper's pseudo-code (several minutes; see docs/benchmarks.md)
 	$(CARGO) bench --package sluice-maglev
+
+bench-lists: setup ## What a list of a million sources costs: time and memory (root; a minute)
+	$(CARGO) bench --package sluice --bench lists
 
 lint: setup ## What a change must pass besides the tests: format, clippy, documentation
 	$(CARGO) fmt --check

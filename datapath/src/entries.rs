@@ -3,10 +3,10 @@
 //! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
 //! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
 
-use crate::{Address, Reason};
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
+use crate::{Address, Reason};
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
-    TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters,
+    Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type};

@@ -135,7 +135,9 @@ impl Entries {
         let (mut old, mut new) = (self.entries.iter().peekable(), other.entries.iter().peekable());
         loop {
             match (old.peek(), new.peek()) {
-                (Some((was, _)), Some((is, _))) if order(was) < order(is) => remove.extend(old.next().map(|(key, _)| *key)),
+                (Some((was, _)), Some((is, _))) if order(was) < order(is) => {
+                    remove.extend(old.next().map(|(key, _)| *key))
+                }
                 (Some((was, _)), Some((is, _))) if order(was) > order(is) => put.extend(new.next()),
                 (Some(was), Some(is)) => {
                     if was.1 != is.1 {

@@ -56,7 +56,14 @@ pub fn world() -> World {
         entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
     };
     world.lists = [
-        (0, list(&[("198.51.100.5/32", Listing::DENIED), ("2001:db8:99::4/126", Listing::ALLOWED), ("2001:db8:99::5/128", Listing::DENIED)])),
+        (
+            0,
+            list(&[
+                ("198.51.100.5/32", Listing::DENIED),
+                ("2001:db8:99::4/126", Listing::ALLOWED),
+                ("2001:db8:99::5/128", Listing::DENIED),
+            ]),
+        ),
         (
             super::world::DNS,
             list(&[

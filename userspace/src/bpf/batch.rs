@@ -76,8 +76,9 @@ pub(super) fn put_inner_maps(
             }
             Ok(())
         }
-        outcome => outcome
-            .map_err(|source| Error::System { what: format!("put {} {what}s in place", keys.len()), source }),
+        outcome => {
+            outcome.map_err(|source| Error::System { what: format!("put {} {what}s in place", keys.len()), source })
+        }
     }
 }
 
@@ -151,13 +152,7 @@ pub(super) fn has_inner_map(outer: BorrowedFd<'_>, key: u32) -> io::Result<bool>
 }
 
 fn element<K: Plain>(map: BorrowedFd<'_>, key: &K, value: u64) -> ElementAttributes {
-    ElementAttributes {
-        map_fd: map.as_raw_fd() as u32,
-        pad: 0,
-        key: std::ptr::from_ref(key) as u64,
-        value,
-        flags: 0,
-    }
+    ElementAttributes { map_fd: map.as_raw_fd() as u32, pad: 0, key: std::ptr::from_ref(key) as u64, value, flags: 0 }
 }
 
 /// Takes an inner map, called `what`, out of an array of maps, if there is one.

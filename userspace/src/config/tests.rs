@@ -85,6 +85,19 @@ fn an_absolute_key_path_stays() {
 }
 
 #[test]
+fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute() {
+    let config = parse(&good().to_string()).unwrap();
+    assert!(config.sources().is_empty() && config.services().iter().all(|service| service.sources().is_empty()));
+    let mut document = good();
+    document["deny_file"] = json!("deny.txt");
+    document["services"][1]["allow_file"] = json!("/etc/sluice/allow.txt");
+    let config = parse(&document.to_string()).unwrap();
+    assert_eq!((config.sources().deny.as_deref(), &config.sources().allow), (Some(Path::new("conf/deny.txt")), &None));
+    assert!(config.services()[0].sources().is_empty());
+    assert_eq!(config.services()[1].sources().allow.as_deref(), Some(Path::new("/etc/sluice/allow.txt")));
+}
+
+#[test]
 fn an_instance_may_have_nothing_to_do() {
     let config = parse(&with("/services", json!([]))).unwrap();
     assert!(config.services().is_empty());
@@ -216,6 +229,8 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/underlay/v4", json!("224.0.0.1"), "underlay.v4", "multicast"),
         ("/underlay/v6", json!("fe80::1"), "underlay.v6", "link-local"),
         ("/hash_key_file", json!(""), "hash_key_file", "sluice key new"),
+        ("/deny_file", json!(""), "deny_file", "or remove the field"),
+        ("/services/1/allow_file", json!(""), "services[1].allow_file", "or remove the field"),
         ("/limits", json!({ "services": 0 }), "limits.services", "from 1 to 4096"),
         ("/limits", json!({ "services": 4097 }), "limits.services", "from 1 to 4096"),
         ("/limits", json!({ "backends": 65536 }), "limits.backends", "from 1 to 65535"),

@@ -57,20 +57,24 @@ impl Balancer {
 
     /// Puts lists in place that were read, and has packets meet them.
     pub(super) async fn take_lists(&mut self, loaded: Vec<Loaded>) {
-        let revised = match self.put_lists(loaded) {
-            Ok(false) => Ok(()),
-            Ok(true) => self.revise().await,
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = revised {
-            warn!("cannot put lists of sources in place; reload to try again: {failure}");
+        match self.put_and_revise(loaded).await {
+            Ok(new) => new.iter().for_each(|scope| info!("{scope} is in force")),
+            Err(failure) => warn!("cannot put lists of sources in place; reload to try again: {failure}"),
         }
         let started = self.lists.start_next();
         warn_of_start(started);
     }
 
-    /// Puts lists in place that were read; whether any of them is new there.
-    fn put_lists(&mut self, loaded: Vec<Loaded>) -> Result<bool, Failure> {
+    async fn put_and_revise(&mut self, loaded: Vec<Loaded>) -> Result<Vec<Scope>, Failure> {
+        let new = self.put_lists(loaded)?;
+        if !new.is_empty() {
+            self.revise().await?;
+        }
+        Ok(new)
+    }
+
+    /// Puts lists in place that were read; those that are new there.
+    fn put_lists(&mut self, loaded: Vec<Loaded>) -> Result<Vec<Scope>, Failure> {
         let wanted = lists::wanted(&self.input.config);
         let indexes = self.indexes()?;
         let (mut put, mut stay) = (Vec::new(), Vec::new());
@@ -98,16 +102,14 @@ impl Balancer {
         for (_, scope, list) in stay {
             self.lists.put(scope, list);
         }
-        if put.is_empty() {
-            return Ok(false);
-        }
         let tries: Vec<_> = put.iter().map(|(index, _, list)| (*index, list.trie())).collect();
         self.maps.put_lists(&tries).map_err(Failure::operation)?;
+        let mut new = Vec::with_capacity(put.len());
         for (_, scope, list) in put {
-            info!("{scope} is in force");
+            new.push(scope.clone());
             self.lists.put(scope, list);
         }
-        Ok(true)
+        Ok(new)
     }
 
     /// Removes lists that no packet meets any more.

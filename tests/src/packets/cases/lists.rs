@@ -52,10 +52,22 @@ pub(super) fn cases() -> Vec<Case> {
             .collect(),
     };
     vec![
-        case("a source in the deny-list of all is dropped at every VIP", world(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::Denied)),
-        case("a source in a service's deny-list is dropped at that service only", world(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::Denied)),
+        case(
+            "a source in the deny-list of all is dropped at every VIP",
+            world(0, &[(CLIENTS, Says::DENIED)]),
+            refused(Reason::Denied),
+        ),
+        case(
+            "a source in a service's deny-list is dropped at that service only",
+            world(WEB, &[(CLIENTS, Says::DENIED)]),
+            web_refused(Reason::Denied),
+        ),
         case("a source beside the denied ones is served", world(0, &[(OTHERS, Says::DENIED)]), all()),
-        case("a prefix of one address denies that address", world(WEB, &[(CLIENT, Says::DENIED)]), web_refused(Reason::Denied)),
+        case(
+            "a prefix of one address denies that address",
+            world(WEB, &[(CLIENT, Says::DENIED)]),
+            web_refused(Reason::Denied),
+        ),
         case(
             "with an allow-list a source that is not in it is dropped",
             world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
@@ -83,24 +95,40 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "what a service allows is still dropped when it is denied to all",
-            listed(world(0, &[(CLIENTS, Says::DENIED)]), WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
+            listed(
+                world(0, &[(CLIENTS, Says::DENIED)]),
+                WEB,
+                &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)],
+            ),
             refused(Reason::Denied),
         ),
         case(
             "what is allowed to all is still dropped when a service denies it",
-            listed(world(0, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]), WEB, &[(CLIENT, Says::DENIED)]),
+            listed(
+                world(0, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
+                WEB,
+                &[(CLIENT, Says::DENIED)],
+            ),
             web_refused(Reason::Denied),
         ),
-        case("one family's list says nothing about the other", {
-            let mut world = world(WEB, &[(EVERYBODY, Says::ALLOWED)]);
-            world.lists.entry(WEB).or_default().insert("::/0".parse().expect("a prefix"), Says::DENIED);
-            world
-        }, vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::Denied)]),
-        case("a new service whose list is not there yet serves nobody", {
-            let mut world = world(WEB, &[]);
-            world.lists.clear();
-            world
-        }, web_refused(Reason::NotAllowed)),
+        case(
+            "one family's list says nothing about the other",
+            {
+                let mut world = world(WEB, &[(EVERYBODY, Says::ALLOWED)]);
+                world.lists.entry(WEB).or_default().insert("::/0".parse().expect("a prefix"), Says::DENIED);
+                world
+            },
+            vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::Denied)],
+        ),
+        case(
+            "a new service whose list is not there yet serves nobody",
+            {
+                let mut world = world(WEB, &[]);
+                world.lists.clear();
+                world
+            },
+            web_refused(Reason::NotAllowed),
+        ),
         after(
             "a list that is replaced counts at once, and one that is removed no longer",
             vec![
@@ -111,7 +139,10 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         after(
             "a list for all that is removed no longer counts",
-            vec![(world(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::Denied)), (World::new().all_to(1, HINT), all())],
+            vec![
+                (world(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::Denied)),
+                (World::new().all_to(1, HINT), all()),
+            ],
         ),
         after(
             "an established flow of a tracked service is cut off by the list",
@@ -139,7 +170,9 @@ pub(super) fn cases() -> Vec<Case> {
             "lists count behind VLAN tags, IPv4 options and in first fragments",
             world(0, &[(CLIENTS, Says::DENIED)]),
             [
-                Client::each().map(|client| drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied)).to_vec(),
+                Client::each()
+                    .map(|client| drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied))
+                    .to_vec(),
                 vec![
                     drops(Client { options: 8, ..Client::tcp4() }.frame(), Reason::Denied),
                     drops(Client { fragment: (false, true, 0), ..Client::udp4() }.frame(), Reason::Denied),
