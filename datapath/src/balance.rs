@@ -11,6 +11,7 @@ use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
+use crate::rates::{Asks, SourceKey};
 use crate::tables::{BalancerTables, Forwarded};
 use crate::walk::{self, Walked};
 use crate::{Family, Flow, Reason, parse};
@@ -231,10 +232,29 @@ impl<P: Packet> Ours<P> {
         if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
     }
 
+    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
+    #[inline(always)]
+    fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+        if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
+            return Ok(());
+        }
+        let n = &self.network;
+        let asks =
+            Asks { service: self.vip.service, packets: self.packet.segments(), opens: self.opens, now: tables.now() };
+        if !tables.take_from_source(&SourceKey::new(&n.source, n.family, asks.service), &asks) {
+            return Err(Reason::SourceLimit);
+        }
+        if !tables.take_from_service(&asks) {
+            return Err(Reason::ServiceLimit);
+        }
+        Ok(())
+    }
+
     /// The backend that gets the packet, and the flow's hash.
     #[inline(always)]
     fn choose<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
         self.alive()?;
+        self.limit(tables)?;
         let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
         let mut hashed = *flow;
         if tables.features().has(Features::HASHING) {

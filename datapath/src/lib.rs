@@ -28,6 +28,7 @@ pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod plain;
+pub mod rates;
 pub mod reason;
 pub mod records;
 pub mod siphash;

@@ -9,6 +9,7 @@ use crate::entries::{
 };
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type};
+use crate::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use crate::tables::Forwarded;
 use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason};
 
@@ -133,6 +134,12 @@ pub struct Balancer {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// The map `CONNECTIONS`, without a bound.
     pub connections: RefCell<HashMap<Flow, Connection>>,
+    /// The map `RATES`.
+    pub rates: BTreeMap<u32, Rate>,
+    /// The map `BUCKETS`.
+    pub buckets: RefCell<BTreeMap<u32, Buckets>>,
+    /// The map `SOURCES`, without a bound.
+    pub sources: RefCell<HashMap<SourceKey, Buckets>>,
     /// The map `FRAGMENTS`, without a bound.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The map `SERVICE_COUNTERS`.
@@ -157,6 +164,9 @@ impl Balancer {
             backends: BTreeMap::default(),
             next_hops: BTreeMap::default(),
             connections: RefCell::default(),
+            rates: BTreeMap::default(),
+            buckets: RefCell::default(),
+            sources: RefCell::default(),
             fragments: RefCell::default(),
             services: RefCell::default(),
             backend_counters: RefCell::default(),
@@ -230,6 +240,17 @@ impl BalancerTables for Balancer {
         self.connections.borrow_mut().insert(*flow, *connection);
     }
 
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let rates = [Limit::SourcePackets, Limit::SourceNewFlows].map(|limit| self.rate(asks.service, limit));
+        rates.iter().all(|rate| !rate.is_limit())
+            || take(self.sources.borrow_mut().entry(*key).or_default(), rates, asks)
+    }
+
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let rates = [Limit::Packets, Limit::NewFlows].map(|limit| self.rate(asks.service, limit));
+        take(self.buckets.borrow_mut().entry(asks.service).or_default(), rates, asks)
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.fragments.borrow().get(key).copied()
     }
@@ -253,6 +274,27 @@ impl BalancerTables for Balancer {
     fn count_refused(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
     }
+}
+
+impl Balancer {
+    fn rate(&self, service: u32, limit: Limit) -> Rate {
+        self.rates.get(&Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+    }
+}
+
+/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this order.
+fn take(buckets: &mut Buckets, [packets, new_flows]: [Rate; 2], asks: &Asks) -> bool {
+    let take = |rate: Rate, bucket: &mut u64, tokens| {
+        if rate.is_limit() {
+            match rate.take(*bucket, tokens, asks.now) {
+                Some(Taken::Full(is)) => *bucket = is,
+                Some(Taken::Partly(more)) => *bucket += more,
+                None => return false,
+            }
+        }
+        true
+    };
+    take(packets, &mut buckets.packets, asks.packets) && (!asks.opens || take(new_flows, &mut buckets.new_flows, 1))
 }
 
 /// The value of the longest prefix that holds a key.

@@ -68,6 +68,8 @@ bits! {
         HASH_SOURCE = 1 << 1;
         /// The service has a list of sources in `LISTS`.
         LISTED = 1 << 16;
+        /// The service has rates in `RATES`.
+        LIMITED = 1 << 17;
     }
 }
 
@@ -87,5 +89,7 @@ bits! {
         LIST_OF_ALL = 1 << 16;
         /// Services with lists of sources of their own.
         LISTS = 1 << 17;
+        /// Services with rates of packets or new flows.
+        RATES = 1 << 18;
     }
 }

@@ -1,9 +1,11 @@
 //! The balancer's object: the programs `sluice_tc` (TC ingress) and `sluice_xdp`, and their maps.
 #![no_std]
 #![no_main]
+// The kernel has an atomic addition, for which `core` has no function on this target.
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -15,6 +17,7 @@ use sluice_datapath::entries::{
     VipAddress, VipKey,
 };
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::{Address, BalancerTables, Family, Flow, LookupTable, Reason, Stage};
@@ -73,6 +76,15 @@ static NEXT_HOPS: Array<NextHop, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
+/// Rates, four for each service.
+#[btf_map]
+static RATES: Array<Rate, 1> = Array::new();
+/// Token buckets, by service.
+#[btf_map]
+static BUCKETS: Array<Buckets, 1> = Array::new();
+/// Token buckets, by source and service.
+#[btf_map]
+static SOURCES: LruHashMap<SourceKey, Buckets, 1> = LruHashMap::new();
 /// Where first fragments went.
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
@@ -156,6 +168,40 @@ fn unusual_at_xdp(context: *mut xdp_md) -> u32 {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }
+}
+
+/// A service's rate.
+#[inline(always)]
+fn rate(service: u32, limit: Limit) -> Rate {
+    RATES.get(Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+}
+
+/// Takes tokens from a bucket in a map; false when there are none left.
+#[inline(always)]
+fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
+    if !rate.is_limit() {
+        return true;
+    }
+    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as long as the program runs. Other CPUs
+    // write it, too, in the same two ways.
+    match rate.take(unsafe { bucket.read_volatile() }, tokens, now) {
+        // SAFETY: as above.
+        Some(Taken::Full(is)) => unsafe { bucket.write_volatile(is) },
+        // SAFETY: as above; the instruction touches nothing else.
+        Some(Taken::Partly(more)) => unsafe {
+            core::arch::asm!("lock *(u64 *)({bucket} + 0) += {more}", bucket = in(reg) bucket, more = in(reg) more);
+        },
+        None => return false,
+    }
+    true
+}
+
+/// Takes what a packet asks for from buckets of packets and of new flows.
+#[inline(always)]
+fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
+    // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or written.
+    let (of_packets, of_new_flows) = unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
+    take(packets, of_packets, asks.packets, asks.now) && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
@@ -254,6 +300,29 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn remember(&self, flow: &Flow, connection: &Connection) {
         let _ = CONNECTIONS.insert(flow, connection, 0);
+    }
+
+    #[inline(always)]
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let packets = rate(asks.service, Limit::SourcePackets);
+        let new_flows = rate(asks.service, Limit::SourceNewFlows);
+        if !packets.is_limit() && !new_flows.is_limit() {
+            return true;
+        }
+        let mut buckets = SOURCES.get_ptr_mut(key);
+        if buckets.is_none() {
+            // Another CPU may have put it there meanwhile; its takings stay.
+            let _ = SOURCES.insert(key, Buckets { packets: 0, new_flows: 0 }, u64::from(BPF_NOEXIST));
+            buckets = SOURCES.get_ptr_mut(key);
+        }
+        // Without room for one more source, it goes unlimited.
+        buckets.is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+    }
+
+    #[inline(always)]
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let (packets, new_flows) = (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
+        BUCKETS.get_ptr_mut(asks.service).is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
     }
 
     #[inline(always)]

@@ -143,7 +143,8 @@ impl Entries {
                     if was.1 != is.1 {
                         put.push(**is);
                     }
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                 }
                 (Some(_), None) => remove.extend(old.next().map(|(key, _)| *key)),
                 (None, Some(_)) => put.extend(new.next()),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program, Trie};
 use sluice::journal::Role;
 use sluice_datapath::entries::{NextHop, Slot, TableHead};
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
@@ -62,18 +64,32 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
+        Self::with_connections(hook, CONNECTIONS)
+    }
+
+    /// The same with a connection table of so many entries.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn with_connections(hook: Hook, connections: u32) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
-        let capacities = Capacities {
-            services: LARGEST_INDEX.into(),
-            backends: LARGEST_INDEX.into(),
-            vips: 16,
-            connections: CONNECTIONS,
-        };
+        let capacities =
+            Capacities { services: LARGEST_INDEX.into(), backends: LARGEST_INDEX.into(), vips: 16, connections };
         let program = match hook {
             Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
             Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
         };
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
+    }
+
+    /// How long the program takes for a frame, by the kernel's clock.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn time(&self, frame: &Frame) -> anyhow::Result<Duration> {
+        Ok(self.program.time(&frame.bytes)?)
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
@@ -117,6 +133,11 @@ impl Balancer for Loaded {
         for (list, prefixes) in &world.lists {
             let entries: Vec<_> = prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
             self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
+        }
+        for service in 1..=u32::from(LARGEST_INDEX) {
+            for limit in Limit::ALL {
+                self.maps.set_rate(Rate::index(service, limit), world.rate(service, limit))?;
+            }
         }
         for (vip, service) in &world.vips {
             self.maps.put_vip(vip_key(*vip), world.vip_entry(*service))?;

@@ -7,6 +7,7 @@ use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, Vi
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
 use super::world::{
@@ -77,6 +78,11 @@ impl Balancer for Native {
             .iter()
             .map(|(list, prefixes)| (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect()))
             .collect();
+        for service in 1..=u32::from(LARGEST_INDEX) {
+            for limit in Limit::ALL {
+                maps.rates.insert(Rate::index(service, limit), world.rate(service, limit));
+            }
+        }
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
             Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))

@@ -8,6 +8,7 @@ use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use self::ip::{Ip, Part};
 use super::build;
@@ -24,6 +25,8 @@ pub struct Oracle {
     world: World,
     connections: HashMap<Tuple, (u16, u32)>,
     fragments: HashMap<FragmentKey, First>,
+    /// Tokens taken from buckets, which never fill again during a test.
+    taken: HashMap<(u32, Limit, Vec<u8>), u32>,
 }
 
 /// What the fragments of one packet share: addresses, identification and protocol.
@@ -93,6 +96,7 @@ impl Oracle {
         }
 
         let opens = tcp && transport[13] & 0x12 == 0x02;
+        self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
         let (first, hint) = slot(&table.slots, &self.hashed(service, &tuple)).ok_or(Reason::NoTable)?;
@@ -105,7 +109,7 @@ impl Oracle {
             if first == 0 || first > LARGEST_INDEX {
                 return Err(Reason::NoBackend);
             }
-            if table.tracked {
+            if table.tracked && (!opens || self.connections.contains_key(&tuple)) {
                 self.connections.insert(tuple, (first, incarnation(first)));
             }
             first
@@ -151,6 +155,32 @@ impl Oracle {
                 None if list != 0 => return Err(Reason::NotAllowed),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source is a /64.
+    fn take(&mut self, service: u32, source: IpAddr, packets: u32, opens: bool) -> Result<(), Reason> {
+        let source = match source {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
+        };
+        let everybody = Vec::new();
+        for (limit, who, tokens, reason) in [
+            (Limit::SourcePackets, &source, packets, Reason::SourceLimit),
+            (Limit::SourceNewFlows, &source, u32::from(opens), Reason::SourceLimit),
+            (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
+            (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
+        ] {
+            let limited = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LIMITED));
+            let Some(burst) = self.world.rates.get(&(service, limit)).filter(|_| limited && tokens > 0) else {
+                continue;
+            };
+            let taken = self.taken.entry((service, limit, who.clone())).or_default();
+            if *taken >= *burst {
+                return Err(reason);
+            }
+            *taken += tokens;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
@@ -80,6 +81,12 @@ pub fn world() -> World {
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
+    // A fourth one is used up by the first few packets.
+    world.vips.insert((1, 22, 6), 4);
+    world.vips.insert((2, 22, 6), 4);
+    world.tables.insert(4, world.tables[&super::world::WEB].clone());
+    world.vip_options.insert(4, VipOptions::LIMITED);
+    world.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
     world
 }
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use sluice_datapath::entries::{
     Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
 };
+use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
@@ -17,7 +18,7 @@ use super::batch::{Memory, delete, has_inner_map, put_inner_maps};
 use super::{Error, Pins, Raw, Trie};
 
 /// The names of the maps.
-pub(super) const MAPS: [&str; 15] = [
+pub(super) const MAPS: [&str; 18] = [
     "VIP_ADDRESSES",
     "VIP_PREFIXES",
     "VIPS",
@@ -26,6 +27,9 @@ pub(super) const MAPS: [&str; 15] = [
     "BACKENDS",
     "NEXT_HOPS",
     "CONNECTIONS",
+    "RATES",
+    "BUCKETS",
+    "SOURCES",
     "FRAGMENTS",
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
@@ -105,6 +109,7 @@ pub struct BalancerMaps {
     tables_fd: MapData,
     backends: Array<MapData, Raw<Backend>>,
     next_hops: Array<MapData, Raw<NextHop>>,
+    rates: Array<MapData, Raw<Rate>>,
     service_counters: PerCpuArray<MapData, Raw<ServiceCounters>>,
     backend_counters: PerCpuArray<MapData, Raw<BackendCounters>>,
     reasons: PerCpuArray<MapData, u64>,
@@ -145,6 +150,7 @@ impl BalancerMaps {
             tables_fd: data(pins, "TABLES")?,
             backends: open(pins, "BACKENDS", Map::Array)?,
             next_hops: open(pins, "NEXT_HOPS", Map::Array)?,
+            rates: open(pins, "RATES", Map::Array)?,
             service_counters: open(pins, "SERVICE_COUNTERS", Map::PerCpuArray)?,
             backend_counters: open(pins, "BACKEND_COUNTERS", Map::PerCpuArray)?,
             reasons: open(pins, "REASONS", Map::PerCpuArray)?,
@@ -326,6 +332,24 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn remove_table(&mut self, service: u32) -> Result<(), Error> {
         delete(self.tables_fd.fd().as_fd(), "lookup table", service)
+    }
+
+    /// The rate at a [`Rate::index`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub fn rate(&self, index: u32) -> Result<Rate, Error> {
+        at(&self.rates, "RATES", index)
+    }
+
+    /// Changes a rate under traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn set_rate(&mut self, index: u32, rate: Rate) -> Result<(), Error> {
+        set(&mut self.rates, "RATES", index, rate)
     }
 
     /// The backend at an index.

@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_datapath::entries::Settings;
+use sluice_datapath::rates::Limit;
 
 use super::backend::MAPS as BACKEND_MAPS;
 use super::balancer::{Capacities, MAPS as BALANCER_MAPS};
@@ -23,6 +25,9 @@ const DECAPSULATE: &str = "sluice_decap";
 
 /// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
 const FRAGMENTS: u32 = 8_192;
+
+/// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
+const SOURCES: u32 = 16_384;
 
 /// The compiler that built the programs in this binary.
 pub const fn programs_built_by() -> &'static str {
@@ -121,6 +126,21 @@ impl Program {
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out))
     }
+
+    /// How long the program takes for a frame, in one run. Reading the clock is part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TestRun`].
+    pub fn time(&self, frame: &[u8]) -> Result<Duration, Error> {
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        let result = match self.ebpf.program(self.name) {
+            Some(aya::programs::Program::SchedClassifier(program)) => program.test_run(options),
+            Some(aya::programs::Program::Xdp(program)) => program.test_run(options),
+            _ => unreachable!("a program is of one of these two types"),
+        };
+        result.map(|result| result.duration).map_err(|source| Error::TestRun { source })
+    }
 }
 
 /// Creates the balancer's maps, or adopts those that are pinned, and loads its TC program.
@@ -177,6 +197,9 @@ fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacitie
         .map_max_entries("VIPS", capacities.vips)
         .map_max_entries("LISTS", services)
         .map_max_entries("TABLES", services)
+        .map_max_entries("RATES", services * Limit::ALL.len() as u32)
+        .map_max_entries("BUCKETS", services)
+        .map_max_entries("SOURCES", SOURCES)
         .map_max_entries("SERVICE_COUNTERS", services)
         .map_max_entries("SERVICE_RECORDS", services)
         .map_max_entries("BACKENDS", backends)

@@ -6,6 +6,7 @@ mod dropping;
 mod families;
 mod forwarding;
 mod fragments;
+mod limits;
 mod lists;
 mod passing;
 mod tracking;
@@ -76,6 +77,7 @@ pub fn balancing() -> Vec<Case> {
         dropping::cases(),
         tracking::cases(),
         lists::cases(),
+        limits::cases(),
     ]
     .concat()
 }
