@@ -42,6 +42,10 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
     }
     let mut calm = Vec::new();
     for number in 0..ESTABLISHED {
+        // As many packets in between as in the flood, so that caches are as warm.
+        for other in 1..=SYNS {
+            balancer.send(&established((number + other) % ESTABLISHED).frame().into())?;
+        }
         calm.push(balancer.time(&established(number).frame().into())?);
     }
     // From here on every new flow goes to another backend.

@@ -309,6 +309,7 @@ impl Balancer {
     ///
     /// That comes after a plan's steps: what they add needs a program that finds it, what they remove does no harm to one that does not look.
     async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
+        self.set_rates()?;
         let settings = self.input.settings(want);
         if settings != self.settings {
             let capacities = self.maps.capacities();

@@ -65,7 +65,8 @@ tests! {
     sources:
         lists_count_from_the_start_and_follow_their_files,
         a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
-        a_drain_takes_effect_while_a_million_prefixes_are_read;
+        a_drain_takes_effect_while_a_million_prefixes_are_read,
+        rates_follow_the_configuration;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

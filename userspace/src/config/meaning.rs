@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use sluice_datapath::rates::Rate;
+
 use super::address::unusable;
 use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
-use super::{Backend, Config, ConfigError, Service, ServiceBackend, SourceLists, Underlay, Vip};
+use super::{Backend, Config, ConfigError, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip};
 
 /// A place and the problem there; [`config`] adds the file.
 type Problem = (String, String);
@@ -168,11 +170,22 @@ fn services(
             table_size: typed.table_size,
             tracking: typed.tracking,
             hash: typed.hash,
+            rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
             backends: members,
         });
     }
     Ok(services)
+}
+
+fn rates(typed: file::Rates) -> Rates {
+    let rate = |typed: Option<file::Rate>| typed.map(|rate| Rate::new(rate.per_second, rate.burst));
+    Rates {
+        packets: rate(typed.packets),
+        new_flows: rate(typed.new_flows),
+        source_packets: rate(typed.source_packets),
+        source_new_flows: rate(typed.source_new_flows),
+    }
 }
 
 fn check_vips(

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
 
 mod address;
@@ -68,8 +69,42 @@ pub struct Service {
     table_size: TableSize,
     tracking: Tracking,
     hash: Hash,
+    rates: Rates,
     sources: SourceLists,
     backends: Vec<ServiceBackend>,
+}
+
+/// The rates of a service, none of which need be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// All its packets.
+    pub packets: Option<Rate>,
+    /// The TCP connections that are opened to it.
+    pub new_flows: Option<Rate>,
+    /// The packets of each source to it.
+    pub source_packets: Option<Rate>,
+    /// The TCP connections that each source opens to it.
+    pub source_new_flows: Option<Rate>,
+}
+
+impl Rates {
+    /// What is said of a limit: no limit when nothing is.
+    #[must_use]
+    pub fn of(&self, limit: Limit) -> Rate {
+        let said = match limit {
+            Limit::Packets => self.packets,
+            Limit::NewFlows => self.new_flows,
+            Limit::SourcePackets => self.source_packets,
+            Limit::SourceNewFlows => self.source_new_flows,
+        };
+        said.unwrap_or(Rate::NONE)
+    }
+
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The files that say which sources may come: of a service, or of all. They are read by `lists`, not here.
@@ -272,6 +307,12 @@ impl Service {
     #[must_use]
     pub const fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// How much it, and each of its sources, may get.
+    #[must_use]
+    pub const fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     /// The lists of sources that count for its VIPs alone.

@@ -1,4 +1,4 @@
-//! Lists of sources in the running balancer: when packets meet one, and when no longer.
+//! Lists of sources, and rates, in the running balancer: when packets meet one, and when no longer.
 //!
 //! A packet meets a list when its service is marked as listed, or the program is loaded with a list for all. For what is forwarded already
 //! the mark comes after the list, so that reading millions of prefixes cuts nobody off; a new service is marked from the start, and
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
+use sluice_datapath::rates::{Limit, Rate};
 use tracing::{info, warn};
 
 use super::{Balancer, Failure, anyhow, apply};
@@ -126,6 +127,21 @@ impl Balancer {
         for index in (0..=self.maps.capacities().services).filter(|index| !keep.contains(index)) {
             if self.has_list(index)? {
                 self.maps.remove_list(index).map_err(Failure::operation)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rates that differ from what the configuration says.
+    pub(super) fn set_rates(&mut self) -> Result<(), Failure> {
+        for (name, index) in self.indexes()? {
+            let service = self.input.config.services().iter().find(|service| service.name() == name);
+            for limit in Limit::ALL {
+                let wanted = service.map_or(Rate::NONE, |service| service.rates().of(limit));
+                let place = Rate::index(index, limit);
+                if self.maps.rate(place).map_err(Failure::operation)? != wanted {
+                    self.maps.set_rate(place, wanted).map_err(Failure::operation)?;
+                }
             }
         }
         Ok(())

@@ -32,7 +32,9 @@ impl Site {
                 lb["services"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c["packets"].as_u64()));
             let reasons = lb["reasons"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c.as_u64()));
             // Other packets of the host's own may come meanwhile.
-            let of_lists = reasons.filter(|(name, _)| ["denied", "not_allowed"].contains(&name.as_str()));
+            let of_lists = reasons.filter(|(name, _)| {
+                ["denied", "not_allowed", "service_limit", "source_limit"].contains(&name.as_str())
+            });
             services.chain(of_lists).collect::<std::collections::BTreeMap<_, _>>()
         };
         let before = counted();
@@ -181,4 +183,33 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     assert_eq!([site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")], ["denied", "new"]);
     assert!(site.status()["services"][0]["slots"]["b"].is_null());
     println!("{}", daemon.log().lines().filter(|line| line.contains("prefixes")).collect::<Vec<_>>().join("\n"));
+}
+
+pub(crate) fn rates_follow_the_configuration() {
+    let mut site = Site::new();
+    let mut daemon = site.start(&["lb"]);
+    for _ in 0..3 {
+        assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    }
+    // A burst of two, then one a second: twenty at once are too many.
+    site.config["services"][0]["rate"] = json!({ "source_packets": { "per_second": 1, "burst": 2 } });
+    site.write();
+    daemon.reload();
+    let burst = |client| {
+        for _ in 0..20 {
+            wire::send("far", "eth0", client, "203.0.113.10:80".parse().unwrap());
+        }
+    };
+    let limited = |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
+    burst(CLIENT.parse().unwrap());
+    wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
+    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+    // Gone from the configuration, gone from the packet path.
+    site.config["services"][0].as_object_mut().unwrap().remove("rate");
+    site.write();
+    daemon.reload();
+    let before = limited(&site);
+    burst(CLIENT.parse().unwrap());
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    assert_eq!(limited(&site), before);
 }
