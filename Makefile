@@ -8,8 +8,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := $(TARGET)/release/sluice-lab
 
 KERNELS ?= 5.10 6.1 6.12 newest
+# Those that benchmarks run on, unless KERNELS is given.
+BENCH_KERNELS := $(if $(filter file undefined,$(origin KERNELS)),6.1 6.12,$(KERNELS))
 
-.PHONY: help setup build test test-kernels lab lab-up lab-status lab-shell lab-down bench bench-lists lint docs clean
+.PHONY: help setup build test fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-lists bench-program bench-kernels lint docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +25,15 @@ build: setup ## Build everything: target/release/sluice and target/release/sluic
 test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
 	@CARGO="$(CARGO)" tools/test.sh
 
+fuzz: setup ## Look for packets on which memory, programs and oracle disagree (root; 20 minutes, or FUZZ_MINUTES=5; see tests/corpus/README.md)
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --test fuzz -- --nocapture
+
 test-kernels: build ## Run the privileged tests and the lab on other kernels, in virtual machines (root; KERNELS="6.1 6.12"; see docs/kernels.md)
 	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" TESTS="$(TESTS)" tools/test-kernels.sh
+
+test-kernels-ci: build ## Of test-kernels, what every change must pass: between them, 6.1 and 6.12 run all of it (root; some six minutes)
+	@CARGO="$(CARGO)" KERNELS=6.1 TESTS="load programs lab-device" DOCUMENT= tools/test-kernels.sh
+	@CARGO="$(CARGO)" KERNELS=6.12 TESTS="load lab-program" DOCUMENT= tools/test-kernels.sh
 
 lab: build ## The whole thing on real traffic in network namespaces, checked as it goes (root; under a minute after the build)
 	@$(LAB) run
@@ -46,6 +55,12 @@ bench: setup ## Benchmark the lookup tables beside the paper's pseudo-code (seve
 
 bench-lists: setup ## What a list of a million sources costs: time and memory (root; a minute)
 	$(CARGO) bench --package sluice --bench lists
+
+bench-program: build ## Time the programs beside an empty and an encapsulating one (root; two minutes; see docs/benchmarks.md)
+	@$(TARGET)/release/sluice-bench program --document docs/benchmarks.md
+
+bench-kernels: build ## Count the instructions that kernels take to forward a packet, beside IPVS (root; KERNELS="6.12"; see docs/benchmarks.md)
+	@KERNELS="$(BENCH_KERNELS)" tools/bench-kernels.sh
 
 lint: setup ## What a change must pass besides the tests: format, clippy, documentation
 	$(CARGO) fmt --check

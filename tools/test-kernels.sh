@@ -17,7 +17,7 @@ without_kernel=" cli datapath known properties "
 document=${DOCUMENT-docs/kernels.md}
 
 results=${CARGO_TARGET_DIR:-target}/kernels
-mkdir -p "$results"
+mkdir -p "$results/bin"
 results=$(realpath "$results")
 start=$SECONDS
 
@@ -32,7 +32,10 @@ ${CARGO:-cargo} test --quiet --no-run --message-format=json >"$results/build.jso
 field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" <<<"$2"; }
 grep '"kind":\["test"\]' "$results/build.json" | while read -r artefact; do
     manifest=$(field manifest_path "$artefact")
-    printf '%s\t%s\t%s\n' "$(field name "$artefact")" "${manifest%/*}" "$(field executable "$artefact")"
+    name=$(field name "$artefact")
+    # Links of its own: a build meanwhile replaces the files, and not what runs here.
+    ln -f "$(field executable "$artefact")" "$results/bin/$name"
+    printf '%s\t%s\t%s\n' "$name" "${manifest%/*}" "$results/bin/$name"
 done | sort >"$results/plan"
 
 all=()

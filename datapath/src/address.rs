@@ -48,7 +48,7 @@ impl fmt::Display for Family {
 /// An IPv4 or IPv6 address in wire order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
 /// Held as four words rather than sixteen bytes: the BPF machine moves words, and would move bytes one by one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Address([u32; 4]);
 plain!(Address, 16);

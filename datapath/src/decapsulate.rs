@@ -1,16 +1,17 @@
 //! The backend's path where its kernel has no tunnel device: takes the outer header off packets for its VIPs.
 
+use crate::entries::PrefixKey;
 use crate::flow::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::header::{Ipv4, Ipv6};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::Network;
 use crate::tables::BackendTables;
-use crate::{Family, Reason, ecn, parse};
+use crate::{Family, Plain, Reason, ecn, parse};
 
 /// Takes the outer header off one packet: on success the inner packet is on its way to the local stack, and accounted.
 ///
-/// Only what is addressed to this host, holds a packet of the same family and carries it to a VIP address is touched. An outer
-/// header with options, or a fragment, is left to the kernel: no balancer of ours sends them.
+/// Only what is addressed to this host and carries a packet to a VIP address is touched. An outer header with options, or a fragment,
+/// is left to the kernel: no balancer of ours sends them.
 ///
 /// # Errors
 ///
@@ -30,52 +31,57 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
     match parse::family(&packet)?.ok_or(Reason::NotTunnel)? {
         Family::V4 => {
             let outer = parse::ipv4(&packet, ETHERNET)?;
-            if outer.protocol != IPV4_IN_IP || outer.header != Ipv4::SIZE || outer.fragment {
+            if outer.header != Ipv4::SIZE || outer.fragment {
                 return Err(Reason::NotTunnel);
             }
-            let inner = accept(tables, &outer, || parse::ipv4(&packet, ETHERNET + Ipv4::SIZE))?;
-            let bytes = measure(&packet, &outer, &inner)?;
-            let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
-            let header: Ipv4 = packet.load(ETHERNET + Ipv4::SIZE).ok_or(Reason::Truncated)?;
-            let packets = packet.segments();
-            packet.decapsulate::<Ipv4, Ipv4>(&header.with_traffic_class(class))?;
-            tables.count_decapsulated(packets, bytes);
+            take::<Ipv4, P, T>(packet, tables, &outer)
         }
         Family::V6 => {
             let outer = parse::ipv6(&packet, ETHERNET)?;
-            if outer.protocol != IPV6_IN_IP {
-                return Err(Reason::NotTunnel);
-            }
-            let inner = accept(tables, &outer, || parse::ipv6(&packet, ETHERNET + Ipv6::SIZE))?;
-            let bytes = measure(&packet, &outer, &inner)?;
-            let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
-            let header: Ipv6 = packet.load(ETHERNET + Ipv6::SIZE).ok_or(Reason::Truncated)?;
-            let packets = packet.segments();
-            packet.decapsulate::<Ipv6, u32>(&header.first_word_with_traffic_class(class))?;
-            tables.count_decapsulated(packets, bytes);
+            take::<Ipv6, P, T>(packet, tables, &outer)
         }
     }
+}
+
+/// Takes off an outer header that is an `O`.
+#[inline(always)]
+fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Network) -> Result<(), Reason> {
+    let start = ETHERNET.wrapping_add(size_of::<O>());
+    let family = match outer.protocol {
+        IPV4_IN_IP => Family::V4,
+        IPV6_IN_IP => Family::V6,
+        _ => return Err(Reason::NotTunnel),
+    };
+    if family != outer.family && !tables.crosses() || outer.is_to_mapped() || !tables.is_local(&outer.destination) {
+        return Err(Reason::NotTunnel);
+    }
+    let inner = match family {
+        Family::V4 => parse::ipv4(&packet, start)?,
+        Family::V6 => parse::ipv6(&packet, start)?,
+    };
+    if inner.is_to_mapped() || !tables.is_vip(&PrefixKey::address(&inner.destination)) {
+        return Err(Reason::NotVip);
+    }
+
+    // From this line on the packet is ours, and every refusal is a counted drop.
+    let bytes = measure(&packet, outer, &inner)?;
+    let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
+    let packets = packet.segments();
+    match family {
+        Family::V4 => {
+            let header: Ipv4 = packet.load(start).ok_or(Reason::Truncated)?;
+            packet.decapsulate::<O, Ipv4>(outer.family, family, &header.with_traffic_class(class))?;
+        }
+        Family::V6 => {
+            let header: Ipv6 = packet.load(start).ok_or(Reason::Truncated)?;
+            packet.decapsulate::<O, u32>(outer.family, family, &header.first_word_with_traffic_class(class))?;
+        }
+    }
+    tables.count_decapsulated(packets, bytes);
     Ok(())
 }
 
-/// Whether the packet is for us: the inner header, if the outer one is addressed to this host and the inner one to a VIP.
-#[inline(always)]
-fn accept<T: BackendTables>(
-    tables: &T,
-    outer: &Network,
-    inner: impl FnOnce() -> Result<Network, Reason>,
-) -> Result<Network, Reason> {
-    if outer.is_to_mapped() || !tables.is_local(&outer.destination) {
-        return Err(Reason::NotTunnel);
-    }
-    let inner = inner()?;
-    if inner.is_to_mapped() || !tables.is_vip(&inner.destination) {
-        return Err(Reason::NotVip);
-    }
-    Ok(inner)
-}
-
-/// Bytes of the inner packet. From here on the packet is ours: a length that lies is a drop.
+/// Bytes of the inner packet: a length that lies is a drop.
 #[inline(always)]
 fn measure<P: Packet>(packet: &P, outer: &Network, inner: &Network) -> Result<u64, Reason> {
     let present = packet.length().wrapping_sub(ETHERNET).wrapping_sub(outer.header);

@@ -77,7 +77,8 @@ impl Packet for Buffer<'_> {
         Ok(())
     }
 
-    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(self, _: Family, inner: Family, head: &H) -> Result<(), Reason> {
+        self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(inner).to_ne_bytes());
         self.bytes.drain(ETHERNET..ETHERNET + size_of::<T>());
         self.bytes[ETHERNET..ETHERNET + size_of::<H>()].copy_from_slice(bytes_of(head));
         Ok(())
@@ -308,8 +309,10 @@ fn longest<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V>
 pub struct BackendHost {
     /// The map `LOCAL_ADDRESSES`.
     pub local_addresses: HashSet<Address>,
-    /// The map `VIP_ADDRESSES`.
-    pub vip_addresses: HashSet<Address>,
+    /// Whether the kernel can cross families.
+    pub crosses: bool,
+    /// The map `VIP_PREFIXES`.
+    pub vip_prefixes: HashSet<PrefixKey>,
     /// The map `DECAPSULATED`.
     pub decapsulated: Cell<BackendCounters>,
     /// The map `REASONS`.
@@ -321,8 +324,12 @@ impl BackendTables for BackendHost {
         self.local_addresses.contains(address)
     }
 
-    fn is_vip(&self, address: &Address) -> bool {
-        self.vip_addresses.contains(address)
+    fn crosses(&self) -> bool {
+        self.crosses
+    }
+
+    fn is_vip(&self, key: &PrefixKey) -> bool {
+        self.vip_prefixes.iter().any(|prefix| prefix.holds(key))
     }
 
     fn count_decapsulated(&self, packets: u64, bytes: u64) {

@@ -46,12 +46,13 @@ pub trait Packet: Sized {
     /// [`Reason::NoRoom`].
     fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason>;
 
-    /// Removes the outer header `T` behind the Ethernet header, then overwrites the start of what follows it with `head`.
+    /// Removes the outer header `T`, of the family `outer`, behind the Ethernet header, then overwrites the start of the header of the family
+    /// `inner` that follows it with `head`.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason>;
+    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason>;
 }
 
 /// The largest offset at which [`Packet::load_variable`] finds something.

@@ -87,8 +87,10 @@ pub struct Forwarded {
 pub trait BackendTables {
     /// Whether encapsulated packets may come to this address of the host.
     fn is_local(&self, address: &Address) -> bool;
-    /// Whether the address is a VIP address that this backend serves.
-    fn is_vip(&self, address: &Address) -> bool;
+    /// Whether the kernel can take off an outer header of another family than the inner one's; a constant.
+    fn crosses(&self) -> bool;
+    /// Whether the address is one that this backend serves, alone or in a prefix.
+    fn is_vip(&self, key: &PrefixKey) -> bool;
     /// Accounts a decapsulated packet.
     fn count_decapsulated(&self, packets: u64, bytes: u64);
     /// Accounts a packet that was not decapsulated.

@@ -2,19 +2,25 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use sluice_datapath::entries::{BackendCounters, LocalAddress, PrefixKey, VipAddress};
 use sluice_datapath::{Address, BackendTables, Reason, decapsulate};
 use sluice_probes::tc::{self, TcPacket};
+
+/// Not 0 where the kernel can take off an outer header of another family than the inner one's; fixed when the program is loaded.
+#[unsafe(no_mangle)]
+static CROSSES: Global<u32> = Global::new(0);
 
 /// Addresses of this host to which encapsulated packets may come. The loader sets the capacity.
 #[btf_map]
 static LOCAL_ADDRESSES: HashMap<Address, LocalAddress, 1> = HashMap::new();
-/// VIP addresses that this backend serves. The loader sets the capacity.
+/// VIP addresses and prefixes that this backend serves. The loader sets the capacity.
 #[btf_map]
-static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
+static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// What was decapsulated.
 #[btf_map]
 static DECAPSULATED: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
@@ -42,9 +48,13 @@ impl BackendTables for Maps {
     }
 
     #[inline(always)]
-    fn is_vip(&self, address: &Address) -> bool {
-        // SAFETY: the value is not read.
-        unsafe { VIP_ADDRESSES.get(address) }.is_some()
+    fn crosses(&self) -> bool {
+        CROSSES.load() != 0
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, key: &PrefixKey) -> bool {
+        VIP_PREFIXES.get(&Key::new(key.length, key.words())).is_some()
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT,
-    TC_ACT_UNSPEC,
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
 use aya_ebpf::helpers::{
     bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
@@ -160,13 +160,21 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
-        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
+        // Within a family no kernel needs the flags, and old ones do not know them.
+        let flags = u64::from(match (outer, inner) {
+            (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            _ => BPF_F_ADJ_ROOM_FIXED_GSO,
+        });
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, (size_of::<T>() as i32).wrapping_neg(), BPF_ADJ_ROOM_MAC, flags) }
             != 0
         {
             return Err(Reason::NoRoom);
+        }
+        if outer != inner {
+            self.write(ETHERNET - 2, &ether_type(inner))?;
         }
         self.write(ETHERNET, head)
     }

@@ -26,8 +26,13 @@ impl XdpPacket {
         unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) }
     }
 
+    /// Writes a header at an offset.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`] when the packet ends before the header does.
     #[inline(always)]
-    fn write<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+    pub fn write<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
         unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
@@ -114,8 +119,11 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(self, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
         self.move_head(size_of::<T>() as i32)?;
+        if outer != inner {
+            self.write(ETHERNET - 2, &ether_type(inner))?;
+        }
         self.write(ETHERNET, head)
     }
 }

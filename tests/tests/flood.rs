@@ -3,12 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::ensure;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use sluice_tests::kernel::run_timed;
 use sluice_tests::packets::build::Client;
 use sluice_tests::packets::loaded::{Hook, Loaded};
+use sluice_tests::packets::native::settings;
 use sluice_tests::packets::world::{Balancer as _, World};
 
 /// Entries of the connection table.
@@ -37,7 +38,7 @@ fn syn(number: u32) -> Client {
 }
 
 fn flood(hook: Hook) -> anyhow::Result<()> {
-    let mut balancer = Loaded::with_connections(hook, TABLE)?;
+    let mut balancer = Loaded::with(hook, TABLE, &settings())?;
     balancer.configure(&World::new().all_to(1, 0).tracked(true))?;
     for number in 0..ESTABLISHED {
         balancer.send(&established(number).frame().into())?;
@@ -56,12 +57,12 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
         for other in 1..=SYNS {
             balancer.send(&established((round + other) % ESTABLISHED).frame().into())?;
         }
-        calm.push(balancer.time(&established(round % ESTABLISHED).frame().into())?);
+        calm.push(time(&balancer, &established(round % ESTABLISHED))?);
         for _ in 0..SYNS {
             balancer.send(&syn(sent).frame().into())?;
             sent += 1;
         }
-        flooded.push(balancer.time(&established((round + 1) % ESTABLISHED).frame().into())?);
+        flooded.push(time(&balancer, &established((round + 1) % ESTABLISHED))?);
     }
     let after = balancer.counters()?.backends;
     let to = |backend| after.get(&backend).map_or(0, |c| c.0) - before.get(&backend).map_or(0, |c| c.0);
@@ -69,14 +70,19 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
     let kept = u64::from(ROUNDS * (SYNS + 2));
     ensure!(to(1) == kept, "{} of {kept} packets of established connections went to their backend", to(1));
     println!(
-        "{hook:?}: {:?} a packet of an established connection, {:?} during the flood of {sent} SYNs (medians)",
+        "{hook:?}: {} ns a packet of an established connection, {} ns during the flood of {sent} SYNs (medians)",
         median(calm),
         median(flooded)
     );
     Ok(())
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// Nanoseconds that the program takes for a client's packet.
+fn time(balancer: &Loaded, client: &Client) -> anyhow::Result<u32> {
+    Ok(run_timed(balancer.program().descriptor(), &client.frame())?.1)
+}
+
+fn median(mut times: Vec<u32>) -> u32 {
     times.sort_unstable();
     times[times.len() / 2]
 }

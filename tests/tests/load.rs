@@ -4,7 +4,6 @@
 //! Everything happens in a network and a mount namespace of this process's own, with a BPF file system of their own.
 
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use sluice::journal::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
+use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.
 const PROGRAMS: [(&str, Loader); 3] = [
@@ -166,13 +166,14 @@ fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     ip(&["addr", "add", "192.0.2.1/24", "dev", "there"])?;
     ensure!(maps.reasons()?.is_empty(), "packets are counted before the program is attached: {:?}", maps.reasons()?);
 
-    let link = match attach_by_tcx(&loaded.program, nix::net::if_::if_nametoindex("here")?) {
-        Ok(link) => link,
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && kernel()? < (6, 6) => {
-            return Ok(Completion::ignored_with("this kernel has no TCX (BPF_TCX_INGRESS, Linux 6.6)"));
-        }
-        Err(error) => return Err(error).context("cannot attach by TCX"),
-    };
+    let link =
+        match kernel::attach(loaded.program.descriptor(), nix::net::if_::if_nametoindex("here")?, kernel::Hook::Tcx) {
+            Ok(link) => link,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && version()? < (6, 6) => {
+                return Ok(Completion::ignored_with("this kernel has no TCX (BPF_TCX_INGRESS, Linux 6.6)"));
+            }
+            Err(error) => return Err(error).context("cannot attach by TCX"),
+        };
     let socket = UdpSocket::bind("192.0.2.1:0")?;
     let deadline = Instant::now() + PATIENCE;
     while maps.reasons()?.is_empty() {
@@ -185,41 +186,8 @@ fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     Ok(Completion::Completed)
 }
 
-/// The link, which detaches when it is closed.
-fn attach_by_tcx(program: &Program, interface: u32) -> std::io::Result<OwnedFd> {
-    const LINK_CREATE: libc::c_long = 28;
-    const TCX_INGRESS: u32 = 46;
-    /// `struct { ... } link_create` of `union bpf_attr` (`linux/bpf.h`), up to TCX's part of it.
-    #[repr(C)]
-    struct LinkCreate {
-        program: i32,
-        interface: u32,
-        attach_type: u32,
-        flags: u32,
-        relative: u32,
-        pad: u32,
-        expected_revision: u64,
-    }
-    let request = LinkCreate {
-        program: program.descriptor().as_raw_fd(),
-        interface,
-        attach_type: TCX_INGRESS,
-        flags: 0,
-        relative: 0,
-        pad: 0,
-        expected_revision: 0,
-    };
-    // SAFETY: `request` is laid out as the kernel's attribute union for this command.
-    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const request, size_of::<LinkCreate>()) };
-    match i32::try_from(descriptor) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
-
 /// The running kernel's version: major and minor.
-fn kernel() -> Result<(u32, u32)> {
+fn version() -> Result<(u32, u32)> {
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {

@@ -3,113 +3,56 @@
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::ensure;
+use libtest_mimic::{Arguments, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use sluice::bpf;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
-use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes};
+use sluice_tests::packets::isolation::{in_namespace, missing};
+use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes, takes_at_xdp};
 use sluice_tests::packets::native::{Native, NativeHost};
+use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
-use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
-
-/// Why a case does not run at TC; the same case runs in memory.
-const REFUSED: &str = "BPF_PROG_TEST_RUN makes no skb with a VLAN tag, nor one that ends inside its IP header";
+use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, MTU, World};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = missing();
     let mut trials = Vec::new();
-    let mut add = |name: String, test: Box<dyn FnOnce() -> anyhow::Result<()> + Send>, missing: Option<&str>| {
+    let mut add = |name: String, test: Box<dyn FnOnce() -> anyhow::Result<()> + Send>| {
         let trial = Trial::test(name, move || in_namespace(test));
-        trials.push(match missing {
+        trials.push(match &missing {
             None => trial,
             // The kind is printed beside the name: it says why the test does not run.
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
     for case in cases::balancing() {
-        // What the kernel says beside the bytes, XDP is not told.
-        let beside =
-            |frame: &Frame| frame.segment_size != 0 || frame.segments != 0 || frame.vlan || frame.is_for_other_host();
-        if case.applies(|frame| !beside(frame)) {
-            let (name, case) = (format!("xdp: {}", case.name), case.clone());
-            add(name, Box::new(move || case.run(&mut Loaded::new(Hook::Xdp)?)), missing.as_deref());
+        if let Some(case) = case.clone().only(takes_at_xdp) {
+            add(format!("xdp: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Xdp)?)));
         }
-        let tagged = (!case.applies(takes)).then_some(REFUSED);
-        let name = format!("tc: {}", case.name);
-        let test = Box::new(move || case.run(&mut Loaded::new(Hook::Tc)?));
-        add(name, test, missing.as_deref().or(tagged));
+        // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test program `wire` does.
+        if let Some(case) = case.only(takes) {
+            add(format!("tc: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Tc)?)));
+        }
     }
-    for case in cases::decapsulating() {
-        let name = format!("backend: {}", case.name);
-        let cut = (!case.frames.iter().all(|(frame, _)| takes(frame))).then_some(REFUSED);
-        add(name, Box::new(move || case.run(&mut LoadedHost::new()?)), missing.as_deref().or(cut));
+    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
+        add(format!("backend: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
-    add(name.to_owned(), Box::new(redirected_at_xdp), missing.as_deref());
+    add(name.to_owned(), Box::new(redirected_at_xdp));
     let name = "memory, tc, xdp and the oracle agree on random frames";
-    add(name.to_owned(), Box::new(random_frames), missing.as_deref());
+    add(name.to_owned(), Box::new(random_frames));
     let name = "memory and backend agree on random encapsulated frames";
-    add(name.to_owned(), Box::new(random_frames_to_the_backend), missing.as_deref());
+    add(name.to_owned(), Box::new(random_frames_to_the_backend));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Why programs cannot be run here, in the kernel's terms.
-fn missing() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root: CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN".to_owned());
-    }
-    // Mounted here, before any test has a mount namespace or two of them race to mount it.
-    bpf::bpffs().err().map(|error| format!("no BPF file system: {error}"))
-}
-
-/// Runs a test in a network namespace of its own, which vanishes with the test's thread.
-fn in_namespace(test: Box<dyn FnOnce() -> anyhow::Result<()> + Send>) -> Result<(), Failed> {
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-        test()
-    });
-    match thread.join() {
-        Ok(outcome) => outcome.map_err(|error| format!("{error:#}").into()),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn ip(arguments: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().context("cannot run ip")?;
-    ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// A veth device with forwarding on and a static neighbour in each family.
 fn redirected_at_xdp() -> anyhow::Result<()> {
-    const OWN: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
-    const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
-
-    for arguments in [
-        "link add out address 02:00:00:00:aa:01 type veth peer name far",
-        "link set far up",
-        "link set out up",
-        "address add 192.0.2.1/24 dev out",
-        "address add 2001:db8:ffff::1/64 dev out nodad",
-        "route add 10.0.1.0/24 via 192.0.2.9",
-        "route add 2001:db8:2::/64 via 2001:db8:ffff::9",
-        "neigh add 192.0.2.9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
-        "neigh add 2001:db8:ffff::9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
-    ] {
-        ip(arguments)?;
-    }
-    // The kernel shows each thread the settings of its own network namespace.
-    for setting in ["/proc/sys/net/ipv4/conf/all/forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"] {
-        std::fs::write(setting, "1").with_context(|| setting.to_owned())?;
-    }
-    let interface = nix::net::if_::if_nametoindex("out")?;
+    let interface = network::route_out()?;
     let world = World::new().all_to(3, 0x1240).with_backend(3, |backend| backend.next_hop = Some((interface, MTU)));
     let mut balancer = Loaded::new(Hook::Xdp)?;
     balancer.configure(&world)?;
@@ -122,7 +65,8 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
         } else {
             build::outer_v4(Ipv4Addr::new(10, 0, 1, 3), class, 0x1240, length)
         };
-        let expected = [&NEIGHBOUR[..], &OWN, &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..]].concat();
+        let expected =
+            [&network::NEIGHBOUR[..], &network::OWN, &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..]].concat();
         ensure!(bytes == expected, "the frame became {bytes:02x?} instead of {expected:02x?}");
     }
     Ok(())

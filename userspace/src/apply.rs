@@ -31,26 +31,23 @@ pub fn now() -> u64 {
 /// [`Error::Read`], [`Error::System`].
 pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     let mut have = Have::default();
-    let capacities = maps.capacities();
-    for index in 1..=u16::try_from(capacities.backends).unwrap_or(u16::MAX) {
-        let record = maps.backend_record(index)?;
-        if record.incarnation == 0 {
-            continue;
-        }
+    let entries = maps.backends()?;
+    for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
+        // An index is 16 bits wide, and index 0 means nothing.
+        let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.incarnation) else { continue };
         let name = record.name.as_str();
         have.backends.insert(
             index,
             HaveBackend {
                 name: (!name.is_empty()).then(|| name.to_owned()),
-                entry: maps.backend(index)?,
+                entry,
                 incarnation: record.incarnation,
                 draining: record.draining != 0,
                 rests_until: record.rests_until,
             },
         );
     }
-    for index in 1..=capacities.services {
-        let record = maps.service_record(index)?;
+    for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
         let name = record.name.as_str();
         if name.is_empty() && record.rests_until == 0 {
             continue;
@@ -73,49 +70,65 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
 /// [`Error`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows it.
 pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> NextHop, now: u64) -> Result<(), Error> {
     match step {
-        Step::AddBackends(new) => new.iter().try_for_each(|backend| add_backend(maps, backend, next_hop)),
-        Step::SetDraining(changed) => changed.iter().try_for_each(|(index, draining)| {
-            let record = maps.backend_record(*index)?;
-            maps.set_backend_record(*index, &BackendRecord { draining: u32::from(*draining), ..record })
-        }),
+        Step::AddBackends(new) => add_backends(maps, new, next_hop),
+        Step::SetDraining(changed) => {
+            let records = maps.backend_records()?;
+            let draining: Vec<_> = changed
+                .iter()
+                .filter_map(|(index, draining)| {
+                    let record = records.get(usize::from(*index))?;
+                    Some((*index, BackendRecord { draining: u32::from(*draining), ..*record }))
+                })
+                .collect();
+            maps.set_backend_records(&draining)
+        }
         Step::ReplaceTables(new) => {
-            for table in new.iter().filter(|table| table.created) {
-                maps.reset_service_counters(table.service)?;
-                maps.set_service_record(table.service, &ServiceRecord { name: name(&table.name), rests_until: 0 })?;
-            }
+            let created = new.iter().filter(|table| table.created);
+            let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
+            maps.reset_service_counters(&indexes)?;
+            let records: Vec<_> = created
+                .map(|table| (table.service, ServiceRecord { name: name(&table.name), rests_until: 0 }))
+                .collect();
+            maps.set_service_records(&records)?;
             let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
             maps.replace_tables(&tables)
         }
         Step::PutVips { addresses, vips } => {
-            for (key, vip) in vips {
-                maps.put_vip(*key, *vip)?;
-            }
+            maps.put_vips(vips)?;
             // Last, so that an address is a VIP address only once its VIPs are there.
-            addresses.iter().try_for_each(|(address, entry)| maps.put_vip_address(*address, *entry))
+            maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
-            for address in addresses {
-                maps.remove_vip_address(*address)?;
-            }
-            vips.iter().try_for_each(|key| maps.remove_vip(*key))
+            maps.remove_vip_addresses(addresses)?;
+            maps.remove_vips(vips)
         }
-        Step::RetireServices(indexes) => indexes.iter().try_for_each(|index| {
-            // The record goes last: as long as it names the service, the next daemon knows that this is not done.
-            maps.remove_table(*index)?;
-            maps.remove_list(*index)?;
-            maps.set_service_record(*index, &ServiceRecord { name: Name::NONE, rests_until: rests_until(now) })
-        }),
-        Step::RetireBackends(indexes) => indexes.iter().try_for_each(|index| {
-            // The incarnation goes first with the entry: what the connection table says of this index counts no more.
-            maps.set_backend(*index, &FREE)?;
-            for family in [Family::V4, Family::V6] {
-                maps.set_next_hop(NextHop::index(*index, family), NextHop { interface: 0, mtu: 0 })?;
-            }
-            // The record goes last, as above.
-            let record = maps.backend_record(*index)?;
-            let rests = BackendRecord { name: Name::NONE, draining: 0, rests_until: rests_until(now), ..record };
-            maps.set_backend_record(*index, &rests)
-        }),
+        Step::RetireServices(indexes) => {
+            // The records go last: as long as one names the service, the next daemon knows that this is not done.
+            indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
+            indexes.iter().try_for_each(|index| maps.remove_list(*index))?;
+            let rests = ServiceRecord { name: Name::NONE, rests_until: rests_until(now) };
+            maps.set_service_records(&indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>())
+        }
+        Step::RetireBackends(indexes) => {
+            // The incarnations go first with the entries: what the connection table says of these indexes counts no more.
+            maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
+            let next_hops = indexes.iter().flat_map(|index| {
+                let none = NextHop { interface: 0, mtu: 0 };
+                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), none))
+            });
+            maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
+            // The records go last, as above.
+            let records = maps.backend_records()?;
+            let rests: Vec<_> = indexes
+                .iter()
+                .filter_map(|index| {
+                    let record = records.get(usize::from(*index))?;
+                    let rests_until = rests_until(now);
+                    Some((*index, BackendRecord { name: Name::NONE, draining: 0, rests_until, ..*record }))
+                })
+                .collect();
+            maps.set_backend_records(&rests)
+        }
     }
 }
 
@@ -124,22 +137,26 @@ fn rests_until(now: u64) -> u64 {
     now.saturating_add(REST_SECONDS * 1_000_000_000)
 }
 
-/// The record comes first: if the daemon dies behind it, the next one knows that this incarnation is taken.
-fn add_backend(maps: &mut impl Maps, backend: &NewBackend, next_hop: &dyn Fn(IpAddr) -> NextHop) -> Result<(), Error> {
-    maps.reset_backend_counters(backend.index)?;
-    let record = BackendRecord {
-        name: name(&backend.name),
-        rests_until: 0,
-        incarnation: backend.entry.incarnation,
-        draining: u32::from(backend.draining),
-    };
-    maps.set_backend_record(backend.index, &record)?;
-    for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
-        if !address.is_none() {
-            maps.set_next_hop(NextHop::index(backend.index, family), next_hop(address.into()))?;
-        }
-    }
-    maps.set_backend(backend.index, &backend.entry)
+/// The records come first: if the daemon dies behind them, the next one knows that these incarnations are taken.
+fn add_backends(maps: &mut impl Maps, new: &[NewBackend], next_hop: &dyn Fn(IpAddr) -> NextHop) -> Result<(), Error> {
+    maps.reset_backend_counters(&new.iter().map(|backend| backend.index).collect::<Vec<_>>())?;
+    let records = new.iter().map(|backend| {
+        let record = BackendRecord {
+            name: name(&backend.name),
+            rests_until: 0,
+            incarnation: backend.entry.incarnation,
+            draining: u32::from(backend.draining),
+        };
+        (backend.index, record)
+    });
+    maps.set_backend_records(&records.collect::<Vec<_>>())?;
+    let next_hops = new.iter().flat_map(|backend| {
+        let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
+        let addresses = addresses.into_iter().filter(|(_, address)| !address.is_none());
+        addresses.map(|(family, address)| (NextHop::index(backend.index, family), next_hop(address.into())))
+    });
+    maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
+    maps.set_backends(&new.iter().map(|backend| (backend.index, backend.entry)).collect::<Vec<_>>())
 }
 
 /// A name as records hold it. The configuration holds no name that does not fit.

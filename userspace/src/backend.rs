@@ -8,16 +8,17 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use ipnet::IpNet;
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BackendMaps, Pins, Program};
+use crate::bpf::{self, BackendMaps, Pins, Program, Replaced};
 use crate::cli::Backend;
 use crate::config::{self, Config, Limits};
 use crate::daemon::{self, Asked, Entry, REFRESH, STATE, Signals};
 use crate::failure::Failure;
-use crate::host::{BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6};
+use crate::host::{BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use crate::journal::{Journal, Role};
 use crate::lb::check_interfaces;
 use crate::netlink::{FilterSpec, Netlink};
@@ -52,8 +53,8 @@ struct Duty {
     name: String,
     /// This backend's addresses.
     local: Vec<IpAddr>,
-    /// The VIP addresses of the services that list it, whatever its weight: it may still hold their flows.
-    vips: Vec<IpAddr>,
+    /// The VIP addresses and prefixes of the services that list it, whatever its weight: it may still hold their flows.
+    vips: Vec<IpNet>,
     interfaces: Vec<String>,
 }
 
@@ -68,16 +69,8 @@ impl Duty {
         };
         let backend = &config.backends()[position];
         let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
-        let mut vips = config.services().iter().filter(serves).flat_map(|service| service.vips());
-        if let Some(vip) = vips.find(|vip| vip.is_prefix()) {
-            return Err(anyhow!(
-                "{}: {vip} is a prefix, which `sluice backend` does not serve; serve it by hand: ip route add local {} dev lo",
-                args.config.display(),
-                vip.prefix()
-            ));
-        }
-        let vips: BTreeSet<IpAddr> =
-            config.services().iter().filter(serves).flat_map(|s| s.vips()).map(|vip| vip.address()).collect();
+        let services = config.services().iter().filter(serves);
+        let vips: BTreeSet<IpNet> = services.flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),
             local: backend.addresses().collect(),
@@ -114,6 +107,8 @@ struct Running {
     /// Whether that program decapsulates now; tunnel devices may have come since it was loaded.
     by_program: bool,
     limits: Limits,
+    /// The maps that were replaced by some of other sizes, until nothing reads them.
+    replaced: Option<Replaced>,
 }
 
 async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
@@ -185,6 +180,7 @@ impl Running {
             program: None,
             by_program: false,
             limits: config.limits(),
+            replaced: None,
             instance,
         };
         running.fulfil(duty).await?;
@@ -196,10 +192,8 @@ impl Running {
         if config.instance() != self.instance {
             return Err(Failure::bad_input(anyhow!("the instance cannot change while the daemon runs; restart it")));
         }
-        if config.limits() != self.limits {
-            return Err(Failure::bad_input(anyhow!("limits cannot change while the daemon runs; restart it")));
-        }
         let duty = find(args, &config, self.host.netlink()).await?;
+        self.limits = config.limits();
         self.fulfil(&duty).await?;
         Ok(duty)
     }
@@ -213,6 +207,7 @@ impl Running {
             tunnels: true,
             tunnel_v4: TUNNEL_V4,
             tunnel_v6: TUNNEL_V6,
+            tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
         };
         let report = self.host.prepare_backend(&setup).await.map_err(Failure::operation)?;
         for change in &report.changed {
@@ -221,16 +216,31 @@ impl Running {
         for (address, decapsulation) in &report.decapsulation {
             info!("packets to {address} are decapsulated by: {decapsulation}");
         }
-        let by_program: Vec<IpAddr> = report
+        let by_program: BTreeSet<IpAddr> = report
             .decapsulation
             .iter()
             .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
             .map(|(address, _)| *address)
             .collect();
+        let by_program: Vec<IpAddr> = by_program.into_iter().collect();
+        let crossing = |local: &IpAddr| duty.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4());
+        if by_program.iter().any(crossing) && !bpf::decapsulates_across_families() {
+            warn!(
+                "this kernel takes no IPv6 packet out of an IPv4 one, nor the other way round (it lacks BPF_F_ADJ_ROOM_DECAP_L3_*, \
+                 Linux 6.3, and the tunnel device): give this backend an address of each family that it serves"
+            );
+        }
         self.decapsulate(duty, &by_program).await?;
         for address in self.host.journal().addresses() {
-            if !duty.vips.contains(&address) && self.host.remove_vip(address).await.map_err(Failure::operation)? {
+            if !duty.vips.contains(&address.into())
+                && self.host.remove_vip(address).await.map_err(Failure::operation)?
+            {
                 info!("took VIP address {address} off lo");
+            }
+        }
+        for prefix in self.host.journal().local_routes() {
+            if !duty.vips.contains(&prefix) && self.host.remove_vip_prefix(prefix).await.map_err(Failure::operation)? {
+                info!("VIP prefix {prefix} is not local any more");
             }
         }
         Ok(())
@@ -251,6 +261,15 @@ impl Running {
                 let program = program.map_err(Failure::operation)?;
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 self.program = Some((program, maps));
+                self.replaced = bpf::unfinished_backend(&self.pins);
+            }
+            self.settle(duty).await?;
+            if let Some((program, replaced)) =
+                bpf::resize_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips).map_err(Failure::operation)?
+            {
+                let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
+                (self.program, self.replaced) = (Some((program, maps)), Some(replaced));
+                self.settle(duty).await?;
             }
             if let Some((_, maps)) = &mut self.program {
                 maps.set(local, &duty.vips).map_err(Failure::operation)?;
@@ -259,6 +278,17 @@ impl Running {
         self.by_program = !local.is_empty();
         let program = self.program.as_ref().filter(|_| self.by_program).map(|(program, _)| program);
         self.attachment.ensure(&mut self.host, &duty.interfaces, program).await
+    }
+
+    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    async fn settle(&mut self, duty: &Duty) -> Result<(), Failure> {
+        let (Some(replaced), Some((program, maps))) = (&self.replaced, &mut self.program) else { return Ok(()) };
+        self.attachment.ensure(&mut self.host, &duty.interfaces, Some(program)).await?;
+        replaced.finish().map_err(Failure::operation)?;
+        self.replaced = None;
+        *maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
+        info!("maps replaced: {} VIP addresses", maps.vip_addresses());
+        Ok(())
     }
 }
 
@@ -292,14 +322,18 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_backend_is_found_by_its_address_and_serves_every_service_that_lists_it() {
         let duty = Duty::find(&args(None, &[]), &config(), &[ip("127.0.0.1"), ip("10.0.1.1")]).unwrap();
-        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("a", &[ip("203.0.113.1"), ip("203.0.113.2")][..]));
+        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("a", &[net("203.0.113.1/32"), net("203.0.113.2/32")][..]));
         assert_eq!(duty.interfaces, ["eth0"]);
         // Weight 0 takes no new flows and may still hold old ones.
         let duty = Duty::find(&args(None, &["ens1"]), &config(), &[ip("10.0.1.2")]).unwrap();
-        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("b", &[ip("203.0.113.2")][..]));
+        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("b", &[net("203.0.113.2/32")][..]));
         assert_eq!(duty.interfaces, ["ens1"]);
         assert!(Duty::find(&args(Some("idle"), &[]), &config(), &[]).unwrap().vips.is_empty());
     }

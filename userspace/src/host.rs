@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use ipnet::IpNet;
+
 use crate::journal::{Change, Journal, JournalError, UndoReport};
 use crate::netlink::{
     self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink, Tunnel, TunnelError,
@@ -15,7 +17,7 @@ const LOOPBACK: &str = "lo";
 
 mod backend;
 
-pub use backend::{BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6};
+pub use backend::{BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 
 /// Why the host is not as it should be. What was done until then is in the journal.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +224,44 @@ impl Host {
         Ok(true)
     }
 
+    /// Makes all addresses of a prefix this host's own, by a local route to `lo`. One that is there already is left as it is, and stays when
+    /// everything is undone.
+    ///
+    /// # Errors
+    /// As [`Netlink::add_local_route`].
+    pub async fn ensure_vip_prefix(&mut self, prefix: IpNet) -> Result<AddressAdded, HostError> {
+        let index = self.netlink.interface(LOOPBACK).await?.index;
+        let change = Change::LocalRoute { prefix };
+        // Ours from an earlier time, or somebody else's: the journal knows.
+        if self.journal.contains(&change) && self.netlink.has_local_route(prefix).await? {
+            return Ok(AddressAdded::Existed);
+        }
+        self.journal.record(change.clone())?;
+        let added = self.netlink.add_local_route(index, prefix).await;
+        let ours = match &added {
+            Ok(found) => *found == AddressAdded::Created,
+            Err(error) => !error.changed_nothing(),
+        };
+        if !ours {
+            self.journal.forget(&change)?;
+        }
+        Ok(added?)
+    }
+
+    /// Removes the local route of a prefix if it was made by [`Self::ensure_vip_prefix`]; says whether it was.
+    ///
+    /// # Errors
+    /// As [`Netlink::remove_local_route`].
+    pub async fn remove_vip_prefix(&mut self, prefix: IpNet) -> Result<bool, HostError> {
+        let change = Change::LocalRoute { prefix };
+        if !self.journal.contains(&change) {
+            return Ok(false);
+        }
+        self.netlink.remove_local_route(prefix).await?;
+        self.journal.forget(&change)?;
+        Ok(true)
+    }
+
     /// Sets a kernel setting; says whether it had another value.
     ///
     /// # Errors
@@ -236,12 +276,11 @@ impl Host {
         Ok(true)
     }
 
-    /// Makes or adopts a tunnel device that decapsulates what anybody sends to `local`.
+    /// Makes or adopts a tunnel device of a kind that decapsulates what anybody sends to `local`.
     ///
     /// # Errors
     /// As [`Netlink::create_tunnel`]; [`TunnelError::Unsupported`] when the kernel has no such devices.
-    pub async fn ensure_tunnel(&mut self, name: &str, local: IpAddr) -> Result<Tunnel, HostError> {
-        let kind = TunnelKind::of(local);
+    pub async fn ensure_tunnel(&mut self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Tunnel, HostError> {
         if let Some(found) = self.netlink.tunnel(name, kind, local).await? {
             return Ok(found);
         }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::netlink::{Direction, TunnelKind};
@@ -85,6 +86,11 @@ pub enum Change {
         /// Its prefix length, in bits.
         prefix_len: u8,
     },
+    /// A prefix was made local to the host, by a route of type local to `lo`.
+    LocalRoute {
+        /// The prefix.
+        prefix: IpNet,
+    },
     /// A tunnel device was created.
     Link {
         /// Its name.
@@ -125,6 +131,7 @@ impl fmt::Display for Change {
             Self::Address { interface, address, prefix_len, .. } => {
                 write!(f, "address {address}/{prefix_len} on {interface}")
             }
+            Self::LocalRoute { prefix } => write!(f, "local route to {prefix}"),
             Self::Link { name, kind, local } => write!(f, "{kind} device {name} for {local}"),
             Self::Sysctl { key, old, new } => write!(f, "{key} set from {old} to {new}"),
         }
@@ -292,6 +299,15 @@ impl Journal {
             _ => None,
         });
         addresses.collect()
+    }
+
+    /// The prefixes that were made local.
+    pub fn local_routes(&self) -> Vec<IpNet> {
+        let prefixes = self.changes.iter().filter_map(|change| match change {
+            Change::LocalRoute { prefix } => Some(*prefix),
+            _ => None,
+        });
+        prefixes.collect()
     }
 
     /// Writes a change down; when this returns, it survives a crash, and the change may be made.

@@ -13,13 +13,14 @@ use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::options::Features;
 use sluice_datapath::records::InstanceRecord;
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program};
+use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program, Replaced};
 use crate::cli::Lb;
 use crate::config::Config;
 use crate::daemon::{self, Asked, Entry, REFRESH, SETTLE, STATE, Signals};
@@ -128,6 +129,8 @@ struct Balancer {
     /// Warnings about next hops that were said, to say each once.
     said: BTreeMap<IpAddr, String>,
     attachment: Attachment,
+    /// The maps that were replaced by some of other sizes, until nothing reads them.
+    replaced: Option<Replaced>,
     lists: Loader,
     /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
     complete: bool,
@@ -224,16 +227,15 @@ impl Balancer {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
         let mut want = input.want()?;
         let settings = input.settings(&want);
+        // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it.
+        let every_feature = Settings { features: Features::ALL, ..settings };
+        let replaced = bpf::unfinished_balancer(pins);
+        let settings = if replaced.is_some() { every_feature } else { settings };
         let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
         let before = maps.instance().map_err(Failure::operation)?;
         if before.layout != 0 && before.key_fingerprint != fingerprint(&input.key) {
             warn!("the hash key is another one than before: flows of untracked services move");
-        }
-        if maps.capacities() != input.capacities() {
-            warn!(
-                "the maps keep the capacities that they were made with; `sluice down`, then start again, to change limits"
-            );
         }
         let attachment = Attachment::new(filter(input.config.instance()));
         let mut balancer = Self {
@@ -246,10 +248,19 @@ impl Balancer {
             next_hops,
             said: BTreeMap::new(),
             attachment,
+            replaced,
             lists: Loader::new(),
             complete: false,
         };
         let (have, steps) = balancer.plan(&balancer.input, &mut want)?;
+        if balancer.replaced.is_some() {
+            info!("an earlier daemon began to replace the maps for other limits");
+            balancer.settle().await?;
+        }
+        if let Some((program, replaced)) = balancer.resize(&balancer.input, every_feature)? {
+            balancer.take(program, replaced, every_feature)?;
+            balancer.settle().await?;
+        }
         balancer.apply(&have, &steps)?;
         balancer.read_lists();
         if before.layout == 0 {
@@ -264,8 +275,37 @@ impl Balancer {
     fn plan(&self, input: &Input, want: &mut Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
         self.mark_listed(&input.config, &have, want)?;
-        let steps = plan::plan(&have, want, self.maps.capacities(), apply::now()).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, want, input.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
+    }
+
+    /// Makes maps of the sizes that a configuration's limits ask for, where they differ, and a program over them; nothing runs it yet.
+    fn resize(&self, input: &Input, settings: Settings) -> Result<Option<(Program, Replaced)>, Failure> {
+        bpf::resize_balancer(&self.pins, &settings, &input.capacities()).map_err(|error| match error {
+            bpf::Error::InUse { .. } => Failure::bad_input(error),
+            error => Failure::operation(error),
+        })
+    }
+
+    /// Takes a program and its maps, which hold what the ones before them do.
+    fn take(&mut self, program: Program, replaced: Replaced, settings: Settings) -> Result<(), Failure> {
+        self.complete = false;
+        (self.program, self.replaced) = (program, Some(replaced));
+        self.settings = settings;
+        self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
+        Ok(())
+    }
+
+    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let Some(replaced) = &self.replaced else { return Ok(()) };
+        self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        replaced.finish().map_err(Failure::operation)?;
+        self.replaced = None;
+        self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
+        let Capacities { services, backends, vips, connections } = self.maps.capacities();
+        info!("maps replaced: {services} services, {backends} backends, {vips} VIPs, {connections} connections");
+        Ok(())
     }
 
     /// Makes the maps hold what the configuration says.
@@ -285,10 +325,18 @@ impl Balancer {
 
     /// Says what is wrong with next hops, each thing once for as long as it lasts.
     fn warn_of_next_hops(&mut self) {
-        for (address, warning) in &self.next_hops.warnings {
-            if self.said.get(address) != Some(warning) {
-                warn!("backend address {address}: {warning}");
-            }
+        /// So many are said one by one.
+        const SAID: usize = 20;
+        let said = |(address, warning): &(&IpAddr, &String)| self.said.get(*address) != Some(*warning);
+        let mut new = self.next_hops.warnings.iter().filter(said);
+        for (address, warning) in new.by_ref().take(SAID) {
+            warn!("backend address {address}: {warning}");
+        }
+        let more = new.count();
+        if more > 0 {
+            warn!(
+                "of {more} more backend addresses there is such a thing to say; `sluice status` shows routes and MTUs"
+            );
         }
         self.said.clone_from(&self.next_hops.warnings);
     }
@@ -312,7 +360,7 @@ impl Balancer {
         self.set_rates()?;
         let settings = self.input.settings(want);
         if settings != self.settings {
-            let capacities = self.maps.capacities();
+            let capacities = self.input.capacities();
             self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
             self.settings = settings;
         }
@@ -335,7 +383,6 @@ impl Balancer {
         let input = Input::read(args)?;
         for (what, same) in [
             ("instance", input.config.instance() == self.input.config.instance()),
-            ("limits", input.config.limits() == self.input.config.limits()),
             ("the hash key", fingerprint(&input.key) == fingerprint(&self.input.key)),
         ] {
             if !same {
@@ -344,11 +391,20 @@ impl Balancer {
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        if self.replaced.is_some() {
+            self.input.interfaces.clone_from(&input.interfaces);
+            self.settle().await?;
+        }
         let mut want = input.want()?;
         let (have, steps) = self.plan(&input, &mut want)?;
+        let resized = self.resize(&input, self.settings)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
         self.input = input;
+        if let Some((program, replaced)) = resized {
+            self.take(program, replaced, self.settings)?;
+            self.settle().await?;
+        }
         self.apply(&have, &steps)?;
         self.attach(&want).await?;
         self.read_lists();
@@ -358,6 +414,7 @@ impl Balancer {
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
     async fn refresh(&mut self) -> Result<(), Failure> {
         self.attachment.watch(&mut self.host, &self.input.interfaces, &self.program).await;
+        self.settle().await?;
         let found = find_next_hops(self.host.netlink(), &self.input).await?;
         if found != self.next_hops {
             let have = apply::have(&self.maps).map_err(Failure::operation)?;

@@ -11,7 +11,7 @@ use sluice_datapath::entries::NextHop;
 
 use crate::bpf::{self, BalancerMaps};
 use crate::config::Underlay;
-use crate::netlink::{self, Netlink};
+use crate::netlink::{self, DeviceMtus, Netlink};
 
 const NONE: NextHop = NextHop { interface: 0, mtu: 0 };
 
@@ -38,8 +38,10 @@ impl NextHops {
         addresses: impl Iterator<Item = IpAddr>,
     ) -> Result<Self, netlink::Error> {
         let mut next_hops = Self::default();
+        let mut mtus = DeviceMtus::default();
         for address in addresses {
-            let (next_hop, warning) = match netlink.route(address, underlay.like(address)).await? {
+            let route = netlink.route_among(address, underlay.like(address), &mut mtus).await?;
+            let (next_hop, warning) = match route {
                 None => (NONE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned())),
                 Some(route) if route.local => {
                     let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";
@@ -78,18 +80,19 @@ impl NextHops {
     ///
     /// [`bpf::Error`].
     pub fn refresh(&self, maps: &mut BalancerMaps, have: &crate::plan::Have) -> Result<usize, bpf::Error> {
-        let mut written = 0;
+        let present = maps.next_hops()?;
+        let mut changed = Vec::new();
         for (index, backend) in have.backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
                 let at = NextHop::index(*index, family);
                 // An address that was not asked for cannot be sent to: there is no source for its outer header.
                 let next_hop = if address.is_none() { NONE } else { self.towards(address.into()) };
-                if maps.next_hop(at)? != next_hop {
-                    maps.set_next_hop(at, next_hop)?;
-                    written += 1;
+                if present.get(at as usize) != Some(&next_hop) {
+                    changed.push((at, next_hop));
                 }
             }
         }
-        Ok(written)
+        maps.set_next_hops(&changed)?;
+        Ok(changed.len())
     }
 }

@@ -132,8 +132,14 @@ impl fmt::Display for Step {
     }
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
+/// Names as a sentence has room for: some, and how many more there are.
+fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 10;
+    let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// Why there is no plan.
@@ -141,8 +147,8 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 pub enum PlanError {
     /// There is no room.
     #[error(
-        "this instance was made for at most {capacity} {what}, which is not enough now (indexes that were freed within the last \
-         {} seconds still rest); raise limits.{what}, then `sluice down` and start again",
+        "there is room for {capacity} {what}, which is not enough now (indexes that were freed within the last {} seconds still \
+         rest); raise limits.{what}, or reload again when they have rested",
         REST_SECONDS
     )]
     Full {

@@ -10,7 +10,7 @@ use sluice_datapath::entries::{NextHop, VipKey};
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
-use crate::bpf::{BackendMaps, BalancerMaps, Pins};
+use crate::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage};
 use crate::cli::{Show, print};
 use crate::config::{Protocol, Vip};
 use crate::daemon::{self, Lock};
@@ -19,6 +19,10 @@ use crate::journal::Role;
 use crate::plan::Have;
 use crate::preflight;
 use crate::report::table;
+
+mod memory;
+
+pub use memory::Memory;
 
 /// The state of an instance on this host.
 #[derive(Debug, Serialize)]
@@ -48,6 +52,8 @@ pub struct LbStatus {
     pub services: Vec<ServiceStatus>,
     /// The backends, by name.
     pub backends: Vec<BackendEntry>,
+    /// What the maps take.
+    pub memory: Memory,
 }
 
 /// A service in the maps.
@@ -89,6 +95,9 @@ pub struct BackendStatus {
     pub daemon: Option<u32>,
     /// Whether our program decapsulates, for at least one family; otherwise tunnel devices do.
     pub program: bool,
+    /// What the program's maps take; absent without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
 }
 
 /// Runs `sluice status`.
@@ -131,13 +140,28 @@ fn read(instance: &str) -> Result<Status, Failure> {
         instance: instance.to_owned(),
         lb: lb.map(|maps| lb_status(instance, &maps)).transpose()?,
         backend: (backend.is_some() || served_by_devices)
-            .then(|| BackendStatus { daemon: Lock::holder(instance, Role::Backend), program: backend.is_some() }),
+            .then(|| {
+                let memory =
+                    backend.is_some().then(|| memory(instance, Role::Backend, BackendMaps::usage)).transpose()?;
+                Ok::<_, Failure>(BackendStatus {
+                    daemon: Lock::holder(instance, Role::Backend),
+                    program: backend.is_some(),
+                    memory,
+                })
+            })
+            .transpose()?,
     })
+}
+
+fn memory(instance: &str, role: Role, usage: fn(&Pins) -> Result<Vec<Usage>, bpf::Error>) -> Result<Memory, Failure> {
+    let pins = daemon::mounted_pins(instance, role)?.ok_or_else(|| absent(instance))?;
+    Ok(Memory::of(usage(&pins).map_err(Failure::operation)?))
 }
 
 fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
     let have = apply::have(maps).map_err(Failure::operation)?;
     let record = maps.instance().map_err(Failure::operation)?;
+    let next_hops = maps.next_hops().map_err(Failure::operation)?;
     let mut backends = Vec::new();
     for (index, backend) in &have.backends {
         let Some(name) = &backend.name else { continue };
@@ -150,8 +174,8 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
         for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
             if address != Address::NONE {
                 entry.addresses.push(address.into());
-                let next_hop = maps.next_hop(NextHop::index(*index, family)).map_err(Failure::operation)?;
-                if next_hop.interface != 0 {
+                let next_hop = next_hops.get(NextHop::index(*index, family) as usize);
+                if let Some(next_hop) = next_hop.filter(|next_hop| next_hop.interface != 0) {
                     entry.next_hops.insert(address.into(), (next_hop.interface, next_hop.mtu));
                 }
             }
@@ -166,23 +190,31 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
         changing: record.changing != 0,
         services: services(&have),
         backends,
+        memory: memory(instance, Role::Lb, BalancerMaps::usage)?,
     })
 }
 
 fn services(have: &Have) -> Vec<ServiceStatus> {
     let addresses: BTreeMap<u32, IpNet> = have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
+    let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for (key, entry) in &have.vips {
+        vips.entry(entry.service).or_default().push(vip(&addresses, key));
+    }
     let mut services = Vec::new();
     for (index, service) in &have.services {
         let (Some(name), Some(table)) = (&service.name, &service.table) else { continue };
-        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
+        let mut owned: BTreeMap<u16, u32> = BTreeMap::new();
         for slot in &table.slots {
-            let owner = have.backends.get(&slot.first).and_then(|backend| backend.name.clone());
-            *slots.entry(owner.unwrap_or_else(|| format!("(index {})", slot.first))).or_default() += 1;
+            *owned.entry(slot.first).or_default() += 1;
         }
-        let vips = have.vips.iter().filter(|(_, vip)| vip.service == *index);
+        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
+        for (index, count) in owned {
+            let owner = have.backends.get(&index).and_then(|backend| backend.name.clone());
+            *slots.entry(owner.unwrap_or_else(|| format!("(index {index})"))).or_default() += count;
+        }
         services.push(ServiceStatus {
             name: name.clone(),
-            vips: vips.map(|(key, _)| vip(&addresses, key)).collect(),
+            vips: vips.remove(index).unwrap_or_default(),
             tracked: table.head.tracked,
             generation: table.generation,
             table_digest: format!("{:016x}", table.digest),
@@ -241,10 +273,14 @@ fn text(status: &Status) -> String {
         });
         text += "\n";
         text += &table(["backend", "state", "addresses"], &[], rows);
+        text += &format!("\n{}", lb.memory.text());
     }
     if let Some(backend) = &status.backend {
         let by = if backend.program { "the program at TC ingress" } else { "tunnel devices" };
         text += &format!("\nbackend: decapsulation by {by}; {}\n", daemon(backend.daemon));
+        if let Some(memory) = &backend.memory {
+            text += &format!("\n{}", memory.text());
+        }
     }
     text
 }

@@ -7,17 +7,25 @@
 mod backend;
 #[path = "daemon/input.rs"]
 mod input;
+#[path = "daemon/large.rs"]
+mod large;
 #[path = "daemon/lb.rs"]
 mod lb;
 #[path = "daemon/life.rs"]
 mod life;
+#[path = "daemon/limits.rs"]
+mod limits;
 #[path = "daemon/site.rs"]
 mod site;
 #[path = "daemon/sources.rs"]
 mod sources;
+#[path = "daemon/steps.rs"]
+mod steps;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
 #[path = "netlink/support.rs"]
 mod support;
+#[path = "daemon/traffic.rs"]
+mod traffic;
 #[path = "daemon/wire.rs"]
 mod wire;
 
@@ -67,6 +75,15 @@ tests! {
         a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
         a_drain_takes_effect_while_a_million_prefixes_are_read,
         rates_follow_the_configuration;
+    limits:
+        limits_change_under_traffic_and_nothing_is_lost,
+        only_maps_that_change_their_size_are_replaced,
+        a_limit_below_what_is_or_was_in_use_is_refused,
+        a_death_at_any_moment_of_a_replacement_loses_nothing,
+        a_backends_maps_grow_with_the_limits;
+    large:
+        ten_large_tables_and_default_limits_take_less_than_32_mib,
+        the_largest_instance_is_applied_in_seconds;
     backend:
         a_backend_serves_reloads_and_is_taken_down;
 }

@@ -2,6 +2,7 @@
 
 use super::topology::{
     DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, WEB, WEB_PORT, backends, balancers,
+    joining_is_v4_only,
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -43,7 +44,8 @@ impl Wanted {
         let defined: Vec<_> = self
             .listed()
             .map(|host| {
-                let address = json!({ "v4": host.v4, "v6": host.v6 });
+                let v4_only = host.name == JOINING && joining_is_v4_only();
+                let address = if v4_only { json!(host.v4) } else { json!({ "v4": host.v4, "v6": host.v6 }) };
                 if self.drained && host.name == DRAINED {
                     json!({ "name": host.name, "address": address, "draining": true })
                 } else {

@@ -145,6 +145,13 @@ pub fn balancers() -> impl Iterator<Item = &'static Host> {
     HOSTS.iter().filter(|host| host.role == Role::Balancer)
 }
 
+/// Whether [`JOINING`] has an IPv4 address only, so that IPv6 packets reach it in IPv4 ones: where its kernel can take them out, by a tunnel device
+/// or by the flags that Sluice's program needs.
+pub fn joining_is_v4_only() -> bool {
+    let device = std::env::var("LAB_DECAPSULATION").is_ok_and(|by| by == "device");
+    device || sluice::bpf::decapsulates_across_families()
+}
+
 /// The hosts that can run `sluice backend`, [`JOINING`] among them.
 pub fn backends() -> impl Iterator<Item = &'static Host> {
     HOSTS.iter().filter(|host| matches!(host.role, Role::Backend { .. }))

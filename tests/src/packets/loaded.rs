@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program, Trie};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Slot, TableHead};
+use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
 use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Family, Reason};
 
@@ -26,6 +25,24 @@ pub enum Hook {
     Tc,
     /// `sluice_xdp`.
     Xdp,
+}
+
+impl Hook {
+    /// What a program's return value does to the packet.
+    ///
+    /// # Errors
+    ///
+    /// A value that no program of ours returns.
+    pub fn action(self, value: u32) -> anyhow::Result<Action> {
+        const UNSPECIFIED: u32 = u32::MAX;
+
+        match (self, value) {
+            (Self::Tc, UNSPECIFIED) | (Self::Xdp, 2) => Ok(Action::Pass),
+            (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
+            (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
+            _ => bail!("the program returned {value}, which is no action of ours at {self:?}"),
+        }
+    }
 }
 
 /// Pins of one test, gone when it ends, however it ends.
@@ -64,43 +81,38 @@ impl Loaded {
     ///
     /// What the kernel refused.
     pub fn new(hook: Hook) -> anyhow::Result<Self> {
-        Self::with_connections(hook, CONNECTIONS)
+        Self::with(hook, CONNECTIONS, &settings())
     }
 
-    /// The same with a connection table of so many entries.
+    /// The same with a connection table of another capacity and other settings.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn with_connections(hook: Hook, connections: u32) -> anyhow::Result<Self> {
+    pub fn with(hook: Hook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
         let capacities =
             Capacities { services: LARGEST_INDEX.into(), backends: LARGEST_INDEX.into(), vips: 16, connections };
         let program = match hook {
-            Hook::Tc => bpf::load_balancer(&pins.0, &settings(), &capacities)?,
-            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, &settings(), &capacities)?,
+            Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
+            Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, _pins: pins })
     }
 
-    /// How long the program takes for a frame, by the kernel's clock.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub fn time(&self, frame: &Frame) -> anyhow::Result<Duration> {
-        Ok(self.program.time(&frame.bytes)?)
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
-        for index in 1..=LARGEST_INDEX {
-            let backend = world.backends.get(&index);
-            self.maps.set_backend(index, &backend_entry(backend))?;
-            for family in [Family::V4, Family::V6] {
-                self.maps.set_next_hop(NextHop::index(index, family), next_hop_entry(backend))?;
-            }
-        }
-        Ok(())
+        let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
+        self.maps
+            .set_backends(&backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>())?;
+        let next_hops = backends().flat_map(|(index, backend)| {
+            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop_entry(backend)))
+        });
+        Ok(self.maps.set_next_hops(&next_hops.collect::<Vec<_>>())?)
     }
 }
 
@@ -108,11 +120,11 @@ impl Balancer for Loaded {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         if let Some(old) = self.world.take() {
             for vip in old.vips.keys().filter(|vip| !world.vips.contains_key(vip)) {
-                self.maps.remove_vip(vip_key(*vip))?;
+                self.maps.remove_vips(&[vip_key(*vip)])?;
             }
             let wanted: BTreeMap<_, _> = world.address_entries().collect();
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
-                self.maps.remove_vip_address(prefix)?;
+                self.maps.remove_vip_addresses(&[prefix])?;
             }
             for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
                 self.maps.remove_list(*list)?;
@@ -134,16 +146,14 @@ impl Balancer for Loaded {
             let entries: Vec<_> = prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
             self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
         }
-        for service in 1..=u32::from(LARGEST_INDEX) {
-            for limit in Limit::ALL {
-                self.maps.set_rate(Rate::index(service, limit), world.rate(service, limit))?;
-            }
-        }
+        let rates = (1..=u32::from(LARGEST_INDEX))
+            .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
+        self.maps.set_rates(&rates.collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
-            self.maps.put_vip(vip_key(*vip), world.vip_entry(*service))?;
+            self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }
         for (prefix, entry) in world.address_entries() {
-            self.maps.put_vip_address(prefix, entry)?;
+            self.maps.put_vip_addresses(&[(prefix, entry)])?;
         }
         self.world = Some(world.clone());
         Ok(())
@@ -171,8 +181,7 @@ impl Balancer for Loaded {
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
             Hook::Tc => takes(frame),
-            // At XDP nobody has looked at the link address yet.
-            Hook::Xdp => !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0,
+            Hook::Xdp => takes_at_xdp(frame),
         }
     }
 
@@ -207,6 +216,11 @@ impl LoadedHost {
         let program = bpf::load_backend(&pins.0, 16, 16)?;
         Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
 }
 
 impl Decapsulator for LoadedHost {
@@ -234,17 +248,14 @@ pub fn takes(frame: &Frame) -> bool {
     !frame.vlan && frame.bytes.len() >= ETHERNET + header
 }
 
-fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-    const UNSPECIFIED: u32 = u32::MAX;
+/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.
+pub fn takes_at_xdp(frame: &Frame) -> bool {
+    !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
+}
 
+fn run(program: &Program, hook: Hook, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
     let (value, bytes) = program
         .run(&frame.bytes, &SkBuff::of(frame))
         .with_context(|| format!("a frame of {} bytes", frame.bytes.len()))?;
-    let action = match (hook, value) {
-        (Hook::Tc, UNSPECIFIED) | (Hook::Xdp, 2) => Action::Pass,
-        (Hook::Tc, 2) | (Hook::Xdp, 1) => Action::Drop,
-        (Hook::Tc, 7) | (Hook::Xdp, 4) => Action::Redirect,
-        _ => bail!("the program returned {value}, which is no action of ours at {hook:?}"),
-    };
-    Ok((action, bytes))
+    Ok((hook.action(value)?, bytes))
 }

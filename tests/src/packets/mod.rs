@@ -1,15 +1,20 @@
 //! Packets in, packets out: one table of cases, run natively and through the programs in the kernel.
 //!
 //! A [`cases::Case`] says in a sentence what should happen, sends frames that were built with etherparse, and compares verdict,
-//! bytes and counters after each. [`native`] runs it on the packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`.
+//! bytes and counters after each. [`native`] runs it on the packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`, [`wire`] on
+//! virtual Ethernet.
 //! [`oracle`] says for any frame what should become of it; it shares no code with the packet path, and judges the random frames of
 //! [`random`].
 
 pub mod build;
 pub mod cases;
 pub mod context;
+pub mod fuzz;
+pub mod isolation;
 pub mod loaded;
 pub mod native;
+pub mod network;
 pub mod oracle;
 pub mod random;
+pub mod wire;
 pub mod world;

@@ -137,7 +137,9 @@ pub struct NativeHost {
 impl Decapsulator for NativeHost {
     fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
         self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
-        self.maps.vip_addresses = host.vips.iter().map(|address| (*address).into()).collect();
+        self.maps.crosses = true;
+        self.maps.vip_prefixes =
+            host.vips.iter().map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into())).collect();
         Ok(())
     }
 

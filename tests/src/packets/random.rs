@@ -1,6 +1,6 @@
 //! Random frames: valid ones, bent at random, because noise alone never gets past the first header.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -188,17 +188,21 @@ pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
 
 /// What the backend of [`encapsulated`] frames serves.
 pub fn host() -> Host {
-    Host { local: vec![LOCAL_V4.into(), LOCAL_V6.into()], vips: vec![VIP_V4.into(), VIP_V6.into()] }
+    Host {
+        local: vec![LOCAL_V4.into(), LOCAL_V6.into()],
+        vips: vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()],
+    }
 }
 
 /// Encapsulated frames for [`host`]; most of them bent.
 pub fn encapsulated() -> impl Strategy<Value = Frame> {
-    (client(), any::<u8>(), vec(bend(), 0..4)).prop_map(|(client, class, bends)| {
+    (client(), any::<u8>(), any::<bool>(), vec(bend(), 0..4)).prop_map(|(client, class, crosses, bends)| {
         let length = client.packet().len();
-        let outer = if client.is_v6() {
-            build::outer_v6(LOCAL_V6, class, 0, length)
-        } else {
-            build::outer_v4(LOCAL_V4, class, 0, length)
+        let outer = match (client.is_v6(), crosses) {
+            (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
+            (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
+            (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
+            (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
         };
         bent(build::wrapped(&client.frame(), &outer), &bends).into()
     })

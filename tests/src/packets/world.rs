@@ -265,6 +265,23 @@ impl Counters {
     }
 }
 
+impl Counters {
+    /// Adds other counters.
+    pub fn add_all(&mut self, other: &Self) {
+        for (service, (packets, bytes, new_flows)) in &other.services {
+            let sum = self.services.entry(*service).or_default();
+            *sum = (sum.0 + packets, sum.1 + bytes, sum.2 + new_flows);
+        }
+        for (backend, (packets, bytes)) in &other.backends {
+            let sum = self.backends.entry(*backend).or_default();
+            *sum = (sum.0 + packets, sum.1 + bytes);
+        }
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(*reason).or_default() += count;
+        }
+    }
+}
+
 /// What a hook did with a frame, as far as it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -281,8 +298,8 @@ pub enum Action {
 pub struct Host {
     /// Addresses of the host to which encapsulated packets may come.
     pub local: Vec<IpAddr>,
-    /// VIP addresses that it serves.
-    pub vips: Vec<IpAddr>,
+    /// VIP addresses and prefixes that it serves.
+    pub vips: Vec<IpNet>,
 }
 
 /// Something that runs the balancer's packet path: natively, or a program in the kernel.

@@ -13,7 +13,7 @@ macro_rules! maps {
     ($($(#[$doc:meta])* fn $name:ident(&$($mutable:ident)? ; $($argument:ident: $kind:ty),*) -> $answer:ty;)+) => {
         /// What [`super::have`] reads and [`super::apply`] writes; the methods are those of [`BalancerMaps`].
         ///
-        /// Each writing method is one step for whoever watches: a crash comes before it or after it.
+        /// A writing method writes one entry after the other, in the order given: a crash comes before or after each of them.
         pub trait Maps {
             $($(#[$doc])*
             ///
@@ -41,16 +41,16 @@ macro_rules! maps {
 maps! {
     /// VIP addresses and prefixes.
     fn vip_addresses(&;) -> BTreeMap<IpNet, VipAddress>;
-    /// Adds a VIP address or prefix, or changes its options.
-    fn put_vip_address(&mut; prefix: IpNet, value: VipAddress) -> ();
-    /// Removes a VIP address or prefix, if it is there.
-    fn remove_vip_address(&mut; prefix: IpNet) -> ();
+    /// Adds VIP addresses and prefixes, or changes their options.
+    fn put_vip_addresses(&mut; prefixes: &[(IpNet, VipAddress)]) -> ();
+    /// Removes VIP addresses and prefixes, as far as they are there.
+    fn remove_vip_addresses(&mut; prefixes: &[IpNet]) -> ();
     /// VIPs and their services.
     fn vips(&;) -> BTreeMap<VipKey, Vip>;
-    /// Adds a VIP, or changes its service or options.
-    fn put_vip(&mut; key: VipKey, vip: Vip) -> ();
-    /// Removes a VIP, if it is there.
-    fn remove_vip(&mut; key: VipKey) -> ();
+    /// Adds VIPs, or changes their services or options.
+    fn put_vips(&mut; vips: &[(VipKey, Vip)]) -> ();
+    /// Removes VIPs, as far as they are there.
+    fn remove_vips(&mut; keys: &[VipKey]) -> ();
     /// The lookup table of a service, if it has one.
     fn table(&; service: u32) -> Option<Table>;
     /// Swaps lookup tables in.
@@ -59,22 +59,22 @@ maps! {
     fn remove_table(&mut; service: u32) -> ();
     /// Removes the list of sources of a service, if it has one.
     fn remove_list(&mut; index: u32) -> ();
-    /// The backend at an index.
-    fn backend(&; index: u16) -> Backend;
-    /// Writes the backend at an index that no slot refers to.
-    fn set_backend(&mut; index: u16, backend: &Backend) -> ();
-    /// Changes a next hop.
-    fn set_next_hop(&mut; index: u32, next_hop: NextHop) -> ();
-    /// The record of the backend at an index.
-    fn backend_record(&; index: u16) -> BackendRecord;
-    /// Writes the record of the backend at an index.
-    fn set_backend_record(&mut; index: u16, record: &BackendRecord) -> ();
-    /// The record of the service at an index.
-    fn service_record(&; index: u32) -> ServiceRecord;
-    /// Writes the record of the service at an index.
-    fn set_service_record(&mut; index: u32, record: &ServiceRecord) -> ();
-    /// Sets the counters of a service's index to zero.
-    fn reset_service_counters(&mut; index: u32) -> ();
-    /// Sets the counters of a backend's index to zero.
-    fn reset_backend_counters(&mut; index: u16) -> ();
+    /// The backends, by index.
+    fn backends(&;) -> Vec<Backend>;
+    /// Writes backends at indexes that no slot refers to.
+    fn set_backends(&mut; backends: &[(u16, Backend)]) -> ();
+    /// Changes next hops.
+    fn set_next_hops(&mut; next_hops: &[(u32, NextHop)]) -> ();
+    /// The records of backends, by index.
+    fn backend_records(&;) -> Vec<BackendRecord>;
+    /// Writes records of backends.
+    fn set_backend_records(&mut; records: &[(u16, BackendRecord)]) -> ();
+    /// The records of services, by index.
+    fn service_records(&;) -> Vec<ServiceRecord>;
+    /// Writes records of services.
+    fn set_service_records(&mut; records: &[(u32, ServiceRecord)]) -> ();
+    /// Sets the counters of services' indexes to zero.
+    fn reset_service_counters(&mut; indexes: &[u32]) -> ();
+    /// Sets the counters of backends' indexes to zero.
+    fn reset_backend_counters(&mut; indexes: &[u16]) -> ();
 }

@@ -1,24 +1,28 @@
 //! The maps of the backend's decapsulation program.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use sluice_datapath::entries::{BackendCounters, LocalAddress, VipAddress};
+use ipnet::IpNet;
+use sluice_datapath::entries::{BackendCounters, LocalAddress, PrefixKey, VipAddress};
 use sluice_datapath::options::AddressOptions;
-use sluice_datapath::{Address, Reason};
+use sluice_datapath::{Address, Plain, Reason};
 
-use super::balancer::{open, sum};
-use super::{Error, Pins, Raw};
-
-/// The names of the maps.
-pub(super) const MAPS: [&str; 4] = ["LOCAL_ADDRESSES", "VIP_ADDRESSES", "DECAPSULATED", "REASONS"];
+use super::balancer::{key_of, occurred};
+use super::pins::Set;
+use super::raw::{bytes, value};
+use super::shape::BACKEND;
+use super::tally::Tally;
+use super::typed::Keys;
+use super::usage::{self, Usage};
+use super::{Error, Pins};
 
 /// The maps of the backend's program, opened from their pins.
 pub struct BackendMaps {
-    local_addresses: HashMap<MapData, Raw<Address>, Raw<LocalAddress>>,
-    vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
-    decapsulated: PerCpuArray<MapData, Raw<BackendCounters>>,
-    reasons: PerCpuArray<MapData, u64>,
+    local_addresses: Keys<Address, LocalAddress>,
+    vip_prefixes: Keys<PrefixKey, VipAddress>,
+    decapsulated: Tally,
+    reasons: Tally,
 }
 
 impl BackendMaps {
@@ -28,13 +32,30 @@ impl BackendMaps {
     ///
     /// [`Error::Absent`], [`Error::Open`], [`Error::Shape`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        pins.require()?;
+        pins.open(Self::of)
+    }
+
+    fn of(set: &Set) -> Result<Self, Error> {
         Ok(Self {
-            local_addresses: open(pins, "LOCAL_ADDRESSES", Map::HashMap)?,
-            vip_addresses: open(pins, "VIP_ADDRESSES", Map::HashMap)?,
-            decapsulated: open(pins, "DECAPSULATED", Map::PerCpuArray)?,
-            reasons: open(pins, "REASONS", Map::PerCpuArray)?,
+            local_addresses: Keys::open(set, "LOCAL_ADDRESSES")?,
+            vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
+            decapsulated: Tally::open(set, "DECAPSULATED")?,
+            reasons: Tally::open(set, "REASONS")?,
         })
+    }
+
+    /// How many VIP addresses there is room for.
+    pub fn vip_addresses(&self) -> u32 {
+        self.vip_prefixes.map().entries()
+    }
+
+    /// What the maps of an instance take.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Open`], [`Error::System`].
+    pub fn usage(pins: &Pins) -> Result<Vec<Usage>, Error> {
+        pins.open(|set| usage::of(BACKEND, set))
     }
 
     /// Makes the program accept encapsulated packets to `local` that carry packets to `vips`, and to nothing else.
@@ -43,50 +64,37 @@ impl BackendMaps {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::Write`].
-    pub fn set(&mut self, local: &[IpAddr], vips: &[IpAddr]) -> Result<(), Error> {
-        put(&mut self.local_addresses, "LOCAL_ADDRESSES", local, |_| LocalAddress { present: 1 })?;
-        put(&mut self.vip_addresses, "VIP_ADDRESSES", vips, |id| VipAddress { id, options: AddressOptions::NONE })
+    /// [`Error::System`].
+    pub fn set(&mut self, local: &[IpAddr], vips: &[IpNet]) -> Result<(), Error> {
+        let local = local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
+        replace(&self.local_addresses, local.collect())?;
+        let entry = |id| VipAddress { id, options: AddressOptions::NONE };
+        replace(&self.vip_prefixes, (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect())
     }
 
     /// What was decapsulated.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn decapsulated(&self) -> Result<BackendCounters, Error> {
-        let values = self.decapsulated.get(&0, 0).map_err(|source| Error::Read { map: "DECAPSULATED", source })?;
-        Ok(values.iter().fold(BackendCounters::default(), |total, Raw(cpu)| BackendCounters {
-            packets: total.packets.wrapping_add(cpu.packets),
-            bytes: total.bytes.wrapping_add(cpu.bytes),
-        }))
+        Ok(value(bytes(&self.decapsulated.at(0)?)))
     }
 
     /// How many packets were not decapsulated, by reason; only reasons that occurred.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        sum(&self.reasons)
+        occurred(&self.reasons)
     }
 }
 
-fn put<V: sluice_datapath::Plain>(
-    map: &mut HashMap<MapData, Raw<Address>, Raw<V>>,
-    name: &'static str,
-    wanted: &[IpAddr],
-    value: impl Fn(u32) -> V,
-) -> Result<(), Error> {
-    for (id, address) in (1..).zip(wanted) {
-        let entry = Raw(value(id));
-        map.insert(Raw(Address::from(*address)), entry, 0).map_err(|source| Error::Write { map: name, source })?;
-    }
-    let present: Result<Vec<Raw<Address>>, _> = map.keys().collect();
-    for Raw(address) in present.map_err(|source| Error::Read { map: name, source })? {
-        if !wanted.contains(&IpAddr::from(address)) {
-            map.remove(&Raw(address)).map_err(|source| Error::Write { map: name, source })?;
-        }
-    }
-    Ok(())
+/// Makes a map hold these entries: adds what is wanted, then removes the rest.
+fn replace<K: Plain + Ord, V: Plain>(map: &Keys<K, V>, wanted: Vec<(K, V)>) -> Result<(), Error> {
+    map.put(&wanted)?;
+    let wanted: BTreeSet<K> = wanted.into_iter().map(|(key, _)| key).collect();
+    let present = map.all()?.into_iter().map(|(key, _)| key);
+    map.remove(&present.filter(|key| !wanted.contains(key)).collect::<Vec<_>>())
 }

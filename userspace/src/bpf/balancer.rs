@@ -2,120 +2,43 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Slot, TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
-use super::batch::{Memory, delete, has_inner_map, put_inner_maps};
-use super::{Error, Pins, Raw, Trie};
-
-/// The names of the maps.
-pub(super) const MAPS: [&str; 18] = [
-    "VIP_ADDRESSES",
-    "VIP_PREFIXES",
-    "VIPS",
-    "LISTS",
-    "TABLES",
-    "BACKENDS",
-    "NEXT_HOPS",
-    "CONNECTIONS",
-    "RATES",
-    "BUCKETS",
-    "SOURCES",
-    "FRAGMENTS",
-    "SERVICE_COUNTERS",
-    "BACKEND_COUNTERS",
-    "REASONS",
-    "BACKEND_RECORDS",
-    "SERVICE_RECORDS",
-    "INSTANCE",
-];
-
-/// `BPF_F_MMAPABLE` and `BPF_F_INNER_MAP`, as the program's prototype of a table has them.
-pub(super) const TABLE_FLAGS: u32 = 1 << 10 | 1 << 12;
-
-/// How much the maps can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacities {
-    /// Services.
-    pub services: u32,
-    /// Backends, at most 65,535.
-    pub backends: u32,
-    /// VIPs, and VIP addresses.
-    pub vips: u32,
-    /// Entries of the connection table.
-    pub connections: u32,
-}
-
-/// A lookup table as it is in its inner map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
-    /// Number of slots, and whether flows are tracked.
-    pub head: TableHead,
-    /// Counts up with every table of the service.
-    pub generation: u32,
-    /// Digest of the owners' names, slot by slot: equal on balancers that agree.
-    pub digest: u64,
-    /// The slots.
-    pub slots: Vec<Slot>,
-}
-
-impl Table {
-    /// The elements of the inner map: two words each.
-    fn elements(&self) -> Vec<u64> {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let mut elements = Vec::with_capacity(self.slots.len() / 2 + 3);
-        elements.push(pair(self.head.to_word(), self.generation));
-        elements.push(self.digest);
-        elements.extend(
-            self.slots.chunks(2).map(|two| pair(two[0].to_word(), two.get(1).map_or(0, |slot| slot.to_word()))),
-        );
-        elements
-    }
-
-    fn from_elements(elements: &[u64]) -> Option<Self> {
-        let [first, digest, slots @ ..] = elements else { return None };
-        let head = TableHead::from_word(*first as u32);
-        let slots: Vec<Slot> = slots
-            .iter()
-            .flat_map(|pair| [*pair as u32, (pair >> 32) as u32])
-            .take(head.slots as usize)
-            .map(Slot::from_word)
-            .collect();
-        (slots.len() == head.slots as usize).then_some(Self {
-            head,
-            generation: (first >> 32) as u32,
-            digest: *digest,
-            slots,
-        })
-    }
-}
+use super::lists::{self, Trie};
+use super::pins::Set;
+use super::raw::{RawMap, bytes, value};
+use super::shape::{self, BALANCER, Capacities};
+use super::table::{self, Table};
+use super::tally::Tally;
+use super::typed::{self, Elements, Keys};
+use super::usage::{self, Usage};
+use super::{Error, Pins};
 
 /// The maps of the balancer's program, opened from their pins.
+///
+/// What is written is written in as few calls as the kernel allows. Many entries in one call are still one write each to whoever reads.
 pub struct BalancerMaps {
-    vip_addresses: HashMap<MapData, Raw<Address>, Raw<VipAddress>>,
-    vip_prefixes: LpmTrie<MapData, [u32; 4], Raw<VipAddress>>,
-    vips: HashMap<MapData, Raw<VipKey>, Raw<Vip>>,
-    lists: MapData,
-    tables: ArrayOfMaps<MapData, Array<MapData, u64>>,
-    tables_fd: MapData,
-    backends: Array<MapData, Raw<Backend>>,
-    next_hops: Array<MapData, Raw<NextHop>>,
-    rates: Array<MapData, Raw<Rate>>,
-    service_counters: PerCpuArray<MapData, Raw<ServiceCounters>>,
-    backend_counters: PerCpuArray<MapData, Raw<BackendCounters>>,
-    reasons: PerCpuArray<MapData, u64>,
-    backend_records: Array<MapData, Raw<BackendRecord>>,
-    service_records: Array<MapData, Raw<ServiceRecord>>,
-    instance: Array<MapData, Raw<InstanceRecord>>,
+    vip_addresses: Keys<Address, VipAddress>,
+    vip_prefixes: Keys<PrefixKey, VipAddress>,
+    vips: Keys<VipKey, Vip>,
+    lists: RawMap,
+    rates: Elements<Rate>,
+    tables: RawMap,
+    backends: Elements<Backend>,
+    next_hops: Elements<NextHop>,
+    service_counters: Tally,
+    backend_counters: Tally,
+    reasons: Tally,
+    backend_records: Elements<BackendRecord>,
+    service_records: Elements<ServiceRecord>,
+    instance: Elements<InstanceRecord>,
     capacities: Capacities,
 }
 
@@ -126,38 +49,27 @@ impl BalancerMaps {
     ///
     /// [`Error::Absent`], [`Error::Open`], [`Error::Shape`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        pins.require()?;
-        let entries = |name: &'static str| -> Result<u32, Error> {
-            let path = pins.map(name);
-            let info = aya::maps::MapInfo::from_pin(&path).map_err(|source| Error::Open { path, source })?;
-            Ok(info.max_entries())
-        };
-        let capacities = Capacities {
-            services: entries("TABLES")?.min(entries("SERVICE_COUNTERS")?).min(entries("SERVICE_RECORDS")?) - 1,
-            backends: (entries("BACKENDS")?.min(entries("NEXT_HOPS")? / 2))
-                .min(entries("BACKEND_COUNTERS")?)
-                .min(entries("BACKEND_RECORDS")?)
-                - 1,
-            vips: entries("VIPS")?.min(entries("VIP_ADDRESSES")?),
-            connections: entries("CONNECTIONS")?,
-        };
+        pins.open(Self::of)
+    }
+
+    fn of(set: &Set) -> Result<Self, Error> {
+        let maps = shape::open(BALANCER, set)?;
         Ok(Self {
-            vip_addresses: open(pins, "VIP_ADDRESSES", Map::HashMap)?,
-            vip_prefixes: open(pins, "VIP_PREFIXES", Map::LpmTrie)?,
-            vips: open(pins, "VIPS", Map::HashMap)?,
-            lists: data(pins, "LISTS")?,
-            tables: open(pins, "TABLES", Map::ArrayOfMaps)?,
-            tables_fd: data(pins, "TABLES")?,
-            backends: open(pins, "BACKENDS", Map::Array)?,
-            next_hops: open(pins, "NEXT_HOPS", Map::Array)?,
-            rates: open(pins, "RATES", Map::Array)?,
-            service_counters: open(pins, "SERVICE_COUNTERS", Map::PerCpuArray)?,
-            backend_counters: open(pins, "BACKEND_COUNTERS", Map::PerCpuArray)?,
-            reasons: open(pins, "REASONS", Map::PerCpuArray)?,
-            backend_records: open(pins, "BACKEND_RECORDS", Map::Array)?,
-            service_records: open(pins, "SERVICE_RECORDS", Map::Array)?,
-            instance: open(pins, "INSTANCE", Map::Array)?,
-            capacities,
+            vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
+            vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
+            vips: Keys::open(set, "VIPS")?,
+            lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
+            rates: Elements::open(set, "RATES")?,
+            tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
+            backends: Elements::open(set, "BACKENDS")?,
+            next_hops: Elements::open(set, "NEXT_HOPS")?,
+            service_counters: Tally::open(set, "SERVICE_COUNTERS")?,
+            backend_counters: Tally::open(set, "BACKEND_COUNTERS")?,
+            reasons: Tally::open(set, "REASONS")?,
+            backend_records: Elements::open(set, "BACKEND_RECORDS")?,
+            service_records: Elements::open(set, "SERVICE_RECORDS")?,
+            instance: Elements::open(set, "INSTANCE")?,
+            capacities: shape::capacities(maps.iter().map(|(shape, map)| (*shape, map))),
         })
     }
 
@@ -166,108 +78,106 @@ impl BalancerMaps {
         self.capacities
     }
 
+    /// What the maps of an instance take.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Open`], [`Error::System`].
+    pub fn usage(pins: &Pins) -> Result<Vec<Usage>, Error> {
+        pins.open(|set| usage::of(BALANCER, set))
+    }
+
     /// What was applied last.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn instance(&self) -> Result<InstanceRecord, Error> {
-        at(&self.instance, "INSTANCE", 0)
+        self.instance.at(0)
     }
 
     /// Writes down what is applied.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
+    /// [`Error::System`].
     pub fn set_instance(&mut self, record: &InstanceRecord) -> Result<(), Error> {
-        set(&mut self.instance, "INSTANCE", 0, *record)
+        self.instance.put(&[(0, *record)])
     }
 
-    /// VIP addresses and their numbers.
+    /// VIP addresses and prefixes.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
-        let single = self.vip_addresses.iter().map(|entry| entry.map(|(Raw(a), Raw(v))| (IpAddr::from(a).into(), v)));
-        let mut all: BTreeMap<_, _> =
-            single.collect::<Result<_, _>>().map_err(|source| Error::Read { map: "VIP_ADDRESSES", source })?;
-        for entry in self.vip_prefixes.iter() {
-            let (key, Raw(value)) = entry.map_err(|source| Error::Read { map: "VIP_PREFIXES", source })?;
-            all.insert(prefix_of(&key), value);
-        }
-        Ok(all)
+        let single =
+            self.vip_addresses.all()?.into_iter().map(|(address, entry)| (IpAddr::from(address).into(), entry));
+        let prefixes = self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (prefix_of(key), entry));
+        Ok(single.chain(prefixes).collect())
     }
 
-    /// Adds a VIP address, or changes its number.
+    /// Adds VIP addresses and prefixes, or changes what is known of them.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn put_vip_address(&mut self, prefix: IpNet, value: VipAddress) -> Result<(), Error> {
-        if is_single(prefix) {
-            let written = self.vip_addresses.insert(Raw(Address::from(prefix.addr())), Raw(value), 0);
-            written.map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
-        } else {
-            let written = self.vip_prefixes.insert(&key_of(prefix), Raw(value), 0);
-            written.map_err(|source| Error::Write { map: "VIP_PREFIXES", source })
-        }
+    /// [`Error::System`].
+    pub fn put_vip_addresses(&mut self, prefixes: &[(IpNet, VipAddress)]) -> Result<(), Error> {
+        let (single, wide): (Vec<_>, Vec<_>) = prefixes.iter().partition(|(prefix, _)| is_single(*prefix));
+        let single: Vec<_> = single.into_iter().map(|(prefix, entry)| (Address::from(prefix.addr()), entry)).collect();
+        self.vip_addresses.put(&single)?;
+        let wide: Vec<_> = wide.into_iter().map(|(prefix, entry)| (key_of(prefix), entry)).collect();
+        self.vip_prefixes.put(&wide)
     }
 
-    /// Removes a VIP address, if it is there.
+    /// Removes VIP addresses and prefixes, as far as they are there.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn remove_vip_address(&mut self, prefix: IpNet) -> Result<(), Error> {
-        if is_single(prefix) {
-            absent_is_fine(self.vip_addresses.remove(&Raw(Address::from(prefix.addr()))))
-                .map_err(|source| Error::Write { map: "VIP_ADDRESSES", source })
-        } else {
-            absent_is_fine(self.vip_prefixes.remove(&key_of(prefix)))
-                .map_err(|source| Error::Write { map: "VIP_PREFIXES", source })
-        }
+    /// [`Error::System`].
+    pub fn remove_vip_addresses(&mut self, prefixes: &[IpNet]) -> Result<(), Error> {
+        let (single, wide): (Vec<IpNet>, Vec<IpNet>) = prefixes.iter().partition(|prefix| is_single(**prefix));
+        self.vip_addresses
+            .remove(&single.into_iter().map(|prefix| Address::from(prefix.addr())).collect::<Vec<_>>())?;
+        self.vip_prefixes.remove(&wide.into_iter().map(key_of).collect::<Vec<_>>())
     }
 
     /// VIPs and their services.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn vips(&self) -> Result<BTreeMap<VipKey, Vip>, Error> {
-        let entries = self.vips.iter().map(|entry| entry.map(|(Raw(key), Raw(vip))| (key, vip)));
-        entries.collect::<Result<_, _>>().map_err(|source| Error::Read { map: "VIPS", source })
+        Ok(self.vips.all()?.into_iter().collect())
     }
 
-    /// Adds a VIP, or moves it to another service.
+    /// Adds VIPs, or moves them to other services.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn put_vip(&mut self, key: VipKey, vip: Vip) -> Result<(), Error> {
-        self.vips.insert(Raw(key), Raw(vip), 0).map_err(|source| Error::Write { map: "VIPS", source })
+    /// [`Error::System`].
+    pub fn put_vips(&mut self, vips: &[(VipKey, Vip)]) -> Result<(), Error> {
+        self.vips.put(vips)
     }
 
-    /// Removes a VIP, if it is there.
+    /// Removes VIPs, as far as they are there.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn remove_vip(&mut self, key: VipKey) -> Result<(), Error> {
-        absent_is_fine(self.vips.remove(&Raw(key))).map_err(|source| Error::Write { map: "VIPS", source })
+    /// [`Error::System`].
+    pub fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Error> {
+        self.vips.remove(keys)
     }
 
-    /// Swaps lists of sources in, all in one batch: each packet meets a list as it was, or as it is, whole.
+    /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.
     ///
     /// The index is a service's, or `Listing::OF_ALL`.
     ///
     /// # Errors
     ///
-    /// [`Error::System`].
+    /// [`Error::System`]; some lists may be in place.
     pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
-        let entries: Vec<_> = lists.iter().map(|(index, trie)| (*index, trie.descriptor())).collect();
-        if entries.is_empty() { Ok(()) } else { put_inner_maps(self.lists.fd().as_fd(), "list", &entries) }
+        lists::replace(&self.lists, lists)
     }
 
     /// Whether there is a list of sources at an index.
@@ -276,8 +186,7 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn has_list(&self, index: u32) -> Result<bool, Error> {
-        has_inner_map(self.lists.fd().as_fd(), index)
-            .map_err(|source| Error::System { what: format!("look for list {index}"), source })
+        self.lists.lookup(&index.to_ne_bytes()).map(|found| found.is_some())
     }
 
     /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
@@ -286,43 +195,43 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
-        delete(self.lists.fd().as_fd(), "list", index)
+        self.lists.delete(&index.to_ne_bytes())
+    }
+
+    /// All rates, by [`Rate::index`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn rates(&self) -> Result<Vec<Rate>, Error> {
+        self.rates.all()
+    }
+
+    /// Changes rates under traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_rates(&mut self, rates: &[(u32, Rate)]) -> Result<(), Error> {
+        self.rates.put(rates)
     }
 
     /// The lookup table of a service, if it has one.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::System`].
+    /// [`Error::System`].
     pub fn table(&self, service: u32) -> Result<Option<Table>, Error> {
-        let inner = match self.tables.get(&service, 0) {
-            Ok(inner) => inner,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(source) => return Err(Error::Read { map: "TABLES", source }),
-        };
-        let length = inner.len();
-        let data = inner_data(&inner);
-        let memory = Memory::map(data, length, false)?;
-        Ok(Table::from_elements(&memory.read()))
+        table::read(&self.tables, service)
     }
 
-    /// Builds new inner maps, fills them whole, and swaps them in, all in one batch: no packet sees half a table.
+    /// Builds new lookup tables and swaps them in: no packet sees half a table.
     ///
     /// # Errors
     ///
-    /// [`Error::System`], [`Error::Write`].
+    /// [`Error::System`].
     pub fn replace_tables(&mut self, tables: &[(u32, &Table)]) -> Result<(), Error> {
-        let mut inner = Vec::with_capacity(tables.len());
-        for (service, table) in tables {
-            let elements = table.elements();
-            let length = elements.len() as u32;
-            let map = Array::<MapData, u64>::create(length, TABLE_FLAGS)
-                .map_err(|source| Error::Write { map: "TABLES", source })?;
-            Memory::map(inner_data(&map), length, true)?.fill(&elements);
-            inner.push((*service, map));
-        }
-        let entries: Vec<_> = inner.iter().map(|(service, map)| (*service, inner_data(map))).collect();
-        if entries.is_empty() { Ok(()) } else { put_inner_maps(self.tables_fd.fd().as_fd(), "lookup table", &entries) }
+        table::replace(&self.tables, tables)
     }
 
     /// Removes the lookup table of a service that no VIP leads to, if it has one.
@@ -331,208 +240,137 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_table(&mut self, service: u32) -> Result<(), Error> {
-        delete(self.tables_fd.fd().as_fd(), "lookup table", service)
+        self.tables.delete(&service.to_ne_bytes())
     }
 
-    /// The rate at a [`Rate::index`].
+    /// The backends, by index.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
-    pub fn rate(&self, index: u32) -> Result<Rate, Error> {
-        at(&self.rates, "RATES", index)
+    /// [`Error::System`].
+    pub fn backends(&self) -> Result<Vec<Backend>, Error> {
+        self.backends.all()
     }
 
-    /// Changes a rate under traffic.
+    /// Writes backends at indexes that no slot refers to.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn set_rate(&mut self, index: u32, rate: Rate) -> Result<(), Error> {
-        set(&mut self.rates, "RATES", index, rate)
+    /// [`Error::System`].
+    pub fn set_backends(&mut self, backends: &[(u16, Backend)]) -> Result<(), Error> {
+        self.backends.put(&wide(backends))
     }
 
-    /// The backend at an index.
+    /// All next hops, by [`NextHop::index`].
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
-    pub fn backend(&self, index: u16) -> Result<Backend, Error> {
-        at(&self.backends, "BACKENDS", u32::from(index))
+    /// [`Error::System`].
+    pub fn next_hops(&self) -> Result<Vec<NextHop>, Error> {
+        self.next_hops.all()
     }
 
-    /// Writes the backend at an index that no slot refers to.
+    /// Changes next hops under traffic.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
-        set(&mut self.backends, "BACKENDS", u32::from(index), *backend)
+    /// [`Error::System`].
+    pub fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Error> {
+        self.next_hops.put(next_hops)
     }
 
-    /// The next hop at a [`NextHop::index`].
+    /// The records of all backends, by index.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
-    pub fn next_hop(&self, index: u32) -> Result<NextHop, Error> {
-        at(&self.next_hops, "NEXT_HOPS", index)
+    /// [`Error::System`].
+    pub fn backend_records(&self) -> Result<Vec<BackendRecord>, Error> {
+        self.backend_records.all()
     }
 
-    /// Changes a next hop under traffic.
+    /// Writes the records of backends.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn set_next_hop(&mut self, index: u32, next_hop: NextHop) -> Result<(), Error> {
-        set(&mut self.next_hops, "NEXT_HOPS", index, next_hop)
+    /// [`Error::System`].
+    pub fn set_backend_records(&mut self, records: &[(u16, BackendRecord)]) -> Result<(), Error> {
+        self.backend_records.put(&wide(records))
     }
 
-    /// The record of the backend at an index.
+    /// The records of all services, by index.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
-    pub fn backend_record(&self, index: u16) -> Result<BackendRecord, Error> {
-        at(&self.backend_records, "BACKEND_RECORDS", u32::from(index))
+    /// [`Error::System`].
+    pub fn service_records(&self) -> Result<Vec<ServiceRecord>, Error> {
+        self.service_records.all()
     }
 
-    /// Writes the record of the backend at an index.
+    /// Writes the records of services.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn set_backend_record(&mut self, index: u16, record: &BackendRecord) -> Result<(), Error> {
-        set(&mut self.backend_records, "BACKEND_RECORDS", u32::from(index), *record)
-    }
-
-    /// The record of the service at an index.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Read`].
-    pub fn service_record(&self, index: u32) -> Result<ServiceRecord, Error> {
-        at(&self.service_records, "SERVICE_RECORDS", index)
-    }
-
-    /// Writes the record of the service at an index.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Write`].
-    pub fn set_service_record(&mut self, index: u32, record: &ServiceRecord) -> Result<(), Error> {
-        set(&mut self.service_records, "SERVICE_RECORDS", index, *record)
+    /// [`Error::System`].
+    pub fn set_service_records(&mut self, records: &[(u32, ServiceRecord)]) -> Result<(), Error> {
+        self.service_records.put(records)
     }
 
     /// What a service forwarded, over all CPUs.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn service_counters(&self, index: u32) -> Result<ServiceCounters, Error> {
-        let values =
-            self.service_counters.get(&index, 0).map_err(|source| Error::Read { map: "SERVICE_COUNTERS", source })?;
-        Ok(values.iter().fold(ServiceCounters::default(), |total, Raw(cpu)| ServiceCounters {
-            packets: total.packets.wrapping_add(cpu.packets),
-            bytes: total.bytes.wrapping_add(cpu.bytes),
-            new_flows: total.new_flows.wrapping_add(cpu.new_flows),
-        }))
+        Ok(value(bytes(&self.service_counters.at(index)?)))
     }
 
     /// What was forwarded to a backend, over all CPUs.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn backend_counters(&self, index: u16) -> Result<BackendCounters, Error> {
-        let values = self
-            .backend_counters
-            .get(&u32::from(index), 0)
-            .map_err(|source| Error::Read { map: "BACKEND_COUNTERS", source })?;
-        Ok(values.iter().fold(BackendCounters::default(), |total, Raw(cpu)| BackendCounters {
-            packets: total.packets.wrapping_add(cpu.packets),
-            bytes: total.bytes.wrapping_add(cpu.bytes),
-        }))
+        Ok(value(bytes(&self.backend_counters.at(index.into())?)))
     }
 
-    /// Sets the counters of a service's index to zero, before the index gets a new service.
+    /// Sets the counters of services' indexes to zero, before the indexes get new services.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn reset_service_counters(&mut self, index: u32) -> Result<(), Error> {
-        reset(&mut self.service_counters, "SERVICE_COUNTERS", index)
+    /// [`Error::System`].
+    pub fn reset_service_counters(&mut self, indexes: &[u32]) -> Result<(), Error> {
+        self.service_counters.reset(indexes)
     }
 
-    /// Sets the counters of a backend's index to zero, before the index gets a new backend.
+    /// Sets the counters of backends' indexes to zero, before the indexes get new backends.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn reset_backend_counters(&mut self, index: u16) -> Result<(), Error> {
-        reset(&mut self.backend_counters, "BACKEND_COUNTERS", u32::from(index))
+    /// [`Error::System`].
+    pub fn reset_backend_counters(&mut self, indexes: &[u16]) -> Result<(), Error> {
+        self.backend_counters.reset(&indexes.iter().copied().map(u32::from).collect::<Vec<_>>())
     }
 
     /// How many packets were not forwarded, by reason; only reasons that occurred.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::System`].
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        sum(&self.reasons)
+        occurred(&self.reasons)
     }
 }
 
-fn data(pins: &Pins, name: &'static str) -> Result<MapData, Error> {
-    let path = pins.map(name);
-    MapData::from_pin(&path).map_err(|source| Error::Open { path, source })
-}
-
-/// Opens a pinned map as the type that it should have.
-pub(super) fn open<T>(pins: &Pins, name: &'static str, variant: impl Fn(MapData) -> Map) -> Result<T, Error>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    variant(data(pins, name)?)
-        .try_into()
-        .map_err(|error: MapError| Error::Shape { path: pins.map(name), what: error.to_string() })
-}
-
-fn inner_data(map: &Array<MapData, u64>) -> std::os::fd::BorrowedFd<'_> {
-    map.map().fd().as_fd()
-}
-
-fn at<T: Plain>(array: &Array<MapData, Raw<T>>, map: &'static str, index: u32) -> Result<T, Error> {
-    array.get(&index, 0).map(|Raw(value)| value).map_err(|source| Error::Read { map, source })
-}
-
-fn set<T: Plain>(array: &mut Array<MapData, Raw<T>>, map: &'static str, index: u32, value: T) -> Result<(), Error> {
-    array.set(index, Raw(value), 0).map_err(|source| Error::Write { map, source })
-}
-
-fn reset<T: Plain + Default>(
-    array: &mut PerCpuArray<MapData, Raw<T>>,
-    map: &'static str,
-    index: u32,
-) -> Result<(), Error> {
-    let failed = |source| Error::Write { map, source };
-    let cpus = array.get(&index, 0).map_err(failed)?.len();
-    let zeros = PerCpuValues::try_from(vec![Raw(T::default()); cpus])
-        .map_err(|source| Error::System { what: format!("reset {map}"), source })?;
-    array.set(index, zeros, 0).map_err(failed)
+/// Backends' indexes as keys.
+fn wide<T: Plain>(entries: &[(u16, T)]) -> Vec<(u32, T)> {
+    entries.iter().map(|(index, value)| (u32::from(*index), *value)).collect()
 }
 
 /// The reasons that occurred.
-pub(super) fn sum(reasons: &PerCpuArray<MapData, u64>) -> Result<Vec<(Reason, u64)>, Error> {
-    let mut occurred = Vec::new();
-    for reason in Reason::ALL {
-        let values = reasons.get(&reason.index(), 0).map_err(|source| Error::Read { map: "REASONS", source })?;
-        let count = values.iter().fold(0u64, |total, cpu| total.wrapping_add(*cpu));
-        if count != 0 {
-            occurred.push((*reason, count));
-        }
-    }
-    Ok(occurred)
+pub(super) fn occurred(reasons: &Tally) -> Result<Vec<(Reason, u64)>, Error> {
+    let counted = reasons.all()?;
+    let count = |reason: &Reason| counted.get(reason.index() as usize).copied().unwrap_or(0);
+    Ok(Reason::ALL.iter().map(|reason| (*reason, count(reason))).filter(|(_, count)| *count != 0).collect())
 }
 
 /// Whether a prefix is one address, which a hash finds faster than a trie.
@@ -540,43 +378,13 @@ fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-fn key_of(prefix: IpNet) -> Key<[u32; 4]> {
-    let key = PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
-    Key::new(key.length, key.words())
+pub(super) fn key_of(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
 
-fn prefix_of(key: &Key<[u32; 4]>) -> IpNet {
-    let (address, length) = PrefixKey::new(key.prefix_len(), key.data()).to_prefix();
+fn prefix_of(key: PrefixKey) -> IpNet {
+    let (address, length) = key.to_prefix();
     let address = IpAddr::from(address);
     // The daemon writes no longer prefixes than there are bits.
     IpNet::new(address, length as u8).unwrap_or(address.into())
-}
-
-fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound)
-        || matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT))
-}
-
-fn absent_is_fine(outcome: Result<(), MapError>) -> Result<(), MapError> {
-    match outcome {
-        Err(error) if is_absent(&error) => Ok(()),
-        outcome => outcome,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_table_survives_the_round_trip(words in prop::collection::vec(any::<u32>(), 0..20), tracked: bool, generation: u32, digest: u64) {
-            let slots: Vec<Slot> = words.into_iter().map(Slot::from_word).collect();
-            let head = TableHead { slots: slots.len() as u32, tracked };
-            let table = Table { head, generation, digest, slots };
-            prop_assert_eq!(Table::from_elements(&table.elements()), Some(table));
-        }
-    }
 }

@@ -57,6 +57,27 @@ pub enum Error {
         /// What the kernel said.
         source: aya::maps::MapError,
     },
+    /// An array has no such index.
+    #[error("the map {map} has no element {index}")]
+    Beyond {
+        /// Its name.
+        map: String,
+        /// Which was asked for.
+        index: u32,
+    },
+    /// A limit is less than what is in use, or was: records of what was there stay with their indexes.
+    #[error(
+        "limits.{limit} cannot shrink to {capacity}: {used}; keep a larger limit, or end the daemon, `sluice down` and start it \
+         again, which ends forwarding for that moment"
+    )]
+    InUse {
+        /// The limit's name.
+        limit: &'static str,
+        /// What it should be.
+        capacity: u32,
+        /// What stands against it.
+        used: String,
+    },
     /// A raw `bpf` or `mmap` call failed.
     #[error("cannot {what}: {source}")]
     System {

@@ -2,14 +2,15 @@
 //! left out of a build.
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
 use super::Error;
-use super::balancer::TABLE_FLAGS;
+use super::raw::create_array;
+use super::table::TABLE_FLAGS;
 
 /// The first thing missing from this kernel that the programs need, as a phrase; `None` when everything is there.
 ///
@@ -51,26 +52,15 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
     }
 }
 
+/// Whether a program at TC can take off an outer header of another family than the inner one's (the flags
+/// `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells; the kernel's type information names the flags.
+pub fn decapsulates_across_families() -> bool {
+    const FLAG: &[u8] = b"\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0";
+
+    std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
+}
+
 /// Makes the smallest array with the flags of a lookup table.
 fn lookup_table() -> io::Result<OwnedFd> {
-    const MAP_CREATE: libc::c_long = 0;
-    const ARRAY: u32 = 2;
-    /// The first members of `union bpf_attr` for this command.
-    #[repr(C)]
-    struct MapCreate {
-        kind: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        flags: u32,
-    }
-
-    let request = MapCreate { kind: ARRAY, key_size: 4, value_size: 8, max_entries: 1, flags: TABLE_FLAGS };
-    // SAFETY: `request` is laid out as the kernel's attribute union for this command; the kernel takes missing members as 0.
-    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, &raw const request, size_of::<MapCreate>()) };
-    match i32::try_from(descriptor) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    create_array(8, 1, TABLE_FLAGS)
 }

@@ -1,39 +1,32 @@
 //! Lists of sources as tries in the kernel.
 
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsRawFd as _;
 
-use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{IterableMap as _, MapData};
 use sluice_datapath::entries::{Listing, PrefixKey};
 
-use super::batch::{delete_entry, put_entries, put_entry};
-use super::{Error, Raw};
-
-/// `BPF_F_NO_PREALLOC`, which the kernel asks of every trie.
-const FLAGS: u32 = 1;
+use super::Error;
+use super::growth::INNER_MAPS;
+use super::raw::{RawMap, bytes};
 
 /// A list of sources: an inner map of `LISTS`, in place or not yet.
 pub struct Trie {
-    map: LpmTrie<MapData, [u32; 4], Raw<Listing>>,
+    map: RawMap,
 }
 
 impl Trie {
-    /// A trie that holds these entries, with room for some more. Entries in the order of their keys are written faster.
+    /// A trie that holds these entries, with room for some more. Entries in the order of addresses are written faster.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`], [`Error::System`] when memory runs out.
+    /// [`Error::System`], when memory runs out.
     pub fn new(entries: &[(PrefixKey, Listing)]) -> Result<Self, Error> {
         // A trie takes memory for what it holds; the room is a bound alone (but counted against RLIMIT_MEMLOCK before Linux 5.11).
         let room = entries.len() + entries.len() / 8 + 1024;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let map = LpmTrie::create(room, FLAGS).map_err(|source| Error::Write { map: "LISTS", source })?;
-        let trie = Self { map };
+        let map = RawMap::trie("list of sources", size_of::<PrefixKey>(), size_of::<Listing>(), room)?;
         let (keys, values): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
-        put_entries(trie.descriptor(), &keys, &values)
-            .map_err(|source| failed(format!("fill a list with {} prefixes", entries.len()), source))?;
-        Ok(trie)
+        map.write(bytes(&keys), bytes(&values))?;
+        Ok(Self { map })
     }
 
     /// Adds a prefix, or changes what the list says of it, in place.
@@ -42,7 +35,7 @@ impl Trie {
     ///
     /// [`Error::System`], also when there is no room left.
     pub fn put(&mut self, key: &PrefixKey, listing: Listing) -> Result<(), Error> {
-        put_entry(self.descriptor(), key, &listing).map_err(|source| failed("change a list".to_owned(), source))
+        self.map.write(bytes(&[*key]), bytes(&[listing]))
     }
 
     /// Removes a prefix, if it is there, in place.
@@ -51,14 +44,20 @@ impl Trie {
     ///
     /// [`Error::System`].
     pub fn remove(&mut self, key: &PrefixKey) -> Result<(), Error> {
-        delete_entry(self.descriptor(), key).map_err(|source| failed("change a list".to_owned(), source))
-    }
-
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.map.map().fd().as_fd()
+        self.map.delete(bytes(&[*key]))
     }
 }
 
-fn failed(what: String, source: io::Error) -> Error {
-    Error::System { what, source }
+/// Swaps tries in, many in one call, which waits for the packets that may still meet those of before.
+///
+/// # Errors
+///
+/// [`Error::System`]; some may be in place.
+pub(super) fn replace(outer: &RawMap, lists: &[(u32, &Trie)]) -> Result<(), Error> {
+    for lists in lists.chunks(INNER_MAPS) {
+        let keys: Vec<u32> = lists.iter().map(|(index, _)| *index).collect();
+        let tries: Vec<u32> = lists.iter().map(|(_, trie)| trie.map.descriptor().as_raw_fd() as u32).collect();
+        outer.write(bytes(&keys), bytes(&tries))?;
+    }
+    Ok(())
 }

@@ -1,20 +1,18 @@
 //! Creates or adopts the maps, and loads the programs.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::Path;
 
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_datapath::entries::Settings;
-use sluice_datapath::rates::Limit;
 
-use super::backend::MAPS as BACKEND_MAPS;
-use super::balancer::{Capacities, MAPS as BALANCER_MAPS};
+use super::growth::{self, Replaced};
+use super::shape::{BACKEND, BALANCER, Capacities, MapShape};
 use super::{Error, Pins, Raw};
 
-static BALANCER: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BALANCER_OBJECT"));
-static BACKEND: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BACKEND_OBJECT"));
+static BALANCER_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BALANCER_OBJECT"));
+static BACKEND_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BACKEND_OBJECT"));
 
 /// Name of the balancer's program for TC, as `bpftool` shows it.
 const TC: &str = "sluice_tc";
@@ -22,12 +20,6 @@ const TC: &str = "sluice_tc";
 const XDP: &str = "sluice_xdp";
 /// Name of the backend's program for TC.
 const DECAPSULATE: &str = "sluice_decap";
-
-/// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
-const FRAGMENTS: u32 = 8_192;
-
-/// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
-const SOURCES: u32 = 16_384;
 
 /// The compiler that built the programs in this binary.
 pub const fn programs_built_by() -> &'static str {
@@ -126,33 +118,18 @@ impl Program {
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out))
     }
-
-    /// How long the program takes for a frame, in one run. Reading the clock is part of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TestRun`].
-    pub fn time(&self, frame: &[u8]) -> Result<Duration, Error> {
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
-        let result = match self.ebpf.program(self.name) {
-            Some(aya::programs::Program::SchedClassifier(program)) => program.test_run(options),
-            Some(aya::programs::Program::Xdp(program)) => program.test_run(options),
-            _ => unreachable!("a program is of one of these two types"),
-        };
-        result.map(|result| result.duration).map_err(|source| Error::TestRun { source })
-    }
 }
 
 /// Creates the balancer's maps, or adopts those that are pinned, and loads its TC program.
 ///
-/// Capacities count only for maps that are created: adopted ones keep theirs.
+/// Capacities count only for maps that are created: adopted ones keep theirs ([`resize_balancer`] replaces them).
 ///
 /// # Errors
 ///
 /// [`Error`]; maps that were created stay pinned, and the next attempt adopts them.
 pub fn balancer(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
-    let ebpf = load_balancer_object(pins, settings, capacities)?;
-    classifier(ebpf, TC)
+    pins.create()?;
+    balancer_over(&pins.directory(), settings, capacities)
 }
 
 /// As [`balancer`], for the XDP hook.
@@ -161,10 +138,33 @@ pub fn balancer(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Re
 ///
 /// [`Error`].
 pub fn balancer_xdp(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
-    let mut ebpf = load_balancer_object(pins, settings, capacities)?;
+    pins.create()?;
+    let mut ebpf = load_balancer_object(&pins.directory(), settings, capacities)?;
     let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(Error::NoPrograms)?.try_into().map_err(refused(XDP))?;
     program.load().map_err(refused(XDP))?;
     Ok(Program { ebpf, name: XDP })
+}
+
+/// Replaces those of the balancer's maps that have other capacities, and loads its TC program over them; `None` when all have
+/// these. Attach the program everywhere, then [`Replaced::finish`].
+///
+/// No replacement may be unfinished.
+///
+/// # Errors
+///
+/// [`Error::InUse`] when a capacity is less than what is or was in use; [`Error`]. The maps in force are then the same as before.
+pub fn resize_balancer(
+    pins: &Pins,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Option<(Program, Replaced)>, Error> {
+    resize(pins, BALANCER, capacities, |directory| balancer_over(directory, settings, capacities))
+}
+
+/// A replacement of the balancer's maps that an earlier daemon began. The new maps are in force: attach the program over them
+/// everywhere, then [`Replaced::finish`].
+pub fn unfinished_balancer(pins: &Pins) -> Option<Replaced> {
+    Replaced::unfinished(pins, BALANCER)
 }
 
 /// Creates the backend's maps, or adopts those that are pinned, and loads its TC program.
@@ -173,12 +173,54 @@ pub fn balancer_xdp(pins: &Pins, settings: &Settings, capacities: &Capacities) -
 ///
 /// [`Error`].
 pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Program, Error> {
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries("LOCAL_ADDRESSES", addresses.max(1)).map_max_entries("VIP_ADDRESSES", vip_addresses.max(1));
-    classifier(load(loader, "backend", BACKEND, &BACKEND_MAPS, pins)?, DECAPSULATE)
+    pins.create()?;
+    backend_over(&pins.directory(), addresses, &backend_capacities(vip_addresses))
 }
 
-fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
+/// As [`resize_balancer`], for the backend's maps.
+///
+/// # Errors
+///
+/// As [`resize_balancer`].
+pub fn resize_backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Option<(Program, Replaced)>, Error> {
+    let capacities = backend_capacities(vip_addresses);
+    resize(pins, BACKEND, &capacities, |directory| backend_over(directory, addresses, &capacities))
+}
+
+/// As [`unfinished_balancer`], for the backend's maps.
+pub fn unfinished_backend(pins: &Pins) -> Option<Replaced> {
+    Replaced::unfinished(pins, BACKEND)
+}
+
+fn resize(
+    pins: &Pins,
+    shapes: &'static [MapShape],
+    capacities: &Capacities,
+    load: impl FnOnce(&Path) -> Result<Program, Error>,
+) -> Result<Option<(Program, Replaced)>, Error> {
+    if growth::fits(pins, shapes, capacities)? {
+        return Ok(None);
+    }
+    growth::stage(pins, shapes, capacities, load).map(Some)
+}
+
+/// What sizes a backend's maps.
+fn backend_capacities(vip_addresses: u32) -> Capacities {
+    Capacities { services: 0, backends: 0, vips: vip_addresses.max(1), connections: 0 }
+}
+
+fn balancer_over(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+    classifier(load_balancer_object(directory, settings, capacities)?, TC)
+}
+
+fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Result<Program, Error> {
+    let crosses = u32::from(super::decapsulates_across_families());
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CROSSES", &crosses, true).map_max_entries("LOCAL_ADDRESSES", addresses.max(1));
+    classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, capacities, directory)?, DECAPSULATE)
+}
+
+fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     let features = settings.features.word();
     let (source_v4, source_v6) = (Raw(settings.source_v4), Raw(settings.source_v6));
@@ -189,42 +231,25 @@ fn load_balancer_object(pins: &Pins, settings: &Settings, capacities: &Capacitie
         .override_global("SOURCE_V6", &source_v6, true)
         .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
         .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true);
-    // Index 0 of every array means nothing, hence one more than the capacity.
-    let (services, backends) = (capacities.services + 1, capacities.backends + 1);
-    loader
-        .map_max_entries("VIP_ADDRESSES", capacities.vips)
-        .map_max_entries("VIP_PREFIXES", capacities.vips)
-        .map_max_entries("VIPS", capacities.vips)
-        .map_max_entries("LISTS", services)
-        .map_max_entries("TABLES", services)
-        .map_max_entries("RATES", services * Limit::ALL.len() as u32)
-        .map_max_entries("BUCKETS", services)
-        .map_max_entries("SOURCES", SOURCES)
-        .map_max_entries("SERVICE_COUNTERS", services)
-        .map_max_entries("SERVICE_RECORDS", services)
-        .map_max_entries("BACKENDS", backends)
-        .map_max_entries("NEXT_HOPS", backends * 2)
-        .map_max_entries("BACKEND_COUNTERS", backends)
-        .map_max_entries("BACKEND_RECORDS", backends)
-        .map_max_entries("CONNECTIONS", capacities.connections)
-        .map_max_entries("FRAGMENTS", FRAGMENTS);
-    load(loader, "balancer", BALANCER, &BALANCER_MAPS, pins)
+    load(loader, "balancer", BALANCER_OBJECT, BALANCER, capacities, directory)
 }
 
-fn load<'a>(
-    mut loader: EbpfLoader<'a>,
+fn load(
+    mut loader: EbpfLoader<'_>,
     object: &'static str,
     bytes: &[u8],
-    maps: &'a [&'static str],
-    pins: &Pins,
+    shapes: &'static [MapShape],
+    capacities: &Capacities,
+    directory: &Path,
 ) -> Result<Ebpf, Error> {
     if bytes.is_empty() {
         return Err(Error::NoPrograms);
     }
-    pins.create()?;
-    let paths: Vec<(&str, PathBuf)> = maps.iter().map(|name| (*name, pins.map(name))).collect();
-    for (name, path) in paths {
-        loader.map_pin_path(name, path);
+    for shape in shapes {
+        loader.map_pin_path(shape.name, directory.join(shape.name));
+        if let Some(entries) = shape.entries(capacities) {
+            loader.map_max_entries(shape.name, entries);
+        }
     }
     loader.load(bytes).map_err(|source| Error::Maps { object, source })
 }

@@ -6,23 +6,34 @@
 
 mod backend;
 mod balancer;
-mod batch;
 mod error;
 mod features;
+mod growth;
 mod lists;
 mod load;
+mod memory;
 mod pins;
+mod raw;
+mod shape;
+mod table;
+mod tally;
+mod typed;
+mod usage;
 
 pub use backend::BackendMaps;
-pub use balancer::{BalancerMaps, Capacities, Table};
+pub use balancer::BalancerMaps;
 pub use error::Error;
-pub use features::missing_feature;
+pub use features::{decapsulates_across_families, missing_feature};
+pub use growth::Replaced;
 pub use lists::Trie;
 pub use load::{
     Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,
-    programs_built_by,
+    programs_built_by, resize_backend, resize_balancer, unfinished_backend, unfinished_balancer,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
+pub use shape::Capacities;
+pub use table::Table;
+pub use usage::Usage;
 
 use sluice_datapath::Plain;
 

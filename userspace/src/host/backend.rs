@@ -3,14 +3,20 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use sluice_datapath::Family;
+
 use super::{Host, HostError, LOOPBACK};
+use crate::journal::Change;
 use crate::netlink::{AddressAdded, Interface, Tunnel, TunnelError, TunnelKind};
 use crate::sysctl::{Sysctl, SysctlError};
 
 /// The tunnel device for IPv4 in IPv4, unless told otherwise.
 pub const TUNNEL_V4: &str = "sluice4";
-/// The tunnel device for IPv6 in IPv6, unless told otherwise.
+/// The tunnel device for IPv4 and IPv6 in IPv6, unless told otherwise.
 pub const TUNNEL_V6: &str = "sluice6";
+/// The tunnel device for IPv6 in IPv4, unless told otherwise.
+pub const TUNNEL_V6_IN_V4: &str = "sluice64";
 
 /// How packets that reach this backend are decapsulated, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,20 +47,30 @@ pub struct BackendSetup<'a> {
     pub interfaces: &'a [String],
     /// The addresses of this backend that balancers send to, at most one of each family.
     pub local: &'a [IpAddr],
-    /// The VIP addresses of the services it serves.
-    pub vips: &'a [IpAddr],
+    /// The VIP addresses and prefixes of the services it serves.
+    pub vips: &'a [IpNet],
     /// Whether tunnel devices may be used; otherwise everything is left to BPF programs.
     pub tunnels: bool,
     /// The name of the IPv4 tunnel device, [`TUNNEL_V4`] by default.
     pub tunnel_v4: &'a str,
     /// The name of the IPv6 tunnel device, [`TUNNEL_V6`] by default.
     pub tunnel_v6: &'a str,
+    /// The name of the tunnel device for IPv6 in IPv4, [`TUNNEL_V6_IN_V4`] by default.
+    pub tunnel_v6_in_v4: &'a str,
+}
+
+impl BackendSetup<'_> {
+    /// Whether it serves a VIP of a family.
+    fn serves(&self, family: Family) -> bool {
+        self.vips.iter().any(|vip| Family::of(vip.addr()) == family)
+    }
 }
 
 /// What [`Host::prepare_backend`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendReport {
-    /// For each address of [`BackendSetup::local`], who decapsulates what is sent to it.
+    /// For each address of [`BackendSetup::local`] and each family of VIPs that needs a device of its own, who decapsulates what is sent
+    /// to it.
     pub decapsulation: Vec<(IpAddr, Decapsulation)>,
     /// What was changed, a sentence each; empty when everything was right already.
     pub changed: Vec<String>,
@@ -74,43 +90,79 @@ impl Host {
     pub async fn prepare_backend(&mut self, setup: &BackendSetup<'_>) -> Result<BackendReport, HostError> {
         let interfaces = self.check(setup).await?;
         let mut report = BackendReport::default();
-        if setup.vips.iter().any(IpAddr::is_ipv4) {
+        if setup.serves(Family::V4) {
             for interface in &interfaces {
                 self.silence(&interface.name, &mut report)?;
             }
         }
         for vip in setup.vips {
-            if self.ensure_vip(*vip).await? == AddressAdded::Created {
-                report.changed.push(format!("put VIP address {vip} on {LOOPBACK}"));
+            if vip.prefix_len() == vip.max_prefix_len() {
+                if self.ensure_vip(vip.addr()).await? == AddressAdded::Created {
+                    report.changed.push(format!("put VIP address {} on {LOOPBACK}", vip.addr()));
+                }
+            } else if self.ensure_vip_prefix(*vip).await? == AddressAdded::Created {
+                report.changed.push(format!("made VIP prefix {vip} local"));
             }
         }
         for local in setup.local {
-            let decapsulation = self.decapsulate(setup, *local).await?;
-            match &decapsulation {
-                Decapsulation::Device(Tunnel { name, created, .. }) => {
-                    if *created {
-                        report.changed.push(format!("created {} device {name} for {local}", TunnelKind::of(*local)));
-                    }
-                    if local.is_ipv4() {
-                        // Loose filtering drops all that arrives on a device without any IPv4 address, and whether filtering
-                        // is on may change later.
-                        if self.ensure_address(name, *local).await? == AddressAdded::Created {
-                            report.changed.push(format!("put {local} on {name}"));
-                        }
-                        self.loosen(name, &mut report)?;
-                    }
+            // In its own family packets may come whatever is served now; in the other, when a VIP of that is.
+            let own = Family::of(*local);
+            for inner in [own, own.other()] {
+                if inner == own || setup.serves(inner) {
+                    self.decapsulate_to(setup, *local, inner, &interfaces, &mut report).await?;
                 }
-                // Decapsulated in BPF, the client's packet arrives on the interface itself, and its answer may leave by another.
-                Decapsulation::Program { .. } if local.is_ipv4() => {
-                    for interface in &interfaces {
-                        self.loosen(&interface.name, &mut report)?;
-                    }
-                }
-                Decapsulation::Program { .. } => {}
             }
-            report.decapsulation.push((*local, decapsulation));
         }
         Ok(report)
+    }
+
+    /// Sees to it that packets of the family `inner` are taken out of those sent to `local`.
+    async fn decapsulate_to(
+        &mut self,
+        setup: &BackendSetup<'_>,
+        local: IpAddr,
+        inner: Family,
+        interfaces: &[Interface],
+        report: &mut BackendReport,
+    ) -> Result<(), HostError> {
+        let kind = TunnelKind::of(local, inner);
+        let decapsulation = self.decapsulate(setup, local, kind).await?;
+        match &decapsulation {
+            Decapsulation::Device(Tunnel { name, created, .. }) => {
+                if *created {
+                    report.changed.push(format!("created {kind} device {name} for {local}"));
+                }
+                let vips = setup.vips.iter().map(IpNet::addr);
+                let mut own = setup.local.iter().copied().chain(vips).filter(IpAddr::is_ipv4);
+                if inner == Family::V4
+                    && let Some(address) = own.next()
+                {
+                    // Loose filtering drops all that arrives on a device without any IPv4 address, and whether filtering
+                    // is on may change later.
+                    if self.ensure_address(name, address).await? == AddressAdded::Created {
+                        report.changed.push(format!("put {address} on {name}"));
+                    }
+                    self.loosen(name, report)?;
+                }
+            }
+            // Decapsulated in BPF, the client's packet arrives on the interface itself, and its answer may leave by another.
+            Decapsulation::Program { .. } if inner == Family::V4 => {
+                for interface in interfaces {
+                    self.loosen(&interface.name, report)?;
+                }
+            }
+            Decapsulation::Program { .. } => {}
+        }
+        // One `ip6tnl` device does both families, and so does the program.
+        let same = |(address, by): &(IpAddr, Decapsulation)| match (by, &decapsulation) {
+            (Decapsulation::Device(one), Decapsulation::Device(other)) => one.index == other.index,
+            (Decapsulation::Program { .. }, Decapsulation::Program { .. }) => *address == local,
+            _ => false,
+        };
+        if !report.decapsulation.iter().any(same) {
+            report.decapsulation.push((local, decapsulation));
+        }
+        Ok(())
     }
 
     /// Finds what is wrong with a set-up while nothing has been touched yet.
@@ -127,7 +179,8 @@ impl Host {
             }
         }
         for (index, address) in addresses {
-            if index != loopback && setup.vips.contains(&address) {
+            let is_vip = setup.vips.iter().any(|vip| vip.contains(&address));
+            if index != loopback && is_vip && !self.put_there(index, address) {
                 let found = self.netlink.interface_at(index).await?;
                 let interface = found.map_or_else(|| format!("interface number {index}"), |found| found.name);
                 return Err(HostError::VipAnnounced { address, interface });
@@ -136,12 +189,27 @@ impl Host {
         Ok(interfaces)
     }
 
-    async fn decapsulate(&mut self, setup: &BackendSetup<'_>, local: IpAddr) -> Result<Decapsulation, HostError> {
+    /// Whether the journal says that we gave an interface an address.
+    fn put_there(&self, index: u32, address: IpAddr) -> bool {
+        let ours = |change: &Change| matches!(change, Change::Address { index: on, address: own, .. } if (*on, *own) == (index, address));
+        self.journal.changes().iter().any(ours)
+    }
+
+    async fn decapsulate(
+        &mut self,
+        setup: &BackendSetup<'_>,
+        local: IpAddr,
+        kind: TunnelKind,
+    ) -> Result<Decapsulation, HostError> {
         if !setup.tunnels {
             return Ok(Decapsulation::Program { reason: "tunnel devices are switched off".into() });
         }
-        let name = if local.is_ipv4() { setup.tunnel_v4 } else { setup.tunnel_v6 };
-        match self.ensure_tunnel(name, local).await {
+        let name = match kind {
+            TunnelKind::Ipip => setup.tunnel_v4,
+            TunnelKind::Sit => setup.tunnel_v6_in_v4,
+            TunnelKind::Ip6Tnl => setup.tunnel_v6,
+        };
+        match self.ensure_tunnel(name, kind, local).await {
             Ok(tunnel) => Ok(Decapsulation::Device(tunnel)),
             Err(HostError::Tunnel(TunnelError::Unsupported { kind })) => {
                 Ok(Decapsulation::Program { reason: format!("this kernel has no {kind} devices") })

@@ -89,6 +89,10 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
                 AddressRemoved::Absent => Outcome::left("it is not there"),
             }
         }
+        Change::LocalRoute { prefix } => match netlink.remove_local_route(*prefix).await.map_err(text)? {
+            AddressRemoved::Removed => Ok(Outcome::Undone),
+            AddressRemoved::Absent => Outcome::left("it is not there"),
+        },
         Change::Link { name, kind, local } => match netlink.tunnel(name, *kind, *local).await {
             Ok(None) => Outcome::left("it is not there"),
             Ok(Some(_)) => netlink.remove_link(name).await.map(|()| Outcome::Undone).map_err(text),

@@ -134,29 +134,26 @@ impl Balancer {
 
     /// Writes the rates that differ from what the configuration says.
     pub(super) fn set_rates(&mut self) -> Result<(), Failure> {
+        let has = self.maps.rates().map_err(Failure::operation)?;
+        let mut changed = Vec::new();
         for (name, index) in self.indexes()? {
             let service = self.input.config.services().iter().find(|service| service.name() == name);
             for limit in Limit::ALL {
                 let wanted = service.map_or(Rate::NONE, |service| service.rates().of(limit));
                 let place = Rate::index(index, limit);
-                if self.maps.rate(place).map_err(Failure::operation)? != wanted {
-                    self.maps.set_rate(place, wanted).map_err(Failure::operation)?;
+                if has.get(place as usize) != Some(&wanted) {
+                    changed.push((place, wanted));
                 }
             }
         }
-        Ok(())
+        if changed.is_empty() { Ok(()) } else { self.maps.set_rates(&changed).map_err(Failure::operation) }
     }
 
     /// The index of each service, by name.
     fn indexes(&self) -> Result<BTreeMap<String, u32>, Failure> {
-        let mut indexes = BTreeMap::new();
-        for index in 1..=self.maps.capacities().services {
-            let record = self.maps.service_record(index).map_err(Failure::operation)?;
-            if !record.name.as_str().is_empty() {
-                indexes.insert(record.name.as_str().to_owned(), index);
-            }
-        }
-        Ok(indexes)
+        let records = self.maps.service_records().map_err(Failure::operation)?;
+        let named = (0..).zip(records).filter(|(_, record)| !record.name.as_str().is_empty());
+        Ok(named.map(|(index, record)| (record.name.as_str().to_owned(), index)).collect())
     }
 
     fn has_list(&self, index: u32) -> Result<bool, Failure> {

@@ -25,7 +25,7 @@ use rtnetlink::sys::AsyncSocket;
 pub use self::address::{AddressAdded, AddressRemoved};
 pub use self::changes::Changes;
 pub use self::link::Interface;
-pub use self::route::Route;
+pub use self::route::{DeviceMtus, Route};
 pub use self::tc::{Attached, Clsact, Detached, Direction, Filter, FilterSpec};
 pub use self::tunnel::{Tunnel, TunnelError, TunnelKind};
 

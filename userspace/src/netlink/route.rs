@@ -1,11 +1,20 @@
 //! Where packets to an address would go.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Error, Mode, Netlink};
+use super::{AddressAdded, AddressRemoved, Error, Mode, Netlink};
+
+/// The kernel's table of local routes (`RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u8 = 255;
 
 /// The way to an address, as the kernel would choose it for a packet that this host sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +30,65 @@ pub struct Route {
     pub local: bool,
 }
 
+/// MTUs of devices by index, as they were when first asked for.
+#[derive(Debug, Default)]
+pub struct DeviceMtus(BTreeMap<u32, u32>);
+
 impl Netlink {
+    /// Makes all addresses of a prefix this host's own: a route of type local, to the loopback interface `index`, in the table `local`.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn add_local_route(&self, index: u32, prefix: IpNet) -> Result<AddressAdded, Error> {
+        let request = RouteNetlinkMessage::NewRoute(local_route(prefix, Some(index)));
+        let doing = || format!("make {prefix} local to this host");
+        match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
+            Ok(_) => Ok(AddressAdded::Created),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(AddressAdded::Existed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what [`Self::add_local_route`] made.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn remove_local_route(&self, prefix: IpNet) -> Result<AddressRemoved, Error> {
+        let request = RouteNetlinkMessage::DelRoute(local_route(prefix, None));
+        match self.request(request, Mode::One(0), || format!("remove the local route to {prefix}")).await {
+            Ok(_) => Ok(AddressRemoved::Removed),
+            Err(error) if error.errno() == Some(libc::ESRCH) => Ok(AddressRemoved::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is such a route.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn has_local_route(&self, prefix: IpNet) -> Result<bool, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(prefix.addr());
+        let doing = || format!("look for the local route to {prefix}");
+        let answers = self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
+        let wanted = local_route(prefix, None);
+        Ok(answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(found) => {
+                let destination = |message: &RouteMessage| {
+                    message
+                        .attributes
+                        .iter()
+                        .find(|attribute| matches!(attribute, RouteAttribute::Destination(_)))
+                        .cloned()
+                };
+                found.header.kind == RouteType::Local
+                    && found.header.destination_prefix_length == wanted.header.destination_prefix_length
+                    && destination(found) == destination(&wanted)
+            }
+            _ => false,
+        }))
+    }
+
     /// Looks up the route to an address, optionally for packets from a given address of this host.
     ///
     /// `None` when it cannot be reached: no route, or one that says blackhole, unreachable or prohibit, or an address that is not
@@ -30,6 +97,19 @@ impl Netlink {
     /// # Errors
     /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
     pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
+        self.route_among(destination, source, &mut DeviceMtus::default()).await
+    }
+
+    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which is the larger part of the work.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub async fn route_among(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+        mtus: &mut DeviceMtus,
+    ) -> Result<Option<Route>, Error> {
         let request = RouteNetlinkMessage::GetRoute(question(destination, source));
         let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
         let answers = match answer {
@@ -54,10 +134,13 @@ impl Netlink {
         };
         let mtu = match found.mtu {
             Some(mtu) => mtu,
-            None => match self.interface_at(found.index).await? {
-                Some(interface) => interface.mtu,
-                // It vanished between the two questions, and the route with it.
-                None => return Ok(None),
+            None => match mtus.0.get(&found.index) {
+                Some(mtu) => *mtu,
+                None => match self.interface_at(found.index).await? {
+                    Some(interface) => *mtus.0.entry(found.index).or_insert(interface.mtu),
+                    // It vanished between the two questions, and the route with it.
+                    None => return Ok(None),
+                },
             },
         };
         Ok(Some(Route { index: found.index, mtu, gateway: found.gateway, local: found.local }))
@@ -76,6 +159,31 @@ fn is_unreachable(errno: i32) -> bool {
             | libc::ENETDOWN
             | libc::ESRCH
     )
+}
+
+/// A local route, as an administrator would make it: those of addresses are the kernel's, and not meant.
+fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(prefix.addr()),
+        destination_prefix_length: prefix.prefix_len(),
+        table: LOCAL_TABLE,
+        protocol: RouteProtocol::Static,
+        scope: RouteScope::Host,
+        kind: RouteType::Local,
+        ..RouteHeader::default()
+    };
+    let destination = match prefix.addr() {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    message.attributes.push(RouteAttribute::Destination(destination));
+    message.attributes.extend(index.map(RouteAttribute::Oif));
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 fn question(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {

@@ -6,27 +6,31 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{InfoData, InfoIpTunnel, InfoKind, Ip6TunnelFlags, LinkInfo};
 use netlink_packet_route::{IpProtocol, RouteNetlinkMessage};
-use rtnetlink::{LinkIp6Tnl, LinkIpIp};
+use rtnetlink::{LinkIp6Tnl, LinkIpIp, LinkSit};
+use sluice_datapath::Family;
 
 use super::link::{Interface, Link};
 use super::{Error, Mode, Netlink};
 
 /// A kind of tunnel device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelKind {
     /// `ipip`: IPv4 in IPv4.
     Ipip,
-    /// `ip6tnl` in mode `ip6ip6`: IPv6 in IPv6.
-    Ip6Ip6,
+    /// `sit`: IPv6 in IPv4.
+    Sit,
+    /// `ip6tnl` in mode `any`: IPv4 and IPv6 in IPv6.
+    Ip6Tnl,
 }
 
 impl TunnelKind {
-    /// The kind whose outer (and inner) packets are of this address's family.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Ipip,
-            IpAddr::V6(_) => Self::Ip6Ip6,
+    /// The kind that takes packets of one family out of those sent to an address.
+    pub fn of(local: IpAddr, inner: Family) -> Self {
+        match (local, inner) {
+            (IpAddr::V4(_), Family::V4) => Self::Ipip,
+            (IpAddr::V4(_), Family::V6) => Self::Sit,
+            (IpAddr::V6(_), _) => Self::Ip6Tnl,
         }
     }
 }
@@ -35,7 +39,8 @@ impl fmt::Display for TunnelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ipip => "ipip",
-            Self::Ip6Ip6 => "ip6tnl",
+            Self::Sit => "sit",
+            Self::Ip6Tnl => "ip6tnl",
         })
     }
 }
@@ -124,7 +129,7 @@ impl Netlink {
     /// Makes a tunnel device that is up and decapsulates what anybody sends to `local`, or adopts one that already does.
     ///
     /// The first device of a kind loads the kernel's module for it, which adds a device of its own to every namespace (`tunl0`,
-    /// `ip6tnl0`: down and without effect) that stays until the module is unloaded.
+    /// `sit0`, `ip6tnl0`: down and without effect) that stays until the module is unloaded.
     ///
     /// # Errors
     /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after trying.
@@ -136,9 +141,14 @@ impl Netlink {
             (TunnelKind::Ipip, IpAddr::V4(local)) => {
                 LinkIpIp::new(name).local(local).protocol(IpProtocol::Ipip).up().build()
             }
-            (TunnelKind::Ip6Ip6, IpAddr::V6(local)) => LinkIp6Tnl::new(name)
+            // Without a protocol of its own a `sit` device takes every kind of packet that the module knows.
+            (TunnelKind::Sit, IpAddr::V4(local)) => {
+                LinkSit::new(name).local(local).protocol(IpProtocol::Ipv6).up().build()
+            }
+            // 0, which is also the hop-by-hop options' number, is mode `any`.
+            (TunnelKind::Ip6Tnl, IpAddr::V6(local)) => LinkIp6Tnl::new(name)
                 .local(local)
-                .mode(IpProtocol::Ipv6)
+                .mode(IpProtocol::Hopopts)
                 .set_flag(Ip6TunnelFlags::IgnEncapLimit, true)
                 .up()
                 .build(),
@@ -187,7 +197,8 @@ impl Netlink {
 pub(super) fn tunnel_data(infos: &[LinkInfo]) -> Option<TunnelData> {
     let kind = infos.iter().find_map(|info| match info {
         LinkInfo::Kind(InfoKind::IpIp) => Some(TunnelKind::Ipip),
-        LinkInfo::Kind(InfoKind::Ip6Tnl) => Some(TunnelKind::Ip6Ip6),
+        LinkInfo::Kind(InfoKind::SitTun) => Some(TunnelKind::Sit),
+        LinkInfo::Kind(InfoKind::Ip6Tnl) => Some(TunnelKind::Ip6Tnl),
         _ => None,
     })?;
     let mut data = TunnelData { kind, local: None, remote: None, external: false };
@@ -252,7 +263,7 @@ mod tests {
         let good = || data(TunnelKind::Ipip, "192.0.2.1");
         let cases = [
             (true, None, "is not an ipip device"),
-            (true, Some(data(TunnelKind::Ip6Ip6, "2001:db8::1")), "is not an ipip device"),
+            (true, Some(data(TunnelKind::Ip6Tnl, "2001:db8::1")), "is not an ipip device"),
             (true, Some(data(TunnelKind::Ipip, "192.0.2.9")), "has the local address 192.0.2.9"),
             (true, Some(TunnelData { local: None, ..good() }), "has no local address"),
             (

@@ -264,6 +264,17 @@ fn a_backend_half_written_by_a_crash_does_not_displace_the_one_in_use() {
 }
 
 #[test]
+fn a_step_names_ten_and_counts_the_rest() {
+    let step = |count: u16| {
+        let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 1 };
+        let new = (1..=count).map(|index| NewBackend { index, name: format!("b{index}"), entry, draining: false });
+        Step::AddBackends(new.collect()).to_string()
+    };
+    assert_eq!(step(2), "add backends b1, b2");
+    assert_eq!(step(12), "add backends b1, b2, b3, b4, b5, b6, b7, b8, b9, b10 and 2 more");
+}
+
+#[test]
 fn options_of_vips_and_addresses_change_in_place() {
     let mut model = reached(&web());
     let mut want = web();

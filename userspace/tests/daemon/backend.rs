@@ -26,7 +26,11 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     let by_program = daemon.said("decapsulated by: BPF program") == 1;
     assert_eq!(by_program, our_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
     let status = site.json("status");
-    assert_eq!(status["backend"], json!({ "daemon": daemon.id(), "program": by_program }));
+    assert_eq!(
+        (&status["backend"]["daemon"], &status["backend"]["program"]),
+        (&json!(daemon.id()), &json!(by_program))
+    );
+    assert_eq!(status["backend"]["memory"].is_object(), by_program, "{status}");
     assert_eq!(site.json("counters")["backend"].is_object(), by_program);
 
     // A VIP goes, another comes.
@@ -39,12 +43,12 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
 
     // A bad change is refused whole.
     let with = world();
-    site.config["limits"]["vips"] = json!(9);
+    site.config["backends"][0]["address"] = json!("10.9.9.9");
     site.write();
     daemon.reload();
     assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
     assert_eq!(world(), with);
-    site.config["limits"]["vips"] = json!(8);
+    site.config["backends"][0]["address"] = json!("10.0.1.1");
     site.write();
 
     fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);

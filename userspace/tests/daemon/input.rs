@@ -27,7 +27,7 @@ pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
         (|c| c["backends"][1]["address"] = json!("10.0.1.1"), &["backends[1].address"]),
         (|c| c["services"][0]["backends"][0]["weight"] = json!(-1), &["services[0].backends[0].weight"]),
         (|c| c["services"][0]["table_size"] = json!(252), &["services[0].table_size", "prime"]),
-        (|c| c["services"][0]["vips"][0] = json!("[2001:db8::10]:80/tcp"), &["services[0]"]),
+        (|c| c["services"][0]["vips"][0] = json!("10.0.0.0/8:80/tcp"), &["services[0].vips[0]", "10.0.0.0/8 holds"]),
         (|c| c["limits"]["backends"] = json!(1), &["limits.backends"]),
         (|c| c["limits"]["vips"] = json!(1), &["limits.vips"]),
         (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),

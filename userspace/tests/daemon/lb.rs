@@ -108,7 +108,7 @@ pub(crate) fn a_bad_reload_changes_nothing() {
         ("interfaces", json!(["eth7"])),
         ("underlay", json!({ "v4": "10.9.9.9" })),
         ("instance", json!("other")),
-        ("limits", json!({ "services": 5, "backends": 16, "vips": 8, "connections": 1024 })),
+        ("limits", json!({ "services": 0, "backends": 16, "vips": 8, "connections": 1024 })),
         ("hash_key_file", json!("none.key")),
         ("services", json!([{ "name": "web" }])),
     ];

@@ -18,7 +18,7 @@ use crate::support::{add_address, snapshot, try_run, veth};
 
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 /// How long anything may take: generous, for emulated machines.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(300);
 /// The private BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
 /// The balancer's pins.

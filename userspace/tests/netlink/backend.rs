@@ -3,6 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use libtest_mimic::Completion;
 use sluice::host::{Decapsulation, HostError};
 use sluice::netlink::{AddressAdded, Error};
@@ -10,6 +11,10 @@ use sluice::netlink::{AddressAdded, Error};
 use crate::support::{Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth};
 
 fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
@@ -38,10 +43,14 @@ pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
 
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128"), net("203.0.113.32/28"), net("2001:db8:1::/112")];
     host.prepare_backend(&setup(&["one".into()], &[], &vips)).await.unwrap();
     for vip in vips {
-        assert!(!peer.run(move || answers_for(vip)), "{vip} is announced");
+        let address = vip.hosts().next().unwrap();
+        assert!(!peer.run(move || answers_for(address)), "{vip} is announced");
+        // Every address of a prefix is the host's own: packets for it are not forwarded.
+        let route = run(&format!("ip route get {}", vip.broadcast()));
+        assert!(route.starts_with("local "), "{vip}: {route}");
     }
     for own in ["192.0.2.1", "2001:db8::1"] {
         assert!(peer.run(move || answers_for(ip(own))), "{own} must still be found");
@@ -53,19 +62,24 @@ pub(crate) async fn preparing_twice_changes_nothing_more() {
     let base = tempfile::tempdir().unwrap();
     let interfaces = ["one".into()];
     let local = [ip("192.0.2.1"), ip("2001:db8::1")];
-    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128"), net("198.18.4.0/22"), net("2001:db8:5::/48")];
     let mut first = host(base.path());
     let report = first.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
-    assert_eq!(report.decapsulation.len(), 2);
+    let mut devices = Vec::new();
     for (address, decapsulation) in &report.decapsulation {
         let kind = if address.is_ipv4() { "ipip" } else { "ip6tnl" };
         match decapsulation {
-            Decapsulation::Device(tunnel) => assert!(tunnel.created, "{tunnel:?}"),
+            Decapsulation::Device(tunnel) => {
+                assert!(tunnel.created, "{tunnel:?}");
+                devices.push(tunnel.name.as_str());
+            }
             Decapsulation::Program { reason } => {
                 assert_eq!(reason, &format!("this kernel has no {kind} devices"))
             }
         }
     }
+    assert!(devices.is_empty() || devices == ["sluice4", "sluice64", "sluice6"], "{devices:?}");
+    assert!(report.decapsulation.len() == if devices.is_empty() { 2 } else { 3 }, "{report:?}");
     let after = snapshot();
     let written = first.journal().changes().to_vec();
     drop(first);
@@ -103,7 +117,7 @@ pub(crate) async fn interfaces_with_dots_are_silenced_too() {
     run("ip link set one name eth0.100");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    host.prepare_backend(&setup(&["eth0.100".into()], &[], &[ip("203.0.113.10")])).await.unwrap();
+    host.prepare_backend(&setup(&["eth0.100".into()], &[], &[ip("203.0.113.10").into()])).await.unwrap();
     assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("1".into(), "2".into()));
     host.undo_all().await.unwrap();
     assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("0".into(), "0".into()));
@@ -119,13 +133,14 @@ pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes
     let good = ip("203.0.113.10");
     let one = ["one".to_owned()];
     let none = ["one".to_owned(), "nine".to_owned()];
-    let missing = host.prepare_backend(&setup(&none, &[], &[good])).await.unwrap_err();
+    let missing = host.prepare_backend(&setup(&none, &[], &[good.into()])).await.unwrap_err();
     assert!(matches!(missing, HostError::Netlink(Error::NoInterface { .. })), "{missing}");
-    let foreign = host.prepare_backend(&setup(&one, &[ip("192.0.2.77")], &[good])).await.unwrap_err();
+    let foreign = host.prepare_backend(&setup(&one, &[ip("192.0.2.77")], &[good.into()])).await.unwrap_err();
     assert!(matches!(foreign, HostError::NotLocal(_)), "{foreign}");
-    let announced = host.prepare_backend(&setup(&one, &[], &[good, ip("203.0.113.50")])).await.unwrap_err();
+    let announced =
+        host.prepare_backend(&setup(&one, &[], &[good.into(), ip("203.0.113.50").into()])).await.unwrap_err();
     assert!(announced.to_string().contains("203.0.113.50 is on one"), "{announced}");
-    let forced = host.prepare_backend(&setup(&one, &[], &[good])).await.unwrap_err();
+    let forced = host.prepare_backend(&setup(&one, &[], &[good.into()])).await.unwrap_err();
     assert!(forced.to_string().contains("net/ipv4/conf/all/arp_ignore is 3"), "{forced}");
     assert_eq!(snapshot(), before);
     assert_eq!(host.journal().changes(), []);
@@ -162,7 +177,7 @@ fn arrives(peer: &Peer, vip: IpAddr) -> bool {
 }
 
 pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Completion {
-    for (kind, local) in [("ipip", "192.0.2.1"), ("ip6tnl", "2001:db8::1")] {
+    for (kind, local) in [("ipip", "192.0.2.1"), ("sit", "192.0.2.1"), ("ip6tnl", "2001:db8::1")] {
         if !try_run(&format!("ip link add probe type {kind} local {local}")).0 {
             return Completion::ignored_with(format!("this kernel has no {kind} devices"));
         }
@@ -171,15 +186,15 @@ pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Comp
     let peer = neighbour();
     // The client's packets come out of the tunnel while the way back to it leads through `one`.
     peer.run(|| {
-        run("ip link add wrap4 type ipip local 192.0.2.2 remote 192.0.2.1");
-        run("ip link add wrap6 type ip6tnl mode ip6ip6 local 2001:db8::2 remote 2001:db8::1");
-        for wrap in ["wrap4", "wrap6"] {
+        run("ip link add wrap44 type ipip local 192.0.2.2 remote 192.0.2.1");
+        run("ip link add wrap64 type sit local 192.0.2.2 remote 192.0.2.1");
+        // The kernel has one such device for a pair of addresses: this one takes both families.
+        run("ip link add wrap6 type ip6tnl mode any local 2001:db8::2 remote 2001:db8::1 encaplimit none");
+        for wrap in ["wrap44", "wrap64", "wrap6"] {
             run(&format!("ip link set {wrap} up"));
         }
-        run("ip route add 203.0.113.10/32 dev wrap4 src 192.0.2.2");
-        run("ip route add 2001:db8:1::10/128 dev wrap6 src 2001:db8::2");
     });
-    let vips = [ip("203.0.113.10"), ip("2001:db8:1::10")];
+    let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128")];
     let local = [ip("192.0.2.1"), ip("2001:db8::1")];
     // Reverse path filtering of all interfaces, and of new ones: off, strict, loose.
     for (all, new) in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "0"), ("0", "2")] {
@@ -189,8 +204,15 @@ pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Comp
         let base = tempfile::tempdir().unwrap();
         let mut host = host(base.path());
         host.prepare_backend(&setup(&["one".into()], &local, &vips)).await.unwrap();
-        for vip in vips {
-            assert!(arrives(&peer, vip), "rp_filter {all}, {new}: nothing arrived at {vip}: {}", run("ip -s link"));
+        for (v4, v6) in [("wrap44", "wrap6"), ("wrap6", "wrap64")] {
+            peer.run(move || {
+                run(&format!("ip route replace 203.0.113.10/32 dev {v4} src 192.0.2.2"));
+                run(&format!("ip route replace 2001:db8:1::10/128 dev {v6} src 2001:db8::2"));
+            });
+            for vip in vips.map(|vip| vip.addr()) {
+                let tunnels = format!("by {v4} and {v6}, rp_filter {all}, {new}");
+                assert!(arrives(&peer, vip), "{tunnels}: nothing arrived at {vip}: {}", run("ip -s link"));
+            }
         }
         let report = host.undo_all().await.unwrap();
         assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");

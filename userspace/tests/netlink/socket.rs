@@ -164,7 +164,8 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported
     let mut unsupported = 0;
     for (kind, name, local, other) in [
         (TunnelKind::Ipip, "sluice4", ip("192.0.2.1"), ip("192.0.2.9")),
-        (TunnelKind::Ip6Ip6, "sluice6", ip("2001:db8::1"), ip("2001:db8::9")),
+        (TunnelKind::Sit, "sluice64", ip("192.0.2.1"), ip("192.0.2.9")),
+        (TunnelKind::Ip6Tnl, "sluice6", ip("2001:db8::1"), ip("2001:db8::9")),
     ] {
         // What `ip` can do decides what we must be able to do.
         let (can, why) = try_run(&format!("ip link add probe type {kind} local {other}"));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed};
 use nix::sched::{CloneFlags, unshare};
-use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6};
+use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use sluice::journal::{Journal, Role};
 use sluice::netlink::{FilterSpec, Netlink};
 
@@ -152,9 +152,17 @@ pub(crate) fn host(base: &Path) -> Host {
 pub(crate) fn setup<'a>(
     interfaces: &'a [String],
     local: &'a [std::net::IpAddr],
-    vips: &'a [std::net::IpAddr],
+    vips: &'a [ipnet::IpNet],
 ) -> BackendSetup<'a> {
-    BackendSetup { interfaces, local, vips, tunnels: true, tunnel_v4: TUNNEL_V4, tunnel_v6: TUNNEL_V6 }
+    BackendSetup {
+        interfaces,
+        local,
+        vips,
+        tunnels: true,
+        tunnel_v4: TUNNEL_V4,
+        tunnel_v6: TUNNEL_V6,
+        tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
+    }
 }
 
 pub(crate) fn sysctl(interface: &str, setting: &str) -> String {

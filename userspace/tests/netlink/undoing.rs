@@ -1,12 +1,15 @@
 //! The journal against the host: what is undone, what is left alone.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use ipnet::IpNet;
 use libtest_mimic::Completion;
 use sluice::journal::{Change, Journal, Role, UndoReport};
-use sluice::netlink::{Clsact, Direction, Netlink};
+use sluice::netlink::{Clsact, Direction, Netlink, TunnelKind};
 use sluice::sysctl::Sysctl;
+use sluice_datapath::Family;
 
 use crate::support::{add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth};
 
@@ -42,14 +45,14 @@ pub(crate) async fn undoing_a_balancer_restores_the_host() {
     journal_is_gone(base.path());
 }
 
-fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [std::net::IpAddr; 3]) {
+fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [IpNet; 5]) {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     add_address("2001:db8::1/64", "one");
     add_address("203.0.113.30/32", "lo");
     set_sysctl("all", "rp_filter", "1");
     set_sysctl("one", "arp_announce", "1");
-    let vips = ["203.0.113.10", "2001:db8:1::10", "203.0.113.30"];
+    let vips = ["203.0.113.10/32", "2001:db8:1::10/128", "203.0.113.30/32", "198.18.4.0/22", "2001:db8:5::/48"];
     (["one".into()], ["192.0.2.1", "2001:db8::1"].map(|a| a.parse().unwrap()), vips.map(|a| a.parse().unwrap()))
 }
 
@@ -107,6 +110,10 @@ async fn make(change: &Change, netlink: &Netlink) {
         Change::Filter { index, direction, name, priority, .. } => {
             netlink.put_filter(*index, *direction, &spec(name, *priority), program().0.as_fd()).await.unwrap();
         }
+        Change::LocalRoute { prefix } => {
+            let loopback = netlink.interface("lo").await.unwrap().index;
+            netlink.add_local_route(loopback, *prefix).await.unwrap();
+        }
         Change::Link { name, kind, local } => {
             netlink.create_tunnel(name, *kind, *local).await.unwrap();
         }
@@ -118,8 +125,12 @@ pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
     let netlink = Netlink::connect().unwrap();
     let one = netlink.interface("one").await.unwrap().index;
     let mut changes = every_change(one);
-    for local in local {
-        let kind = sluice::netlink::TunnelKind::of(local);
+    for prefix in ["198.18.4.0/22", "2001:db8:5::/48"] {
+        changes.push(Change::LocalRoute { prefix: prefix.parse().unwrap() });
+    }
+    let inner = [Family::V4, Family::V6];
+    let kinds: BTreeSet<_> = local.iter().flat_map(|l| inner.map(|inner| (*l, TunnelKind::of(*l, inner)))).collect();
+    for (local, kind) in kinds {
         if try_run(&format!("ip link add probe type {kind} local {local}")).0 {
             run("ip link del probe");
             changes.push(Change::Link { name: format!("sluice-{kind}"), kind, local });

@@ -3,7 +3,7 @@
 use super::{Examination, spread};
 use crate::lab::client::{Tally, Transport};
 use crate::lab::connections::{Connections, Snapshot};
-use crate::lab::topology::{DRAINED, ECHO, JOINING, WEB, balancers, host};
+use crate::lab::topology::{DRAINED, ECHO, JOINING, WEB, balancers, host, joining_is_v4_only};
 use anyhow::{Context, Result};
 
 /// Shows who serves the open connections, and checks that each has exchanged data since the earlier snapshot.
@@ -76,7 +76,10 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     all.merge(tcp4.clone());
     all.merge(tcp6.clone());
     spread::judge(examination.show, examination.wanted, &[("HTTP IPv4", &tcp4), ("HTTP IPv6", &tcp6)]);
-    examination.check(all.of(JOINING) > 0, format!("{JOINING} answers new connections: {}", all.of(JOINING)));
+    let (v4, v6) = (tcp4.of(JOINING), tcp6.of(JOINING));
+    let way = if joining_is_v4_only() { "in IPv4 packets, its only address" } else { "in IPv6 packets" };
+    examination.check(v4 > 0, format!("{JOINING} answers new connections over IPv4: {v4}"));
+    examination.check(v6 > 0, format!("{JOINING} answers new connections over IPv6, which reach it {way}: {v6}"));
     examination.check(all.of(DRAINED) == 0, format!("{DRAINED} gets no new connections: {}", all.of(DRAINED)));
     let end = judge(examination, "after these requests", &drained)?;
     let last = examination.connections()?.snapshot();

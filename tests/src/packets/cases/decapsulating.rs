@@ -16,7 +16,11 @@ const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
 pub fn cases() -> Vec<HostCase> {
     let case = |name, frames| {
         let local = vec![LOCAL_V4.into(), LOCAL_V6.into()];
-        HostCase { name, host: Host { local, vips: vec![VIP_V4.into(), VIP_V6.into()] }, frames }
+        HostCase {
+            name,
+            host: Host { local, vips: vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()] },
+            frames,
+        }
     };
     let pass = |bytes: Vec<u8>, reason| (Frame::from(bytes), Unwrapped::Refused(Action::Pass, reason));
     let drop = |bytes: Vec<u8>, reason| (Frame::from(bytes), Unwrapped::Refused(Action::Drop, reason));
@@ -75,14 +79,33 @@ pub fn cases() -> Vec<HostCase> {
             });
             to_vip.into_iter().chain(to_host).collect()
         }),
-        case("an inner packet of the other family passes", {
-            let length = Client::tcp6().packet().len();
-            let v4 = with_v4(length, |header| header.protocol = IpNumber::IPV6);
-            let v4 = build::ethernet(EtherType::IPV4, &[v4, Client::tcp6().packet()].concat());
-            let header = build::ipv6(Ipv6Addr::LOCALHOST, LOCAL_V6, 0, 0, 64, IpNumber::IPV4, length);
-            let v6 = build::ethernet(EtherType::IPV6, &[&header.to_bytes()[..], &Client::tcp4().packet()].concat());
-            vec![pass(v4, Reason::NotTunnel), pass(v6, Reason::NotTunnel)]
+        case("an outer header of the other family is taken off", {
+            let each = Client::each().map(|client| taken(wrap_across(&client, 0), &client, 1));
+            let marked = Client::each().map(|client| {
+                let left = Client { traffic_class: 3, ..client.clone() };
+                taken(wrap_across(&Client { traffic_class: 2, ..client }, 3), &left, 1)
+            });
+            each.into_iter().chain(marked).collect()
         }),
+        case("an inner packet of the other family for no VIP address passes", {
+            let other =
+                |client: Client, address: IpAddr| pass(wrap_across(&client.to_address(address), 0), Reason::NotVip);
+            vec![other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())]
+        }),
+        HostCase {
+            name: "packets for every address of a VIP prefix are taken, for its neighbours not",
+            host: Host {
+                local: vec![LOCAL_V4.into(), LOCAL_V6.into()],
+                vips: ["198.18.4.0/22", "2001:db8:5::/48"].map(|prefix| prefix.parse().expect("a prefix")).to_vec(),
+            },
+            frames: {
+                let v4 = |c, d| Client::tcp4().to_address(Ipv4Addr::new(198, 18, c, d));
+                let v6 = |third| Client::udp6().to_address(Ipv6Addr::new(0x2001, 0xdb8, third, 0, 0, 0, 0, 1));
+                let inside = [v4(4, 0), v4(7, 255), v6(5)].map(|client| taken(wrap(&client, 0), &client, 1));
+                let outside = [v4(3, 255), v4(8, 0), v6(6)].map(|client| pass(wrap(&client, 0), Reason::NotVip));
+                inside.into_iter().chain(outside).collect()
+            },
+        },
         case("outer fragments and outer options pass", {
             let length = Client::tcp4().packet().len();
             let outer = |change: &dyn Fn(&mut Ipv4Header)| {
@@ -141,6 +164,17 @@ fn wrap(client: &Client, class: u8) -> Vec<u8> {
         build::outer_v6(LOCAL_V6, class, 0x1240, length)
     } else {
         build::outer_v4(LOCAL_V4, class, 0x1240, length)
+    };
+    build::wrapped(&client.frame(), &outer)
+}
+
+/// The same behind an outer header of the other family.
+fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
+    let length = client.packet().len();
+    let outer = if client.is_v6() {
+        build::outer_v4_of_v6(LOCAL_V4, class, 0x1240, length)
+    } else {
+        build::outer_v6_of_v4(LOCAL_V6, class, 0x1240, length)
     };
     build::wrapped(&client.frame(), &outer)
 }

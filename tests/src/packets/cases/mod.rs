@@ -88,9 +88,20 @@ impl Case {
         Self { name, steps: [Step::Configure(world)].into_iter().chain(sends).collect() }
     }
 
-    /// Whether every frame can be given to a binding of the packet path.
-    pub fn applies(&self, accepts: impl Fn(&Frame) -> bool) -> bool {
-        self.steps.iter().all(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)))
+    /// Its frames.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Send(frame, _) => Some(frame),
+            Step::Configure(_) => None,
+        })
+    }
+
+    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
+    #[must_use]
+    pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
+        self.steps.retain(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)));
+        let some = self.frames().next().is_some();
+        some.then_some(self)
     }
 
     /// Runs the case: verdict, bytes and counters after each frame.
@@ -139,6 +150,13 @@ impl Case {
 }
 
 impl HostCase {
+    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
+    #[must_use]
+    pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
+        self.frames.retain(|(frame, _)| accepts(frame));
+        (!self.frames.is_empty()).then_some(self)
+    }
+
     /// Runs the case: verdict, bytes and counters after each frame.
     ///
     /// # Errors
@@ -183,6 +201,26 @@ pub fn send(
     expected: &Outcome,
     total: &mut Counters,
 ) -> anyhow::Result<()> {
+    let exchanged = exchange(balancer, frame, expected, total);
+    let counters = balancer.counters()?;
+    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    let expected = std::mem::replace(total, counters.clone());
+    exchanged?;
+    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
+    Ok(())
+}
+
+/// Sends a frame and compares verdict and bytes; adds to `total` what counters should show of it.
+///
+/// # Errors
+///
+/// What differs, or what the kernel refused.
+pub fn exchange(
+    balancer: &mut dyn Balancer,
+    frame: &Frame,
+    expected: &Outcome,
+    total: &mut Counters,
+) -> anyhow::Result<()> {
     let refused = balancer.refuses_merged() && frame.segment_size != 0;
     let expected = match expected {
         Outcome::Forward(_) if refused => &Outcome::Drop(Reason::NoRoom),
@@ -195,12 +233,10 @@ pub fn send(
         Outcome::Forward(forwarded) => (balancer.forwards_as(), &forwarded.bytes),
     };
     let (did, left) = balancer.send(frame)?;
-    let counters = balancer.counters()?;
-    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
-    let expected = std::mem::replace(total, counters.clone());
-    ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
     ensure!(did == action, "{did:?} instead of {action:?}");
-    ensure!(left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
+    // What was refused room may have lost its tags before; nobody sees it again.
+    let seen = *expected != Outcome::Drop(Reason::NoRoom);
+    ensure!(!seen || left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
     Ok(())
 }
 

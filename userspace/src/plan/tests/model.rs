@@ -162,6 +162,46 @@ impl Model {
         wanted.sort_by(|a, b| a.0.0.cmp(&b.0.0));
         assert_eq!(found, wanted);
     }
+
+    fn backend(&self, index: u16) -> Backend {
+        self.backends.get(&index).copied().unwrap_or(FREE)
+    }
+
+    fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
+        assert!((1..=self.capacities.backends).contains(&u32::from(index)));
+        let named = self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
+        assert!(!named, "index {index} is written while a slot names it");
+        let live = self.backend(index).incarnation != 0;
+        assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
+        self.write(|model| _ = model.backends.insert(index, *backend))
+    }
+
+    fn backend_record(&self, index: u16) -> BackendRecord {
+        self.backend_records.get(&index).copied().unwrap_or(NO_BACKEND)
+    }
+
+    fn set_backend_record(&mut self, index: u16, record: &BackendRecord) -> Result<(), Error> {
+        let before = self.backend_record(index);
+        assert!(record.incarnation >= before.incarnation, "incarnations never go back");
+        if record.incarnation != before.incarnation {
+            assert!(before.rests_until <= self.now, "index {index} was to rest");
+            assert!(before.name.as_str().is_empty(), "index {index} is taken");
+        }
+        self.write(|model| _ = model.backend_records.insert(index, *record))
+    }
+
+    fn service_record(&self, index: u32) -> ServiceRecord {
+        self.service_records.get(&index).copied().unwrap_or(NO_SERVICE)
+    }
+
+    fn set_service_record(&mut self, index: u32, record: &ServiceRecord) -> Result<(), Error> {
+        let before = self.service_record(index);
+        if before.name != record.name && !record.name.as_str().is_empty() {
+            assert!(before.rests_until <= self.now, "index {index} was to rest");
+            assert!(!self.tables.contains_key(&index), "index {index} still has a table");
+        }
+        self.write(|model| _ = model.service_records.insert(index, *record))
+    }
 }
 
 fn aims(want: &Want) -> BTreeSet<Aim> {
@@ -174,26 +214,30 @@ impl Maps for Model {
         Ok(self.addresses.clone())
     }
 
-    fn put_vip_address(&mut self, address: IpNet, value: VipAddress) -> Result<(), Error> {
-        assert_ne!(value.id, 0, "0 means nothing");
-        self.write(|model| _ = model.addresses.insert(address, value))
+    fn put_vip_addresses(&mut self, addresses: &[(IpNet, VipAddress)]) -> Result<(), Error> {
+        addresses.iter().try_for_each(|(address, value)| {
+            assert_ne!(value.id, 0, "0 means nothing");
+            self.write(|model| _ = model.addresses.insert(*address, *value))
+        })
     }
 
-    fn remove_vip_address(&mut self, address: IpNet) -> Result<(), Error> {
-        self.write(|model| _ = model.addresses.remove(&address))
+    fn remove_vip_addresses(&mut self, addresses: &[IpNet]) -> Result<(), Error> {
+        addresses.iter().try_for_each(|address| self.write(|model| _ = model.addresses.remove(address)))
     }
 
     fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Error> {
         Ok(self.vips.clone())
     }
 
-    fn put_vip(&mut self, key: VipKey, vip: VipEntry) -> Result<(), Error> {
-        assert_ne!(vip.service, 0, "0 means nothing");
-        self.write(|model| _ = model.vips.insert(key, vip))
+    fn put_vips(&mut self, vips: &[(VipKey, VipEntry)]) -> Result<(), Error> {
+        vips.iter().try_for_each(|(key, vip)| {
+            assert_ne!(vip.service, 0, "0 means nothing");
+            self.write(|model| _ = model.vips.insert(*key, *vip))
+        })
     }
 
-    fn remove_vip(&mut self, key: VipKey) -> Result<(), Error> {
-        self.write(|model| _ = model.vips.remove(&key))
+    fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.write(|model| _ = model.vips.remove(key)))
     }
 
     fn table(&self, service: u32) -> Result<Option<Table>, Error> {
@@ -227,58 +271,50 @@ impl Maps for Model {
         self.write(|_| ())
     }
 
-    fn backend(&self, index: u16) -> Result<Backend, Error> {
-        Ok(self.backends.get(&index).copied().unwrap_or(FREE))
+    fn backends(&self) -> Result<Vec<Backend>, Error> {
+        Ok((0..=self.capacities.backends as u16).map(|index| self.backend(index)).collect())
     }
 
-    fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
-        assert!((1..=self.capacities.backends).contains(&u32::from(index)));
-        let named = self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
-        assert!(!named, "index {index} is written while a slot names it");
-        let live = self.backend(index)?.incarnation != 0;
-        assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
-        self.write(|model| _ = model.backends.insert(index, *backend))
+    fn set_backends(&mut self, backends: &[(u16, Backend)]) -> Result<(), Error> {
+        backends.iter().try_for_each(|(index, backend)| self.set_backend(*index, backend))
     }
 
-    fn set_next_hop(&mut self, index: u32, next_hop: NextHop) -> Result<(), Error> {
-        self.write(|model| _ = model.next_hops.insert(index, next_hop))
+    fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Error> {
+        next_hops
+            .iter()
+            .try_for_each(|(index, next_hop)| self.write(|model| _ = model.next_hops.insert(*index, *next_hop)))
     }
 
-    fn backend_record(&self, index: u16) -> Result<BackendRecord, Error> {
-        Ok(self.backend_records.get(&index).copied().unwrap_or(NO_BACKEND))
+    fn backend_records(&self) -> Result<Vec<BackendRecord>, Error> {
+        Ok((0..=self.capacities.backends as u16).map(|index| self.backend_record(index)).collect())
     }
 
-    fn set_backend_record(&mut self, index: u16, record: &BackendRecord) -> Result<(), Error> {
-        let before = self.backend_record(index)?;
-        assert!(record.incarnation >= before.incarnation, "incarnations never go back");
-        if record.incarnation != before.incarnation {
-            assert!(before.rests_until <= self.now, "index {index} was to rest");
-            assert!(before.name.as_str().is_empty(), "index {index} is taken");
-        }
-        self.write(|model| _ = model.backend_records.insert(index, *record))
+    fn set_backend_records(&mut self, records: &[(u16, BackendRecord)]) -> Result<(), Error> {
+        records.iter().try_for_each(|(index, record)| self.set_backend_record(*index, record))
     }
 
-    fn service_record(&self, index: u32) -> Result<ServiceRecord, Error> {
-        Ok(self.service_records.get(&index).copied().unwrap_or(NO_SERVICE))
+    fn service_records(&self) -> Result<Vec<ServiceRecord>, Error> {
+        Ok((0..=self.capacities.services).map(|index| self.service_record(index)).collect())
     }
 
-    fn set_service_record(&mut self, index: u32, record: &ServiceRecord) -> Result<(), Error> {
-        let before = self.service_record(index)?;
-        if before.name != record.name && !record.name.as_str().is_empty() {
-            assert!(before.rests_until <= self.now, "index {index} was to rest");
-            assert!(!self.tables.contains_key(&index), "index {index} still has a table");
-        }
-        self.write(|model| _ = model.service_records.insert(index, *record))
+    fn set_service_records(&mut self, records: &[(u32, ServiceRecord)]) -> Result<(), Error> {
+        records.iter().try_for_each(|(index, record)| self.set_service_record(*index, record))
     }
 
-    fn reset_service_counters(&mut self, index: u32) -> Result<(), Error> {
-        assert!(self.service_record(index)?.name.as_str().is_empty(), "counters of a service in use are lost");
-        self.write(|_| {})
+    fn reset_service_counters(&mut self, indexes: &[u32]) -> Result<(), Error> {
+        indexes.iter().try_for_each(|index| {
+            let free = self.service_record(*index).name.as_str().is_empty();
+            assert!(free, "counters of a service in use are lost");
+            self.write(|_| {})
+        })
     }
 
-    fn reset_backend_counters(&mut self, index: u16) -> Result<(), Error> {
-        assert!(self.backend_record(index)?.name.as_str().is_empty(), "counters of a backend in use are lost");
-        self.write(|_| {})
+    fn reset_backend_counters(&mut self, indexes: &[u16]) -> Result<(), Error> {
+        indexes.iter().try_for_each(|index| {
+            let free = self.backend_record(*index).name.as_str().is_empty();
+            assert!(free, "counters of a backend in use are lost");
+            self.write(|_| {})
+        })
     }
 
     fn capacities(&self) -> Capacities {

@@ -1,0 +1,301 @@
+//! What forwards packets on the balancer.
+
+use std::any::Any;
+use std::fs::{self, File};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+use sluice::bpf::{self, BalancerMaps, Pins};
+use sluice::journal::Role;
+use sluice::key::HashKey;
+use sluice::netlink::{Direction, FilterSpec, Netlink};
+use sluice_datapath::Address;
+use sluice_datapath::entries::Settings;
+use sluice_datapath::options::Features;
+
+use super::generator::FRAME;
+use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait};
+use crate::bench::baseline::{self, Baseline, Way};
+use crate::kernel;
+use crate::packets::build::{ETHERNET, ipv4};
+
+/// One way to forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balancer {
+    /// Nothing is forwarded: a program at TC drops what comes in. What is left is the generator's.
+    Nothing,
+    /// The kernel's router.
+    Routing,
+    /// A program at TC that encapsulates everything for one backend.
+    Encapsulation,
+    /// The same at XDP.
+    EncapsulationXdp,
+    /// `sluice lb`.
+    Sluice,
+    /// `sluice lb` with a service that is tracked.
+    SluiceTracked,
+    /// The program for XDP over the maps of `sluice lb`.
+    SluiceXdp,
+    /// Linux IPVS, scheduler `mh`, tunnel mode.
+    Ipvs,
+}
+
+impl Balancer {
+    /// All of them, in the order in which they are measured: IPVS last, since it stays hooked into the network.
+    pub const ALL: [Self; 8] = [
+        Self::Nothing,
+        Self::Routing,
+        Self::Encapsulation,
+        Self::Sluice,
+        Self::SluiceTracked,
+        Self::EncapsulationXdp,
+        Self::SluiceXdp,
+        Self::Ipvs,
+    ];
+
+    /// Its name among the figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Routing => "routing",
+            Self::Encapsulation => "encapsulation",
+            Self::EncapsulationXdp => "encapsulation-xdp",
+            Self::Sluice => "sluice",
+            Self::SluiceTracked => "sluice-tracked",
+            Self::SluiceXdp => "sluice-xdp",
+            Self::Ipvs => "ipvs",
+        }
+    }
+
+    /// Bytes by which a frame grows on its way; `None` when it does not arrive.
+    pub fn growth(self) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Routing => Some(0),
+            _ => Some(20),
+        }
+    }
+
+    /// Makes the balancer forward, until the value returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn start(self, sluice: &Path) -> anyhow::Result<Box<dyn Any>> {
+        Ok(match self {
+            Self::Nothing => Box::new(Filter::new(BALANCER, Baseline::DropTc)?),
+            Self::Routing => Box::new(Undone::after(&format!("route add {VIP}/32 via {}", BACKENDS[0]), "route del")?),
+            Self::Encapsulation => Box::new(Filter::new(BALANCER, Baseline::EncapsulateTc)?),
+            Self::EncapsulationXdp => {
+                let program = baseline::Loaded::new(Baseline::EncapsulateXdp, &way()?)?;
+                Box::new((attach_xdp(program.descriptor())?, program))
+            }
+            Self::Sluice => Box::new(Sluice::start(sluice, false)?),
+            Self::SluiceTracked => Box::new(Sluice::start(sluice, true)?),
+            Self::SluiceXdp => {
+                let daemon = Sluice::start(sluice, false)?;
+                let program = daemon.load_xdp()?;
+                // Dropped in this order: the daemon's maps are unpinned last.
+                Box::new((attach_xdp(program.descriptor())?, program, daemon))
+            }
+            Self::Ipvs => Box::new(Ipvs::start()?),
+        })
+    }
+}
+
+/// The way of the encapsulating programs. All frames have one length.
+fn way() -> anyhow::Result<Way> {
+    let mut outer = ipv4(UNDERLAY, BACKENDS[0], 0, 64, etherparse::IpNumber::IPV4);
+    outer.total_len = (FRAME - ETHERNET + 20) as u16;
+    outer.header_checksum = outer.calc_header_checksum();
+    let outer_v4 = outer.to_bytes().as_slice().try_into().context("an IPv4 header has 20 bytes")?;
+    Ok(Way { interface: index(BALANCER, "out")?, outer_v4, ..Way::default() })
+}
+
+fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {
+    let interface = index(BALANCER, "in")?;
+    enter(BALANCER, || kernel::attach(program, interface, kernel::Hook::NativeXdp).context("cannot attach at XDP"))
+}
+
+/// A program of the baseline at the TC ingress of a host's interface `in`, until this value is dropped.
+pub(super) struct Filter {
+    host: &'static str,
+    interface: u32,
+}
+
+impl Filter {
+    fn spec() -> FilterSpec {
+        FilterSpec { name: "baseline".to_owned(), priority: 1 }
+    }
+
+    fn new(host: &'static str, baseline: Baseline) -> anyhow::Result<Self> {
+        let interface = index(host, "in")?;
+        let program = baseline::Loaded::new(baseline, &way()?)?;
+        netlink(host, async |netlink| {
+            netlink.ensure_clsact(interface).await?;
+            netlink.put_filter(interface, Direction::Ingress, &Self::spec(), program.descriptor()).await.map(drop)
+        })?;
+        Ok(Self { host, interface })
+    }
+
+    /// Makes the sink drop what arrives.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn sink() -> anyhow::Result<Self> {
+        Self::new(SINK, Baseline::DropTc)
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let removed = netlink(self.host, async |netlink| netlink.remove_clsact(self.interface).await);
+        if let Err(error) = removed {
+            eprintln!("a filter stays: {error:#}");
+        }
+    }
+}
+
+fn netlink(
+    host: &str,
+    task: impl AsyncFnOnce(Netlink) -> Result<(), sluice::netlink::Error> + Send,
+) -> anyhow::Result<()> {
+    enter(host, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { Ok(task(Netlink::connect()?).await?) })
+    })
+}
+
+/// An `ip` command on the balancer, undone when this value is dropped.
+struct Undone {
+    undo: String,
+}
+
+impl Undone {
+    /// Runs a command such as `route add ...`; undone by the same words after `undo` instead of its first two.
+    fn after(command: &str, undo: &str) -> anyhow::Result<Self> {
+        ip(BALANCER, command)?;
+        let rest: Vec<_> = command.split(' ').skip(2).collect();
+        Ok(Self { undo: format!("{undo} {}", rest.join(" ")) })
+    }
+}
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        if let Err(error) = ip(BALANCER, &self.undo) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The daemon, with its configuration.
+struct Sluice {
+    binary: std::path::PathBuf,
+    directory: tempfile::TempDir,
+    /// Until it is ended, so that `sluice down` may restore the host.
+    daemon: Option<Running>,
+}
+
+impl Sluice {
+    const INSTANCE: &str = "bench";
+
+    fn start(binary: &Path, tracked: bool) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("edge.json");
+        let named = |index: usize| format!("backend-{}", index + 1);
+        let backends: Vec<_> =
+            BACKENDS.iter().enumerate().map(|(i, address)| json!({ "name": named(i), "address": address })).collect();
+        let members: Vec<_> = (0..BACKENDS.len()).map(|i| json!({ "name": named(i), "weight": 1 })).collect();
+        let config = json!({
+            "version": 1, "instance": Self::INSTANCE, "interfaces": ["in"], "underlay": { "v4": UNDERLAY },
+            "hash_key_file": "hash.key",
+            "limits": { "services": 4, "backends": 16, "vips": 8, "connections": 65_536 },
+            "backends": backends,
+            "services": [{
+                "name": "dns", "vips": [format!("{VIP}:{PORT}/udp")],
+                "tracking": if tracked { "always" } else { "never" }, "backends": members
+            }]
+        });
+        fs::write(&file, config.to_string())?;
+        HashKey::generate()?.save(&directory.path().join("hash.key"))?;
+        let log = directory.path().join("log");
+        let output = File::create(&log)?;
+        let daemon = enter(BALANCER, || {
+            let mut command = Command::new(binary);
+            command.args(["lb", "--config"]).arg(&file).stdin(Stdio::null()).stderr(output);
+            command.spawn().with_context(|| format!("cannot run {}", binary.display())).map(Running)
+        })?;
+        let mut started = Self { binary: binary.to_owned(), directory, daemon: Some(daemon) };
+        wait("the daemon's start", || {
+            let text = fs::read_to_string(&log)?;
+            let ended = started.daemon.as_mut().map(|daemon| daemon.0.try_wait()).transpose()?.flatten();
+            ensure!(ended.is_none(), "the daemon ended: {text}");
+            Ok(text.contains("ready: "))
+        })?;
+        Ok(started)
+    }
+
+    /// The program for XDP, over the daemon's maps.
+    fn load_xdp(&self) -> anyhow::Result<bpf::Program> {
+        let pins = Pins::new(&bpf::bpffs()?, Self::INSTANCE, Role::Lb);
+        let settings = Settings {
+            features: Features::NONE,
+            hash_key: HashKey::load(&self.directory.path().join("hash.key"))?.flow_key(),
+            source_v4: Address::from(std::net::IpAddr::from(UNDERLAY)),
+            source_v6: Address::NONE,
+            source_bits_v4: 0,
+            source_bits_v6: 0,
+        };
+        Ok(bpf::load_balancer_xdp(&pins, &settings, &BalancerMaps::open(&pins)?.capacities())?)
+    }
+}
+
+impl Drop for Sluice {
+    fn drop(&mut self) {
+        self.daemon = None;
+        let binary = self.binary.display().to_string();
+        let down = enter(BALANCER, || run(&binary, &["down", "--instance", Self::INSTANCE]));
+        if let Err(error) = down {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// IPVS with a service for the VIP.
+struct Ipvs {
+    _address: Undone,
+}
+
+impl Ipvs {
+    fn start() -> anyhow::Result<Self> {
+        run("modprobe", &["-a", "ip_vs", "ip_vs_mh"])?;
+        let address = Undone::after(&format!("address add {VIP}/32 dev lo"), "address del")?;
+        let service = format!("{VIP}:{PORT}");
+        enter(BALANCER, || {
+            run(
+                "ipvsadm",
+                &["--add-service", "--udp-service", &service, "--scheduler", "mh", "--sched-flags", "mh-port"],
+            )?;
+            for backend in BACKENDS {
+                run(
+                    "ipvsadm",
+                    &["--add-server", "--udp-service", &service, "--real-server", &backend.to_string(), "--ipip"],
+                )?;
+            }
+            Ok(())
+        })?;
+        Ok(Self { _address: address })
+    }
+}
+
+impl Drop for Ipvs {
+    fn drop(&mut self) {
+        if let Err(error) = enter(BALANCER, || run("ipvsadm", &["--clear"])) {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What is measured: a case for each way that a packet can take through the balancer's program. A new feature adds its own.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use sluice_datapath::options::Features;
+
+use crate::packets::build::{Client, ETHERNET};
+use crate::packets::world::{Action, Table, VIP_V4, World};
+
+/// Slots of every lookup table, as many as a configuration has when it does not say.
+const SLOTS: u32 = 65_537;
+/// Entries of the connection table: more than the flows of any case.
+const CONNECTIONS: u32 = 1_200_000;
+
+/// One way through the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// What it is called in the table of figures.
+    pub name: &'static str,
+    /// The packet as the first flow sends it, of IPv4 or IPv6.
+    pub client: fn(v6: bool) -> Client,
+    /// What the maps hold, made from what they hold in most cases.
+    pub world: fn(World) -> World,
+    /// Which flows the packets belong to.
+    pub flows: Flows,
+    /// Entries of the connection table.
+    pub connections: u32,
+    /// Features that the program is loaded with.
+    pub features: Features,
+    /// What becomes of each packet.
+    pub action: Action,
+}
+
+/// Which flows the packets of a case belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flows {
+    /// This many, a power of two, in an order without pattern; all of them were seen before.
+    Known(u32),
+    /// Each packet another one that was never seen, when this many flows were.
+    New(u32),
+}
+
+/// All cases.
+pub const CASES: [Case; 18] = [
+    Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
+    Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
+    // Drops, each at a later step: what lies between two of them is what the steps between them cost.
+    dropped("dropped: no lookup table", |world| World { tables: BTreeMap::new(), ..world }),
+    dropped("dropped: no backend in the slot", |world| world.all_to(0, 0)),
+    dropped("dropped: no route to the backend", |mut world| {
+        world.backends.values_mut().for_each(|backend| backend.next_hop = None);
+        world
+    }),
+    dropped("dropped: too big for the route", |world| world.with_mtu(68)),
+    case("TCP segment, 1 flow", Flows::Known(1)),
+    Case { features: Features::ALL, ..case("TCP segment, 1 flow, every feature in use", Flows::Known(1)) },
+    case("TCP segment, 64 k flows", Flows::Known(1 << 16)),
+    case("TCP segment, 1 M flows", Flows::Known(1 << 20)),
+    Case { client: Client::syn, ..case("SYN, new flows", Flows::New(0)) },
+    Case { client: udp, ..case("UDP datagram, 1 flow", Flows::Known(1)) },
+    tracked("tracked: TCP segment, 1 flow", Flows::Known(1)),
+    tracked("tracked: TCP segment, 64 k flows", Flows::Known(1 << 16)),
+    tracked("tracked: TCP segment, 1 M flows", Flows::Known(1 << 20)),
+    Case { client: Client::syn, ..tracked("tracked: SYN, 64 k flows seen before", Flows::Known(1 << 16)) },
+    Case { client: Client::syn, ..tracked("tracked: SYN, new flows", Flows::New(0)) },
+    Case {
+        client: Client::syn,
+        connections: 1 << 16,
+        ..tracked("tracked: SYN, new flows, table full", Flows::New(1 << 17))
+    },
+];
+
+const fn case(name: &'static str, flows: Flows) -> Case {
+    Case {
+        name,
+        client: tcp,
+        world: |world| world,
+        flows,
+        connections: CONNECTIONS,
+        features: Features::NONE,
+        action: Action::Redirect,
+    }
+}
+
+const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
+    Case { world, action: Action::Drop, ..case(name, Flows::Known(1)) }
+}
+
+const fn tracked(name: &'static str, flows: Flows) -> Case {
+    Case { world: |world| world.tracked(true), ..case(name, flows) }
+}
+
+fn tcp(v6: bool) -> Client {
+    if v6 { Client::tcp6() } else { Client::tcp4() }
+}
+
+fn udp(v6: bool) -> Client {
+    if v6 { Client::udp6() } else { Client::udp4() }
+}
+
+fn nobody(client: &Client) -> Client {
+    if client.is_v6() {
+        client.clone().to_address(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x99))
+    } else {
+        let [a, b, c, _] = VIP_V4.octets();
+        client.clone().to_address(Ipv4Addr::new(a, b, c, 99))
+    }
+}
+
+impl Case {
+    /// All that the maps hold, with backends behind an interface.
+    pub fn world_behind(&self, interface: u32) -> World {
+        let mut world = World::new();
+        for Table { slots, .. } in world.tables.values_mut() {
+            *slots = (0..SLOTS).map(|slot| ((slot % 4 + 1) as u16, slot.wrapping_mul(0x9e37) as u16)).collect();
+        }
+        for backend in world.backends.values_mut() {
+            backend.next_hop = backend.next_hop.map(|(_, mtu)| (interface, mtu));
+        }
+        (self.world)(world)
+    }
+}
+
+/// The frames of a case, one after another.
+pub struct Frames {
+    bytes: Vec<u8>,
+    v6: bool,
+    flows: Flows,
+    next: u32,
+}
+
+impl Frames {
+    /// The frames of a case.
+    pub fn new(case: &Case, v6: bool) -> Self {
+        let client = (case.client)(v6);
+        let next = match case.flows {
+            Flows::Known(_) => 0,
+            Flows::New(seen) => seen,
+        };
+        Self { bytes: client.frame(), v6, flows: case.flows, next }
+    }
+
+    /// The frames that come before the measurement: one of each flow that is seen before.
+    pub fn before(case: &Case, v6: bool) -> (Self, u32) {
+        let (Flows::Known(flows) | Flows::New(flows)) = case.flows;
+        let mut frames = Self::new(case, v6);
+        (frames.flows, frames.next) = (Flows::New(0), 0);
+        (frames, flows)
+    }
+
+    /// The next frame. Its checksums are those of the first one: no program reads them.
+    pub fn frame(&mut self) -> &[u8] {
+        let flow = self.next;
+        self.next = match self.flows {
+            // A full period for any power of two (Knuth, The Art of Computer Programming, volume 2, section 3.2.1.2).
+            Flows::Known(flows) => flow.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % flows,
+            Flows::New(_) => flow.wrapping_add(1),
+        };
+        // Ports of one address first, as clients behind one address have them.
+        let (address, port) = (flow >> 14, 1024 + (flow & 0x3fff) as u16);
+        let (address_end, ports) =
+            if self.v6 { (ETHERNET + 24, ETHERNET + 40) } else { (ETHERNET + 16, ETHERNET + 20) };
+        self.bytes[address_end - 2..address_end].copy_from_slice(&(address as u16).to_be_bytes());
+        self.bytes[ports..ports + 2].copy_from_slice(&port.to_be_bytes());
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn known_flows_all_come_before_one_comes_again() {
+        let case = case("", Flows::Known(1 << 16));
+        for v6 in [false, true] {
+            let mut frames = Frames::new(&case, v6);
+            let seen: BTreeSet<_> = (0..1 << 16).map(|_| frames.frame().to_vec()).collect();
+            assert_eq!(seen.len(), 1 << 16);
+            let (mut before, count) = Frames::before(&case, v6);
+            let known: BTreeSet<_> = (0..count).map(|_| before.frame().to_vec()).collect();
+            assert_eq!(seen, known);
+        }
+    }
+
+    #[test]
+    fn new_flows_are_new() {
+        let case = case("", Flows::New(1 << 10));
+        let (mut before, count) = Frames::before(&case, false);
+        let mut seen: BTreeSet<_> = (0..count).map(|_| before.frame().to_vec()).collect();
+        let mut frames = Frames::new(&case, false);
+        assert!((0..1 << 10).all(|_| seen.insert(frames.frame().to_vec())));
+    }
+}

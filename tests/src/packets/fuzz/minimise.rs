@@ -1,0 +1,200 @@
+//! The least that still fails, of a sequence of frames whose last one fails.
+
+use std::time::{Duration, Instant};
+
+use super::bench::Bench;
+use crate::packets::cases::SHORTEST;
+use crate::packets::world::Frame;
+
+/// How long to look for less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes benches of the world in which the frames failed.
+pub(super) type Make<'a> = &'a dyn Fn() -> anyhow::Result<Bench>;
+
+/// Shortens the sequence, then its last frame.
+///
+/// # Errors
+///
+/// What the kernel refused.
+pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec<Frame>> {
+    let deadline = Instant::now() + PATIENCE;
+    let frames = history(make, frames, deadline)?;
+    let (last, before) = frames.split_last().map_or((None, &[][..]), |(last, before)| (Some(last.clone()), before));
+    let Some(whole) = last else { return Ok(frames) };
+    // A frame that fails without the others can be tried again and again on one bench; else each try begins anew.
+    let mut bench = make()?;
+    let mut still_fails = |candidate: &Frame| -> anyhow::Result<bool> {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        if before.is_empty() {
+            return Ok(fails(&mut bench, std::slice::from_ref(candidate)));
+        }
+        Ok(fails(&mut make()?, &[before, std::slice::from_ref(candidate)].concat()))
+    };
+    let less = frame(whole.clone(), &mut still_fails)?;
+    // What the earlier tries left in the maps must not be part of it.
+    let small = [before, &[less]].concat();
+    if fails(&mut make()?, &small) { Ok(small) } else { Ok([before, &[whole]].concat()) }
+}
+
+/// Whether any of the frames fails.
+pub(super) fn fails(bench: &mut Bench, frames: &[Frame]) -> bool {
+    frames.iter().any(|frame| {
+        let judged = bench.judge(frame).is_err();
+        // Both, so that counters are the same again for the next frame.
+        bench.settle().is_err() || judged
+    })
+}
+
+/// Leaves out frames before the last one, as long as it still fails: all, then ever smaller parts.
+fn history(make: Make<'_>, mut frames: Vec<Frame>, deadline: Instant) -> anyhow::Result<Vec<Frame>> {
+    let mut part = frames.len().saturating_sub(1);
+    while part > 0 {
+        let mut at = 0;
+        while at < frames.len() - 1 && Instant::now() < deadline {
+            let end = (at + part).min(frames.len() - 1);
+            let without = [&frames[..at], &frames[end..]].concat();
+            if fails(&mut make()?, &without) {
+                frames = without;
+            } else {
+                at = end;
+            }
+        }
+        part /= 2;
+    }
+    Ok(frames)
+}
+
+/// Simplifies a frame: nothing beside its bytes, fewer of them, more zeros.
+fn frame(mut whole: Frame, still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result<bool>) -> anyhow::Result<Frame> {
+    let plain = Frame::from(whole.bytes.clone());
+    if plain != whole && still_fails(&plain)? {
+        whole = plain;
+    }
+    loop {
+        let before = whole.clone();
+        // Without some bytes, from the end to the start.
+        let mut part = whole.bytes.len() / 2;
+        while part > 0 {
+            let mut end = whole.bytes.len();
+            while end >= part && whole.bytes.len() - part >= SHORTEST {
+                let mut candidate = whole.clone();
+                candidate.bytes.drain(end - part..end);
+                if still_fails(&candidate)? {
+                    whole = candidate;
+                }
+                end = (end - part).min(whole.bytes.len());
+            }
+            part /= 2;
+        }
+        // With zeros in place of some bytes.
+        let mut part = whole.bytes.len() / 2;
+        while part > 0 {
+            for start in (0..whole.bytes.len()).step_by(part) {
+                let mut candidate = whole.clone();
+                let end = (start + part).min(candidate.bytes.len());
+                candidate.bytes[start..end].fill(0);
+                if candidate != whole && still_fails(&candidate)? {
+                    whole = candidate;
+                }
+            }
+            part /= 2;
+        }
+        // With fewer bits in the others.
+        for at in 0..whole.bytes.len() {
+            for bit in 0..8 {
+                let mut candidate = whole.clone();
+                candidate.bytes[at] &= !(1 << bit);
+                if candidate != whole && still_fails(&candidate)? {
+                    whole = candidate;
+                }
+            }
+        }
+        if whole == before {
+            return Ok(whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packets::fuzz::Generator;
+    use crate::packets::native::Native;
+    use crate::packets::world::{Action, Balancer, Counters, World};
+
+    /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many frames of ARP.
+    #[derive(Default)]
+    struct Faulty {
+        native: Native,
+        seen: usize,
+        after: usize,
+    }
+
+    impl Balancer for Faulty {
+        fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+            self.native.configure(world)
+        }
+
+        fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+            let (action, mut bytes) = self.native.send(frame)?;
+            self.seen += usize::from(frame.bytes[12..14] == [0x08, 0x06]);
+            if self.seen >= self.after && is_damaged(frame) {
+                bytes[17] ^= 1;
+            }
+            Ok((action, bytes))
+        }
+
+        fn counters(&self) -> anyhow::Result<Counters> {
+            self.native.counters()
+        }
+
+        fn accepts(&self, _: &Frame) -> bool {
+            true
+        }
+
+        fn forwards_as(&self) -> Action {
+            self.native.forwards_as()
+        }
+
+        fn refuses_merged(&self) -> bool {
+            false
+        }
+    }
+
+    /// Of IPv4, with one bit of its traffic class set and others at odds with it.
+    fn is_damaged(frame: &Frame) -> bool {
+        frame.bytes.len() > 30 && frame.bytes[12..14] == [0x08, 0x00] && frame.bytes[15] & 0x21 == 0x20
+    }
+
+    fn found(after: usize) -> Vec<Frame> {
+        let make = || Bench::of(&World::new(), Box::new(Faulty { native: Native::default(), seen: 0, after }));
+        let mut generator = Generator::new(11);
+        let mut frames = Vec::new();
+        let mut bench = make().unwrap();
+        while !fails(&mut bench, frames.last().map_or(&[][..], std::slice::from_ref)) {
+            frames.push(generator.frame());
+        }
+        assert!(frames.len() > after + 1, "the fault shows too early to be a test");
+        minimise(&make, frames).unwrap()
+    }
+
+    #[test]
+    fn a_fault_in_one_frame_is_shown_by_the_least_of_it() {
+        let frames = found(0);
+        let mut least = vec![0; 31];
+        least[12] = 0x08;
+        least[15] = 0x20;
+        assert_eq!(frames, [Frame::from(least)]);
+    }
+
+    #[test]
+    fn a_fault_that_needs_earlier_frames_is_shown_with_no_others() {
+        let frames = found(2);
+        assert_eq!(frames.len(), 3, "{frames:02x?}");
+        assert!(frames[..2].iter().all(|frame| frame.bytes[12..14] == [0x08, 0x06]));
+        assert!(is_damaged(&frames[2]) && frames[2].bytes.len() == 31);
+    }
+}

@@ -1,0 +1,20 @@
+//! Random frames by the million: the packet path in memory, both programs in the kernel and the oracle must agree on each.
+//!
+//! [`Generator`] makes frames fast, [`Bench`] compares what becomes of them, [`Campaign`] does both on every CPU until there were
+//! enough, and makes what it finds small. [`corpus`] keeps what was found.
+
+mod bench;
+mod campaign;
+mod content;
+pub mod corpus;
+mod draft;
+mod generate;
+mod layers;
+mod minimise;
+mod mutate;
+mod pool;
+pub mod worlds;
+
+pub use bench::Bench;
+pub use campaign::{Campaign, Found, Summary, Until};
+pub use generate::Generator;

@@ -1,0 +1,190 @@
+//! Three pairs of virtual Ethernet devices around a program, and frames that go through it.
+//!
+//! ```text
+//! inject ──▶ in: the program, then `Onward` ──▶ passed ──▶ behind: what the program let go on
+//!                     │ redirect
+//!                     └──▶ out ──▶ far: what the program sent away
+//! ```
+//!
+//! Nothing waits for a while to see that nothing comes: behind each frame a marker is sent, which every program lets go on. The
+//! thread stays on one CPU, whose queue of received frames is first in, first out; so when the marker is behind the program, all that
+//! became of the frame has arrived.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+use sluice::bpf::Program;
+use sluice::netlink::{Direction, FilterSpec, Netlink};
+
+use super::onward::Onward;
+use super::socket::{Captured, Offload, PATIENCE, PacketSocket};
+use crate::packets::world::INTERFACE;
+
+/// Link address of the interface at which the program is.
+pub(super) const IN: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
+/// Link address of the interface towards the backends.
+pub(super) const OUT: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
+/// Link address of the next hop on the way to every backend.
+pub(super) const NEXT_HOP: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
+/// EtherType of markers: the first of the two that IEEE 802 sets aside for experiments.
+const MARKER: u16 = 0x88b5;
+/// The largest MTU of a virtual Ethernet device.
+const LARGEST: u32 = 65_535;
+
+/// What became of a frame.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Arrived {
+    /// Frames that the program let go on.
+    pub(super) passed: Vec<Captured>,
+    /// Frames that it sent away, through the interface towards the backends.
+    pub(super) left: Vec<Captured>,
+    /// Frames that it sent back to where the frame came from.
+    pub(super) returned: Vec<Captured>,
+}
+
+/// Interfaces around a place where a program can be attached.
+pub struct Link {
+    inject: PacketSocket,
+    behind: PacketSocket,
+    far: PacketSocket,
+    /// Index of the interface at which the program is.
+    at: u32,
+    _onward: Onward,
+    markers: u64,
+}
+
+impl Link {
+    /// Moves the calling thread into a network namespace of its own, to stay there on one CPU, and makes the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new() -> anyhow::Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        stay_on_one_cpu()?;
+        make_interfaces()?;
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
+        ensure!(index("out")? == INTERFACE, "the interface towards the backends has another index");
+        let onward = Onward::new(index("passed")?).context("cannot load the filter behind the program")?;
+        let at = index("in")?;
+        put_filter(at, "onward", 2, onward.as_fd())?;
+        let socket = |name| PacketSocket::new(index(name)?);
+        let (inject, behind, far) = (socket("inject")?, socket("behind")?, socket("far")?);
+        let mut link = Self { inject, behind, far, at, _onward: onward, markers: 0 };
+        await_carrier(&socket("in")?, &mut link.inject)?;
+        Ok(link)
+    }
+
+    /// Attaches a program as the daemon does, in place of the one before.
+    pub(super) fn attach(&mut self, program: &Program) -> anyhow::Result<()> {
+        self.markers = 0;
+        put_filter(self.at, "tested", 1, program.descriptor())
+    }
+
+    /// Sends a frame and says what became of it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused; it refuses offloads that contradict the frame.
+    pub(super) fn send(&mut self, offload: Offload, bytes: &[u8]) -> anyhow::Result<Arrived> {
+        self.inject.send(offload, bytes).with_context(|| format!("cannot inject {} bytes", bytes.len()))?;
+        self.markers += 1;
+        let marker = [&IN[..], &[0x02; 6], &MARKER.to_be_bytes(), &self.markers.to_be_bytes()].concat();
+        self.inject.send(Offload::default(), &marker).context("cannot inject a marker")?;
+        let mut arrived = Arrived::default();
+        loop {
+            let frame = self.behind.receive()?;
+            if frame.bytes == marker {
+                break;
+            }
+            arrived.passed.push(frame);
+        }
+        arrived.left = self.far.drain()?;
+        arrived.returned = self.inject.drain()?;
+        Ok(arrived)
+    }
+
+    /// How many markers went through the attached program, each of which it counted as neither IPv4 nor IPv6.
+    pub(super) fn markers(&self) -> u64 {
+        self.markers
+    }
+}
+
+/// Sends from one end of a pair until it arrives at the other.
+fn await_carrier(from: &PacketSocket, to: &mut PacketSocket) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let frame = [&[0xff; 6][..], &IN, &MARKER.to_be_bytes(), &[0; 46]].concat();
+    while to.drain()?.is_empty() {
+        ensure!(Instant::now() < deadline, "an interface has no carrier after {PATIENCE:?}");
+        // An interface without a carrier takes a frame and drops it, or says that the network is down.
+        if from.send(Offload::default(), &frame).is_err() {
+            std::thread::yield_now();
+        }
+    }
+    // Those that were sent after the one that arrived first.
+    to.drain()?;
+    Ok(())
+}
+
+/// Keeps the thread on one of the CPUs that it may run on, threads on each in turn.
+fn stay_on_one_cpu() -> anyhow::Result<()> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
+    let mut one = CpuSet::new();
+    one.set(cpus[NEXT.fetch_add(1, Ordering::Relaxed) % cpus.len()])?;
+    Ok(sched_setaffinity(this, &one)?)
+}
+
+fn put_filter(interface: u32, name: &str, priority: u16, program: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        netlink.ensure_clsact(interface).await?;
+        let spec = FilterSpec { name: name.to_owned(), priority };
+        netlink.put_filter(interface, Direction::Ingress, &spec, program).await?;
+        Ok(())
+    })
+}
+
+/// The interfaces, a route out and its next hop. They have no addresses, so nothing but what is injected is on them.
+fn make_interfaces() -> anyhow::Result<()> {
+    let address = |octets: [u8; 6]| octets.map(|octet| format!("{octet:02x}")).join(":");
+    let (at, out, next_hop) = (address(IN), address(OUT), address(NEXT_HOP));
+    let mut commands = format!(
+        "link add in address {at} mtu {LARGEST} type veth peer name inject mtu {LARGEST}\n\
+         link add out index {INTERFACE} address {out} mtu {LARGEST} type veth peer name far mtu {LARGEST}\n\
+         link add passed mtu {LARGEST} type veth peer name behind mtu {LARGEST}\n"
+    );
+    // Of a pair, the one that is brought up last can send at once; the other when the kernel has noticed that it has a carrier.
+    for name in ["in", "inject", "far", "out", "behind", "passed"] {
+        commands += &format!("link set {name} addrgenmode none\nlink set {name} up\n");
+    }
+    // Routes need the table of local addresses, which begins with those of the loopback interface.
+    commands += "link set lo up\n";
+    commands += &format!(
+        "neigh add 192.0.2.9 lladdr {next_hop} dev out nud permanent\n\
+         neigh add 2001:db8:ffff::9 lladdr {next_hop} dev out nud permanent\n\
+         route add 0.0.0.0/0 via 192.0.2.9 dev out onlink\n\
+         route add ::/0 via 2001:db8:ffff::9 dev out onlink\n"
+    );
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run ip")?;
+    ip.stdin.take().context("ip has no input")?.write_all(commands.as_bytes())?;
+    let output = ip.wait_with_output()?;
+    ensure!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! The packet path on the wire: the program attached to an interface at TC ingress, frames injected at the other end of it.
+//!
+//! Unlike `BPF_PROG_TEST_RUN` this makes merged packets that the kernel recognises as such, packets whose bytes lie outside the linear
+//! part of their buffer, VLAN tags beside the bytes, and frames that end anywhere; and redirects happen.
+
+mod link;
+mod onward;
+mod socket;
+
+use std::collections::BTreeMap;
+
+use anyhow::{bail, ensure};
+use etherparse::{SlicedPacket, TransportSlice};
+use sluice_datapath::Reason;
+
+use super::loaded::{Hook, Loaded, LoadedHost};
+use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, World};
+use link::{Arrived, IN, NEXT_HOP, OUT};
+use socket::{Captured, Offload};
+
+pub use link::Link;
+
+/// The tag of frames that have one beside their bytes: 802.1Q, VLAN 5.
+const TAG: (u16, u16) = (0x8100, 5);
+/// Bytes of the two link addresses.
+const ADDRESSES: usize = 12;
+
+/// The balancer's program at TC, on the wire.
+pub struct Wire<'a> {
+    loaded: Loaded,
+    link: &'a mut Link,
+    /// Bytes of a frame's head that are asked to be in the linear part of its buffer, the rest behind it; `None` for all of it. The
+    /// kernel keeps frames below a memory page in one piece.
+    pub linear: Option<u16>,
+    /// Whether frames have a transport checksum that is still to be completed, as those of a virtual machine or a local sender do.
+    /// Merged ones always have.
+    pub partial: bool,
+}
+
+impl<'a> Wire<'a> {
+    /// Loads the program over maps of its own and attaches it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
+        let loaded = Loaded::new(Hook::Tc)?;
+        link.attach(loaded.program())?;
+        Ok(Self { loaded, link, linear: None, partial: false })
+    }
+}
+
+impl Balancer for Wire<'_> {
+    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        self.loaded.configure(world)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        exchange(self.link, frame, self.linear, self.partial)
+    }
+
+    fn counters(&self) -> anyhow::Result<Counters> {
+        let mut counters = self.loaded.counters()?;
+        without_markers(&mut counters.reasons, self.link.markers())?;
+        Ok(counters)
+    }
+
+    fn accepts(&self, frame: &Frame) -> bool {
+        can_carry(frame)
+    }
+
+    fn forwards_as(&self) -> Action {
+        Action::Redirect
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
+    }
+}
+
+/// The backend's program, on the wire.
+pub struct WireHost<'a> {
+    loaded: LoadedHost,
+    link: &'a mut Link,
+}
+
+impl<'a> WireHost<'a> {
+    /// As [`Wire::new`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
+        let loaded = LoadedHost::new()?;
+        link.attach(loaded.program())?;
+        Ok(Self { loaded, link })
+    }
+}
+
+impl Decapsulator for WireHost<'_> {
+    fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
+        self.loaded.configure(host)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        exchange(self.link, frame, None, false)
+    }
+
+    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+        let (total, mut reasons) = self.loaded.counters()?;
+        without_markers(&mut reasons, self.link.markers())?;
+        Ok((total, reasons))
+    }
+}
+
+fn without_markers(reasons: &mut BTreeMap<Reason, u64>, markers: u64) -> anyhow::Result<()> {
+    if markers == 0 {
+        return Ok(());
+    }
+    let counted = reasons.entry(Reason::NotIp).or_default();
+    ensure!(*counted >= markers, "only {counted} of {markers} markers are counted as {}", Reason::NotIp);
+    *counted -= markers;
+    reasons.retain(|_, count| *count != 0);
+    Ok(())
+}
+
+/// Whether the kernel can be made to hold exactly this frame: it counts segments itself, and takes the first tag out of the bytes, for which
+/// it wants two bytes behind it.
+pub fn can_carry(frame: &Frame) -> bool {
+    let tagged = matches!(frame.bytes.get(ADDRESSES..ADDRESSES + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    if tagged && !frame.vlan || frame.vlan && frame.bytes.len() < ADDRESSES + 4 {
+        return false;
+    }
+    if frame.segment_size == 0 {
+        return frame.segments <= 1;
+    }
+    !frame.vlan
+        && merged(&frame.bytes).is_some_and(|merged| {
+            let size = frame.segment_size as usize;
+            merged.payload > size && merged.payload.div_ceil(size) == frame.segments as usize
+        })
+}
+
+/// Why this kernel cannot be made to hold the frame though others can; `None` when it can.
+pub fn refused(frame: &Frame) -> Option<&'static str> {
+    let datagrams = frame.segment_size != 0 && merged(&frame.bytes).is_some_and(|merged| merged.kind == Offload::UDP);
+    (datagrams && kernel() < (6, 2)).then_some("this kernel takes no merged datagrams from a packet socket (Linux 6.2)")
+}
+
+/// The running kernel's version: major and minor.
+fn kernel() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What a packet is made of that the kernel takes for a merged one.
+struct Merged {
+    kind: u8,
+    transport: usize,
+    checksum: u16,
+    payload: usize,
+}
+
+fn merged(bytes: &[u8]) -> Option<Merged> {
+    let packet = SlicedPacket::from_ethernet(bytes).ok()?;
+    let v4 = bytes.get(ADDRESSES..ADDRESSES + 2) == Some(&[0x08, 0x00]);
+    let (kind, slice, checksum, payload) = match packet.transport? {
+        TransportSlice::Tcp(tcp) => {
+            (if v4 { Offload::TCP4 } else { Offload::TCP6 }, tcp.slice(), 16, tcp.payload().len())
+        }
+        TransportSlice::Udp(udp) => (Offload::UDP, udp.slice(), 6, udp.payload().len()),
+        _ => return None,
+    };
+    let transport = slice.as_ptr() as usize - bytes.as_ptr() as usize;
+    (transport + slice.len() == bytes.len()).then_some(Merged { kind, transport, checksum, payload })
+}
+
+fn offload(frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<Offload> {
+    let linear = linear.unwrap_or(0).min(frame.bytes.len() as u16);
+    let mut offload = Offload { linear, ..Offload::default() };
+    if partial || frame.segment_size != 0 {
+        let Some(merged) = merged(&frame.bytes) else { bail!("the frame has no transport header that ends with it") };
+        offload.flags = Offload::PARTIAL;
+        offload.checksum_start = merged.transport as u16;
+        offload.checksum_offset = merged.checksum;
+        if frame.segment_size != 0 {
+            offload.kind = merged.kind;
+            offload.segment_size = frame.segment_size as u16;
+        }
+    }
+    Ok(offload)
+}
+
+/// Sends a frame through a program, and says what that did and what the frame became.
+///
+/// The link addresses are those of the table of cases again: that of the receiving device, and after a redirect those that the frame
+/// came with, once it is clear that it left with those of the route.
+fn exchange(link: &mut Link, frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<(Action, Vec<u8>)> {
+    let addresses = &frame.bytes[..ADDRESSES];
+    let mut sent = frame.bytes.clone();
+    if !frame.is_for_other_host() {
+        sent[..IN.len()].copy_from_slice(&IN);
+    }
+    if frame.vlan {
+        sent = tagged(&sent, TAG);
+    }
+    let offload = offload(frame, linear, partial)?;
+    let Arrived { mut passed, mut left, returned } = link.send(offload, &sent)?;
+    ensure!(returned.is_empty(), "the frame came back: {returned:02x?}");
+    let (action, captured) = match (passed.pop(), left.pop()) {
+        (None, None) => return Ok((Action::Drop, frame.bytes.clone())),
+        (Some(captured), None) => (Action::Pass, captured),
+        (None, Some(captured)) => (Action::Redirect, captured),
+        (Some(passed), Some(left)) => bail!("the frame passed and left: {passed:02x?} and {left:02x?}"),
+    };
+    ensure!(passed.is_empty() && left.is_empty(), "one frame became several: {passed:02x?} {left:02x?}");
+    let grown = captured.bytes.len() as i64 - frame.bytes.len() as i64;
+    let bytes = bytes_of(frame, action, &sent, &captured)?;
+    kept(&offload, &captured.offload, if captured.tag.is_some() && !frame.vlan { grown + 4 } else { grown })?;
+    Ok((action, [addresses, &bytes[ADDRESSES..]].concat()))
+}
+
+/// The captured frame as a case writes it: a tag is in the bytes unless the case holds it beside them, where it must be the same.
+fn bytes_of(frame: &Frame, action: Action, sent: &[u8], captured: &Captured) -> anyhow::Result<Vec<u8>> {
+    let expected = match action {
+        Action::Redirect => [NEXT_HOP, OUT].concat(),
+        _ => sent[..ADDRESSES].to_vec(),
+    };
+    ensure!(
+        captured.bytes.starts_with(&expected),
+        "link addresses are {:02x?} instead of {expected:02x?}",
+        captured.bytes.get(..ADDRESSES)
+    );
+    match captured.tag {
+        Some(tag) if frame.vlan => {
+            ensure!(tag == TAG, "the tag beside the bytes is {tag:04x?} instead of {TAG:04x?}");
+            Ok(captured.bytes.clone())
+        }
+        Some(tag) => Ok(tagged(&captured.bytes, tag)),
+        None => {
+            ensure!(!frame.vlan || action == Action::Redirect, "the frame lost the tag beside its bytes");
+            Ok(captured.bytes.clone())
+        }
+    }
+}
+
+/// What stands beside a frame's bytes must have gone with it; what starts somewhere must start as much later as the frame grew.
+fn kept(sent: &Offload, captured: &Offload, grown: i64) -> anyhow::Result<()> {
+    let start = if sent.flags & Offload::PARTIAL == 0 { 0 } else { i64::from(sent.checksum_start) + grown };
+    let expected = Offload {
+        flags: sent.flags,
+        kind: sent.kind,
+        // How much is in the linear part is the kernel's affair.
+        linear: captured.linear,
+        segment_size: sent.segment_size,
+        checksum_start: u16::try_from(start)?,
+        checksum_offset: sent.checksum_offset,
+    };
+    ensure!(*captured == expected, "offloads became {captured:?} instead of {expected:?}");
+    Ok(())
+}
+
+/// The frame with a tag behind its link addresses.
+fn tagged(bytes: &[u8], (kind, content): (u16, u16)) -> Vec<u8> {
+    let (addresses, rest) = bytes.split_at(ADDRESSES);
+    [addresses, &kind.to_be_bytes(), &content.to_be_bytes(), rest].concat()
+}

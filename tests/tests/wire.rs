@@ -1,0 +1,258 @@
+//! The table of packet cases on the wire: programs attached to virtual Ethernet, each in a network namespace of its own. What a test run
+//! of a program cannot make is here: merged packets, packets outside the linear part of their buffer, VLAN tags beside the bytes, frames
+//! that end inside their IP header.
+
+use std::cell::Cell;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use sluice_tests::packets::build::{Client, ETHERNET, Transport};
+use sluice_tests::packets::cases::{self, Case};
+use sluice_tests::packets::fuzz::{Generator, corpus, worlds};
+use sluice_tests::packets::isolation::missing;
+use sluice_tests::packets::loaded::{takes, takes_at_xdp};
+use sluice_tests::packets::oracle::Oracle;
+use sluice_tests::packets::wire::{Link, Wire, WireHost, can_carry, refused};
+use sluice_tests::packets::world::{Balancer, Counters, Frame, Outcome, World};
+
+/// A world whose backends are behind links of jumbo frames.
+fn wide() -> World {
+    World::new().with_mtu(9000)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let missing = missing();
+    let mut trials = Vec::new();
+    let mut add = |name: String, test: Test| {
+        let trial = Trial::ignorable_test(name, move || on_link(test));
+        trials.push(match &missing {
+            None => trial,
+            // The kind is printed beside the name: it says why the test does not run.
+            Some(why) => trial.with_kind(why).with_ignored_flag(true),
+        });
+    };
+    for case in cases::balancing().into_iter().filter_map(|case| case.only(can_carry)) {
+        add(format!("balancer: {}", case.name), Box::new(move |link| run(&case, link)));
+    }
+    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(can_carry)) {
+        let name = format!("backend: {}", case.name);
+        add(name, Box::new(move |link| case.run(&mut WireHost::new(link)?).map(|()| Completion::Completed)));
+    }
+    add(
+        "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
+        Box::new(merged_segments),
+    );
+    add("merged datagrams leave as one packet with the size of their segments".into(), Box::new(merged_datagrams));
+    add("headers outside the linear part of the buffer are read and stay as they are".into(), Box::new(non_linear));
+    add("a checksum that is still to be completed stays so".into(), Box::new(partial));
+    add("the corpus ends on the wire as the oracle says".into(), Box::new(corpus_frames));
+    add("random frames end on the wire as the oracle says".into(), Box::new(random_frames));
+    trials.push(Trial::test("every frame goes through a program: here, in a test run, or both", nothing_left_out));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// What neither way of running a program takes would be proven in memory only.
+fn nothing_left_out() -> Result<(), Failed> {
+    let left_out = |frame: &Frame| !can_carry(frame) && !takes(frame);
+    let balancing = cases::balancing().into_iter();
+    let balancing = balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
+    let balancing = balancing.map(|case| case.name);
+    let decapsulating = cases::decapsulating().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
+    let names: Vec<_> = balancing.chain(decapsulating).collect();
+    if names.is_empty() { Ok(()) } else { Err(format!("no program is given all frames of {names:?}").into()) }
+}
+
+/// A test that has interfaces to itself while it runs.
+type Test = Box<dyn FnOnce(&mut Link) -> anyhow::Result<Completion> + Send>;
+
+/// Runs a test on the interfaces of its thread, which the next test gets unless this one fails.
+fn on_link(test: Test) -> Result<Completion, Failed> {
+    thread_local! {
+        static LINK: Cell<Option<Link>> = const { Cell::new(None) };
+    }
+
+    let run = || {
+        let mut link = match LINK.take() {
+            Some(link) => link,
+            None => Link::new()?,
+        };
+        let completion = test(&mut link)?;
+        LINK.set(Some(link));
+        anyhow::Ok(completion)
+    };
+    run().map_err(|error| format!("{error:#}").into())
+}
+
+fn run(case: &Case, link: &mut Link) -> anyhow::Result<Completion> {
+    if let Some(why) = case.frames().find_map(refused) {
+        return Ok(Completion::ignored_with(why));
+    }
+    case.run(&mut Wire::new(link)?).map(|()| Completion::Completed)
+}
+
+/// A program on the wire beside an oracle that says what should become of each frame.
+struct Judged<'a> {
+    wire: Wire<'a>,
+    oracle: Oracle,
+    total: Counters,
+    forwarded: usize,
+}
+
+impl<'a> Judged<'a> {
+    fn new(link: &'a mut Link, world: &World) -> anyhow::Result<Self> {
+        let wire = Wire::new(link)?;
+        let mut judged = Self { wire, oracle: Oracle::default(), total: Counters::default(), forwarded: 0 };
+        judged.configure(world)?;
+        Ok(judged)
+    }
+
+    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        self.oracle.configure(world);
+        self.wire.configure(world)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<()> {
+        let expected = self.oracle.judge(frame);
+        self.forwarded += usize::from(matches!(expected, Outcome::Forward(_)));
+        cases::send(&mut self.wire, frame, &expected, &mut self.total)
+    }
+}
+
+/// Packets of more than a memory page, cut into a linear part and the rest at every byte of their headers and at some behind them.
+fn non_linear(link: &mut Link) -> anyhow::Result<Completion> {
+    let mut judged = Judged::new(link, &wide())?;
+    let clients = Client::each().into_iter().chain([
+        Client { options: 40, ..Client::tcp4() },
+        Client { options: 4, ..Client::udp4() },
+        Client { tcp_options: 40, ..Client::tcp6() },
+        Client { transport: Transport::TcpSyn, ..Client::tcp4() },
+        Client::tcp4().to_port(80),
+        Client { hops: 0, ..Client::tcp6() },
+    ]);
+    let mut sent = 0;
+    for client in clients {
+        let client = Client { payload: 5000, ..client };
+        for linear in (ETHERNET as u16..ETHERNET as u16 + 84).chain([200, 4000]) {
+            judged.wire.linear = Some(linear);
+            judged.send(&client.frame().into()).with_context(|| format!("{linear} bytes linear of {client:?}"))?;
+            let tagged = Frame { vlan: true, ..client.frame().into() };
+            judged.send(&tagged).with_context(|| format!("{linear} bytes linear of {client:?}, tagged"))?;
+            sent += 1;
+        }
+    }
+    ensure!(judged.forwarded > sent / 2, "only {} of {sent} packets were forwarded", judged.forwarded);
+    Ok(Completion::Completed)
+}
+
+fn partial(link: &mut Link) -> anyhow::Result<Completion> {
+    let mut judged = Judged::new(link, &wide())?;
+    judged.wire.partial = true;
+    let mut count = 0;
+    for payload in [0, 1, 64, 1400, 5000] {
+        for options in [0, 12, 40] {
+            for client in Client::each() {
+                let client = Client { payload, options, ..client };
+                judged.send(&client.frame().into()).with_context(|| format!("{client:?}"))?;
+                count += 1;
+            }
+        }
+    }
+    ensure!(judged.forwarded == count, "only {} of {count} packets were forwarded", judged.forwarded);
+    Ok(Completion::Completed)
+}
+
+/// Merged packets of several sizes, all headers linear or as little as the kernel takes.
+fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) -> anyhow::Result<Completion> {
+    let frames: Vec<Frame> = clients
+        .iter()
+        .flat_map(|client| payloads.iter().map(|&payload| Client { payload, ..client.clone() }))
+        .map(|client| Frame {
+            segment_size: size,
+            segments: client.payload.div_ceil(size as usize) as u32,
+            ..client.frame().into()
+        })
+        .collect();
+    if let Some(why) = frames.iter().find_map(refused) {
+        return Ok(Completion::ignored_with(why));
+    }
+    let mut judged = Judged::new(link, &World::new())?;
+    for linear in [None, Some(1)] {
+        judged.wire.linear = linear;
+        for frame in &frames {
+            ensure!(can_carry(frame), "the kernel would count other segments than {}", frame.segments);
+            judged.send(frame).with_context(|| format!("{} bytes", frame.bytes.len()))?;
+        }
+    }
+    ensure!(judged.forwarded == frames.len() * 2, "only {} were forwarded", judged.forwarded);
+    // One byte more in each segment than fits the way to the backend.
+    let mut narrow = World::new();
+    let headers = frames.iter().map(|frame| frame.bytes.len()).min().unwrap_or(0) - payloads[0];
+    narrow = narrow.with_mtu((headers - ETHERNET) as u32 + size + 19);
+    judged.configure(&narrow)?;
+    judged.forwarded = 0;
+    for frame in &frames {
+        judged.send(frame)?;
+    }
+    ensure!(judged.forwarded == 0, "{} were forwarded over too small a link", judged.forwarded);
+    Ok(Completion::Completed)
+}
+
+fn merged_segments(link: &mut Link) -> anyhow::Result<Completion> {
+    let clients = [
+        Client::tcp4(),
+        Client::tcp6(),
+        Client { tcp_options: 12, ..Client::tcp4() },
+        Client { options: 8, ..Client::tcp4() },
+        Client { traffic_class: 0xbb, ..Client::tcp6() },
+    ];
+    merged(link, &clients, &[1461, 2920, 20_000, 60_000], 1460)
+}
+
+fn merged_datagrams(link: &mut Link) -> anyhow::Result<Completion> {
+    merged(link, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
+}
+
+/// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left out.
+fn corpus_frames(link: &mut Link) -> anyhow::Result<Completion> {
+    let entries = corpus::read(&corpus::directory())?;
+    let mut judged = Judged::new(link, &World::new())?;
+    for (name, make) in worlds::WORLDS {
+        judged.configure(&make())?;
+        for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
+            for (number, frame) in (1..).zip(&entry.frames) {
+                if can_carry(frame) && refused(frame).is_none() {
+                    judged.send(frame).with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
+                }
+            }
+        }
+    }
+    ensure!(judged.forwarded > 0, "nothing of the corpus was forwarded");
+    Ok(Completion::Completed)
+}
+
+/// Frames of the generator, cut into a linear part and the rest where they are long enough.
+fn random_frames(link: &mut Link) -> anyhow::Result<Completion> {
+    /// Frames when nobody says how many.
+    const FRAMES: u64 = 6_000;
+
+    let count = match std::env::var("RANDOM_FRAMES") {
+        Ok(text) => text.parse().with_context(|| format!("RANDOM_FRAMES is `{text}`; it is a number of frames"))?,
+        Err(_) => FRAMES,
+    };
+    let seed = fastrand::u64(..);
+    let mut generator = Generator::new(seed);
+    let mut judged = Judged::new(link, &World::new())?;
+    for (_, make) in worlds::WORLDS {
+        judged.configure(&make())?;
+        for number in 0..count / worlds::WORLDS.len() as u64 {
+            let frame = generator.frame();
+            if can_carry(&frame) && refused(&frame).is_none() {
+                let sent = judged.send(&frame);
+                sent.with_context(|| format!("frame {number} of seed {seed}: {:02x?}", frame.bytes))?;
+            }
+        }
+    }
+    Ok(Completion::Completed)
+}

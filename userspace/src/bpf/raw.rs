@@ -1,0 +1,455 @@
+//! Maps as bytes: many entries in one call where the kernel can, one by one where it cannot.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use aya::maps::{MapData, MapInfo};
+use sluice_datapath::Plain;
+
+use super::Error;
+
+/// Commands of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
+const MAP_CREATE: libc::c_long = 0;
+const LOOKUP_ELEM: libc::c_long = 1;
+const UPDATE_ELEM: libc::c_long = 2;
+const DELETE_ELEM: libc::c_long = 3;
+const GET_NEXT_KEY: libc::c_long = 4;
+const LOOKUP_BATCH: libc::c_long = 24;
+const UPDATE_BATCH: libc::c_long = 26;
+
+/// Map types (`enum bpf_map_type`).
+const ARRAY: u32 = 2;
+const PERCPU_HASH: u32 = 5;
+const PERCPU_ARRAY: u32 = 6;
+const LRU_PERCPU_HASH: u32 = 10;
+const LPM_TRIE: u32 = 11;
+const ARRAY_OF_MAPS: u32 = 12;
+
+/// `BPF_F_NO_PREALLOC`, which the kernel asks of every trie.
+const NO_PREALLOC: u32 = 1;
+
+/// `BPF_NOEXIST`: write only what is not there.
+pub(super) const IF_ABSENT: u64 = 1;
+
+/// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for it.
+const ENOTSUPP: i32 = 524;
+
+/// How many entries go into one call, to begin with.
+const BATCH: usize = 4_096;
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The member of `union bpf_attr` for single elements. `value` is the next key's place for [`GET_NEXT_KEY`].
+#[repr(C)]
+struct ElementAttributes {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The first members of `union bpf_attr` for [`MAP_CREATE`]; the kernel takes missing members as zeros.
+#[repr(C)]
+struct CreateAttributes {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+}
+
+/// The `bpf` system call; what it returns when that is no error.
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes are the command's member of `union bpf_attr`, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Makes an array.
+pub(super) fn create_array(value_size: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    create(CreateAttributes { kind: ARRAY, key_size: 4, value_size, max_entries, flags, inner_map: 0 })
+}
+
+/// Waits until every program that was running when this was called has ended.
+///
+/// The kernel does so when an array of maps is written, for this very purpose (`maybe_wait_bpf_programs`).
+///
+/// # Errors
+///
+/// [`Error::System`].
+pub(super) fn wait_for_running_programs() -> Result<(), Error> {
+    let wait = || -> io::Result<()> {
+        let inner = create_array(8, 1, 0)?;
+        let inner_map = inner.as_raw_fd() as u32;
+        let outer =
+            CreateAttributes { kind: ARRAY_OF_MAPS, key_size: 4, value_size: 4, max_entries: 1, flags: 0, inner_map };
+        let outer = create(outer)?;
+        let (key, value) = (0_u32, inner_map);
+        let mut attributes = ElementAttributes {
+            map_fd: outer.as_raw_fd() as u32,
+            pad: 0,
+            key: std::ptr::from_ref(&key) as u64,
+            value: std::ptr::from_ref(&value) as u64,
+            flags: 0,
+        };
+        bpf(UPDATE_ELEM, &mut attributes).map(drop)
+    };
+    wait().map_err(|source| Error::System { what: "wait for running programs to end".to_owned(), source })
+}
+
+fn create(mut request: CreateAttributes) -> io::Result<OwnedFd> {
+    let descriptor = bpf(MAP_CREATE, &mut request)?;
+    // SAFETY: the kernel has just made this descriptor for us; descriptors fit an i32.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// Whether a kernel that answers so knows no batches for a type of map.
+fn is_no_batch(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn is(error: &io::Error, number: i32) -> bool {
+    error.raw_os_error() == Some(number)
+}
+
+/// A map of whatever type.
+pub(super) struct RawMap {
+    data: MapData,
+    name: String,
+    kind: u32,
+    key: usize,
+    /// Bytes of a value, of one CPU where every CPU has its own.
+    each: usize,
+    cpus: usize,
+    entries: u32,
+    id: u32,
+}
+
+impl RawMap {
+    /// Opens a pinned map; `None` when nothing is pinned there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub(super) fn open(pin: &Path) -> Result<Option<Self>, Error> {
+        if !pin.exists() {
+            return Ok(None);
+        }
+        let failed = |source| Error::Open { path: pin.to_owned(), source };
+        let data = MapData::from_pin(pin).map_err(failed)?;
+        let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::of(data, name).map(Some).map_err(failed)
+    }
+
+    /// The map with a number of the kernel's, which an outer map names.
+    pub(super) fn by_id(id: u32, name: &str) -> Result<Self, Error> {
+        let failed = |source| Error::System { what: format!("open an inner map of {name}"), source };
+        let data = MapData::from_id(id).map_err(|error| failed(io::Error::other(error)))?;
+        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+    }
+
+    /// Makes an array of `entries` values of `value` bytes each.
+    pub(super) fn array(name: &str, value: usize, entries: u32, flags: u32) -> Result<Self, Error> {
+        let failed = |source| Error::System { what: format!("create the map {name}"), source };
+        let descriptor = create_array(value as u32, entries, flags).map_err(failed)?;
+        let data = MapData::from_fd(descriptor).map_err(|error| failed(io::Error::other(error)))?;
+        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+    }
+
+    /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes memory for what it holds alone.
+    pub(super) fn trie(name: &str, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
+        let failed = |source| Error::System { what: format!("create the map {name}"), source };
+        let (key_size, value_size) = (key as u32, value as u32);
+        let flags = NO_PREALLOC;
+        let request =
+            CreateAttributes { kind: LPM_TRIE, key_size, value_size, max_entries: entries, flags, inner_map: 0 };
+        let data = MapData::from_fd(create(request).map_err(failed)?);
+        let data = data.map_err(|error| failed(io::Error::other(error)))?;
+        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+    }
+
+    fn of(data: MapData, name: String) -> Result<Self, aya::maps::MapError> {
+        let info: MapInfo = data.info()?;
+        let kind = info.map_type()? as u32;
+        let per_cpu = matches!(kind, PERCPU_HASH | PERCPU_ARRAY | LRU_PERCPU_HASH);
+        let cpus =
+            if per_cpu { aya::util::nr_cpus().map_err(|(_, error)| aya::maps::MapError::IoError(error))? } else { 1 };
+        // The kernel rounds each CPU's value up to eight bytes, and hands them over so.
+        let value = info.value_size() as usize;
+        let each = if per_cpu { value.next_multiple_of(8) } else { value };
+        Ok(Self {
+            data,
+            name,
+            kind,
+            key: info.key_size() as usize,
+            each,
+            cpus,
+            entries: info.max_entries(),
+            id: info.id(),
+        })
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kernel's number of the map.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// How many entries it has, or has room for.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Bytes of a value, of one CPU where every CPU has its own.
+    pub(super) fn each(&self) -> usize {
+        self.each
+    }
+
+    /// Bytes of a key.
+    pub(super) fn key(&self) -> usize {
+        self.key
+    }
+
+    /// Whether every CPU has its own values.
+    pub(super) fn is_per_cpu(&self) -> bool {
+        matches!(self.kind, PERCPU_HASH | PERCPU_ARRAY | LRU_PERCPU_HASH)
+    }
+
+    /// Bytes of a value as the calls hand it over: that of all CPUs.
+    pub(super) fn value(&self) -> usize {
+        self.each * self.cpus
+    }
+
+    /// The descriptor.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.data.fd().as_fd()
+    }
+
+    /// Pins the map at one more place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn pin(&self, path: &Path) -> Result<(), Error> {
+        self.data.pin(path).map_err(|error| self.failed("pin", io::Error::other(error)))
+    }
+
+    /// Bytes of memory that the kernel keeps for the map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] when the kernel does not tell.
+    pub(super) fn memory(&self) -> Result<u64, Error> {
+        let path = format!("/proc/self/fdinfo/{}", self.descriptor().as_raw_fd());
+        let text = fs::read_to_string(path).map_err(|source| self.failed("ask for the size of", source))?;
+        let found = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+        found.ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))
+    }
+
+    fn failed(&self, what: &str, source: io::Error) -> Error {
+        Error::System { what: format!("{what} the map {}", self.name), source }
+    }
+
+    fn element(&self, key: *const u8, value: *const u8, flags: u64) -> ElementAttributes {
+        ElementAttributes {
+            map_fd: self.descriptor().as_raw_fd() as u32,
+            pad: 0,
+            key: key as u64,
+            value: value as u64,
+            flags,
+        }
+    }
+
+    /// One value; `None` when the key is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn lookup(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        assert_eq!(key.len(), self.key);
+        let mut value = vec![0; self.value()];
+        let mut attributes = self.element(key.as_ptr(), value.as_mut_ptr(), 0);
+        match bpf(LOOKUP_ELEM, &mut attributes) {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if is(&error, libc::ENOENT) => Ok(None),
+            Err(error) => Err(self.failed("read", error)),
+        }
+    }
+
+    /// Writes one value; whether it was written, which with [`IF_ABSENT`] it is only where none was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<bool, Error> {
+        assert_eq!((key.len(), value.len()), (self.key, self.value()));
+        let mut attributes = self.element(key.as_ptr(), value.as_ptr(), flags);
+        match bpf(UPDATE_ELEM, &mut attributes) {
+            Ok(_) => Ok(true),
+            Err(error) if flags == IF_ABSENT && is(&error, libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.failed("write", error)),
+        }
+    }
+
+    /// Takes an entry out, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn delete(&self, key: &[u8]) -> Result<(), Error> {
+        assert_eq!(key.len(), self.key);
+        match bpf(DELETE_ELEM, &mut self.element(key.as_ptr(), std::ptr::null(), 0)) {
+            Err(error) if !is(&error, libc::ENOENT) => Err(self.failed("remove an entry of", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes entries: keys and values one after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`]; some entries may have been written.
+    pub(super) fn write(&self, keys: &[u8], values: &[u8]) -> Result<(), Error> {
+        let count = keys.len() / self.key;
+        assert_eq!((keys.len(), values.len()), (count * self.key, count * self.value()));
+        let mut done = 0;
+        while done < count {
+            let (keys, values) = (&keys[done * self.key..], &values[done * self.value()..]);
+            let mut attributes = BatchAttributes {
+                in_batch: 0,
+                out_batch: 0,
+                keys: keys.as_ptr() as u64,
+                values: values.as_ptr() as u64,
+                count: (count - done) as u32,
+                map_fd: self.descriptor().as_raw_fd() as u32,
+                element_flags: 0,
+                flags: 0,
+            };
+            match bpf(UPDATE_BATCH, &mut attributes) {
+                Ok(_) => return Ok(()),
+                Err(error) if is_no_batch(&error) => {
+                    for (key, value) in keys.chunks(self.key).zip(values.chunks(self.value())) {
+                        self.update(key, value, 0)?;
+                    }
+                    return Ok(());
+                }
+                // What was written until then counts; a signal may have come.
+                Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => done += attributes.count as usize,
+                Err(error) => return Err(self.failed("write", error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through all entries, many at a time: keys and values one after the other.
+    ///
+    /// While others write, entries that stay are seen once (a hash map's buckets are read whole, one after the other); where a
+    /// kernel knows no batches for the type, nobody else may write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`], or that of `each`.
+    pub(super) fn read(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let mut room = BATCH.min(self.entries as usize).max(1);
+        // The kernel's place in the map: a bucket's number, or a key.
+        let mut place = vec![0; self.key.max(8)];
+        let mut begun = false;
+        let (mut keys, mut values) = (vec![0; room * self.key], vec![0; room * self.value()]);
+        loop {
+            let mut next = vec![0; place.len()];
+            let mut attributes = BatchAttributes {
+                in_batch: if begun { place.as_ptr() as u64 } else { 0 },
+                out_batch: next.as_mut_ptr() as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: room as u32,
+                map_fd: self.descriptor().as_raw_fd() as u32,
+                element_flags: 0,
+                flags: 0,
+            };
+            let outcome = bpf(LOOKUP_BATCH, &mut attributes);
+            let last = match outcome {
+                Ok(_) => false,
+                Err(error) if is(&error, libc::ENOENT) => true,
+                // A bucket has more entries than there is room for.
+                Err(error) if is(&error, libc::ENOSPC) && room < self.entries as usize => {
+                    room *= 2;
+                    (keys, values) = (vec![0; room * self.key], vec![0; room * self.value()]);
+                    continue;
+                }
+                Err(error) if !begun && is_no_batch(&error) => return self.read_singly(each),
+                Err(error) => return Err(self.failed("read", error)),
+            };
+            let count = (attributes.count as usize).min(room);
+            if count > 0 {
+                each(&keys[..count * self.key], &values[..count * self.value()])?;
+            }
+            if last {
+                return Ok(());
+            }
+            (place, begun) = (next, true);
+        }
+    }
+
+    fn read_singly(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let mut key: Option<Vec<u8>> = None;
+        loop {
+            let mut next = vec![0; self.key];
+            let from = key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
+            match bpf(GET_NEXT_KEY, &mut self.element(from, next.as_mut_ptr(), 0)) {
+                Ok(_) => {}
+                Err(error) if is(&error, libc::ENOENT) => return Ok(()),
+                Err(error) => return Err(self.failed("read", error)),
+            }
+            if let Some(value) = self.lookup(&next)? {
+                each(&next, &value)?;
+            }
+            key = Some(next);
+        }
+    }
+}
+
+/// The bytes of a plain value.
+pub(super) fn bytes<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` has no padding, so every byte is initialised; the slice covers exactly the values.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The plain value that these bytes are. Bytes beyond its size, which the kernel adds to align CPUs' values, are left out.
+pub(super) fn value<T: Plain>(bytes: &[u8]) -> T {
+    assert!(bytes.len() >= size_of::<T>(), "a value has the size that its map was opened with");
+    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Plain` type; alignment is not asked for.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_the_way_through_bytes() {
+        let values = [0x0102_0304_u32, u32::MAX];
+        assert_eq!(bytes(&values).len(), 8);
+        assert_eq!(value::<u32>(&bytes(&values)[4..]), u32::MAX);
+        assert_eq!(value::<[u32; 2]>(bytes(&values)), values);
+    }
+}

@@ -1,0 +1,74 @@
+//! What maps take and hold.
+
+use serde::Serialize;
+
+use super::Error;
+use super::pins::{COUNTED_BEFORE, Set};
+use super::raw::{RawMap, value};
+use super::shape::{self, Holds, MapShape};
+
+/// What a map takes and holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Its name; with `counted_before/` in front for what was counted in a map that was replaced.
+    pub name: String,
+    /// Entries that are in use, where that is known: not in arrays, which are whole from the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<u64>,
+    /// Entries that there is room for.
+    pub capacity: u32,
+    /// Bytes of kernel memory, as the kernel tells; those of inner maps included.
+    pub bytes: u64,
+    /// Bytes of them for each possible CPU, where every CPU has values of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_cpu: Option<u64>,
+}
+
+/// What the maps of a set take.
+///
+/// # Errors
+///
+/// [`Error::System`] when the kernel does not tell.
+pub(super) fn of(shapes: &'static [MapShape], set: &Set) -> Result<Vec<Usage>, Error> {
+    let mut usage = Vec::new();
+    for (shape, map) in shape::open(shapes, set)? {
+        usage.push(of_map(shape, &map)?);
+    }
+    let kept = set.earlier.iter().filter(|directory| directory.ends_with(COUNTED_BEFORE));
+    for directory in kept {
+        for shape in shapes.iter().filter(|shape| shape.holds == Holds::Counters) {
+            if let Some(map) = RawMap::open(&directory.join(shape.name))? {
+                usage.push(Usage { name: format!("{COUNTED_BEFORE}/{}", shape.name), ..of_map(shape, &map)? });
+            }
+        }
+    }
+    Ok(usage)
+}
+
+fn of_map(shape: &MapShape, map: &RawMap) -> Result<Usage, Error> {
+    let mut bytes = map.memory()?;
+    let mut entries = None;
+    match shape.holds {
+        Holds::Keys | Holds::Flows => {
+            let mut count = 0;
+            map.read(|keys, _| {
+                count += (keys.len() / map.key()) as u64;
+                Ok(())
+            })?;
+            entries = Some(count);
+        }
+        Holds::Tables => {
+            let mut count = 0;
+            for index in 0..map.entries() {
+                if let Some(id) = map.lookup(&index.to_ne_bytes())? {
+                    bytes += RawMap::by_id(value(&id), map.name())?.memory()?;
+                    count += 1;
+                }
+            }
+            entries = Some(count);
+        }
+        Holds::Elements | Holds::Counters => {}
+    }
+    let bytes_per_cpu = map.is_per_cpu().then(|| map.each() as u64 * u64::from(map.entries()));
+    Ok(Usage { name: shape.name.to_owned(), entries, capacity: map.entries(), bytes, bytes_per_cpu })
+}

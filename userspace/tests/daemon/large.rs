@@ -1,0 +1,157 @@
+//! What instances of some size take: memory and time.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::limits::map;
+use crate::site::{Daemon, Site, world};
+use crate::support::run;
+use crate::traffic::Client;
+
+const MIB: u64 = 1 << 20;
+
+/// What `status` says of memory: of all maps, as if there were so many CPUs.
+fn bytes(status: &Value, cpus: u64) -> u64 {
+    let number = |value: &Value| value.as_u64().unwrap();
+    let memory = &status["memory"];
+    let maps = memory["maps"].as_array().unwrap();
+    let total: u64 = maps.iter().map(|map| number(&map["bytes"])).sum();
+    assert_eq!(total, number(&memory["bytes"]));
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let here = possible.trim().rsplit(['-', ',']).next().unwrap().parse::<u64>().unwrap() + 1;
+    let each = number(&memory["bytes_per_cpu"]);
+    assert!(each > 0 && total > each * here, "{status}");
+    total - each * here + each * cpus
+}
+
+pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
+    let mut site = Site::new();
+    site.config.as_object_mut().unwrap().remove("limits");
+    site.config["services"] = (0..10)
+        .map(|number| {
+            json!({ "name": format!("web-{number}"), "vips": [format!("203.0.113.10:{}/tcp", 80 + number)],
+                    "table_size": 65537, "backends": [{ "name": "a" }, { "name": "b" }] })
+        })
+        .collect();
+    site.write();
+    let _daemon = site.start(&["lb"]);
+    let status = site.status();
+    let (two, many) = (bytes(&status, 2), bytes(&status, 128));
+    println!("ten services at 65,537 slots: {two} bytes on 2 CPUs, {many} on 128");
+    assert!(two < 32 * MIB, "{two} bytes: {status}");
+    assert!(many < 64 * MIB, "{many} bytes: {status}");
+    // Nothing is forgotten: each table's slots are 4 bytes, and a backend's counters are two words on each CPU.
+    let tables = map(&status, "TABLES");
+    assert_eq!(tables["entries"], 10);
+    assert!(tables["bytes"].as_u64().unwrap() > 10 * 65_537 * 4, "{tables}");
+    assert_eq!(map(&status, "BACKEND_COUNTERS")["bytes_per_cpu"], 16 * 4_097);
+    assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > 65_536 * 48, "{status}");
+    let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
+    for words in ["bytes locked", "of them per CPU", "BACKEND_COUNTERS", "in all"] {
+        assert!(text.contains(words), "{words:?} is not in:\n{text}");
+    }
+}
+
+/// Services of the largest instance.
+const SERVICES: usize = 4_096;
+
+/// How many backends, VIPs of each service but the first, and flows the test of the largest instance has: in all the tests some,
+/// because looking up 65,535 routes takes unoptimised programs long; with `SLUICE_LARGEST` set, as many as there may be.
+fn numbers() -> (usize, usize, u64) {
+    match std::env::var_os("SLUICE_LARGEST") {
+        Some(_) => (65_535, 16, 1_000_000),
+        None => (3_000, 1, 50_000),
+    }
+}
+
+/// As much as limits allow, but for the connection table: a million flows in place of sixteen.
+fn largest(site: &mut Site, backends: usize, vips: usize) {
+    const OF_ONE: usize = 1_024;
+    let name = |number: usize| json!({ "name": format!("b{number}") });
+    site.config["limits"] = json!({ "services": SERVICES, "backends": 65_535, "vips": 65_536, "connections": 1 << 20 });
+    site.config["backends"] = (0..backends)
+        .map(|number| {
+            json!({ "name": format!("b{number}"), "address": format!("10.1.{}.{}", number / 256, number % 256) })
+        })
+        .collect();
+    let mut services = vec![json!({
+        "name": "web", "vips": ["203.0.113.10:80/tcp", "203.0.113.11:53/udp"], "tracking": "always",
+        "backends": (0..OF_ONE).map(name).collect::<Vec<_>>()
+    })];
+    // Sixteen backends each, so that all are used.
+    services.extend((1..SERVICES).map(|number| {
+        let vips: Vec<_> =
+            (0..vips).map(|vip| format!("198.18.{}.{}:{}/tcp", number / 256, number % 256, 1000 + vip)).collect();
+        let backends: Vec<_> = (0..16).map(|backend| name((number * 16 + backend) % backends)).collect();
+        json!({ "name": format!("s{number}"), "vips": vips, "table_size": 251, "backends": backends })
+    }));
+    site.config["services"] = services.into();
+    site.write();
+}
+
+/// When the daemon first said something: seconds of the day.
+fn moment(daemon: &Daemon, words: &str) -> f64 {
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("no {words:?} in {log}"));
+    let time = line.split('T').nth(1).unwrap().split('Z').next().unwrap();
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
+pub(crate) fn the_largest_instance_is_applied_in_seconds() {
+    /// Far more than it takes, and far less than with one call for each entry that waits for the kernel: 4,096 tables alone would
+    /// take half a minute.
+    const SECONDS: f64 = 15.0;
+
+    let mut site = Site::new();
+    // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
+    run("ip link set eth0 arp off");
+    let before = world();
+    run("ip route add 10.1.0.0/16 dev eth0");
+    let (backends, vips, sent) = numbers();
+    largest(&mut site, backends, vips);
+    let timed = |what: &str, action: &mut dyn FnMut()| {
+        let start = Instant::now();
+        action();
+        println!("{what}: {:.1} s", start.elapsed().as_secs_f64());
+    };
+    let mut daemon = None;
+    timed(&format!("4,096 services, {backends} backends: start"), &mut || daemon = Some(site.start(&["lb"])));
+    let mut daemon = daemon.unwrap();
+    let applied = moment(&daemon, "ready: ") - moment(&daemon, "add backends");
+    println!("of it for writing maps: {applied:.1} s");
+    assert!((0.0..SECONDS).contains(&applied), "{applied}: {}", daemon.log());
+    let mut status = Value::Null;
+    timed("status", &mut || status = site.status());
+    assert_eq!(status["services"].as_array().unwrap().len(), 4_096);
+    assert_eq!(status["backends"].as_array().unwrap().len(), backends);
+    assert_eq!(map(&status, "VIPS")["entries"], 4_095 * vips + 2);
+    assert_eq!(map(&status, "BACKENDS")["capacity"], 65_536);
+    println!("memory: {} bytes on 2 CPUs", bytes(&status, 2));
+
+    let mut client = Client::new(sent);
+    timed(&format!("{sent} flows sent"), &mut || client.send(sent));
+    client.all_counted();
+    let flows = |status: &Value| map(status, "CONNECTIONS")["entries"].as_u64().unwrap();
+    let tracked = flows(&site.status());
+    assert!(tracked > sent / 100 * 99, "{tracked} flows are tracked");
+
+    // One change among all of that, then a larger connection table for a million flows.
+    site.config["services"][0]["backends"][0]["weight"] = json!(1);
+    site.write();
+    timed("reload that changes one table", &mut || daemon.reload());
+    assert_eq!(daemon.said("reload refused"), 0);
+    site.config["limits"]["connections"] = json!(2 << 20);
+    site.write();
+    timed("reload that doubles the connection table", &mut || daemon.reload());
+    assert_eq!(daemon.said("maps replaced"), 1, "{}", daemon.log());
+    let status = site.status();
+    assert_eq!((flows(&status), &map(&status, "CONNECTIONS")["capacity"]), (tracked, &json!(2 << 20)));
+    client.all_counted();
+
+    daemon.end(Signal::SIGTERM);
+    timed("down", &mut || drop(site.down()));
+    run("ip route del 10.1.0.0/16 dev eth0");
+    assert_eq!(world(), before);
+}
