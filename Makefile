@@ -26,7 +26,7 @@ test: setup ## Run all tests; as root also the privileged ones (packets through 
 	@CARGO="$(CARGO)" tools/test.sh
 
 fuzz: setup ## Look for packets on which memory, programs and oracle disagree (root; 20 minutes, or FUZZ_MINUTES=5; see tests/corpus/README.md)
-	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --test fuzz -- --nocapture
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --release --test fuzz -- --nocapture
 
 test-kernels: build ## Run the privileged tests and the lab on other kernels, in virtual machines (root; KERNELS="6.1 6.12"; see docs/kernels.md)
 	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" TESTS="$(TESTS)" tools/test-kernels.sh

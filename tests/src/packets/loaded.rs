@@ -105,6 +105,11 @@ impl Loaded {
         &self.program
     }
 
+    /// The maps, to change them as the daemon does.
+    pub fn maps(&mut self) -> &mut BalancerMaps {
+        &mut self.maps
+    }
+
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
         let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
         self.maps
