@@ -6,15 +6,16 @@
 
 use crate::choose::{self, Choice};
 use crate::encapsulate::{Way, way, wrap};
-use crate::entries::{Fragment, FragmentKey, PrefixKey, Vip, VipAddress, VipKey};
+use crate::entries::{Fragment, FragmentKey, Listing, PrefixKey, Vip, VipAddress, VipKey};
 use crate::flow::Port;
-use crate::options::{AddressOptions, Features};
+use crate::options::{AddressOptions, Features, VipOptions};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport};
+use crate::rates::{Asks, SourceKey};
 use crate::reject::{reject, smallest};
 use crate::tables::{BalancerTables, Forwarded};
 use crate::walk::{self, Place, Walked};
-use crate::{Family, Flow, Reason, icmp, parse};
+use crate::{Address, Family, Flow, Reason, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +110,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    check_source(tables, &network.source, &vip)?;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
@@ -136,6 +138,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Resul
     let vip = find_vip(tables, &address, transport.destination_port, walked.network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    check_source(tables, &walked.network.source, &vip)?;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
@@ -219,6 +222,28 @@ pub(crate) fn find_vip<T: BalancerTables>(
     vip.ok_or(if address.options.has(AddressOptions::DROP_UNLISTED) { Reason::Unlisted } else { Reason::NotVipPort })
 }
 
+/// Whether the list of sources that counts for all VIPs lets a client through.
+#[inline(always)]
+pub(crate) fn check_list_of_all<T: BalancerTables>(tables: &T, client: &Address) -> Result<(), Reason> {
+    if tables.features().has(Features::LIST_OF_ALL)
+        && let Some(listing) = tables.listing(Listing::OF_ALL, &PrefixKey::address(client))
+    {
+        listing.check()?;
+    }
+    Ok(())
+}
+
+/// Whether the lists of sources let a client through: the one for all first, then the service's.
+#[inline(always)]
+pub(crate) fn check_source<T: BalancerTables>(tables: &T, client: &Address, vip: &Vip) -> Result<(), Reason> {
+    check_list_of_all(tables, client)?;
+    if tables.features().has(Features::LISTS) && vip.options.has(VipOptions::LISTED) {
+        // A service that says it has a list and has none is new: its list is on the way.
+        tables.listing(vip.service, &PrefixKey::address(client)).ok_or(Reason::NotAllowed)?.check()?;
+    }
+    Ok(())
+}
+
 /// A packet to a VIP, and what is known about it.
 pub(crate) struct Ours<P> {
     pub(crate) packet: P,
@@ -250,6 +275,24 @@ impl<P: Packet> Ours<P> {
         if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
     }
 
+    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
+    #[inline(always)]
+    fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+        if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
+            return Ok(());
+        }
+        let n = &self.network;
+        let asks =
+            Asks { service: self.vip.service, packets: self.packet.segments(), opens: self.opens, now: tables.now() };
+        if !tables.take_from_source(&SourceKey::new(&n.source, n.family, asks.service), &asks) {
+            return Err(Reason::SourceLimit);
+        }
+        if !tables.take_from_service(&asks) {
+            return Err(Reason::ServiceLimit);
+        }
+        Ok(())
+    }
+
     /// The backend that gets the packet, and the flow's hash.
     #[inline(always)]
     fn choose<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
@@ -265,6 +308,7 @@ impl<P: Packet> Ours<P> {
     #[inline(always)]
     fn choose_and<T: BalancerTables>(&self, flow: &Flow, tables: &T, remembers: bool) -> Result<(Choice, u64), Reason> {
         self.alive()?;
+        self.limit(tables)?;
         let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
         let mut hashed = *flow;
         if tables.features().has(Features::HASHING) {

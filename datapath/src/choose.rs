@@ -42,7 +42,9 @@ pub(crate) fn choose<T: BalancerTables>(
         return Err(Reason::NoBackend);
     }
     let backend = tables.backend(slot.first).ok_or(Reason::NoBackend)?;
-    if head.tracked && remembers {
+    // A segment that opens a connection is no connection yet, and whoever sends it may never send another: it changes an entry that is
+    // there and makes none, so that a flood of them pushes nobody out. The client's next segment makes it.
+    if head.tracked && remembers && (!opens || tables.connection(flow).is_some()) {
         tables.remember(flow, &Connection { backend: u32::from(slot.first), incarnation: backend.incarnation });
     }
     Ok(Choice { index: slot.first, backend, hint: slot.hint })

@@ -3,11 +3,11 @@
 //! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
 //! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
 
-use crate::Address;
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
-use crate::rate::Rate;
+use crate::rates::Rate;
+use crate::{Address, Reason};
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,41 @@ impl PrefixKey {
     pub const fn to_prefix(self) -> (Address, u32) {
         let address = Address::v6(self.address);
         (address, if address.is_mapped() { self.length - 96 } else { self.length })
+    }
+}
+
+/// What a list of sources says of a prefix: value of an inner map of `LISTS`, a longest-prefix-match trie keyed by [`PrefixKey`].
+///
+/// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap changes all of it. Its prefixes of no bits
+/// are the latter; IPv4 has one of its own whenever a prefix of IPv6 would otherwise hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Listing(u32);
+plain!(Listing, 4);
+
+impl Listing {
+    /// The sources may come; what is in no prefix of the trie may, too.
+    pub const ALLOWED: Self = Self(0);
+    /// The deny-list holds them.
+    pub const DENIED: Self = Self(1);
+    /// There is an allow-list, and it does not hold them.
+    pub const NOT_ALLOWED: Self = Self(2);
+
+    /// Index in `LISTS` of the list that counts for all VIPs; a service's list is at the service's index, which is never 0.
+    pub const OF_ALL: u32 = 0;
+
+    /// Whether the sources may come.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    #[inline(always)]
+    pub const fn check(self) -> Result<(), Reason> {
+        match self {
+            Self::ALLOWED => Ok(()),
+            Self::DENIED => Err(Reason::Denied),
+            _ => Err(Reason::NotAllowed),
+        }
     }
 }
 
@@ -303,7 +338,7 @@ impl Settings {
         source_v6: Address::NONE,
         source_bits_v4: 0,
         source_bits_v6: 0,
-        errors: Rate::UNLIMITED,
+        errors: Rate::NONE,
     };
 }
 

@@ -1,6 +1,6 @@
 //! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
 
-use crate::balance::{Forward, Ours, counted, find_address, find_vip};
+use crate::balance::{Forward, Ours, check_list_of_all, check_source, counted, find_address, find_vip};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
 use crate::header::{Icmp, Ipv4, Ipv6};
@@ -77,11 +77,16 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Res
             let ports = Port::new(0);
             (vip, Flow::new(network.source, network.destination, ports, ports, network.protocol))
         }
-        Message::Ping(old, new) => return Err(answer(packet, &walked, offset, old, new)),
+        Message::Ping(old, new) => {
+            check_list_of_all(tables, &network.source)?;
+            return Err(answer(packet, &walked, offset, old, new));
+        }
         Message::Other => return Err(Reason::OtherProtocol),
     };
 
-    // From this line on the packet is ours, and every refusal is a counted drop.
+    // From this line on the packet is ours, and every refusal is a counted drop. Routers are in no list: who counts is the client whose
+    // packet they could not bring.
+    check_source(tables, &flow.source, &vip)?;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
     let ours = Ours { network, size, opens: false, tags: walked.tags(), vip, packet };
     let (choice, hash) = ours.find(&flow, tables)?;

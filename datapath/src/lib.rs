@@ -29,7 +29,7 @@ pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod plain;
-pub mod rate;
+pub mod rates;
 pub mod reason;
 pub mod records;
 pub mod reject;

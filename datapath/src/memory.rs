@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Settings, Slot,
-    TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters,
+    Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type, is_group};
+use crate::rates::{Asks, Buckets, Limit, Rate, SourceKey};
 use crate::tables::Forwarded;
 use crate::{Address, BackendTables, BalancerTables, Family, Flow, LookupTable, Packet, Plain, Reason, checksum};
 
@@ -162,6 +163,8 @@ pub struct Balancer {
     pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
+    /// The map `LISTS`.
+    pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
     pub tables: BTreeMap<u32, Words>,
     /// The map `BACKENDS`.
@@ -170,6 +173,12 @@ pub struct Balancer {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// The map `CONNECTIONS`, without a bound.
     pub connections: RefCell<HashMap<Flow, Connection>>,
+    /// The map `RATES`.
+    pub rates: BTreeMap<u32, Rate>,
+    /// The map `BUCKETS`.
+    pub buckets: RefCell<BTreeMap<u32, Buckets>>,
+    /// The map `SOURCES`, without a bound.
+    pub sources: RefCell<HashMap<SourceKey, Buckets>>,
     /// The map `FRAGMENTS`, without a bound.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The map `SERVICE_COUNTERS`.
@@ -191,10 +200,14 @@ impl Balancer {
             vip_addresses: HashMap::default(),
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
+            lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
             next_hops: BTreeMap::default(),
             connections: RefCell::default(),
+            rates: BTreeMap::default(),
+            buckets: RefCell::default(),
+            sources: RefCell::default(),
             fragments: RefCell::default(),
             services: RefCell::default(),
             backend_counters: RefCell::default(),
@@ -234,8 +247,9 @@ impl BalancerTables for Balancer {
     }
 
     fn take_error(&self) -> bool {
-        let (taken, state) = self.settings.errors.take(self.errors.get(), self.now.get());
-        self.errors.set(state);
+        let mut bucket = self.errors.get();
+        let taken = take_one(self.settings.errors, &mut bucket, 1, self.now.get());
+        self.errors.set(bucket);
         taken
     }
 
@@ -244,8 +258,11 @@ impl BalancerTables for Balancer {
     }
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        let holds = self.vip_prefixes.iter().filter(|(prefix, _)| prefix.holds(key));
-        holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, address)| *address)
+        longest(&self.vip_prefixes, key)
+    }
+
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        self.lists.get(&list).map(|list| longest(list, source).unwrap_or(Listing::ALLOWED))
     }
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
@@ -272,6 +289,17 @@ impl BalancerTables for Balancer {
         self.connections.borrow_mut().insert(*flow, *connection);
     }
 
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let rates = [Limit::SourcePackets, Limit::SourceNewFlows].map(|limit| self.rate(asks.service, limit));
+        rates.iter().all(|rate| !rate.is_limit())
+            || take(self.sources.borrow_mut().entry(*key).or_default(), rates, asks)
+    }
+
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let rates = [Limit::Packets, Limit::NewFlows].map(|limit| self.rate(asks.service, limit));
+        take(self.buckets.borrow_mut().entry(asks.service).or_default(), rates, asks)
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.fragments.borrow().get(key).copied()
     }
@@ -295,6 +323,34 @@ impl BalancerTables for Balancer {
     fn count_refused(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
     }
+}
+
+impl Balancer {
+    fn rate(&self, service: u32, limit: Limit) -> Rate {
+        self.rates.get(&Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+    }
+}
+
+/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this order.
+fn take(buckets: &mut Buckets, [packets, new_flows]: [Rate; 2], asks: &Asks) -> bool {
+    take_one(packets, &mut buckets.packets, asks.packets, asks.now)
+        && (!asks.opens || take_one(new_flows, &mut buckets.new_flows, 1, asks.now))
+}
+
+/// Takes tokens from one bucket, if it has a limit; false when there are none left.
+fn take_one(rate: Rate, bucket: &mut u64, tokens: u64, now: u64) -> bool {
+    if !rate.is_limit() {
+        return true;
+    }
+    let taken = rate.take(*bucket, tokens, now);
+    *bucket = taken.map_or(*bucket, |taken| taken.of(*bucket));
+    taken.is_some()
+}
+
+/// The value of the longest prefix that holds a key.
+fn longest<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
+    let holds = trie.iter().filter(|(prefix, _)| prefix.holds(key));
+    holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| *value)
 }
 
 /// The backend's maps in plain memory.

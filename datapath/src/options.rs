@@ -70,6 +70,10 @@ bits! {
         HASH_CLIENT = 1;
         /// Hash the client's address alone: it has the same backend at all VIPs of the service.
         HASH_SOURCE = 1 << 1;
+        /// The service has a list of sources in `LISTS`.
+        LISTED = 1 << 16;
+        /// The service has rates in `RATES`.
+        LIMITED = 1 << 17;
     }
 }
 
@@ -85,5 +89,11 @@ bits! {
         HASHING = 1 << 2;
         /// Sources of outer headers that differ from flow to flow.
         SOURCES = 1 << 3;
+        /// A list of sources that counts for every VIP.
+        LIST_OF_ALL = 1 << 16;
+        /// Services with lists of sources of their own.
+        LISTS = 1 << 17;
+        /// Services with rates of packets or new flows.
+        RATES = 1 << 18;
     }
 }

@@ -99,6 +99,16 @@ reasons! {
     MtuNotTold = 30, "mtu_not_told", Drop;
     /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
+    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the list is for.
+    Denied = 40, "denied", Drop;
+    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a new service's lists are still being
+    /// read. Normal: that is what the list is for.
+    NotAllowed = 41, "not_allowed", Drop;
+    /// The service gets more packets or new flows than its `rate` lets through. Not normal: an attack, or a limit that is too low.
+    ServiceLimit = 42, "service_limit", Drop;
+    /// The source sends more packets or new flows than the service's `rate` lets through for each. Not normal: an attack, many clients
+    /// behind one address, or a limit that is too low.
+    SourceLimit = 43, "source_limit", Drop;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
     /// A ping to a VIP address, answered. Normal: monitoring.

@@ -1,9 +1,11 @@
 //! The balancer's object: the programs `sluice_tc` (TC ingress) and `sluice_xdp`, and their maps.
 #![no_std]
 #![no_main]
+// The kernel has an atomic addition, for which `core` has no function on this target.
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -11,11 +13,11 @@ use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sluice_datapath::balance::{direct, unusual};
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress,
-    VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Vip,
+    VipAddress, VipKey,
 };
 use sluice_datapath::options::Features;
-use sluice_datapath::rate::Rate;
+use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::walk::Place;
@@ -27,6 +29,9 @@ use sluice_probes::xdp::{self, XdpPacket};
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+/// Inner maps of as many prefixes as each needs.
+type List = LpmTrie<[u32; 4], Listing, 1>;
 
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
 // code, which leaves out what is switched off, and nothing is copied to the small stack.
@@ -48,11 +53,9 @@ static SOURCE_BITS_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOURCE_BITS_V6: Global<u32> = Global::new(0);
 
-/// How often each CPU may send an ICMP error: [`Rate`].
+/// How often each CPU may send an ICMP error.
 #[unsafe(no_mangle)]
-static ERROR_INTERVAL: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-static ERROR_TOLERANCE: Global<u64> = Global::new(0);
+static ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
 
 /// VIP addresses: one look-up sends everybody else's packets on their way.
 #[btf_map]
@@ -63,6 +66,9 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+/// Lists of sources: at index 0 the one for all VIPs, else by service.
+#[btf_map]
+static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
 /// Lookup tables, by service.
 #[btf_map]
 static TABLES: ArrayOfMaps<Table, 1> = ArrayOfMaps::new();
@@ -75,6 +81,15 @@ static NEXT_HOPS: Array<NextHop, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
+/// Rates, four for each service.
+#[btf_map]
+static RATES: Array<Rate, 1> = Array::new();
+/// Token buckets, by service.
+#[btf_map]
+static BUCKETS: Array<Buckets, 1> = Array::new();
+/// Token buckets, by source and service.
+#[btf_map]
+static SOURCES: LruHashMap<SourceKey, Buckets, 1> = LruHashMap::new();
 /// Where first fragments went.
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
@@ -88,7 +103,7 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
 
-/// When each CPU may send the next ICMP error, as [`Rate::take`] keeps it. Not pinned: it starts anew with each program.
+/// Each CPU's bucket of ICMP errors. Not pinned: it starts full with each program.
 #[btf_map]
 static ERRORS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
@@ -214,6 +229,40 @@ fn reject_at_xdp(context: *mut xdp_md, mtu: u32) -> u32 {
     xdp::refuse(reject(XdpPacket::new(context), mtu, &Maps))
 }
 
+/// A service's rate.
+#[inline(always)]
+fn rate(service: u32, limit: Limit) -> Rate {
+    RATES.get(Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+}
+
+/// Takes tokens from a bucket in a map; false when there are none left.
+#[inline(always)]
+fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
+    if !rate.is_limit() {
+        return true;
+    }
+    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as long as the program runs. Other CPUs
+    // write it, too, in the same two ways.
+    match rate.take(unsafe { bucket.read_volatile() }, tokens, now) {
+        // SAFETY: as above.
+        Some(Taken::Full(is)) => unsafe { bucket.write_volatile(is) },
+        // SAFETY: as above; the instruction touches nothing else.
+        Some(Taken::Partly(more)) => unsafe {
+            core::arch::asm!("lock *(u64 *)({bucket} + 0) += {more}", bucket = in(reg) bucket, more = in(reg) more);
+        },
+        None => return false,
+    }
+    true
+}
+
+/// Takes what a packet asks for from buckets of packets and of new flows.
+#[inline(always)]
+fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
+    // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or written.
+    let (of_packets, of_new_flows) = unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
+    take(packets, of_packets, asks.packets, asks.now) && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
+}
+
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
 struct Maps;
 
@@ -264,13 +313,16 @@ impl BalancerTables for Maps {
 
     #[inline(always)]
     fn take_error(&self) -> bool {
-        let rate = Rate { interval: ERROR_INTERVAL.load(), tolerance: ERROR_TOLERANCE.load() };
-        let Some(state) = ERRORS.get_ptr_mut(0) else { return false };
+        let rate = ERROR_RATE.load();
+        if !rate.is_limit() {
+            return true;
+        }
+        let Some(bucket) = ERRORS.get_ptr_mut(0) else { return false };
         // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
-        let state = unsafe { &mut *state };
-        let (taken, next) = rate.take(*state, self.now());
-        *state = next;
-        taken
+        let bucket = unsafe { &mut *bucket };
+        let Some(taken) = rate.take(*bucket, 1, self.now()) else { return false };
+        *bucket = taken.of(*bucket);
+        true
     }
 
     #[inline(always)]
@@ -289,6 +341,12 @@ impl BalancerTables for Maps {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        let key = Key::new(source.length, source.words());
+        LISTS.get(list).map(|list| list.get(&key).copied().unwrap_or(Listing::ALLOWED))
     }
 
     #[inline(always)]
@@ -315,6 +373,29 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn remember(&self, flow: &Flow, connection: &Connection) {
         let _ = CONNECTIONS.insert(flow, connection, 0);
+    }
+
+    #[inline(always)]
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let packets = rate(asks.service, Limit::SourcePackets);
+        let new_flows = rate(asks.service, Limit::SourceNewFlows);
+        if !packets.is_limit() && !new_flows.is_limit() {
+            return true;
+        }
+        let mut buckets = SOURCES.get_ptr_mut(key);
+        if buckets.is_none() {
+            // Another CPU may have put it there meanwhile; its takings stay.
+            let _ = SOURCES.insert(key, Buckets { packets: 0, new_flows: 0 }, u64::from(BPF_NOEXIST));
+            buckets = SOURCES.get_ptr_mut(key);
+        }
+        // Without room for one more source, it goes unlimited.
+        buckets.is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+    }
+
+    #[inline(always)]
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let (packets, new_flows) = (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
+        BUCKETS.get_ptr_mut(asks.service).is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
     }
 
     #[inline(always)]

@@ -20,7 +20,7 @@ use sluice::journal::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
-use sluice_datapath::rate::Rate;
+use sluice_datapath::rates::Rate;
 use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.

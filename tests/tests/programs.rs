@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Settings;
-use sluice_datapath::rate::Rate;
+use sluice_datapath::rates::Rate;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
 use sluice_tests::packets::icmp;
@@ -66,9 +66,8 @@ fn main() -> ExitCode {
 /// Each CPU has a bucket of three, and gets no fourth within the test.
 fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
     const BURST: u64 = 3;
-    const INTERVAL: u64 = 3_600_000_000_000;
 
-    let errors = Rate { interval: INTERVAL, tolerance: (BURST - 1) * INTERVAL };
+    let errors = Rate::every(3600, BURST as u32);
     let mut balancer = Loaded::with(hook, 1024, &Settings { errors, ..settings() })?;
     balancer.configure(&World::new().with_mtu(1000))?;
     let most = BURST

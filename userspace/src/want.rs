@@ -25,6 +25,8 @@ pub struct Want {
     pub services: Vec<WantService>,
     /// Options of VIP addresses, for those that have any.
     pub addresses: BTreeMap<IpNet, AddressOptions>,
+    /// Whether packets should meet the list of sources for all VIPs: it is wanted, and there.
+    pub list_of_all: bool,
 }
 
 /// A backend that should be there.
@@ -64,10 +66,14 @@ impl Want {
         let hashed = |service: &WantService| {
             service.options.has(VipOptions::HASH_CLIENT) || service.options.has(VipOptions::HASH_SOURCE)
         };
+        let asked = |option| self.services.iter().any(|service| service.options.has(option));
         Features::NONE
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)
+            .with_if(self.list_of_all, Features::LIST_OF_ALL)
+            .with_if(asked(VipOptions::LISTED), Features::LISTS)
+            .with_if(asked(VipOptions::LIMITED), Features::RATES)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -92,7 +98,8 @@ impl Want {
                     Hash::Flow => VipOptions::NONE,
                     Hash::Client => VipOptions::HASH_CLIENT,
                     Hash::Source => VipOptions::HASH_SOURCE,
-                },
+                }
+                .with_if(!service.rates().is_empty(), VipOptions::LIMITED),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,
@@ -100,7 +107,7 @@ impl Want {
         });
         let services = services.collect::<Result<_, _>>()?;
         let addresses = config.addresses().iter().map(|policy| (policy.prefix(), options(policy)));
-        Ok(Self { backends: backends.collect(), services, addresses: addresses.collect() })
+        Ok(Self { backends: backends.collect(), services, addresses: addresses.collect(), list_of_all: false })
     }
 }
 

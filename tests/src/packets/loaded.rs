@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, bail};
-use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program};
+use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Pins, Program, Trie};
 use sluice::journal::Role;
 use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
 use super::context::SkBuff;
-use super::native::{backend_entry, next_hop_entry, settings, vip_key};
+use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -131,6 +132,9 @@ impl Balancer for Loaded {
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
                 self.maps.remove_vip_addresses(&[prefix])?;
             }
+            for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
+                self.maps.remove_list(*list)?;
+            }
             for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
                 self.maps.remove_table(*service)?;
             }
@@ -144,6 +148,13 @@ impl Balancer for Loaded {
         };
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
         self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
+        for (list, prefixes) in &world.lists {
+            let entries: Vec<_> = prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
+            self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
+        }
+        let rates = (1..=u32::from(LARGEST_INDEX))
+            .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
+        self.maps.set_rates(&rates.collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }

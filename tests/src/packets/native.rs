@@ -7,7 +7,7 @@ use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, Vi
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
 use sluice_datapath::options::Features;
-use sluice_datapath::rate::Rate;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
 use super::world::{
@@ -24,7 +24,7 @@ pub fn settings() -> Settings {
         source_v6: UNDERLAY_V6.into(),
         source_bits_v4: 0,
         source_bits_v6: 0,
-        errors: Rate::UNLIMITED,
+        errors: Rate::NONE,
     }
 }
 
@@ -42,6 +42,11 @@ pub fn backend_entry(backend: Option<&Backend>) -> entries::Backend {
 pub fn next_hop_entry(backend: Option<&Backend>) -> NextHop {
     let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
     NextHop { interface, mtu }
+}
+
+/// A prefix as the key of a trie.
+pub fn key(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
 
 /// The key of a VIP in the map `VIPS`.
@@ -67,9 +72,18 @@ impl Balancer for Native {
         let (single, prefixes): (Vec<_>, Vec<_>) =
             world.address_entries().partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
         maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
-        let key = |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
         maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
         maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        maps.lists = world
+            .lists
+            .iter()
+            .map(|(list, prefixes)| (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect()))
+            .collect();
+        for service in 1..=u32::from(LARGEST_INDEX) {
+            for limit in Limit::ALL {
+                maps.rates.insert(Rate::index(service, limit), world.rate(service, limit));
+            }
+        }
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
             Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
+use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use self::ip::{Ip, Part};
 use super::build;
@@ -25,6 +27,8 @@ pub struct Oracle {
     world: World,
     connections: HashMap<Tuple, (u16, u32)>,
     fragments: HashMap<FragmentKey, First>,
+    /// Tokens taken from buckets, which never fill again during a test.
+    taken: HashMap<(u32, Limit, Vec<u8>), u32>,
 }
 
 /// What the fragments of one packet share: addresses, identification and protocol.
@@ -98,6 +102,7 @@ impl Oracle {
         };
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
+        self.admit(service, ip.source)?;
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -113,10 +118,12 @@ impl Oracle {
         }
 
         let opens = tcp && transport[13] & 0x12 == 0x02;
+        self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let (chosen, hint) = self.choose(service, &tuple, opens)?;
         let incarnation = self.incarnation(chosen);
-        if self.world.tables[&service].tracked {
+        // A segment that opens a connection changes an entry that is there, and makes none.
+        if self.world.tables[&service].tracked && (!opens || self.connections.contains_key(&tuple)) {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
@@ -158,6 +165,56 @@ impl Oracle {
         let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
         let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// Whether the lists let a source through: the one for all, then the service's.
+    fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        self.admit_to_any(source)?;
+        let listed = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LISTED));
+        if listed { self.listed(service, source).ok_or(Reason::NotAllowed)? } else { Ok(()) }
+    }
+
+    /// Whether the list for all lets a source through, if there is one.
+    fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
+        self.listed(Listing::OF_ALL, source).unwrap_or(Ok(()))
+    }
+
+    /// What a list says of a source, if there is one.
+    fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
+        // An IPv4-mapped address is the IPv4 address to lists, too.
+        let source = source.to_canonical();
+        let holding = self.world.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
+        Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
+            Some((_, says)) if *says == Listing::DENIED => Err(Reason::Denied),
+            Some((_, says)) if *says == Listing::NOT_ALLOWED => Err(Reason::NotAllowed),
+            _ => Ok(()),
+        })
+    }
+
+    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source is a /64.
+    fn take(&mut self, service: u32, source: IpAddr, packets: u32, opens: bool) -> Result<(), Reason> {
+        let source = match source {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
+        };
+        let everybody = Vec::new();
+        for (limit, who, tokens, reason) in [
+            (Limit::SourcePackets, &source, packets, Reason::SourceLimit),
+            (Limit::SourceNewFlows, &source, u32::from(opens), Reason::SourceLimit),
+            (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
+            (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
+        ] {
+            let limited = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LIMITED));
+            let Some(burst) = self.world.rates.get(&(service, limit)).filter(|_| limited && tokens > 0) else {
+                continue;
+            };
+            let taken = self.taken.entry((service, limit, who.clone())).or_default();
+            if *taken >= *burst {
+                return Err(reason);
+            }
+            *taken += tokens;
+        }
+        Ok(())
     }
 
     /// The bytes of a 5-tuple that a service hashes.

@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
@@ -57,9 +59,41 @@ pub fn world() -> World {
     world.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
     world.address_options.extend([(3, AddressOptions::PING_FORWARD), (4, AddressOptions::PING_FORWARD)]);
     world.vips.extend([((3, 0, 1), super::world::WEB), ((4, 0, 1), super::world::DNS)]);
+    // Clients are denied to all at one address, and those of one service must be allowed; both lists tell the others by their last bits.
+    let list = |entries: &[(&str, Listing)]| {
+        entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
+    };
+    world.lists = [
+        (
+            0,
+            list(&[
+                ("198.51.100.5/32", Listing::DENIED),
+                ("2001:db8:99::4/126", Listing::ALLOWED),
+                ("2001:db8:99::5/128", Listing::DENIED),
+            ]),
+        ),
+        (
+            super::world::DNS,
+            list(&[
+                ("0.0.0.0/0", Listing::NOT_ALLOWED),
+                ("::/0", Listing::NOT_ALLOWED),
+                ("198.51.100.0/24", Listing::ALLOWED),
+                ("198.51.100.6/32", Listing::DENIED),
+                ("2001:db8:99::/64", Listing::ALLOWED),
+            ]),
+        ),
+    ]
+    .into();
+    world.vip_options.insert(super::world::DNS, VipOptions::LISTED);
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
+    // A fourth one is used up by the first few packets.
+    world.vips.insert((1, 22, 6), 4);
+    world.vips.insert((2, 22, 6), 4);
+    world.tables.insert(4, world.tables[&super::world::WEB].clone());
+    world.vip_options.insert(4, VipOptions::LIMITED);
+    world.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
     world
 }
 

@@ -43,6 +43,7 @@ fn web() -> Want {
         backends: vec![backend("a", 1), backend("b", 2)],
         services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])],
         addresses: BTreeMap::new(),
+        list_of_all: false,
     }
 }
 

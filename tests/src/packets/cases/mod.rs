@@ -7,6 +7,8 @@ mod families;
 mod forwarding;
 mod fragments;
 mod icmp;
+mod limits;
+mod lists;
 mod passing;
 mod pings;
 mod rejecting;
@@ -80,6 +82,8 @@ pub fn balancing() -> Vec<Case> {
         passing::cases(),
         dropping::cases(),
         tracking::cases(),
+        lists::cases(),
+        limits::cases(),
     ]
     .concat()
 }

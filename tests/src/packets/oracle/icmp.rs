@@ -56,14 +56,18 @@ impl Oracle {
             Asks::Ping if options.has(AddressOptions::PING_FORWARD) => {
                 let service = *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
+                self.admit(service, ip.source)?;
                 self.to_backend_of(frame, ip, service, &tuple)
             }
-            Asks::Ping => answer(frame, ip),
+            Asks::Ping => {
+                self.admit_to_any(ip.source)?;
+                answer(frame, ip)
+            }
         }
     }
 
     /// An error about a packet that a VIP sent goes where the packets come from that it answers.
-    fn error(&self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
+    fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
         let bytes = &frame.bytes;
         let start = ip.start + ip.header + 8;
         let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
@@ -80,11 +84,14 @@ impl Oracle {
         let service = self.service(address, port, quoted.protocol).map_err(|_| Reason::QuotesOther)?;
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
+        // Who is in a list is the client, not the router that tells of it.
+        self.admit(service, quoted.destination)?;
         self.to_backend_of(frame, ip, service, &tuple)
     }
 
-    fn to_backend_of(&self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {
+    fn to_backend_of(&mut self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {
         check(frame, ip, ip.header)?;
+        self.take(service, ip.source, frame.segments.max(1), false)?;
         let (backend, hint) = self.choose(service, flow, false)?;
         self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false).map_err(unsaid)
     }

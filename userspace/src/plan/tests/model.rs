@@ -275,6 +275,11 @@ impl Maps for Model {
         self.write(|model| _ = model.tables.remove(&service))
     }
 
+    fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+        assert!(!self.vips.values().any(|used| used.service == index), "a VIP leads to the list that goes");
+        self.write(|_| ())
+    }
+
     fn backends(&self) -> Result<Vec<Backend>, Error> {
         Ok((0..=self.capacities.backends as u16).map(|index| self.backend(index)).collect())
     }

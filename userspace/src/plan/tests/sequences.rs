@@ -71,6 +71,7 @@ fn want() -> impl Strategy<Value = Want> {
             backends,
             services,
             addresses: addresses.into_iter().collect(),
+            list_of_all: false,
         })
     })
 }
