@@ -11,7 +11,7 @@ KERNELS ?= 5.10 6.1 6.12 newest
 # Those that benchmarks run on, unless KERNELS is given.
 BENCH_KERNELS := $(if $(filter file undefined,$(origin KERNELS)),6.1 6.12,$(KERNELS))
 
-.PHONY: help setup build test fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-program bench-kernels lint docs clean
+.PHONY: help setup build test fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-lists bench-program bench-kernels lint docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lab-down: ## Remove the lab that is up
 
 bench: setup ## Benchmark the lookup tables beside the paper's pseudo-code (several minutes; see docs/benchmarks.md)
 	$(CARGO) bench --package sluice-maglev
+
+bench-lists: setup ## What a list of a million sources costs: time and memory (root; a minute)
+	$(CARGO) bench --package sluice --bench lists
 
 bench-program: build ## Time the programs beside an empty and an encapsulating one (root; two minutes; see docs/benchmarks.md)
 	@$(TARGET)/release/sluice-bench program --document docs/benchmarks.md

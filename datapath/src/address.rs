@@ -92,6 +92,19 @@ impl Address {
         self.0[0] | self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
+    /// Whether a packet of `family` from this address may be answered: not from those that are no single host's, or nobody's (multicast, broadcast,
+    /// loopback, unspecified: RFC 1122 section 3.2.1.3, RFC 4291 section 2.4; an IPv4 address in an IPv6 header).
+    #[inline(always)]
+    pub const fn is_answerable(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => !matches!(self.0[3].to_ne_bytes()[0], 0 | 127 | 224..),
+            Family::V6 => {
+                let low = self.0[0] | self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == Self::MAPPED);
+                !low && self.0[0].to_ne_bytes()[0] != 0xff
+            }
+        }
+    }
+
     /// Whether this is [`Address::NONE`].
     #[inline(always)]
     pub const fn is_none(&self) -> bool {

@@ -32,6 +32,16 @@ pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !fold((!checksum as u32).wrapping_add(!old as u32).wrapping_add(new as u32))
 }
 
+/// As [`updated`], with a sum of zero written as all ones, which means the same (RFC 1624 section 3). It is right even where nothing under the checksum
+/// is left that is not zero.
+#[inline(always)]
+pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
+    match updated(checksum, old, new) {
+        0 => u16::MAX,
+        checksum => checksum,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -15,7 +15,8 @@ pub(crate) struct Choice {
     pub(crate) hint: u16,
 }
 
-/// Chooses the backend: the flow's slot names it, unless the service is tracked and the flow already has one.
+/// Chooses the backend: the flow's slot names it, unless the service is tracked and the flow already has one. `remembers` says whether a
+/// tracked flow without an entry gets one.
 #[inline(always)]
 pub(crate) fn choose<T: BalancerTables>(
     tables: &T,
@@ -23,6 +24,7 @@ pub(crate) fn choose<T: BalancerTables>(
     flow: &Flow,
     hash: u64,
     opens: bool,
+    remembers: bool,
 ) -> Result<Choice, Reason> {
     let head = TableHead::from_word(table.word(TableHead::HEAD).ok_or(Reason::NoTable)?);
     let word = slot_index(hash, head.slots).wrapping_add(TableHead::WORDS);
@@ -40,7 +42,9 @@ pub(crate) fn choose<T: BalancerTables>(
         return Err(Reason::NoBackend);
     }
     let backend = tables.backend(slot.first).ok_or(Reason::NoBackend)?;
-    if head.tracked {
+    // A segment that opens a connection is no connection yet, and whoever sends it may never send another: it changes an entry that is
+    // there and makes none, so that a flood of them pushes nobody out. The client's next segment makes it.
+    if head.tracked && remembers && (!opens || tables.connection(flow).is_some()) {
         tables.remember(flow, &Connection { backend: u32::from(slot.first), incarnation: backend.incarnation });
     }
     Ok(Choice { index: slot.first, backend, hint: slot.hint })

@@ -48,8 +48,43 @@ const fn protocol(family: Family) -> u8 {
     }
 }
 
-/// Writes the outer header, if the packet still fits with it, and finds the way to the backend: in the packet's own family when there is one,
-/// else in the other.
+/// The way to a backend.
+pub(crate) struct Way {
+    /// The family of the outer header.
+    family: Family,
+    next_hop: NextHop,
+}
+
+impl Way {
+    /// Bytes of the largest packet that fits with its outer header.
+    #[inline(always)]
+    pub(crate) const fn room(&self) -> u32 {
+        let outer = match self.family {
+            Family::V4 => Ipv4::SIZE,
+            Family::V6 => Ipv6::SIZE,
+        };
+        self.next_hop.mtu.saturating_sub(outer as u32)
+    }
+}
+
+/// Finds the way to the backend: in the packet's own family when there is one, else in the other.
+#[inline(always)]
+pub(crate) fn way<T: BalancerTables>(inner: &Network, choice: &Choice, tables: &T) -> Result<Way, Reason> {
+    let mut family = inner.family;
+    let mut next_hop = next_hop(tables, choice, family);
+    if next_hop.is_none() {
+        family = family.other();
+        next_hop = self::next_hop(tables, choice, family);
+    }
+    let Some(next_hop) = next_hop else {
+        let nowhere = choice.backend.v4.is_none() && choice.backend.v6.is_none();
+        return Err(if nowhere { Reason::NoEncapsulation } else { Reason::NoRoute });
+    };
+    Ok(Way { family, next_hop })
+}
+
+/// Writes the outer header; the packet fits with it.
+#[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     packet: P,
@@ -57,26 +92,11 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     size: &Size,
     tags: Option<usize>,
     choice: &Choice,
+    way: &Way,
     hash: u64,
     tables: &T,
 ) -> Result<Forward, Reason> {
-    let mut family = inner.family;
-    let mut next_hop = way(tables, choice, family);
-    if next_hop.is_none() {
-        family = family.other();
-        next_hop = way(tables, choice, family);
-    }
-    let Some(next_hop) = next_hop else {
-        let nowhere = choice.backend.v4.is_none() && choice.backend.v6.is_none();
-        return Err(if nowhere { Reason::NoEncapsulation } else { Reason::NoRoute });
-    };
-    let outer = match family {
-        Family::V4 => Ipv4::SIZE,
-        Family::V6 => Ipv6::SIZE,
-    };
-    if size.segment.wrapping_add(outer) > next_hop.mtu as usize {
-        return Err(Reason::TooBig);
-    }
+    let Way { family, next_hop } = *way;
     let packet = match tags {
         None => packet,
         Some(bytes) => packet.untag(bytes)?,
@@ -107,9 +127,9 @@ fn source<T: BalancerTables>(tables: &T, family: Family, hash: u64) -> Address {
     source
 }
 
-/// The way to a backend in one family.
+/// The next hop towards a backend in one family.
 #[inline(always)]
-fn way<T: BalancerTables>(tables: &T, choice: &Choice, family: Family) -> Option<NextHop> {
+fn next_hop<T: BalancerTables>(tables: &T, choice: &Choice, family: Family) -> Option<NextHop> {
     let address = match family {
         Family::V4 => choice.backend.v4,
         Family::V6 => choice.backend.v6,

@@ -6,6 +6,7 @@
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
+use crate::rates::Rate;
 use crate::{Address, Reason};
 
 /// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
@@ -67,6 +68,41 @@ impl PrefixKey {
     }
 }
 
+/// What a list of sources says of a prefix: value of an inner map of `LISTS`, a longest-prefix-match trie keyed by [`PrefixKey`].
+///
+/// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap changes all of it. Its prefixes of no bits
+/// are the latter; IPv4 has one of its own whenever a prefix of IPv6 would otherwise hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Listing(u32);
+plain!(Listing, 4);
+
+impl Listing {
+    /// The sources may come; what is in no prefix of the trie may, too.
+    pub const ALLOWED: Self = Self(0);
+    /// The deny-list holds them.
+    pub const DENIED: Self = Self(1);
+    /// There is an allow-list, and it does not hold them.
+    pub const NOT_ALLOWED: Self = Self(2);
+
+    /// Index in `LISTS` of the list that counts for all VIPs; a service's list is at the service's index, which is never 0.
+    pub const OF_ALL: u32 = 0;
+
+    /// Whether the sources may come.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    #[inline(always)]
+    pub const fn check(self) -> Result<(), Reason> {
+        match self {
+            Self::ALLOWED => Ok(()),
+            Self::DENIED => Err(Reason::Denied),
+            _ => Err(Reason::NotAllowed),
+        }
+    }
+}
+
 /// Key of the map `VIPS`: a VIP, its address by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
@@ -75,7 +111,7 @@ pub struct VipKey {
     pub address: u32,
     /// Its port.
     pub port: Port,
-    /// [`crate::flow::TCP`] or [`crate::flow::UDP`].
+    /// [`crate::flow::TCP`] or [`crate::flow::UDP`]; [`crate::flow::ICMP`], at [`VipKey::ANY_PORT`], for pings that are forwarded.
     pub protocol: u8,
     pad: u8,
 }
@@ -84,6 +120,12 @@ plain!(VipKey, 8);
 impl VipKey {
     /// The port that stands for every port.
     pub const ANY_PORT: Port = Port::new(0);
+
+    /// The key of the service that gets the pings to the VIP address with number `address`.
+    #[inline(always)]
+    pub const fn pings(address: u32) -> Self {
+        Self::new(address, Self::ANY_PORT, crate::flow::ICMP)
+    }
 
     /// The key of `port` and `protocol` at the VIP address with number `address`.
     #[inline(always)]
@@ -298,6 +340,8 @@ pub struct Settings {
     pub source_bits_v4: u32,
     /// Bits of the last word of `source_v6`, as above.
     pub source_bits_v6: u32,
+    /// How often each CPU may send an ICMP error.
+    pub errors: Rate,
 }
 
 impl Settings {
@@ -309,6 +353,7 @@ impl Settings {
         source_v6: Address::NONE,
         source_bits_v4: 0,
         source_bits_v6: 0,
+        errors: Rate::NONE,
     };
 }
 

@@ -9,6 +9,10 @@ use crate::{Address, Family};
 pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
+/// ICMP's protocol number; the protocol, too, of the [`VipKey`](crate::entries::VipKey) of pings of either family.
+pub const ICMP: u8 = 1;
+/// ICMPv6's protocol number.
+pub const ICMPV6: u8 = 58;
 /// Protocol number of IPv4 in IP (RFC 2003).
 pub const IPV4_IN_IP: u8 = 4;
 /// Protocol number of IPv6 in IP (RFC 2473).

@@ -76,6 +76,33 @@ pub struct Udp {
 }
 plain!(Udp, 8);
 
+/// The start of an ICMP or ICMPv6 message (RFC 792, RFC 4443 section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Icmp {
+    /// Its type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// Its checksum, wire order.
+    pub checksum: u16,
+    /// What the type makes of it.
+    pub rest: u32,
+}
+plain!(Icmp, 8);
+
+impl Icmp {
+    /// Bytes of the header.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The sum of its words, the checksum included, in wire order.
+    #[inline(always)]
+    pub const fn sum(&self) -> u32 {
+        let first = u16::from_ne_bytes([self.kind, self.code]) as u32;
+        first.wrapping_add(self.checksum as u32).wrapping_add(self.rest & 0xffff).wrapping_add(self.rest >> 16)
+    }
+}
+
 impl Ipv4 {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
@@ -181,6 +208,15 @@ impl Ipv4 {
         self
     }
 
+    /// The header of an answer to the packet: addresses swapped, time to live new, checksum updated.
+    #[inline(always)]
+    pub const fn answered(self, hops: u8) -> Self {
+        let old = u16::from_ne_bytes([self.hops, self.protocol]);
+        let new = u16::from_ne_bytes([hops, self.protocol]);
+        let checksum = checksum::updated(self.checksum, old, new);
+        Self { hops, checksum, source: self.destination, destination: self.source, ..self }
+    }
+
     /// Time to live.
     #[inline(always)]
     pub const fn hops(&self) -> u8 {
@@ -255,6 +291,12 @@ impl Ipv6 {
     pub const fn first_word_with_traffic_class(&self, class: u8) -> u32 {
         let first = u32::from_be(self.version_class_and_label) & 0xf00f_ffff;
         (first | (class as u32) << 20).to_be()
+    }
+
+    /// The header of an answer to the packet: addresses swapped, hop limit new.
+    #[inline(always)]
+    pub const fn answered(self, hops: u8) -> Self {
+        Self { hops, source: self.destination, destination: self.source, ..self }
     }
 
     /// Hop limit.

@@ -22,6 +22,7 @@ pub mod encapsulate;
 pub mod entries;
 pub mod flow;
 pub mod header;
+pub mod icmp;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod observe;
@@ -29,19 +30,23 @@ pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod plain;
+pub mod rates;
 pub mod reason;
 pub mod records;
+pub mod reject;
 pub mod siphash;
 pub mod tables;
 pub mod walk;
 
 pub use address::{Address, Family};
-pub use balance::{Forward, Stage, balance};
+pub use balance::{First, Forward, Second, balance};
 pub use decapsulate::decapsulate;
 pub use flow::Flow;
+pub use icmp::icmp;
 pub use packet::Packet;
 pub use plain::Plain;
 pub use reason::{Reason, Verdict};
+pub use reject::reject;
 pub use tables::{BackendTables, BalancerTables, EventTables, LookupTable};
 
 /// Version of everything that is laid out in pinned maps: names, keys, values and their meaning.

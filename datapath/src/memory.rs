@@ -4,14 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters,
-    Settings, Slot, TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey,
+    ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::observe::{Event, HEAD, Observer, switch};
 use crate::options::Features;
-use crate::packet::{ETHERNET, ether_type};
+use crate::packet::{ETHERNET, ether_type, is_group};
+use crate::rates::{Asks, Buckets, Limit, Rate, SourceKey};
 use crate::tables::Forwarded;
-use crate::{Address, BackendTables, BalancerTables, EventTables, Family, Flow, LookupTable, Packet, Plain, Reason};
+use crate::{
+    Address, BackendTables, BalancerTables, EventTables, Family, Flow, LookupTable, Packet, Plain, Reason, checksum,
+};
 
 /// An Ethernet frame in a byte buffer.
 #[derive(Debug)]
@@ -83,6 +86,44 @@ impl Packet for Buffer<'_> {
         Ok(Self { vlan: false, ..self })
     }
 
+    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        let end = offset + size_of::<T>();
+        self.bytes.get_mut(offset..end).ok_or(Reason::NoRoom)?.copy_from_slice(bytes_of(header));
+        Ok(())
+    }
+
+    fn store_summed(&mut self, offset: usize, old: u16, new: u16, at: usize) -> Result<(), Reason> {
+        let checksum = checksum::replaced(self.load(at).ok_or(Reason::NoRoom)?, old, new);
+        self.store(offset, &new)?;
+        self.store(at, &checksum)
+    }
+
+    fn turn_back(&mut self) -> Result<(), Reason> {
+        let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::NoRoom)?;
+        if is_group(to) {
+            return Err(Reason::OtherHost);
+        }
+        self.store(0, &[from, to])
+    }
+
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        self.bytes.truncate(length);
+        Ok(Self { segment_size: 0, segments: 1, ..self })
+    }
+
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let words: [u32; 2] = self.bytes.get(offset..offset + N)?.chunks(2).fold([0, 0], |[sum, carry], word| {
+            let sum = sum + u32::from(u16::from_ne_bytes([word[0], word[1]]));
+            [sum & 0xffff, carry + (sum >> 16)]
+        });
+        Some(words[0] + words[1])
+    }
+
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(headers).iter().copied());
+        Ok(())
+    }
+
     fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
         self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
@@ -137,6 +178,8 @@ pub struct Balancer {
     pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
+    /// The map `LISTS`.
+    pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
     pub tables: BTreeMap<u32, Words>,
     /// The map `BACKENDS`.
@@ -145,6 +188,12 @@ pub struct Balancer {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// The map `CONNECTIONS`, without a bound.
     pub connections: RefCell<HashMap<Flow, Connection>>,
+    /// The map `RATES`.
+    pub rates: BTreeMap<u32, Rate>,
+    /// The map `BUCKETS`.
+    pub buckets: RefCell<BTreeMap<u32, Buckets>>,
+    /// The map `SOURCES`, without a bound.
+    pub sources: RefCell<HashMap<SourceKey, Buckets>>,
     /// The map `FRAGMENTS`, without a bound.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The map `SERVICE_COUNTERS`.
@@ -163,6 +212,8 @@ pub struct Balancer {
     pub events: RefCell<Vec<Event>>,
     /// How many events the ring buffer holds.
     pub room: usize,
+    /// The map `ERRORS`.
+    pub errors: Cell<u64>,
 }
 
 impl Balancer {
@@ -174,10 +225,14 @@ impl Balancer {
             vip_addresses: HashMap::default(),
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
+            lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
             next_hops: BTreeMap::default(),
             connections: RefCell::default(),
+            rates: BTreeMap::default(),
+            buckets: RefCell::default(),
+            sources: RefCell::default(),
             fragments: RefCell::default(),
             services: RefCell::default(),
             backend_counters: RefCell::default(),
@@ -187,6 +242,7 @@ impl Balancer {
             observer: RefCell::default(),
             events: RefCell::default(),
             room: usize::MAX,
+            errors: Cell::default(),
         }
     }
 }
@@ -253,13 +309,23 @@ impl BalancerTables for Balancer {
         self.now.get()
     }
 
+    fn take_error(&self) -> bool {
+        let mut bucket = self.errors.get();
+        let taken = take_one(self.settings.errors, &mut bucket, 1, self.now.get());
+        self.errors.set(bucket);
+        taken
+    }
+
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
         self.vip_addresses.get(address).copied()
     }
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        let holds = self.vip_prefixes.iter().filter(|(prefix, _)| prefix.holds(key));
-        holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, address)| *address)
+        longest(&self.vip_prefixes, key)
+    }
+
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        self.lists.get(&list).map(|list| longest(list, source).unwrap_or(Listing::ALLOWED))
     }
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
@@ -284,6 +350,17 @@ impl BalancerTables for Balancer {
 
     fn remember(&self, flow: &Flow, connection: &Connection) {
         self.connections.borrow_mut().insert(*flow, *connection);
+    }
+
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let rates = [Limit::SourcePackets, Limit::SourceNewFlows].map(|limit| self.rate(asks.service, limit));
+        rates.iter().all(|rate| !rate.is_limit())
+            || take(self.sources.borrow_mut().entry(*key).or_default(), rates, asks)
+    }
+
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let rates = [Limit::Packets, Limit::NewFlows].map(|limit| self.rate(asks.service, limit));
+        take(self.buckets.borrow_mut().entry(asks.service).or_default(), rates, asks)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -314,6 +391,34 @@ impl BalancerTables for Balancer {
     fn count_refused(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
     }
+}
+
+impl Balancer {
+    fn rate(&self, service: u32, limit: Limit) -> Rate {
+        self.rates.get(&Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+    }
+}
+
+/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this order.
+fn take(buckets: &mut Buckets, [packets, new_flows]: [Rate; 2], asks: &Asks) -> bool {
+    take_one(packets, &mut buckets.packets, asks.packets, asks.now)
+        && (!asks.opens || take_one(new_flows, &mut buckets.new_flows, 1, asks.now))
+}
+
+/// Takes tokens from one bucket, if it has a limit; false when there are none left.
+fn take_one(rate: Rate, bucket: &mut u64, tokens: u64, now: u64) -> bool {
+    if !rate.is_limit() {
+        return true;
+    }
+    let taken = rate.take(*bucket, tokens, now);
+    *bucket = taken.map_or(*bucket, |taken| taken.of(*bucket));
+    taken.is_some()
+}
+
+/// The value of the longest prefix that holds a key.
+fn longest<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
+    let holds = trie.iter().filter(|(prefix, _)| prefix.holds(key));
+    holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| *value)
 }
 
 /// The backend's maps in plain memory.

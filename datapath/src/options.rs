@@ -56,6 +56,10 @@ bits! {
     AddressOptions {
         /// TCP and UDP to a port that no VIP has is dropped; otherwise it goes on to the host.
         DROP_UNLISTED = 1;
+        /// Pings are left to the host. Without this bit and the next the balancer answers them.
+        PING_HOST = 1 << 1;
+        /// Pings go to a backend of the service that [`VipKey::pings`](crate::entries::VipKey::pings) names.
+        PING_FORWARD = 1 << 2;
     }
 }
 
@@ -66,6 +70,10 @@ bits! {
         HASH_CLIENT = 1;
         /// Hash the client's address alone: it has the same backend at all VIPs of the service.
         HASH_SOURCE = 1 << 1;
+        /// The service has a list of sources in `LISTS`.
+        LISTED = 1 << 16;
+        /// The service has rates in `RATES`.
+        LIMITED = 1 << 17;
     }
 }
 
@@ -83,5 +91,11 @@ bits! {
         SOURCES = 1 << 3;
         /// Captures: a look at `EVENT_SWITCH` for each packet.
         EVENTS = 1 << 4;
+        /// A list of sources that counts for every VIP.
+        LIST_OF_ALL = 1 << 16;
+        /// Services with lists of sources of their own.
+        LISTS = 1 << 17;
+        /// Services with rates of packets or new flows.
+        RATES = 1 << 18;
     }
 }

@@ -46,6 +46,46 @@ pub trait Packet: Sized {
     /// [`Reason::NoRoom`].
     fn untag(self, bytes: usize) -> Result<Self, Reason>;
 
+    /// Overwrites the bytes at an offset that is known at run time only, at most [`MAX_VARIABLE_OFFSET`], at or behind the IP header.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason>;
+
+    /// Overwrites a 16-bit word, and brings the Internet checksum that covers it up to date as [`crate::checksum::replaced`] does. Both offsets are even,
+    /// and as in [`Packet::store`].
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn store_summed(&mut self, offset: usize, old: u16, new: u16, checksum: usize) -> Result<(), Reason>;
+
+    /// Swaps the link addresses: the frame goes back to where it came from.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::OtherHost`] for a frame to everybody or to a group, which is unchanged (at XDP nobody has looked at the link address); [`Reason::NoRoom`].
+    fn turn_back(&mut self) -> Result<(), Reason>;
+
+    /// Cuts the frame to its first `length` bytes, a constant of which it has more. All of them are readable then, and the packet is no longer merged.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn cut(self, length: usize) -> Result<Self, Reason>;
+
+    /// The sum of the 16-bit words of `N` bytes at `offset`, in memory order, one's complement; `N` is a multiple of four, at most 512, and `offset` as in
+    /// [`Packet::load`].
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32>;
+
+    /// Inserts headers of the packet's own family between the Ethernet header and the IP header.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
+
     /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`.
     ///
     /// # Errors
@@ -64,6 +104,12 @@ pub trait Packet: Sized {
 
 /// The largest offset at which [`Packet::load_variable`] finds something.
 pub const MAX_VARIABLE_OFFSET: usize = 2047;
+
+/// Whether a link address is everybody's or a group's (IEEE 802: the lowest bit of its first byte).
+#[inline(always)]
+pub const fn is_group(address: [u16; 3]) -> bool {
+    address[0].to_ne_bytes()[0] & 1 != 0
+}
 
 /// The EtherType of a family, wire order.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Reads headers into small values, at constant offsets: those of a packet without VLAN tags, options and extension headers.
 
-use crate::flow::{Port, TCP, UDP};
+use crate::flow::{ICMP, ICMPV6, Port, TCP, UDP};
 use crate::header::{Ipv4, Ipv6, Tcp, Udp};
 use crate::packet::{ETHERNET, ether_type};
 use crate::{Address, Family, Packet, Reason};
@@ -42,6 +42,23 @@ impl Network {
     #[inline(always)]
     pub const fn is_to_mapped(&self) -> bool {
         matches!(self.family, Family::V6) && self.destination.is_mapped()
+    }
+
+    /// Whether what follows the header, and extension headers where they were followed, is its own family's ICMP.
+    #[inline(always)]
+    pub const fn is_icmp(&self) -> bool {
+        self.protocol
+            == match self.family {
+                Family::V4 => ICMP,
+                Family::V6 => ICMPV6,
+            }
+    }
+
+    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet that is no later fragment, of an IPv6 packet without extension
+    /// headers.
+    #[inline(always)]
+    pub const fn has_transport(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
     }
 
     /// Whether a whole TCP or UDP packet directly follows an IP header without options.

@@ -1,4 +1,4 @@
-//! Why a packet was not forwarded: one enum is the error, the counter index and the metric name.
+//! What happened to a packet that was not forwarded: one enum is the error, the counter index and the metric name.
 
 use core::fmt;
 
@@ -9,6 +9,8 @@ pub enum Verdict {
     Pass,
     /// The packet is ours and cannot be forwarded.
     Drop,
+    /// The packet has become the answer to its sender: it leaves through the interface that it came from.
+    Answer,
 }
 
 macro_rules! reasons {
@@ -36,7 +38,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
             }
 
-            /// Whether the packet goes on untouched or is dropped.
+            /// Whether the packet goes on untouched, is dropped, or was answered.
             #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict,)+ }
@@ -59,7 +61,7 @@ reasons! {
     /// A fragment to a VIP address whose first fragment is not known: it came before that, or long after it, or the first one was not for
     /// a VIP. Normal in small numbers.
     Fragment = 6, "fragment", Pass;
-    /// To a VIP address, but neither TCP nor UDP. Normal: pings, for example.
+    /// To a VIP address, but neither TCP nor UDP, nor a ping or an error that is acted upon. Normal: pings that are left to the host, for example.
     OtherProtocol = 7, "other_protocol", Pass;
     /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
     NotVipPort = 8, "not_vip_port", Pass;
@@ -69,6 +71,11 @@ reasons! {
     /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing header that is not at its end. Not normal:
     /// a broken sender or an attack.
     ExtensionHeaders = 10, "extension_headers", Pass;
+    /// An ICMP error to a VIP address that quotes no packet from a VIP there. Normal in small numbers: errors for the host, scans.
+    QuotesOther = 11, "quotes_other", Pass;
+    /// An ICMP error to a VIP address that quotes a later fragment, which has no ports, so that nobody can tell whose it is. Normal in small
+    /// numbers.
+    QuotesFragment = 12, "quotes_fragment", Pass;
     /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.
@@ -81,16 +88,33 @@ reasons! {
     NoEncapsulation = 20, "no_encapsulation", Drop;
     /// There is no route to the backend. Not normal: look at the host's routing table.
     NoRoute = 21, "no_route", Drop;
-    /// With its outer header the packet does not fit the MTU towards the backend. Not normal: raise the underlay's MTU.
+    /// With its outer header the packet does not fit the MTU towards the backend. `mtu_told` of them were answered. Not normal: raise the underlay's MTU.
     TooBig = 22, "too_big", Drop;
     /// The kernel refused to make room for the outer header, or to take it off. Not normal: the packet was already encapsulated, or memory ran out.
     NoRoom = 23, "no_room", Drop;
     /// To a VIP address that drops what no service listens to, at such a port. Normal: scans.
     Unlisted = 24, "unlisted", Drop;
+    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the list is for.
+    Denied = 25, "denied", Drop;
+    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a new service's lists are still being
+    /// read. Normal: that is what the list is for.
+    NotAllowed = 26, "not_allowed", Drop;
+    /// The service gets more packets or new flows than its `rate` lets through. Not normal: an attack, or a limit that is too low.
+    ServiceLimit = 27, "service_limit", Drop;
+    /// The source sends more packets or new flows than the service's `rate` lets through for each. Not normal: an attack, many clients
+    /// behind one address, or a limit that is too low.
+    SourceLimit = 28, "source_limit", Drop;
     /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
+    /// A ping to a VIP address, answered. Normal: monitoring.
+    PingAnswered = 56, "ping_answered", Answer;
+    /// The client was told by ICMP that its packet does not fit (`too_big` counts the packet). Normal where the underlay's MTU is small.
+    MtuTold = 57, "mtu_told", Answer;
+    /// Nobody was told that a packet does not fit (`too_big` counts it), because errors are sent only so often. Not normal: many clients, or one that does not
+    /// listen.
+    MtuNotTold = 58, "mtu_not_told", Drop;
 }
 
 impl Reason {

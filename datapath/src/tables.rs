@@ -2,9 +2,12 @@
 
 #[cfg(doc)]
 use crate::entries::Settings;
-use crate::entries::{Backend, Connection, Fragment, FragmentKey, NextHop, PrefixKey, Vip, VipAddress, VipKey};
+use crate::entries::{
+    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, Vip, VipAddress, VipKey,
+};
 use crate::observe::{Event, Observer};
 use crate::options::Features;
+use crate::rates::{Asks, SourceKey};
 use crate::{Address, Family, Flow, Reason};
 
 /// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for their meaning.
@@ -54,12 +57,16 @@ pub trait BalancerTables: EventTables {
     fn source_bits(&self, family: Family) -> u32;
     /// Nanoseconds of a clock that never goes back.
     fn now(&self) -> u64;
+    /// Whether one more ICMP error may be sent now; if so, it is one less later.
+    fn take_error(&self) -> bool;
     /// The VIP address entry of a destination, if it is one.
     fn vip_address(&self, address: &Address) -> Option<VipAddress>;
     /// The entry of the longest VIP prefix that holds a destination.
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
     /// The VIP behind a key, if there is one.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source; `None` when there is no list.
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing>;
     /// The lookup table of a service.
     fn table(&self, service: u32) -> Option<Self::Table<'_>>;
     /// The backend at an index.
@@ -70,6 +77,10 @@ pub trait BalancerTables: EventTables {
     fn connection(&self, flow: &Flow) -> Option<Connection>;
     /// Writes a flow's entry. When the table refuses, the flow is forwarded all the same: it is best effort.
     fn remember(&self, flow: &Flow, connection: &Connection);
+    /// Takes tokens from a source's buckets by the rates of its service; false when there are none left.
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool;
+    /// Takes tokens from a service's buckets by its rates; false when there are none left.
+    fn take_from_service(&self, asks: &Asks) -> bool;
     /// Where the first fragment of a packet went.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Writes down where a first fragment went; best effort.

@@ -2,6 +2,7 @@
 //!
 //! Slower than [`crate::parse`], which knows where the headers of an ordinary packet are, and right for every packet.
 
+use crate::flow::{ICMP, ICMPV6};
 use crate::header::{Ipv4, Ipv6, Ipv6Fragment};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, from_ipv4, from_ipv6, is_ours, is_tag};
@@ -50,6 +51,60 @@ impl Walked {
     #[inline(always)]
     pub fn tags(&self) -> Option<usize> {
         self.tagged.then_some(self.start.wrapping_sub(ETHERNET))
+    }
+}
+
+/// Where an ICMP message is: what one stage found out, in a form in which the next one can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    family: Family,
+    /// Offset of the IP header.
+    start: usize,
+    /// Bytes of the IP header, with options or extension headers.
+    header: usize,
+}
+
+impl Place {
+    /// The largest [`Place::to_word`].
+    pub const LARGEST: u32 = 0xffff;
+
+    /// The place of what follows the headers.
+    #[inline(always)]
+    pub(crate) const fn of(walked: &Walked) -> Self {
+        Self { family: walked.network.family, start: walked.start, header: walked.network.header }
+    }
+
+    /// The place as a number: offset (at most 22) in the lower five bits, the family, and the header's bytes (at most 296).
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        self.start as u32 | (matches!(self.family, Family::V6) as u32) << 5 | (self.header as u32) << 6
+    }
+
+    /// The place that a number says.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        let family = if word & 1 << 5 == 0 { Family::V4 } else { Family::V6 };
+        Self { family, start: (word & 0x1f) as usize, header: (word >> 6 & 0x1ff) as usize }
+    }
+
+    /// The headers at this place, read once more.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Truncated`], [`Reason::BadHeader`].
+    #[inline(always)]
+    pub(crate) fn walked<P: Packet>(self, packet: &P) -> Result<Walked, Reason> {
+        let Self { family, start, header } = self;
+        let network = match family {
+            Family::V4 => from_ipv4(&packet.load_variable(start).ok_or(Reason::Truncated)?)?,
+            Family::V6 => from_ipv6(&packet.load_variable(start).ok_or(Reason::Truncated)?)?,
+        };
+        let protocol = match family {
+            Family::V4 => ICMP,
+            Family::V6 => ICMPV6,
+        };
+        let tagged = packet.has_vlan() || start != ETHERNET;
+        Ok(Walked { network: Network { header, protocol, ..network }, start, part: Part::Whole, tagged })
     }
 }
 

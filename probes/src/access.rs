@@ -1,5 +1,6 @@
 //! Reads and writes packet bytes between two pointers, the one place where packet memory is touched.
 
+use aya_ebpf::helpers::bpf_csum_diff;
 use sluice_datapath::Plain;
 
 /// The header at `start + offset`, if it ends at or before `end`.
@@ -32,4 +33,22 @@ pub unsafe fn write<T: Plain>(start: usize, end: usize, offset: usize, header: &
     // SAFETY: as in `read`.
     unsafe { (start.wrapping_add(offset) as *mut T).write(*header) };
     Some(())
+}
+
+/// The sum of the 16-bit words of `N` bytes at `start + offset`, if they end at or before `end`.
+///
+/// # Safety
+///
+/// As for [`read`].
+#[inline(always)]
+pub unsafe fn sum<const N: usize>(start: usize, end: usize, offset: usize) -> Option<u32> {
+    // Else LLVM leaves out comparisons that earlier ones imply, and the verifier does not follow it there.
+    let end = core::hint::black_box(end);
+    if start.wrapping_add(offset).wrapping_add(N) > end {
+        return None;
+    }
+    let bytes = start.wrapping_add(offset) as *mut u32;
+    // SAFETY: the bytes lie within the packet, by the comparison above; the helper only reads them.
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes, N as u32, 0) };
+    if sum < 0 { None } else { Some(sum as u32) }
 }

@@ -1,9 +1,11 @@
 //! The balancer's object: the programs `sluice_tc` (TC ingress) and `sluice_xdp`, and their maps.
 #![no_std]
 #![no_main]
+// The kernel has an atomic addition, for which `core` has no function on this target.
+#![feature(asm_experimental_arch)]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
@@ -11,14 +13,18 @@ use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sluice_datapath::balance::{direct, unusual};
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress,
-    VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Vip,
+    VipAddress, VipKey,
 };
 use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
-use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, LookupTable, Reason, Stage};
+use sluice_datapath::walk::Place;
+use sluice_datapath::{
+    Address, BalancerTables, EventTables, Family, First, Flow, LookupTable, Reason, Second, icmp, reject,
+};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
@@ -26,6 +32,9 @@ use sluice_probes::xdp::{self, XdpPacket};
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+/// Inner maps of as many prefixes as each needs.
+type List = LpmTrie<[u32; 4], Listing, 1>;
 
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
 // code, which leaves out what is switched off, and nothing is copied to the small stack.
@@ -47,6 +56,10 @@ static SOURCE_BITS_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOURCE_BITS_V6: Global<u32> = Global::new(0);
 
+/// How often each CPU may send an ICMP error.
+#[unsafe(no_mangle)]
+static ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
+
 /// VIP addresses: one look-up sends everybody else's packets on their way.
 #[btf_map]
 static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
@@ -56,6 +69,9 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+/// Lists of sources: at index 0 the one for all VIPs, else by service.
+#[btf_map]
+static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
 /// Lookup tables, by service.
 #[btf_map]
 static TABLES: ArrayOfMaps<Table, 1> = ArrayOfMaps::new();
@@ -68,6 +84,15 @@ static NEXT_HOPS: Array<NextHop, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
+/// Rates, four for each service.
+#[btf_map]
+static RATES: Array<Rate, 1> = Array::new();
+/// Token buckets, by service.
+#[btf_map]
+static BUCKETS: Array<Buckets, 1> = Array::new();
+/// Token buckets, by source and service.
+#[btf_map]
+static SOURCES: LruHashMap<SourceKey, Buckets, 1> = LruHashMap::new();
 /// Where first fragments went.
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
@@ -93,6 +118,10 @@ static OBSERVERS: PerCpuArray<Observer, 1> = PerCpuArray::new();
 #[btf_map]
 static EVENTS: RingBuf<Event, { 512 << 10 }> = RingBuf::new();
 
+/// Each CPU's bucket of ICMP errors. Not pinned: it starts full with each program.
+#[btf_map]
+static ERRORS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 // Maps that no packet reads: what a daemon writes down for the next one.
 
 /// Names and states of backends, by index.
@@ -117,14 +146,27 @@ pub fn sluice_tc(context: TcContext) -> i32 {
     if until != 0 {
         begin_at_tc(skb);
     }
-    let action = match direct_at_tc(skb, watched) {
-        tc::UNUSUAL => unusual_at_tc(skb, watched),
-        action => action,
-    };
+    let action = stages_at_tc(skb, watched);
     if watched != 0 {
         end();
     }
     action
+}
+
+/// One stage after the other, as far as a packet needs them.
+#[inline(always)]
+fn stages_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
+    let mut action = direct_at_tc(skb, watched);
+    if action == tc::UNUSUAL {
+        action = unusual_at_tc(skb, watched);
+        if let Some(place) = tc::icmp_place(action) {
+            return icmp_at_tc(skb, place.to_word(), watched);
+        }
+    }
+    match tc::mtu_to_tell(action) {
+        Some(mtu) => reject_at_tc(skb, mtu),
+        None => action,
+    }
 }
 
 /// While a capture is on, what comes first at TC.
@@ -137,8 +179,9 @@ fn begin_at_tc(skb: *mut __sk_buff) {
 #[inline(never)]
 fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match direct(TcPacket::new(skb), &Maps { watched }) {
-        Ok(Stage::Forward(forward)) => tc::redirect(&forward),
-        Ok(Stage::Unusual(_)) => tc::UNUSUAL,
+        Ok(First::Forward(forward)) => tc::redirect(&forward),
+        Ok(First::Unusual(_)) => tc::UNUSUAL,
+        Ok(First::TooBig(_, mtu)) => tc::too_big(mtu),
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -147,41 +190,58 @@ fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
 #[inline(never)]
 fn unusual_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match unusual(TcPacket::of(skb), &Maps { watched }) {
-        Ok(forward) => tc::redirect(&forward),
+        Ok(Second::Forward(forward)) => tc::redirect(&forward),
+        Ok(Second::Icmp(_, place)) => tc::icmp_at(place),
+        Ok(Second::TooBig(_, mtu)) => tc::too_big(mtu),
         Err(reason) => tc::refuse(reason),
     }
 }
 
-/// While a capture is on, what comes last.
+/// The third stage at TC.
 #[inline(never)]
-fn end() {
-    observe::end(&UNWATCHED);
+fn icmp_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
+    match icmp(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
+        Ok(forward) => tc::redirect(&forward),
+        Err(reason) => tc::answer(&TcPacket::of(skb), reason),
+    }
 }
 
-/// A number that is 0 when `until`, a time in nanoseconds, is, but of which the verifier knows nothing when it knows that.
-///
-/// Else it would go through both stages once for packets that are watched and once for others, and Linux 6.1 comes near its limit.
-#[inline(always)]
-fn apart(until: u64) -> u64 {
-    core::hint::black_box(until >> 1)
+/// The last stage at TC, for packets that do not fit.
+#[inline(never)]
+fn reject_at_tc(skb: *mut __sk_buff, mtu: u32) -> i32 {
+    tc::answer(&TcPacket::of(skb), reject(TcPacket::of(skb), mtu, &UNWATCHED))
 }
 
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
+    let context = context.ctx;
     let until = observe::watched(&UNWATCHED);
     let watched = apart(until);
     if until != 0 {
-        begin_at_xdp(context.ctx);
+        begin_at_xdp(context);
     }
-    let action = match direct_at_xdp(context.ctx, watched) {
-        xdp::UNUSUAL => unusual_at_xdp(context.ctx, watched),
-        action => action,
-    };
+    let action = stages_at_xdp(context, watched);
     if watched != 0 {
         end();
     }
     action
+}
+
+/// One stage after the other, as far as a packet needs them.
+#[inline(always)]
+fn stages_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
+    let mut action = direct_at_xdp(context, watched);
+    if action == xdp::UNUSUAL {
+        action = unusual_at_xdp(context, watched);
+        if let Some(place) = xdp::icmp_place(action) {
+            return icmp_at_xdp(context, place.to_word(), watched);
+        }
+    }
+    match xdp::mtu_to_tell(action) {
+        Some(mtu) => reject_at_xdp(context, mtu),
+        None => action,
+    }
 }
 
 /// While a capture is on, what comes first at XDP.
@@ -194,8 +254,9 @@ fn begin_at_xdp(context: *mut xdp_md) {
 #[inline(never)]
 fn direct_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
     match direct(XdpPacket::new(context), &Maps { watched }) {
-        Ok(Stage::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(Stage::Unusual(_)) => xdp::UNUSUAL,
+        Ok(First::Forward(forward)) => xdp::redirect(context, &forward),
+        Ok(First::Unusual(_)) => xdp::UNUSUAL,
+        Ok(First::TooBig(_, mtu)) => xdp::too_big(mtu),
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -204,9 +265,74 @@ fn direct_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
 #[inline(never)]
 fn unusual_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
     match unusual(XdpPacket::new(context), &Maps { watched }) {
+        Ok(Second::Forward(forward)) => xdp::redirect(context, &forward),
+        Ok(Second::Icmp(_, place)) => xdp::icmp_at(place),
+        Ok(Second::TooBig(_, mtu)) => xdp::too_big(mtu),
+        Err(reason) => xdp::refuse(reason),
+    }
+}
+
+/// The third stage at XDP.
+#[inline(never)]
+fn icmp_at_xdp(context: *mut xdp_md, place: u32, watched: u64) -> u32 {
+    match icmp(XdpPacket::new(context), Place::from_word(place), &Maps { watched }) {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }
+}
+
+/// The last stage at XDP, for packets that do not fit.
+#[inline(never)]
+fn reject_at_xdp(context: *mut xdp_md, mtu: u32) -> u32 {
+    xdp::refuse(reject(XdpPacket::new(context), mtu, &UNWATCHED))
+}
+
+/// While a capture is on, what comes last.
+#[inline(never)]
+fn end() {
+    observe::end(&UNWATCHED);
+}
+
+/// A number that is 0 when `until`, a time in nanoseconds, is, but of which the verifier knows nothing when it knows that.
+///
+/// Else it would go through all stages once for packets that are watched and once for others, and Linux 6.1 comes near its limit.
+#[inline(always)]
+fn apart(until: u64) -> u64 {
+    core::hint::black_box(until >> 1)
+}
+
+/// A service's rate.
+#[inline(always)]
+fn rate(service: u32, limit: Limit) -> Rate {
+    RATES.get(Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+}
+
+/// Takes tokens from a bucket in a map; false when there are none left.
+#[inline(always)]
+fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
+    if !rate.is_limit() {
+        return true;
+    }
+    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as long as the program runs. Other CPUs
+    // write it, too, in the same two ways.
+    match rate.take(unsafe { bucket.read_volatile() }, tokens, now) {
+        // SAFETY: as above.
+        Some(Taken::Full(is)) => unsafe { bucket.write_volatile(is) },
+        // SAFETY: as above; the instruction touches nothing else.
+        Some(Taken::Partly(more)) => unsafe {
+            core::arch::asm!("lock *(u64 *)({bucket} + 0) += {more}", bucket = in(reg) bucket, more = in(reg) more);
+        },
+        None => return false,
+    }
+    true
+}
+
+/// Takes what a packet asks for from buckets of packets and of new flows.
+#[inline(always)]
+fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
+    // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or written.
+    let (of_packets, of_new_flows) = unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
+    take(packets, of_packets, asks.packets, asks.now) && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
@@ -300,6 +426,20 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
+    fn take_error(&self) -> bool {
+        let rate = ERROR_RATE.load();
+        if !rate.is_limit() {
+            return true;
+        }
+        let Some(bucket) = ERRORS.get_ptr_mut(0) else { return false };
+        // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+        let bucket = unsafe { &mut *bucket };
+        let Some(taken) = rate.take(*bucket, 1, self.now()) else { return false };
+        *bucket = taken.of(*bucket);
+        true
+    }
+
+    #[inline(always)]
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIP_ADDRESSES.get(address) }.copied()
@@ -315,6 +455,12 @@ impl BalancerTables for Maps {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+        let key = Key::new(source.length, source.words());
+        LISTS.get(list).map(|list| list.get(&key).copied().unwrap_or(Listing::ALLOWED))
     }
 
     #[inline(always)]
@@ -341,6 +487,29 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn remember(&self, flow: &Flow, connection: &Connection) {
         let _ = CONNECTIONS.insert(flow, connection, 0);
+    }
+
+    #[inline(always)]
+    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
+        let packets = rate(asks.service, Limit::SourcePackets);
+        let new_flows = rate(asks.service, Limit::SourceNewFlows);
+        if !packets.is_limit() && !new_flows.is_limit() {
+            return true;
+        }
+        let mut buckets = SOURCES.get_ptr_mut(key);
+        if buckets.is_none() {
+            // Another CPU may have put it there meanwhile; its takings stay.
+            let _ = SOURCES.insert(key, Buckets { packets: 0, new_flows: 0 }, u64::from(BPF_NOEXIST));
+            buckets = SOURCES.get_ptr_mut(key);
+        }
+        // Without room for one more source, it goes unlimited.
+        buckets.is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+    }
+
+    #[inline(always)]
+    fn take_from_service(&self, asks: &Asks) -> bool {
+        let (packets, new_flows) = (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
+        BUCKETS.get_ptr_mut(asks.service).is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
     }
 
     #[inline(always)]

@@ -5,15 +5,17 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
 use aya_ebpf::helpers::{
-    bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
 use sluice_datapath::header::Ipv6;
 use sluice_datapath::observe::HEAD;
-use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
+use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::parse::is_tag;
+use sluice_datapath::walk::Place;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
@@ -59,6 +61,19 @@ impl TcPacket {
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: `skb` is the context that the kernel gave.
         unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn store_bytes<T: Plain>(&self, offset: usize, value: &T, flags: u64) -> Result<(), Reason> {
+        if offset > MAX_VARIABLE_OFFSET {
+            return Err(Reason::NoRoom);
+        }
+        let (value, size) = (core::ptr::from_ref(value).cast(), size_of::<T>() as u32);
+        // SAFETY: `skb` is the context that the kernel gave, `value` holds `size` bytes; no reference into the packet exists.
+        match unsafe { bpf_skb_store_bytes(self.skb, offset as u32, value, size, flags) } {
+            0 => Ok(()),
+            _ => Err(Reason::NoRoom),
+        }
     }
 
     #[inline(always)]
@@ -161,6 +176,67 @@ impl Packet for TcPacket {
         Ok(self)
     }
 
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        // The kernel may hold a sum over the packet beside it (CHECKSUM_COMPLETE).
+        self.store_bytes(offset, header, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    /// The helper knows when the field holds no checksum yet but waits for the device to fill it in (CHECKSUM_PARTIAL), and then leaves it alone.
+    /// Word and checksum change by as much, so a sum that the kernel holds beside the packet stays true.
+    #[inline(always)]
+    fn store_summed(&mut self, offset: usize, old: u16, new: u16, checksum: usize) -> Result<(), Reason> {
+        if checksum > MAX_VARIABLE_OFFSET {
+            return Err(Reason::NoRoom);
+        }
+        let before: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
+        // SAFETY: `skb` is the context that the kernel gave; no reference into the packet exists.
+        if unsafe { bpf_l4_csum_replace(self.skb, checksum as u32, u64::from(old), u64::from(new), 2) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        let after: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
+        if after == 0 && before != 0 {
+            self.store_bytes(checksum, &u16::MAX, 0)?;
+        }
+        self.store_bytes(offset, &new, 0)
+    }
+
+    /// No sum that the kernel holds covers the link addresses.
+    #[inline(always)]
+    fn turn_back(&mut self) -> Result<(), Reason> {
+        let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::NoRoom)?;
+        if is_group(to) {
+            return Err(Reason::OtherHost);
+        }
+        self.store_bytes(0, &[from, to], 0)
+    }
+
+    #[inline(always)]
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again. The helper makes the packet
+        // linear and forgets that it was merged.
+        match unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } {
+            0 => Ok(self),
+            _ => Err(Reason::NoRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now.
+        unsafe { access::sum::<N>(start, end, offset) }
+    }
+
+    #[inline(always)]
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, 0) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        self.store_bytes(ETHERNET, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
     /// the size of their segments (`FIXED_GSO`), since that was judged before.
     #[inline(always)]
@@ -211,6 +287,40 @@ pub fn redirect(forward: &Forward) -> i32 {
 /// No action of TC's: the packet is unchanged, and a matter for the next stage.
 pub const UNUSUAL: i32 = -2;
 
+/// No action of TC's, but what all numbers have in common that are none: the packet is unchanged, a matter for the stage that handles ICMP.
+const ICMP: i32 = 1 << 30;
+
+/// No action of TC's: the packet is unchanged, and a matter for the stage that handles ICMP, which is at `place`.
+#[inline(always)]
+pub fn icmp_at(place: Place) -> i32 {
+    ICMP | place.to_word() as i32
+}
+
+/// As [`ICMP`], for the stage that tells senders an MTU.
+const TOO_BIG: i32 = 1 << 29;
+
+/// The largest MTU.
+const LARGEST_MTU: i32 = 0xffff;
+
+/// No action of TC's: the packet is unchanged and does not fit, and its sender should be told an MTU.
+#[inline(always)]
+pub fn too_big(mtu: u32) -> i32 {
+    TOO_BIG | (mtu as i32 & LARGEST_MTU)
+}
+
+/// The MTU in what [`too_big`] returned; `None` of anything else.
+#[inline(always)]
+pub fn mtu_to_tell(action: i32) -> Option<u32> {
+    if action & !LARGEST_MTU == TOO_BIG { Some((action & LARGEST_MTU) as u32) } else { None }
+}
+
+/// The place in what [`icmp_at`] returned; `None` of any action.
+#[inline(always)]
+pub fn icmp_place(action: i32) -> Option<Place> {
+    // Of the lower bits all that a place has.
+    if action & !(Place::LARGEST as i32) == ICMP { Some(Place::from_word(action as u32)) } else { None }
+}
+
 /// The TC action that lets a packet go on: to the next filter, and to the stack behind the last one.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
@@ -219,6 +329,16 @@ pub const PASS: i32 = TC_ACT_UNSPEC;
 pub fn refuse(reason: Reason) -> i32 {
     match reason.verdict() {
         Verdict::Pass => PASS,
-        Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Drop | Verdict::Answer => TC_ACT_SHOT,
+    }
+}
+
+/// The TC action for a packet that is not forwarded, in a stage that may have made an answer of it.
+#[inline(always)]
+pub fn answer(packet: &TcPacket, reason: Reason) -> i32 {
+    match reason.verdict() {
+        // SAFETY: the helper takes numbers only.
+        Verdict::Answer => unsafe { bpf_redirect(packet.interface(), 0) as i32 },
+        _ => refuse(reason),
     }
 }

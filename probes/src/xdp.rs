@@ -1,11 +1,12 @@
 //! The XDP binding: a packet is an `xdp_md`, before the kernel has made a socket buffer of it.
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::observe::HEAD;
-use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type};
-use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
+use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
+use sluice_datapath::walk::Place;
+use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
 
 use crate::access;
 
@@ -25,6 +26,14 @@ impl XdpPacket {
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: `xdp` is the context that the kernel gave.
         unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) }
+    }
+
+    /// The bounds, with which a comparison is always made. Else LLVM leaves out what earlier ones at variable offsets imply, and the verifier does not
+    /// follow it there.
+    #[inline(always)]
+    fn checked_bounds(&self) -> (usize, usize) {
+        let (start, end) = self.bounds();
+        (start, core::hint::black_box(end))
     }
 
     /// Writes a header at an offset.
@@ -142,6 +151,59 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        // The verifier wants an upper bound of what is added to a packet pointer.
+        if offset > MAX_VARIABLE_OFFSET {
+            return Err(Reason::NoRoom);
+        }
+        let (start, end) = self.checked_bounds();
+        // SAFETY: the bounds were read just now, and no reference into the packet exists.
+        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
+    }
+
+    #[inline(always)]
+    fn store_summed(&mut self, offset: usize, old: u16, new: u16, at: usize) -> Result<(), Reason> {
+        let checksum = checksum::replaced(self.load_variable(at).ok_or(Reason::NoRoom)?, old, new);
+        self.store(offset, &new)?;
+        self.store(at, &checksum)
+    }
+
+    #[inline(always)]
+    fn turn_back(&mut self) -> Result<(), Reason> {
+        let (start, end) = self.checked_bounds();
+        // SAFETY: the bounds were read just now.
+        let [to, from]: [[u16; 3]; 2] = unsafe { access::read(start, end, 0) }.ok_or(Reason::NoRoom)?;
+        if is_group(to) {
+            return Err(Reason::OtherHost);
+        }
+        // SAFETY: as above, and no reference into the packet exists.
+        unsafe { access::write(start, end, 0, &[from, to]) }.ok_or(Reason::NoRoom)
+    }
+
+    #[inline(always)]
+    fn cut(self, length: usize) -> Result<Self, Reason> {
+        let by = (length as i32).wrapping_sub(self.length() as i32);
+        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        match unsafe { bpf_xdp_adjust_tail(self.xdp, by) } {
+            0 => Ok(self),
+            _ => Err(Reason::NoRoom),
+        }
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+        let (start, end) = self.bounds();
+        // SAFETY: the bounds were read just now.
+        unsafe { access::sum::<N>(start, end, offset) }
+    }
+
+    #[inline(always)]
+    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+        self.move_head((size_of::<T>() as i32).wrapping_neg())?;
+        self.write(ETHERNET, headers)
+    }
+
+    #[inline(always)]
     fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
         if family != inner {
@@ -208,11 +270,46 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
 /// No action of XDP's: the packet is unchanged, and a matter for the next stage.
 pub const UNUSUAL: u32 = u32::MAX;
 
+/// No action of XDP's, but what all numbers have in common that are none: the packet is unchanged, a matter for the stage that handles ICMP.
+const ICMP: u32 = 1 << 30;
+
+/// No action of XDP's: the packet is unchanged, and a matter for the stage that handles ICMP, which is at `place`.
+#[inline(always)]
+pub fn icmp_at(place: Place) -> u32 {
+    ICMP | place.to_word()
+}
+
+/// As [`ICMP`], for the stage that tells senders an MTU.
+const TOO_BIG: u32 = 1 << 29;
+
+/// The largest MTU.
+const LARGEST_MTU: u32 = 0xffff;
+
+/// No action of XDP's: the packet is unchanged and does not fit, and its sender should be told an MTU.
+#[inline(always)]
+pub fn too_big(mtu: u32) -> u32 {
+    TOO_BIG | (mtu & LARGEST_MTU)
+}
+
+/// The MTU in what [`too_big`] returned; `None` of anything else.
+#[inline(always)]
+pub fn mtu_to_tell(action: u32) -> Option<u32> {
+    if action & !LARGEST_MTU == TOO_BIG { Some(action & LARGEST_MTU) } else { None }
+}
+
+/// The place in what [`icmp_at`] returned; `None` of any action.
+#[inline(always)]
+pub fn icmp_place(action: u32) -> Option<Place> {
+    // Of the lower bits all that a place has.
+    if action & !(Place::LARGEST) == ICMP { Some(Place::from_word(action)) } else { None }
+}
+
 /// The XDP action for a packet that is not forwarded.
 #[inline(always)]
 pub fn refuse(reason: Reason) -> u32 {
     match reason.verdict() {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
+        Verdict::Answer => XDP_TX,
     }
 }

@@ -11,7 +11,7 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
-use sluice_tests::packets::{cases, random, watching};
+use sluice_tests::packets::{cases, icmp, random, watching};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))
     }));
+    let name = "the answer to a ping has a right checksum, whatever the ping holds";
+    trials.push(Trial::test(name, || report(icmp::every_answer_is_valid(&mut Native::default()))));
     trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
     trials.push(Trial::test("random frames end as the oracle says", random_frames));
     trials.push(Trial::test("random frames never upset the backend", random_frames_to_the_backend));

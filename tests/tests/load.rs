@@ -20,6 +20,7 @@ use sluice::journal::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::Rate;
 use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.
@@ -56,6 +57,7 @@ fn settings() -> Settings {
         source_v6: address("2001:db8::1"),
         source_bits_v4: 0,
         source_bits_v6: 0,
+        errors: Rate::new(1_000, 50),
     }
 }
 

@@ -105,6 +105,7 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
         Step::RetireServices(indexes) => {
             // The records go last: as long as one names the service, the next daemon knows that this is not done.
             indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
+            indexes.iter().try_for_each(|index| maps.remove_list(*index))?;
             let rests = ServiceRecord { name: Name::NONE, rests_until: rests_until(now) };
             maps.set_service_records(&indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>())
         }

@@ -6,6 +6,7 @@ use crate::cli::{Check, print};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::key::HashKey;
+use crate::lists::{self, Scope};
 
 /// Bytes of a slot in the lookup table's map.
 const SLOT_BYTES: u64 = 4;
@@ -17,11 +18,12 @@ const SLOT_BYTES: u64 = 4;
 pub fn run(args: &Check) -> Result<(), Failure> {
     let config = Config::load(&args.file)?;
     let key = HashKey::load(config.hash_key_file())?;
-    let summary = summary(&config, &key);
+    let lists = lists::check(&config).map_err(Failure::bad_input)?;
+    let summary = summary(&config, &key, &lists);
     print(&format!("{}: good\n{summary}", args.file.display()))
 }
 
-fn summary(config: &Config, key: &HashKey) -> String {
+fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
     let limits = config.limits();
     let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
     let draining = config.backends().iter().filter(|backend| backend.draining()).count();
@@ -39,6 +41,13 @@ fn summary(config: &Config, key: &HashKey) -> String {
     line("backends", format!("{} of at most {}, {draining} draining", config.backends().len(), limits.backends));
     line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
     line("connections", format!("{} at most", limits.connections));
+    for (scope, prefixes) in lists {
+        let of = match scope {
+            Scope::All => "all VIPs".to_owned(),
+            Scope::Service(name) => format!("service {name}"),
+        };
+        line("sources", format!("{prefixes} prefixes for {of}"));
+    }
     line("hash key", format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()));
     text
 }

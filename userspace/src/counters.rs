@@ -183,6 +183,7 @@ fn reason_table(head: &str, counted: &BTreeMap<&'static str, u64>) -> String {
         let verdict = match reason.verdict() {
             Verdict::Pass => "passed",
             Verdict::Drop => "dropped",
+            Verdict::Answer => "answered",
         };
         [reason.name().to_owned(), verdict.to_owned(), count.to_string(), reason.meaning().to_owned()]
     });

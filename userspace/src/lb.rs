@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::Rate;
 use sluice_datapath::records::InstanceRecord;
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
@@ -22,20 +23,27 @@ use tracing::{info, warn};
 use crate::attachment::Attachment;
 use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program, Replaced};
 use crate::cli::Lb;
-use crate::config::Config;
+use crate::config::{AddressPolicy, Config, Unlisted};
 use crate::daemon::{self, Asked, Entry, REFRESH, SETTLE, STATE, Signals};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::journal::{Journal, Role};
 use crate::key::HashKey;
+use crate::lists::{self, Loader};
 use crate::netlink::{FilterSpec, Netlink};
 use crate::next_hops::NextHops;
 use crate::plan::{Have, Step};
 use crate::want::Want;
 use crate::{apply, down, plan, preflight};
 
+mod sources;
+
 /// Priority of the filter: early, with room for others before it.
 const PRIORITY: u16 = 100;
+
+/// How often each CPU tells a client that its packet does not fit: as often as Linux sends ICMP by default (`net.ipv4.icmp_msgs_per_sec`,
+/// `icmp_msgs_burst`).
+const ERRORS: Rate = Rate::new(1_000, 50);
 
 /// The balancer's filter on its interfaces.
 pub(crate) fn filter(instance: &str) -> FilterSpec {
@@ -49,6 +57,7 @@ pub(crate) fn filter(instance: &str) -> FilterSpec {
 /// [`Failure::BadInput`] before anything was touched, [`Failure::Operation`] with what failed.
 pub fn run(args: &Lb) -> Result<(), Failure> {
     let input = Input::read(args)?;
+    lists::check(&input.config).map_err(Failure::bad_input)?;
     preflight::check()?;
     daemon::log();
     daemon::block_on(serve(args, input))
@@ -87,6 +96,7 @@ impl Input {
             source_v6: underlay.v6.map_or(Address::NONE, Address::from),
             source_bits_v4: 0,
             source_bits_v6: 0,
+            errors: ERRORS,
         }
     }
 
@@ -127,6 +137,7 @@ struct Balancer {
     attachment: Attachment,
     /// The maps that were replaced by some of other sizes, until nothing reads them.
     replaced: Option<Replaced>,
+    lists: Loader,
     /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
     complete: bool,
 }
@@ -134,6 +145,7 @@ struct Balancer {
 async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     let netlink = Netlink::connect().map_err(Failure::operation)?;
     check_interfaces(&netlink, &input.interfaces).await?;
+    check_own_addresses(&netlink, &input.config).await?;
     // Asked before anything is touched: a wrong underlay address is bad input.
     let next_hops = find_next_hops(&netlink, &input).await?;
     let mut signals = Signals::listen()?;
@@ -153,6 +165,10 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     loop {
         let asked = tokio::select! {
             asked = signals.next() => Some(asked),
+            loaded = balancer.lists.loaded() => {
+                balancer.take_lists(loaded).await;
+                continue;
+            }
             changed = changes.changed(), if hearing => {
                 if let Err(error) = changed {
                     warn!("cannot hear of route changes, so they are looked up every {} s: {error}", REFRESH.as_secs());
@@ -207,6 +223,28 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
     Ok(())
 }
 
+/// Dropping what no service listens to would cut the host itself off where it has a VIP address of its own: SSH to it, for one.
+///
+/// # Errors
+///
+/// [`Failure::BadInput`] with the address.
+async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), Failure> {
+    let drops = |policy: &&AddressPolicy| policy.unlisted() == Unlisted::Drop && !policy.force();
+    if !config.addresses().iter().any(|policy| drops(&policy)) {
+        return Ok(());
+    }
+    let own = netlink.local_addresses().await.map_err(Failure::operation)?;
+    for (index, policy) in config.addresses().iter().enumerate().filter(|(_, policy)| drops(policy)) {
+        if let Some((_, address)) = own.iter().find(|(_, address)| policy.prefix().contains(address)) {
+            return Err(Failure::bad_input(anyhow!(
+                "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
+                 whatever else listens there, such as SSH; take the address from the host, or write \"force\": true"
+            )));
+        }
+    }
+    Ok(())
+}
+
 async fn find_next_hops(netlink: &Netlink, input: &Input) -> Result<NextHops, Failure> {
     let found = NextHops::find(netlink, input.config.underlay(), input.addresses()).await;
     found.map_err(Failure::bad_input)
@@ -216,7 +254,7 @@ impl Balancer {
     /// Loads, fills the maps, then attaches.
     async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
-        let want = input.want()?;
+        let mut want = input.want()?;
         let settings = input.settings(&want);
         // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it.
         let every_feature = Settings { features: Features::ALL, ..settings };
@@ -240,9 +278,10 @@ impl Balancer {
             said: BTreeMap::new(),
             attachment,
             replaced,
+            lists: Loader::new(),
             complete: false,
         };
-        let (have, steps) = balancer.plan(&balancer.input, &want)?;
+        let (have, steps) = balancer.plan(&balancer.input, &mut want)?;
         if balancer.replaced.is_some() {
             info!("an earlier daemon began to replace the maps for other limits");
             balancer.settle().await?;
@@ -252,13 +291,19 @@ impl Balancer {
             balancer.settle().await?;
         }
         balancer.apply(&have, &steps)?;
+        balancer.read_lists();
+        if before.layout == 0 {
+            // Nothing is forwarded yet, so nothing waits: the lists come first.
+            balancer.wait_for_lists(&mut want).await?;
+        }
         balancer.attach(&want).await?;
         Ok(balancer)
     }
 
     /// What the maps hold, and the steps from there to what is wanted.
-    fn plan(&self, input: &Input, want: &Want) -> Result<(Have, Vec<Step>), Failure> {
+    fn plan(&self, input: &Input, want: &mut Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
+        self.mark_listed(&input.config, &have, want)?;
         let steps = plan::plan(&have, want, input.capacities(), apply::now()).map_err(Failure::operation)?;
         Ok((have, steps))
     }
@@ -341,6 +386,7 @@ impl Balancer {
     ///
     /// That comes after a plan's steps: what they add needs a program that finds it, what they remove does no harm to one that does not look.
     async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
+        self.set_rates()?;
         let settings = self.input.settings(want);
         if settings != self.settings {
             let capacities = self.input.capacities();
@@ -348,8 +394,17 @@ impl Balancer {
             self.settings = settings;
         }
         self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
+        self.remove_lists()?;
         self.complete = true;
         Ok(())
+    }
+
+    /// Makes the maps and the program what the configuration asks for.
+    async fn revise(&mut self) -> Result<(), Failure> {
+        let mut want = self.input.want()?;
+        let (have, steps) = self.plan(&self.input, &mut want)?;
+        self.apply(&have, &steps)?;
+        self.attach(&want).await
     }
 
     /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
@@ -364,13 +419,14 @@ impl Balancer {
             }
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
+        check_own_addresses(self.host.netlink(), &input.config).await?;
         let next_hops = find_next_hops(self.host.netlink(), &input).await?;
         if self.replaced.is_some() {
             self.input.interfaces.clone_from(&input.interfaces);
             self.settle().await?;
         }
-        let want = input.want()?;
-        let (have, steps) = self.plan(&input, &want)?;
+        let mut want = input.want()?;
+        let (have, steps) = self.plan(&input, &mut want)?;
         let resized = self.resize(&input, self.settings)?;
         // Up to here nothing has changed; from here on this configuration counts.
         self.next_hops = next_hops;
@@ -380,7 +436,9 @@ impl Balancer {
             self.settle().await?;
         }
         self.apply(&have, &steps)?;
-        self.attach(&want).await
+        self.attach(&want).await?;
+        self.read_lists();
+        Ok(())
     }
 
     /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
@@ -396,10 +454,7 @@ impl Balancer {
             self.warn_of_next_hops();
         }
         if !self.complete {
-            let want = self.input.want()?;
-            let (have, steps) = self.plan(&self.input, &want)?;
-            self.apply(&have, &steps)?;
-            self.attach(&want).await?;
+            self.revise().await?;
             info!("completed the change that had failed");
         }
         Ok(())

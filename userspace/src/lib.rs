@@ -16,6 +16,7 @@ pub mod host;
 pub mod journal;
 pub mod key;
 pub mod lb;
+pub mod lists;
 pub mod netlink;
 pub mod next_hops;
 pub mod plan;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use sluice_datapath::Address;
 use sluice_datapath::entries::{self, Backend, Slot, TableHead, VipAddress, VipKey};
 use sluice_datapath::flow::Port;
+use sluice_datapath::options::AddressOptions;
 
 use crate::bpf::{Capacities, Table};
 use crate::config::Vip;
@@ -298,8 +299,8 @@ fn put_and_remove_vips(
     // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit them with the number.
     let mut next = numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
     let mut addresses = BTreeMap::new();
-    let mut put = Vec::new();
-    let mut keys = BTreeSet::new();
+    let mut keys = BTreeMap::new();
+    let mut pings = BTreeMap::new();
     for (vip, entry) in &wanted {
         let id = *numbers.entry(vip.prefix()).or_insert_with(|| {
             next += 1;
@@ -310,14 +311,21 @@ fn put_and_remove_vips(
         if have.addresses.get(&vip.prefix()) != Some(&address) {
             addresses.insert(vip.prefix(), address);
         }
-        let key = VipKey::new(id, Port::new(vip.port()), vip.protocol().number());
-        keys.insert(key);
-        if have.vips.get(&key) != Some(entry) {
-            put.push((key, *entry));
+        keys.insert(VipKey::new(id, Port::new(vip.port()), vip.protocol().number()), *entry);
+        if options.has(AddressOptions::PING_FORWARD) {
+            // The same service on every balancer, whatever the order in which the services are written.
+            let order = (vip.port(), vip.protocol());
+            let lowest = pings.entry(id).or_insert((order, *entry));
+            if order <= lowest.0 {
+                *lowest = (order, *entry);
+            }
         }
     }
+    keys.extend(pings.into_iter().map(|(id, (_, entry))| (VipKey::pings(id), entry)));
+    let changed = keys.iter().filter(|(key, entry)| have.vips.get(key) != Some(entry));
+    let put: Vec<_> = changed.map(|(key, entry)| (*key, *entry)).collect();
     let addresses: Vec<_> = addresses.into_iter().collect();
-    let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains(key)).copied().collect();
+    let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains_key(key)).copied().collect();
     let wanted: BTreeSet<IpNet> = wanted.iter().map(|(vip, _)| vip.prefix()).collect();
     let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
     let added = put.iter().filter(|(key, _)| !have.vips.contains_key(key)).count();

@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use ipnet::IpNet;
 use serde::Serialize;
 use sluice_datapath::entries::{NextHop, VipKey};
+use sluice_datapath::flow::ICMP;
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
@@ -197,7 +198,7 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
 fn services(have: &Have) -> Vec<ServiceStatus> {
     let addresses: BTreeMap<u32, IpNet> = have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
     let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for (key, entry) in &have.vips {
+    for (key, entry) in have.vips.iter().filter(|(key, _)| key.protocol != ICMP) {
         vips.entry(entry.service).or_default().push(vip(&addresses, key));
     }
     let mut services = Vec::new();

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{Config, Hash, Service, Tracking, Vip};
+use crate::config::{AddressPolicy, Config, Hash, Ping, Service, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -25,6 +25,8 @@ pub struct Want {
     pub services: Vec<WantService>,
     /// Options of VIP addresses, for those that have any.
     pub addresses: BTreeMap<IpNet, AddressOptions>,
+    /// Whether packets should meet the list of sources for all VIPs: it is wanted, and there.
+    pub list_of_all: bool,
 }
 
 /// A backend that should be there.
@@ -64,11 +66,15 @@ impl Want {
         let hashed = |service: &WantService| {
             service.options.has(VipOptions::HASH_CLIENT) || service.options.has(VipOptions::HASH_SOURCE)
         };
+        let asked = |option| self.services.iter().any(|service| service.options.has(option));
         // Whoever wants to capture does not want to replace the program first.
         Features::EVENTS
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)
+            .with_if(self.list_of_all, Features::LIST_OF_ALL)
+            .with_if(asked(VipOptions::LISTED), Features::LISTS)
+            .with_if(asked(VipOptions::LIMITED), Features::RATES)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -93,15 +99,25 @@ impl Want {
                     Hash::Flow => VipOptions::NONE,
                     Hash::Client => VipOptions::HASH_CLIENT,
                     Hash::Source => VipOptions::HASH_SOURCE,
-                },
+                }
+                .with_if(!service.rates().is_empty(), VipOptions::LIMITED),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,
             })
         });
         let services = services.collect::<Result<_, _>>()?;
-        Ok(Self { backends: backends.collect(), services, addresses: BTreeMap::new() })
+        let addresses = config.addresses().iter().map(|policy| (policy.prefix(), options(policy)));
+        Ok(Self { backends: backends.collect(), services, addresses: addresses.collect(), list_of_all: false })
     }
+}
+
+/// What a policy is to packets.
+fn options(policy: &AddressPolicy) -> AddressOptions {
+    AddressOptions::NONE
+        .with_if(policy.unlisted() == Unlisted::Drop, AddressOptions::DROP_UNLISTED)
+        .with_if(policy.ping() == Ping::Host, AddressOptions::PING_HOST)
+        .with_if(policy.ping() == Ping::Forward, AddressOptions::PING_FORWARD)
 }
 
 /// The backend of each slot: the first of the slot's preference list that is not draining, or the first when all are.

@@ -3,6 +3,8 @@
 //! Each test has network and mount namespaces of its own, with a private BPF file system and a private `/run`, so nothing here
 //! touches the host. They need root; without it they are reported as ignored.
 
+#[path = "daemon/addresses.rs"]
+mod addresses;
 #[path = "daemon/backend.rs"]
 mod backend;
 #[path = "daemon/capture.rs"]
@@ -19,6 +21,8 @@ mod life;
 mod limits;
 #[path = "daemon/site.rs"]
 mod site;
+#[path = "daemon/sources.rs"]
+mod sources;
 #[path = "daemon/steps.rs"]
 mod steps;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
@@ -26,6 +30,8 @@ mod steps;
 mod support;
 #[path = "daemon/traffic.rs"]
 mod traffic;
+#[path = "daemon/wire.rs"]
+mod wire;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -73,6 +79,14 @@ tests! {
         a_capture_as_text_ends_with_a_summary,
         a_killed_capture_leaves_no_trace,
         a_capture_ends_with_its_instance_and_outlives_a_reload;
+    addresses:
+        unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_forced,
+        a_prefix_that_holds_an_address_of_the_host_is_refused;
+    sources:
+        lists_count_from_the_start_and_follow_their_files,
+        a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
+        a_drain_takes_effect_while_a_million_prefixes_are_read,
+        rates_follow_the_configuration;
     limits:
         limits_change_under_traffic_and_nothing_is_lost,
         only_maps_that_change_their_size_are_replaced,

@@ -12,6 +12,8 @@ pub mod host_state;
 #[expect(clippy::module_inception, reason = "the thing itself, among its parts")]
 pub mod lab;
 pub mod namespaces;
+pub mod offload;
+pub mod ping;
 pub mod server;
 pub mod show;
 pub mod state;

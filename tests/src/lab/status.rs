@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The answer of `sluice status --json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,6 +44,8 @@ pub struct BackendStatus {
     pub name: String,
     /// Whether it takes no new flows.
     pub draining: bool,
+    /// Interface and MTU towards each of its addresses.
+    pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
 }
 
 impl Balancer {

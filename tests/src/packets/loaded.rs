@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection};
+use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie};
 use sluice::journal::Role;
 use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
 use sluice_datapath::observe::Event;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
 use super::context::SkBuff;
-use super::native::{backend_entry, next_hop_entry, settings, vip_key};
+use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
 
@@ -42,6 +43,7 @@ impl Hook {
             (Self::Tc, UNSPECIFIED) | (Self::Xdp, 2) => Ok(Action::Pass),
             (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
             (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
+            (Self::Xdp, 3) => Ok(Action::Return),
             _ => bail!("the program returned {value}, which is no action of ours at {self:?}"),
         }
     }
@@ -144,6 +146,9 @@ impl Balancer for Loaded {
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
                 self.maps.remove_vip_addresses(&[prefix])?;
             }
+            for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
+                self.maps.remove_list(*list)?;
+            }
             for service in old.tables.keys().filter(|service| !world.tables.contains_key(service)) {
                 self.maps.remove_table(*service)?;
             }
@@ -157,6 +162,13 @@ impl Balancer for Loaded {
         };
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
         self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
+        for (list, prefixes) in &world.lists {
+            let entries: Vec<_> = prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
+            self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
+        }
+        let rates = (1..=u32::from(LARGEST_INDEX))
+            .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
+        self.maps.set_rates(&rates.collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }
@@ -198,6 +210,14 @@ impl Balancer for Loaded {
         match self.hook {
             Hook::Tc => Action::Redirect,
             Hook::Xdp => Action::Pass,
+        }
+    }
+
+    /// A test run does not show the interface of a redirect.
+    fn answers_as(&self) -> Action {
+        match self.hook {
+            Hook::Tc => Action::Redirect,
+            Hook::Xdp => Action::Return,
         }
     }
 

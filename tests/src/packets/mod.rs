@@ -10,6 +10,7 @@ pub mod build;
 pub mod cases;
 pub mod context;
 pub mod fuzz;
+pub mod icmp;
 pub mod isolation;
 pub mod loaded;
 pub mod native;

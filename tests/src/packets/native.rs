@@ -10,6 +10,7 @@ use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};
 use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
 
 use super::watching::Watched;
@@ -27,6 +28,7 @@ pub fn settings() -> Settings {
         source_v6: UNDERLAY_V6.into(),
         source_bits_v4: 0,
         source_bits_v6: 0,
+        errors: Rate::NONE,
     }
 }
 
@@ -44,6 +46,11 @@ pub fn backend_entry(backend: Option<&Backend>) -> entries::Backend {
 pub fn next_hop_entry(backend: Option<&Backend>) -> NextHop {
     let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
     NextHop { interface, mtu }
+}
+
+/// A prefix as the key of a trie.
+pub fn key(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
 
 /// The key of a VIP in the map `VIPS`.
@@ -69,9 +76,18 @@ impl Balancer for Native {
         let (single, prefixes): (Vec<_>, Vec<_>) =
             world.address_entries().partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
         maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
-        let key = |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
         maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
         maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        maps.lists = world
+            .lists
+            .iter()
+            .map(|(list, prefixes)| (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect()))
+            .collect();
+        for service in 1..=u32::from(LARGEST_INDEX) {
+            for limit in Limit::ALL {
+                maps.rates.insert(Rate::index(service, limit), world.rate(service, limit));
+            }
+        }
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
             Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))
@@ -122,6 +138,10 @@ impl Balancer for Native {
 
     fn forwards_as(&self) -> Action {
         Action::Redirect
+    }
+
+    fn answers_as(&self) -> Action {
+        Action::Return
     }
 
     fn refuses_merged(&self) -> bool {
@@ -200,5 +220,6 @@ fn action(reason: Reason) -> Action {
     match reason.verdict() {
         Verdict::Pass => Action::Pass,
         Verdict::Drop => Action::Drop,
+        Verdict::Answer => Action::Return,
     }
 }

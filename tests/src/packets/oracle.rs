@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 use sluice_datapath::Reason;
+use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use self::ip::{Ip, Part};
 use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
+mod icmp;
 mod ip;
 
 /// The 5-tuple as it is hashed: addresses, ports and protocol in wire order.
@@ -23,6 +27,8 @@ pub struct Oracle {
     world: World,
     connections: HashMap<Tuple, (u16, u32)>,
     fragments: HashMap<FragmentKey, First>,
+    /// Tokens taken from buckets, which never fill again during a test.
+    taken: HashMap<(u32, Limit, Vec<u8>), u32>,
 }
 
 /// What the fragments of one packet share: addresses, identification and protocol.
@@ -35,7 +41,11 @@ struct First {
     backend: u16,
     incarnation: u32,
     hint: u16,
+    seen: Instant,
 }
+
+/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely is not.
+const REMEMBERED: Duration = Duration::from_secs(20);
 
 impl Oracle {
     /// Tells it what the maps hold from now on.
@@ -43,26 +53,42 @@ impl Oracle {
         self.world = world.clone();
     }
 
+    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose first one came long ago.
+    pub fn cannot_tell(&self, frame: &Frame) -> bool {
+        let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
+        let Ok(Ip { part: Part::Later(id), source, destination, protocol, .. }) = ip else { return false };
+        let first = self.fragments.get(&(source, destination, id, protocol));
+        first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
+    }
+
     /// What should become of a frame.
     pub fn judge(&mut self, frame: &Frame) -> Outcome {
         use Reason::{
             BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol,
-            Truncated, Vlan,
+            QuotesFragment, QuotesOther, Truncated, Vlan,
         };
-        match self.forward(frame) {
-            Ok(forwarded) => Outcome::Forward(forwarded),
+        match self.outcome(frame) {
+            Ok(outcome) => outcome,
             Err(
                 reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol
-                | NotVipPort | NotTunnel | OtherHost),
+                | NotVipPort | NotTunnel | OtherHost | QuotesOther | QuotesFragment),
             ) => Outcome::Pass(reason),
             Err(reason) => Outcome::Drop(reason),
         }
     }
 
-    fn forward(&mut self, frame: &Frame) -> Result<Forwarded, Reason> {
+    fn outcome(&mut self, frame: &Frame) -> Result<Outcome, Reason> {
         let ip = ip::find(frame)?;
         let address = self.address(&ip)?;
-        let ip = ip.past_extensions(frame)?;
+        let ip = ip.past_extensions(&frame.bytes)?;
+        let icmp = if ip.source.is_ipv4() { 1 } else { 58 };
+        if ip.protocol == icmp && ip.part == Part::Whole {
+            return self.icmp(frame, &ip, address);
+        }
+        self.forward(frame, ip, address)
+    }
+
+    fn forward(&mut self, frame: &Frame, ip: Ip, address: u32) -> Result<Outcome, Reason> {
         let present = frame.bytes.len() - ip.start;
         if let Part::Later(id) = ip.part {
             return self.follow(frame, &ip, id);
@@ -76,6 +102,7 @@ impl Oracle {
         };
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
+        self.admit(service, ip.source)?;
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -91,29 +118,37 @@ impl Oracle {
         }
 
         let opens = tcp && transport[13] & 0x12 == 0x02;
+        self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
-        let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
-        let (first, hint) = slot(&table.slots, &self.hashed(service, &tuple)).ok_or(Reason::NoTable)?;
-        let incarnation = |index: u16| self.world.backends.get(&index).map_or(0, |backend| backend.incarnation);
-        let kept =
-            self.connections.get(&tuple).filter(|(index, was)| table.tracked && !opens && incarnation(*index) == *was);
-        let chosen = if let Some((index, _)) = kept {
-            *index
-        } else {
-            if first == 0 || first > LARGEST_INDEX {
-                return Err(Reason::NoBackend);
-            }
-            if table.tracked {
-                self.connections.insert(tuple, (first, incarnation(first)));
-            }
-            first
-        };
+        let (chosen, hint) = self.choose(service, &tuple, opens)?;
+        let incarnation = self.incarnation(chosen);
+        // A segment that opens a connection changes an entry that is there, and makes none.
+        if self.world.tables[&service].tracked && (!opens || self.connections.contains_key(&tuple)) {
+            self.connections.insert(tuple, (chosen, incarnation));
+        }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation: incarnation(chosen), hint };
+            let first = First { service, backend: chosen, incarnation, hint, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
-        self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens)
+        let told = self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens);
+        told.or_else(|room| icmp::too_big(frame, &ip, largest, room?))
+    }
+
+    /// The backend of a flow, and its slot's hint.
+    fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
+        let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
+        let (first, hint) = slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
+        let kept = self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
+        match kept {
+            Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
+            _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
+            _ => Ok((first, hint)),
+        }
+    }
+
+    fn incarnation(&self, index: u16) -> u32 {
+        self.world.backends.get(&index).map_or(0, |backend| backend.incarnation)
     }
 
     /// The number of the VIP address or prefix that a packet goes to.
@@ -132,6 +167,56 @@ impl Oracle {
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
     }
 
+    /// Whether the lists let a source through: the one for all, then the service's.
+    fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        self.admit_to_any(source)?;
+        let listed = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LISTED));
+        if listed { self.listed(service, source).ok_or(Reason::NotAllowed)? } else { Ok(()) }
+    }
+
+    /// Whether the list for all lets a source through, if there is one.
+    fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
+        self.listed(Listing::OF_ALL, source).unwrap_or(Ok(()))
+    }
+
+    /// What a list says of a source, if there is one.
+    fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
+        // An IPv4-mapped address is the IPv4 address to lists, too.
+        let source = source.to_canonical();
+        let holding = self.world.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
+        Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
+            Some((_, says)) if *says == Listing::DENIED => Err(Reason::Denied),
+            Some((_, says)) if *says == Listing::NOT_ALLOWED => Err(Reason::NotAllowed),
+            _ => Ok(()),
+        })
+    }
+
+    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source is a /64.
+    fn take(&mut self, service: u32, source: IpAddr, packets: u32, opens: bool) -> Result<(), Reason> {
+        let source = match source {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
+        };
+        let everybody = Vec::new();
+        for (limit, who, tokens, reason) in [
+            (Limit::SourcePackets, &source, packets, Reason::SourceLimit),
+            (Limit::SourceNewFlows, &source, u32::from(opens), Reason::SourceLimit),
+            (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
+            (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
+        ] {
+            let limited = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LIMITED));
+            let Some(burst) = self.world.rates.get(&(service, limit)).filter(|_| limited && tokens > 0) else {
+                continue;
+            };
+            let taken = self.taken.entry((service, limit, who.clone())).or_default();
+            if *taken >= *burst {
+                return Err(reason);
+            }
+            *taken += tokens;
+        }
+        Ok(())
+    }
+
     /// The bytes of a 5-tuple that a service hashes.
     fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
         let options = self.world.vip_options.get(&service).copied().unwrap_or_default();
@@ -147,22 +232,24 @@ impl Oracle {
     }
 
     /// A later fragment goes where the first one went.
-    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Forwarded, Reason> {
+    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
         if ip.hops == 0 {
             return Err(Reason::Expired);
         }
-        if self.world.backends.get(&backend).map_or(0, |backend| backend.incarnation) != incarnation {
+        if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }
-        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false)
+        let outcome = self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false);
+        outcome.map_err(unsaid)
     }
 
-    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into.
+    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into. An error is the room that there is for a
+    /// packet that does not fit, or another reason.
     fn encapsulated(
         &self,
         frame: &Frame,
@@ -170,32 +257,37 @@ impl Oracle {
         (service, chosen, hint): (u32, u16, u16),
         (length, largest): (usize, usize),
         opens: bool,
-    ) -> Result<Forwarded, Reason> {
+    ) -> Result<Outcome, Result<usize, Reason>> {
         let backend = self.world.backends.get(&chosen);
         let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
         if v4.is_none() && v6.is_none() {
-            return Err(Reason::NoEncapsulation);
+            return Err(Err(Reason::NoEncapsulation));
         }
-        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Reason::NoRoute)?;
+        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
         let outer = match (ip.source, v4, v6) {
             (IpAddr::V4(_), Some(v4), _) => build::outer_v4(v4, ip.class, hint, length),
             (IpAddr::V6(_), _, Some(v6)) => build::outer_v6(v6, ip.class, hint, length),
             (IpAddr::V4(_), None, Some(v6)) => build::outer_v6_of_v4(v6, ip.class, hint, length),
             (IpAddr::V6(_), Some(v4), None) => build::outer_v4_of_v6(v4, ip.class, hint, length),
-            (_, None, None) => return Err(Reason::NoEncapsulation),
+            (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
         };
         if largest + outer.len() > mtu as usize {
-            return Err(Reason::TooBig);
+            return Err(Ok((mtu as usize).saturating_sub(outer.len())));
         }
-        Ok(Forwarded {
+        Ok(Outcome::Forward(Forwarded {
             bytes: build::wrapped_behind(&frame.bytes, ip.start, &outer),
             service,
             backend: chosen,
             packets: frame.segments.max(1).into(),
             length: length as u64,
             opens,
-        })
+        }))
     }
+}
+
+/// The reason why a packet is not encapsulated whose sender is not told.
+fn unsaid(room: Result<usize, Reason>) -> Reason {
+    room.map_or_else(|reason| reason, |_| Reason::TooBig)
 }
 
 /// The slot of a flow, by the siphasher crate: `None` in an empty table.

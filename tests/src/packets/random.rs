@@ -6,14 +6,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
 
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
+use super::icmp::{Error, Ping};
 use super::world::{Backend, Counters, Frame, Host, VIP_V4, VIP_V6, World};
 
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
 const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+const FORWARDING_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+const FORWARDING_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
 
 /// How a frame is bent.
 #[derive(Debug, Clone)]
@@ -50,16 +55,54 @@ pub fn world() -> World {
         }
     }
     world.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
+    // Two more addresses, which forward pings.
+    world.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
+    world.address_options.extend([(3, AddressOptions::PING_FORWARD), (4, AddressOptions::PING_FORWARD)]);
+    world.vips.extend([((3, 0, 1), super::world::WEB), ((4, 0, 1), super::world::DNS)]);
+    // Clients are denied to all at one address, and those of one service must be allowed; both lists tell the others by their last bits.
+    let list = |entries: &[(&str, Listing)]| {
+        entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
+    };
+    world.lists = [
+        (
+            0,
+            list(&[
+                ("198.51.100.5/32", Listing::DENIED),
+                ("2001:db8:99::4/126", Listing::ALLOWED),
+                ("2001:db8:99::5/128", Listing::DENIED),
+            ]),
+        ),
+        (
+            super::world::DNS,
+            list(&[
+                ("0.0.0.0/0", Listing::NOT_ALLOWED),
+                ("::/0", Listing::NOT_ALLOWED),
+                ("198.51.100.0/24", Listing::ALLOWED),
+                ("198.51.100.6/32", Listing::DENIED),
+                ("2001:db8:99::/64", Listing::ALLOWED),
+            ]),
+        ),
+    ]
+    .into();
+    world.vip_options.insert(super::world::DNS, VipOptions::LISTED);
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
+    // A fourth one is used up by the first few packets.
+    world.vips.insert((1, 22, 6), 4);
+    world.vips.insert((2, 22, 6), 4);
+    world.tables.insert(4, world.tables[&super::world::WEB].clone());
+    world.vip_options.insert(4, VipOptions::LIMITED);
+    world.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
     world
 }
 
 fn client() -> impl Strategy<Value = Client> {
     let base = (0..4usize, 0..48u16, prop::sample::select(vec![443u16, 53, 80, 22]), 0..3u8);
     let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
-    let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, 0..200usize);
+    // Some are so long that their senders can be told that they do not fit.
+    let payload = prop_oneof![9 => 0..200usize, 1 => 500..1500usize];
+    let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, payload);
     (base, fields).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload))| {
         let mut client = Client::each()[base].clone().from_port(40_000 + port);
         if kind == 2 {
@@ -69,6 +112,39 @@ fn client() -> impl Strategy<Value = Client> {
             client.transport = Transport::TcpSyn;
         }
         Client { traffic_class: class, hops, options: options * 4, tcp_options: tcp_options * 4, payload, ..client }
+    })
+}
+
+/// ICMP errors about such clients' flows.
+fn error() -> impl Strategy<Value = Error> {
+    let fragment = prop_oneof![4 => Just(None), 1 => Just(Some((0, true))), 1 => Just(Some((5, false)))];
+    let quoted = prop_oneof![Just(None), (0..12usize).prop_map(Some)];
+    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    let other = prop::bool::weighted(0.05);
+    (client(), 0..14u8, (quoted, 0..4usize, fragment), (hops, any::<u8>(), other)).prop_map(
+        |(client, kind, (quoted, options, fragment), (hops, traffic_class, other))| {
+            let client = Client { options: 0, ..client };
+            let kind =
+                if client.is_v6() { [1, 2, 3, 4, 5, 127, 1, 2, 3, 4, 2, 2, 2, 2][usize::from(kind)] } else { kind };
+            let kind = if client.is_v6() || kind > 4 { kind } else { 3 };
+            let elsewhere = if client.is_v6() { FORWARDING_V6.into() } else { FORWARDING_V4.into() };
+            let to = other.then_some(elsewhere);
+            Error { quoted, options: options * 8, fragment, hops, traffic_class, to, ..Error::new(&client, kind) }
+        },
+    )
+}
+
+/// Pings to addresses that answer and to addresses that forward.
+fn ping() -> impl Strategy<Value = Ping> {
+    let fields = (any::<[u8; 4]>(), vec(any::<u8>(), 0..80), any::<u8>());
+    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    (client(), any::<bool>(), hops, fields).prop_map(|(client, forwards, hops, (rest, payload, traffic_class))| {
+        let ping = Ping { rest, payload, hops, traffic_class, ..Ping::new(&client) };
+        match (forwards, client.is_v6()) {
+            (true, true) => Ping { destination: FORWARDING_V6.into(), ..ping },
+            (true, false) => Ping { destination: FORWARDING_V4.into(), ..ping },
+            (false, _) => ping,
+        }
     })
 }
 
@@ -139,6 +215,8 @@ pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
     let bytes = prop_oneof![
         3 => client().prop_map(|client| client.frame()),
         6 => (client(), vec(bend(), 1..4)).prop_map(|(client, bends)| bent(client.frame(), &bends)),
+        2 => (error(), vec(bend(), 0..3)).prop_map(|(error, bends)| bent(error.frame(), &bends)),
+        2 => (ping(), vec(bend(), 0..3)).prop_map(|(ping, bends)| bent(ping.frame(), &bends)),
         1 => vec(any::<u8>(), SHORTEST..200),
     ];
     let beside = prop_oneof![
@@ -180,9 +258,9 @@ pub fn encapsulated() -> impl Strategy<Value = Frame> {
 ///
 /// The reason that did not occur, or that nothing was forwarded.
 pub fn reached(counters: &Counters) -> Result<(), String> {
-    use Reason::{EcnForbidden, NoRoom, NotTunnel, Vlan};
+    use Reason::{EcnForbidden, MtuNotTold, NoRoom, NotTunnel, Vlan};
 
-    let elsewhere = [NotTunnel, EcnForbidden, NoRoom, Vlan];
+    let elsewhere = [NotTunnel, EcnForbidden, NoRoom, Vlan, MtuNotTold];
     let expected = Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason));
     for reason in expected {
         if !counters.reasons.contains_key(reason) {

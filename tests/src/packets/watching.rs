@@ -78,17 +78,20 @@ pub fn case(case: &Case, balancer: &mut dyn Watched) -> anyhow::Result<()> {
                 let events = balancer.events();
                 let refused = balancer.refuses_merged() && frame.segment_size != 0;
                 let outcome = match outcome {
-                    Outcome::Forward(_) if refused => &Outcome::Drop(Reason::NoRoom),
-                    outcome => outcome,
+                    Outcome::Forward(_) if refused => Outcome::Drop(Reason::NoRoom),
+                    // Captured is the packet that came. Its answer, if it got one, is the balancer's own.
+                    Outcome::Answer(Reason::MtuTold, _) => Outcome::Drop(Reason::TooBig),
+                    Outcome::Answer(reason, _) => Outcome::Pass(*reason),
+                    outcome => outcome.clone(),
                 };
-                judge(&events, frame, outcome, &world).with_context(|| format!("step {number}: {events:02x?}"))?;
+                judge(&events, frame, &outcome, &world).with_context(|| format!("step {number}: {events:02x?}"))?;
                 if let Some(event) = events.first() {
                     if let Outcome::Drop(reason) = outcome
                         && event.service != 0
                     {
-                        let dropped = drops.entry((event.service, *reason)).or_insert(0);
+                        let dropped = drops.entry((event.service, reason)).or_insert(0);
                         *dropped += 1;
-                        let counted = balancer.drops(event.service, *reason)?;
+                        let counted = balancer.drops(event.service, reason)?;
                         ensure!(counted == *dropped, "the service counts {counted} {reason}, not {dropped}");
                     }
                     ensure!(event.time >= last, "time goes back from {last} to {}", event.time);
@@ -116,7 +119,7 @@ fn judge(events: &[Event], frame: &Frame, outcome: &Outcome, world: &World) -> a
             let found = (event.reason, event.service, event.backend, event.leaves);
             ensure!(found == (0, *service, u32::from(*backend), leaves), "it is not of a forwarded packet");
         }
-        Outcome::Pass(reason) | Outcome::Drop(reason) => {
+        Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
             ensure!(reason.verdict() == Verdict::Drop, "{reason} is no reason to drop");
             ensure!((event.reason, event.backend, event.leaves) == (reason.index(), 0, 0), "it is not of {reason}");
             ensure!((event.service == 0) == (*reason == Reason::Unlisted), "the service is {}", event.service);

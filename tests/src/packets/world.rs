@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::{Vip, VipAddress};
+use sluice_datapath::entries::{Listing, Vip, VipAddress};
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::{Limit, Rate};
 
 use super::build::RECEIVER;
 
@@ -81,6 +82,10 @@ pub struct World {
     pub vips: BTreeMap<(u32, u16, u8), u32>,
     /// Options of the VIPs of services that have any.
     pub vip_options: BTreeMap<u32, VipOptions>,
+    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts for everybody else.
+    pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
+    /// Rates by service: tokens that buckets hold, which come again long after any test.
+    pub rates: BTreeMap<(u32, Limit), u32>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
@@ -102,6 +107,8 @@ impl World {
             prefixes: BTreeMap::new(),
             address_options: BTreeMap::new(),
             vip_options: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            rates: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
@@ -115,6 +122,11 @@ impl World {
         all.map(|(prefix, id)| {
             (prefix, VipAddress { id, options: self.address_options.get(&id).copied().unwrap_or_default() })
         })
+    }
+
+    /// A service's rate, as the map has it.
+    pub fn rate(&self, service: u32, limit: Limit) -> Rate {
+        self.rates.get(&(service, limit)).map_or(Rate::NONE, |burst| Rate::every(86_400, *burst))
     }
 
     /// The entry of the VIPs of a service.
@@ -205,6 +217,8 @@ pub enum Outcome {
     Drop(Reason),
     /// It is encapsulated.
     Forward(Forwarded),
+    /// It becomes its own answer, these bytes, counted under a reason.
+    Answer(Reason, Vec<u8>),
 }
 
 /// An encapsulated frame and what it adds to counters.
@@ -239,7 +253,13 @@ impl Counters {
     /// Adds what an outcome should add.
     pub fn add(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Pass(reason) | Outcome::Drop(reason) => *self.reasons.entry(*reason).or_default() += 1,
+            Outcome::Drop(reason @ Reason::MtuNotTold) | Outcome::Answer(reason @ Reason::MtuTold, _) => {
+                *self.reasons.entry(Reason::TooBig).or_default() += 1;
+                *self.reasons.entry(*reason).or_default() += 1;
+            }
+            Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
+                *self.reasons.entry(*reason).or_default() += 1
+            }
             Outcome::Forward(forwarded) => {
                 let service = self.services.entry(forwarded.service).or_default();
                 service.0 += forwarded.packets;
@@ -280,6 +300,8 @@ pub enum Action {
     Drop,
     /// The frame leaves through an interface.
     Redirect,
+    /// The frame leaves through the interface that it came from.
+    Return,
 }
 
 /// What a backend's maps hold.
@@ -319,6 +341,9 @@ pub trait Balancer {
 
     /// What a frame that is encapsulated looks like from outside.
     fn forwards_as(&self) -> Action;
+
+    /// What a frame that became its own answer looks like from outside.
+    fn answers_as(&self) -> Action;
 
     /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the packet lacks a segment type.
     fn refuses_merged(&self) -> bool;

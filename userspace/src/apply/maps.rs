@@ -57,6 +57,8 @@ maps! {
     fn replace_tables(&mut; tables: &[(u32, &Table)]) -> ();
     /// Removes the lookup table of a service, if it has one.
     fn remove_table(&mut; service: u32) -> ();
+    /// Removes the list of sources of a service, if it has one.
+    fn remove_list(&mut; index: u32) -> ();
     /// The backends, by index.
     fn backends(&;) -> Vec<Backend>;
     /// Writes backends at indexes that no slot refers to.

@@ -7,9 +7,11 @@ use ipnet::IpNet;
 use sluice_datapath::entries::{
     Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
+use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
+use super::lists::{self, Trie};
 use super::pins::Set;
 use super::raw::{RawMap, bytes, value};
 use super::shape::{self, BALANCER, Capacities};
@@ -26,6 +28,8 @@ pub struct BalancerMaps {
     vip_addresses: Keys<Address, VipAddress>,
     vip_prefixes: Keys<PrefixKey, VipAddress>,
     vips: Keys<VipKey, Vip>,
+    lists: RawMap,
+    rates: Elements<Rate>,
     tables: RawMap,
     backends: Elements<Backend>,
     next_hops: Elements<NextHop>,
@@ -54,6 +58,8 @@ impl BalancerMaps {
             vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
             vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             vips: Keys::open(set, "VIPS")?,
+            lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
+            rates: Elements::open(set, "RATES")?,
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
             next_hops: Elements::open(set, "NEXT_HOPS")?,
@@ -161,6 +167,53 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Error> {
         self.vips.remove(keys)
+    }
+
+    /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.
+    ///
+    /// The index is a service's, or `Listing::OF_ALL`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`]; some lists may be in place.
+    pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
+        lists::replace(&self.lists, lists)
+    }
+
+    /// Whether there is a list of sources at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn has_list(&self, index: u32) -> Result<bool, Error> {
+        self.lists.lookup(&index.to_ne_bytes()).map(|found| found.is_some())
+    }
+
+    /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+        self.lists.delete(&index.to_ne_bytes())
+    }
+
+    /// All rates, by [`Rate::index`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn rates(&self) -> Result<Vec<Rate>, Error> {
+        self.rates.all()
+    }
+
+    /// Changes rates under traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_rates(&mut self, rates: &[(u32, Rate)]) -> Result<(), Error> {
+        self.rates.put(rates)
     }
 
     /// The lookup table of a service, if it has one.

@@ -223,14 +223,15 @@ fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Re
 fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     let features = settings.features.word();
-    let (source_v4, source_v6) = (Raw(settings.source_v4), Raw(settings.source_v6));
+    let (source_v4, source_v6, errors) = (Raw(settings.source_v4), Raw(settings.source_v6), Raw(settings.errors));
     loader
         .override_global("FEATURES", &features, true)
         .override_global("HASH_KEY", &settings.hash_key, true)
         .override_global("SOURCE_V4", &source_v4, true)
         .override_global("SOURCE_V6", &source_v6, true)
         .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
-        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true);
+        .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true)
+        .override_global("ERROR_RATE", &errors, true);
     load(loader, "balancer", BALANCER_OBJECT, BALANCER, capacities, directory)
 }
 

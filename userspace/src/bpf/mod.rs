@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod features;
 mod growth;
+mod lists;
 mod load;
 mod memory;
 mod pins;
@@ -26,6 +27,7 @@ pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
 pub use growth::Replaced;
+pub use lists::Trie;
 pub use load::{
     Footprint, Program, backend as load_backend, balancer as load_balancer, balancer_xdp as load_balancer_xdp,
     programs_built_by, resize_backend, resize_balancer, unfinished_backend, unfinished_balancer,

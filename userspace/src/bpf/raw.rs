@@ -24,7 +24,11 @@ const ARRAY: u32 = 2;
 const PERCPU_HASH: u32 = 5;
 const PERCPU_ARRAY: u32 = 6;
 const LRU_PERCPU_HASH: u32 = 10;
+const LPM_TRIE: u32 = 11;
 const ARRAY_OF_MAPS: u32 = 12;
+
+/// `BPF_F_NO_PREALLOC`, which the kernel asks of every trie.
+const NO_PREALLOC: u32 = 1;
 
 /// `BPF_NOEXIST`: write only what is not there.
 pub(super) const IF_ABSENT: u64 = 1;
@@ -164,6 +168,18 @@ impl RawMap {
         let failed = |source| Error::System { what: format!("create the map {name}"), source };
         let descriptor = create_array(value as u32, entries, flags).map_err(failed)?;
         let data = MapData::from_fd(descriptor).map_err(|error| failed(io::Error::other(error)))?;
+        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+    }
+
+    /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes memory for what it holds alone.
+    pub(super) fn trie(name: &str, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
+        let failed = |source| Error::System { what: format!("create the map {name}"), source };
+        let (key_size, value_size) = (key as u32, value as u32);
+        let flags = NO_PREALLOC;
+        let request =
+            CreateAttributes { kind: LPM_TRIE, key_size, value_size, max_entries: entries, flags, inner_map: 0 };
+        let data = MapData::from_fd(create(request).map_err(failed)?);
+        let data = data.map_err(|error| failed(io::Error::other(error)))?;
         Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
     }
 

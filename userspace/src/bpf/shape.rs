@@ -11,6 +11,9 @@ use super::tally::missing;
 /// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
 const FRAGMENTS: u32 = 8_192;
 
+/// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
+const SOURCES: u32 = 16_384;
+
 /// How much the maps can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacities {
@@ -132,6 +135,11 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_ADDRESSES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIPS", Holds::Keys, Size::Keyed(Limit::Vips)),
+    MapShape::new("LISTS", Holds::Tables, Size::Indexed(Limit::Services, 1)),
+    MapShape::new("RATES", Holds::Elements, Size::Indexed(Limit::Services, 4)),
+    // Written by the program; what it writes while the map is replaced may be lost, which costs a bucket a packet or two.
+    MapShape::new("BUCKETS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
+    MapShape::new("SOURCES", Holds::Flows, Size::Exactly(SOURCES)),
     MapShape::new("TABLES", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("BACKENDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
     MapShape::new("NEXT_HOPS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),

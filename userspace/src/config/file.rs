@@ -35,8 +35,12 @@ pub(super) struct Document {
     pub(super) underlay: Object<Underlay>,
     pub(super) hash_key_file: PathBuf,
     pub(super) limits: Option<Object<Limits>>,
+    pub(super) deny_file: Option<PathBuf>,
+    pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<Backend>>,
     pub(super) services: Vec<Object<Service>>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Object<super::policy::Typed>>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +79,25 @@ pub(super) struct Service {
     pub(super) tracking: Tracking,
     #[serde(default)]
     pub(super) hash: Hash,
+    pub(super) rate: Option<Object<Rates>>,
+    pub(super) deny_file: Option<PathBuf>,
+    pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rates {
+    pub(super) packets: Option<Rate>,
+    pub(super) new_flows: Option<Rate>,
+    pub(super) source_packets: Option<Rate>,
+    pub(super) source_new_flows: Option<Rate>,
+}
+
+/// A rate: tokens a second, and in a full bucket.
+pub(super) struct Rate {
+    pub(super) per_second: u32,
+    pub(super) burst: u32,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +135,9 @@ impl Example for Backend {
 }
 impl Example for Service {
     const EXAMPLE: &'static str = "an object such as { \"name\": \"web\", \"vips\": [...], \"backends\": [...] }";
+}
+impl Example for Rates {
+    const EXAMPLE: &'static str = "an object such as { \"source_new_flows\": 50 }";
 }
 impl Example for ServiceBackend {
     const EXAMPLE: &'static str = "an object such as { \"name\": \"web-1\", \"weight\": 100 }";
@@ -266,6 +291,51 @@ impl<'de> Deserialize<'de> for Address {
                     )),
                     Both { v4, v6 } => Ok(Address { v4, v6 }),
                 }
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type PerSecond = Whole<1, { limits::MAX_RATE }>;
+
+        /// The object form.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Both {
+            per_second: PerSecond,
+            burst: Whole<1, { limits::MAX_BURST }>,
+        }
+
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Rate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(
+                    f,
+                    "a whole number a second, from 1 to {}, or {{ \"per_second\": 50, \"burst\": 200 }}",
+                    limits::MAX_RATE
+                )
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Rate, E> {
+                let rate = u32::try_from(number).ok().filter(|rate| (1..=limits::MAX_RATE).contains(rate));
+                let rate = rate.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))?;
+                Ok(Rate { per_second: rate, burst: rate })
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Rate, E> {
+                Err(E::invalid_value(Unexpected::Signed(number), &self))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Rate, A::Error> {
+                let both = Both::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Rate { per_second: both.per_second.0, burst: both.burst.0 })
             }
         }
 

@@ -17,6 +17,14 @@ pub const MAX_WEIGHT: u32 = 65_535;
 pub const DEFAULT_WEIGHT: u32 = 100;
 /// The most backends of one service.
 pub const MAX_SERVICE_BACKENDS: usize = 1_024;
+/// The largest rate of a service or a source, packets or new flows a second.
+pub const MAX_RATE: u32 = sluice_datapath::rates::Rate::MAX;
+/// The most packets or new flows that a rate lets through at once.
+pub const MAX_BURST: u32 = sluice_datapath::rates::Rate::MAX_BURST;
+/// The most prefixes of one scope's deny- and allow-list together (about 125 bytes of kernel memory each).
+pub const MAX_LIST_PREFIXES: usize = 4 << 20;
+/// The largest file of a list, in bytes: what [`MAX_LIST_PREFIXES`] prefixes take, and little enough that a wrong path does not fill the memory.
+pub const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// The capacities that an instance's maps are made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

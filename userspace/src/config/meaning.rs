@@ -2,13 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use sluice_datapath::rates::Rate;
 
 use super::address::unusable;
 use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
-use super::{Backend, Config, ConfigError, Service, ServiceBackend, Underlay, Vip};
+use super::{
+    AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
+    policy,
+};
 
 /// A place and the problem there; [`config`] adds the file.
 type Problem = (String, String);
@@ -47,9 +52,27 @@ fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
     let directory = file.parent().unwrap_or(Path::new(""));
     let hash_key_file = directory.join(&document.hash_key_file);
     let limits = limits(document.limits.map(|Object(limits)| limits));
+    let sources = sources(document.deny_file, document.allow_file, directory, "")?;
     let backends = backends(document.backends, underlay, limits)?;
-    let services = services(document.services, &backends, underlay, limits)?;
-    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, backends, services })
+    let services = services(document.services, &backends, underlay, limits, directory)?;
+    let addresses = addresses(&document.addresses, &services, limits)?;
+    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, sources, backends, services, addresses })
+}
+
+/// The files of deny- and allow-list; relative paths start at `directory`. `place` ends with a dot, or is empty.
+fn sources(
+    deny: Option<PathBuf>,
+    allow: Option<PathBuf>,
+    directory: &Path,
+    place: &str,
+) -> Result<SourceLists, Problem> {
+    let path = |typed: Option<PathBuf>, field: &str| match typed {
+        Some(path) if path.as_os_str().is_empty() => Err(at(&format!("{place}{field}"))(
+            "empty; write a path such as \"/etc/sluice/sources.txt\", or remove the field".to_owned(),
+        )),
+        typed => Ok(typed.map(|path| directory.join(path))),
+    };
+    Ok(SourceLists { deny: path(deny, "deny_file")?, allow: path(allow, "allow_file")? })
 }
 
 fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
@@ -123,6 +146,7 @@ fn services(
     backends: &[Backend],
     underlay: Underlay,
     limits: Limits,
+    directory: &Path,
 ) -> Result<Vec<Service>, Problem> {
     check_limit(typed.len(), "services", limits.services, limits::MAX_SERVICES)?;
     let vips = typed.iter().map(|Object(service)| service.vips.len()).sum();
@@ -143,16 +167,48 @@ fn services(
         let members = service_backends(&typed.backends, &place, backends, &by_name)?;
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
+        let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
         services.push(Service {
             name,
             vips: typed.vips,
             table_size: typed.table_size,
             tracking: typed.tracking,
             hash: typed.hash,
+            rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
+            sources,
             backends: members,
         });
     }
     Ok(services)
+}
+
+fn addresses(
+    typed: &[Object<policy::Typed>],
+    services: &[Service],
+    limits: Limits,
+) -> Result<Vec<AddressPolicy>, Problem> {
+    let mut seen = Seen::new();
+    let mut policies = Vec::with_capacity(typed.len());
+    for (index, Object(typed)) in typed.iter().enumerate() {
+        let place = format!("addresses[{index}].address");
+        policies.push(typed.meant(services).map_err(at(&place))?);
+        seen.first_time(typed.address, place, |prefix| format!("{prefix}"))?;
+    }
+    // Where pings go is an entry beside the VIPs.
+    let vips = services.iter().map(|service| service.vips.len()).sum::<usize>();
+    let forwarded = policies.iter().filter(|policy| policy.ping == Ping::Forward).count();
+    check_limit(vips + forwarded, "vips", limits.vips, limits::MAX_VIPS)?;
+    Ok(policies)
+}
+
+fn rates(typed: file::Rates) -> Rates {
+    let rate = |typed: Option<file::Rate>| typed.map(|rate| Rate::new(rate.per_second, rate.burst));
+    Rates {
+        packets: rate(typed.packets),
+        new_flows: rate(typed.new_flows),
+        source_packets: rate(typed.source_packets),
+        source_new_flows: rate(typed.source_new_flows),
+    }
 }
 
 fn check_vips(

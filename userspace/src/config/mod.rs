@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
 
 mod address;
@@ -16,6 +17,7 @@ mod file;
 pub mod limits;
 mod meaning;
 mod names;
+mod policy;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -23,6 +25,7 @@ mod vip;
 pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
+pub use policy::{AddressPolicy, Ping, Unlisted};
 pub use vip::{Protocol, Vip, VipError};
 
 /// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
@@ -37,8 +40,10 @@ pub struct Config {
     underlay: Underlay,
     hash_key_file: PathBuf,
     limits: Limits,
+    sources: SourceLists,
     backends: Vec<Backend>,
     services: Vec<Service>,
+    addresses: Vec<AddressPolicy>,
 }
 
 /// The balancer's own addresses: the sources of outer headers. At least one is there, and both are unicast.
@@ -67,7 +72,59 @@ pub struct Service {
     table_size: TableSize,
     tracking: Tracking,
     hash: Hash,
+    rates: Rates,
+    sources: SourceLists,
     backends: Vec<ServiceBackend>,
+}
+
+/// The rates of a service, none of which need be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// All its packets.
+    pub packets: Option<Rate>,
+    /// The TCP connections that are opened to it.
+    pub new_flows: Option<Rate>,
+    /// The packets of each source to it.
+    pub source_packets: Option<Rate>,
+    /// The TCP connections that each source opens to it.
+    pub source_new_flows: Option<Rate>,
+}
+
+impl Rates {
+    /// What is said of a limit: no limit when nothing is.
+    #[must_use]
+    pub fn of(&self, limit: Limit) -> Rate {
+        let said = match limit {
+            Limit::Packets => self.packets,
+            Limit::NewFlows => self.new_flows,
+            Limit::SourcePackets => self.source_packets,
+            Limit::SourceNewFlows => self.source_new_flows,
+        };
+        said.unwrap_or(Rate::NONE)
+    }
+
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The files that say which sources may come: of a service, or of all. They are read by `lists`, not here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLists {
+    /// Sources that may not come.
+    pub deny: Option<PathBuf>,
+    /// The only sources that may come.
+    pub allow: Option<PathBuf>,
+}
+
+impl SourceLists {
+    /// Whether there is neither list.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.deny.is_none() && self.allow.is_none()
+    }
 }
 
 /// A backend as one service uses it.
@@ -162,6 +219,12 @@ impl Config {
         self.limits
     }
 
+    /// The lists of sources that count for every VIP.
+    #[must_use]
+    pub const fn sources(&self) -> &SourceLists {
+        &self.sources
+    }
+
     /// All backends, in the order they were written; names and addresses are unique.
     #[must_use]
     pub fn backends(&self) -> &[Backend] {
@@ -172,6 +235,12 @@ impl Config {
     #[must_use]
     pub fn services(&self) -> &[Service] {
         &self.services
+    }
+
+    /// What becomes of packets that no VIP takes, for those VIP addresses for which it was written; no two for one address.
+    #[must_use]
+    pub fn addresses(&self) -> &[AddressPolicy] {
+        &self.addresses
     }
 }
 
@@ -247,6 +316,18 @@ impl Service {
     #[must_use]
     pub const fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// How much it, and each of its sources, may get.
+    #[must_use]
+    pub const fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// The lists of sources that count for its VIPs alone.
+    #[must_use]
+    pub const fn sources(&self) -> &SourceLists {
+        &self.sources
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

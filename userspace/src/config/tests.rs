@@ -6,7 +6,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Config, ConfigError, Limits, Tracking};
+use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
+
+mod policy;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
 
@@ -82,6 +84,29 @@ fn what_is_left_out_has_its_default() {
 fn an_absolute_key_path_stays() {
     let config = parse(&with("/hash_key_file", json!("/etc/sluice/hash.key"))).unwrap();
     assert_eq!(config.hash_key_file(), Path::new("/etc/sluice/hash.key"));
+}
+
+#[test]
+fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute() {
+    let config = parse(&good().to_string()).unwrap();
+    assert!(config.sources().is_empty() && config.services().iter().all(|service| service.sources().is_empty()));
+    let mut document = good();
+    document["deny_file"] = json!("deny.txt");
+    document["services"][1]["allow_file"] = json!("/etc/sluice/allow.txt");
+    let config = parse(&document.to_string()).unwrap();
+    assert_eq!((config.sources().deny.as_deref(), &config.sources().allow), (Some(Path::new("conf/deny.txt")), &None));
+    assert!(config.services()[0].sources().is_empty());
+    assert_eq!(config.services()[1].sources().allow.as_deref(), Some(Path::new("/etc/sluice/allow.txt")));
+}
+
+#[test]
+fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
+    let rate = json!({ "packets": 1000, "source_new_flows": { "per_second": 5, "burst": 20 } });
+    let config = parse(&with("/services/0/rate", rate)).unwrap();
+    let rates = config.services()[0].rates();
+    assert_eq!((rates.packets, rates.source_new_flows), (Some(Rate::new(1000, 1000)), Some(Rate::new(5, 20))));
+    assert_eq!((rates.of(Limit::NewFlows), rates.of(Limit::SourcePackets)), (Rate::NONE, Rate::NONE));
+    assert!(config.services()[1].rates().is_empty());
 }
 
 #[test]
@@ -216,6 +241,13 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/underlay/v4", json!("224.0.0.1"), "underlay.v4", "multicast"),
         ("/underlay/v6", json!("fe80::1"), "underlay.v6", "link-local"),
         ("/hash_key_file", json!(""), "hash_key_file", "sluice key new"),
+        ("/services/0/rate", json!(5), "services[0].rate", "source_new_flows"),
+        ("/services/0/rate", json!({ "packets": 0 }), "services[0].rate.packets", "from 1 to 10000000"),
+        ("/services/0/rate", json!({ "new_flows": 10_000_001 }), "services[0].rate.new_flows", "from 1 to 10000000"),
+        ("/services/0/rate", json!({ "packets": { "per_second": 5 } }), "services[0].rate.packets", "burst"),
+        ("/services/0/rate", json!({ "bytes": 1 }), "services[0].rate.bytes", "source_packets"),
+        ("/deny_file", json!(""), "deny_file", "or remove the field"),
+        ("/services/1/allow_file", json!(""), "services[1].allow_file", "or remove the field"),
         ("/limits", json!({ "services": 0 }), "limits.services", "from 1 to 4096"),
         ("/limits", json!({ "services": 4097 }), "limits.services", "from 1 to 4096"),
         ("/limits", json!({ "backends": 65536 }), "limits.backends", "from 1 to 65535"),

@@ -43,6 +43,7 @@ fn web() -> Want {
         backends: vec![backend("a", 1), backend("b", 2)],
         services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])],
         addresses: BTreeMap::new(),
+        list_of_all: false,
     }
 }
 
@@ -284,4 +285,26 @@ fn options_of_vips_and_addresses_change_in_place() {
     let addresses = vec![(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::DROP_UNLISTED })];
     let vips = vec![(key, entries::Vip { service: 1, options: VipOptions::HASH_CLIENT })];
     assert_eq!(steps, [Step::PutVips { addresses, vips }]);
+}
+
+#[test]
+fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_option() {
+    let mut want = web();
+    // In this order, which does not matter.
+    want.services[0].vips = vec![vip(1, 443)];
+    want.services.push(service("plain", &[vip(1, 80)], &[1]));
+    want.addresses = [(vip(1, 80).prefix(), AddressOptions::PING_FORWARD)].into();
+    let mut model = reached(&want);
+    let mut turned = want.clone();
+    turned.services.reverse();
+    assert_eq!(model.plan(&turned).unwrap(), []);
+    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(2));
+    want.services[1].vips.clear();
+    reach(&mut model, &want);
+    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(1));
+    want.addresses.clear();
+    let steps = reach(&mut model, &want);
+    let addresses = vec![(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::NONE })];
+    let changes = Step::PutVips { addresses, vips: vec![] };
+    assert_eq!(steps, [changes, Step::RemoveVips { vips: vec![VipKey::pings(1)], addresses: vec![] }]);
 }

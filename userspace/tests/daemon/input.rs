@@ -17,7 +17,7 @@ type Spoil = fn(&mut Value);
 
 pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
     let site = Site::new();
-    let cases: [(Spoil, &[&str]); 13] = [
+    let cases: [(Spoil, &[&str]); 14] = [
         (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
         (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
         (|c| c["underlay"]["v4"] = json!("10.9.9.9"), &["10.9.9.9"]),
@@ -30,6 +30,7 @@ pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
         (|c| c["services"][0]["vips"][0] = json!("10.0.0.0/8:80/tcp"), &["services[0].vips[0]", "10.0.0.0/8 holds"]),
         (|c| c["limits"]["backends"] = json!(1), &["limits.backends"]),
         (|c| c["limits"]["vips"] = json!(1), &["limits.vips"]),
+        (|c| c["addresses"] = json!([{ "address": "203.0.113.99" }]), &["addresses[0].address", "no VIP has"]),
         (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),
     ];
     let before = world();

@@ -15,6 +15,7 @@ use sluice::netlink::{Direction, FilterSpec, Netlink};
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
+use sluice_datapath::rates::Rate;
 
 use super::generator::FRAME;
 use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait};
@@ -249,6 +250,7 @@ impl Sluice {
             source_v6: Address::NONE,
             source_bits_v4: 0,
             source_bits_v6: 0,
+            errors: Rate::NONE,
         };
         Ok(bpf::load_balancer_xdp(&pins, &settings, &BalancerMaps::open(&pins)?.capacities())?)
     }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::options::Features;
 
-use crate::packets::build::{Client, ETHERNET};
+use crate::packets::build::{Client, ETHERNET, Transport};
 use crate::packets::world::{Action, Table, VIP_V4, World};
 
 /// Slots of every lookup table, as many as a configuration has when it does not say.
@@ -145,6 +145,11 @@ impl Frames {
     pub fn before(case: &Case, v6: bool) -> (Self, u32) {
         let (Flows::Known(flows) | Flows::New(flows)) = case.flows;
         let mut frames = Self::new(case, v6);
+        let client = (case.client)(v6);
+        if client.transport == Transport::TcpSyn {
+            // A connection is remembered from its second segment on.
+            frames.bytes = Client { transport: Transport::TcpAck, ..client }.frame();
+        }
         (frames.flows, frames.next) = (Flows::New(0), 0);
         (frames, flows)
     }

@@ -3,7 +3,10 @@
 mod change;
 mod merged;
 mod packet;
+mod path_mtu;
+mod pings;
 mod plain;
+mod reject;
 mod replies;
 mod restart;
 mod restore;
@@ -73,7 +76,10 @@ pub const STEPS: &[Step] = &[
     Step::new("requests_spread_by_weight", "Requests spread by weight", spread::run),
     Step::new("no_reply_crosses_a_balancer", "Replies go straight to the clients", replies::run),
     Step::new("packets_are_encapsulated", "One encapsulated packet of each IP version", packet::run),
+    Step::new("pings_are_answered", "The balancers answer pings", pings::run),
+    Step::new("path_mtu_discovery_works", "A router with a smaller MTU", path_mtu::run),
     Step::new("merged_packets_are_forwarded", "Merged packets (GSO)", merged::run),
+    Step::new("clients_are_told_what_fits", "An underlay with a smaller MTU", reject::run),
     Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
     Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),
     Step::new("balancers_agree", "Both balancers hold the same tables", tables::run),

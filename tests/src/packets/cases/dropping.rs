@@ -86,25 +86,25 @@ pub(super) fn cases() -> Vec<Case> {
             all_to(2).with_backend(2, |backend| backend.next_hop = None),
             each(Reason::NoRoute),
         ),
-        Case::new("a packet of one byte more than fits the MTU is dropped", all_to(1).with_mtu(1164), {
+        Case::new("a packet of one byte more than fits the MTU is dropped", all_to(1).with_mtu(564), {
             let too_big = |client: Client, outer: usize| {
-                let payload = client.payload + 1165 - outer - client.packet().len();
+                let payload = client.payload + 565 - outer - client.packet().len();
                 drops(Client { payload, ..client }.frame(), Reason::TooBig)
             };
             let [tcp4, tcp6, udp4, udp6] = Client::each();
             vec![too_big(tcp4, 20), too_big(tcp6, 40), too_big(udp4, 20), too_big(udp6, 40)]
         }),
-        Case::new("merged segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(1159), {
+        Case::new("merged segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(559), {
             let client = Client { payload: 3300, ..Client::tcp4() };
-            vec![merged(client.frame(), 1100, Reason::TooBig)]
+            vec![merged(client.frame(), 500, Reason::TooBig)]
         }),
         Case::new("merged IPv6 segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(1199), {
             let client = Client { payload: 3300, ..Client::tcp6() };
             vec![merged(client.frame(), 1100, Reason::TooBig)]
         }),
-        Case::new("TCP options count against the MTU of merged segments", all_to(1).with_mtu(1171), {
+        Case::new("TCP options count against the MTU of merged segments", all_to(1).with_mtu(571), {
             let client = Client { payload: 3300, tcp_options: 12, ..Client::tcp4() };
-            vec![merged(client.frame(), 1100, Reason::TooBig)]
+            vec![merged(client.frame(), 500, Reason::TooBig)]
         }),
         Case::new("a merged packet is one refusal, whatever it holds", all_to(0), {
             let frame = Client { payload: 3000, ..Client::tcp4() }.frame();

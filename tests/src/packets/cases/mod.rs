@@ -6,7 +6,12 @@ mod dropping;
 mod families;
 mod forwarding;
 mod fragments;
+mod icmp;
+mod limits;
+mod lists;
 mod passing;
+mod pings;
+mod rejecting;
 mod tracking;
 mod unusual;
 
@@ -71,9 +76,14 @@ pub fn balancing() -> Vec<Case> {
         addressing::cases(),
         unusual::cases(),
         fragments::cases(),
+        icmp::cases(),
+        pings::cases(),
+        rejecting::cases(),
         passing::cases(),
         dropping::cases(),
         tracking::cases(),
+        lists::cases(),
+        limits::cases(),
     ]
     .concat()
 }
@@ -227,6 +237,7 @@ pub fn exchange(
         Outcome::Pass(_) => (Action::Pass, &frame.bytes),
         Outcome::Drop(_) => (Action::Drop, &frame.bytes),
         Outcome::Forward(forwarded) => (balancer.forwards_as(), &forwarded.bytes),
+        Outcome::Answer(_, bytes) => (balancer.answers_as(), bytes),
     };
     let (did, left) = balancer.send(frame)?;
     ensure!(did == action, "{did:?} instead of {action:?}");

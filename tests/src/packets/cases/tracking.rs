@@ -47,6 +47,20 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            "a SYN alone is not remembered: the flow's next segment takes what the table then says",
+            vec![configure(tracked(1, FIRST)), syns(1, FIRST), configure(tracked(2, SECOND)), tcp(2, SECOND)],
+        ),
+        case(
+            "after a SYN the flow's next segment is remembered",
+            vec![
+                configure(tracked(1, FIRST)),
+                syns(1, FIRST),
+                tcp(1, FIRST),
+                configure(tracked(2, SECOND)),
+                tcp(1, SECOND),
+            ],
+        ),
+        case(
             "an untracked service follows its table",
             vec![configure(plain(1, FIRST)), all(1, FIRST), configure(plain(2, SECOND)), all(2, SECOND)],
         ),

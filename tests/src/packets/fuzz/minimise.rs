@@ -159,6 +159,10 @@ mod tests {
             self.native.forwards_as()
         }
 
+        fn answers_as(&self) -> Action {
+            Action::Return
+        }
+
         fn refuses_merged(&self) -> bool {
             false
         }

@@ -65,7 +65,7 @@ fn number(bytes: &[u8], at: usize) -> Result<u16, Reason> {
     Ok(u16::from_be_bytes([two[0], two[1]]))
 }
 
-fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
+pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
     let bytes = bytes.get(start..).filter(|bytes| bytes.len() >= 20).ok_or(Reason::Truncated)?;
     // Options may be cut off: what counts is the fixed part.
     let mut whole = bytes[..bytes.len().min(60)].to_vec();
@@ -84,7 +84,7 @@ fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
     })
 }
 
-fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
+pub(super) fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
     let bytes = bytes.get(start..).filter(|bytes| bytes.len() >= 40).ok_or(Reason::Truncated)?;
     let h = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| Reason::BadHeader)?;
     Ok(Ip {
@@ -102,7 +102,7 @@ fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
 
 impl Ip {
     /// The same with the extension headers of IPv6 counted to the header: at most eight, 256 bytes together.
-    pub(super) fn past_extensions(mut self, frame: &Frame) -> Result<Self, Reason> {
+    pub(super) fn past_extensions(mut self, frame: &[u8]) -> Result<Self, Reason> {
         if self.source.is_ipv4() {
             return Ok(self);
         }
@@ -110,7 +110,7 @@ impl Ip {
             if self.header > 40 + 256 {
                 return Err(Reason::ExtensionHeaders);
             }
-            let behind = frame.bytes.get(self.start + self.header..).unwrap_or(&[]);
+            let behind = frame.get(self.start + self.header..).unwrap_or(&[]);
             let is_fragment = self.protocol == 44;
             let bytes = match self.protocol {
                 0 | 43 | 51 | 60 => behind.get(..4),

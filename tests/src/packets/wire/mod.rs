@@ -73,6 +73,10 @@ impl Balancer for Wire<'_> {
         Action::Redirect
     }
 
+    fn answers_as(&self) -> Action {
+        Action::Return
+    }
+
     fn refuses_merged(&self) -> bool {
         false
     }
@@ -207,25 +211,43 @@ fn exchange(link: &mut Link, frame: &Frame, linear: Option<u16>, partial: bool) 
         sent = tagged(&sent, TAG);
     }
     let offload = offload(frame, linear, partial)?;
-    let Arrived { mut passed, mut left, returned } = link.send(offload, &sent)?;
-    ensure!(returned.is_empty(), "the frame came back: {returned:02x?}");
-    let (action, captured) = match (passed.pop(), left.pop()) {
-        (None, None) => return Ok((Action::Drop, frame.bytes.clone())),
-        (Some(captured), None) => (Action::Pass, captured),
-        (None, Some(captured)) => (Action::Redirect, captured),
-        (Some(passed), Some(left)) => bail!("the frame passed and left: {passed:02x?} and {left:02x?}"),
+    let Arrived { mut passed, mut left, mut returned } = link.send(offload, &sent)?;
+    let (action, captured) = match (passed.pop(), left.pop(), returned.pop()) {
+        (None, None, None) => return Ok((Action::Drop, frame.bytes.clone())),
+        (Some(captured), None, None) => (Action::Pass, captured),
+        (None, Some(captured), None) => (Action::Redirect, captured),
+        (None, None, Some(captured)) => (Action::Return, captured),
+        several => bail!("the frame passed, left or came back, and not one of these alone: {several:02x?}"),
     };
-    ensure!(passed.is_empty() && left.is_empty(), "one frame became several: {passed:02x?} {left:02x?}");
+    let more = [passed, left, returned].concat();
+    ensure!(more.is_empty(), "one frame became several: {more:02x?}");
+    if action == Action::Return {
+        return returned_frame(frame, &offload, &sent, &captured).map(|bytes| (action, bytes));
+    }
     let grown = captured.bytes.len() as i64 - frame.bytes.len() as i64;
     let bytes = bytes_of(frame, action, &sent, &captured)?;
     kept(&offload, &captured.offload, if captured.tag.is_some() && !frame.vlan { grown + 4 } else { grown })?;
     Ok((action, [addresses, &bytes[ADDRESSES..]].concat()))
 }
 
+/// A frame that came back, as a case writes it: from the link address that it went to. Of what stands beside its bytes, it keeps where a checksum is still to be
+/// completed.
+fn returned_frame(frame: &Frame, offload: &Offload, sent: &[u8], captured: &Captured) -> anyhow::Result<Vec<u8>> {
+    let bytes = bytes_of(frame, Action::Return, sent, captured)?;
+    let came_longer = frame.bytes.len() > bytes.len();
+    // Then it is an error with headers of its own in front of the quoted packet, and no longer merged.
+    let headers = if frame.bytes.get(ADDRESSES) == Some(&0x86) { 48 } else { 28 };
+    let kept_offload = if came_longer { Offload { kind: 0, segment_size: 0, ..*offload } } else { *offload };
+    kept(&kept_offload, &captured.offload, if came_longer { headers } else { 0 })?;
+    let [to, from] = [&frame.bytes[..ADDRESSES / 2], &frame.bytes[ADDRESSES / 2..ADDRESSES]];
+    Ok([from, to, &bytes[ADDRESSES..]].concat())
+}
+
 /// The captured frame as a case writes it: a tag is in the bytes unless the case holds it beside them, where it must be the same.
 fn bytes_of(frame: &Frame, action: Action, sent: &[u8], captured: &Captured) -> anyhow::Result<Vec<u8>> {
     let expected = match action {
         Action::Redirect => [NEXT_HOP, OUT].concat(),
+        Action::Return => [&sent[ADDRESSES / 2..ADDRESSES], &sent[..ADDRESSES / 2]].concat(),
         _ => sent[..ADDRESSES].to_vec(),
     };
     ensure!(

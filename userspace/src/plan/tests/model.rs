@@ -3,6 +3,7 @@
 use std::io;
 
 use sluice_datapath::entries::{NextHop, Vip as VipEntry, VipAddress};
+use sluice_datapath::flow::ICMP;
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use super::*;
@@ -56,6 +57,11 @@ impl Model {
 
     pub(super) fn plan(&self, want: &Want) -> Result<Vec<Step>, PlanError> {
         plan(&apply::have(self).unwrap(), want, self.capacities, self.now)
+    }
+
+    /// What a key of the VIPs holds.
+    pub(super) fn vip(&self, key: &VipKey) -> Option<VipEntry> {
+        self.vips.get(key).copied()
     }
 
     /// From now on the maps are on their way from what they hold to `want`.
@@ -205,8 +211,11 @@ impl Model {
 }
 
 fn aims(want: &Want) -> BTreeSet<Aim> {
-    let vips = want.services.iter().flat_map(|service| &service.vips);
-    vips.map(|vip| (vip.prefix(), vip.port(), vip.protocol().number())).collect()
+    let vips = || want.services.iter().flat_map(|service| &service.vips);
+    let options = |prefix: &IpNet| want.addresses.get(prefix).copied().unwrap_or_default();
+    let forwarding = vips().map(Vip::prefix).filter(|prefix| options(prefix).has(AddressOptions::PING_FORWARD));
+    let pings = forwarding.map(|prefix| (prefix, 0, ICMP));
+    vips().map(|vip| (vip.prefix(), vip.port(), vip.protocol().number())).chain(pings).collect()
 }
 
 impl Maps for Model {
@@ -264,6 +273,11 @@ impl Maps for Model {
     fn remove_table(&mut self, service: u32) -> Result<(), Error> {
         assert!(!self.vips.values().any(|used| used.service == service), "a VIP leads to the table that goes");
         self.write(|model| _ = model.tables.remove(&service))
+    }
+
+    fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+        assert!(!self.vips.values().any(|used| used.service == index), "a VIP leads to the list that goes");
+        self.write(|_| ())
     }
 
     fn backends(&self) -> Result<Vec<Backend>, Error> {

@@ -63,13 +63,15 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
 fn want() -> impl Strategy<Value = Want> {
     backends().prop_flat_map(|backends| {
         let services = services(backends.len());
-        // VIP addresses 1 and 2 may drop what no VIP takes.
-        let options = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_UNLISTED));
-        let addresses = subsequence(options.to_vec(), 0..=2);
+        // VIP addresses 1 and 2 may drop what no VIP takes, 1 and 3 may forward pings.
+        let drop = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_UNLISTED));
+        let forward = [1, 3].map(|last| (vip(last, 80).prefix(), AddressOptions::PING_FORWARD));
+        let addresses = subsequence([drop, forward].concat(), 0..=4);
         (Just(backends), services, addresses).prop_map(|(backends, services, addresses)| Want {
             backends,
             services,
             addresses: addresses.into_iter().collect(),
+            list_of_all: false,
         })
     })
 }

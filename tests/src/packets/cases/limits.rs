@@ -1,0 +1,162 @@
+//! Rates of packets and of new flows. No bucket fills again during a case, so that time does not matter.
+
+use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
+use sluice_datapath::rates::Limit;
+
+use super::{Case, drops, forwarded, passes, to, with};
+use crate::packets::build::{self, Client, ETHERNET, Transport};
+use crate::packets::world::{DNS, WEB, World};
+
+const HINT: u16 = 0x1240;
+
+/// A world with rates, all packets of which go to one backend.
+fn world(rates: &[(u32, Limit, u32)]) -> World {
+    let mut world = World::new().all_to(1, HINT);
+    for (service, limit, burst) in rates {
+        world.rates.insert((*service, *limit), *burst);
+        world.vip_options.insert(*service, VipOptions::LIMITED);
+    }
+    world
+}
+
+fn from(client: Client, address: &str) -> Client {
+    Client { source: format!("{address}:40001").parse().expect("an address"), ..client }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    use Limit::{NewFlows, Packets, SourceNewFlows, SourcePackets};
+
+    let served = |client: &Client| to(client, 1, HINT);
+    let service_limit = |client: &Client| drops(client.frame(), Reason::ServiceLimit);
+    let source_limit = |client: &Client| drops(client.frame(), Reason::SourceLimit);
+    let (tcp4, tcp6, udp4, udp6) = (Client::tcp4(), Client::tcp6(), Client::udp4(), Client::udp6());
+    let (syn4, syn6) = (Client::syn(false), Client::syn(true));
+    let other = from(Client::tcp4(), "198.51.100.8");
+    vec![
+        Case::new(
+            "a service's packets beyond its rate are dropped, of whichever family, and no other service's",
+            world(&[(WEB, Packets, 2)]),
+            vec![
+                served(&tcp4),
+                served(&tcp6),
+                service_limit(&tcp4),
+                service_limit(&tcp6),
+                service_limit(&other),
+                served(&udp4),
+            ],
+        ),
+        Case::new(
+            "connections beyond a service's rate are not opened, and open ones go on",
+            world(&[(WEB, NewFlows, 1)]),
+            vec![
+                served(&syn4),
+                service_limit(&syn4),
+                service_limit(&syn6),
+                served(&tcp4),
+                served(&tcp6),
+                served(&tcp6),
+            ],
+        ),
+        Case::new(
+            "a source's packets beyond its rate are dropped, and no other source's",
+            world(&[(WEB, SourcePackets, 2)]),
+            vec![
+                served(&tcp4),
+                served(&syn4),
+                source_limit(&tcp4),
+                source_limit(&tcp4.clone().from_port(9)),
+                served(&other),
+                served(&tcp6),
+            ],
+        ),
+        Case::new(
+            "a source opens no connections beyond its rate, and its open ones go on",
+            world(&[(WEB, SourceNewFlows, 1)]),
+            vec![
+                served(&syn4),
+                source_limit(&syn4.clone().from_port(9)),
+                served(&tcp4),
+                served(&syn6),
+                source_limit(&syn6),
+            ],
+        ),
+        Case::new(
+            "an IPv6 source is its whole /64",
+            world(&[(WEB, SourcePackets, 1)]),
+            vec![
+                served(&tcp6),
+                source_limit(&from(tcp6.clone(), "[2001:db8:99::ffff:1]")),
+                served(&from(tcp6.clone(), "[2001:db8:99:1::7]")),
+            ],
+        ),
+        Case::new(
+            "a source has a bucket at each service",
+            world(&[(WEB, SourcePackets, 1), (DNS, SourcePackets, 2)]),
+            vec![served(&tcp4), served(&udp4), served(&udp4), source_limit(&udp4), source_limit(&tcp4), served(&udp6)],
+        ),
+        Case::new(
+            "what a source sends too much costs its service nothing",
+            world(&[(WEB, SourcePackets, 1), (WEB, Packets, 2)]),
+            vec![served(&tcp4), source_limit(&tcp4), source_limit(&tcp4), served(&other), service_limit(&tcp6)],
+        ),
+        Case::new(
+            "UDP and the server's side of a handshake open nothing",
+            world(&[(WEB, NewFlows, 1), (DNS, NewFlows, 1), (DNS, SourceNewFlows, 1)]),
+            {
+                let answer = Client { transport: Transport::TcpSynAck, ..Client::tcp4() };
+                vec![
+                    served(&udp4),
+                    served(&udp4),
+                    served(&udp6),
+                    served(&answer),
+                    served(&answer),
+                    served(&syn4),
+                    service_limit(&syn6),
+                ]
+            },
+        ),
+        Case::new(
+            "rates of a service whose VIPs do not ask for them are not looked at",
+            {
+                let mut world = world(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]);
+                world.vip_options.clear();
+                world
+            },
+            vec![served(&tcp4), served(&tcp4), served(&tcp4)],
+        ),
+        Case::new(
+            "what is not for a VIP, or lies, or is expired, takes no token",
+            world(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]),
+            vec![
+                passes(tcp4.clone().to_port(22).frame(), Reason::NotVipPort),
+                passes(with(tcp4.frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip),
+                drops(with(tcp4.frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::BadLength),
+                drops(Client { hops: 0, ..Client::tcp4() }.frame(), Reason::Expired),
+                served(&tcp4),
+                source_limit(&tcp4),
+            ],
+        ),
+        Case::new("tagged packets and those with options take from the same buckets", world(&[(WEB, Packets, 2)]), {
+            let options = Client { options: 8, ..Client::tcp4() };
+            let frame = build::tagged(&tcp4.frame(), &[(0x8100, 6)]);
+            vec![
+                (frame.clone().into(), forwarded(&tcp4.frame(), &tcp4, 1, HINT)),
+                served(&options),
+                drops(frame, Reason::ServiceLimit),
+                service_limit(&options),
+                service_limit(&tcp6),
+            ]
+        }),
+        Case::new(
+            "lists come before rates: who is denied takes no token",
+            {
+                let mut world = world(&[(WEB, Packets, 1)]);
+                let denied = "198.51.100.8/32".parse().expect("a prefix");
+                world.lists.insert(0, [(denied, sluice_datapath::entries::Listing::DENIED)].into());
+                world
+            },
+            vec![drops(other.frame(), Reason::Denied), served(&tcp4), service_limit(&tcp4)],
+        ),
+    ]
+}

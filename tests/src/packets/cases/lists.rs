@@ -1,0 +1,191 @@
+//! Deny- and allow-lists of sources.
+
+use sluice_datapath::Reason;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::VipOptions;
+
+use super::{Case, Step, drops, passes, to, with};
+use crate::packets::build::{self, Client, ETHERNET};
+use crate::packets::world::{DNS, WEB, World};
+
+const HINT: u16 = 0x1240;
+/// The prefixes of no bits: what counts for sources that no other prefix holds.
+const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+/// The prefixes that hold every client of the cases.
+const CLIENTS: [&str; 2] = ["198.51.100.0/24", "2001:db8:99::/48"];
+/// Each client's address alone.
+const CLIENT: [&str; 2] = ["198.51.100.7/32", "2001:db8:99::7/128"];
+/// Neighbours of the clients.
+const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
+
+type Said = ([&'static str; 2], Listing);
+
+/// A world whose services have a list, all packets of which go to one backend.
+fn world(list: u32, said: &[Said]) -> World {
+    listed(World::new().all_to(1, HINT), list, said)
+}
+
+fn listed(mut world: World, list: u32, said: &[Said]) -> World {
+    let prefixes = said.iter().flat_map(|(prefixes, says)| prefixes.map(|p| (p.parse().expect("a prefix"), *says)));
+    world.lists.insert(list, prefixes.collect());
+    if list != Listing::OF_ALL {
+        world.vip_options.insert(list, VipOptions::LISTED);
+    }
+    world
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    use Listing as Says;
+
+    let all = || Client::each().map(|client| to(&client, 1, HINT)).to_vec();
+    let refused = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
+    // Two clients to the service WEB, then two to DNS.
+    let web_refused = |reason| [&refused(reason)[..2], &all()[2..]].concat();
+    let case = |name, world, frames| Case::new(name, world, frames);
+    let after = |name, steps: Vec<(World, Vec<_>)>| Case {
+        name,
+        steps: steps
+            .into_iter()
+            .flat_map(|(world, frames)| {
+                [Step::Configure(world)].into_iter().chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+            })
+            .collect(),
+    };
+    vec![
+        case(
+            "a source in the deny-list of all is dropped at every VIP",
+            world(0, &[(CLIENTS, Says::DENIED)]),
+            refused(Reason::Denied),
+        ),
+        case(
+            "a source in a service's deny-list is dropped at that service only",
+            world(WEB, &[(CLIENTS, Says::DENIED)]),
+            web_refused(Reason::Denied),
+        ),
+        case("a source beside the denied ones is served", world(0, &[(OTHERS, Says::DENIED)]), all()),
+        case(
+            "a prefix of one address denies that address",
+            world(WEB, &[(CLIENT, Says::DENIED)]),
+            web_refused(Reason::Denied),
+        ),
+        case(
+            "with an allow-list a source that is not in it is dropped",
+            world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+            web_refused(Reason::NotAllowed),
+        ),
+        case(
+            "with an allow-list a source in it is served",
+            world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
+            all(),
+        ),
+        case(
+            "with an allow-list for all a source that is not in it is dropped everywhere",
+            world(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+            refused(Reason::NotAllowed),
+        ),
+        case(
+            "the longer of a denied and an allowed prefix counts: allowed inside denied",
+            world(0, &[(CLIENTS, Says::DENIED), (CLIENT, Says::ALLOWED)]),
+            all(),
+        ),
+        case(
+            "the longer of a denied and an allowed prefix counts: denied inside allowed",
+            world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)]),
+            web_refused(Reason::Denied),
+        ),
+        case(
+            "what a service allows is still dropped when it is denied to all",
+            listed(
+                world(0, &[(CLIENTS, Says::DENIED)]),
+                WEB,
+                &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)],
+            ),
+            refused(Reason::Denied),
+        ),
+        case(
+            "what is allowed to all is still dropped when a service denies it",
+            listed(
+                world(0, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
+                WEB,
+                &[(CLIENT, Says::DENIED)],
+            ),
+            web_refused(Reason::Denied),
+        ),
+        case(
+            "one family's list says nothing about the other",
+            {
+                let mut world = world(WEB, &[(EVERYBODY, Says::ALLOWED)]);
+                world.lists.entry(WEB).or_default().insert("::/0".parse().expect("a prefix"), Says::DENIED);
+                world
+            },
+            vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::Denied)],
+        ),
+        case(
+            "a new service whose list is not there yet serves nobody",
+            {
+                let mut world = world(WEB, &[]);
+                world.lists.clear();
+                world
+            },
+            web_refused(Reason::NotAllowed),
+        ),
+        after(
+            "a list that is replaced counts at once, and one that is removed no longer",
+            vec![
+                (world(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::Denied)),
+                (world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]), web_refused(Reason::NotAllowed)),
+                (World::new().all_to(1, HINT), all()),
+            ],
+        ),
+        after(
+            "a list for all that is removed no longer counts",
+            vec![
+                (world(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::Denied)),
+                (World::new().all_to(1, HINT), all()),
+            ],
+        ),
+        after(
+            "an established flow of a tracked service is cut off by the list",
+            vec![
+                (World::new().all_to(1, HINT).tracked(true), all()),
+                (world(WEB, &[(CLIENTS, Says::DENIED)]).tracked(true), web_refused(Reason::Denied)),
+            ],
+        ),
+        case(
+            "nobody else's packets meet a list: other addresses, other ports, other protocols",
+            world(0, &[(EVERYBODY, Says::DENIED)]),
+            [
+                Client::each().map(|client| passes(client.to_port(22).frame(), Reason::NotVipPort)).to_vec(),
+                vec![passes(with(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip)],
+                vec![passes(with(Client::tcp4().frame(), ETHERNET + 9, &[132]), Reason::OtherProtocol)],
+            ]
+            .concat(),
+        ),
+        case(
+            "lists come before everything that is said about the packet: a packet that lies is denied, too",
+            world(0, &[(CLIENTS, Says::DENIED)]),
+            vec![drops(with(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::Denied)],
+        ),
+        case(
+            "lists count behind VLAN tags, IPv4 options and in first fragments",
+            world(0, &[(CLIENTS, Says::DENIED)]),
+            [
+                Client::each()
+                    .map(|client| drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied))
+                    .to_vec(),
+                vec![
+                    drops(Client { options: 8, ..Client::tcp4() }.frame(), Reason::Denied),
+                    drops(Client { fragment: (false, true, 0), ..Client::udp4() }.frame(), Reason::Denied),
+                    // Nobody wrote down where the first one went.
+                    passes(Client { fragment: (false, false, 8), ..Client::udp4() }.frame(), Reason::Fragment),
+                ],
+            ]
+            .concat(),
+        ),
+        case(
+            "a service without a list pays no heed to another's",
+            world(DNS, &[(EVERYBODY, Says::DENIED)]),
+            [&all()[..2], &refused(Reason::Denied)[2..]].concat(),
+        ),
+    ]
+}

@@ -1,0 +1,134 @@
+//! Packets that do not fit with their outer header: their senders are told by ICMP, from the VIP.
+
+use etherparse::EtherType;
+use sluice_datapath::Reason;
+
+use super::{Case, drops, to, with};
+use crate::packets::build::{self, Client, ETHERNET, Transport};
+use crate::packets::icmp::told;
+use crate::packets::world::{Frame, Outcome, World};
+
+const HINT: u16 = 0x557f;
+
+pub(super) fn cases() -> Vec<Case> {
+    let world = |mtu| World::new().all_to(3, HINT).with_mtu(mtu);
+    let each = |length: usize| Client::each().map(|client| of_length(client, length));
+    vec![
+        Case::new("a client whose packet does not fit is told the MTU without the outer header", world(1500), {
+            each(1500).iter().map(|client| answered(client, room(client, 1500))).collect()
+        }),
+        Case::new("a packet that fits to the byte is forwarded, one byte more is answered", world(1500), {
+            let of = |client: Client, more: usize| {
+                let length = room(&client, 1500) as usize + more;
+                of_length(client, length)
+            };
+            let fits = Client::each().map(|client| to(&of(client, 0), 3, HINT));
+            let larger = Client::each().map(|client| answered(&of(client.clone(), 1), room(&client, 1500)));
+            fits.into_iter().chain(larger).collect()
+        }),
+        Case::new(
+            "towards a backend of the other family its header counts",
+            world(1500).with_backend(3, |backend| backend.v4 = None),
+            vec![answered(&of_length(Client::tcp4(), 1480), 1460)],
+        ),
+        Case::new(
+            "an IPv6 client of an IPv4 backend is told more",
+            world(1500).with_backend(3, |backend| backend.v6 = None),
+            vec![answered(&of_length(Client::tcp6(), 1490), 1480)],
+        ),
+        Case::new("an IPv4 client is told whether or not its packet may be fragmented", world(1500), {
+            let clients = [Client::tcp4(), Client::udp4()];
+            clients
+                .map(|client| answered(&Client { fragment: (false, false, 0), ..of_length(client, 1490) }, 1480))
+                .to_vec()
+        }),
+        Case::new("no MTU below 576 or 1280 is told", world(300), {
+            each(1300).iter().map(|client| answered(client, if client.is_v6() { 1280 } else { 576 })).collect()
+        }),
+        Case::new("who keeps to the smallest MTU already is told nothing", world(300), {
+            Client::each()
+                .map(|client| {
+                    let smallest = if client.is_v6() { 1280 } else { 576 };
+                    drops(of_length(client, smallest).frame(), Reason::TooBig)
+                })
+                .to_vec()
+        }),
+        Case::new("what is merged is answered when its segments do not fit", world(1500), {
+            let merged = |client: Client, payload: usize, size: u32| {
+                let client = Client { payload, ..client };
+                let (frame, outcome) = answered(&client, room(&client, 1500));
+                (Frame { segment_size: size, segments: payload.div_ceil(size as usize) as u32, ..frame }, outcome)
+            };
+            vec![
+                merged(Client::tcp4(), 3000, 1460),
+                merged(Client::tcp6(), 3000, 1440),
+                merged(Client::udp4(), 3100, 1470),
+            ]
+        }),
+        Case::new("IPv4 options and TCP options are quoted", world(1500), {
+            let client = Client { options: 40, tcp_options: 40, ..Client::tcp4() };
+            vec![
+                answered(&of_length(client, 1490), 1480),
+                answered(&Client { options: 4, ..of_length(Client::udp4(), 1490) }, 1480),
+            ]
+        }),
+        Case::new("IPv6 extension headers are quoted, and what is behind them is as it came", world(1500), {
+            let packet = of_length(Client::udp6(), 1490).packet();
+            let mut fixed = packet[..40].to_vec();
+            fixed[4..6].copy_from_slice(&(packet.len() as u16 - 40 + 8).to_be_bytes());
+            fixed[6] = 60;
+            let extended = [&fixed[..], &[17, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat();
+            let bytes = build::ethernet(EtherType::IPV6, &extended);
+            let answer = told(&bytes, 48, None, 1460);
+            vec![(bytes.into(), Outcome::Answer(Reason::MtuTold, answer))]
+        }),
+        Case::new("a first fragment that does not fit is answered, a later one is not", world(1500), {
+            let first = Client { fragment: (true, true, 0), ..of_length(Client::udp4(), 1496) };
+            let later = Client { fragment: (true, false, 100), ..first.clone() };
+            vec![answered(&first, 1480), drops(later.frame(), Reason::TooBig)]
+        }),
+        Case::new(
+            "a tag beside the bytes stays beside the answer; with tags in the bytes nothing is told",
+            world(1500),
+            {
+                let client = of_length(Client::tcp4(), 1490);
+                let (frame, outcome) = answered(&client, 1480);
+                let tagged = drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::TooBig);
+                vec![(Frame { vlan: true, ..frame }, outcome), tagged]
+            },
+        ),
+        Case::new("an address that nobody has is told nothing", world(1500), {
+            let spoofed = |at: usize, address: &[u8], client: Client| {
+                drops(with(of_length(client, 1490).frame(), ETHERNET + at, address), Reason::TooBig)
+            };
+            let v6 = |first| [&[first][..], &[0; 14], &[1]].concat();
+            vec![
+                spoofed(12, &[127, 0, 0, 1], Client::tcp4()),
+                spoofed(12, &[224, 0, 0, 1], Client::udp4()),
+                spoofed(12, &[255; 4], Client::udp4()),
+                spoofed(8, &v6(0xff), Client::udp6()),
+                spoofed(8, &v6(0), Client::tcp6()),
+            ]
+        }),
+    ]
+}
+
+/// The client with as much payload as makes its IP packet so long.
+fn of_length(client: Client, length: usize) -> Client {
+    let headers = Client { payload: 0, ..client.clone() }.packet().len();
+    Client { payload: length - headers, ..client }
+}
+
+/// What an MTU leaves for a client's packet, behind a header of its family.
+fn room(client: &Client, mtu: u32) -> u32 {
+    mtu - if client.is_v6() { 40 } else { 20 }
+}
+
+/// A client's frame, and the answer to it.
+fn answered(client: &Client, mtu: u32) -> (Frame, Outcome) {
+    let frame = client.frame();
+    let header = if client.is_v6() { 40 } else { 20 + client.options };
+    let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
+    let answer = told(&frame, header, Some(protocol), mtu);
+    (frame.into(), Outcome::Answer(Reason::MtuTold, answer))
+}

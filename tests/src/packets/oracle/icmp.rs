@@ -1,0 +1,195 @@
+//! What should become of ICMP to a VIP address, by RFC 792 and RFC 4443; checksums by etherparse, over the whole message.
+
+use std::net::IpAddr;
+
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4Header};
+use sluice_datapath::Reason;
+use sluice_datapath::options::AddressOptions;
+
+use super::ip::{self, Ip, Part};
+use super::{Oracle, tuple, unsaid};
+use crate::packets::icmp::told;
+use crate::packets::world::{Frame, Outcome};
+
+/// What a message asks for.
+enum Asks {
+    /// That the sender of the quoted packet hears of it.
+    Error,
+    Ping,
+    Nothing,
+}
+
+impl Asks {
+    fn new(ip: &Ip, message: &[u8]) -> Option<Self> {
+        Some(if ip.source.is_ipv4() {
+            // A message of eight bytes is all that is looked at; some types are longer to etherparse.
+            match Icmpv4Slice::from_slice(message).ok()?.icmp_type() {
+                Icmpv4Type::DestinationUnreachable(_) | Icmpv4Type::TimeExceeded(_) => Self::Error,
+                Icmpv4Type::ParameterProblem(_) => Self::Error,
+                Icmpv4Type::EchoRequest(_) => Self::Ping,
+                // Codes that are not assigned are errors still.
+                Icmpv4Type::Unknown { type_u8: 3 | 11 | 12, .. } => Self::Error,
+                _ => Self::Nothing,
+            }
+        } else {
+            match Icmpv6Slice::from_slice(message).ok()?.icmp_type() {
+                Icmpv6Type::DestinationUnreachable(_) | Icmpv6Type::PacketTooBig { .. } => Self::Error,
+                Icmpv6Type::TimeExceeded(_) | Icmpv6Type::ParameterProblem(_) => Self::Error,
+                Icmpv6Type::EchoRequest(_) => Self::Ping,
+                Icmpv6Type::Unknown { type_u8: 1..=4, .. } => Self::Error,
+                _ => Self::Nothing,
+            }
+        })
+    }
+}
+
+impl Oracle {
+    pub(super) fn icmp(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
+        let start = ip.start + ip.header;
+        let header = frame.bytes.get(start..start + 8).ok_or(Reason::Truncated)?;
+        let options = self.world.address_options.get(&address).copied().unwrap_or_default();
+        match Asks::new(ip, header).unwrap_or(Asks::Nothing) {
+            Asks::Nothing => Err(Reason::OtherProtocol),
+            Asks::Error => self.error(frame, ip, address),
+            Asks::Ping if options.has(AddressOptions::PING_HOST) => Err(Reason::OtherProtocol),
+            Asks::Ping if options.has(AddressOptions::PING_FORWARD) => {
+                let service = *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
+                let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
+                self.admit(service, ip.source)?;
+                self.to_backend_of(frame, ip, service, &tuple)
+            }
+            Asks::Ping => {
+                self.admit_to_any(ip.source)?;
+                answer(frame, ip)
+            }
+        }
+    }
+
+    /// An error about a packet that a VIP sent goes where the packets come from that it answers.
+    fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
+        let bytes = &frame.bytes;
+        let start = ip.start + ip.header + 8;
+        let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
+        let quoted = quoted.and_then(|quoted| quoted.past_extensions(bytes)).map_err(|_| Reason::QuotesOther)?;
+        if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
+            return Err(Reason::QuotesOther);
+        }
+        if matches!(quoted.part, Part::Later(_)) {
+            return Err(Reason::QuotesFragment);
+        }
+        let at = quoted.start + quoted.header;
+        let ports = bytes.get(at..at + 4).ok_or(Reason::QuotesOther)?;
+        let port = u16::from_be_bytes([ports[0], ports[1]]);
+        let service = self.service(address, port, quoted.protocol).map_err(|_| Reason::QuotesOther)?;
+        let turned = [&ports[2..], &ports[..2]].concat();
+        let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
+        // Who is in a list is the client, not the router that tells of it.
+        self.admit(service, quoted.destination)?;
+        self.to_backend_of(frame, ip, service, &tuple)
+    }
+
+    fn to_backend_of(&mut self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {
+        check(frame, ip, ip.header)?;
+        self.take(service, ip.source, frame.segments.max(1), false)?;
+        let (backend, hint) = self.choose(service, flow, false)?;
+        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false).map_err(unsaid)
+    }
+}
+
+fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
+    if ip.length > frame.bytes.len() - ip.start || ip.length < least {
+        return Err(Reason::BadLength);
+    }
+    if ip.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
+}
+
+/// Whether nobody in particular has a source address.
+fn nobody(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..),
+        IpAddr::V6(v6) => v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6],
+    }
+}
+
+/// What becomes of a packet for which there is less room than the `largest` one has that it will be cut into.
+pub(super) fn too_big(frame: &Frame, ip: &Ip, largest: usize, room: usize) -> Result<Outcome, Reason> {
+    let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
+    if largest <= mtu || ip.start != 14 || nobody(ip.source) {
+        return Err(Reason::TooBig);
+    }
+    // Extension headers are quoted as they came, and what is behind them.
+    let transport = (ip.source.is_ipv4() || ip.header == 40).then_some(ip.protocol);
+    Ok(Outcome::Answer(Reason::MtuTold, told(&frame.bytes, ip.header, transport, mtu as u32)))
+}
+
+/// The frame turned into an echo reply.
+fn answer(frame: &Frame, ip: &Ip) -> Result<Outcome, Reason> {
+    let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
+    if ip.header != fixed || nobody(ip.source) {
+        return Err(Reason::OtherProtocol);
+    }
+    check(frame, ip, fixed + 8)?;
+    let mut bytes = frame.bytes.clone();
+    bytes[..6].copy_from_slice(&frame.bytes[6..12]);
+    bytes[6..12].copy_from_slice(&frame.bytes[..6]);
+    let packet = &mut bytes[ip.start..][..ip.length];
+    let size = if fixed == 20 { 4 } else { 16 };
+    let addresses = fixed - 2 * size;
+    let (header, message) = packet.split_at_mut(fixed);
+    let valid = checksum(ip, message);
+    header[addresses..].rotate_left(size);
+    if fixed == 20 {
+        let was = Ipv4Header::from_slice(&[&frame.bytes[ip.start..][..20], &[0; 40]].concat())
+            .map_err(|_| Reason::BadHeader)?
+            .0;
+        let valid = was.header_checksum == was.calc_header_checksum();
+        header[8] = 64;
+        let new = Ipv4Header::from_slice(header).map_err(|_| Reason::BadHeader)?.0;
+        if valid {
+            header[10..12].copy_from_slice(&new.calc_header_checksum().to_be_bytes());
+        } else {
+            // What was wrong stays wrong by as much.
+            let by = difference(was.calc_header_checksum(), was.header_checksum);
+            header[10..12].copy_from_slice(&plus(new.calc_header_checksum(), by).to_be_bytes());
+        }
+        message[0] = 0;
+    } else {
+        header[7] = 64;
+        message[0] = 129;
+    }
+    let was = [frame.bytes[ip.start + fixed + 2], frame.bytes[ip.start + fixed + 3]];
+    let by = difference(valid, u16::from_be_bytes(was));
+    // Zero and all ones are the same number in one's complement; Sluice writes all ones.
+    let new = match plus(checksum(ip, message), by) {
+        0 => u16::MAX,
+        new => new,
+    };
+    message[2..4].copy_from_slice(&new.to_be_bytes());
+    Ok(Outcome::Answer(Reason::PingAnswered, bytes))
+}
+
+/// The right checksum of a message.
+fn checksum(ip: &Ip, message: &[u8]) -> u16 {
+    let sum = match (ip.source, ip.destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => Sum16BitWords::new()
+            .add_16bytes(source.octets())
+            .add_16bytes(destination.octets())
+            .add_4bytes((message.len() as u32).to_be_bytes())
+            .add_2bytes([0, 58]),
+        _ => Sum16BitWords::new(),
+    };
+    let sum = sum.add_2bytes([message[0], message[1]]).add_slice(&message[4..]);
+    sum.ones_complement().to_be()
+}
+
+/// By how much `b` is larger than `a` in one's complement.
+fn difference(a: u16, b: u16) -> u16 {
+    plus(b, !a)
+}
+
+/// The sum in one's complement.
+fn plus(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}

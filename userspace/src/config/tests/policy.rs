@@ -1,0 +1,57 @@
+//! Policies of VIP addresses.
+
+use super::*;
+use crate::config::{Ping, Unlisted};
+
+#[test]
+fn an_address_has_the_policy_that_is_written_and_the_default_otherwise() {
+    let policies = json!([
+        { "address": "203.0.113.10", "ping": "host", "unlisted": "drop", "force": true },
+        { "address": "2001:db8:f::10/128", "ping": "forward" }
+    ]);
+    let config = parse(&with("/addresses", policies)).unwrap();
+    let [four, six] = config.addresses() else { panic!("{config:?}") };
+    assert_eq!(
+        (four.prefix().to_string().as_str(), four.ping(), four.unlisted()),
+        ("203.0.113.10/32", Ping::Host, Unlisted::Drop)
+    );
+    assert!(four.force() && !six.force());
+    assert_eq!((six.ping(), six.unlisted()), (Ping::Forward, Unlisted::Pass));
+    assert!(parse(&good().to_string()).unwrap().addresses().is_empty());
+}
+
+#[test]
+fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
+    let at = |address: &str| json!([{ "address": address }]);
+    let place = Some("addresses[0].address");
+    refused(&with("/addresses", at("203.0.113.11")), place, "no VIP has the address 203.0.113.11");
+    refused(&with("/addresses", at("203.0.113.0/24")), place, "no VIP has the address 203.0.113.0/24");
+    refused(&with("/addresses", at("203.0.113.10/24")), place, "write 203.0.113.0/24");
+    refused(&with("/addresses", at("www")), place, "an address such as");
+    refused(&with("/addresses", json!(["203.0.113.10"])), Some("addresses[0]"), "\"ping\": \"host\"");
+    let twice = json!([{ "address": "203.0.113.10" }, { "address": "203.0.113.10/32" }]);
+    refused(&with("/addresses", twice), Some("addresses[1].address"), "already at addresses[0].address");
+    let with_field = |field: &str, value: Value| json!([{ "address": "203.0.113.10", field: value }]);
+    refused(
+        &with("/addresses", with_field("ping", json!("drop"))),
+        Some("addresses[0].ping"),
+        "\"answer\", \"forward\", \"host\"",
+    );
+    refused(
+        &with("/addresses", with_field("unlisted", json!(true))),
+        Some("addresses[0].unlisted"),
+        "\"pass\", \"drop\"",
+    );
+    refused(&with("/addresses", with_field("colour", json!(1))), Some("addresses[0].colour"), "unknown field");
+}
+
+#[test]
+fn forwarded_pings_count_among_the_vips() {
+    let mut config = good();
+    config["limits"] = json!({ "vips": 2 });
+    assert!(parse(&config.to_string()).is_ok());
+    config["addresses"] = json!([{ "address": "203.0.113.10", "ping": "answer" }]);
+    assert!(parse(&config.to_string()).is_ok());
+    config["addresses"][0]["ping"] = json!("forward");
+    refused(&config.to_string(), Some("services"), "3 vips are more than limits.vips, 2");
+}

@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parsed(text: &str) -> Result<Vec<(IpNet, Listing)>, String> {
+    let mut to = Vec::new();
+    parse(text.as_bytes(), Path::new("deny.txt"), Listing::DENIED, &mut to).map_err(|error| error.to_string())?;
+    Ok(to)
+}
+
+/// What a trie of these entries says of a source.
+fn says(entries: &Entries, source: &str) -> Listing {
+    let key = PrefixKey::address(&source.parse::<IpAddr>().unwrap().into());
+    let holding = entries.as_slice().iter().filter(|(prefix, _)| prefix.holds(&key));
+    holding.max_by_key(|(prefix, _)| prefix.length).map_or(Listing::ALLOWED, |(_, says)| *says)
+}
+
+fn entries(deny: &[&str], allow: Option<&[&str]>) -> Entries {
+    let typed = |prefixes: &[&str], says| prefixes.iter().map(|text| (prefix(text).unwrap(), says)).collect::<Vec<_>>();
+    let allowed = typed(allow.unwrap_or_default(), Listing::ALLOWED);
+    Entries::new([typed(deny, Listing::DENIED), allowed].concat(), allow.is_some())
+}
+
+#[test]
+fn a_file_holds_prefixes_addresses_comments_and_empty_lines() {
+    let text = "# scanners\n192.0.2.0/24\r\n\n 198.51.100.7 # one host\n2001:db8::/32\n2001:db8::1";
+    let prefixes: Vec<_> = parsed(text).unwrap().iter().map(|(prefix, _)| prefix.to_string()).collect();
+    assert_eq!(prefixes, ["192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32", "2001:db8::1/128"]);
+}
+
+#[test]
+fn an_error_names_the_file_and_the_line_and_what_would_be_right() {
+    for (line, remedy) in [
+        ("example.net", "such as 192.0.2.0/24"),
+        ("192.0.2.0/33", "such as 192.0.2.0/24"),
+        ("192.0.2.1/24", "write 192.0.2.0/24"),
+        ("2001:db8::1/32", "write 2001:db8::/32"),
+        ("::ffff:192.0.2.0/120", "write the IPv4 prefix"),
+        ("192.0.2.1 192.0.2.2", "one a line"),
+    ] {
+        let error = parsed(&format!("# first\n{line}\n192.0.2.0/24")).unwrap_err();
+        assert!(error.starts_with("deny.txt:2: ") && error.contains(remedy), "{error}");
+    }
+    let error = parse(b"\xff\xfe", Path::new("deny.txt"), Listing::DENIED, &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().starts_with("deny.txt:1: not text"), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let files = SourceLists { deny: Some("/nonexistent/deny.txt".into()), allow: None };
+    let error = Entries::read(&files).unwrap_err().to_string();
+    assert!(error.starts_with("/nonexistent/deny.txt: cannot read it"), "{error}");
+}
+
+#[test]
+fn without_an_allow_list_everybody_else_may_come() {
+    let entries = entries(&["192.0.2.0/24", "2001:db8::/32"], None);
+    assert_eq!((says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")), (Listing::DENIED, Listing::ALLOWED));
+    assert_eq!((says(&entries, "2001:db8::9"), says(&entries, "2001:db9::9")), (Listing::DENIED, Listing::ALLOWED));
+}
+
+#[test]
+fn with_an_allow_list_nobody_else_may_come_even_when_it_is_empty() {
+    let one = entries(&[], Some(&["192.0.2.0/24"]));
+    assert_eq!((says(&one, "192.0.2.9"), says(&one, "192.0.3.9")), (Listing::ALLOWED, Listing::NOT_ALLOWED));
+    assert_eq!(says(&one, "2001:db8::9"), Listing::NOT_ALLOWED);
+    let none = entries(&[], Some(&[]));
+    assert_eq!((says(&none, "192.0.2.9"), says(&none, "::1")), (Listing::NOT_ALLOWED, Listing::NOT_ALLOWED));
+}
+
+#[test]
+fn the_longest_prefix_decides_and_deny_wins_between_equals() {
+    let entries = entries(&["10.0.0.0/8", "10.1.2.0/24"], Some(&["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3"]));
+    for (source, expected) in [
+        ("10.9.9.9", Listing::DENIED),
+        ("10.1.9.9", Listing::ALLOWED),
+        ("10.1.2.9", Listing::DENIED),
+        ("10.1.2.3", Listing::ALLOWED),
+        ("11.0.0.1", Listing::NOT_ALLOWED),
+    ] {
+        assert_eq!(says(&entries, source), expected, "{source}");
+    }
+    assert_eq!(entries.prefixes(), 4, "what is named twice counts once");
+}
+
+#[test]
+fn a_prefix_of_one_family_never_speaks_of_the_other() {
+    let v6 = entries(&["::/0"], None);
+    assert_eq!((says(&v6, "2001:db8::1"), says(&v6, "192.0.2.1")), (Listing::DENIED, Listing::ALLOWED));
+    let v4 = entries(&["0.0.0.0/0"], None);
+    assert_eq!((says(&v4, "2001:db8::1"), says(&v4, "192.0.2.1")), (Listing::ALLOWED, Listing::DENIED));
+    let allowed = entries(&[], Some(&["::/0"]));
+    assert_eq!((says(&allowed, "::1"), says(&allowed, "192.0.2.1")), (Listing::ALLOWED, Listing::NOT_ALLOWED));
+}
+
+fn any_entries() -> impl Strategy<Value = Entries> {
+    let line = (0..40u32, prop::sample::select(vec![8u8, 16, 24, 32]), any::<bool>());
+    (prop::collection::vec(line, 0..30), any::<bool>()).prop_map(|(lines, only_allowed)| {
+        let typed = lines.into_iter().map(|(number, length, denied)| {
+            let address = Ipv4Addr::from(number.wrapping_mul(0x0101_0101));
+            let prefix = IpNet::new(address.into(), length).unwrap().trunc();
+            (prefix, if denied { Listing::DENIED } else { Listing::ALLOWED })
+        });
+        Entries::new(typed.collect(), only_allowed)
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_changes_from_one_list_to_another_make_it_the_other(old in any_entries(), new in any_entries()) {
+        let mut map: BTreeMap<_, _> = old.as_slice().iter().copied().collect();
+        let (put, remove) = old.changes(&new);
+        for (key, listing) in &put {
+            prop_assert_ne!(map.insert(*key, *listing), Some(*listing), "nothing is written twice");
+        }
+        for key in &remove {
+            prop_assert!(map.remove(key).is_some(), "only what is there is removed");
+        }
+        prop_assert_eq!(map, new.as_slice().iter().copied().collect::<BTreeMap<_, _>>());
+        prop_assert_eq!(old.changes(&old), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_change_in_place_never_shows_a_source_what_neither_list_says(old in any_entries(), new in any_entries(), source: u32) {
+        // The changes of what counts for all others are never made in place.
+        let (put, remove) = loader::in_order(old.changes(&new));
+        let for_others = |key: &PrefixKey| rest().contains(key);
+        prop_assume!(!put.iter().map(|(key, _)| key).chain(&remove).any(for_others));
+        let source = Ipv4Addr::from(source % 40 * 0x0101_0101).to_string();
+        let allowed = [says(&old, &source), says(&new, &source)];
+        let mut map: BTreeMap<_, _> = old.as_slice().iter().copied().collect();
+        let steps = put.into_iter().map(|(key, listing)| (key, Some(listing))).chain(remove.into_iter().map(|key| (key, None)));
+        for (key, step) in steps {
+            match step {
+                Some(listing) => _ = map.insert(key, listing),
+                None => _ = map.remove(&key),
+            }
+            let now = Entries { entries: map.iter().map(|(key, says)| (*key, *says)).collect(), prefixes: 0 };
+            prop_assert!(allowed.contains(&says(&now, &source)), "{} of {:?}", source, allowed);
+        }
+    }
+}

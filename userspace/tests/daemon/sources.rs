@@ -1,0 +1,215 @@
+//! Deny- and allow-lists of sources, while the balancer runs: from the files to the fate of packets.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::site::{Site, fails, wait_until, world};
+use crate::wire;
+
+/// How long reading the long list may take, on a machine that does other things, too.
+const READ_WITHIN: Duration = Duration::from_secs(300);
+
+const CLIENT: &str = "198.51.100.7";
+const OTHER: &str = "198.51.100.8";
+
+impl Site {
+    fn write_list(&self, name: &str, text: &str) {
+        fs::write(self.directory().join(name), text).unwrap();
+    }
+
+    /// What becomes of a segment that a client sends to a VIP: the counter that it changes.
+    #[track_caller]
+    fn fate(&self, client: &str, vip: &str) -> String {
+        let counted = || {
+            let lb = self.json("counters")["lb"].clone();
+            let services =
+                lb["services"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c["packets"].as_u64()));
+            let reasons = lb["reasons"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c.as_u64()));
+            // Other packets of the host's own may come meanwhile.
+            let of_lists = reasons.filter(|(name, _)| {
+                ["denied", "not_allowed", "service_limit", "source_limit"].contains(&name.as_str())
+            });
+            services.chain(of_lists).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let before = counted();
+        wire::send("far", "eth0", client.parse().unwrap(), vip.parse().unwrap());
+        let mut changed = Vec::new();
+        wait_until("the packet is counted", || {
+            let after = counted();
+            changed = after
+                .into_iter()
+                .filter(|(name, count)| before.get(name).copied().flatten().unwrap_or(0) != count.unwrap())
+                .collect();
+            !changed.is_empty()
+        });
+        assert_eq!(changed.len(), 1, "{changed:?}");
+        changed.remove(0).0
+    }
+}
+
+/// A long list: reading it takes many times what a drain takes. With a client's address at its end.
+fn many(client: &str) -> String {
+    let prefixes = match std::env::var("LISTED_SOURCES") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("LISTED_SOURCES is `{text}`; it is a number of prefixes")),
+        Err(_) => 1_000_000u32,
+    };
+    let mut text = String::new();
+    for number in 0..prefixes {
+        // Apart from each other, in an order that is not that of addresses.
+        let address = Ipv4Addr::from(number.wrapping_mul(2_654_435_761) & 0x7fff_ffff);
+        let _ = writeln!(text, "{address}");
+    }
+    text + client
+}
+
+pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
+    let mut site = Site::new();
+    let before = world();
+    site.write_list("deny.txt", &format!("# the scanners\n{CLIENT}\n"));
+    site.config["deny_file"] = json!("deny.txt");
+    site.write();
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "denied");
+    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+
+    // A little change is made in place.
+    site.write_list("deny.txt", &format!("{OTHER}\n"));
+    daemon.reload();
+    daemon.wait_for_log("2 of 1 prefixes changed in place", 1);
+    assert_eq!(
+        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        ("web".into(), "denied".into())
+    );
+
+    // A service gets a list of its own, and another is made for all.
+    site.write_list("allow.txt", &format!("{OTHER}\n"));
+    site.write_list("deny.txt", "");
+    site.config["services"][0]["allow_file"] = json!("allow.txt");
+    site.write();
+    daemon.reload();
+    daemon.wait_for_log("the list of sources of service web is in force", 1);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+
+    // A daemon that is killed leaves them in force, and the next one takes them over.
+    daemon.end(Signal::SIGKILL);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    daemon.wait_for_log("the list of sources of service web is in force", 1);
+
+    // Out of the configuration, out of the way.
+    site.config["services"][0].as_object_mut().unwrap().remove("allow_file");
+    site.config.as_object_mut().unwrap().remove("deny_file");
+    site.write();
+    daemon.reload();
+    assert_eq!(
+        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        ("web".into(), "web".into())
+    );
+    daemon.end(Signal::SIGTERM);
+    site.down();
+    assert_eq!(world(), before);
+}
+
+pub(crate) fn a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it() {
+    let mut site = Site::new();
+    let before = world();
+    site.config["services"][0]["deny_file"] = json!("deny.txt");
+    site.write();
+    let start = |site: &Site, words: &[&str]| fails(&site.sluice(&["lb", "--config", "edge.json"]), 2, words);
+    start(&site, &["deny.txt: cannot read it"]);
+    site.write_list("deny.txt", &format!("{CLIENT}\nexample.net\n"));
+    start(&site, &["deny.txt:2: \"example.net\" is neither a prefix nor an address"]);
+    fails(&site.sluice(&["check", "edge.json"]), 2, &["deny.txt:2: "]);
+    assert_eq!(world(), before);
+
+    site.write_list("deny.txt", CLIENT);
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "denied");
+    site.write_list("deny.txt", &format!("{OTHER}\n{CLIENT}/0\n"));
+    daemon.reload();
+    daemon.wait_for_log("stays as it was: ", 1);
+    assert_eq!(
+        daemon.said("deny.txt:2: 198.51.100.7/0 has bits beyond its prefix; write 0.0.0.0/0"),
+        1,
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(
+        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        ("denied".into(), "web".into())
+    );
+}
+
+pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
+    let mut site = Site::new();
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    // The old service gets a list that denies the client, a new one gets a short one that allows it.
+    site.write_list("many.txt", &many(CLIENT));
+    site.write_list("few.txt", CLIENT);
+    site.config["services"][0]["deny_file"] = json!("many.txt");
+    site.config["services"].as_array_mut().unwrap().push(json!({
+        "name": "new", "vips": ["203.0.113.12:80/tcp"], "table_size": 251, "allow_file": "few.txt", "backends": [{ "name": "a" }]
+    }));
+    site.write();
+    daemon.reload();
+    let in_force = "is in force";
+    assert_eq!(daemon.said(in_force), 0, "{}", daemon.log());
+
+    // Meanwhile a backend drains, and the balancer serves whom it served, and nobody at the new service.
+    site.config["backends"][1]["draining"] = json!(true);
+    site.write();
+    daemon.reload();
+    let status = site.status();
+    let fates = [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")];
+    assert_eq!(daemon.said(in_force), 0, "the lists were there before the drain was: {}", daemon.log());
+    assert!(status["services"][0]["slots"]["b"].is_null(), "{status}");
+    assert_eq!(fates, ["web", "not_allowed"]);
+
+    // The run that the drain's reload asked for finds nothing new.
+    let deadline = Instant::now() + READ_WITHIN;
+    while daemon.said(in_force) < 2 {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!([site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")], ["denied", "new"]);
+    assert!(site.status()["services"][0]["slots"]["b"].is_null());
+    println!("{}", daemon.log().lines().filter(|line| line.contains("prefixes")).collect::<Vec<_>>().join("\n"));
+}
+
+pub(crate) fn rates_follow_the_configuration() {
+    let mut site = Site::new();
+    let mut daemon = site.start(&["lb"]);
+    for _ in 0..3 {
+        assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    }
+    // A burst of two, then one a second: twenty at once are too many.
+    site.config["services"][0]["rate"] = json!({ "source_packets": { "per_second": 1, "burst": 2 } });
+    site.write();
+    daemon.reload();
+    let burst = |client| {
+        for _ in 0..20 {
+            wire::send("far", "eth0", client, "203.0.113.10:80".parse().unwrap());
+        }
+    };
+    let limited = |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
+    burst(CLIENT.parse().unwrap());
+    wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
+    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+    // Gone from the configuration, gone from the packet path.
+    site.config["services"][0].as_object_mut().unwrap().remove("rate");
+    site.write();
+    daemon.reload();
+    let before = limited(&site);
+    burst(CLIENT.parse().unwrap());
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    assert_eq!(limited(&site), before);
+}

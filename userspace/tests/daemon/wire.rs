@@ -1,0 +1,52 @@
+//! Packets put on a wire by hand.
+
+use std::net::SocketAddrV4;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use crate::support::run;
+
+/// Sends a TCP segment out of one end of a wire, to the link address of the interface at the other.
+pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) {
+    let mut frame = link_address(to).to_vec();
+    frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
+    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend(client.octets());
+    frame.extend(vip.ip().octets());
+    frame.extend(40_001u16.to_be_bytes());
+    frame.extend(vip.port().to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
+
+    let index = nix::net::if_::if_nametoindex(from).expect("the interface exists");
+    // SAFETY: the call takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(socket >= 0, "a packet socket can be made");
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all bytes zero is a value of this plain struct.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = index as i32;
+    // SAFETY: the frame and the address live through the call, and their lengths are theirs.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(sent, frame.len() as isize, "the frame leaves whole");
+}
+
+/// An interface's link address, as `ip` shows it.
+fn link_address(interface: &str) -> [u8; 6] {
+    let shown = run(&format!("ip -o link show {interface}"));
+    let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a link address");
+    let mut bytes = [0; 6];
+    for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).expect("two hexadecimal digits");
+    }
+    bytes
+}
