@@ -102,12 +102,15 @@ impl Case {
         })
     }
 
-    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
+    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none, or when a frame that it
+    /// cannot be given would have left fewer tokens to the others.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
+        let limited = self.steps.iter().any(|step| matches!(step, Step::Configure(world) if !world.rates.is_empty()));
+        let all = self.frames().count();
         self.steps.retain(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)));
-        let some = self.frames().next().is_some();
-        some.then_some(self)
+        let left = self.frames().count();
+        (left > 0 && (left == all || !limited)).then_some(self)
     }
 
     /// Runs the case: verdict, bytes and counters after each frame.
