@@ -15,8 +15,8 @@ use crate::parse::{Network, Part, Size, Transport};
 use crate::rates::{Asks, SourceKey};
 use crate::reject::{reject, smallest};
 use crate::tables::{BalancerTables, Forwarded};
-use crate::walk::{self, Place, Walked};
-use crate::{Address, Family, Flow, Reason, icmp, parse};
+use crate::walk::{self, Place};
+use crate::{Address, Family, Flow, Reason, follow, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Second<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`icmp`](crate::icmp()): ICMP to a VIP address, and where it is.
     Icmp(P, Place),
+    /// It is unchanged, uncounted, and a matter for [`follow`](crate::follow()): a later fragment to a VIP address, and where it is.
+    Later(P, Place),
     /// As [`First::TooBig`].
     TooBig(P, u32),
 }
@@ -64,6 +66,7 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
             Second::Forward(forward) => Ok(forward),
             Second::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
             Second::Icmp(packet, place) => icmp(packet, place, tables),
+            Second::Later(packet, place) => follow(packet, place, tables),
         },
     }
 }
@@ -87,7 +90,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     outcome
 }
 
-/// The second stage: headers wherever they are, and fragments.
+/// The second stage: headers wherever they are.
 ///
 /// # Errors
 ///
@@ -97,7 +100,7 @@ pub fn unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Se
     let mut seen = Seen::default();
     let outcome = forward_unusual(packet, tables, &mut seen);
     let became = match &outcome {
-        Ok(Second::Icmp(..)) => return outcome,
+        Ok(Second::Icmp(..) | Second::Later(..)) => return outcome,
         Ok(Second::Forward(forward)) => Ok(*forward),
         Ok(Second::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
@@ -154,8 +157,8 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
     let walked = walk::network(&packet)?;
     let address = find_address(tables, &walked.network)?;
     let walked = walked.past_extensions(&packet)?;
-    if let Part::Later { identification } = walked.part {
-        return follow(packet, &walked, identification, tables, seen).map(Second::Forward);
+    if let Part::Later = walked.part {
+        return Ok(Second::Later(packet, Place::of(&walked)));
     }
     if walked.network.is_icmp() && matches!(walked.part, Part::Whole) {
         return Ok(Second::Icmp(packet, Place::of(&walked)));
@@ -172,7 +175,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables)?;
     seen.backend = choice.index;
-    if let Part::First { identification } = walked.part {
+    if let Part::First = walked.part {
         let entry = Fragment {
             seen: tables.now(),
             service: vip.service,
@@ -180,7 +183,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
             incarnation: choice.backend.incarnation,
             hint: u32::from(choice.hint),
         };
-        tables.remember_fragment(&packet.fragment_key(identification), &entry);
+        tables.remember_fragment(&packet.fragment_key(walked.identification), &entry);
     }
     let way = packet.way(&choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way)? {
@@ -188,42 +191,6 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
         return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
     packet.send(&choice, &way, hash, tables).map(Second::Forward)
-}
-
-/// Sends a later fragment after its first one, if that is known.
-#[inline(always)]
-fn follow<P: Packet, T: BalancerTables>(
-    packet: P,
-    walked: &Walked,
-    identification: u32,
-    tables: &T,
-    seen: &mut Seen,
-) -> Result<Forward, Reason> {
-    let (vip, tags) = (Vip { service: 0, options: Default::default() }, walked.tags());
-    let size = Size { packet: 0, segment: 0 };
-    let mut packet = Ours { network: walked.network, size, opens: false, tags, vip, packet };
-    let first = tables.fragment(&packet.fragment_key(identification)).ok_or(Reason::Fragment)?;
-    if tables.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
-        return Err(Reason::Fragment);
-    }
-
-    // From this line on the packet is ours, and every refusal is a counted drop.
-    seen.service = first.service;
-    packet.size = parse::size_of_fragment(&packet.packet, walked.start, &walked.network)?;
-    packet.vip.service = first.service;
-    packet.alive()?;
-    let backend = tables.backend(first.backend as u16).ok_or(Reason::NoBackend)?;
-    if backend.incarnation != first.incarnation {
-        return Err(Reason::NoBackend);
-    }
-    seen.backend = first.backend as u16;
-    let choice = Choice { index: first.backend as u16, backend, hint: first.hint as u16 };
-    // A later fragment has no ports; its outer source may differ from the first one's.
-    let ports = Port::new(0);
-    let flow = Flow::new(walked.network.source, walked.network.destination, ports, ports, walked.network.protocol);
-    let hash = flow.hash(walked.network.family, tables.hash_key());
-    // Errors about later fragments are not sent (RFC 1122 section 3.2.2).
-    packet.send_untold(&choice, hash, tables)
 }
 
 /// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
@@ -296,14 +263,14 @@ impl<P: Packet> Ours<P> {
     }
 
     #[inline(always)]
-    fn fragment_key(&self, identification: u32) -> FragmentKey {
+    pub(crate) fn fragment_key(&self, identification: u32) -> FragmentKey {
         let n = &self.network;
         let (source, destination) = (n.source, n.destination);
         FragmentKey { source, destination, identification, protocol: u32::from(n.protocol) }
     }
 
     #[inline(always)]
-    fn alive(&self) -> Result<(), Reason> {
+    pub(crate) fn alive(&self) -> Result<(), Reason> {
         if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
     }
 

@@ -180,14 +180,19 @@ impl Ipv4 {
         const MORE: u16 = 0x2000;
 
         let fragment = u16::from_be(self.fragment);
-        let identification = u16::from_be(self.identification) as u32;
         if fragment & OFFSET != 0 {
-            Part::Later { identification }
+            Part::Later
         } else if fragment & MORE != 0 {
-            Part::First { identification }
+            Part::First
         } else {
             Part::Whole
         }
+    }
+
+    /// What all fragments of a packet have in common; means nothing for one that is whole (RFC 6864).
+    #[inline(always)]
+    pub const fn identification(&self) -> u32 {
+        u16::from_be(self.identification) as u32
     }
 
     /// Type of service: DSCP and ECN.
@@ -341,14 +346,19 @@ impl Ipv6Fragment {
         const MORE: u16 = 1;
 
         let bits = u16::from_be(self.offset_and_more);
-        let identification = u32::from_be(self.identification);
         if bits & OFFSET != 0 {
-            Part::Later { identification }
+            Part::Later
         } else if bits & MORE != 0 {
-            Part::First { identification }
+            Part::First
         } else {
             Part::Whole
         }
+    }
+
+    /// What all fragments of a packet have in common.
+    #[inline(always)]
+    pub const fn identification(&self) -> u32 {
+        u32::from_be(self.identification)
     }
 }
 

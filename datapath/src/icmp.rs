@@ -114,7 +114,7 @@ fn quoted_flow<P: Packet, T: BalancerTables>(
     if network.source != outer.destination || !(network.protocol == TCP || network.protocol == UDP) {
         return Err(Reason::QuotesOther);
     }
-    if let Part::Later { .. } = quoted.part {
+    if let Part::Later = quoted.part {
         return Err(Reason::QuotesFragment);
     }
     // Of what follows the quoted IP header, eight bytes are certain (RFC 792), and the ports are the first four of TCP as of UDP.
@@ -134,7 +134,7 @@ fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<Walked>
         }
         Family::V6 => (from_ipv6(&packet.load_variable(start)?).ok()?, Part::Whole),
     };
-    Walked { network, start, part, tagged: false }.past_extensions(packet).ok()
+    Walked { network, start, part, identification: 0, tagged: false }.past_extensions(packet).ok()
 }
 
 /// Turns a ping whose ICMP header is at `offset` into its answer; `old` and `new` are the first word of that header.

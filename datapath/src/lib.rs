@@ -21,6 +21,7 @@ pub mod ecn;
 pub mod encapsulate;
 pub mod entries;
 pub mod flow;
+pub mod follow;
 pub mod header;
 pub mod icmp;
 #[cfg(feature = "memory")]
@@ -36,12 +37,14 @@ pub mod records;
 pub mod reject;
 pub mod siphash;
 pub mod tables;
+pub mod verifier;
 pub mod walk;
 
 pub use address::{Address, Family};
 pub use balance::{First, Forward, Second, balance};
 pub use decapsulate::decapsulate;
 pub use flow::Flow;
+pub use follow::follow;
 pub use icmp::icmp;
 pub use packet::Packet;
 pub use plain::Plain;

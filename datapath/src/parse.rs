@@ -78,15 +78,9 @@ pub enum Part {
     /// It is not fragmented.
     Whole,
     /// The first fragment, which holds the transport header.
-    First {
-        /// What all fragments of the packet have in common.
-        identification: u32,
-    },
+    First,
     /// Any other fragment.
-    Later {
-        /// As above.
-        identification: u32,
-    },
+    Later,
 }
 
 /// What a TCP or UDP header says.

@@ -6,10 +6,14 @@ use crate::flow::{ICMP, ICMPV6};
 use crate::header::{Ipv4, Ipv6, Ipv6Fragment};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, from_ipv4, from_ipv6, is_ours, is_tag};
+use crate::verifier::forgotten;
 use crate::{Family, Reason};
 
 /// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
 const MAX_TAGS: usize = 2;
+
+/// The largest offset of an IP header.
+const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
 
 /// The most extension headers that are followed, the fragment header included. More are no client's habit.
 const MAX_EXTENSIONS: usize = 8;
@@ -26,6 +30,8 @@ pub struct Walked {
     pub start: usize,
     /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers are followed.
     pub part: Part,
+    /// What all fragments of the packet have in common; means nothing when it is whole.
+    pub identification: u32,
     /// Whether it has a VLAN tag, in its bytes or beside them.
     pub tagged: bool,
 }
@@ -41,8 +47,8 @@ impl Walked {
         match self.network.family {
             Family::V4 => Ok(self),
             Family::V6 => {
-                let (network, part) = extensions(packet, self.start, self.network)?;
-                Ok(Self { network, part, ..self })
+                let (network, part, identification) = extensions(packet, self.start, self.network)?;
+                Ok(Self { network, part, identification, ..self })
             }
         }
     }
@@ -54,7 +60,7 @@ impl Walked {
     }
 }
 
-/// Where an ICMP message is: what one stage found out, in a form in which the next one can be told.
+/// Where the end of a packet's headers is: what one stage found out, in a form in which the next one can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     family: Family,
@@ -82,12 +88,13 @@ impl Place {
 
     /// The place that a number says.
     #[inline(always)]
-    pub const fn from_word(word: u32) -> Self {
+    pub fn from_word(word: u32) -> Self {
+        let word = forgotten(word);
         let family = if word & 1 << 5 == 0 { Family::V4 } else { Family::V6 };
         Self { family, start: (word & 0x1f) as usize, header: (word >> 6 & 0x1ff) as usize }
     }
 
-    /// The headers at this place, read once more.
+    /// The headers of an ICMP message at this place, read once more.
     ///
     /// # Errors
     ///
@@ -104,7 +111,40 @@ impl Place {
             Family::V6 => ICMPV6,
         };
         let tagged = packet.has_vlan() || start != ETHERNET;
-        Ok(Walked { network: Network { header, protocol, ..network }, start, part: Part::Whole, tagged })
+        Ok(Walked {
+            network: Network { header, protocol, ..network },
+            start,
+            part: Part::Whole,
+            identification: 0,
+            tagged,
+        })
+    }
+
+    /// The headers of a later fragment at this place, read once more.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Truncated`], [`Reason::BadHeader`], [`Reason::Fragment`] when it is no later fragment.
+    #[inline(always)]
+    pub(crate) fn later<P: Packet>(self, packet: &P) -> Result<Walked, Reason> {
+        let Self { family, start, header } = self;
+        let (network, part, identification) = match family {
+            Family::V4 => {
+                let fields: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
+                (from_ipv4(&fields)?, fields.part(), fields.identification())
+            }
+            Family::V6 => {
+                let network = from_ipv6(&packet.load_variable(start).ok_or(Reason::Truncated)?)?;
+                // The fragment header is the last one that was followed.
+                let at = start.wrapping_add(header).wrapping_sub(Ipv6Fragment::SIZE);
+                let fragment: Ipv6Fragment = packet.load_variable(at).ok_or(Reason::Truncated)?;
+                let network = Network { header, protocol: fragment.next_header(), ..network };
+                (network, fragment.part(), fragment.identification())
+            }
+        };
+        let Part::Later = part else { return Err(Reason::Fragment) };
+        let tagged = packet.has_vlan() || start != ETHERNET;
+        Ok(Walked { network, start, part, identification, tagged })
     }
 }
 
@@ -127,32 +167,36 @@ pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
         start = start.wrapping_add(4);
         tagged = true;
     }
-    if is_tag(ether_type) {
+    // However many tags there were, the verifier knows the same about the offset now.
+    let start = forgotten(start as u32) as usize;
+    if is_tag(ether_type) || start > MAX_START {
         return Err(Reason::Vlan);
     }
-    let (network, part) = match is_ours(packet, ether_type)? {
+    let (network, part, identification) = match is_ours(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
-            (from_ipv4(&header)?, header.part())
+            (from_ipv4(&header)?, header.part(), header.identification())
         }
         Family::V6 => {
             let header: Ipv6 = packet.load_variable(start).ok_or(Reason::Truncated)?;
-            (from_ipv6(&header)?, Part::Whole)
+            (from_ipv6(&header)?, Part::Whole, 0)
         }
     };
-    Ok(Walked { network, start, part, tagged })
+    Ok(Walked { network, start, part, identification, tagged })
 }
 
 #[inline(always)]
-fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Result<(Network, Part), Reason> {
+fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Result<(Network, Part, u32), Reason> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let mut part = Part::Whole;
-    for _ in 0..=MAX_EXTENSIONS {
+    let (mut part, mut identification) = (Part::Whole, 0);
+    for _ in 0..MAX_EXTENSIONS + 1 {
+        // Whichever headers came before, the verifier knows the same about the offset now.
+        network.header = forgotten(network.header as u32) as usize;
         if network.header > MAX_HEADERS {
             return Err(Reason::ExtensionHeaders);
         }
@@ -175,16 +219,16 @@ fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Resu
                 if !matches!(part, Part::Whole) {
                     return Err(Reason::ExtensionHeaders);
                 }
-                part = header.part();
+                (part, identification) = (header.part(), header.identification());
                 network.protocol = header.next_header();
                 Ipv6Fragment::SIZE
             }
-            _ => return Ok((network, part)),
+            _ => return Ok((network, part, identification)),
         };
         network.header = network.header.wrapping_add(length);
         // What follows the header of a later fragment is the middle of something.
-        if matches!(part, Part::Later { .. }) {
-            return Ok((network, part));
+        if matches!(part, Part::Later) {
+            return Ok((network, part, identification));
         }
     }
     Err(Reason::ExtensionHeaders)

@@ -23,8 +23,9 @@ use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::walk::Place;
 use sluice_datapath::{
-    Address, BalancerTables, EventTables, Family, First, Flow, LookupTable, Reason, Second, icmp, reject,
+    Address, BalancerTables, EventTables, Family, First, Flow, LookupTable, Reason, Second, follow, icmp, reject,
 };
+use sluice_probes::next::Next;
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
@@ -157,15 +158,17 @@ pub fn sluice_tc(context: TcContext) -> i32 {
 #[inline(always)]
 fn stages_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     let mut action = direct_at_tc(skb, watched);
-    if action == tc::UNUSUAL {
+    if let Next::Unusual = Next::of(action as u32) {
         action = unusual_at_tc(skb, watched);
-        if let Some(place) = tc::icmp_place(action) {
-            return icmp_at_tc(skb, place.to_word(), watched);
+        match Next::of(action as u32) {
+            Next::Icmp(place) => return icmp_at_tc(skb, place.to_word(), watched),
+            Next::Later(place) => return follow_at_tc(skb, place.to_word(), watched),
+            _ => {}
         }
     }
-    match tc::mtu_to_tell(action) {
-        Some(mtu) => reject_at_tc(skb, mtu),
-        None => action,
+    match Next::of(action as u32) {
+        Next::TooBig(mtu) => reject_at_tc(skb, mtu),
+        _ => action,
     }
 }
 
@@ -180,8 +183,8 @@ fn begin_at_tc(skb: *mut __sk_buff) {
 fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match direct(TcPacket::new(skb), &Maps { watched }) {
         Ok(First::Forward(forward)) => tc::redirect(&forward),
-        Ok(First::Unusual(_)) => tc::UNUSUAL,
-        Ok(First::TooBig(_, mtu)) => tc::too_big(mtu),
+        Ok(First::Unusual(_)) => Next::Unusual.to_word() as i32,
+        Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -191,18 +194,28 @@ fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
 fn unusual_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match unusual(TcPacket::of(skb), &Maps { watched }) {
         Ok(Second::Forward(forward)) => tc::redirect(&forward),
-        Ok(Second::Icmp(_, place)) => tc::icmp_at(place),
-        Ok(Second::TooBig(_, mtu)) => tc::too_big(mtu),
+        Ok(Second::Icmp(_, place)) => Next::Icmp(place).to_word() as i32,
+        Ok(Second::Later(_, place)) => Next::Later(place).to_word() as i32,
+        Ok(Second::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
         Err(reason) => tc::refuse(reason),
     }
 }
 
-/// The third stage at TC.
+/// The stage at TC for ICMP.
 #[inline(never)]
 fn icmp_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
     match icmp(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
         Ok(forward) => tc::redirect(&forward),
         Err(reason) => tc::answer(&TcPacket::of(skb), reason),
+    }
+}
+
+/// The stage at TC for later fragments.
+#[inline(never)]
+fn follow_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
+    match follow(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
+        Ok(forward) => tc::redirect(&forward),
+        Err(reason) => tc::refuse(reason),
     }
 }
 
@@ -232,15 +245,17 @@ pub fn sluice_xdp(context: XdpContext) -> u32 {
 #[inline(always)]
 fn stages_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
     let mut action = direct_at_xdp(context, watched);
-    if action == xdp::UNUSUAL {
+    if let Next::Unusual = Next::of(action) {
         action = unusual_at_xdp(context, watched);
-        if let Some(place) = xdp::icmp_place(action) {
-            return icmp_at_xdp(context, place.to_word(), watched);
+        match Next::of(action) {
+            Next::Icmp(place) => return icmp_at_xdp(context, place.to_word(), watched),
+            Next::Later(place) => return follow_at_xdp(context, place.to_word(), watched),
+            _ => {}
         }
     }
-    match xdp::mtu_to_tell(action) {
-        Some(mtu) => reject_at_xdp(context, mtu),
-        None => action,
+    match Next::of(action) {
+        Next::TooBig(mtu) => reject_at_xdp(context, mtu),
+        _ => action,
     }
 }
 
@@ -255,8 +270,8 @@ fn begin_at_xdp(context: *mut xdp_md) {
 fn direct_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
     match direct(XdpPacket::new(context), &Maps { watched }) {
         Ok(First::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(First::Unusual(_)) => xdp::UNUSUAL,
-        Ok(First::TooBig(_, mtu)) => xdp::too_big(mtu),
+        Ok(First::Unusual(_)) => Next::Unusual.to_word(),
+        Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => xdp::refuse(reason),
     }
 }
@@ -266,16 +281,26 @@ fn direct_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
 fn unusual_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
     match unusual(XdpPacket::new(context), &Maps { watched }) {
         Ok(Second::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(Second::Icmp(_, place)) => xdp::icmp_at(place),
-        Ok(Second::TooBig(_, mtu)) => xdp::too_big(mtu),
+        Ok(Second::Icmp(_, place)) => Next::Icmp(place).to_word(),
+        Ok(Second::Later(_, place)) => Next::Later(place).to_word(),
+        Ok(Second::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => xdp::refuse(reason),
     }
 }
 
-/// The third stage at XDP.
+/// The stage at XDP for ICMP.
 #[inline(never)]
 fn icmp_at_xdp(context: *mut xdp_md, place: u32, watched: u64) -> u32 {
     match icmp(XdpPacket::new(context), Place::from_word(place), &Maps { watched }) {
+        Ok(forward) => xdp::redirect(context, &forward),
+        Err(reason) => xdp::refuse(reason),
+    }
+}
+
+/// The stage at XDP for later fragments.
+#[inline(never)]
+fn follow_at_xdp(context: *mut xdp_md, place: u32, watched: u64) -> u32 {
+    match follow(XdpPacket::new(context), Place::from_word(place), &Maps { watched }) {
         Ok(forward) => xdp::redirect(context, &forward),
         Err(reason) => xdp::refuse(reason),
     }

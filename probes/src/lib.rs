@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod access;
+pub mod next;
 pub mod tc;
 pub mod xdp;
 

@@ -15,7 +15,6 @@ use sluice_datapath::header::Ipv6;
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::parse::is_tag;
-use sluice_datapath::walk::Place;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
@@ -282,43 +281,6 @@ impl Packet for TcPacket {
 pub fn redirect(forward: &Forward) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.
     unsafe { bpf_redirect_neigh(forward.interface, core::ptr::null_mut(), 0, 0) as i32 }
-}
-
-/// No action of TC's: the packet is unchanged, and a matter for the next stage.
-pub const UNUSUAL: i32 = -2;
-
-/// No action of TC's, but what all numbers have in common that are none: the packet is unchanged, a matter for the stage that handles ICMP.
-const ICMP: i32 = 1 << 30;
-
-/// No action of TC's: the packet is unchanged, and a matter for the stage that handles ICMP, which is at `place`.
-#[inline(always)]
-pub fn icmp_at(place: Place) -> i32 {
-    ICMP | place.to_word() as i32
-}
-
-/// As [`ICMP`], for the stage that tells senders an MTU.
-const TOO_BIG: i32 = 1 << 29;
-
-/// The largest MTU.
-const LARGEST_MTU: i32 = 0xffff;
-
-/// No action of TC's: the packet is unchanged and does not fit, and its sender should be told an MTU.
-#[inline(always)]
-pub fn too_big(mtu: u32) -> i32 {
-    TOO_BIG | (mtu as i32 & LARGEST_MTU)
-}
-
-/// The MTU in what [`too_big`] returned; `None` of anything else.
-#[inline(always)]
-pub fn mtu_to_tell(action: i32) -> Option<u32> {
-    if action & !LARGEST_MTU == TOO_BIG { Some((action & LARGEST_MTU) as u32) } else { None }
-}
-
-/// The place in what [`icmp_at`] returned; `None` of any action.
-#[inline(always)]
-pub fn icmp_place(action: i32) -> Option<Place> {
-    // Of the lower bits all that a place has.
-    if action & !(Place::LARGEST as i32) == ICMP { Some(Place::from_word(action as u32)) } else { None }
 }
 
 /// The TC action that lets a packet go on: to the next filter, and to the stack behind the last one.

@@ -5,7 +5,6 @@ use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fi
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
-use sluice_datapath::walk::Place;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
 
 use crate::access;
@@ -102,7 +101,8 @@ impl Packet for XdpPacket {
         if offset > MAX_VARIABLE_OFFSET {
             return None;
         }
-        self.load(offset)
+        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there.
+        self.load(core::hint::black_box(offset))
     }
 
     #[inline(always)]
@@ -265,43 +265,6 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     packet.write(0, &route.dmac).ok()?;
     packet.write(6, &route.smac).ok()?;
     Some(route.ifindex)
-}
-
-/// No action of XDP's: the packet is unchanged, and a matter for the next stage.
-pub const UNUSUAL: u32 = u32::MAX;
-
-/// No action of XDP's, but what all numbers have in common that are none: the packet is unchanged, a matter for the stage that handles ICMP.
-const ICMP: u32 = 1 << 30;
-
-/// No action of XDP's: the packet is unchanged, and a matter for the stage that handles ICMP, which is at `place`.
-#[inline(always)]
-pub fn icmp_at(place: Place) -> u32 {
-    ICMP | place.to_word()
-}
-
-/// As [`ICMP`], for the stage that tells senders an MTU.
-const TOO_BIG: u32 = 1 << 29;
-
-/// The largest MTU.
-const LARGEST_MTU: u32 = 0xffff;
-
-/// No action of XDP's: the packet is unchanged and does not fit, and its sender should be told an MTU.
-#[inline(always)]
-pub fn too_big(mtu: u32) -> u32 {
-    TOO_BIG | (mtu & LARGEST_MTU)
-}
-
-/// The MTU in what [`too_big`] returned; `None` of anything else.
-#[inline(always)]
-pub fn mtu_to_tell(action: u32) -> Option<u32> {
-    if action & !LARGEST_MTU == TOO_BIG { Some(action & LARGEST_MTU) } else { None }
-}
-
-/// The place in what [`icmp_at`] returned; `None` of any action.
-#[inline(always)]
-pub fn icmp_place(action: u32) -> Option<Place> {
-    // Of the lower bits all that a place has.
-    if action & !(Place::LARGEST) == ICMP { Some(Place::from_word(action)) } else { None }
 }
 
 /// The XDP action for a packet that is not forwarded.
