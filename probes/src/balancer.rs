@@ -352,6 +352,9 @@ fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     true
 }
 
+/// The buckets of a source that was not seen before. Here, and not on the stack, which has no room to spare.
+static FULL: Buckets = Buckets { packets: 0, new_flows: 0 };
+
 /// Takes what a packet asks for from buckets of packets and of new flows.
 #[inline(always)]
 fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
@@ -524,7 +527,7 @@ impl BalancerTables for Maps {
         let mut buckets = SOURCES.get_ptr_mut(key);
         if buckets.is_none() {
             // Another CPU may have put it there meanwhile; its takings stay.
-            let _ = SOURCES.insert(key, Buckets { packets: 0, new_flows: 0 }, u64::from(BPF_NOEXIST));
+            let _ = SOURCES.insert(key, &FULL, u64::from(BPF_NOEXIST));
             buckets = SOURCES.get_ptr_mut(key);
         }
         // Without room for one more source, it goes unlimited.

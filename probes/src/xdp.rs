@@ -97,12 +97,13 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
-        // The verifier wants an upper bound of what is added to a packet pointer.
+        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there.
+        let offset = core::hint::black_box(offset);
+        // The verifier wants an upper bound of what is added to a packet pointer; old ones, of this very copy of the number.
         if offset > MAX_VARIABLE_OFFSET {
             return None;
         }
-        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there.
-        self.load(core::hint::black_box(offset))
+        self.load(offset)
     }
 
     #[inline(always)]
@@ -262,9 +263,15 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
     }
-    packet.write(0, &route.dmac).ok()?;
-    packet.write(6, &route.smac).ok()?;
+    packet.write(0, &words(route.dmac)).ok()?;
+    packet.write(6, &words(route.smac)).ok()?;
     Some(route.ifindex)
+}
+
+/// A link address as words: of bytes LLVM would make a call.
+#[inline(always)]
+const fn words([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
 }
 
 /// The XDP action for a packet that is not forwarded.

@@ -122,10 +122,23 @@ fn judge(events: &[Event], frame: &Frame, outcome: &Outcome, world: &World) -> a
         Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
             ensure!(reason.verdict() == Verdict::Drop, "{reason} is no reason to drop");
             ensure!((event.reason, event.backend, event.leaves) == (reason.index(), 0, 0), "it is not of {reason}");
-            ensure!((event.service == 0) == (*reason == Reason::Unlisted), "the service is {}", event.service);
+            // What is to an address alone has no service.
+            let to_address = *reason == Reason::Unlisted || is_ping(frame);
+            ensure!(event.service != 0 || to_address, "the service is {}", event.service);
+            ensure!(event.service == 0 || *reason != Reason::Unlisted, "the service is {}", event.service);
         }
     }
     Ok(())
+}
+
+/// Whether an untagged frame without options is an echo request.
+fn is_ping(frame: &Frame) -> bool {
+    let bytes = &frame.bytes;
+    let at = |offset: usize| bytes.get(offset).copied();
+    match at(14).map(|version| version >> 4) {
+        Some(4) => at(14 + 9) == Some(1) && at(14 + 20) == Some(8),
+        _ => at(14 + 6) == Some(58) && at(14 + 40) == Some(128),
+    }
 }
 
 /// A packet of each kind: forwarded to WEB, opening a flow there, forwarded to DNS, dropped of WEB, dropped of DNS, nobody's.
