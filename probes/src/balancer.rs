@@ -527,7 +527,8 @@ impl BalancerTables for Maps {
         let mut buckets = SOURCES.get_ptr_mut(key);
         if buckets.is_none() {
             // Another CPU may have put it there meanwhile; its takings stay.
-            let _ = SOURCES.insert(key, &FULL, u64::from(BPF_NOEXIST));
+            let full: &Buckets = &FULL;
+            let _ = SOURCES.insert(key, full, u64::from(BPF_NOEXIST));
             buckets = SOURCES.get_ptr_mut(key);
         }
         // Without room for one more source, it goes unlimited.

@@ -35,7 +35,7 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
         // Loading takes longer than a case does, so those that remember nothing share a program.
         let remembers = case.name.contains("fragment")
             || case.steps.iter().any(|step| match step {
-                Step::Configure(world) => world.tables.values().any(|table| table.tracked),
+                Step::Configure(world) => !world.rates.is_empty() || world.tables.values().any(|table| table.tracked),
                 Step::Send(..) => false,
             });
         if remembers {
