@@ -18,7 +18,7 @@ use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
 use sluice_tests::packets::icmp;
 use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes, takes_at_xdp};
+use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, run_case, takes, takes_at_xdp, unload};
 use sluice_tests::packets::native::{Native, NativeHost, settings};
 use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
@@ -50,11 +50,11 @@ fn main() -> ExitCode {
     }
     for case in cases::balancing() {
         if let Some(case) = case.clone().only(takes_at_xdp) {
-            add(format!("xdp: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Xdp)?)));
+            add(format!("xdp: {}", case.name), Box::new(move || run_case(&case, Hook::Xdp)));
         }
         // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test program `wire` does.
         if let Some(case) = case.only(takes) {
-            add(format!("tc: {}", case.name), Box::new(move || case.run(&mut Loaded::new(Hook::Tc)?)));
+            add(format!("tc: {}", case.name), Box::new(move || run_case(&case, Hook::Tc)));
         }
     }
     for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
@@ -74,7 +74,9 @@ fn main() -> ExitCode {
     add(name.to_owned(), Box::new(random_frames));
     let name = "memory and backend agree on random encapsulated frames";
     add(name.to_owned(), Box::new(random_frames_to_the_backend));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    unload();
+    conclusion.exit_code()
 }
 
 /// Each CPU has a bucket of three, and gets no fourth within the test.

@@ -1,6 +1,7 @@
 //! The packet path in the kernel: programs that were loaded as the daemon loads them, run by `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use sluice_datapath::rates::{Limit, Rate};
 use sluice_datapath::{Family, Reason};
 
 use super::build::ETHERNET;
+use super::cases::Case;
 use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
@@ -77,6 +79,31 @@ pub struct Loaded {
     world: Option<World>,
     capture: Option<Capture>,
     pins: OwnPins,
+}
+
+/// Programs that a case is done with, for the next one: loading takes longer than a case does.
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+/// Runs a case at a hook.
+///
+/// # Errors
+///
+/// What differs, or what the kernel refused.
+pub fn run_case(case: &Case, hook: Hook) -> anyhow::Result<()> {
+    if case.remembers() {
+        return case.run(&mut Loaded::new(hook)?);
+    }
+    let take = |idle: &mut Vec<Loaded>| idle.iter().position(|l| l.hook == hook).map(|index| idle.swap_remove(index));
+    let idle = take(&mut IDLE.lock().expect("nobody panics with it"));
+    let mut loaded = idle.map_or_else(|| Loaded::new(hook), Ok)?;
+    case.run(&mut loaded)?;
+    IDLE.lock().expect("nobody panics with it").push(loaded);
+    Ok(())
+}
+
+/// Removes what [`run_case`] keeps; comes when all cases have run.
+pub fn unload() {
+    IDLE.lock().expect("nobody panics with it").clear();
 }
 
 impl Loaded {

@@ -9,7 +9,7 @@ use sluice::bpf::{self, Selection};
 use sluice_datapath::Reason;
 use sluice_datapath::options::Features;
 use sluice_tests::packets::build::Client;
-use sluice_tests::packets::cases::{self, Step};
+use sluice_tests::packets::cases;
 use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded};
 use sluice_tests::packets::native::settings;
 use sluice_tests::packets::watching::{self, EVERYTHING, Watched};
@@ -33,12 +33,7 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
     let mut balancer = Loaded::new(hook)?;
     for case in cases::balancing() {
         // Loading takes longer than a case does, so those that remember nothing share a program.
-        let remembers = case.name.contains("fragment")
-            || case.steps.iter().any(|step| match step {
-                Step::Configure(world) => !world.rates.is_empty() || world.tables.values().any(|table| table.tracked),
-                Step::Send(..) => false,
-            });
-        if remembers {
+        if case.remembers() {
             balancer = Loaded::new(hook)?;
         }
         if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
