@@ -11,7 +11,7 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
-use sluice_tests::packets::{cases, icmp, random, watching};
+use sluice_tests::packets::{cases, icmp, random, sources, watching};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     let name = "the answer to a ping has a right checksum, whatever the ping holds";
     trials.push(Trial::test(name, || report(icmp::every_answer_is_valid(&mut Native::default()))));
     trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
+    trials.push(Trial::test("where sources are spread, each flow has one of its own", || {
+        report(sources::check(&mut Native::with(sources::spread())))
+    }));
     trials.push(Trial::test("random frames end as the oracle says", random_frames));
     trials.push(Trial::test("random frames never upset the backend", random_frames_to_the_backend));
     libtest_mimic::run(&arguments, trials).exit_code()

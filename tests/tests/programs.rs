@@ -18,11 +18,13 @@ use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::cases;
 use sluice_tests::packets::icmp;
 use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, run_case, takes, takes_at_xdp, unload};
+use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded, LoadedHost, takes, takes_at_xdp};
 use sluice_tests::packets::native::{Native, NativeHost, settings};
 use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
+use sluice_tests::packets::shared::{lend, unload};
+use sluice_tests::packets::sources;
 use sluice_tests::packets::watching;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
 
@@ -50,11 +52,11 @@ fn main() -> ExitCode {
     }
     for case in cases::balancing() {
         if let Some(case) = case.clone().only(takes_at_xdp) {
-            add(format!("xdp: {}", case.name), Box::new(move || run_case(&case, Hook::Xdp)));
+            add(format!("xdp: {}", case.name), Box::new(move || lend(Hook::Xdp, |balancer| case.run(balancer))));
         }
         // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test program `wire` does.
         if let Some(case) = case.only(takes) {
-            add(format!("tc: {}", case.name), Box::new(move || run_case(&case, Hook::Tc)));
+            add(format!("tc: {}", case.name), Box::new(move || lend(Hook::Tc, |balancer| case.run(balancer))));
         }
     }
     for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
@@ -62,11 +64,16 @@ fn main() -> ExitCode {
     }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
         let name = format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
-        add(name, Box::new(move || icmp::every_answer_is_valid(&mut Loaded::new(hook)?)));
+        add(name, Box::new(move || lend(hook, |balancer| icmp::every_answer_is_valid(balancer))));
     }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
         let name = format!("{name}: clients are told what fits only so often");
         add(name, Box::new(move || told_only_so_often(hook)));
+    }
+    for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
+        let name = format!("{name}: where sources are spread, each flow has one of its own");
+        let check = move || sources::check(&mut Loaded::with(hook, CONNECTIONS, &sources::spread())?);
+        add(name, Box::new(check));
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp));

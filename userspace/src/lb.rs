@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
+use ipnet::IpNet;
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
@@ -89,13 +90,16 @@ impl Input {
     /// What the program is loaded with.
     fn settings(&self, want: &Want) -> Settings {
         let underlay = self.config.underlay();
+        let (source_v4, source_bits_v4) = source(underlay.v4.map(Address::from), underlay.v4_sources.map(IpNet::V4));
+        let (source_v6, source_bits_v6) = source(underlay.v6.map(Address::from), underlay.v6_sources.map(IpNet::V6));
+        let spread = source_bits_v4 | source_bits_v6 != 0;
         Settings {
-            features: want.features(),
+            features: want.features().with_if(spread, Features::SOURCES),
             hash_key: self.key.flow_key(),
-            source_v4: underlay.v4.map_or(Address::NONE, Address::from),
-            source_v6: underlay.v6.map_or(Address::NONE, Address::from),
-            source_bits_v4: 0,
-            source_bits_v6: 0,
+            source_v4,
+            source_v6,
+            source_bits_v4,
+            source_bits_v6,
             errors: ERRORS,
         }
     }
@@ -115,6 +119,13 @@ impl Input {
         let addresses = self.config.backends().iter().flat_map(|backend| backend.addresses());
         addresses.filter(move |address| underlay.like(*address).is_some())
     }
+}
+
+/// The source of outer headers of one family, and the bits of its last word, wire order, that are each flow's own.
+fn source(own: Option<Address>, prefix: Option<IpNet>) -> (Address, u32) {
+    let Some(prefix) = prefix else { return (own.unwrap_or(Address::NONE), 0) };
+    let bits = prefix.max_prefix_len() - prefix.prefix_len();
+    (Address::from(prefix.network()), u32::MAX.unbounded_shr(32 - u32::from(bits).min(32)).to_be())
 }
 
 /// Digest of a configuration's text, as `status` shows it.

@@ -1,20 +1,23 @@
 //! The packet path in the kernel: programs that were loaded as the daemon loads them, run by `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie};
 use sluice::journal::Role;
-use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
-use sluice_datapath::observe::Event;
-use sluice_datapath::rates::{Limit, Rate};
-use sluice_datapath::{Family, Reason};
+use sluice_datapath::entries::{
+    BackendCounters, Connection, Fragment, FragmentKey, NextHop, ServiceCounters, Settings, Slot, TableHead,
+};
+use sluice_datapath::observe::{Event, Observer};
+use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
+use sluice_datapath::{Family, Flow, Plain, Reason};
 
 use super::build::ETHERNET;
-use super::cases::Case;
 use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
@@ -81,31 +84,6 @@ pub struct Loaded {
     pins: OwnPins,
 }
 
-/// Programs that a case is done with, for the next one: loading takes longer than a case does.
-static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
-
-/// Runs a case at a hook.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
-pub fn run_case(case: &Case, hook: Hook) -> anyhow::Result<()> {
-    if case.remembers() {
-        return case.run(&mut Loaded::new(hook)?);
-    }
-    let take = |idle: &mut Vec<Loaded>| idle.iter().position(|l| l.hook == hook).map(|index| idle.swap_remove(index));
-    let idle = take(&mut IDLE.lock().expect("nobody panics with it"));
-    let mut loaded = idle.map_or_else(|| Loaded::new(hook), Ok)?;
-    case.run(&mut loaded)?;
-    IDLE.lock().expect("nobody panics with it").push(loaded);
-    Ok(())
-}
-
-/// Removes what [`run_case`] keeps; comes when all cases have run.
-pub fn unload() {
-    IDLE.lock().expect("nobody panics with it").clear();
-}
-
 impl Loaded {
     /// Loads the program of a hook over maps of its own.
     ///
@@ -130,6 +108,34 @@ impl Loaded {
             Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
         Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, capture: None, pins })
+    }
+
+    /// Its hook.
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Ends a capture, and empties all maps that packets write.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        self.events();
+        self.capture = None;
+        let directory = self.pins.0.directory();
+        empty::<Flow, Connection>(&directory.join("CONNECTIONS"))?;
+        empty::<FragmentKey, Fragment>(&directory.join("FRAGMENTS"))?;
+        empty::<SourceKey, Buckets>(&directory.join("SOURCES"))?;
+        let mut buckets: Array<_, Raw<Buckets>> =
+            Map::Array(MapData::from_pin(directory.join("BUCKETS"))?).try_into()?;
+        for index in 0..buckets.len() {
+            buckets.set(index, Raw(Buckets::default()), 0)?;
+        }
+        zero::<ServiceCounters>(&directory.join("SERVICE_COUNTERS"))?;
+        zero::<BackendCounters>(&directory.join("BACKEND_COUNTERS"))?;
+        zero::<u64>(&directory.join("REASONS"))?;
+        zero::<Observer>(&directory.join("OBSERVERS"))
     }
 
     /// The capture that [`Watched::watch`] began.
@@ -251,6 +257,33 @@ impl Balancer for Loaded {
     fn refuses_merged(&self) -> bool {
         true
     }
+}
+
+/// A plain value, as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw<T>(T);
+
+// SAFETY: a plain value has neither padding nor forbidden bit patterns.
+unsafe impl<T: Plain + 'static> Pod for Raw<T> {}
+
+/// Removes all entries of a pinned LRU hash map.
+fn empty<K: Plain + 'static, V: Plain + 'static>(pin: &Path) -> anyhow::Result<()> {
+    let mut map: HashMap<_, Raw<K>, Raw<V>> = Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
+    for key in map.keys().collect::<Result<Vec<_>, _>>()? {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// Zeroes all elements of a pinned per-CPU array.
+fn zero<V: Plain + Default + 'static>(pin: &Path) -> anyhow::Result<()> {
+    let mut map: PerCpuArray<_, Raw<V>> = Map::PerCpuArray(MapData::from_pin(pin)?).try_into()?;
+    let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
+    for index in 0..map.len() {
+        map.set(index, PerCpuValues::try_from(vec![Raw(V::default()); cpus])?, 0)?;
+    }
+    Ok(())
 }
 
 impl Watched for Loaded {

@@ -4,7 +4,7 @@
 //! bytes and counters after each. [`native`] runs it on the packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`, [`wire`] on
 //! virtual Ethernet.
 //! [`oracle`] says for any frame what should become of it; it shares no code with the packet path, and judges the random frames of
-//! [`random`]. [`watching`] says what a capture must see meanwhile.
+//! [`random`]. [`watching`] says what a capture must see meanwhile, [`sources`] where outer headers come from when that differs from flow to flow.
 
 pub mod build;
 pub mod cases;
@@ -17,6 +17,8 @@ pub mod native;
 pub mod network;
 pub mod oracle;
 pub mod random;
+pub mod shared;
+pub mod sources;
 pub mod watching;
 pub mod wire;
 pub mod world;

@@ -64,9 +64,16 @@ pub struct Native {
     maps: memory::Balancer,
 }
 
+impl Native {
+    /// The packet path with other settings.
+    pub fn with(settings: Settings) -> Self {
+        Self { maps: memory::Balancer::new(settings) }
+    }
+}
+
 impl Default for Native {
     fn default() -> Self {
-        Self { maps: memory::Balancer::new(settings()) }
+        Self::with(settings())
     }
 }
 

@@ -12,6 +12,7 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::cases;
 use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded};
 use sluice_tests::packets::native::settings;
+use sluice_tests::packets::shared::lend;
 use sluice_tests::packets::watching::{self, EVERYTHING, Watched};
 use sluice_tests::packets::world::{Balancer as _, Frame, Outcome, World};
 
@@ -30,16 +31,14 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn every_case(hook: Hook) -> anyhow::Result<()> {
     let mut ran = 0;
-    let mut balancer = Loaded::new(hook)?;
     for case in cases::balancing() {
-        // Loading takes longer than a case does, so those that remember nothing share a program.
-        if case.remembers() {
-            balancer = Loaded::new(hook)?;
-        }
-        if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
-            watching::case(&case, &mut balancer).with_context(|| case.name)?;
-            ran += 1;
-        }
+        lend(hook, |balancer| {
+            if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
+                watching::case(&case, balancer).with_context(|| case.name)?;
+                ran += 1;
+            }
+            Ok(())
+        })?;
     }
     ensure!(ran > 40, "only {ran} cases ran");
     Ok(())
@@ -48,7 +47,7 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
 /// What must hold whichever binding runs, at a hook.
 pub(crate) fn check(hook: Hook, check: fn(&mut dyn Watched) -> anyhow::Result<()>) -> anyhow::Result<()> {
     on_one_cpu()?;
-    check(&mut Loaded::new(hook)?)
+    lend(hook, |balancer| check(balancer))
 }
 
 /// Each CPU has a rate limit of its own, so a test stays on one.

@@ -5,7 +5,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Unexpected};
 use serde::{Deserialize, de::IgnoredAny};
@@ -48,6 +50,26 @@ pub(super) struct Document {
 pub(super) struct Underlay {
     pub(super) v4: Option<Ipv4Addr>,
     pub(super) v6: Option<Ipv6Addr>,
+    #[serde(default, deserialize_with = "v4_prefix")]
+    pub(super) v4_sources: Option<Ipv4Net>,
+    #[serde(default, deserialize_with = "v6_prefix")]
+    pub(super) v6_sources: Option<Ipv6Net>,
+}
+
+fn v4_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv4Net>, D::Error> {
+    prefix(deserializer, "an IPv4 prefix such as \"10.0.9.0/24\"")
+}
+
+fn v6_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv6Net>, D::Error> {
+    prefix(deserializer, "an IPv6 prefix such as \"2001:db8:9::/64\"")
+}
+
+fn prefix<'de, D: Deserializer<'de>, N: FromStr>(
+    deserializer: D,
+    example: &'static str,
+) -> Result<Option<N>, D::Error> {
+    let typed = String::deserialize(deserializer)?;
+    typed.parse().map(Some).map_err(|_| de::Error::invalid_value(Unexpected::Str(&typed), &example))
 }
 
 #[derive(Default, Deserialize)]

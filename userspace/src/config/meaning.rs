@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use sluice_datapath::rates::Rate;
 
 use super::address::unusable;
@@ -91,7 +92,7 @@ fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
 }
 
 fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
-    let file::Underlay { v4, v6 } = *typed;
+    let file::Underlay { v4, v6, v4_sources, v6_sources } = *typed;
     if v4.is_none() && v6.is_none() {
         return Err(at("underlay")(
             "no address; write the balancer's own \"v4\" or \"v6\" address, or both: outer headers are sent from it"
@@ -102,7 +103,31 @@ fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
     for (family, address) in addresses {
         check_usable(address, || format!("underlay.{family}"), "the source of outer headers")?;
     }
-    Ok(Underlay { v4, v6 })
+    let prefixes = [
+        ("v4", v4.is_some(), v4_sources.map(IpNet::V4), "\"10.0.9.0/24\""),
+        ("v6", v6.is_some(), v6_sources.map(IpNet::V6), "\"2001:db8:9::/64\""),
+    ];
+    for (family, has_address, prefix, example) in prefixes {
+        let Some(prefix) = prefix else { continue };
+        let field = format!("underlay.{family}_sources");
+        let problem = |text: String| Err(at(&field)(text));
+        if !has_address {
+            return problem(format!("underlay has no {family:?} to look up routes from; add it, or remove this field"));
+        }
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            return problem(format!("{prefix} is one address; write a prefix such as {example}, or remove this field"));
+        }
+        if prefix.prefix_len() < 8 {
+            return problem(format!("{prefix} is nobody's own; write a prefix such as {example}"));
+        }
+        if prefix.trunc() != prefix {
+            return problem(format!("{prefix} has bits beyond its length; write {}", prefix.trunc()));
+        }
+        for end in [prefix.network(), prefix.broadcast()] {
+            check_usable(Some(end), || field.clone(), "the source of outer headers")?;
+        }
+    }
+    Ok(Underlay { v4, v6, v4_sources, v6_sources })
 }
 
 fn limits(typed: Option<file::Limits>) -> Limits {
@@ -129,6 +154,12 @@ fn backends(typed: Vec<Object<file::Backend>>, underlay: Underlay, limits: Limit
         for address in backend.addresses() {
             let place = || format!("{place}.address");
             check_usable(Some(address), place, "a backend's address")?;
+            let spread = underlay.own().find(|own| own.prefix_len() < own.max_prefix_len() && own.contains(&address));
+            if let Some(sources) = spread {
+                return Err(at(&place())(format!(
+                    "{address} is in {sources}, where sources of outer headers are taken from (underlay); write the backend host's address"
+                )));
+            }
             if underlay.like(address) == Some(address) {
                 return Err(at(&place())(format!(
                     "{address} is also the balancer's own address (underlay); write the backend host's address"
@@ -226,12 +257,19 @@ fn check_vips(
     for (index, vip) in vips.iter().enumerate() {
         let place = format!("{place}.vips[{index}]");
         let prefix = vip.prefix();
-        let own = [underlay.v4.map(IpAddr::V4), underlay.v6.map(IpAddr::V6)];
-        if let Some(own) = own.into_iter().flatten().find(|own| prefix.contains(own)) {
-            return Err(at(&place)(format!(
-                "{} {own}, the balancer's own address (underlay); a VIP address must be one that no host uses for itself",
-                is_or_holds(vip)
-            )));
+        for own in underlay.own() {
+            if own.prefix_len() == own.max_prefix_len() && prefix.contains(&own) {
+                return Err(at(&place)(format!(
+                    "{} {}, the balancer's own address (underlay); a VIP address must be one that no host uses for itself",
+                    is_or_holds(vip),
+                    own.addr()
+                )));
+            }
+            if own.contains(&prefix) || prefix.contains(&own) {
+                return Err(at(&place)(format!(
+                    "{prefix} and {own}, where sources of outer headers are taken from (underlay), overlap; a VIP address must be one that no host uses for itself"
+                )));
+            }
         }
         // One look-up for a VIP address, as most are; a prefix is compared with all.
         let host = if vip.is_prefix() {

@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
@@ -53,6 +54,10 @@ pub struct Underlay {
     pub v4: Option<Ipv4Addr>,
     /// The source of IPv6-in-IPv6.
     pub v6: Option<Ipv6Addr>,
+    /// Where sources of IPv4 outer headers are taken from instead, another for each flow; has no bits beyond its length.
+    pub v4_sources: Option<Ipv4Net>,
+    /// The same of IPv6. Flows differ in its last 32 bits at most.
+    pub v6_sources: Option<Ipv6Net>,
 }
 
 /// A host that receives encapsulated packets. It has an address of at least one family.
@@ -245,6 +250,12 @@ impl Config {
 }
 
 impl Underlay {
+    /// All that is the balancer's own: its addresses, and the prefixes that sources are taken from.
+    pub fn own(self) -> impl Iterator<Item = IpNet> {
+        let addresses = [self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6)].into_iter().flatten().map(IpNet::from);
+        addresses.chain(self.v4_sources.map(IpNet::V4)).chain(self.v6_sources.map(IpNet::V6))
+    }
+
     /// The address of the same family as `address`.
     #[must_use]
     pub fn like(self, address: IpAddr) -> Option<IpAddr> {

@@ -197,7 +197,7 @@ fn a_missing_field_is_named() {
 fn an_unknown_field_is_answered_with_the_known_ones() {
     for (pointer, place, known) in [
         ("/pools", "pools", "`services`"),
-        ("/underlay/v5", "underlay.v5", "`v4` or `v6`"),
+        ("/underlay/v5", "underlay.v5", "`v4`, `v6`"),
         ("/backends/0/weight", "backends[0].weight", "`draining`"),
         ("/backends/1/address/v5", "backends[1].address.v5", "`v4` or `v6`"),
         ("/services/0/port", "services[0].port", "`vips`"),
@@ -240,6 +240,13 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/underlay/v4", json!("192.0.2"), "underlay.v4", "IPv4 address"),
         ("/underlay/v4", json!("224.0.0.1"), "underlay.v4", "multicast"),
         ("/underlay/v6", json!("fe80::1"), "underlay.v6", "link-local"),
+        ("/underlay/v4_sources", json!("10.9.8.7"), "underlay.v4_sources", "prefix"),
+        ("/underlay/v4_sources", json!("10.9.8.7/32"), "underlay.v4_sources", "one address"),
+        ("/underlay/v4_sources", json!("10.9.8.7/24"), "underlay.v4_sources", "write 10.9.8.0/24"),
+        ("/underlay/v4_sources", json!("0.0.0.0/0"), "underlay.v4_sources", "nobody's own"),
+        ("/underlay/v4_sources", json!("224.0.0.0/24"), "underlay.v4_sources", "multicast"),
+        ("/underlay/v6_sources", json!("2001:db8:9::1/64"), "underlay.v6_sources", "write 2001:db8:9::/64"),
+        ("/underlay", json!({ "v6": "2001:db8::1", "v4_sources": "10.9.8.0/24" }), "underlay.v4_sources", "no \"v4\""),
         ("/hash_key_file", json!(""), "hash_key_file", "sluice key new"),
         ("/services/0/rate", json!(5), "services[0].rate", "source_new_flows"),
         ("/services/0/rate", json!({ "packets": 0 }), "services[0].rate.packets", "from 1 to 10000000"),
