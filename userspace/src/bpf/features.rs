@@ -39,6 +39,8 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
     for (map, name) in [
         (MapType::LruHash, "connection tables (BPF_MAP_TYPE_LRU_HASH)"),
         (MapType::ArrayOfMaps, "maps of maps (BPF_MAP_TYPE_ARRAY_OF_MAPS)"),
+        (MapType::LpmTrie, "prefixes (BPF_MAP_TYPE_LPM_TRIE)"),
+        (MapType::RingBuf, "ring buffers for captures (BPF_MAP_TYPE_RINGBUF, Linux 5.8)"),
     ] {
         if !is_map_supported(map).map_err(|error| asked(name, &error))? {
             return Ok(Some(name));

@@ -23,7 +23,7 @@ fn each() -> impl Iterator<Item = Error> {
 }
 
 /// One of each.
-fn few() -> impl Iterator<Item = Error> {
+pub(super) fn few() -> impl Iterator<Item = Error> {
     Client::each().into_iter().map(|client| Error::new(&client, if client.is_v6() { 2 } else { 3 }))
 }
 
@@ -178,7 +178,7 @@ fn follow(error: Error) -> (Frame, Outcome) {
 }
 
 /// The frame of an error, and what becomes of it: it goes where its client's packets go.
-fn followed(world: &World, error: &Error) -> (Frame, Outcome) {
+pub(super) fn followed(world: &World, error: &Error) -> (Frame, Outcome) {
     let service = if error.client.transport == Transport::Udp { DNS } else { WEB };
     to_backend(error, service, slot(world, service, &error.client))
 }

@@ -148,6 +148,11 @@ pub(super) fn cases() -> Vec<Case> {
                 service_limit(&tcp6),
             ]
         }),
+        Case::new("ICMP errors about a service's flows take from its buckets", world(&[(WEB, Packets, 2)]), {
+            let error = super::icmp::few().next().expect("there is one of TCP over IPv4");
+            let followed = super::icmp::followed(&World::new().all_to(1, HINT), &error);
+            vec![followed.clone(), followed, drops(error.frame(), Reason::ServiceLimit), service_limit(&tcp4)]
+        }),
         Case::new(
             "lists come before rates: who is denied takes no token",
             {

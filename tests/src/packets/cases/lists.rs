@@ -4,7 +4,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
 
-use super::{Case, Step, drops, passes, to, with};
+use super::{Case, Step, drops, icmp, passes, pings, to, with};
 use crate::packets::build::{self, Client, ETHERNET};
 use crate::packets::world::{DNS, WEB, World};
 
@@ -15,6 +15,8 @@ const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
 const CLIENTS: [&str; 2] = ["198.51.100.0/24", "2001:db8:99::/48"];
 /// Each client's address alone.
 const CLIENT: [&str; 2] = ["198.51.100.7/32", "2001:db8:99::7/128"];
+/// The routers that send errors.
+const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 /// Neighbours of the clients.
 const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 
@@ -181,6 +183,30 @@ pub(super) fn cases() -> Vec<Case> {
                 ],
             ]
             .concat(),
+        ),
+        case(
+            "an ICMP error is dropped when the client whose flow it quotes is denied, whoever sends it",
+            world(0, &[(CLIENT, Says::DENIED)]),
+            icmp::few().map(|error| drops(error.frame(), Reason::Denied)).collect(),
+        ),
+        case(
+            "an ICMP error from a router that is in no allow-list, and in a deny-list, is followed",
+            listed(
+                world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
+                0,
+                &[(ROUTERS, Says::DENIED)],
+            ),
+            icmp::few().map(|error| icmp::followed(&World::new().all_to(1, HINT), &error)).collect(),
+        ),
+        case(
+            "pings of a source that is denied to all are dropped; a service's list says nothing of pings",
+            listed(world(0, &[(CLIENT, Says::DENIED)]), WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
+            pings::both().into_iter().map(|ping| drops(ping.frame(), Reason::Denied)).collect(),
+        ),
+        case(
+            "pings are answered whatever a service's list says",
+            world(WEB, &[(EVERYBODY, Says::DENIED)]),
+            pings::both().iter().map(pings::answered).collect(),
         ),
         case(
             "a service without a list pays no heed to another's",

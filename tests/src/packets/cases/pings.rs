@@ -12,7 +12,7 @@ use crate::packets::oracle;
 use crate::packets::world::{Backend, Forwarded, Frame, Outcome, VIP_V4, VIP_V6, WEB, World};
 
 /// One of each family.
-fn both() -> [Ping; 2] {
+pub(super) fn both() -> [Ping; 2] {
     [Ping::new(&Client::tcp4()), Ping::new(&Client::tcp6())]
 }
 
@@ -176,7 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A ping and its answer.
-fn answered(ping: &Ping) -> (Frame, Outcome) {
+pub(super) fn answered(ping: &Ping) -> (Frame, Outcome) {
     let frame = ping.frame();
     let answer = icmp::turned_back(&frame, &ping.answer());
     (frame.into(), Outcome::Answer(Reason::PingAnswered, answer))
