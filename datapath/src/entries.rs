@@ -88,6 +88,12 @@ impl Listing {
     /// Index in `LISTS` of the list that counts for all VIPs; a service's list is at the service's index, which is never 0.
     pub const OF_ALL: u32 = 0;
 
+    /// What a number in a trie says.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
     /// Whether the sources may come.
     ///
     /// # Errors

@@ -34,8 +34,9 @@ use sluice_probes::xdp::{self, XdpPacket};
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// Inner maps of as many prefixes as each needs.
-type List = LpmTrie<[u32; 4], Listing, 1>;
+/// Inner maps of as many prefixes as each needs. Their value is a [`Listing`] as a plain number: kernels before 6.2 take no inner map without
+/// type information when the prototype's value is a structure.
+type List = LpmTrie<[u32; 4], u32, 1>;
 
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
 // code, which leaves out what is switched off, and nothing is copied to the small stack.
@@ -488,7 +489,7 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
         let key = Key::new(source.length, source.words());
-        LISTS.get(list).map(|list| list.get(&key).copied().unwrap_or(Listing::ALLOWED))
+        LISTS.get(list).map(|list| list.get(&key).map_or(Listing::ALLOWED, |word| Listing::from_word(*word)))
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
 use sluice_datapath::{Family, Flow, Plain, Reason};
 
 use super::build::ETHERNET;
+use super::cases::HostCase;
 use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
@@ -353,6 +354,12 @@ impl Decapsulator for LoadedHost {
         let total = self.maps.decapsulated()?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
     }
+}
+
+/// Why this kernel's backend program cannot do what a case wants, if it cannot.
+pub fn refused_here(case: &HostCase) -> Option<&'static str> {
+    let refused = case.crosses() && !bpf::decapsulates_across_families();
+    refused.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
 }
 
 /// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, and no IP packet that ends inside its header.

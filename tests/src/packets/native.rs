@@ -186,15 +186,27 @@ impl Watched for Native {
 }
 
 /// The backend's packet path on maps in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NativeHost {
     maps: memory::BackendHost,
+}
+
+impl NativeHost {
+    /// The packet path on a kernel that can, or cannot, take off an outer header of another family than the inner one's.
+    pub fn new(crosses: bool) -> Self {
+        Self { maps: memory::BackendHost { crosses, ..Default::default() } }
+    }
+}
+
+impl Default for NativeHost {
+    fn default() -> Self {
+        Self::new(true)
+    }
 }
 
 impl Decapsulator for NativeHost {
     fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
         self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
-        self.maps.crosses = true;
         self.maps.vip_prefixes =
             host.vips.iter().map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into())).collect();
         Ok(())

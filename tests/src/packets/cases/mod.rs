@@ -159,6 +159,15 @@ impl Case {
 }
 
 impl HostCase {
+    /// Whether an outer header in it is of another family than the packet inside, which not every kernel's BPF can take off.
+    pub fn crosses(&self) -> bool {
+        self.frames.iter().any(|(frame, _)| match frame.bytes.get(12..14) {
+            Some([0x08, 0x00]) => frame.bytes.get(14 + 9) == Some(&41),
+            Some([0x86, 0xdd]) => frame.bytes.get(14 + 6) == Some(&4),
+            _ => false,
+        })
+    }
+
     /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
