@@ -108,7 +108,7 @@ impl Outcome {
                 "The quoted packet is to no backend. Normal beside other tunnels, or after a backend was removed; else forged."
             }
             Self::NeverSent => {
-                "The quoted packet would have fitted, or is longer than any sent, or may be cut. Not normal: a broken router, or forged."
+                "The quoted packet would have fitted, or could have been cut. Not normal: a broken router, or forged."
             }
             Self::NoMtu => "The router tells no MTU. Not normal: an old router; set the MTU on the route by hand.",
             Self::TooSmall => {
@@ -159,7 +159,8 @@ impl PathMtus {
         if error.mtu == 0 {
             return Outcome::NoMtu;
         }
-        if !error.uncut || error.length <= error.mtu || error.length > way.next_hop.mtu {
+        // It may be longer than any that was sent: routers merge packets, too (GRO), and quote what they merged.
+        if !error.uncut || error.length <= error.mtu {
             return Outcome::NeverSent;
         }
         if error.mtu < least(Family::of(error.destination), error.inner) {
