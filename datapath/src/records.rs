@@ -61,6 +61,29 @@ pub struct ServiceRecord {
 }
 plain!(ServiceRecord, 72);
 
+/// Value of the array `PATH_MTUS`, at [`NextHop::index`](crate::entries::NextHop::index): an MTU that a router on the way to a backend has told.
+///
+/// It counts in `NEXT_HOPS` until it expires. Zeros where no router has told any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PathMtuRecord {
+    /// When it expires: nanoseconds of `CLOCK_BOOTTIME`.
+    pub until: u64,
+    /// Largest IP packet, outer header included, in bytes.
+    pub mtu: u32,
+    /// The backend's incarnation then: another one means that the index was reused.
+    pub incarnation: u32,
+}
+plain!(PathMtuRecord, 16);
+
+impl PathMtuRecord {
+    /// No router has told any.
+    pub const NONE: Self = Self { until: 0, mtu: 0, incarnation: 0 };
+}
+
+/// Elements of the array `PATH_ERRORS`, which counts what became of errors about encapsulated packets; the daemon gives them their meaning.
+pub const PATH_ERRORS: u32 = 32;
+
 /// Value of the one-entry array `INSTANCE`: what was applied last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]

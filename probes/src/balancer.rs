@@ -19,7 +19,7 @@ use sluice_datapath::entries::{
 use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
-use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
+use sluice_datapath::records::{BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::walk::Place;
 use sluice_datapath::{
@@ -132,6 +132,12 @@ static BACKEND_RECORDS: Array<BackendRecord, 1> = Array::new();
 /// Names and states of services, by index.
 #[btf_map]
 static SERVICE_RECORDS: Array<ServiceRecord, 1> = Array::new();
+/// MTUs that routers on the way to backends have told, two for each backend.
+#[btf_map]
+static PATH_MTUS: Array<PathMtuRecord, 1> = Array::new();
+/// Errors about encapsulated packets that the daemon heard, by what became of them.
+#[btf_map]
+static PATH_ERRORS: Array<u64, { OUTCOMES as usize }> = Array::new();
 /// What was applied last.
 #[btf_map]
 static INSTANCE: Array<InstanceRecord, 1> = Array::new();

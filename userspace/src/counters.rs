@@ -11,6 +11,7 @@ use crate::cli::{Show, print};
 use crate::daemon::Lock;
 use crate::failure::Failure;
 use crate::journal::Role;
+use crate::path_mtu::Outcome;
 use crate::report::table;
 use crate::status;
 
@@ -36,6 +37,8 @@ pub struct LbCounters {
     pub backends: BTreeMap<String, BackendCount>,
     /// Not forwarded, by reason: all packets, those of services too.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// ICMP errors about encapsulated packets that the daemon heard, by what became of them; only what occurred.
+    pub path_errors: BTreeMap<&'static str, u64>,
 }
 
 /// What a backend counted.
@@ -107,8 +110,14 @@ pub fn run(args: &Show) -> Result<(), Failure> {
 
 fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {
     let have = apply::have(maps).map_err(Failure::operation)?;
-    let mut counters =
-        LbCounters { services: BTreeMap::new(), backends: BTreeMap::new(), reasons: reasons(maps.reasons())? };
+    let heard = maps.path_errors().map_err(Failure::operation)?;
+    let heard = Outcome::ALL.iter().filter_map(|outcome| Some((outcome.name(), *heard.get(outcome.index() as usize)?)));
+    let mut counters = LbCounters {
+        services: BTreeMap::new(),
+        backends: BTreeMap::new(),
+        reasons: reasons(maps.reasons())?,
+        path_errors: heard.filter(|(_, count)| *count != 0).collect(),
+    };
     for (index, service) in &have.services {
         if let Some(name) = &service.name {
             let count = maps.service_counters(*index).map_err(Failure::operation)?;
@@ -165,6 +174,17 @@ fn text(counters: &Counters) -> String {
             text += &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
         }
         text += &reason_table("not forwarded", &lb.reasons);
+        let heard = Outcome::ALL.iter().filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
+        let rows: Vec<_> = heard
+            .map(|(outcome, count)| {
+                let believed = if outcome.is_accepted() { "believed" } else { "refused" };
+                [outcome.name().to_owned(), believed.to_owned(), count.to_string(), outcome.meaning().to_owned()]
+            })
+            .collect();
+        if !rows.is_empty() {
+            text +=
+                &format!("\n{}", table(["errors about encapsulated packets", "were", "errors", "meaning"], &[2], rows));
+        }
     }
     if let Some(backend) = &counters.backend {
         let rows = [row("decapsulated", &backend.decapsulated)];

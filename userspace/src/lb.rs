@@ -3,7 +3,7 @@
 //! Filling comes before attaching: no packet meets an empty program. Everything that packets need is in the kernel, pinned or
 //! attached, so the daemon may end or die at any time; the next one adopts what is there and changes only what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -33,10 +33,12 @@ use crate::key::HashKey;
 use crate::lists::{self, Loader};
 use crate::netlink::{FilterSpec, Netlink};
 use crate::next_hops::NextHops;
+use crate::path_mtu::{Listener, Outcome, PathMtus};
 use crate::plan::{Have, Step};
 use crate::want::Want;
 use crate::{apply, down, plan, preflight};
 
+mod path_mtus;
 mod sources;
 
 /// Priority of the filter: early, with room for others before it.
@@ -143,6 +145,12 @@ struct Balancer {
     maps: BalancerMaps,
     settings: Settings,
     next_hops: NextHops,
+    /// MTUs that routers on the way to backends have told.
+    path_mtus: PathMtus,
+    /// Hears of them.
+    listener: Listener,
+    /// What was said of MTUs on the way to addresses, to say each once.
+    said_of_paths: BTreeSet<(IpAddr, Outcome)>,
     /// Warnings about next hops that were said, to say each once.
     said: BTreeMap<IpAddr, String>,
     attachment: Attachment,
@@ -178,6 +186,14 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
             asked = signals.next() => Some(asked),
             loaded = balancer.lists.loaded() => {
                 balancer.take_lists(loaded).await;
+                continue;
+            }
+            heard = balancer.listener.next() => {
+                balancer.hear(&heard);
+                continue;
+            }
+            () = path_mtus::expiry(balancer.path_mtus.next_expiry()) => {
+                balancer.expire_path_mtus();
                 continue;
             }
             changed = changes.changed(), if hearing => {
@@ -286,6 +302,9 @@ impl Balancer {
             maps,
             settings,
             next_hops,
+            path_mtus: PathMtus::default(),
+            listener: Listener::default(),
+            said_of_paths: BTreeSet::new(),
             said: BTreeMap::new(),
             attachment,
             replaced,
@@ -293,6 +312,8 @@ impl Balancer {
             complete: false,
         };
         let (have, steps) = balancer.plan(&balancer.input, &mut want)?;
+        balancer.restore_path_mtus(&have.backends)?;
+        balancer.listen();
         if balancer.replaced.is_some() {
             info!("an earlier daemon began to replace the maps for other limits");
             balancer.settle().await?;
@@ -351,15 +372,21 @@ impl Balancer {
     /// Makes the maps hold what the configuration says.
     fn apply(&mut self, have: &Have, steps: &[Step]) -> Result<(), Failure> {
         self.complete = false;
-        self.next_hops.refresh(&mut self.maps, have).map_err(Failure::operation)?;
+        self.next_hops.refresh(&mut self.maps, &have.backends, &self.path_mtus).map_err(Failure::operation)?;
         self.write_down(true)?;
         for step in steps {
             info!("{step}");
-            apply::apply(&mut self.maps, step, &|address| self.next_hops.towards(address), apply::now())
-                .with_context(|| format!("cannot {step}"))
-                .map_err(Failure::Operation)?;
+            apply::apply(
+                &mut self.maps,
+                step,
+                &|address| self.next_hops.towards(address, &self.path_mtus),
+                apply::now(),
+            )
+            .with_context(|| format!("cannot {step}"))
+            .map_err(Failure::Operation)?;
         }
         self.warn_of_next_hops();
+        self.write_down_path_mtus()?;
         self.write_down(false)
     }
 
@@ -440,8 +467,9 @@ impl Balancer {
         let (have, steps) = self.plan(&input, &mut want)?;
         let resized = self.resize(&input, self.settings)?;
         // Up to here nothing has changed; from here on this configuration counts.
-        self.next_hops = next_hops;
+        self.take_next_hops(next_hops);
         self.input = input;
+        self.listen();
         if let Some((program, replaced)) = resized {
             self.take(program, replaced, self.settings)?;
             self.settle().await?;
@@ -458,10 +486,9 @@ impl Balancer {
         self.settle().await?;
         let found = find_next_hops(self.host.netlink(), &self.input).await?;
         if found != self.next_hops {
-            let have = apply::have(&self.maps).map_err(Failure::operation)?;
-            let written = found.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
+            self.take_next_hops(found);
+            let written = self.put_next_hops()?;
             info!("routes changed: {written} next hops written");
-            self.next_hops = found;
             self.warn_of_next_hops();
         }
         if !self.complete {

@@ -19,6 +19,7 @@ pub mod lb;
 pub mod lists;
 pub mod netlink;
 pub mod next_hops;
+pub mod path_mtu;
 pub mod plan;
 pub mod preflight;
 pub mod report;

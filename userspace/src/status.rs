@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use ipnet::IpNet;
 use serde::Serialize;
 use sluice_datapath::entries::{NextHop, VipKey};
 use sluice_datapath::flow::ICMP;
+use sluice_datapath::records::PathMtuRecord;
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
@@ -87,6 +89,9 @@ pub struct BackendEntry {
     pub draining: bool,
     /// Interface index and MTU towards each of its addresses; absent where there is no route.
     pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
+    /// Where that MTU is smaller than the route's, because a router has told so: for how much longer it counts, in seconds. 0 when it has expired
+    /// while no daemon runs: it counts until one is started.
+    pub path_mtus: BTreeMap<IpAddr, u64>,
 }
 
 /// The state of a backend.
@@ -163,6 +168,8 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
     let have = apply::have(maps).map_err(Failure::operation)?;
     let record = maps.instance().map_err(Failure::operation)?;
     let next_hops = maps.next_hops().map_err(Failure::operation)?;
+    let path_mtus = maps.path_mtus().map_err(Failure::operation)?;
+    let now = apply::now();
     let mut backends = Vec::new();
     for (index, backend) in &have.backends {
         let Some(name) = &backend.name else { continue };
@@ -171,13 +178,21 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
             addresses: Vec::new(),
             draining: backend.draining,
             next_hops: BTreeMap::new(),
+            path_mtus: BTreeMap::new(),
         };
         for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
             if address != Address::NONE {
                 entry.addresses.push(address.into());
-                let next_hop = next_hops.get(NextHop::index(*index, family) as usize);
-                if let Some(next_hop) = next_hop.filter(|next_hop| next_hop.interface != 0) {
+                let at = NextHop::index(*index, family) as usize;
+                if let Some(next_hop) = next_hops.get(at).filter(|next_hop| next_hop.interface != 0) {
                     entry.next_hops.insert(address.into(), (next_hop.interface, next_hop.mtu));
+                    let told = |record: &&PathMtuRecord| {
+                        (record.mtu, record.incarnation) == (next_hop.mtu, backend.incarnation)
+                    };
+                    if let Some(record) = path_mtus.get(at).filter(told) {
+                        let left = Duration::from_nanos(record.until.saturating_sub(now));
+                        entry.path_mtus.insert(address.into(), left.as_secs());
+                    }
                 }
             }
         }
@@ -266,7 +281,13 @@ fn text(status: &Status) -> String {
         text += &table(["service", "VIPs", "flows", "generation", "backend", "slots", "share"], &[3, 5, 6], rows);
         let rows = lb.backends.iter().map(|backend| {
             let hops = backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
-                Some((interface, mtu)) => format!("{address} (interface {interface}, MTU {mtu})"),
+                Some((interface, mtu)) => {
+                    let told = match backend.path_mtus.get(address) {
+                        None => String::new(),
+                        Some(left) => format!(" told by a router, for another {left} s"),
+                    };
+                    format!("{address} (interface {interface}, MTU {mtu}{told})")
+                }
                 None => format!("{address} (no route)"),
             });
             let state = if backend.draining { "draining" } else { "in use" };

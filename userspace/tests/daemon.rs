@@ -19,6 +19,8 @@ mod lb;
 mod life;
 #[path = "daemon/limits.rs"]
 mod limits;
+#[path = "daemon/path_mtu.rs"]
+mod path_mtu;
 #[path = "daemon/site.rs"]
 mod site;
 #[path = "daemon/sources.rs"]
@@ -44,8 +46,7 @@ macro_rules! tests {
         const TESTS: &[Test] = &[
             $($((stringify!($name), || support::in_namespace(|| async {
                 site::own_mounts();
-                $module::$name();
-                ().into()
+                $module::$name().into()
             })),)+)+
         ];
     };
@@ -74,6 +75,10 @@ tests! {
         a_route_change_reaches_the_next_hops,
         a_lost_filter_is_attached_again,
         an_interface_that_vanished_is_no_obstacle;
+    path_mtu:
+        errors_about_encapsulated_packets_lower_the_mtu_of_that_backend,
+        a_told_mtu_outlives_the_daemon_and_expires,
+        without_cap_net_raw_errors_go_unheard_and_packets_flow;
     capture:
         a_capture_tells_what_became_of_each_packet,
         a_capture_as_text_ends_with_a_summary,

@@ -46,6 +46,8 @@ pub struct BackendStatus {
     pub draining: bool,
     /// Interface and MTU towards each of its addresses.
     pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
+    /// Where a router told that MTU: for how many more seconds it counts.
+    pub path_mtus: BTreeMap<IpAddr, u64>,
 }
 
 impl Balancer {
@@ -88,6 +90,8 @@ pub struct BalancerCounters {
     pub backends: BTreeMap<String, Traffic>,
     /// Packets not forwarded, by reason.
     pub reasons: BTreeMap<String, u64>,
+    /// Errors of routers about encapsulated packets, by what became of them.
+    pub path_errors: BTreeMap<String, u64>,
 }
 
 /// Packets and bytes forwarded.

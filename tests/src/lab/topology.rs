@@ -196,6 +196,12 @@ impl Host {
             if self.role == Role::Router {
                 values.push((format!("ipv6/conf/{conf}/forwarding"), "1"));
             }
+            if self.role == Role::Balancer {
+                // All hosts are on one link; a detour by the router, where a step makes one, is meant.
+                for family in ["ipv4", "ipv6"] {
+                    values.push((format!("{family}/conf/{conf}/accept_redirects"), "0"));
+                }
+            }
         }
         if self.role == Role::Router {
             values.push(("ipv4/ip_forward".into(), "1"));

@@ -8,7 +8,7 @@ use sluice_datapath::entries::{
     Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::rates::Rate;
-use sluice_datapath::records::{BackendRecord, InstanceRecord, ServiceRecord};
+use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
 use super::lists::{self, Trie};
@@ -38,6 +38,8 @@ pub struct BalancerMaps {
     reasons: Tally,
     backend_records: Elements<BackendRecord>,
     service_records: Elements<ServiceRecord>,
+    path_mtus: Elements<PathMtuRecord>,
+    path_errors: Elements<u64>,
     instance: Elements<InstanceRecord>,
     capacities: Capacities,
 }
@@ -68,6 +70,8 @@ impl BalancerMaps {
             reasons: Tally::open(set, "REASONS")?,
             backend_records: Elements::open(set, "BACKEND_RECORDS")?,
             service_records: Elements::open(set, "SERVICE_RECORDS")?,
+            path_mtus: Elements::open(set, "PATH_MTUS")?,
+            path_errors: Elements::open(set, "PATH_ERRORS")?,
             instance: Elements::open(set, "INSTANCE")?,
             capacities: shape::capacities(maps.iter().map(|(shape, map)| (*shape, map))),
         })
@@ -277,6 +281,42 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Error> {
         self.next_hops.put(next_hops)
+    }
+
+    /// All MTUs that routers have told, by [`NextHop::index`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn path_mtus(&self) -> Result<Vec<PathMtuRecord>, Error> {
+        self.path_mtus.all()
+    }
+
+    /// Writes MTUs that routers have told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_path_mtus(&mut self, records: &[(u32, PathMtuRecord)]) -> Result<(), Error> {
+        self.path_mtus.put(records)
+    }
+
+    /// What became of errors about encapsulated packets, counted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn path_errors(&self) -> Result<Vec<u64>, Error> {
+        self.path_errors.all()
+    }
+
+    /// Writes counts of errors about encapsulated packets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_path_errors(&mut self, counts: &[(u32, u64)]) -> Result<(), Error> {
+        self.path_errors.put(counts)
     }
 
     /// The records of all backends, by index.

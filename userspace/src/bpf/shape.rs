@@ -153,6 +153,8 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("EVENTS", Holds::Elements, Size::Fixed),
     MapShape::new("BACKEND_RECORDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
     MapShape::new("SERVICE_RECORDS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
+    MapShape::new("PATH_MTUS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),
+    MapShape::new("PATH_ERRORS", Holds::Elements, Size::Fixed),
     MapShape::new("INSTANCE", Holds::Elements, Size::Fixed),
 ];
 

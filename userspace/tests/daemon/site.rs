@@ -93,9 +93,19 @@ impl Site {
 
     /// Starts a daemon and waits until it is ready.
     pub(crate) fn start(&self, args: &[&str]) -> Daemon {
+        self.start_wrapped(&[], args)
+    }
+
+    /// As [`Self::start`], by a command that becomes the daemon.
+    pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
         let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
-        let mut command = Command::new(SLUICE);
-        command.args(args).args(["--config", "edge.json"]).current_dir(self.directory()).env_remove("SLUICE_LOG");
+        let words = [wrapper, &[SLUICE], args].concat();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .args(["--config", "edge.json"])
+            .current_dir(self.directory())
+            .env_remove("SLUICE_LOG");
         let child = command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let mut daemon = Daemon { child, log };
         daemon.wait_for_log("ready: ", 1);

@@ -16,6 +16,11 @@ pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: Socket
     frame.extend(vip.port().to_be_bytes());
     frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
 
+    put(from, &frame);
+}
+
+/// Sends a frame out of one end of a wire.
+pub(crate) fn put(from: &str, frame: &[u8]) {
     let index = nix::net::if_::if_nametoindex(from).expect("the interface exists");
     // SAFETY: the call takes no pointers.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -41,7 +46,7 @@ pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: Socket
 }
 
 /// An interface's link address, as `ip` shows it.
-fn link_address(interface: &str) -> [u8; 6] {
+pub(crate) fn link_address(interface: &str) -> [u8; 6] {
     let shown = run(&format!("ip -o link show {interface}"));
     let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a link address");
     let mut bytes = [0; 6];

@@ -1,0 +1,159 @@
+//! Hearing ICMP errors about encapsulated packets: raw sockets, with filters that let nothing else wake the daemon.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use nix::sys::socket::{SockaddrStorage, recvfrom};
+use sluice_datapath::Family;
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::time::{Instant, sleep_until};
+
+use super::error::{Malformed, TooBig};
+
+/// Errors that are read in a row; then the daemon does something else for [`PAUSE`], and the kernel forgets what it has no room for.
+const IN_A_ROW: usize = 64;
+
+/// How long no errors are read after some were: a flood of them cannot keep the daemon from its work.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// More than an error ever has: 576 bytes (RFC 1812 section 4.3.2.3) or 1280 (RFC 4443 section 2.4).
+const LONGEST: usize = 2048;
+
+/// An error that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Who sent it, as far as one can believe that.
+    pub from: IpAddr,
+    /// What it says.
+    pub error: Result<TooBig, Malformed>,
+}
+
+/// The sockets; closed when dropped.
+#[derive(Debug, Default)]
+pub struct Listener {
+    v4: Option<AsyncFd<Socket>>,
+    v6: Option<AsyncFd<Socket>>,
+    /// When the next errors may be read.
+    resume: Option<Instant>,
+}
+
+impl Listener {
+    /// Listens for errors about packets of these families, in the place of those that it listened to before.
+    ///
+    /// # Errors
+    ///
+    /// The family whose socket cannot be made, and why: without `CAP_NET_RAW` there are none. The other family's socket is made all the same.
+    pub fn listen(&mut self, v4: bool, v6: bool) -> Vec<(Family, io::Error)> {
+        let mut refused = Vec::new();
+        for (family, wanted, socket) in [(Family::V4, v4, &mut self.v4), (Family::V6, v6, &mut self.v6)] {
+            if !wanted {
+                *socket = None;
+            } else if socket.is_none() {
+                match open(family) {
+                    Ok(opened) => *socket = Some(opened),
+                    Err(error) => refused.push((family, error)),
+                }
+            }
+        }
+        refused
+    }
+
+    /// Waits for errors. Dropping the future loses none.
+    pub async fn next(&mut self) -> Vec<Heard> {
+        loop {
+            if let Some(resume) = self.resume {
+                sleep_until(resume).await;
+            }
+            let (family, mut ready) = tokio::select! {
+                ready = readable(self.v4.as_ref()) => (Family::V4, ready),
+                ready = readable(self.v6.as_ref()) => (Family::V6, ready),
+            };
+            self.resume = Some(Instant::now() + PAUSE);
+            let heard = read(family, &mut ready);
+            if !heard.is_empty() {
+                return heard;
+            }
+        }
+    }
+}
+
+fn open(family: Family) -> io::Result<AsyncFd<Socket>> {
+    let (domain, protocol, filter) = match family {
+        Family::V4 => (Domain::IPV4, Protocol::ICMPV4, &FILTER_V4[..]),
+        Family::V6 => (Domain::IPV6, Protocol::ICMPV6, &FILTER_V6[..]),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.attach_filter(filter)?;
+    socket.set_nonblocking(true)?;
+    // SAFETY: the socket owns its descriptor, which stays open and the same until the socket is dropped, with the `AsyncFd`.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(watched?)
+}
+
+/// Waits until there is something to read; for ever where nobody listens.
+async fn readable(socket: Option<&AsyncFd<Socket>>) -> AsyncFdReadyGuard<'_, Socket> {
+    if let Some(socket) = socket
+        && let Ok(ready) = socket.readable().await
+    {
+        return ready;
+    }
+    std::future::pending().await
+}
+
+/// Reads what is there, up to a number.
+fn read(family: Family, ready: &mut AsyncFdReadyGuard<'_, Socket>) -> Vec<Heard> {
+    let mut buffer = [0; LONGEST];
+    let mut heard = Vec::new();
+    while heard.len() < IN_A_ROW {
+        let received =
+            ready.try_io(|socket| Ok(recvfrom::<SockaddrStorage>(socket.get_ref().as_raw_fd(), &mut buffer)?));
+        let Ok(Ok((length, Some(from)))) = received else { break };
+        let message = &buffer[..length.min(LONGEST)];
+        let (from, error) = match family {
+            Family::V4 => (from.as_sockaddr_in().map(|from| from.ip().into()), TooBig::from_ipv4(message)),
+            Family::V6 => (from.as_sockaddr_in6().map(|from| from.ip().into()), TooBig::from_icmpv6(message)),
+        };
+        if let Some(from) = from {
+            heard.push(Heard { from, error });
+        }
+    }
+    heard
+}
+
+// Filters in the classic language, which every kernel has. A load beyond the end of a message refuses it.
+
+const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const LOAD_BYTE_BEHIND: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_IND) as u16;
+const LOAD_HALF_BEHIND: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_IND) as u16;
+const LOAD_HEADER_LENGTH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
+const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Takes "fragmentation needed" about IP packets that hold IP packets. Bytes are counted from the IPv4 header on.
+static FILTER_V4: [SockFilter; 8] = [
+    SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
+    // Type 3, code 4.
+    SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 0),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 4, 0x0304),
+    // The quoted header's protocol.
+    SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 8 + 9),
+    SockFilter::new(JUMP_IF_EQUAL, 1, 0, 4),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 1, 41),
+    SockFilter::new(RETURN, 0, 0, u32::MAX),
+    SockFilter::new(RETURN, 0, 0, 0),
+];
+
+/// Takes "packet too big" about IPv6 packets that hold IP packets. Bytes are counted from the ICMPv6 header on.
+static FILTER_V6: [SockFilter; 7] = [
+    SockFilter::new(LOAD_BYTE, 0, 0, 0),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 4, 2),
+    SockFilter::new(LOAD_BYTE, 0, 0, 8 + 6),
+    SockFilter::new(JUMP_IF_EQUAL, 1, 0, 4),
+    SockFilter::new(JUMP_IF_EQUAL, 0, 1, 41),
+    SockFilter::new(RETURN, 0, 0, u32::MAX),
+    SockFilter::new(RETURN, 0, 0, 0),
+];
