@@ -214,6 +214,9 @@ pub(crate) fn find_vip<T: BalancerTables>(
     port: Port,
     protocol: u8,
 ) -> Result<Vip, Reason> {
+    if let Some(vip) = address.first.at(port, protocol) {
+        return Ok(vip);
+    }
     let mut vip = tables.vip(&VipKey::new(address.id, port, protocol));
     if vip.is_none() && tables.features().has(Features::ANY_PORT) {
         vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));

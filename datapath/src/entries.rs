@@ -17,8 +17,57 @@ pub struct VipAddress {
     pub id: u32,
     /// What becomes of packets to this address that no VIP takes: bits of [`AddressOptions`].
     pub options: AddressOptions,
+    /// One of its VIPs.
+    pub first: FirstVip,
 }
-plain!(VipAddress, 8);
+plain!(VipAddress, 20);
+
+impl VipAddress {
+    /// The entry of an address that holds none of its VIPs.
+    pub const fn new(id: u32, options: AddressOptions) -> Self {
+        Self { id, options, first: FirstVip::NONE }
+    }
+
+    /// The key in `VIPS` of the VIP that the entry holds, if it holds one.
+    pub fn first_key(&self) -> Option<VipKey> {
+        let [low, high, protocol, _] = self.first.selector.to_ne_bytes();
+        let port = Port::new(u16::from_be_bytes([low, high]));
+        (self.first != FirstVip::NONE).then(|| VipKey::new(self.id, port, protocol))
+    }
+}
+
+/// A copy of the entry in `VIPS` of one VIP of an address, so that most packets need one look-up in a hash map and not two.
+///
+/// It never differs from that entry: it is written after the entry, and cleared before the entry changes or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct FirstVip {
+    /// [`VipKey::selector`]; 0 for none.
+    selector: u32,
+    vip: Vip,
+}
+plain!(FirstVip, 12);
+
+impl FirstVip {
+    /// No VIP.
+    pub const NONE: Self = Self { selector: 0, vip: Vip { service: 0, options: VipOptions::NONE } };
+
+    /// The copy of a VIP's entry.
+    pub const fn new(port: Port, protocol: u8, vip: Vip) -> Self {
+        Self { selector: VipKey::selector(port, protocol), vip }
+    }
+
+    /// The VIP, if it is that at a port; `protocol` is not 0.
+    #[inline(always)]
+    pub const fn at(&self, port: Port, protocol: u8) -> Option<Vip> {
+        if self.selector == VipKey::selector(port, protocol) { Some(self.vip) } else { None }
+    }
+
+    /// The VIP, whichever it is.
+    pub fn vip(&self) -> Option<Vip> {
+        (*self != Self::NONE).then_some(self.vip)
+    }
+}
 
 /// Key of the map `VIP_PREFIXES`, a longest-prefix-match trie of [`VipAddress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +174,13 @@ impl VipKey {
     #[inline(always)]
     pub const fn pings(address: u32) -> Self {
         Self::new(address, Self::ANY_PORT, crate::flow::ICMP)
+    }
+
+    /// Port and protocol as they lie in the key.
+    #[inline(always)]
+    const fn selector(port: Port, protocol: u8) -> u32 {
+        let [low, high] = port.wire();
+        u32::from_ne_bytes([low, high, protocol, 0])
     }
 
     /// The key of `port` and `protocol` at the VIP address with number `address`.

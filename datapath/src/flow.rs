@@ -30,6 +30,12 @@ impl Port {
         Self(number.to_be())
     }
 
+    /// Its two bytes, wire order.
+    #[inline(always)]
+    pub const fn wire(self) -> [u8; 2] {
+        self.0.to_ne_bytes()
+    }
+
     /// Its number.
     pub const fn number(self) -> u16 {
         u16::from_be(self.0)

@@ -93,9 +93,10 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
             maps.replace_tables(&tables)
         }
+        Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;
-            // Last, so that an address is a VIP address only once its VIPs are there.
+            // Last, so that an address is a VIP address only once its VIPs are there, and holds copies of no others.
             maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
