@@ -25,6 +25,8 @@ pub struct Forward {
     pub interface: u32,
     /// Family of the outer header.
     pub family: Family,
+    /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
+    pub neighbour: u32,
 }
 
 /// What the first stage made of a packet.

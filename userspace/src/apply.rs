@@ -1,5 +1,6 @@
 //! Reads what the maps hold, and applies a plan's steps to them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nix::time::{ClockId, clock_gettime};
@@ -30,23 +31,7 @@ pub fn now() -> u64 {
 ///
 /// [`Error::Read`], [`Error::System`].
 pub fn have(maps: &impl Maps) -> Result<Have, Error> {
-    let mut have = Have::default();
-    let entries = maps.backends()?;
-    for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
-        // An index is 16 bits wide, and index 0 means nothing.
-        let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.incarnation) else { continue };
-        let name = record.name.as_str();
-        have.backends.insert(
-            index,
-            HaveBackend {
-                name: (!name.is_empty()).then(|| name.to_owned()),
-                entry,
-                incarnation: record.incarnation,
-                draining: record.draining != 0,
-                rests_until: record.rests_until,
-            },
-        );
-    }
+    let mut have = Have { backends: backends(maps)?, ..Have::default() };
     for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
         let name = record.name.as_str();
         if name.is_empty() && record.rests_until == 0 {
@@ -59,6 +44,32 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     have.addresses = maps.vip_addresses()?;
     have.vips = maps.vips()?;
     Ok(have)
+}
+
+/// The backends and resting indexes that the maps hold, by index: a part of [`have`].
+///
+/// # Errors
+///
+/// [`Error::Read`], [`Error::System`].
+pub fn backends(maps: &impl Maps) -> Result<BTreeMap<u16, HaveBackend>, Error> {
+    let mut backends = BTreeMap::new();
+    let entries = maps.backends()?;
+    for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
+        // An index is 16 bits wide, and index 0 means nothing.
+        let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.incarnation) else { continue };
+        let name = record.name.as_str();
+        backends.insert(
+            index,
+            HaveBackend {
+                name: (!name.is_empty()).then(|| name.to_owned()),
+                entry,
+                incarnation: record.incarnation,
+                draining: record.draining != 0,
+                rests_until: record.rests_until,
+            },
+        );
+    }
+    Ok(backends)
 }
 
 /// Applies one step at `now` (nanoseconds since boot).
@@ -114,8 +125,7 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             // The incarnations go first with the entries: what the connection table says of these indexes counts no more.
             maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
             let next_hops = indexes.iter().flat_map(|index| {
-                let none = NextHop { interface: 0, mtu: 0 };
-                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), none))
+                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), NextHop::NONE))
             });
             maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
             // The records go last, as above.

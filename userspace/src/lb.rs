@@ -340,7 +340,7 @@ impl Balancer {
     /// Makes the maps hold what the configuration says.
     fn apply(&mut self, have: &Have, steps: &[Step]) -> Result<(), Failure> {
         self.complete = false;
-        self.next_hops.refresh(&mut self.maps, have).map_err(Failure::operation)?;
+        self.next_hops.refresh(&mut self.maps, &have.backends).map_err(Failure::operation)?;
         self.write_down(true)?;
         for step in steps {
             info!("{step}");
@@ -348,6 +348,9 @@ impl Balancer {
                 .with_context(|| format!("cannot {step}"))
                 .map_err(Failure::Operation)?;
         }
+        // New backends have next hops, but no neighbours yet.
+        let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
+        self.next_hops.refresh(&mut self.maps, &backends).map_err(Failure::operation)?;
         self.warn_of_next_hops();
         self.write_down(false)
     }
@@ -447,8 +450,8 @@ impl Balancer {
         self.settle().await?;
         let found = find_next_hops(self.host.netlink(), &self.input).await?;
         if found != self.next_hops {
-            let have = apply::have(&self.maps).map_err(Failure::operation)?;
-            let written = found.refresh(&mut self.maps, &have).map_err(Failure::operation)?;
+            let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
+            let written = found.refresh(&mut self.maps, &backends).map_err(Failure::operation)?;
             info!("routes changed: {written} next hops written");
             self.next_hops = found;
             self.warn_of_next_hops();

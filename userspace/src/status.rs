@@ -177,7 +177,7 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
                 entry.addresses.push(address.into());
                 let next_hop = next_hops.get(NextHop::index(*index, family) as usize);
                 if let Some(next_hop) = next_hop.filter(|next_hop| next_hop.interface != 0) {
-                    entry.next_hops.insert(address.into(), (next_hop.interface, next_hop.mtu));
+                    entry.next_hops.insert(address.into(), (next_hop.interface, u32::from(next_hop.mtu)));
                 }
             }
         }

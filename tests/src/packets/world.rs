@@ -16,6 +16,10 @@ use super::build::RECEIVER;
 pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Source address of IPv6 outer headers.
 pub const UNDERLAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+/// The neighbour to whom IPv4 outer headers are handed.
+pub const NEIGHBOUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// The neighbour to whom IPv6 outer headers are handed.
+pub const NEIGHBOUR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
 /// The IPv4 VIP address.
 pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The IPv6 VIP address.

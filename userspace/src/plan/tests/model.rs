@@ -84,7 +84,7 @@ impl Model {
 
     pub(super) fn apply(&mut self, step: &Step) -> Result<(), Error> {
         let now = self.now;
-        apply::apply(self, step, &|_| NextHop { interface: 1, mtu: 1520 }, now)
+        apply::apply(self, step, &|_| NextHop::new(1, 1520), now)
     }
 
     /// Everything that packets find: the address, then the port.
