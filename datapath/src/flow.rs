@@ -60,9 +60,8 @@ pub struct Flow {
     pub source_port: Port,
     /// The VIP's port.
     pub destination_port: Port,
-    /// [`TCP`] or [`UDP`].
-    pub protocol: u8,
-    pad: [u8; 3],
+    /// [`TCP`] or [`UDP`]. A whole word: for padding, compilers call a function that writes zeros byte by byte.
+    protocol: u32,
 }
 plain!(Flow, 40);
 
@@ -76,7 +75,7 @@ impl Flow {
         destination_port: Port,
         protocol: u8,
     ) -> Self {
-        Self { source, destination, source_port, destination_port, protocol, pad: [0; 3] }
+        Self { source, destination, source_port, destination_port, protocol: protocol as u32 }
     }
 
     /// The part of the flow that is hashed.
