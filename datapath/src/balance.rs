@@ -25,6 +25,8 @@ pub struct Forward {
     pub interface: u32,
     /// Family of the outer header.
     pub family: Family,
+    /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
+    pub neighbour: u32,
 }
 
 /// What the first stage made of a packet.
@@ -214,6 +216,9 @@ pub(crate) fn find_vip<T: BalancerTables>(
     port: Port,
     protocol: u8,
 ) -> Result<Vip, Reason> {
+    if let Some(vip) = address.first.at(port, protocol) {
+        return Ok(vip);
+    }
     let mut vip = tables.vip(&VipKey::new(address.id, port, protocol));
     if vip.is_none() && tables.features().has(Features::ANY_PORT) {
         vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));

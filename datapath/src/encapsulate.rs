@@ -63,7 +63,7 @@ impl Way {
             Family::V4 => Ipv4::SIZE,
             Family::V6 => Ipv6::SIZE,
         };
-        self.next_hop.mtu.saturating_sub(outer as u32)
+        (self.next_hop.mtu as u32).saturating_sub(outer as u32)
     }
 }
 
@@ -114,7 +114,10 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
             packet.encapsulate(family, inner.family, &outer)?;
         }
     }
-    Ok(Forward { interface: next_hop.interface, family })
+    // Sources that differ may have routes that differ.
+    let known = !tables.features().has(Features::SOURCES);
+    let neighbour = if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
+    Ok(Forward { interface: next_hop.interface, family, neighbour })
 }
 
 /// The source of an outer header: where sources are spread, some of its bits are the flow's own.

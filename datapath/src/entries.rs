@@ -3,6 +3,8 @@
 //! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
 //! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
 
+use core::net::IpAddr;
+
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::plain::plain;
@@ -17,8 +19,57 @@ pub struct VipAddress {
     pub id: u32,
     /// What becomes of packets to this address that no VIP takes: bits of [`AddressOptions`].
     pub options: AddressOptions,
+    /// One of its VIPs.
+    pub first: FirstVip,
 }
-plain!(VipAddress, 8);
+plain!(VipAddress, 20);
+
+impl VipAddress {
+    /// The entry of an address that holds none of its VIPs.
+    pub const fn new(id: u32, options: AddressOptions) -> Self {
+        Self { id, options, first: FirstVip::NONE }
+    }
+
+    /// The key in `VIPS` of the VIP that the entry holds, if it holds one.
+    pub fn first_key(&self) -> Option<VipKey> {
+        let [low, high, protocol, _] = self.first.selector.to_ne_bytes();
+        let port = Port::new(u16::from_be_bytes([low, high]));
+        (self.first != FirstVip::NONE).then(|| VipKey::new(self.id, port, protocol))
+    }
+}
+
+/// A copy of the entry in `VIPS` of one VIP of an address, so that most packets need one look-up in a hash map and not two.
+///
+/// It never differs from that entry: it is written after the entry, and cleared before the entry changes or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct FirstVip {
+    /// [`VipKey::selector`]; 0 for none.
+    selector: u32,
+    vip: Vip,
+}
+plain!(FirstVip, 12);
+
+impl FirstVip {
+    /// No VIP.
+    pub const NONE: Self = Self { selector: 0, vip: Vip { service: 0, options: VipOptions::NONE } };
+
+    /// The copy of a VIP's entry.
+    pub const fn new(port: Port, protocol: u8, vip: Vip) -> Self {
+        Self { selector: VipKey::selector(port, protocol), vip }
+    }
+
+    /// The VIP, if it is that at a port; `protocol` is not 0.
+    #[inline(always)]
+    pub const fn at(&self, port: Port, protocol: u8) -> Option<Vip> {
+        if self.selector == VipKey::selector(port, protocol) { Some(self.vip) } else { None }
+    }
+
+    /// The VIP, whichever it is.
+    pub fn vip(&self) -> Option<Vip> {
+        (*self != Self::NONE).then_some(self.vip)
+    }
+}
 
 /// Key of the map `VIP_PREFIXES`, a longest-prefix-match trie of [`VipAddress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +184,13 @@ impl VipKey {
         Self::new(address, Self::ANY_PORT, crate::flow::ICMP)
     }
 
+    /// Port and protocol as they lie in the key.
+    #[inline(always)]
+    const fn selector(port: Port, protocol: u8) -> u32 {
+        let [low, high] = port.wire();
+        u32::from_ne_bytes([low, high, protocol, 0])
+    }
+
     /// The key of `port` and `protocol` at the VIP address with number `address`.
     #[inline(always)]
     pub const fn new(address: u32, port: Port, protocol: u8) -> Self {
@@ -231,16 +289,58 @@ plain!(Backend, 36);
 pub struct NextHop {
     /// Interface towards the backend; 0 when there is no route.
     pub interface: u32,
-    /// Largest IP packet, outer header included, that the route carries, in bytes; at most 65,535.
-    pub mtu: u32,
+    /// Largest IP packet, outer header included, that the route carries, in bytes.
+    pub mtu: u16,
+    /// Which of the two entries in `NEIGHBOURS` counts, 1 or 2; 0 when the kernel finds the neighbour for every packet.
+    pub neighbour: u16,
 }
 plain!(NextHop, 8);
 
 impl NextHop {
+    /// No route.
+    pub const NONE: Self = Self::new(0, 0);
+
+    /// A next hop whose neighbour the kernel finds.
+    pub const fn new(interface: u32, mtu: u16) -> Self {
+        Self { interface, mtu, neighbour: 0 }
+    }
+
+    /// Index in `NEIGHBOURS` of the entry that counts, of the next hop at `at`; 0 for none.
+    #[inline(always)]
+    pub const fn neighbour_index(&self, at: u32) -> u32 {
+        if self.neighbour == 0 { 0 } else { (at << 1).wrapping_add((self.neighbour as u32).wrapping_sub(1)) }
+    }
+
     /// Index of a backend's next hop for outer headers of a family.
     #[inline(always)]
     pub const fn index(backend: u16, family: crate::Family) -> u32 {
         (backend as u32) << 1 | matches!(family, crate::Family::V6) as u32
+    }
+}
+
+/// To whom packets are handed on the link towards a backend: value of the array `NEIGHBOURS`, at [`NextHop::neighbour_index`].
+///
+/// The kernel's `bpf_redir_neigh`. With it, the kernel need not look up a route for every packet. It changes under traffic whenever the
+/// host's routes do and has more than eight bytes: so each next hop has two, of which only the one is written that does not count, and then
+/// the next hop, which says that it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Neighbour {
+    /// The kernel's number of the address's family, host order; 0 in an entry that was never written.
+    pub family: u32,
+    /// The address, wire order; IPv4 has the first word.
+    pub address: [u32; 4],
+}
+plain!(Neighbour, 20);
+
+impl From<IpAddr> for Neighbour {
+    fn from(address: IpAddr) -> Self {
+        // `AF_INET` and `AF_INET6` of Linux.
+        let words = Address::from(address).words();
+        match address {
+            IpAddr::V4(_) => Self { family: 2, address: [words[3], 0, 0, 0] },
+            IpAddr::V6(_) => Self { family: 10, address: words },
+        }
     }
 }
 
@@ -387,6 +487,14 @@ mod tests {
             let slot = Slot { first, hint };
             prop_assert_eq!(Slot::from_word(slot.to_word()), slot);
         }
+    }
+
+    #[test]
+    fn a_next_hop_has_two_neighbours_of_its_own_and_at_index_0_there_is_none() {
+        let next_hop = |neighbour| NextHop { neighbour, ..NextHop::NONE };
+        let first = NextHop::index(1, Family::V4);
+        assert_eq!([0, 1, 2].map(|which| next_hop(which).neighbour_index(first)), [0, 4, 5]);
+        assert_eq!([0, 1, 2].map(|which| next_hop(which).neighbour_index(first + 1)), [0, 6, 7]);
     }
 
     #[test]

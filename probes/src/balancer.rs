@@ -13,8 +13,8 @@ use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sluice_datapath::balance::{direct, unusual};
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, ServiceCounters, Vip,
-    VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey,
+    ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
@@ -23,7 +23,8 @@ use sluice_datapath::records::{BackendRecord, InstanceRecord, PATH_ERRORS as OUT
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::walk::Place;
 use sluice_datapath::{
-    Address, BalancerTables, EventTables, Family, First, Flow, LookupTable, Reason, Second, follow, icmp, reject,
+    Address, BalancerTables, EventTables, Family, First, Flow, Forward, LookupTable, Reason, Second, follow, icmp,
+    reject,
 };
 use sluice_probes::next::Next;
 use sluice_probes::tc::{self, TcPacket};
@@ -83,6 +84,9 @@ static BACKENDS: Array<Backend, 1> = Array::new();
 /// Next hops, two for each backend.
 #[btf_map]
 static NEXT_HOPS: Array<NextHop, 1> = Array::new();
+/// To whom packets are handed on the way, two for each next hop.
+#[btf_map]
+static NEIGHBOURS: Array<Neighbour, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
@@ -189,7 +193,7 @@ fn begin_at_tc(skb: *mut __sk_buff) {
 #[inline(never)]
 fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match direct(TcPacket::new(skb), &Maps { watched }) {
-        Ok(First::Forward(forward)) => tc::redirect(&forward),
+        Ok(First::Forward(forward)) => redirect_at_tc(&forward),
         Ok(First::Unusual(_)) => Next::Unusual.to_word() as i32,
         Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
         Err(reason) => tc::refuse(reason),
@@ -200,7 +204,7 @@ fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
 #[inline(never)]
 fn unusual_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
     match unusual(TcPacket::of(skb), &Maps { watched }) {
-        Ok(Second::Forward(forward)) => tc::redirect(&forward),
+        Ok(Second::Forward(forward)) => redirect_at_tc(&forward),
         Ok(Second::Icmp(_, place)) => Next::Icmp(place).to_word() as i32,
         Ok(Second::Later(_, place)) => Next::Later(place).to_word() as i32,
         Ok(Second::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
@@ -212,7 +216,7 @@ fn unusual_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
 #[inline(never)]
 fn icmp_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
     match icmp(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => tc::redirect(&forward),
+        Ok(forward) => redirect_at_tc(&forward),
         Err(reason) => tc::answer(&TcPacket::of(skb), reason),
     }
 }
@@ -221,7 +225,7 @@ fn icmp_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
 #[inline(never)]
 fn follow_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
     match follow(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => tc::redirect(&forward),
+        Ok(forward) => redirect_at_tc(&forward),
         Err(reason) => tc::refuse(reason),
     }
 }
@@ -230,6 +234,17 @@ fn follow_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
 #[inline(never)]
 fn reject_at_tc(skb: *mut __sk_buff, mtu: u32) -> i32 {
     tc::answer(&TcPacket::of(skb), reject(TcPacket::of(skb), mtu, &UNWATCHED))
+}
+
+/// The action at TC for an encapsulated packet.
+#[inline(always)]
+fn redirect_at_tc(forward: &Forward) -> i32 {
+    if forward.neighbour != 0
+        && let Some(neighbour) = NEIGHBOURS.get(forward.neighbour)
+    {
+        return tc::redirect_to(forward, neighbour);
+    }
+    tc::redirect(forward)
 }
 
 /// Balances at XDP.

@@ -108,7 +108,7 @@ fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
         Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load()).ok()?,
         Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load()).ok()?,
     }
-    Some(Forward { interface: INTERFACE.load(), family })
+    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0 })
 }
 
 sluice_probes::license!();

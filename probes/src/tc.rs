@@ -6,11 +6,13 @@ use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
     bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
+use sluice_datapath::entries::Neighbour;
 use sluice_datapath::header::Ipv6;
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
@@ -276,7 +278,16 @@ impl Packet for TcPacket {
     }
 }
 
-/// The TC action for an encapsulated packet: out of its interface, the next hop resolved by the kernel's own neighbour table.
+/// The TC action for an encapsulated packet: out of its interface, to a neighbour whose link address is in the kernel's own table.
+#[inline(always)]
+pub fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
+    let bytes = size_of::<Neighbour>() as i32;
+    let neighbour = core::ptr::from_ref(neighbour).cast::<bpf_redir_neigh>().cast_mut();
+    // SAFETY: the helper reads `bytes` bytes of the neighbour, which has the members of a `bpf_redir_neigh`, and writes none.
+    unsafe { bpf_redirect_neigh(forward.interface, neighbour, bytes, 0) as i32 }
+}
+
+/// The TC action for an encapsulated packet: out of its interface, to the neighbour that the kernel's own routes say.
 #[inline(always)]
 pub fn redirect(forward: &Forward) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.

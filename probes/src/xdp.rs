@@ -50,12 +50,15 @@ impl XdpPacket {
     /// Moves the start of the packet by `delta` bytes, and the Ethernet header with it.
     #[inline(always)]
     fn move_head(&self, delta: i32) -> Result<(), Reason> {
-        let ethernet: [u16; ETHERNET / 2] = self.load(0).ok_or(Reason::NoRoom)?;
+        // In words where there are whole ones.
+        let addresses: [u32; 3] = self.load(0).ok_or(Reason::NoRoom)?;
+        let ether_type: u16 = self.load(ETHERNET - 2).ok_or(Reason::NoRoom)?;
         // SAFETY: `xdp` is the context that the kernel gave; both callers consume the packet.
         if unsafe { bpf_xdp_adjust_head(self.xdp, delta) } != 0 {
             return Err(Reason::NoRoom);
         }
-        self.write(0, &ethernet)
+        self.write(0, &addresses)?;
+        self.write(ETHERNET - 2, &ether_type)
     }
 }
 
@@ -263,15 +266,12 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
     }
-    packet.write(0, &words(route.dmac)).ok()?;
-    packet.write(6, &words(route.smac)).ok()?;
+    // Link addresses as words, which the processor moves as they are; single bytes it would move one by one.
+    let words = |octets: *const [u8; 6]| octets.cast::<[u16; 3]>();
+    // SAFETY: the kernel's struct is aligned, and has both addresses at even offsets.
+    let (to, from) = unsafe { (words(&raw const route.dmac).read(), words(&raw const route.smac).read()) };
+    packet.write(0, &[to, from]).ok()?;
     Some(route.ifindex)
-}
-
-/// A link address as words: of bytes LLVM would make a call.
-#[inline(always)]
-const fn words([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
 }
 
 /// The XDP action for a packet that is not forwarded.

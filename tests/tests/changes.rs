@@ -60,7 +60,7 @@ impl Daemon {
 
     /// Makes the maps hold what is wanted, step by step.
     fn reach(&mut self, want: &Want) -> anyhow::Result<()> {
-        let next_hop = |_: IpAddr| NextHop { interface: INTERFACE, mtu: MTU };
+        let next_hop = |_: IpAddr| NextHop::new(INTERFACE, MTU as u16);
         let maps = self.loaded.maps();
         let (have, capacities) = (apply::have(maps)?, maps.capacities());
         for step in plan(&have, want, capacities, self.now)? {

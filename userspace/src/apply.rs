@@ -46,7 +46,7 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     Ok(have)
 }
 
-/// What [`have`] has of backends, which is much less to read.
+/// The backends and resting indexes that the maps hold, by index: a part of [`have`].
 ///
 /// # Errors
 ///
@@ -104,9 +104,10 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
             maps.replace_tables(&tables)
         }
+        Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;
-            // Last, so that an address is a VIP address only once its VIPs are there.
+            // Last, so that an address is a VIP address only once its VIPs are there, and holds copies of no others.
             maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
@@ -124,8 +125,7 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             // The incarnations go first with the entries: what the connection table says of these indexes counts no more.
             maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
             let next_hops = indexes.iter().flat_map(|index| {
-                let none = NextHop { interface: 0, mtu: 0 };
-                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), none))
+                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), NextHop::NONE))
             });
             maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
             // The records go last, as above.

@@ -385,6 +385,9 @@ impl Balancer {
             .with_context(|| format!("cannot {step}"))
             .map_err(Failure::Operation)?;
         }
+        // New backends have next hops, but no neighbours yet.
+        let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
+        self.next_hops.refresh(&mut self.maps, &backends, &self.path_mtus).map_err(Failure::operation)?;
         self.warn_of_next_hops();
         self.write_down_path_mtus()?;
         self.write_down(false)

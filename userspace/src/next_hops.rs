@@ -1,13 +1,13 @@
 //! How packets leave towards each backend: asked of the kernel's routing, kept up to date in the map `NEXT_HOPS`.
 //!
-//! The program needs an interface and an MTU; the neighbour behind the interface is the kernel's business when it redirects. While
-//! no daemon runs, packets keep to the interfaces that were found last.
+//! A packet needs an interface, an MTU and the neighbour to whom it is handed on the link: the router, or the backend itself. Its link
+//! address is the kernel's business when it redirects. While no daemon runs, packets keep to what was found last.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use sluice_datapath::Family;
-use sluice_datapath::entries::NextHop;
+use sluice_datapath::entries::{Neighbour, NextHop};
 
 use crate::bpf::{self, BalancerMaps};
 use crate::config::Underlay;
@@ -15,21 +15,30 @@ use crate::netlink::{self, DeviceMtus, Netlink};
 use crate::path_mtu::PathMtus;
 use crate::plan::HaveBackend;
 
-const NONE: NextHop = NextHop { interface: 0, mtu: 0 };
-
 /// Bytes of a full Ethernet frame's IP packet, which is what most clients send.
 const FULL_PACKET: u32 = 1500;
 
 /// The way to an address, as routing has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
-    /// Interface and MTU.
+    /// Interface and MTU; no neighbour.
     pub next_hop: NextHop,
     /// The router to which packets are handed, if there is one.
     pub gateway: Option<IpAddr>,
 }
 
-const NOWHERE: Way = Way { next_hop: NONE, gateway: None };
+const NOWHERE: Way = Way { next_hop: NextHop::NONE, gateway: None };
+
+/// How packets leave towards an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hop {
+    /// As in the map, but without a neighbour.
+    entry: NextHop,
+    /// To whom they are handed; `None` when the kernel should find out.
+    neighbour: Option<IpAddr>,
+}
+
+const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 
 /// The ways to backends, by address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,18 +70,17 @@ impl NextHops {
                     (NOWHERE, Some(why.to_owned()))
                 }
                 Some(route) => {
-                    let mtu = route.mtu.min(u32::from(u16::MAX));
+                    let mtu = u16::try_from(route.mtu).unwrap_or(u16::MAX);
                     let overhead = if address.is_ipv4() { 20 } else { 40 };
-                    let small = (mtu < FULL_PACKET + overhead).then(|| {
-                        let largest = mtu.saturating_sub(overhead);
+                    let small = (u32::from(mtu) < FULL_PACKET + overhead).then(|| {
+                        let largest = u32::from(mtu).saturating_sub(overhead);
                         format!(
                             "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big); \
                              raise the underlay's MTU to {} or more",
                             FULL_PACKET + overhead
                         )
                     });
-                    let next_hop = NextHop { interface: route.index, mtu };
-                    (Way { next_hop, gateway: route.gateway }, small)
+                    (Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }, small)
                 }
             };
             next_hops.found.insert(address, way);
@@ -88,12 +96,22 @@ impl NextHops {
         self.found.get(&address).copied()
     }
 
-    /// The next hop towards an address, with the MTU that fits all of the way, as far as it is known.
+    /// The next hop towards an address, with the MTU that fits all of the way, as far as it is known; for a backend that has none yet: whoever
+    /// the neighbour is, the kernel finds out.
     pub fn towards(&self, address: IpAddr, path_mtus: &PathMtus) -> NextHop {
         path_mtus.limit(address, self.way(address).unwrap_or(NOWHERE).next_hop)
     }
 
-    /// Writes what differs for the backends that are in the maps; how many entries that were.
+    fn hop(&self, address: IpAddr, path_mtus: &PathMtus) -> Hop {
+        let entry = self.towards(address, path_mtus);
+        if entry.interface == 0 {
+            return NONE;
+        }
+        let gateway = self.way(address).and_then(|way| way.gateway);
+        Hop { entry, neighbour: Some(gateway.unwrap_or(address)) }
+    }
+
+    /// Writes what differs for the backends that are in the maps; how many next hops that were.
     ///
     /// # Errors
     ///
@@ -104,19 +122,121 @@ impl NextHops {
         backends: &BTreeMap<u16, HaveBackend>,
         path_mtus: &PathMtus,
     ) -> Result<usize, bpf::Error> {
-        let present = maps.next_hops()?;
-        let mut changed = Vec::new();
+        let present = Present { next_hops: maps.next_hops()?, neighbours: maps.neighbours()? };
+        let mut changes = Changes::default();
         for (index, backend) in backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
-                let at = NextHop::index(*index, family);
                 // An address that was not asked for cannot be sent to: there is no source for its outer header.
-                let next_hop = if address.is_none() { NONE } else { self.towards(address.into(), path_mtus) };
-                if present.get(at as usize) != Some(&next_hop) {
-                    changed.push((at, next_hop));
-                }
+                let hop = if address.is_none() { NONE } else { self.hop(address.into(), path_mtus) };
+                changes.note(&present, NextHop::index(*index, family), &hop);
             }
         }
-        maps.set_next_hops(&changed)?;
-        Ok(changed.len())
+        // In this order: a next hop never names a neighbour that is not written.
+        maps.set_neighbours(&changes.neighbours)?;
+        maps.set_next_hops(&changes.next_hops)?;
+        Ok(changes.next_hops.len())
+    }
+}
+
+/// What the maps hold.
+struct Present {
+    next_hops: Vec<NextHop>,
+    neighbours: Vec<Neighbour>,
+}
+
+/// What is to be written: neighbours that no next hop names, then next hops.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    neighbours: Vec<(u32, Neighbour)>,
+    next_hops: Vec<(u32, NextHop)>,
+}
+
+impl Changes {
+    /// Notes what makes the next hop at an index what it should be.
+    fn note(&mut self, present: &Present, at: u32, wanted: &Hop) {
+        let has = present.next_hops.get(at as usize).copied().unwrap_or(NextHop::NONE);
+        let wanted_neighbour = wanted.neighbour.map(Neighbour::from);
+        let known = (has.neighbour != 0).then(|| has.neighbour_index(at) as usize);
+        let known = known.and_then(|index| present.neighbours.get(index));
+        if known == wanted_neighbour.as_ref() {
+            let next_hop = NextHop { neighbour: has.neighbour, ..wanted.entry };
+            if next_hop != has {
+                self.next_hops.push((at, next_hop));
+            }
+            return;
+        }
+        let Some(wanted_neighbour) = wanted_neighbour else {
+            self.next_hops.push((at, wanted.entry));
+            return;
+        };
+        // Packets on other CPUs may be reading the one that counts now.
+        let other = if has.neighbour == 1 { 2 } else { 1 };
+        let next_hop = NextHop { neighbour: other, ..wanted.entry };
+        self.neighbours.push((next_hop.neighbour_index(at), wanted_neighbour));
+        self.next_hops.push((at, next_hop));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: u32 = 6;
+
+    fn hop(interface: u32, neighbour: Option<&str>) -> Hop {
+        Hop { entry: NextHop::new(interface, 1500), neighbour: neighbour.map(|text| text.parse().unwrap()) }
+    }
+
+    /// Notes a change and makes it, one write after the other; what a packet finds after each of them.
+    fn turn(present: &mut Present, wanted: &Hop) -> Vec<(NextHop, Option<Neighbour>)> {
+        let mut changes = Changes::default();
+        changes.note(present, AT, wanted);
+        let found = |present: &Present| {
+            let has = present.next_hops[AT as usize];
+            let known = (has.neighbour != 0).then(|| present.neighbours[has.neighbour_index(AT) as usize]);
+            (NextHop { neighbour: 0, ..has }, known)
+        };
+        let mut seen = vec![found(present)];
+        for (index, neighbour) in changes.neighbours {
+            present.neighbours[index as usize] = neighbour;
+            seen.push(found(present));
+        }
+        for (index, next_hop) in changes.next_hops {
+            present.next_hops[index as usize] = next_hop;
+            seen.push(found(present));
+        }
+        seen
+    }
+
+    #[test]
+    fn packets_find_the_next_hop_as_it_was_or_as_it_is_and_never_half_of_it() {
+        let nobody = Neighbour { family: 0, address: [0; 4] };
+        let mut present = Present { next_hops: vec![NextHop::NONE; 8], neighbours: vec![nobody; 16] };
+        let turns = [
+            hop(3, Some("10.0.0.254")),
+            hop(3, Some("10.0.0.253")),
+            hop(4, Some("fe80::1")),
+            hop(4, None),
+            hop(4, Some("10.0.0.254")),
+            hop(5, Some("10.0.0.254")),
+            NONE,
+        ];
+        let mut before = (NextHop::NONE, None);
+        for wanted in &turns {
+            let after = (wanted.entry, wanted.neighbour.map(Neighbour::from));
+            let seen = turn(&mut present, wanted);
+            assert!(seen.iter().all(|found| *found == before || *found == after), "{seen:?}");
+            assert_eq!(seen.last(), Some(&after));
+            assert_eq!(turn(&mut present, wanted).len(), 1, "nothing is left to do");
+            before = after;
+        }
+    }
+
+    #[test]
+    fn neighbours_are_what_the_kernel_reads() {
+        let family = |text: &str| Neighbour::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(family("10.0.0.1"), Neighbour { family: 2, address: [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0] });
+        let address = [u32::from_ne_bytes([0xfe, 0x80, 0, 0]), 0, 0, 1_u32.to_be()];
+        assert_eq!(family("fe80::1"), Neighbour { family: 10, address });
     }
 }

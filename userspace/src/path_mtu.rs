@@ -166,7 +166,7 @@ impl PathMtus {
         if error.mtu < least(Family::of(error.destination), error.inner) {
             return Outcome::TooSmall;
         }
-        if error.mtu >= self.limit(error.destination, way.next_hop).mtu {
+        if error.mtu >= u32::from(self.limit(error.destination, way.next_hop).mtu) {
             return Outcome::Known;
         }
         let until = now.saturating_add(nanoseconds(LIFETIME));
@@ -182,7 +182,9 @@ impl PathMtus {
     #[must_use]
     pub fn limit(&self, address: IpAddr, next_hop: NextHop) -> NextHop {
         match self.told.get(&address) {
-            Some(told) if next_hop.interface != 0 => NextHop { mtu: next_hop.mtu.min(told.mtu), ..next_hop },
+            Some(told) if next_hop.interface != 0 => {
+                NextHop { mtu: next_hop.mtu.min(u16::try_from(told.mtu).unwrap_or(u16::MAX)), ..next_hop }
+            }
             _ => next_hop,
         }
     }

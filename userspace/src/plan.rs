@@ -2,14 +2,15 @@
 //!
 //! The order is make-before-break. Backends come before the tables that name them, tables before the VIPs that use them; VIPs go
 //! before the tables that they used, tables before the backends that they named. After each step every packet still finds a whole
-//! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there.
+//! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there. A VIP address's
+//! copy of a VIP ([`FirstVip`]) is cleared before anything else happens to the VIP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use ipnet::IpNet;
 use sluice_datapath::Address;
-use sluice_datapath::entries::{self, Backend, Slot, TableHead, VipAddress, VipKey};
+use sluice_datapath::entries::{self, Backend, FirstVip, Slot, TableHead, VipAddress, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
 
@@ -91,7 +92,9 @@ pub enum Step {
     SetDraining(Vec<(u16, bool)>),
     /// Swap lookup tables, all in one batch.
     ReplaceTables(Vec<NewTable>),
-    /// Add VIPs or change their service or options, then add VIP addresses or change their options.
+    /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change or to go.
+    ClearCopies(Vec<(IpNet, VipAddress)>),
+    /// Add VIPs or change their service or options, then add VIP addresses or change their options and copies.
     PutVips {
         /// New or changed addresses.
         addresses: Vec<(IpNet, VipAddress)>,
@@ -121,6 +124,7 @@ impl fmt::Display for Step {
             Self::ReplaceTables(new) => {
                 write!(f, "replace the lookup tables of {}", list(new.iter().map(|table| table.name.as_str())))
             }
+            Self::ClearCopies(addresses) => write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len()),
             Self::PutVips { addresses, vips } => {
                 write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
             }
@@ -298,7 +302,7 @@ fn put_and_remove_vips(
     let mut numbers: BTreeMap<IpNet, u32> = have.addresses.iter().map(|(prefix, has)| (*prefix, has.id)).collect();
     // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit them with the number.
     let mut next = numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
-    let mut addresses = BTreeMap::new();
+    let mut entries = BTreeMap::new();
     let mut keys = BTreeMap::new();
     let mut pings = BTreeMap::new();
     for (vip, entry) in &wanted {
@@ -307,11 +311,13 @@ fn put_and_remove_vips(
             next
         });
         let options = want.addresses.get(&vip.prefix()).copied().unwrap_or_default();
-        let address = VipAddress { id, options };
-        if have.addresses.get(&vip.prefix()) != Some(&address) {
-            addresses.insert(vip.prefix(), address);
+        let address = entries.entry(vip.prefix()).or_insert(VipAddress::new(id, options));
+        let (port, protocol) = (Port::new(vip.port()), vip.protocol().number());
+        // The first one that the configuration names. No packet looks for an any-port VIP first.
+        if address.first == FirstVip::NONE && port != VipKey::ANY_PORT {
+            address.first = FirstVip::new(port, protocol, *entry);
         }
-        keys.insert(VipKey::new(id, Port::new(vip.port()), vip.protocol().number()), *entry);
+        keys.insert(VipKey::new(id, port, protocol), *entry);
         if options.has(AddressOptions::PING_FORWARD) {
             // The same service on every balancer, whatever the order in which the services are written.
             let order = (vip.port(), vip.protocol());
@@ -324,7 +330,14 @@ fn put_and_remove_vips(
     keys.extend(pings.into_iter().map(|(id, (_, entry))| (VipKey::pings(id), entry)));
     let changed = keys.iter().filter(|(key, entry)| have.vips.get(key) != Some(entry));
     let put: Vec<_> = changed.map(|(key, entry)| (*key, *entry)).collect();
-    let addresses: Vec<_> = addresses.into_iter().collect();
+    let cleared = have.addresses.iter().filter(|(prefix, has)| {
+        // Those of addresses that go, go with them.
+        let stays = has.first_key().is_none_or(|key| keys.get(&key).copied() == has.first.vip());
+        !stays && entries.contains_key(prefix)
+    });
+    let cleared: Vec<_> = cleared.map(|(prefix, has)| (*prefix, VipAddress::new(has.id, has.options))).collect();
+    let addresses = entries.into_iter().filter(|(prefix, entry)| have.addresses.get(prefix) != Some(entry));
+    let addresses: Vec<_> = addresses.collect();
     let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains_key(key)).copied().collect();
     let wanted: BTreeSet<IpNet> = wanted.iter().map(|(vip, _)| vip.prefix()).collect();
     let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
@@ -333,6 +346,7 @@ fn put_and_remove_vips(
     if !fits(keys.len(), wanted.len()) {
         return Err(PlanError::Full { what: "vips", capacity });
     }
+    push(steps, cleared, Step::ClearCopies);
     // No packet needs both the new ones and those that go, so which come first is a matter of room.
     let together = fits(have.vips.len() + added, numbers.len());
     let put = (!addresses.is_empty() || !put.is_empty()).then_some(Step::PutVips { addresses, vips: put });

@@ -185,10 +185,9 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
                 entry.addresses.push(address.into());
                 let at = NextHop::index(*index, family) as usize;
                 if let Some(next_hop) = next_hops.get(at).filter(|next_hop| next_hop.interface != 0) {
-                    entry.next_hops.insert(address.into(), (next_hop.interface, next_hop.mtu));
-                    let told = |record: &&PathMtuRecord| {
-                        (record.mtu, record.incarnation) == (next_hop.mtu, backend.incarnation)
-                    };
+                    let mtu = u32::from(next_hop.mtu);
+                    entry.next_hops.insert(address.into(), (next_hop.interface, mtu));
+                    let told = |record: &&PathMtuRecord| (record.mtu, record.incarnation) == (mtu, backend.incarnation);
                     if let Some(record) = path_mtus.get(at).filter(told) {
                         let left = Duration::from_nanos(record.until.saturating_sub(now));
                         entry.path_mtus.insert(address.into(), left.as_secs());

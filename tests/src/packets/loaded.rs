@@ -1,6 +1,7 @@
 //! The packet path in the kernel: programs that were loaded as the daemon loads them, run by `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie};
 use sluice::journal::Role;
 use sluice_datapath::entries::{
-    BackendCounters, Connection, Fragment, FragmentKey, NextHop, ServiceCounters, Settings, Slot, TableHead,
+    BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters, Settings, Slot, TableHead,
 };
 use sluice_datapath::observe::{Event, Observer};
 use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
@@ -22,7 +23,9 @@ use super::cases::HostCase;
 use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
-use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, World};
+use super::world::{
+    Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
+};
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
 pub const CONNECTIONS: u32 = 1 << 17;
@@ -163,10 +166,18 @@ impl Loaded {
         let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
         self.maps
             .set_backends(&backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>())?;
+        // The kernel finds the neighbours towards every other backend; those towards the others are known.
         let next_hops = backends().flat_map(|(index, backend)| {
-            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop_entry(backend)))
+            let next_hop = NextHop { neighbour: index % 2, ..next_hop_entry(backend) };
+            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop))
         });
-        Ok(self.maps.set_next_hops(&next_hops.collect::<Vec<_>>())?)
+        let next_hops: Vec<_> = next_hops.collect();
+        let neighbours = next_hops.iter().filter(|(_, next_hop)| next_hop.neighbour != 0).map(|(at, next_hop)| {
+            let neighbour = if at % 2 == 0 { IpAddr::V4(NEIGHBOUR_V4) } else { IpAddr::V6(NEIGHBOUR_V6) };
+            (next_hop.neighbour_index(*at), Neighbour::from(neighbour))
+        });
+        self.maps.set_neighbours(&neighbours.collect::<Vec<_>>())?;
+        Ok(self.maps.set_next_hops(&next_hops)?)
     }
 }
 

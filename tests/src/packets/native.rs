@@ -45,7 +45,7 @@ pub fn backend_entry(backend: Option<&Backend>) -> entries::Backend {
 /// A backend's next hop as it is in the map `NEXT_HOPS`; zero when there is none.
 pub fn next_hop_entry(backend: Option<&Backend>) -> NextHop {
     let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
-    NextHop { interface, mtu }
+    NextHop::new(interface, u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// A prefix as the key of a trie.

@@ -305,5 +305,5 @@ pub fn tuple(source: IpAddr, destination: IpAddr, ports: &[u8], protocol: u8) ->
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
-    [octets(source), octets(destination), ports.to_vec(), vec![protocol, 0, 0, 0]].concat()
+    [octets(source), octets(destination), ports.to_vec(), vec![protocol]].concat()
 }

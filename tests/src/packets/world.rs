@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::{Listing, Vip, VipAddress};
+use sluice_datapath::entries::{FirstVip, Listing, Vip, VipAddress};
+use sluice_datapath::flow::Port;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 use sluice_datapath::rates::{Limit, Rate};
 
@@ -15,6 +16,10 @@ use super::build::RECEIVER;
 pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Source address of IPv6 outer headers.
 pub const UNDERLAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+/// The neighbour to whom IPv4 outer headers are handed.
+pub const NEIGHBOUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// The neighbour to whom IPv6 outer headers are handed.
+pub const NEIGHBOUR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
 /// The IPv4 VIP address.
 pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The IPv6 VIP address.
@@ -120,7 +125,18 @@ impl World {
         let single = self.addresses.iter().map(|(address, id)| (IpNet::from(*address), *id));
         let all = single.chain(self.prefixes.iter().map(|(prefix, id)| (*prefix, *id)));
         all.map(|(prefix, id)| {
-            (prefix, VipAddress { id, options: self.address_options.get(&id).copied().unwrap_or_default() })
+            let options = self.address_options.get(&id).copied().unwrap_or_default();
+            (prefix, VipAddress { first: self.first_vip(id), ..VipAddress::new(id, options) })
+        })
+    }
+
+    /// The VIP that an address's entry holds: the last one of every other address, the first one of the others, so that cases meet
+    /// VIPs that are held and VIPs that are not in both families.
+    fn first_vip(&self, id: u32) -> FirstVip {
+        let mut vips = self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
+        let chosen = if id % 2 == 0 { vips.next() } else { vips.next_back() };
+        chosen.map_or(FirstVip::NONE, |((_, port, protocol), service)| {
+            FirstVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
         })
     }
 

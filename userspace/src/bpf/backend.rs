@@ -68,7 +68,7 @@ impl BackendMaps {
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpNet]) -> Result<(), Error> {
         let local = local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
         replace(&self.local_addresses, local.collect())?;
-        let entry = |id| VipAddress { id, options: AddressOptions::NONE };
+        let entry = |id| VipAddress::new(id, AddressOptions::NONE);
         replace(&self.vip_prefixes, (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect())
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
@@ -33,6 +33,7 @@ pub struct BalancerMaps {
     tables: RawMap,
     backends: Elements<Backend>,
     next_hops: Elements<NextHop>,
+    neighbours: Elements<Neighbour>,
     service_counters: Tally,
     backend_counters: Tally,
     reasons: Tally,
@@ -65,6 +66,7 @@ impl BalancerMaps {
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
             next_hops: Elements::open(set, "NEXT_HOPS")?,
+            neighbours: Elements::open(set, "NEIGHBOURS")?,
             service_counters: Tally::open(set, "SERVICE_COUNTERS")?,
             backend_counters: Tally::open(set, "BACKEND_COUNTERS")?,
             reasons: Tally::open(set, "REASONS")?,
@@ -317,6 +319,24 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn set_path_errors(&mut self, counts: &[(u32, u64)]) -> Result<(), Error> {
         self.path_errors.put(counts)
+    }
+
+    /// All neighbours, by [`NextHop::neighbour_index`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
+        self.neighbours.all()
+    }
+
+    /// Writes neighbours that no next hop names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_neighbours(&mut self, neighbours: &[(u32, Neighbour)]) -> Result<(), Error> {
+        self.neighbours.put(neighbours)
     }
 
     /// The records of all backends, by index.

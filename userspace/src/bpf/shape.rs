@@ -143,6 +143,7 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("TABLES", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("BACKENDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
     MapShape::new("NEXT_HOPS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),
+    MapShape::new("NEIGHBOURS", Holds::Elements, Size::Indexed(Limit::Backends, 4)),
     MapShape::new("CONNECTIONS", Holds::Flows, Size::Keyed(Limit::Connections)),
     MapShape::new("FRAGMENTS", Holds::Flows, Size::Exactly(FRAGMENTS)),
     MapShape::new("SERVICE_COUNTERS", Holds::Counters, Size::Indexed(Limit::Services, 1)),

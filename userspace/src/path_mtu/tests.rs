@@ -8,7 +8,7 @@ const SECOND: u64 = 1_000_000_000;
 /// When things happen: an hour after boot.
 const NOW: u64 = 3_600 * SECOND;
 
-const ROUTE: Way = Way { next_hop: NextHop { interface: 7, mtu: 1600 }, gateway: None };
+const ROUTE: Way = Way { next_hop: NextHop::new(7, 1600), gateway: None };
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -88,7 +88,7 @@ fn hear(path_mtus: &mut PathMtus, error: &TooBig, now: u64) -> Outcome {
 
 /// The MTU that counts towards the error's destination.
 fn mtu(path_mtus: &PathMtus, error: &TooBig) -> u32 {
-    path_mtus.limit(error.destination, ROUTE.next_hop).mtu
+    path_mtus.limit(error.destination, ROUTE.next_hop).mtu.into()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn an_error_is_read_and_lowers_the_mtu_of_that_backend_and_family_alone() {
         for other in ["10.0.1.2", "2001:db8:1::2", "192.0.2.1"] {
             assert_eq!(path_mtus.limit(address(other), ROUTE.next_hop), ROUTE.next_hop);
         }
-        let nowhere = NextHop { interface: 0, mtu: 0 };
+        let nowhere = NextHop::NONE;
         assert_eq!(path_mtus.limit(error.destination, nowhere), nowhere);
     }
 }
@@ -136,7 +136,7 @@ fn each_thing_that_is_wrong_is_refused_with_its_name_and_lowers_nothing() {
             assert_eq!(path_mtus, PathMtus::default());
         }
         let mut path_mtus = PathMtus::default();
-        let unreachable = Way { next_hop: NextHop { interface: 0, mtu: 0 }, gateway: None };
+        let unreachable = Way { next_hop: NextHop::NONE, gateway: None };
         for way in [None, Some(unreachable)] {
             assert_eq!(path_mtus.hear(&good, &settings(), way, NOW), Outcome::OtherDestination);
         }
@@ -208,7 +208,7 @@ fn another_way_forgets_what_was_told_of_the_one_before() {
     path_mtus.keep(|address| address.is_ipv6());
     assert_eq!((mtu(&path_mtus, &v4), mtu(&path_mtus, &v6)), (1600, 1500));
     // A route with an MTU of its own is not raised by it.
-    let small = NextHop { interface: 7, mtu: 1400 };
+    let small = NextHop::new(7, 1400);
     assert_eq!(path_mtus.limit(v6.destination, small), small);
 }
 

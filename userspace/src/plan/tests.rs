@@ -47,6 +47,15 @@ fn web() -> Want {
     }
 }
 
+/// The entry of the VIP of `web`.
+const WEB: entries::Vip = entries::Vip { service: 1, options: VipOptions::NONE };
+
+/// The entry of an address that holds a copy of a VIP.
+fn holding(id: u32, options: AddressOptions, port: u16, entry: entries::Vip) -> VipAddress {
+    let first = FirstVip::new(Port::new(port), Protocol::Tcp.number(), entry);
+    VipAddress { first, ..VipAddress::new(id, options) }
+}
+
 /// Plans and applies; the steps that it took.
 fn reach(model: &mut Model, want: &Want) -> Vec<Step> {
     let steps = model.plan(want).unwrap();
@@ -79,7 +88,7 @@ fn a_first_plan_adds_backends_then_tables_then_vips() {
     assert_eq!(firsts, [1, 2, 1]);
     assert_eq!(
         (&addresses[..], vips.len()),
-        (&[(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::NONE })][..], 1)
+        (&[(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, WEB))][..], 1)
     );
 }
 
@@ -155,13 +164,10 @@ fn a_vip_moves_to_another_service_in_place() {
     want.services[1].vips.push(vip(1, 80));
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    assert_eq!(
-        steps,
-        [Step::PutVips {
-            addresses: vec![],
-            vips: vec![(key, entries::Vip { service: 2, options: VipOptions::NONE })]
-        }]
-    );
+    let entry = entries::Vip { service: 2, options: VipOptions::NONE };
+    let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
+    let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, entry))];
+    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]);
 }
 
 #[test]
@@ -282,9 +288,59 @@ fn options_of_vips_and_addresses_change_in_place() {
     want.addresses = [(vip(1, 80).prefix(), AddressOptions::DROP_UNLISTED)].into();
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    let addresses = vec![(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::DROP_UNLISTED })];
-    let vips = vec![(key, entries::Vip { service: 1, options: VipOptions::HASH_CLIENT })];
-    assert_eq!(steps, [Step::PutVips { addresses, vips }]);
+    let entry = entries::Vip { service: 1, options: VipOptions::HASH_CLIENT };
+    let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::DROP_UNLISTED, 80, entry))];
+    let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
+    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]);
+}
+
+#[test]
+fn an_address_holds_the_first_vip_that_the_configuration_names_of_those_with_a_port() {
+    let mut want = web();
+    want.services[0].vips = vec![vip(1, 0), vip(1, 443), vip(1, 80)];
+    let mut model = reached(&want);
+    assert_eq!(model.address(vip(1, 80).prefix()), Some(holding(1, AddressOptions::NONE, 443, WEB)));
+
+    // Another order is a change of the address alone; nothing is cleared, since the old copy stays true until then.
+    want.services[0].vips = vec![vip(1, 80), vip(1, 443), vip(1, 0)];
+    let steps = reach(&mut model, &want);
+    let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, WEB))];
+    assert_eq!(steps, [Step::PutVips { addresses, vips: vec![] }]);
+
+    // The VIP goes, the address stays.
+    want.services[0].vips = vec![vip(1, 0), vip(1, 443)];
+    let steps = reach(&mut model, &want);
+    let prefix = vip(1, 80).prefix();
+    let addresses = vec![(prefix, holding(1, AddressOptions::NONE, 443, WEB))];
+    let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
+    let cleared = vec![(prefix, VipAddress::new(1, AddressOptions::NONE))];
+    let remove = Step::RemoveVips { vips: vec![key], addresses: vec![] };
+    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![] }, remove]);
+
+    want.services[0].vips = vec![vip(1, 0)];
+    reach(&mut model, &want);
+    assert_eq!(model.address(prefix), Some(VipAddress::new(1, AddressOptions::NONE)));
+}
+
+#[test]
+fn copies_are_cleared_first_where_removed_vips_make_the_room() {
+    let mut want = web();
+    want.services[0].vips = vec![vip(1, 1), vip(1, 2), vip(1, 3), vip(1, 4)];
+    let mut model = reached(&want);
+    want.services[0].vips = vec![vip(1, 5), vip(1, 2), vip(1, 3), vip(1, 4)];
+    let steps = reach(&mut model, &want);
+    assert!(matches!(steps[..], [Step::ClearCopies(_), Step::RemoveVips { .. }, Step::PutVips { .. }]), "{steps:?}");
+}
+
+#[test]
+fn a_copy_that_differs_from_its_vip_is_put_right() {
+    let mut model = reached(&web());
+    let wrong = entries::Vip { service: 2, options: VipOptions::NONE };
+    model.damage(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, wrong));
+    for step in model.plan(&web()).unwrap() {
+        model.apply(&step).unwrap();
+    }
+    model.check_reached(&web());
 }
 
 #[test]
@@ -297,14 +353,16 @@ fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_op
     let mut model = reached(&want);
     let mut turned = want.clone();
     turned.services.reverse();
-    assert_eq!(model.plan(&turned).unwrap(), []);
+    // All that differs is which of its VIPs the address holds a copy of.
+    let steps = model.plan(&turned).unwrap();
+    assert!(matches!(&steps[..], [Step::PutVips { addresses, vips }] if addresses.len() == 1 && vips.is_empty()));
     assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(2));
     want.services[1].vips.clear();
     reach(&mut model, &want);
     assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(1));
     want.addresses.clear();
     let steps = reach(&mut model, &want);
-    let addresses = vec![(vip(1, 80).prefix(), VipAddress { id: 1, options: AddressOptions::NONE })];
+    let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 443, WEB))];
     let changes = Step::PutVips { addresses, vips: vec![] };
     assert_eq!(steps, [changes, Step::RemoveVips { vips: vec![VipKey::pings(1)], addresses: vec![] }]);
 }

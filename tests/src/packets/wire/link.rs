@@ -24,7 +24,7 @@ use sluice::netlink::{Direction, FilterSpec, Netlink};
 
 use super::onward::Onward;
 use super::socket::{Captured, Offload, PATIENCE, PacketSocket};
-use crate::packets::world::INTERFACE;
+use crate::packets::world::{INTERFACE, NEIGHBOUR_V4, NEIGHBOUR_V6};
 
 /// Link address of the interface at which the program is.
 pub(super) const IN: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
@@ -171,10 +171,10 @@ fn make_interfaces() -> anyhow::Result<()> {
     // Routes need the table of local addresses, which begins with those of the loopback interface.
     commands += "link set lo up\n";
     commands += &format!(
-        "neigh add 192.0.2.9 lladdr {next_hop} dev out nud permanent\n\
-         neigh add 2001:db8:ffff::9 lladdr {next_hop} dev out nud permanent\n\
-         route add 0.0.0.0/0 via 192.0.2.9 dev out onlink\n\
-         route add ::/0 via 2001:db8:ffff::9 dev out onlink\n"
+        "neigh add {NEIGHBOUR_V4} lladdr {next_hop} dev out nud permanent\n\
+         neigh add {NEIGHBOUR_V6} lladdr {next_hop} dev out nud permanent\n\
+         route add 0.0.0.0/0 via {NEIGHBOUR_V4} dev out onlink\n\
+         route add ::/0 via {NEIGHBOUR_V6} dev out onlink\n"
     );
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])

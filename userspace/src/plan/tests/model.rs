@@ -64,6 +64,16 @@ impl Model {
         self.vips.get(key).copied()
     }
 
+    /// The entry of a VIP address.
+    pub(super) fn address(&self, prefix: IpNet) -> Option<VipAddress> {
+        self.addresses.get(&prefix).copied()
+    }
+
+    /// Writes what no plan would: the entry of a VIP address.
+    pub(super) fn damage(&mut self, prefix: IpNet, entry: VipAddress) {
+        self.addresses.insert(prefix, entry);
+    }
+
     /// From now on the maps are on their way from what they hold to `want`.
     pub(super) fn begin(&mut self, want: &Want) {
         let found = self.found();
@@ -74,7 +84,7 @@ impl Model {
 
     pub(super) fn apply(&mut self, step: &Step) -> Result<(), Error> {
         let now = self.now;
-        apply::apply(self, step, &|_| NextHop { interface: 1, mtu: 1520 }, now)
+        apply::apply(self, step, &|_| NextHop::new(1, 1520), now)
     }
 
     /// Everything that packets find: the address, then the port.
@@ -108,6 +118,10 @@ impl Model {
         numbers.sort();
         numbers.dedup();
         assert_eq!(numbers.len(), self.addresses.len(), "two addresses share a number: {:?}", self.addresses);
+        for (prefix, has) in self.addresses.iter().filter(|(_, has)| has.first_key().is_some()) {
+            let key = has.first_key().expect("it is one of those that hold a copy");
+            assert_eq!(self.vips.get(&key).copied(), has.first.vip(), "{prefix} holds a copy of {key:?} that is none");
+        }
         let live: BTreeSet<u32> = self.addresses.values().map(|has| has.id).collect();
         for (key, vip) in self.vips.iter().filter(|(key, _)| live.contains(&key.address)) {
             let table = self.tables.get(&vip.service).unwrap_or_else(|| panic!("{key:?} leads to no table"));
@@ -153,6 +167,9 @@ impl Model {
                 let key = VipKey::new(self.addresses[&vip.prefix()].id, Port::new(vip.port()), vip.protocol().number());
                 let entry = VipEntry { service: *index, options: service.options };
                 assert_eq!(self.vips[&key], entry, "{vip} leads to its service");
+            }
+            for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
+                assert!(self.addresses[&vip.prefix()].first_key().is_some(), "{vip} has an address without a copy");
             }
         }
         assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
