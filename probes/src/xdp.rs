@@ -100,12 +100,14 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
+        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there. Nor does that of
+        // Linux 6.1 when LLVM puts the offset on the stack before an earlier comparison that implies the next one, and takes it from there.
+        let offset = core::hint::black_box(offset);
         // The verifier wants an upper bound of what is added to a packet pointer.
         if offset > MAX_VARIABLE_OFFSET {
             return None;
         }
-        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there.
-        self.load(core::hint::black_box(offset))
+        self.load(offset)
     }
 
     #[inline(always)]
