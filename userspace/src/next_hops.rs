@@ -13,6 +13,24 @@ use crate::bpf::{self, BalancerMaps};
 use crate::config::Underlay;
 use crate::netlink::{self, DeviceMtus, Netlink};
 
+/// What is wrong with an MTU towards a backend's address: it is less than what is stated of the underlay, or full packets of clients do not fit.
+fn too_small(address: IpAddr, mtu: u32, stated: Option<u32>) -> Option<String> {
+    let overhead = if address.is_ipv4() { 20 } else { 40 };
+    let largest = mtu.saturating_sub(overhead);
+    match stated {
+        Some(stated) if mtu < stated => Some(format!(
+            "the MTU towards it is {mtu}, though underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
+             raise the MTU of the interface or route, or correct underlay.mtu"
+        )),
+        _ if mtu < FULL_PACKET + overhead => Some(format!(
+            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that heed the \
+             backend's MSS do not send; raise the underlay's MTU to {} or more",
+            FULL_PACKET + overhead
+        )),
+        _ => None,
+    }
+}
+
 const NONE: NextHop = NextHop { interface: 0, mtu: 0 };
 
 /// Bytes of a full Ethernet frame's IP packet, which is what most clients send.
@@ -48,17 +66,9 @@ impl NextHops {
                     (NONE, Some(why.to_owned()))
                 }
                 Some(route) => {
-                    let mtu = route.mtu.min(u32::from(u16::MAX));
-                    let overhead = if address.is_ipv4() { 20 } else { 40 };
-                    let small = (mtu < FULL_PACKET + overhead).then(|| {
-                        let largest = mtu.saturating_sub(overhead);
-                        format!(
-                            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big); \
-                             raise the underlay's MTU to {} or more",
-                            FULL_PACKET + overhead
-                        )
-                    });
-                    (NextHop { interface: route.index, mtu }, small)
+                    let carried = route.mtu.min(u32::from(u16::MAX));
+                    let mtu = underlay.mtu.unwrap_or(carried).min(carried);
+                    (NextHop { interface: route.index, mtu }, too_small(address, mtu, underlay.mtu))
                 }
             };
             next_hops.found.insert(address, next_hop);
@@ -94,5 +104,27 @@ impl NextHops {
         }
         maps.set_next_hops(&changed)?;
         Ok(changed.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_underlay_that_is_smaller_than_clients_need_or_than_is_stated_is_told() {
+        let v4 = IpAddr::from([10, 0, 1, 1]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        for (address, mtu, stated, says) in [
+            (v4, 1520, None, None),
+            (v6, 1540, Some(1540), None),
+            (v6, 1520, None, Some("more than 1480 bytes")),
+            (v4, 1500, Some(1500), Some("raise the underlay's MTU to 1520")),
+            (v4, 1500, Some(9000), Some("though underlay.mtu is 9000")),
+        ] {
+            let told = too_small(address, mtu, stated);
+            assert_eq!(told.is_some(), says.is_some(), "{told:?}");
+            assert!(says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))), "{told:?}");
+        }
     }
 }
