@@ -15,7 +15,6 @@ use sluice_datapath::Reason;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::rates::Rate;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
-use sluice_tests::packets::{cases, clamping};
 use sluice_tests::packets::icmp;
 use sluice_tests::packets::isolation::{in_namespace, missing};
 use sluice_tests::packets::loaded::{Hook, Loaded, LoadedHost, takes, takes_at_xdp};
@@ -25,6 +24,7 @@ use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::random;
 use sluice_tests::packets::watching;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
+use sluice_tests::packets::{cases, clamping};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -184,7 +184,8 @@ fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
             let frame = cases::handshake(v6, true, true, &told(8960));
             let (left, counted) = (clamp.send(&frame.clone().into())?, clamp.clamped()?);
             let mut expected = frame.clone();
-            let value = frame.windows(2).position(|bytes| bytes == 8960_u16.to_be_bytes()).context("it tells a size")?;
+            let value =
+                frame.windows(2).position(|bytes| bytes == 8960_u16.to_be_bytes()).context("it tells a size")?;
             expected[value..value + 2].copy_from_slice(&(cases::LARGEST[usize::from(v6)] as u16).to_be_bytes());
             ensure!(left == expected, "{frame:02x?} became {left:02x?} instead of {expected:02x?}");
             ensure!(counted == u64::from(v6) * 37 + before as u64 + 1, "{counted} are counted");

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use ipnet::IpNet;
-use sluice::bpf::{self, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie};
+use sluice::bpf::{
+    self, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie,
+};
 use sluice::journal::Role;
 use sluice_datapath::entries::{NextHop, Settings, Slot, TableHead};
 use sluice_datapath::observe::Event;
@@ -304,7 +306,9 @@ impl Decapsulator for LoadedHost {
 impl Clamper for LoadedHost {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
         self.maps.set(&[], vips)?;
-        Ok(self.maps.set_largest_segments(&[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])))?)
+        Ok(self
+            .maps
+            .set_largest_segments(&[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])))?)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {

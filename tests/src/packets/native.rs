@@ -15,8 +15,8 @@ use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsul
 
 use super::watching::Watched;
 use super::world::{
-    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4, UNDERLAY_V6,
-    World,
+    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
+    UNDERLAY_V6, World,
 };
 
 /// The settings of every balancer in these tests.

@@ -205,7 +205,9 @@ fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
 /// The interfaces of a route, if it is a default route of the main table.
 fn default_interfaces(route: &RouteMessage) -> Vec<u32> {
     let header = &route.header;
-    if header.kind != RouteType::Unicast || header.destination_prefix_length != 0 || header.table != RouteHeader::RT_TABLE_MAIN
+    if header.kind != RouteType::Unicast
+        || header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
     {
         return Vec::new();
     }

@@ -1,6 +1,7 @@
 //! What is done with a lab, step by step, and what must be true after each step.
 
 mod change;
+mod clamp;
 mod merged;
 mod packet;
 mod path_mtu;
@@ -80,6 +81,7 @@ pub const STEPS: &[Step] = &[
     Step::new("path_mtu_discovery_works", "A router with a smaller MTU", path_mtu::run),
     Step::new("merged_packets_are_forwarded", "Merged packets (GSO)", merged::run),
     Step::new("clients_are_told_what_fits", "An underlay with a smaller MTU", reject::run),
+    Step::new("clients_send_what_fits", "An underlay of the clients' MTU: the MSS is clamped", clamp::run),
     Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
     Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),
     Step::new("balancers_agree", "Both balancers hold the same tables", tables::run),

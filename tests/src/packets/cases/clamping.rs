@@ -179,7 +179,11 @@ pub fn cases() -> Vec<ClampCase> {
             })
         }),
         case("what fits is never raised", {
-            both(|family| [0, 1, 536, 1220, LARGEST[family] - 1, LARGEST[family]].map(|size| stays(syn_ack(family, &mss(size)))).to_vec())
+            both(|family| {
+                [0, 1, 536, 1220, LARGEST[family] - 1, LARGEST[family]]
+                    .map(|size| stays(syn_ack(family, &mss(size))))
+                    .to_vec()
+            })
         }),
         case("the option may stand anywhere, also across the words of the checksum", {
             both(|family| (0..=36).map(|before| around(family, &[1; 36][..before], &[])).collect())
@@ -188,7 +192,8 @@ pub fn cases() -> Vec<ClampCase> {
             both(|family| {
                 let one = OTHERS.iter().flat_map(|other| [around(family, other, &[]), around(family, &[], other)]);
                 let all = OTHERS.concat();
-                one.chain([around(family, &all, &[]), around(family, &[], &all), around(family, &all, &[1, 4, 2])]).collect()
+                one.chain([around(family, &all, &[]), around(family, &[], &all), around(family, &all, &[1, 4, 2])])
+                    .collect()
             })
         }),
         case("of several that tell a size the first counts", {
@@ -205,12 +210,8 @@ pub fn cases() -> Vec<ClampCase> {
         }),
         case("other segments stay as they are, whatever their options say", {
             both(|family| {
-                let flags: [fn(&mut TcpHeader); 4] = [
-                    |_| {},
-                    |header| header.psh = true,
-                    |header| header.fin = true,
-                    |header| header.rst = true,
-                ];
+                let flags: [fn(&mut TcpHeader); 4] =
+                    [|_| {}, |header| header.psh = true, |header| header.fin = true, |header| header.rst = true];
                 let other = |flag: fn(&mut TcpHeader)| {
                     segment(VIPS[family], &mss(8960), |header| {
                         header.syn = false;
@@ -265,9 +266,12 @@ pub fn cases() -> Vec<ClampCase> {
         },
         case("an option whose length lies ends the search", {
             both(|family| {
-                let lengths = [0, 1, 2, 3, 5, 40, 255].map(|length| stays(syn_ack(family, &[2, length, 0x23, 0, 1, 1, 1, 1])));
-                let before = [0, 1].map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
-                let beyond = [5, 9, 40, 255].map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
+                let lengths =
+                    [0, 1, 2, 3, 5, 40, 255].map(|length| stays(syn_ack(family, &[2, length, 0x23, 0, 1, 1, 1, 1])));
+                let before =
+                    [0, 1].map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
+                let beyond = [5, 9, 40, 255]
+                    .map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
                 let ended = stays(syn_ack(family, &[&[0, 1, 1, 1][..], &mss(8960)].concat()));
                 // The last bytes of the header begin an option that has no room.
                 let cut = [&[1, 1, 1, 2][..], &[1, 1, 2, 4], &[1, 2, 4, 35]].map(|end| stays(syn_ack(family, end)));
