@@ -7,7 +7,7 @@
 use crate::choose::{self, Choice};
 use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{Fragment, FragmentKey, Listing, PrefixKey, Vip, VipAddress, VipKey};
-use crate::flow::Port;
+use crate::flow::{Port, TCP};
 use crate::observe::{self, Seen};
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::packet::{ETHERNET, Packet};
@@ -146,7 +146,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let (choice, hash) = packet.choose(&flow, tables)?;
     seen.backend = choice.index;
     let way = packet.way(&choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
     packet.send(&choice, &way, hash, tables).map(First::Forward)
@@ -186,7 +186,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
         tables.remember_fragment(&packet.fragment_key(walked.identification), &entry);
     }
     let way = packet.way(&choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
@@ -323,17 +323,36 @@ impl<P: Packet> Ours<P> {
         way(&self.network, choice, tables)
     }
 
-    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
+    /// The MTU that the sender should be told, when the packet does not fit with its outer header, nor can be made to.
     #[inline(always)]
-    fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
+    fn mtu_to_tell<T: BalancerTables>(&self, way: &Way, tables: &T) -> Result<Option<u32>, Reason> {
         let room = way.room();
         if self.size.segment <= room as usize {
             return Ok(None);
+        }
+        let (features, options) = (tables.features(), self.vip.options);
+        if features.has(Features::RESEGMENT) && options.has(VipOptions::RESEGMENT) && self.can_be_smaller(way) {
+            return Ok(None);
+        }
+        if features.has(Features::DROP_TOO_BIG) && options.has(VipOptions::DROP_TOO_BIG) {
+            return Err(Reason::TooBig);
         }
         let smallest = smallest(self.network.family);
         let mtu = if room > smallest { room } else { smallest };
         // Who keeps to the smallest MTU already can do no more.
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
+    }
+
+    /// Whether the packet's segments fit once each of them is smaller by the outer header. The bytes of a merged TCP packet may be cut anywhere; merged datagrams
+    /// are what their sender made them.
+    #[inline(always)]
+    fn can_be_smaller(&self, way: &Way) -> bool {
+        /// Bytes that a segment keeps, at least.
+        const LEFT: usize = 64;
+
+        self.network.protocol == TCP
+            && self.packet.segment_size() > way.outer().wrapping_add(LEFT)
+            && self.size.segment <= way.mtu() as usize
     }
 
     /// Sends a packet whose sender is told nothing if it does not fit.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
 
 mod policy;
+mod size;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
 
@@ -197,7 +198,7 @@ fn a_missing_field_is_named() {
 fn an_unknown_field_is_answered_with_the_known_ones() {
     for (pointer, place, known) in [
         ("/pools", "pools", "`services`"),
-        ("/underlay/v5", "underlay.v5", "`v4` or `v6`"),
+        ("/underlay/v5", "underlay.v5", "`mtu`"),
         ("/backends/0/weight", "backends[0].weight", "`draining`"),
         ("/backends/1/address/v5", "backends[1].address.v5", "`v4` or `v6`"),
         ("/services/0/port", "services[0].port", "`vips`"),

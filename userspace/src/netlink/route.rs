@@ -313,7 +313,11 @@ mod tests {
 
     #[test]
     fn default_routes_lead_through_one_interface_or_several() {
-        let hop = |interface_index| RouteNextHop { interface_index, ..RouteNextHop::default() };
+        let hop = |interface_index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop
+        };
         let mut route = answer(RouteType::Unicast, vec![RouteAttribute::Oif(3)]);
         route.header.table = RouteHeader::RT_TABLE_MAIN;
         assert_eq!(default_interfaces(&route), [3]);
