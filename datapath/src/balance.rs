@@ -146,10 +146,11 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let (choice, hash) = packet.choose(&flow, tables)?;
     seen.backend = choice.index;
     let way = packet.way(&choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
+    let shrink = packet.shrinks(&way, tables);
+    if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, tables).map(First::Forward)
+    packet.send(&choice, &way, hash, shrink, tables).map(First::Forward)
 }
 
 #[inline(always)]
@@ -190,7 +191,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, tables).map(Second::Forward)
+    packet.send(&choice, &way, hash, false, tables).map(Second::Forward)
 }
 
 /// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
@@ -323,18 +324,14 @@ impl<P: Packet> Ours<P> {
         way(&self.network, choice, tables)
     }
 
-    /// The MTU that the sender should be told, when the packet does not fit with its outer header, nor can be made to.
+    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
     #[inline(always)]
     fn mtu_to_tell<T: BalancerTables>(&self, way: &Way, tables: &T) -> Result<Option<u32>, Reason> {
         let room = way.room();
         if self.size.segment <= room as usize {
             return Ok(None);
         }
-        let (features, options) = (tables.features(), self.vip.options);
-        if features.has(Features::RESEGMENT) && options.has(VipOptions::RESEGMENT) && self.can_be_smaller(way) {
-            return Ok(None);
-        }
-        if features.has(Features::DROP_TOO_BIG) && options.has(VipOptions::DROP_TOO_BIG) {
+        if tables.features().has(Features::DROP_TOO_BIG) && self.vip.options.has(VipOptions::DROP_TOO_BIG) {
             return Err(Reason::TooBig);
         }
         let smallest = smallest(self.network.family);
@@ -343,16 +340,19 @@ impl<P: Packet> Ours<P> {
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
     }
 
-    /// Whether the packet's segments fit once each of them is smaller by the outer header. The bytes of a merged TCP packet may be cut anywhere; merged datagrams
-    /// are what their sender made them.
+    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by it, so that they do. The bytes of a merged TCP packet may be cut
+    /// anywhere; merged datagrams are what their sender made them.
     #[inline(always)]
-    fn can_be_smaller(&self, way: &Way) -> bool {
+    fn shrinks<T: BalancerTables>(&self, way: &Way, tables: &T) -> bool {
         /// Bytes that a segment keeps, at least.
         const LEFT: usize = 64;
 
-        self.network.protocol == TCP
-            && self.packet.segment_size() > way.outer().wrapping_add(LEFT)
+        tables.features().has(Features::RESEGMENT)
+            && self.vip.options.has(VipOptions::RESEGMENT)
+            && self.network.protocol == TCP
+            && self.size.segment > way.room() as usize
             && self.size.segment <= way.mtu() as usize
+            && self.packet.segment_size() > way.outer().wrapping_add(LEFT)
     }
 
     /// Sends a packet whose sender is told nothing if it does not fit.
@@ -367,18 +367,25 @@ impl<P: Packet> Ours<P> {
         if self.size.segment > way.room() as usize {
             return Err(Reason::TooBig);
         }
-        self.send(choice, &way, hash, tables)
+        self.send(choice, &way, hash, false, tables)
     }
 
-    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
+    /// Encapsulates the packet, which fits, if need be after its segments shrink, towards its backend, and accounts it.
     #[inline(always)]
-    fn send<T: BalancerTables>(self, choice: &Choice, way: &Way, hash: u64, tables: &T) -> Result<Forward, Reason> {
+    fn send<T: BalancerTables>(
+        self,
+        choice: &Choice,
+        way: &Way,
+        hash: u64,
+        shrink: bool,
+        tables: &T,
+    ) -> Result<Forward, Reason> {
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,
             new_flows: u64::from(self.opens),
         };
-        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
+        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, shrink, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
         Ok(forward)
     }

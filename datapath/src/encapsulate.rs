@@ -94,7 +94,7 @@ pub(crate) fn way<T: BalancerTables>(inner: &Network, choice: &Choice, tables: &
     Ok(Way { family, next_hop })
 }
 
-/// Writes the outer header; the packet fits with it, or its segments do when they are made smaller by it.
+/// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it.
 #[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
@@ -105,6 +105,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     choice: &Choice,
     way: &Way,
     hash: u64,
+    shrink: bool,
     tables: &T,
 ) -> Result<Forward, Reason> {
     let Way { family, next_hop } = *way;
@@ -113,7 +114,6 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
         Some(bytes) => packet.untag(bytes)?,
     };
     let (class, hint) = (inner.traffic_class, choice.hint);
-    let shrink = tables.features().has(Features::RESEGMENT) && size.segment > way.room() as usize;
     match family {
         Family::V4 => {
             let source = source(tables, family, hash);

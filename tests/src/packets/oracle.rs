@@ -281,6 +281,9 @@ impl Oracle {
         // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes.
         let smaller = self.has(service, VipOptions::RESEGMENT)
             && ip.protocol == 6
+            && !frame.vlan
+            && ip.start == 14
+            && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }
             && frame.segment_size as usize > outer.len() + 64
             && largest <= mtu as usize;
         if largest + outer.len() > mtu as usize && !smaller {

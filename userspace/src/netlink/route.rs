@@ -328,7 +328,7 @@ mod tests {
         let refusing = RouteHeader { kind: RouteType::Unreachable, ..route.header.clone() };
         for header in [to_a_network, of_another_table, refusing] {
             route.header = header;
-            assert_eq!(default_interfaces(&route), []);
+            assert!(default_interfaces(&route).is_empty());
         }
     }
 

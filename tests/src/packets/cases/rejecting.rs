@@ -119,6 +119,7 @@ pub(super) fn cases() -> Vec<Case> {
                     // One byte more than the underlay carries without a header.
                     told(Client::tcp4(), 3000, 1461),
                     told(Client::tcp6(), 3000, 1441),
+                    told(Client { options: 8, ..Client::tcp4() }, 3000, 1450),
                     // Datagrams are what they are.
                     told(Client::udp4(), 3100, 1470),
                     told(Client::udp6(), 3100, 1450),
