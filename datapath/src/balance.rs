@@ -7,7 +7,7 @@
 use crate::choose::{self, Choice};
 use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{Fragment, FragmentKey, Listing, PrefixKey, Vip, VipAddress, VipKey};
-use crate::flow::{Port, TCP};
+use crate::flow::Port;
 use crate::observe::{self, Seen};
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::packet::{ETHERNET, Packet};
@@ -146,11 +146,10 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let (choice, hash) = packet.choose(&flow, tables)?;
     seen.backend = choice.index;
     let way = packet.way(&choice, tables)?;
-    let shrink = packet.shrinks(&way, tables);
-    if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, shrink, tables).map(First::Forward)
+    packet.send(&choice, &way, hash, tables).map(First::Forward)
 }
 
 #[inline(always)]
@@ -187,11 +186,11 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
         tables.remember_fragment(&packet.fragment_key(walked.identification), &entry);
     }
     let way = packet.way(&choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way)? {
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, false, tables).map(Second::Forward)
+    packet.send(&choice, &way, hash, tables).map(Second::Forward)
 }
 
 /// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
@@ -326,33 +325,15 @@ impl<P: Packet> Ours<P> {
 
     /// The MTU that the sender should be told, when the packet does not fit with its outer header.
     #[inline(always)]
-    fn mtu_to_tell<T: BalancerTables>(&self, way: &Way, tables: &T) -> Result<Option<u32>, Reason> {
+    fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
         let room = way.room();
         if self.size.segment <= room as usize {
             return Ok(None);
-        }
-        if tables.features().has(Features::DROP_TOO_BIG) && self.vip.options.has(VipOptions::DROP_TOO_BIG) {
-            return Err(Reason::TooBig);
         }
         let smallest = smallest(self.network.family);
         let mtu = if room > smallest { room } else { smallest };
         // Who keeps to the smallest MTU already can do no more.
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
-    }
-
-    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by it, so that they do. The bytes of a merged TCP packet may be cut
-    /// anywhere; merged datagrams are what their sender made them.
-    #[inline(always)]
-    fn shrinks<T: BalancerTables>(&self, way: &Way, tables: &T) -> bool {
-        /// Bytes that a segment keeps, at least.
-        const LEFT: usize = 64;
-
-        tables.features().has(Features::RESEGMENT)
-            && self.vip.options.has(VipOptions::RESEGMENT)
-            && self.network.protocol == TCP
-            && self.size.segment > way.room() as usize
-            && self.size.segment <= way.mtu() as usize
-            && self.packet.segment_size() > way.outer().wrapping_add(LEFT)
     }
 
     /// Sends a packet whose sender is told nothing if it does not fit.
@@ -367,25 +348,18 @@ impl<P: Packet> Ours<P> {
         if self.size.segment > way.room() as usize {
             return Err(Reason::TooBig);
         }
-        self.send(choice, &way, hash, false, tables)
+        self.send(choice, &way, hash, tables)
     }
 
-    /// Encapsulates the packet, which fits, if need be after its segments shrink, towards its backend, and accounts it.
+    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
     #[inline(always)]
-    fn send<T: BalancerTables>(
-        self,
-        choice: &Choice,
-        way: &Way,
-        hash: u64,
-        shrink: bool,
-        tables: &T,
-    ) -> Result<Forward, Reason> {
+    fn send<T: BalancerTables>(self, choice: &Choice, way: &Way, hash: u64, tables: &T) -> Result<Forward, Reason> {
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,
             new_flows: u64::from(self.opens),
         };
-        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, shrink, tables)?;
+        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
         Ok(forward)
     }

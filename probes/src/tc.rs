@@ -237,10 +237,10 @@ impl Packet for TcPacket {
     }
 
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
-    /// the size of their segments (`FIXED_GSO`), since that was judged before; without that flag it makes them smaller by the header.
+    /// the size of their segments (`FIXED_GSO`), since that was judged before.
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, shrink: bool) -> Result<(), Reason> {
-        let flags = if shrink { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO }
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO
             | match family {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,

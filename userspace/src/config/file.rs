@@ -12,7 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sluice_maglev::TableSize;
 
 use super::vip::Vip;
-use super::{Hash, TooBig, Tracking, limits};
+use super::{Hash, Tracking, limits};
 
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
@@ -83,8 +83,6 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) hash: Hash,
     pub(super) rate: Option<Object<Rates>>,
-    #[serde(default)]
-    pub(super) too_big: TooBig,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,
@@ -256,32 +254,6 @@ impl<'de> Deserialize<'de> for Hash {
                     "flow" => Ok(Hash::Flow),
                     "client" => Ok(Hash::Client),
                     "source" => Ok(Hash::Source),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-                }
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for TooBig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = TooBig;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"reject\", \"drop\", \"jumbo\" or \"resegment\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<TooBig, E> {
-                match text {
-                    "reject" => Ok(TooBig::Reject),
-                    "drop" => Ok(TooBig::Drop),
-                    "jumbo" => Ok(TooBig::Jumbo),
-                    "resegment" => Ok(TooBig::Resegment),
                     other => Err(E::invalid_value(Unexpected::Str(other), &self)),
                 }
             }

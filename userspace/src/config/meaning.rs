@@ -11,8 +11,8 @@ use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
-    AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, TooBig, Underlay,
-    Vip, policy,
+    AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
+    policy,
 };
 
 /// A place and the problem there; [`config`] adds the file.
@@ -179,14 +179,12 @@ fn services(
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
-        check_jumbo(typed.too_big, underlay, &place)?;
         services.push(Service {
             name,
             vips: typed.vips,
             table_size: typed.table_size,
             tracking: typed.tracking,
             hash: typed.hash,
-            too_big: typed.too_big,
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
             backends: members,
@@ -333,18 +331,6 @@ fn check_families(
         )));
     }
     Ok(())
-}
-
-/// Who says that an underlay is larger than what clients send says how large it is, so that the daemons can look.
-fn check_jumbo(policy: TooBig, underlay: Underlay, place: &str) -> Result<(), Problem> {
-    let least = limits::MIN_JUMBO_MTU;
-    if policy != TooBig::Jumbo || underlay.mtu.is_some_and(|mtu| mtu >= least) {
-        return Ok(());
-    }
-    let said = underlay.mtu.map_or_else(|| "it is not written".to_owned(), |mtu| format!("it is {mtu}"));
-    Err(at(&format!("{place}.too_big"))(format!(
-        "\"jumbo\" needs an underlay that carries clients' 1500 bytes with an outer header, so \"underlay\" must have an \"mtu\" of {least} or more, and {said}; state it, or write \"reject\""
-    )))
 }
 
 /// How a VIP relates to an address that is its own or lies in its prefix, as the start of a sentence.

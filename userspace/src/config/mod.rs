@@ -78,7 +78,6 @@ pub struct Service {
     tracking: Tracking,
     hash: Hash,
     rates: Rates,
-    too_big: TooBig,
     sources: SourceLists,
     backends: Vec<ServiceBackend>,
 }
@@ -160,20 +159,6 @@ pub enum Hash {
     Client,
     /// The client's address alone: a client has one backend at all VIPs of the service.
     Source,
-}
-
-/// What becomes of packets that do not fit the way to their backend with an outer header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TooBig {
-    /// They are dropped, and their sender is told by ICMP what fits.
-    #[default]
-    Reject,
-    /// They are dropped, and nobody is told.
-    Drop,
-    /// There are none, because the underlay carries more than clients send, which [`Underlay::mtu`] states; else as [`Self::Reject`].
-    Jumbo,
-    /// Merged TCP segments are cut smaller; else as [`Self::Reject`].
-    Resegment,
 }
 
 impl Config {
@@ -359,12 +344,6 @@ impl Service {
     #[must_use]
     pub const fn rates(&self) -> &Rates {
         &self.rates
-    }
-
-    /// What becomes of packets that do not fit with an outer header.
-    #[must_use]
-    pub const fn too_big(&self) -> TooBig {
-        self.too_big
     }
 
     /// The lists of sources that count for its VIPs alone.

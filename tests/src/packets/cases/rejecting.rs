@@ -2,12 +2,11 @@
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
 
 use super::{Case, drops, to, with};
 use crate::packets::build::{self, Client, ETHERNET, Transport};
 use crate::packets::icmp::told;
-use crate::packets::world::{DNS, Forwarded, Frame, Outcome, WEB, World};
+use crate::packets::world::{Frame, Outcome, World};
 
 const HINT: u16 = 0x557f;
 
@@ -66,69 +65,6 @@ pub(super) fn cases() -> Vec<Case> {
                 merged(Client::udp4(), 3100, 1470),
             ]
         }),
-        Case::new(
-            "a service that drops what does not fit tells nobody, another one does",
-            World { vip_options: [(WEB, VipOptions::DROP_TOO_BIG)].into(), ..world(1500) },
-            {
-                let silent = [Client::tcp4(), Client::tcp6()]
-                    .map(|client| drops(of_length(client, 1490).frame(), Reason::TooBig));
-                let told = [Client::udp4(), Client::udp6()].map(|client| {
-                    let client = of_length(client, 1490);
-                    answered(&client, room(&client, 1500))
-                });
-                let fits = [Client::tcp4(), Client::tcp6()].map(|client| to(&of_length(client, 1460), 3, HINT));
-                silent.into_iter().chain(told).chain(fits).collect()
-            },
-        ),
-        Case::new(
-            "merged segments are cut smaller where the service says so, and nothing else is",
-            World { vip_options: [(WEB, VipOptions::RESEGMENT), (DNS, VipOptions::RESEGMENT)].into(), ..world(1500) },
-            {
-                let merged = |payload: usize, size: u32, (frame, outcome): (Frame, Outcome)| {
-                    let segments = payload.div_ceil(size as usize) as u32;
-                    let outcome = match outcome {
-                        Outcome::Forward(forwarded) => {
-                            Outcome::Forward(Forwarded { packets: segments.into(), ..forwarded })
-                        }
-                        other => other,
-                    };
-                    (Frame { segment_size: size, segments, ..frame }, outcome)
-                };
-                let forwarded = |client: Client, payload: usize, size: u32| {
-                    let client = Client { payload, ..client };
-                    let row = to(&client, 3, HINT);
-                    merged(payload, size, row)
-                };
-                let told = |client: Client, payload: usize, size: u32| {
-                    let client = Client { payload, ..client };
-                    let row = answered(&client, room(&client, 1500));
-                    merged(payload, size, row)
-                };
-                let single = |client: Client| {
-                    let client = of_length(client, 1500);
-                    answered(&client, room(&client, 1500))
-                };
-                vec![
-                    forwarded(Client::tcp4(), 3000, 1460),
-                    forwarded(Client::tcp6(), 3000, 1440),
-                    forwarded(Client::tcp4(), 60_000, 1441),
-                    forwarded(Client { tcp_options: 12, ..Client::tcp4() }, 20_000, 1448),
-                    // They fit as they are.
-                    forwarded(Client::tcp4(), 3000, 1440),
-                    forwarded(Client::tcp6(), 3000, 1400),
-                    // One byte more than the underlay carries without a header.
-                    told(Client::tcp4(), 3000, 1461),
-                    told(Client::tcp6(), 3000, 1441),
-                    told(Client { options: 8, ..Client::tcp4() }, 3000, 1450),
-                    // Datagrams are what they are.
-                    told(Client::udp4(), 3100, 1470),
-                    told(Client::udp6(), 3100, 1450),
-                    single(Client::tcp4()),
-                    single(Client::tcp6()),
-                    single(Client::udp4()),
-                ]
-            },
-        ),
         Case::new("IPv4 options and TCP options are quoted", world(1500), {
             let client = Client { options: 40, tcp_options: 40, ..Client::tcp4() };
             vec![
