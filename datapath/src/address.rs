@@ -34,6 +34,12 @@ impl Family {
             Self::V6 => Self::V4,
         }
     }
+
+    /// Its place in arrays that have one element for each family.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        matches!(self, Self::V6) as u32
+    }
 }
 
 impl fmt::Display for Family {

@@ -372,12 +372,22 @@ impl Tcp {
         ((self.data_offset >> 4) as usize) << 2
     }
 
+    /// Offset of the checksum.
+    pub const CHECKSUM: usize = 16;
+
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+
     /// Whether the segment opens a connection: SYN without ACK.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
-        self.flags & (SYN | ACK) == SYN
+        self.flags & (Self::SYN | Self::ACK) == Self::SYN
+    }
+
+    /// Whether the segment synchronises: the first one of either side, which holds the options of a connection.
+    #[inline(always)]
+    pub const fn synchronises(&self) -> bool {
+        self.flags & Self::SYN != 0
     }
 }
 

@@ -4,8 +4,8 @@
 //! tools. It knows neither TC nor XDP: a hook gives it a [`Packet`] and its [`BalancerTables`] or [`BackendTables`], and turns
 //! what comes back into an action.
 //!
-//! Start reading at [`balance`](balance()), the balancer's path from wire to wire, and at [`decapsulate`](decapsulate()), the
-//! backend's. [`Reason`] lists every way in which a packet is not forwarded, and says which of them pass and which drop.
+//! Start reading at [`balance`](balance()), the balancer's path from wire to wire, and at [`decapsulate`](decapsulate()) and
+//! [`clamp`](clamp()), the backend's. [`Reason`] lists every way in which a packet is not forwarded, and says which of them pass and which drop.
 //!
 //! Two rules shape the code. *Decide first, write afterwards*: headers are read into small values, the backend is chosen, and only
 //! then is the packet changed, once. *Pass until sure, then drop*: until a VIP has matched, a packet is somebody else's and every
@@ -16,6 +16,7 @@ pub mod address;
 pub mod balance;
 pub mod checksum;
 mod choose;
+pub mod clamp;
 pub mod decapsulate;
 pub mod ecn;
 pub mod encapsulate;
@@ -42,6 +43,7 @@ pub mod walk;
 
 pub use address::{Address, Family};
 pub use balance::{First, Forward, Second, balance};
+pub use clamp::clamp;
 pub use decapsulate::decapsulate;
 pub use flow::Flow;
 pub use follow::follow;

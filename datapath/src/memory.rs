@@ -430,6 +430,10 @@ pub struct BackendHost {
     pub crosses: bool,
     /// The map `VIP_PREFIXES`.
     pub vip_prefixes: HashSet<PrefixKey>,
+    /// The map `LARGEST_SEGMENTS`, by [`Family::index`].
+    pub largest_segments: [u32; 2],
+    /// The map `CLAMPED`.
+    pub clamped: Cell<u64>,
     /// The map `DECAPSULATED`.
     pub decapsulated: Cell<Decapsulated>,
     /// The map `REASONS`.
@@ -447,6 +451,14 @@ impl BackendTables for BackendHost {
 
     fn is_vip(&self, key: &PrefixKey) -> bool {
         self.vip_prefixes.iter().any(|prefix| prefix.holds(key))
+    }
+
+    fn largest_segment(&self, family: Family) -> u32 {
+        self.largest_segments[family.index() as usize]
+    }
+
+    fn count_clamped(&self) {
+        self.clamped.set(self.clamped.get() + 1);
     }
 
     fn count_decapsulated(&self, packets: u64, bytes: u64) {

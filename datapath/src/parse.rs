@@ -44,6 +44,12 @@ impl Network {
         matches!(self.family, Family::V6) && self.destination.is_mapped()
     }
 
+    /// Whether this is an IPv6 header from an IPv4-mapped address.
+    #[inline(always)]
+    pub const fn is_from_mapped(&self) -> bool {
+        matches!(self.family, Family::V6) && self.source.is_mapped()
+    }
+
     /// Whether what follows the header, and extension headers where they were followed, is its own family's ICMP.
     #[inline(always)]
     pub const fn is_icmp(&self) -> bool {
@@ -116,14 +122,20 @@ pub const fn is_tag(ether_type: u16) -> bool {
     matches!(ether_type, VLAN | SERVICE_VLAN)
 }
 
+/// The family that an EtherType, wire order, says.
+#[inline(always)]
+pub(crate) const fn family_of(ether_type: u16) -> Option<Family> {
+    match ether_type {
+        IPV4 => Some(Family::V4),
+        IPV6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
 /// The family that an EtherType, wire order, says, if the frame is for this host.
 #[inline(always)]
 pub(crate) fn is_ours<P: Packet>(packet: &P, ether_type: u16) -> Result<Family, Reason> {
-    let family = match ether_type {
-        IPV4 => Family::V4,
-        IPV6 => Family::V6,
-        _ => return Err(Reason::NotIp),
-    };
+    let family = family_of(ether_type).ok_or(Reason::NotIp)?;
     if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
 }
 

@@ -104,7 +104,7 @@ pub struct Forwarded {
     pub new_flows: u64,
 }
 
-/// The maps of the backend's program.
+/// The maps of the backend's programs.
 pub trait BackendTables {
     /// Whether encapsulated packets may come to this address of the host.
     fn is_local(&self, address: &Address) -> bool;
@@ -112,6 +112,10 @@ pub trait BackendTables {
     fn crosses(&self) -> bool;
     /// Whether the address is one that this backend serves, alone or in a prefix.
     fn is_vip(&self, key: &PrefixKey) -> bool;
+    /// The largest maximum segment size that a VIP of a family may tell; 0 where any may be told.
+    fn largest_segment(&self, family: Family) -> u32;
+    /// Accounts a segment whose maximum segment size was made smaller.
+    fn count_clamped(&self);
     /// Accounts a decapsulated packet.
     fn count_decapsulated(&self, packets: u64, bytes: u64);
     /// Accounts a packet that was not decapsulated.

@@ -148,13 +148,13 @@ impl Place {
     }
 }
 
-/// Finds the IP header.
+/// Finds where the IP header is, if there is one: the EtherType in front of it (wire order), its offset, and whether the frame is tagged.
 ///
 /// # Errors
 ///
-/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+/// [`Reason::Vlan`], [`Reason::Truncated`].
 #[inline(always)]
-pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
+pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize, bool), Reason> {
     let mut start = ETHERNET;
     let mut tagged = packet.has_vlan();
     let mut ether_type: u16 = packet.load(ETHERNET - 2).ok_or(Reason::Truncated)?;
@@ -172,6 +172,17 @@ pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
     if is_tag(ether_type) || start > MAX_START {
         return Err(Reason::Vlan);
     }
+    Ok((ether_type, start, tagged))
+}
+
+/// Finds the IP header.
+///
+/// # Errors
+///
+/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+#[inline(always)]
+pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
+    let (ether_type, start, tagged) = past_tags(packet)?;
     let (network, part, identification) = match is_ours(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;

@@ -1,14 +1,15 @@
-//! The backend's object, for hosts whose kernel has no tunnel device: the program `sluice_decap` (TC ingress) and its maps.
+//! The backend's object: the program `sluice_clamp` (TC egress), and for hosts whose kernel has no tunnel device the program `sluice_decap` (TC ingress), over one set of
+//! maps.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use sluice_datapath::entries::{Decapsulated, LocalAddress, PrefixKey, VipAddress};
-use sluice_datapath::{Address, BackendTables, Reason, decapsulate};
+use sluice_datapath::{Address, BackendTables, Family, Reason, clamp, decapsulate};
 use sluice_probes::tc::{self, TcPacket};
 
 /// Not 0 where the kernel can take off an outer header of another family than the inner one's; fixed when the program is loaded.
@@ -24,6 +25,12 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// What was decapsulated.
 #[btf_map]
 static DECAPSULATED: PerCpuArray<Decapsulated, 1> = PerCpuArray::new();
+/// The largest maximum segment size that VIPs of a family may tell, by [`Family::index`]; 0 where any may be told.
+#[btf_map]
+static LARGEST_SEGMENTS: Array<u32, 2> = Array::new();
+/// How many segments were made to tell less.
+#[btf_map]
+static CLAMPED: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// Counters, by reason.
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
@@ -35,6 +42,14 @@ pub fn sluice_decap(context: TcContext) -> i32 {
         Ok(()) => tc::PASS,
         Err(reason) => tc::refuse(reason),
     }
+}
+
+/// Clamps the maximum segment size at TC egress.
+#[classifier]
+pub fn sluice_clamp(context: TcContext) -> i32 {
+    // Nothing is pulled in: of what the host sends, the headers are readable already, and everything else is somebody's data.
+    clamp(TcPacket::of(context.skb.skb), &Maps);
+    tc::PASS
 }
 
 /// The maps above, as the packet path sees them.
@@ -64,6 +79,20 @@ impl BackendTables for Maps {
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(packets);
             counters.bytes = counters.bytes.wrapping_add(bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn largest_segment(&self, family: Family) -> u32 {
+        LARGEST_SEGMENTS.get(family.index()).map_or(0, |size| *size)
+    }
+
+    #[inline(always)]
+    fn count_clamped(&self) {
+        if let Some(counter) = CLAMPED.get_ptr_mut(0) {
+            // SAFETY: as above.
+            let counter = unsafe { &mut *counter };
+            *counter = counter.wrapping_add(1);
         }
     }
 

@@ -11,7 +11,7 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, World};
-use sluice_tests::packets::{cases, icmp, random, sources, watching};
+use sluice_tests::packets::{cases, clamping, icmp, random, sources, watching};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
         let name = format!("backend: {}", case.name);
         trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
     }
+    for case in cases::clamping() {
+        let name = format!("clamp: {}", case.name);
+        trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
+    }
     for case in cases::balancing() {
         let name = format!("capture: {}", case.name);
         trials.push(Trial::test(name, move || report(watching::case(&case, &mut Native::default()))));
@@ -32,7 +36,12 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("capture: {name}"), move || report(check(&mut Native::default()))));
     }
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
-        cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))
+        cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
+        cases::clamping().iter().try_for_each(|case| report(case.agrees_with_oracle()))
+    }));
+    trials.push(Trial::test("random handshakes leave the backend as the oracle says", || {
+        let mut host = NativeHost::default();
+        report(clamping::agree(config(), &mut [("memory", &mut host)], |_| true))
     }));
     let name = "the answer to a ping has a right checksum, whatever the ping holds";
     trials.push(Trial::test(name, || report(icmp::every_answer_is_valid(&mut Native::default()))));
@@ -49,8 +58,12 @@ fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
     outcome.map_err(|error| format!("{error:#}").into())
 }
 
+fn config() -> Config {
+    Config { cases: 20_000, failure_persistence: None, ..Config::default() }
+}
+
 fn runner() -> TestRunner {
-    TestRunner::new(Config { cases: 20_000, failure_persistence: None, ..Config::default() })
+    TestRunner::new(config())
 }
 
 /// The lengths that the kernel's test run does not take.

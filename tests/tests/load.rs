@@ -24,10 +24,11 @@ use sluice_datapath::rates::Rate;
 use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.
-const PROGRAMS: [(&str, Loader); 3] = [
+const PROGRAMS: [(&str, Loader); 4] = [
     ("sluice_tc", |pins| bpf::load_balancer(&pins(Role::Lb), &settings(), &CAPACITIES)),
     ("sluice_xdp", |pins| bpf::load_balancer_xdp(&pins(Role::Lb), &settings(), &CAPACITIES)),
-    ("sluice_decap", |pins| bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)),
+    ("sluice_decap", |pins| Ok(bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)?.decapsulate)),
+    ("sluice_clamp", |pins| Ok(bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)?.clamp)),
 ];
 
 type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;

@@ -16,7 +16,6 @@ use sluice_datapath::Reason;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::rates::Rate;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
-use sluice_tests::packets::cases;
 use sluice_tests::packets::icmp;
 use sluice_tests::packets::isolation::{in_namespace, missing};
 use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded, LoadedHost, refused_here, takes, takes_at_xdp};
@@ -28,6 +27,7 @@ use sluice_tests::packets::shared::{lend, unload};
 use sluice_tests::packets::sources;
 use sluice_tests::packets::watching;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
+use sluice_tests::packets::{cases, clamping};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -60,6 +60,9 @@ fn main() -> ExitCode {
             add(format!("tc: {}", case.name), Box::new(move || lend(Hook::Tc, |balancer| case.run(balancer))));
         }
     }
+    for case in cases::clamping().into_iter().filter_map(|case| case.only(takes)) {
+        add(format!("clamp: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
+    }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
         let name = format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
         add(name, Box::new(move || lend(hook, |balancer| icmp::every_answer_is_valid(balancer))));
@@ -77,6 +80,14 @@ fn main() -> ExitCode {
     add(name.to_owned(), Box::new(redirected_at_xdp));
     let name = "memory, tc, xdp and the oracle agree on random frames";
     add(name.to_owned(), Box::new(random_frames));
+    let name = "memory, clamp and the oracle agree on random handshakes";
+    add(
+        name.to_owned(),
+        Box::new(|| {
+            let (mut memory, mut loaded) = (NativeHost::default(), LoadedHost::new()?);
+            clamping::agree(config(), &mut [("memory", &mut memory), ("clamp", &mut loaded)], takes)
+        }),
+    );
     let name = "memory and backend agree on random encapsulated frames";
     add(name.to_owned(), Box::new(random_frames_to_the_backend));
     for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {

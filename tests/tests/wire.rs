@@ -3,6 +3,7 @@
 //! that end inside their IP header.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
@@ -13,8 +14,9 @@ use sluice_tests::packets::fuzz::{Generator, corpus, worlds};
 use sluice_tests::packets::isolation::missing;
 use sluice_tests::packets::loaded::{refused_here, takes, takes_at_xdp};
 use sluice_tests::packets::oracle::Oracle;
-use sluice_tests::packets::wire::{Link, Wire, WireHost, can_carry, refused};
-use sluice_tests::packets::world::{Balancer, Counters, Frame, Outcome, World};
+use sluice_tests::packets::oracle::clamp::clamped;
+use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry, refused};
+use sluice_tests::packets::world::{Balancer, Clamper, Counters, Frame, Outcome, VIP_V4, VIP_V6, World};
 
 /// A world whose backends are behind links of jumbo frames.
 fn wide() -> World {
@@ -46,6 +48,12 @@ fn main() -> ExitCode {
             }),
         );
     }
+    for case in cases::clamping().into_iter().filter_map(|case| case.only(can_carry)) {
+        let name = format!("clamp: {}", case.name);
+        add(name, Box::new(move |link| case.run(&mut WireClamp::new(link)?).map(|()| Completion::Completed)));
+    }
+    add("clamp: a checksum that is still to be completed stays so".into(), Box::new(clamped_partial));
+    add("clamp: options outside the linear part of the buffer are found".into(), Box::new(clamped_non_linear));
     add(
         "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
         Box::new(merged_segments),
@@ -66,7 +74,8 @@ fn nothing_left_out() -> Result<(), Failed> {
     let balancing = balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
     let balancing = balancing.map(|case| case.name);
     let decapsulating = cases::decapsulating().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
-    let names: Vec<_> = balancing.chain(decapsulating).collect();
+    let clamping = cases::clamping().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
+    let names: Vec<_> = balancing.chain(decapsulating).chain(clamping).collect();
     if names.is_empty() { Ok(()) } else { Err(format!("no program is given all frames of {names:?}").into()) }
 }
 
@@ -166,6 +175,48 @@ fn partial(link: &mut Link) -> anyhow::Result<Completion> {
         }
     }
     ensure!(judged.forwarded == count, "only {} of {count} packets were forwarded", judged.forwarded);
+    Ok(Completion::Completed)
+}
+
+/// SYN-ACKs as the backend's own kernel sends them: the checksum field holds the sum of the pseudo-header, which the clamp must not change. A client's kernel, which
+/// is asked to carry such a packet, completes it.
+fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
+    let mut clamp = WireClamp::new(link)?;
+    clamp.partial = true;
+    clamp.configure(&[IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()], cases::LARGEST)?;
+    for v6 in [false, true] {
+        for before in 0..=36 {
+            let told = |size: u32| [&[1; 36][..before], &[2, 4], &(size as u16).to_be_bytes()].concat();
+            let frame = cases::handshake(v6, true, true, &told(8960));
+            let (left, counted) = (clamp.send(&frame.clone().into())?, clamp.clamped()?);
+            let mut expected = frame.clone();
+            let value =
+                frame.windows(2).position(|bytes| bytes == 8960_u16.to_be_bytes()).context("it tells a size")?;
+            expected[value..value + 2].copy_from_slice(&(cases::LARGEST[usize::from(v6)] as u16).to_be_bytes());
+            ensure!(left == expected, "{frame:02x?} became {left:02x?} instead of {expected:02x?}");
+            ensure!(counted == u64::from(v6) * 37 + before as u64 + 1, "{counted} are counted");
+        }
+    }
+    Ok(Completion::Completed)
+}
+
+/// Handshakes of more than a memory page, as no host sends them, cut into a linear part and the rest at every byte of their headers.
+fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
+    let vips = [IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()];
+    let mut clamp = WireClamp::new(link)?;
+    clamp.configure(&vips, cases::LARGEST)?;
+    for v6 in [false, true] {
+        let told = [&[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1][..], &[2, 4, 0x23, 0]].concat();
+        let mut bytes = cases::handshake(v6, true, true, &told);
+        bytes.extend([0; 5000]);
+        for linear in ETHERNET as u16..bytes.len().min(110) as u16 {
+            clamp.linear = Some(linear);
+            let frame = Frame::from(bytes.clone());
+            let expected = clamped(&frame, &vips, cases::LARGEST).context("it tells too much")?;
+            let left = clamp.send(&frame)?;
+            ensure!(left == expected, "{linear} bytes linear: {left:02x?} instead of {expected:02x?}");
+        }
+    }
     Ok(Completion::Completed)
 }
 

@@ -1,4 +1,4 @@
-//! The filter of one daemon on its interfaces: put where it is missing, replaced where it runs another program, and watched.
+//! A filter of a daemon on one side of its interfaces: put where it is missing, replaced where it runs another program, and watched.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,7 @@ use crate::netlink::{Direction, FilterSpec};
 /// Where a daemon's filter is.
 pub(crate) struct Attachment {
     spec: FilterSpec,
+    direction: Direction,
     /// Interfaces on which this daemon has seen its filter in place.
     there: BTreeSet<String>,
     /// What was said of an interface that is in trouble, to say it once.
@@ -21,8 +22,8 @@ pub(crate) struct Attachment {
 
 impl Attachment {
     /// Nothing is known of the interfaces yet.
-    pub(crate) fn new(spec: FilterSpec) -> Self {
-        Self { spec, there: BTreeSet::new(), said: BTreeMap::new() }
+    pub(crate) fn new(spec: FilterSpec, direction: Direction) -> Self {
+        Self { spec, direction, there: BTreeSet::new(), said: BTreeMap::new() }
     }
 
     /// Attaches to each interface that does not run `program` yet, then detaches from those that are not listed.
@@ -41,12 +42,20 @@ impl Attachment {
                 self.put(host, interface, program).await.map_err(Failure::Operation)?;
             }
         }
-        let keep = if program.is_some() { interfaces } else { &[] };
-        for interface in host.detach_except(Direction::Ingress, &self.spec, keep).await.map_err(Failure::operation)? {
-            self.there.remove(&interface);
-            info!("{interface}: program detached");
-        }
         self.said.clear();
+        self.detach_except(host, if program.is_some() { interfaces } else { &[] }).await
+    }
+
+    /// Detaches from interfaces that are not listed.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Operation`].
+    pub(crate) async fn detach_except(&mut self, host: &mut Host, keep: &[String]) -> Result<(), Failure> {
+        for interface in host.detach_except(self.direction, &self.spec, keep).await.map_err(Failure::operation)? {
+            self.there.remove(&interface);
+            info!("{interface}: program at TC {} detached", self.direction);
+        }
         Ok(())
     }
 
@@ -71,14 +80,14 @@ impl Attachment {
     }
 
     async fn put(&mut self, host: &mut Host, interface: &str, program: &Program) -> anyhow::Result<()> {
-        let spec = &self.spec;
+        let (spec, direction) = (&self.spec, self.direction);
         let attach = async {
             let id = program.id()?;
-            let running = host.attached(interface, Direction::Ingress, spec).await?;
+            let running = host.attached(interface, direction, spec).await?;
             if running == Some(id) {
                 return Ok(None);
             }
-            let attached = host.attach(interface, Direction::Ingress, spec, program.descriptor()).await?;
+            let attached = host.attach(interface, direction, spec, program.descriptor()).await?;
             anyhow::Ok(Some((running, attached)))
         };
         let changed = attach.await.with_context(|| format!("cannot attach to {interface}"))?;
@@ -89,7 +98,7 @@ impl Attachment {
                 warn!("{interface}: the filter {} was gone, attached it again", self.spec.name);
             }
             Some((_, attached)) => {
-                info!("{interface}: program {attached:?} at TC ingress, priority {}", self.spec.priority);
+                info!("{interface}: program {attached:?} at TC {direction}, priority {}", self.spec.priority);
             }
         }
         Ok(())

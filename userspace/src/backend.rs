@@ -1,7 +1,7 @@
 //! `sluice backend`: makes this host take packets for the VIPs that it serves.
 //!
 //! Encapsulated packets are unwrapped by the kernel's tunnel devices where it has them, by our program at TC ingress where it has
-//! not. Like the balancer, what is in place stays in place when the daemon ends.
+//! not. On the way out, a program at TC egress makes SYN-ACKs tell clients of segments that fit with an outer header. Like the balancer, what is in place stays in place when the daemon ends.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,10 +10,11 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
+use sluice_datapath::Family;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BackendMaps, Pins, Program, Replaced};
+use crate::bpf::{self, BackendMaps, BackendPrograms, Pins, Replaced};
 use crate::cli::Backend;
 use crate::config::{self, Config, Limits};
 use crate::daemon::{self, Asked, Entry, REFRESH, STATE, Signals};
@@ -21,8 +22,12 @@ use crate::failure::Failure;
 use crate::host::{BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use crate::journal::{Journal, Role};
 use crate::lb::check_interfaces;
-use crate::netlink::{FilterSpec, Netlink};
+use crate::netlink::{Direction, FilterSpec, Netlink};
 use crate::{down, preflight};
+
+mod clamping;
+
+use clamping::Clamping;
 
 /// Priority of the filter, behind the balancer's.
 const PRIORITY: u16 = 101;
@@ -30,9 +35,14 @@ const PRIORITY: u16 = 101;
 /// One address of each family.
 const LOCAL_ADDRESSES: u32 = 2;
 
-/// The backend's filter on its interfaces.
-pub(crate) fn filter(instance: &str) -> FilterSpec {
+/// The filter that decapsulates, at ingress.
+fn filter(instance: &str) -> FilterSpec {
     FilterSpec { name: format!("sluice_backend:{instance}"), priority: PRIORITY }
+}
+
+/// The filter that clamps, at egress.
+fn clamp_filter(instance: &str) -> FilterSpec {
+    FilterSpec { name: format!("sluice_clamp:{instance}"), priority: PRIORITY }
 }
 
 /// Runs `sluice backend` until it is told to end.
@@ -56,6 +66,8 @@ struct Duty {
     /// The VIP addresses and prefixes of the services that list it, whatever its weight: it may still hold their flows.
     vips: Vec<IpNet>,
     interfaces: Vec<String>,
+    /// Nothing is clamped without it.
+    clamping: Option<Clamping>,
 }
 
 impl Duty {
@@ -74,8 +86,9 @@ impl Duty {
         Ok(Self {
             name: backend.name().to_owned(),
             local: backend.addresses().collect(),
-            vips: vips.into_iter().collect(),
             interfaces: if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec(),
+            clamping: Clamping::of(args, config, backend).filter(|_| !vips.is_empty()),
+            vips: vips.into_iter().collect(),
         })
     }
 }
@@ -101,11 +114,14 @@ struct Running {
     instance: String,
     host: Host,
     pins: Pins,
-    attachment: Attachment,
-    /// The decapsulation program, where it is needed.
-    program: Option<(Program, BackendMaps)>,
-    /// Whether that program decapsulates now; tunnel devices may have come since it was loaded.
+    decapsulating: Attachment,
+    clamping: Attachment,
+    /// The programs, where one of them is needed.
+    programs: Option<(BackendPrograms, BackendMaps)>,
+    /// Whether the program decapsulates now; tunnel devices may have come since it was loaded.
     by_program: bool,
+    /// The interfaces through which clients are answered.
+    replies: Vec<String>,
     limits: Limits,
     /// The maps that were replaced by some of other sizes, until nothing reads them.
     replaced: Option<Replaced>,
@@ -166,6 +182,9 @@ async fn find(args: &Backend, config: &Config, netlink: &Netlink) -> Result<Duty
     let own: Vec<IpAddr> = own.into_iter().map(|(_, address)| address).collect();
     let duty = Duty::find(args, config, &own).map_err(Failure::BadInput)?;
     check_interfaces(netlink, &duty.interfaces).await?;
+    if let Some(clamping) = &duty.clamping {
+        check_interfaces(netlink, clamping.named()).await?;
+    }
     Ok(duty)
 }
 
@@ -176,9 +195,11 @@ impl Running {
         let mut running = Self {
             host: Host::new(netlink, journal),
             pins: pins.clone(),
-            attachment: Attachment::new(filter(&instance)),
-            program: None,
+            decapsulating: Attachment::new(filter(&instance), Direction::Ingress),
+            clamping: Attachment::new(clamp_filter(&instance), Direction::Egress),
+            programs: None,
             by_program: false,
+            replies: Vec::new(),
             limits: config.limits(),
             replaced: None,
             instance,
@@ -230,7 +251,8 @@ impl Running {
                  Linux 6.3, and the tunnel device): give this backend an address of each family that it serves"
             );
         }
-        self.decapsulate(duty, &by_program).await?;
+        self.load(duty, &by_program).await?;
+        self.attach(duty).await?;
         for address in self.host.journal().addresses() {
             if !duty.vips.contains(&address.into())
                 && self.host.remove_vip(address).await.map_err(Failure::operation)?
@@ -246,44 +268,92 @@ impl Running {
         Ok(())
     }
 
-    /// Attaches again where the filter is gone.
+    /// Attaches again where a filter is gone, and follows the interfaces' MTU.
     async fn watch(&mut self, duty: &Duty) {
-        if let Some((program, _)) = self.program.as_ref().filter(|_| self.by_program) {
-            self.attachment.watch(&mut self.host, &duty.interfaces, program).await;
+        let Some((programs, _)) = &self.programs else { return };
+        if self.by_program {
+            self.decapsulating.watch(&mut self.host, &duty.interfaces, &programs.decapsulate).await;
+        }
+        if duty.clamping.is_some() {
+            self.clamping.watch(&mut self.host, &self.replies, &programs.clamp).await;
+            if let Err(failure) = self.set_largest_segments(duty).await {
+                warn!("{failure}; it is tried again");
+            }
         }
     }
 
-    /// Attaches the program for what is sent to `local`, its maps filled first; detaches it from where it is not wanted.
-    async fn decapsulate(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
-        if !local.is_empty() {
-            if self.program.is_none() {
-                let program = bpf::load_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips);
-                let program = program.map_err(Failure::operation)?;
+    /// Loads the programs when one of them is needed, and fills their maps: for what is sent to `local`, and for what leaves.
+    async fn load(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
+        self.by_program = !local.is_empty();
+        if self.by_program || duty.clamping.is_some() {
+            if self.programs.is_none() {
+                let programs = bpf::load_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips);
+                let programs = programs.map_err(Failure::operation)?;
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
-                self.program = Some((program, maps));
+                self.programs = Some((programs, maps));
                 self.replaced = bpf::unfinished_backend(&self.pins);
             }
             self.settle(duty).await?;
-            if let Some((program, replaced)) =
+            if let Some((programs, replaced)) =
                 bpf::resize_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips).map_err(Failure::operation)?
             {
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
-                (self.program, self.replaced) = (Some((program, maps)), Some(replaced));
+                (self.programs, self.replaced) = (Some((programs, maps)), Some(replaced));
                 self.settle(duty).await?;
             }
-            if let Some((_, maps)) = &mut self.program {
-                maps.set(local, &duty.vips).map_err(Failure::operation)?;
-            }
         }
-        self.by_program = !local.is_empty();
-        let program = self.program.as_ref().filter(|_| self.by_program).map(|(program, _)| program);
-        self.attachment.ensure(&mut self.host, &duty.interfaces, program).await
+        if let Some((_, maps)) = &mut self.programs {
+            maps.set(local, &duty.vips).map_err(Failure::operation)?;
+        }
+        self.set_largest_segments(duty).await
     }
 
-    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    /// Writes down what clients may be told, where it is something else than before.
+    async fn set_largest_segments(&mut self, duty: &Duty) -> Result<(), Failure> {
+        let Some((_, maps)) = &mut self.programs else { return Ok(()) };
+        let largest = match &duty.clamping {
+            Some(clamping) => {
+                clamping.largest(self.host.netlink(), &duty.interfaces).await.map_err(Failure::operation)?
+            }
+            None => [(Family::V4, 0), (Family::V6, 0)],
+        };
+        for (family, size) in largest {
+            if maps.largest_segment(family).map_err(Failure::operation)? != size {
+                maps.set_largest_segments(&[(family, size)]).map_err(Failure::operation)?;
+                match size {
+                    0 => info!("clients are told of {family} segments as they come"),
+                    size => info!("clients are told of {family} segments of at most {size} bytes"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs where they are wanted, and detaches them from everywhere else.
+    async fn attach(&mut self, duty: &Duty) -> Result<(), Failure> {
+        self.replies = match &duty.clamping {
+            Some(clamping) => {
+                clamping.replies(self.host.netlink(), &duty.interfaces).await.map_err(Failure::operation)?
+            }
+            None => Vec::new(),
+        };
+        let programs = self.programs.as_ref().map(|(programs, _)| programs);
+        let decapsulate = programs.filter(|_| self.by_program).map(|programs| &programs.decapsulate);
+        self.decapsulating.ensure(&mut self.host, &duty.interfaces, decapsulate).await?;
+        // Where it cannot be attached (an old-style `ingress` qdisc, for one) packets are served all the same.
+        if let Some(programs) = programs {
+            self.clamping.watch(&mut self.host, &self.replies, &programs.clamp).await;
+        }
+        self.clamping.detach_except(&mut self.host, &self.replies).await
+    }
+
+    /// Ends a replacement of maps: the programs over the new ones everywhere, then the old ones away.
     async fn settle(&mut self, duty: &Duty) -> Result<(), Failure> {
-        let (Some(replaced), Some((program, maps))) = (&self.replaced, &mut self.program) else { return Ok(()) };
-        self.attachment.ensure(&mut self.host, &duty.interfaces, Some(program)).await?;
+        if self.replaced.is_none() {
+            return Ok(());
+        }
+        self.attach(duty).await?;
+        let (Some(replaced), Some((_, maps))) = (&self.replaced, &mut self.programs) else { return Ok(()) };
         replaced.finish().map_err(Failure::operation)?;
         self.replaced = None;
         *maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
@@ -315,6 +385,8 @@ mod tests {
             name: name.map(str::to_owned),
             ephemeral: false,
             interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+            reply_interfaces: Vec::new(),
+            mtu: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::limits::{MAX_MTU, MIN_MTU};
 use crate::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 use crate::failure::Failure;
 use crate::{backend, capture, check, counters, down, key, lb, status};
@@ -74,6 +75,12 @@ pub struct Backend {
     /// Receive encapsulated packets on this interface rather than on the configured ones; may be given several times.
     #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
     pub interfaces: Vec<String>,
+    /// Clamp the MSS of what leaves through this interface, rather than through those where packets are received and those of default routes; may be given several times.
+    #[arg(long = "reply-interface", value_name = "IF", value_parser = interface_name)]
+    pub reply_interfaces: Vec<String>,
+    /// The largest packet, outer header included, that the network carries from the balancers to this backend, rather than `underlay.mtu`.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
+    pub mtu: Option<u32>,
 }
 
 /// `sluice check`.

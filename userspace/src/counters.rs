@@ -23,7 +23,7 @@ pub struct Counters {
     /// The balancer's, when this host is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lb: Option<LbCounters>,
-    /// The backend's, when this host is one and decapsulates by program.
+    /// The backend's, when this host is one and a program decapsulates or clamps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendCounters>,
 }
@@ -44,8 +44,10 @@ pub struct LbCounters {
 /// What a backend counted.
 #[derive(Debug, Serialize)]
 pub struct BackendCounters {
-    /// Decapsulated.
+    /// Decapsulated by the program; tunnel devices count for themselves.
     pub decapsulated: Count,
+    /// SYNs and SYN-ACKs that were made to tell clients a smaller maximum segment size.
+    pub mss_clamped: u64,
     /// Not decapsulated, by reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
@@ -88,7 +90,8 @@ pub struct BackendCount {
 /// [`Failure::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
 pub fn run(args: &Show) -> Result<(), Failure> {
     let (lb, backend) = status::open(&args.instance)?;
-    let served_by_devices = backend.is_none() && Lock::state_exists(&args.instance, Role::Backend);
+    let by_program = backend.as_ref().map(BackendMaps::decapsulates).transpose().map_err(Failure::operation)?;
+    let served_by_devices = by_program != Some(true) && Lock::state_exists(&args.instance, Role::Backend);
     if lb.is_none() && backend.is_none() && !served_by_devices {
         return Err(status::absent(&args.instance));
     }
@@ -145,7 +148,8 @@ fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {
 fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, Failure> {
     let count = maps.decapsulated().map_err(Failure::operation)?;
     let decapsulated = Count { packets: count.packets, bytes: count.bytes };
-    Ok(BackendCounters { decapsulated, reasons: reasons(maps.reasons())? })
+    let mss_clamped = maps.clamped().map_err(Failure::operation)?;
+    Ok(BackendCounters { decapsulated, mss_clamped, reasons: reasons(maps.reasons())? })
 }
 
 fn reasons(counted: Result<Vec<(Reason, u64)>, crate::bpf::Error>) -> Result<BTreeMap<&'static str, u64>, Failure> {
@@ -187,7 +191,8 @@ fn text(counters: &Counters) -> String {
         }
     }
     if let Some(backend) = &counters.backend {
-        let rows = [row("decapsulated", &backend.decapsulated)];
+        let clamped = ["SYN-ACKs clamped (MSS)".to_owned(), backend.mss_clamped.to_string(), String::new()];
+        let rows = [row("decapsulated", &backend.decapsulated), clamped];
         text += &format!("\n{}", table(["backend role", "packets", "bytes"], &[1, 2], rows));
         text += &reason_table("not decapsulated", &backend.reasons);
     }

@@ -31,7 +31,7 @@ use crate::host::Host;
 use crate::journal::{Journal, Role};
 use crate::key::HashKey;
 use crate::lists::{self, Loader};
-use crate::netlink::{FilterSpec, Netlink};
+use crate::netlink::{Direction, FilterSpec, Netlink};
 use crate::next_hops::NextHops;
 use crate::path_mtu::{Listener, Outcome, PathMtus};
 use crate::plan::{Have, Step};
@@ -293,7 +293,7 @@ impl Balancer {
         if before.layout != 0 && before.key_fingerprint != fingerprint(&input.key) {
             warn!("the hash key is another one than before: flows of untracked services move");
         }
-        let attachment = Attachment::new(filter(input.config.instance()));
+        let attachment = Attachment::new(filter(input.config.instance()), Direction::Ingress);
         let mut balancer = Self {
             host: Host::new(netlink, journal),
             pins: pins.clone(),

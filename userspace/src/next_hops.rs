@@ -70,17 +70,11 @@ impl NextHops {
                     (NOWHERE, Some(why.to_owned()))
                 }
                 Some(route) => {
-                    let mtu = u16::try_from(route.mtu).unwrap_or(u16::MAX);
-                    let overhead = if address.is_ipv4() { 20 } else { 40 };
-                    let small = (u32::from(mtu) < FULL_PACKET + overhead).then(|| {
-                        let largest = u32::from(mtu).saturating_sub(overhead);
-                        format!(
-                            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big); \
-                             raise the underlay's MTU to {} or more",
-                            FULL_PACKET + overhead
-                        )
-                    });
-                    (Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }, small)
+                    let carried = u16::try_from(route.mtu).unwrap_or(u16::MAX);
+                    let stated = underlay.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+                    let mtu = stated.unwrap_or(carried).min(carried);
+                    let warning = too_small(address, mtu.into(), underlay.mtu);
+                    (Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }, warning)
                 }
             };
             next_hops.found.insert(address, way);
@@ -177,6 +171,24 @@ impl Changes {
     }
 }
 
+/// What is wrong with an MTU towards a backend's address: it is less than what is stated of the underlay, or full packets of clients do not fit.
+fn too_small(address: IpAddr, mtu: u32, stated: Option<u32>) -> Option<String> {
+    let overhead = if address.is_ipv4() { 20 } else { 40 };
+    let largest = mtu.saturating_sub(overhead);
+    match stated {
+        Some(stated) if mtu < stated => Some(format!(
+            "the MTU towards it is {mtu}, though underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
+             raise the MTU of the interface or route, or correct underlay.mtu"
+        )),
+        _ if mtu < FULL_PACKET + overhead => Some(format!(
+            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that heed the \
+             backend's MSS do not send; raise the underlay's MTU to {} or more",
+            FULL_PACKET + overhead
+        )),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,5 +250,22 @@ mod tests {
         assert_eq!(family("10.0.0.1"), Neighbour { family: 2, address: [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0] });
         let address = [u32::from_ne_bytes([0xfe, 0x80, 0, 0]), 0, 0, 1_u32.to_be()];
         assert_eq!(family("fe80::1"), Neighbour { family: 10, address });
+    }
+
+    #[test]
+    fn an_underlay_that_is_smaller_than_clients_need_or_than_is_stated_is_told() {
+        let v4 = IpAddr::from([10, 0, 1, 1]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        for (address, mtu, stated, says) in [
+            (v4, 1520, None, None),
+            (v6, 1540, Some(1540), None),
+            (v6, 1520, None, Some("more than 1480 bytes")),
+            (v4, 1500, Some(1500), Some("raise the underlay's MTU to 1520")),
+            (v4, 1500, Some(9000), Some("though underlay.mtu is 9000")),
+        ] {
+            let told = too_small(address, mtu, stated);
+            assert_eq!(told.is_some(), says.is_some(), "{told:?}");
+            assert!(says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))), "{told:?}");
+        }
     }
 }

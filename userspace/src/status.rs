@@ -101,7 +101,10 @@ pub struct BackendStatus {
     pub daemon: Option<u32>,
     /// Whether our program decapsulates, for at least one family; otherwise tunnel devices do.
     pub program: bool,
-    /// What the program's maps take; absent without it.
+    /// The largest maximum segment size that clients are told, by family; absent where it is left as it comes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub largest_segments: BTreeMap<&'static str, u32>,
+    /// What the programs' maps take; absent without them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
 }
@@ -149,9 +152,11 @@ fn read(instance: &str) -> Result<Status, Failure> {
             .then(|| {
                 let memory =
                     backend.is_some().then(|| memory(instance, Role::Backend, BackendMaps::usage)).transpose()?;
+                let decapsulates = backend.as_ref().map(BackendMaps::decapsulates).transpose();
                 Ok::<_, Failure>(BackendStatus {
                     daemon: Lock::holder(instance, Role::Backend),
-                    program: backend.is_some(),
+                    program: decapsulates.map_err(Failure::operation)?.unwrap_or(false),
+                    largest_segments: backend.as_ref().map_or(Ok(BTreeMap::new()), largest_segments)?,
                     memory,
                 })
             })
@@ -207,6 +212,17 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
         backends,
         memory: memory(instance, Role::Lb, BalancerMaps::usage)?,
     })
+}
+
+fn largest_segments(maps: &BackendMaps) -> Result<BTreeMap<&'static str, u32>, Failure> {
+    let mut sizes = BTreeMap::new();
+    for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
+        let size = maps.largest_segment(family).map_err(Failure::operation)?;
+        if size != 0 {
+            sizes.insert(name, size);
+        }
+    }
+    Ok(sizes)
 }
 
 fn services(have: &Have) -> Vec<ServiceStatus> {
@@ -299,6 +315,11 @@ fn text(status: &Status) -> String {
     if let Some(backend) = &status.backend {
         let by = if backend.program { "the program at TC ingress" } else { "tunnel devices" };
         text += &format!("\nbackend: decapsulation by {by}; {}\n", daemon(backend.daemon));
+        let sizes = backend.largest_segments.iter().map(|(family, size)| format!("IP{family}: {size}"));
+        let sizes = sizes.collect::<Vec<_>>().join(", ");
+        if !sizes.is_empty() {
+            text += &format!("  clients are told of segments of at most so many bytes: {sizes}\n");
+        }
         if let Some(memory) = &backend.memory {
             text += &format!("\n{}", memory.text());
         }

@@ -5,7 +5,7 @@
 use super::namespaces::Namespaces;
 use super::topology::{Host, VIP_V4, VIP_V6};
 use anyhow::{Context, Result, anyhow, ensure};
-use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket};
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
@@ -54,9 +54,22 @@ pub struct Counts {
     pub encapsulated_in: u64,
     /// IP-in-IP packets sent.
     pub encapsulated_out: u64,
+    /// TCP packets, encapsulated or not, whose checksum is right, or right as far as a device is to complete it.
+    pub good_checksums: u64,
+    /// Other TCP packets.
+    pub bad_checksums: u64,
 }
 
 impl Counts {
+    /// Counts what only a whole packet shows.
+    fn judge(&mut self, whole: &[u8]) {
+        match has_good_checksum(whole) {
+            Some(true) => self.good_checksums += 1,
+            Some(false) => self.bad_checksums += 1,
+            None => {}
+        }
+    }
+
     fn add(&mut self, frame: &Frame) {
         let Some(seen) = look(&frame.bytes) else { return };
         let vip = |address: IpAddr| address == VIP_V4 || address == VIP_V6;
@@ -69,6 +82,50 @@ impl Counts {
             (false, _) => {}
         }
     }
+}
+
+/// Whether the checksum of a TCP packet is right, in front of which may be an outer header; `None` when it is none.
+///
+/// A device that is to fill it in finds the sum of the pseudo-header in its place.
+fn has_good_checksum(bytes: &[u8]) -> Option<bool> {
+    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
+    let packet = match &packet.net {
+        Some(LaxNetSlice::Ipv4(v4)) if v4.header().protocol() == IpNumber::IPV4 => {
+            LaxSlicedPacket::from_ip(v4.payload().payload).ok()?
+        }
+        Some(LaxNetSlice::Ipv6(v6)) if v6.header().next_header() == IpNumber::IPV6 => {
+            LaxSlicedPacket::from_ip(v6.payload().payload).ok()?
+        }
+        _ => packet,
+    };
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
+    let mut addresses = Vec::with_capacity(32);
+    match packet.net? {
+        LaxNetSlice::Ipv4(v4) => {
+            addresses.extend(v4.header().source());
+            addresses.extend(v4.header().destination());
+        }
+        LaxNetSlice::Ipv6(v6) => {
+            addresses.extend(v6.header().source());
+            addresses.extend(v6.header().destination());
+        }
+        LaxNetSlice::Arp(_) => return None,
+    }
+    let length = tcp.slice().len() as u64;
+    let pseudo = sum(&addresses) + (length >> 16) + (length & 0xffff) + u64::from(IpNumber::TCP.0);
+    let all = fold(pseudo + sum(tcp.slice()));
+    Some(all == 0xffff || tcp.checksum() == fold(pseudo))
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |low| u64::from(*low))).sum()
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 struct Seen {
@@ -177,6 +234,9 @@ fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
                     bytes: buffer[..length.min(SNAP)].to_vec(),
                 };
                 captured.counts.add(&frame);
+                if length <= buffer.len() {
+                    captured.counts.judge(&buffer[..length]);
+                }
                 if captured.frames.len() < KEPT {
                     captured.frames.push(frame);
                 }
@@ -236,6 +296,26 @@ mod tests {
         counts.add(&frame(false, plain(client, [10, 0, 1, 2])));
         counts.add(&frame(false, vec![0; 20]));
         assert_eq!(counts, Counts { to_vip_in: 1, from_vip_out: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn checksums_are_judged_plain_and_encapsulated_and_to_be_completed() {
+        let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
+        let mut plain = Vec::new();
+        builder().tcp(1000, 80, 7, 64_000).write(&mut plain, b"hello").unwrap();
+        let mut bytes = Vec::new();
+        builder().write(&mut bytes, IpNumber::IPV4, &plain[14..]).unwrap();
+        let at = |frame: &[u8]| frame.len() - 5 - 4;
+        for mut frame in [plain.clone(), bytes] {
+            assert_eq!(has_good_checksum(&frame), Some(true));
+            let field = at(&frame);
+            frame[field] ^= 1;
+            assert_eq!(has_good_checksum(&frame), Some(false));
+            let pseudo = fold(sum(&[&[10, 0, 1, 2][..], &VIP_V4.octets(), &[0, 6, 0, 25]].concat()));
+            frame[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
+            assert_eq!(has_good_checksum(&frame), Some(true));
+        }
+        assert_eq!(has_good_checksum(&[0; 20]), None);
     }
 
     #[test]

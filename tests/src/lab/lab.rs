@@ -3,7 +3,7 @@
 use super::config::{self, Wanted};
 use super::namespaces::{Namespaces, Process, reap};
 use super::state::{Record, Started, StateDir};
-use super::status::{Balancer, BalancerCounters, Counters, Status};
+use super::status::{BackendCounters, Balancer, BalancerCounters, Counters, Status};
 use super::topology::{Family, HOSTS, Host, INSTANCE, Role, backends, balancers};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -26,6 +26,8 @@ pub struct Scale {
     pub connections: usize,
     /// Bytes of a big body.
     pub body: u64,
+    /// Bytes of a transfer that is looked at packet by packet.
+    pub bulk: u64,
     /// Slots of each lookup table.
     pub table_size: u32,
     /// The longest that one exchange, or a daemon's start, may take.
@@ -39,6 +41,7 @@ impl Scale {
         datagrams: 1200,
         connections: 200,
         body: 20_000_000,
+        bulk: 50_000_000,
         table_size: 65_537,
         patience: Duration::from_secs(10),
     };
@@ -48,6 +51,7 @@ impl Scale {
         datagrams: 200,
         connections: 40,
         body: 1_000_000,
+        bulk: 5_000_000,
         table_size: 4_093,
         patience: Duration::from_secs(60),
     };
@@ -307,11 +311,22 @@ impl Lab {
 
     /// `sluice counters --json` of a balancer.
     pub fn counters(&self, host: &Host) -> Result<BalancerCounters> {
+        let (text, counters) = self.counted(host)?;
+        counters.lb.with_context(|| format!("the counters of {} are not those of a balancer: {text}", host.name))
+    }
+
+    /// `sluice counters --json` of a backend.
+    pub fn backend_counters(&self, host: &Host) -> Result<BackendCounters> {
+        let (text, counters) = self.counted(host)?;
+        counters.backend.with_context(|| format!("the counters of {} are not those of a backend: {text}", host.name))
+    }
+
+    fn counted(&self, host: &Host) -> Result<(String, Counters)> {
         let text = self.sluice(host, &["counters", "--instance", INSTANCE, "--json"])?;
         let counters: Result<Counters, _> = serde_json::from_str(&text);
-        counters
-            .map(|counters| counters.lb)
-            .with_context(|| format!("the counters of {} are not as documented: {text}", host.name))
+        let counters =
+            counters.with_context(|| format!("the counters of {} are not as documented: {text}", host.name))?;
+        Ok((text, counters))
     }
 
     /// Starts backends, then balancers: nothing is forwarded to a host that does not unwrap yet.

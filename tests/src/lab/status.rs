@@ -1,4 +1,4 @@
-//! What `sluice status --json` and `sluice counters --json` say of a balancer, as far as the lab reads it.
+//! What `sluice status --json` and `sluice counters --json` say, as far as the lab reads it.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -78,7 +78,16 @@ impl ServiceStatus {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Counters {
     /// The balancer's part.
-    pub lb: BalancerCounters,
+    pub lb: Option<BalancerCounters>,
+    /// The backend's part.
+    pub backend: Option<BackendCounters>,
+}
+
+/// What a backend's programs counted.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BackendCounters {
+    /// SYN-ACKs that were made to tell of smaller segments.
+    pub mss_clamped: u64,
 }
 
 /// What a balancer's programs counted.

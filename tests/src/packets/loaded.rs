@@ -6,10 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
-use sluice::bpf::{self, BackendMaps, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie};
+use ipnet::IpNet;
+use sluice::bpf::{
+    self, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie,
+};
 use sluice::journal::Role;
 use sluice_datapath::entries::{
     BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters, Settings, Slot, TableHead,
@@ -24,7 +27,7 @@ use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{
-    Action, Balancer, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
 };
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -327,28 +330,33 @@ impl Watched for Loaded {
     }
 }
 
-/// The backend's program.
+/// The backend's programs.
 pub struct LoadedHost {
-    program: Program,
+    programs: BackendPrograms,
     maps: BackendMaps,
     _pins: OwnPins,
 }
 
 impl LoadedHost {
-    /// Loads the program over maps of its own.
+    /// Loads the programs over maps of their own.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
-        let program = bpf::load_backend(&pins.0, 16, 16)?;
-        Ok(Self { program, maps: BackendMaps::open(&pins.0)?, _pins: pins })
+        let programs = bpf::load_backend(&pins.0, 16, 16)?;
+        Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
 
-    /// The program, to attach it.
+    /// The program that decapsulates, to attach it.
     pub fn program(&self) -> &Program {
-        &self.program
+        &self.programs.decapsulate
+    }
+
+    /// The program that clamps, to attach it.
+    pub fn clamp(&self) -> &Program {
+        &self.programs.clamp
     }
 }
 
@@ -358,12 +366,31 @@ impl Decapsulator for LoadedHost {
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-        run(&self.program, Hook::Tc, frame)
+        run(&self.programs.decapsulate, Hook::Tc, frame)
     }
 
     fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
         let total = self.maps.decapsulated()?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
+    }
+}
+
+impl Clamper for LoadedHost {
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
+        self.maps.set(&[], vips)?;
+        Ok(self
+            .maps
+            .set_largest_segments(&[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])))?)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
+        let (action, bytes) = run(&self.programs.clamp, Hook::Tc, frame)?;
+        ensure!(action == Action::Pass, "{action:?} instead of {:?}", Action::Pass);
+        Ok(bytes)
+    }
+
+    fn clamped(&self) -> anyhow::Result<u64> {
+        Ok(self.maps.clamped()?)
     }
 }
 

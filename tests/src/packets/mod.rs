@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod cases;
+pub mod clamping;
 pub mod context;
 pub mod fuzz;
 pub mod icmp;

@@ -11,12 +11,12 @@ use sluice_datapath::memory::{self, Buffer, Words};
 use sluice_datapath::observe::{self, Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::{Limit, Rate};
-use sluice_datapath::{Address, Family, Reason, Verdict, balance, decapsulate};
+use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsulate};
 
 use super::watching::Watched;
 use super::world::{
-    Action, Backend, Balancer, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4, UNDERLAY_V6,
-    World,
+    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
+    UNDERLAY_V6, World,
 };
 
 /// The settings of every balancer in these tests.
@@ -221,6 +221,24 @@ impl Decapsulator for NativeHost {
     fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
         let total = self.maps.decapsulated.get();
         Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+    }
+}
+
+impl Clamper for NativeHost {
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
+        self.maps.vip_prefixes = vips.iter().map(|vip| key(*vip)).collect();
+        self.maps.largest_segments = largest;
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = frame.bytes.clone();
+        clamp(buffer(&mut bytes, frame), &self.maps);
+        Ok(bytes)
+    }
+
+    fn clamped(&self) -> anyhow::Result<u64> {
+        Ok(self.maps.clamped.get())
     }
 }
 

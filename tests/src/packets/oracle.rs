@@ -15,6 +15,7 @@ use self::ip::{Ip, Part};
 use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
+pub mod clamp;
 mod icmp;
 mod ip;
 

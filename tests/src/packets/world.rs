@@ -388,3 +388,27 @@ pub trait Decapsulator {
     /// What the kernel refused.
     fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)>;
 }
+
+/// Something that runs the packet path of what leaves a backend.
+pub trait Clamper {
+    /// Makes the maps hold the VIP addresses and prefixes, and the largest maximum segment sizes of IPv4 and IPv6.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()>;
+
+    /// Gives it a frame: the bytes as it left them. It lets everything pass.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, or another verdict.
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>>;
+
+    /// How many frames it says that it changed.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    fn clamped(&self) -> anyhow::Result<u64>;
+}

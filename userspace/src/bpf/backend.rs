@@ -1,4 +1,4 @@
-//! The maps of the backend's decapsulation program.
+//! The maps of the backend's programs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,22 +6,24 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_datapath::entries::{Decapsulated, LocalAddress, PrefixKey, VipAddress};
 use sluice_datapath::options::AddressOptions;
-use sluice_datapath::{Address, Plain, Reason};
+use sluice_datapath::{Address, Family, Plain, Reason};
 
 use super::balancer::{key_of, occurred};
 use super::pins::Set;
 use super::raw::{bytes, value};
 use super::shape::BACKEND;
 use super::tally::Tally;
-use super::typed::Keys;
+use super::typed::{Elements, Keys};
 use super::usage::{self, Usage};
 use super::{Error, Pins};
 
-/// The maps of the backend's program, opened from their pins.
+/// The maps of the backend's programs, opened from their pins.
 pub struct BackendMaps {
     local_addresses: Keys<Address, LocalAddress>,
     vip_prefixes: Keys<PrefixKey, VipAddress>,
     decapsulated: Tally,
+    largest_segments: Elements<u32>,
+    clamped: Tally,
     reasons: Tally,
 }
 
@@ -40,6 +42,8 @@ impl BackendMaps {
             local_addresses: Keys::open(set, "LOCAL_ADDRESSES")?,
             vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             decapsulated: Tally::open(set, "DECAPSULATED")?,
+            largest_segments: Elements::open(set, "LARGEST_SEGMENTS")?,
+            clamped: Tally::open(set, "CLAMPED")?,
             reasons: Tally::open(set, "REASONS")?,
         })
     }
@@ -70,6 +74,42 @@ impl BackendMaps {
         replace(&self.local_addresses, local.collect())?;
         let entry = |id| VipAddress::new(id, AddressOptions::NONE);
         replace(&self.vip_prefixes, (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect())
+    }
+
+    /// Whether the program decapsulates for any address; otherwise tunnel devices do, or nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn decapsulates(&self) -> Result<bool, Error> {
+        Ok(!self.local_addresses.all()?.is_empty())
+    }
+
+    /// The largest maximum segment size that VIPs of a family may tell, in bytes; 0 where any may be told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn largest_segment(&self, family: Family) -> Result<u32, Error> {
+        self.largest_segments.at(family.index())
+    }
+
+    /// Sets what [`Self::largest_segment`] says, of each family.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_largest_segments(&mut self, sizes: &[(Family, u32)]) -> Result<(), Error> {
+        self.largest_segments.put(&sizes.iter().map(|(family, size)| (family.index(), *size)).collect::<Vec<_>>())
+    }
+
+    /// How many SYNs and SYN-ACKs were made to tell a smaller maximum segment size.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn clamped(&self) -> Result<u64, Error> {
+        Ok(value(bytes(&self.clamped.at(0)?)))
     }
 
     /// What was decapsulated.

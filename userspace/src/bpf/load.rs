@@ -18,8 +18,10 @@ static BACKEND_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BACKEND_
 const TC: &str = "sluice_tc";
 /// Name of the balancer's program for XDP.
 const XDP: &str = "sluice_xdp";
-/// Name of the backend's program for TC.
+/// Name of the backend's program for TC ingress.
 const DECAPSULATE: &str = "sluice_decap";
+/// Name of the backend's program for TC egress.
+const CLAMP: &str = "sluice_clamp";
 
 /// The compiler that built the programs in this binary.
 pub const fn programs_built_by() -> &'static str {
@@ -120,6 +122,14 @@ impl Program {
     }
 }
 
+/// The backend's programs, over one set of maps.
+pub struct BackendPrograms {
+    /// Takes outer headers off, at TC ingress.
+    pub decapsulate: Program,
+    /// Clamps the maximum segment size that VIPs tell, at TC egress.
+    pub clamp: Program,
+}
+
 /// Creates the balancer's maps, or adopts those that are pinned, and loads its TC program.
 ///
 /// Capacities count only for maps that are created: adopted ones keep theirs ([`resize_balancer`] replaces them).
@@ -167,12 +177,12 @@ pub fn unfinished_balancer(pins: &Pins) -> Option<Replaced> {
     Replaced::unfinished(pins, BALANCER)
 }
 
-/// Creates the backend's maps, or adopts those that are pinned, and loads its TC program.
+/// Creates the backend's maps, or adopts those that are pinned, and loads its programs.
 ///
 /// # Errors
 ///
 /// [`Error`].
-pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Program, Error> {
+pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<BackendPrograms, Error> {
     pins.create()?;
     backend_over(&pins.directory(), addresses, &backend_capacities(vip_addresses))
 }
@@ -182,7 +192,11 @@ pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Progra
 /// # Errors
 ///
 /// As [`resize_balancer`].
-pub fn resize_backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Option<(Program, Replaced)>, Error> {
+pub fn resize_backend(
+    pins: &Pins,
+    addresses: u32,
+    vip_addresses: u32,
+) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
     let capacities = backend_capacities(vip_addresses);
     resize(pins, BACKEND, &capacities, |directory| backend_over(directory, addresses, &capacities))
 }
@@ -192,12 +206,12 @@ pub fn unfinished_backend(pins: &Pins) -> Option<Replaced> {
     Replaced::unfinished(pins, BACKEND)
 }
 
-fn resize(
+fn resize<P>(
     pins: &Pins,
     shapes: &'static [MapShape],
     capacities: &Capacities,
-    load: impl FnOnce(&Path) -> Result<Program, Error>,
-) -> Result<Option<(Program, Replaced)>, Error> {
+    load: impl FnOnce(&Path) -> Result<P, Error>,
+) -> Result<Option<(P, Replaced)>, Error> {
     if growth::fits(pins, shapes, capacities)? {
         return Ok(None);
     }
@@ -213,11 +227,15 @@ fn balancer_over(directory: &Path, settings: &Settings, capacities: &Capacities)
     classifier(load_balancer_object(directory, settings, capacities)?, TC)
 }
 
-fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Result<Program, Error> {
+/// The object is loaded once for each program; the maps that the first one pins are the second one's, too.
+fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Result<BackendPrograms, Error> {
     let crosses = u32::from(super::decapsulates_across_families());
-    let mut loader = EbpfLoader::new();
-    loader.override_global("CROSSES", &crosses, true).map_max_entries("LOCAL_ADDRESSES", addresses.max(1));
-    classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, capacities, directory)?, DECAPSULATE)
+    let program = |name| {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("CROSSES", &crosses, true).map_max_entries("LOCAL_ADDRESSES", addresses.max(1));
+        classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, capacities, directory)?, name)
+    };
+    Ok(BackendPrograms { decapsulate: program(DECAPSULATE)?, clamp: program(CLAMP)? })
 }
 
 fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {

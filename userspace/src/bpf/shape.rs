@@ -159,11 +159,13 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("INSTANCE", Holds::Elements, Size::Fixed),
 ];
 
-/// The maps of the backend's program.
+/// The maps of the backend's programs.
 pub(super) const BACKEND: &[MapShape] = &[
     MapShape::new("LOCAL_ADDRESSES", Holds::Keys, Size::Fixed),
     MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("DECAPSULATED", Holds::Counters, Size::Fixed),
+    MapShape::new("LARGEST_SEGMENTS", Holds::Elements, Size::Fixed),
+    MapShape::new("CLAMPED", Holds::Counters, Size::Fixed),
     MapShape::new("REASONS", Holds::Counters, Size::Fixed),
 ];
 

@@ -35,6 +35,8 @@ pub(super) struct Document {
     pub(super) instance: Option<String>,
     pub(super) interfaces: Vec<String>,
     pub(super) underlay: Object<Underlay>,
+    #[serde(default = "yes")]
+    pub(super) clamp_mss: bool,
     pub(super) hash_key_file: PathBuf,
     pub(super) limits: Option<Object<Limits>>,
     pub(super) deny_file: Option<PathBuf>,
@@ -50,6 +52,7 @@ pub(super) struct Document {
 pub(super) struct Underlay {
     pub(super) v4: Option<Ipv4Addr>,
     pub(super) v6: Option<Ipv6Addr>,
+    pub(super) mtu: Option<Whole<{ limits::MIN_MTU }, { limits::MAX_MTU }>>,
     #[serde(default, deserialize_with = "v4_prefix")]
     pub(super) v4_sources: Option<Ipv4Net>,
     #[serde(default, deserialize_with = "v6_prefix")]
@@ -218,6 +221,11 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
 
         deserializer.deserialize_u64(Visitor)
     }
+}
+
+/// What counts of a switch that is not written.
+const fn yes() -> bool {
+    true
 }
 
 fn table_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableSize, D::Error> {

@@ -57,7 +57,18 @@ fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
     let backends = backends(document.backends, underlay, limits)?;
     let services = services(document.services, &backends, underlay, limits, directory)?;
     let addresses = addresses(&document.addresses, &services, limits)?;
-    Ok(Config { instance, interfaces, underlay, hash_key_file, limits, sources, backends, services, addresses })
+    Ok(Config {
+        instance,
+        interfaces,
+        underlay,
+        clamp_mss: document.clamp_mss,
+        hash_key_file,
+        limits,
+        sources,
+        backends,
+        services,
+        addresses,
+    })
 }
 
 /// The files of deny- and allow-list; relative paths start at `directory`. `place` ends with a dot, or is empty.
@@ -92,7 +103,7 @@ fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
 }
 
 fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
-    let file::Underlay { v4, v6, v4_sources, v6_sources } = *typed;
+    let file::Underlay { v4, v6, v4_sources, v6_sources, ref mtu } = *typed;
     if v4.is_none() && v6.is_none() {
         return Err(at("underlay")(
             "no address; write the balancer's own \"v4\" or \"v6\" address, or both: outer headers are sent from it"
@@ -127,7 +138,7 @@ fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
             check_usable(Some(end), || field.clone(), "the source of outer headers")?;
         }
     }
-    Ok(Underlay { v4, v6, v4_sources, v6_sources })
+    Ok(Underlay { v4, v6, v4_sources, v6_sources, mtu: mtu.as_ref().map(|whole| whole.0) })
 }
 
 fn limits(typed: Option<file::Limits>) -> Limits {

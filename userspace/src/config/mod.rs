@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
+use sluice_datapath::Family;
 use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
 
@@ -39,6 +40,7 @@ pub struct Config {
     instance: String,
     interfaces: Vec<String>,
     underlay: Underlay,
+    clamp_mss: bool,
     hash_key_file: PathBuf,
     limits: Limits,
     sources: SourceLists,
@@ -47,7 +49,8 @@ pub struct Config {
     addresses: Vec<AddressPolicy>,
 }
 
-/// The balancer's own addresses: the sources of outer headers. At least one is there, and both are unicast.
+/// The network between balancers and backends: the balancer's own addresses in it, the sources of outer headers, at least one of which is there and both of
+/// which are unicast; and what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// The source of IPv4-in-IPv4.
@@ -58,6 +61,8 @@ pub struct Underlay {
     pub v4_sources: Option<Ipv4Net>,
     /// The same of IPv6. Flows differ in its last 32 bits at most.
     pub v6_sources: Option<Ipv6Net>,
+    /// The largest packet that all of it carries, in bytes with the outer header, [`limits::MIN_MTU`] to [`limits::MAX_MTU`]; `None` where interfaces and routes tell.
+    pub mtu: Option<u32>,
 }
 
 /// A host that receives encapsulated packets. It has an address of at least one family.
@@ -206,10 +211,16 @@ impl Config {
         &self.interfaces
     }
 
-    /// The balancer's own addresses.
+    /// The network between balancers and backends.
     #[must_use]
     pub const fn underlay(&self) -> Underlay {
         self.underlay
+    }
+
+    /// Whether backends make SYN-ACKs tell clients a maximum segment size that fits with an outer header.
+    #[must_use]
+    pub const fn clamp_mss(&self) -> bool {
+        self.clamp_mss
     }
 
     /// The file that holds the hash key.
@@ -263,6 +274,17 @@ impl Underlay {
             IpAddr::V4(_) => self.v4.map(IpAddr::V4),
             IpAddr::V6(_) => self.v6.map(IpAddr::V6),
         }
+    }
+
+    /// The family of the outer header in front of a packet of the family `inner` to a backend, where there is a route: its own if both ends have an address of it, else the
+    /// other. `None` when no packet can reach the backend.
+    #[must_use]
+    pub fn outer(self, backend: &Backend, inner: Family) -> Option<Family> {
+        let has = |family: &Family| match family {
+            Family::V4 => self.v4.is_some() && backend.v4.is_some(),
+            Family::V6 => self.v6.is_some() && backend.v6.is_some(),
+        };
+        [inner, inner.other()].into_iter().find(has)
     }
 }
 

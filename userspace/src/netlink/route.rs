@@ -1,6 +1,6 @@
 //! Where packets to an address would go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -87,6 +87,26 @@ impl Netlink {
             }
             _ => false,
         }))
+    }
+
+    /// Indexes of the interfaces through which the main table's default routes of both families lead, each once, in no order.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn default_routes(&self) -> Result<Vec<u32>, Error> {
+        let mut found = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let doing = || "list the default routes of this host".to_owned();
+            let answers = self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
+            for answer in &answers {
+                if let RouteNetlinkMessage::NewRoute(route) = answer {
+                    found.extend(default_interfaces(route));
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Looks up the route to an address, optionally for packets from a given address of this host.
@@ -182,6 +202,23 @@ fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
     message
 }
 
+/// The interfaces of a route, if it is a default route of the main table.
+fn default_interfaces(route: &RouteMessage) -> Vec<u32> {
+    let header = &route.header;
+    if header.kind != RouteType::Unicast
+        || header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
+    {
+        return Vec::new();
+    }
+    let interfaces = route.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    });
+    interfaces.collect()
+}
+
 fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
@@ -243,6 +280,8 @@ fn answered(message: &RouteMessage) -> Option<Answer> {
 mod tests {
     use super::*;
 
+    use netlink_packet_route::route::RouteNextHop;
+
     fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.kind = kind;
@@ -270,6 +309,27 @@ mod tests {
         );
         let expected = Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
         assert_eq!(answered(&message), Some(expected));
+    }
+
+    #[test]
+    fn default_routes_lead_through_one_interface_or_several() {
+        let hop = |interface_index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop
+        };
+        let mut route = answer(RouteType::Unicast, vec![RouteAttribute::Oif(3)]);
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        assert_eq!(default_interfaces(&route), [3]);
+        route.attributes = vec![RouteAttribute::MultiPath(vec![hop(4), hop(5)])];
+        assert_eq!(default_interfaces(&route), [4, 5]);
+        let to_a_network = RouteHeader { destination_prefix_length: 24, ..route.header.clone() };
+        let of_another_table = RouteHeader { table: 7, ..route.header.clone() };
+        let refusing = RouteHeader { kind: RouteType::Unreachable, ..route.header.clone() };
+        for header in [to_a_network, of_another_table, refusing] {
+            route.header = header;
+            assert!(default_interfaces(&route).is_empty());
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod backend_path;
 mod change;
+mod clamp;
 mod merged;
 mod packet;
 mod path_mtu;
@@ -86,6 +87,7 @@ pub const STEPS: &[Step] = &[
         "A router with a smaller MTU before the backends",
         backend_path::run,
     ),
+    Step::new("clients_send_what_fits", "An underlay of the clients' MTU: the MSS is clamped", clamp::run),
     Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
     Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),
     Step::new("balancers_agree", "Both balancers hold the same tables", tables::run),

@@ -43,7 +43,7 @@ fn checksumming(lab: &Lab, on: bool) -> Result<()> {
 }
 
 /// Gives every balancer another MTU, and waits until its maps have it.
-fn set_mtu(examination: &Examination<'_>, mtu: u32) -> Result<()> {
+pub(super) fn set_mtu(examination: &Examination<'_>, mtu: u32) -> Result<()> {
     for balancer in balancers() {
         let set = ["link", "set", INTERFACE, "mtu", &mtu.to_string()];
         examination.lab.namespaces.run(balancer, "ip", &set, "")?;

@@ -1,6 +1,7 @@
 //! The table of cases, by theme, and how a case is judged.
 
 mod addressing;
+mod clamping;
 mod decapsulating;
 mod dropping;
 mod families;
@@ -25,6 +26,7 @@ use super::build::{self, Client, Transport};
 use super::oracle::{self, Oracle};
 use super::world::{Action, Balancer, Counters, DNS, Decapsulator, Forwarded, Frame, Host, Outcome, Slot, WEB, World};
 
+pub use clamping::{ClampCase, LARGEST, cases as clamping, handshake};
 pub use decapsulating::cases as decapsulating;
 
 /// Bytes of the shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.

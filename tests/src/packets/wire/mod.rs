@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{bail, ensure};
 use etherparse::{SlicedPacket, TransportSlice};
+use ipnet::IpNet;
 use sluice_datapath::Reason;
 
 use super::loaded::{Hook, Loaded, LoadedHost};
-use super::world::{Action, Balancer, Counters, Decapsulator, Frame, Host, World};
+use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, World};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
 
@@ -103,7 +104,7 @@ impl<'a> WireHost<'a> {
 
 impl Decapsulator for WireHost<'_> {
     fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
-        self.loaded.configure(host)
+        Decapsulator::configure(&mut self.loaded, host)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
@@ -114,6 +115,45 @@ impl Decapsulator for WireHost<'_> {
         let (total, mut reasons) = self.loaded.counters()?;
         without_markers(&mut reasons, self.link.markers())?;
         Ok((total, reasons))
+    }
+}
+
+/// The backend's program that clamps, on the wire: what it does to a packet does not depend on the side of an interface on which it is.
+pub struct WireClamp<'a> {
+    loaded: LoadedHost,
+    link: &'a mut Link,
+    /// As [`Wire::linear`].
+    pub linear: Option<u16>,
+    /// As [`Wire::partial`].
+    pub partial: bool,
+}
+
+impl<'a> WireClamp<'a> {
+    /// As [`Wire::new`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
+        let loaded = LoadedHost::new()?;
+        link.attach(loaded.clamp())?;
+        Ok(Self { loaded, link, linear: None, partial: false })
+    }
+}
+
+impl Clamper for WireClamp<'_> {
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
+        Clamper::configure(&mut self.loaded, vips, largest)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
+        let (action, bytes) = exchange(self.link, frame, self.linear, self.partial)?;
+        ensure!(action == Action::Pass, "{action:?} instead of {:?}", Action::Pass);
+        Ok(bytes)
+    }
+
+    fn clamped(&self) -> anyhow::Result<u64> {
+        self.loaded.clamped()
     }
 }
 
