@@ -122,14 +122,16 @@ impl Balancer {
 
     fn put_path_mtus(&mut self) {
         if let Err(failure) = self.put_next_hops() {
-            // Tried again with everything else that is not as it should be.
-            self.complete = false;
             warn!("cannot write MTUs towards backends; trying again: {failure}");
         }
     }
 
-    /// Writes the next hops that differ, with what is to be remembered of them; how many.
+    /// Writes the next hops that differ, with what is to be remembered of them; how many. What fails is tried again with everything else that is not as it should be.
     pub(super) fn put_next_hops(&mut self) -> Result<usize, Failure> {
+        self.write_next_hops().inspect_err(|_| self.complete = false)
+    }
+
+    fn write_next_hops(&mut self) -> Result<usize, Failure> {
         let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
         let written = self.next_hops.refresh(&mut self.maps, &backends, &self.path_mtus).map_err(Failure::operation)?;
         self.write_down_path_mtus()?;

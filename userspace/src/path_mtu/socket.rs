@@ -44,9 +44,7 @@ pub struct Listener {
 impl Listener {
     /// Listens for errors about packets of these families, in the place of those that it listened to before.
     ///
-    /// # Errors
-    ///
-    /// The family whose socket cannot be made, and why: without `CAP_NET_RAW` there are none. The other family's socket is made all the same.
+    /// Returned are the families whose socket cannot be made, and why: without `CAP_NET_RAW` there are none.
     pub fn listen(&mut self, v4: bool, v6: bool) -> Vec<(Family, io::Error)> {
         let mut refused = Vec::new();
         for (family, wanted, socket) in [(Family::V4, v4, &mut self.v4), (Family::V6, v6, &mut self.v6)] {
