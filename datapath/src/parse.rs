@@ -135,7 +135,11 @@ pub(crate) const fn family_of(ether_type: u16) -> Option<Family> {
 /// The family that an EtherType, wire order, says, if the frame is for this host.
 #[inline(always)]
 pub(crate) fn is_ours<P: Packet>(packet: &P, ether_type: u16) -> Result<Family, Reason> {
-    let family = family_of(ether_type).ok_or(Reason::NotIp)?;
+    let family = match ether_type {
+        IPV4 => Family::V4,
+        IPV6 => Family::V6,
+        _ => return Err(Reason::NotIp),
+    };
     if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
 }
 

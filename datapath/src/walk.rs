@@ -10,10 +10,10 @@ use crate::verifier::forgotten;
 use crate::{Family, Reason};
 
 /// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
-const MAX_TAGS: usize = 2;
+pub(crate) const MAX_TAGS: usize = 2;
 
 /// The largest offset of an IP header.
-const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
+pub(crate) const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
 
 /// The most extension headers that are followed, the fragment header included. More are no client's habit.
 const MAX_EXTENSIONS: usize = 8;
@@ -148,13 +148,13 @@ impl Place {
     }
 }
 
-/// Finds where the IP header is, if there is one: the EtherType in front of it (wire order), its offset, and whether the frame is tagged.
+/// Finds the IP header.
 ///
 /// # Errors
 ///
-/// [`Reason::Vlan`], [`Reason::Truncated`].
+/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
 #[inline(always)]
-pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize, bool), Reason> {
+pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
     let mut start = ETHERNET;
     let mut tagged = packet.has_vlan();
     let mut ether_type: u16 = packet.load(ETHERNET - 2).ok_or(Reason::Truncated)?;
@@ -172,17 +172,6 @@ pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize, bool), Rea
     if is_tag(ether_type) || start > MAX_START {
         return Err(Reason::Vlan);
     }
-    Ok((ether_type, start, tagged))
-}
-
-/// Finds the IP header.
-///
-/// # Errors
-///
-/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
-#[inline(always)]
-pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
-    let (ether_type, start, tagged) = past_tags(packet)?;
     let (network, part, identification) = match is_ours(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
