@@ -134,7 +134,7 @@ impl World {
     /// VIPs that are held and VIPs that are not in both families.
     fn first_vip(&self, id: u32) -> FirstVip {
         let mut vips = self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
-        let chosen = if id % 2 == 0 { vips.next() } else { vips.next_back() };
+        let chosen = if id.is_multiple_of(2) { vips.next() } else { vips.next_back() };
         chosen.map_or(FirstVip::NONE, |((_, port, protocol), service)| {
             FirstVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
         })
