@@ -221,7 +221,7 @@ impl Oracle {
     /// The bytes of a 5-tuple that a service hashes.
     fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
         let options = self.world.vip_options.get(&service).copied().unwrap_or_default();
-        let address = (tuple.len() - 8) / 2;
+        let address = (tuple.len() - 5) / 2;
         let mut hashed = tuple.clone();
         if options.has(VipOptions::HASH_CLIENT) {
             hashed[2 * address..][..2].fill(0);
