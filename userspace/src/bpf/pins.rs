@@ -130,9 +130,8 @@ impl Pins {
     pub(super) fn open<T>(&self, open: impl Fn(&Set) -> Result<T, Error>) -> Result<T, Error> {
         let mut attempts = 0..ATTEMPTS;
         loop {
-            self.require()?;
             let before = self.identity();
-            let opened = open(&self.set());
+            let opened = self.require().and_then(|()| open(&self.set()));
             if before == self.identity() || attempts.next().is_none() {
                 return opened;
             }
