@@ -11,7 +11,7 @@ use crate::packet::{ETHERNET, Packet};
 use crate::parse::{family_of, from_ipv4, from_ipv6, is_tag};
 use crate::tables::BackendTables;
 use crate::verifier::forgotten;
-use crate::walk::{MAX_START, MAX_TAGS};
+use crate::walk::past_tags;
 use crate::{Family, Reason};
 
 /// Bytes of the option: kind, length, and the size in wire order (RFC 9293 section 3.2).
@@ -73,7 +73,7 @@ fn may_tell<P: Packet>(packet: &P) -> bool {
 /// Finds a size that is too large, wherever it is.
 #[inline(always)]
 fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
-    let (ether_type, start) = past_tags(packet)?;
+    let (ether_type, start) = past_tags(packet).ok()?;
     let family = family_of(ether_type)?;
     let network = match family {
         Family::V4 => from_ipv4(&packet.load_variable(start)?),
@@ -96,25 +96,6 @@ fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
     }
     let (option, size) = option(packet, transport.wrapping_add(Tcp::SMALLEST), end)?;
     (u32::from(size) > largest).then_some(Told { transport, option, size, largest: largest as u16 })
-}
-
-/// Finds where the IP header is, if there is one: the EtherType in front of it, wire order, and its offset. Beside [`crate::walk`]'s own, which also asks whom a frame is for: frames that
-/// leave are for others.
-#[inline(always)]
-fn past_tags<P: Packet>(packet: &P) -> Option<(u16, usize)> {
-    let mut start = ETHERNET;
-    let mut ether_type: u16 = packet.load(ETHERNET - 2)?;
-    for _ in 0..MAX_TAGS {
-        if !is_tag(ether_type) {
-            break;
-        }
-        // A tag is two bytes of control information and the next EtherType.
-        ether_type = packet.load_variable(start.wrapping_add(2))?;
-        start = start.wrapping_add(4);
-    }
-    // However many tags there were, the verifier knows the same about the offset now.
-    let start = forgotten(start as u32) as usize;
-    (!is_tag(ether_type) && start <= MAX_START).then_some((ether_type, start))
 }
 
 /// Finds the option that tells the maximum segment size among those from `at` up to `end`: its offset and the size.

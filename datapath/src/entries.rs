@@ -314,7 +314,7 @@ impl NextHop {
     /// Index of a backend's next hop for outer headers of a family.
     #[inline(always)]
     pub const fn index(backend: u16, family: crate::Family) -> u32 {
-        (backend as u32) << 1 | matches!(family, crate::Family::V6) as u32
+        (backend as u32) << 1 | family.index()
     }
 }
 

@@ -10,10 +10,10 @@ use crate::verifier::forgotten;
 use crate::{Family, Reason};
 
 /// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
-pub(crate) const MAX_TAGS: usize = 2;
+const MAX_TAGS: usize = 2;
 
 /// The largest offset of an IP header.
-pub(crate) const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
+const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
 
 /// The most extension headers that are followed, the fragment header included. More are no client's habit.
 const MAX_EXTENSIONS: usize = 8;
@@ -148,15 +148,14 @@ impl Place {
     }
 }
 
-/// Finds the IP header.
+/// Finds what is behind the VLAN tags: the EtherType, wire order, and the offset of what it is about.
 ///
 /// # Errors
 ///
-/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+/// [`Reason::Truncated`], [`Reason::Vlan`].
 #[inline(always)]
-pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
+pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reason> {
     let mut start = ETHERNET;
-    let mut tagged = packet.has_vlan();
     let mut ether_type: u16 = packet.load(ETHERNET - 2).ok_or(Reason::Truncated)?;
     for _ in 0..MAX_TAGS {
         if !is_tag(ether_type) {
@@ -165,13 +164,21 @@ pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
         // A tag is two bytes of control information and the next EtherType.
         ether_type = packet.load_variable(start.wrapping_add(2)).ok_or(Reason::Truncated)?;
         start = start.wrapping_add(4);
-        tagged = true;
     }
     // However many tags there were, the verifier knows the same about the offset now.
     let start = forgotten(start as u32) as usize;
-    if is_tag(ether_type) || start > MAX_START {
-        return Err(Reason::Vlan);
-    }
+    if is_tag(ether_type) || start > MAX_START { Err(Reason::Vlan) } else { Ok((ether_type, start)) }
+}
+
+/// Finds the IP header.
+///
+/// # Errors
+///
+/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+#[inline(always)]
+pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
+    let (ether_type, start) = past_tags(packet)?;
+    let tagged = packet.has_vlan() || start != ETHERNET;
     let (network, part, identification) = match is_ours(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;

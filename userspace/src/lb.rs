@@ -386,10 +386,8 @@ impl Balancer {
             .map_err(Failure::Operation)?;
         }
         // New backends have next hops, but no neighbours yet.
-        let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
-        self.next_hops.refresh(&mut self.maps, &backends, &self.path_mtus).map_err(Failure::operation)?;
+        self.put_next_hops()?;
         self.warn_of_next_hops();
-        self.write_down_path_mtus()?;
         self.write_down(false)
     }
 

@@ -293,11 +293,15 @@ fn unsaid(room: Result<usize, Reason>) -> Reason {
 
 /// The slot of a flow, by the siphasher crate: `None` in an empty table.
 pub fn slot(slots: &[Slot], tuple: &[u8]) -> Option<Slot> {
+    let index = u128::from(hash(tuple) >> 32) * slots.len() as u128 / (1 << 32);
+    slots.get(usize::try_from(index).ok()?).copied()
+}
+
+/// The flow hash: SipHash-1-3.
+pub fn hash(tuple: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(HASH_KEY[0], HASH_KEY[1]);
     hasher.write(tuple);
-    let upper = hasher.finish() >> 32;
-    let index = u128::from(upper) * slots.len() as u128 / (1 << 32);
-    slots.get(usize::try_from(index).ok()?).copied()
+    hasher.finish()
 }
 
 /// The bytes of a 5-tuple that are hashed.

@@ -1,19 +1,17 @@
 //! Sources of outer headers that differ from flow to flow, so that backends' NICs spread them over their queues.
 
 use std::collections::BTreeSet;
-use std::hash::Hasher as _;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, ensure};
 use etherparse::SlicedPacket;
 use ipnet::IpNet;
-use siphasher::sip::SipHasher13;
 use sluice_datapath::entries::Settings;
 
 use super::build::{Client, Transport};
 use super::native::settings;
 use super::oracle;
-use super::world::{Balancer, HASH_KEY, World};
+use super::world::{Balancer, World};
 
 /// Where sources are taken from: the last eight bits of IPv4, the last 32 of IPv6.
 const PREFIXES: [&str; 2] = ["10.9.8.0/24", "2001:db8:9::/64"];
@@ -60,15 +58,10 @@ pub fn check(balancer: &mut dyn Balancer) -> anyhow::Result<()> {
 /// The source that a client's outer headers should have.
 fn expected(client: &Client) -> IpAddr {
     let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
-    let mut hasher = SipHasher13::new_with_keys(HASH_KEY[0], HASH_KEY[1]);
-    hasher.write(&oracle::tuple(
-        client.source.ip(),
-        client.destination.ip(),
-        &ports,
-        if client.transport == Transport::Udp { 17 } else { 6 },
-    ));
+    let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
+    let hash = oracle::hash(&oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol));
     // Bits are taken as they lie in memory: the hash's lowest byte comes first.
-    let bits = (hasher.finish() as u32).to_ne_bytes();
+    let bits = (hash as u32).to_ne_bytes();
     match PREFIXES[usize::from(client.is_v6())].parse::<IpNet>().expect("a prefix") {
         IpNet::V4(prefix) => {
             let mut address = prefix.addr().octets();

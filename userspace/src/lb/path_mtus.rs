@@ -134,14 +134,13 @@ impl Balancer {
     fn write_next_hops(&mut self) -> Result<usize, Failure> {
         let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
         let written = self.next_hops.refresh(&mut self.maps, &backends, &self.path_mtus).map_err(Failure::operation)?;
-        self.write_down_path_mtus()?;
+        self.write_down_path_mtus(&backends)?;
         Ok(written)
     }
 
     /// Writes down what routers told, for the next daemon and for `status`.
-    pub(super) fn write_down_path_mtus(&mut self) -> Result<(), Failure> {
-        let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
+    pub(super) fn write_down_path_mtus(&mut self, backends: &BTreeMap<u16, HaveBackend>) -> Result<(), Failure> {
         let present = self.maps.path_mtus().map_err(Failure::operation)?;
-        self.maps.set_path_mtus(&self.path_mtus.records(&backends, &present)).map_err(Failure::operation)
+        self.maps.set_path_mtus(&self.path_mtus.records(backends, &present)).map_err(Failure::operation)
     }
 }
