@@ -1,17 +1,18 @@
 //! Later fragments follow their first one, which has the ports.
 
-use crate::balance::{Forward, Ours, settle};
+use crate::balance::{Forward, settle};
 use crate::choose::Choice;
 use crate::entries::{Fragment, Vip};
 use crate::flow::Port;
 use crate::observe::Seen;
+use crate::ours::Ours;
 use crate::packet::Packet;
 use crate::parse::{self, Size};
 use crate::tables::BalancerTables;
 use crate::walk::Place;
 use crate::{Flow, Reason};
 
-/// A stage of its own: a later fragment to a VIP address, at a place that [`unusual`](crate::balance::unusual) found, goes after its first one, if that
+/// A stage of its own: a later fragment to a VIP address, at a place that [`locate`](crate::balance::locate) found, goes after its first one, if that
 /// is known.
 ///
 /// # Errors
@@ -32,11 +33,12 @@ fn forward<P: Packet, T: BalancerTables>(
     tables: &T,
     seen: &mut Seen,
 ) -> Result<Forward, Reason> {
-    let walked = place.later(&packet)?;
+    let walked = place.walked(&packet)?;
+    let identification = walked.identification(&packet)?;
     let (vip, tags) = (Vip { service: 0, options: Default::default() }, walked.tags());
     let size = Size { packet: 0, segment: 0 };
     let mut ours = Ours { network: walked.network, size, opens: false, tags, vip, packet };
-    let first = tables.fragment(&ours.fragment_key(walked.identification)).ok_or(Reason::Fragment)?;
+    let first = tables.fragment(&ours.fragment_key(identification)).ok_or(Reason::Fragment)?;
     if tables.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
         return Err(Reason::Fragment);
     }
