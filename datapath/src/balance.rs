@@ -3,11 +3,12 @@
 //! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
 //! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
 //! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
-//! [`follow`](crate::follow()). In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
+//! [`follow`](crate::follow()). What goes in UDP, [`gue::finish`] finishes. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
 //! the other.
 
 use crate::encapsulate::way;
 use crate::entries::Fragment;
+use crate::gue::Behind;
 use crate::observe::{self, Seen};
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
@@ -16,7 +17,7 @@ use crate::reject::reject;
 use crate::tables::BalancerTables;
 use crate::vip::{check_source, find_address, find_vip};
 use crate::walk::{self, Matter, Place};
-use crate::{Family, Reason, follow, icmp, parse};
+use crate::{Family, Reason, follow, gue, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +28,15 @@ pub struct Forward {
     pub family: Family,
     /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
     pub neighbour: u32,
+    /// In GUE, what the UDP header depends on: it is a matter for [`gue::finish`].
+    pub behind: Option<Behind>,
 }
 
 /// What the first stage made of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First<P> {
     /// It is encapsulated and accounted, and leaves.
-    Forward(Forward),
+    Forward(P, Forward),
     /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
     /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
@@ -44,7 +47,7 @@ pub enum First<P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<P> {
     /// It is encapsulated and accounted, and leaves.
-    Forward(Forward),
+    Forward(P, Forward),
     /// As [`First::TooBig`].
     TooBig(P, u32),
 }
@@ -57,14 +60,24 @@ pub enum Outcome<P> {
 /// verdict is to answer, or the reason [`Reason::NoRoom`].
 #[inline(always)]
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
+    let (packet, forward) = encapsulate(packet, tables)?;
+    match forward.behind {
+        None => Ok(forward),
+        Some(behind) => gue::finish(packet, behind, tables).map(|()| forward),
+    }
+}
+
+/// All stages but the one that finishes GUE.
+#[inline(always)]
+fn encapsulate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P, Forward), Reason> {
     match direct(packet, tables)? {
-        First::Forward(forward) => Ok(forward),
+        First::Forward(packet, forward) => Ok((packet, forward)),
         First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
         First::Unusual(packet) => {
             let (packet, place) = locate(packet, tables)?;
             match place.matter() {
                 Matter::General => match general(packet, place, tables)? {
-                    Outcome::Forward(forward) => Ok(forward),
+                    Outcome::Forward(packet, forward) => Ok((packet, forward)),
                     Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
                 },
                 Matter::Icmp => icmp(packet, place, tables),
@@ -85,7 +98,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     let outcome = forward_direct(packet, tables, &mut seen);
     let became = match &outcome {
         Ok(First::Unusual(_)) => return outcome,
-        Ok(First::Forward(forward)) => Ok(*forward),
+        Ok(First::Forward(_, forward)) => Ok(*forward),
         Ok(First::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
@@ -119,12 +132,21 @@ pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T
     let mut seen = Seen::default();
     let outcome = forward_at(packet, place, tables, &mut seen);
     let became = match &outcome {
-        Ok(Outcome::Forward(forward)) => Ok(*forward),
+        Ok(Outcome::Forward(_, forward)) => Ok(*forward),
         Ok(Outcome::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
     settle(tables, &seen, became);
     outcome
+}
+
+/// An outcome without the packet.
+#[inline(always)]
+pub(crate) fn became<P>(outcome: &Result<(P, Forward), Reason>) -> Result<Forward, Reason> {
+    match outcome {
+        Ok((_, forward)) => Ok(*forward),
+        Err(reason) => Err(*reason),
+    }
 }
 
 /// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
@@ -159,15 +181,15 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &network.source, &vip)?;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
-    let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
+    let packet = Ours { network, size, part: Part::Whole, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
-    let way = way(&packet.network, &choice, tables)?;
+    let way = way(&packet.network, vip.options, &choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, tables).map(First::Forward)
+    packet.send(&choice, &way, hash, tables).map(|(packet, forward)| First::Forward(packet, forward))
 }
 
 #[inline(always)]
@@ -194,7 +216,8 @@ fn forward_at<P: Packet, T: BalancerTables>(
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &walked.network.source, &vip)?;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
+    let (part, opens, tags) = (walked.part, transport.opens, walked.tags());
+    let packet = Ours { network: walked.network, size, part, opens, tags, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
@@ -204,15 +227,16 @@ fn forward_at<P: Packet, T: BalancerTables>(
             service: vip.service,
             backend: u32::from(choice.index),
             incarnation: choice.backend.incarnation,
-            hint: u32::from(choice.hint),
+            hint: choice.hint,
+            options: vip.options.word() as u16,
         };
         let key = packet.fragment_key(walked.identification(&packet.packet)?);
         tables.remember_fragment(&key, &entry);
     }
-    let way = way(&packet.network, &choice, tables)?;
+    let way = way(&packet.network, vip.options, &choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way)? {
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, tables).map(Outcome::Forward)
+    packet.send(&choice, &way, hash, tables).map(|(packet, forward)| Outcome::Forward(packet, forward))
 }

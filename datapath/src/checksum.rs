@@ -10,20 +10,30 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
-/// The checksum of five 32-bit words, the option-less IPv4 header whose checksum field is zero.
-///
-/// The sum does not depend on the byte order in which it is made (RFC 1071 section 2B): words in wire order give a checksum in
-/// wire order, without a swap.
+/// Folds a sum of at most 2^16 32-bit words to 16 bits, one's complement.
+#[inline(always)]
+pub const fn fold_wide(sum: u64) -> u16 {
+    // Less than 2^48, so these halves sum to less than 2^18.
+    fold((sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32) as u32)
+}
+
+/// The sum of 32-bit words. It does not depend on the byte order in which it is made (RFC 1071 section 2B): words in wire order give, folded, a sum in wire
+/// order, without a swap.
+#[inline(always)]
+pub const fn sum<const N: usize>(words: [u32; N]) -> u64 {
+    let mut sum = 0_u64;
+    let mut i = 0;
+    while i < N {
+        sum = sum.wrapping_add(words[i] as u64);
+        i = i.wrapping_add(1);
+    }
+    sum
+}
+
+/// The checksum of five 32-bit words in wire order, the option-less IPv4 header whose checksum field is zero.
 #[inline(always)]
 pub const fn words(words: [u32; 5]) -> u16 {
-    let sum = (words[0] as u64)
-        .wrapping_add(words[1] as u64)
-        .wrapping_add(words[2] as u64)
-        .wrapping_add(words[3] as u64)
-        .wrapping_add(words[4] as u64);
-    // Five words of 32 bits sum to less than 2^35, their halves to less than 2^18.
-    let sum = (sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32);
-    !fold(sum as u32)
+    !fold_wide(sum(words))
 }
 
 /// The checksum after one 16-bit word under it changed from `old` to `new`, all in one byte order (RFC 1624, equation 3).

@@ -1,14 +1,14 @@
-//! The backend's path where its kernel has no tunnel device: takes the outer header off packets for its VIPs.
+//! The backend's path where its kernel has no tunnel device: takes the outer headers off packets for its VIPs.
 
 use crate::entries::PrefixKey;
-use crate::flow::{IPV4_IN_IP, IPV6_IN_IP};
-use crate::header::{Ipv4, Ipv6};
+use crate::flow::{IPV4_IN_IP, IPV6_IN_IP, UDP};
+use crate::header::{InUdp, Ipv4, Ipv6, Udp};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::Network;
 use crate::tables::BackendTables;
 use crate::{Family, Plain, Reason, ecn, parse};
 
-/// Takes the outer header off one packet: on success the inner packet is on its way to the local stack, and accounted.
+/// Takes the outer header off one packet, the one of UDP with it: on success the inner packet is on its way to the local stack, and accounted.
 ///
 /// Only what is addressed to this host and carries a packet to a VIP address is touched. An outer header with options, or a fragment,
 /// is left to the kernel: no balancer of ours sends them.
@@ -34,22 +34,45 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
             if outer.header != Ipv4::SIZE || outer.fragment {
                 return Err(Reason::NotTunnel);
             }
-            take::<Ipv4, P, T>(packet, tables, &outer)
+            match outer.protocol {
+                UDP => take::<InUdp<Ipv4>, P, T>(packet, tables, &outer),
+                _ => take::<Ipv4, P, T>(packet, tables, &outer),
+            }
         }
         Family::V6 => {
             let outer = parse::ipv6(&packet, ETHERNET)?;
-            take::<Ipv6, P, T>(packet, tables, &outer)
+            match outer.protocol {
+                UDP => take::<InUdp<Ipv6>, P, T>(packet, tables, &outer),
+                _ => take::<Ipv6, P, T>(packet, tables, &outer),
+            }
         }
     }
 }
 
-/// Takes off an outer header that is an `O`.
+/// The family of a packet that is directly behind a UDP header at `start`, in GUE variant 1. The two bits that say the variant are an IP version's.
+///
+/// The checksum is not looked at: that of the packet inside is, by whoever receives it.
+#[inline(always)]
+fn in_gue<P: Packet, T: BackendTables>(packet: &P, tables: &T, start: usize) -> Option<Family> {
+    let udp: Udp = packet.load(start)?;
+    if tables.gue_port().is_none() || udp.destination_port != tables.gue_port() {
+        return None;
+    }
+    match packet.load::<u8>(start.wrapping_add(Udp::SIZE))? >> 4 {
+        4 => Some(Family::V4),
+        6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// Takes off outer headers that are an `O`.
 #[inline(always)]
 fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Network) -> Result<(), Reason> {
     let start = ETHERNET.wrapping_add(size_of::<O>());
     let family = match outer.protocol {
         IPV4_IN_IP => Family::V4,
         IPV6_IN_IP => Family::V6,
+        UDP => in_gue(&packet, tables, ETHERNET.wrapping_add(outer.header)).ok_or(Reason::NotTunnel)?,
         _ => return Err(Reason::NotTunnel),
     };
     if family != outer.family && !tables.crosses() || outer.is_to_mapped() || !tables.is_local(&outer.destination) {
@@ -64,7 +87,7 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    let bytes = measure(&packet, outer, &inner)?;
+    let bytes = measure(&packet, start, &inner)?;
     let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
     let packets = packet.segments();
     match family {
@@ -81,10 +104,10 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     Ok(())
 }
 
-/// Bytes of the inner packet: a length that lies is a drop.
+/// Bytes of the inner packet, which is at `start`: a length that lies is a drop.
 #[inline(always)]
-fn measure<P: Packet>(packet: &P, outer: &Network, inner: &Network) -> Result<u64, Reason> {
-    let present = packet.length().wrapping_sub(ETHERNET).wrapping_sub(outer.header);
+fn measure<P: Packet>(packet: &P, start: usize, inner: &Network) -> Result<u64, Reason> {
+    let present = packet.length().wrapping_sub(start);
     let unclaimed = match inner.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,

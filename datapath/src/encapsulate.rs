@@ -1,11 +1,12 @@
-//! Outer headers: IPv4 and IPv6 in each of them (RFC 2003, RFC 2473, RFC 4213 section 3).
+//! Outer headers: IPv4 and IPv6 in each of them (RFC 2003, RFC 2473, RFC 4213 section 3), or in UDP in each of them ([`crate::gue`]).
 
 use crate::balance::Forward;
 use crate::choose::Choice;
 use crate::entries::NextHop;
-use crate::flow::{IPV4_IN_IP, IPV6_IN_IP};
-use crate::header::{Ipv4, Ipv6};
-use crate::options::Features;
+use crate::flow::{IPV4_IN_IP, IPV6_IN_IP, UDP};
+use crate::gue::Behind;
+use crate::header::{Ipv4, Ipv6, Udp};
+use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
 use crate::parse::{Network, Size};
 use crate::tables::BalancerTables;
@@ -17,27 +18,25 @@ pub const OUTER_HOPS: u8 = 64;
 /// The bits of an IPv4 identification that carry the hint. The kernel counts the lower ones up when it cuts a merged packet.
 pub const IPV4_HINT: u16 = 0xffc0;
 
-/// The outer IPv4 header in front of a packet of `family` and `length` bytes.
+/// The outer IPv4 header in front of `length` bytes of `protocol`.
 ///
 /// Don't-fragment is set: the outer packet is never cut, so the identification is free to carry the hint (RFC 6864 section 4.1).
 /// When the total length does not fit its field it is zero, which only a merged packet can reach: each segment gets its own.
 #[inline(always)]
-pub fn ipv4(source: Address, destination: Address, family: Family, length: usize, class: u8, hint: u16) -> Ipv4 {
+pub fn ipv4(source: Address, destination: Address, protocol: u8, length: usize, class: u8, hint: u16) -> Ipv4 {
     let total = u16::try_from(length.wrapping_add(Ipv4::SIZE)).unwrap_or(0);
     let [.., source] = source.words();
     let [.., destination] = destination.words();
-    let protocol = protocol(family);
     Ipv4::new(ecn::encapsulate(class), total, hint & IPV4_HINT, OUTER_HOPS, protocol, source, destination)
 }
 
-/// The outer IPv6 header in front of a packet of `family` and `length` bytes; the flow label carries the hint.
+/// The outer IPv6 header in front of `length` bytes of `protocol`; the flow label carries the hint.
 ///
 /// When the payload length does not fit its field it is zero, as in [`ipv4`].
 #[inline(always)]
-pub fn ipv6(source: Address, destination: Address, family: Family, length: usize, class: u8, hint: u16) -> Ipv6 {
+pub fn ipv6(source: Address, destination: Address, protocol: u8, length: usize, class: u8, hint: u16) -> Ipv6 {
     let payload = u16::try_from(length).unwrap_or(0);
-    let (class, protocol) = (ecn::encapsulate(class), protocol(family));
-    Ipv6::new(class, u32::from(hint), payload, protocol, OUTER_HOPS, source.words(), destination.words())
+    Ipv6::new(ecn::encapsulate(class), u32::from(hint), payload, protocol, OUTER_HOPS, source.words(), destination.words())
 }
 
 /// The protocol number of a packet of `family` in IP.
@@ -51,7 +50,9 @@ const fn protocol(family: Family) -> u8 {
 /// The way to a backend.
 pub(crate) struct Way {
     /// The family of the outer header.
-    family: Family,
+    pub(crate) family: Family,
+    /// Whether the packet goes in UDP.
+    pub(crate) gue: bool,
     next_hop: NextHop,
 }
 
@@ -63,13 +64,19 @@ impl Way {
             Family::V4 => Ipv4::SIZE,
             Family::V6 => Ipv6::SIZE,
         };
+        let outer = if self.gue { outer.wrapping_add(Udp::SIZE) } else { outer };
         (self.next_hop.mtu as u32).saturating_sub(outer as u32)
     }
 }
 
 /// Finds the way to the backend: in the packet's own family when there is one, else in the other.
 #[inline(always)]
-pub(crate) fn way<T: BalancerTables>(inner: &Network, choice: &Choice, tables: &T) -> Result<Way, Reason> {
+pub(crate) fn way<T: BalancerTables>(
+    inner: &Network,
+    options: VipOptions,
+    choice: &Choice,
+    tables: &T,
+) -> Result<Way, Reason> {
     let mut family = inner.family;
     let mut next_hop = next_hop(tables, choice, family);
     if next_hop.is_none() {
@@ -80,10 +87,11 @@ pub(crate) fn way<T: BalancerTables>(inner: &Network, choice: &Choice, tables: &
         let nowhere = choice.backend.v4.is_none() && choice.backend.v6.is_none();
         return Err(if nowhere { Reason::NoEncapsulation } else { Reason::NoRoute });
     };
-    Ok(Way { family, next_hop })
+    let gue = tables.features().has(Features::GUE) && options.has(VipOptions::GUE);
+    Ok(Way { family, gue, next_hop })
 }
 
-/// Writes the outer header; the packet fits with it.
+/// Writes the outer header; the packet fits with it. In GUE the UDP header is left to [`crate::gue::finish`], as `behind` says.
 #[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
@@ -93,31 +101,34 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     tags: Option<usize>,
     choice: &Choice,
     way: &Way,
+    behind: Option<Behind>,
     hash: u64,
     tables: &T,
-) -> Result<Forward, Reason> {
-    let Way { family, next_hop } = *way;
+) -> Result<(P, Forward), Reason> {
+    let Way { family, gue, next_hop } = *way;
     let packet = match tags {
         None => packet,
         Some(bytes) => packet.untag(bytes)?,
     };
     let (class, hint) = (inner.traffic_class, choice.hint);
-    match family {
+    let (protocol, length) =
+        if gue { (UDP, size.packet.wrapping_add(Udp::SIZE)) } else { (protocol(inner.family), size.packet) };
+    let packet = match family {
         Family::V4 => {
             let source = source(tables, family, hash);
-            let outer = ipv4(source, choice.backend.v4, inner.family, size.packet, class, hint);
-            packet.encapsulate(family, inner.family, &outer)?;
+            let outer = ipv4(source, choice.backend.v4, protocol, length, class, hint);
+            packet.encapsulate(family, inner.family, &outer, gue)?
         }
         Family::V6 => {
             let source = source(tables, family, hash);
-            let outer = ipv6(source, choice.backend.v6, inner.family, size.packet, class, hint);
-            packet.encapsulate(family, inner.family, &outer)?;
+            let outer = ipv6(source, choice.backend.v6, protocol, length, class, hint);
+            packet.encapsulate(family, inner.family, &outer, gue)?
         }
-    }
+    };
     // Sources that differ may have routes that differ.
     let known = !tables.features().has(Features::SOURCES);
     let neighbour = if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
-    Ok(Forward { interface: next_hop.interface, family, neighbour })
+    Ok((packet, Forward { interface: next_hop.interface, family, neighbour, behind }))
 }
 
 /// The source of an outer header: where sources are spread, some of its bits are the flow's own.

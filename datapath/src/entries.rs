@@ -383,7 +383,9 @@ pub struct Fragment {
     /// The backend's incarnation then.
     pub incarnation: u32,
     /// The hint that the first fragment carried.
-    pub hint: u32,
+    pub hint: u16,
+    /// The lower half of [`Vip::options`] of the first fragment's VIP.
+    pub options: u16,
 }
 plain!(Fragment, 24);
 
@@ -446,6 +448,8 @@ pub struct Settings {
     pub source_bits_v4: u32,
     /// Bits of the last word of `source_v6`, as above.
     pub source_bits_v6: u32,
+    /// Destination port of GUE.
+    pub gue_port: Port,
     /// How often each CPU may send an ICMP error.
     pub errors: Rate,
 }
@@ -459,6 +463,7 @@ impl Settings {
         source_v6: Address::NONE,
         source_bits_v4: 0,
         source_bits_v6: 0,
+        gue_port: Port::new(0),
         errors: Rate::NONE,
     };
 }

@@ -19,7 +19,7 @@ pub const IPV4_IN_IP: u8 = 4;
 pub const IPV6_IN_IP: u8 = 41;
 
 /// A TCP or UDP port, held in wire order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Port(u16);
 plain!(Port, 2);
@@ -34,6 +34,12 @@ impl Port {
     #[inline(always)]
     pub const fn wire(self) -> [u8; 2] {
         self.0.to_ne_bytes()
+    }
+
+    /// Whether its number is 0.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
     }
 
     /// Its number.

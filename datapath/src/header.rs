@@ -3,6 +3,7 @@
 //! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are read and written through the
 //! functions of this module; nothing else swaps bytes.
 
+use crate::flow::{Port, UDP};
 use crate::parse::Part;
 use crate::plain::plain;
 use crate::{Address, checksum};
@@ -53,9 +54,9 @@ plain!(Ipv6Fragment, 8);
 #[repr(C)]
 pub struct Tcp {
     /// Source port, wire order.
-    pub source_port: crate::flow::Port,
+    pub source_port: Port,
     /// Destination port, wire order.
-    pub destination_port: crate::flow::Port,
+    pub destination_port: Port,
     sequence: [u16; 2],
     acknowledgement: [u16; 2],
     data_offset: u8,
@@ -68,13 +69,25 @@ plain!(Tcp, 14);
 #[repr(C)]
 pub struct Udp {
     /// Source port, wire order.
-    pub source_port: crate::flow::Port,
+    pub source_port: Port,
     /// Destination port, wire order.
-    pub destination_port: crate::flow::Port,
+    pub destination_port: Port,
     length: u16,
     checksum: u16,
 }
 plain!(Udp, 8);
+
+/// An IP header and the UDP header behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct InUdp<T> {
+    /// The IP header.
+    pub network: T,
+    /// The UDP header.
+    pub transport: Udp,
+}
+plain!(InUdp<Ipv4>, 28);
+plain!(InUdp<Ipv6>, 48);
 
 /// The start of an ICMP or ICMPv6 message (RFC 792, RFC 4443 section 2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,6 +245,12 @@ impl Ipv4 {
     #[inline(always)]
     pub const fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    /// Both addresses as words, wire order: source, destination.
+    #[inline(always)]
+    pub const fn addresses(&self) -> [u32; 2] {
+        [self.source, self.destination]
     }
 
     /// Source address.
@@ -394,6 +413,42 @@ impl Tcp {
 impl Udp {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
+
+    /// A header without a checksum. `length`, in bytes, counts the header and is a number.
+    #[inline(always)]
+    pub const fn new(source_port: Port, destination_port: Port, length: u16) -> Self {
+        Self { source_port, destination_port, length: length.to_be(), checksum: 0 }
+    }
+
+    /// The header with a checksum; `rest` is the sum of 32-bit words, wire order, of both addresses and all that follows the header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_checksum(mut self, rest: u64) -> Self {
+        let [a, b] = self.source_port.wire();
+        let [c, d] = self.destination_port.wire();
+        // The length is in the pseudo-header, too (RFC 768).
+        let sum = checksum::sum([u32::from_ne_bytes([a, b, c, d]), self.length as u32, self.length as u32]);
+        // A number of 16 bits in wire order has the same weight wherever it stands in a word.
+        let protocol = (UDP as u16).to_be() as u64;
+        self.checksum = match !checksum::fold_wide(rest.wrapping_add(sum).wrapping_add(protocol)) {
+            // Zero says that there is none.
+            0 => u16::MAX,
+            checksum => checksum,
+        };
+        self
+    }
+
+    /// Whether it has a checksum.
+    #[inline(always)]
+    pub const fn has_checksum(&self) -> bool {
+        self.checksum != 0
+    }
+
+    /// Bytes of header and payload as it claims.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        u16::from_be(self.length) as usize
+    }
 }
 
 /// Two bytes and a half word in memory order as one word.

@@ -1,6 +1,6 @@
 //! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
 
-use crate::balance::{Forward, settle};
+use crate::balance::{Forward, became, settle};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
 use crate::header::{Icmp, Ipv4, Ipv6};
@@ -60,15 +60,20 @@ impl Message {
 ///
 /// As [`crate::balance()`]; [`Reason::PingAnswered`] when the packet has become the answer to a ping.
 #[inline(always)]
-pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
+pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<(P, Forward), Reason> {
     let mut seen = Seen::default();
     let outcome = act(packet, place, tables, &mut seen);
-    settle(tables, &seen, outcome);
+    settle(tables, &seen, became(&outcome));
     outcome
 }
 
 #[inline(always)]
-fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: &mut Seen) -> Result<Forward, Reason> {
+fn act<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+    seen: &mut Seen,
+) -> Result<(P, Forward), Reason> {
     let walked = place.walked(&packet)?;
     let network = walked.network;
     let address = find_address(tables, &network)?;
@@ -95,7 +100,7 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: 
     seen.service = vip.service;
     check_source(tables, &flow.source, &vip)?;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
-    let ours = Ours { network, size, opens: false, tags: walked.tags(), vip, packet };
+    let ours = Ours { network, size, part: Part::Whole, opens: false, tags: walked.tags(), vip, packet };
     let (choice, hash) = ours.choose(&flow, tables, false)?;
     seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.

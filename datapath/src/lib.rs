@@ -23,6 +23,7 @@ pub mod encapsulate;
 pub mod entries;
 pub mod flow;
 pub mod follow;
+pub mod gue;
 pub mod header;
 pub mod icmp;
 #[cfg(feature = "memory")]

@@ -7,6 +7,8 @@ use crate::entries::{
     Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey,
     ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
+use crate::flow::Port;
+use crate::header::Udp;
 use crate::observe::{Event, HEAD, Observer, switch};
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type, is_group};
@@ -124,10 +126,18 @@ impl Packet for Buffer<'_> {
         Ok(())
     }
 
-    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
+        // What is not written over is seen.
+        const UNWRITTEN: [u8; Udp::SIZE] = [0xee; Udp::SIZE];
+
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
-        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
-        Ok(())
+        let between = if gue { &UNWRITTEN[..] } else { &[] };
+        self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().chain(between).copied());
+        Ok(self)
+    }
+
+    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        self.store(offset, header)
     }
 
     fn decapsulate<T: Plain, H: Plain>(self, _: Family, inner: Family, head: &H) -> Result<(), Reason> {
@@ -298,6 +308,10 @@ impl BalancerTables for Balancer {
         }
     }
 
+    fn gue_port(&self) -> Port {
+        self.settings.gue_port
+    }
+
     fn source_bits(&self, family: Family) -> u32 {
         match family {
             Family::V4 => self.settings.source_bits_v4,
@@ -428,6 +442,8 @@ pub struct BackendHost {
     pub local_addresses: HashSet<Address>,
     /// Whether the kernel can cross families.
     pub crosses: bool,
+    /// The port of GUE.
+    pub gue_port: Port,
     /// The map `VIP_PREFIXES`.
     pub vip_prefixes: HashSet<PrefixKey>,
     /// The map `LARGEST_SEGMENTS`, by [`Family::index`].
@@ -447,6 +463,10 @@ impl BackendTables for BackendHost {
 
     fn crosses(&self) -> bool {
         self.crosses
+    }
+
+    fn gue_port(&self) -> Port {
+        self.gue_port
     }
 
     fn is_vip(&self, key: &PrefixKey) -> bool {

@@ -70,6 +70,10 @@ bits! {
         HASH_CLIENT = 1;
         /// Hash the client's address alone: it has the same backend at all VIPs of the service.
         HASH_SOURCE = 1 << 1;
+        /// Packets to backends are encapsulated in UDP ([`crate::gue`]).
+        GUE = 1 << 4;
+        /// The service's backends take UDP over IPv6 without a checksum.
+        NO_CHECKSUM = 1 << 5;
         /// The service has a list of sources in `LISTS`.
         LISTED = 1 << 16;
         /// The service has rates in `RATES`.
@@ -91,6 +95,8 @@ bits! {
         SOURCES = 1 << 3;
         /// Captures: a look at `EVENT_SWITCH` for each packet.
         EVENTS = 1 << 4;
+        /// Services whose packets are encapsulated in UDP.
+        GUE = 1 << 8;
         /// A list of sources that counts for every VIP.
         LIST_OF_ALL = 1 << 16;
         /// Services with lists of sources of their own.

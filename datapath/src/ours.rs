@@ -6,7 +6,7 @@ use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{FragmentKey, Vip};
 use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
-use crate::parse::{Network, Size, Transport};
+use crate::parse::{Network, Part, Size, Transport};
 use crate::rates::{Asks, SourceKey};
 use crate::reject::smallest;
 use crate::tables::{BalancerTables, Forwarded};
@@ -17,6 +17,8 @@ pub(crate) struct Ours<P> {
     pub(crate) packet: P,
     pub(crate) network: Network,
     pub(crate) size: Size,
+    /// Which part of a fragmented packet it is.
+    pub(crate) part: Part,
     /// Whether it opens a TCP connection.
     pub(crate) opens: bool,
     /// Bytes of VLAN tags in the frame, if it has tags there or beside.
@@ -100,8 +102,8 @@ impl<P: Packet> Ours<P> {
         choice: &Choice,
         hash: u64,
         tables: &T,
-    ) -> Result<Forward, Reason> {
-        let way = way(&self.network, choice, tables)?;
+    ) -> Result<(P, Forward), Reason> {
+        let way = way(&self.network, self.vip.options, choice, tables)?;
         if self.size.segment > way.room() as usize {
             return Err(Reason::TooBig);
         }
@@ -116,14 +118,15 @@ impl<P: Packet> Ours<P> {
         way: &Way,
         hash: u64,
         tables: &T,
-    ) -> Result<Forward, Reason> {
+    ) -> Result<(P, Forward), Reason> {
+        let behind = if way.gue { Some(self.behind(way.family, hash)?) } else { None };
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,
             new_flows: u64::from(self.opens),
         };
-        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
+        let sent = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, behind, hash, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
-        Ok(forward)
+        Ok(sent)
     }
 }

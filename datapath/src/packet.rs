@@ -86,12 +86,20 @@ pub trait Packet: Sized {
     /// [`Reason::NoRoom`].
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
 
-    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`.
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`; in GUE (`gue`) with room for a UDP
+    /// header behind it.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason>;
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason>;
+
+    /// Overwrites bytes of headers that this program has inserted. `offset` is a constant wherever the function is called.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoRoom`].
+    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason>;
 
     /// Removes the outer header `T`, of the family `outer`, behind the Ethernet header, then overwrites the start of the header of the family
     /// `inner` that follows it with `head`.

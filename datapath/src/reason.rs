@@ -104,7 +104,10 @@ reasons! {
     /// The source sends more packets or new flows than the service's `rate` lets through for each. Not normal: an attack, many clients
     /// behind one address, or a limit that is too low.
     SourceLimit = 28, "source_limit", Drop;
-    /// Not addressed to this backend as IP-in-IP. Normal: everybody else's traffic.
+    /// A merged packet, a fragment, or one without a checksum of its own: in UDP over IPv6 it would go without a checksum, and the service does not say that its
+    /// backends take that (`udp_zero_checksum`). Not normal: say it, or turn merging (GRO) off.
+    NoChecksum = 30, "no_checksum", Drop;
+    /// Not addressed to this backend as IP-in-IP or GUE. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
     /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;

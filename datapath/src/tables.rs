@@ -5,6 +5,7 @@ use crate::entries::Settings;
 use crate::entries::{
     Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, Vip, VipAddress, VipKey,
 };
+use crate::flow::Port;
 use crate::observe::{Event, Observer};
 use crate::options::Features;
 use crate::rates::{Asks, SourceKey};
@@ -55,6 +56,8 @@ pub trait BalancerTables: EventTables {
     fn source(&self, family: Family) -> Address;
     /// [`Settings::source_bits_v4`] or [`Settings::source_bits_v6`].
     fn source_bits(&self, family: Family) -> u32;
+    /// [`Settings::gue_port`].
+    fn gue_port(&self) -> Port;
     /// Nanoseconds of a clock that never goes back.
     fn now(&self) -> u64;
     /// Whether one more ICMP error may be sent now; if so, it is one less later.
@@ -110,6 +113,8 @@ pub trait BackendTables {
     fn is_local(&self, address: &Address) -> bool;
     /// Whether the kernel can take off an outer header of another family than the inner one's; a constant.
     fn crosses(&self) -> bool;
+    /// The port of GUE, a constant; number 0 where none is taken off.
+    fn gue_port(&self) -> Port;
     /// Whether the address is one that this backend serves, alone or in a prefix.
     fn is_vip(&self, key: &PrefixKey) -> bool;
     /// The largest maximum segment size that a VIP of a family may tell; 0 where any may be told.

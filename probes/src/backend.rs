@@ -9,12 +9,17 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use sluice_datapath::entries::{Decapsulated, LocalAddress, PrefixKey, VipAddress};
+use sluice_datapath::flow::Port;
 use sluice_datapath::{Address, BackendTables, Family, Reason, clamp, decapsulate};
 use sluice_probes::tc::{self, TcPacket};
 
 /// Not 0 where the kernel can take off an outer header of another family than the inner one's; fixed when the program is loaded.
 #[unsafe(no_mangle)]
 static CROSSES: Global<u32> = Global::new(0);
+
+/// The port of GUE, wire order; 0 where none is taken off.
+#[unsafe(no_mangle)]
+static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
 /// Addresses of this host to which encapsulated packets may come. The loader sets the capacity.
 #[btf_map]
@@ -65,6 +70,11 @@ impl BackendTables for Maps {
     #[inline(always)]
     fn crosses(&self) -> bool {
         CROSSES.load() != 0
+    }
+
+    #[inline(always)]
+    fn gue_port(&self) -> Port {
+        GUE_PORT.load()
     }
 
     #[inline(always)]

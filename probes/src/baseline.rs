@@ -97,18 +97,18 @@ fn send(packet: &XdpPacket) -> Option<()> {
     let following = flow.wrapping_add(1);
     // SAFETY: as above.
     unsafe { *next = if following < FLOWS.load() { following } else { 0 } };
-    packet.write(0, &HEADERS.load()).ok()?;
-    packet.write(SOURCE_PORT, &FIRST_PORT.wrapping_add(flow as u16).to_be()).ok()
+    packet.put(0, &HEADERS.load()).ok()?;
+    packet.put(SOURCE_PORT, &FIRST_PORT.wrapping_add(flow as u16).to_be()).ok()
 }
 
 #[inline(always)]
 fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
     let family = parse::family(&packet).ok()??;
     match family {
-        Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load()).ok()?,
-        Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load()).ok()?,
+        Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load(), false).ok()?,
+        Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load(), false).ok()?,
     }
-    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0 })
+    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0, behind: None })
 }
 
 sluice_probes::license!();

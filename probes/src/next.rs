@@ -1,5 +1,6 @@
 //! What one stage tells the next, in place of an action of TC's or XDP's.
 
+use sluice_datapath::gue::Behind;
 use sluice_datapath::verifier::forgotten;
 use sluice_datapath::walk::Place;
 
@@ -9,6 +10,13 @@ const NO_ACTION: u64 = 1 << 32;
 const LOCATE: u64 = NO_ACTION;
 const AT: u64 = NO_ACTION | 1 << 33;
 const TOO_BIG: u64 = NO_ACTION | 1 << 34;
+const FINISH: u64 = NO_ACTION | 1 << 35;
+
+/// The bits that say which.
+const WHICH: u64 = LOCATE | AT | TOO_BIG | FINISH;
+
+/// Where an action is, beside what is to be done before it.
+const ACTION: u32 = 36;
 
 /// The stage that comes next. The packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +29,8 @@ pub enum Next {
     At(Place),
     /// [`sluice_datapath::reject()`], which tells this MTU.
     TooBig(u32),
+    /// [`sluice_datapath::gue::finish`]; then the action, which has less than 28 bits.
+    Finish(u32, Behind),
 }
 
 impl Next {
@@ -32,16 +42,18 @@ impl Next {
             Self::Locate => LOCATE,
             Self::At(place) => AT | place.to_word() as u64,
             Self::TooBig(mtu) => TOO_BIG | mtu as u64,
+            Self::Finish(action, behind) => FINISH | (action as u64) << ACTION | behind.to_word() as u64,
         }
     }
 
     /// What a number says that a stage returned.
     #[inline(always)]
     pub fn of(word: u64) -> Self {
-        match word >> 32 << 32 {
+        match word & WHICH {
             LOCATE => Self::Locate,
             AT => Self::At(Place::from_word(word as u32)),
             TOO_BIG => Self::TooBig(forgotten(word as u32)),
+            FINISH => Self::Finish((word >> ACTION) as u32, Behind::from_word(forgotten(word as u32))),
             _ => Self::Nothing,
         }
     }

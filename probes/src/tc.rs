@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
     bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{
@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
     bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
 use sluice_datapath::entries::Neighbour;
-use sluice_datapath::header::Ipv6;
+use sluice_datapath::header::{Ipv6, Udp};
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::parse::is_tag;
@@ -23,8 +23,8 @@ use crate::access;
 use crate::hook::Hook;
 
 /// Bytes that are made linear before a packet is read: the headers that are read at constant offsets, on the balancer (Ethernet,
-/// IPv6, TCP) as on the backend (Ethernet, two IPv6 headers).
-const HEADERS: u32 = (ETHERNET + 2 * Ipv6::SIZE) as u32;
+/// IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
+const HEADERS: u32 = (ETHERNET + 2 * Ipv6::SIZE + Udp::SIZE) as u32;
 
 /// A packet at a TC hook.
 pub struct TcPacket {
@@ -79,7 +79,7 @@ impl TcPacket {
     }
 
     #[inline(always)]
-    fn write<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn put<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
         unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
@@ -253,20 +253,28 @@ impl Packet for TcPacket {
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
     /// the size of their segments (`FIXED_GSO`), since that was judged before.
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
         let flags = BPF_F_ADJ_ROOM_FIXED_GSO
             | match family {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
             };
+        let (between, udp) = if gue { (Udp::SIZE, BPF_F_ADJ_ROOM_ENCAP_L4_UDP) } else { (0, 0) };
+        let (bytes, flags) = (size_of::<T>().wrapping_add(between) as i32, u64::from(flags | udp));
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
-        if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, u64::from(flags)) } != 0 {
+        if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
             return Err(Reason::NoRoom);
         }
         if family != inner {
-            self.write(ETHERNET - 2, &ether_type(family))?;
+            self.put(ETHERNET - 2, &ether_type(family))?;
         }
-        self.write(ETHERNET, outer)
+        self.put(ETHERNET, outer)?;
+        Ok(self)
+    }
+
+    #[inline(always)]
+    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        self.put(offset, header)
     }
 
     #[inline(always)]
@@ -284,9 +292,9 @@ impl Packet for TcPacket {
             return Err(Reason::NoRoom);
         }
         if outer != inner {
-            self.write(ETHERNET - 2, &ether_type(inner))?;
+            self.put(ETHERNET - 2, &ether_type(inner))?;
         }
-        self.write(ETHERNET, head)
+        self.put(ETHERNET, head)
     }
 }
 

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::entries::Neighbour;
+use sluice_datapath::header::Udp;
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
@@ -43,7 +44,7 @@ impl XdpPacket {
     ///
     /// [`Reason::NoRoom`] when the packet ends before the header does.
     #[inline(always)]
-    pub fn write<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+    pub fn put<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
         unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
@@ -59,8 +60,8 @@ impl XdpPacket {
         if unsafe { bpf_xdp_adjust_head(self.xdp, delta) } != 0 {
             return Err(Reason::NoRoom);
         }
-        self.write(0, &addresses)?;
-        self.write(ETHERNET - 2, &ether_type)
+        self.put(0, &addresses)?;
+        self.put(ETHERNET - 2, &ether_type)
     }
 }
 
@@ -152,7 +153,7 @@ impl Packet for XdpPacket {
         if unsafe { bpf_xdp_adjust_head(self.xdp, bytes as i32) } != 0 {
             return Err(Reason::NoRoom);
         }
-        self.write(0, &addresses)?;
+        self.put(0, &addresses)?;
         Ok(self)
     }
 
@@ -206,25 +207,32 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
-        self.write(ETHERNET, headers)
+        self.put(ETHERNET, headers)
     }
 
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
-        self.move_head((size_of::<T>() as i32).wrapping_neg())?;
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
+        let between = if gue { Udp::SIZE } else { 0 };
+        self.move_head((size_of::<T>().wrapping_add(between) as i32).wrapping_neg())?;
         if family != inner {
-            self.write(ETHERNET - 2, &ether_type(family))?;
+            self.put(ETHERNET - 2, &ether_type(family))?;
         }
-        self.write(ETHERNET, outer)
+        self.put(ETHERNET, outer)?;
+        Ok(self)
+    }
+
+    #[inline(always)]
+    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+        self.put(offset, header)
     }
 
     #[inline(always)]
     fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
         self.move_head(size_of::<T>() as i32)?;
         if outer != inner {
-            self.write(ETHERNET - 2, &ether_type(inner))?;
+            self.put(ETHERNET - 2, &ether_type(inner))?;
         }
-        self.write(ETHERNET, head)
+        self.put(ETHERNET, head)
     }
 }
 
@@ -274,7 +282,7 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     let words = |octets: *const [u8; 6]| octets.cast::<[u16; 3]>();
     // SAFETY: the kernel's struct is aligned, and has both addresses at even offsets.
     let (to, from) = unsafe { (words(&raw const route.dmac).read(), words(&raw const route.smac).read()) };
-    packet.write(0, &[to, from]).ok()?;
+    packet.put(0, &[to, from]).ok()?;
     Some(route.ifindex)
 }
 

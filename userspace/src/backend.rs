@@ -11,10 +11,11 @@ use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use sluice_datapath::Family;
+use sluice_datapath::flow::Port;
 use tracing::{info, warn};
 
 use crate::attachment::Attachment;
-use crate::bpf::{self, BackendMaps, BackendPrograms, Pins, Replaced};
+use crate::bpf::{self, BackendHost, BackendMaps, BackendPrograms, Pins, Replaced};
 use crate::cli::Backend;
 use crate::config::{self, Config, Limits};
 use crate::daemon::{self, Asked, Entry, REFRESH, STATE, Signals};
@@ -66,6 +67,8 @@ struct Duty {
     /// The VIP addresses and prefixes of the services that list it, whatever its weight: it may still hold their flows.
     vips: Vec<IpNet>,
     interfaces: Vec<String>,
+    /// The port of GUE, where a service that lists it has that.
+    gue_port: Option<u16>,
     /// Nothing is clamped without it.
     clamping: Option<Clamping>,
 }
@@ -81,13 +84,15 @@ impl Duty {
         };
         let backend = &config.backends()[position];
         let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
-        let services = config.services().iter().filter(serves);
-        let vips: BTreeSet<IpNet> = services.flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
+        let services = || config.services().iter().filter(serves);
+        let overhead = services().map(|service| service.encapsulation().overhead()).max().unwrap_or(0);
+        let vips: BTreeSet<IpNet> = services().flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),
             local: backend.addresses().collect(),
             interfaces: if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec(),
-            clamping: Clamping::of(args, config, backend).filter(|_| !vips.is_empty()),
+            gue_port: (overhead > 0).then_some(config.underlay().gue_port),
+            clamping: Clamping::of(args, config, backend, overhead).filter(|_| !vips.is_empty()),
             vips: vips.into_iter().collect(),
         })
     }
@@ -118,6 +123,8 @@ struct Running {
     clamping: Attachment,
     /// The programs, where one of them is needed.
     programs: Option<(BackendPrograms, BackendMaps)>,
+    /// The port of GUE that they know.
+    gue_port: Port,
     /// Whether the program decapsulates now; tunnel devices may have come since it was loaded.
     by_program: bool,
     /// The interfaces through which clients are answered.
@@ -198,6 +205,7 @@ impl Running {
             decapsulating: Attachment::new(filter(&instance), Direction::Ingress),
             clamping: Attachment::new(clamp_filter(&instance), Direction::Egress),
             programs: None,
+            gue_port: Port::default(),
             by_program: false,
             replies: Vec::new(),
             limits: config.limits(),
@@ -237,18 +245,22 @@ impl Running {
         for (address, decapsulation) in &report.decapsulation {
             info!("packets to {address} are decapsulated by: {decapsulation}");
         }
-        let by_program: BTreeSet<IpAddr> = report
+        let mut by_program: BTreeSet<IpAddr> = report
             .decapsulation
             .iter()
             .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
             .map(|(address, _)| *address)
             .collect();
+        if let Some(port) = duty.gue_port {
+            info!("packets in UDP (port {port}) are decapsulated by: the program");
+            by_program.extend(&duty.local);
+        }
         let by_program: Vec<IpAddr> = by_program.into_iter().collect();
         let crossing = |local: &IpAddr| duty.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4());
         if by_program.iter().any(crossing) && !bpf::decapsulates_across_families() {
             warn!(
-                "this kernel takes no IPv6 packet out of an IPv4 one, nor the other way round (it lacks BPF_F_ADJ_ROOM_DECAP_L3_*, \
-                 Linux 6.3, and the tunnel device): give this backend an address of each family that it serves"
+                "this kernel takes no IPv6 packet out of an IPv4 one, nor the other way round, without a tunnel device (it lacks \
+                 BPF_F_ADJ_ROOM_DECAP_L3_*, Linux 6.3), and there is none, or none for GUE: give this backend an address of each family that it serves"
             );
         }
         self.load(duty, &by_program).await?;
@@ -286,16 +298,21 @@ impl Running {
     async fn load(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
         self.by_program = !local.is_empty();
         if self.by_program || duty.clamping.is_some() {
-            if self.programs.is_none() {
-                let programs = bpf::load_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips);
-                let programs = programs.map_err(Failure::operation)?;
+            let host = BackendHost {
+                addresses: LOCAL_ADDRESSES,
+                vip_addresses: self.limits.vips,
+                gue_port: Port::new(duty.gue_port.unwrap_or(0)),
+            };
+            if self.programs.is_none() || self.gue_port != host.gue_port {
+                let programs = bpf::load_backend(&self.pins, &host).map_err(Failure::operation)?;
+                self.gue_port = host.gue_port;
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 self.programs = Some((programs, maps));
                 self.replaced = bpf::unfinished_backend(&self.pins);
             }
             self.settle(duty).await?;
             if let Some((programs, replaced)) =
-                bpf::resize_backend(&self.pins, LOCAL_ADDRESSES, self.limits.vips).map_err(Failure::operation)?
+                bpf::resize_backend(&self.pins, &host).map_err(Failure::operation)?
             {
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 (self.programs, self.replaced) = (Some((programs, maps)), Some(replaced));

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::flow::Port;
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::InstanceRecord;
@@ -102,6 +103,7 @@ impl Input {
             source_v6,
             source_bits_v4,
             source_bits_v6,
+            gue_port: Port::new(underlay.gue_port),
             errors: ERRORS,
         }
     }
@@ -273,7 +275,9 @@ async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), F
 }
 
 async fn find_next_hops(netlink: &Netlink, input: &Input) -> Result<NextHops, Failure> {
-    let found = NextHops::find(netlink, input.config.underlay(), input.addresses()).await;
+    let overheads = input.config.services().iter().map(|service| service.encapsulation().overhead());
+    let overhead = overheads.max().unwrap_or(0);
+    let found = NextHops::find(netlink, input.config.underlay(), overhead, input.addresses()).await;
     found.map_err(Failure::bad_input)
 }
 

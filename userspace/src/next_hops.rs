@@ -49,7 +49,7 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// Asks for the route to each address, from the underlay address of its family.
+    /// Asks for the route to each address, from the underlay address of its family. `overhead` is what encapsulation takes beside the outer IP header, in bytes.
     ///
     /// # Errors
     ///
@@ -57,6 +57,7 @@ impl NextHops {
     pub async fn find(
         netlink: &Netlink,
         underlay: Underlay,
+        overhead: u32,
         addresses: impl Iterator<Item = IpAddr>,
     ) -> Result<Self, netlink::Error> {
         let mut next_hops = Self::default();
@@ -73,7 +74,7 @@ impl NextHops {
                     let carried = u16::try_from(route.mtu).unwrap_or(u16::MAX);
                     let stated = underlay.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
                     let mtu = stated.unwrap_or(carried).min(carried);
-                    let warning = too_small(address, mtu.into(), underlay.mtu);
+                    let warning = too_small(address, mtu.into(), overhead, underlay.mtu);
                     (Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }, warning)
                 }
             };
@@ -172,8 +173,8 @@ impl Changes {
 }
 
 /// What is wrong with an MTU towards a backend's address: it is less than what is stated of the underlay, or full packets of clients do not fit.
-fn too_small(address: IpAddr, mtu: u32, stated: Option<u32>) -> Option<String> {
-    let overhead = if address.is_ipv4() { 20 } else { 40 };
+fn too_small(address: IpAddr, mtu: u32, overhead: u32, stated: Option<u32>) -> Option<String> {
+    let overhead = overhead + if address.is_ipv4() { 20 } else { 40 };
     let largest = mtu.saturating_sub(overhead);
     match stated {
         Some(stated) if mtu < stated => Some(format!(
@@ -256,14 +257,16 @@ mod tests {
     fn an_underlay_that_is_smaller_than_clients_need_or_than_is_stated_is_told() {
         let v4 = IpAddr::from([10, 0, 1, 1]);
         let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
-        for (address, mtu, stated, says) in [
-            (v4, 1520, None, None),
-            (v6, 1540, Some(1540), None),
-            (v6, 1520, None, Some("more than 1480 bytes")),
-            (v4, 1500, Some(1500), Some("raise the underlay's MTU to 1520")),
-            (v4, 1500, Some(9000), Some("though underlay.mtu is 9000")),
+        for (address, mtu, overhead, stated, says) in [
+            (v4, 1520, 0, None, None),
+            (v4, 1520, 8, None, Some("raise the underlay's MTU to 1528")),
+            (v6, 1540, 0, Some(1540), None),
+            (v6, 1548, 8, Some(1548), None),
+            (v6, 1520, 0, None, Some("more than 1480 bytes")),
+            (v4, 1500, 0, Some(1500), Some("raise the underlay's MTU to 1520")),
+            (v4, 1500, 0, Some(9000), Some("though underlay.mtu is 9000")),
         ] {
-            let told = too_small(address, mtu, stated);
+            let told = too_small(address, mtu, overhead, stated);
             assert_eq!(told.is_some(), says.is_some(), "{told:?}");
             assert!(says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))), "{told:?}");
         }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sluice_datapath::entries::{NextHop, Settings};
+use sluice_datapath::options::Features;
 use sluice_datapath::records::{PATH_ERRORS, PathMtuRecord};
 use sluice_datapath::reject::smallest;
 use sluice_datapath::{Address, Family};
@@ -155,6 +156,9 @@ impl PathMtus {
         if !is_own(error.source, settings) {
             return Outcome::OtherSource;
         }
+        if error.port.is_some_and(|port| !settings.features.has(Features::GUE) || port != settings.gue_port.number()) {
+            return Outcome::NeverSent;
+        }
         let Some(way) = way.filter(|way| way.next_hop.interface != 0) else { return Outcome::OtherDestination };
         if error.mtu == 0 {
             return Outcome::NoMtu;
@@ -163,7 +167,7 @@ impl PathMtus {
         if !error.uncut || error.length <= error.mtu {
             return Outcome::NeverSent;
         }
-        if error.mtu < least(Family::of(error.destination), error.inner) {
+        if error.mtu < least(error) {
             return Outcome::TooSmall;
         }
         if error.mtu >= u32::from(self.limit(error.destination, way.next_hop).mtu) {
@@ -253,12 +257,13 @@ fn is_own(source: IpAddr, settings: &Settings) -> bool {
     !own.is_none() && fixed(source.into()) == fixed(own)
 }
 
-/// The least MTU that helps a packet of the family `inner`: every host may send packets of the smallest size that it can be told, and with its outer
+/// The least MTU that helps a packet such as the quoted one carries: every host may send packets of the smallest size that it can be told, and with its outer
 /// header that has to fit. IPv6 has no link below 1280 bytes.
-fn least(outer: Family, inner: Family) -> u32 {
-    match outer {
-        Family::V4 => smallest(inner) + 20,
-        Family::V6 => (smallest(inner) + 40).max(smallest(Family::V6)),
+fn least(error: &TooBig) -> u32 {
+    let carried = smallest(error.inner) + if error.port.is_some() { 8 } else { 0 };
+    match Family::of(error.destination) {
+        Family::V4 => carried + 20,
+        Family::V6 => (carried + 40).max(smallest(Family::V6)),
     }
 }
 

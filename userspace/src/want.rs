@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{AddressPolicy, Config, Hash, Ping, Service, Tracking, Unlisted, Vip};
+use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, Service, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -75,6 +75,7 @@ impl Want {
             .with_if(self.list_of_all, Features::LIST_OF_ALL)
             .with_if(asked(VipOptions::LISTED), Features::LISTS)
             .with_if(asked(VipOptions::LIMITED), Features::RATES)
+            .with_if(asked(VipOptions::GUE), Features::GUE)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -100,7 +101,9 @@ impl Want {
                     Hash::Client => VipOptions::HASH_CLIENT,
                     Hash::Source => VipOptions::HASH_SOURCE,
                 }
-                .with_if(!service.rates().is_empty(), VipOptions::LIMITED),
+                .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
+                .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
+                .with_if(service.encapsulation() == Encapsulation::Gue { zero_checksum: true }, VipOptions::NO_CHECKSUM),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,

@@ -10,6 +10,7 @@ use sluice_datapath::entries::{
     Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey,
     ServiceCounters, Vip, VipAddress, VipKey,
 };
+use sluice_datapath::flow::Port;
 use sluice_datapath::observe::{Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
@@ -45,6 +46,10 @@ static SOURCE_V6: Global<Address> = Global::new(Address::NONE);
 static SOURCE_BITS_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOURCE_BITS_V6: Global<u32> = Global::new(0);
+
+/// Destination port of GUE.
+#[unsafe(no_mangle)]
+static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
 /// How often each CPU may send an ICMP error.
 #[unsafe(no_mangle)]
@@ -252,6 +257,11 @@ impl BalancerTables for Maps {
             Family::V4 => SOURCE_BITS_V4.load(),
             Family::V6 => SOURCE_BITS_V6.load(),
         }
+    }
+
+    #[inline(always)]
+    fn gue_port(&self) -> Port {
+        GUE_PORT.load()
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 //! allows 512 bytes to a function and all its callers together.
 
 use sluice_datapath::balance::{direct, general, locate};
+use sluice_datapath::gue::{Behind, finish};
 use sluice_datapath::observe;
 use sluice_datapath::walk::{Matter, Place};
 use sluice_datapath::{First, Forward, Outcome, follow, icmp, reject};
@@ -49,6 +50,10 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
     }
     match Next::of(word) {
         Next::TooBig(mtu) => reject_at(hook, mtu),
+        Next::Finish(action, behind) => match finish_at(hook, behind.to_word()) {
+            0 => action,
+            refused => refused,
+        },
         _ => word as u32,
     }
 }
@@ -68,7 +73,7 @@ fn end() {
 #[inline(never)]
 fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match direct(hook.arrived(), &Maps { watched }) {
-        Ok(First::Forward(forward)) => forwarded(hook, &forward),
+        Ok(First::Forward(_, forward)) => forwarded(hook, &forward),
         Ok(First::Unusual(_)) => Next::Locate.to_word(),
         Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
@@ -86,7 +91,7 @@ fn locate_at<H: Hook>(hook: H, watched: u64) -> u64 {
 #[inline(never)]
 fn general_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match general(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(Outcome::Forward(forward)) => forwarded(hook, &forward),
+        Ok(Outcome::Forward(_, forward)) => forwarded(hook, &forward),
         Ok(Outcome::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
@@ -95,7 +100,7 @@ fn general_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
 #[inline(never)]
 fn icmp_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match icmp(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => forwarded(hook, &forward),
+        Ok((_, forward)) => forwarded(hook, &forward),
         Err(reason) => hook.refuse(reason).into(),
     }
 }
@@ -103,7 +108,7 @@ fn icmp_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
 #[inline(never)]
 fn follow_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match follow(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => forwarded(hook, &forward),
+        Ok((_, forward)) => forwarded(hook, &forward),
         Err(reason) => hook.refuse(reason).into(),
     }
 }
@@ -113,8 +118,21 @@ fn reject_at<H: Hook>(hook: H, mtu: u32) -> u32 {
     hook.refuse(reject(hook.packet(), mtu, &UNWATCHED))
 }
 
-/// The action for an encapsulated packet.
+/// Not 0, but the action, when the packet is not forwarded after all.
+#[inline(never)]
+fn finish_at<H: Hook>(hook: H, behind: u32) -> u32 {
+    match finish(hook.packet(), Behind::from_word(behind), &UNWATCHED) {
+        Ok(()) => 0,
+        Err(reason) => hook.refuse(reason),
+    }
+}
+
+/// The action for an encapsulated packet, or what its last stage needs.
 #[inline(always)]
 fn forwarded(hook: impl Hook, forward: &Forward) -> u64 {
-    hook.redirect(forward, |index| NEIGHBOURS.get(index)).into()
+    let action = hook.redirect(forward, |index| NEIGHBOURS.get(index));
+    match forward.behind {
+        None => action.into(),
+        Some(behind) => Next::Finish(action, behind).to_word(),
+    }
 }

@@ -16,17 +16,26 @@ pub(super) struct Clamping {
     mtu: Option<u32>,
     /// For packets of each family, IPv4 first, the family of their outer header; `None` when none can come.
     outer: [(Family, Option<Family>); 2],
+    /// Bytes of what is behind the outer IP header, 0 for IP-in-IP.
+    overhead: u32,
     /// Where answers leave; empty when routes tell.
     interfaces: Vec<String>,
 }
 
 impl Clamping {
     /// What is asked of a backend; `None` when it is to leave every segment alone.
-    pub(super) fn of(args: &cli::Backend, config: &Config, backend: &config::Backend) -> Option<Self> {
+    /// `overhead` is what the encapsulation of its services takes beside the outer IP header, in bytes: the most of them.
+    pub(super) fn of(
+        args: &cli::Backend,
+        config: &Config,
+        backend: &config::Backend,
+        overhead: u32,
+    ) -> Option<Self> {
         let underlay = config.underlay();
         config.clamp_mss().then(|| Self {
             mtu: args.mtu.or(underlay.mtu),
             outer: [Family::V4, Family::V6].map(|inner| (inner, underlay.outer(backend, inner))),
+            overhead,
             interfaces: args.reply_interfaces.clone(),
         })
     }
@@ -71,6 +80,7 @@ impl Clamping {
                 mtu = Some(mtu.map_or(found, |smallest| smallest.min(found)));
             }
         }
+        let mtu = mtu.map(|mtu| mtu.saturating_sub(self.overhead));
         Ok(self.outer.map(|(inner, outer)| (inner, largest_segment(mtu, inner, outer))))
     }
 }

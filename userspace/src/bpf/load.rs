@@ -6,6 +6,7 @@ use std::path::Path;
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_datapath::entries::Settings;
+use sluice_datapath::flow::Port;
 
 use super::growth::{self, Replaced};
 use super::shape::{BACKEND, BALANCER, Capacities, MapShape};
@@ -182,9 +183,9 @@ pub fn unfinished_balancer(pins: &Pins) -> Option<Replaced> {
 /// # Errors
 ///
 /// [`Error`].
-pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<BackendPrograms, Error> {
+pub fn backend(pins: &Pins, host: &BackendHost) -> Result<BackendPrograms, Error> {
     pins.create()?;
-    backend_over(&pins.directory(), addresses, &backend_capacities(vip_addresses))
+    backend_over(&pins.directory(), host)
 }
 
 /// As [`resize_balancer`], for the backend's maps.
@@ -194,11 +195,9 @@ pub fn backend(pins: &Pins, addresses: u32, vip_addresses: u32) -> Result<Backen
 /// As [`resize_balancer`].
 pub fn resize_backend(
     pins: &Pins,
-    addresses: u32,
-    vip_addresses: u32,
+    host: &BackendHost,
 ) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
-    let capacities = backend_capacities(vip_addresses);
-    resize(pins, BACKEND, &capacities, |directory| backend_over(directory, addresses, &capacities))
+    resize(pins, BACKEND, &host.capacities(), |directory| backend_over(directory, host))
 }
 
 /// As [`unfinished_balancer`], for the backend's maps.
@@ -218,9 +217,21 @@ fn resize<P>(
     growth::stage(pins, shapes, capacities, load).map(Some)
 }
 
-/// What sizes a backend's maps.
-fn backend_capacities(vip_addresses: u32) -> Capacities {
-    Capacities { services: 0, backends: 0, vips: vip_addresses.max(1), connections: 0 }
+/// What the backend's programs and their maps are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendHost {
+    /// How many addresses of the host there is room for.
+    pub addresses: u32,
+    /// How many VIP addresses there is room for.
+    pub vip_addresses: u32,
+    /// The port of GUE; number 0 where none is taken off.
+    pub gue_port: Port,
+}
+
+impl BackendHost {
+    fn capacities(&self) -> Capacities {
+        Capacities { services: 0, backends: 0, vips: self.vip_addresses.max(1), connections: 0 }
+    }
 }
 
 fn balancer_over(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
@@ -228,12 +239,15 @@ fn balancer_over(directory: &Path, settings: &Settings, capacities: &Capacities)
 }
 
 /// The object is loaded once for each program; the maps that the first one pins are the second one's, too.
-fn backend_over(directory: &Path, addresses: u32, capacities: &Capacities) -> Result<BackendPrograms, Error> {
-    let crosses = u32::from(super::decapsulates_across_families());
+fn backend_over(directory: &Path, host: &BackendHost) -> Result<BackendPrograms, Error> {
+    let (crosses, gue_port) = (u32::from(super::decapsulates_across_families()), Raw(host.gue_port));
     let program = |name| {
         let mut loader = EbpfLoader::new();
-        loader.override_global("CROSSES", &crosses, true).map_max_entries("LOCAL_ADDRESSES", addresses.max(1));
-        classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, capacities, directory)?, name)
+        loader
+            .override_global("CROSSES", &crosses, true)
+            .override_global("GUE_PORT", &gue_port, true)
+            .map_max_entries("LOCAL_ADDRESSES", host.addresses.max(1));
+        classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, &host.capacities(), directory)?, name)
     };
     Ok(BackendPrograms { decapsulate: program(DECAPSULATE)?, clamp: program(CLAMP)? })
 }
@@ -242,6 +256,7 @@ fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capa
     let mut loader = EbpfLoader::new();
     let features = settings.features.word();
     let (source_v4, source_v6, errors) = (Raw(settings.source_v4), Raw(settings.source_v6), Raw(settings.errors));
+    let gue_port = Raw(settings.gue_port);
     loader
         .override_global("FEATURES", &features, true)
         .override_global("HASH_KEY", &settings.hash_key, true)
@@ -249,6 +264,7 @@ fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capa
         .override_global("SOURCE_V6", &source_v6, true)
         .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
         .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true)
+        .override_global("GUE_PORT", &gue_port, true)
         .override_global("ERROR_RATE", &errors, true);
     load(loader, "balancer", BALANCER_OBJECT, BALANCER, capacities, directory)
 }

@@ -29,7 +29,7 @@ pub use features::{decapsulates_across_families, missing_feature};
 pub use growth::Replaced;
 pub use lists::Trie;
 pub use load::{
-    BackendPrograms, Footprint, Program, backend as load_backend, balancer as load_balancer,
+    BackendHost, BackendPrograms, Footprint, Program, backend as load_backend, balancer as load_balancer,
     balancer_xdp as load_balancer_xdp, programs_built_by, resize_backend, resize_balancer, unfinished_backend,
     unfinished_balancer,
 };

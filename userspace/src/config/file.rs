@@ -14,7 +14,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sluice_maglev::TableSize;
 
 use super::vip::Vip;
-use super::{Hash, Tracking, limits};
+use super::{Encapsulation, Hash, Tracking, limits};
 
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
@@ -52,6 +52,7 @@ pub(super) struct Document {
 pub(super) struct Underlay {
     pub(super) v4: Option<Ipv4Addr>,
     pub(super) v6: Option<Ipv6Addr>,
+    pub(super) gue_port: Option<Whole<1, { u16::MAX as u32 }>>,
     pub(super) mtu: Option<Whole<{ limits::MIN_MTU }, { limits::MAX_MTU }>>,
     #[serde(default, deserialize_with = "v4_prefix")]
     pub(super) v4_sources: Option<Ipv4Net>,
@@ -104,6 +105,9 @@ pub(super) struct Service {
     pub(super) tracking: Tracking,
     #[serde(default)]
     pub(super) hash: Hash,
+    #[serde(default)]
+    pub(super) encapsulation: Encapsulation,
+    pub(super) udp_zero_checksum: Option<bool>,
     pub(super) rate: Option<Object<Rates>>,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
@@ -276,6 +280,31 @@ impl<'de> Deserialize<'de> for Hash {
                     "flow" => Ok(Hash::Flow),
                     "client" => Ok(Hash::Client),
                     "source" => Ok(Hash::Source),
+                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+/// What is said beside is not known here.
+impl<'de> Deserialize<'de> for Encapsulation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Encapsulation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"ipip\" or \"gue\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Encapsulation, E> {
+                match text {
+                    "ipip" => Ok(Encapsulation::Ipip),
+                    "gue" => Ok(Encapsulation::Gue { zero_checksum: false }),
                     other => Err(E::invalid_value(Unexpected::Str(other), &self)),
                 }
             }

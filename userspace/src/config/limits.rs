@@ -26,6 +26,8 @@ pub const MAX_LIST_PREFIXES: usize = 4 << 20;
 /// The largest file of a list, in bytes: what [`MAX_LIST_PREFIXES`] prefixes take, and little enough that a wrong path does not fill the memory.
 pub const MAX_LIST_BYTES: u64 = 256 << 20;
 
+/// The port of GUE in an underlay whose configuration names none (IANA).
+pub const DEFAULT_GUE_PORT: u16 = 6_080;
 /// The smallest MTU of an underlay: the smallest that IPv6 has (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 1_280;
 /// The largest MTU of an underlay: the largest packet that an IPv4 header can tell of.

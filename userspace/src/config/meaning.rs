@@ -12,7 +12,7 @@ use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
-    AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
+    AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
     policy,
 };
 
@@ -103,7 +103,7 @@ fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
 }
 
 fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
-    let file::Underlay { v4, v6, v4_sources, v6_sources, ref mtu } = *typed;
+    let file::Underlay { v4, v6, v4_sources, v6_sources, ref gue_port, ref mtu } = *typed;
     if v4.is_none() && v6.is_none() {
         return Err(at("underlay")(
             "no address; write the balancer's own \"v4\" or \"v6\" address, or both: outer headers are sent from it"
@@ -138,7 +138,8 @@ fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
             check_usable(Some(end), || field.clone(), "the source of outer headers")?;
         }
     }
-    Ok(Underlay { v4, v6, v4_sources, v6_sources, mtu: mtu.as_ref().map(|whole| whole.0) })
+    let gue_port = gue_port.as_ref().and_then(|whole| u16::try_from(whole.0).ok()).unwrap_or(limits::DEFAULT_GUE_PORT);
+    Ok(Underlay { v4, v6, v4_sources, v6_sources, gue_port, mtu: mtu.as_ref().map(|whole| whole.0) })
 }
 
 fn limits(typed: Option<file::Limits>) -> Limits {
@@ -209,6 +210,7 @@ fn services(
         let members = service_backends(&typed.backends, &place, backends, &by_name)?;
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
+        let encapsulation = encapsulation(typed.encapsulation, typed.udp_zero_checksum, &place)?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
         services.push(Service {
             name,
@@ -216,12 +218,23 @@ fn services(
             table_size: typed.table_size,
             tracking: typed.tracking,
             hash: typed.hash,
+            encapsulation,
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
             backends: members,
         });
     }
     Ok(services)
+}
+
+fn encapsulation(typed: Encapsulation, zero_checksum: Option<bool>, place: &str) -> Result<Encapsulation, Problem> {
+    match (typed, zero_checksum) {
+        (Encapsulation::Ipip, None) => Ok(typed),
+        (Encapsulation::Ipip, Some(_)) => Err(at(&format!("{place}.udp_zero_checksum"))(
+            "only UDP has a checksum to leave out; write \"encapsulation\": \"gue\" beside it, or remove this field".to_owned(),
+        )),
+        (Encapsulation::Gue { .. }, said) => Ok(Encapsulation::Gue { zero_checksum: said.unwrap_or(false) }),
+    }
 }
 
 fn addresses(

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use sluice_datapath::Family;
+use sluice_datapath::header::Udp;
 use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
 
@@ -61,6 +62,8 @@ pub struct Underlay {
     pub v4_sources: Option<Ipv4Net>,
     /// The same of IPv6. Flows differ in its last 32 bits at most.
     pub v6_sources: Option<Ipv6Net>,
+    /// The destination port of GUE, not 0.
+    pub gue_port: u16,
     /// The largest packet that all of it carries, in bytes with the outer header, [`limits::MIN_MTU`] to [`limits::MAX_MTU`]; `None` where interfaces and routes tell.
     pub mtu: Option<u32>,
 }
@@ -82,6 +85,7 @@ pub struct Service {
     table_size: TableSize,
     tracking: Tracking,
     hash: Hash,
+    encapsulation: Encapsulation,
     rates: Rates,
     sources: SourceLists,
     backends: Vec<ServiceBackend>,
@@ -164,6 +168,33 @@ pub enum Hash {
     Client,
     /// The client's address alone: a client has one backend at all VIPs of the service.
     Source,
+}
+
+/// How a service's packets travel to its backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Directly behind an outer IP header.
+    #[default]
+    Ipip,
+    /// Behind a UDP header as well (GUE variant 1).
+    Gue {
+        /// Whether the backends take UDP over IPv6 without a checksum (RFC 6935).
+        zero_checksum: bool,
+    },
+}
+
+impl Encapsulation {
+    /// Whether it is GUE.
+    #[must_use]
+    pub const fn is_gue(self) -> bool {
+        matches!(self, Self::Gue { .. })
+    }
+
+    /// Bytes that it needs beside the outer IP header.
+    #[must_use]
+    pub const fn overhead(self) -> u32 {
+        if self.is_gue() { Udp::SIZE as u32 } else { 0 }
+    }
 }
 
 impl Config {
@@ -349,6 +380,12 @@ impl Service {
     #[must_use]
     pub const fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// How its packets travel to its backends.
+    #[must_use]
+    pub const fn encapsulation(&self) -> Encapsulation {
+        self.encapsulation
     }
 
     /// How much it, and each of its sources, may get.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{
-    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice, Ipv6HeaderSlice,
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice, Ipv6HeaderSlice, UdpHeaderSlice,
 };
 use sluice_datapath::Family;
 
@@ -25,6 +25,8 @@ pub struct TooBig {
     pub length: u32,
     /// The family of the packet inside it.
     pub inner: Family,
+    /// The port that it is sent to, where it is UDP.
+    pub port: Option<u16>,
     /// Whether the quoted packet forbade routers to cut it, as every IPv6 packet does.
     pub uncut: bool,
 }
@@ -53,12 +55,14 @@ impl TooBig {
         if quoted.slice().len() != 20 || quoted.fragments_offset().value() != 0 {
             return Err(Malformed);
         }
+        let (inner, port) = inner(quoted.protocol(), &icmp.payload()[quoted.slice().len()..])?;
         Ok(Self {
             mtu: next_hop_mtu.into(),
             source: quoted.source_addr().into(),
             destination: quoted.destination_addr().into(),
             length: quoted.total_len().into(),
-            inner: inner(quoted.protocol(), &icmp.payload()[quoted.slice().len()..])?,
+            inner,
+            port,
             uncut: quoted.dont_fragment(),
         })
     }
@@ -72,26 +76,36 @@ impl TooBig {
         let icmp = Icmpv6Slice::from_slice(message).map_err(|_| Malformed)?;
         let Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else { return Err(Malformed) };
         let quoted = Ipv6HeaderSlice::from_slice(icmp.payload()).map_err(|_| Malformed)?;
+        let (inner, port) = inner(quoted.next_header(), &icmp.payload()[quoted.slice().len()..])?;
         Ok(Self {
             mtu,
             source: quoted.source_addr().into(),
             destination: quoted.destination_addr().into(),
             length: u32::from(quoted.payload_length()) + 40,
-            inner: inner(quoted.next_header(), &icmp.payload()[quoted.slice().len()..])?,
+            inner,
+            port,
             uncut: true,
         })
     }
 }
 
-/// The family of the packet inside; enough of it is quoted, and it is of the version that its protocol number says.
-fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<Family, Malformed> {
-    let (family, version) = match protocol {
-        IpNumber::IPV4 => (Family::V4, 4),
-        IpNumber::IPV6 => (Family::V6, 6),
+/// The family of the packet inside, and the port that it is sent to if it is UDP; enough of it is quoted, and it is of the version that its protocol number
+/// says.
+fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Family, Option<u16>), Malformed> {
+    let version = |at: usize| quoted.get(at).map(|first| first >> 4);
+    let (family, port) = match (protocol, version(0)) {
+        (IpNumber::IPV4, Some(4)) => (Family::V4, None),
+        (IpNumber::IPV6, Some(6)) => (Family::V6, None),
+        (IpNumber::UDP, _) => {
+            let udp = UdpHeaderSlice::from_slice(quoted).map_err(|_| Malformed)?;
+            let family = match version(udp.slice().len()) {
+                Some(4) => Family::V4,
+                Some(6) => Family::V6,
+                _ => return Err(Malformed),
+            };
+            (family, Some(udp.destination_port()))
+        }
         _ => return Err(Malformed),
     };
-    match quoted.first() {
-        Some(first) if first >> 4 == version && quoted.len() >= QUOTED => Ok(family),
-        _ => Err(Malformed),
-    }
+    if quoted.len() >= QUOTED { Ok((family, port)) } else { Err(Malformed) }
 }

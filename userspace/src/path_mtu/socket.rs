@@ -79,13 +79,21 @@ impl Listener {
     }
 }
 
-fn open(family: Family) -> io::Result<AsyncFd<Socket>> {
-    let (domain, protocol, filter) = match family {
-        Family::V4 => (Domain::IPV4, Protocol::ICMPV4, &FILTER_V4[..]),
-        Family::V6 => (Domain::IPV6, Protocol::ICMPV6, &FILTER_V6[..]),
+/// Lets errors about what is sent through, in place of what was before.
+fn set_filter(family: Family, socket: &Socket, gue_port: u16) -> io::Result<()> {
+    match family {
+        Family::V4 => socket.attach_filter(&filter_v4(gue_port)),
+        Family::V6 => socket.attach_filter(&filter_v6(gue_port)),
+    }
+}
+
+fn open(family: Family, gue_port: u16) -> io::Result<AsyncFd<Socket>> {
+    let (domain, protocol) = match family {
+        Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
+        Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    socket.attach_filter(filter)?;
+    set_filter(family, &socket, gue_port)?;
     socket.set_nonblocking(true)?;
     // SAFETY: the socket owns its descriptor, which stays open and the same until the socket is dropped, with the `AsyncFd`.
     let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
@@ -125,33 +133,45 @@ fn read(family: Family, ready: &mut AsyncFdReadyGuard<'_, Socket>) -> Vec<Heard>
 // Filters in the classic language, which every kernel has. A load beyond the end of a message refuses it.
 
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LOAD_BYTE_BEHIND: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_IND) as u16;
 const LOAD_HALF_BEHIND: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_IND) as u16;
 const LOAD_HEADER_LENGTH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Takes "fragmentation needed" about IP packets that hold IP packets. Bytes are counted from the IPv4 header on.
-static FILTER_V4: [SockFilter; 8] = [
-    SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
-    // Type 3, code 4.
-    SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 0),
-    SockFilter::new(JUMP_IF_EQUAL, 0, 4, 0x0304),
-    // The quoted header's protocol.
-    SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 8 + 9),
-    SockFilter::new(JUMP_IF_EQUAL, 1, 0, 4),
-    SockFilter::new(JUMP_IF_EQUAL, 0, 1, 41),
-    SockFilter::new(RETURN, 0, 0, u32::MAX),
-    SockFilter::new(RETURN, 0, 0, 0),
-];
+/// Takes "fragmentation needed" about IP packets that hold IP packets, or UDP to `gue_port`. Bytes are counted from the IPv4 header on.
+const fn filter_v4(gue_port: u16) -> [SockFilter; 11] {
+    [
+        SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
+        // Type 3, code 4.
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 0),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 7, 0x0304),
+        // The quoted header's protocol.
+        SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 8 + 9),
+        SockFilter::new(JUMP_IF_EQUAL, 4, 0, 4),
+        SockFilter::new(JUMP_IF_EQUAL, 3, 0, 41),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 3, 17),
+        // The quoted destination port.
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 8 + 20 + 2),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, gue_port as u32),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
 
-/// Takes "packet too big" about IPv6 packets that hold IP packets. Bytes are counted from the ICMPv6 header on.
-static FILTER_V6: [SockFilter; 7] = [
-    SockFilter::new(LOAD_BYTE, 0, 0, 0),
-    SockFilter::new(JUMP_IF_EQUAL, 0, 4, 2),
-    SockFilter::new(LOAD_BYTE, 0, 0, 8 + 6),
-    SockFilter::new(JUMP_IF_EQUAL, 1, 0, 4),
-    SockFilter::new(JUMP_IF_EQUAL, 0, 1, 41),
-    SockFilter::new(RETURN, 0, 0, u32::MAX),
-    SockFilter::new(RETURN, 0, 0, 0),
-];
+/// Takes "packet too big" about IPv6 packets that hold IP packets, or UDP to `gue_port`. Bytes are counted from the ICMPv6 header on.
+const fn filter_v6(gue_port: u16) -> [SockFilter; 10] {
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 0),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 7, 2),
+        SockFilter::new(LOAD_BYTE, 0, 0, 8 + 6),
+        SockFilter::new(JUMP_IF_EQUAL, 4, 0, 4),
+        SockFilter::new(JUMP_IF_EQUAL, 3, 0, 41),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 3, 17),
+        SockFilter::new(LOAD_HALF, 0, 0, 8 + 40 + 2),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, gue_port as u32),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}

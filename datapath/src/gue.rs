@@ -1,0 +1,183 @@
+//! Generic UDP encapsulation, variant 1 (draft-ietf-intarea-gue, section 4): the packet directly behind a UDP header, whose source port is the flow's own, so
+//! that routers and network cards spread flows that they would take for one in IP-in-IP.
+//!
+//! The stage that encapsulates leaves room behind the outer IP header; [`finish`] writes the UDP header there. Its checksum is worked out from headers alone
+//! ("local checksum offload"): the checksum of the packet inside says what everything that it covers sums to.
+
+use crate::checksum::{fold_wide, sum};
+use crate::flow::{ICMP, Port, TCP, UDP};
+use crate::header::{Ipv4, Ipv6, Udp};
+use crate::options::VipOptions;
+use crate::ours::Ours;
+use crate::packet::{ETHERNET, Packet};
+use crate::parse::{Network, Part, family_of};
+use crate::tables::BalancerTables;
+use crate::{Family, Reason};
+
+/// Source ports are those from this one on: the dynamic ones (RFC 6335 section 6), as the draft asks (section 5.6.1).
+pub const FIRST_SOURCE_PORT: u16 = 0xc000;
+
+/// The most bytes of IPv6 extension headers that are summed, all that [`crate::walk`] follows.
+const MAX_EXTENSIONS: usize = 256;
+
+/// What the UDP header in front of a packet depends on, beside the IP headers before and behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// The flow's own bits of the source port: those that [`FIRST_SOURCE_PORT`] has not.
+    bits: u16,
+    /// Protocol of the packet inside; 0 when its checksum does not say what its bytes sum to, so that the UDP header has none.
+    protocol: u8,
+    /// Bytes of the IP header inside, with options or extension headers.
+    header: usize,
+}
+
+impl Behind {
+    // As a number, from the lowest bit on: bits (14), protocol (8), bytes of headers (9).
+    const PROTOCOL: u32 = 14;
+    const HEADER: u32 = 22;
+    const BITS: u32 = !FIRST_SOURCE_PORT as u32;
+
+    /// It, as a number.
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        self.bits as u32 | (self.protocol as u32) << Self::PROTOCOL | (self.header as u32) << Self::HEADER
+    }
+
+    /// What a number says.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self {
+            bits: (word & Self::BITS) as u16,
+            protocol: (word >> Self::PROTOCOL) as u8,
+            header: (word >> Self::HEADER & 0x1ff) as usize,
+        }
+    }
+}
+
+impl<P: Packet> Ours<P> {
+    /// What the packet's UDP header, in an outer header of the family `outer`, will depend on.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoChecksum`] when it cannot have the checksum that its receiver wants.
+    #[inline(always)]
+    pub(crate) fn behind(&self, outer: Family, hash: u64) -> Result<Behind, Reason> {
+        let summed = self.is_summed();
+        // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).
+        if !summed && matches!(outer, Family::V6) && !self.vip.options.has(VipOptions::NO_CHECKSUM) {
+            return Err(Reason::NoChecksum);
+        }
+        let Network { protocol, header, .. } = self.network;
+        Ok(Behind { bits: hash as u16 & !FIRST_SOURCE_PORT, protocol: if summed { protocol } else { 0 }, header })
+    }
+
+    /// Whether the packet's checksum covers all that is behind its IP header. A merged packet's is that of no packet that will be sent.
+    #[inline(always)]
+    fn is_summed(&self) -> bool {
+        if !matches!(self.part, Part::Whole) || self.packet.segment_size() != 0 {
+            return false;
+        }
+        if self.network.protocol != UDP {
+            return self.network.protocol == TCP || self.network.is_icmp();
+        }
+        let header = self.network.header;
+        let at = ETHERNET.wrapping_add(self.tags.unwrap_or(0)).wrapping_add(header);
+        let Some(udp) = self.packet.load_variable::<Udp>(at) else { return false };
+        udp.has_checksum() && udp.length() == self.size.packet.wrapping_sub(header)
+    }
+}
+
+/// The stage that writes the UDP header of an encapsulated packet.
+///
+/// # Errors
+///
+/// [`Reason::NoRoom`], already counted.
+#[inline(always)]
+pub fn finish<P: Packet, T: BalancerTables>(packet: P, behind: Behind, tables: &T) -> Result<(), Reason> {
+    let outcome = write(packet, behind, tables.gue_port()).ok_or(Reason::NoRoom).and_then(|written| written);
+    if let Err(reason) = outcome {
+        tables.count_refused(reason);
+    }
+    outcome
+}
+
+#[inline(always)]
+fn write<P: Packet>(mut packet: P, behind: Behind, port: Port) -> Option<Result<(), Reason>> {
+    const BEHIND_V4: usize = ETHERNET + Ipv4::SIZE;
+    const BEHIND_V6: usize = ETHERNET + Ipv6::SIZE;
+
+    let source = Port::new(behind.bits | FIRST_SOURCE_PORT);
+    Some(match family_of(packet.load(ETHERNET - 2)?)? {
+        Family::V4 => {
+            let outer: Ipv4 = packet.load(ETHERNET)?;
+            // A merged packet's that does not fit is zero, here as there.
+            let length = outer.total_length().saturating_sub(Ipv4::SIZE);
+            let addresses = sum(outer.addresses());
+            let udp = Udp::new(source, port, length as u16);
+            let udp = match inner_sum::<P, { BEHIND_V4 + Udp::SIZE }>(&packet, behind)? {
+                Some(inner) => udp.with_checksum(addresses.wrapping_add(inner)),
+                None => udp,
+            };
+            packet.write(BEHIND_V4, &udp)
+        }
+        Family::V6 => {
+            let outer: Ipv6 = packet.load(ETHERNET)?;
+            let addresses = sum(outer.source().words()).wrapping_add(sum(outer.destination().words()));
+            let udp = Udp::new(source, port, outer.payload_length() as u16);
+            let udp = match inner_sum::<P, { BEHIND_V6 + Udp::SIZE }>(&packet, behind)? {
+                Some(inner) => udp.with_checksum(addresses.wrapping_add(inner)),
+                None => udp,
+            };
+            packet.write(BEHIND_V6, &udp)
+        }
+    })
+}
+
+/// What the packet at `START` sums to, if its own checksum is right; `Some(None)` when that checksum does not tell.
+///
+/// What a checksum covers, the checksum itself included, sums to the complement of its pseudo-header (RFC 9293 section 3.1, RFC 768; RFC 8200 section 8.1).
+/// That is so, too, of a checksum that a device has yet to fill in. When it is wrong, then the outer one is as wrong.
+#[inline(always)]
+fn inner_sum<P: Packet, const START: usize>(packet: &P, behind: Behind) -> Option<Option<u64>> {
+    let Behind { protocol, header, .. } = behind;
+    if protocol == 0 {
+        return Some(None);
+    }
+    let wire = |number: usize| u64::from((number as u16).to_be());
+    Some(Some(match packet.load::<u8>(START)? >> 4 {
+        // An IPv4 header sums to zero, its options included, and so does an ICMP message, which has no pseudo-header.
+        4 if protocol == ICMP => 0,
+        4 => {
+            let inner: Ipv4 = packet.load(START)?;
+            let pseudo = sum(inner.addresses())
+                .wrapping_add(wire(usize::from(protocol)))
+                .wrapping_add(wire(inner.total_length().wrapping_sub(header)));
+            u64::from(!fold_wide(pseudo))
+        }
+        // The addresses are in the header and in the pseudo-header.
+        _ => {
+            let first: [u32; 2] = packet.load(START)?;
+            let inner: Ipv6 = packet.load(START)?;
+            let covered = inner.payload_length().wrapping_sub(header.wrapping_sub(Ipv6::SIZE));
+            let pseudo = wire(usize::from(protocol)).wrapping_add(wire(covered));
+            sum(first)
+                .wrapping_add(extensions_sum(packet, START.wrapping_add(Ipv6::SIZE), START.wrapping_add(header))?)
+                .wrapping_add(u64::from(!fold_wide(pseudo)))
+        }
+    }))
+}
+
+/// What IPv6 extension headers sum to, from one offset to another.
+#[inline(always)]
+fn extensions_sum<P: Packet>(packet: &P, start: usize, end: usize) -> Option<u64> {
+    let mut sum = 0_u64;
+    let mut offset = start;
+    for _ in 0..MAX_EXTENSIONS / size_of::<u32>() {
+        if offset >= end {
+            break;
+        }
+        sum = sum.wrapping_add(u64::from(packet.load_variable::<u32>(offset)?));
+        offset = offset.wrapping_add(size_of::<u32>());
+    }
+    Some(sum)
+}
