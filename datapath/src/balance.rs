@@ -181,7 +181,8 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &network.source, &vip)?;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
-    let packet = Ours { network, size, part: Part::Whole, opens: transport.opens, tags: None, vip, packet };
+    let behind = Behind::transport(&packet, &network, Part::Whole, &transport, &size);
+    let packet = Ours { network, size, behind, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
@@ -216,8 +217,9 @@ fn forward_at<P: Packet, T: BalancerTables>(
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &walked.network.source, &vip)?;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let (part, opens, tags) = (walked.part, transport.opens, walked.tags());
-    let packet = Ours { network: walked.network, size, part, opens, tags, vip, packet };
+    let behind = Behind::transport(&packet, &walked.network, walked.part, &transport, &size);
+    let (opens, tags) = (transport.opens, walked.tags());
+    let packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;

@@ -4,11 +4,12 @@ use crate::balance::{Forward, became, settle};
 use crate::choose::Choice;
 use crate::entries::{Fragment, Vip};
 use crate::flow::Port;
+use crate::gue::Behind;
 use crate::observe::Seen;
 use crate::options::VipOptions;
 use crate::ours::Ours;
 use crate::packet::Packet;
-use crate::parse::{self, Part, Size};
+use crate::parse::{self, Size};
 use crate::tables::BalancerTables;
 use crate::walk::Place;
 use crate::{Flow, Reason};
@@ -38,7 +39,8 @@ fn forward<P: Packet, T: BalancerTables>(
     let identification = walked.identification(&packet)?;
     let (vip, tags) = (Vip { service: 0, options: Default::default() }, walked.tags());
     let size = Size { packet: 0, segment: 0 };
-    let mut ours = Ours { network: walked.network, size, part: Part::Later, opens: false, tags, vip, packet };
+    let behind = Behind::later(&walked.network);
+    let mut ours = Ours { network: walked.network, size, behind, opens: false, tags, vip, packet };
     let first = tables.fragment(&ours.fragment_key(identification)).ok_or(Reason::Fragment)?;
     if tables.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
         return Err(Reason::Fragment);

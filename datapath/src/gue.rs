@@ -5,13 +5,14 @@
 //! ("local checksum offload"): the checksum of the packet inside says what everything that it covers sums to.
 
 use crate::checksum::{fold_wide, sum};
-use crate::flow::{ICMP, Port, TCP, UDP};
-use crate::header::{Ipv4, Ipv6, Udp};
+use crate::flow::{ICMP, Port, TCP};
+use crate::header::{Icmp, Ipv4, Ipv6, Udp};
 use crate::options::VipOptions;
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
-use crate::parse::{Network, Part, family_of};
+use crate::parse::{Network, Part, Size, Transport, family_of};
 use crate::tables::BalancerTables;
+use crate::verifier::forgotten;
 use crate::{Family, Reason};
 
 /// Source ports are those from this one on: the dynamic ones (RFC 6335 section 6), as the draft asks (section 5.6.1).
@@ -21,36 +22,85 @@ pub const FIRST_SOURCE_PORT: u16 = 0xc000;
 const MAX_EXTENSIONS: usize = 256;
 
 /// What the UDP header in front of a packet depends on, beside the IP headers before and behind it.
+///
+/// As a number, from the lowest bit on: the flow's own bits of the source port (14); the protocol of the packet inside (8), or 0 when its checksum does not say
+/// what its bytes sum to, so that the UDP header has none; bytes of the IP header inside (9), with options or extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Behind {
-    /// The flow's own bits of the source port: those that [`FIRST_SOURCE_PORT`] has not.
-    bits: u16,
-    /// Protocol of the packet inside; 0 when its checksum does not say what its bytes sum to, so that the UDP header has none.
-    protocol: u8,
-    /// Bytes of the IP header inside, with options or extension headers.
-    header: usize,
-}
+#[repr(transparent)]
+pub struct Behind(u32);
 
 impl Behind {
-    // As a number, from the lowest bit on: bits (14), protocol (8), bytes of headers (9).
     const PROTOCOL: u32 = 14;
     const HEADER: u32 = 22;
     const BITS: u32 = !FIRST_SOURCE_PORT as u32;
 
-    /// It, as a number.
+    /// Of a packet whose checksum covers all that is behind its IP header, if it is `summed`; without the flow's own bits.
+    #[inline(always)]
+    fn new(network: &Network, summed: bool) -> Self {
+        let protocol = if summed { network.protocol } else { 0 };
+        // Whichever way that was found out, the verifier knows the same about it now.
+        Self(forgotten((protocol as u32) << Self::PROTOCOL | (network.header as u32) << Self::HEADER))
+    }
+
+    /// As [`Behind::new`], of TCP or UDP, the whole of a packet or its first fragment.
+    #[inline(always)]
+    pub(crate) fn transport<P: Packet>(
+        packet: &P,
+        network: &Network,
+        part: Part,
+        transport: &Transport,
+        size: &Size,
+    ) -> Self {
+        let [length, checksum] = transport.udp;
+        let covered = network.header.wrapping_add(u16::from_be(length) as usize);
+        let own = network.protocol == TCP || checksum != 0 && covered == size.packet;
+        // A merged packet's is that of no packet that will be sent.
+        Self::new(network, own && matches!(part, Part::Whole) && packet.segment_size() == 0)
+    }
+
+    /// As [`Behind::new`], of a whole ICMP message, which may be shorter than its header.
+    #[inline(always)]
+    pub(crate) fn icmp<P: Packet>(packet: &P, network: &Network, size: &Size) -> Self {
+        let whole = size.packet >= network.header.wrapping_add(Icmp::SIZE);
+        Self::new(network, whole && packet.segment_size() == 0)
+    }
+
+    /// As [`Behind::new`], of a later fragment.
+    #[inline(always)]
+    pub(crate) fn later(network: &Network) -> Self {
+        Self::new(network, false)
+    }
+
+    #[inline(always)]
+    const fn of_flow(self, hash: u64) -> Self {
+        Self(self.0 | hash as u32 & Self::BITS)
+    }
+
+    /// It, as a number; not 0.
     #[inline(always)]
     pub const fn to_word(self) -> u32 {
-        self.bits as u32 | (self.protocol as u32) << Self::PROTOCOL | (self.header as u32) << Self::HEADER
+        self.0
     }
 
     /// What a number says.
     #[inline(always)]
     pub const fn from_word(word: u32) -> Self {
-        Self {
-            bits: (word & Self::BITS) as u16,
-            protocol: (word >> Self::PROTOCOL) as u8,
-            header: (word >> Self::HEADER & 0x1ff) as usize,
-        }
+        Self(word)
+    }
+
+    #[inline(always)]
+    const fn source_port(self) -> Port {
+        Port::new((self.0 & Self::BITS) as u16 | FIRST_SOURCE_PORT)
+    }
+
+    #[inline(always)]
+    const fn protocol(self) -> u8 {
+        (self.0 >> Self::PROTOCOL) as u8
+    }
+
+    #[inline(always)]
+    const fn header(self) -> usize {
+        (self.0 >> Self::HEADER) as usize
     }
 }
 
@@ -62,28 +112,9 @@ impl<P: Packet> Ours<P> {
     /// [`Reason::NoChecksum`] when it cannot have the checksum that its receiver wants.
     #[inline(always)]
     pub(crate) fn behind(&self, outer: Family, hash: u64) -> Result<Behind, Reason> {
-        let summed = self.is_summed();
         // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).
-        if !summed && matches!(outer, Family::V6) && !self.vip.options.has(VipOptions::NO_CHECKSUM) {
-            return Err(Reason::NoChecksum);
-        }
-        let Network { protocol, header, .. } = self.network;
-        Ok(Behind { bits: hash as u16 & !FIRST_SOURCE_PORT, protocol: if summed { protocol } else { 0 }, header })
-    }
-
-    /// Whether the packet's checksum covers all that is behind its IP header. A merged packet's is that of no packet that will be sent.
-    #[inline(always)]
-    fn is_summed(&self) -> bool {
-        if !matches!(self.part, Part::Whole) || self.packet.segment_size() != 0 {
-            return false;
-        }
-        if self.network.protocol != UDP {
-            return self.network.protocol == TCP || self.network.is_icmp();
-        }
-        let header = self.network.header;
-        let at = ETHERNET.wrapping_add(self.tags.unwrap_or(0)).wrapping_add(header);
-        let Some(udp) = self.packet.load_variable::<Udp>(at) else { return false };
-        udp.has_checksum() && udp.length() == self.size.packet.wrapping_sub(header)
+        let needs = matches!(outer, Family::V6) && !self.vip.options.has(VipOptions::NO_CHECKSUM);
+        if needs && self.behind.protocol() == 0 { Err(Reason::NoChecksum) } else { Ok(self.behind.of_flow(hash)) }
     }
 }
 
@@ -106,7 +137,7 @@ fn write<P: Packet>(mut packet: P, behind: Behind, port: Port) -> Option<Result<
     const BEHIND_V4: usize = ETHERNET + Ipv4::SIZE;
     const BEHIND_V6: usize = ETHERNET + Ipv6::SIZE;
 
-    let source = Port::new(behind.bits | FIRST_SOURCE_PORT);
+    let source = behind.source_port();
     Some(match family_of(packet.load(ETHERNET - 2)?)? {
         Family::V4 => {
             let outer: Ipv4 = packet.load(ETHERNET)?;
@@ -139,7 +170,7 @@ fn write<P: Packet>(mut packet: P, behind: Behind, port: Port) -> Option<Result<
 /// That is so, too, of a checksum that a device has yet to fill in. When it is wrong, then the outer one is as wrong.
 #[inline(always)]
 fn inner_sum<P: Packet, const START: usize>(packet: &P, behind: Behind) -> Option<Option<u64>> {
-    let Behind { protocol, header, .. } = behind;
+    let (protocol, header) = (behind.protocol(), behind.header());
     if protocol == 0 {
         return Some(None);
     }

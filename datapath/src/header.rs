@@ -438,16 +438,10 @@ impl Udp {
         self
     }
 
-    /// Whether it has a checksum.
+    /// Bytes of header and payload as it claims, and its checksum, 0 for none; both in wire order.
     #[inline(always)]
-    pub const fn has_checksum(&self) -> bool {
-        self.checksum != 0
-    }
-
-    /// Bytes of header and payload as it claims.
-    #[inline(always)]
-    pub const fn length(&self) -> usize {
-        u16::from_be(self.length) as usize
+    pub const fn length_and_checksum(&self) -> [u16; 2] {
+        [self.length, self.checksum]
     }
 }
 

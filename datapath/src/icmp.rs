@@ -3,6 +3,7 @@
 use crate::balance::{Forward, became, settle};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
+use crate::gue::Behind;
 use crate::header::{Icmp, Ipv4, Ipv6};
 use crate::observe::Seen;
 use crate::options::AddressOptions;
@@ -100,7 +101,8 @@ fn act<P: Packet, T: BalancerTables>(
     seen.service = vip.service;
     check_source(tables, &flow.source, &vip)?;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
-    let ours = Ours { network, size, part: Part::Whole, opens: false, tags: walked.tags(), vip, packet };
+    let behind = Behind::icmp(&packet, &network, &size);
+    let ours = Ours { network, size, behind, opens: false, tags: walked.tags(), vip, packet };
     let (choice, hash) = ours.choose(&flow, tables, false)?;
     seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.

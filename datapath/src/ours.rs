@@ -4,9 +4,10 @@ use crate::balance::Forward;
 use crate::choose::{self, Choice};
 use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{FragmentKey, Vip};
+use crate::gue::Behind;
 use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
-use crate::parse::{Network, Part, Size, Transport};
+use crate::parse::{Network, Size, Transport};
 use crate::rates::{Asks, SourceKey};
 use crate::reject::smallest;
 use crate::tables::{BalancerTables, Forwarded};
@@ -17,8 +18,8 @@ pub(crate) struct Ours<P> {
     pub(crate) packet: P,
     pub(crate) network: Network,
     pub(crate) size: Size,
-    /// Which part of a fragmented packet it is.
-    pub(crate) part: Part,
+    /// What its UDP header would depend on; without the flow's own bits.
+    pub(crate) behind: Behind,
     /// Whether it opens a TCP connection.
     pub(crate) opens: bool,
     /// Bytes of VLAN tags in the frame, if it has tags there or beside.

@@ -100,6 +100,8 @@ pub struct Transport {
     pub header: usize,
     /// Whether it is a TCP segment that opens a connection: SYN without ACK.
     pub opens: bool,
+    /// Length and checksum of UDP, wire order; zeros of TCP.
+    pub udp: [u16; 2],
 }
 
 /// The family of the frame's IP header, from its EtherType; `None` when the frame is tagged.
@@ -234,12 +236,12 @@ pub fn transport_at<P: Packet>(packet: &P, offset: usize, protocol: u8) -> Resul
 
 #[inline(always)]
 const fn from_tcp(h: Tcp) -> Transport {
-    Transport { source_port: h.source_port, destination_port: h.destination_port, header: h.length(), opens: h.opens() }
+    Transport { source_port: h.source_port, destination_port: h.destination_port, header: h.length(), opens: h.opens(), udp: [0; 2] }
 }
 
 #[inline(always)]
 const fn from_udp(h: Udp) -> Transport {
-    Transport { source_port: h.source_port, destination_port: h.destination_port, header: Udp::SIZE, opens: false }
+    Transport { source_port: h.source_port, destination_port: h.destination_port, header: Udp::SIZE, opens: false, udp: h.length_and_checksum() }
 }
 
 /// The size of a packet, judged by what is there and not by what is claimed.

@@ -15,10 +15,11 @@ use nix::sched::{CloneFlags, unshare};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
-use sluice::bpf::{self, BalancerMaps, Capacities, Footprint, Pins, Program};
+use sluice::bpf::{self, BackendHost, BalancerMaps, Capacities, Footprint, Pins, Program};
 use sluice::journal::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
+use sluice_datapath::flow::Port;
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::Rate;
 use sluice_tests::kernel;
@@ -27,14 +28,19 @@ use sluice_tests::kernel;
 const PROGRAMS: [(&str, Loader); 4] = [
     ("sluice_tc", |pins| bpf::load_balancer(&pins(Role::Lb), &settings(), &CAPACITIES)),
     ("sluice_xdp", |pins| bpf::load_balancer_xdp(&pins(Role::Lb), &settings(), &CAPACITIES)),
-    ("sluice_decap", |pins| Ok(bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)?.decapsulate)),
-    ("sluice_clamp", |pins| Ok(bpf::load_backend(&pins(Role::Backend), 2, CAPACITIES.vips)?.clamp)),
+    ("sluice_decap", |pins| Ok(bpf::load_backend(&pins(Role::Backend), &HOST)?.decapsulate)),
+    ("sluice_clamp", |pins| Ok(bpf::load_backend(&pins(Role::Backend), &HOST)?.clamp)),
 ];
 
 type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
 
 /// As the default limits of a configuration, with a smaller connection table.
 const CAPACITIES: Capacities = Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
+
+/// A backend that takes everything.
+const HOST: BackendHost = BackendHost { addresses: 2, vip_addresses: CAPACITIES.vips, gue_port: GUE_PORT };
+
+const GUE_PORT: Port = Port::new(6080);
 
 /// What this process does, when it is its own child: the name of a program, to load it without the kernel's type information, or
 /// [`REFUSED`].
@@ -58,6 +64,7 @@ fn settings() -> Settings {
         source_v6: address("2001:db8::1"),
         source_bits_v4: 0,
         source_bits_v6: 0,
+        gue_port: GUE_PORT,
         errors: Rate::new(1_000, 50),
     }
 }

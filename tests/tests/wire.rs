@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use sluice_datapath::options::VipOptions;
 use sluice_tests::packets::build::{Client, ETHERNET, Transport};
 use sluice_tests::packets::cases::{self, Case};
 use sluice_tests::packets::fuzz::{Generator, corpus, worlds};
@@ -16,11 +17,19 @@ use sluice_tests::packets::loaded::{refused_here, takes, takes_at_xdp};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
 use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry, refused};
-use sluice_tests::packets::world::{Balancer, Clamper, Counters, Frame, Outcome, VIP_V4, VIP_V6, World};
+use sluice_tests::packets::world::{
+    Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World,
+};
 
 /// A world whose backends are behind links of jumbo frames.
 fn wide() -> World {
     World::new().with_mtu(9000)
+}
+
+/// One whose packets go to backends in UDP, which take it without a checksum.
+fn gue(mtu: u32) -> World {
+    let options = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+    World { vip_options: [(WEB, options), (DNS, options)].into(), ..World::new().with_mtu(mtu) }
 }
 
 fn main() -> ExitCode {
@@ -56,11 +65,26 @@ fn main() -> ExitCode {
     add("clamp: options outside the linear part of the buffer are found".into(), Box::new(clamped_non_linear));
     add(
         "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
-        Box::new(merged_segments),
+        Box::new(|link| merged_segments(link, World::new())),
     );
-    add("merged datagrams leave as one packet with the size of their segments".into(), Box::new(merged_datagrams));
+    add(
+        "merged datagrams leave as one packet with the size of their segments".into(),
+        Box::new(|link| merged_datagrams(link, World::new())),
+    );
+    add(
+        "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum".into(),
+        Box::new(|link| merged_segments(link, gue(MTU))),
+    );
+    add(
+        "in UDP merged datagrams leave as one packet without an outer checksum".into(),
+        Box::new(|link| merged_datagrams(link, gue(MTU))),
+    );
     add("headers outside the linear part of the buffer are read and stay as they are".into(), Box::new(non_linear));
-    add("a checksum that is still to be completed stays so".into(), Box::new(partial));
+    add("a checksum that is still to be completed stays so".into(), Box::new(|link| partial(link, &wide())));
+    add(
+        "in UDP the outer checksum is that of the packet whose own is still to be completed".into(),
+        Box::new(|link| partial(link, &gue(9000))),
+    );
     add("the corpus ends on the wire as the oracle says".into(), Box::new(corpus_frames));
     add("random frames end on the wire as the oracle says".into(), Box::new(random_frames));
     trials.push(Trial::test("every frame goes through a program: here, in a test run, or both", nothing_left_out));
@@ -161,8 +185,8 @@ fn non_linear(link: &mut Link) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-fn partial(link: &mut Link) -> anyhow::Result<Completion> {
-    let mut judged = Judged::new(link, &wide())?;
+fn partial(link: &mut Link, world: &World) -> anyhow::Result<Completion> {
+    let mut judged = Judged::new(link, world)?;
     judged.wire.partial = true;
     let mut count = 0;
     for payload in [0, 1, 64, 1400, 5000] {
@@ -221,7 +245,13 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
 }
 
 /// Merged packets of several sizes, all headers linear or as little as the kernel takes.
-fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) -> anyhow::Result<Completion> {
+fn merged(
+    link: &mut Link,
+    world: World,
+    clients: &[Client],
+    payloads: &[usize],
+    size: u32,
+) -> anyhow::Result<Completion> {
     let frames: Vec<Frame> = clients
         .iter()
         .flat_map(|client| payloads.iter().map(|&payload| Client { payload, ..client.clone() }))
@@ -234,7 +264,7 @@ fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) ->
     if let Some(why) = frames.iter().find_map(refused) {
         return Ok(Completion::ignored_with(why));
     }
-    let mut judged = Judged::new(link, &World::new())?;
+    let mut judged = Judged::new(link, &world)?;
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
@@ -244,9 +274,8 @@ fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) ->
     }
     ensure!(judged.forwarded == frames.len() * 2, "only {} were forwarded", judged.forwarded);
     // One byte more in each segment than fits the way to the backend.
-    let mut narrow = World::new();
     let headers = frames.iter().map(|frame| frame.bytes.len()).min().unwrap_or(0) - payloads[0];
-    narrow = narrow.with_mtu((headers - ETHERNET) as u32 + size + 19);
+    let narrow = world.with_mtu((headers - ETHERNET) as u32 + size + 19);
     judged.configure(&narrow)?;
     judged.forwarded = 0;
     for frame in &frames {
@@ -256,7 +285,7 @@ fn merged(link: &mut Link, clients: &[Client], payloads: &[usize], size: u32) ->
     Ok(Completion::Completed)
 }
 
-fn merged_segments(link: &mut Link) -> anyhow::Result<Completion> {
+fn merged_segments(link: &mut Link, world: World) -> anyhow::Result<Completion> {
     let clients = [
         Client::tcp4(),
         Client::tcp6(),
@@ -264,11 +293,11 @@ fn merged_segments(link: &mut Link) -> anyhow::Result<Completion> {
         Client { options: 8, ..Client::tcp4() },
         Client { traffic_class: 0xbb, ..Client::tcp6() },
     ];
-    merged(link, &clients, &[1461, 2920, 20_000, 60_000], 1460)
+    merged(link, world, &clients, &[1461, 2920, 20_000, 60_000], 1460)
 }
 
-fn merged_datagrams(link: &mut Link) -> anyhow::Result<Completion> {
-    merged(link, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
+fn merged_datagrams(link: &mut Link, world: World) -> anyhow::Result<Completion> {
+    merged(link, world, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
 }
 
 /// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left out.

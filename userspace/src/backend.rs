@@ -428,6 +428,20 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_takes_packets_out_of_udp_where_a_service_that_lists_it_wants_that() {
+        let text = r#"{ "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1", "gue_port": 5555, "mtu": 1500 },
+            "hash_key_file": "/k",
+            "backends": [ { "name": "a", "address": "10.0.1.1" }, { "name": "b", "address": "10.0.1.2" } ],
+            "services": [
+                { "name": "one", "vips": ["203.0.113.1:80/tcp"], "backends": [ { "name": "a" }, { "name": "b" } ] },
+                { "name": "two", "vips": ["203.0.113.2:80/tcp"], "encapsulation": "gue", "backends": [ { "name": "a" } ] } ] }"#;
+        let config = Config::parse(text, Path::new("edge.json")).unwrap();
+        let duty = |name| Duty::find(&args(Some(name), &[]), &config, &[]).unwrap();
+        assert_eq!((duty("a").gue_port, duty("b").gue_port), (Some(5555), None));
+        assert_ne!(duty("a").clamping, duty("b").clamping, "8 bytes less");
+    }
+
+    #[test]
     fn a_host_that_is_no_backend_or_two_is_told_so() {
         for (args, own, says) in [
             (args(None, &[]), vec![ip("10.9.9.9")], "no backend has an address of this host"),

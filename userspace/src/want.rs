@@ -198,6 +198,29 @@ mod tests {
     }
 
     #[test]
+    fn a_service_in_udp_says_so_to_packets_and_to_the_program() {
+        let config = |service: serde_json::Value| {
+            let mut text = serde_json::json!({
+                "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
+                "backends": [{ "name": "web-1", "address": "10.0.1.1" }],
+                "services": [{ "name": "web", "vips": ["203.0.113.10:443/tcp"], "table_size": 4093, "backends": [{ "name": "web-1" }] }]
+            });
+            text["services"][0].as_object_mut().unwrap().extend(service.as_object().unwrap().clone());
+            let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
+            let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
+            (want.services[0].options, want.features().has(Features::GUE))
+        };
+        let both = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+        for (service, options) in [
+            (serde_json::json!({}), VipOptions::NONE),
+            (serde_json::json!({ "encapsulation": "gue" }), VipOptions::GUE),
+            (serde_json::json!({ "encapsulation": "gue", "udp_zero_checksum": true }), both),
+        ] {
+            assert_eq!(config(service), (options, options.has(VipOptions::GUE)));
+        }
+    }
+
+    #[test]
     fn when_everybody_drains_the_table_stays_as_it_was() {
         let all = want(&["web-1", "web-2", "web-3", "web-4", "web-5", "web-6"]);
         assert_eq!(all.services[0].owners, want(&[]).services[0].owners);

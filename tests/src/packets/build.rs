@@ -7,7 +7,7 @@ use etherparse::{
     UdpHeader,
 };
 
-use super::world::{UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
+use super::world::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -270,6 +270,28 @@ fn outer_v4_of(inner: IpNumber, destination: Ipv4Addr, class: u8, hint: u16, len
 /// The outer IPv6 header that a balancer writes in front of an IPv6 packet of `length` bytes.
 pub fn outer_v6(destination: Ipv6Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
     ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV6, length).to_bytes().to_vec()
+}
+
+/// The outer headers of GUE in front of a packet of `length` bytes: `outer`, that of IP-in-IP, as a header of UDP, and behind it that of UDP from the port that a
+/// flow's hash selects. Its checksum covers `summed`, with which there is one.
+pub fn in_udp(outer: &[u8], length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
+    let (from, to) = (49_152 + (hash % 16_384) as u16, GUE_PORT.number());
+    let unsummed = |length| UdpHeader { source_port: from, destination_port: to, length, checksum: 0 };
+    if outer[0] >> 4 == 4 {
+        let (mut header, _) = Ipv4Header::from_slice(outer).expect("it is a header");
+        header.protocol = IpNumber::UDP;
+        header.total_len = (length + 28).try_into().unwrap_or(0);
+        header.header_checksum = header.calc_header_checksum();
+        let udp = summed.map(|bytes| UdpHeader::with_ipv4_checksum(from, to, &header, bytes).expect("it is short"));
+        let udp = udp.unwrap_or_else(|| unsummed(header.total_len.saturating_sub(20)));
+        return [&header.to_bytes()[..], &udp.to_bytes()].concat();
+    }
+    let (mut header, _) = Ipv6Header::from_slice(outer).expect("it is a header");
+    header.next_header = IpNumber::UDP;
+    header.payload_length = (length + 8).try_into().unwrap_or(0);
+    let udp = summed.map(|bytes| UdpHeader::with_ipv6_checksum(from, to, &header, bytes).expect("it is short"));
+    let udp = udp.unwrap_or_else(|| unsummed(header.payload_length));
+    [&header.to_bytes()[..], &udp.to_bytes()].concat()
 }
 
 /// A frame with an outer header between its Ethernet header and the rest.

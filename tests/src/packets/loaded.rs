@@ -11,7 +11,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
 use sluice::bpf::{
-    self, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie,
+    self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie,
 };
 use sluice::journal::Role;
 use sluice_datapath::entries::{
@@ -27,7 +27,7 @@ use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{
-    Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
 };
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -345,7 +345,7 @@ impl LoadedHost {
     /// What the kernel refused.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
-        let programs = bpf::load_backend(&pins.0, 16, 16)?;
+        let programs = bpf::load_backend(&pins.0, &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT })?;
         Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
 

@@ -15,7 +15,7 @@ use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsul
 
 use super::watching::Watched;
 use super::world::{
-    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
+    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
     UNDERLAY_V6, World,
 };
 
@@ -28,6 +28,7 @@ pub fn settings() -> Settings {
         source_v6: UNDERLAY_V6.into(),
         source_bits_v4: 0,
         source_bits_v6: 0,
+        gue_port: GUE_PORT,
         errors: Rate::NONE,
     }
 }
@@ -194,7 +195,7 @@ pub struct NativeHost {
 impl NativeHost {
     /// The packet path on a kernel that can, or cannot, take off an outer header of another family than the inner one's.
     pub fn new(crosses: bool) -> Self {
-        Self { maps: memory::BackendHost { crosses, ..Default::default() } }
+        Self { maps: memory::BackendHost { crosses, gue_port: GUE_PORT, ..Default::default() } }
     }
 }
 

@@ -16,6 +16,7 @@ use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
 pub mod clamp;
+mod gue;
 mod icmp;
 mod ip;
 
@@ -42,7 +43,19 @@ struct First {
     backend: u16,
     incarnation: u32,
     hint: u16,
+    options: VipOptions,
     seen: Instant,
+}
+
+/// How a packet goes to its backend.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    service: u32,
+    backend: u16,
+    hint: u16,
+    options: VipOptions,
+    /// The hash of its flow.
+    hash: u64,
 }
 
 /// How long a first fragment is surely remembered: less than the 30 seconds after which it surely is not.
@@ -123,16 +136,19 @@ impl Oracle {
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let (chosen, hint) = self.choose(service, &tuple, opens)?;
         let incarnation = self.incarnation(chosen);
+        let options = self.options(service);
+        let hash = hash(&self.hashed(service, &tuple));
         // A segment that opens a connection changes an entry that is there, and makes none.
         if self.world.tables[&service].tracked && (!opens || self.connections.contains_key(&tuple)) {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation, hint, seen: Instant::now() };
+            let first = First { service, backend: chosen, incarnation, hint, options, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
-        let told = self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens);
+        let way = Way { service, backend: chosen, hint, options, hash };
+        let told = self.encapsulated(frame, &ip, way, (length, largest), opens);
         told.or_else(|room| icmp::too_big(frame, &ip, largest, room?))
     }
 
@@ -218,9 +234,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// How packets of a service's VIPs are treated.
+    fn options(&self, service: u32) -> VipOptions {
+        self.world.vip_options.get(&service).copied().unwrap_or_default()
+    }
+
     /// The bytes of a 5-tuple that a service hashes.
     fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
-        let options = self.world.vip_options.get(&service).copied().unwrap_or_default();
+        let options = self.options(service);
         let address = (tuple.len() - 5) / 2;
         let mut hashed = tuple.clone();
         if options.has(VipOptions::HASH_CLIENT) {
@@ -235,7 +256,7 @@ impl Oracle {
     /// A later fragment goes where the first one went.
     fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, backend, incarnation, hint, options, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
@@ -245,7 +266,10 @@ impl Oracle {
         if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }
-        let outcome = self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false);
+        // It has no ports.
+        let hash = hash(&tuple(ip.source, ip.destination, &[0; 4], ip.protocol));
+        let way = Way { service, backend, hint, options, hash };
+        let outcome = self.encapsulated(frame, ip, way, (ip.length, ip.length), false);
         outcome.map_err(unsaid)
     }
 
@@ -255,7 +279,7 @@ impl Oracle {
         &self,
         frame: &Frame,
         ip: &Ip,
-        (service, chosen, hint): (u32, u16, u16),
+        Way { service, backend: chosen, hint, options, hash }: Way,
         (length, largest): (usize, usize),
         opens: bool,
     ) -> Result<Outcome, Result<usize, Reason>> {
@@ -265,15 +289,21 @@ impl Oracle {
             return Err(Err(Reason::NoEncapsulation));
         }
         let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
-        let outer = match (ip.source, v4, v6) {
+        let mut outer = match (ip.source, v4, v6) {
             (IpAddr::V4(_), Some(v4), _) => build::outer_v4(v4, ip.class, hint, length),
             (IpAddr::V6(_), _, Some(v6)) => build::outer_v6(v6, ip.class, hint, length),
             (IpAddr::V4(_), None, Some(v6)) => build::outer_v6_of_v4(v6, ip.class, hint, length),
             (IpAddr::V6(_), Some(v4), None) => build::outer_v4_of_v6(v4, ip.class, hint, length),
             (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
         };
+        if options.has(VipOptions::GUE) {
+            outer = gue::headers(&outer, &frame.bytes[ip.start..][..length], ip, frame.segment_size != 0, hash);
+        }
         if largest + outer.len() > mtu as usize {
             return Err(Ok((mtu as usize).saturating_sub(outer.len())));
+        }
+        if options.has(VipOptions::GUE) {
+            gue::check(&outer, options).map_err(Err)?;
         }
         Ok(Outcome::Forward(Forwarded {
             bytes: build::wrapped_behind(&frame.bytes, ip.start, &outer),

@@ -84,7 +84,7 @@ pub fn world() -> World {
         ),
     ]
     .into();
-    world.vip_options.insert(super::world::DNS, VipOptions::LISTED);
+    world.vip_options.insert(super::world::DNS, VipOptions::LISTED.with(VipOptions::GUE));
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
@@ -94,6 +94,17 @@ pub fn world() -> World {
     world.tables.insert(4, world.tables[&super::world::WEB].clone());
     world.vip_options.insert(4, VipOptions::LIMITED);
     world.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
+    world
+}
+
+/// A world in which packets go to backends in UDP, of one service also without a checksum; backends of either family, and of both.
+pub fn gue() -> World {
+    let mut world = World::new()
+        .with_backend(2, |backend| backend.v4 = None)
+        .with_backend(3, |backend| backend.v6 = None)
+        .with_backend(4, |backend| backend.next_hop = Some((1000, 160)));
+    world.vip_options =
+        [(super::world::WEB, VipOptions::GUE), (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM))].into();
     world
 }
 
@@ -257,14 +268,17 @@ pub fn host() -> Host {
 
 /// Encapsulated frames for [`host`]; most of them bent.
 pub fn encapsulated() -> impl Strategy<Value = Frame> {
-    (client(), any::<u8>(), any::<bool>(), vec(bend(), 0..4)).prop_map(|(client, class, crosses, bends)| {
-        let length = client.packet().len();
+    let kinds = (any::<bool>(), any::<bool>());
+    (client(), any::<u8>(), kinds, vec(bend(), 0..4)).prop_map(|(client, class, (crosses, gue), bends)| {
+        let packet = client.packet();
+        let length = packet.len();
         let outer = match (client.is_v6(), crosses) {
             (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
             (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
             (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
             (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
         };
+        let outer = if gue { build::in_udp(&outer, length, class.into(), Some(&packet)) } else { outer };
         bent(build::wrapped(&client.frame(), &outer), &bends).into()
     })
 }

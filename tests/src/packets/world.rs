@@ -26,6 +26,8 @@ pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 /// Key of the flow hash.
 pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// Destination port of GUE; not the usual one, so that no number is in two places.
+pub const GUE_PORT: Port = Port::new(5555);
 /// Largest IP packet on the way to every backend, unless a case says otherwise.
 pub const MTU: u32 = 1600;
 /// Service of port 443/tcp.

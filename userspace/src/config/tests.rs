@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
+use super::{Config, ConfigError, Encapsulation, Limit, Limits, Rate, Tracking};
 
 mod policy;
 
@@ -404,4 +404,38 @@ proptest! {
         text[at] = byte;
         let _ = parse(std::str::from_utf8(&text).unwrap());
     }
+}
+
+#[test]
+fn services_travel_in_ip_or_in_udp() {
+    let config = parse(&good().to_string()).unwrap();
+    assert_eq!((config.services()[0].encapsulation(), config.underlay().gue_port), (Encapsulation::Ipip, 6080));
+    let gue = |zero_checksum| Encapsulation::Gue { zero_checksum };
+    for (said, meant) in [(json!("ipip"), Encapsulation::Ipip), (json!("gue"), gue(false))] {
+        let config = parse(&with("/services/0/encapsulation", said)).unwrap();
+        assert_eq!(config.services()[0].encapsulation(), meant);
+        assert_eq!(config.services()[1].encapsulation(), Encapsulation::Ipip);
+    }
+    let mut document = good();
+    document["services"][0]["encapsulation"] = json!("gue");
+    for zero_checksum in [false, true] {
+        document["services"][0]["udp_zero_checksum"] = json!(zero_checksum);
+        let config = parse(&document.to_string()).unwrap();
+        assert_eq!(config.services()[0].encapsulation(), gue(zero_checksum));
+    }
+    let config = parse(&with("/underlay/gue_port", json!(5555))).unwrap();
+    assert_eq!(config.underlay().gue_port, 5555);
+}
+
+#[test]
+fn what_gue_cannot_be_is_refused() {
+    let place = Some("services[0].encapsulation");
+    for wrong in [json!("GUE"), json!("vxlan"), json!(true), json!(null)] {
+        refused(&with("/services/0/encapsulation", wrong), place, "\"ipip\" or \"gue\"");
+    }
+    for wrong in [json!(0), json!(65_536), json!("6080")] {
+        refused(&with("/underlay/gue_port", wrong), Some("underlay.gue_port"), "from 1 to 65535");
+    }
+    let alone = with("/services/0/udp_zero_checksum", json!(true));
+    refused(&alone, Some("services[0].udp_zero_checksum"), "\"encapsulation\": \"gue\"");
 }

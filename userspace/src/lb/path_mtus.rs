@@ -34,7 +34,7 @@ impl Balancer {
     /// Listens for errors about what is sent in the families that outer headers have. Without that, everything else works.
     pub(super) fn listen(&mut self) {
         let underlay = self.input.config.underlay();
-        for (family, error) in self.listener.listen(underlay.v4.is_some(), underlay.v6.is_some()) {
+        for (family, error) in self.listener.listen(underlay.v4.is_some(), underlay.v6.is_some(), underlay.gue_port) {
             let remedy = match error.kind() {
                 ErrorKind::PermissionDenied => {
                     "this process lacks CAP_NET_RAW; run it as root, or give its service CAP_NET_RAW (AmbientCapabilities)".to_owned()

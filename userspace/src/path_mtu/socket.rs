@@ -42,19 +42,22 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens for errors about packets of these families, in the place of those that it listened to before.
+    /// Listens for errors about packets of these families, in UDP to `gue_port` too, in the place of those that it listened to before.
     ///
     /// Returned are the families whose socket cannot be made, and why: without `CAP_NET_RAW` there are none.
-    pub fn listen(&mut self, v4: bool, v6: bool) -> Vec<(Family, io::Error)> {
+    pub fn listen(&mut self, v4: bool, v6: bool, gue_port: u16) -> Vec<(Family, io::Error)> {
         let mut refused = Vec::new();
         for (family, wanted, socket) in [(Family::V4, v4, &mut self.v4), (Family::V6, v6, &mut self.v6)] {
             if !wanted {
                 *socket = None;
-            } else if socket.is_none() {
-                match open(family) {
-                    Ok(opened) => *socket = Some(opened),
-                    Err(error) => refused.push((family, error)),
-                }
+                continue;
+            }
+            let listens = match socket {
+                Some(socket) => set_filter(family, socket.get_ref(), gue_port),
+                None => open(family, gue_port).map(|opened| *socket = Some(opened)),
+            };
+            if let Err(error) = listens {
+                refused.push((family, error));
             }
         }
         refused

@@ -1,12 +1,18 @@
-use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header};
+use etherparse::{
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, UdpHeader,
+};
 use proptest::prelude::*;
 use sluice_datapath::entries::Backend;
+use sluice_datapath::flow::Port;
+use sluice_datapath::options::Features;
 
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 /// When things happen: an hour after boot.
 const NOW: u64 = 3_600 * SECOND;
+
+const GUE_PORT: u16 = 6080;
 
 const ROUTE: Way = Way { next_hop: NextHop::new(7, 1600), gateway: None };
 
@@ -15,7 +21,13 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn settings() -> Settings {
-    Settings { source_v4: address("10.0.0.1").into(), source_v6: address("2001:db8::1").into(), ..Settings::NONE }
+    Settings {
+        features: Features::GUE,
+        gue_port: Port::new(GUE_PORT),
+        source_v4: address("10.0.0.1").into(),
+        source_v6: address("2001:db8::1").into(),
+        ..Settings::NONE
+    }
 }
 
 /// What a router says when an outer packet of 1600 bytes does not fit a link of 1500.
@@ -25,7 +37,7 @@ fn told(outer: Family, inner: Family) -> TooBig {
         Family::V6 => ("2001:db8::1", "2001:db8:1::1"),
     };
     let (source, destination) = (address(source), address(destination));
-    TooBig { mtu: 1500, source, destination, length: 1600, inner, uncut: true }
+    TooBig { mtu: 1500, source, destination, length: 1600, inner, port: None, uncut: true }
 }
 
 const FAMILIES: [(Family, Family); 4] =
@@ -33,10 +45,16 @@ const FAMILIES: [(Family, Family); 4] =
 
 /// The error as it comes out of a raw socket, built by etherparse.
 fn wire(error: &TooBig) -> Vec<u8> {
-    let (protocol, version) = match error.inner {
+    let (mut protocol, version) = match error.inner {
         Family::V4 => (IpNumber::IPV4, 0x45),
         Family::V6 => (IpNumber::IPV6, 0x60),
     };
+    let mut behind = vec![version, 0, 0, 0, 0, 0, 0, 0];
+    if let Some(port) = error.port {
+        protocol = IpNumber::UDP;
+        let header = UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
+        behind.splice(0..0, header.to_bytes());
+    }
     let mut quote = Vec::new();
     match (error.source, error.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -45,7 +63,7 @@ fn wire(error: &TooBig) -> Vec<u8> {
             header.dont_fragment = error.uncut;
             header.header_checksum = header.calc_header_checksum();
             header.write(&mut quote).unwrap();
-            quote.extend([version, 0, 0, 0, 0, 0, 0, 0]);
+            quote.extend(&behind);
             let kind =
                 etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: error.mtu as u16 };
             let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quote);
@@ -66,7 +84,7 @@ fn wire(error: &TooBig) -> Vec<u8> {
                 ..Ipv6Header::default()
             };
             header.write(&mut quote).unwrap();
-            quote.extend([version, 0, 0, 0, 0, 0, 0, 0]);
+            quote.extend(&behind);
             let mut message = Vec::new();
             Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: error.mtu }).write(&mut message).unwrap();
             [message, quote].concat()
@@ -104,6 +122,40 @@ fn an_error_is_read_and_lowers_the_mtu_of_that_backend_and_family_alone() {
         }
         let nowhere = NextHop::NONE;
         assert_eq!(path_mtus.limit(error.destination, nowhere), nowhere);
+    }
+}
+
+#[test]
+fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
+    for (outer, inner) in FAMILIES {
+        let error = TooBig { port: Some(GUE_PORT), ..told(outer, inner) };
+        assert_eq!(read(outer, &wire(&error)), Ok(error), "{inner} in {outer}");
+        let least = match (outer, inner) {
+            (Family::V4, Family::V4) => 604,
+            (Family::V4, Family::V6) => 1308,
+            (Family::V6, Family::V4) => 1280,
+            (Family::V6, Family::V6) => 1328,
+        };
+        let elsewhere = TooBig { port: Some(GUE_PORT + 1), ..error };
+        for (error, outcome) in [
+            (elsewhere, Outcome::NeverSent),
+            (TooBig { mtu: least - 1, ..error }, Outcome::TooSmall),
+            (TooBig { mtu: least, ..error }, Outcome::Lowered),
+        ] {
+            assert_eq!(hear(&mut PathMtus::default(), &error, NOW), outcome, "{error:?}");
+        }
+        let unused = Settings { features: Features::NONE, ..settings() };
+        assert_eq!(PathMtus::default().hear(&error, &unused, Some(ROUTE), NOW), Outcome::NeverSent);
+        // Not enough of it is quoted to say what is inside, or it is neither of IPv4 nor of IPv6.
+        let mut cut = wire(&error);
+        cut.truncate(cut.len() - 8);
+        assert_eq!(read(outer, &cut), Err(Malformed));
+        if outer == Family::V6 {
+            let mut other = wire(&error);
+            let first = other.len() - 8;
+            other[first] = 0x10;
+            assert_eq!(read(outer, &other), Err(Malformed));
+        }
     }
 }
 
@@ -279,11 +331,13 @@ fn errors_about_options_and_later_fragments_are_malformed() {
 fn any_error() -> impl Strategy<Value = TooBig> {
     let lengths = prop_oneof![596_u32..2000, 596_u32..=u32::from(u16::MAX)];
     let mtus = prop_oneof![0_u32..2000, 0_u32..=u32::from(u16::MAX)];
-    (0..FAMILIES.len(), lengths, mtus, any::<bool>(), any::<bool>()).prop_map(|(families, length, mtu, uncut, own)| {
+    let fields = (0..FAMILIES.len(), lengths, mtus, any::<bool>(), any::<bool>(), any::<bool>());
+    fields.prop_map(|(families, length, mtu, uncut, own, gue)| {
         let (outer, inner) = FAMILIES[families];
         let error = told(outer, inner);
         let source = if own { error.source } else { error.destination };
-        TooBig { length, mtu, uncut: uncut || outer == Family::V6, source, ..error }
+        let port = gue.then_some(GUE_PORT);
+        TooBig { length, mtu, uncut: uncut || outer == Family::V6, source, port, ..error }
     })
 }
 

@@ -247,10 +247,8 @@ impl Sluice {
             features: Features::NONE,
             hash_key: HashKey::load(&self.directory.path().join("hash.key"))?.flow_key(),
             source_v4: Address::from(std::net::IpAddr::from(UNDERLAY)),
-            source_v6: Address::NONE,
-            source_bits_v4: 0,
-            source_bits_v6: 0,
             errors: Rate::NONE,
+            ..Settings::NONE
         };
         Ok(bpf::load_balancer_xdp(&pins, &settings, &BalancerMaps::open(&pins)?.capacities())?)
     }

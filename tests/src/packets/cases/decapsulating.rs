@@ -147,6 +147,78 @@ pub fn cases() -> Vec<HostCase> {
                 long(Client::tcp6(), ETHERNET + 40 + 4, 65_535),
             ]
         }),
+        case("outer headers of GUE are taken off, whatever their checksum", {
+            let checksums = |bytes: Vec<u8>, v6: bool| {
+                let at = ETHERNET + 6 + if v6 { 40 } else { 20 };
+                [with(bytes.clone(), at, &[0, 0]), with(bytes.clone(), at, &[0x12, 0x34]), bytes]
+            };
+            let each = Client::each().into_iter();
+            each.flat_map(|client| checksums(in_udp(&wrap(&client, 0)), client.is_v6()).map(|b| taken(b, &client, 1)))
+                .collect()
+        }),
+        case("outer headers of GUE of the other family are taken off", {
+            Client::each().map(|client| taken(in_udp(&wrap_across(&client, 0)), &client, 1)).to_vec()
+        }),
+        case("in GUE every payload length and inner options survive, padding and segments are counted", {
+            let payloads = (0..100).flat_map(|payload| Client::each().map(|client| Client { payload, ..client }));
+            let options = [Client { options: 40, ..Client::tcp4() }];
+            let plain = options.into_iter().chain(payloads).map(|client| taken(in_udp(&wrap(&client, 0)), &client, 1));
+            let padded = Client::each().map(|client| {
+                let pad = |bytes: Vec<u8>| [bytes, vec![0; 6]].concat();
+                let taken = Unwrapped::Taken(pad(client.frame()), 7, client.packet().len() as u64);
+                (Frame { segments: 7, ..pad(in_udp(&wrap(&client, 0))).into() }, taken)
+            });
+            plain.chain(padded).collect()
+        }),
+        case("in GUE congestion marks follow the table of RFC 6040", {
+            congestion().into_iter().map(|(frame, outcome)| (in_udp(&frame.bytes).into(), outcome)).collect()
+        }),
+        case("UDP to another port, from anywhere to nobody here, and what is not variant 1 passes", {
+            let behind = |client: &Client| ETHERNET + if client.is_v6() { 40 } else { 20 };
+            let pass = |client: Client, at: usize, bytes: &[u8], reason| {
+                let at = behind(&client) + at;
+                pass(with(in_udp(&wrap(&client, 0)), at, bytes), reason)
+            };
+            let each = |at, bytes: &[u8], reason| Client::each().map(|client| pass(client, at, bytes, reason));
+            let elsewhere = |client: Client| {
+                let bytes = with(in_udp(&wrap(&client, 0)), behind(&client) - 1, &[77]);
+                (Frame::from(bytes), Unwrapped::Refused(Action::Pass, Reason::NotTunnel))
+            };
+            let other = |client: Client, address: IpAddr| {
+                (Frame::from(in_udp(&wrap(&client.to_address(address), 0))), Unwrapped::Refused(Action::Pass, Reason::NotVip))
+            };
+            each(2, &[0x17, 0xc0], Reason::NotTunnel)
+                .into_iter()
+                .chain(each(8, &[0x00], Reason::NotTunnel))
+                .chain(each(8, &[0x80], Reason::NotTunnel))
+                .chain(Client::each().map(elsewhere))
+                .chain([other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())])
+                .collect()
+        }),
+        case("an outer fragment of GUE passes", {
+            let fragment = |bits: u16| {
+                pass(with(in_udp(&wrap(&Client::udp4(), 0)), ETHERNET + 6, &bits.to_be_bytes()), Reason::NotTunnel)
+            };
+            vec![fragment(0x2000), fragment(0x0003), fragment(0x2003)]
+        }),
+        case("a frame that ends inside the headers of GUE passes, wherever it ends", {
+            let each = |client: Client, outer: usize, inner: usize| {
+                let bytes = in_udp(&wrap(&client, 0));
+                (SHORTEST..ETHERNET + outer + 8 + inner).map(move |length| {
+                    let behind = ETHERNET + outer..=ETHERNET + outer + 8;
+                    let reason = if behind.contains(&length) { Reason::NotTunnel } else { Reason::Truncated };
+                    (Frame::from(bytes[..length].to_vec()), Unwrapped::Refused(Action::Pass, reason))
+                })
+            };
+            each(Client::tcp4(), 20, 20).chain(each(Client::tcp6(), 40, 40)).collect()
+        }),
+        case("in GUE an inner length of more than there is is dropped", {
+            let (v4, v6) = (Client::tcp4().packet().len() + 1, Client::tcp6().packet().len() - 40 + 1);
+            let long = |client: Client, at: usize, length: usize| {
+                drop(with(in_udp(&wrap(&client, 0)), at, &(length as u16).to_be_bytes()), Reason::BadLength)
+            };
+            vec![long(Client::tcp4(), ETHERNET + 28 + 2, v4), long(Client::tcp6(), ETHERNET + 48 + 4, v6)]
+        }),
         case("ARP and VLAN tags pass", {
             let tagged = [&[0, 5, 8, 0][..], &wrap(&Client::tcp4(), 0)[ETHERNET..]].concat();
             vec![
@@ -177,6 +249,13 @@ fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
         build::outer_v6_of_v4(LOCAL_V6, class, 0x1240, length)
     };
     build::wrapped(&client.frame(), &outer)
+}
+
+/// A frame with the outer header of IP-in-IP as one with those of GUE; their checksum covers all of it.
+fn in_udp(frame: &[u8]) -> Vec<u8> {
+    let header = if frame[ETHERNET] >> 4 == 4 { 20 } else { 40 };
+    let (outer, inner) = frame[ETHERNET..].split_at(header);
+    build::wrapped_behind(frame, ETHERNET + header, &build::in_udp(outer, inner.len(), 0x1234_5678, Some(inner)))
 }
 
 /// The outer IPv4 header in front of `length` bytes, changed, its checksum right.

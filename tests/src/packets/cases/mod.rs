@@ -7,6 +7,7 @@ mod dropping;
 mod families;
 mod forwarding;
 mod fragments;
+mod gue;
 mod icmp;
 mod limits;
 mod lists;
@@ -79,6 +80,7 @@ pub fn balancing() -> Vec<Case> {
         unusual::cases(),
         fragments::cases(),
         icmp::cases(),
+        gue::cases(),
         pings::cases(),
         rejecting::cases(),
         passing::cases(),
@@ -164,8 +166,14 @@ impl HostCase {
     /// Whether an outer header in it is of another family than the packet inside, which not every kernel's BPF can take off.
     pub fn crosses(&self) -> bool {
         self.frames.iter().any(|(frame, _)| match frame.bytes.get(12..14) {
-            Some([0x08, 0x00]) => frame.bytes.get(14 + 9) == Some(&41),
-            Some([0x86, 0xdd]) => frame.bytes.get(14 + 6) == Some(&4),
+            Some([0x08, 0x00]) => match frame.bytes.get(14 + 9) {
+                Some(17) => frame.bytes.get(14 + 28).is_some_and(|first| first >> 4 == 6),
+                protocol => protocol == Some(&41),
+            },
+            Some([0x86, 0xdd]) => match frame.bytes.get(14 + 6) {
+                Some(17) => frame.bytes.get(14 + 48).is_some_and(|first| first >> 4 == 4),
+                protocol => protocol == Some(&4),
+            },
             _ => false,
         })
     }

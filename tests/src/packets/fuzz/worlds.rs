@@ -18,6 +18,8 @@ pub const WORLDS: &[Named] = &[
     ("narrow", || World::new().with_mtu(150)),
     // One on which all fit.
     ("wide", || World::new().with_mtu(9000).tracked(true)),
+    // Packets to backends in UDP, of which one service's take it without a checksum; some backends are of the other family.
+    ("gue", random::gue),
     // VIPs whose services have no lookup table yet.
     ("unfilled", || World { tables: [].into(), ..World::new() }),
 ];

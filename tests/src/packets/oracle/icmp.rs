@@ -8,7 +8,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::options::AddressOptions;
 
 use super::ip::{self, Ip, Part};
-use super::{Oracle, tuple, unsaid};
+use super::{Oracle, Way, tuple, unsaid};
 use crate::packets::icmp::told;
 use crate::packets::world::{Frame, Outcome};
 
@@ -93,7 +93,9 @@ impl Oracle {
         check(frame, ip, ip.header)?;
         self.take(service, ip.source, frame.segments.max(1), false)?;
         let (backend, hint) = self.choose(service, flow, false)?;
-        self.encapsulated(frame, ip, (service, backend, hint), (ip.length, ip.length), false).map_err(unsaid)
+        let (options, hash) = (self.options(service), super::hash(&self.hashed(service, flow)));
+        let way = Way { service, backend, hint, options, hash };
+        self.encapsulated(frame, ip, way, (ip.length, ip.length), false).map_err(unsaid)
     }
 }
 

@@ -1,0 +1,306 @@
+//! Services whose packets go to backends in UDP.
+
+use std::net::IpAddr;
+
+use etherparse::EtherType;
+use sluice_datapath::Reason;
+use sluice_datapath::options::{AddressOptions, VipOptions};
+
+use super::{Case, Step, drops, passes, to, with};
+use crate::packets::build::{self, Client, ETHERNET, Transport};
+use crate::packets::icmp::{Error, Ping, told};
+use crate::packets::oracle;
+use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World};
+
+const HINT: u16 = 0x557f;
+
+/// All packets go to backend 3, in UDP.
+fn world() -> World {
+    let mut world = World::new().all_to(3, HINT);
+    world.vip_options = [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into();
+    world
+}
+
+/// The same, and no checksum is needed.
+fn agreed() -> World {
+    let mut world = world();
+    for options in world.vip_options.values_mut() {
+        *options = options.with(VipOptions::NO_CHECKSUM);
+    }
+    world
+}
+
+fn only(world: World, v6: bool) -> World {
+    world.with_backend(3, |backend| if v6 { backend.v4 = None } else { backend.v6 = None })
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let each = |v6: bool| Client::each().map(|client| sent(&client, v6, true)).to_vec();
+    let own = Client::each().map(|client| sent(&client, client.is_v6(), true)).to_vec();
+    vec![
+        Case::new("a packet goes to its backend in UDP, with a checksum over all of it", world(), own),
+        Case::new("either family goes in UDP over IPv4", only(world(), false), each(false)),
+        Case::new("either family goes in UDP over IPv6", only(world(), true), each(true)),
+        Case::new("a service without it goes in IP beside one with it", beside(), {
+            let tcp = [Client::tcp4(), Client::tcp6()].map(|client| to(&client, 3, HINT));
+            let udp = [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
+            tcp.into_iter().chain(udp).collect()
+        }),
+        Case::new("each flow has a source port of its own, every payload length a checksum", world(), {
+            let flows = (0..300).flat_map(|number| {
+                Client::each().map(|client| Client {
+                    payload: usize::from(number),
+                    traffic_class: number as u8,
+                    ..client.from_port(30_000 + number)
+                })
+            });
+            flows.map(|client| sent(&client, client.is_v6(), true)).collect()
+        }),
+        Case::new("a checksum of zero is written as all ones", only(world(), false), vec![sums_to_zero()]),
+        Case::new("padding is not summed", world(), {
+            let padded = |client: Client| {
+                let (frame, outcome) = sent(&Client { payload: 1, ..client.clone() }, client.is_v6(), true);
+                let pad = |bytes: Vec<u8>| [bytes, vec![0x5a; 9]].concat();
+                (pad(frame.bytes).into(), changed(outcome, pad))
+            };
+            Client::each().map(padded).to_vec()
+        }),
+        Case::new("IPv4 options are summed, and IPv6 extension headers", world(), {
+            let options = Client { options: 12, ..Client::tcp4() };
+            let extended = [&[8][..], &[16, 8], &[256]].map(|sizes| extended(&Client::udp6(), sizes));
+            [sent(&options, false, true)].into_iter().chain(extended).collect()
+        }),
+        Case::new("a tagged packet goes in UDP without its tags", only(world(), true), {
+            let tagged = |client: Client| {
+                let (frame, outcome) = sent(&client, true, true);
+                (build::tagged(&frame.bytes, &[(0x8100, 6)]).into(), outcome)
+            };
+            Client::each().map(tagged).to_vec()
+        }),
+        Case::new("a datagram without a checksum has none outside over IPv4 either", only(world(), false), {
+            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec()
+        }),
+        Case::new("over IPv6 such a datagram is dropped", only(world(), true), {
+            let bare = [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true).0.bytes);
+            bare.map(|bytes| drops(bytes, Reason::NoChecksum)).to_vec()
+        }),
+        Case::new("over IPv6 such a datagram goes where its receiver agreed", only(agreed(), true), {
+            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec()
+        }),
+        Case::new("a datagram's checksum that covers less than the packet is not used", only(world(), false), {
+            [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec()
+        }),
+        Case::new("what is merged has no checksum outside over IPv4", only(world(), false), {
+            Client::each().map(|client| merged(&client, false)).to_vec()
+        }),
+        Case::new("what is merged is dropped over IPv6", only(world(), true), {
+            let merged = Client::each().map(|client| (merged(&client, true).0, Outcome::Drop(Reason::NoChecksum)));
+            merged.to_vec()
+        }),
+        Case::new("what is merged goes over IPv6 where its receiver agreed", only(agreed(), true), {
+            Client::each().map(|client| merged(&client, true)).to_vec()
+        }),
+        Case::new("fragments have no checksum outside, and follow each other in UDP", only(agreed(), true), fragments()),
+        Case::new("fragments are dropped over IPv6 where nobody agreed", only(world(), true), {
+            let drop = |(frame, outcome)| match outcome {
+                Outcome::Forward(_) => (frame, Outcome::Drop(Reason::NoChecksum)),
+                outcome => (frame, outcome),
+            };
+            fragments().into_iter().map(drop).collect()
+        }),
+        Case {
+            name: "a later fragment goes in UDP though its service does so no more, as its first one did",
+            steps: {
+                let [first, later] = fragments().try_into().expect("two");
+                let plain = World { vip_options: [].into(), ..only(agreed(), true) };
+                let send = |(frame, outcome)| Step::Send(frame, outcome);
+                vec![Step::Configure(only(agreed(), true)), send(first), Step::Configure(plain), send(later)]
+            },
+        },
+        Case::new("an ICMP error goes in UDP with a checksum, from its flow's source port", world(), {
+            super::icmp::few().map(|error| followed(&error)).collect()
+        }),
+        Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
+            [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()
+        }),
+        Case::new("the UDP header counts against the MTU", world().with_mtu(1500), {
+            let of_length = |client: &Client, length: usize| {
+                let headers = Client { payload: 0, ..client.clone() }.packet().len();
+                Client { payload: length - headers, ..client.clone() }
+            };
+            let room = |client: &Client| 1500 - 8 - if client.is_v6() { 40 } else { 20 };
+            let fits = Client::each().map(|client| sent(&of_length(&client, room(&client)), client.is_v6(), true));
+            let larger = Client::each().map(|client| {
+                let frame = of_length(&client, room(&client) + 1).frame();
+                let header = if client.is_v6() { 40 } else { 20 };
+                let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
+                let answer = told(&frame, header, Some(protocol), room(&client) as u32);
+                (frame.into(), Outcome::Answer(Reason::MtuTold, answer))
+            });
+            fits.into_iter().chain(larger).collect()
+        }),
+        Case::new("what is not for a VIP passes", world(), {
+            Client::each().map(|client| passes(client.to_port(9).frame(), Reason::NotVipPort)).to_vec()
+        }),
+    ]
+}
+
+/// The hash of a client's flow, which selects the source port.
+fn hash(client: &Client) -> u64 {
+    let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
+    let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
+    oracle::hash(&oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol))
+}
+
+/// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
+fn outer(v6: bool, class: u8, length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
+    let backend = Backend::new(3);
+    let outer = if v6 {
+        build::outer_v6(backend.v6.expect("it has one"), class, HINT, length)
+    } else {
+        build::outer_v4(backend.v4.expect("it has one"), class, HINT, length)
+    };
+    build::in_udp(&outer, length, hash, summed)
+}
+
+/// A client's packet and what becomes of it in UDP.
+fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Outcome) {
+    let packet = client.packet();
+    wrapped(&client.frame(), client, hash(client), v6, summed.then_some(&packet))
+}
+
+/// The frame of a client's packet, changed, and what becomes of it.
+fn wrapped(bytes: &[u8], client: &Client, hash: u64, v6: bool, summed: Option<&[u8]>) -> (Frame, Outcome) {
+    let length = bytes.len() - ETHERNET;
+    let outer = outer(v6, client.traffic_class, length, hash, summed);
+    let outcome = Outcome::Forward(Forwarded {
+        bytes: build::wrapped(bytes, &outer),
+        service: if client.transport == Transport::Udp { DNS } else { WEB },
+        backend: 3,
+        packets: 1,
+        length: length as u64,
+        opens: client.transport == Transport::TcpSyn,
+    });
+    (bytes.to_vec().into(), outcome)
+}
+
+/// An outcome with other bytes.
+fn changed(outcome: Outcome, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Outcome {
+    match outcome {
+        Outcome::Forward(forwarded) => {
+            Outcome::Forward(Forwarded { bytes: change(forwarded.bytes.clone()), ..forwarded })
+        }
+        outcome => outcome,
+    }
+}
+
+/// [`DNS`] alone goes in UDP.
+fn beside() -> World {
+    let mut world = world();
+    world.vip_options.remove(&WEB);
+    world
+}
+
+/// A client whose packet's outer checksum is zero before it is written as all ones: sums shift by what the source port does, so one is looked for that shifts them
+/// so.
+fn sums_to_zero() -> (Frame, Outcome) {
+    const UDP: usize = ETHERNET + 20;
+
+    let word = |bytes: &[u8], at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    for payload in 0..200 {
+        let client = Client { payload, ..Client::udp4() };
+        let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else { continue };
+        // The client's own port is in its pseudo-header's complement and so in no sum.
+        let wanted = (word(&bytes, UDP) + word(&bytes, UDP + 6)) % 0xffff;
+        for port in 1_024..40_000 {
+            let client = client.clone().from_port(port);
+            if wanted == 49_152 + hash(&client) % 16_384 {
+                let (frame, outcome) = sent(&client, false, true);
+                assert!(
+                    matches!(&outcome, Outcome::Forward(forwarded) if forwarded.bytes[UDP + 6..][..2] == [0xff; 2]),
+                    "the checksum is zero"
+                );
+                return (frame, outcome);
+            }
+        }
+    }
+    unreachable!("one payload in four has a port that one client's port in 16,384 selects");
+}
+
+/// A client's IPv6 packet with destination options of these sizes, and what becomes of it.
+fn extended(client: &Client, sizes: &[usize]) -> (Frame, Outcome) {
+    const DESTINATION: u8 = 60;
+
+    let packet = client.packet();
+    let mut headers = Vec::new();
+    for (position, size) in sizes.iter().enumerate() {
+        let next = if position + 1 == sizes.len() { packet[6] } else { DESTINATION };
+        headers.extend([next, (size / 8 - 1) as u8]);
+        headers.extend((2..*size).map(|i| (i * 31) as u8));
+    }
+    let mut fixed = packet[..40].to_vec();
+    fixed[4..6].copy_from_slice(&((packet.len() - 40 + headers.len()) as u16).to_be_bytes());
+    fixed[6] = DESTINATION;
+    let packet = [&fixed, &headers[..], &packet[40..]].concat();
+    wrapped(&build::ethernet(EtherType::IPV6, &packet), client, hash(client), true, Some(&packet))
+}
+
+/// Offset in a frame of a client's transport header.
+fn transport(client: &Client) -> usize {
+    ETHERNET + if client.is_v6() { 40 } else { 20 }
+}
+
+/// A client's datagram without a checksum, and what becomes of it.
+fn unsummed(client: &Client, v6: bool) -> (Frame, Outcome) {
+    wrapped(&with(client.frame(), transport(client) + 6, &[0, 0]), client, hash(client), v6, None)
+}
+
+/// A client's datagram that is two bytes longer than its UDP header says, and what becomes of it over IPv4.
+fn longer(client: &Client) -> (Frame, Outcome) {
+    let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len() - transport(client) + ETHERNET;
+    let bytes = with(client.frame(), transport(client) + 4, &(length as u16).to_be_bytes());
+    wrapped(&bytes, client, hash(client), false, None)
+}
+
+/// A client's packet as one of three that were merged, and what becomes of it.
+fn merged(client: &Client, v6: bool) -> (Frame, Outcome) {
+    let (frame, outcome) = sent(&Client { payload: 300, ..client.clone() }, v6, false);
+    let outcome = match outcome {
+        Outcome::Forward(forwarded) => Outcome::Forward(Forwarded { packets: 3, ..forwarded }),
+        outcome => outcome,
+    };
+    (Frame { segment_size: 100, segments: 3, ..frame }, outcome)
+}
+
+/// A first and a later fragment over IPv6.
+fn fragments() -> Vec<(Frame, Outcome)> {
+    let first = Client { fragment: (false, true, 0), ..Client::udp4() };
+    let later = Client { fragment: (false, false, 9), ..Client::udp4() };
+    // The later one has no ports.
+    let portless = oracle::hash(&oracle::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
+    vec![sent(&first, true, false), wrapped(&later.frame(), &later, portless, true, None)]
+}
+
+/// An error about a client's flow, and what becomes of it.
+fn followed(error: &Error) -> (Frame, Outcome) {
+    let (bytes, client) = (error.frame(), &error.client);
+    let class = Client { traffic_class: error.traffic_class, ..client.clone() };
+    wrapped(&bytes, &class, hash(client), client.is_v6(), Some(&bytes[ETHERNET..]))
+}
+
+/// Pings go to the backends of [`WEB`].
+fn pings() -> World {
+    let mut world = world();
+    world.address_options = [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
+    world.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
+    world
+}
+
+/// A client's ping, and what becomes of it.
+fn pinged(client: &Client) -> (Frame, Outcome) {
+    let bytes = Ping::new(client).frame();
+    let addresses: (IpAddr, IpAddr) = (client.source.ip(), client.destination.ip());
+    let protocol = if client.is_v6() { 58 } else { 1 };
+    let hash = oracle::hash(&oracle::tuple(addresses.0, addresses.1, &[0; 4], protocol));
+    wrapped(&bytes, client, hash, client.is_v6(), Some(&bytes[ETHERNET..]))
+}

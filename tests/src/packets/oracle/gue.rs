@@ -1,0 +1,68 @@
+//! The headers of GUE in front of a packet, by RFC 768 and RFC 8200 section 8.1: the checksum is summed over every byte.
+
+use std::net::IpAddr;
+
+use etherparse::checksum::Sum16BitWords;
+use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
+
+use super::ip::{Ip, Part};
+use crate::packets::build;
+
+/// The outer headers in front of `packet`: those of IP-in-IP, with a UDP header behind them that has the flow's own source port.
+pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: u64) -> Vec<u8> {
+    build::in_udp(outer, packet.len(), hash, summed(packet, ip, merged).as_deref())
+}
+
+/// Whether the receiver takes such a packet.
+pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
+    let unsummed = outer.ends_with(&[0, 0]);
+    let v6 = outer[0] >> 4 == 6;
+    if v6 && unsummed && !options.has(VipOptions::NO_CHECKSUM) { Err(Reason::NoChecksum) } else { Ok(()) }
+}
+
+/// The packet as the outer checksum covers it: as it would be if its own checksums were right, since whoever takes one wrong for right cannot tell. `None` when
+/// it has none over all of its payload.
+fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
+    if merged || ip.part != Part::Whole {
+        return None;
+    }
+    let mut bytes = packet.to_vec();
+    let (headers, payload) = bytes.split_at_mut(ip.header);
+    let own = if ip.source.is_ipv4() { 1 } else { 58 };
+    let (field, least) = match ip.protocol {
+        6 => (16, 20),
+        17 => (6, 8),
+        protocol if protocol == own => (2, 8),
+        _ => return None,
+    };
+    if payload.len() < least {
+        return None;
+    }
+    if ip.protocol == 17 {
+        let claimed = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
+        if payload[6..8] == [0, 0] || claimed != payload.len() {
+            return None;
+        }
+    }
+    let pseudo = Sum16BitWords::new().add_2bytes([0, ip.protocol]).add_4bytes((payload.len() as u32).to_be_bytes());
+    let pseudo = match (ip.source, ip.destination) {
+        (IpAddr::V4(_), IpAddr::V4(_)) if ip.protocol == 1 => Sum16BitWords::new(),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            pseudo.add_4bytes(source.octets()).add_4bytes(destination.octets())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            pseudo.add_16bytes(source.octets()).add_16bytes(destination.octets())
+        }
+        _ => unreachable!("both addresses are of one family"),
+    };
+    payload[field..field + 2].fill(0);
+    let checksum = pseudo.add_slice(payload).ones_complement();
+    payload[field..field + 2].copy_from_slice(&checksum.to_ne_bytes());
+    if ip.source.is_ipv4() {
+        headers[10..12].fill(0);
+        let checksum = Sum16BitWords::new().add_slice(headers).ones_complement();
+        headers[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    }
+    Some(bytes)
+}
