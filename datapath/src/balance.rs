@@ -28,8 +28,8 @@ pub struct Forward {
     pub family: Family,
     /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
     pub neighbour: u32,
-    /// In GUE, what the UDP header depends on: it is a matter for [`gue::finish`].
-    pub behind: Option<Behind>,
+    /// In GUE, what the UDP header depends on: it is a matter for [`gue::finish`]. Else [`Behind::NONE`].
+    pub behind: Behind,
 }
 
 /// What the first stage made of a packet.
@@ -61,10 +61,10 @@ pub enum Outcome<P> {
 #[inline(always)]
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
     let (packet, forward) = encapsulate(packet, tables)?;
-    match forward.behind {
-        None => Ok(forward),
-        Some(behind) => gue::finish(packet, behind, tables).map(|()| forward),
+    if forward.behind != Behind::NONE {
+        gue::finish(packet, forward.behind, tables)?;
     }
+    Ok(forward)
 }
 
 /// All stages but the one that finishes GUE.
@@ -98,7 +98,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     let outcome = forward_direct(packet, tables, &mut seen);
     let became = match &outcome {
         Ok(First::Unusual(_)) => return outcome,
-        Ok(First::Forward(_, forward)) => Ok(*forward),
+        Ok(First::Forward(_, forward)) => Ok(forward.interface),
         Ok(First::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
@@ -132,7 +132,7 @@ pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T
     let mut seen = Seen::default();
     let outcome = forward_at(packet, place, tables, &mut seen);
     let became = match &outcome {
-        Ok(Outcome::Forward(_, forward)) => Ok(*forward),
+        Ok(Outcome::Forward(_, forward)) => Ok(forward.interface),
         Ok(Outcome::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
@@ -140,19 +140,19 @@ pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T
     outcome
 }
 
-/// An outcome without the packet.
+/// What [`settle`] needs to know of an outcome.
 #[inline(always)]
-pub(crate) fn became<P>(outcome: &Result<(P, Forward), Reason>) -> Result<Forward, Reason> {
+pub(crate) fn became<P>(outcome: &Result<(P, Forward), Reason>) -> Result<u32, Reason> {
     match outcome {
-        Ok((_, forward)) => Ok(*forward),
+        Ok((_, forward)) => Ok(forward.interface),
         Err(reason) => Err(*reason),
     }
 }
 
-/// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
+/// Counts a packet that is not forwarded, and tells of every packet to whoever captures. `became` is the interface through which it leaves, or why it does not.
 #[inline(always)]
-pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, Reason>) {
-    if let Err(reason) = outcome {
+pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<u32, Reason>) {
+    if let Err(reason) = became {
         tables.count_refused(reason);
         if seen.service != 0
             && let Some(index) = reason.drop_index()
@@ -160,7 +160,7 @@ pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result
             tables.count_dropped(seen.service, index);
         }
     }
-    observe::note(tables, seen, outcome);
+    observe::note(tables, seen, became);
 }
 
 #[inline(always)]

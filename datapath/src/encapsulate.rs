@@ -101,7 +101,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     tags: Option<usize>,
     choice: &Choice,
     way: &Way,
-    behind: Option<Behind>,
+    behind: Behind,
     hash: u64,
     tables: &T,
 ) -> Result<(P, Forward), Reason> {

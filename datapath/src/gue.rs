@@ -30,6 +30,9 @@ const MAX_EXTENSIONS: usize = 256;
 pub struct Behind(u32);
 
 impl Behind {
+    /// Nothing: no GUE. The number 0, which no packet has, since its header has bytes.
+    pub const NONE: Self = Self(0);
+
     const PROTOCOL: u32 = 14;
     const HEADER: u32 = 22;
     const BITS: u32 = !FIRST_SOURCE_PORT as u32;
@@ -76,7 +79,7 @@ impl Behind {
         Self(self.0 | hash as u32 & Self::BITS)
     }
 
-    /// It, as a number; not 0.
+    /// It, as a number.
     #[inline(always)]
     pub const fn to_word(self) -> u32 {
         self.0

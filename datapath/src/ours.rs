@@ -120,7 +120,7 @@ impl<P: Packet> Ours<P> {
         hash: u64,
         tables: &T,
     ) -> Result<(P, Forward), Reason> {
-        let behind = if way.gue { Some(self.behind(way.family, hash)?) } else { None };
+        let behind = if way.gue { self.behind(way.family, hash)? } else { Behind::NONE };
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,

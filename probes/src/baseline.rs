@@ -12,6 +12,7 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use sluice_datapath::gue::Behind;
 use sluice_datapath::{Family, Forward, Packet, parse};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
@@ -108,7 +109,7 @@ fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
         Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load(), false).ok()?,
         Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load(), false).ok()?,
     };
-    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0, behind: None })
+    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0, behind: Behind::NONE })
 }
 
 sluice_probes::license!();

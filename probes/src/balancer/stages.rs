@@ -132,7 +132,7 @@ fn finish_at<H: Hook>(hook: H, behind: u32) -> u32 {
 fn forwarded(hook: impl Hook, forward: &Forward) -> u64 {
     let action = hook.redirect(forward, |index| NEIGHBOURS.get(index));
     match forward.behind {
-        None => action.into(),
-        Some(behind) => Next::Finish(action, behind).to_word(),
+        Behind::NONE => action.into(),
+        behind => Next::Finish(action, behind).to_word(),
     }
 }

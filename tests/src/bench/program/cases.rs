@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sluice_datapath::options::Features;
+use sluice_datapath::options::{Features, VipOptions};
 
 use crate::packets::build::{Client, ETHERNET, Transport};
-use crate::packets::world::{Action, Table, VIP_V4, World};
+use crate::packets::world::{Action, DNS, Table, VIP_V4, WEB, World};
 
 /// Slots of every lookup table, as many as a configuration has when it does not say.
 const SLOTS: u32 = 65_537;
@@ -42,7 +42,7 @@ pub enum Flows {
 }
 
 /// All cases.
-pub const CASES: [Case; 18] = [
+pub const CASES: [Case; 20] = [
     Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
     Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
     // Drops, each at a later step: what lies between two of them is what the steps between them cost.
@@ -59,6 +59,8 @@ pub const CASES: [Case; 18] = [
     case("TCP segment, 1 M flows", Flows::Known(1 << 20)),
     Case { client: Client::syn, ..case("SYN, new flows", Flows::New(0)) },
     Case { client: udp, ..case("UDP datagram, 1 flow", Flows::Known(1)) },
+    gue("in GUE: TCP segment, 1 flow", tcp),
+    gue("in GUE: UDP datagram, 1 flow", udp),
     tracked("tracked: TCP segment, 1 flow", Flows::Known(1)),
     tracked("tracked: TCP segment, 64 k flows", Flows::Known(1 << 16)),
     tracked("tracked: TCP segment, 1 M flows", Flows::Known(1 << 20)),
@@ -85,6 +87,11 @@ const fn case(name: &'static str, flows: Flows) -> Case {
 
 const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
     Case { world, action: Action::Drop, ..case(name, Flows::Known(1)) }
+}
+
+const fn gue(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
+    let world = |world: World| World { vip_options: [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into(), ..world };
+    Case { client, world, features: Features::GUE, ..case(name, Flows::Known(1)) }
 }
 
 const fn tracked(name: &'static str, flows: Flows) -> Case {

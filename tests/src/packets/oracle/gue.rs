@@ -45,7 +45,7 @@ fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let pseudo = Sum16BitWords::new().add_2bytes([0, ip.protocol]).add_4bytes((payload.len() as u32).to_be_bytes());
+    let mut pseudo = Sum16BitWords::new().add_2bytes([0, ip.protocol]).add_4bytes((payload.len() as u32).to_be_bytes());
     let pseudo = match (ip.source, ip.destination) {
         (IpAddr::V4(_), IpAddr::V4(_)) if ip.protocol == 1 => Sum16BitWords::new(),
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
