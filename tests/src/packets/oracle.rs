@@ -16,6 +16,7 @@ use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
 pub mod clamp;
+pub mod decapsulate;
 mod icmp;
 mod ip;
 
