@@ -12,7 +12,7 @@ use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::decapsulate::decapsulated;
 use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, Unwraps, World};
-use sluice_tests::packets::{cases, clamping, icmp, random, sources, watching};
+use sluice_tests::packets::{cases, clamping, faults, icmp, random, sources, watching};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -47,6 +47,10 @@ fn main() -> ExitCode {
     }));
     let name = "the answer to a ping has a right checksum, whatever the ping holds";
     trials.push(Trial::test(name, || report(icmp::every_answer_is_valid(&mut Native::default()))));
+    for fault in faults::FAULTS {
+        let name = format!("not here: {}", fault.0);
+        trials.push(Trial::test(name, || report(faults::check(fault, &mut Native::default()))));
+    }
     trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
     trials.push(Trial::test("where sources are spread, each flow has one of its own", || {
         report(sources::check(&mut Native::with(sources::spread())))
