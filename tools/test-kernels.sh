@@ -47,7 +47,7 @@ while IFS=$'\t' read -r name _; do
 done <"$results/plan"
 read -r -a groups <<<"${TESTS:-${all[*]}}"
 
-# The binary that users run, for the lab. Beside it lies the one that the tests were built with, which is several times slower.
+# The binary that users run, for lab and daemon. Beside it lies the one that the tests were built with, which is several times slower.
 release=${CARGO_TARGET_DIR:-target}/release/sluice
 [ -x "$release" ] || fail "$release is not built; run \`make build\`"
 release=$(realpath "$release")

@@ -1,22 +1,22 @@
 //! The balancer's path: from a client's packet to an encapsulated one on its way to a backend.
 //!
 //! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
-//! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`unusual`], which finds the headers wherever they are and then
-//! does the same. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after the other.
+//! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
+//! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
+//! [`follow`](crate::follow()). In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
+//! the other.
 
-use crate::choose::{self, Choice};
-use crate::encapsulate::{Way, way, wrap};
-use crate::entries::{Fragment, FragmentKey, Listing, PrefixKey, Vip, VipAddress, VipKey};
-use crate::flow::Port;
+use crate::encapsulate::way;
+use crate::entries::Fragment;
 use crate::observe::{self, Seen};
-use crate::options::{AddressOptions, Features, VipOptions};
+use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
-use crate::parse::{Network, Part, Size, Transport};
-use crate::rates::{Asks, SourceKey};
-use crate::reject::{reject, smallest};
-use crate::tables::{BalancerTables, Forwarded};
-use crate::walk::{self, Place};
-use crate::{Address, Family, Flow, Reason, follow, icmp, parse};
+use crate::parse::Part;
+use crate::reject::reject;
+use crate::tables::BalancerTables;
+use crate::vip::{check_source, find_address, find_vip};
+use crate::walk::{self, Matter, Place};
+use crate::{Family, Reason, follow, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,21 +34,17 @@ pub struct Forward {
 pub enum First<P> {
     /// It is encapsulated and accounted, and leaves.
     Forward(Forward),
-    /// It is unchanged, uncounted, and a matter for [`unusual`].
+    /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
     /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
     TooBig(P, u32),
 }
 
-/// What the second stage made of a packet.
+/// What [`general`] made of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Second<P> {
+pub enum Outcome<P> {
     /// It is encapsulated and accounted, and leaves.
     Forward(Forward),
-    /// It is unchanged, uncounted, and a matter for [`icmp`](crate::icmp()): ICMP to a VIP address, and where it is.
-    Icmp(P, Place),
-    /// It is unchanged, uncounted, and a matter for [`follow`](crate::follow()): a later fragment to a VIP address, and where it is.
-    Later(P, Place),
     /// As [`First::TooBig`].
     TooBig(P, u32),
 }
@@ -64,12 +60,17 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
     match direct(packet, tables)? {
         First::Forward(forward) => Ok(forward),
         First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
-        First::Unusual(packet) => match unusual(packet, tables)? {
-            Second::Forward(forward) => Ok(forward),
-            Second::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
-            Second::Icmp(packet, place) => icmp(packet, place, tables),
-            Second::Later(packet, place) => follow(packet, place, tables),
-        },
+        First::Unusual(packet) => {
+            let (packet, place) = locate(packet, tables)?;
+            match place.matter() {
+                Matter::General => match general(packet, place, tables)? {
+                    Outcome::Forward(forward) => Ok(forward),
+                    Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
+                },
+                Matter::Icmp => icmp(packet, place, tables),
+                Matter::Later => follow(packet, place, tables),
+            }
+        }
     }
 }
 
@@ -92,19 +93,34 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     outcome
 }
 
-/// The second stage: headers wherever they are.
+/// The second stage: finds the end of the headers of a packet to a VIP address, wherever it is.
 ///
 /// # Errors
 ///
 /// As [`balance`].
 #[inline(always)]
-pub fn unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Second<P>, Reason> {
+pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P, Place), Reason> {
+    match find_place(&packet, tables) {
+        Ok(place) => Ok((packet, place)),
+        Err(reason) => {
+            settle(tables, &Seen::default(), Err(reason));
+            Err(reason)
+        }
+    }
+}
+
+/// A stage of its own: TCP or UDP to a VIP address, at a place that [`locate`] found.
+///
+/// # Errors
+///
+/// As [`balance`].
+#[inline(always)]
+pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Outcome<P>, Reason> {
     let mut seen = Seen::default();
-    let outcome = forward_unusual(packet, tables, &mut seen);
+    let outcome = forward_at(packet, place, tables, &mut seen);
     let became = match &outcome {
-        Ok(Second::Icmp(..) | Second::Later(..)) => return outcome,
-        Ok(Second::Forward(forward)) => Ok(*forward),
-        Ok(Second::TooBig(..)) => Err(Reason::TooBig),
+        Ok(Outcome::Forward(forward)) => Ok(*forward),
+        Ok(Outcome::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
     settle(tables, &seen, became);
@@ -145,9 +161,9 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
-    let (choice, hash) = packet.choose(&flow, tables)?;
+    let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
-    let way = packet.way(&choice, tables)?;
+    let way = way(&packet.network, &choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
@@ -155,16 +171,21 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
 }
 
 #[inline(always)]
-fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mut Seen) -> Result<Second<P>, Reason> {
-    let walked = walk::network(&packet)?;
+fn find_place<P: Packet, T: BalancerTables>(packet: &P, tables: &T) -> Result<Place, Reason> {
+    let walked = walk::network(packet)?;
+    find_address(tables, &walked.network)?;
+    Ok(Place::of(&walked.past_extensions(packet)?))
+}
+
+#[inline(always)]
+fn forward_at<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+    seen: &mut Seen,
+) -> Result<Outcome<P>, Reason> {
+    let walked = place.walked(&packet)?;
     let address = find_address(tables, &walked.network)?;
-    let walked = walked.past_extensions(&packet)?;
-    if let Part::Later = walked.part {
-        return Ok(Second::Later(packet, Place::of(&walked)));
-    }
-    if walked.network.is_icmp() && matches!(walked.part, Part::Whole) {
-        return Ok(Second::Icmp(packet, Place::of(&walked)));
-    }
     let offset = walked.start.wrapping_add(walked.network.header);
     let transport = parse::transport_at(&packet, offset, walked.network.protocol)?;
     let vip = find_vip(tables, &address, transport.destination_port, walked.network.protocol)?;
@@ -175,7 +196,7 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
-    let (choice, hash) = packet.choose(&flow, tables)?;
+    let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
     if let Part::First = walked.part {
         let entry = Fragment {
@@ -185,187 +206,13 @@ fn forward_unusual<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &m
             incarnation: choice.backend.incarnation,
             hint: u32::from(choice.hint),
         };
-        tables.remember_fragment(&packet.fragment_key(walked.identification), &entry);
+        let key = packet.fragment_key(walked.identification(&packet.packet)?);
+        tables.remember_fragment(&key, &entry);
     }
-    let way = packet.way(&choice, tables)?;
+    let way = way(&packet.network, &choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way)? {
         // What has tags in its bytes is told nothing.
-        return if walked.start == ETHERNET { Ok(Second::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
+        return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, tables).map(Second::Forward)
-}
-
-/// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
-#[inline(always)]
-pub(crate) fn find_address<T: BalancerTables>(tables: &T, network: &Network) -> Result<VipAddress, Reason> {
-    if network.is_to_mapped() {
-        return Err(Reason::NotVip);
-    }
-    let mut address = tables.vip_address(&network.destination);
-    if address.is_none() && tables.features().has(Features::PREFIXES) {
-        address = tables.vip_prefix(&PrefixKey::address(&network.destination));
-    }
-    address.ok_or(Reason::NotVip)
-}
-
-/// The VIP at a port of a VIP address.
-#[inline(always)]
-pub(crate) fn find_vip<T: BalancerTables>(
-    tables: &T,
-    address: &VipAddress,
-    port: Port,
-    protocol: u8,
-) -> Result<Vip, Reason> {
-    if let Some(vip) = address.first.at(port, protocol) {
-        return Ok(vip);
-    }
-    let mut vip = tables.vip(&VipKey::new(address.id, port, protocol));
-    if vip.is_none() && tables.features().has(Features::ANY_PORT) {
-        vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
-    }
-    vip.ok_or(if address.options.has(AddressOptions::DROP_UNLISTED) { Reason::Unlisted } else { Reason::NotVipPort })
-}
-
-/// Whether the list of sources that counts for all VIPs lets a client through.
-#[inline(always)]
-pub(crate) fn check_list_of_all<T: BalancerTables>(tables: &T, client: &Address) -> Result<(), Reason> {
-    if tables.features().has(Features::LIST_OF_ALL)
-        && let Some(listing) = tables.listing(Listing::OF_ALL, &PrefixKey::address(client))
-    {
-        listing.check()?;
-    }
-    Ok(())
-}
-
-/// Whether the lists of sources let a client through: the one for all first, then the service's.
-#[inline(always)]
-pub(crate) fn check_source<T: BalancerTables>(tables: &T, client: &Address, vip: &Vip) -> Result<(), Reason> {
-    check_list_of_all(tables, client)?;
-    if tables.features().has(Features::LISTS) && vip.options.has(VipOptions::LISTED) {
-        // A service that says it has a list and has none is new: its list is on the way.
-        tables.listing(vip.service, &PrefixKey::address(client)).ok_or(Reason::NotAllowed)?.check()?;
-    }
-    Ok(())
-}
-
-/// A packet to a VIP, and what is known about it.
-pub(crate) struct Ours<P> {
-    pub(crate) packet: P,
-    pub(crate) network: Network,
-    pub(crate) size: Size,
-    /// Whether it opens a TCP connection.
-    pub(crate) opens: bool,
-    /// Bytes of VLAN tags in the frame, if it has tags there or beside.
-    pub(crate) tags: Option<usize>,
-    pub(crate) vip: Vip,
-}
-
-impl<P: Packet> Ours<P> {
-    #[inline(always)]
-    fn flow(&self, transport: &Transport) -> Flow {
-        let n = &self.network;
-        Flow::new(n.source, n.destination, transport.source_port, transport.destination_port, n.protocol)
-    }
-
-    #[inline(always)]
-    pub(crate) fn fragment_key(&self, identification: u32) -> FragmentKey {
-        let n = &self.network;
-        let (source, destination) = (n.source, n.destination);
-        FragmentKey { source, destination, identification, protocol: u32::from(n.protocol) }
-    }
-
-    #[inline(always)]
-    pub(crate) fn alive(&self) -> Result<(), Reason> {
-        if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
-    }
-
-    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
-    #[inline(always)]
-    pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
-        if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
-            return Ok(());
-        }
-        let n = &self.network;
-        let asks =
-            Asks { service: self.vip.service, packets: self.packet.segments(), opens: self.opens, now: tables.now() };
-        if !tables.take_from_source(&SourceKey::new(&n.source, n.family, asks.service), &asks) {
-            return Err(Reason::SourceLimit);
-        }
-        if !tables.take_from_service(&asks) {
-            return Err(Reason::ServiceLimit);
-        }
-        Ok(())
-    }
-
-    /// The backend that gets the packet, and the flow's hash.
-    #[inline(always)]
-    fn choose<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
-        self.choose_and(flow, tables, true)
-    }
-
-    /// The backend that has a flow, and the flow's hash; nothing is written down.
-    #[inline(always)]
-    pub(crate) fn find<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> Result<(Choice, u64), Reason> {
-        self.choose_and(flow, tables, false)
-    }
-
-    #[inline(always)]
-    fn choose_and<T: BalancerTables>(&self, flow: &Flow, tables: &T, remembers: bool) -> Result<(Choice, u64), Reason> {
-        self.alive()?;
-        self.limit(tables)?;
-        let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
-        let mut hashed = *flow;
-        if tables.features().has(Features::HASHING) {
-            hashed = flow.reduced(self.vip.options);
-        }
-        let hash = hashed.hash(self.network.family, tables.hash_key());
-        Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
-    }
-
-    /// The way to the backend.
-    #[inline(always)]
-    fn way<T: BalancerTables>(&self, choice: &Choice, tables: &T) -> Result<Way, Reason> {
-        way(&self.network, choice, tables)
-    }
-
-    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
-    #[inline(always)]
-    fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
-        let room = way.room();
-        if self.size.segment <= room as usize {
-            return Ok(None);
-        }
-        let smallest = smallest(self.network.family);
-        let mtu = if room > smallest { room } else { smallest };
-        // Who keeps to the smallest MTU already can do no more.
-        if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
-    }
-
-    /// Sends a packet whose sender is told nothing if it does not fit.
-    #[inline(always)]
-    pub(crate) fn send_untold<T: BalancerTables>(
-        self,
-        choice: &Choice,
-        hash: u64,
-        tables: &T,
-    ) -> Result<Forward, Reason> {
-        let way = self.way(choice, tables)?;
-        if self.size.segment > way.room() as usize {
-            return Err(Reason::TooBig);
-        }
-        self.send(choice, &way, hash, tables)
-    }
-
-    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
-    #[inline(always)]
-    fn send<T: BalancerTables>(self, choice: &Choice, way: &Way, hash: u64, tables: &T) -> Result<Forward, Reason> {
-        let forwarded = Forwarded {
-            packets: self.packet.segments(),
-            bytes: self.size.packet as u64,
-            new_flows: u64::from(self.opens),
-        };
-        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
-        tables.count_forwarded(self.vip.service, choice.index, &forwarded);
-        Ok(forward)
-    }
+    packet.send(&choice, &way, hash, tables).map(Outcome::Forward)
 }

@@ -1,18 +1,20 @@
 //! Later fragments follow their first one, which has the ports.
 
-use crate::balance::{Forward, Ours, check_list_of_all, settle};
+use crate::balance::{Forward, settle};
 use crate::choose::Choice;
 use crate::entries::{Fragment, PrefixKey, Vip};
 use crate::flow::Port;
 use crate::observe::Seen;
 use crate::options::{Features, VipOptions};
+use crate::ours::Ours;
 use crate::packet::Packet;
 use crate::parse::{self, Size};
 use crate::tables::BalancerTables;
+use crate::vip::check_list_of_all;
 use crate::walk::Place;
 use crate::{Address, Flow, Reason};
 
-/// A stage of its own: a later fragment to a VIP address, at a place that [`unusual`](crate::balance::unusual) found, goes after its first one, if that
+/// A stage of its own: a later fragment to a VIP address, at a place that [`locate`](crate::balance::locate) found, goes after its first one, if that
 /// is known.
 ///
 /// # Errors
@@ -33,12 +35,13 @@ fn forward<P: Packet, T: BalancerTables>(
     tables: &T,
     seen: &mut Seen,
 ) -> Result<Forward, Reason> {
-    let walked = place.later(&packet)?;
+    let walked = place.walked(&packet)?;
+    let identification = walked.identification(&packet)?;
     // Which VIP it is for is not known, only whose. A service that has no rates has none in the map either.
     let (vip, tags) = (Vip { service: 0, options: VipOptions::LIMITED }, walked.tags());
     let size = Size { packet: 0, segment: 0 };
     let mut ours = Ours { network: walked.network, size, opens: false, tags, vip, packet };
-    let first = tables.fragment(&ours.fragment_key(walked.identification)).ok_or(Reason::Fragment)?;
+    let first = tables.fragment(&ours.fragment_key(identification)).ok_or(Reason::Fragment)?;
     if tables.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
         return Err(Reason::Fragment);
     }

@@ -1,14 +1,16 @@
 //! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
 
-use crate::balance::{Forward, Ours, check_list_of_all, check_source, find_address, find_vip, settle};
+use crate::balance::{Forward, settle};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
 use crate::header::{Icmp, Ipv4, Ipv6};
 use crate::observe::Seen;
 use crate::options::AddressOptions;
+use crate::ours::Ours;
 use crate::packet::Packet;
 use crate::parse::{self, Network, Part, Size, from_ipv4, from_ipv6};
 use crate::tables::BalancerTables;
+use crate::vip::{check_list_of_all, check_source, find_address, find_vip};
 use crate::walk::{Place, Walked};
 use crate::{Family, Flow, Reason};
 
@@ -52,7 +54,7 @@ impl Message {
     }
 }
 
-/// The third stage: a whole ICMP message to a VIP address, at a place that [`unusual`](crate::balance::unusual) found.
+/// A stage of its own: a whole ICMP message to a VIP address, at a place that [`locate`](crate::balance::locate) found.
 ///
 /// # Errors
 ///
@@ -94,7 +96,7 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: 
     check_source(tables, &flow.source, &vip)?;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
     let ours = Ours { network, size, opens: false, tags: walked.tags(), vip, packet };
-    let (choice, hash) = ours.find(&flow, tables)?;
+    let (choice, hash) = ours.choose(&flow, tables, false)?;
     seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
     ours.send_untold(&choice, hash, tables)
@@ -134,7 +136,7 @@ fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<Walked>
         }
         Family::V6 => (from_ipv6(&packet.load_variable(start)?).ok()?, Part::Whole),
     };
-    Walked { network, start, part, identification: 0, tagged: false }.past_extensions(packet).ok()
+    Walked::new(network, start, part, false).past_extensions(packet).ok()
 }
 
 /// Turns a ping whose ICMP header is at `offset` into its answer; `old` and `new` are the first word of that header.

@@ -30,13 +30,19 @@ pub struct Walked {
     pub start: usize,
     /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers are followed.
     pub part: Part,
-    /// What all fragments of the packet have in common; means nothing when it is whole.
-    pub identification: u32,
+    /// Bytes from the start of an IPv6 header to the fragment header behind it; means nothing when there is none.
+    fragment: usize,
     /// Whether it has a VLAN tag, in its bytes or beside them.
     pub tagged: bool,
 }
 
 impl Walked {
+    /// An IP header, extension headers not followed.
+    #[inline(always)]
+    pub(crate) const fn new(network: Network, start: usize, part: Part, tagged: bool) -> Self {
+        Self { network, start, part, fragment: Ipv6::SIZE, tagged }
+    }
+
     /// The same with the extension headers of an IPv6 packet followed (RFC 8200 section 4).
     ///
     /// # Errors
@@ -46,11 +52,24 @@ impl Walked {
     pub fn past_extensions<P: Packet>(self, packet: &P) -> Result<Self, Reason> {
         match self.network.family {
             Family::V4 => Ok(self),
-            Family::V6 => {
-                let (network, part, identification) = extensions(packet, self.start, self.network)?;
-                Ok(Self { network, part, identification, ..self })
-            }
+            Family::V6 => extensions(packet, self),
         }
+    }
+
+    /// What all fragments of the packet have in common, as a number; of a fragment only.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Truncated`].
+    #[inline(always)]
+    pub(crate) fn identification<P: Packet>(&self, packet: &P) -> Result<u32, Reason> {
+        match self.network.family {
+            Family::V4 => packet.load_variable(self.start).map(|header: Ipv4| header.identification()),
+            Family::V6 => packet
+                .load_variable(self.start.wrapping_add(self.fragment))
+                .map(|header: Ipv6Fragment| header.identification()),
+        }
+        .ok_or(Reason::Truncated)
     }
 
     /// Bytes of VLAN tags in the frame, if it has a tag there or beside.
@@ -60,7 +79,7 @@ impl Walked {
     }
 }
 
-/// Where the end of a packet's headers is: what one stage found out, in a form in which the next one can be told.
+/// Where the end of a packet's headers is, and what is there: what one stage found out, in a form in which the next one can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     family: Family,
@@ -68,83 +87,103 @@ pub struct Place {
     start: usize,
     /// Bytes of the IP header, with options or extension headers.
     header: usize,
+    /// [`Walked::fragment`].
+    fragment: usize,
+    part: Part,
+    /// Protocol of what follows.
+    protocol: u8,
+}
+
+/// The stage whose matter a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matter {
+    /// [`general`](crate::balance::general): TCP or UDP, or what nobody handles.
+    General,
+    /// [`icmp`](crate::icmp()): a whole ICMP message of its family.
+    Icmp,
+    /// [`follow`](crate::follow()): a later fragment.
+    Later,
 }
 
 impl Place {
-    /// The largest [`Place::to_word`].
-    pub const LARGEST: u32 = 0xffff;
+    // A place as a number, from the lowest bit on: offset (at most 22), family, bytes of headers (at most 296), part, protocol, and words of four
+    // bytes between the IPv6 header and a fragment header (at most 64).
+    const FAMILY: u32 = 5;
+    const HEADER: u32 = 6;
+    const PART: u32 = 15;
+    const PROTOCOL: u32 = 17;
+    const FRAGMENT: u32 = 25;
 
     /// The place of what follows the headers.
     #[inline(always)]
     pub(crate) const fn of(walked: &Walked) -> Self {
-        Self { family: walked.network.family, start: walked.start, header: walked.network.header }
+        let Walked { network, start, part, fragment, .. } = *walked;
+        Self { family: network.family, start, header: network.header, fragment, part, protocol: network.protocol }
     }
 
-    /// The place as a number: offset (at most 22) in the lower five bits, the family, and the header's bytes (at most 296).
+    /// The place as a number.
     #[inline(always)]
     pub const fn to_word(self) -> u32 {
-        self.start as u32 | (matches!(self.family, Family::V6) as u32) << 5 | (self.header as u32) << 6
+        let part = match self.part {
+            Part::Whole => 0,
+            Part::First => 1,
+            Part::Later => 2,
+        };
+        self.start as u32
+            | (matches!(self.family, Family::V6) as u32) << Self::FAMILY
+            | (self.header as u32) << Self::HEADER
+            | part << Self::PART
+            | (self.protocol as u32) << Self::PROTOCOL
+            | ((self.fragment as u32).wrapping_sub(Ipv6::SIZE as u32) >> 2) << Self::FRAGMENT
     }
 
     /// The place that a number says.
     #[inline(always)]
     pub fn from_word(word: u32) -> Self {
         let word = forgotten(word);
-        let family = if word & 1 << 5 == 0 { Family::V4 } else { Family::V6 };
-        Self { family, start: (word & 0x1f) as usize, header: (word >> 6 & 0x1ff) as usize }
+        let part = match word >> Self::PART & 3 {
+            0 => Part::Whole,
+            1 => Part::First,
+            _ => Part::Later,
+        };
+        Self {
+            family: if word & 1 << Self::FAMILY == 0 { Family::V4 } else { Family::V6 },
+            start: (word & 0x1f) as usize,
+            header: (word >> Self::HEADER & 0x1ff) as usize,
+            fragment: ((word >> Self::FRAGMENT) << 2).wrapping_add(Ipv6::SIZE as u32) as usize,
+            part,
+            protocol: (word >> Self::PROTOCOL) as u8,
+        }
     }
 
-    /// The headers of an ICMP message at this place, read once more.
+    /// The stage that goes on here.
+    #[inline(always)]
+    pub const fn matter(self) -> Matter {
+        let icmp = match self.family {
+            Family::V4 => ICMP,
+            Family::V6 => ICMPV6,
+        };
+        match self.part {
+            Part::Later => Matter::Later,
+            Part::Whole if self.protocol == icmp => Matter::Icmp,
+            _ => Matter::General,
+        }
+    }
+
+    /// The headers before this place, read once more.
     ///
     /// # Errors
     ///
     /// [`Reason::Truncated`], [`Reason::BadHeader`].
     #[inline(always)]
     pub(crate) fn walked<P: Packet>(self, packet: &P) -> Result<Walked, Reason> {
-        let Self { family, start, header } = self;
+        let Self { family, start, header, fragment, part, protocol } = self;
         let network = match family {
             Family::V4 => from_ipv4(&packet.load_variable(start).ok_or(Reason::Truncated)?)?,
             Family::V6 => from_ipv6(&packet.load_variable(start).ok_or(Reason::Truncated)?)?,
         };
-        let protocol = match family {
-            Family::V4 => ICMP,
-            Family::V6 => ICMPV6,
-        };
         let tagged = packet.has_vlan() || start != ETHERNET;
-        Ok(Walked {
-            network: Network { header, protocol, ..network },
-            start,
-            part: Part::Whole,
-            identification: 0,
-            tagged,
-        })
-    }
-
-    /// The headers of a later fragment at this place, read once more.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Truncated`], [`Reason::BadHeader`], [`Reason::Fragment`] when it is no later fragment.
-    #[inline(always)]
-    pub(crate) fn later<P: Packet>(self, packet: &P) -> Result<Walked, Reason> {
-        let Self { family, start, header } = self;
-        let (network, part, identification) = match family {
-            Family::V4 => {
-                let fields: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
-                (from_ipv4(&fields)?, fields.part(), fields.identification())
-            }
-            Family::V6 => {
-                let network = from_ipv6(&packet.load_variable(start).ok_or(Reason::Truncated)?)?;
-                // The fragment header is the last one that was followed.
-                let at = start.wrapping_add(header).wrapping_sub(Ipv6Fragment::SIZE);
-                let fragment: Ipv6Fragment = packet.load_variable(at).ok_or(Reason::Truncated)?;
-                let network = Network { header, protocol: fragment.next_header(), ..network };
-                (network, fragment.part(), fragment.identification())
-            }
-        };
-        let Part::Later = part else { return Err(Reason::Fragment) };
-        let tagged = packet.has_vlan() || start != ETHERNET;
-        Ok(Walked { network, start, part, identification, tagged })
+        Ok(Walked { network: Network { header, protocol, ..network }, start, part, fragment, tagged })
     }
 }
 
@@ -179,28 +218,28 @@ pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reason> {
 pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
     let (ether_type, start) = past_tags(packet)?;
     let tagged = packet.has_vlan() || start != ETHERNET;
-    let (network, part, identification) = match is_ours(packet, ether_type)? {
+    let (network, part) = match is_ours(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_variable(start).ok_or(Reason::Truncated)?;
-            (from_ipv4(&header)?, header.part(), header.identification())
+            (from_ipv4(&header)?, header.part())
         }
         Family::V6 => {
             let header: Ipv6 = packet.load_variable(start).ok_or(Reason::Truncated)?;
-            (from_ipv6(&header)?, Part::Whole, 0)
+            (from_ipv6(&header)?, Part::Whole)
         }
     };
-    Ok(Walked { network, start, part, identification, tagged })
+    Ok(Walked::new(network, start, part, tagged))
 }
 
 #[inline(always)]
-fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Result<(Network, Part, u32), Reason> {
+fn extensions<P: Packet>(packet: &P, walked: Walked) -> Result<Walked, Reason> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let (mut part, mut identification) = (Part::Whole, 0);
+    let Walked { mut network, start, mut part, mut fragment, tagged } = walked;
     for _ in 0..MAX_EXTENSIONS + 1 {
         // Whichever headers came before, the verifier knows the same about the offset now.
         network.header = forgotten(network.header as u32) as usize;
@@ -226,16 +265,16 @@ fn extensions<P: Packet>(packet: &P, start: usize, mut network: Network) -> Resu
                 if !matches!(part, Part::Whole) {
                     return Err(Reason::ExtensionHeaders);
                 }
-                (part, identification) = (header.part(), header.identification());
+                (part, fragment) = (header.part(), network.header);
                 network.protocol = header.next_header();
                 Ipv6Fragment::SIZE
             }
-            _ => return Ok((network, part, identification)),
+            _ => return Ok(Walked { network, start, part, fragment, tagged }),
         };
         network.header = network.header.wrapping_add(length);
         // What follows the header of a later fragment is the middle of something.
         if matches!(part, Part::Later) {
-            return Ok((network, part, identification));
+            return Ok(Walked { network, start, part, fragment, tagged });
         }
     }
     Err(Reason::ExtensionHeaders)

@@ -1,11 +1,14 @@
 //! What the programs for the kernel share: the TC and XDP bindings of [`sluice_datapath::Packet`].
 //!
-//! Only this crate holds code that runs nowhere but in the kernel. It decides nothing: `balancer.rs` and `backend.rs` are the two
+//! Only this crate holds code that runs nowhere but in the kernel. It decides nothing: `balancer/` and `backend.rs` are the two
 //! objects that are loaded, each with its maps and a few lines that turn a `Result` into an action. `baseline.rs` is a third, with
 //! programs that measurements compare with; no binary for users holds it.
 #![no_std]
+// Some loads must be one instruction.
+#![feature(asm_experimental_arch)]
 
 pub mod access;
+pub mod hook;
 pub mod next;
 pub mod tc;
 pub mod xdp;

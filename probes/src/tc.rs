@@ -20,6 +20,7 @@ use sluice_datapath::parse::is_tag;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
+use crate::hook::Hook;
 
 /// Bytes that are made linear before a packet is read: the headers that are read at constant offsets, on the balancer (Ethernet,
 /// IPv6, TCP) as on the backend (Ethernet, two IPv6 headers).
@@ -93,8 +94,19 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn has_vlan(&self) -> bool {
-        // SAFETY: `skb` is the context that the kernel gave.
-        unsafe { (*self.skb).vlan_present != 0 }
+        let present: u32;
+        // In these words, because the compiler may keep the member's address in a register, and the verifier wants it in the load.
+        // SAFETY: `skb` is the context that the kernel gave; the instruction reads one of its members.
+        unsafe {
+            core::arch::asm!(
+                "{present} = *(u32 *)({skb} + {offset})",
+                present = out(reg) present,
+                skb = in(reg) self.skb,
+                offset = const core::mem::offset_of!(__sk_buff, vlan_present),
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        present != 0
     }
 
     #[inline(always)]
@@ -280,7 +292,7 @@ impl Packet for TcPacket {
 
 /// The TC action for an encapsulated packet: out of its interface, to a neighbour whose link address is in the kernel's own table.
 #[inline(always)]
-pub fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
+fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
     let bytes = size_of::<Neighbour>() as i32;
     let neighbour = core::ptr::from_ref(neighbour).cast::<bpf_redir_neigh>().cast_mut();
     // SAFETY: the helper reads `bytes` bytes of the neighbour, which has the members of a `bpf_redir_neigh`, and writes none.
@@ -306,12 +318,40 @@ pub fn refuse(reason: Reason) -> i32 {
     }
 }
 
-/// The TC action for a packet that is not forwarded, in a stage that may have made an answer of it.
-#[inline(always)]
-pub fn answer(packet: &TcPacket, reason: Reason) -> i32 {
-    match reason.verdict() {
-        // SAFETY: the helper takes numbers only.
-        Verdict::Answer => unsafe { bpf_redirect(packet.interface(), 0) as i32 },
-        _ => refuse(reason),
+/// A packet's context at TC.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct AtTc(pub *mut __sk_buff);
+
+impl Hook for AtTc {
+    type Packet = TcPacket;
+
+    #[inline(always)]
+    fn arrived(self) -> TcPacket {
+        TcPacket::new(self.0)
+    }
+
+    #[inline(always)]
+    fn packet(self) -> TcPacket {
+        TcPacket::of(self.0)
+    }
+
+    #[inline(always)]
+    fn redirect(self, forward: &Forward, neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>) -> u32 {
+        if forward.neighbour != 0
+            && let Some(neighbour) = neighbours(forward.neighbour)
+        {
+            return redirect_to(forward, neighbour) as u32;
+        }
+        redirect(forward) as u32
+    }
+
+    #[inline(always)]
+    fn refuse(self, reason: Reason) -> u32 {
+        match reason.verdict() {
+            // SAFETY: the helper takes numbers only.
+            Verdict::Answer => unsafe { bpf_redirect(self.packet().interface(), 0) as u32 },
+            _ => refuse(reason) as u32,
+        }
     }
 }

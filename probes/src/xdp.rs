@@ -3,11 +3,13 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use sluice_datapath::entries::Neighbour;
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
 
 use crate::access;
+use crate::hook::Hook;
 
 /// A packet at an XDP hook. It is never merged, and its VLAN tag is in its bytes.
 pub struct XdpPacket {
@@ -244,8 +246,10 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     const AF_INET6: u8 = 10;
 
     let packet = XdpPacket::new(context);
-    // SAFETY: all zero is a valid value of this plain C struct.
-    let mut route: FibParameters = unsafe { core::mem::zeroed() };
+    // A zero that the compiler does not know to be one: else it calls `memset`, a loop with a frame of its own.
+    let mut words = [core::hint::black_box(0_u64); size_of::<FibParameters>() / size_of::<u64>()];
+    // SAFETY: the words are as many bytes as this plain C struct has, aligned better, and all zero is a valid value of it.
+    let route = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     route.ifindex = forward.interface;
     match forward.family {
         Family::V4 => {
@@ -261,7 +265,7 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     }
     // SAFETY: the parameters are a whole struct of the size given.
     let outcome = unsafe {
-        bpf_fib_lookup(context.cast(), &raw mut route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
+        bpf_fib_lookup(context.cast(), &raw mut *route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
     };
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
@@ -274,12 +278,36 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     Some(route.ifindex)
 }
 
-/// The XDP action for a packet that is not forwarded.
-#[inline(always)]
-pub fn refuse(reason: Reason) -> u32 {
-    match reason.verdict() {
-        Verdict::Pass => XDP_PASS,
-        Verdict::Drop => XDP_DROP,
-        Verdict::Answer => XDP_TX,
+/// A packet's context at XDP.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct AtXdp(pub *mut xdp_md);
+
+impl Hook for AtXdp {
+    type Packet = XdpPacket;
+
+    #[inline(always)]
+    fn arrived(self) -> XdpPacket {
+        self.packet()
+    }
+
+    #[inline(always)]
+    fn packet(self) -> XdpPacket {
+        XdpPacket::new(self.0)
+    }
+
+    /// The link address is looked up with the route.
+    #[inline(always)]
+    fn redirect(self, forward: &Forward, _: impl FnOnce(u32) -> Option<&'static Neighbour>) -> u32 {
+        redirect(self.0, forward)
+    }
+
+    #[inline(always)]
+    fn refuse(self, reason: Reason) -> u32 {
+        match reason.verdict() {
+            Verdict::Pass => XDP_PASS,
+            Verdict::Drop => XDP_DROP,
+            Verdict::Answer => XDP_TX,
+        }
     }
 }

@@ -22,8 +22,8 @@ export RANDOM_FRAMES=500 FUZZ_FRAMES=5000 LISTED_SOURCES=200000
 # Makes this kernel one without tunnel devices: it asks modprobe for their modules, which then refuses.
 forbid_tunnels() {
     mkdir -p "${tunnels%/*}"
-    printf 'install %s /bin/false\n' ipip ip6_tunnel >"$tunnels"
-    modprobe -r ipip ip6_tunnel 2>&1
+    printf 'install %s /bin/false\n' ipip ip6_tunnel sit >"$tunnels"
+    modprobe -r ipip ip6_tunnel sit 2>&1
 }
 
 for group in "$@"; do
@@ -37,8 +37,8 @@ for group in "$@"; do
     echo "@begin $group"
     case $group in
         lab-program) forbid_tunnels ;;
-        # Loading these modules adds a device to every namespace (tunl0, ip6tnl0), which would be a change that the lab finds.
-        lab-device) modprobe -a ipip ip6_tunnel ;;
+        # Loading these modules adds a device to every namespace (tunl0, ip6tnl0, sit0), which would be a change that the lab finds.
+        lab-device) modprobe -a ipip ip6_tunnel sit ;;
     esac
     if line=$(grep -P "^$program\t" "$plan"); then
         IFS=$'\t' read -r _ directory executable <<<"$line"

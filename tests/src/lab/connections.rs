@@ -11,9 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// Pause between two exchanges of one connection.
-const PAUSE: Duration = Duration::from_millis(100);
-
 #[derive(Debug, Default)]
 struct One {
     exchanges: AtomicU64,
@@ -29,7 +26,7 @@ struct Shared {
     connections: Vec<One>,
 }
 
-/// Many open connections, each with a request every 100 ms and each request numbered.
+/// Many open connections, each with a request after every pause and each request numbered.
 #[derive(Debug)]
 pub struct Connections {
     shared: Arc<Shared>,
@@ -61,8 +58,8 @@ impl Snapshot {
 
 impl Connections {
     /// Opens about `count` connections, spread evenly over clients and IP versions, and waits until each has had an answer.
-    /// An exchange may take as long as `limit`; after that the connection counts as broken.
-    pub fn open(namespaces: &Namespaces, count: usize, limit: Duration) -> Result<Self> {
+    /// Each pauses for `pause` between two exchanges. An exchange may take as long as `limit`; after that the connection counts as broken.
+    pub fn open(namespaces: &Namespaces, count: usize, pause: Duration, limit: Duration) -> Result<Self> {
         let share = count.div_ceil(clients().count() * Family::BOTH.len());
         let all = share * clients().count() * Family::BOTH.len();
         let shared = Shared { stop: AtomicBool::new(false), connections: (0..all).map(|_| One::default()).collect() };
@@ -74,7 +71,7 @@ impl Connections {
             this.threads.push(namespaces.background(client, move || {
                 runtime()?.block_on(async {
                     let tasks: Vec<_> = (first..first + share * Family::BOTH.len())
-                        .map(|index| tokio::spawn(converse(Arc::clone(&shared), index, limit)))
+                        .map(|index| tokio::spawn(converse(Arc::clone(&shared), index, pause, limit)))
                         .collect();
                     for task in tasks {
                         task.await.context("a connection's task panicked")?;
@@ -150,7 +147,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn converse(shared: Arc<Shared>, index: usize, limit: Duration) {
+async fn converse(shared: Arc<Shared>, index: usize, pause: Duration, limit: Duration) {
     let one = &shared.connections[index];
     let family = Family::BOTH[index % Family::BOTH.len()];
     let talk = async {
@@ -167,7 +164,7 @@ async fn converse(shared: Arc<Shared>, index: usize, limit: Duration) {
                 return Err(anyhow!("{backend} answered number {number} on a connection of {earlier}"));
             }
             one.exchanges.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         Ok(())
     };

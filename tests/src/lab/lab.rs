@@ -24,6 +24,8 @@ pub struct Scale {
     pub datagrams: usize,
     /// Connections that stay open during changes.
     pub connections: usize,
+    /// Pause between two exchanges on such a connection.
+    pub pause: Duration,
     /// Bytes of a big body.
     pub body: u64,
     /// Bytes of a transfer that is looked at packet by packet.
@@ -40,6 +42,7 @@ impl Scale {
         requests: 2400,
         datagrams: 1200,
         connections: 200,
+        pause: Duration::from_millis(100),
         body: 20_000_000,
         bulk: 50_000_000,
         table_size: 65_537,
@@ -50,6 +53,7 @@ impl Scale {
         requests: 400,
         datagrams: 200,
         connections: 40,
+        pause: Duration::from_millis(500),
         body: 1_000_000,
         bulk: 5_000_000,
         table_size: 4_093,

@@ -36,14 +36,16 @@ fn apply(examination: &mut Examination<'_>) -> Result<()> {
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
     let patience = lab.scale.patience;
-    examination.connections = Some(Connections::open(&lab.namespaces, lab.scale.connections, patience)?);
+    examination.connections =
+        Some(Connections::open(&lab.namespaces, lab.scale.connections, lab.scale.pause, patience)?);
     let start = examination.connections()?.snapshot();
     let serving: Vec<_> = start.by_backend.iter().map(|(name, count)| format!("{name} {count}")).collect();
     examination.check(
         start.broken.is_empty() && start.by_backend.get(DRAINED).is_some_and(|count| *count > 0),
         format!(
-            "{} connections are open, one message each every 100 ms: {}",
+            "{} connections are open, one message each every {} ms: {}",
             start.exchanges.len(),
+            lab.scale.pause.as_millis(),
             serving.join(", ")
         ),
     );

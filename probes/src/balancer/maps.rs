@@ -1,34 +1,21 @@
-//! The balancer's object: the programs `sluice_tc` (TC ingress) and `sluice_xdp`, and their maps.
-#![no_std]
-#![no_main]
-// The kernel has an atomic addition, for which `core` has no function on this target.
-#![feature(asm_experimental_arch)]
+//! The balancer's maps, and how the packet path sees them.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST, xdp_md};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use aya_ebpf::macros::{btf_map, classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
-use sluice_datapath::balance::{direct, unusual};
+use aya_ebpf::macros::btf_map;
 use sluice_datapath::entries::{
     Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey,
     ServiceCounters, Vip, VipAddress, VipKey,
 };
-use sluice_datapath::observe::{self, Event, Observer, switch};
+use sluice_datapath::observe::{Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
-use sluice_datapath::walk::Place;
-use sluice_datapath::{
-    Address, BalancerTables, EventTables, Family, First, Flow, Forward, LookupTable, Reason, Second, follow, icmp,
-    reject,
-};
-use sluice_probes::next::Next;
-use sluice_probes::tc::{self, TcPacket};
-use sluice_probes::xdp::{self, XdpPacket};
+use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, LookupTable, Reason};
 
 // Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers here are the smallest that the kernel accepts.
 
@@ -86,7 +73,7 @@ static BACKENDS: Array<Backend, 1> = Array::new();
 static NEXT_HOPS: Array<NextHop, 1> = Array::new();
 /// To whom packets are handed on the way, two for each next hop.
 #[btf_map]
-static NEIGHBOURS: Array<Neighbour, 1> = Array::new();
+pub static NEIGHBOURS: Array<Neighbour, 1> = Array::new();
 /// The connection table, for services that are tracked.
 #[btf_map]
 static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
@@ -146,208 +133,6 @@ static PATH_ERRORS: Array<u64, { OUTCOMES as usize }> = Array::new();
 #[btf_map]
 static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 
-// Each stage is a function with a stack frame of its own, called from an entry that has next to none: the kernel allows 512 bytes to a
-// function and all its callers together.
-
-/// Balances at TC ingress.
-#[classifier]
-pub fn sluice_tc(context: TcContext) -> i32 {
-    let skb = context.skb.skb;
-    let until = observe::watched(&UNWATCHED);
-    let watched = apart(until);
-    if until != 0 {
-        begin_at_tc(skb);
-    }
-    let action = stages_at_tc(skb, watched);
-    if watched != 0 {
-        end();
-    }
-    action
-}
-
-/// One stage after the other, as far as a packet needs them.
-#[inline(always)]
-fn stages_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
-    let mut action = direct_at_tc(skb, watched);
-    if let Next::Unusual = Next::of(action as u32) {
-        action = unusual_at_tc(skb, watched);
-        match Next::of(action as u32) {
-            Next::Icmp(place) => return icmp_at_tc(skb, place.to_word(), watched),
-            Next::Later(place) => return follow_at_tc(skb, place.to_word(), watched),
-            _ => {}
-        }
-    }
-    match Next::of(action as u32) {
-        Next::TooBig(mtu) => reject_at_tc(skb, mtu),
-        _ => action,
-    }
-}
-
-/// While a capture is on, what comes first at TC.
-#[inline(never)]
-fn begin_at_tc(skb: *mut __sk_buff) {
-    observe::begin(&TcPacket::of(skb), &UNWATCHED);
-}
-
-/// The first stage at TC.
-#[inline(never)]
-fn direct_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
-    match direct(TcPacket::new(skb), &Maps { watched }) {
-        Ok(First::Forward(forward)) => redirect_at_tc(&forward),
-        Ok(First::Unusual(_)) => Next::Unusual.to_word() as i32,
-        Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
-        Err(reason) => tc::refuse(reason),
-    }
-}
-
-/// The second stage at TC.
-#[inline(never)]
-fn unusual_at_tc(skb: *mut __sk_buff, watched: u64) -> i32 {
-    match unusual(TcPacket::of(skb), &Maps { watched }) {
-        Ok(Second::Forward(forward)) => redirect_at_tc(&forward),
-        Ok(Second::Icmp(_, place)) => Next::Icmp(place).to_word() as i32,
-        Ok(Second::Later(_, place)) => Next::Later(place).to_word() as i32,
-        Ok(Second::TooBig(_, mtu)) => Next::TooBig(mtu).to_word() as i32,
-        Err(reason) => tc::refuse(reason),
-    }
-}
-
-/// The stage at TC for ICMP.
-#[inline(never)]
-fn icmp_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
-    match icmp(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => redirect_at_tc(&forward),
-        Err(reason) => tc::answer(&TcPacket::of(skb), reason),
-    }
-}
-
-/// The stage at TC for later fragments.
-#[inline(never)]
-fn follow_at_tc(skb: *mut __sk_buff, place: u32, watched: u64) -> i32 {
-    match follow(TcPacket::of(skb), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => redirect_at_tc(&forward),
-        Err(reason) => tc::refuse(reason),
-    }
-}
-
-/// The last stage at TC, for packets that do not fit.
-#[inline(never)]
-fn reject_at_tc(skb: *mut __sk_buff, mtu: u32) -> i32 {
-    tc::answer(&TcPacket::of(skb), reject(TcPacket::of(skb), mtu, &UNWATCHED))
-}
-
-/// The action at TC for an encapsulated packet.
-#[inline(always)]
-fn redirect_at_tc(forward: &Forward) -> i32 {
-    if forward.neighbour != 0
-        && let Some(neighbour) = NEIGHBOURS.get(forward.neighbour)
-    {
-        return tc::redirect_to(forward, neighbour);
-    }
-    tc::redirect(forward)
-}
-
-/// Balances at XDP.
-#[xdp]
-pub fn sluice_xdp(context: XdpContext) -> u32 {
-    let context = context.ctx;
-    let until = observe::watched(&UNWATCHED);
-    let watched = apart(until);
-    if until != 0 {
-        begin_at_xdp(context);
-    }
-    let action = stages_at_xdp(context, watched);
-    if watched != 0 {
-        end();
-    }
-    action
-}
-
-/// One stage after the other, as far as a packet needs them.
-#[inline(always)]
-fn stages_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
-    let mut action = direct_at_xdp(context, watched);
-    if let Next::Unusual = Next::of(action) {
-        action = unusual_at_xdp(context, watched);
-        match Next::of(action) {
-            Next::Icmp(place) => return icmp_at_xdp(context, place.to_word(), watched),
-            Next::Later(place) => return follow_at_xdp(context, place.to_word(), watched),
-            _ => {}
-        }
-    }
-    match Next::of(action) {
-        Next::TooBig(mtu) => reject_at_xdp(context, mtu),
-        _ => action,
-    }
-}
-
-/// While a capture is on, what comes first at XDP.
-#[inline(never)]
-fn begin_at_xdp(context: *mut xdp_md) {
-    observe::begin(&XdpPacket::new(context), &UNWATCHED);
-}
-
-/// The first stage at XDP.
-#[inline(never)]
-fn direct_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
-    match direct(XdpPacket::new(context), &Maps { watched }) {
-        Ok(First::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(First::Unusual(_)) => Next::Unusual.to_word(),
-        Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
-        Err(reason) => xdp::refuse(reason),
-    }
-}
-
-/// The second stage at XDP.
-#[inline(never)]
-fn unusual_at_xdp(context: *mut xdp_md, watched: u64) -> u32 {
-    match unusual(XdpPacket::new(context), &Maps { watched }) {
-        Ok(Second::Forward(forward)) => xdp::redirect(context, &forward),
-        Ok(Second::Icmp(_, place)) => Next::Icmp(place).to_word(),
-        Ok(Second::Later(_, place)) => Next::Later(place).to_word(),
-        Ok(Second::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
-        Err(reason) => xdp::refuse(reason),
-    }
-}
-
-/// The stage at XDP for ICMP.
-#[inline(never)]
-fn icmp_at_xdp(context: *mut xdp_md, place: u32, watched: u64) -> u32 {
-    match icmp(XdpPacket::new(context), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => xdp::redirect(context, &forward),
-        Err(reason) => xdp::refuse(reason),
-    }
-}
-
-/// The stage at XDP for later fragments.
-#[inline(never)]
-fn follow_at_xdp(context: *mut xdp_md, place: u32, watched: u64) -> u32 {
-    match follow(XdpPacket::new(context), Place::from_word(place), &Maps { watched }) {
-        Ok(forward) => xdp::redirect(context, &forward),
-        Err(reason) => xdp::refuse(reason),
-    }
-}
-
-/// The last stage at XDP, for packets that do not fit.
-#[inline(never)]
-fn reject_at_xdp(context: *mut xdp_md, mtu: u32) -> u32 {
-    xdp::refuse(reject(XdpPacket::new(context), mtu, &UNWATCHED))
-}
-
-/// While a capture is on, what comes last.
-#[inline(never)]
-fn end() {
-    observe::end(&UNWATCHED);
-}
-
-/// A number that is 0 when `until`, a time in nanoseconds, is, but of which the verifier knows nothing when it knows that.
-///
-/// Else it would go through all stages once for packets that are watched and once for others, and Linux 6.1 comes near its limit.
-#[inline(always)]
-fn apart(until: u64) -> u64 {
-    core::hint::black_box(until >> 1)
-}
-
 /// A service's rate.
 #[inline(always)]
 fn rate(service: u32, limit: Limit) -> Rate {
@@ -386,16 +171,16 @@ fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks)
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
-struct Maps {
+pub struct Maps {
     /// Not 0 when a capture watches the packet.
-    watched: u64,
+    pub watched: u64,
 }
 
 /// The maps before a capture has looked at the packet.
-const UNWATCHED: Maps = Maps { watched: 0 };
+pub const UNWATCHED: Maps = Maps { watched: 0 };
 
 /// A lookup table of [`TABLES`].
-struct Words<'a>(&'a Table);
+pub struct Words<'a>(&'a Table);
 
 impl LookupTable for Words<'_> {
     #[inline(always)]
@@ -612,5 +397,3 @@ impl BalancerTables for Maps {
         }
     }
 }
-
-sluice_probes::license!();

@@ -1,0 +1,129 @@
+//! A packet to a VIP on its way to a backend.
+
+use crate::balance::Forward;
+use crate::choose::{self, Choice};
+use crate::encapsulate::{Way, way, wrap};
+use crate::entries::{FragmentKey, Vip};
+use crate::options::{Features, VipOptions};
+use crate::packet::Packet;
+use crate::parse::{Network, Size, Transport};
+use crate::rates::{Asks, SourceKey};
+use crate::reject::smallest;
+use crate::tables::{BalancerTables, Forwarded};
+use crate::{Flow, Reason};
+
+/// A packet to a VIP, and what is known about it.
+pub(crate) struct Ours<P> {
+    pub(crate) packet: P,
+    pub(crate) network: Network,
+    pub(crate) size: Size,
+    /// Whether it opens a TCP connection.
+    pub(crate) opens: bool,
+    /// Bytes of VLAN tags in the frame, if it has tags there or beside.
+    pub(crate) tags: Option<usize>,
+    pub(crate) vip: Vip,
+}
+
+impl<P: Packet> Ours<P> {
+    #[inline(always)]
+    pub(crate) fn flow(&self, transport: &Transport) -> Flow {
+        let n = &self.network;
+        Flow::new(n.source, n.destination, transport.source_port, transport.destination_port, n.protocol)
+    }
+
+    #[inline(always)]
+    pub(crate) fn fragment_key(&self, identification: u32) -> FragmentKey {
+        let n = &self.network;
+        let (source, destination) = (n.source, n.destination);
+        FragmentKey { source, destination, identification, protocol: u32::from(n.protocol) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn alive(&self) -> Result<(), Reason> {
+        if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
+    }
+
+    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
+    #[inline(always)]
+    pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+        if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
+            return Ok(());
+        }
+        let n = &self.network;
+        let asks =
+            Asks { service: self.vip.service, packets: self.packet.segments(), opens: self.opens, now: tables.now() };
+        if !tables.take_from_source(&SourceKey::new(&n.source, n.family, asks.service), &asks) {
+            return Err(Reason::SourceLimit);
+        }
+        if !tables.take_from_service(&asks) {
+            return Err(Reason::ServiceLimit);
+        }
+        Ok(())
+    }
+
+    /// The backend that gets the packet, and the flow's hash. A tracked flow without an entry gets one if this `remembers`.
+    #[inline(always)]
+    pub(crate) fn choose<T: BalancerTables>(
+        &self,
+        flow: &Flow,
+        tables: &T,
+        remembers: bool,
+    ) -> Result<(Choice, u64), Reason> {
+        self.alive()?;
+        self.limit(tables)?;
+        let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
+        let mut hashed = *flow;
+        if tables.features().has(Features::HASHING) {
+            hashed = flow.reduced(self.vip.options);
+        }
+        let hash = hashed.hash(self.network.family, tables.hash_key());
+        Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
+    }
+
+    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
+    #[inline(always)]
+    pub(crate) fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
+        let room = way.room();
+        if self.size.segment <= room as usize {
+            return Ok(None);
+        }
+        let smallest = smallest(self.network.family);
+        let mtu = if room > smallest { room } else { smallest };
+        // Who keeps to the smallest MTU already can do no more.
+        if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
+    }
+
+    /// Sends a packet whose sender is told nothing if it does not fit.
+    #[inline(always)]
+    pub(crate) fn send_untold<T: BalancerTables>(
+        self,
+        choice: &Choice,
+        hash: u64,
+        tables: &T,
+    ) -> Result<Forward, Reason> {
+        let way = way(&self.network, choice, tables)?;
+        if self.size.segment > way.room() as usize {
+            return Err(Reason::TooBig);
+        }
+        self.send(choice, &way, hash, tables)
+    }
+
+    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
+    #[inline(always)]
+    pub(crate) fn send<T: BalancerTables>(
+        self,
+        choice: &Choice,
+        way: &Way,
+        hash: u64,
+        tables: &T,
+    ) -> Result<Forward, Reason> {
+        let forwarded = Forwarded {
+            packets: self.packet.segments(),
+            bytes: self.size.packet as u64,
+            new_flows: u64::from(self.opens),
+        };
+        let forward = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, hash, tables)?;
+        tables.count_forwarded(self.vip.service, choice.index, &forwarded);
+        Ok(forward)
+    }
+}
