@@ -11,7 +11,7 @@ KERNELS ?= 5.10 6.1 6.12 newest
 # Those that benchmarks run on, unless KERNELS is given.
 BENCH_KERNELS := $(if $(filter file undefined,$(origin KERNELS)),6.1 6.12,$(KERNELS))
 
-.PHONY: help setup build test fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-lists bench-program bench-kernels lint docs clean
+.PHONY: help setup build test test-largest fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-lists bench-program bench-kernels lint docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ build: setup ## Build everything: target/release/sluice and target/release/sluic
 
 test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
 	@CARGO="$(CARGO)" tools/test.sh
+
+test-largest: setup ## The largest instance that limits allow, a million flows, and its maps replaced under traffic (root; optimised; some minutes)
+	SLUICE_LARGEST=1 $(CARGO) test --release --package sluice --test daemon -- --nocapture the_largest_instance
 
 fuzz: setup ## Look for packets on which memory, programs and oracle disagree (root; 20 minutes, or FUZZ_MINUTES=5; see tests/corpus/README.md)
 	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --release --test fuzz -- --nocapture

@@ -32,8 +32,11 @@ impl Subject {
 /// A subject and the name of its world.
 pub type Named = (&'static str, Subject);
 
+/// A world of the balancer: its name, and how to make it.
+pub type Made = (&'static str, fn() -> World);
+
 /// Every world of the balancer.
-pub const WORLDS: &[(&str, fn() -> World)] = &[
+pub const WORLDS: &[Made] = &[
     // Two services over four backends, all well.
     ("usual", World::new),
     // The same, every flow in the connection table.
