@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
 
 mod policy;
+mod size;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
 

@@ -1,7 +1,9 @@
 //! What the maps hold while frames are tried: worlds with names, so that a frame in the corpus can say which one it needs.
 
+use sluice_datapath::options::VipOptions;
+
 use crate::packets::random;
-use crate::packets::world::World;
+use crate::packets::world::{DNS, WEB, World};
 
 /// A world's name and how to make it.
 pub type Named = (&'static str, fn() -> World);
@@ -16,6 +18,11 @@ pub const WORLDS: &[Named] = &[
     ("faults", random::world),
     // A way to the backends on which only short packets fit.
     ("narrow", || World::new().with_mtu(150)),
+    // The same for services of which one has merged segments cut smaller, and the other tells nobody what fits.
+    ("cutting", || World {
+        vip_options: [(WEB, VipOptions::RESEGMENT), (DNS, VipOptions::DROP_TOO_BIG)].into(),
+        ..World::new().with_mtu(190)
+    }),
     // One on which all fit.
     ("wide", || World::new().with_mtu(9000).tracked(true)),
     // VIPs whose services have no lookup table yet.
