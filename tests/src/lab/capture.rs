@@ -186,8 +186,8 @@ impl Captured {
     /// Merged TCP packets that left encapsulated, and in segments of another size than they came in: the size when they came, 0 if none came, and when they left.
     pub fn cut_otherwise(&self) -> Vec<(usize, usize)> {
         let merged = |encapsulated: bool| {
-            let frames = self.frames.iter().filter(move |frame| frame.segment_size != 0);
-            frames.filter(move |frame| frame.outgoing == encapsulated).filter_map(move |frame| {
+            let wanted = move |frame: &&Frame| frame.segment_size != 0 && frame.outgoing == encapsulated;
+            self.frames.iter().filter(wanted).filter_map(move |frame| {
                 look(&frame.bytes).filter(|seen| seen.encapsulated == encapsulated)?;
                 let Some(TransportSlice::Tcp(tcp)) = inner(&frame.bytes)?.transport else { return None };
                 Some(((tcp.source_port(), tcp.sequence_number()), frame.segment_size))
@@ -199,8 +199,9 @@ impl Captured {
             came.entry(start).or_default().insert(size);
         }
         let left = merged(true).map(|(start, size)| (came.get(&start), size));
-        let otherwise = left.filter(|(came, size)| came.is_none_or(|came| !came.contains(size)));
-        otherwise.map(|(came, size)| (came.and_then(|came| came.last().copied()).unwrap_or(0), size)).collect()
+        left.filter(|(came, size)| came.is_none_or(|came| !came.contains(size)))
+            .map(|(came, size)| (came.and_then(|came| came.last().copied()).unwrap_or(0), size))
+            .collect()
     }
 
     /// Writes the kept packets for Wireshark or tcpdump.
@@ -234,9 +235,14 @@ impl Capture {
         Ok(Self { host: host.name, stop, reader })
     }
 
+    /// Has it stop soon; who stops several captures need not wait for each.
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Stops, and returns what was seen. A capture that lost packets is an error: its counts prove nothing.
     pub fn stop(self) -> Result<Captured> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end();
         let read = self.reader.join().map_err(|_| anyhow!("the capturing thread panicked"))?;
         read.with_context(|| format!("the capture in {} failed", self.host))
     }
@@ -249,11 +255,9 @@ fn open() -> Result<OwnedFd> {
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
     // In front of each packet the kernel then says what it has not computed or cut yet.
     let (on, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw const on).cast());
     // SAFETY: the value is an integer of the size given, live and ours.
-    let result = unsafe {
-        let on = (&raw const on).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, on, size)
-    };
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, value, size) };
     Errno::result(result).context("the kernel refuses PACKET_VNET_HDR")?;
     Ok(socket)
 }

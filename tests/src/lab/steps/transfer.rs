@@ -36,6 +36,7 @@ impl Transfer {
             timeout(limit, connection.upload(bytes)).await.context("the upload does not end")??;
             timeout(limit, connection.download(bytes)).await.context("the download does not end")?
         });
+        at_balancers.iter().chain(&others).for_each(Capture::end);
         let mut transfer = Self {
             wrong: moved.err().map(|error| format!("{error:#}")).into_iter().collect(),
             checksums: (0, 0),
