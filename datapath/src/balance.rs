@@ -164,10 +164,11 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
     let way = way(&packet.network, &choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    let shrink = packet.shrinks(&way, tables);
+    if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, tables).map(First::Forward)
+    packet.send(&choice, &way, hash, shrink, tables).map(First::Forward)
 }
 
 #[inline(always)]
@@ -210,9 +211,9 @@ fn forward_at<P: Packet, T: BalancerTables>(
         tables.remember_fragment(&key, &entry);
     }
     let way = way(&packet.network, &choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, tables).map(Outcome::Forward)
+    packet.send(&choice, &way, hash, false, tables).map(Outcome::Forward)
 }

@@ -56,14 +56,25 @@ pub(crate) struct Way {
 }
 
 impl Way {
+    /// Bytes of the outer header.
+    #[inline(always)]
+    pub(crate) const fn outer(&self) -> u32 {
+        match self.family {
+            Family::V4 => Ipv4::SIZE as u32,
+            Family::V6 => Ipv6::SIZE as u32,
+        }
+    }
+
+    /// Bytes of the largest packet that is carried, outer header included.
+    #[inline(always)]
+    pub(crate) const fn mtu(&self) -> u32 {
+        self.next_hop.mtu as u32
+    }
+
     /// Bytes of the largest packet that fits with its outer header.
     #[inline(always)]
     pub(crate) const fn room(&self) -> u32 {
-        let outer = match self.family {
-            Family::V4 => Ipv4::SIZE,
-            Family::V6 => Ipv6::SIZE,
-        };
-        (self.next_hop.mtu as u32).saturating_sub(outer as u32)
+        self.mtu().saturating_sub(self.outer())
     }
 }
 
@@ -83,7 +94,7 @@ pub(crate) fn way<T: BalancerTables>(inner: &Network, choice: &Choice, tables: &
     Ok(Way { family, next_hop })
 }
 
-/// Writes the outer header; the packet fits with it.
+/// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it.
 #[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
@@ -94,6 +105,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     choice: &Choice,
     way: &Way,
     hash: u64,
+    shrink: bool,
     tables: &T,
 ) -> Result<Forward, Reason> {
     let Way { family, next_hop } = *way;
@@ -106,12 +118,12 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
         Family::V4 => {
             let source = source(tables, family, hash);
             let outer = ipv4(source, choice.backend.v4, inner.family, size.packet, class, hint);
-            packet.encapsulate(family, inner.family, &outer)?;
+            packet.encapsulate(family, inner.family, &outer, shrink)?;
         }
         Family::V6 => {
             let source = source(tables, family, hash);
             let outer = ipv6(source, choice.backend.v6, inner.family, size.packet, class, hint);
-            packet.encapsulate(family, inner.family, &outer)?;
+            packet.encapsulate(family, inner.family, &outer, shrink)?;
         }
     }
     // Sources that differ may have routes that differ.

@@ -124,7 +124,7 @@ impl Packet for Buffer<'_> {
         Ok(())
     }
 
-    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T) -> Result<(), Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T, _: bool) -> Result<(), Reason> {
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
         self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().copied());
         Ok(())

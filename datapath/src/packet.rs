@@ -86,12 +86,13 @@ pub trait Packet: Sized {
     /// [`Reason::NoRoom`].
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
 
-    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`.
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`. With `shrink`, a merged packet's segments are
+    /// made smaller by as much ([`Packet::segment_size`], which is more than that).
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason>;
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, shrink: bool) -> Result<(), Reason>;
 
     /// Removes the outer header `T`, of the family `outer`, behind the Ethernet header, then overwrites the start of the header of the family
     /// `inner` that follows it with `head`.

@@ -210,7 +210,7 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T) -> Result<(), Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, _: bool) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
         if family != inner {
             self.write(ETHERNET - 2, &ether_type(family))?;

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{AddressPolicy, Config, Hash, Ping, Service, Tracking, Unlisted, Vip};
+use crate::config::{AddressPolicy, Config, Hash, Ping, Service, TooBig, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -75,6 +75,8 @@ impl Want {
             .with_if(self.list_of_all, Features::LIST_OF_ALL)
             .with_if(asked(VipOptions::LISTED), Features::LISTS)
             .with_if(asked(VipOptions::LIMITED), Features::RATES)
+            .with_if(asked(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
+            .with_if(asked(VipOptions::RESEGMENT), Features::RESEGMENT)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -100,7 +102,9 @@ impl Want {
                     Hash::Client => VipOptions::HASH_CLIENT,
                     Hash::Source => VipOptions::HASH_SOURCE,
                 }
-                .with_if(!service.rates().is_empty(), VipOptions::LIMITED),
+                .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
+                .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
+                .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,

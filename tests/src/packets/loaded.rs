@@ -405,14 +405,17 @@ pub fn refused_here(case: &HostCase) -> Option<&'static str> {
     refused.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
 }
 
-/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, and no IP packet that ends inside its header.
+/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, no IP packet that ends inside its header, and nothing that does not fit into a page
+/// with what the kernel keeps beside it.
 pub fn takes(frame: &Frame) -> bool {
+    const LONGEST: usize = 3_500;
+
     let header = match frame.bytes.get(12..14) {
         Some([0x08, 0x00]) => 20,
         Some([0x86, 0xdd]) => 40,
         _ => 1,
     };
-    !frame.vlan && frame.bytes.len() >= ETHERNET + header
+    !frame.vlan && (ETHERNET + header..=LONGEST).contains(&frame.bytes.len())
 }
 
 /// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.

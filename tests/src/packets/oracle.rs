@@ -134,7 +134,13 @@ impl Oracle {
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
         let told = self.encapsulated(frame, &ip, (service, chosen, hint), (length, largest), opens);
-        told.or_else(|room| icmp::too_big(frame, &ip, largest, room?))
+        told.or_else(|room| {
+            let room = room?;
+            if self.has(service, VipOptions::DROP_TOO_BIG) {
+                return Err(Reason::TooBig);
+            }
+            icmp::too_big(frame, &ip, largest, room)
+        })
     }
 
     /// The backend of a flow, and its slot's hint.
@@ -276,7 +282,15 @@ impl Oracle {
             (IpAddr::V6(_), Some(v4), None) => build::outer_v4_of_v6(v4, ip.class, hint, length),
             (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
         };
-        if largest + outer.len() > mtu as usize {
+        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes.
+        let smaller = self.has(service, VipOptions::RESEGMENT)
+            && ip.protocol == 6
+            && !frame.vlan
+            && ip.start == 14
+            && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }
+            && frame.segment_size as usize > outer.len() + 64
+            && largest <= mtu as usize;
+        if largest + outer.len() > mtu as usize && !smaller {
             return Err(Ok((mtu as usize).saturating_sub(outer.len())));
         }
         Ok(Outcome::Forward(Forwarded {
@@ -287,6 +301,12 @@ impl Oracle {
             length: length as u64,
             opens,
         }))
+    }
+}
+
+impl Oracle {
+    fn has(&self, service: u32, option: VipOptions) -> bool {
+        self.world.vip_options.get(&service).is_some_and(|options| options.has(option))
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sluice_maglev::TableSize;
 
 use super::vip::Vip;
-use super::{Hash, Tracking, limits};
+use super::{Hash, TooBig, Tracking, limits};
 
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
@@ -105,6 +105,8 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) hash: Hash,
     pub(super) rate: Option<Object<Rates>>,
+    #[serde(default)]
+    pub(super) too_big: TooBig,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,

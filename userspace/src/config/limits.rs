@@ -41,6 +41,9 @@ pub const MIN_MTU: u32 = 1_280;
 /// The largest MTU of an underlay: the largest packet that an IPv4 header can tell of.
 pub const MAX_MTU: u32 = 65_535;
 
+/// The smallest MTU of an underlay that is called larger than what clients send: a full Ethernet frame's packet and the largest outer header.
+pub const MIN_JUMBO_MTU: u32 = 1_540;
+
 /// The capacities that an instance's maps are made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

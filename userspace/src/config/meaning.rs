@@ -13,7 +13,7 @@ use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
     AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
-    policy,
+    policy, size,
 };
 
 /// A place and the problem there; [`config`] adds the file.
@@ -210,12 +210,14 @@ fn services(
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
+        size::check(typed.too_big, underlay).map_err(at(&format!("{place}.too_big")))?;
         services.push(Service {
             name,
             vips: typed.vips,
             table_size: typed.table_size,
             tracking: typed.tracking,
             hash: typed.hash,
+            too_big: typed.too_big,
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
             backends: members,

@@ -20,6 +20,7 @@ pub mod limits;
 mod meaning;
 mod names;
 mod policy;
+mod size;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -28,6 +29,7 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use policy::{AddressPolicy, Ping, Unlisted};
+pub use size::TooBig;
 pub use vip::{Protocol, Vip, VipError};
 
 /// A configuration that was checked.
@@ -79,6 +81,7 @@ pub struct Service {
     tracking: Tracking,
     hash: Hash,
     rates: Rates,
+    too_big: TooBig,
     sources: SourceLists,
     backends: Vec<ServiceBackend>,
 }
@@ -357,6 +360,12 @@ impl Service {
     #[must_use]
     pub const fn rates(&self) -> &Rates {
         &self.rates
+    }
+
+    /// What becomes of packets that do not fit with an outer header.
+    #[must_use]
+    pub const fn too_big(&self) -> TooBig {
+        self.too_big
     }
 
     /// The lists of sources that count for its VIPs alone.

@@ -1,11 +1,12 @@
 //! What the maps hold while frames are tried: worlds with names, so that a frame in the corpus can say which one it needs.
 
 use ipnet::IpNet;
+use sluice_datapath::options::VipOptions;
 
 use super::Traffic;
 use crate::packets::cases::LARGEST;
 use crate::packets::random;
-use crate::packets::world::{Host, World};
+use crate::packets::world::{DNS, Host, WEB, World};
 
 /// A program, and how to make what its maps hold.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,11 @@ pub const WORLDS: &[Made] = &[
     ("faults", random::world),
     // A way to the backends on which only short packets fit.
     ("narrow", || World::new().with_mtu(150)),
+    // The same for services of which one has merged segments cut smaller, and the other tells nobody what fits.
+    ("cutting", || World {
+        vip_options: [(WEB, VipOptions::RESEGMENT), (DNS, VipOptions::DROP_TOO_BIG)].into(),
+        ..World::new().with_mtu(190)
+    }),
     // One on which all fit.
     ("wide", || World::new().with_mtu(9000).tracked(true)),
     // VIPs whose services have no lookup table yet.
