@@ -25,7 +25,7 @@ build: setup ## Build everything: target/release/sluice and target/release/sluic
 test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
 	@CARGO="$(CARGO)" tools/test.sh
 
-test-largest: setup ## The largest instance that limits allow, a million flows, and its maps replaced under traffic (root; optimised; some minutes)
+test-largest: setup ## The largest instance that limits allow, with a million flows (root; optimised; some minutes on an idle machine)
 	SLUICE_LARGEST=1 $(CARGO) test --release --package sluice --test daemon -- --nocapture the_largest_instance
 
 fuzz: setup ## Look for packets on which memory, programs and oracle disagree (root; 20 minutes, or FUZZ_MINUTES=5; see tests/corpus/README.md)
