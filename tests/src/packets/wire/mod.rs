@@ -17,7 +17,7 @@ use sluice_datapath::options::VipOptions;
 
 use super::build;
 use super::loaded::{Hook, Loaded, LoadedHost};
-use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, World};
+use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
 
@@ -118,10 +118,14 @@ impl Decapsulator for WireHost<'_> {
         exchange(self.link, frame, None, false, None)
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let (total, mut reasons) = self.loaded.counters()?;
         without_markers(&mut reasons, self.link.markers())?;
         Ok((total, reasons))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
     }
 }
 
