@@ -74,6 +74,8 @@ bits! {
         LISTED = 1 << 16;
         /// The service has rates in `RATES`.
         LIMITED = 1 << 17;
+        /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
+        ROUTED = 1 << 18;
     }
 }
 
@@ -97,5 +99,7 @@ bits! {
         LISTS = 1 << 17;
         /// Services with rates of packets or new flows.
         RATES = 1 << 18;
+        /// Services with routes.
+        ROUTES = 1 << 19;
     }
 }

@@ -51,6 +51,8 @@ pub struct WantService {
     pub vips: Vec<Vip>,
     /// How packets of its VIPs are treated.
     pub options: VipOptions,
+    /// Clients that are another service's: that one's position in [`Want::services`]. It has no routes itself.
+    pub routes: Vec<(IpNet, usize)>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// For each slot, the position in [`Want::backends`] of the backend that takes it.
@@ -75,6 +77,7 @@ impl Want {
             .with_if(self.list_of_all, Features::LIST_OF_ALL)
             .with_if(asked(VipOptions::LISTED), Features::LISTS)
             .with_if(asked(VipOptions::LIMITED), Features::RATES)
+            .with_if(asked(VipOptions::ROUTED), Features::ROUTES)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -100,7 +103,9 @@ impl Want {
                     Hash::Client => VipOptions::HASH_CLIENT,
                     Hash::Source => VipOptions::HASH_SOURCE,
                 }
-                .with_if(!service.rates().is_empty(), VipOptions::LIMITED),
+                .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
+                .with_if(!service.routes().is_empty(), VipOptions::ROUTED),
+                routes: service.routes().iter().map(|route| (route.clients, route.service)).collect(),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,

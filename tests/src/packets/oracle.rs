@@ -104,6 +104,7 @@ impl Oracle {
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
         self.admit(service, ip.source)?;
+        let service = self.routed(service, ip.source);
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -166,6 +167,14 @@ impl Oracle {
         let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
         let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// The service whose a client of a service is: that of the longest prefix in its routes.
+    fn routed(&self, service: u32, client: IpAddr) -> u32 {
+        let client = client.to_canonical();
+        let routes = self.world.routes.iter();
+        let holding = routes.filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
+        holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
     /// Whether the lists let a source through: the one for all, then the service's.

@@ -105,6 +105,8 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) hash: Hash,
     pub(super) rate: Option<Object<Rates>>,
+    #[serde(default)]
+    pub(super) routes: Vec<Object<super::routes::Typed>>,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,

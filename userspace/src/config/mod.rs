@@ -20,6 +20,7 @@ pub mod limits;
 mod meaning;
 mod names;
 mod policy;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -28,6 +29,7 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use policy::{AddressPolicy, Ping, Unlisted};
+pub use routes::Route;
 pub use vip::{Protocol, Vip, VipError};
 
 /// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
@@ -84,6 +86,7 @@ pub struct Service {
     hash: Hash,
     rates: Rates,
     sources: SourceLists,
+    routes: Vec<Route>,
     backends: Vec<ServiceBackend>,
 }
 
@@ -327,7 +330,7 @@ impl Service {
         &self.name
     }
 
-    /// Its VIPs, at least one.
+    /// Its VIPs: at least one, unless another service's routes lead to it.
     #[must_use]
     pub fn vips(&self) -> &[Vip] {
         &self.vips
@@ -361,6 +364,12 @@ impl Service {
     #[must_use]
     pub const fn sources(&self) -> &SourceLists {
         &self.sources
+    }
+
+    /// Its clients that are other services', no prefix twice.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

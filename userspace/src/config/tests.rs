@@ -6,9 +6,10 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
+use super::{Config, ConfigError, Limit, Limits, Rate, Tracking, limits};
 
 mod policy;
+mod routes;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
 
