@@ -81,17 +81,21 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     Ok(())
 }
 
-/// Bytes of the inner packet: a length that lies is a drop.
+/// Bytes of the inner packet, which is within the outer one, which is within the frame: a length that lies is a drop.
 #[inline(always)]
 fn measure<P: Packet>(packet: &P, outer: &Network, inner: &Network) -> Result<u64, Reason> {
-    let present = packet.length().wrapping_sub(ETHERNET).wrapping_sub(outer.header);
-    let unclaimed = match inner.family {
+    let merged = packet.segment_size() != 0;
+    let within = length(outer, packet.length().wrapping_sub(ETHERNET), merged)?;
+    length(inner, within.wrapping_sub(outer.header), merged).map(|length| length as u64)
+}
+
+/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to say.
+#[inline(always)]
+fn length(network: &Network, room: usize, merged: bool) -> Result<usize, Reason> {
+    let unsaid = match network.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,
     };
-    let length = if packet.segment_size() != 0 && inner.length == unclaimed { present } else { inner.length };
-    if length > present || length < inner.header {
-        return Err(Reason::BadLength);
-    }
-    Ok(length as u64)
+    let length = if merged && network.length == unsaid { room } else { network.length };
+    if length > room || length < network.header { Err(Reason::BadLength) } else { Ok(length) }
 }

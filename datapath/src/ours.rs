@@ -45,7 +45,7 @@ impl<P: Packet> Ours<P> {
 
     /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
     #[inline(always)]
-    fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+    pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
         if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
             return Ok(());
         }

@@ -9,6 +9,8 @@ mod addresses;
 mod backend;
 #[path = "daemon/capture.rs"]
 mod capture;
+#[path = "daemon/growth.rs"]
+mod growth;
 #[path = "daemon/input.rs"]
 mod input;
 #[path = "daemon/large.rs"]
@@ -102,6 +104,8 @@ tests! {
         a_limit_below_what_is_or_was_in_use_is_refused,
         a_death_at_any_moment_of_a_replacement_loses_nothing,
         a_backends_maps_grow_with_the_limits;
+    growth:
+        a_million_flows_move_to_larger_maps_under_traffic;
     large:
         ten_large_tables_and_default_limits_take_less_than_32_mib,
         the_largest_instance_is_applied_in_seconds;

@@ -27,7 +27,8 @@ use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{
-    Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, Unwraps,
+    World,
 };
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -373,9 +374,13 @@ impl Decapsulator for LoadedHost {
         run(&self.programs.decapsulate, Hook::Tc, frame)
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let total = self.maps.decapsulated()?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        true
     }
 }
 

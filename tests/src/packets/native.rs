@@ -1,7 +1,5 @@
 //! The packet path in memory.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sluice::bpf::Selection;
@@ -16,7 +14,7 @@ use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsul
 use super::watching::Watched;
 use super::world::{
     Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
-    UNDERLAY_V6, World,
+    UNDERLAY_V6, Unwraps, World,
 };
 
 /// The settings of every balancer in these tests.
@@ -222,9 +220,13 @@ impl Decapsulator for NativeHost {
         Ok((outcome.map_or_else(action, |()| Action::Pass), bytes))
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let total = self.maps.decapsulated.get();
         Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
     }
 }
 

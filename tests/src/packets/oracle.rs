@@ -16,6 +16,7 @@ use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
 pub mod clamp;
+pub mod decapsulate;
 mod icmp;
 mod ip;
 
@@ -242,15 +243,18 @@ impl Oracle {
     }
 
     /// A later fragment goes where the first one went.
-    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
+    fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
         let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        self.admit_to_any(ip.source)?;
+        self.listed(service, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
         if ip.hops == 0 {
             return Err(Reason::Expired);
         }
+        self.take(service, ip.source, frame.segments.max(1), false)?;
         if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }

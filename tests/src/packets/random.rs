@@ -13,10 +13,11 @@ use sluice_datapath::rates::Limit;
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
 use super::icmp::{Error, Ping};
-use super::world::{Backend, Counters, Frame, Host, VIP_V4, VIP_V6, World};
+use super::world::{Backend, Counters, Frame, Host, Unwraps, VIP_V4, VIP_V6, World};
 
-const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
-const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+/// The addresses of the backend of [`host`].
+pub(super) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+pub(super) const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
 const FORWARDING_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 const FORWARDING_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
 
@@ -261,18 +262,44 @@ pub fn host() -> Host {
     }
 }
 
-/// Encapsulated frames for [`host`]; most of them bent.
-pub fn encapsulated() -> impl Strategy<Value = Frame> {
-    (client(), any::<u8>(), any::<bool>(), vec(bend(), 0..4)).prop_map(|(client, class, crosses, bends)| {
-        let length = client.packet().len();
-        let outer = match (client.is_v6(), crosses) {
-            (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
-            (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
-            (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
-            (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
-        };
-        bent(build::wrapped(&client.frame(), &outer), &bends).into()
-    })
+/// Encapsulated frames for [`host`]; most of them bent. `merged` makes some of them claim to be merged or tagged.
+pub fn encapsulated(merged: bool) -> impl Strategy<Value = Frame> {
+    let beside = prop_oneof![
+        8 => Just((0u32, 0u32, false)),
+        1 => (0..300u32, 0..9u32, prop::bool::weighted(0.1)),
+    ];
+    let to_vip = prop::bool::weighted(0.95);
+    (client(), any::<u8>(), (any::<bool>(), to_vip), vec(bend(), 0..4), beside).prop_map(
+        move |(client, class, (crosses, to_vip), bends, (segment_size, segments, vlan))| {
+            let elsewhere: IpAddr = if client.is_v6() { LOCAL_V6.into() } else { LOCAL_V4.into() };
+            let client = if to_vip { client } else { client.to_address(elsewhere) };
+            let length = client.packet().len();
+            let outer = match (client.is_v6(), crosses) {
+                (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
+                (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
+                (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
+                (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
+            };
+            let bytes = bent(build::wrapped(&client.frame(), &outer), &bends);
+            if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
+        },
+    )
+}
+
+/// Checks that a run of [`encapsulated`] frames met every outcome that a backend has.
+///
+/// # Errors
+///
+/// What did not occur.
+pub fn reached_by_backend((taken, reasons): &Unwraps) -> Result<(), String> {
+    use Reason::{BadHeader, BadLength, EcnForbidden, NotTunnel, NotVip, OtherHost, Truncated};
+
+    for reason in [Truncated, BadHeader, NotVip, OtherHost, BadLength, NotTunnel, EcnForbidden] {
+        if !reasons.contains_key(&reason) {
+            return Err(format!("no random frame ended as {reason}: the frames are too dull"));
+        }
+    }
+    if taken.0 == 0 { Err("no random frame was decapsulated".to_owned()) } else { Ok(()) }
 }
 
 /// Checks that a run of random frames in [`world`] met every outcome that the balancer has.

@@ -378,6 +378,9 @@ pub trait Balancer {
     fn refuses_merged(&self) -> bool;
 }
 
+/// Packets and bytes decapsulated, and the reasons that occurred.
+pub type Unwraps = ((u64, u64), BTreeMap<Reason, u64>);
+
 /// Something that runs the backend's packet path.
 pub trait Decapsulator {
     /// Makes the maps hold what a host serves.
@@ -399,7 +402,10 @@ pub trait Decapsulator {
     /// # Errors
     ///
     /// What the kernel refused.
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)>;
+    fn counters(&self) -> anyhow::Result<Unwraps>;
+
+    /// As [`Balancer::refuses_merged`].
+    fn refuses_merged(&self) -> bool;
 }
 
 /// Something that runs the packet path of what leaves a backend.

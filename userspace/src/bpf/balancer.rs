@@ -1,6 +1,7 @@
 //! The maps of the balancer's program.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,6 +31,8 @@ pub struct BalancerMaps {
     vips: Keys<VipKey, Vip>,
     routes: Keys<RouteKey, Vip>,
     lists: RawMap,
+    /// Indexes at which there is a list, once they were asked for; nobody else changes them.
+    listed: OnceCell<BTreeSet<u32>>,
     rates: Elements<Rate>,
     tables: RawMap,
     backends: Elements<Backend>,
@@ -64,6 +67,7 @@ impl BalancerMaps {
             vips: Keys::open(set, "VIPS")?,
             routes: Keys::open(set, "ROUTES")?,
             lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
+            listed: OnceCell::new(),
             rates: Elements::open(set, "RATES")?,
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
@@ -212,7 +216,14 @@ impl BalancerMaps {
     ///
     /// [`Error::System`]; some lists may be in place.
     pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
-        lists::replace(&self.lists, lists)
+        // Should it fail, nobody knows which are in place.
+        let listed = self.listed.take();
+        lists::replace(&self.lists, lists)?;
+        if let Some(mut listed) = listed {
+            listed.extend(lists.iter().map(|(index, _)| *index));
+            self.listed = listed.into();
+        }
+        Ok(())
     }
 
     /// Whether there is a list of sources at an index.
@@ -221,7 +232,29 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn has_list(&self, index: u32) -> Result<bool, Error> {
-        self.lists.lookup(&index.to_ne_bytes()).map(|found| found.is_some())
+        Ok(self.listed()?.contains(&index))
+    }
+
+    /// Indexes at which there is a list of sources.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn listed(&self) -> Result<&BTreeSet<u32>, Error> {
+        if let Some(listed) = self.listed.get() {
+            return Ok(listed);
+        }
+        let mut listed = BTreeSet::new();
+        // As in `shape::outer_indexes`.
+        let used = (0_u32..)
+            .zip(self.service_records()?)
+            .filter(|(index, record)| *index == 0 || bytes(std::slice::from_ref(record)).iter().any(|byte| *byte != 0));
+        for (index, _) in used {
+            if self.lists.lookup(&index.to_ne_bytes())?.is_some() {
+                listed.insert(index);
+            }
+        }
+        Ok(self.listed.get_or_init(|| listed))
     }
 
     /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
@@ -230,7 +263,11 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
-        self.lists.delete(&index.to_ne_bytes())
+        self.lists.delete(&index.to_ne_bytes())?;
+        if let Some(listed) = self.listed.get_mut() {
+            listed.remove(&index);
+        }
+        Ok(())
     }
 
     /// All rates, by [`Rate::index`].

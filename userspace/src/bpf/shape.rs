@@ -3,9 +3,11 @@
 //! Loading sizes the maps by this table, and replacing them by larger ones copies by it ([`super::growth`]), so a new map of a
 //! program needs its line here and nothing else.
 
+use std::path::Path;
+
 use super::Error;
 use super::pins::Set;
-use super::raw::RawMap;
+use super::raw::{RawMap, value};
 use super::tally::missing;
 use crate::config::limits::MAX_ROUTES;
 
@@ -134,6 +136,30 @@ impl MapShape {
     }
 }
 
+/// The elements of an array of maps that may hold a map: index 0, and those that some service has or had.
+///
+/// Nobody asks the kernel for the others: before Linux 6.8, to look an inner map up waits until no program runs, for 20 milliseconds and more.
+/// A service's record is written before anything else of it, and is never all zeros again.
+///
+/// # Errors
+///
+/// [`Error::Open`], [`Error::Absent`], [`Error::System`].
+pub(super) fn outer_indexes(directory: &Path) -> Result<Vec<u32>, Error> {
+    let path = directory.join(SERVICE_RECORDS);
+    let records = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
+    let mut indexes = vec![0];
+    records.read(|keys, values| {
+        let used = values.chunks(records.value()).map(|record| record.iter().any(|byte| *byte != 0));
+        let keys = keys.chunks(size_of::<u32>()).map(value::<u32>);
+        indexes.extend(keys.zip(used).filter(|(index, used)| *used && *index != 0).map(|(index, _)| index));
+        Ok(())
+    })?;
+    Ok(indexes)
+}
+
+/// The name of the map of services' records.
+const SERVICE_RECORDS: &str = "SERVICE_RECORDS";
+
 /// The maps of the balancer's programs.
 pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_ADDRESSES", Holds::Keys, Size::Keyed(Limit::Vips)),
@@ -158,7 +184,7 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("OBSERVERS", Holds::Elements, Size::Fixed),
     MapShape::new("EVENTS", Holds::Elements, Size::Fixed),
     MapShape::new("BACKEND_RECORDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
-    MapShape::new("SERVICE_RECORDS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
+    MapShape::new(SERVICE_RECORDS, Holds::Elements, Size::Indexed(Limit::Services, 1)),
     MapShape::new("PATH_MTUS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),
     MapShape::new("PATH_ERRORS", Holds::Elements, Size::Fixed),
     MapShape::new("INSTANCE", Holds::Elements, Size::Fixed),

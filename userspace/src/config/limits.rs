@@ -28,6 +28,16 @@ pub const MAX_LIST_PREFIXES: usize = 4 << 20;
 /// The largest file of a list, in bytes: what [`MAX_LIST_PREFIXES`] prefixes take, and little enough that a wrong path does not fill the memory.
 pub const MAX_LIST_BYTES: u64 = 256 << 20;
 
+/// The longest instance name, in bytes.
+pub const MAX_INSTANCE_NAME: usize = 32;
+/// The longest name of a backend or service, in bytes: what their records in the maps hold.
+pub const MAX_NAME: usize = sluice_datapath::records::NAME_LENGTH;
+/// The longest interface name, in bytes (the kernel's `IFNAMSIZ` less the final zero).
+pub const MAX_INTERFACE_NAME: usize = 15;
+/// The largest configuration file that is read, in bytes: far more than 4,096 services and 65,535 backends take, and little
+/// enough that a wrong path (a disk, a log) does not fill the memory.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
 /// The smallest MTU of an underlay: the smallest that IPv6 has (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 1_280;
 /// The largest MTU of an underlay: the largest packet that an IPv4 header can tell of.

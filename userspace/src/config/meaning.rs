@@ -380,6 +380,9 @@ fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Resul
         return Ok(());
     }
     let place = if what == "vips" { "services" } else { what };
+    if limit == most {
+        return Err(at(place)(format!("{count} {what} are more than an instance can have, {most}; remove some")));
+    }
     Err(at(place)(format!(
         "{count} {what} are more than limits.{what}, {limit}; raise it (to at most {most}) or remove some"
     )))

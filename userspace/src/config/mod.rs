@@ -32,10 +32,6 @@ pub use policy::{AddressPolicy, Ping, Unlisted};
 pub use routes::Route;
 pub use vip::{Protocol, Vip, VipError};
 
-/// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
-/// enough that a wrong path (a disk, a log) does not fill the memory.
-const MAX_BYTES: u64 = 64 << 20;
-
 /// A configuration that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -177,10 +173,16 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
         let mut bytes = Vec::new();
-        File::open(path).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            let problem =
-                format!("larger than {} MiB, so it is hardly a configuration; name a JSON file", MAX_BYTES >> 20);
+        File::open(path)
+            .map_err(unreadable)?
+            .take(limits::MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > limits::MAX_FILE_BYTES {
+            let problem = format!(
+                "larger than {} MiB, so it is hardly a configuration; name a JSON file",
+                limits::MAX_FILE_BYTES >> 20
+            );
             return Err(ConfigError::whole(path, problem));
         }
         let text = String::from_utf8(bytes).map_err(|error| {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Config, ConfigError, Limit, Limits, Rate, Tracking, limits};
 
+mod limits;
 mod policy;
 mod routes;
 

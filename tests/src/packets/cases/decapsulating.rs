@@ -147,6 +147,33 @@ pub fn cases() -> Vec<HostCase> {
                 long(Client::tcp6(), ETHERNET + 40 + 4, 65_535),
             ]
         }),
+        case("an outer length of more than there is, or of less than the inner packet, is dropped", {
+            Client::each().iter().flat_map(|client| lying(client, wrap(client, 0), client.is_v6())).collect()
+        }),
+        case("an outer length of the other family that lies is dropped", {
+            Client::each().iter().flat_map(|client| lying(client, wrap_across(client, 0), !client.is_v6())).collect()
+        }),
+        case("what an outer length counts beyond the inner packet is taken for padding", {
+            let longer = |client: Client| {
+                let (mut bytes, mut inner) = (wrap(&client, 0), client.frame());
+                let (at, outer) = if client.is_v6() { (ETHERNET + 4, 0) } else { (ETHERNET + 2, 20) };
+                bytes.extend([7; 6]);
+                inner.extend([7; 6]);
+                let length = (client.packet().len() + outer + 6) as u16;
+                let bytes = with(bytes, at, &length.to_be_bytes());
+                (bytes.into(), Unwrapped::Taken(inner, 1, client.packet().len() as u64))
+            };
+            Client::each().map(longer).to_vec()
+        }),
+        case("a time to live of zero, outer or inner, is no reason not to take a packet that is here", {
+            let each = |client: Client| {
+                let at = if client.is_v6() { 7 } else { 8 };
+                let outer = with(wrap(&client, 0), ETHERNET + at, &[0]);
+                let expired = Client { hops: 0, ..client.clone() };
+                [taken(outer, &client, 1), taken(wrap(&expired, 0), &expired, 1)]
+            };
+            Client::each().into_iter().flat_map(each).collect()
+        }),
         case("ARP and VLAN tags pass", {
             let tagged = [&[0, 5, 8, 0][..], &wrap(&Client::tcp4(), 0)[ETHERNET..]].concat();
             vec![
@@ -166,6 +193,16 @@ fn wrap(client: &Client, class: u8) -> Vec<u8> {
         build::outer_v4(LOCAL_V4, class, 0x1240, length)
     };
     build::wrapped(&client.frame(), &outer)
+}
+
+/// A client's encapsulated frame, the outer header's length, of IPv6 or of IPv4, anything but right; each is dropped.
+fn lying(client: &Client, bytes: Vec<u8>, outer_is_v6: bool) -> Vec<(Frame, Unwrapped)> {
+    let inner = client.packet().len();
+    // An IPv4 header counts itself.
+    let (at, right) = if outer_is_v6 { (ETHERNET + 4, inner) } else { (ETHERNET + 2, inner + 20) };
+    let lies = [right + 1, right - 1, 65_535, 20, 1, 0];
+    let lie = |length: usize| with(bytes.clone(), at, &(length as u16).to_be_bytes());
+    lies.map(|length| (lie(length).into(), Unwrapped::Refused(Action::Drop, Reason::BadLength))).to_vec()
 }
 
 /// The same behind an outer header of the other family.

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use sluice_datapath::Reason;
 
 use super::loaded::{Hook, Loaded, LoadedHost};
-use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, World};
+use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
 
@@ -111,10 +111,14 @@ impl Decapsulator for WireHost<'_> {
         exchange(self.link, frame, None, false)
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let (total, mut reasons) = self.loaded.counters()?;
         without_markers(&mut reasons, self.link.markers())?;
         Ok((total, reasons))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
     }
 }
 
