@@ -195,6 +195,7 @@ fn forward_at<P: Packet, T: BalancerTables>(
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &walked.network.source, &vip)?;
+    let owner = vip.service;
     let vip = route(tables, &walked.network.source, vip);
     seen.service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
@@ -206,9 +207,10 @@ fn forward_at<P: Packet, T: BalancerTables>(
         let entry = Fragment {
             seen: tables.now(),
             service: vip.service,
-            backend: u32::from(choice.index),
+            owner,
             incarnation: choice.backend.incarnation,
-            hint: u32::from(choice.hint),
+            backend: choice.index,
+            hint: choice.hint,
         };
         let key = packet.fragment_key(walked.identification(&packet.packet)?);
         tables.remember_fragment(&key, &entry);

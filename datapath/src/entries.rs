@@ -411,14 +411,16 @@ plain!(FragmentKey, 40);
 pub struct Fragment {
     /// When the first fragment came, nanoseconds of the kernel's monotonic clock.
     pub seen: u64,
-    /// The service of the first fragment's VIP.
+    /// The service whose backend got it.
     pub service: u32,
-    /// Index of the backend that got it.
-    pub backend: u32,
+    /// The service of its VIP, whose lists count: another one where a route led the client.
+    pub owner: u32,
     /// The backend's incarnation then.
     pub incarnation: u32,
+    /// Index of the backend.
+    pub backend: u16,
     /// The hint that the first fragment carried.
-    pub hint: u32,
+    pub hint: u16,
 }
 plain!(Fragment, 24);
 

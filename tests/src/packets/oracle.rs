@@ -40,6 +40,8 @@ type FragmentKey = (IpAddr, IpAddr, u32, u8);
 #[derive(Debug, Clone, Copy)]
 struct First {
     service: u32,
+    /// Whose VIP it was for.
+    owner: u32,
     backend: u16,
     incarnation: u32,
     hint: u16,
@@ -105,7 +107,8 @@ impl Oracle {
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
         self.admit(service, ip.source)?;
-        let service = self.routed(service, ip.source);
+        let owner = service;
+        let service = self.routed(owner, ip.source);
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -130,7 +133,7 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation, hint, seen: Instant::now() };
+            let first = First { service, owner, backend: chosen, incarnation, hint, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
@@ -245,9 +248,9 @@ impl Oracle {
     /// A later fragment goes where the first one went.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, owner, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         self.admit_to_any(ip.source)?;
-        self.listed(service, ip.source).unwrap_or(Ok(()))?;
+        self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }

@@ -199,6 +199,20 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .to_vec(),
         ),
+        after("later fragments meet the lists of the service whose VIP their first one was for", {
+            let listed = |service| {
+                let mut world = routed().all_to(5, 0x1240);
+                world.lists = [(service, CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into())].into();
+                world
+            };
+            let fragment = |fragment| Client { fragment, ..Client::udp4() };
+            let (first, later) = (fragment((false, true, 0)), fragment((false, false, 9)));
+            let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);
+            vec![
+                (listed(NEAR), vec![sent(&first), sent(&later)]),
+                (listed(DNS), vec![drops(later.frame(), Reason::Denied)]),
+            ]
+        }),
         Case::new(
             "an ICMP error goes where the client is led whose flow it quotes, whoever sends it",
             world(&[(CLIENT, NEAR), (ROUTERS, FAR)]),
