@@ -248,7 +248,8 @@ impl Oracle {
     /// A later fragment goes where the first one went.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, owner, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, owner, backend, incarnation, hint, .. } =
+            *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         self.admit_to_any(ip.source)?;
         self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {

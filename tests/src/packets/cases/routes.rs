@@ -202,7 +202,8 @@ pub(super) fn cases() -> Vec<Case> {
         after("later fragments meet the lists of the service whose VIP their first one was for", {
             let listed = |service| {
                 let mut world = routed().all_to(5, 0x1240);
-                world.lists = [(service, CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into())].into();
+                world.lists =
+                    [(service, CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into())].into();
                 world
             };
             let fragment = |fragment| Client { fragment, ..Client::udp4() };
