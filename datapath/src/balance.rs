@@ -14,7 +14,7 @@ use crate::packet::{ETHERNET, Packet};
 use crate::parse::Part;
 use crate::reject::reject;
 use crate::tables::BalancerTables;
-use crate::vip::{check_source, find_address, find_vip};
+use crate::vip::{check_source, find_address, find_vip, route};
 use crate::walk::{self, Matter, Place};
 use crate::{Family, Reason, follow, icmp, parse};
 
@@ -158,6 +158,8 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &network.source, &vip)?;
+    let vip = route(tables, &network.source, vip);
+    seen.service = vip.service;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let packet = Ours { network, size, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
@@ -194,6 +196,9 @@ fn forward_at<P: Packet, T: BalancerTables>(
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &walked.network.source, &vip)?;
+    let owner = vip.service;
+    let vip = route(tables, &walked.network.source, vip);
+    seen.service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
@@ -203,9 +208,10 @@ fn forward_at<P: Packet, T: BalancerTables>(
         let entry = Fragment {
             seen: tables.now(),
             service: vip.service,
-            backend: u32::from(choice.index),
+            owner,
             incarnation: choice.backend.incarnation,
-            hint: u32::from(choice.hint),
+            backend: choice.index,
+            hint: choice.hint,
         };
         let key = packet.fragment_key(walked.identification(&packet.packet)?);
         tables.remember_fragment(&key, &entry);

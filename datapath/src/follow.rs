@@ -47,18 +47,19 @@ fn forward<P: Packet, T: BalancerTables>(
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
+    seen.service = first.owner;
+    check_source(tables, &walked.network.source, first.owner)?;
     seen.service = first.service;
     ours.vip.service = first.service;
-    check_source(tables, &walked.network.source, first.service)?;
     ours.size = parse::size_of_fragment(&ours.packet, walked.start, &walked.network)?;
     ours.alive()?;
     ours.limit(tables)?;
-    let backend = tables.backend(first.backend as u16).ok_or(Reason::NoBackend)?;
+    let backend = tables.backend(first.backend).ok_or(Reason::NoBackend)?;
     if backend.incarnation != first.incarnation {
         return Err(Reason::NoBackend);
     }
-    seen.backend = first.backend as u16;
-    let choice = Choice { index: first.backend as u16, backend, hint: first.hint as u16 };
+    seen.backend = first.backend;
+    let choice = Choice { index: first.backend, backend, hint: first.hint };
     // A later fragment has no ports; its outer source may differ from the first one's.
     let ports = Port::new(0);
     let flow = Flow::new(walked.network.source, walked.network.destination, ports, ports, walked.network.protocol);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey,
+    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey,
     ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::observe::{Event, HEAD, Observer, switch};
@@ -178,6 +178,8 @@ pub struct Balancer {
     pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
+    /// The map `ROUTES`, by service.
+    pub routes: BTreeMap<u32, BTreeMap<PrefixKey, Vip>>,
     /// The map `LISTS`.
     pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
@@ -225,6 +227,7 @@ impl Balancer {
             vip_addresses: HashMap::default(),
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
+            routes: BTreeMap::default(),
             lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
@@ -322,6 +325,10 @@ impl BalancerTables for Balancer {
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
         longest(&self.vip_prefixes, key)
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Vip> {
+        longest(self.routes.get(&key.service)?, &key.clients())
     }
 
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {

@@ -78,6 +78,8 @@ bits! {
         DROP_TOO_BIG = 1 << 24;
         /// Merged TCP segments that do not fit with an outer header are cut smaller.
         RESEGMENT = 1 << 25;
+        /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
+        ROUTED = 1 << 18;
     }
 }
 
@@ -105,5 +107,7 @@ bits! {
         DROP_TOO_BIG = 1 << 24;
         /// Services whose merged segments are cut smaller.
         RESEGMENT = 1 << 25;
+        /// Services with routes.
+        ROUTES = 1 << 19;
     }
 }

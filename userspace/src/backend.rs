@@ -81,7 +81,10 @@ impl Duty {
         };
         let backend = &config.backends()[position];
         let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
-        let services = config.services().iter().filter(serves);
+        // Packets to a service's VIPs come to the backends of those to which its routes lead, too.
+        let leads =
+            |service: &config::Service| service.routes().iter().any(|to| serves(&&config.services()[to.service]));
+        let services = config.services().iter().filter(|service| serves(service) || leads(service));
         let vips: BTreeSet<IpNet> = services.flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),

@@ -23,6 +23,8 @@ mod life;
 mod limits;
 #[path = "daemon/path_mtu.rs"]
 mod path_mtu;
+#[path = "daemon/routing.rs"]
+mod routing;
 #[path = "daemon/site.rs"]
 mod site;
 #[path = "daemon/sources.rs"]
@@ -94,6 +96,8 @@ tests! {
         a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
         a_drain_takes_effect_while_a_million_prefixes_are_read,
         rates_follow_the_configuration;
+    routing:
+        routes_follow_reloads_and_outlive_the_daemon;
     limits:
         limits_change_under_traffic_and_nothing_is_lost,
         only_maps_that_change_their_size_are_replaced,

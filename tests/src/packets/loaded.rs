@@ -195,6 +195,9 @@ impl Balancer for Loaded {
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
                 self.maps.remove_vip_addresses(&[prefix])?;
             }
+            let wanted: BTreeMap<_, _> = world.route_entries().collect();
+            let unwanted = old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
                 self.maps.remove_list(*list)?;
             }
@@ -218,6 +221,7 @@ impl Balancer for Loaded {
         let rates = (1..=u32::from(LARGEST_INDEX))
             .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
         self.maps.set_rates(&rates.collect::<Vec<_>>())?;
+        self.maps.put_routes(&world.route_entries().collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }

@@ -40,6 +40,8 @@ type FragmentKey = (IpAddr, IpAddr, u32, u8);
 #[derive(Debug, Clone, Copy)]
 struct First {
     service: u32,
+    /// Whose VIP it was for.
+    owner: u32,
     backend: u16,
     incarnation: u32,
     hint: u16,
@@ -105,6 +107,8 @@ impl Oracle {
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
         self.admit(service, ip.source)?;
+        let owner = service;
+        let service = self.routed(owner, ip.source);
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -129,7 +133,7 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation, hint, seen: Instant::now() };
+            let first = First { service, owner, backend: chosen, incarnation, hint, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
@@ -173,6 +177,14 @@ impl Oracle {
         let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
         let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// The service whose a client of a service is: that of the longest prefix in its routes.
+    fn routed(&self, service: u32, client: IpAddr) -> u32 {
+        let client = client.to_canonical();
+        let routes = self.world.routes.iter();
+        let holding = routes.filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
+        holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
     /// Whether the lists let a source through: the one for all, then the service's.
@@ -242,9 +254,10 @@ impl Oracle {
     /// A later fragment goes where the first one went.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, owner, backend, incarnation, hint, .. } =
+            *self.fragments.get(&key).ok_or(Reason::Fragment)?;
         self.admit_to_any(ip.source)?;
-        self.listed(service, ip.source).unwrap_or(Ok(()))?;
+        self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }

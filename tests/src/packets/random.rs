@@ -86,6 +86,12 @@ pub fn world() -> World {
     ]
     .into();
     world.vip_options.insert(super::world::DNS, VipOptions::LISTED);
+    // Some clients of the other service are a fifth's, and some are a service's that has no table.
+    world.tables.insert(5, world.tables[&super::world::DNS].clone());
+    let routes = [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
+    let routes6 = [("2001:db8:98::/47", 5), ("2001:db8:99::7/128", super::world::WEB), ("2001:db8:99::6/128", 3)];
+    let routes = routes.into_iter().chain(routes6);
+    world.routes = routes.map(|(p, to)| ((super::world::WEB, p.parse().expect("a prefix")), to)).collect();
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
@@ -29,6 +29,7 @@ pub struct BalancerMaps {
     vip_addresses: Keys<Address, VipAddress>,
     vip_prefixes: Keys<PrefixKey, VipAddress>,
     vips: Keys<VipKey, Vip>,
+    routes: Keys<RouteKey, Vip>,
     lists: RawMap,
     /// Indexes at which there is a list, once they were asked for; nobody else changes them.
     listed: OnceCell<BTreeSet<u32>>,
@@ -64,6 +65,7 @@ impl BalancerMaps {
             vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
             vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             vips: Keys::open(set, "VIPS")?,
+            routes: Keys::open(set, "ROUTES")?,
             lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
             listed: OnceCell::new(),
             rates: Elements::open(set, "RATES")?,
@@ -177,6 +179,33 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Error> {
         self.vips.remove(keys)
+    }
+
+    /// Routes: clients of a service that are another's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn routes(&self) -> Result<BTreeMap<RouteKey, Vip>, Error> {
+        Ok(self.routes.all()?.into_iter().collect())
+    }
+
+    /// Adds routes, or changes where they lead.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn put_routes(&mut self, routes: &[(RouteKey, Vip)]) -> Result<(), Error> {
+        self.routes.put(routes)
+    }
+
+    /// Removes routes, as far as they are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Error> {
+        self.routes.remove(keys)
     }
 
     /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.
@@ -475,11 +504,11 @@ fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-pub(super) fn key_of(prefix: IpNet) -> PrefixKey {
+pub(crate) fn key_of(prefix: IpNet) -> PrefixKey {
     PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
 
-fn prefix_of(key: PrefixKey) -> IpNet {
+pub(crate) fn prefix_of(key: PrefixKey) -> IpNet {
     let (address, length) = key.to_prefix();
     let address = IpAddr::from(address);
     // The daemon writes no longer prefixes than there are bits.

@@ -9,12 +9,16 @@ use super::Error;
 use super::pins::Set;
 use super::raw::{RawMap, value};
 use super::tally::missing;
+use crate::config::limits::MAX_ROUTES;
 
 /// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
 const FRAGMENTS: u32 = 8_192;
 
 /// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
 const SOURCES: u32 = 16_384;
+
+/// Routes: twice as many as a configuration may have, so that new ones are there before old ones go. What is not used takes no memory.
+pub const ROUTES: u32 = 2 * MAX_ROUTES;
 
 /// How much the maps can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +165,7 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_ADDRESSES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIPS", Holds::Keys, Size::Keyed(Limit::Vips)),
+    MapShape::new("ROUTES", Holds::Keys, Size::Exactly(ROUTES)),
     MapShape::new("LISTS", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("RATES", Holds::Elements, Size::Indexed(Limit::Services, 4)),
     // Written by the program; what it writes while the map is replaced may be lost, which costs a bucket a packet or two.

@@ -107,6 +107,8 @@ pub(super) struct Service {
     pub(super) rate: Option<Object<Rates>>,
     #[serde(default)]
     pub(super) too_big: TooBig,
+    #[serde(default)]
+    pub(super) routes: Vec<Object<super::routes::Typed>>,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,

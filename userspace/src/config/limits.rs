@@ -11,6 +11,8 @@ pub const MAX_VIPS: u32 = 65_536;
 pub const MIN_CONNECTIONS: u32 = 1_024;
 /// The most entries of the connection table (about 115 bytes each).
 pub const MAX_CONNECTIONS: u32 = 16 << 20;
+/// The most prefixes in the routes of all services together (about 100 bytes of kernel memory each).
+pub const MAX_ROUTES: u32 = 65_536;
 /// The largest weight of a backend in a service.
 pub const MAX_WEIGHT: u32 = 65_535;
 /// The weight of a backend in a service whose configuration names none.

@@ -13,11 +13,11 @@ use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
     AddressPolicy, Backend, Config, ConfigError, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
-    policy, size,
+    policy, routes, size,
 };
 
 /// A place and the problem there; [`config`] adds the file.
-type Problem = (String, String);
+pub(super) type Problem = (String, String);
 
 /// Refuses every version but the one this program reads.
 pub(super) fn check_version(version: Option<&serde_json::Value>, file: &Path) -> Result<(), ConfigError> {
@@ -201,6 +201,7 @@ fn services(
     let mut names = Seen::new();
     let mut vips = Seen::new();
     let mut services = Vec::with_capacity(typed.len());
+    let mut routed = Vec::with_capacity(typed.len());
     for (index, Object(typed)) in typed.into_iter().enumerate() {
         let place = format!("services[{index}]");
         let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
@@ -220,9 +221,12 @@ fn services(
             too_big: typed.too_big,
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
+            routes: Vec::new(),
             backends: members,
         });
+        routed.push(typed.routes);
     }
+    routes::give(&mut services, &routed)?;
     Ok(services)
 }
 
@@ -262,11 +266,6 @@ fn check_vips(
     hosts: &HashMap<IpAddr, &str>,
     seen: &mut Seen<Vip>,
 ) -> Result<(), Problem> {
-    if vips.is_empty() {
-        return Err(at(&format!("{place}.vips"))(
-            "empty; write at least one VIP such as \"203.0.113.10:443/tcp\", or remove the service".to_owned(),
-        ));
-    }
     for (index, vip) in vips.iter().enumerate() {
         let place = format!("{place}.vips[{index}]");
         let prefix = vip.prefix();
@@ -401,15 +400,15 @@ fn check_usable(address: Option<IpAddr>, place: impl Fn() -> String, role: &str)
 }
 
 /// The values met so far, each with the place where it was.
-struct Seen<T>(HashMap<T, String>);
+pub(super) struct Seen<T>(HashMap<T, String>);
 
 impl<T: Eq + std::hash::Hash> Seen<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(HashMap::new())
     }
 
     /// Notes that `value`, called `what`, is at `place`; a problem if it was somewhere else already.
-    fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
+    pub(super) fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
         match self.0.get(&value) {
             Some(first) => {
                 let what = what(&value);
@@ -424,7 +423,7 @@ impl<T: Eq + std::hash::Hash> Seen<T> {
 }
 
 /// Puts a place before a problem.
-fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
+pub(super) fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
     let place = place.to_owned();
     move |problem| (place, problem)
 }

@@ -20,6 +20,7 @@ pub mod limits;
 mod meaning;
 mod names;
 mod policy;
+mod routes;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use policy::{AddressPolicy, Ping, Unlisted};
+pub use routes::Route;
 pub use size::TooBig;
 pub use vip::{Protocol, Vip, VipError};
 
@@ -83,6 +85,7 @@ pub struct Service {
     rates: Rates,
     too_big: TooBig,
     sources: SourceLists,
+    routes: Vec<Route>,
     backends: Vec<ServiceBackend>,
 }
 
@@ -332,7 +335,7 @@ impl Service {
         &self.name
     }
 
-    /// Its VIPs, at least one.
+    /// Its VIPs: at least one, unless another service's routes lead to it.
     #[must_use]
     pub fn vips(&self) -> &[Vip] {
         &self.vips
@@ -372,6 +375,12 @@ impl Service {
     #[must_use]
     pub const fn sources(&self) -> &SourceLists {
         &self.sources
+    }
+
+    /// Its clients that are other services', no prefix twice.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

@@ -10,6 +10,7 @@ use super::{Config, ConfigError, Limit, Limits, Rate, Tracking};
 
 mod limits;
 mod policy;
+mod routes;
 mod size;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");

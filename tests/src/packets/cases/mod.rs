@@ -13,6 +13,7 @@ mod lists;
 mod passing;
 mod pings;
 mod rejecting;
+mod routes;
 mod tracking;
 mod unusual;
 
@@ -87,6 +88,7 @@ pub fn balancing() -> Vec<Case> {
         dropping::cases(),
         tracking::cases(),
         lists::cases(),
+        routes::cases(),
         limits::cases(),
     ]
     .concat()
