@@ -47,10 +47,11 @@ while IFS=$'\t' read -r name _; do
 done <"$results/plan"
 read -r -a groups <<<"${TESTS:-${all[*]}}"
 
-# The binary that users run, for the lab. Beside it lies the one that the tests were built with, which is several times slower.
+# The binary that users run, for lab and daemon. Beside it lies the one that the tests were built with, which is several times slower.
 release=${CARGO_TARGET_DIR:-target}/release/sluice
 [ -x "$release" ] || fail "$release is not built; run \`make build\`"
-release=$(realpath "$release")
+ln -f "$release" "$results/bin/sluice"
+release=$results/bin/sluice
 
 # 2. Each kernel.
 : >"$results/tests.tsv"    # kernel, group, passed, failed, skipped
@@ -86,7 +87,7 @@ judge() {
 # boot KERNEL CONSOLE: runs the groups in a virtual machine; its last line is `@exit STATUS`.
 boot() {
     local status=0
-    SHARE="$results $release $HOME" TIMEOUT=${TIMEOUT:-7200} CONSOLE=$2 nice -n 10 \
+    SHARE="$results $HOME" TIMEOUT=${TIMEOUT:-7200} CONSOLE=$2 nice -n 10 \
         tools/kernels/vm.sh "$1" env SLUICE="$release" tools/kernels/guest.sh "$results/plan" "${groups[@]}" 2>&1 || status=$?
     echo "@exit $status"
 }

@@ -15,7 +15,7 @@ use crate::packet::{ETHERNET, Packet};
 use crate::parse::Part;
 use crate::reject::reject;
 use crate::tables::BalancerTables;
-use crate::vip::{check_source, find_address, find_vip};
+use crate::vip::{check_source, find_address, find_vip, route};
 use crate::walk::{self, Matter, Place};
 use crate::{Family, Reason, follow, gue, icmp, parse};
 
@@ -180,6 +180,8 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &network.source, &vip)?;
+    let vip = route(tables, &network.source, vip);
+    seen.service = vip.service;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let behind = Behind::transport(&packet, &network, Part::Whole, &transport, &size);
     let packet = Ours { network, size, behind, opens: transport.opens, tags: None, vip, packet };
@@ -187,10 +189,11 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
     let way = way(&packet.network, vip.options, &choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    let shrink = packet.shrinks(&way, tables);
+    if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, tables).map(|(packet, forward)| First::Forward(packet, forward))
+    packet.send(&choice, &way, hash, shrink, tables).map(|(packet, forward)| First::Forward(packet, forward))
 }
 
 #[inline(always)]
@@ -216,6 +219,9 @@ fn forward_at<P: Packet, T: BalancerTables>(
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);
     check_source(tables, &walked.network.source, &vip)?;
+    let owner = vip.service;
+    let vip = route(tables, &walked.network.source, vip);
+    seen.service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let behind = Behind::transport(&packet, &walked.network, walked.part, &transport, &size);
     let (opens, tags) = (transport.opens, walked.tags());
@@ -227,18 +233,19 @@ fn forward_at<P: Packet, T: BalancerTables>(
         let entry = Fragment {
             seen: tables.now(),
             service: vip.service,
-            backend: u32::from(choice.index),
-            incarnation: choice.backend.incarnation,
-            hint: choice.hint,
+            owner: owner as u16,
             options: vip.options.word() as u16,
+            incarnation: choice.backend.incarnation,
+            backend: choice.index,
+            hint: choice.hint,
         };
         let key = packet.fragment_key(walked.identification(&packet.packet)?);
         tables.remember_fragment(&key, &entry);
     }
     let way = way(&packet.network, vip.options, &choice, tables)?;
-    if let Some(mtu) = packet.mtu_to_tell(&way)? {
+    if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, tables).map(|(packet, forward)| Outcome::Forward(packet, forward))
+    packet.send(&choice, &way, hash, false, tables).map(|(packet, forward)| Outcome::Forward(packet, forward))
 }

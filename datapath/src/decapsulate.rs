@@ -87,7 +87,7 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    let bytes = measure(&packet, start, &inner)?;
+    let bytes = measure(&packet, outer, start, &inner)?;
     let class = ecn::decapsulate(outer.traffic_class, inner.traffic_class)?;
     let packets = packet.segments();
     match family {
@@ -104,17 +104,21 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     Ok(())
 }
 
-/// Bytes of the inner packet, which is at `start`: a length that lies is a drop.
+/// Bytes of the inner packet, which starts at `start` within the outer one, which is within the frame: a length that lies is a drop.
 #[inline(always)]
-fn measure<P: Packet>(packet: &P, start: usize, inner: &Network) -> Result<u64, Reason> {
-    let present = packet.length().wrapping_sub(start);
-    let unclaimed = match inner.family {
+fn measure<P: Packet>(packet: &P, outer: &Network, start: usize, inner: &Network) -> Result<u64, Reason> {
+    let merged = packet.segment_size() != 0;
+    let within = length(outer, packet.length().wrapping_sub(ETHERNET), merged)?;
+    length(inner, within.saturating_sub(start.wrapping_sub(ETHERNET)), merged).map(|length| length as u64)
+}
+
+/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to say.
+#[inline(always)]
+fn length(network: &Network, room: usize, merged: bool) -> Result<usize, Reason> {
+    let unsaid = match network.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,
     };
-    let length = if packet.segment_size() != 0 && inner.length == unclaimed { present } else { inner.length };
-    if length > present || length < inner.header {
-        return Err(Reason::BadLength);
-    }
-    Ok(length as u64)
+    let length = if merged && network.length == unsaid { room } else { network.length };
+    if length > room || length < network.header { Err(Reason::BadLength) } else { Ok(length) }
 }

@@ -36,7 +36,15 @@ pub fn ipv4(source: Address, destination: Address, protocol: u8, length: usize, 
 #[inline(always)]
 pub fn ipv6(source: Address, destination: Address, protocol: u8, length: usize, class: u8, hint: u16) -> Ipv6 {
     let payload = u16::try_from(length).unwrap_or(0);
-    Ipv6::new(ecn::encapsulate(class), u32::from(hint), payload, protocol, OUTER_HOPS, source.words(), destination.words())
+    Ipv6::new(
+        ecn::encapsulate(class),
+        u32::from(hint),
+        payload,
+        protocol,
+        OUTER_HOPS,
+        source.words(),
+        destination.words(),
+    )
 }
 
 /// The protocol number of a packet of `family` in IP.
@@ -57,15 +65,26 @@ pub(crate) struct Way {
 }
 
 impl Way {
+    /// Bytes of the outer header, that of UDP included.
+    #[inline(always)]
+    pub(crate) const fn outer(&self) -> u32 {
+        let outer = match self.family {
+            Family::V4 => Ipv4::SIZE as u32,
+            Family::V6 => Ipv6::SIZE as u32,
+        };
+        if self.gue { outer.wrapping_add(Udp::SIZE as u32) } else { outer }
+    }
+
+    /// Bytes of the largest packet that is carried, outer header included.
+    #[inline(always)]
+    pub(crate) const fn mtu(&self) -> u32 {
+        self.next_hop.mtu as u32
+    }
+
     /// Bytes of the largest packet that fits with its outer header.
     #[inline(always)]
     pub(crate) const fn room(&self) -> u32 {
-        let outer = match self.family {
-            Family::V4 => Ipv4::SIZE,
-            Family::V6 => Ipv6::SIZE,
-        };
-        let outer = if self.gue { outer.wrapping_add(Udp::SIZE) } else { outer };
-        (self.next_hop.mtu as u32).saturating_sub(outer as u32)
+        self.mtu().saturating_sub(self.outer())
     }
 }
 
@@ -91,7 +110,8 @@ pub(crate) fn way<T: BalancerTables>(
     Ok(Way { family, gue, next_hop })
 }
 
-/// Writes the outer header; the packet fits with it. In GUE the UDP header is left to [`crate::gue::finish`], as `behind` says.
+/// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it. In GUE the UDP header is left to [`crate::gue::finish`], as
+/// `behind` says.
 #[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
@@ -103,6 +123,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     way: &Way,
     behind: Behind,
     hash: u64,
+    shrink: bool,
     tables: &T,
 ) -> Result<(P, Forward), Reason> {
     let Way { family, gue, next_hop } = *way;
@@ -117,12 +138,12 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
         Family::V4 => {
             let source = source(tables, family, hash);
             let outer = ipv4(source, choice.backend.v4, protocol, length, class, hint);
-            packet.encapsulate(family, inner.family, &outer, gue)?
+            packet.encapsulate(family, inner.family, &outer, shrink, gue)?
         }
         Family::V6 => {
             let source = source(tables, family, hash);
             let outer = ipv6(source, choice.backend.v6, protocol, length, class, hint);
-            packet.encapsulate(family, inner.family, &outer, gue)?
+            packet.encapsulate(family, inner.family, &outer, shrink, gue)?
         }
     };
     // Sources that differ may have routes that differ.

@@ -119,6 +119,41 @@ impl PrefixKey {
     }
 }
 
+/// Key of the map `ROUTES`, a longest-prefix-match trie of [`Vip`]: clients of a service that are another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct RouteKey {
+    /// Bits that count, host order: those of the service, all 32, and of the prefix as [`PrefixKey::length`] has them.
+    pub length: u32,
+    /// The service whose VIP the client aims at.
+    pub service: u32,
+    address: [u32; 4],
+}
+plain!(RouteKey, 24);
+
+impl RouteKey {
+    /// Bits of the service.
+    const SERVICE: u32 = u32::BITS;
+
+    /// The key of the clients of a prefix.
+    #[inline(always)]
+    pub const fn new(service: u32, clients: &PrefixKey) -> Self {
+        Self { length: clients.length.wrapping_add(Self::SERVICE), service, address: clients.address }
+    }
+
+    /// The prefix.
+    pub const fn clients(&self) -> PrefixKey {
+        PrefixKey { length: self.length.saturating_sub(Self::SERVICE), address: self.address }
+    }
+
+    /// What follows the length, as the trie compares it.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 5] {
+        let [a, b, c, d] = self.address;
+        [self.service, a, b, c, d]
+    }
+}
+
 /// What a list of sources says of a prefix: value of an inner map of `LISTS`, a longest-prefix-match trie keyed by [`PrefixKey`].
 ///
 /// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap changes all of it. Its prefixes of no bits
@@ -198,7 +233,7 @@ impl VipKey {
     }
 }
 
-/// Value of the map `VIPS`.
+/// Value of the maps `VIPS` and `ROUTES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Vip {
@@ -376,16 +411,18 @@ plain!(FragmentKey, 40);
 pub struct Fragment {
     /// When the first fragment came, nanoseconds of the kernel's monotonic clock.
     pub seen: u64,
-    /// The service of the first fragment's VIP.
+    /// The service whose backend got it.
     pub service: u32,
-    /// Index of the backend that got it.
-    pub backend: u32,
+    /// The service of its VIP, whose lists count: another one where a route led the client.
+    pub owner: u16,
+    /// The lower half of the service's [`Vip::options`] then.
+    pub options: u16,
     /// The backend's incarnation then.
     pub incarnation: u32,
+    /// Index of the backend.
+    pub backend: u16,
     /// The hint that the first fragment carried.
     pub hint: u16,
-    /// The lower half of [`Vip::options`] of the first fragment's VIP.
-    pub options: u16,
 }
 plain!(Fragment, 24);
 

@@ -11,7 +11,7 @@ use crate::ours::Ours;
 use crate::packet::Packet;
 use crate::parse::{self, Network, Part, Size, from_ipv4, from_ipv6};
 use crate::tables::BalancerTables;
-use crate::vip::{check_list_of_all, check_source, find_address, find_vip};
+use crate::vip::{check_list_of_all, check_source, find_address, find_vip, route};
 use crate::walk::{Place, Walked};
 use crate::{Family, Flow, Reason};
 
@@ -100,6 +100,8 @@ fn act<P: Packet, T: BalancerTables>(
     // packet they could not bring.
     seen.service = vip.service;
     check_source(tables, &flow.source, &vip)?;
+    let vip = route(tables, &flow.source, vip);
+    seen.service = vip.service;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
     let behind = Behind::icmp(&packet, &network, &size);
     let ours = Ours { network, size, behind, opens: false, tags: walked.tags(), vip, packet };

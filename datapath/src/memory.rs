@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey,
+    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey,
     ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::flow::Port;
@@ -126,7 +126,7 @@ impl Packet for Buffer<'_> {
         Ok(())
     }
 
-    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
+    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T, _: bool, gue: bool) -> Result<Self, Reason> {
         // What is not written over is seen.
         const UNWRITTEN: [u8; Udp::SIZE] = [0xee; Udp::SIZE];
 
@@ -188,6 +188,8 @@ pub struct Balancer {
     pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
     /// The map `VIPS`.
     pub vips: HashMap<VipKey, Vip>,
+    /// The map `ROUTES`, by service.
+    pub routes: BTreeMap<u32, BTreeMap<PrefixKey, Vip>>,
     /// The map `LISTS`.
     pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
@@ -235,6 +237,7 @@ impl Balancer {
             vip_addresses: HashMap::default(),
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
+            routes: BTreeMap::default(),
             lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
@@ -336,6 +339,10 @@ impl BalancerTables for Balancer {
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
         longest(&self.vip_prefixes, key)
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Vip> {
+        longest(self.routes.get(&key.service)?, &key.clients())
     }
 
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {

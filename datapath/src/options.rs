@@ -78,6 +78,12 @@ bits! {
         LISTED = 1 << 16;
         /// The service has rates in `RATES`.
         LIMITED = 1 << 17;
+        /// What does not fit with its outer header is dropped, and nobody is told.
+        DROP_TOO_BIG = 1 << 24;
+        /// Merged TCP segments that do not fit with an outer header are cut smaller.
+        RESEGMENT = 1 << 25;
+        /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
+        ROUTED = 1 << 18;
     }
 }
 
@@ -103,5 +109,11 @@ bits! {
         LISTS = 1 << 17;
         /// Services with rates of packets or new flows.
         RATES = 1 << 18;
+        /// Services that tell nobody what fits.
+        DROP_TOO_BIG = 1 << 24;
+        /// Services whose merged segments are cut smaller.
+        RESEGMENT = 1 << 25;
+        /// Services with routes.
+        ROUTES = 1 << 19;
     }
 }

@@ -4,6 +4,7 @@ use crate::balance::Forward;
 use crate::choose::{self, Choice};
 use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{FragmentKey, Vip};
+use crate::flow::TCP;
 use crate::gue::Behind;
 use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
@@ -48,7 +49,7 @@ impl<P: Packet> Ours<P> {
 
     /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
     #[inline(always)]
-    fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+    pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
         if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
             return Ok(());
         }
@@ -85,15 +86,33 @@ impl<P: Packet> Ours<P> {
 
     /// The MTU that the sender should be told, when the packet does not fit with its outer header.
     #[inline(always)]
-    pub(crate) fn mtu_to_tell(&self, way: &Way) -> Result<Option<u32>, Reason> {
+    pub(crate) fn mtu_to_tell<T: BalancerTables>(&self, way: &Way, tables: &T) -> Result<Option<u32>, Reason> {
         let room = way.room();
         if self.size.segment <= room as usize {
             return Ok(None);
+        }
+        if tables.features().has(Features::DROP_TOO_BIG) && self.vip.options.has(VipOptions::DROP_TOO_BIG) {
+            return Err(Reason::TooBig);
         }
         let smallest = smallest(self.network.family);
         let mtu = if room > smallest { room } else { smallest };
         // Who keeps to the smallest MTU already can do no more.
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
+    }
+
+    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by it, so that they do. The bytes of a merged TCP packet may be
+    /// cut anywhere; merged datagrams are what their sender made them, and a single packet has nobody who cuts it.
+    #[inline(always)]
+    pub(crate) fn shrinks<T: BalancerTables>(&self, way: &Way, tables: &T) -> bool {
+        /// Bytes that a segment keeps, at least.
+        const LEFT: u32 = 64;
+
+        tables.features().has(Features::RESEGMENT)
+            && self.vip.options.has(VipOptions::RESEGMENT)
+            && self.network.protocol == TCP
+            && self.size.segment > way.room() as usize
+            && self.size.segment <= way.mtu() as usize
+            && self.packet.segment_size() > way.outer().wrapping_add(LEFT) as usize
     }
 
     /// Sends a packet whose sender is told nothing if it does not fit.
@@ -108,16 +127,17 @@ impl<P: Packet> Ours<P> {
         if self.size.segment > way.room() as usize {
             return Err(Reason::TooBig);
         }
-        self.send(choice, &way, hash, tables)
+        self.send(choice, &way, hash, false, tables)
     }
 
-    /// Encapsulates the packet, which fits, towards its backend, and accounts it.
+    /// Encapsulates the packet, which fits, or whose segments do when they `shrink`, towards its backend, and accounts it.
     #[inline(always)]
     pub(crate) fn send<T: BalancerTables>(
         self,
         choice: &Choice,
         way: &Way,
         hash: u64,
+        shrink: bool,
         tables: &T,
     ) -> Result<(P, Forward), Reason> {
         let behind = if way.gue { self.behind(way.family, hash)? } else { Behind::NONE };
@@ -126,7 +146,8 @@ impl<P: Packet> Ours<P> {
             bytes: self.size.packet as u64,
             new_flows: u64::from(self.opens),
         };
-        let sent = wrap(self.packet, &self.network, &self.size, self.tags, choice, way, behind, hash, tables)?;
+        let (packet, inner, size, tags) = (self.packet, &self.network, &self.size, self.tags);
+        let sent = wrap(packet, inner, size, tags, choice, way, behind, hash, shrink, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
         Ok(sent)
     }

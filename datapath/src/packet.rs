@@ -86,13 +86,20 @@ pub trait Packet: Sized {
     /// [`Reason::NoRoom`].
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
 
-    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`; in GUE (`gue`) with room for a UDP
-    /// header behind it.
+    /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`. With `shrink`, a merged packet's segments are
+    /// made smaller by as much ([`Packet::segment_size`], which is more than that). In GUE (`gue`) there is room for a UDP header behind the outer one.
     ///
     /// # Errors
     ///
     /// [`Reason::NoRoom`].
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason>;
+    fn encapsulate<T: Plain>(
+        self,
+        family: Family,
+        inner: Family,
+        outer: &T,
+        shrink: bool,
+        gue: bool,
+    ) -> Result<Self, Reason>;
 
     /// Overwrites bytes of headers that this program has inserted. `offset` is a constant wherever the function is called.
     ///

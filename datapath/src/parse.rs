@@ -236,12 +236,24 @@ pub fn transport_at<P: Packet>(packet: &P, offset: usize, protocol: u8) -> Resul
 
 #[inline(always)]
 const fn from_tcp(h: Tcp) -> Transport {
-    Transport { source_port: h.source_port, destination_port: h.destination_port, header: h.length(), opens: h.opens(), udp: [0; 2] }
+    Transport {
+        source_port: h.source_port,
+        destination_port: h.destination_port,
+        header: h.length(),
+        opens: h.opens(),
+        udp: [0; 2],
+    }
 }
 
 #[inline(always)]
 const fn from_udp(h: Udp) -> Transport {
-    Transport { source_port: h.source_port, destination_port: h.destination_port, header: Udp::SIZE, opens: false, udp: h.length_and_checksum() }
+    Transport {
+        source_port: h.source_port,
+        destination_port: h.destination_port,
+        header: Udp::SIZE,
+        opens: false,
+        udp: h.length_and_checksum(),
+    }
 }
 
 /// The size of a packet, judged by what is there and not by what is claimed.

@@ -3,7 +3,7 @@
 #[cfg(doc)]
 use crate::entries::Settings;
 use crate::entries::{
-    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, Vip, VipAddress, VipKey,
+    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey, Vip, VipAddress, VipKey,
 };
 use crate::flow::Port;
 use crate::observe::{Event, Observer};
@@ -68,6 +68,8 @@ pub trait BalancerTables: EventTables {
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
     /// The VIP behind a key, if there is one.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// The service, with its options, whose a client of a service is by the longest prefix that holds it.
+    fn route(&self, key: &RouteKey) -> Option<Vip>;
     /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source; `None` when there is no list.
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing>;
     /// The lookup table of a service.

@@ -1,6 +1,6 @@
-//! The VIP that a packet goes to, and whether its client may come.
+//! The VIP that a packet goes to, whether its client may come, and whose client it is.
 
-use crate::entries::{Listing, PrefixKey, Vip, VipAddress, VipKey};
+use crate::entries::{Listing, PrefixKey, RouteKey, Vip, VipAddress, VipKey};
 use crate::flow::Port;
 use crate::options::{AddressOptions, Features, VipOptions};
 use crate::parse::Network;
@@ -58,4 +58,16 @@ pub(crate) fn check_source<T: BalancerTables>(tables: &T, client: &Address, vip:
         tables.listing(vip.service, &PrefixKey::address(client)).ok_or(Reason::NotAllowed)?.check()?;
     }
     Ok(())
+}
+
+/// The service whose a client of a VIP is: another one's where a route of the VIP's service holds the client. Its routes are not asked again.
+#[inline(always)]
+pub(crate) fn route<T: BalancerTables>(tables: &T, client: &Address, vip: Vip) -> Vip {
+    if tables.features().has(Features::ROUTES)
+        && vip.options.has(VipOptions::ROUTED)
+        && let Some(routed) = tables.route(&RouteKey::new(vip.service, &PrefixKey::address(client)))
+    {
+        return routed;
+    }
+    vip
 }

@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
-    bpf_redir_neigh,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM,
+    TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
@@ -251,10 +251,24 @@ impl Packet for TcPacket {
     }
 
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
-    /// the size of their segments (`FIXED_GSO`), since that was judged before.
+    /// the size of their segments (`FIXED_GSO`), since that was judged before; without that flag it makes them smaller by the header.
+    ///
+    /// A packet that was merged of whole packets, one behind the other (`frag_list`), cannot be cut after that: kernels without the repair of CVE-2024-42281 panic (`BUG_ON` in
+    /// `skb_segment`). No program sees which packets these are, so each is made linear before.
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
-        let flags = BPF_F_ADJ_ROOM_FIXED_GSO
+    fn encapsulate<T: Plain>(
+        self,
+        family: Family,
+        inner: Family,
+        outer: &T,
+        shrink: bool,
+        gue: bool,
+    ) -> Result<Self, Reason> {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
+            return Err(Reason::NoRoom);
+        }
+        let flags = if shrink { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO }
             | match family {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,

@@ -211,7 +211,14 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn encapsulate<T: Plain>(self, family: Family, inner: Family, outer: &T, gue: bool) -> Result<Self, Reason> {
+    fn encapsulate<T: Plain>(
+        self,
+        family: Family,
+        inner: Family,
+        outer: &T,
+        _: bool,
+        gue: bool,
+    ) -> Result<Self, Reason> {
         let between = if gue { Udp::SIZE } else { 0 };
         self.move_head((size_of::<T>().wrapping_add(between) as i32).wrapping_neg())?;
         if family != inner {

@@ -129,6 +129,7 @@ fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<WantServic
         tracked: true,
         owners: vec![owner; 251],
         digest: owner as u64,
+        routes: Vec::new(),
     })
 }
 

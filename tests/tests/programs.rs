@@ -22,11 +22,12 @@ use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded, LoadedHost, refus
 use sluice_tests::packets::native::{Native, NativeHost, settings};
 use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
+use sluice_tests::packets::oracle::decapsulate::decapsulated;
 use sluice_tests::packets::random;
 use sluice_tests::packets::shared::{lend, unload};
 use sluice_tests::packets::sources;
 use sluice_tests::packets::watching;
-use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, World};
+use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, Unwraps, World};
 use sluice_tests::packets::{cases, clamping};
 
 fn main() -> ExitCode {
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
             clamping::agree(config(), &mut [("memory", &mut memory), ("clamp", &mut loaded)], takes)
         }),
     );
-    let name = "memory and backend agree on random encapsulated frames";
+    let name = "memory, backend and the oracle agree on random encapsulated frames";
     add(name.to_owned(), Box::new(random_frames_to_the_backend));
     for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
         let why = missing.as_deref().or_else(|| refused_here(&case));
@@ -195,27 +196,26 @@ fn random_frames() -> anyhow::Result<()> {
 }
 
 fn random_frames_to_the_backend() -> anyhow::Result<()> {
-    let mut runner = TestRunner::new(Config { max_shrink_iters: 0, ..config() });
-    let hosts = RefCell::new((NativeHost::new(bpf::decapsulates_across_families()), LoadedHost::new()?));
-    {
-        let (memory, kernel) = &mut *hosts.borrow_mut();
-        memory.configure(&random::host())?;
-        kernel.configure(&random::host())?;
-    }
-    let tried = runner.run(&random::encapsulated(), |frame| {
+    let crosses = bpf::decapsulates_across_families();
+    let bindings: Vec<Box<dyn Decapsulator>> = vec![Box::new(NativeHost::new(crosses)), Box::new(LoadedHost::new()?)];
+    let mut bindings: Vec<_> = bindings.into_iter().map(|binding| (binding, Unwraps::default())).collect();
+    bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&random::host()))?;
+    let bindings = RefCell::new(bindings);
+    let tried = TestRunner::new(config()).run(&random::encapsulated(true), |frame| {
         if !takes(&frame) {
             return Ok(());
         }
-        let (memory, kernel) = &mut *hosts.borrow_mut();
-        let mut both = || -> anyhow::Result<()> {
-            let (expected, found) = (memory.send(&frame)?, kernel.send(&frame)?);
-            ensure!(expected == found, "memory: {expected:02x?}, the kernel: {found:02x?}");
-            let (expected, found) = (memory.counters()?, kernel.counters()?);
-            ensure!(expected == found, "counters in memory: {expected:?}, in the kernel: {found:?}");
-            Ok(())
-        };
-        // After the first failure the counters differ for good: what fails first is shown, not shrunk.
-        both().map_err(|error| TestCaseError::fail(format!("{:02x?}: {error:#}", frame.bytes)))
+        let expected = decapsulated(&frame, &random::host(), crosses);
+        for ((binding, total), name) in bindings.borrow_mut().iter_mut().zip(["memory", "backend"]) {
+            cases::unwrap(binding.as_mut(), &frame, &expected, total)
+                .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
+        }
+        Ok(())
     });
-    tried.map_err(|error| anyhow::anyhow!("{error}"))
+    tried.map_err(|error| anyhow::anyhow!("{error}"))?;
+    // As for the balancer.
+    if config().cases < MANY {
+        return Ok(());
+    }
+    random::reached_by_backend(&bindings.borrow()[0].1).map_err(anyhow::Error::msg)
 }

@@ -3,6 +3,7 @@
 //! that end inside their IP header.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -17,9 +18,7 @@ use sluice_tests::packets::loaded::{refused_here, takes, takes_at_xdp};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
 use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry, refused};
-use sluice_tests::packets::world::{
-    Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World,
-};
+use sluice_tests::packets::world::{Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World};
 
 /// A world whose backends are behind links of jumbo frames.
 fn wide() -> World {
@@ -282,6 +281,23 @@ fn merged(
         judged.send(frame)?;
     }
     ensure!(judged.forwarded == 0, "{} were forwarded over too small a link", judged.forwarded);
+    // Those that fit without the outer header, to the byte, where services want them cut: TCP is, unless it has IP options.
+    let vip_options: BTreeMap<_, _> = [WEB, DNS].map(|service| (service, VipOptions::RESEGMENT)).into();
+    for (client, frames) in clients.iter().zip(frames.chunks(payloads.len())) {
+        let headers = client.frame().len() - ETHERNET - client.payload;
+        let vip_options = vip_options.clone();
+        judged.configure(&World { vip_options, ..World::new().with_mtu(headers as u32 + size) })?;
+        let cut = client.transport != Transport::Udp && client.options == 0;
+        for linear in [None, Some(1)] {
+            judged.wire.linear = linear;
+            judged.forwarded = 0;
+            for frame in frames {
+                judged.send(frame)?;
+            }
+            let expected = if cut { frames.len() } else { 0 };
+            ensure!(judged.forwarded == expected, "{} of {expected} were cut, of {client:?}", judged.forwarded);
+        }
+    }
     Ok(Completion::Completed)
 }
 

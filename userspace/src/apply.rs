@@ -43,6 +43,7 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     }
     have.addresses = maps.vip_addresses()?;
     have.vips = maps.vips()?;
+    have.routes = maps.routes()?;
     Ok(have)
 }
 
@@ -104,6 +105,8 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
             maps.replace_tables(&tables)
         }
+        Step::PutRoutes(routes) => maps.put_routes(routes),
+        Step::RemoveRoutes(keys) => maps.remove_routes(keys),
         Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;

@@ -84,8 +84,13 @@ impl Duty {
         };
         let backend = &config.backends()[position];
         let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
-        let services = || config.services().iter().filter(serves);
-        let overhead = services().map(|service| service.encapsulation().overhead()).max().unwrap_or(0);
+        // Packets to a service's VIPs come to the backends of those to which its routes lead, too.
+        let leads =
+            |service: &config::Service| service.routes().iter().any(|to| serves(&&config.services()[to.service]));
+        let services = || config.services().iter().filter(|service| serves(service) || leads(service));
+        // They come as the service says that has the backend.
+        let own = config.services().iter().filter(serves);
+        let overhead = own.map(|service| service.encapsulation().overhead()).max().unwrap_or(0);
         let vips: BTreeSet<IpNet> = services().flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),
@@ -311,9 +316,7 @@ impl Running {
                 self.replaced = bpf::unfinished_backend(&self.pins);
             }
             self.settle(duty).await?;
-            if let Some((programs, replaced)) =
-                bpf::resize_backend(&self.pins, &host).map_err(Failure::operation)?
-            {
+            if let Some((programs, replaced)) = bpf::resize_backend(&self.pins, &host).map_err(Failure::operation)? {
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 (self.programs, self.replaced) = (Some((programs, maps)), Some(replaced));
                 self.settle(duty).await?;

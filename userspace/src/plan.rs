@@ -1,7 +1,8 @@
 //! From what is there to what is wanted: a pure function that returns the steps in between.
 //!
 //! The order is make-before-break. Backends come before the tables that name them, tables before the VIPs that use them; VIPs go
-//! before the tables that they used, tables before the backends that they named. After each step every packet still finds a whole
+//! before the tables that they used, tables before the backends that they named. Routes are like VIPs, and their own service's VIPs come behind
+//! them: no packet of a new service goes to a backend that is not its client's. After each step every packet still finds a whole
 //! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there. A VIP address's
 //! copy of a VIP ([`FirstVip`]) is cleared before anything else happens to the VIP.
 
@@ -10,11 +11,11 @@ use std::fmt;
 
 use ipnet::IpNet;
 use sluice_datapath::Address;
-use sluice_datapath::entries::{self, Backend, FirstVip, Slot, TableHead, VipAddress, VipKey};
+use sluice_datapath::entries::{self, Backend, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
 
-use crate::bpf::{Capacities, Table};
+use crate::bpf::{self, Capacities, Table, key_of};
 use crate::config::Vip;
 use crate::want::{Want, WantService};
 
@@ -29,6 +30,8 @@ pub struct Have {
     pub addresses: BTreeMap<IpNet, VipAddress>,
     /// VIPs.
     pub vips: BTreeMap<VipKey, entries::Vip>,
+    /// Routes.
+    pub routes: BTreeMap<RouteKey, entries::Vip>,
 }
 
 /// What a backend's index holds.
@@ -92,6 +95,10 @@ pub enum Step {
     SetDraining(Vec<(u16, bool)>),
     /// Swap lookup tables, all in one batch.
     ReplaceTables(Vec<NewTable>),
+    /// Add routes or change where they lead, before any VIP leads to them.
+    PutRoutes(Vec<(RouteKey, entries::Vip)>),
+    /// Remove routes that are not wanted.
+    RemoveRoutes(Vec<RouteKey>),
     /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change or to go.
     ClearCopies(Vec<(IpNet, VipAddress)>),
     /// Add VIPs or change their service or options, then add VIP addresses or change their options and copies.
@@ -124,6 +131,8 @@ impl fmt::Display for Step {
             Self::ReplaceTables(new) => {
                 write!(f, "replace the lookup tables of {}", list(new.iter().map(|table| table.name.as_str())))
             }
+            Self::PutRoutes(routes) => write!(f, "add or change {} routes", routes.len()),
+            Self::RemoveRoutes(keys) => write!(f, "remove {} routes", keys.len()),
             Self::ClearCopies(addresses) => write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len()),
             Self::PutVips { addresses, vips } => {
                 write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
@@ -183,7 +192,14 @@ pub fn plan(have: &Have, want: &Want, capacities: Capacities, now: u64) -> Resul
     push(&mut steps, backends.new.clone(), Step::AddBackends);
     push(&mut steps, changed_draining(have, want, &backends), Step::SetDraining);
     push(&mut steps, changed_tables(have, want, &backends, &services), Step::ReplaceTables);
+    let (routes, unwanted) = changed_routes(have, want, &services);
+    // Only what changes that were interrupted have left can make it otherwise.
+    let together = have.routes.len() + routes.len() <= bpf::ROUTES as usize;
+    let (early, late) = if together { (Vec::new(), unwanted) } else { (unwanted, Vec::new()) };
+    push(&mut steps, early, Step::RemoveRoutes);
+    push(&mut steps, routes, Step::PutRoutes);
     put_and_remove_vips(have, want, &services, capacities.vips, &mut steps)?;
+    push(&mut steps, late, Step::RemoveRoutes);
     let kept: BTreeSet<u32> = services.iter().copied().collect();
     let retired = have.services.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
     push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireServices);
@@ -282,6 +298,19 @@ fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32])
         });
     }
     changed
+}
+
+/// Routes to be written, and routes to be removed.
+fn changed_routes(have: &Have, want: &Want, services: &[u32]) -> (Vec<(RouteKey, entries::Vip)>, Vec<RouteKey>) {
+    let mut wanted = BTreeMap::new();
+    for (service, from) in services.iter().zip(&want.services) {
+        for (prefix, to) in &from.routes {
+            let entry = entries::Vip { service: services[*to], options: want.services[*to].options };
+            wanted.insert(RouteKey::new(*service, &key_of(*prefix)), entry);
+        }
+    }
+    let unwanted = have.routes.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    (wanted.into_iter().filter(|(key, entry)| have.routes.get(key) != Some(entry)).collect(), unwanted)
 }
 
 fn put_and_remove_vips(

@@ -13,7 +13,7 @@ use sluice_datapath::records::PathMtuRecord;
 use sluice_datapath::{Address, Family};
 
 use crate::apply;
-use crate::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage};
+use crate::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage, prefix_of};
 use crate::cli::{Show, print};
 use crate::config::{Protocol, Vip};
 use crate::daemon::{self, Lock};
@@ -66,6 +66,9 @@ pub struct ServiceStatus {
     pub name: String,
     /// Its VIPs.
     pub vips: Vec<String>,
+    /// Its clients that are other services', by prefix.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<String, String>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// Counts up with every table.
@@ -243,8 +246,13 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
             let owner = have.backends.get(&index).and_then(|backend| backend.name.clone());
             *slots.entry(owner.unwrap_or_else(|| format!("(index {index})"))).or_default() += count;
         }
+        let routes = have.routes.iter().filter(|(key, _)| key.service == *index).map(|(key, to)| {
+            let leads_to = have.services.get(&to.service).and_then(|service| service.name.clone());
+            (prefix_of(key.clients()).to_string(), leads_to.unwrap_or_else(|| format!("(index {})", to.service)))
+        });
         services.push(ServiceStatus {
             name: name.clone(),
+            routes: routes.collect(),
             vips: vips.remove(index).unwrap_or_default(),
             tracked: table.head.tracked,
             generation: table.generation,
@@ -294,6 +302,14 @@ fn text(status: &Status) -> String {
         });
         text += "\n";
         text += &table(["service", "VIPs", "flows", "generation", "backend", "slots", "share"], &[3, 5, 6], rows);
+        let rows = lb.services.iter().flat_map(|service| {
+            let routes = service.routes.iter();
+            routes.map(|(clients, to)| [service.name.clone(), clients.clone(), to.clone()])
+        });
+        if rows.clone().next().is_some() {
+            text += "\n";
+            text += &table(["service", "clients", "routed to"], &[], rows);
+        }
         let rows = lb.backends.iter().map(|backend| {
             let hops = backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
                 Some((interface, mtu)) => {

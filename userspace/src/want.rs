@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, Service, Tracking, Unlisted, Vip};
+use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, Service, TooBig, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -51,6 +51,8 @@ pub struct WantService {
     pub vips: Vec<Vip>,
     /// How packets of its VIPs are treated.
     pub options: VipOptions,
+    /// Clients that are another service's: that one's position in [`Want::services`]. It has no routes itself.
+    pub routes: Vec<(IpNet, usize)>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// For each slot, the position in [`Want::backends`] of the backend that takes it.
@@ -76,6 +78,9 @@ impl Want {
             .with_if(asked(VipOptions::LISTED), Features::LISTS)
             .with_if(asked(VipOptions::LIMITED), Features::RATES)
             .with_if(asked(VipOptions::GUE), Features::GUE)
+            .with_if(asked(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
+            .with_if(asked(VipOptions::RESEGMENT), Features::RESEGMENT)
+            .with_if(asked(VipOptions::ROUTED), Features::ROUTES)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -103,7 +108,11 @@ impl Want {
                 }
                 .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
                 .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
-                .with_if(service.encapsulation() == Encapsulation::Gue { zero_checksum: true }, VipOptions::NO_CHECKSUM),
+                .with_if(service.encapsulation() == Encapsulation::Gue { zero_checksum: true }, VipOptions::NO_CHECKSUM)
+                .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
+                .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT)
+                .with_if(!service.routes().is_empty(), VipOptions::ROUTED),
+                routes: service.routes().iter().map(|route| (route.clients, route.service)).collect(),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,

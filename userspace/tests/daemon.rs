@@ -9,6 +9,8 @@ mod addresses;
 mod backend;
 #[path = "daemon/capture.rs"]
 mod capture;
+#[path = "daemon/growth.rs"]
+mod growth;
 #[path = "daemon/input.rs"]
 mod input;
 #[path = "daemon/large.rs"]
@@ -21,6 +23,8 @@ mod life;
 mod limits;
 #[path = "daemon/path_mtu.rs"]
 mod path_mtu;
+#[path = "daemon/routing.rs"]
+mod routing;
 #[path = "daemon/site.rs"]
 mod site;
 #[path = "daemon/sources.rs"]
@@ -92,12 +96,16 @@ tests! {
         a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it,
         a_drain_takes_effect_while_a_million_prefixes_are_read,
         rates_follow_the_configuration;
+    routing:
+        routes_follow_reloads_and_outlive_the_daemon;
     limits:
         limits_change_under_traffic_and_nothing_is_lost,
         only_maps_that_change_their_size_are_replaced,
         a_limit_below_what_is_or_was_in_use_is_refused,
         a_death_at_any_moment_of_a_replacement_loses_nothing,
         a_backends_maps_grow_with_the_limits;
+    growth:
+        a_million_flows_move_to_larger_maps_under_traffic;
     large:
         ten_large_tables_and_default_limits_take_less_than_32_mib,
         the_largest_instance_is_applied_in_seconds;

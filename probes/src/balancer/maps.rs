@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey, RouteKey,
     ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::flow::Port;
@@ -64,6 +64,9 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+/// Routes: service and client to service.
+#[btf_map]
+static ROUTES: LpmTrie<[u32; 5], Vip, 1> = LpmTrie::new();
 /// Lists of sources: at index 0 the one for all VIPs, else by service.
 #[btf_map]
 static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
@@ -300,6 +303,11 @@ impl BalancerTables for Maps {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, key: &RouteKey) -> Option<Vip> {
+        ROUTES.get(&Key::new(key.length, key.words())).copied()
     }
 
     #[inline(always)]

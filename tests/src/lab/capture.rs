@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,6 +26,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const SNAP: usize = 256;
 /// Packets kept in memory by one capture; counting goes on beyond it.
 const KEPT: usize = 50_000;
+/// Bytes of the kernel's `struct virtio_net_hdr` (`uapi/linux/virtio_net.h`) in front of each packet; the size of segments is its third word, host byte order.
+const OFFLOAD: usize = 10;
 /// Receive buffer in bytes, enough for a burst while this process waits for a CPU.
 const BUFFER: usize = 64 << 20;
 
@@ -37,6 +40,8 @@ pub struct Frame {
     pub outgoing: bool,
     /// Length on the wire in bytes.
     pub length: usize,
+    /// Bytes of payload of each segment that a merged packet is to be cut into; 0 when it is not merged.
+    pub segment_size: usize,
     /// The first bytes, at most 256.
     pub bytes: Vec<u8>,
 }
@@ -88,16 +93,7 @@ impl Counts {
 ///
 /// A device that is to fill it in finds the sum of the pseudo-header in its place.
 fn has_good_checksum(bytes: &[u8]) -> Option<bool> {
-    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
-    let packet = match &packet.net {
-        Some(LaxNetSlice::Ipv4(v4)) if v4.header().protocol() == IpNumber::IPV4 => {
-            LaxSlicedPacket::from_ip(v4.payload().payload).ok()?
-        }
-        Some(LaxNetSlice::Ipv6(v6)) if v6.header().next_header() == IpNumber::IPV6 => {
-            LaxSlicedPacket::from_ip(v6.payload().payload).ok()?
-        }
-        _ => packet,
-    };
+    let packet = inner(bytes)?;
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
     let mut addresses = Vec::with_capacity(32);
     match packet.net? {
@@ -115,6 +111,21 @@ fn has_good_checksum(bytes: &[u8]) -> Option<bool> {
     let pseudo = sum(&addresses) + (length >> 16) + (length & 0xffff) + u64::from(IpNumber::TCP.0);
     let all = fold(pseudo + sum(tcp.slice()));
     Some(all == 0xffff || tcp.checksum() == fold(pseudo))
+}
+
+/// The packet in a frame, without the outer header if there is one.
+fn inner(bytes: &[u8]) -> Option<LaxSlicedPacket<'_>> {
+    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
+    let tunnel = |protocol| protocol == IpNumber::IPV4 || protocol == IpNumber::IPV6;
+    match &packet.net {
+        Some(LaxNetSlice::Ipv4(v4)) if tunnel(v4.header().protocol()) => {
+            LaxSlicedPacket::from_ip(v4.payload().payload).ok()
+        }
+        Some(LaxNetSlice::Ipv6(v6)) if tunnel(v6.header().next_header()) => {
+            LaxSlicedPacket::from_ip(v6.payload().payload).ok()
+        }
+        _ => Some(packet),
+    }
 }
 
 fn sum(bytes: &[u8]) -> u64 {
@@ -172,6 +183,27 @@ impl Captured {
         (longest(false, &to_vip).unwrap_or(0), longest(true, &|seen| seen.encapsulated).unwrap_or(0))
     }
 
+    /// Merged TCP packets that left encapsulated, and in segments of another size than they came in: the size when they came, 0 if none came, and when they left.
+    pub fn cut_otherwise(&self) -> Vec<(usize, usize)> {
+        let merged = |encapsulated: bool| {
+            let wanted = move |frame: &&Frame| frame.segment_size != 0 && frame.outgoing == encapsulated;
+            self.frames.iter().filter(wanted).filter_map(move |frame| {
+                look(&frame.bytes).filter(|seen| seen.encapsulated == encapsulated)?;
+                let Some(TransportSlice::Tcp(tcp)) = inner(&frame.bytes)?.transport else { return None };
+                Some(((tcp.source_port(), tcp.sequence_number()), frame.segment_size))
+            })
+        };
+        // What is sent again may come in other segments.
+        let mut came: HashMap<_, BTreeSet<usize>> = HashMap::new();
+        for (start, size) in merged(false) {
+            came.entry(start).or_default().insert(size);
+        }
+        let left = merged(true).map(|(start, size)| (came.get(&start), size));
+        left.filter(|(came, size)| came.is_none_or(|came| !came.contains(size)))
+            .map(|(came, size)| (came.and_then(|came| came.last().copied()).unwrap_or(0), size))
+            .collect()
+    }
+
     /// Writes the kept packets for Wireshark or tcpdump.
     pub fn write_pcap(&self, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -203,9 +235,14 @@ impl Capture {
         Ok(Self { host: host.name, stop, reader })
     }
 
+    /// Has it stop soon; who stops several captures need not wait for each.
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Stops, and returns what was seen. A capture that lost packets is an error: its counts prove nothing.
     pub fn stop(self) -> Result<Captured> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end();
         let read = self.reader.join().map_err(|_| anyhow!("the capturing thread panicked"))?;
         read.with_context(|| format!("the capture in {} failed", self.host))
     }
@@ -216,26 +253,36 @@ fn open() -> Result<OwnedFd> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
+    // In front of each packet the kernel then says what it has not computed or cut yet.
+    let (on, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw const on).cast());
+    // SAFETY: the value is an integer of the size given, live and ours.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, value, size) };
+    Errno::result(result).context("the kernel refuses PACKET_VNET_HDR")?;
     Ok(socket)
 }
 
 fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
     let mut captured = Captured { counts: Counts::default(), frames: Vec::new() };
-    let mut buffer = vec![0; 1 << 17];
+    let mut buffer = vec![0; OFFLOAD + (1 << 17)];
     loop {
         let stopping = stop.load(Ordering::Relaxed);
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) => {
+                let received = &buffer[..length.min(buffer.len())];
+                let (offload, bytes) =
+                    received.split_first_chunk::<OFFLOAD>().context("a packet without its header")?;
                 let kind = from.map(|address| address.pkttype());
                 let frame = Frame {
                     time: SystemTime::now().duration_since(UNIX_EPOCH)?,
                     outgoing: kind == Some(libc::PACKET_OUTGOING),
-                    length,
-                    bytes: buffer[..length.min(SNAP)].to_vec(),
+                    length: length - OFFLOAD,
+                    segment_size: u16::from_ne_bytes([offload[4], offload[5]]).into(),
+                    bytes: bytes[..bytes.len().min(SNAP)].to_vec(),
                 };
                 captured.counts.add(&frame);
                 if length <= buffer.len() {
-                    captured.counts.judge(&buffer[..length]);
+                    captured.counts.judge(bytes);
                 }
                 if captured.frames.len() < KEPT {
                     captured.frames.push(frame);
@@ -276,7 +323,7 @@ mod tests {
     use etherparse::PacketBuilder;
 
     fn frame(outgoing: bool, bytes: Vec<u8>) -> Frame {
-        Frame { time: Duration::ZERO, outgoing, length: bytes.len(), bytes }
+        Frame { time: Duration::ZERO, outgoing, length: bytes.len(), segment_size: 0, bytes }
     }
 
     fn plain(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
@@ -316,6 +363,27 @@ mod tests {
             assert_eq!(has_good_checksum(&frame), Some(true));
         }
         assert_eq!(has_good_checksum(&[0; 20]), None);
+    }
+
+    #[test]
+    fn segments_of_another_size_are_seen_unless_the_packet_also_came_with_them() {
+        let merged = |outgoing: bool, sequence: u32, segment_size: usize| {
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
+            let mut plain = Vec::new();
+            builder.tcp(1000, 80, sequence, 64_000).write(&mut plain, &[7; 99]).unwrap();
+            let mut bytes = Vec::new();
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+            builder.write(&mut bytes, IpNumber::IPV4, &plain[14..]).unwrap();
+            Frame { segment_size, ..frame(outgoing, if outgoing { bytes } else { plain }) }
+        };
+        let frames = [(1, 40, 40), (2, 40, 20), (3, 40, 40), (3, 20, 20), (4, 40, 0)];
+        let both = |(sequence, came, left)| [merged(false, sequence, came), merged(true, sequence, left)];
+        let captured = |frames: &[_]| Captured {
+            counts: Counts::default(),
+            frames: frames.iter().copied().flat_map(both).collect(),
+        };
+        assert_eq!(captured(&frames).cut_otherwise(), [(40, 20)]);
+        assert_eq!(captured(&[(1, 0, 30)]).cut_otherwise(), [(0, 30)]);
     }
 
     #[test]

@@ -1,21 +1,49 @@
 //! The configuration files the lab generates, and the changes it makes to them.
 
 use super::topology::{
-    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, WEB, WEB_PORT, backends, balancers,
-    joining_is_v4_only,
+    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, UNDERLAY_MTU, WEB, WEB_PORT, backends,
+    balancers, joining_is_v4_only,
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Which backends the services have, and which of them is draining.
+/// What becomes of packets that do not fit the underlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TooBig {
+    /// Their senders are told.
+    #[default]
+    Reject,
+    /// Merged ones are cut smaller.
+    Resegment,
+    /// There are none: the underlay is said to be large enough.
+    Jumbo,
+}
+
+impl TooBig {
+    /// Every policy.
+    pub const ALL: [Self; 3] = [Self::Reject, Self::Resegment, Self::Jumbo];
+
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Resegment => "resegment",
+            Self::Jumbo => "jumbo",
+        }
+    }
+}
+
+/// Which backends the services have, which of them is draining, and what becomes of packets that do not fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Whether [`JOINING`] belongs to the services.
     pub joined: bool,
     /// Whether [`DRAINED`] takes no new flows.
     pub drained: bool,
+    /// What becomes of packets that do not fit.
+    pub too_big: TooBig,
 }
 
 impl Wanted {
@@ -62,14 +90,22 @@ impl Wanted {
                 "table_size": table_size,
                 // Connections must stay where they are while the tables change.
                 "tracking": "always",
+                "too_big": self.too_big.name(),
                 "backends": members,
             })
         };
+        let underlay = balancer.map(|lb| {
+            let mut underlay = json!({ "v4": lb.v4, "v6": lb.v6 });
+            if self.too_big == TooBig::Jumbo {
+                underlay["mtu"] = json!(UNDERLAY_MTU);
+            }
+            underlay
+        });
         json!({
             "version": 1,
             "instance": INSTANCE,
             "interfaces": [INTERFACE],
-            "underlay": balancer.map(|lb| json!({ "v4": lb.v4, "v6": lb.v6 })),
+            "underlay": underlay,
             "hash_key_file": key,
             "backends": defined,
             "services": [service(WEB, WEB_PORT, "tcp"), service(ECHO, ECHO_PORT, "udp")],
@@ -110,10 +146,10 @@ mod tests {
         let start = Wanted::default();
         assert_eq!(start.share("web-1"), 0.5);
         assert_eq!(start.share(JOINING), 0.0);
-        let end = Wanted { joined: true, drained: true };
+        let end = Wanted { joined: true, drained: true, ..start };
         assert_eq!(end.share("web-1"), 0.5);
         assert_eq!((end.share(JOINING), end.share(DRAINED)), (0.25, 0.0));
-        for wanted in [start, end, Wanted { joined: true, drained: false }] {
+        for wanted in [start, end, Wanted { joined: true, ..start }] {
             let total: f64 = backends().map(|host| wanted.share(host.name)).sum();
             assert!((total - 1.0).abs() < 1e-12, "{wanted:?}");
         }
@@ -122,7 +158,7 @@ mod tests {
     #[test]
     fn balancers_differ_in_their_underlay_only() {
         let key = Path::new("/etc/sluice/hash.key");
-        let wanted = Wanted { joined: true, drained: true };
+        let wanted = Wanted { joined: true, drained: true, ..Wanted::default() };
         let mut first = wanted.configuration(host("lb1").unwrap(), 4093, key);
         let second = wanted.configuration(host("lb2").unwrap(), 4093, key);
         assert_ne!(first, second);

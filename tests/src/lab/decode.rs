@@ -184,7 +184,7 @@ mod tests {
     use std::time::Duration;
 
     fn frame(bytes: Vec<u8>) -> Frame {
-        Frame { time: Duration::ZERO, outgoing: false, length: bytes.len(), bytes }
+        Frame { time: Duration::ZERO, outgoing: false, length: bytes.len(), segment_size: 0, bytes }
     }
 
     fn syn_v4() -> Vec<u8> {

@@ -27,7 +27,8 @@ use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{
-    Action, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, Host, LARGEST_INDEX, NEIGHBOUR_V4, NEIGHBOUR_V6, World,
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, Host, LARGEST_INDEX, NEIGHBOUR_V4,
+    NEIGHBOUR_V6, Unwraps, World,
 };
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -194,6 +195,9 @@ impl Balancer for Loaded {
             for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
                 self.maps.remove_vip_addresses(&[prefix])?;
             }
+            let wanted: BTreeMap<_, _> = world.route_entries().collect();
+            let unwanted = old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
                 self.maps.remove_list(*list)?;
             }
@@ -217,6 +221,7 @@ impl Balancer for Loaded {
         let rates = (1..=u32::from(LARGEST_INDEX))
             .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
         self.maps.set_rates(&rates.collect::<Vec<_>>())?;
+        self.maps.put_routes(&world.route_entries().collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
         }
@@ -345,7 +350,8 @@ impl LoadedHost {
     /// What the kernel refused.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
-        let programs = bpf::load_backend(&pins.0, &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT })?;
+        let programs =
+            bpf::load_backend(&pins.0, &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT })?;
         Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
 
@@ -369,9 +375,13 @@ impl Decapsulator for LoadedHost {
         run(&self.programs.decapsulate, Hook::Tc, frame)
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let total = self.maps.decapsulated()?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        true
     }
 }
 
@@ -400,14 +410,17 @@ pub fn refused_here(case: &HostCase) -> Option<&'static str> {
     refused.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
 }
 
-/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, and no IP packet that ends inside its header.
+/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, no IP packet that ends inside its header, and nothing that does not fit into a page
+/// with what the kernel keeps beside it.
 pub fn takes(frame: &Frame) -> bool {
+    const LONGEST: usize = 3_500;
+
     let header = match frame.bytes.get(12..14) {
         Some([0x08, 0x00]) => 20,
         Some([0x86, 0xdd]) => 40,
         _ => 1,
     };
-    !frame.vlan && frame.bytes.len() >= ETHERNET + header
+    !frame.vlan && (ETHERNET + header..=LONGEST).contains(&frame.bytes.len())
 }
 
 /// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.

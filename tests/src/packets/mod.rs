@@ -4,12 +4,14 @@
 //! bytes and counters after each. [`native`] runs it on the packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`, [`wire`] on
 //! virtual Ethernet.
 //! [`oracle`] says for any frame what should become of it; it shares no code with the packet path, and judges the random frames of
-//! [`random`]. [`watching`] says what a capture must see meanwhile, [`sources`] where outer headers come from when that differs from flow to flow.
+//! [`random`]. [`watching`] says what a capture must see meanwhile, [`sources`] where outer headers come from when that differs from flow to flow, and
+//! [`faults`] which cases show that the faults of other balancers are not here.
 
 pub mod build;
 pub mod cases;
 pub mod clamping;
 pub mod context;
+pub mod faults;
 pub mod fuzz;
 pub mod icmp;
 pub mod isolation;

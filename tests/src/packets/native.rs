@@ -1,7 +1,5 @@
 //! The packet path in memory.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sluice::bpf::Selection;
@@ -15,8 +13,8 @@ use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsul
 
 use super::watching::Watched;
 use super::world::{
-    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, HASH_KEY, Host, LARGEST_INDEX, UNDERLAY_V4,
-    UNDERLAY_V6, World,
+    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, HASH_KEY, Host, LARGEST_INDEX,
+    UNDERLAY_V4, UNDERLAY_V6, Unwraps, World,
 };
 
 /// The settings of every balancer in these tests.
@@ -86,6 +84,10 @@ impl Balancer for Native {
         maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
         maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
         maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        maps.routes.clear();
+        for (key, to) in world.route_entries() {
+            maps.routes.entry(key.service).or_default().insert(key.clients(), to);
+        }
         maps.lists = world
             .lists
             .iter()
@@ -219,9 +221,13 @@ impl Decapsulator for NativeHost {
         Ok((outcome.map_or_else(action, |()| Action::Pass), bytes))
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let total = self.maps.decapsulated.get();
         Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
     }
 }
 

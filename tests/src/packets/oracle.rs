@@ -16,6 +16,7 @@ use super::build;
 use super::world::{Forwarded, Frame, HASH_KEY, LARGEST_INDEX, Outcome, Slot, World};
 
 pub mod clamp;
+pub mod decapsulate;
 mod gue;
 mod icmp;
 mod ip;
@@ -40,6 +41,8 @@ type FragmentKey = (IpAddr, IpAddr, u32, u8);
 #[derive(Debug, Clone, Copy)]
 struct First {
     service: u32,
+    /// Whose VIP it was for.
+    owner: u32,
     backend: u16,
     incarnation: u32,
     hint: u16,
@@ -117,6 +120,8 @@ impl Oracle {
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
         let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
         self.admit(service, ip.source)?;
+        let owner = service;
+        let service = self.routed(owner, ip.source);
 
         let tcp = ip.protocol == 6;
         let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
@@ -143,13 +148,19 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, backend: chosen, incarnation, hint, options, seen: Instant::now() };
+            let first = First { service, owner, backend: chosen, incarnation, hint, options, seen: Instant::now() };
             self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
         let way = Way { service, backend: chosen, hint, options, hash };
         let told = self.encapsulated(frame, &ip, way, (length, largest), opens);
-        told.or_else(|room| icmp::too_big(frame, &ip, largest, room?))
+        told.or_else(|room| {
+            let room = room?;
+            if self.has(service, VipOptions::DROP_TOO_BIG) {
+                return Err(Reason::TooBig);
+            }
+            icmp::too_big(frame, &ip, largest, room)
+        })
     }
 
     /// The backend of a flow, and its slot's hint.
@@ -182,6 +193,14 @@ impl Oracle {
         let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
         let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// The service whose a client of a service is: that of the longest prefix in its routes.
+    fn routed(&self, service: u32, client: IpAddr) -> u32 {
+        let client = client.to_canonical();
+        let routes = self.world.routes.iter();
+        let holding = routes.filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
+        holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
     /// Whether the lists let a source through: the one for all, then the service's.
@@ -254,15 +273,19 @@ impl Oracle {
     }
 
     /// A later fragment goes where the first one went.
-    fn follow(&self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
+    fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
         let key = (ip.source, ip.destination, id, ip.protocol);
-        let First { service, backend, incarnation, hint, options, .. } = *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        let First { service, owner, backend, incarnation, hint, options, .. } =
+            *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+        self.admit_to_any(ip.source)?;
+        self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
         if ip.hops == 0 {
             return Err(Reason::Expired);
         }
+        self.take(service, ip.source, frame.segments.max(1), false)?;
         if self.incarnation(backend) != incarnation {
             return Err(Reason::NoBackend);
         }
@@ -299,7 +322,15 @@ impl Oracle {
         if options.has(VipOptions::GUE) {
             outer = gue::headers(&outer, &frame.bytes[ip.start..][..length], ip, frame.segment_size != 0, hash);
         }
-        if largest + outer.len() > mtu as usize {
+        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes.
+        let smaller = self.has(service, VipOptions::RESEGMENT)
+            && ip.protocol == 6
+            && !frame.vlan
+            && ip.start == 14
+            && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }
+            && frame.segment_size as usize > outer.len() + 64
+            && largest <= mtu as usize;
+        if largest + outer.len() > mtu as usize && !smaller {
             return Err(Ok((mtu as usize).saturating_sub(outer.len())));
         }
         if options.has(VipOptions::GUE) {
@@ -313,6 +344,12 @@ impl Oracle {
             length: length as u64,
             opens,
         }))
+    }
+}
+
+impl Oracle {
+    fn has(&self, service: u32, option: VipOptions) -> bool {
+        self.world.vip_options.get(&service).is_some_and(|options| options.has(option))
     }
 }
 

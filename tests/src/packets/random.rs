@@ -13,10 +13,11 @@ use sluice_datapath::rates::Limit;
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
 use super::icmp::{Error, Ping};
-use super::world::{Backend, Counters, Frame, Host, VIP_V4, VIP_V6, World};
+use super::world::{Backend, Counters, Frame, Host, Unwraps, VIP_V4, VIP_V6, World};
 
-const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
-const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+/// The addresses of the backend of [`host`].
+pub(super) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+pub(super) const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
 const FORWARDING_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 const FORWARDING_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
 
@@ -85,6 +86,12 @@ pub fn world() -> World {
     ]
     .into();
     world.vip_options.insert(super::world::DNS, VipOptions::LISTED.with(VipOptions::GUE));
+    // Some clients of the other service are a fifth's, and some are a service's that has no table.
+    world.tables.insert(5, world.tables[&super::world::DNS].clone());
+    let routes = [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
+    let routes6 = [("2001:db8:98::/47", 5), ("2001:db8:99::7/128", super::world::WEB), ("2001:db8:99::6/128", 3)];
+    let routes = routes.into_iter().chain(routes6);
+    world.routes = routes.map(|(p, to)| ((super::world::WEB, p.parse().expect("a prefix")), to)).collect();
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
@@ -104,7 +111,8 @@ pub fn gue() -> World {
         .with_backend(3, |backend| backend.v6 = None)
         .with_backend(4, |backend| backend.next_hop = Some((1000, 160)));
     world.vip_options =
-        [(super::world::WEB, VipOptions::GUE), (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM))].into();
+        [(super::world::WEB, VipOptions::GUE), (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM))]
+            .into();
     world
 }
 
@@ -266,21 +274,46 @@ pub fn host() -> Host {
     }
 }
 
-/// Encapsulated frames for [`host`]; most of them bent.
-pub fn encapsulated() -> impl Strategy<Value = Frame> {
-    let kinds = (any::<bool>(), any::<bool>());
-    (client(), any::<u8>(), kinds, vec(bend(), 0..4)).prop_map(|(client, class, (crosses, gue), bends)| {
-        let packet = client.packet();
-        let length = packet.len();
-        let outer = match (client.is_v6(), crosses) {
-            (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
-            (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
-            (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
-            (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
-        };
-        let outer = if gue { build::in_udp(&outer, length, class.into(), Some(&packet)) } else { outer };
-        bent(build::wrapped(&client.frame(), &outer), &bends).into()
-    })
+/// Encapsulated frames for [`host`]; most of them bent. `merged` makes some of them claim to be merged or tagged.
+pub fn encapsulated(merged: bool) -> impl Strategy<Value = Frame> {
+    let beside = prop_oneof![
+        8 => Just((0u32, 0u32, false)),
+        1 => (0..300u32, 0..9u32, prop::bool::weighted(0.1)),
+    ];
+    let to_vip = prop::bool::weighted(0.95);
+    (client(), any::<u8>(), (any::<bool>(), to_vip, any::<bool>()), vec(bend(), 0..4), beside).prop_map(
+        move |(client, class, (crosses, to_vip, gue), bends, (segment_size, segments, vlan))| {
+            let elsewhere: IpAddr = if client.is_v6() { LOCAL_V6.into() } else { LOCAL_V4.into() };
+            let client = if to_vip { client } else { client.to_address(elsewhere) };
+            let packet = client.packet();
+            let length = packet.len();
+            let outer = match (client.is_v6(), crosses) {
+                (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
+                (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
+                (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
+                (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
+            };
+            let outer = if gue { build::in_udp(&outer, length, class.into(), Some(&packet)) } else { outer };
+            let bytes = bent(build::wrapped(&client.frame(), &outer), &bends);
+            if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
+        },
+    )
+}
+
+/// Checks that a run of [`encapsulated`] frames met every outcome that a backend has.
+///
+/// # Errors
+///
+/// What did not occur.
+pub fn reached_by_backend((taken, reasons): &Unwraps) -> Result<(), String> {
+    use Reason::{BadHeader, BadLength, EcnForbidden, NotTunnel, NotVip, OtherHost, Truncated};
+
+    for reason in [Truncated, BadHeader, NotVip, OtherHost, BadLength, NotTunnel, EcnForbidden] {
+        if !reasons.contains_key(&reason) {
+            return Err(format!("no random frame ended as {reason}: the frames are too dull"));
+        }
+    }
+    if taken.0 == 0 { Err("no random frame was decapsulated".to_owned()) } else { Ok(()) }
 }
 
 /// Checks that a run of random frames in [`world`] met every outcome that the balancer has.

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::{FirstVip, Listing, Vip, VipAddress};
+use sluice_datapath::entries::{FirstVip, Listing, RouteKey, Vip, VipAddress};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 use sluice_datapath::rates::{Limit, Rate};
 
 use super::build::RECEIVER;
+use super::native::key;
 
 /// Source address of IPv4 outer headers.
 pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -93,6 +94,8 @@ pub struct World {
     pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
     /// Rates by service: tokens that buckets hold, which come again long after any test.
     pub rates: BTreeMap<(u32, Limit), u32>,
+    /// Routes: a service and clients of it, and the service whose they are.
+    pub routes: BTreeMap<(u32, IpNet), u32>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
@@ -116,6 +119,7 @@ impl World {
             vip_options: BTreeMap::new(),
             lists: BTreeMap::new(),
             rates: BTreeMap::new(),
+            routes: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
@@ -149,7 +153,16 @@ impl World {
 
     /// The entry of the VIPs of a service.
     pub fn vip_entry(&self, service: u32) -> Vip {
-        Vip { service, options: self.vip_options.get(&service).copied().unwrap_or_default() }
+        let routed = self.routes.keys().any(|(routing, _)| *routing == service);
+        let options = self.vip_options.get(&service).copied().unwrap_or_default();
+        Vip { service, options: options.with_if(routed, VipOptions::ROUTED) }
+    }
+
+    /// The routes, as the map has them.
+    pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, Vip)> {
+        self.routes
+            .iter()
+            .map(|((service, clients), to)| (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to)))
     }
 
     /// The same with every slot of both services naming one backend.
@@ -367,6 +380,9 @@ pub trait Balancer {
     fn refuses_merged(&self) -> bool;
 }
 
+/// Packets and bytes decapsulated, and the reasons that occurred.
+pub type Unwraps = ((u64, u64), BTreeMap<Reason, u64>);
+
 /// Something that runs the backend's packet path.
 pub trait Decapsulator {
     /// Makes the maps hold what a host serves.
@@ -388,7 +404,10 @@ pub trait Decapsulator {
     /// # Errors
     ///
     /// What the kernel refused.
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)>;
+    fn counters(&self) -> anyhow::Result<Unwraps>;
+
+    /// As [`Balancer::refuses_merged`].
+    fn refuses_merged(&self) -> bool;
 }
 
 /// Something that runs the packet path of what leaves a backend.

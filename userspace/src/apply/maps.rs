@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::{Backend, NextHop, Vip, VipAddress, VipKey};
+use sluice_datapath::entries::{Backend, NextHop, RouteKey, Vip, VipAddress, VipKey};
 use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
 use crate::bpf::{BalancerMaps, Capacities, Error, Table};
@@ -51,6 +51,12 @@ maps! {
     fn put_vips(&mut; vips: &[(VipKey, Vip)]) -> ();
     /// Removes VIPs, as far as they are there.
     fn remove_vips(&mut; keys: &[VipKey]) -> ();
+    /// Routes.
+    fn routes(&;) -> BTreeMap<RouteKey, Vip>;
+    /// Adds routes, or changes where they lead.
+    fn put_routes(&mut; routes: &[(RouteKey, Vip)]) -> ();
+    /// Removes routes, as far as they are there.
+    fn remove_routes(&mut; keys: &[RouteKey]) -> ();
     /// The lookup table of a service, if it has one.
     fn table(&; service: u32) -> Option<Table>;
     /// Swaps lookup tables in.

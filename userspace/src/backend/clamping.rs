@@ -25,12 +25,7 @@ pub(super) struct Clamping {
 impl Clamping {
     /// What is asked of a backend; `None` when it is to leave every segment alone.
     /// `overhead` is what the encapsulation of its services takes beside the outer IP header, in bytes: the most of them.
-    pub(super) fn of(
-        args: &cli::Backend,
-        config: &Config,
-        backend: &config::Backend,
-        overhead: u32,
-    ) -> Option<Self> {
+    pub(super) fn of(args: &cli::Backend, config: &Config, backend: &config::Backend, overhead: u32) -> Option<Self> {
         let underlay = config.underlay();
         config.clamp_mss().then(|| Self {
             mtu: args.mtu.or(underlay.mtu),

@@ -1,11 +1,12 @@
 //! The maps of the balancer's program.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, ServiceCounters, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
@@ -28,7 +29,10 @@ pub struct BalancerMaps {
     vip_addresses: Keys<Address, VipAddress>,
     vip_prefixes: Keys<PrefixKey, VipAddress>,
     vips: Keys<VipKey, Vip>,
+    routes: Keys<RouteKey, Vip>,
     lists: RawMap,
+    /// Indexes at which there is a list, once they were asked for; nobody else changes them.
+    listed: OnceCell<BTreeSet<u32>>,
     rates: Elements<Rate>,
     tables: RawMap,
     backends: Elements<Backend>,
@@ -61,7 +65,9 @@ impl BalancerMaps {
             vip_addresses: Keys::open(set, "VIP_ADDRESSES")?,
             vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             vips: Keys::open(set, "VIPS")?,
+            routes: Keys::open(set, "ROUTES")?,
             lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
+            listed: OnceCell::new(),
             rates: Elements::open(set, "RATES")?,
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
@@ -175,6 +181,33 @@ impl BalancerMaps {
         self.vips.remove(keys)
     }
 
+    /// Routes: clients of a service that are another's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn routes(&self) -> Result<BTreeMap<RouteKey, Vip>, Error> {
+        Ok(self.routes.all()?.into_iter().collect())
+    }
+
+    /// Adds routes, or changes where they lead.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn put_routes(&mut self, routes: &[(RouteKey, Vip)]) -> Result<(), Error> {
+        self.routes.put(routes)
+    }
+
+    /// Removes routes, as far as they are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Error> {
+        self.routes.remove(keys)
+    }
+
     /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.
     ///
     /// The index is a service's, or `Listing::OF_ALL`.
@@ -183,7 +216,14 @@ impl BalancerMaps {
     ///
     /// [`Error::System`]; some lists may be in place.
     pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
-        lists::replace(&self.lists, lists)
+        // Should it fail, nobody knows which are in place.
+        let listed = self.listed.take();
+        lists::replace(&self.lists, lists)?;
+        if let Some(mut listed) = listed {
+            listed.extend(lists.iter().map(|(index, _)| *index));
+            self.listed = listed.into();
+        }
+        Ok(())
     }
 
     /// Whether there is a list of sources at an index.
@@ -192,7 +232,29 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn has_list(&self, index: u32) -> Result<bool, Error> {
-        self.lists.lookup(&index.to_ne_bytes()).map(|found| found.is_some())
+        Ok(self.listed()?.contains(&index))
+    }
+
+    /// Indexes at which there is a list of sources.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn listed(&self) -> Result<&BTreeSet<u32>, Error> {
+        if let Some(listed) = self.listed.get() {
+            return Ok(listed);
+        }
+        let mut listed = BTreeSet::new();
+        // As in `shape::outer_indexes`.
+        let used = (0_u32..)
+            .zip(self.service_records()?)
+            .filter(|(index, record)| *index == 0 || bytes(std::slice::from_ref(record)).iter().any(|byte| *byte != 0));
+        for (index, _) in used {
+            if self.lists.lookup(&index.to_ne_bytes())?.is_some() {
+                listed.insert(index);
+            }
+        }
+        Ok(self.listed.get_or_init(|| listed))
     }
 
     /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
@@ -201,7 +263,11 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
-        self.lists.delete(&index.to_ne_bytes())
+        self.lists.delete(&index.to_ne_bytes())?;
+        if let Some(listed) = self.listed.get_mut() {
+            listed.remove(&index);
+        }
+        Ok(())
     }
 
     /// All rates, by [`Rate::index`].
@@ -438,11 +504,11 @@ fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-pub(super) fn key_of(prefix: IpNet) -> PrefixKey {
+pub(crate) fn key_of(prefix: IpNet) -> PrefixKey {
     PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
 
-fn prefix_of(key: PrefixKey) -> IpNet {
+pub(crate) fn prefix_of(key: PrefixKey) -> IpNet {
     let (address, length) = key.to_prefix();
     let address = IpAddr::from(address);
     // The daemon writes no longer prefixes than there are bits.

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use super::pins::{self, COUNTED_BEFORE, Set};
 use super::raw::{IF_ABSENT, RawMap, bytes, value, wait_for_running_programs};
-use super::shape::{Capacities, Holds, Limit, MapShape};
+use super::shape::{self, Capacities, Holds, Limit, MapShape};
 use super::tally::{Tally, missing};
 use super::{Error, Pins};
 
@@ -123,7 +123,7 @@ fn fill<P>(
         match shape.holds {
             Holds::Keys => copy(&old, &new, &refused, |_, _| {})?,
             Holds::Elements => copy_elements(&old, &new, &refused)?,
-            Holds::Tables => copy_tables(&old, &new, &refused)?,
+            Holds::Tables => copy_tables(&old, &new, &shape::outer_indexes(&from)?, &refused)?,
             Holds::Flows => {
                 let mut entries = Copied::default();
                 copy(&old, &new, &refused, |key, value| entries.add(key, value))?;
@@ -173,21 +173,20 @@ fn copy_elements(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error)
 }
 
 /// Puts the inner maps of an outer map into another one: they are the same maps, seen from both.
-fn copy_tables(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error) -> Result<(), Error> {
-    let mut inner = Vec::new();
-    for index in 0..old.entries() {
-        if let Some(id) = old.lookup(&index.to_ne_bytes())? {
-            if index >= new.entries() {
-                return Err(refused(format!("the map {} has used its element {index}", old.name())));
+fn copy_tables(old: &RawMap, new: &RawMap, indexes: &[u32], refused: &impl Fn(String) -> Error) -> Result<(), Error> {
+    for indexes in indexes.chunks(INNER_MAPS) {
+        let (mut keys, mut inner) = (Vec::new(), Vec::new());
+        for index in indexes {
+            if let Some(id) = old.lookup(&index.to_ne_bytes())? {
+                if *index >= new.entries() {
+                    return Err(refused(format!("the map {} has used its element {index}", old.name())));
+                }
+                keys.push(*index);
+                inner.push(RawMap::by_id(value(&id), old.name())?);
             }
-            inner.push((index, RawMap::by_id(value(&id), old.name())?));
         }
-        if inner.len() == INNER_MAPS || index + 1 == old.entries() {
-            let keys: Vec<u32> = inner.iter().map(|(index, _)| *index).collect();
-            let maps: Vec<u32> = inner.iter().map(|(_, map)| map.descriptor().as_raw_fd() as u32).collect();
-            new.write(bytes(&keys), bytes(&maps))?;
-            inner.clear();
-        }
+        let maps: Vec<u32> = inner.iter().map(|map| map.descriptor().as_raw_fd() as u32).collect();
+        new.write(bytes(&keys), bytes(&maps))?;
     }
     Ok(())
 }

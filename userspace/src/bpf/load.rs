@@ -193,10 +193,7 @@ pub fn backend(pins: &Pins, host: &BackendHost) -> Result<BackendPrograms, Error
 /// # Errors
 ///
 /// As [`resize_balancer`].
-pub fn resize_backend(
-    pins: &Pins,
-    host: &BackendHost,
-) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
+pub fn resize_backend(pins: &Pins, host: &BackendHost) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
     resize(pins, BACKEND, &host.capacities(), |directory| backend_over(directory, host))
 }
 

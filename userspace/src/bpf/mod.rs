@@ -23,6 +23,7 @@ mod usage;
 
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
+pub(crate) use balancer::{key_of, prefix_of};
 pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
@@ -34,7 +35,7 @@ pub use load::{
     unfinished_balancer,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
-pub use shape::Capacities;
+pub use shape::{Capacities, ROUTES};
 pub use table::Table;
 pub use usage::Usage;
 

@@ -3,16 +3,22 @@
 //! Loading sizes the maps by this table, and replacing them by larger ones copies by it ([`super::growth`]), so a new map of a
 //! program needs its line here and nothing else.
 
+use std::path::Path;
+
 use super::Error;
 use super::pins::Set;
-use super::raw::RawMap;
+use super::raw::{RawMap, value};
 use super::tally::missing;
+use crate::config::limits::MAX_ROUTES;
 
 /// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
 const FRAGMENTS: u32 = 8_192;
 
 /// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
 const SOURCES: u32 = 16_384;
+
+/// Routes: twice as many as a configuration may have, so that new ones are there before old ones go. What is not used takes no memory.
+pub const ROUTES: u32 = 2 * MAX_ROUTES;
 
 /// How much the maps can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,11 +136,36 @@ impl MapShape {
     }
 }
 
+/// The elements of an array of maps that may hold a map: index 0, and those that some service has or had.
+///
+/// Nobody asks the kernel for the others: before Linux 6.8, to look an inner map up waits until no program runs, for 20 milliseconds and more.
+/// A service's record is written before anything else of it, and is never all zeros again.
+///
+/// # Errors
+///
+/// [`Error::Open`], [`Error::Absent`], [`Error::System`].
+pub(super) fn outer_indexes(directory: &Path) -> Result<Vec<u32>, Error> {
+    let path = directory.join(SERVICE_RECORDS);
+    let records = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
+    let mut indexes = vec![0];
+    records.read(|keys, values| {
+        let used = values.chunks(records.value()).map(|record| record.iter().any(|byte| *byte != 0));
+        let keys = keys.chunks(size_of::<u32>()).map(value::<u32>);
+        indexes.extend(keys.zip(used).filter(|(index, used)| *used && *index != 0).map(|(index, _)| index));
+        Ok(())
+    })?;
+    Ok(indexes)
+}
+
+/// The name of the map of services' records.
+const SERVICE_RECORDS: &str = "SERVICE_RECORDS";
+
 /// The maps of the balancer's programs.
 pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_ADDRESSES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIPS", Holds::Keys, Size::Keyed(Limit::Vips)),
+    MapShape::new("ROUTES", Holds::Keys, Size::Exactly(ROUTES)),
     MapShape::new("LISTS", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("RATES", Holds::Elements, Size::Indexed(Limit::Services, 4)),
     // Written by the program; what it writes while the map is replaced may be lost, which costs a bucket a packet or two.
@@ -153,7 +184,7 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("OBSERVERS", Holds::Elements, Size::Fixed),
     MapShape::new("EVENTS", Holds::Elements, Size::Fixed),
     MapShape::new("BACKEND_RECORDS", Holds::Elements, Size::Indexed(Limit::Backends, 1)),
-    MapShape::new("SERVICE_RECORDS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
+    MapShape::new(SERVICE_RECORDS, Holds::Elements, Size::Indexed(Limit::Services, 1)),
     MapShape::new("PATH_MTUS", Holds::Elements, Size::Indexed(Limit::Backends, 2)),
     MapShape::new("PATH_ERRORS", Holds::Elements, Size::Fixed),
     MapShape::new("INSTANCE", Holds::Elements, Size::Fixed),

@@ -1,5 +1,7 @@
 //! What maps take and hold.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::Error;
@@ -32,20 +34,23 @@ pub struct Usage {
 pub(super) fn of(shapes: &'static [MapShape], set: &Set) -> Result<Vec<Usage>, Error> {
     let mut usage = Vec::new();
     for (shape, map) in shape::open(shapes, set)? {
-        usage.push(of_map(shape, &map)?);
+        usage.push(of_map(shape, &map, &set.directory)?);
     }
     let kept = set.earlier.iter().filter(|directory| directory.ends_with(COUNTED_BEFORE));
     for directory in kept {
         for shape in shapes.iter().filter(|shape| shape.holds == Holds::Counters) {
             if let Some(map) = RawMap::open(&directory.join(shape.name))? {
-                usage.push(Usage { name: format!("{COUNTED_BEFORE}/{}", shape.name), ..of_map(shape, &map)? });
+                usage.push(Usage {
+                    name: format!("{COUNTED_BEFORE}/{}", shape.name),
+                    ..of_map(shape, &map, directory)?
+                });
             }
         }
     }
     Ok(usage)
 }
 
-fn of_map(shape: &MapShape, map: &RawMap) -> Result<Usage, Error> {
+fn of_map(shape: &MapShape, map: &RawMap, directory: &Path) -> Result<Usage, Error> {
     let mut bytes = map.memory()?;
     let mut entries = None;
     match shape.holds {
@@ -59,7 +64,7 @@ fn of_map(shape: &MapShape, map: &RawMap) -> Result<Usage, Error> {
         }
         Holds::Tables => {
             let mut count = 0;
-            for index in 0..map.entries() {
+            for index in shape::outer_indexes(directory)? {
                 if let Some(id) = map.lookup(&index.to_ne_bytes())? {
                     bytes += RawMap::by_id(value(&id), map.name())?.memory()?;
                     count += 1;

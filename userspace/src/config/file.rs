@@ -14,7 +14,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use sluice_maglev::TableSize;
 
 use super::vip::Vip;
-use super::{Encapsulation, Hash, Tracking, limits};
+use super::{Encapsulation, Hash, TooBig, Tracking, limits};
 
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
@@ -109,6 +109,10 @@ pub(super) struct Service {
     pub(super) encapsulation: Encapsulation,
     pub(super) udp_zero_checksum: Option<bool>,
     pub(super) rate: Option<Object<Rates>>,
+    #[serde(default)]
+    pub(super) too_big: TooBig,
+    #[serde(default)]
+    pub(super) routes: Vec<Object<super::routes::Typed>>,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,

@@ -12,12 +12,12 @@ use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
-    AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service, ServiceBackend, SourceLists, Underlay, Vip,
-    policy,
+    AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service, ServiceBackend, SourceLists,
+    Underlay, Vip, policy, routes, size,
 };
 
 /// A place and the problem there; [`config`] adds the file.
-type Problem = (String, String);
+pub(super) type Problem = (String, String);
 
 /// Refuses every version but the one this program reads.
 pub(super) fn check_version(version: Option<&serde_json::Value>, file: &Path) -> Result<(), ConfigError> {
@@ -202,6 +202,7 @@ fn services(
     let mut names = Seen::new();
     let mut vips = Seen::new();
     let mut services = Vec::with_capacity(typed.len());
+    let mut routed = Vec::with_capacity(typed.len());
     for (index, Object(typed)) in typed.into_iter().enumerate() {
         let place = format!("services[{index}]");
         let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
@@ -211,6 +212,7 @@ fn services(
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
         let encapsulation = encapsulation(typed.encapsulation, typed.udp_zero_checksum, &place)?;
+        size::check(typed.too_big, underlay, encapsulation).map_err(at(&format!("{place}.too_big")))?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
         services.push(Service {
             name,
@@ -219,11 +221,15 @@ fn services(
             tracking: typed.tracking,
             hash: typed.hash,
             encapsulation,
+            too_big: typed.too_big,
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
+            routes: Vec::new(),
             backends: members,
         });
+        routed.push(typed.routes);
     }
+    routes::give(&mut services, &routed)?;
     Ok(services)
 }
 
@@ -231,7 +237,8 @@ fn encapsulation(typed: Encapsulation, zero_checksum: Option<bool>, place: &str)
     match (typed, zero_checksum) {
         (Encapsulation::Ipip, None) => Ok(typed),
         (Encapsulation::Ipip, Some(_)) => Err(at(&format!("{place}.udp_zero_checksum"))(
-            "only UDP has a checksum to leave out; write \"encapsulation\": \"gue\" beside it, or remove this field".to_owned(),
+            "only UDP has a checksum to leave out; write \"encapsulation\": \"gue\" beside it, or remove this field"
+                .to_owned(),
         )),
         (Encapsulation::Gue { .. }, said) => Ok(Encapsulation::Gue { zero_checksum: said.unwrap_or(false) }),
     }
@@ -273,11 +280,6 @@ fn check_vips(
     hosts: &HashMap<IpAddr, &str>,
     seen: &mut Seen<Vip>,
 ) -> Result<(), Problem> {
-    if vips.is_empty() {
-        return Err(at(&format!("{place}.vips"))(
-            "empty; write at least one VIP such as \"203.0.113.10:443/tcp\", or remove the service".to_owned(),
-        ));
-    }
     for (index, vip) in vips.iter().enumerate() {
         let place = format!("{place}.vips[{index}]");
         let prefix = vip.prefix();
@@ -394,6 +396,9 @@ fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Resul
         return Ok(());
     }
     let place = if what == "vips" { "services" } else { what };
+    if limit == most {
+        return Err(at(place)(format!("{count} {what} are more than an instance can have, {most}; remove some")));
+    }
     Err(at(place)(format!(
         "{count} {what} are more than limits.{what}, {limit}; raise it (to at most {most}) or remove some"
     )))
@@ -409,15 +414,15 @@ fn check_usable(address: Option<IpAddr>, place: impl Fn() -> String, role: &str)
 }
 
 /// The values met so far, each with the place where it was.
-struct Seen<T>(HashMap<T, String>);
+pub(super) struct Seen<T>(HashMap<T, String>);
 
 impl<T: Eq + std::hash::Hash> Seen<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(HashMap::new())
     }
 
     /// Notes that `value`, called `what`, is at `place`; a problem if it was somewhere else already.
-    fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
+    pub(super) fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
         match self.0.get(&value) {
             Some(first) => {
                 let what = what(&value);
@@ -432,7 +437,7 @@ impl<T: Eq + std::hash::Hash> Seen<T> {
 }
 
 /// Puts a place before a problem.
-fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
+pub(super) fn at(place: &str) -> impl FnOnce(String) -> Problem + use<> {
     let place = place.to_owned();
     move |problem| (place, problem)
 }

@@ -21,6 +21,8 @@ pub mod limits;
 mod meaning;
 mod names;
 mod policy;
+mod routes;
+mod size;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -29,11 +31,9 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use policy::{AddressPolicy, Ping, Unlisted};
+pub use routes::Route;
+pub use size::TooBig;
 pub use vip::{Protocol, Vip, VipError};
-
-/// The largest configuration file that is read: far more than 4,096 services and 65,535 backends take, and little
-/// enough that a wrong path (a disk, a log) does not fill the memory.
-const MAX_BYTES: u64 = 64 << 20;
 
 /// A configuration that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,9 @@ pub struct Service {
     hash: Hash,
     encapsulation: Encapsulation,
     rates: Rates,
+    too_big: TooBig,
     sources: SourceLists,
+    routes: Vec<Route>,
     backends: Vec<ServiceBackend>,
 }
 
@@ -205,10 +207,16 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
         let mut bytes = Vec::new();
-        File::open(path).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            let problem =
-                format!("larger than {} MiB, so it is hardly a configuration; name a JSON file", MAX_BYTES >> 20);
+        File::open(path)
+            .map_err(unreadable)?
+            .take(limits::MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > limits::MAX_FILE_BYTES {
+            let problem = format!(
+                "larger than {} MiB, so it is hardly a configuration; name a JSON file",
+                limits::MAX_FILE_BYTES >> 20
+            );
             return Err(ConfigError::whole(path, problem));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
@@ -358,7 +366,7 @@ impl Service {
         &self.name
     }
 
-    /// Its VIPs, at least one.
+    /// Its VIPs: at least one, unless another service's routes lead to it.
     #[must_use]
     pub fn vips(&self) -> &[Vip] {
         &self.vips
@@ -394,10 +402,22 @@ impl Service {
         &self.rates
     }
 
+    /// What becomes of packets that do not fit with an outer header.
+    #[must_use]
+    pub const fn too_big(&self) -> TooBig {
+        self.too_big
+    }
+
     /// The lists of sources that count for its VIPs alone.
     #[must_use]
     pub const fn sources(&self) -> &SourceLists {
         &self.sources
+    }
+
+    /// Its clients that are other services', no prefix twice.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

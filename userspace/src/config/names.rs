@@ -1,14 +1,9 @@
 //! The form of names.
 
+use super::limits::{MAX_INSTANCE_NAME, MAX_INTERFACE_NAME, MAX_NAME};
+
 /// The instance that is meant where none is named.
 pub const DEFAULT_INSTANCE: &str = "edge";
-
-/// The longest instance name, in bytes.
-const MAX_INSTANCE: usize = 32;
-/// The longest name of a backend or service, in bytes.
-const MAX_NAME: usize = 63;
-/// The longest interface name, in bytes (the kernel's `IFNAMSIZ` less the final zero).
-const MAX_INTERFACE: usize = 15;
 
 /// `text` as the name of an instance: 1 to 32 characters of `a-z0-9-`, because it becomes a directory's name.
 ///
@@ -16,10 +11,10 @@ const MAX_INTERFACE: usize = 15;
 /// A sentence that says what the name may hold.
 pub fn instance_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if (1..=MAX_INSTANCE).contains(&text.len()) && text.bytes().all(allowed) {
+    if (1..=MAX_INSTANCE_NAME).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not an instance name; use 1 to {MAX_INSTANCE} characters of a-z, 0-9 and '-'"))
+        Err(format!("{text:?} is not an instance name; use 1 to {MAX_INSTANCE_NAME} characters of a-z, 0-9 and '-'"))
     }
 }
 
@@ -29,11 +24,11 @@ pub fn instance_name(text: &str) -> Result<String, String> {
 /// A sentence that says what the name may hold.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| !matches!(byte, b'/' | b':' | 0 | 0xA0) && !is_space(byte);
-    if (1..=MAX_INTERFACE).contains(&text.len()) && !matches!(text, "." | "..") && text.bytes().all(allowed) {
+    if (1..=MAX_INTERFACE_NAME).contains(&text.len()) && !matches!(text, "." | "..") && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "{text:?} is not an interface name; use 1 to {MAX_INTERFACE} bytes without spaces, '/' and ':', such as \"eth0\""
+            "{text:?} is not an interface name; use 1 to {MAX_INTERFACE_NAME} bytes without spaces, '/' and ':', such as \"eth0\""
         ))
     }
 }

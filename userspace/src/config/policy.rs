@@ -138,7 +138,7 @@ fn word<'de, D: Deserializer<'de>, T: Word>(deserializer: D) -> Result<T, D::Err
 }
 
 /// An address, or a prefix without bits behind its length.
-fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+pub(super) fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
     struct Visitor;
 
     impl de::Visitor<'_> for Visitor {

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 
 use super::{Config, ConfigError, Encapsulation, Limit, Limits, Rate, Tracking};
 
+mod limits;
 mod policy;
+mod routes;
+mod size;
 
 const EXAMPLE: &str = include_str!("../../../docs/examples/edge.json");
 

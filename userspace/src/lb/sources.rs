@@ -124,10 +124,10 @@ impl Balancer {
                 Scope::Service(name) => indexes.get(name).copied(),
             })
             .collect();
-        for index in (0..=self.maps.capacities().services).filter(|index| !keep.contains(index)) {
-            if self.has_list(index)? {
-                self.maps.remove_list(index).map_err(Failure::operation)?;
-            }
+        let listed = self.maps.listed().map_err(Failure::operation)?;
+        let stale: Vec<u32> = listed.iter().copied().filter(|index| !keep.contains(index)).collect();
+        for index in stale {
+            self.maps.remove_list(index).map_err(Failure::operation)?;
         }
         Ok(())
     }

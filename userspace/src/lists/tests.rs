@@ -55,6 +55,34 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn the_two_files_of_a_place_have_at_most_4194304_prefixes() {
+    assert_eq!(MAX_LIST_PREFIXES, 4_194_304);
+    let mut typed = vec![(prefix("192.0.2.0/24").unwrap(), Listing::DENIED); MAX_LIST_PREFIXES - 1];
+    let mut more = |text: &str| parse(text.as_bytes(), Path::new("allow.txt"), Listing::ALLOWED, &mut typed);
+    more("# the last one\n198.51.100.7\n").unwrap();
+    let error = more("\n# one too many\n2001:db8::/32\n").unwrap_err().to_string();
+    assert!(error.starts_with("allow.txt:3: more than 4194304 prefixes"), "{error}");
+    assert!(error.contains("merge some"), "{error}");
+}
+
+#[test]
+fn a_file_has_at_most_256_mib() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deny.txt");
+    let file = File::create(&path).unwrap();
+    let size = |bytes: u64| {
+        file.set_len(bytes).unwrap();
+        text(&path).map(|bytes| bytes.len() as u64)
+    };
+    assert_eq!(size(MAX_LIST_BYTES).unwrap(), 256 << 20);
+    let error = size(MAX_LIST_BYTES + 1).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&path.display().to_string()) && error.contains("larger than 256 MiB; name a file"),
+        "{error}"
+    );
+}
+
+#[test]
 fn without_an_allow_list_everybody_else_may_come() {
     let entries = entries(&["192.0.2.0/24", "2001:db8::/32"], None);
     assert_eq!((says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")), (Listing::DENIED, Listing::ALLOWED));

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{
-    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice, Ipv6HeaderSlice, UdpHeaderSlice,
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice, Ipv6HeaderSlice,
+    UdpHeaderSlice,
 };
 use sluice_datapath::Family;
 

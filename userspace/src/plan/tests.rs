@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use sluice_datapath::entries::PrefixKey;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 
 use super::*;
@@ -31,6 +32,7 @@ fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
         name: name.to_owned(),
         vips: vips.to_vec(),
         options: VipOptions::NONE,
+        routes: vec![],
         tracked: false,
         owners: owners.to_vec(),
         digest,
@@ -365,4 +367,71 @@ fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_op
     let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 443, WEB))];
     let changes = Step::PutVips { addresses, vips: vec![] };
     assert_eq!(steps, [changes, Step::RemoveVips { vips: vec![VipKey::pings(1)], addresses: vec![] }]);
+}
+
+/// The key of a route of the service at an index.
+fn route(service: u32, clients: &str) -> RouteKey {
+    RouteKey::new(service, &key_of(clients.parse().unwrap()))
+}
+
+/// `web` with a route of clients to `near`, which has no VIPs.
+fn routed() -> Want {
+    let mut want = web();
+    want.services.push(service("near", &[], &[1]));
+    want.services[0].options = VipOptions::ROUTED;
+    want.services[0].routes = vec![("198.51.100.0/24".parse().unwrap(), 1)];
+    want
+}
+
+#[test]
+fn routes_come_behind_the_tables_to_which_they_lead_and_before_the_vips_that_ask_for_them() {
+    let mut model = reached(&web());
+    let steps = reach(&mut model, &routed());
+    let near = entries::Vip { service: 2, options: VipOptions::NONE };
+    let [Step::ReplaceTables(tables), Step::PutRoutes(routes), Step::ClearCopies(_), Step::PutVips { vips, .. }] =
+        &steps[..]
+    else {
+        panic!("{steps:?}");
+    };
+    assert_eq!((tables.len(), tables[0].service), (1, 2));
+    assert_eq!(routes, &[(route(1, "198.51.100.0/24"), near)]);
+    assert_eq!(vips[0].1.options, VipOptions::ROUTED);
+
+    let steps = reach(&mut model, &web());
+    assert!(
+        matches!(&steps[..], [Step::ClearCopies(_), Step::PutVips { .. }, Step::RemoveRoutes(keys), Step::RetireServices(gone)]
+            if keys == &[route(1, "198.51.100.0/24")] && gone == &[2]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() {
+    let mut want = routed();
+    let mut model = reached(&want);
+    assert_eq!(model.plan(&want).unwrap(), []);
+    want.services[1].options = VipOptions::HASH_SOURCE;
+    let steps = reach(&mut model, &want);
+    let near = entries::Vip { service: 2, options: VipOptions::HASH_SOURCE };
+    assert_eq!(steps, [Step::PutRoutes(vec![(route(1, "198.51.100.0/24"), near)])]);
+
+    // To another service, and other clients of the same one.
+    want.services.push(service("far", &[], &[0]));
+    want.services[0].routes = vec![("198.51.100.0/24".parse().unwrap(), 2), ("2001:db8:99::/48".parse().unwrap(), 1)];
+    let steps = reach(&mut model, &want);
+    assert!(matches!(&steps[..], [Step::ReplaceTables(_), Step::PutRoutes(routes)] if routes.len() == 2), "{steps:?}");
+    want.services[0].routes.remove(0);
+    let steps = reach(&mut model, &want);
+    assert_eq!(steps, [Step::RemoveRoutes(vec![route(1, "198.51.100.0/24")])]);
+}
+
+#[test]
+fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
+    let mut have = Have::default();
+    let lost = entries::Vip { service: 3, options: VipOptions::NONE };
+    have.routes =
+        (0..crate::bpf::ROUTES).map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost)).collect();
+    let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();
+    let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+    assert!(at(|step| matches!(step, Step::RemoveRoutes(_))) < at(|step| matches!(step, Step::PutRoutes(_))));
 }

@@ -33,7 +33,7 @@ impl Running {
     fn start(site: &Site, args: &[&str]) -> Self {
         let directory = site.directory().to_owned();
         let file = |name: &str| File::create(directory.join(name)).unwrap();
-        let mut command = Command::new(SLUICE);
+        let mut command = Command::new(&*SLUICE);
         command.arg("capture").args(args).current_dir(&directory).stdin(Stdio::null());
         let child = command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
         let running = Self { child, directory };

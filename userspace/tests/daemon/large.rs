@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::limits::map;
-use crate::site::{Daemon, Site, world};
+use crate::site::{Daemon, Site, pins, world};
 use crate::support::run;
 use crate::traffic::Client;
 
@@ -49,16 +49,29 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     assert_eq!(map(&status, "BACKEND_COUNTERS")["bytes_per_cpu"], 24 * 4_097);
     assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > 65_536 * 48, "{status}");
     let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
-    for words in ["bytes locked", "of them per CPU", "BACKEND_COUNTERS", "in all"] {
+    for words in ["bytes locked", "of them per CPU", "in all"] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
+    // Every map that is pinned is among them, and shown.
+    let shown = status["memory"]["maps"].as_array().unwrap();
+    let mut names: Vec<_> = shown.iter().map(|map| map["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    let pinned: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, pinned);
+    assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
+    // A trie takes memory for what it holds, all others for what they have room for.
+    let none: Vec<_> = shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
+    assert_eq!(none, ["VIP_PREFIXES"]);
+    let each = shown.iter().filter_map(|map| map["bytes_per_cpu"].as_u64()).sum::<u64>();
+    assert_eq!(status["memory"]["bytes_per_cpu"], each);
 }
 
 /// Services of the largest instance.
 const SERVICES: usize = 4_096;
 
 /// How many backends, VIPs of each service but the first, and flows the test of the largest instance has: in all the tests some,
-/// because looking up 65,535 routes takes unoptimised programs long; with `SLUICE_LARGEST` set, as many as there may be.
+/// because looking up 65,535 routes takes unoptimised programs long; with `SLUICE_LARGEST` set, as many as there may be
+/// (`make test-largest`).
 fn numbers() -> (usize, usize, u64) {
     match std::env::var_os("SLUICE_LARGEST") {
         Some(_) => (65_535, 16, 1_000_000),
@@ -137,7 +150,7 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     let tracked = flows(&site.status());
     assert!(tracked > sent / 100 * 99, "{tracked} flows are tracked");
 
-    // One change among all of that, then a larger connection table for a million flows.
+    // One change among all of that, then a larger connection table for a million flows. (With packets all the while: `growth`.)
     site.config["services"][0]["backends"][0]["weight"] = json!(1);
     site.write();
     timed("reload that changes one table", &mut || daemon.reload());

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use tempfile::TempDir;
 
 use crate::support::{add_address, snapshot, try_run, veth};
 
-pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+/// The binary: the one that was built with the tests, or that which the environment variable `SLUICE` names.
+pub(crate) static SLUICE: LazyLock<String> =
+    LazyLock::new(|| std::env::var("SLUICE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned()));
 /// How long anything may take: generous, for emulated machines.
 const WITHIN: Duration = Duration::from_secs(300);
 /// The private BPF file system.
@@ -77,7 +80,7 @@ impl Site {
 
     /// Runs a command of the binary to its end; one that does not end in time fails with exit code 124.
     pub(crate) fn sluice(&self, args: &[&str]) -> Output {
-        self.command(&[&[SLUICE], args].concat())
+        self.command(&[&[SLUICE.as_str()], args].concat())
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Output {
@@ -88,7 +91,7 @@ impl Site {
 
     /// As [`Self::sluice`] with the binary's path, for wrappers.
     pub(crate) fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Output {
-        self.command(&[wrapper, &[SLUICE], args].concat())
+        self.command(&[wrapper, &[SLUICE.as_str()], args].concat())
     }
 
     /// Starts a daemon and waits until it is ready.
@@ -99,7 +102,7 @@ impl Site {
     /// As [`Self::start`], by a command that becomes the daemon.
     pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
         let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
-        let words = [wrapper, &[SLUICE], args].concat();
+        let words = [wrapper, &[SLUICE.as_str()], args].concat();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])

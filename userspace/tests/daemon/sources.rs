@@ -25,7 +25,7 @@ impl Site {
 
     /// What becomes of a segment that a client sends to a VIP: the counter that it changes.
     #[track_caller]
-    fn fate(&self, client: &str, vip: &str) -> String {
+    pub(crate) fn fate(&self, client: &str, vip: &str) -> String {
         let counted = || {
             let lb = self.json("counters")["lb"].clone();
             let services =

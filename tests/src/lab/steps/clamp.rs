@@ -2,13 +2,11 @@
 
 use super::Examination;
 use super::reject::{set_mtu, told};
-use crate::lab::capture::Capture;
-use crate::lab::client::{self, Connection};
+use super::transfer::Transfer;
 use crate::lab::lab::Lab;
 use crate::lab::offload::{merge, set_checksumming};
 use crate::lab::topology::{CLIENT_MTU, Family, Host, INTERFACE, UNDERLAY_MTU, clients};
 use anyhow::{Context, Result};
-use tokio::time::timeout;
 
 /// Bytes of each transfer whose checksums the kernel computes.
 const COMPUTED: u64 = 1_000_000;
@@ -41,32 +39,14 @@ fn transfer(
     how: &str,
 ) -> Result<()> {
     let lab = examination.lab;
-    let limit = lab.scale.patience;
     let (told_before, clamped_before) = (told(lab)?, clamped(examination)?);
-    let hosts = examination.wanted.listed().chain([sender]);
-    let captures = hosts.map(|host| Capture::start(&lab.namespaces, host)).collect::<Result<Vec<_>>>()?;
-    let moved = client::on(&lab.namespaces, sender, || async move {
-        let mut connection = Connection::open(family.web()).await?;
-        timeout(limit, connection.upload(bytes)).await.context("the upload does not end")??;
-        timeout(limit, connection.download(bytes)).await.context("the download does not end")?
-    });
-    let (mut good, mut bad) = (0, 0);
-    for capture in captures {
-        let counts = capture.stop()?.counts;
-        good += counts.good_checksums;
-        bad += counts.bad_checksums;
-    }
+    let moved = Transfer::run(lab, sender, examination.wanted.listed(), family, bytes)?;
     let (told, clamped) = (told(lab)? - told_before, clamped(examination)? - clamped_before);
-    let name = family.name();
-    let wrong: Vec<_> = moved.err().map(|error| format!("{error:#}")).into_iter().collect();
-    let what = format!("{name}, {how}: {bytes} bytes go up and down over an underlay of {CLIENT_MTU} bytes");
-    examination.show.check_none(&wrong, what);
-    examination.check(
-        clamped > 0 && told == 0,
-        format!("{name}, {how}: {clamped} SYN-ACKs were clamped, and nobody had to be told what fits: {told}"),
-    );
-    let what = format!("{name}, {how}: of {good} captured TCP packets {bad} have a bad checksum");
-    examination.check(good > 0 && bad == 0, what);
+    let which = format!("{}, {how}", family.name());
+    let what = format!("{bytes} bytes go up and down over an underlay of {CLIENT_MTU} bytes");
+    moved.judge(examination, &which, what);
+    let what = format!("{which}: {clamped} SYN-ACKs were clamped, and nobody had to be told what fits: {told}");
+    examination.check(clamped > 0 && told == 0, what);
     Ok(())
 }
 

@@ -12,8 +12,10 @@ mod reject;
 mod replies;
 mod restart;
 mod restore;
+mod size;
 mod spread;
 mod tables;
+mod transfer;
 
 use super::capture::Captured;
 use super::client::runtime;
@@ -82,6 +84,11 @@ pub const STEPS: &[Step] = &[
     Step::new("path_mtu_discovery_works", "A router with a smaller MTU", path_mtu::run),
     Step::new("merged_packets_are_forwarded", "Merged packets (GSO)", merged::run),
     Step::new("clients_are_told_what_fits", "An underlay with a smaller MTU", reject::run),
+    Step::new(
+        "what_does_not_fit_is_rejected_cut_or_carried",
+        "Packets that do not fit: reject, resegment, jumbo",
+        size::run,
+    ),
     Step::new(
         "routers_before_backends_are_heard",
         "A router with a smaller MTU before the backends",

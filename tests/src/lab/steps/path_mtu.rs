@@ -1,19 +1,15 @@
 //! Path-MTU discovery through the balancers: a router with a smaller MTU between clients and backends tells the VIP, and the backend must hear of it.
 
 use super::Examination;
-use crate::lab::capture::{Capture, Captured};
-use crate::lab::client::{self, Connection};
-use crate::lab::topology::{CLIENT_MTU, Family, HOSTS, balancers, clients};
+use super::transfer::Transfer;
+use crate::lab::capture::Captured;
+use crate::lab::topology::{CLIENT_MTU, Family, HOSTS, clients};
 use anyhow::{Context, Result};
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{Icmpv4Type, Icmpv6Type, LaxNetSlice, LaxSlicedPacket, TransportSlice};
-use tokio::time::timeout;
 
 /// MTU of the router's link to the client for a while, in bytes; IPv6 knows none below 1280.
 const SMALL_MTU: u32 = 1400;
-
-/// Bytes of each download, enough for many full packets.
-const BODY: u64 = 2_000_000;
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
@@ -22,24 +18,15 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     // Only in this direction: what the client sends is as long as before, and what it says of its MTU, too.
     let set = |mtu: u32| lab.namespaces.run(router, "ip", &["link", "set", client.name, "mtu", &mtu.to_string()], "");
     for family in Family::BOTH {
-        let limit = lab.scale.patience;
-        let captures = balancers().map(|host| Capture::start(&lab.namespaces, host)).collect::<Result<Vec<_>>>()?;
         set(SMALL_MTU)?;
-        let downloaded = client::on(&lab.namespaces, client, || async move {
-            let mut connection = Connection::open(family.web()).await?;
-            timeout(limit, connection.download(BODY)).await.context("the download does not end")?
-        });
+        let moved = Transfer::run(lab, client, examination.wanted.listed(), family, lab.scale.bulk)?;
         set(CLIENT_MTU)?;
-        let (mut arrived, mut left) = (0, 0);
-        for capture in captures {
-            let captured = capture.stop()?;
-            arrived += too_big(&captured, false);
-            left += too_big(&captured, true);
-        }
+        let arrived: usize = moved.balancers.iter().map(|captured| too_big(captured, false)).sum();
+        let left: usize = moved.balancers.iter().map(|captured| too_big(captured, true)).sum();
         let name = family.name();
-        let what = format!("{name}: {BODY} bytes arrive behind a router whose MTU is {SMALL_MTU}");
-        let wrong: Vec<_> = downloaded.err().map(|error| format!("{error:#}")).into_iter().collect();
-        examination.show.check_none(&wrong, what);
+        let bytes = lab.scale.bulk;
+        let what = format!("{bytes} bytes go up, and come down behind a router whose MTU is {SMALL_MTU}");
+        moved.judge(examination, name, what);
         let what = format!("{name}: {arrived} of its errors reached the balancers, {left} left for the flow's backend");
         examination.check(arrived > 0 && arrived == left, what);
     }

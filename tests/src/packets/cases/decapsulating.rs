@@ -185,7 +185,10 @@ pub fn cases() -> Vec<HostCase> {
                 (Frame::from(bytes), Unwrapped::Refused(Action::Pass, Reason::NotTunnel))
             };
             let other = |client: Client, address: IpAddr| {
-                (Frame::from(in_udp(&wrap(&client.to_address(address), 0))), Unwrapped::Refused(Action::Pass, Reason::NotVip))
+                (
+                    Frame::from(in_udp(&wrap(&client.to_address(address), 0))),
+                    Unwrapped::Refused(Action::Pass, Reason::NotVip),
+                )
             };
             each(2, &[0x17, 0xc0], Reason::NotTunnel)
                 .into_iter()
@@ -219,6 +222,33 @@ pub fn cases() -> Vec<HostCase> {
             };
             vec![long(Client::tcp4(), ETHERNET + 28 + 2, v4), long(Client::tcp6(), ETHERNET + 48 + 4, v6)]
         }),
+        case("an outer length of more than there is, or of less than the inner packet, is dropped", {
+            Client::each().iter().flat_map(|client| lying(client, wrap(client, 0), client.is_v6())).collect()
+        }),
+        case("an outer length of the other family that lies is dropped", {
+            Client::each().iter().flat_map(|client| lying(client, wrap_across(client, 0), !client.is_v6())).collect()
+        }),
+        case("what an outer length counts beyond the inner packet is taken for padding", {
+            let longer = |client: Client| {
+                let (mut bytes, mut inner) = (wrap(&client, 0), client.frame());
+                let (at, outer) = if client.is_v6() { (ETHERNET + 4, 0) } else { (ETHERNET + 2, 20) };
+                bytes.extend([7; 6]);
+                inner.extend([7; 6]);
+                let length = (client.packet().len() + outer + 6) as u16;
+                let bytes = with(bytes, at, &length.to_be_bytes());
+                (bytes.into(), Unwrapped::Taken(inner, 1, client.packet().len() as u64))
+            };
+            Client::each().map(longer).to_vec()
+        }),
+        case("a time to live of zero, outer or inner, is no reason not to take a packet that is here", {
+            let each = |client: Client| {
+                let at = if client.is_v6() { 7 } else { 8 };
+                let outer = with(wrap(&client, 0), ETHERNET + at, &[0]);
+                let expired = Client { hops: 0, ..client.clone() };
+                [taken(outer, &client, 1), taken(wrap(&expired, 0), &expired, 1)]
+            };
+            Client::each().into_iter().flat_map(each).collect()
+        }),
         case("ARP and VLAN tags pass", {
             let tagged = [&[0, 5, 8, 0][..], &wrap(&Client::tcp4(), 0)[ETHERNET..]].concat();
             vec![
@@ -238,6 +268,16 @@ fn wrap(client: &Client, class: u8) -> Vec<u8> {
         build::outer_v4(LOCAL_V4, class, 0x1240, length)
     };
     build::wrapped(&client.frame(), &outer)
+}
+
+/// A client's encapsulated frame, the outer header's length, of IPv6 or of IPv4, anything but right; each is dropped.
+fn lying(client: &Client, bytes: Vec<u8>, outer_is_v6: bool) -> Vec<(Frame, Unwrapped)> {
+    let inner = client.packet().len();
+    // An IPv4 header counts itself.
+    let (at, right) = if outer_is_v6 { (ETHERNET + 4, inner) } else { (ETHERNET + 2, inner + 20) };
+    let lies = [right + 1, right - 1, 65_535, 20, 1, 0];
+    let lie = |length: usize| with(bytes.clone(), at, &(length as u16).to_be_bytes());
+    lies.map(|length| (lie(length).into(), Unwrapped::Refused(Action::Drop, Reason::BadLength))).to_vec()
 }
 
 /// The same behind an outer header of the other family.

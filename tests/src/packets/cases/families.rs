@@ -52,7 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A client's packet and what becomes of it behind the outer header of the other family, to backend 3.
-fn crossing(client: &Client) -> (Frame, Outcome) {
+pub(super) fn crossing(client: &Client) -> (Frame, Outcome) {
     let (bytes, length) = (client.frame(), client.packet().len());
     let backend = Backend::new(3);
     let outer = if client.is_v6() {

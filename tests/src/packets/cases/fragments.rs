@@ -10,7 +10,6 @@ use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World}
 const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
-    let world = || World::new().all_to(3, HINT);
     let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Outcome)>| Client::each().iter().flat_map(send).collect();
     vec![
         Case::new(
@@ -115,7 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// After the first fragment the backend's index is given to another backend.
 fn reused() -> Case {
-    let before = World::new().all_to(3, HINT);
+    let before = world();
     let after = World::new().all_to(4, HINT).with_backend(3, |backend| backend.incarnation += 1);
     let client = Client::udp4();
     let (first, forwarded) = sent(&client, 7, 0, 2);
@@ -131,11 +130,16 @@ fn reused() -> Case {
     }
 }
 
+/// A backend gets all packets of this world, and their fragments as [`sent`] says.
+pub(super) fn world() -> World {
+    World::new().all_to(3, HINT)
+}
+
 /// Bytes of each part but the last.
 const PART: usize = 48;
 
 /// Fragment `number` of `count` of a client's packet.
-fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
+pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
     let packet = Client { payload: 150, ..client.clone() }.packet();
     let fixed = if client.is_v6() { 40 } else { 20 };
     let behind = &packet[fixed..];
@@ -158,7 +162,7 @@ fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
 }
 
 /// The same, and where it goes: to backend 3.
-fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Outcome) {
+pub(super) fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Outcome) {
     let bytes = fragment(client, id, number, count);
     let (backend, length) = (Backend::new(3), bytes.len() - 14);
     let outer = if client.is_v6() {

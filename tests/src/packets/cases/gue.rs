@@ -100,7 +100,11 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("what is merged goes over IPv6 where its receiver agreed", only(agreed(), true), {
             Client::each().map(|client| merged(&client, true)).to_vec()
         }),
-        Case::new("fragments have no checksum outside, and follow each other in UDP", only(agreed(), true), fragments()),
+        Case::new(
+            "fragments have no checksum outside, and follow each other in UDP",
+            only(agreed(), true),
+            fragments(),
+        ),
         Case::new("fragments are dropped over IPv6 where nobody agreed", only(world(), true), {
             let drop = |(frame, outcome)| match outcome {
                 Outcome::Forward(_) => (frame, Outcome::Drop(Reason::NoChecksum)),

@@ -183,7 +183,7 @@ pub(super) fn followed(world: &World, error: &Error) -> (Frame, Outcome) {
     to_backend(error, service, slot(world, service, &error.client))
 }
 
-fn to_backend(error: &Error, service: u32, (backend, hint): Slot) -> (Frame, Outcome) {
+pub(super) fn to_backend(error: &Error, service: u32, (backend, hint): Slot) -> (Frame, Outcome) {
     let (packet, bytes) = (error.packet(), error.frame());
     let host = Backend::new(backend);
     let outer = if error.client.is_v6() {
@@ -203,7 +203,7 @@ fn to_backend(error: &Error, service: u32, (backend, hint): Slot) -> (Frame, Out
 }
 
 /// The slot of a client's packets, hashed as their service hashes.
-fn slot(world: &World, service: u32, client: &Client) -> Slot {
+pub(super) fn slot(world: &World, service: u32, client: &Client) -> Slot {
     let options = world.vip_options.get(&service).copied().unwrap_or_default();
     let (mut source, mut destination) = (client.source, client.destination);
     let mut protocol = if client.transport == Transport::Udp { 17 } else { 6 };

@@ -4,7 +4,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::options::VipOptions;
 use sluice_datapath::rates::Limit;
 
-use super::{Case, drops, forwarded, passes, to, with};
+use super::{Case, drops, forwarded, fragments, passes, to, with};
 use crate::packets::build::{self, Client, ETHERNET, Transport};
 use crate::packets::world::{DNS, WEB, World};
 
@@ -12,7 +12,10 @@ const HINT: u16 = 0x1240;
 
 /// A world with rates, all packets of which go to one backend.
 fn world(rates: &[(u32, Limit, u32)]) -> World {
-    let mut world = World::new().all_to(1, HINT);
+    limited(World::new().all_to(1, HINT), rates)
+}
+
+fn limited(mut world: World, rates: &[(u32, Limit, u32)]) -> World {
     for (service, limit, burst) in rates {
         world.rates.insert((*service, *limit), *burst);
         world.vip_options.insert(*service, VipOptions::LIMITED);
@@ -148,6 +151,64 @@ pub(super) fn cases() -> Vec<Case> {
                 service_limit(&tcp6),
             ]
         }),
+        Case::new(
+            "each fragment takes a token of its service, first or later, of whichever family",
+            limited(fragments::world(), &[(WEB, Packets, 4)]),
+            {
+                let later = |client: &Client, number| fragments::fragment(client, 7, number, 4);
+                vec![
+                    fragments::sent(&tcp4, 7, 0, 4),
+                    fragments::sent(&tcp4, 7, 1, 4),
+                    fragments::sent(&tcp6, 7, 0, 4),
+                    fragments::sent(&tcp6, 7, 1, 4),
+                    drops(later(&tcp4, 2), Reason::ServiceLimit),
+                    drops(later(&tcp6, 2), Reason::ServiceLimit),
+                    service_limit(&tcp4),
+                    // Nobody's rate but the service's own.
+                    fragments::sent(&udp4, 7, 0, 4),
+                    fragments::sent(&udp4, 7, 1, 4),
+                    fragments::sent(&udp6, 7, 0, 4),
+                    fragments::sent(&udp6, 7, 1, 4),
+                ]
+            },
+        ),
+        Case::new(
+            "each fragment takes a token of its source, first or later, and none of another's or of new flows",
+            limited(fragments::world(), &[(DNS, SourcePackets, 2), (WEB, NewFlows, 1), (WEB, SourceNewFlows, 1)]),
+            {
+                let over = |client: &Client| drops(fragments::fragment(client, 7, 2, 3), Reason::SourceLimit);
+                let other = from(udp4.clone(), "198.51.100.8");
+                let two = |client: &Client| [0, 1].map(|number| fragments::sent(client, 7, number, 3));
+                let all = |client: &Client| [0, 1, 2].map(|number| fragments::sent(client, 7, number, 3));
+                [
+                    &two(&udp4)[..],
+                    &[over(&udp4)],
+                    &two(&udp6),
+                    &[over(&udp6)],
+                    &two(&other),
+                    &[over(&other)],
+                    &all(&tcp4),
+                    &all(&tcp6),
+                ]
+                .concat()
+            },
+        ),
+        Case::new(
+            "a later fragment that follows nobody, or lies, or is expired, takes no token",
+            limited(fragments::world(), &[(DNS, Packets, 2), (DNS, SourcePackets, 2)]),
+            {
+                let lying = with(fragments::fragment(&udp4, 7, 1, 2), ETHERNET + 2, &[0xff, 0xff]);
+                let expired = fragments::fragment(&Client { hops: 0, ..udp4.clone() }, 7, 1, 2);
+                vec![
+                    passes(fragments::fragment(&udp4, 7, 1, 2), Reason::Fragment),
+                    fragments::sent(&udp4, 7, 0, 2),
+                    drops(lying, Reason::BadLength),
+                    drops(expired, Reason::Expired),
+                    fragments::sent(&udp4, 7, 1, 2),
+                    drops(fragments::fragment(&udp4, 7, 1, 2), Reason::SourceLimit),
+                ]
+            },
+        ),
         Case::new("ICMP errors about a service's flows take from its buckets", world(&[(WEB, Packets, 2)]), {
             let error = super::icmp::few().next().expect("there is one of TCP over IPv4");
             let followed = super::icmp::followed(&World::new().all_to(1, HINT), &error);

@@ -4,7 +4,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
 
-use super::{Case, Step, drops, icmp, passes, pings, to, with};
+use super::{Case, Step, drops, fragments, icmp, passes, pings, to, with};
 use crate::packets::build::{self, Client, ETHERNET};
 use crate::packets::world::{DNS, WEB, World};
 
@@ -184,6 +184,44 @@ pub(super) fn cases() -> Vec<Case> {
             ]
             .concat(),
         ),
+        after("a later fragment is dropped when its source has been denied since the first one", {
+            let firsts = || Client::each().map(|client| fragments::sent(&client, 7, 0, 3)).to_vec();
+            let later = || Client::each().map(|client| fragments::sent(&client, 7, 1, 3)).to_vec();
+            let dropped =
+                |reason| Client::each().map(|client| drops(fragments::fragment(&client, 7, 1, 3), reason)).to_vec();
+            // Two clients to the service WEB, then two to DNS.
+            let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
+            let with = |list, said: &[Said]| listed(fragments::world(), list, said);
+            vec![
+                (fragments::world(), firsts()),
+                (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::Denied)),
+                (with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]), dropped(Reason::NotAllowed)),
+                (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::Denied)),
+                (
+                    with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                    web_dropped(Reason::NotAllowed),
+                ),
+                (with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]), later()),
+                (with(0, &[(OTHERS, Says::DENIED)]), later()),
+                // Without any list they are served as before.
+                (fragments::world(), later()),
+            ]
+        }),
+        after("a later fragment that lies or is expired is denied before that is said of it", {
+            let bent = |client: &Client| {
+                let at = if client.is_v6() { 18 } else { 16 };
+                let lying = with(fragments::fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
+                let expired = fragments::fragment(&Client { hops: 0, ..client.clone() }, 7, 1, 2);
+                [drops(lying, Reason::Denied), drops(expired, Reason::Denied)]
+            };
+            vec![
+                (fragments::world(), Client::each().map(|client| fragments::sent(&client, 7, 0, 2)).to_vec()),
+                (
+                    listed(fragments::world(), 0, &[(CLIENTS, Says::DENIED)]),
+                    Client::each().iter().flat_map(bent).collect(),
+                ),
+            ]
+        }),
         case(
             "an ICMP error is dropped when the client whose flow it quotes is denied, whoever sends it",
             world(0, &[(CLIENT, Says::DENIED)]),

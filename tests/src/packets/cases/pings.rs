@@ -9,7 +9,7 @@ use super::{Case, drops, passes, with};
 use crate::packets::build::{self, Client, ETHERNET};
 use crate::packets::icmp::{self, Ping};
 use crate::packets::oracle;
-use crate::packets::world::{Backend, Forwarded, Frame, Outcome, VIP_V4, VIP_V6, WEB, World};
+use crate::packets::world::{Backend, Forwarded, Frame, Outcome, Slot, VIP_V4, VIP_V6, WEB, World};
 
 /// One of each family.
 pub(super) fn both() -> [Ping; 2] {
@@ -202,11 +202,16 @@ fn prefix() -> World {
 }
 
 fn forwarded(ping: &Ping) -> (Frame, Outcome) {
-    let (bytes, packet) = (ping.frame(), ping.packet());
     let (destination, protocol): (IpAddr, u8) =
         if ping.source.is_ipv6() { (VIP_V6.into(), 58) } else { (VIP_V4.into(), 1) };
     let tuple = oracle::tuple(ping.source, destination, &[0; 4], protocol);
-    let (backend, hint) = oracle::slot(&forwarding().tables[&WEB].slots, &tuple).expect("the table has slots");
+    let slot = oracle::slot(&forwarding().tables[&WEB].slots, &tuple).expect("the table has slots");
+    to_backend(ping, WEB, slot)
+}
+
+/// The frame of a ping, and what it is on its way to a backend.
+pub(super) fn to_backend(ping: &Ping, service: u32, (backend, hint): Slot) -> (Frame, Outcome) {
+    let (bytes, packet) = (ping.frame(), ping.packet());
     let host = Backend::new(backend);
     let outer = if ping.source.is_ipv6() {
         build::outer_v6(host.v6.expect("it has one"), 0, hint, packet.len())
@@ -215,7 +220,7 @@ fn forwarded(ping: &Ping) -> (Frame, Outcome) {
     };
     let outcome = Outcome::Forward(Forwarded {
         bytes: build::wrapped(&bytes, &outer),
-        service: WEB,
+        service,
         backend,
         packets: 1,
         length: packet.len() as u64,

@@ -2,11 +2,13 @@
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
 
+use super::families::crossing;
 use super::{Case, drops, to, with};
 use crate::packets::build::{self, Client, ETHERNET, Transport};
 use crate::packets::icmp::told;
-use crate::packets::world::{Frame, Outcome, World};
+use crate::packets::world::{DNS, Forwarded, Frame, Outcome, WEB, World};
 
 const HINT: u16 = 0x557f;
 
@@ -54,17 +56,87 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec()
         }),
         Case::new("what is merged is answered when its segments do not fit", world(1500), {
-            let merged = |client: Client, payload: usize, size: u32| {
+            let told = |client: Client, payload: usize, size: u32| {
                 let client = Client { payload, ..client };
-                let (frame, outcome) = answered(&client, room(&client, 1500));
-                (Frame { segment_size: size, segments: payload.div_ceil(size as usize) as u32, ..frame }, outcome)
+                merged(payload, size, answered(&client, room(&client, 1500)))
             };
-            vec![
-                merged(Client::tcp4(), 3000, 1460),
-                merged(Client::tcp6(), 3000, 1440),
-                merged(Client::udp4(), 3100, 1470),
-            ]
+            vec![told(Client::tcp4(), 3000, 1460), told(Client::tcp6(), 3000, 1440), told(Client::udp4(), 3100, 1470)]
         }),
+        Case::new(
+            "a service that drops what does not fit tells nobody, another one does",
+            World { vip_options: [(WEB, VipOptions::DROP_TOO_BIG)].into(), ..world(1500) },
+            {
+                let silent = [Client::tcp4(), Client::tcp6()]
+                    .map(|client| drops(of_length(client, 1490).frame(), Reason::TooBig));
+                let told = [Client::udp4(), Client::udp6()].map(|client| {
+                    let client = of_length(client, 1490);
+                    answered(&client, room(&client, 1500))
+                });
+                let fits = [Client::tcp4(), Client::tcp6()].map(|client| to(&of_length(client, 1460), 3, HINT));
+                silent.into_iter().chain(told).chain(fits).collect()
+            },
+        ),
+        Case::new(
+            "merged segments are cut smaller where the service says so, and nothing else is",
+            World { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..world(1500) },
+            {
+                let forwarded = |client: Client, payload: usize, size: u32| {
+                    let client = Client { payload, ..client };
+                    merged(payload, size, to(&client, 3, HINT))
+                };
+                let told = |client: Client, payload: usize, size: u32| {
+                    let client = Client { payload, ..client };
+                    merged(payload, size, answered(&client, room(&client, 1500)))
+                };
+                let single = |client: Client| {
+                    let client = of_length(client, 1500);
+                    answered(&client, room(&client, 1500))
+                };
+                vec![
+                    forwarded(Client::tcp4(), 3000, 1460),
+                    forwarded(Client::tcp6(), 3000, 1440),
+                    forwarded(Client::tcp4(), 60_000, 1441),
+                    forwarded(Client { tcp_options: 12, ..Client::tcp4() }, 20_000, 1448),
+                    // They fit as they are.
+                    forwarded(Client::tcp4(), 3000, 1440),
+                    forwarded(Client::tcp6(), 3000, 1400),
+                    // One byte more than the underlay carries without a header.
+                    told(Client::tcp4(), 3000, 1461),
+                    told(Client::tcp6(), 3000, 1441),
+                    told(Client { options: 8, ..Client::tcp4() }, 3000, 1450),
+                    single(Client::tcp4()),
+                    single(Client::tcp6()),
+                ]
+            },
+        ),
+        Case::new(
+            "datagrams stay what they are also where merged segments are cut smaller",
+            World { vip_options: [(DNS, VipOptions::RESEGMENT)].into(), ..world(1500) },
+            {
+                let told = |client: Client, size: u32| {
+                    let client = Client { payload: 3100, ..client };
+                    merged(3100, size, answered(&client, room(&client, 1500)))
+                };
+                let fits = Client { payload: 3100, ..Client::udp4() };
+                vec![
+                    told(Client::udp4(), 1470),
+                    told(Client::udp6(), 1450),
+                    merged(3100, 1450, to(&fits, 3, HINT)),
+                    answered(&of_length(Client::udp4(), 1500), 1480),
+                ]
+            },
+        ),
+        Case::new(
+            "towards a backend of the other family segments are cut smaller by its header",
+            World { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..world(1500) }
+                .with_backend(3, |backend| backend.v4 = None),
+            {
+                // The 35 segments of 1440 bytes are 36 of 1400.
+                [(3000, 1460), (35 * 1440, 1440), (3000, 1421)]
+                    .map(|(payload, size)| merged(payload, size, crossing(&Client { payload, ..Client::tcp4() })))
+                    .to_vec()
+            },
+        ),
         Case::new("IPv4 options and TCP options are quoted", world(1500), {
             let client = Client { options: 40, tcp_options: 40, ..Client::tcp4() };
             vec![
@@ -117,6 +189,16 @@ pub(super) fn cases() -> Vec<Case> {
 fn of_length(client: Client, length: usize) -> Client {
     let headers = Client { payload: 0, ..client.clone() }.packet().len();
     Client { payload: length - headers, ..client }
+}
+
+/// A client's packet of so many bytes of payload, and what becomes of it, merged of segments of a size.
+fn merged(payload: usize, size: u32, (frame, outcome): (Frame, Outcome)) -> (Frame, Outcome) {
+    let segments = payload.div_ceil(size as usize) as u32;
+    let outcome = match outcome {
+        Outcome::Forward(forwarded) => Outcome::Forward(Forwarded { packets: segments.into(), ..forwarded }),
+        other => other,
+    };
+    (Frame { segment_size: size, segments, ..frame }, outcome)
 }
 
 /// What an MTU leaves for a client's packet, behind a header of its family.

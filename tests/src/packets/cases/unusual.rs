@@ -111,10 +111,16 @@ fn chained(client: &Client, chain: &[(u8, usize)]) -> Vec<u8> {
 }
 
 fn extended(client: &Client, chain: &[(u8, usize)]) -> (Frame, Outcome) {
+    behind(client, chain, 3, HINT)
+}
+
+/// A client's packet behind extension headers on its way to a backend.
+pub(super) fn behind(client: &Client, chain: &[(u8, usize)], backend: u16, hint: u16) -> (Frame, Outcome) {
     let bytes = chained(client, chain);
     let length = bytes.len() - 14;
-    let outer = build::outer_v6(Backend::new(3).v6.expect("it has one"), client.traffic_class, HINT, length);
-    let outcome = rewrapped(&bytes, 14, &outer, forwarded(&client.frame(), client, 3, HINT));
+    let host = Backend::new(backend).v6.expect("it has one");
+    let outer = build::outer_v6(host, client.traffic_class, hint, length);
+    let outcome = rewrapped(&bytes, 14, &outer, forwarded(&client.frame(), client, backend, hint));
     match outcome {
         Outcome::Forward(forwarded) => {
             (bytes.into(), Outcome::Forward(Forwarded { length: length as u64, ..forwarded }))

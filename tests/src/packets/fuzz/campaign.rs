@@ -9,11 +9,10 @@ use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, unshare};
 
 use super::Generator;
-use super::bench::Bench;
+use super::bench::{Bench, Seen};
 use super::corpus::Entry;
 use super::minimise::{fails, minimise};
-use super::worlds::{Named, WORLDS};
-use crate::packets::world::Counters;
+use super::worlds::Named;
 
 /// The most frames of an epoch: enough that loading programs, which takes a second or more, does not matter; few enough that no
 /// connection table overflows, for what the kernel then forgets the oracle would not.
@@ -31,8 +30,10 @@ pub enum Until {
 }
 
 /// What to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Campaign {
+    /// The programs and what their maps hold, in turn.
+    pub subjects: Vec<Named>,
     /// Says which frames come.
     pub seed: u64,
     /// When it ends.
@@ -49,7 +50,7 @@ pub struct Summary {
     /// Frames by binding.
     pub frames: BTreeMap<&'static str, u64>,
     /// What became of them.
-    pub counters: Counters,
+    pub seen: Seen,
     /// Time that it took.
     pub time: Duration,
 }
@@ -71,7 +72,6 @@ impl Campaign {
     /// What the kernel refused. A disagreement is no error here: it is the second half of the result.
     pub fn run(&self) -> anyhow::Result<(Summary, Option<Found>)> {
         let begun = Instant::now();
-        let bindings = if self.kernel { 3 } else { 1 };
         let (next, everywhere, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let summary = Mutex::new(Summary::default());
         let enough = || match self.until {
@@ -93,7 +93,7 @@ impl Campaign {
                     for _ in 0..BATCH.min(self.epoch_length()) {
                         sent += 1;
                         match bench.judge(&generator.frame()) {
-                            Ok(took) => all += u64::from(took == bindings),
+                            Ok(took) => all += u64::from(took),
                             Err(error) => {
                                 outcome = Err(error);
                                 break;
@@ -131,7 +131,7 @@ impl Campaign {
     /// Frames of an epoch: so many that each world gets some even of few.
     fn epoch_length(&self) -> u64 {
         match self.until {
-            Until::Frames(frames) => frames.div_ceil(WORLDS.len() as u64).clamp(1, EPOCH),
+            Until::Frames(frames) => frames.div_ceil(self.subjects.len() as u64).clamp(1, EPOCH),
             Until::Over(_) => EPOCH,
         }
     }
@@ -142,7 +142,7 @@ impl Summary {
         for (name, frames) in bench.frames() {
             *self.frames.entry(name).or_default() += frames;
         }
-        self.counters.add_all(bench.counted());
+        bench.add_to(&mut self.seen);
     }
 }
 
@@ -153,17 +153,19 @@ struct Epoch<'a> {
 }
 
 impl Epoch<'_> {
-    fn world(&self) -> Named {
-        WORLDS[(self.number % WORLDS.len() as u64) as usize]
+    fn subject(&self) -> &Named {
+        let subjects = &self.campaign.subjects;
+        &subjects[(self.number % subjects.len() as u64) as usize]
     }
 
     fn bench(&self) -> anyhow::Result<Bench> {
-        Bench::new(&self.world().1(), self.campaign.kernel)
+        Bench::new(&self.subject().1, self.campaign.kernel)
     }
 
     fn generator(&self) -> Generator {
         // Apart from those of the neighbouring epochs and seeds (the multiplier is that of SplitMix64's sequence).
-        Generator::new(self.campaign.seed ^ (self.number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        let seed = self.campaign.seed ^ (self.number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Generator::of(self.subject().1.traffic(), seed)
     }
 
     /// Finds the frame among the first `sent` ones, and makes it small.
@@ -183,7 +185,7 @@ impl Epoch<'_> {
             .iter()
             .find_map(|frame| bench.judge(frame).and_then(|_| bench.settle()).err())
             .map_or_else(|| format!("{error:#}"), |error| format!("{error:#}"));
-        let world = self.world().0.to_owned();
+        let world = self.subject().0.to_owned();
         let report = format!("{difference}\n(FUZZ_SEED={seed}, epoch {}, frame {last})", self.number);
         let comment = format!("Found by random frames; say here what it shows.\n{difference}");
         Ok(Found { entry: Entry { comment, world, frames }, report })

@@ -33,8 +33,9 @@ fn tcp(draft: &mut Draft, rng: &mut Rng, ends: &Ends) {
     draft.put16(ends.source_port);
     draft.put16(ends.destination_port);
     draft.put(&rng.u64(..).to_be_bytes());
-    let options = if rng.u8(..3) == 0 { rng.usize(..=10) * 4 } else { 0 };
+    let options = if draft.handshakes || rng.u8(..3) == 0 { rng.usize(..=10) * 4 } else { 0 };
     let flags = match rng.u8(..16) {
+        _ if draft.handshakes && rng.u8(..8) != 0 => [0x02, 0x12][rng.usize(..2)],
         0..=3 => 0x02,
         4 => 0x12,
         5 => 0x11,

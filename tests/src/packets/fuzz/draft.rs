@@ -31,6 +31,8 @@ pub(super) struct Draft {
     pub(super) edges: Vec<usize>,
     /// Where 16-bit lengths stand.
     pub(super) lengths: Vec<usize>,
+    /// Whether most TCP segments open connections and tell of their maximum size.
+    pub(super) handshakes: bool,
 }
 
 impl Draft {
@@ -145,6 +147,13 @@ impl Ends {
             _ => (pool::client(rng, v6), pool::vip(v6)),
         };
         Self { source, destination, source_port, destination_port }
+    }
+
+    /// From a balancer to a backend as a rule.
+    pub(super) fn to_backend(rng: &mut Rng) -> Self {
+        let v6 = rng.bool();
+        let destination = if rng.u8(..20) == 0 { pool::any(rng, v6) } else { pool::backend(v6) };
+        Self { source: pool::any(rng, v6), destination, source_port: 0, destination_port: 0 }
     }
 
     /// The other way round.

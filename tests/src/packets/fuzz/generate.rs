@@ -8,29 +8,47 @@ use super::mutate::{LONGEST, Mutator};
 use crate::packets::cases::SHORTEST;
 use crate::packets::world::Frame;
 
+/// Who the frames are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// Clients send them to VIPs.
+    OfClients,
+    /// Balancers send them to a backend.
+    Encapsulated,
+    /// A backend sends them to clients.
+    OfServers,
+}
+
 /// Makes frames. Two generators of one seed make the same ones.
 #[derive(Debug)]
 pub struct Generator {
+    traffic: Traffic,
     rng: Rng,
     draft: Draft,
     mutator: Mutator,
 }
 
 impl Generator {
-    /// A generator of its own sequence.
+    /// A generator of its own sequence of what clients send.
     pub fn new(seed: u64) -> Self {
-        Self { rng: Rng::with_seed(seed), draft: Draft::default(), mutator: Mutator::default() }
+        Self::of(Traffic::OfClients, seed)
+    }
+
+    /// A generator of its own sequence.
+    pub fn of(traffic: Traffic, seed: u64) -> Self {
+        let draft = Draft { handshakes: traffic == Traffic::OfServers, ..Draft::default() };
+        Self { traffic, rng: Rng::with_seed(seed), draft, mutator: Mutator::default() }
     }
 
     /// The next frame: a third of them are right in themselves, the others bent one to four times; one in fifty is noise.
     pub fn frame(&mut self) -> Frame {
-        let Self { rng, draft, mutator } = self;
+        let Self { traffic, rng, draft, mutator } = self;
         draft.clear();
         if rng.u8(..50) == 0 {
             draft.bytes.resize(rng.usize(SHORTEST..200), 0);
             rng.fill(&mut draft.bytes);
         } else {
-            layers::frame(draft, rng);
+            layers::frame(draft, rng, *traffic);
             draft.bytes.truncate(LONGEST);
             if rng.u8(..64) == 0 {
                 mutator.keep(&draft.bytes, rng);

@@ -3,13 +3,13 @@
 use fastrand::Rng;
 
 use super::draft::{Draft, Ends, protocol};
-use super::{content, pool};
+use super::{Traffic, content, pool};
 
 /// How deep packets lie within packets.
 const DEEPEST: u8 = 3;
 
 /// A whole frame.
-pub(super) fn frame(draft: &mut Draft, rng: &mut Rng) {
+pub(super) fn frame(draft: &mut Draft, rng: &mut Rng, traffic: Traffic) {
     draft.put(&pool::link(rng));
     let tags = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3][rng.usize(..15)];
     for _ in 0..tags {
@@ -22,9 +22,18 @@ pub(super) fn frame(draft: &mut Draft, rng: &mut Rng) {
         draft.payload(rng);
         return;
     }
-    let ends = Ends::forward(rng);
+    let ends = match traffic {
+        Traffic::OfClients => Ends::forward(rng),
+        Traffic::Encapsulated => Ends::to_backend(rng),
+        Traffic::OfServers => Ends::forward(rng).reversed(),
+    };
     draft.put16(if ends.is_v6() { 0x86dd } else { 0x0800 });
-    packet(draft, rng, &ends, 0);
+    let kind = match traffic {
+        Traffic::Encapsulated if rng.u8(..20) != 0 => [protocol::IPV4, protocol::IPV6][rng.usize(..2)],
+        Traffic::OfServers if rng.u8(..10) != 0 => protocol::TCP,
+        _ => kind(rng, ends.is_v6(), 0),
+    };
+    carrying(draft, rng, &ends, kind, 0);
     if rng.u8(..12) == 0 {
         // Ethernet's padding.
         draft.edge();
@@ -36,6 +45,11 @@ pub(super) fn frame(draft: &mut Draft, rng: &mut Rng) {
 /// An IP packet between two ends.
 pub(super) fn packet(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
     let kind = kind(rng, ends.is_v6(), depth);
+    carrying(draft, rng, ends, kind, depth);
+}
+
+/// An IP packet that carries a protocol.
+fn carrying(draft: &mut Draft, rng: &mut Rng, ends: &Ends, kind: u8, depth: u8) {
     if ends.is_v6() { ipv6(draft, rng, ends, kind, depth) } else { ipv4(draft, rng, ends, kind, depth) }
 }
 

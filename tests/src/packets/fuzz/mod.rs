@@ -1,9 +1,10 @@
-//! Random frames by the million: the packet path in memory, both programs in the kernel and the oracle must agree on each.
+//! Random frames by the million: each program in memory, as it is loaded into the kernel, and its oracle must agree on each.
 //!
 //! [`Generator`] makes frames fast, [`Bench`] compares what becomes of them, [`Campaign`] does both on every CPU until there were
 //! enough, and makes what it finds small. [`corpus`] keeps what was found.
 
 mod bench;
+mod binding;
 mod campaign;
 mod content;
 pub mod corpus;
@@ -15,6 +16,6 @@ mod mutate;
 mod pool;
 pub mod worlds;
 
-pub use bench::Bench;
+pub use bench::{Bench, Seen};
 pub use campaign::{Campaign, Found, Summary, Until};
-pub use generate::Generator;
+pub use generate::{Generator, Traffic};

@@ -5,11 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use fastrand::Rng;
 
 use crate::packets::build::{OTHERS, RECEIVER, SENDER};
+use crate::packets::random::{LOCAL_V4, LOCAL_V6};
 use crate::packets::world::{UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
 
 /// The VIP address of a family.
 pub(super) fn vip(v6: bool) -> IpAddr {
     if v6 { VIP_V6.into() } else { VIP_V4.into() }
+}
+
+/// The backend's address of a family.
+pub(super) fn backend(v6: bool) -> IpAddr {
+    if v6 { LOCAL_V6.into() } else { LOCAL_V4.into() }
 }
 
 /// An address that a careless look-up would take for a VIP address.

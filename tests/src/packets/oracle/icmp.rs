@@ -57,7 +57,7 @@ impl Oracle {
                 let service = *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
                 self.admit(service, ip.source)?;
-                self.sent_to_backend_of(frame, ip, service, &tuple)
+                self.sent_to_backend_of(frame, ip, self.routed(service, ip.source), &tuple)
             }
             Asks::Ping => {
                 self.admit_to_any(ip.source)?;
@@ -86,7 +86,7 @@ impl Oracle {
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // Who is in a list is the client, not the router that tells of it.
         self.admit(service, quoted.destination)?;
-        self.sent_to_backend_of(frame, ip, service, &tuple)
+        self.sent_to_backend_of(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
 
     fn sent_to_backend_of(&mut self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {

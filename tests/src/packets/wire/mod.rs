@@ -13,9 +13,11 @@ use anyhow::{bail, ensure};
 use etherparse::{SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
 
+use super::build;
 use super::loaded::{Hook, Loaded, LoadedHost};
-use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, World};
+use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
 
@@ -36,6 +38,8 @@ pub struct Wire<'a> {
     /// Whether frames have a transport checksum that is still to be completed, as those of a virtual machine or a local sender do.
     /// Merged ones always have.
     pub partial: bool,
+    /// The MTU towards backends, where some service has merged segments cut smaller.
+    resegments: Option<u32>,
 }
 
 impl<'a> Wire<'a> {
@@ -47,17 +51,20 @@ impl<'a> Wire<'a> {
     pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
         let loaded = Loaded::new(Hook::Tc)?;
         link.attach(loaded.program())?;
-        Ok(Self { loaded, link, linear: None, partial: false })
+        Ok(Self { loaded, link, linear: None, partial: false, resegments: None })
     }
 }
 
 impl Balancer for Wire<'_> {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
+        let mtus = world.backends.values().filter_map(|backend| backend.next_hop).map(|(_, mtu)| mtu);
+        let asked = world.vip_options.values().any(|options| options.has(VipOptions::RESEGMENT));
+        self.resegments = mtus.min().filter(|_| asked);
         self.loaded.configure(world)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-        exchange(self.link, frame, self.linear, self.partial)
+        exchange(self.link, frame, self.linear, self.partial, self.resegments)
     }
 
     fn counters(&self) -> anyhow::Result<Counters> {
@@ -108,13 +115,17 @@ impl Decapsulator for WireHost<'_> {
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-        exchange(self.link, frame, None, false)
+        exchange(self.link, frame, None, false, None)
     }
 
-    fn counters(&self) -> anyhow::Result<((u64, u64), BTreeMap<Reason, u64>)> {
+    fn counters(&self) -> anyhow::Result<Unwraps> {
         let (total, mut reasons) = self.loaded.counters()?;
         without_markers(&mut reasons, self.link.markers())?;
         Ok((total, reasons))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
     }
 }
 
@@ -147,7 +158,7 @@ impl Clamper for WireClamp<'_> {
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
-        let (action, bytes) = exchange(self.link, frame, self.linear, self.partial)?;
+        let (action, bytes) = exchange(self.link, frame, self.linear, self.partial, None)?;
         ensure!(action == Action::Pass, "{action:?} instead of {:?}", Action::Pass);
         Ok(bytes)
     }
@@ -241,7 +252,15 @@ fn offload(frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<
 ///
 /// The link addresses are those of the table of cases again: that of the receiving device, and after a redirect those that the frame
 /// came with, once it is clear that it left with those of the route.
-fn exchange(link: &mut Link, frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<(Action, Vec<u8>)> {
+///
+/// With `narrow`, an MTU, segments that do not fit it with the outer header must have become smaller by that.
+fn exchange(
+    link: &mut Link,
+    frame: &Frame,
+    linear: Option<u16>,
+    partial: bool,
+    narrow: Option<u32>,
+) -> anyhow::Result<(Action, Vec<u8>)> {
     let addresses = &frame.bytes[..ADDRESSES];
     let mut sent = frame.bytes.clone();
     if !frame.is_for_other_host() {
@@ -266,6 +285,13 @@ fn exchange(link: &mut Link, frame: &Frame, linear: Option<u16>, partial: bool) 
     }
     let grown = captured.bytes.len() as i64 - frame.bytes.len() as i64;
     let bytes = bytes_of(frame, action, &sent, &captured)?;
+    let mut offload = offload;
+    if let (Some(mtu), Some(merged)) = (narrow.filter(|_| frame.segment_size != 0), merged(&frame.bytes)) {
+        let segment = frame.bytes.len() - build::ETHERNET - merged.payload + frame.segment_size as usize;
+        if segment as i64 + grown > i64::from(mtu) {
+            offload.segment_size -= u16::try_from(grown)?;
+        }
+    }
     kept(&offload, &captured.offload, if captured.tag.is_some() && !frame.vlan { grown + 4 } else { grown })?;
     Ok((action, [addresses, &bytes[ADDRESSES..]].concat()))
 }

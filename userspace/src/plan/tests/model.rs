@@ -2,7 +2,7 @@
 
 use std::io;
 
-use sluice_datapath::entries::{NextHop, Vip as VipEntry, VipAddress};
+use sluice_datapath::entries::{NextHop, RouteKey, Vip as VipEntry, VipAddress};
 use sluice_datapath::flow::ICMP;
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
@@ -22,6 +22,7 @@ pub(super) struct Model {
     capacities: Capacities,
     addresses: BTreeMap<IpNet, VipAddress>,
     vips: BTreeMap<VipKey, VipEntry>,
+    routes: BTreeMap<RouteKey, VipEntry>,
     tables: BTreeMap<u32, Table>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
@@ -43,6 +44,7 @@ impl Model {
             capacities,
             addresses: BTreeMap::new(),
             vips: BTreeMap::new(),
+            routes: BTreeMap::new(),
             tables: BTreeMap::new(),
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
@@ -123,8 +125,9 @@ impl Model {
             assert_eq!(self.vips.get(&key).copied(), has.first.vip(), "{prefix} holds a copy of {key:?} that is none");
         }
         let live: BTreeSet<u32> = self.addresses.values().map(|has| has.id).collect();
-        for (key, vip) in self.vips.iter().filter(|(key, _)| live.contains(&key.address)) {
-            let table = self.tables.get(&vip.service).unwrap_or_else(|| panic!("{key:?} leads to no table"));
+        let vips = self.vips.iter().filter(|(key, _)| live.contains(&key.address)).map(|(_, vip)| vip);
+        for vip in vips.chain(self.routes.values()) {
+            let table = self.tables.get(&vip.service).unwrap_or_else(|| panic!("{vip:?} has no table"));
             assert!(!table.slots.is_empty() && table.slots.len() == table.head.slots as usize);
             for slot in &table.slots {
                 let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
@@ -168,10 +171,22 @@ impl Model {
                 let entry = VipEntry { service: *index, options: service.options };
                 assert_eq!(self.vips[&key], entry, "{vip} leads to its service");
             }
+            let routes = self.routes.iter().filter(|(key, _)| key.service == *index);
+            let routes: Vec<_> =
+                routes.map(|(key, to)| (key.clients(), self.service_record(to.service).name, to.options)).collect();
+            let wanted = service.routes.iter().map(|(clients, to)| {
+                let to = &want.services[*to];
+                (key_of(*clients), Name::new(&to.name).unwrap(), to.options)
+            });
+            let mut wanted: Vec<_> = wanted.collect();
+            wanted.sort_by_key(|(clients, ..)| *clients);
+            assert_eq!(routes, wanted);
             for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
                 assert!(self.addresses[&vip.prefix()].first_key().is_some(), "{vip} has an address without a copy");
             }
         }
+        let routes: usize = want.services.iter().map(|service| service.routes.len()).sum();
+        assert_eq!(self.routes.len(), routes, "routes of retired services are gone");
         assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
         let live: BTreeMap<_, _> = self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
         let mut found: Vec<_> =
@@ -266,6 +281,21 @@ impl Maps for Model {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.vips.remove(key)))
     }
 
+    fn routes(&self) -> Result<BTreeMap<RouteKey, VipEntry>, Error> {
+        Ok(self.routes.clone())
+    }
+
+    fn put_routes(&mut self, routes: &[(RouteKey, VipEntry)]) -> Result<(), Error> {
+        routes.iter().try_for_each(|(key, vip)| {
+            assert!(key.service != 0 && vip.service != 0, "0 means nothing");
+            self.write(|model| _ = model.routes.insert(*key, *vip))
+        })
+    }
+
+    fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.write(|model| _ = model.routes.remove(key)))
+    }
+
     fn table(&self, service: u32) -> Result<Option<Table>, Error> {
         Ok(self.tables.get(&service).cloned())
     }
@@ -289,6 +319,8 @@ impl Maps for Model {
 
     fn remove_table(&mut self, service: u32) -> Result<(), Error> {
         assert!(!self.vips.values().any(|used| used.service == service), "a VIP leads to the table that goes");
+        assert!(!self.routes.values().any(|to| to.service == service), "a route leads to the table that goes");
+        assert!(!self.routes.keys().any(|key| key.service == service), "the service that goes has routes");
         self.write(|model| _ = model.tables.remove(&service))
     }
 

@@ -46,14 +46,21 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
     let vips = [(1, 80), (1, 443), (2, 80), (3, 80), (4, 53)];
     // Each VIP belongs to one of the services, or to none.
     let holders = proptest::collection::vec(select(vec![None, Some(0), Some(1), Some(2)]), vips.len());
-    (subsequence(vec![0, 1, 2], 0..=3), holders, [table(), table(), table()]).prop_map(
-        move |(chosen, holders, tables)| {
-            let wanted = chosen.into_iter().map(|number: usize| {
+    let routes = proptest::option::of(subsequence(vec!["198.51.100.0/24", "198.51.100.7/32", "2001:db8::/32"], 1..=3));
+    (subsequence(vec![0, 1, 2], 0..=3), holders, [table(), table(), table()], routes).prop_map(
+        move |(chosen, holders, tables, routes)| {
+            let count = chosen.len();
+            let wanted = chosen.into_iter().enumerate().map(|(position, number): (usize, usize)| {
                 let held = vips.iter().zip(&holders).filter(|(_, holder)| **holder == Some(number));
                 let held: Vec<_> = held.map(|((last, port), _)| vip(*last, *port)).collect();
                 let (owners, tracked) = &tables[number];
                 let options = VipOptions::NONE.with_if(owners[0] == 0, VipOptions::HASH_SOURCE);
-                WantService { tracked: *tracked, options, ..service(["x", "y", "z"][number], &held, owners) }
+                // Of those there are, the first one routes clients to the others.
+                let routes = routes.as_ref().filter(|_| position == 0 && count > 1).into_iter().flatten();
+                let routes: Vec<_> =
+                    routes.enumerate().map(|(i, p)| (p.parse().unwrap(), 1 + i % (count - 1))).collect();
+                let options = options.with_if(!routes.is_empty(), VipOptions::ROUTED);
+                WantService { tracked: *tracked, options, routes, ..service(["x", "y", "z"][number], &held, owners) }
             });
             wanted.collect()
         },
