@@ -183,7 +183,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let vip = route(tables, &network.source, vip);
     seen.service = vip.service;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
-    let behind = Behind::transport(&packet, &network, Part::Whole, &transport, &size);
+    let (size, behind) = Behind::transport(&packet, &network, Part::Whole, &transport, size, tables);
     let packet = Ours { network, size, behind, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
@@ -223,7 +223,7 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let vip = route(tables, &walked.network.source, vip);
     seen.service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let behind = Behind::transport(&packet, &walked.network, walked.part, &transport, &size);
+    let (size, behind) = Behind::transport(&packet, &walked.network, walked.part, &transport, size, tables);
     let (opens, tags) = (transport.opens, walked.tags());
     let packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
     let flow = packet.flow(&transport);

@@ -59,8 +59,8 @@ const fn protocol(family: Family) -> u8 {
 pub(crate) struct Way {
     /// The family of the outer header.
     pub(crate) family: Family,
-    /// Whether the packet goes in UDP.
-    pub(crate) gue: bool,
+    /// Bytes between the outer IP header and the packet: a UDP header's in GUE, else 0.
+    between: u32,
     next_hop: NextHop,
 }
 
@@ -72,7 +72,7 @@ impl Way {
             Family::V4 => Ipv4::SIZE as u32,
             Family::V6 => Ipv6::SIZE as u32,
         };
-        if self.gue { outer.wrapping_add(Udp::SIZE as u32) } else { outer }
+        outer.wrapping_add(self.between)
     }
 
     /// Bytes of the largest packet that is carried, outer header included.
@@ -85,6 +85,19 @@ impl Way {
     #[inline(always)]
     pub(crate) const fn room(&self) -> u32 {
         self.mtu().saturating_sub(self.outer())
+    }
+
+    /// The protocol of what is behind the outer IP header, in front of a packet of `family`.
+    #[inline(always)]
+    const fn protocol(&self, family: Family) -> u8 {
+        let (protocol, gue) = (protocol(family), (self.between / Udp::SIZE as u32) as u8);
+        protocol.wrapping_add(UDP.wrapping_sub(protocol).wrapping_mul(gue))
+    }
+
+    /// `behind` in GUE, else [`Behind::NONE`].
+    #[inline(always)]
+    pub(crate) const fn in_gue(&self, behind: Behind) -> Behind {
+        Behind::from_word(behind.to_word() & 0_u32.wrapping_sub(self.between / Udp::SIZE as u32))
     }
 }
 
@@ -106,8 +119,17 @@ pub(crate) fn way<T: BalancerTables>(
         let nowhere = choice.backend.v4.is_none() && choice.backend.v6.is_none();
         return Err(if nowhere { Reason::NoEncapsulation } else { Reason::NoRoute });
     };
-    let gue = tables.features().has(Features::GUE) && options.has(VipOptions::GUE);
-    Ok(Way { family, gue, next_hop })
+    Ok(Way { family, between: between(options, tables), next_hop })
+}
+
+/// [`Way::between`]. A number on which nothing branches: else the verifier would follow all that comes behind twice.
+#[inline(always)]
+fn between<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
+    if !tables.features().has(Features::GUE) {
+        return 0;
+    }
+    let gue = options.word() / VipOptions::GUE.word() & 1;
+    core::hint::black_box(gue.wrapping_mul(Udp::SIZE as u32))
 }
 
 /// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it. In GUE the UDP header is left to [`crate::gue::finish`], as
@@ -126,24 +148,23 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     shrink: bool,
     tables: &T,
 ) -> Result<(P, Forward), Reason> {
-    let Way { family, gue, next_hop } = *way;
+    let Way { family, between, next_hop } = *way;
     let packet = match tags {
         None => packet,
         Some(bytes) => packet.untag(bytes)?,
     };
     let (class, hint) = (inner.traffic_class, choice.hint);
-    let (protocol, length) =
-        if gue { (UDP, size.packet.wrapping_add(Udp::SIZE)) } else { (protocol(inner.family), size.packet) };
+    let (protocol, length) = (way.protocol(inner.family), size.packet.wrapping_add(between as usize));
     let packet = match family {
         Family::V4 => {
             let source = source(tables, family, hash);
             let outer = ipv4(source, choice.backend.v4, protocol, length, class, hint);
-            packet.encapsulate(family, inner.family, &outer, shrink, gue)?
+            packet.encapsulate(family, inner.family, &outer, shrink, between)?
         }
         Family::V6 => {
             let source = source(tables, family, hash);
             let outer = ipv6(source, choice.backend.v6, protocol, length, class, hint);
-            packet.encapsulate(family, inner.family, &outer, shrink, gue)?
+            packet.encapsulate(family, inner.family, &outer, shrink, between)?
         }
     };
     // Sources that differ may have routes that differ.

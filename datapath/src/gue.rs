@@ -5,9 +5,10 @@
 //! ("local checksum offload"): the checksum of the packet inside says what everything that it covers sums to.
 
 use crate::checksum::{fold_wide, sum};
+use crate::encapsulate::Way;
 use crate::flow::{ICMP, Port, TCP};
 use crate::header::{Icmp, Ipv4, Ipv6, Udp};
-use crate::options::VipOptions;
+use crate::options::{Features, VipOptions};
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, Size, Transport, family_of};
@@ -41,24 +42,30 @@ impl Behind {
     #[inline(always)]
     fn new(network: &Network, summed: bool) -> Self {
         let protocol = if summed { network.protocol } else { 0 };
-        // Whichever way that was found out, the verifier knows the same about it now.
-        Self(forgotten((protocol as u32) << Self::PROTOCOL | (network.header as u32) << Self::HEADER))
+        Self(u32::from(protocol) << Self::PROTOCOL | (network.header as u32) << Self::HEADER)
     }
 
-    /// As [`Behind::new`], of TCP or UDP, the whole of a packet or its first fragment.
+    /// As [`Behind::new`], of TCP or UDP, the whole of a packet or its first fragment. With the size: where GUE is in use, the verifier would find out different
+    /// things about both on each way to here, and follow all that comes behind once for each.
     #[inline(always)]
-    pub(crate) fn transport<P: Packet>(
+    pub(crate) fn transport<P: Packet, T: BalancerTables>(
         packet: &P,
         network: &Network,
         part: Part,
         transport: &Transport,
-        size: &Size,
-    ) -> Self {
+        size: Size,
+        tables: &T,
+    ) -> (Size, Self) {
+        if !tables.features().has(Features::GUE) {
+            return (size, Self::NONE);
+        }
         let [length, checksum] = transport.udp;
         let covered = network.header.wrapping_add(u16::from_be(length) as usize);
         let own = network.protocol == TCP || checksum != 0 && covered == size.packet;
         // A merged packet's is that of no packet that will be sent.
-        Self::new(network, own && matches!(part, Part::Whole) && packet.segment_size() == 0)
+        let behind = Self::new(network, own && matches!(part, Part::Whole) && packet.segment_size() == 0);
+        let size = Size { packet: forgotten_size(size.packet), segment: forgotten_size(size.segment) };
+        (size, Self(forgotten(behind.0)))
     }
 
     /// As [`Behind::new`], of a whole ICMP message, which may be shorter than its header.
@@ -108,17 +115,30 @@ impl Behind {
 }
 
 impl<P: Packet> Ours<P> {
-    /// What the packet's UDP header, in an outer header of the family `outer`, will depend on.
+    /// What the packet's UDP header will depend on; [`Behind::NONE`] when it gets none.
     ///
     /// # Errors
     ///
     /// [`Reason::NoChecksum`] when it cannot have the checksum that its receiver wants.
     #[inline(always)]
-    pub(crate) fn behind(&self, outer: Family, hash: u64) -> Result<Behind, Reason> {
+    pub(crate) fn behind<T: BalancerTables>(&self, way: &Way, hash: u64, tables: &T) -> Result<Behind, Reason> {
+        const ALL: u32 = VipOptions::GUE.word() | VipOptions::NO_CHECKSUM.word();
+
+        if !tables.features().has(Features::GUE) {
+            return Ok(Behind::NONE);
+        }
         // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).
-        let needs = matches!(outer, Family::V6) && !self.vip.options.has(VipOptions::NO_CHECKSUM);
-        if needs && self.behind.protocol() == 0 { Err(Reason::NoChecksum) } else { Ok(self.behind.of_flow(hash)) }
+        let needs = matches!(way.family, Family::V6) && self.vip.options.word() & ALL == VipOptions::GUE.word();
+        if needs && self.behind.protocol() == 0 {
+            return Err(Reason::NoChecksum);
+        }
+        Ok(way.in_gue(self.behind.of_flow(hash)))
     }
+}
+
+#[inline(always)]
+fn forgotten_size(bytes: usize) -> usize {
+    forgotten(bytes as u32) as usize
 }
 
 /// The stage that writes the UDP header of an encapsulated packet.

@@ -126,12 +126,19 @@ impl Packet for Buffer<'_> {
         Ok(())
     }
 
-    fn encapsulate<T: Plain>(self, family: Family, _: Family, outer: &T, _: bool, gue: bool) -> Result<Self, Reason> {
+    fn encapsulate<T: Plain>(
+        self,
+        family: Family,
+        _: Family,
+        outer: &T,
+        _: bool,
+        between: u32,
+    ) -> Result<Self, Reason> {
         // What is not written over is seen.
         const UNWRITTEN: [u8; Udp::SIZE] = [0xee; Udp::SIZE];
 
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(family).to_ne_bytes());
-        let between = if gue { &UNWRITTEN[..] } else { &[] };
+        let between = &UNWRITTEN[..between as usize];
         self.bytes.splice(ETHERNET..ETHERNET, bytes_of(outer).iter().chain(between).copied());
         Ok(self)
     }

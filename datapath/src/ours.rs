@@ -140,7 +140,7 @@ impl<P: Packet> Ours<P> {
         shrink: bool,
         tables: &T,
     ) -> Result<(P, Forward), Reason> {
-        let behind = if way.gue { self.behind(way.family, hash)? } else { Behind::NONE };
+        let behind = self.behind(way, hash, tables)?;
         let forwarded = Forwarded {
             packets: self.packet.segments(),
             bytes: self.size.packet as u64,

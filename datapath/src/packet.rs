@@ -87,7 +87,7 @@ pub trait Packet: Sized {
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason>;
 
     /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is of the family `inner`. With `shrink`, a merged packet's segments are
-    /// made smaller by as much ([`Packet::segment_size`], which is more than that). In GUE (`gue`) there is room for a UDP header behind the outer one.
+    /// made smaller by as much ([`Packet::segment_size`], which is more than that). There are `between` bytes of room behind it, those of a UDP header in GUE, or none.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ pub trait Packet: Sized {
         inner: Family,
         outer: &T,
         shrink: bool,
-        gue: bool,
+        between: u32,
     ) -> Result<Self, Reason>;
 
     /// Overwrites bytes of headers that this program has inserted. `offset` is a constant wherever the function is called.

@@ -106,8 +106,8 @@ fn send(packet: &XdpPacket) -> Option<()> {
 fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
     let family = parse::family(&packet).ok()??;
     let _ = match family {
-        Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load(), false, false).ok()?,
-        Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load(), false, false).ok()?,
+        Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load(), false, 0).ok()?,
+        Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load(), false, 0).ok()?,
     };
     Some(Forward { interface: INTERFACE.load(), family, neighbour: 0, behind: Behind::NONE })
 }

@@ -262,7 +262,7 @@ impl Packet for TcPacket {
         inner: Family,
         outer: &T,
         shrink: bool,
-        gue: bool,
+        between: u32,
     ) -> Result<Self, Reason> {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
@@ -273,8 +273,9 @@ impl Packet for TcPacket {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
             };
-        let (between, udp) = if gue { (Udp::SIZE, BPF_F_ADJ_ROOM_ENCAP_L4_UDP) } else { (0, 0) };
-        let (bytes, flags) = (size_of::<T>().wrapping_add(between) as i32, u64::from(flags | udp));
+        // The number of bytes is zero or that of a UDP header, of which the flag is a multiple: nothing need branch.
+        let udp = between.wrapping_mul(BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32);
+        let (bytes, flags) = ((size_of::<T>() as i32).wrapping_add(between as i32), u64::from(flags | udp));
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
             return Err(Reason::NoRoom);

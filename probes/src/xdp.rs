@@ -4,7 +4,6 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::entries::Neighbour;
-use sluice_datapath::header::Udp;
 use sluice_datapath::observe::HEAD;
 use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
@@ -217,10 +216,9 @@ impl Packet for XdpPacket {
         inner: Family,
         outer: &T,
         _: bool,
-        gue: bool,
+        between: u32,
     ) -> Result<Self, Reason> {
-        let between = if gue { Udp::SIZE } else { 0 };
-        self.move_head((size_of::<T>().wrapping_add(between) as i32).wrapping_neg())?;
+        self.move_head((size_of::<T>() as i32).wrapping_add(between as i32).wrapping_neg())?;
         if family != inner {
             self.put(ETHERNET - 2, &ether_type(family))?;
         }
