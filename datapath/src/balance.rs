@@ -8,6 +8,7 @@
 
 use crate::encapsulate::way;
 use crate::entries::Fragment;
+use crate::icmp::{Heard, ping};
 use crate::observe::{self, Seen};
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
@@ -67,7 +68,10 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
                     Outcome::Forward(forward) => Ok(forward),
                     Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
                 },
-                Matter::Icmp => icmp(packet, place, tables),
+                Matter::Icmp => match icmp(packet, place, tables)? {
+                    Heard::Forward(forward) => Ok(forward),
+                    Heard::Ping(packet) => Err(ping(packet, place, tables)),
+                },
                 Matter::Later => follow(packet, place, tables),
             }
         }
@@ -200,10 +204,13 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let vip = route(tables, &walked.network.source, vip);
     seen.service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
+    let mut packet = Ours { network: walked.network, size, opens: transport.opens, tags: walked.tags(), vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
+    // Read once more: kept while a backend is chosen, it would take up the small stack.
+    let walked = place.walked(&packet.packet)?;
+    (packet.network, packet.tags) = (walked.network, walked.tags());
     if let Part::First = walked.part {
         let entry = Fragment {
             seen: tables.now(),

@@ -9,6 +9,7 @@ const NO_ACTION: u64 = 1 << 32;
 const LOCATE: u64 = NO_ACTION;
 const AT: u64 = NO_ACTION | 1 << 33;
 const TOO_BIG: u64 = NO_ACTION | 1 << 34;
+const PING: u64 = NO_ACTION | 1 << 35;
 
 /// The stage that comes next. The packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Next {
     Locate,
     /// The stage that [`Place::matter`] says, at this place.
     At(Place),
+    /// [`sluice_datapath::icmp::ping`], at the same place.
+    Ping,
     /// [`sluice_datapath::reject()`], which tells this MTU.
     TooBig(u32),
 }
@@ -31,6 +34,7 @@ impl Next {
             Self::Nothing => 0,
             Self::Locate => LOCATE,
             Self::At(place) => AT | place.to_word() as u64,
+            Self::Ping => PING,
             Self::TooBig(mtu) => TOO_BIG | mtu as u64,
         }
     }
@@ -41,6 +45,7 @@ impl Next {
         match word >> 32 << 32 {
             LOCATE => Self::Locate,
             AT => Self::At(Place::from_word(word as u32)),
+            PING => Self::Ping,
             TOO_BIG => Self::TooBig(forgotten(word as u32)),
             _ => Self::Nothing,
         }
