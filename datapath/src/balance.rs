@@ -9,6 +9,7 @@
 use crate::encapsulate::way;
 use crate::entries::Fragment;
 use crate::gue::Behind;
+use crate::icmp::{Heard, ping};
 use crate::observe::{self, Seen};
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
@@ -80,7 +81,10 @@ fn encapsulate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P
                     Outcome::Forward(packet, forward) => Ok((packet, forward)),
                     Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
                 },
-                Matter::Icmp => icmp(packet, place, tables),
+                Matter::Icmp => match icmp(packet, place, tables)? {
+                    Heard::Forward(packet, forward) => Ok((packet, forward)),
+                    Heard::Ping(packet) => Err(ping(packet, place, tables)),
+                },
                 Matter::Later => follow(packet, place, tables),
             }
         }
@@ -225,10 +229,13 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let (size, behind) = Behind::transport(&packet, &walked.network, walked.part, &transport, size, tables);
     let (opens, tags) = (transport.opens, walked.tags());
-    let packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
+    let mut packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
     seen.backend = choice.index;
+    // Read once more: kept while a backend is chosen, it would take up the small stack.
+    let walked = place.walked(&packet.packet)?;
+    (packet.network, packet.tags) = (walked.network, walked.tags());
     if let Part::First = walked.part {
         let entry = Fragment {
             seen: tables.now(),

@@ -1,6 +1,6 @@
 //! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
 
-use crate::balance::{Forward, became, settle};
+use crate::balance::{Forward, settle};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
 use crate::gue::Behind;
@@ -55,26 +55,57 @@ impl Message {
     }
 }
 
+/// What [`icmp`] made of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard<P> {
+    /// It is encapsulated and accounted, and leaves.
+    Forward(P, Forward),
+    /// It is unchanged, uncounted, and a matter for [`ping`]: a ping that nobody but the balancer answers.
+    Ping(P),
+}
+
 /// A stage of its own: a whole ICMP message to a VIP address, at a place that [`locate`](crate::balance::locate) found.
 ///
 /// # Errors
 ///
-/// As [`crate::balance()`]; [`Reason::PingAnswered`] when the packet has become the answer to a ping.
+/// As [`crate::balance()`].
 #[inline(always)]
-pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<(P, Forward), Reason> {
+pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Heard<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = act(packet, place, tables, &mut seen);
-    settle(tables, &seen, became(&outcome));
+    let became = match &outcome {
+        Ok(Heard::Ping(_)) => return outcome,
+        Ok(Heard::Forward(_, forward)) => Ok(forward.interface),
+        Err(reason) => Err(*reason),
+    };
+    settle(tables, &seen, became);
     outcome
 }
 
+/// The stage behind [`icmp`] for pings: answers one, and says so, or why not.
 #[inline(always)]
-fn act<P: Packet, T: BalancerTables>(
-    packet: P,
-    place: Place,
-    tables: &T,
-    seen: &mut Seen,
-) -> Result<(P, Forward), Reason> {
+pub fn ping<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Reason {
+    let reason = match answered(packet, place, tables) {
+        Ok(reason) | Err(reason) => reason,
+    };
+    settle(tables, &Seen::default(), Err(reason));
+    reason
+}
+
+#[inline(always)]
+fn answered<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Reason, Reason> {
+    let walked = place.walked(&packet)?;
+    check_list_of_all(tables, &walked.network.source)?;
+    let offset = walked.start.wrapping_add(walked.network.header);
+    let header: Icmp = packet.load_variable(offset).ok_or(Reason::Truncated)?;
+    match Message::of(walked.network.family, &header) {
+        Message::Ping(old, new) => Ok(answer(packet, &walked, offset, old, new)),
+        _ => Err(Reason::OtherProtocol),
+    }
+}
+
+#[inline(always)]
+fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: &mut Seen) -> Result<Heard<P>, Reason> {
     let walked = place.walked(&packet)?;
     let network = walked.network;
     let address = find_address(tables, &network)?;
@@ -89,10 +120,7 @@ fn act<P: Packet, T: BalancerTables>(
             let ports = Port::new(0);
             (vip, Flow::new(network.source, network.destination, ports, ports, network.protocol))
         }
-        Message::Ping(old, new) => {
-            check_list_of_all(tables, &network.source)?;
-            return Err(answer(packet, &walked, offset, old, new));
-        }
+        Message::Ping(..) => return Ok(Heard::Ping(packet)),
         Message::Other => return Err(Reason::OtherProtocol),
     };
 
@@ -108,7 +136,7 @@ fn act<P: Packet, T: BalancerTables>(
     let (choice, hash) = ours.choose(&flow, tables, false)?;
     seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
-    ours.send_untold(&choice, hash, tables)
+    ours.send_untold(&choice, hash, tables).map(|(packet, forward)| Heard::Forward(packet, forward))
 }
 
 /// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet, from the VIP to the client, is at `start`.

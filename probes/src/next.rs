@@ -10,13 +10,14 @@ const NO_ACTION: u64 = 1 << 32;
 const LOCATE: u64 = NO_ACTION;
 const AT: u64 = NO_ACTION | 1 << 33;
 const TOO_BIG: u64 = NO_ACTION | 1 << 34;
-const FINISH: u64 = NO_ACTION | 1 << 35;
+const PING: u64 = NO_ACTION | 1 << 35;
+const FINISH: u64 = NO_ACTION | 1 << 36;
 
 /// The bits that say which.
-const WHICH: u64 = LOCATE | AT | TOO_BIG | FINISH;
+const WHICH: u64 = LOCATE | AT | TOO_BIG | PING | FINISH;
 
 /// Where an action is, beside what is to be done before it.
-const ACTION: u32 = 36;
+const ACTION: u32 = 37;
 
 /// The stage that comes next. The packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +28,11 @@ pub enum Next {
     Locate,
     /// The stage that [`Place::matter`] says, at this place.
     At(Place),
+    /// [`sluice_datapath::icmp::ping`], at the same place.
+    Ping,
     /// [`sluice_datapath::reject()`], which tells this MTU.
     TooBig(u32),
-    /// [`sluice_datapath::gue::finish`]; then the action, which has less than 28 bits.
+    /// [`sluice_datapath::gue::finish`]; then the action, which has less than 27 bits.
     Finish(u32, Behind),
 }
 
@@ -41,6 +44,7 @@ impl Next {
             Self::Nothing => 0,
             Self::Locate => LOCATE,
             Self::At(place) => AT | place.to_word() as u64,
+            Self::Ping => PING,
             Self::TooBig(mtu) => TOO_BIG | mtu as u64,
             Self::Finish(action, behind) => FINISH | (action as u64) << ACTION | behind.to_word() as u64,
         }
@@ -52,6 +56,7 @@ impl Next {
         match word & WHICH {
             LOCATE => Self::Locate,
             AT => Self::At(Place::from_word(word as u32)),
+            PING => Self::Ping,
             TOO_BIG => Self::TooBig(forgotten(word as u32)),
             FINISH => Self::Finish((word >> ACTION) as u32, Behind::from_word(forgotten(word as u32))),
             _ => Self::Nothing,

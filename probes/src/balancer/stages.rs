@@ -3,6 +3,7 @@
 
 use sluice_datapath::balance::{direct, general, locate};
 use sluice_datapath::gue::{Behind, finish};
+use sluice_datapath::icmp::{Heard, ping};
 use sluice_datapath::observe;
 use sluice_datapath::walk::{Matter, Place};
 use sluice_datapath::{First, Forward, Outcome, follow, icmp, reject};
@@ -43,7 +44,10 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
         if let Next::At(place) = Next::of(word) {
             word = match place.matter() {
                 Matter::General => general_at(hook, place.to_word(), watched),
-                Matter::Icmp => icmp_at(hook, place.to_word(), watched),
+                Matter::Icmp => match icmp_at(hook, place.to_word(), watched) {
+                    word if Next::of(word) == Next::Ping => ping_at(hook, place.to_word(), watched),
+                    word => word,
+                },
                 Matter::Later => follow_at(hook, place.to_word(), watched),
             };
         }
@@ -100,9 +104,15 @@ fn general_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
 #[inline(never)]
 fn icmp_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match icmp(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok((_, forward)) => forwarded(hook, &forward),
+        Ok(Heard::Forward(_, forward)) => forwarded(hook, &forward),
+        Ok(Heard::Ping(_)) => Next::Ping.to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
+}
+
+#[inline(never)]
+fn ping_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
+    hook.refuse(ping(hook.packet(), Place::from_word(place), &Maps { watched })).into()
 }
 
 #[inline(never)]

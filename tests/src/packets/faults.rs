@@ -88,16 +88,16 @@ pub const FAULTS: &[Fault] = &[
     ("drops have no reason", &["what is dropped is counted once by its reason, and what comes next is forwarded"]),
 ];
 
-/// Runs the cases of a fault.
+/// Runs the cases of a fault, each on a balancer of its own.
 ///
 /// # Errors
 ///
 /// What did not end as the case says; a name that no case has.
-pub fn check(fault: &Fault, balancer: &mut dyn Balancer) -> Result<()> {
+pub fn check<B: Balancer>(fault: &Fault, new: impl Fn() -> B) -> Result<()> {
     let all = cases::balancing();
     for name in fault.1 {
         let case = all.iter().find(|case| case.name == *name).with_context(|| format!("there is no case `{name}`"))?;
-        case.run(balancer).with_context(|| format!("case `{name}`"))?;
+        case.run(&mut new()).with_context(|| format!("case `{name}`"))?;
     }
     Ok(())
 }
