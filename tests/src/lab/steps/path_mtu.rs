@@ -3,24 +3,26 @@
 use super::Examination;
 use super::transfer::Transfer;
 use crate::lab::capture::Captured;
-use crate::lab::topology::{CLIENT_MTU, Family, HOSTS, clients};
+use crate::lab::topology::{Family, HOSTS, clients};
 use anyhow::{Context, Result};
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{Icmpv4Type, Icmpv6Type, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 
-/// MTU of the router's link to the client for a while, in bytes; IPv6 knows none below 1280.
+/// MTU of the router's route to the client for a while, in bytes; IPv6 knows none below 1280.
 const SMALL_MTU: u32 = 1400;
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
     let client = clients().next().context("the lab has no client")?;
     let router = &HOSTS[0];
-    // Only in this direction: what the client sends is as long as before, and what it says of its MTU, too.
-    let set = |mtu: u32| lab.namespaces.run(router, "ip", &["link", "set", client.name, "mtu", &mtu.to_string()], "");
     for family in Family::BOTH {
-        set(SMALL_MTU)?;
+        // Of the route and not of the link, which would drop longer frames of the client's as they come in: what the client sends, and says of its MTU,
+        // is as before. Locked, because only such an MTU counts for what is forwarded.
+        let (address, mtu) = (client.address(family).to_string(), SMALL_MTU.to_string());
+        let narrow = ["route", "add", &address, "dev", client.name, "mtu", "lock", &mtu];
+        lab.namespaces.run(router, "ip", &narrow, "")?;
         let moved = Transfer::run(lab, client, examination.wanted.listed(), family, lab.scale.bulk)?;
-        set(CLIENT_MTU)?;
+        lab.namespaces.run(router, "ip", &["route", "del", &address, "dev", client.name], "")?;
         let arrived: usize = moved.balancers.iter().map(|captured| too_big(captured, false)).sum();
         let left: usize = moved.balancers.iter().map(|captured| too_big(captured, true)).sum();
         let name = family.name();

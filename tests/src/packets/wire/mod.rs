@@ -191,8 +191,13 @@ pub fn can_carry(frame: &Frame) -> bool {
     }
     !frame.vlan
         && merged(&frame.bytes).is_some_and(|merged| {
+            /// Bytes of an Ethernet and an IPv6 header.
+            const BEHIND_IPV6: usize = 14 + 40;
+
             let size = frame.segment_size as usize;
-            merged.payload > size && merged.payload.div_ceil(size) == frame.segments as usize
+            // The kernel takes no merged datagrams from a packet socket whose headers it cannot skip: those with extension headers.
+            let skipped = merged.kind != Offload::UDP || merged.transport <= BEHIND_IPV6;
+            skipped && merged.payload > size && merged.payload.div_ceil(size) == frame.segments as usize
         })
 }
 
