@@ -128,7 +128,7 @@ fn between<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
     if !tables.features().has(Features::GUE) {
         return 0;
     }
-    let gue = options.word() / VipOptions::GUE.word() & 1;
+    let gue = (options.word() / VipOptions::GUE.word()) & 1;
     core::hint::black_box(gue.wrapping_mul(Udp::SIZE as u32))
 }
 

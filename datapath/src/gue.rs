@@ -83,7 +83,7 @@ impl Behind {
 
     #[inline(always)]
     const fn of_flow(self, hash: u64) -> Self {
-        Self(self.0 | hash as u32 & Self::BITS)
+        Self(self.0 | (hash as u32 & Self::BITS))
     }
 
     /// It, as a number.

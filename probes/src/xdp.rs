@@ -9,7 +9,7 @@ use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_grou
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
 
 use crate::access;
-use crate::hook::Hook;
+use crate::hook::{Hook, known};
 
 /// A packet at an XDP hook. It is never merged, and its VLAN tag is in its bytes.
 pub struct XdpPacket {
@@ -317,7 +317,7 @@ impl Hook for AtXdp {
 
     #[inline(always)]
     fn refuse(self, reason: Reason) -> u32 {
-        match reason.verdict() {
+        match known(reason).verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,
             Verdict::Answer => XDP_TX,
