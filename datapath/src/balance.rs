@@ -3,7 +3,7 @@
 //! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
 //! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
 //! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
-//! [`follow`](crate::follow()). What goes in UDP, [`gue::finish`] finishes. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
+//! [`follow`](crate::follow()). In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
 //! the other.
 
 use crate::encapsulate::way;
@@ -18,7 +18,7 @@ use crate::reject::reject;
 use crate::tables::BalancerTables;
 use crate::vip::{check_source, find_address, find_vip, route};
 use crate::walk::{self, Matter, Place};
-use crate::{Family, Reason, follow, gue, icmp, parse};
+use crate::{Family, Reason, follow, icmp, parse};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Forward {
     pub family: Family,
     /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
     pub neighbour: u32,
-    /// In GUE, what the UDP header depends on: it is a matter for [`gue::finish`]. Else [`Behind::NONE`].
+    /// In GUE, what the UDP header depends on: where stages are functions, it is a matter for [`gue::finish`](crate::gue::finish()). Else [`Behind::NONE`].
     pub behind: Behind,
 }
 
@@ -37,7 +37,7 @@ pub struct Forward {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First<P> {
     /// It is encapsulated and accounted, and leaves.
-    Forward(P, Forward),
+    Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
     /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
@@ -48,7 +48,7 @@ pub enum First<P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<P> {
     /// It is encapsulated and accounted, and leaves.
-    Forward(P, Forward),
+    Forward(Forward),
     /// As [`First::TooBig`].
     TooBig(P, u32),
 }
@@ -61,28 +61,18 @@ pub enum Outcome<P> {
 /// verdict is to answer, or the reason [`Reason::NoRoom`].
 #[inline(always)]
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
-    let (packet, forward) = encapsulate(packet, tables)?;
-    if forward.behind != Behind::NONE {
-        gue::finish(packet, forward.behind, tables)?;
-    }
-    Ok(forward)
-}
-
-/// All stages but the one that finishes GUE.
-#[inline(always)]
-fn encapsulate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P, Forward), Reason> {
     match direct(packet, tables)? {
-        First::Forward(packet, forward) => Ok((packet, forward)),
+        First::Forward(forward) => Ok(forward),
         First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
         First::Unusual(packet) => {
             let (packet, place) = locate(packet, tables)?;
             match place.matter() {
                 Matter::General => match general(packet, place, tables)? {
-                    Outcome::Forward(packet, forward) => Ok((packet, forward)),
+                    Outcome::Forward(forward) => Ok(forward),
                     Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
                 },
                 Matter::Icmp => match icmp(packet, place, tables)? {
-                    Heard::Forward(packet, forward) => Ok((packet, forward)),
+                    Heard::Forward(forward) => Ok(forward),
                     Heard::Ping(packet) => Err(ping(packet, place, tables)),
                 },
                 Matter::Later => follow(packet, place, tables),
@@ -102,7 +92,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     let outcome = forward_direct(packet, tables, &mut seen);
     let became = match &outcome {
         Ok(First::Unusual(_)) => return outcome,
-        Ok(First::Forward(_, forward)) => Ok(forward.interface),
+        Ok(First::Forward(forward)) => Ok(*forward),
         Ok(First::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
@@ -136,7 +126,7 @@ pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T
     let mut seen = Seen::default();
     let outcome = forward_at(packet, place, tables, &mut seen);
     let became = match &outcome {
-        Ok(Outcome::Forward(_, forward)) => Ok(forward.interface),
+        Ok(Outcome::Forward(forward)) => Ok(*forward),
         Ok(Outcome::TooBig(..)) => Err(Reason::TooBig),
         Err(reason) => Err(*reason),
     };
@@ -144,19 +134,10 @@ pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T
     outcome
 }
 
-/// What [`settle`] needs to know of an outcome.
+/// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
 #[inline(always)]
-pub(crate) fn became<P>(outcome: &Result<(P, Forward), Reason>) -> Result<u32, Reason> {
-    match outcome {
-        Ok((_, forward)) => Ok(forward.interface),
-        Err(reason) => Err(*reason),
-    }
-}
-
-/// Counts a packet that is not forwarded, and tells of every packet to whoever captures. `became` is the interface through which it leaves, or why it does not.
-#[inline(always)]
-pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<u32, Reason>) {
-    if let Err(reason) = became {
+pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, Reason>) {
+    if let Err(reason) = outcome {
         tables.count_refused(reason);
         if seen.service != 0
             && let Some(index) = reason.drop_index()
@@ -164,7 +145,7 @@ pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<
             tables.count_dropped(seen.service, index);
         }
     }
-    observe::note(tables, seen, became);
+    observe::note(tables, seen, outcome);
 }
 
 #[inline(always)]
@@ -197,7 +178,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         return Ok(First::TooBig(packet.packet, mtu));
     }
-    packet.send(&choice, &way, hash, shrink, tables).map(|(packet, forward)| First::Forward(packet, forward))
+    packet.send(&choice, &way, hash, shrink, tables).map(First::Forward)
 }
 
 #[inline(always)]
@@ -254,5 +235,5 @@ fn forward_at<P: Packet, T: BalancerTables>(
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    packet.send(&choice, &way, hash, false, tables).map(|(packet, forward)| Outcome::Forward(packet, forward))
+    packet.send(&choice, &way, hash, false, tables).map(Outcome::Forward)
 }

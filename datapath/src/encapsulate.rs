@@ -10,7 +10,7 @@ use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
 use crate::parse::{Network, Size};
 use crate::tables::BalancerTables;
-use crate::{Address, Family, Reason, ecn};
+use crate::{Address, Family, Reason, ecn, gue};
 
 /// Time to live of outer headers: enough for any underlay, and not taken from the client.
 pub const OUTER_HOPS: u8 = 64;
@@ -147,7 +147,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     hash: u64,
     shrink: bool,
     tables: &T,
-) -> Result<(P, Forward), Reason> {
+) -> Result<Forward, Reason> {
     let Way { family, between, next_hop } = *way;
     let packet = match tags {
         None => packet,
@@ -167,10 +167,13 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
             packet.encapsulate(family, inner.family, &outer, shrink, between)?
         }
     };
+    if behind != Behind::NONE {
+        packet.in_place(|packet| gue::finish(packet, behind, tables))?;
+    }
     // Sources that differ may have routes that differ.
     let known = !tables.features().has(Features::SOURCES);
     let neighbour = if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
-    Ok((packet, Forward { interface: next_hop.interface, family, neighbour, behind }))
+    Ok(Forward { interface: next_hop.interface, family, neighbour, behind })
 }
 
 /// The source of an outer header: where sources are spread, some of its bits are the flow's own.

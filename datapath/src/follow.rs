@@ -1,6 +1,6 @@
 //! Later fragments follow their first one, which has the ports.
 
-use crate::balance::{Forward, became, settle};
+use crate::balance::{Forward, settle};
 use crate::choose::Choice;
 use crate::entries::{Fragment, PrefixKey, Vip};
 use crate::flow::Port;
@@ -22,10 +22,10 @@ use crate::{Address, Flow, Reason};
 ///
 /// As [`crate::balance()`].
 #[inline(always)]
-pub fn follow<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<(P, Forward), Reason> {
+pub fn follow<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
     let mut seen = Seen::default();
     let outcome = forward(packet, place, tables, &mut seen);
-    settle(tables, &seen, became(&outcome));
+    settle(tables, &seen, outcome);
     outcome
 }
 
@@ -35,7 +35,7 @@ fn forward<P: Packet, T: BalancerTables>(
     place: Place,
     tables: &T,
     seen: &mut Seen,
-) -> Result<(P, Forward), Reason> {
+) -> Result<Forward, Reason> {
     let walked = place.walked(&packet)?;
     let identification = walked.identification(&packet)?;
     // Which VIP it is for is not known, only whose. A service that has no rates has none in the map either.

@@ -145,14 +145,10 @@ fn forgotten_size(bytes: usize) -> usize {
 ///
 /// # Errors
 ///
-/// [`Reason::NoRoom`], already counted.
+/// [`Reason::NoRoom`].
 #[inline(always)]
 pub fn finish<P: Packet, T: BalancerTables>(packet: P, behind: Behind, tables: &T) -> Result<(), Reason> {
-    let outcome = write(packet, behind, tables.gue_port()).ok_or(Reason::NoRoom).and_then(|written| written);
-    if let Err(reason) = outcome {
-        tables.count_refused(reason);
-    }
-    outcome
+    write(packet, behind, tables.gue_port()).ok_or(Reason::NoRoom).and_then(|written| written)
 }
 
 #[inline(always)]

@@ -59,7 +59,7 @@ impl Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard<P> {
     /// It is encapsulated and accounted, and leaves.
-    Forward(P, Forward),
+    Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`ping`]: a ping that nobody but the balancer answers.
     Ping(P),
 }
@@ -75,7 +75,7 @@ pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -
     let outcome = act(packet, place, tables, &mut seen);
     let became = match &outcome {
         Ok(Heard::Ping(_)) => return outcome,
-        Ok(Heard::Forward(_, forward)) => Ok(forward.interface),
+        Ok(Heard::Forward(forward)) => Ok(*forward),
         Err(reason) => Err(*reason),
     };
     settle(tables, &seen, became);
@@ -136,7 +136,7 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: 
     let (choice, hash) = ours.choose(&flow, tables, false)?;
     seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
-    ours.send_untold(&choice, hash, tables).map(|(packet, forward)| Heard::Forward(packet, forward))
+    ours.send_untold(&choice, hash, tables).map(Heard::Forward)
 }
 
 /// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet, from the VIP to the client, is at `start`.

@@ -143,6 +143,10 @@ impl Packet for Buffer<'_> {
         Ok(self)
     }
 
+    fn in_place(self, work: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
+        work(self)
+    }
+
     fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.store(offset, header)
     }

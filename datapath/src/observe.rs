@@ -10,7 +10,7 @@ use crate::plain::plain;
 use crate::tables::BalancerTables;
 #[cfg(doc)]
 use crate::tables::EventTables;
-use crate::{Packet, Reason, Verdict};
+use crate::{Forward, Packet, Reason, Verdict};
 
 /// The most bytes of a packet that an event holds: all headers of nearly every packet.
 pub const HEAD: usize = 128;
@@ -168,7 +168,7 @@ pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
 ///
 /// It does no more: a stage's code is gone through once for each way in which it ends, and [`end`] just once.
 #[inline(always)]
-pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<u32, Reason>) {
+pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<Forward, Reason>) {
     if !tables.features().has(Features::EVENTS) || tables.watched() == 0 {
         return;
     }
@@ -176,9 +176,9 @@ pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<u3
         let event = &mut observer.event;
         event.service = seen.service;
         match became {
-            Ok(interface) => {
+            Ok(forward) => {
                 observer.outcome = if seen.opens { outcome::OPENED } else { outcome::FORWARDED };
-                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), interface);
+                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), forward.interface);
             }
             Err(reason) if reason.verdict() == Verdict::Drop => {
                 observer.outcome = outcome::DROPPED;

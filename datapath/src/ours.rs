@@ -122,7 +122,7 @@ impl<P: Packet> Ours<P> {
         choice: &Choice,
         hash: u64,
         tables: &T,
-    ) -> Result<(P, Forward), Reason> {
+    ) -> Result<Forward, Reason> {
         let way = way(&self.network, self.vip.options, choice, tables)?;
         if self.size.segment > way.room() as usize {
             return Err(Reason::TooBig);
@@ -139,7 +139,7 @@ impl<P: Packet> Ours<P> {
         hash: u64,
         shrink: bool,
         tables: &T,
-    ) -> Result<(P, Forward), Reason> {
+    ) -> Result<Forward, Reason> {
         let behind = self.behind(way, hash, tables)?;
         let forwarded = Forwarded {
             packets: self.packet.segments(),
@@ -147,8 +147,8 @@ impl<P: Packet> Ours<P> {
             new_flows: u64::from(self.opens),
         };
         let (packet, inner, size, tags) = (self.packet, &self.network, &self.size, self.tags);
-        let sent = wrap(packet, inner, size, tags, choice, way, behind, hash, shrink, tables)?;
+        let forward = wrap(packet, inner, size, tags, choice, way, behind, hash, shrink, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
-        Ok(sent)
+        Ok(forward)
     }
 }

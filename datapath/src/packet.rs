@@ -101,6 +101,13 @@ pub trait Packet: Sized {
         between: u32,
     ) -> Result<Self, Reason>;
 
+    /// Does work that a binding whose stages are functions leaves to one of them.
+    ///
+    /// # Errors
+    ///
+    /// The work's.
+    fn in_place(self, work: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason>;
+
     /// Overwrites bytes of headers that this program has inserted. `offset` is a constant wherever the function is called.
     ///
     /// # Errors

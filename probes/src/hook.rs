@@ -3,16 +3,6 @@
 use sluice_datapath::entries::Neighbour;
 use sluice_datapath::{Forward, Packet, Reason};
 
-/// The same reason, at which nothing looks before: where there may be none, its place may hold something else, with which old verifiers forbid to count.
-#[inline(always)]
-pub(crate) fn known(reason: Reason) -> Reason {
-    let mut number = u64::from(reason.index());
-    // SAFETY: the instruction moves the number to where it is.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
-    // SAFETY: it is the same number, a reason's.
-    unsafe { core::mem::transmute::<u32, Reason>(number as u32) }
-}
-
 /// A packet's context at a hook.
 pub trait Hook: Copy {
     /// The binding of packets.

@@ -20,7 +20,7 @@ use sluice_datapath::parse::is_tag;
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 
 use crate::access;
-use crate::hook::{Hook, known};
+use crate::hook::Hook;
 
 /// Bytes that are made linear before a packet is read: the headers that are read at constant offsets, on the balancer (Ethernet,
 /// IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
@@ -288,6 +288,11 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn in_place(self, _: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.put(offset, header)
     }
@@ -371,7 +376,6 @@ impl Hook for AtTc {
 
     #[inline(always)]
     fn refuse(self, reason: Reason) -> u32 {
-        let reason = known(reason);
         match reason.verdict() {
             // SAFETY: the helper takes numbers only.
             Verdict::Answer => unsafe { bpf_redirect(self.packet().interface(), 0) as u32 },

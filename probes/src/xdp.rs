@@ -9,7 +9,7 @@ use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_grou
 use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
 
 use crate::access;
-use crate::hook::{Hook, known};
+use crate::hook::Hook;
 
 /// A packet at an XDP hook. It is never merged, and its VLAN tag is in its bytes.
 pub struct XdpPacket {
@@ -227,6 +227,11 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn in_place(self, _: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.put(offset, header)
     }
@@ -317,7 +322,7 @@ impl Hook for AtXdp {
 
     #[inline(always)]
     fn refuse(self, reason: Reason) -> u32 {
-        match known(reason).verdict() {
+        match reason.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,
             Verdict::Answer => XDP_TX,

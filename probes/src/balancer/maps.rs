@@ -400,7 +400,9 @@ impl BalancerTables for Maps {
         if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
             // SAFETY: as above.
             let counters = unsafe { &mut *counters };
-            if let Some(counter) = counters.drops.get_mut(drop_index as usize) {
+            // It is less than that many. Old verifiers learn it from arithmetic, and not where the compiler checked another copy of the number.
+            let index = core::hint::black_box(drop_index) as usize & (Reason::DROPS - 1);
+            if let Some(counter) = counters.drops.get_mut(index) {
                 *counter = counter.wrapping_add(1);
             }
         }

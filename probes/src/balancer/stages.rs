@@ -6,7 +6,7 @@ use sluice_datapath::gue::{Behind, finish};
 use sluice_datapath::icmp::{Heard, ping};
 use sluice_datapath::observe;
 use sluice_datapath::walk::{Matter, Place};
-use sluice_datapath::{First, Forward, Outcome, follow, icmp, reject};
+use sluice_datapath::{BalancerTables as _, First, Forward, Outcome, follow, icmp, reject};
 use sluice_probes::hook::Hook;
 use sluice_probes::next::Next;
 
@@ -77,7 +77,7 @@ fn end() {
 #[inline(never)]
 fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match direct(hook.arrived(), &Maps { watched }) {
-        Ok(First::Forward(_, forward)) => forwarded(hook, &forward),
+        Ok(First::Forward(forward)) => forwarded(hook, &forward),
         Ok(First::Unusual(_)) => Next::Locate.to_word(),
         Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
@@ -95,7 +95,7 @@ fn locate_at<H: Hook>(hook: H, watched: u64) -> u64 {
 #[inline(never)]
 fn general_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match general(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(Outcome::Forward(_, forward)) => forwarded(hook, &forward),
+        Ok(Outcome::Forward(forward)) => forwarded(hook, &forward),
         Ok(Outcome::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
@@ -104,7 +104,7 @@ fn general_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
 #[inline(never)]
 fn icmp_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match icmp(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(Heard::Forward(_, forward)) => forwarded(hook, &forward),
+        Ok(Heard::Forward(forward)) => forwarded(hook, &forward),
         Ok(Heard::Ping(_)) => Next::Ping.to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
@@ -118,7 +118,7 @@ fn ping_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
 #[inline(never)]
 fn follow_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
     match follow(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok((_, forward)) => forwarded(hook, &forward),
+        Ok(forward) => forwarded(hook, &forward),
         Err(reason) => hook.refuse(reason).into(),
     }
 }
@@ -133,7 +133,10 @@ fn reject_at<H: Hook>(hook: H, mtu: u32) -> u32 {
 fn finish_at<H: Hook>(hook: H, behind: u32) -> u32 {
     match finish(hook.packet(), Behind::from_word(behind), &UNWATCHED) {
         Ok(()) => 0,
-        Err(reason) => hook.refuse(reason),
+        Err(reason) => {
+            UNWATCHED.count_refused(reason);
+            hook.refuse(reason)
+        }
     }
 }
 
