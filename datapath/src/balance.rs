@@ -90,13 +90,13 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<First<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = forward_direct(packet, tables, &mut seen);
-    let became = match &outcome {
+    let refused = match &outcome {
         Ok(First::Unusual(_)) => return outcome,
-        Ok(First::Forward(forward)) => Ok(*forward),
-        Ok(First::TooBig(..)) => Err(Reason::TooBig),
-        Err(reason) => Err(*reason),
+        Ok(First::Forward(forward)) => seen.leaves(forward),
+        Ok(First::TooBig(..)) => Some(Reason::TooBig),
+        Err(reason) => Some(*reason),
     };
-    settle(tables, &seen, became);
+    settle(tables, &seen, refused);
     outcome
 }
 
@@ -110,7 +110,7 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
     match find_place(&packet, tables) {
         Ok(place) => Ok((packet, place)),
         Err(reason) => {
-            settle(tables, &Seen::default(), Err(reason));
+            settle(tables, &Seen::default(), Some(reason));
             Err(reason)
         }
     }
@@ -125,19 +125,19 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
 pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Outcome<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = forward_at(packet, place, tables, &mut seen);
-    let became = match &outcome {
-        Ok(Outcome::Forward(forward)) => Ok(*forward),
-        Ok(Outcome::TooBig(..)) => Err(Reason::TooBig),
-        Err(reason) => Err(*reason),
+    let refused = match &outcome {
+        Ok(Outcome::Forward(forward)) => seen.leaves(forward),
+        Ok(Outcome::TooBig(..)) => Some(Reason::TooBig),
+        Err(reason) => Some(*reason),
     };
-    settle(tables, &seen, became);
+    settle(tables, &seen, refused);
     outcome
 }
 
 /// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
 #[inline(always)]
-pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result<Forward, Reason>) {
-    if let Err(reason) = outcome {
+pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, refused: Option<Reason>) {
+    if let Some(reason) = refused {
         tables.count_refused(reason);
         if seen.service != 0
             && let Some(index) = reason.drop_index()
@@ -145,7 +145,7 @@ pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, outcome: Result
             tables.count_dropped(seen.service, index);
         }
     }
-    observe::note(tables, seen, outcome);
+    observe::note(tables, seen, refused);
 }
 
 #[inline(always)]

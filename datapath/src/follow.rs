@@ -25,7 +25,11 @@ use crate::{Address, Flow, Reason};
 pub fn follow<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
     let mut seen = Seen::default();
     let outcome = forward(packet, place, tables, &mut seen);
-    settle(tables, &seen, outcome);
+    let refused = match &outcome {
+        Ok(forward) => seen.leaves(forward),
+        Err(reason) => Some(*reason),
+    };
+    settle(tables, &seen, refused);
     outcome
 }
 

@@ -73,12 +73,12 @@ pub enum Heard<P> {
 pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Heard<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = act(packet, place, tables, &mut seen);
-    let became = match &outcome {
+    let refused = match &outcome {
         Ok(Heard::Ping(_)) => return outcome,
-        Ok(Heard::Forward(forward)) => Ok(*forward),
-        Err(reason) => Err(*reason),
+        Ok(Heard::Forward(forward)) => seen.leaves(forward),
+        Err(reason) => Some(*reason),
     };
-    settle(tables, &seen, became);
+    settle(tables, &seen, refused);
     outcome
 }
 
@@ -88,7 +88,7 @@ pub fn ping<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -
     let reason = match answered(packet, place, tables) {
         Ok(reason) | Err(reason) => reason,
     };
-    settle(tables, &Seen::default(), Err(reason));
+    settle(tables, &Seen::default(), Some(reason));
     reason
 }
 

@@ -130,6 +130,19 @@ pub struct Seen {
     pub backend: u16,
     /// Whether the packet opens a TCP connection.
     pub opens: bool,
+    /// Index of the interface through which it leaves, 0 if it does not.
+    pub interface: u32,
+}
+
+impl Seen {
+    /// Notes where an encapsulated packet leaves. It is refused for no reason.
+    ///
+    /// (The interface is a number on every path: of what is there on some alone, compilers read what nobody wrote, and old verifiers do not let them.)
+    #[inline(always)]
+    pub(crate) fn leaves(&mut self, forward: &Forward) -> Option<Reason> {
+        self.interface = forward.interface;
+        None
+    }
 }
 
 /// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise, and nothing where the program has not
@@ -168,23 +181,23 @@ pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
 ///
 /// It does no more: a stage's code is gone through once for each way in which it ends, and [`end`] just once.
 #[inline(always)]
-pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, became: Result<Forward, Reason>) {
+pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, refused: Option<Reason>) {
     if !tables.features().has(Features::EVENTS) || tables.watched() == 0 {
         return;
     }
     tables.observer(|observer| {
         let event = &mut observer.event;
         event.service = seen.service;
-        match became {
-            Ok(forward) => {
+        match refused {
+            None => {
                 observer.outcome = if seen.opens { outcome::OPENED } else { outcome::FORWARDED };
-                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), forward.interface);
+                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), seen.interface);
             }
-            Err(reason) if reason.verdict() == Verdict::Drop => {
+            Some(reason) if reason.verdict() == Verdict::Drop => {
                 observer.outcome = outcome::DROPPED;
                 (event.reason, event.backend, event.leaves) = (reason.index(), 0, 0);
             }
-            Err(_) => {}
+            Some(_) => {}
         }
     });
 }
