@@ -264,6 +264,9 @@ impl Packet for TcPacket {
         shrink: bool,
         between: u32,
     ) -> Result<Self, Reason> {
+        /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] by the bytes of a UDP header.
+        const FLAG_PER_BYTE: u32 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32;
+
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
             return Err(Reason::NoRoom);
@@ -274,7 +277,7 @@ impl Packet for TcPacket {
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
             };
         // The number of bytes is zero or that of a UDP header, of which the flag is a multiple: nothing need branch.
-        let udp = between.wrapping_mul(BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32);
+        let udp = between.wrapping_mul(FLAG_PER_BYTE);
         let (bytes, flags) = ((size_of::<T>() as i32).wrapping_add(between as i32), u64::from(flags | udp));
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
