@@ -3,7 +3,7 @@
 //! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
 //! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
 //! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
-//! [`follow`](crate::follow()). In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
+//! [`follow`](crate::follow()); before [`general`] comes [`quic`](crate::quic()), where connection IDs may name backends. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
 //! the other.
 
 use crate::encapsulate::way;
@@ -11,14 +11,16 @@ use crate::entries::Fragment;
 use crate::gue::Behind;
 use crate::icmp::{Heard, ping};
 use crate::observe::{self, Seen};
+use crate::options::Features;
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::Part;
+use crate::quic::{Named, is_quic};
 use crate::reject::reject;
 use crate::tables::BalancerTables;
 use crate::vip::{check_source, find_address, find_vip, route};
 use crate::walk::{self, Matter, Place};
-use crate::{Family, Reason, follow, icmp, parse};
+use crate::{Family, Reason, follow, icmp, parse, quic};
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub enum First<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
+    /// It is unchanged, uncounted, and a matter for [`quic`](crate::quic()) at this place, then for [`general`] if it names nobody.
+    Quic(P, Place),
     /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
     TooBig(P, u32),
 }
@@ -64,20 +68,35 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
     match direct(packet, tables)? {
         First::Forward(forward) => Ok(forward),
         First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
+        First::Quic(packet, place) => proceed(packet, place, tables),
         First::Unusual(packet) => {
             let (packet, place) = locate(packet, tables)?;
-            match place.matter() {
-                Matter::General => match general(packet, place, tables)? {
-                    Outcome::Forward(forward) => Ok(forward),
-                    Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
-                },
-                Matter::Icmp => match icmp(packet, place, tables)? {
-                    Heard::Forward(forward) => Ok(forward),
-                    Heard::Ping(packet) => Err(ping(packet, place, tables)),
-                },
-                Matter::Later => follow(packet, place, tables),
-            }
+            proceed(packet, place, tables)
         }
+    }
+}
+
+/// What is left of [`balance`] where the end of the headers is known.
+#[inline(always)]
+fn proceed<P: Packet, T: BalancerTables>(mut packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
+    let matter = place.matter();
+    if matter == Matter::Datagram && tables.features().has(Features::QUIC) {
+        packet = match quic(packet, place, tables)? {
+            Named::Forward(forward) => return Ok(forward),
+            Named::TooBig(packet, mtu) => return Err(reject(packet, mtu, tables)),
+            Named::Nobody(packet) => packet,
+        };
+    }
+    match matter {
+        Matter::General | Matter::Datagram => match general(packet, place, tables)? {
+            Outcome::Forward(forward) => Ok(forward),
+            Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
+        },
+        Matter::Icmp => match icmp(packet, place, tables)? {
+            Heard::Forward(forward) => Ok(forward),
+            Heard::Ping(packet) => Err(ping(packet, place, tables)),
+        },
+        Matter::Later => follow(packet, place, tables),
     }
 }
 
@@ -91,7 +110,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     let mut seen = Seen::default();
     let outcome = forward_direct(packet, tables, &mut seen);
     let refused = match &outcome {
-        Ok(First::Unusual(_)) => return outcome,
+        Ok(First::Unusual(_) | First::Quic(..)) => return outcome,
         Ok(First::Forward(forward)) => seen.leaves(forward),
         Ok(First::TooBig(..)) => Some(Reason::TooBig),
         Err(reason) => Some(*reason),
@@ -161,6 +180,9 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     }
     let transport = parse::transport(&packet, &network)?;
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
+    if is_quic(tables, &vip, network.protocol) {
+        return Ok(First::Quic(packet, Place::direct(network)));
+    }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
     (seen.service, seen.opens) = (vip.service, transport.opens);

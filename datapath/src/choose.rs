@@ -53,7 +53,12 @@ pub(crate) fn choose<T: BalancerTables>(
 /// The backend that the connection table names, unless its index has been given to another backend since.
 #[inline(always)]
 fn tracked<T: BalancerTables>(tables: &T, flow: &Flow, hint: u16) -> Option<Choice> {
-    let connection = tables.connection(flow)?;
+    still(tables, &tables.connection(flow)?, hint)
+}
+
+/// The backend that had a flow, unless its index has been given to another backend since.
+#[inline(always)]
+pub(crate) fn still<T: BalancerTables>(tables: &T, connection: &Connection, hint: u16) -> Option<Choice> {
     let index = connection.backend as u16;
     let backend = tables.backend(index)?;
     (backend.incarnation == connection.incarnation).then_some(Choice { index, backend, hint })

@@ -379,7 +379,8 @@ impl From<IpAddr> for Neighbour {
     }
 }
 
-/// Value of the connection table `CONNECTIONS`, keyed by [`crate::Flow`].
+/// Who has a flow: value of the connection table `CONNECTIONS`, keyed by [`crate::Flow`], and of the map `QUIC_SERVERS`, keyed by
+/// [`ServerKey`](crate::quic::ServerKey).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {

@@ -12,6 +12,7 @@ use crate::header::Udp;
 use crate::observe::{Event, HEAD, Observer, switch};
 use crate::options::Features;
 use crate::packet::{ETHERNET, ether_type, is_group};
+use crate::quic::{IdLengths, ServerKey};
 use crate::rates::{Asks, Buckets, Limit, Rate, SourceKey};
 use crate::tables::Forwarded;
 use crate::{
@@ -201,6 +202,10 @@ pub struct Balancer {
     pub vips: HashMap<VipKey, Vip>,
     /// The map `ROUTES`, by service.
     pub routes: BTreeMap<u32, BTreeMap<PrefixKey, Vip>>,
+    /// The map `QUIC_LENGTHS`.
+    pub quic_lengths: BTreeMap<u32, IdLengths>,
+    /// The map `QUIC_SERVERS`.
+    pub quic_servers: BTreeMap<ServerKey, Connection>,
     /// The map `LISTS`.
     pub lists: BTreeMap<u32, BTreeMap<PrefixKey, Listing>>,
     /// The map `TABLES`.
@@ -249,6 +254,8 @@ impl Balancer {
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
             routes: BTreeMap::default(),
+            quic_lengths: BTreeMap::default(),
+            quic_servers: BTreeMap::default(),
             lists: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
@@ -362,6 +369,14 @@ impl BalancerTables for Balancer {
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         self.vips.get(key).copied()
+    }
+
+    fn quic_lengths(&self, service: u32) -> IdLengths {
+        self.quic_lengths.get(&service).copied().unwrap_or(IdLengths::NONE)
+    }
+
+    fn quic_server(&self, key: &ServerKey) -> Option<Connection> {
+        self.quic_servers.get(key).copied()
     }
 
     fn table(&self, service: u32) -> Option<Self::Table<'_>> {

@@ -84,6 +84,8 @@ bits! {
         RESEGMENT = 1 << 25;
         /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
         ROUTED = 1 << 18;
+        /// The service has server IDs in `QUIC_SERVERS`: the connection IDs of its UDP packets may name their backends.
+        QUIC = 1 << 19;
     }
 }
 
@@ -115,5 +117,7 @@ bits! {
         RESEGMENT = 1 << 25;
         /// Services with routes.
         ROUTES = 1 << 19;
+        /// Services with QUIC server IDs.
+        QUIC = 1 << 20;
     }
 }

@@ -76,12 +76,27 @@ impl<P: Packet> Ours<P> {
         self.alive()?;
         self.limit(tables)?;
         let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
+        let hash = self.hash(flow, tables);
+        Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
+    }
+
+    /// The hash of what the service's packets are told apart by.
+    #[inline(always)]
+    fn hash<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> u64 {
         let mut hashed = *flow;
         if tables.features().has(Features::HASHING) {
             hashed = flow.reduced(self.vip.options);
         }
-        let hash = hashed.hash(self.network.family, tables.hash_key());
-        Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
+        hashed.hash(self.network.family, tables.hash_key())
+    }
+
+    /// The same for a packet whose backend is known: 0 where nothing in an outer header depends on it.
+    #[inline(always)]
+    pub(crate) fn spread<T: BalancerTables>(&self, transport: &Transport, tables: &T) -> u64 {
+        if tables.features().has(Features::SOURCES) || tables.features().has(Features::GUE) {
+            return self.hash(&self.flow(transport), tables);
+        }
+        0
     }
 
     /// The MTU that the sender should be told, when the packet does not fit with its outer header.

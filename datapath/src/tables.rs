@@ -8,6 +8,7 @@ use crate::entries::{
 use crate::flow::Port;
 use crate::observe::{Event, Observer};
 use crate::options::Features;
+use crate::quic::{IdLengths, ServerKey};
 use crate::rates::{Asks, SourceKey};
 use crate::{Address, Family, Flow, Reason};
 
@@ -72,6 +73,10 @@ pub trait BalancerTables: EventTables {
     fn route(&self, key: &RouteKey) -> Option<Vip>;
     /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source; `None` when there is no list.
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing>;
+    /// How long a service's QUIC server IDs are.
+    fn quic_lengths(&self, service: u32) -> IdLengths;
+    /// The backend of a QUIC server ID, and the incarnation that has it.
+    fn quic_server(&self, key: &ServerKey) -> Option<Connection>;
     /// The lookup table of a service.
     fn table(&self, service: u32) -> Option<Self::Table<'_>>;
     /// The backend at an index.

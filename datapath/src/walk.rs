@@ -2,7 +2,7 @@
 //!
 //! Slower than [`crate::parse`], which knows where the headers of an ordinary packet are, and right for every packet.
 
-use crate::flow::{ICMP, ICMPV6};
+use crate::flow::{ICMP, ICMPV6, UDP};
 use crate::header::{Ipv4, Ipv6, Ipv6Fragment};
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Network, Part, from_ipv4, from_ipv6, is_ours, is_tag};
@@ -99,6 +99,8 @@ pub struct Place {
 pub enum Matter {
     /// [`general`](crate::balance::general): TCP or UDP, or what nobody handles.
     General,
+    /// [`quic`](crate::quic()), where services have server IDs, and what names nobody there, [`general`](crate::balance::general): a whole UDP datagram.
+    Datagram,
     /// [`icmp`](crate::icmp()): a whole ICMP message of its family.
     Icmp,
     /// [`follow`](crate::follow()): a later fragment.
@@ -119,6 +121,12 @@ impl Place {
     pub(crate) const fn of(walked: &Walked) -> Self {
         let Walked { network, start, part, fragment, .. } = *walked;
         Self { family: network.family, start, header: network.header, fragment, part, protocol: network.protocol }
+    }
+
+    /// The place of what directly follows the plain IP header of an untagged packet that is no fragment.
+    #[inline(always)]
+    pub(crate) const fn direct(network: Network) -> Self {
+        Self::of(&Walked::new(network, ETHERNET, Part::Whole, false))
     }
 
     /// The place as a number.
@@ -166,6 +174,7 @@ impl Place {
         match self.part {
             Part::Later => Matter::Later,
             Part::Whole if self.protocol == icmp => Matter::Icmp,
+            Part::Whole if self.protocol == UDP => Matter::Datagram,
             _ => Matter::General,
         }
     }

@@ -7,6 +7,7 @@ use nix::time::{ClockId, clock_gettime};
 use sluice_datapath::Address;
 use sluice_datapath::Family;
 use sluice_datapath::entries::{Backend, NextHop};
+use sluice_datapath::quic::IdLengths;
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use crate::bpf::Error;
@@ -44,6 +45,8 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     have.addresses = maps.vip_addresses()?;
     have.vips = maps.vips()?;
     have.routes = maps.routes()?;
+    have.quic_servers = maps.quic_servers()?;
+    have.quic_lengths = (0..).zip(maps.quic_lengths()?).filter(|(_, lengths)| *lengths != IdLengths::NONE).collect();
     Ok(have)
 }
 
@@ -107,6 +110,14 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
         }
         Step::PutRoutes(routes) => maps.put_routes(routes),
         Step::RemoveRoutes(keys) => maps.remove_routes(keys),
+        Step::PutServerIds { servers, lengths } => {
+            maps.put_quic_servers(servers)?;
+            maps.set_quic_lengths(lengths)
+        }
+        Step::RemoveServerIds { servers, services } => {
+            maps.set_quic_lengths(&services.iter().map(|index| (*index, IdLengths::NONE)).collect::<Vec<_>>())?;
+            maps.remove_quic_servers(servers)
+        }
         Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;

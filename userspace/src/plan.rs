@@ -11,9 +11,10 @@ use std::fmt;
 
 use ipnet::IpNet;
 use sluice_datapath::Address;
-use sluice_datapath::entries::{self, Backend, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey};
+use sluice_datapath::entries::{self, Backend, Connection, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
+use sluice_datapath::quic::{IdLengths, ServerKey};
 
 use crate::bpf::{self, Capacities, Table, key_of};
 use crate::config::Vip;
@@ -32,6 +33,10 @@ pub struct Have {
     pub vips: BTreeMap<VipKey, entries::Vip>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, entries::Vip>,
+    /// QUIC server IDs and their backends.
+    pub quic_servers: BTreeMap<ServerKey, Connection>,
+    /// How long the QUIC server IDs of services are, of those that have any.
+    pub quic_lengths: BTreeMap<u32, IdLengths>,
 }
 
 /// What a backend's index holds.
@@ -99,6 +104,20 @@ pub enum Step {
     PutRoutes(Vec<(RouteKey, entries::Vip)>),
     /// Remove routes that are not wanted.
     RemoveRoutes(Vec<RouteKey>),
+    /// Give QUIC server IDs to backends, then change how long services' server IDs are.
+    PutServerIds {
+        /// New or changed IDs.
+        servers: Vec<(ServerKey, Connection)>,
+        /// New or changed lengths.
+        lengths: Vec<(u32, IdLengths)>,
+    },
+    /// End QUIC server IDs of services, then remove those that are not wanted.
+    RemoveServerIds {
+        /// IDs that are not wanted.
+        servers: Vec<ServerKey>,
+        /// Services that have none any more.
+        services: Vec<u32>,
+    },
     /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change or to go.
     ClearCopies(Vec<(IpNet, VipAddress)>),
     /// Add VIPs or change their service or options, then add VIP addresses or change their options and copies.
@@ -133,6 +152,8 @@ impl fmt::Display for Step {
             }
             Self::PutRoutes(routes) => write!(f, "add or change {} routes", routes.len()),
             Self::RemoveRoutes(keys) => write!(f, "remove {} routes", keys.len()),
+            Self::PutServerIds { servers, .. } => write!(f, "add or change {} QUIC server IDs", servers.len()),
+            Self::RemoveServerIds { servers, .. } => write!(f, "remove {} QUIC server IDs", servers.len()),
             Self::ClearCopies(addresses) => write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len()),
             Self::PutVips { addresses, vips } => {
                 write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
@@ -192,14 +213,22 @@ pub fn plan(have: &Have, want: &Want, capacities: Capacities, now: u64) -> Resul
     push(&mut steps, backends.new.clone(), Step::AddBackends);
     push(&mut steps, changed_draining(have, want, &backends), Step::SetDraining);
     push(&mut steps, changed_tables(have, want, &backends, &services), Step::ReplaceTables);
+    let (ids, mut unwanted_ids) = changed_server_ids(have, want, &backends, &services);
+    // The map has room for old and new ones, but for what interrupted changes have left.
+    let added = if let Some(Step::PutServerIds { servers, .. }) = &ids { servers.len() } else { 0 };
+    if have.quic_servers.len() + added > 2 * capacities.backends as usize {
+        steps.extend(unwanted_ids.take());
+    }
+    steps.extend(ids);
     let (routes, unwanted) = changed_routes(have, want, &services);
-    // Only what changes that were interrupted have left can make it otherwise.
+    // As above.
     let together = have.routes.len() + routes.len() <= bpf::ROUTES as usize;
     let (early, late) = if together { (Vec::new(), unwanted) } else { (unwanted, Vec::new()) };
     push(&mut steps, early, Step::RemoveRoutes);
     push(&mut steps, routes, Step::PutRoutes);
     put_and_remove_vips(have, want, &services, capacities.vips, &mut steps)?;
     push(&mut steps, late, Step::RemoveRoutes);
+    steps.extend(unwanted_ids);
     let kept: BTreeSet<u32> = services.iter().copied().collect();
     let retired = have.services.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
     push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireServices);
@@ -298,6 +327,34 @@ fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32])
         });
     }
     changed
+}
+
+/// The steps that add or change QUIC server IDs, and that remove those that are not wanted.
+fn changed_server_ids(have: &Have, want: &Want, placed: &Placed, services: &[u32]) -> (Option<Step>, Option<Step>) {
+    let new: HashMap<u16, u32> = placed.new.iter().map(|new| (new.index, new.entry.incarnation)).collect();
+    let connection = |backend: usize| {
+        let index = placed.indexes[backend];
+        let incarnation = new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.incarnation);
+        Connection { backend: index.into(), incarnation }
+    };
+    let (mut servers, mut lengths) = (BTreeMap::new(), BTreeMap::new());
+    for (service, wanted) in services.iter().zip(&want.services) {
+        for (rotation, id, backend) in &wanted.server_ids {
+            let Some(key) = ServerKey::new(*service, *rotation, id) else { continue };
+            servers.insert(key, connection(*backend));
+            let all = lengths.entry(*service).or_insert(IdLengths::NONE);
+            *all = all.with(*rotation, id.len() as u8);
+        }
+    }
+    let unwanted: Vec<_> = have.quic_servers.keys().filter(|key| !servers.contains_key(key)).copied().collect();
+    let without: Vec<_> = have.quic_lengths.keys().filter(|index| !lengths.contains_key(index)).copied().collect();
+    servers.retain(|key, connection| have.quic_servers.get(key) != Some(connection));
+    lengths.retain(|index, lengths| have.quic_lengths.get(index) != Some(lengths));
+    let put = (!servers.is_empty() || !lengths.is_empty())
+        .then(|| Step::PutServerIds { servers: servers.into_iter().collect(), lengths: lengths.into_iter().collect() });
+    let remove = (!unwanted.is_empty() || !without.is_empty())
+        .then_some(Step::RemoveServerIds { servers: unwanted, services: without });
+    (put, remove)
 }
 
 /// Routes to be written, and routes to be removed.

@@ -69,6 +69,9 @@ pub struct ServiceStatus {
     /// Its clients that are other services', by prefix.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<String, String>,
+    /// Its QUIC server IDs: the configuration's rotation and the ID, hexadecimal, as `0:c4605e`, and the backend's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub server_ids: BTreeMap<String, String>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// Counts up with every table.
@@ -241,17 +244,26 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
         for slot in &table.slots {
             *owned.entry(slot.first).or_default() += 1;
         }
+        let backend = |index: u16| {
+            let name = have.backends.get(&index).and_then(|backend| backend.name.clone());
+            name.unwrap_or_else(|| format!("(index {index})"))
+        };
         let mut slots: BTreeMap<String, u32> = BTreeMap::new();
         for (index, count) in owned {
-            let owner = have.backends.get(&index).and_then(|backend| backend.name.clone());
-            *slots.entry(owner.unwrap_or_else(|| format!("(index {index})"))).or_default() += count;
+            *slots.entry(backend(index)).or_default() += count;
         }
         let routes = have.routes.iter().filter(|(key, _)| key.service == *index).map(|(key, to)| {
             let leads_to = have.services.get(&to.service).and_then(|service| service.name.clone());
             (prefix_of(key.clients()).to_string(), leads_to.unwrap_or_else(|| format!("(index {})", to.service)))
         });
+        let server_ids = have.quic_servers.iter().filter(|(key, _)| key.service == *index).map(|(key, server)| {
+            let (rotation, id, length) = key.server_id();
+            let id: String = id[..length].iter().map(|octet| format!("{octet:02x}")).collect();
+            (format!("{rotation}:{id}"), backend(server.backend as u16))
+        });
         services.push(ServiceStatus {
             name: name.clone(),
+            server_ids: server_ids.collect(),
             routes: routes.collect(),
             vips: vips.remove(index).unwrap_or_default(),
             tracked: table.head.tracked,
@@ -309,6 +321,14 @@ fn text(status: &Status) -> String {
         if rows.clone().next().is_some() {
             text += "\n";
             text += &table(["service", "clients", "routed to"], &[], rows);
+        }
+        let rows = lb.services.iter().flat_map(|service| {
+            let ids = service.server_ids.iter();
+            ids.map(|(id, backend)| [service.name.clone(), id.clone(), backend.clone()])
+        });
+        if rows.clone().next().is_some() {
+            text += "\n";
+            text += &table(["service", "QUIC server ID", "backend"], &[], rows);
         }
         let rows = lb.backends.iter().map(|backend| {
             let hops = backend.addresses.iter().map(|address| match backend.next_hops.get(address) {

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, Service, TooBig, Tracking, Unlisted, Vip};
+use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking, Unlisted, Vip};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -53,6 +53,9 @@ pub struct WantService {
     pub options: VipOptions,
     /// Clients that are another service's: that one's position in [`Want::services`]. It has no routes itself.
     pub routes: Vec<(IpNet, usize)>,
+    /// QUIC server IDs: the configuration's rotation, the ID, and the position in [`Want::backends`] of the backend that has it. Those of one rotation are of
+    /// one length.
+    pub server_ids: Vec<(u8, Vec<u8>, usize)>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
     /// For each slot, the position in [`Want::backends`] of the backend that takes it.
@@ -81,6 +84,7 @@ impl Want {
             .with_if(asked(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
             .with_if(asked(VipOptions::RESEGMENT), Features::RESEGMENT)
             .with_if(asked(VipOptions::ROUTED), Features::ROUTES)
+            .with_if(asked(VipOptions::QUIC), Features::QUIC)
     }
 
     /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
@@ -111,7 +115,9 @@ impl Want {
                 .with_if(service.encapsulation() == Encapsulation::Gue { zero_checksum: true }, VipOptions::NO_CHECKSUM)
                 .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
                 .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT)
-                .with_if(!service.routes().is_empty(), VipOptions::ROUTED),
+                .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
+                .with_if(!service.quic().is_empty(), VipOptions::QUIC),
+                server_ids: service.quic().iter().flat_map(QuicConfig::server_ids).collect(),
                 routes: service.routes().iter().map(|route| (route.clients, route.service)).collect(),
                 tracked: service.tracking() == Tracking::Always,
                 owners,

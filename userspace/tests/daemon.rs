@@ -97,7 +97,8 @@ tests! {
         a_drain_takes_effect_while_a_million_prefixes_are_read,
         rates_follow_the_configuration;
     routing:
-        routes_follow_reloads_and_outlive_the_daemon;
+        routes_follow_reloads_and_outlive_the_daemon,
+        server_ids_follow_reloads_and_outlive_the_daemon;
     limits:
         limits_change_under_traffic_and_nothing_is_lost,
         only_maps_that_change_their_size_are_replaced,

@@ -1,7 +1,7 @@
 //! The balancer's maps, and how the packet path sees them.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
@@ -13,6 +13,7 @@ use sluice_datapath::entries::{
 use sluice_datapath::flow::Port;
 use sluice_datapath::observe::{Event, Observer, switch};
 use sluice_datapath::options::Features;
+use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord};
 use sluice_datapath::tables::Forwarded;
@@ -67,6 +68,12 @@ static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
 /// Routes: service and client to service.
 #[btf_map]
 static ROUTES: LpmTrie<[u32; 5], Vip, 1> = LpmTrie::new();
+/// How long QUIC server IDs are, by service.
+#[btf_map]
+static QUIC_LENGTHS: Array<IdLengths, 1> = Array::new();
+/// QUIC server IDs: service and ID to backend. Not preallocated: there are as many as servers have IDs, and for most services none.
+#[btf_map]
+static QUIC_SERVERS: HashMap<ServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 /// Lists of sources: at index 0 the one for all VIPs, else by service.
 #[btf_map]
 static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
@@ -314,6 +321,17 @@ impl BalancerTables for Maps {
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
         let key = Key::new(source.length, source.words());
         LISTS.get(list).map(|list| list.get(&key).map_or(Listing::ALLOWED, |word| Listing::from_word(*word)))
+    }
+
+    #[inline(always)]
+    fn quic_lengths(&self, service: u32) -> IdLengths {
+        QUIC_LENGTHS.get(service).copied().unwrap_or(IdLengths::NONE)
+    }
+
+    #[inline(always)]
+    fn quic_server(&self, key: &ServerKey) -> Option<Connection> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { QUIC_SERVERS.get(key) }.copied()
     }
 
     #[inline(always)]

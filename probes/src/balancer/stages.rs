@@ -5,8 +5,10 @@ use sluice_datapath::balance::{direct, general, locate};
 use sluice_datapath::gue::{Behind, finish};
 use sluice_datapath::icmp::{Heard, ping};
 use sluice_datapath::observe;
+use sluice_datapath::options::Features;
+use sluice_datapath::quic::Named;
 use sluice_datapath::walk::{Matter, Place};
-use sluice_datapath::{BalancerTables as _, First, Forward, Outcome, follow, icmp, reject};
+use sluice_datapath::{BalancerTables as _, First, Forward, Outcome, follow, icmp, quic, reject};
 use sluice_probes::hook::Hook;
 use sluice_probes::next::Next;
 
@@ -41,16 +43,9 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
     let mut word = direct_at(hook, watched);
     if let Next::Locate = Next::of(word) {
         word = locate_at(hook, watched);
-        if let Next::At(place) = Next::of(word) {
-            word = match place.matter() {
-                Matter::General => general_at(hook, place.to_word(), watched),
-                Matter::Icmp => match icmp_at(hook, place.to_word(), watched) {
-                    word if Next::of(word) == Next::Ping => ping_at(hook, place.to_word(), watched),
-                    word => word,
-                },
-                Matter::Later => follow_at(hook, place.to_word(), watched),
-            };
-        }
+    }
+    if let Next::At(place) = Next::of(word) {
+        word = at(hook, place, watched);
     }
     match Next::of(word) {
         Next::TooBig(mtu) => reject_at(hook, mtu),
@@ -59,6 +54,26 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
             refused => refused,
         },
         _ => word as u32,
+    }
+}
+
+/// The stages that go on at a place.
+#[inline(always)]
+fn at(hook: impl Hook, place: Place, watched: u64) -> u64 {
+    let matter = place.matter();
+    if matter == Matter::Datagram && UNWATCHED.features().has(Features::QUIC) {
+        let word = quic_at(hook, place.to_word(), watched);
+        if Next::of(word) != Next::Nobody {
+            return word;
+        }
+    }
+    match matter {
+        Matter::General | Matter::Datagram => general_at(hook, place.to_word(), watched),
+        Matter::Icmp => match icmp_at(hook, place.to_word(), watched) {
+            word if Next::of(word) == Next::Ping => ping_at(hook, place.to_word(), watched),
+            word => word,
+        },
+        Matter::Later => follow_at(hook, place.to_word(), watched),
     }
 }
 
@@ -79,6 +94,7 @@ fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match direct(hook.arrived(), &Maps { watched }) {
         Ok(First::Forward(forward)) => forwarded(hook, &forward),
         Ok(First::Unusual(_)) => Next::Locate.to_word(),
+        Ok(First::Quic(_, place)) => Next::At(place).to_word(),
         Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
@@ -88,6 +104,16 @@ fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
 fn locate_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match locate(hook.packet(), &Maps { watched }) {
         Ok((_, place)) => Next::At(place).to_word(),
+        Err(reason) => hook.refuse(reason).into(),
+    }
+}
+
+#[inline(never)]
+fn quic_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
+    match quic(hook.packet(), Place::from_word(place), &Maps { watched }) {
+        Ok(Named::Forward(forward)) => forwarded(hook, &forward),
+        Ok(Named::Nobody(_)) => Next::Nobody.to_word(),
+        Ok(Named::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
 }

@@ -50,6 +50,8 @@ pub struct Client {
     pub tcp_options: usize,
     /// Bytes behind the transport header.
     pub payload: usize,
+    /// What the payload begins with; as much of it as there is room.
+    pub begins: Vec<u8>,
     /// IPv4 fragmentation: don't fragment, more fragments, offset in eight bytes.
     pub fragment: (bool, bool, u16),
 }
@@ -101,6 +103,7 @@ impl Client {
             options: 0,
             tcp_options: 0,
             payload: 64,
+            begins: Vec::new(),
             fragment: (true, false, 0),
         }
     }
@@ -133,7 +136,9 @@ impl Client {
 
     /// The IP packet.
     pub fn packet(&self) -> Vec<u8> {
-        let payload: Vec<u8> = (0..self.payload).map(|i| (i * 7 + 3) as u8).collect();
+        let mut payload: Vec<u8> = (0..self.payload).map(|i| (i * 7 + 3) as u8).collect();
+        let begins = self.begins.len().min(payload.len());
+        payload[..begins].copy_from_slice(&self.begins[..begins]);
         let transport = self.transport_bytes(&payload);
         let protocol = if self.transport == Transport::Udp { IpNumber::UDP } else { IpNumber::TCP };
         match (self.source.ip(), self.destination.ip()) {

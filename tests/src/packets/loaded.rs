@@ -198,6 +198,9 @@ impl Balancer for Loaded {
             let wanted: BTreeMap<_, _> = world.route_entries().collect();
             let unwanted = old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
             self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
+            let wanted: BTreeMap<_, _> = world.server_entries().collect();
+            let unwanted = old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            self.maps.remove_quic_servers(&unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
                 self.maps.remove_list(*list)?;
             }
@@ -221,6 +224,10 @@ impl Balancer for Loaded {
         let rates = (1..=u32::from(LARGEST_INDEX))
             .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
         self.maps.set_rates(&rates.collect::<Vec<_>>())?;
+        self.maps.put_quic_servers(&world.server_entries().collect::<Vec<_>>())?;
+        let services = 1..=u32::from(LARGEST_INDEX);
+        self.maps
+            .set_quic_lengths(&services.map(|service| (service, world.id_lengths(service))).collect::<Vec<_>>())?;
         self.maps.put_routes(&world.route_entries().collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;

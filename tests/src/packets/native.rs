@@ -84,6 +84,9 @@ impl Balancer for Native {
         maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
         maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
         maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        maps.quic_servers = world.server_entries().collect();
+        maps.quic_lengths =
+            (1..=u32::from(LARGEST_INDEX)).map(|service| (service, world.id_lengths(service))).collect();
         maps.routes.clear();
         for (key, to) in world.route_entries() {
             maps.routes.entry(key.service).or_default().insert(key.clients(), to);

@@ -20,6 +20,7 @@ pub mod decapsulate;
 mod gue;
 mod icmp;
 mod ip;
+mod quic;
 
 /// The 5-tuple as it is hashed: addresses, ports and protocol in wire order.
 type Tuple = Vec<u8>;
@@ -139,12 +140,15 @@ impl Oracle {
         let opens = tcp && transport[13] & 0x12 == 0x02;
         self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
-        let (chosen, hint) = self.choose(service, &tuple, opens)?;
+        let datagram = &behind[transport_header..length - ip.header];
+        let named = if tcp { None } else { self.named(service, datagram) };
+        let (chosen, hint) = named.map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
         let incarnation = self.incarnation(chosen);
         let options = self.options(service);
         let hash = hash(&self.hashed(service, &tuple));
         // A segment that opens a connection changes an entry that is there, and makes none.
-        if self.world.tables[&service].tracked && (!opens || self.connections.contains_key(&tuple)) {
+        let tracked = named.is_none() && self.world.tables[&service].tracked;
+        if tracked && (!opens || self.connections.contains_key(&tuple)) {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {

@@ -1,5 +1,6 @@
 //! Random frames: valid ones, bent at random, because noise alone never gets past the first header.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
@@ -86,6 +87,7 @@ pub fn world() -> World {
     ]
     .into();
     world.vip_options.insert(super::world::DNS, VipOptions::LISTED.with(VipOptions::GUE));
+    world.quic = server_ids();
     // Some clients of the other service are a fifth's, and some are a service's that has no table.
     world.tables.insert(5, world.tables[&super::world::DNS].clone());
     let routes = [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
@@ -116,6 +118,32 @@ pub fn gue() -> World {
     world
 }
 
+/// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends that are not there any more.
+pub fn server_ids() -> BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)> {
+    let id = |length: usize, last: u8| [vec![0; length - 1], vec![last]].concat();
+    let servers = |length: usize| {
+        (0..12u8).map(move |n| (id(length, n), ([1, 2, 4, 5, 6, 9][usize::from(n % 6)], 1 + u32::from(n / 10))))
+    };
+    [(0, 2), (1, 1), (2, 15), (3, 8), (6, 7)]
+        .map(|(rotation, length)| ((super::world::DNS, rotation), (length, servers(length).collect())))
+        .into()
+}
+
+/// What a QUIC packet begins with, that has one of these IDs or nearly so.
+fn quic() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![2 => 0..128u8, 3 => 128..=255u8];
+    let version = prop::sample::select(vec![1u32, 0x6b33_43cf, 0, 0xff00_001d]);
+    let of = prop::sample::select(vec![(0u8, 2usize), (1, 1), (2, 15), (3, 8), (6, 7), (7, 2), (4, 3)]);
+    let room = prop_oneof![3 => Just(8u8), 1 => Just(20), 1 => 0..=20u8];
+    (kind, version, of, 0..14u8, any::<u8>(), room).prop_map(
+        |(first, version, (rotation, length), last, random, room)| {
+            let long = [&version.to_be_bytes()[..], &[room]].concat();
+            let id = [&[rotation << 5 | random & 0x1f], &vec![0; length - 1][..], &[last]].concat();
+            [&[first][..], if first < 128 { &[] } else { &long }, &id].concat()
+        },
+    )
+}
+
 /// Where clients' packets come from: most from the first, which every list lets through, some from the second, which is denied to all, the third,
 /// which one service denies, and the fourth, which that service does not allow.
 const SOURCES_V4: [Ipv4Addr; 4] = [
@@ -138,17 +166,22 @@ fn client() -> impl Strategy<Value = Client> {
     let payload = prop_oneof![9 => 0..200usize, 1 => 500..1500usize];
     let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, payload);
     let from = prop_oneof![6 => Just(0), 3 => 0..4usize];
-    (base, fields, from).prop_map(|((base, port, to, kind), (class, hops, options, tcp_options, payload), from)| {
-        let mut client = Client::each()[base].clone().from_port(40_000 + port);
-        client.source.set_ip(if client.is_v6() { SOURCES_V6[from].into() } else { SOURCES_V4[from].into() });
-        if kind == 2 {
-            client = client.to_port(to);
-        }
-        if kind == 1 && client.transport == Transport::TcpAck {
-            client.transport = Transport::TcpSyn;
-        }
-        Client { traffic_class: class, hops, options: options * 4, tcp_options: tcp_options * 4, payload, ..client }
-    })
+    (base, fields, from, quic()).prop_map(
+        |((base, port, to, kind), (class, hops, options, tcp_options, payload), from, quic)| {
+            let mut client = Client::each()[base].clone().from_port(40_000 + port);
+            client.source.set_ip(if client.is_v6() { SOURCES_V6[from].into() } else { SOURCES_V4[from].into() });
+            if kind == 2 {
+                client = client.to_port(to);
+            }
+            if kind == 1 && client.transport == Transport::TcpAck {
+                client.transport = Transport::TcpSyn;
+            }
+            if client.transport == Transport::Udp {
+                client.begins = quic;
+            }
+            Client { traffic_class: class, hops, options: options * 4, tcp_options: tcp_options * 4, payload, ..client }
+        },
+    )
 }
 
 /// ICMP errors about such clients' flows.

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::{FirstVip, Listing, RouteKey, Vip, VipAddress};
+use sluice_datapath::entries::{Connection, FirstVip, Listing, RouteKey, Vip, VipAddress};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::rates::{Limit, Rate};
 
 use super::build::RECEIVER;
@@ -96,6 +97,8 @@ pub struct World {
     pub rates: BTreeMap<(u32, Limit), u32>,
     /// Routes: a service and clients of it, and the service whose they are.
     pub routes: BTreeMap<(u32, IpNet), u32>,
+    /// QUIC server IDs by service and rotation: how long they are, and the backend and incarnation that has each.
+    pub quic: BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
@@ -120,6 +123,7 @@ impl World {
             lists: BTreeMap::new(),
             rates: BTreeMap::new(),
             routes: BTreeMap::new(),
+            quic: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
@@ -154,8 +158,25 @@ impl World {
     /// The entry of the VIPs of a service.
     pub fn vip_entry(&self, service: u32) -> Vip {
         let routed = self.routes.keys().any(|(routing, _)| *routing == service);
+        let quic = self.quic.keys().any(|(has, _)| *has == service);
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
-        Vip { service, options: options.with_if(routed, VipOptions::ROUTED) }
+        Vip { service, options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC) }
+    }
+
+    /// The QUIC server IDs, as the map has them.
+    pub fn server_entries(&self) -> impl Iterator<Item = (ServerKey, Connection)> {
+        self.quic.iter().flat_map(|((service, rotation), (_, servers))| {
+            servers.iter().map(|(id, (backend, incarnation))| {
+                let key = ServerKey::new(*service, *rotation, id).expect("a valid ID");
+                (key, Connection { backend: u32::from(*backend), incarnation: *incarnation })
+            })
+        })
+    }
+
+    /// How long a service's QUIC server IDs are, as the map has it.
+    pub fn id_lengths(&self, service: u32) -> IdLengths {
+        let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
+        configs.fold(IdLengths::NONE, |all, ((_, rotation), (length, _))| all.with(*rotation, *length as u8))
     }
 
     /// The routes, as the map has them.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::{Backend, NextHop, RouteKey, Vip, VipAddress, VipKey};
+use sluice_datapath::entries::{Backend, Connection, NextHop, RouteKey, Vip, VipAddress, VipKey};
+use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
 use crate::bpf::{BalancerMaps, Capacities, Error, Table};
@@ -57,6 +58,16 @@ maps! {
     fn put_routes(&mut; routes: &[(RouteKey, Vip)]) -> ();
     /// Removes routes, as far as they are there.
     fn remove_routes(&mut; keys: &[RouteKey]) -> ();
+    /// How long services' QUIC server IDs are, by index.
+    fn quic_lengths(&;) -> Vec<IdLengths>;
+    /// Writes how long services' QUIC server IDs are.
+    fn set_quic_lengths(&mut; lengths: &[(u32, IdLengths)]) -> ();
+    /// QUIC server IDs and their backends.
+    fn quic_servers(&;) -> BTreeMap<ServerKey, Connection>;
+    /// Adds QUIC server IDs, or gives them to other backends.
+    fn put_quic_servers(&mut; servers: &[(ServerKey, Connection)]) -> ();
+    /// Removes QUIC server IDs, as far as they are there.
+    fn remove_quic_servers(&mut; keys: &[ServerKey]) -> ();
     /// The lookup table of a service, if it has one.
     fn table(&; service: u32) -> Option<Table>;
     /// Swaps lookup tables in.

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress,
+    VipKey,
 };
+use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::rates::Rate;
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
@@ -30,6 +32,8 @@ pub struct BalancerMaps {
     vip_prefixes: Keys<PrefixKey, VipAddress>,
     vips: Keys<VipKey, Vip>,
     routes: Keys<RouteKey, Vip>,
+    quic_lengths: Elements<IdLengths>,
+    quic_servers: Keys<ServerKey, Connection>,
     lists: RawMap,
     /// Indexes at which there is a list, once they were asked for; nobody else changes them.
     listed: OnceCell<BTreeSet<u32>>,
@@ -66,6 +70,8 @@ impl BalancerMaps {
             vip_prefixes: Keys::open(set, "VIP_PREFIXES")?,
             vips: Keys::open(set, "VIPS")?,
             routes: Keys::open(set, "ROUTES")?,
+            quic_lengths: Elements::open(set, "QUIC_LENGTHS")?,
+            quic_servers: Keys::open(set, "QUIC_SERVERS")?,
             lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
             listed: OnceCell::new(),
             rates: Elements::open(set, "RATES")?,
@@ -206,6 +212,51 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Error> {
         self.routes.remove(keys)
+    }
+
+    /// How long the QUIC server IDs of services are, by index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn quic_lengths(&self) -> Result<Vec<IdLengths>, Error> {
+        self.quic_lengths.all()
+    }
+
+    /// Writes how long the QUIC server IDs of services are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Error> {
+        self.quic_lengths.put(lengths)
+    }
+
+    /// QUIC server IDs and their backends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Error> {
+        Ok(self.quic_servers.all()?.into_iter().collect())
+    }
+
+    /// Adds QUIC server IDs, or gives them to other backends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Error> {
+        self.quic_servers.put(servers)
+    }
+
+    /// Removes QUIC server IDs, as far as they are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Error> {
+        self.quic_servers.remove(keys)
     }
 
     /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.

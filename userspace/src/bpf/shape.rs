@@ -166,6 +166,9 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("VIP_PREFIXES", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("VIPS", Holds::Keys, Size::Keyed(Limit::Vips)),
     MapShape::new("ROUTES", Holds::Keys, Size::Exactly(ROUTES)),
+    MapShape::new("QUIC_LENGTHS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
+    // Twice as many as a configuration may have, so that new ones are there before old ones go.
+    MapShape::new("QUIC_SERVERS", Holds::Keys, Size::Indexed(Limit::Backends, 2)),
     MapShape::new("LISTS", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("RATES", Holds::Elements, Size::Indexed(Limit::Services, 4)),
     // Written by the program; what it writes while the map is replaced may be lost, which costs a bucket a packet or two.

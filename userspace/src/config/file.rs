@@ -113,6 +113,8 @@ pub(super) struct Service {
     pub(super) too_big: TooBig,
     #[serde(default)]
     pub(super) routes: Vec<Object<super::routes::Typed>>,
+    #[serde(default)]
+    pub(super) quic: Vec<Object<super::quic::Typed>>,
     pub(super) deny_file: Option<PathBuf>,
     pub(super) allow_file: Option<PathBuf>,
     pub(super) backends: Vec<Object<ServiceBackend>>,

@@ -13,7 +13,7 @@ use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
     AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service, ServiceBackend, SourceLists,
-    Underlay, Vip, policy, routes, size,
+    Underlay, Vip, policy, quic, routes, size,
 };
 
 /// A place and the problem there; [`config`] adds the file.
@@ -214,6 +214,7 @@ fn services(
         let encapsulation = encapsulation(typed.encapsulation, typed.udp_zero_checksum, &place)?;
         size::check(typed.too_big, underlay, encapsulation).map_err(at(&format!("{place}.too_big")))?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
+        let quic = quic::meant(&typed.quic, &place, &members, &by_name)?;
         services.push(Service {
             name,
             vips: typed.vips,
@@ -225,11 +226,13 @@ fn services(
             rates: rates(typed.rate.map(|Object(rates)| rates).unwrap_or_default()),
             sources,
             routes: Vec::new(),
+            quic,
             backends: members,
         });
         routed.push(typed.routes);
     }
     routes::give(&mut services, &routed)?;
+    quic::check_limit(&services, limits)?;
     Ok(services)
 }
 

@@ -21,6 +21,7 @@ pub mod limits;
 mod meaning;
 mod names;
 mod policy;
+mod quic;
 mod routes;
 mod size;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use policy::{AddressPolicy, Ping, Unlisted};
+pub use quic::QuicConfig;
 pub use routes::Route;
 pub use size::TooBig;
 pub use vip::{Protocol, Vip, VipError};
@@ -90,6 +92,7 @@ pub struct Service {
     too_big: TooBig,
     sources: SourceLists,
     routes: Vec<Route>,
+    quic: Vec<QuicConfig>,
     backends: Vec<ServiceBackend>,
 }
 
@@ -418,6 +421,12 @@ impl Service {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Its configurations of QUIC connection IDs, no rotation twice.
+    #[must_use]
+    pub fn quic(&self) -> &[QuicConfig] {
+        &self.quic
     }
 
     /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a

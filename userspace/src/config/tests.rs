@@ -10,6 +10,7 @@ use super::{Config, ConfigError, Encapsulation, Limit, Limits, Rate, Tracking};
 
 mod limits;
 mod policy;
+mod quic;
 mod routes;
 mod size;
 

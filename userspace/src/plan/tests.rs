@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use sluice_datapath::entries::PrefixKey;
 use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::quic::{IdLengths, ServerKey};
 
 use super::*;
 use crate::config::Protocol;
@@ -33,6 +34,7 @@ fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
         vips: vips.to_vec(),
         options: VipOptions::NONE,
         routes: vec![],
+        server_ids: vec![],
         tracked: false,
         owners: owners.to_vec(),
         digest,
@@ -434,4 +436,75 @@ fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();
     let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
     assert!(at(|step| matches!(step, Step::RemoveRoutes(_))) < at(|step| matches!(step, Step::PutRoutes(_))));
+}
+
+/// `web` with QUIC server IDs, by rotation, ID and backend.
+fn with_ids(ids: &[(u8, &[u8], usize)]) -> Want {
+    let mut want = web();
+    want.services[0].options = VipOptions::NONE.with_if(!ids.is_empty(), VipOptions::QUIC);
+    want.services[0].server_ids =
+        ids.iter().map(|(rotation, id, backend)| (*rotation, id.to_vec(), *backend)).collect();
+    want
+}
+
+fn server(rotation: u8, id: &[u8]) -> ServerKey {
+    ServerKey::new(1, rotation, id).unwrap()
+}
+
+#[test]
+fn server_ids_come_behind_their_backends_and_go_before_them() {
+    let mut model = reached(&web());
+    let mut want = with_ids(&[(0, &[1, 2, 3], 0), (1, &[9], 2)]);
+    want.backends.push(backend("c", 3));
+    let steps = reach(&mut model, &want);
+    let connection = |backend, incarnation| Connection { backend, incarnation };
+    let put = Step::PutServerIds {
+        servers: vec![(server(0, &[1, 2, 3]), connection(1, 1)), (server(1, &[9]), connection(3, 1))],
+        lengths: vec![(1, IdLengths::NONE.with(0, 3).with(1, 1))],
+    };
+    assert!(
+        matches!(&steps[..], [Step::AddBackends(_), ids, Step::ClearCopies(_), Step::PutVips { .. }] if *ids == put),
+        "{steps:?}"
+    );
+    assert_eq!(model.plan(&want).unwrap(), []);
+
+    let steps = reach(&mut model, &web());
+    let servers = vec![server(0, &[1, 2, 3]), server(1, &[9])];
+    let remove = Step::RemoveServerIds { servers, services: vec![1] };
+    assert!(
+        matches!(&steps[..], [Step::ClearCopies(_), Step::PutVips { .. }, ids, Step::RetireBackends(gone)]
+            if *ids == remove && gone == &[3]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_server_id_follows_its_backend_to_a_new_index_and_goes_to_another_in_place() {
+    let ids: [(u8, &[u8], usize); 1] = [(0, &[1, 2, 3], 1)];
+    let mut model = reached(&with_ids(&ids));
+    let mut want = with_ids(&ids);
+    want.backends[1] = backend("b", 9);
+    let steps = reach(&mut model, &want);
+    let to = |backend| {
+        let servers = vec![(server(0, &[1, 2, 3]), Connection { backend, incarnation: 1 })];
+        Step::PutServerIds { servers, lengths: vec![] }
+    };
+    assert!(
+        matches!(&steps[..], [Step::AddBackends(_), Step::ReplaceTables(_), ids, Step::RetireBackends(_)] if *ids == to(3)),
+        "{steps:?}"
+    );
+    want.services[0].server_ids[0].2 = 0;
+    assert_eq!(reach(&mut model, &want), [to(1)]);
+}
+
+#[test]
+fn server_ids_of_another_length_are_there_before_the_length_and_the_old_ones_go_behind_it() {
+    let mut model = reached(&with_ids(&[(0, &[1, 2, 3], 0)]));
+    let steps = reach(&mut model, &with_ids(&[(0, &[1, 2], 0)]));
+    let put = Step::PutServerIds {
+        servers: vec![(server(0, &[1, 2]), Connection { backend: 1, incarnation: 1 })],
+        lengths: vec![(1, IdLengths::NONE.with(0, 2))],
+    };
+    let remove = Step::RemoveServerIds { servers: vec![server(0, &[1, 2, 3])], services: vec![] };
+    assert_eq!(steps, [put, remove]);
 }

@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{Site, world};
+use crate::site::{Site, wait_until, world};
+use crate::wire;
 
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
@@ -49,6 +50,93 @@ pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
     daemon.reload();
     assert_eq!(site.fate(OTHER, VIP), "web");
     assert_eq!((site.service("web")["routes"].clone(), daemon.said("remove 1 routes")), (Value::Null, 1));
+    daemon.end(Signal::SIGTERM);
+    site.down();
+    assert_eq!(world(), before);
+}
+
+/// Sends a UDP packet whose payload begins like this to 203.0.113.11:53.
+fn datagram(port: u16, begins: &[u8]) {
+    let mut payload = begins.to_vec();
+    payload.resize(40, 0xa5);
+    let mut frame = wire::link_address("eth0").to_vec();
+    frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
+    frame.extend([0x45, 0, 0, 68, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 11]);
+    frame.extend([port.to_be_bytes(), 53_u16.to_be_bytes(), 48_u16.to_be_bytes(), [0, 0]].concat());
+    frame.extend(payload);
+    wire::put("far", &frame);
+}
+
+impl Site {
+    /// How many packets each backend got of forty that come from as many ports and begin like this.
+    fn spread(&self, begins: &[u8]) -> (u64, u64) {
+        const PACKETS: u16 = 40;
+
+        let count = || {
+            let backends = self.json("counters")["lb"]["backends"].clone();
+            ["a", "b"].map(|name| backends[name]["packets"].as_u64().unwrap_or(0))
+        };
+        let before = count();
+        (0..PACKETS).for_each(|port| datagram(40_000 + port, begins));
+        let mut got = (0, 0);
+        wait_until("the packets are counted", || {
+            let after = count();
+            got = (after[0] - before[0], after[1] - before[1]);
+            got.0 + got.1 == u64::from(PACKETS)
+        });
+        got
+    }
+}
+
+pub(crate) fn server_ids_follow_reloads_and_outlive_the_daemon() {
+    /// Packets with short headers: of server c4605e of configuration 0, and of c46060 and 0102 of others.
+    const FIRST: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x5e];
+    const OTHER: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x60];
+    const SECOND: &[u8] = &[0x41, 0x20, 0x01, 0x02];
+
+    let mut site = Site::new();
+    let before = world();
+    let config = |rotation: u8, length: u8, backend: &str, id: &str| json!({ "rotation": rotation, "server_id_length": length, "server_ids": [{ "backend": backend, "id": id }] });
+    site.config["services"][0]["quic"] = json!([config(0, 3, "b", "c4605e")]);
+    site.write();
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!(site.spread(FIRST), (0, 40));
+    let (a, b) = site.spread(OTHER);
+    assert!(a > 0 && b > 0, "an ID that nobody has goes by the table: {a}, {b}");
+    assert_eq!(site.service("web")["server_ids"], json!({ "0:c4605e": "b" }));
+
+    // The ID goes to another backend, and there is a second configuration.
+    site.config["services"][0]["quic"] = json!([config(0, 3, "a", "c4605e"), config(1, 2, "b", "0102")]);
+    site.write();
+    daemon.reload();
+    assert_eq!((site.spread(FIRST), site.spread(SECOND)), ((40, 0), (0, 40)));
+
+    // A draining backend keeps what names it.
+    site.config["backends"][1]["draining"] = json!(true);
+    site.write();
+    daemon.reload();
+    assert_eq!((site.spread(OTHER), site.spread(SECOND)), ((40, 0), (0, 40)));
+    site.config["backends"][1]["draining"] = json!(false);
+
+    // A daemon that is killed leaves them in force, and the next one takes them over.
+    daemon.end(Signal::SIGKILL);
+    assert_eq!(site.spread(SECOND), (0, 40));
+    site.write();
+    let mut daemon = site.start(&["lb"]);
+    assert_eq!((site.spread(FIRST), daemon.said("server IDs")), ((40, 0), 0), "{}", daemon.log());
+
+    // A backend with another address has another place in the maps; its ID follows it there.
+    site.config["backends"][1]["address"] = json!("10.0.1.9");
+    site.write();
+    daemon.reload();
+    assert_eq!(site.spread(SECOND), (0, 40));
+
+    site.config["services"][0].as_object_mut().unwrap().remove("quic");
+    site.write();
+    daemon.reload();
+    let (a, b) = site.spread(SECOND);
+    assert!(a > 0 && b > 0, "{a}, {b}");
+    assert_eq!((site.service("web")["server_ids"].clone(), daemon.said("remove 2 QUIC server IDs")), (Value::Null, 1));
     daemon.end(Signal::SIGTERM);
     site.down();
     assert_eq!(world(), before);

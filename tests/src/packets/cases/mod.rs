@@ -13,6 +13,7 @@ mod limits;
 mod lists;
 mod passing;
 mod pings;
+mod quic;
 mod rejecting;
 mod routes;
 mod tracking;
@@ -91,6 +92,7 @@ pub fn balancing() -> Vec<Case> {
         tracking::cases(),
         lists::cases(),
         routes::cases(),
+        quic::cases(),
         limits::cases(),
     ]
     .concat()

@@ -44,6 +44,8 @@ pub const WORLDS: &[Made] = &[
     ("tracked", || World::new().tracked(true)),
     // Slots without a backend, backends without address, route or room, one service tracked, one without a table.
     ("faults", random::world),
+    // All well, and backends with server IDs.
+    ("quic", || World { quic: random::server_ids(), ..World::new() }),
     // A way to the backends on which only short packets fit.
     ("narrow", || World::new().with_mtu(150)),
     // The same for services of which one has merged segments cut smaller, and the other tells nobody what fits.

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use sluice_datapath::entries::{NextHop, RouteKey, Vip as VipEntry, VipAddress};
+use sluice_datapath::entries::{Connection, NextHop, RouteKey, Vip as VipEntry, VipAddress};
 use sluice_datapath::flow::ICMP;
+use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use super::*;
@@ -23,6 +24,8 @@ pub(super) struct Model {
     addresses: BTreeMap<IpNet, VipAddress>,
     vips: BTreeMap<VipKey, VipEntry>,
     routes: BTreeMap<RouteKey, VipEntry>,
+    quic_servers: BTreeMap<ServerKey, Connection>,
+    quic_lengths: BTreeMap<u32, IdLengths>,
     tables: BTreeMap<u32, Table>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
@@ -45,6 +48,8 @@ impl Model {
             addresses: BTreeMap::new(),
             vips: BTreeMap::new(),
             routes: BTreeMap::new(),
+            quic_servers: BTreeMap::new(),
+            quic_lengths: BTreeMap::new(),
             tables: BTreeMap::new(),
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
@@ -138,6 +143,12 @@ impl Model {
                 assert!(self.next_hops.contains_key(&NextHop::index(slot.first, sluice_datapath::Family::V4)));
             }
         }
+        // What is read while a server ID is in force is the backend that it was given to.
+        for (key, server) in &self.quic_servers {
+            let entry = self.backends.get(&(server.backend as u16)).unwrap_or(&FREE);
+            assert_eq!(entry.incarnation, server.incarnation, "{key:?} names a backend that is gone");
+        }
+        assert!(self.quic_servers.len() <= 2 * (self.capacities.backends as usize + 1));
         assert!(self.vips.len() <= self.capacities.vips as usize);
         assert!(self.addresses.len() <= self.capacities.vips as usize);
     }
@@ -181,12 +192,21 @@ impl Model {
             let mut wanted: Vec<_> = wanted.collect();
             wanted.sort_by_key(|(clients, ..)| *clients);
             assert_eq!(routes, wanted);
+            let mut lengths = IdLengths::NONE;
+            for (rotation, id, backend) in &service.server_ids {
+                let server = self.quic_servers[&ServerKey::new(*index, *rotation, id).unwrap()];
+                assert_eq!(self.who(server.backend as u16).0, want.backends[*backend].name);
+                lengths = lengths.with(*rotation, id.len() as u8);
+            }
+            assert_eq!(self.quic_lengths.get(index).copied().unwrap_or(IdLengths::NONE), lengths);
             for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
                 assert!(self.addresses[&vip.prefix()].first_key().is_some(), "{vip} has an address without a copy");
             }
         }
         let routes: usize = want.services.iter().map(|service| service.routes.len()).sum();
         assert_eq!(self.routes.len(), routes, "routes of retired services are gone");
+        let ids: usize = want.services.iter().map(|service| service.server_ids.len()).sum();
+        assert_eq!(self.quic_servers.len(), ids, "server IDs of retired services are gone");
         assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
         let live: BTreeMap<_, _> = self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
         let mut found: Vec<_> =
@@ -296,6 +316,30 @@ impl Maps for Model {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.routes.remove(key)))
     }
 
+    fn quic_lengths(&self) -> Result<Vec<IdLengths>, Error> {
+        let of = |index| self.quic_lengths.get(&index).copied().unwrap_or(IdLengths::NONE);
+        Ok((0..=self.capacities.services).map(of).collect())
+    }
+
+    fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Error> {
+        lengths.iter().try_for_each(|(index, lengths)| {
+            assert!((1..=self.capacities.services).contains(index));
+            self.write(|model| _ = model.quic_lengths.insert(*index, *lengths))
+        })
+    }
+
+    fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Error> {
+        Ok(self.quic_servers.clone())
+    }
+
+    fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Error> {
+        servers.iter().try_for_each(|(key, server)| self.write(|model| _ = model.quic_servers.insert(*key, *server)))
+    }
+
+    fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.write(|model| _ = model.quic_servers.remove(key)))
+    }
+
     fn table(&self, service: u32) -> Result<Option<Table>, Error> {
         Ok(self.tables.get(&service).cloned())
     }
@@ -321,6 +365,7 @@ impl Maps for Model {
         assert!(!self.vips.values().any(|used| used.service == service), "a VIP leads to the table that goes");
         assert!(!self.routes.values().any(|to| to.service == service), "a route leads to the table that goes");
         assert!(!self.routes.keys().any(|key| key.service == service), "the service that goes has routes");
+        assert!(!self.quic_servers.keys().any(|key| key.service == service), "the service that goes has server IDs");
         self.write(|model| _ = model.tables.remove(&service))
     }
 

@@ -59,8 +59,19 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
                 let routes = routes.as_ref().filter(|_| position == 0 && count > 1).into_iter().flatten();
                 let routes: Vec<_> =
                     routes.enumerate().map(|(i, p)| (p.parse().unwrap(), 1 + i % (count - 1))).collect();
+                // Some services have server IDs, of one or two octets, in two configurations.
+                let ids = owners.iter().enumerate().filter(|_| owners[2] % 2 == 1);
+                let octets = 1 + owners[1] % 2;
+                let server_ids: Vec<_> = ids.map(|(i, owner)| (i as u8 % 2, vec![i as u8; octets], *owner)).collect();
                 let options = options.with_if(!routes.is_empty(), VipOptions::ROUTED);
-                WantService { tracked: *tracked, options, routes, ..service(["x", "y", "z"][number], &held, owners) }
+                let options = options.with_if(!server_ids.is_empty(), VipOptions::QUIC);
+                WantService {
+                    tracked: *tracked,
+                    options,
+                    routes,
+                    server_ids,
+                    ..service(["x", "y", "z"][number], &held, owners)
+                }
             });
             wanted.collect()
         },
