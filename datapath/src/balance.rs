@@ -3,7 +3,8 @@
 //! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
 //! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
 //! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
-//! [`follow`](crate::follow()); before [`general`] comes [`quic`](crate::quic()), where connection IDs may name backends. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
+//! [`follow`](crate::follow()); before [`general`] comes [`quic`](crate::quic()), for datagrams whose connection
+//! ID names a backend. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
 //! the other.
 
 use crate::encapsulate::way;
@@ -15,7 +16,7 @@ use crate::options::Features;
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::Part;
-use crate::quic::{Named, is_quic};
+use crate::quic::{is_quic, named};
 use crate::reject::reject;
 use crate::tables::BalancerTables;
 use crate::vip::{check_source, find_address, find_vip, route};
@@ -42,8 +43,9 @@ pub enum First<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
-    /// It is unchanged, uncounted, and a matter for [`quic`](crate::quic()) at this place, then for [`general`] if it names nobody.
-    Quic(P, Place),
+    /// It is unchanged, uncounted, and a matter for the stages of a whole datagram, at the place that this number says ([`Place::from_word`]). (Old verifiers
+    /// take no [`Place`] here: compilers copy it with what lies between its members.)
+    Datagram(P, u32),
     /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
     TooBig(P, u32),
 }
@@ -68,7 +70,7 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
     match direct(packet, tables)? {
         First::Forward(forward) => Ok(forward),
         First::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
-        First::Quic(packet, place) => proceed(packet, place, tables),
+        First::Datagram(packet, place) => proceed(packet, Place::from_word(place), tables),
         First::Unusual(packet) => {
             let (packet, place) = locate(packet, tables)?;
             proceed(packet, place, tables)
@@ -78,13 +80,15 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 
 /// What is left of [`balance`] where the end of the headers is known.
 #[inline(always)]
-fn proceed<P: Packet, T: BalancerTables>(mut packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
+fn proceed<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
     let matter = place.matter();
-    if matter == Matter::Datagram && tables.features().has(Features::QUIC) {
-        packet = match quic(packet, place, tables)? {
-            Named::Forward(forward) => return Ok(forward),
-            Named::TooBig(packet, mtu) => return Err(reject(packet, mtu, tables)),
-            Named::Nobody(packet) => packet,
+    if matter == Matter::Datagram
+        && tables.features().has(Features::QUIC)
+        && let Some(server) = named(&packet, place, tables)?
+    {
+        return match quic(packet, place, &server, tables)? {
+            Outcome::Forward(forward) => Ok(forward),
+            Outcome::TooBig(packet, mtu) => Err(reject(packet, mtu, tables)),
         };
     }
     match matter {
@@ -110,7 +114,7 @@ pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fir
     let mut seen = Seen::default();
     let outcome = forward_direct(packet, tables, &mut seen);
     let refused = match &outcome {
-        Ok(First::Unusual(_) | First::Quic(..)) => return outcome,
+        Ok(First::Unusual(_) | First::Datagram(..)) => return outcome,
         Ok(First::Forward(forward)) => seen.leaves(forward),
         Ok(First::TooBig(..)) => Some(Reason::TooBig),
         Err(reason) => Some(*reason),
@@ -181,7 +185,7 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     let transport = parse::transport(&packet, &network)?;
     let vip = find_vip(tables, &address, transport.destination_port, network.protocol)?;
     if is_quic(tables, &vip, network.protocol) {
-        return Ok(First::Quic(packet, Place::direct(network)));
+        return Ok(First::Datagram(packet, Place::direct(network).to_word()));
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.

@@ -6,7 +6,7 @@ use crate::tables::{BalancerTables, LookupTable};
 use crate::{Flow, Reason};
 
 /// The backend that takes a packet.
-pub(crate) struct Choice {
+pub struct Choice {
     /// Its index.
     pub(crate) index: u16,
     /// Its entry.

@@ -7,8 +7,8 @@
 //! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing: which packets carry an ID that the client made up.
 
 use crate::Reason;
-use crate::balance::{Forward, settle};
-use crate::choose::still;
+use crate::balance::{Outcome, settle};
+use crate::choose::{Choice, still};
 use crate::encapsulate::way;
 use crate::entries::{Connection, Vip};
 use crate::flow::UDP;
@@ -110,30 +110,46 @@ impl ServerKey {
     }
 }
 
-/// What [`quic`] made of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named<P> {
-    /// It is encapsulated and accounted, and leaves.
-    Forward(Forward),
-    /// As [`First::TooBig`](crate::First::TooBig).
-    TooBig(P, u32),
-    /// It names nobody. It is unchanged, uncounted, and a matter for [`general`](crate::balance::general) at the same place.
-    Nobody(P),
+/// The backend that a datagram names, which is there.
+pub struct Server {
+    choice: Choice,
+    /// Of whom it is a client: of the VIP's service, and of that to which a route leads.
+    vip: Vip,
+    routed: Vip,
 }
 
-/// A stage of its own: a whole UDP datagram to a VIP address, at a known place, goes to the backend that its connection ID names, if that is there.
+/// The first half of a stage: whom the connection ID of a whole UDP datagram to a VIP address names, at a known place. When it names nobody that is there, then it
+/// is uncounted, and a matter for [`general`](crate::balance::general) at the same place, which says, too, whatever else is wrong with it.
 ///
 /// # Errors
 ///
 /// As [`crate::balance()`].
 #[inline(always)]
-pub fn quic<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Named<P>, Reason> {
+pub fn named<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
+    let found = find(packet, place, tables);
+    if let Err(reason) = found {
+        settle(tables, &Seen::default(), Some(reason));
+    }
+    found
+}
+
+/// The second half: the packet goes there.
+///
+/// # Errors
+///
+/// As [`crate::balance()`].
+#[inline(always)]
+pub fn quic<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    server: &Server,
+    tables: &T,
+) -> Result<Outcome<P>, Reason> {
     let mut seen = Seen::default();
-    let outcome = forward(packet, place, tables, &mut seen);
+    let outcome = forward(packet, place, server, tables, &mut seen);
     let refused = match &outcome {
-        Ok(Named::Nobody(_)) => return outcome,
-        Ok(Named::Forward(forward)) => seen.leaves(forward),
-        Ok(Named::TooBig(..)) => Some(Reason::TooBig),
+        Ok(Outcome::Forward(forward)) => seen.leaves(forward),
+        Ok(Outcome::TooBig(..)) => Some(Reason::TooBig),
         Err(reason) => Some(*reason),
     };
     settle(tables, &seen, refused);
@@ -147,55 +163,59 @@ pub(crate) fn is_quic<T: BalancerTables>(tables: &T, vip: &Vip, protocol: u8) ->
 }
 
 #[inline(always)]
+fn find<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
+    let walked = place.walked(packet)?;
+    let address = find_address(tables, &walked.network)?;
+    let offset = walked.start.wrapping_add(walked.network.header);
+    let transport = parse::transport_at(packet, offset, UDP)?;
+    let vip = find_vip(tables, &address, transport.destination_port, UDP)?;
+    if !is_quic(tables, &vip, UDP) {
+        return Ok(None);
+    }
+    let routed = route(tables, &walked.network.source, vip);
+    let Ok(size) = parse::size(packet, walked.start, &walked.network, &transport) else { return Ok(None) };
+    let (start, end) = (offset.wrapping_add(Udp::SIZE), walked.start.wrapping_add(size.packet));
+    let choice = server(packet, start, end, routed.service, tables).and_then(|server| still(tables, &server, 0));
+    Ok(choice.map(|choice| Server { choice, vip, routed }))
+}
+
+#[inline(always)]
 fn forward<P: Packet, T: BalancerTables>(
     packet: P,
     place: Place,
+    server: &Server,
     tables: &T,
     seen: &mut Seen,
-) -> Result<Named<P>, Reason> {
+) -> Result<Outcome<P>, Reason> {
+    let Server { choice, vip, routed } = server;
+    // Read once more: kept while the server is found, headers would take up the small stack.
     let walked = place.walked(&packet)?;
-    let address = find_address(tables, &walked.network)?;
     let offset = walked.start.wrapping_add(walked.network.header);
     let transport = parse::transport_at(&packet, offset, UDP)?;
-    let vip = find_vip(tables, &address, transport.destination_port, UDP)?;
-    if !is_quic(tables, &vip, UDP) {
-        return Ok(Named::Nobody(packet));
-    }
-    // Whatever else is wrong with a packet that names nobody, `general` says so.
-    let routed = route(tables, &walked.network.source, vip);
-    let Ok(size) = parse::size(&packet, walked.start, &walked.network, &transport) else {
-        return Ok(Named::Nobody(packet));
-    };
-    let (start, end) = (offset.wrapping_add(Udp::SIZE), walked.start.wrapping_add(size.packet));
-    let Some(choice) = named(&packet, start, end, routed.service, tables).and_then(|server| still(tables, &server, 0))
-    else {
-        return Ok(Named::Nobody(packet));
-    };
 
     // From this line on the packet is ours, and every refusal is a counted drop.
     seen.service = vip.service;
-    // Read once more: kept while the server is found, it would take up the small stack.
-    let walked = place.walked(&packet)?;
-    check_source(tables, &walked.network.source, &vip)?;
+    check_source(tables, &walked.network.source, vip)?;
     seen.service = routed.service;
+    let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let (size, behind) = Behind::transport(&packet, &walked.network, Part::Whole, &transport, size, tables);
     let tags = walked.tags();
-    let packet = Ours { network: walked.network, size, behind, opens: false, tags, vip: routed, packet };
+    let packet = Ours { network: walked.network, size, behind, opens: false, tags, vip: *routed, packet };
     packet.alive()?;
     packet.limit(tables)?;
     seen.backend = choice.index;
-    let way = way(&packet.network, routed.options, &choice, tables)?;
+    let way = way(&packet.network, routed.options, choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
-        return if walked.start == ETHERNET { Ok(Named::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
+        return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
     let hash = packet.spread(&transport, tables);
-    packet.send(&choice, &way, hash, false, tables).map(Named::Forward)
+    packet.send(choice, &way, hash, false, tables).map(Outcome::Forward)
 }
 
 /// The server that the connection ID of a UDP datagram names, if a service knows it. What UDP carries is from `start` on and ends before `end`.
 #[inline(always)]
-fn named<P: Packet, T: BalancerTables>(
+fn server<P: Packet, T: BalancerTables>(
     packet: &P,
     start: usize,
     end: usize,

@@ -12,10 +12,10 @@ const AT: u64 = NO_ACTION | 1 << 33;
 const TOO_BIG: u64 = NO_ACTION | 1 << 34;
 const PING: u64 = NO_ACTION | 1 << 35;
 const FINISH: u64 = NO_ACTION | 1 << 36;
-const NOBODY: u64 = NO_ACTION | 1 << 37;
+const DATAGRAM: u64 = NO_ACTION | 1 << 37;
 
 /// The bits that say which.
-const WHICH: u64 = LOCATE | AT | TOO_BIG | PING | FINISH | NOBODY;
+const WHICH: u64 = LOCATE | AT | TOO_BIG | PING | FINISH | DATAGRAM;
 
 /// Where an action is, beside what is to be done before it.
 const ACTION: u32 = 38;
@@ -31,8 +31,8 @@ pub enum Next {
     At(Place),
     /// [`sluice_datapath::icmp::ping`], at the same place.
     Ping,
-    /// [`sluice_datapath::balance::general`], at the same place: a datagram that names nobody.
-    Nobody,
+    /// [`sluice_datapath::quic()`], at the place that this number says; what names nobody there goes on as any other packet.
+    Datagram(u32),
     /// [`sluice_datapath::reject()`], which tells this MTU.
     TooBig(u32),
     /// [`sluice_datapath::gue::finish`]; then the action, which has less than 26 bits.
@@ -48,7 +48,7 @@ impl Next {
             Self::Locate => LOCATE,
             Self::At(place) => AT | place.to_word() as u64,
             Self::Ping => PING,
-            Self::Nobody => NOBODY,
+            Self::Datagram(place) => DATAGRAM | place as u64,
             Self::TooBig(mtu) => TOO_BIG | mtu as u64,
             Self::Finish(action, behind) => FINISH | (action as u64) << ACTION | behind.to_word() as u64,
         }
@@ -61,7 +61,7 @@ impl Next {
             LOCATE => Self::Locate,
             AT => Self::At(Place::from_word(word as u32)),
             PING => Self::Ping,
-            NOBODY => Self::Nobody,
+            DATAGRAM => Self::Datagram(word as u32),
             TOO_BIG => Self::TooBig(forgotten(word as u32)),
             FINISH => Self::Finish((word >> ACTION) as u32, Behind::from_word(forgotten(word as u32))),
             _ => Self::Nothing,

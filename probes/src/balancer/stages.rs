@@ -6,7 +6,7 @@ use sluice_datapath::gue::{Behind, finish};
 use sluice_datapath::icmp::{Heard, ping};
 use sluice_datapath::observe;
 use sluice_datapath::options::Features;
-use sluice_datapath::quic::Named;
+use sluice_datapath::quic::named;
 use sluice_datapath::walk::{Matter, Place};
 use sluice_datapath::{BalancerTables as _, First, Forward, Outcome, follow, icmp, quic, reject};
 use sluice_probes::hook::Hook;
@@ -44,8 +44,18 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
     if let Next::Locate = Next::of(word) {
         word = locate_at(hook, watched);
     }
+    if let Next::Datagram(place) = Next::of(word) {
+        word = quic_at(hook, place, watched);
+    }
     if let Next::At(place) = Next::of(word) {
-        word = at(hook, place, watched);
+        word = match place.matter() {
+            Matter::General | Matter::Datagram => general_at(hook, place.to_word(), watched),
+            Matter::Icmp => match icmp_at(hook, place.to_word(), watched) {
+                word if Next::of(word) == Next::Ping => ping_at(hook, place.to_word(), watched),
+                word => word,
+            },
+            Matter::Later => follow_at(hook, place.to_word(), watched),
+        };
     }
     match Next::of(word) {
         Next::TooBig(mtu) => reject_at(hook, mtu),
@@ -54,26 +64,6 @@ fn one_after_the_other(hook: impl Hook, watched: u64) -> u32 {
             refused => refused,
         },
         _ => word as u32,
-    }
-}
-
-/// The stages that go on at a place.
-#[inline(always)]
-fn at(hook: impl Hook, place: Place, watched: u64) -> u64 {
-    let matter = place.matter();
-    if matter == Matter::Datagram && UNWATCHED.features().has(Features::QUIC) {
-        let word = quic_at(hook, place.to_word(), watched);
-        if Next::of(word) != Next::Nobody {
-            return word;
-        }
-    }
-    match matter {
-        Matter::General | Matter::Datagram => general_at(hook, place.to_word(), watched),
-        Matter::Icmp => match icmp_at(hook, place.to_word(), watched) {
-            word if Next::of(word) == Next::Ping => ping_at(hook, place.to_word(), watched),
-            word => word,
-        },
-        Matter::Later => follow_at(hook, place.to_word(), watched),
     }
 }
 
@@ -94,7 +84,7 @@ fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match direct(hook.arrived(), &Maps { watched }) {
         Ok(First::Forward(forward)) => forwarded(hook, &forward),
         Ok(First::Unusual(_)) => Next::Locate.to_word(),
-        Ok(First::Quic(_, place)) => Next::At(place).to_word(),
+        Ok(First::Datagram(_, place)) => Next::Datagram(place).to_word(),
         Ok(First::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
@@ -103,17 +93,33 @@ fn direct_at<H: Hook>(hook: H, watched: u64) -> u64 {
 #[inline(never)]
 fn locate_at<H: Hook>(hook: H, watched: u64) -> u64 {
     match locate(hook.packet(), &Maps { watched }) {
-        Ok((_, place)) => Next::At(place).to_word(),
+        Ok((_, place)) => located(place).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
 }
 
+/// The stage that goes on where the headers end.
+#[inline(always)]
+fn located(place: Place) -> Next {
+    if UNWATCHED.features().has(Features::QUIC) && place.matter() == Matter::Datagram {
+        return Next::Datagram(place.to_word());
+    }
+    Next::At(place)
+}
+
+/// What names nobody is a matter for the stage that takes everything, at the same place.
 #[inline(never)]
 fn quic_at<H: Hook>(hook: H, place: u32, watched: u64) -> u64 {
-    match quic(hook.packet(), Place::from_word(place), &Maps { watched }) {
-        Ok(Named::Forward(forward)) => forwarded(hook, &forward),
-        Ok(Named::Nobody(_)) => Next::Nobody.to_word(),
-        Ok(Named::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
+    let (place, maps) = (Place::from_word(place), Maps { watched });
+    let packet = hook.packet();
+    let server = match named(&packet, place, &maps) {
+        Ok(Some(server)) => server,
+        Ok(None) => return Next::At(place).to_word(),
+        Err(reason) => return hook.refuse(reason).into(),
+    };
+    match quic(packet, place, &server, &maps) {
+        Ok(Outcome::Forward(forward)) => forwarded(hook, &forward),
+        Ok(Outcome::TooBig(_, mtu)) => Next::TooBig(mtu).to_word(),
         Err(reason) => hook.refuse(reason).into(),
     }
 }
