@@ -6,7 +6,7 @@ use crate::tables::{BalancerTables, LookupTable};
 use crate::{Flow, Reason};
 
 /// The backend that takes a packet.
-pub struct Choice {
+pub(crate) struct Choice {
     /// Its index.
     pub(crate) index: u16,
     /// Its entry.

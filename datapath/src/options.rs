@@ -84,7 +84,7 @@ bits! {
         RESEGMENT = 1 << 25;
         /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
         ROUTED = 1 << 18;
-        /// The service has server IDs in `QUIC_SERVERS`: the connection IDs of its UDP packets may name their backends.
+        /// The service has server IDs in `QUIC_SERVERS`, or one to which its routes lead has: the connection IDs of its UDP packets may name their backends.
         QUIC = 1 << 19;
     }
 }

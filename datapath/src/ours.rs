@@ -12,7 +12,7 @@ use crate::parse::{Network, Size, Transport};
 use crate::rates::{Asks, SourceKey};
 use crate::reject::smallest;
 use crate::tables::{BalancerTables, Forwarded};
-use crate::{Flow, Reason};
+use crate::{Family, Flow, Reason};
 
 /// A packet to a VIP, and what is known about it.
 pub(crate) struct Ours<P> {
@@ -28,11 +28,27 @@ pub(crate) struct Ours<P> {
     pub(crate) vip: Vip,
 }
 
+/// The flow of a packet.
+#[inline(always)]
+pub(crate) fn flow(network: &Network, transport: &Transport) -> Flow {
+    let n = network;
+    Flow::new(n.source, n.destination, transport.source_port, transport.destination_port, n.protocol)
+}
+
+/// The hash of what a service tells flows apart by.
+#[inline(always)]
+pub(crate) fn hash<T: BalancerTables>(flow: &Flow, family: Family, options: VipOptions, tables: &T) -> u64 {
+    let mut hashed = *flow;
+    if tables.features().has(Features::HASHING) {
+        hashed = flow.reduced(options);
+    }
+    hashed.hash(family, tables.hash_key())
+}
+
 impl<P: Packet> Ours<P> {
     #[inline(always)]
     pub(crate) fn flow(&self, transport: &Transport) -> Flow {
-        let n = &self.network;
-        Flow::new(n.source, n.destination, transport.source_port, transport.destination_port, n.protocol)
+        flow(&self.network, transport)
     }
 
     #[inline(always)]
@@ -76,27 +92,8 @@ impl<P: Packet> Ours<P> {
         self.alive()?;
         self.limit(tables)?;
         let table = tables.table(self.vip.service).ok_or(Reason::NoTable)?;
-        let hash = self.hash(flow, tables);
+        let hash = hash(flow, self.network.family, self.vip.options, tables);
         Ok((choose::choose(tables, &table, flow, hash, self.opens, remembers)?, hash))
-    }
-
-    /// The hash of what the service's packets are told apart by.
-    #[inline(always)]
-    fn hash<T: BalancerTables>(&self, flow: &Flow, tables: &T) -> u64 {
-        let mut hashed = *flow;
-        if tables.features().has(Features::HASHING) {
-            hashed = flow.reduced(self.vip.options);
-        }
-        hashed.hash(self.network.family, tables.hash_key())
-    }
-
-    /// The same for a packet whose backend is known: 0 where nothing in an outer header depends on it.
-    #[inline(always)]
-    pub(crate) fn spread<T: BalancerTables>(&self, transport: &Transport, tables: &T) -> u64 {
-        if tables.features().has(Features::SOURCES) || tables.features().has(Features::GUE) {
-            return self.hash(&self.flow(transport), tables);
-        }
-        0
     }
 
     /// The MTU that the sender should be told, when the packet does not fit with its outer header.

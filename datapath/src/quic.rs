@@ -16,9 +16,9 @@ use crate::gue::Behind;
 use crate::header::Udp;
 use crate::observe::Seen;
 use crate::options::{Features, VipOptions};
-use crate::ours::Ours;
+use crate::ours::{self, Ours};
 use crate::packet::{ETHERNET, Packet};
-use crate::parse::{self, Part};
+use crate::parse::{self, Part, Size};
 use crate::plain::plain;
 use crate::tables::BalancerTables;
 use crate::verifier::forgotten;
@@ -110,12 +110,16 @@ impl ServerKey {
     }
 }
 
-/// The backend that a datagram names, which is there.
+/// The backend that a datagram names, which is there, and what was found out about the datagram until then.
 pub struct Server {
     choice: Choice,
     /// Of whom it is a client: of the VIP's service, and of that to which a route leads.
     vip: Vip,
     routed: Vip,
+    size: Size,
+    behind: Behind,
+    /// The flow's hash, 0 where nothing in an outer header depends on it.
+    hash: u64,
 }
 
 /// The first half of a stage: whom the connection ID of a whole UDP datagram to a VIP address names, at a known place. When it names nobody that is there, then it
@@ -175,8 +179,17 @@ fn find<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> R
     let routed = route(tables, &walked.network.source, vip);
     let Ok(size) = parse::size(packet, walked.start, &walked.network, &transport) else { return Ok(None) };
     let (start, end) = (offset.wrapping_add(Udp::SIZE), walked.start.wrapping_add(size.packet));
-    let choice = server(packet, start, end, routed.service, tables).and_then(|server| still(tables, &server, 0));
-    Ok(choice.map(|choice| Server { choice, vip, routed }))
+    let Some(choice) = server(packet, start, end, routed.service, tables).and_then(|server| still(tables, &server, 0))
+    else {
+        return Ok(None);
+    };
+    let (size, behind) = Behind::transport(packet, &walked.network, Part::Whole, &transport, size, tables);
+    let hash = if tables.features().has(Features::SOURCES) || tables.features().has(Features::GUE) {
+        ours::hash(&ours::flow(&walked.network, &transport), walked.network.family, routed.options, tables)
+    } else {
+        0
+    };
+    Ok(Some(Server { choice, vip, routed, size, behind, hash }))
 }
 
 #[inline(always)]
@@ -187,20 +200,16 @@ fn forward<P: Packet, T: BalancerTables>(
     tables: &T,
     seen: &mut Seen,
 ) -> Result<Outcome<P>, Reason> {
-    let Server { choice, vip, routed } = server;
-    // Read once more: kept while the server is found, headers would take up the small stack.
+    let Server { choice, vip, routed, size, behind, hash } = server;
+    // Read once more: kept while the server is found, it would take up the small stack.
     let walked = place.walked(&packet)?;
-    let offset = walked.start.wrapping_add(walked.network.header);
-    let transport = parse::transport_at(&packet, offset, UDP)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
     seen.service = vip.service;
     check_source(tables, &walked.network.source, vip)?;
     seen.service = routed.service;
-    let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let (size, behind) = Behind::transport(&packet, &walked.network, Part::Whole, &transport, size, tables);
-    let tags = walked.tags();
-    let packet = Ours { network: walked.network, size, behind, opens: false, tags, vip: *routed, packet };
+    let (network, tags) = (walked.network, walked.tags());
+    let packet = Ours { network, size: *size, behind: *behind, opens: false, tags, vip: *routed, packet };
     packet.alive()?;
     packet.limit(tables)?;
     seen.backend = choice.index;
@@ -209,8 +218,7 @@ fn forward<P: Packet, T: BalancerTables>(
         // What has tags in its bytes is told nothing.
         return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
     }
-    let hash = packet.spread(&transport, tables);
-    packet.send(choice, &way, hash, false, tables).map(Outcome::Forward)
+    packet.send(choice, &way, *hash, false, tables).map(Outcome::Forward)
 }
 
 /// The server that the connection ID of a UDP datagram names, if a service knows it. What UDP carries is from `start` on and ends before `end`.

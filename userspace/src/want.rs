@@ -99,6 +99,8 @@ impl Want {
             v6: backend.v6(),
             draining: backend.draining(),
         });
+        let leads_to_server_ids =
+            |service: &Service| service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty());
         let services = config.services().iter().map(|service| {
             let owners = owners(config, service, seed).map_err(|error| (service.name().to_owned(), error))?;
             let digest = digest(owners.iter().map(|&owner| config.backends()[owner].name()));
@@ -116,7 +118,7 @@ impl Want {
                 .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
                 .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
-                .with_if(!service.quic().is_empty(), VipOptions::QUIC),
+                .with_if(!service.quic().is_empty() || leads_to_server_ids(service), VipOptions::QUIC),
                 server_ids: service.quic().iter().flat_map(QuicConfig::server_ids).collect(),
                 routes: service.routes().iter().map(|route| (route.clients, route.service)).collect(),
                 tracked: service.tracking() == Tracking::Always,

@@ -141,7 +141,9 @@ impl Oracle {
         self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let datagram = &behind[transport_header..length - ip.header];
-        let named = if tcp { None } else { self.named(service, datagram) };
+        // No packet of QUIC is ever cut (RFC 9000 section 14).
+        let whole = matches!(ip.part, Part::Whole);
+        let named = if tcp || !whole { None } else { self.named(service, datagram) };
         let (chosen, hint) = named.map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
         let incarnation = self.incarnation(chosen);
         let options = self.options(service);

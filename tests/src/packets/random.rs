@@ -118,6 +118,19 @@ pub fn gue() -> World {
     world
 }
 
+/// A world in which backends have server IDs, and some clients are of another service, whose backends have others.
+pub fn with_server_ids() -> World {
+    let mut world = World { quic: server_ids(), ..World::new() };
+    let (dns, other) = (super::world::DNS, 5);
+    world.tables.insert(other, world.tables[&dns].clone());
+    let ids = |rotation| (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (9, 1))].into());
+    world.quic.insert((other, 0), ids(0));
+    world.routes = ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
+        .map(|clients| ((dns, clients.parse().expect("a prefix")), other))
+        .into();
+    world
+}
+
 /// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends that are not there any more.
 pub fn server_ids() -> BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)> {
     let id = |length: usize, last: u8| [vec![0; length - 1], vec![last]].concat();

@@ -158,7 +158,8 @@ impl World {
     /// The entry of the VIPs of a service.
     pub fn vip_entry(&self, service: u32) -> Vip {
         let routed = self.routes.keys().any(|(routing, _)| *routing == service);
-        let quic = self.quic.keys().any(|(has, _)| *has == service);
+        let leads = |to| self.routes.iter().any(|((from, _), led)| *from == service && *led == to);
+        let quic = self.quic.keys().any(|(has, _)| *has == service || leads(*has));
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
         Vip { service, options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC) }
     }

@@ -13,6 +13,8 @@ use crate::packets::oracle;
 use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World};
 
 const HINT: u16 = 0x557f;
+/// The server ID in a plaintext connection ID of QUIC-LB's draft.
+const SERVER_ID: &[u8] = &[0xc4, 0x60, 0x5e];
 
 /// All packets go to backend 3, in UDP.
 fn world() -> World {
@@ -127,6 +129,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
             [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()
         }),
+        Case::new("a datagram goes in UDP to the backend that its connection ID names", ids(), {
+            [Client::udp4(), Client::udp6()].map(|client| named(&client)).to_vec()
+        }),
         Case::new("the UDP header counts against the MTU", world().with_mtu(1500), {
             let of_length = |client: &Client, length: usize| {
                 let headers = Client { payload: 0, ..client.clone() }.packet().len();
@@ -157,12 +162,12 @@ fn hash(client: &Client) -> u64 {
 }
 
 /// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
-fn outer(v6: bool, class: u8, length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
+fn outer(v6: bool, class: u8, hint: u16, length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
     let backend = Backend::new(3);
     let outer = if v6 {
-        build::outer_v6(backend.v6.expect("it has one"), class, HINT, length)
+        build::outer_v6(backend.v6.expect("it has one"), class, hint, length)
     } else {
-        build::outer_v4(backend.v4.expect("it has one"), class, HINT, length)
+        build::outer_v4(backend.v4.expect("it has one"), class, hint, length)
     };
     build::in_udp(&outer, length, hash, summed)
 }
@@ -176,7 +181,7 @@ fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Outcome) {
 /// The frame of a client's packet, changed, and what becomes of it.
 fn wrapped(bytes: &[u8], client: &Client, hash: u64, v6: bool, summed: Option<&[u8]>) -> (Frame, Outcome) {
     let length = bytes.len() - ETHERNET;
-    let outer = outer(v6, client.traffic_class, length, hash, summed);
+    let outer = outer(v6, client.traffic_class, HINT, length, hash, summed);
     let outcome = Outcome::Forward(Forwarded {
         bytes: build::wrapped(bytes, &outer),
         service: if client.transport == Transport::Udp { DNS } else { WEB },
@@ -291,6 +296,23 @@ fn followed(error: &Error) -> (Frame, Outcome) {
     let (bytes, client) = (error.frame(), &error.client);
     let class = Client { traffic_class: error.traffic_class, ..client.clone() };
     wrapped(&bytes, &class, hash(client), client.is_v6(), Some(&bytes[ETHERNET..]))
+}
+
+/// All packets go to backend 1, but those whose connection IDs have the ID of backend 3.
+fn ids() -> World {
+    let mut world = World::new().all_to(1, HINT);
+    world.vip_options = [(DNS, VipOptions::GUE)].into();
+    world.quic = [((DNS, 0), (3, [(SERVER_ID.to_vec(), (3, 1))].into()))].into();
+    world
+}
+
+/// A client's packet of QUIC with a short header, and what becomes of it.
+fn named(client: &Client) -> (Frame, Outcome) {
+    let client = Client { begins: [&[0x41, 0x07], SERVER_ID].concat(), ..client.clone() };
+    let (packet, bytes) = (client.packet(), client.frame());
+    let outer = outer(client.is_v6(), client.traffic_class, 0, packet.len(), hash(&client), Some(&packet));
+    let (frame, outcome) = sent(&client, client.is_v6(), true);
+    (frame, changed(outcome, |_| build::wrapped(&bytes, &outer)))
 }
 
 /// Pings go to the backends of [`WEB`].

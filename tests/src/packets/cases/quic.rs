@@ -190,10 +190,11 @@ pub(super) fn cases() -> Vec<Case> {
             frames.push(unusual::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
         }),
-        case("later fragments follow their first one to the backend that its connection ID names", {
-            let client = Client { fragment: (false, true, 0), ..both(&short(FIRST_ID))[0].clone() };
-            let later = Client { fragment: (false, false, 9), begins: vec![], ..client.clone() };
-            vec![to(&client, FIRST, 0), to(&later, FIRST, 0)]
+        case("fragments go by the table, whose connection ID there may be: no packet of QUIC is cut", {
+            let v4 = both(&short(FIRST_ID))[0].clone();
+            let first = Client { fragment: (false, true, 0), ..v4.clone() };
+            let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
+            vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
         }),
         after("a server ID whose backend is gone, or whose index another one has, goes by the table", {
             let packets = [short(FIRST_ID), handshake(FIRST_ID)];
@@ -247,6 +248,19 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let led = [named(&[short(FIRST_ID)], FIRST), by(&[short(SECOND_ID)], 4)].concat();
                 led.into_iter().map(|led| of(led, 5)).collect()
+            },
+        ),
+        Case::new(
+            "a connection ID counts for nobody where a route leads to a service without server IDs",
+            {
+                let mut world = world();
+                world.tables.insert(5, Table { tracked: false, slots: vec![(4, HINT); 251] });
+                world.routes = [((DNS, "198.51.100.0/24".parse().expect("a prefix")), 5)].into();
+                world
+            },
+            {
+                let [v4, v6] = both(&short(FIRST_ID));
+                vec![of(to(&v4, 4, HINT), 5), to(&v6, FIRST, 0)]
             },
         ),
         Case::new(

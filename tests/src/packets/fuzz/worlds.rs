@@ -45,7 +45,7 @@ pub const WORLDS: &[Made] = &[
     // Slots without a backend, backends without address, route or room, one service tracked, one without a table.
     ("faults", random::world),
     // All well, and backends with server IDs.
-    ("quic", || World { quic: random::server_ids(), ..World::new() }),
+    ("quic", random::with_server_ids),
     // A way to the backends on which only short packets fit.
     ("narrow", || World::new().with_mtu(150)),
     // The same for services of which one has merged segments cut smaller, and the other tells nobody what fits.
