@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs the privileged tests and the lab on other kernels, each in a virtual machine; `make test-kernels` calls it, as root.
 #
-#   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that the archive does not have is skipped, and said
+#   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that the archive does not have is skipped, and said.
+#            A series may have groups of tests of its own: "6.1=load,programs 6.12=lab-program"
 #   TESTS    groups of tests (default: all): the names of the test programs that need a kernel, lab-device and lab-program
+#   JOBS     how many machines run at a time (default 1); each has two CPUs and keeps one or two busy
 #   DOCUMENT the page that results are written into (default docs/kernels.md), where those of other kernels and tests stay; empty: none
 #
 # Installs what it needs, builds the test programs once, here, and runs them inside. Logs are kept in target/kernels. Ends with one line
@@ -12,6 +14,7 @@ cd "$(dirname "$0")/.."
 . tools/packages.sh
 
 KERNELS=${KERNELS:-5.10 6.1 6.12 newest}
+jobs=${JOBS:-1}
 # Test programs that ask nothing of the kernel: they run on the host.
 without_kernel=" cli datapath known properties "
 document=${DOCUMENT-docs/kernels.md}
@@ -53,35 +56,34 @@ release=${CARGO_TARGET_DIR:-target}/release/sluice
 ln -f "$release" "$results/bin/sluice"
 release=$results/bin/sluice
 
-# 2. Each kernel.
-: >"$results/tests.tsv"    # kernel, group, passed, failed, skipped
-: >"$results/programs.tsv" # program, kernel, instructions and verified instructions
-: >"$results/skipped.tsv"  # kernel, group, test, reason
+# 2. Each kernel, with a directory of its own: tests.tsv (kernel, group, passed, failed, skipped), programs.tsv (program, kernel,
+#    instructions and verified instructions), skipped.tsv (kernel, group, test, reason) and `group`, the output of the group that runs.
+rm -rf "$results/kernels"
 
-# judge VERSION GROUP STATUS: adds up one group's output and notes what was skipped.
+# judge GROUP STATUS: adds up one group's output and notes what was skipped.
 judge() {
-    local version=$1 group=$2 status=$3 passed=0 failed=0 skipped=0
+    local group=$1 status=$2 passed=0 failed=0 skipped=0
     read -r passed failed skipped < <(
-        sed -nE 's/^test result: [A-Za-z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$results/group" |
+        sed -nE 's/^test result: [A-Za-z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$own/group" |
             awk '{ passed += $1; failed += $2; skipped += $3 } END { print passed + 0, failed + 0, skipped + 0 }'
     )
     # A program that ended without a verdict has failed; and so has one that tested nothing.
     if [ "$failed" = 0 ] && { [ "$status" != 0 ] || [ $((passed + skipped)) = 0 ]; }; then
         failed=1
     fi
-    printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" >>"$results/tests.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" >>"$own/tests.tsv"
     printf '  %-12s %s passed, %s failed, %s skipped\n' "$group" "$passed" "$failed" "$skipped"
     # The reason stands behind the verdict, or in brackets before the name.
-    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' "$results/group" |
+    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' "$own/group" |
         while IFS=$'\t' read -r test reason; do
-            printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$results/skipped.tsv"
+            printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$own/skipped.tsv"
             printf '  %-12s skipped %s: %s\n' "" "$test" "$reason"
         done
-    sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' "$results/group" |
+    sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' "$own/group" |
         while IFS=$'\t' read -r program instructions verified; do
-            printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" >>"$results/programs.tsv"
+            printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" >>"$own/programs.tsv"
         done
-    [ "$failed" = 0 ] || sed 's/^/    /' "$results/group"
+    [ "$failed" = 0 ] || sed 's/^/    /' "$own/group"
 }
 
 # boot KERNEL CONSOLE: runs the groups in a virtual machine; its last line is `@exit STATUS`.
@@ -92,35 +94,28 @@ boot() {
     echo "@exit $status"
 }
 
-for series in $KERNELS; do
-    status=0
-    kernel=$(tools/kernels/kernel.sh "$series") || status=$?
-    if [ $status = 3 ]; then
-        echo "test-kernels: $series: skipped, the archive has no such kernel"
-        printf '%s\t-\tall tests\tthe archive has no such kernel\n' "$series" >>"$results/skipped.tsv"
-        printf '%s\t-\t0\t0\t1\n' "$series" >>"$results/tests.tsv"
-        continue
-    fi
-    [ $status = 0 ] || fail "the kernel $series cannot be fetched"
+# examine SERIES KERNEL: runs the groups on that kernel and judges each.
+examine() {
+    local series=$1 kernel=$2 status=0 version log began=$SECONDS line group open
+    own=$results/kernels/$series
     version=${kernel##*/}
     version=${version%-cloud-amd64}
     log=$results/$version.log
-    echo "test-kernels: Linux $version"
-    began=$SECONDS
+    echo "test-kernels: Linux $version: ${groups[*]}"
     : >"$log"
     open=" ${groups[*]} "
     while IFS= read -r line; do
         line=${line%$'\r'}
         printf '%s\n' "$line" >>"$log"
         case $line in
-            "@begin "*) : >"$results/group" ;;
+            "@begin "*) : >"$own/group" ;;
             "@end "*)
                 read -r _ group status <<<"$line"
-                judge "$version" "$group" "$status"
+                judge "$group" "$status"
                 open=${open/ $group / }
                 ;;
             "@exit "*) status=${line#@exit } ;;
-            *) printf '%s\n' "$line" >>"$results/group" ;;
+            *) printf '%s\n' "$line" >>"$own/group" ;;
         esac
     done < <(boot "$kernel" "$results/$version.console")
     if [ "$status" != 0 ]; then
@@ -129,11 +124,72 @@ for series in $KERNELS; do
     fi
     # What did not come to its end did not pass.
     for group in $open; do
-        echo "no end" >"$results/group"
-        judge "$version" "$group" "no end"
+        echo "no end" >"$own/group"
+        judge "$group" "no end"
     done
     echo "  $((SECONDS - began)) s; log in $log"
+}
+
+# Each in a process group of its own, which takes the machine with it when this script is interrupted.
+set -m
+declare -A running=()
+stop() {
+    local pid
+    for pid in "${!running[@]}"; do
+        kill -TERM -- "-$pid" 2>/dev/null || true
+    done
+}
+trap stop EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# finish: waits for one machine to end; one whose kernel cannot be had, or which broke, ends all.
+finish() {
+    local pid
+    wait -n -p pid "${!running[@]}" || fail "${running[$pid]}: the run broke off; see above"
+    unset "running[$pid]"
+}
+
+# All are fetched before any runs: apt is for one at a time.
+declare -A kernels=()
+for entry in $KERNELS; do
+    series=${entry%%=*}
+    own=$results/kernels/$series
+    mkdir -p "$own"
+    touch "$own"/{tests,programs,skipped}.tsv
+    status=0
+    kernels[$series]=$(tools/kernels/kernel.sh "$series") || status=$?
+    if [ $status = 3 ]; then
+        echo "test-kernels: $series: skipped, the archive has no such kernel"
+        printf '%s\t-\tall tests\tthe archive has no such kernel\n' "$series" >"$own/skipped.tsv"
+        printf '%s\t-\t0\t0\t1\n' "$series" >"$own/tests.tsv"
+        continue
+    fi
+    [ $status = 0 ] || fail "the kernel $series cannot be fetched"
 done
+
+all_groups=("${groups[@]}")
+for entry in $KERNELS; do
+    series=${entry%%=*}
+    kernel=${kernels[$series]}
+    [ -n "$kernel" ] || continue
+    groups=("${all_groups[@]}")
+    [ "$series" = "$entry" ] || IFS=, read -r -a groups <<<"${entry#*=}"
+    [ ${#running[@]} -lt "$jobs" ] || finish
+    if [ "$jobs" = 1 ]; then
+        examine "$series" "$kernel" &
+    else
+        examine "$series" "$kernel" > >(sed -u "s/^/$series: /") 2>&1 &
+    fi
+    running[$!]=$series
+done
+while [ ${#running[@]} -gt 0 ]; do
+    finish
+done
+cat "$results"/kernels/*/tests.tsv >"$results/tests.tsv"
+cat "$results"/kernels/*/programs.tsv >"$results/programs.tsv"
+cat "$results"/kernels/*/skipped.tsv >"$results/skipped.tsv"
 
 # 3. What came out.
 if [ -n "$document" ]; then

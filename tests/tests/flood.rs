@@ -21,6 +21,10 @@ const SYNS: u32 = 10 * TABLE / ESTABLISHED;
 /// How often the time is taken, in each way: every connection four times.
 const ROUNDS: u32 = 4 * ESTABLISHED;
 
+/// An address that is no VIP.
+const NOBODY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1))];
+
 fn established(number: u32) -> Client {
     let client = if number.is_multiple_of(2) { Client::tcp4() } else { Client::tcp6() };
     client.from_port(10_000 + number as u16)
@@ -37,6 +41,14 @@ fn syn(number: u32) -> Client {
     Client { source: (address, 1024).into(), ..client }
 }
 
+/// The same to an address that is no VIP.
+fn nobodys(number: u32) -> Client {
+    let client = syn(number);
+    let [v4, v6] = NOBODY;
+    let address = if client.is_v6() { v6 } else { v4 };
+    client.to_address(address)
+}
+
 fn flood(hook: Hook) -> anyhow::Result<()> {
     let mut balancer = Loaded::with(hook, TABLE, &settings())?;
     balancer.configure(&World::new().all_to(1, 0).tracked(true))?;
@@ -51,28 +63,32 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
         balancer.send(&syn(sent).frame().into())?;
         sent += 1;
     }
-    // In turn between packets of other connections and within the flood, as many of the one as of the other, so that caches are as warm.
-    let (mut calm, mut flooded) = (Vec::new(), Vec::new());
+    // In turn between packets of other connections, between packets that are nobody's, and within the flood, as many of each.
+    let mut times = [const { Vec::new() }; 3];
     for round in 0..ROUNDS {
-        for other in 1..=SYNS {
-            balancer.send(&established((round + other) % ESTABLISHED).frame().into())?;
+        for (way, times) in times.iter_mut().enumerate() {
+            for other in 1..=SYNS {
+                match way {
+                    0 => balancer.send(&established((round + other) % ESTABLISHED).frame().into())?,
+                    1 => balancer.send(&nobodys(sent).frame().into())?,
+                    _ => balancer.send(&syn(sent).frame().into())?,
+                };
+                sent += u32::from(way != 0);
+            }
+            let client = established((round + way as u32) % ESTABLISHED);
+            times.push(time(&balancer, &client)?);
         }
-        calm.push(time(&balancer, &established(round % ESTABLISHED))?);
-        for _ in 0..SYNS {
-            balancer.send(&syn(sent).frame().into())?;
-            sent += 1;
-        }
-        flooded.push(time(&balancer, &established((round + 1) % ESTABLISHED))?);
     }
     let after = balancer.counters()?.backends;
     let to = |backend| after.get(&backend).map_or(0, |c| c.0) - before.get(&backend).map_or(0, |c| c.0);
-    ensure!(to(2) == u64::from(sent), "{} packets went to the new backend, {sent} are of the flood", to(2));
-    let kept = u64::from(ROUNDS * (SYNS + 2));
+    let flooding = u64::from(ESTABLISHED * SYNS + ROUNDS * SYNS);
+    ensure!(to(2) == flooding, "{} packets went to the new backend, {flooding} are of the flood", to(2));
+    let kept = u64::from(ROUNDS * (SYNS + 3));
     ensure!(to(1) == kept, "{} of {kept} packets of established connections went to their backend", to(1));
+    let [own, nobodys, flooded] = times.map(median);
     println!(
-        "{hook:?}: {} ns a packet of an established connection, {} ns during the flood of {sent} SYNs (medians)",
-        median(calm),
-        median(flooded)
+        "{hook:?}: a packet of an established connection takes {own} ns between those of others, {nobodys} ns between packets that are nobody's, \
+         {flooded} ns within the flood of {flooding} SYNs (medians)"
     );
     Ok(())
 }

@@ -98,7 +98,7 @@ done
 # 4. The machine: console to a file, the command's output to ours.
 status=0
 # shellcheck disable=SC2086  # several options
-timeout -k 5 "${TIMEOUT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg,thread=multi}" -cpu max,la57=off -smp "${CPUS:-2}" \
+timeout --foreground -k 5 "${TIMEOUT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg,thread=multi}" -cpu max,la57=off -smp "${CPUS:-2}" \
     -m "$memory" -object memory-backend-memfd,id=memory,size="${memory}M",share=on -numa node,memdev=memory \
     -nodefaults -no-user-config -display none -no-reboot -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
     -append "console=ttyS0 panic=-1 quiet mitigations=off" \

@@ -39,8 +39,13 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
             continue;
         }
         let name = (!name.is_empty()).then(|| name.to_owned());
-        let table = if name.is_some() { maps.table(index)? } else { None };
-        have.services.insert(index, HaveService { name, table, rests_until: record.rests_until });
+        have.services.insert(index, HaveService { name, table: None, rests_until: record.rests_until });
+    }
+    let named: Vec<u32> = have.services.iter().filter(|(_, has)| has.name.is_some()).map(|(index, _)| *index).collect();
+    for (index, table) in maps.tables(&named)? {
+        if let Some(service) = have.services.get_mut(&index) {
+            service.table = Some(table);
+        }
     }
     have.addresses = maps.vip_addresses()?;
     have.vips = maps.vips()?;

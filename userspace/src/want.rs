@@ -9,7 +9,9 @@ use siphasher::sip::SipHasher24;
 use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
-use crate::config::{AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking, Unlisted, Vip};
+use crate::config::{
+    AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking, Unlisted, Vip,
+};
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by one.
 ///
@@ -99,8 +101,9 @@ impl Want {
             v6: backend.v6(),
             draining: backend.draining(),
         });
-        let leads_to_server_ids =
-            |service: &Service| service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty());
+        let leads_to_server_ids = |service: &Service| {
+            service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty())
+        };
         let services = config.services().iter().map(|service| {
             let owners = owners(config, service, seed).map_err(|error| (service.name().to_owned(), error))?;
             let digest = digest(owners.iter().map(|&owner| config.backends()[owner].name()));

@@ -2,17 +2,18 @@
 //!
 //! The socket sees what comes in before any TC program and what goes out after every TC program: the wire, not the stack.
 
+use super::layers::{OuterChecksum, Seen, flow, has_good_checksum, inner, look, outer_checksum};
 use super::namespaces::Namespaces;
 use super::topology::{Host, VIP_V4, VIP_V6};
 use anyhow::{Context, Result, anyhow, ensure};
-use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::TransportSlice;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -55,14 +56,20 @@ pub struct Counts {
     pub from_vip_in: u64,
     /// Plain packets whose source is a VIP, sent.
     pub from_vip_out: u64,
-    /// IP-in-IP packets received.
+    /// Encapsulated packets received.
     pub encapsulated_in: u64,
-    /// IP-in-IP packets sent.
+    /// Encapsulated packets sent.
     pub encapsulated_out: u64,
     /// TCP packets, encapsulated or not, whose checksum is right, or right as far as a device is to complete it.
     pub good_checksums: u64,
     /// Other TCP packets.
     pub bad_checksums: u64,
+    /// Packets in UDP whose outer checksum is right, or will be once a device has completed the one inside.
+    pub good_outer_checksums: u64,
+    /// Packets in UDP without an outer checksum.
+    pub no_outer_checksums: u64,
+    /// Other packets in UDP.
+    pub bad_outer_checksums: u64,
 }
 
 impl Counts {
@@ -71,6 +78,12 @@ impl Counts {
         match has_good_checksum(whole) {
             Some(true) => self.good_checksums += 1,
             Some(false) => self.bad_checksums += 1,
+            None => {}
+        }
+        match outer_checksum(whole) {
+            Some(OuterChecksum::Right) => self.good_outer_checksums += 1,
+            Some(OuterChecksum::None) => self.no_outer_checksums += 1,
+            Some(OuterChecksum::Wrong) => self.bad_outer_checksums += 1,
             None => {}
         }
     }
@@ -87,79 +100,6 @@ impl Counts {
             (false, _) => {}
         }
     }
-}
-
-/// Whether the checksum of a TCP packet is right, in front of which may be an outer header; `None` when it is none.
-///
-/// A device that is to fill it in finds the sum of the pseudo-header in its place.
-fn has_good_checksum(bytes: &[u8]) -> Option<bool> {
-    let packet = inner(bytes)?;
-    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
-    let mut addresses = Vec::with_capacity(32);
-    match packet.net? {
-        LaxNetSlice::Ipv4(v4) => {
-            addresses.extend(v4.header().source());
-            addresses.extend(v4.header().destination());
-        }
-        LaxNetSlice::Ipv6(v6) => {
-            addresses.extend(v6.header().source());
-            addresses.extend(v6.header().destination());
-        }
-        LaxNetSlice::Arp(_) => return None,
-    }
-    let length = tcp.slice().len() as u64;
-    let pseudo = sum(&addresses) + (length >> 16) + (length & 0xffff) + u64::from(IpNumber::TCP.0);
-    let all = fold(pseudo + sum(tcp.slice()));
-    Some(all == 0xffff || tcp.checksum() == fold(pseudo))
-}
-
-/// The packet in a frame, without the outer header if there is one.
-fn inner(bytes: &[u8]) -> Option<LaxSlicedPacket<'_>> {
-    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
-    let tunnel = |protocol| protocol == IpNumber::IPV4 || protocol == IpNumber::IPV6;
-    match &packet.net {
-        Some(LaxNetSlice::Ipv4(v4)) if tunnel(v4.header().protocol()) => {
-            LaxSlicedPacket::from_ip(v4.payload().payload).ok()
-        }
-        Some(LaxNetSlice::Ipv6(v6)) if tunnel(v6.header().next_header()) => {
-            LaxSlicedPacket::from_ip(v6.payload().payload).ok()
-        }
-        _ => Some(packet),
-    }
-}
-
-fn sum(bytes: &[u8]) -> u64 {
-    bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |low| u64::from(*low))).sum()
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
-struct Seen {
-    source: IpAddr,
-    destination: IpAddr,
-    encapsulated: bool,
-}
-
-fn look(bytes: &[u8]) -> Option<Seen> {
-    let packet = LaxSlicedPacket::from_ethernet(bytes).ok()?;
-    let (source, destination, next): (IpAddr, IpAddr, IpNumber) = match packet.net? {
-        LaxNetSlice::Ipv4(v4) => {
-            let header = v4.header();
-            (header.source_addr().into(), header.destination_addr().into(), header.protocol())
-        }
-        LaxNetSlice::Ipv6(v6) => {
-            let header = v6.header();
-            (header.source_addr().into(), header.destination_addr().into(), header.next_header())
-        }
-        LaxNetSlice::Arp(_) => return None,
-    };
-    let encapsulated = next == IpNumber::IPV4 || next == IpNumber::IPV6;
-    Some(Seen { source, destination, encapsulated })
 }
 
 /// Everything a finished capture knows.
@@ -202,6 +142,19 @@ impl Captured {
         left.filter(|(came, size)| came.is_none_or(|came| !came.contains(size)))
             .map(|(came, size)| (came.and_then(|came| came.last().copied()).unwrap_or(0), size))
             .collect()
+    }
+
+    /// The outer source ports of packets that came in UDP, by the flow inside: its source, both ports and the protocol.
+    pub fn gue_flows(&self) -> BTreeMap<(IpAddr, u16, u16, u8), BTreeSet<u16>> {
+        let mut flows: BTreeMap<_, BTreeSet<u16>> = BTreeMap::new();
+        for frame in self.frames.iter().filter(|frame| !frame.outgoing) {
+            let port = look(&frame.bytes).and_then(|seen| seen.gue_source);
+            let flow = inner(&frame.bytes).and_then(|packet| flow(&packet));
+            if let (Some(port), Some(flow)) = (port, flow) {
+                flows.entry(flow).or_default().insert(port);
+            }
+        }
+        flows
     }
 
     /// Writes the kept packets for Wireshark or tcpdump.
@@ -320,7 +273,7 @@ fn packets_lost(socket: &OwnedFd) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::PacketBuilder;
+    use etherparse::{IpNumber, PacketBuilder};
 
     fn frame(outgoing: bool, bytes: Vec<u8>) -> Frame {
         Frame { time: Duration::ZERO, outgoing, length: bytes.len(), segment_size: 0, bytes }
@@ -343,26 +296,6 @@ mod tests {
         counts.add(&frame(false, plain(client, [10, 0, 1, 2])));
         counts.add(&frame(false, vec![0; 20]));
         assert_eq!(counts, Counts { to_vip_in: 1, from_vip_out: 2, ..Counts::default() });
-    }
-
-    #[test]
-    fn checksums_are_judged_plain_and_encapsulated_and_to_be_completed() {
-        let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
-        let mut plain = Vec::new();
-        builder().tcp(1000, 80, 7, 64_000).write(&mut plain, b"hello").unwrap();
-        let mut bytes = Vec::new();
-        builder().write(&mut bytes, IpNumber::IPV4, &plain[14..]).unwrap();
-        let at = |frame: &[u8]| frame.len() - 5 - 4;
-        for mut frame in [plain.clone(), bytes] {
-            assert_eq!(has_good_checksum(&frame), Some(true));
-            let field = at(&frame);
-            frame[field] ^= 1;
-            assert_eq!(has_good_checksum(&frame), Some(false));
-            let pseudo = fold(sum(&[&[10, 0, 1, 2][..], &VIP_V4.octets(), &[0, 6, 0, 25]].concat()));
-            frame[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
-            assert_eq!(has_good_checksum(&frame), Some(true));
-        }
-        assert_eq!(has_good_checksum(&[0; 20]), None);
     }
 
     #[test]

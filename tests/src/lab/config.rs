@@ -35,7 +35,7 @@ impl TooBig {
     }
 }
 
-/// Which backends the services have, which of them is draining, and what becomes of packets that do not fit.
+/// Which backends the services have, which of them is draining, how packets travel and what becomes of those that do not fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Whether [`JOINING`] belongs to the services.
@@ -44,6 +44,8 @@ pub struct Wanted {
     pub drained: bool,
     /// What becomes of packets that do not fit.
     pub too_big: TooBig,
+    /// Whether packets travel in UDP, merged ones without a checksum.
+    pub in_udp: bool,
 }
 
 impl Wanted {
@@ -65,6 +67,15 @@ impl Wanted {
         f64::from(own) / f64::from(total)
     }
 
+    /// Bytes of the outer header, that of UDP included.
+    pub fn outer(self, family: Family) -> usize {
+        let outer = match family {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        };
+        outer + if self.in_udp { 8 } else { 0 }
+    }
+
     /// The configuration for one host. Backends read the same file as the first balancer.
     pub fn configuration(self, host: &Host, table_size: u32, key: &Path) -> Value {
         let first = balancers().next();
@@ -84,7 +95,7 @@ impl Wanted {
         let members: Vec<_> = self.listed().map(|host| json!({ "name": host.name, "weight": host.weight() })).collect();
         let service = |name: &str, port: u16, protocol: &str| {
             let vip = |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
-            json!({
+            let mut service = json!({
                 "name": name,
                 "vips": Family::BOTH.map(vip),
                 "table_size": table_size,
@@ -92,7 +103,12 @@ impl Wanted {
                 "tracking": "always",
                 "too_big": self.too_big.name(),
                 "backends": members,
-            })
+            });
+            if self.in_udp {
+                service["encapsulation"] = json!("gue");
+                service["udp_zero_checksum"] = json!(true);
+            }
+            service
         };
         let underlay = balancer.map(|lb| {
             let mut underlay = json!({ "v4": lb.v4, "v6": lb.v6 });

@@ -11,6 +11,7 @@ pub mod holder;
 pub mod host_state;
 #[expect(clippy::module_inception, reason = "the thing itself, among its parts")]
 pub mod lab;
+mod layers;
 pub mod namespaces;
 pub mod offload;
 pub mod ping;

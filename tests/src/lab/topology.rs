@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const UNDERLAY_MTU: u32 = 1600;
 /// MTU of the links between clients and router, in bytes.
 pub const CLIENT_MTU: u32 = 1500;
+/// UDP port to which packets in UDP go (`underlay.gue_port`, as it is by default).
+pub const GUE_PORT: u16 = 6080;
 /// TCP port of the service [`WEB`].
 pub const WEB_PORT: u16 = 80;
 /// UDP port of the service [`ECHO`] (the echo port of RFC 862).

@@ -123,7 +123,7 @@ pub fn with_server_ids() -> World {
     let mut world = World { quic: server_ids(), ..World::new() };
     let (dns, other) = (super::world::DNS, 5);
     world.tables.insert(other, world.tables[&dns].clone());
-    let ids = |rotation| (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (9, 1))].into());
+    let ids = |rotation| (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into());
     world.quic.insert((other, 0), ids(0));
     world.routes = ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
         .map(|clients| ((dns, clients.parse().expect("a prefix")), other))
@@ -134,11 +134,12 @@ pub fn with_server_ids() -> World {
 /// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends that are not there any more.
 pub fn server_ids() -> BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)> {
     let id = |length: usize, last: u8| [vec![0; length - 1], vec![last]].concat();
-    let servers = |length: usize| {
-        (0..12u8).map(move |n| (id(length, n), ([1, 2, 4, 5, 6, 9][usize::from(n % 6)], 1 + u32::from(n / 10))))
+    let servers = |rotation: u8, length: usize| {
+        let backend = |n: u8| [1, 2, 4, 5, 6, 9][usize::from((rotation + 2 * n) % 6)];
+        (0..3u8).map(move |n| (id(length, n), (backend(n), 1 + u32::from(n == 2 && rotation == 1)))).collect()
     };
     [(0, 2), (1, 1), (2, 15), (3, 8), (6, 7)]
-        .map(|(rotation, length)| ((super::world::DNS, rotation), (length, servers(length).collect())))
+        .map(|(rotation, length)| ((super::world::DNS, rotation), (length, servers(rotation, length))))
         .into()
 }
 
@@ -148,7 +149,7 @@ fn quic() -> impl Strategy<Value = Vec<u8>> {
     let version = prop::sample::select(vec![1u32, 0x6b33_43cf, 0, 0xff00_001d]);
     let of = prop::sample::select(vec![(0u8, 2usize), (1, 1), (2, 15), (3, 8), (6, 7), (7, 2), (4, 3)]);
     let room = prop_oneof![3 => Just(8u8), 1 => Just(20), 1 => 0..=20u8];
-    (kind, version, of, 0..14u8, any::<u8>(), room).prop_map(
+    (kind, version, of, 0..4u8, any::<u8>(), room).prop_map(
         |(first, version, (rotation, length), last, random, room)| {
             let long = [&version.to_be_bytes()[..], &[room]].concat();
             let id = [&[rotation << 5 | random & 0x1f], &vec![0; length - 1][..], &[last]].concat();

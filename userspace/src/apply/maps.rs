@@ -68,8 +68,8 @@ maps! {
     fn put_quic_servers(&mut; servers: &[(ServerKey, Connection)]) -> ();
     /// Removes QUIC server IDs, as far as they are there.
     fn remove_quic_servers(&mut; keys: &[ServerKey]) -> ();
-    /// The lookup table of a service, if it has one.
-    fn table(&; service: u32) -> Option<Table>;
+    /// The lookup tables of those of these services that have one.
+    fn tables(&; services: &[u32]) -> BTreeMap<u32, Table>;
     /// Swaps lookup tables in.
     fn replace_tables(&mut; tables: &[(u32, &Table)]) -> ();
     /// Removes the lookup table of a service, if it has one.

@@ -295,17 +295,13 @@ impl BalancerMaps {
         if let Some(listed) = self.listed.get() {
             return Ok(listed);
         }
-        let mut listed = BTreeSet::new();
         // As in `shape::outer_indexes`.
         let used = (0_u32..)
             .zip(self.service_records()?)
             .filter(|(index, record)| *index == 0 || bytes(std::slice::from_ref(record)).iter().any(|byte| *byte != 0));
-        for (index, _) in used {
-            if self.lists.lookup(&index.to_ne_bytes())?.is_some() {
-                listed.insert(index);
-            }
-        }
-        Ok(self.listed.get_or_init(|| listed))
+        let used: Vec<u32> = used.map(|(index, _)| index).collect();
+        let lists = self.lists.inner_maps(&used)?;
+        Ok(self.listed.get_or_init(|| lists.into_iter().map(|(index, _)| index).collect()))
     }
 
     /// Removes the list of sources at an index that no packet is to meet any more, if there is one.
@@ -339,13 +335,13 @@ impl BalancerMaps {
         self.rates.put(rates)
     }
 
-    /// The lookup table of a service, if it has one.
+    /// The lookup tables of those of these services that have one.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn table(&self, service: u32) -> Result<Option<Table>, Error> {
-        table::read(&self.tables, service)
+    pub fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, Table>, Error> {
+        table::read(&self.tables, services)
     }
 
     /// Builds new lookup tables and swaps them in: no packet sees half a table.

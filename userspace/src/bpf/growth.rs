@@ -174,17 +174,13 @@ fn copy_elements(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error)
 
 /// Puts the inner maps of an outer map into another one: they are the same maps, seen from both.
 fn copy_tables(old: &RawMap, new: &RawMap, indexes: &[u32], refused: &impl Fn(String) -> Error) -> Result<(), Error> {
-    for indexes in indexes.chunks(INNER_MAPS) {
-        let (mut keys, mut inner) = (Vec::new(), Vec::new());
-        for index in indexes {
-            if let Some(id) = old.lookup(&index.to_ne_bytes())? {
-                if *index >= new.entries() {
-                    return Err(refused(format!("the map {} has used its element {index}", old.name())));
-                }
-                keys.push(*index);
-                inner.push(RawMap::by_id(value(&id), old.name())?);
-            }
-        }
+    let held = old.inner_maps(indexes)?;
+    if let Some((index, _)) = held.iter().find(|(index, _)| *index >= new.entries()) {
+        return Err(refused(format!("the map {} has used its element {index}", old.name())));
+    }
+    for held in held.chunks(INNER_MAPS) {
+        let keys: Vec<u32> = held.iter().map(|(index, _)| *index).collect();
+        let inner = held.iter().map(|(_, id)| RawMap::by_id(*id, old.name())).collect::<Result<Vec<_>, Error>>()?;
         let maps: Vec<u32> = inner.iter().map(|map| map.descriptor().as_raw_fd() as u32).collect();
         new.write(bytes(&keys), bytes(&maps))?;
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
+use std::thread;
 
 use aya::maps::{MapData, MapInfo};
 use sluice_datapath::Plain;
@@ -38,6 +39,9 @@ const ENOTSUPP: i32 = 524;
 
 /// How many entries go into one call, to begin with.
 const BATCH: usize = 4_096;
+
+/// How many calls that wait are made at a time.
+const AT_ONCE: usize = 64;
 
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
@@ -295,6 +299,45 @@ impl RawMap {
         }
     }
 
+    /// The values of many elements of an array of maps: the numbers of its inner maps.
+    ///
+    /// Before Linux 6.8 each such look-up waits until every running program has ended (`maybe_wait_bpf_programs`), for 20 milliseconds and more.
+    /// Those that are made at the same time wait for the same moment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub(super) fn inner_maps(&self, indexes: &[u32]) -> Result<Vec<(u32, u32)>, Error> {
+        let ids = self
+            .at_once(indexes, |index| Ok(self.lookup(&index.to_ne_bytes())?.map(|id| (*index, value::<u32>(&id)))))?;
+        Ok(ids.into_iter().flatten().collect())
+    }
+
+    /// Does something with each item, with many at a time.
+    fn at_once<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        work: impl Fn(&T) -> Result<R, Error> + Sync,
+    ) -> Result<Vec<R>, Error> {
+        if items.len() < 2 {
+            return items.iter().map(work).collect();
+        }
+        let work = &work;
+        thread::scope(|scope| {
+            let mut threads = Vec::with_capacity(AT_ONCE);
+            for share in items.chunks(items.len().div_ceil(AT_ONCE)) {
+                let all = move || share.iter().map(work).collect::<Result<Vec<R>, Error>>();
+                let thread = thread::Builder::new().spawn_scoped(scope, all);
+                threads.push(thread.map_err(|source| self.failed("start a thread for", source))?);
+            }
+            let mut results = Vec::with_capacity(items.len());
+            for thread in threads {
+                results.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok(results)
+        })
+    }
+
     /// Writes one value; whether it was written, which with [`IF_ABSENT`] it is only where none was.
     ///
     /// # Errors
@@ -347,10 +390,13 @@ impl RawMap {
             match bpf(UPDATE_BATCH, &mut attributes) {
                 Ok(_) => return Ok(()),
                 Err(error) if is_no_batch(&error) => {
-                    for (key, value) in keys.chunks(self.key).zip(values.chunks(self.value())) {
-                        self.update(key, value, 0)?;
-                    }
-                    return Ok(());
+                    let entries: Vec<_> = keys.chunks(self.key).zip(values.chunks(self.value())).collect();
+                    let write = |(key, value): &(&[u8], &[u8])| self.update(key, value, 0).map(drop);
+                    // Each change of an array of maps waits, as each look-up does.
+                    return match self.kind {
+                        ARRAY_OF_MAPS => self.at_once(&entries, write).map(drop),
+                        _ => entries.iter().try_for_each(write),
+                    };
                 }
                 // What was written until then counts; a signal may have come.
                 Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => done += attributes.count as usize,

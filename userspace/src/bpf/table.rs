@@ -1,5 +1,6 @@
 //! A lookup table as it is in its inner map.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 
 use sluice_datapath::entries::{Slot, TableHead};
@@ -7,7 +8,7 @@ use sluice_datapath::entries::{Slot, TableHead};
 use super::Error;
 use super::growth::INNER_MAPS;
 use super::memory::Memory;
-use super::raw::{RawMap, bytes, value};
+use super::raw::{RawMap, bytes};
 
 /// `BPF_F_MMAPABLE` and `BPF_F_INNER_MAP`, as the program's prototype of a table has them.
 pub(super) const TABLE_FLAGS: u32 = 1 << 10 | 1 << 12;
@@ -56,21 +57,26 @@ impl Table {
     }
 }
 
-/// Reads the lookup table of a service, if it has one.
+/// Reads the lookup tables of those of these services that have one.
 ///
 /// # Errors
 ///
 /// [`Error::System`].
-pub(super) fn read(outer: &RawMap, service: u32) -> Result<Option<Table>, Error> {
-    let Some(id) = outer.lookup(&service.to_ne_bytes())? else { return Ok(None) };
-    let inner = RawMap::by_id(value(&id), outer.name())?;
-    let memory = Memory::map(inner.descriptor(), inner.entries(), false)?;
-    Ok(Table::from_elements(&memory.read()))
+pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Table>, Error> {
+    let mut tables = BTreeMap::new();
+    for (service, id) in outer.inner_maps(services)? {
+        let inner = RawMap::by_id(id, outer.name())?;
+        let memory = Memory::map(inner.descriptor(), inner.entries(), false)?;
+        if let Some(table) = Table::from_elements(&memory.read()) {
+            tables.insert(service, table);
+        }
+    }
+    Ok(tables)
 }
 
 /// Builds new inner maps, fills them whole, and swaps them in, many in one call: no packet sees half a table.
 ///
-/// Each single update waits for an RCU grace period (milliseconds); a batch waits once.
+/// Each single update waits for an RCU grace period (milliseconds), a batch once; where the kernel knows no batches, many single ones wait together.
 ///
 /// # Errors
 ///

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::pins::{COUNTED_BEFORE, Set};
-use super::raw::{RawMap, value};
+use super::raw::RawMap;
 use super::shape::{self, Holds, MapShape};
 
 /// What a map takes and holds.
@@ -63,14 +63,11 @@ fn of_map(shape: &MapShape, map: &RawMap, directory: &Path) -> Result<Usage, Err
             entries = Some(count);
         }
         Holds::Tables => {
-            let mut count = 0;
-            for index in shape::outer_indexes(directory)? {
-                if let Some(id) = map.lookup(&index.to_ne_bytes())? {
-                    bytes += RawMap::by_id(value(&id), map.name())?.memory()?;
-                    count += 1;
-                }
+            let inner = map.inner_maps(&shape::outer_indexes(directory)?)?;
+            for (_, id) in &inner {
+                bytes += RawMap::by_id(*id, map.name())?.memory()?;
             }
-            entries = Some(count);
+            entries = Some(inner.len() as u64);
         }
         Holds::Elements | Holds::Counters => {}
     }

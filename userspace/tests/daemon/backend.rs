@@ -30,8 +30,9 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
         (&status["backend"]["daemon"], &status["backend"]["program"]),
         (&json!(daemon.id()), &json!(by_program))
     );
-    assert_eq!(status["backend"]["memory"].is_object(), by_program, "{status}");
-    assert_eq!(site.json("counters")["backend"].is_object(), by_program);
+    // The same object clamps.
+    assert!(status["backend"]["memory"].is_object(), "{status}");
+    assert!(site.json("counters")["backend"].is_object());
 
     // A VIP goes, another comes.
     let filter = our_filter("eth0", FILTER);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use sluice::journal::{Journal, Role};
 use sluice::netlink::{FilterSpec, Netlink};
@@ -92,9 +93,9 @@ impl Peer {
     /// Joins both namespaces by a veth pair: `here` in this one, `there` in the peer's.
     pub(crate) fn connect(&self, here: &str, there: &str) {
         run(&format!("ip link add {here} type veth peer name {there} netns {}", self.thread_id));
-        run(&format!("ip link set {here} addrgenmode none up"));
-        let command = format!("ip link set {there} addrgenmode none up");
-        self.run(move || run(&command));
+        up(here);
+        let there = there.to_owned();
+        self.run(move || up(&there));
     }
 }
 
@@ -119,9 +120,15 @@ pub(crate) fn try_run(command: &str) -> (bool, String) {
 /// Two ends of a veth pair in this namespace, up, without link-local addresses (which come and settle on their own).
 pub(crate) fn veth(one: &str, other: &str) {
     run(&format!("ip link add {one} type veth peer name {other}"));
-    for name in [one, other] {
-        run(&format!("ip link set {name} addrgenmode none up"));
-    }
+    [one, other].into_iter().for_each(up);
+}
+
+/// Sets an interface up without a link-local address.
+///
+/// In two steps: of one request with both, old kernels do the second first, and add the address.
+fn up(interface: &str) {
+    run(&format!("ip link set {interface} addrgenmode none"));
+    run(&format!("ip link set {interface} up"));
 }
 
 /// Gives an interface an address and waits until it is in use: the kernel adds IPv6 addresses' routes a moment later.
@@ -212,6 +219,8 @@ fn snapshot_now() -> String {
 
 /// Loads `r0 = -1; exit`, a filter that lets every packet pass (`TC_ACT_UNSPEC`): its descriptor and its id.
 pub(crate) fn program() -> (OwnedFd, u32) {
+    // Before Linux 5.11 programs count as locked memory, together with those of the daemons beside this process. Elsewhere it need not succeed.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;

@@ -3,6 +3,7 @@
 mod backend_path;
 mod change;
 mod clamp;
+mod gue;
 mod merged;
 mod packet;
 mod path_mtu;
@@ -89,6 +90,7 @@ pub const STEPS: &[Step] = &[
         "Packets that do not fit: reject, resegment, jumbo",
         size::run,
     ),
+    Step::new("packets_travel_in_udp", "GUE: packets travel in UDP", gue::run),
     Step::new(
         "routers_before_backends_are_heard",
         "A router with a smaller MTU before the backends",

@@ -20,20 +20,26 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         lab.namespaces.within(host, || merge(INTERFACE))?;
     }
     for policy in TooBig::ALL {
-        set_mtu(examination, if policy == TooBig::Jumbo { UNDERLAY_MTU } else { CLIENT_MTU })?;
-        say(examination, policy)?;
-        for family in Family::BOTH {
-            with_merging(examination, policy, sender, family)?;
-            if policy == TooBig::Resegment {
-                with_cutting(examination, sender, family)?;
-            }
-        }
+        try_out(examination, policy, sender)?;
     }
     say(examination, TooBig::default())
 }
 
+/// Large transfers to services that treat packets that do not fit in this way, on an underlay where that matters.
+pub(super) fn try_out(examination: &mut Examination<'_>, policy: TooBig, sender: &'static Host) -> Result<()> {
+    set_mtu(examination, if policy == TooBig::Jumbo { UNDERLAY_MTU } else { CLIENT_MTU })?;
+    say(examination, policy)?;
+    for family in Family::BOTH {
+        with_merging(examination, policy, sender, family)?;
+        if policy == TooBig::Resegment {
+            with_cutting(examination, sender, family)?;
+        }
+    }
+    Ok(())
+}
+
 /// Has both balancers treat packets that do not fit in this way.
-fn say(examination: &mut Examination<'_>, policy: TooBig) -> Result<()> {
+pub(super) fn say(examination: &mut Examination<'_>, policy: TooBig) -> Result<()> {
     examination.wanted.too_big = policy;
     examination.lab.configure(examination.wanted)?;
     balancers().try_for_each(|balancer| examination.lab.reload_sluice(balancer))
@@ -54,7 +60,7 @@ fn with_merging(
     let which = format!("{}, {}", policy.name(), family.name());
     moved.judge(examination, &which, format!("{} bytes go up and down with TSO and GRO", lab.scale.bulk));
     let cut = moved.cut_otherwise();
-    let shrank = cut.iter().all(|(came, left)| *came == left + outer(family));
+    let shrank = cut.iter().all(|(came, left)| *came == left + examination.wanted.outer(family));
     let count = cut.len();
     let what =
         format!("{which}: {dropped} packets did not fit, the client was told {told} times, {count} were cut smaller");
@@ -92,14 +98,6 @@ fn forget(lab: &Lab, sender: &'static Host) -> Result<()> {
         lab.namespaces.run(sender, "ip", &[family, "route", "flush", "cache"], "")?;
     }
     Ok(())
-}
-
-/// Bytes of the outer header.
-fn outer(family: Family) -> usize {
-    match family {
-        Family::V4 => 20,
-        Family::V6 => 40,
-    }
 }
 
 /// How many packets did not fit so far.

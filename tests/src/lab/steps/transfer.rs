@@ -14,6 +14,8 @@ pub(super) struct Transfer {
     wrong: Vec<String>,
     /// TCP packets that the captures saw, whose checksum is right, and others.
     checksums: (u64, u64),
+    /// Packets in UDP whose outer checksum is right, those that have none, and others.
+    outer_checksums: (u64, u64, u64),
     /// What each balancer saw.
     pub(super) balancers: Vec<Captured>,
 }
@@ -40,6 +42,7 @@ impl Transfer {
         let mut transfer = Self {
             wrong: moved.err().map(|error| format!("{error:#}")).into_iter().collect(),
             checksums: (0, 0),
+            outer_checksums: (0, 0, 0),
             balancers: Vec::new(),
         };
         for capture in at_balancers {
@@ -56,6 +59,9 @@ impl Transfer {
     fn count(&mut self, captured: &Captured) {
         self.checksums.0 += captured.counts.good_checksums;
         self.checksums.1 += captured.counts.bad_checksums;
+        self.outer_checksums.0 += captured.counts.good_outer_checksums;
+        self.outer_checksums.1 += captured.counts.no_outer_checksums;
+        self.outer_checksums.2 += captured.counts.bad_outer_checksums;
     }
 
     /// Checks that all bytes went up and down, and that no checksum was bad.
@@ -64,6 +70,13 @@ impl Transfer {
         let (good, bad) = self.checksums;
         let what = format!("{which}: of {good} captured TCP packets {bad} have a bad checksum");
         examination.check(good > 0 && bad == 0, what);
+        if examination.wanted.in_udp {
+            let (good, without, bad) = self.outer_checksums;
+            let what = format!(
+                "{which}: of the UDP headers before them {good} have a right checksum, {without} none, {bad} a bad one"
+            );
+            examination.check(good > 0 && bad == 0, what);
+        }
     }
 
     /// Merged packets whose segments left a balancer in another size than they came: both sizes of each.

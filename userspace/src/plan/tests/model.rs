@@ -340,8 +340,9 @@ impl Maps for Model {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.quic_servers.remove(key)))
     }
 
-    fn table(&self, service: u32) -> Result<Option<Table>, Error> {
-        Ok(self.tables.get(&service).cloned())
+    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, Table>, Error> {
+        let has = |service: &u32| Some((*service, self.tables.get(service)?.clone()));
+        Ok(services.iter().filter_map(has).collect())
     }
 
     /// A batch is not atomic as a whole: each swap is a write of its own.
