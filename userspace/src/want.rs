@@ -241,6 +241,35 @@ mod tests {
     }
 
     #[test]
+    fn packets_show_their_connection_ids_where_their_service_has_server_ids_or_a_route_leads_to_some() {
+        let options = |with_ids: Option<usize>| {
+            let mut text = serde_json::json!({
+                "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
+                "backends": [{ "name": "web-1", "address": "10.0.1.1" }],
+                "services": [
+                    { "name": "web", "vips": ["203.0.113.10:443/udp"], "backends": [{ "name": "web-1" }],
+                      "routes": [{ "sources": ["198.51.100.0/24"], "service": "near" }] },
+                    { "name": "near", "vips": [], "backends": [{ "name": "web-1" }] },
+                    { "name": "other", "vips": ["203.0.113.10:53/udp"], "backends": [{ "name": "web-1" }] },
+                ]
+            });
+            if let Some(service) = with_ids {
+                text["services"][service]["quic"] = serde_json::json!([
+                    { "rotation": 0, "server_id_length": 1, "server_ids": [{ "backend": "web-1", "id": "07" }] }
+                ]);
+            }
+            let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
+            let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
+            assert_eq!(want.features().has(Features::QUIC), with_ids.is_some());
+            [0, 1, 2].map(|service| want.services[service].options.has(VipOptions::QUIC))
+        };
+        assert_eq!(options(None), [false, false, false]);
+        assert_eq!(options(Some(0)), [true, false, false]);
+        assert_eq!(options(Some(1)), [true, true, false]);
+        assert_eq!(options(Some(2)), [false, false, true]);
+    }
+
+    #[test]
     fn when_everybody_drains_the_table_stays_as_it_was() {
         let all = want(&["web-1", "web-2", "web-3", "web-4", "web-5", "web-6"]);
         assert_eq!(all.services[0].owners, want(&[]).services[0].owners);

@@ -1,5 +1,6 @@
 //! Plans by sentence; what holds for every sequence of changes is in `sequences`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use sluice_datapath::entries::PrefixKey;
@@ -459,7 +460,10 @@ fn server_ids_come_behind_their_backends_and_go_before_them() {
     let steps = reach(&mut model, &want);
     let connection = |backend, incarnation| Connection { backend, incarnation };
     let put = Step::PutServerIds {
-        servers: vec![(server(0, &[1, 2, 3]), connection(1, 1)), (server(1, &[9]), connection(3, 1))],
+        // In the order of their keys' words.
+        servers: BTreeMap::from([(server(0, &[1, 2, 3]), connection(1, 1)), (server(1, &[9]), connection(3, 1))])
+            .into_iter()
+            .collect(),
         lengths: vec![(1, IdLengths::NONE.with(0, 3).with(1, 1))],
     };
     assert!(
@@ -469,7 +473,7 @@ fn server_ids_come_behind_their_backends_and_go_before_them() {
     assert_eq!(model.plan(&want).unwrap(), []);
 
     let steps = reach(&mut model, &web());
-    let servers = vec![server(0, &[1, 2, 3]), server(1, &[9])];
+    let servers = BTreeSet::from([server(0, &[1, 2, 3]), server(1, &[9])]).into_iter().collect();
     let remove = Step::RemoveServerIds { servers, services: vec![1] };
     assert!(
         matches!(&steps[..], [Step::ClearCopies(_), Step::PutVips { .. }, ids, Step::RetireBackends(gone)]
