@@ -14,7 +14,7 @@ use sluice_datapath::rates::Limit;
 use super::build::{self, Client, Transport};
 use super::cases::SHORTEST;
 use super::icmp::{Error, Ping};
-use super::world::{Backend, Counters, Frame, Host, Unwraps, VIP_V4, VIP_V6, World};
+use super::world::{Backend, Counters, Frame, Host, ServerIds, Unwraps, VIP_V4, VIP_V6, World};
 
 /// The addresses of the backend of [`host`].
 pub(super) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
@@ -132,7 +132,7 @@ pub fn with_server_ids() -> World {
 }
 
 /// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends that are not there any more.
-pub fn server_ids() -> BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)> {
+pub fn server_ids() -> BTreeMap<(u32, u8), ServerIds> {
     let id = |length: usize, last: u8| [vec![0; length - 1], vec![last]].concat();
     let servers = |rotation: u8, length: usize| {
         let backend = |n: u8| [1, 2, 4, 5, 6, 9][usize::from((rotation + 2 * n) % 6)];

@@ -78,6 +78,9 @@ impl Backend {
     }
 }
 
+/// QUIC server IDs of a configuration: how long they are, and the backend and incarnation that has each.
+pub type ServerIds = (usize, BTreeMap<Vec<u8>, (u16, u32)>);
+
 /// What the balancer's maps hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
@@ -97,8 +100,8 @@ pub struct World {
     pub rates: BTreeMap<(u32, Limit), u32>,
     /// Routes: a service and clients of it, and the service whose they are.
     pub routes: BTreeMap<(u32, IpNet), u32>,
-    /// QUIC server IDs by service and rotation: how long they are, and the backend and incarnation that has each.
-    pub quic: BTreeMap<(u32, u8), (usize, BTreeMap<Vec<u8>, (u16, u32)>)>,
+    /// QUIC server IDs by service and rotation.
+    pub quic: BTreeMap<(u32, u8), ServerIds>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, Table>,
     /// Backends by index.
