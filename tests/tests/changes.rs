@@ -130,6 +130,7 @@ fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<WantServic
         owners: vec![owner; 251],
         digest: owner as u64,
         routes: Vec::new(),
+        server_ids: Vec::new(),
     })
 }
 
