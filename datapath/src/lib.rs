@@ -63,4 +63,4 @@ pub use tables::{BackendTables, BalancerTables, EventTables, LookupTable};
 ///
 /// It is a directory name under the instance's pins. It is raised whenever a map changes in a way that a program or daemon of
 /// another version would misread.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
