@@ -374,6 +374,17 @@ impl RawMap {
     pub(super) fn write(&self, keys: &[u8], values: &[u8]) -> Result<(), Error> {
         let count = keys.len() / self.key;
         assert_eq!((keys.len(), values.len()), (count * self.key, count * self.value()));
+        if self.kind != ARRAY_OF_MAPS || count == 0 {
+            return self.write_in_turn(keys, values);
+        }
+        // Before Linux 6.8 each entry waits as each look-up does (see `inner_maps`), later each call.
+        let share = count.div_ceil(AT_ONCE);
+        let shares: Vec<_> = keys.chunks(share * self.key).zip(values.chunks(share * self.value())).collect();
+        self.at_once(&shares, |(keys, values)| self.write_in_turn(keys, values)).map(drop)
+    }
+
+    fn write_in_turn(&self, keys: &[u8], values: &[u8]) -> Result<(), Error> {
+        let count = keys.len() / self.key;
         let mut done = 0;
         while done < count {
             let (keys, values) = (&keys[done * self.key..], &values[done * self.value()..]);
@@ -390,13 +401,10 @@ impl RawMap {
             match bpf(UPDATE_BATCH, &mut attributes) {
                 Ok(_) => return Ok(()),
                 Err(error) if is_no_batch(&error) => {
-                    let entries: Vec<_> = keys.chunks(self.key).zip(values.chunks(self.value())).collect();
-                    let write = |(key, value): &(&[u8], &[u8])| self.update(key, value, 0).map(drop);
-                    // Each change of an array of maps waits, as each look-up does.
-                    return match self.kind {
-                        ARRAY_OF_MAPS => self.at_once(&entries, write).map(drop),
-                        _ => entries.iter().try_for_each(write),
-                    };
+                    for (key, value) in keys.chunks(self.key).zip(values.chunks(self.value())) {
+                        self.update(key, value, 0)?;
+                    }
+                    return Ok(());
                 }
                 // What was written until then counts; a signal may have come.
                 Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => done += attributes.count as usize,

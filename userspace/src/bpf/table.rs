@@ -76,7 +76,7 @@ pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Tab
 
 /// Builds new inner maps, fills them whole, and swaps them in, many in one call: no packet sees half a table.
 ///
-/// Each single update waits for an RCU grace period (milliseconds), a batch once; where the kernel knows no batches, many single ones wait together.
+/// The kernel waits for an RCU grace period (milliseconds) with each of them, or with all; [`RawMap::write`] has many wait together.
 ///
 /// # Errors
 ///

@@ -42,7 +42,7 @@ pub enum Flows {
 }
 
 /// All cases.
-pub const CASES: [Case; 20] = [
+pub const CASES: [Case; 22] = [
     Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
     Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
     // Drops, each at a later step: what lies between two of them is what the steps between them cost.
@@ -61,6 +61,8 @@ pub const CASES: [Case; 20] = [
     Case { client: udp, ..case("UDP datagram, 1 flow", Flows::Known(1)) },
     gue("in GUE: TCP segment, 1 flow", tcp),
     gue("in GUE: UDP datagram, 1 flow", udp),
+    quic("QUIC: connection ID of a server, 1 flow", |v6| beginning(v6, 0x07)),
+    quic("QUIC: connection ID of nobody, 1 flow", |v6| beginning(v6, 0xe7)),
     tracked("tracked: TCP segment, 1 flow", Flows::Known(1)),
     tracked("tracked: TCP segment, 64 k flows", Flows::Known(1 << 16)),
     tracked("tracked: TCP segment, 1 M flows", Flows::Known(1 << 20)),
@@ -94,6 +96,14 @@ const fn gue(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
     Case { client, world, features: Features::GUE, ..case(name, Flows::Known(1)) }
 }
 
+const fn quic(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
+    let world = |world: World| {
+        let servers = [(vec![0xc4, 0x60, 0x5e], (3, 1))].into();
+        World { quic: [((DNS, 0), (3, servers))].into(), ..world }
+    };
+    Case { client, world, features: Features::QUIC, ..case(name, Flows::Known(1)) }
+}
+
 const fn tracked(name: &'static str, flows: Flows) -> Case {
     Case { world: |world| world.tracked(true), ..case(name, flows) }
 }
@@ -104,6 +114,11 @@ fn tcp(v6: bool) -> Client {
 
 fn udp(v6: bool) -> Client {
     if v6 { Client::udp6() } else { Client::udp4() }
+}
+
+/// A datagram of QUIC with a short header, whose connection ID begins with this octet and a server ID.
+fn beginning(v6: bool, octet: u8) -> Client {
+    Client { begins: vec![0x40, octet, 0xc4, 0x60, 0x5e], ..udp(v6) }
 }
 
 fn nobody(client: &Client) -> Client {
