@@ -46,7 +46,12 @@ pub struct Wanted {
     pub too_big: TooBig,
     /// Whether packets travel in UDP, merged ones without a checksum.
     pub in_udp: bool,
+    /// Whether QUIC connection IDs of [`ROTATION`] name backends of the service [`ECHO`]: a server ID is the backend's name.
+    pub server_ids: bool,
 }
+
+/// The rotation of connection IDs that name backends: their first octet is a letter.
+pub const ROTATION: u8 = 2;
 
 impl Wanted {
     /// The backends of the services, draining ones among them.
@@ -107,6 +112,12 @@ impl Wanted {
             if self.in_udp {
                 service["encapsulation"] = json!("gue");
                 service["udp_zero_checksum"] = json!(true);
+            }
+            if self.server_ids && name == ECHO {
+                let id = |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+                let ids: Vec<_> = self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
+                let length = self.listed().map(|host| host.name.len()).max();
+                service["quic"] = json!([{ "rotation": ROTATION, "server_id_length": length, "server_ids": ids }]);
             }
             service
         };

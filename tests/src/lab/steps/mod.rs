@@ -9,6 +9,7 @@ mod packet;
 mod path_mtu;
 mod pings;
 mod plain;
+mod quic;
 mod reject;
 mod replies;
 mod restart;
@@ -91,6 +92,7 @@ pub const STEPS: &[Step] = &[
         size::run,
     ),
     Step::new("packets_travel_in_udp", "GUE: packets travel in UDP", gue::run),
+    Step::new("connection_ids_name_backends", "QUIC: connection IDs name backends", quic::run),
     Step::new(
         "routers_before_backends_are_heard",
         "A router with a smaller MTU before the backends",
