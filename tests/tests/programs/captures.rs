@@ -61,57 +61,66 @@ fn dead() -> Frame {
     Client { hops: 0, ..Client::tcp4() }.frame().into()
 }
 
-fn watched(hook: Hook, selection: &Selection) -> anyhow::Result<Loaded> {
+/// A test of a balancer whose packets are captured.
+fn watched(
+    hook: Hook,
+    selection: &Selection,
+    test: impl FnOnce(&mut Loaded) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     on_one_cpu()?;
-    let mut balancer = Loaded::new(hook)?;
-    balancer.configure(&World::new())?;
-    balancer.watch(selection)?;
-    Ok(balancer)
+    lend(hook, |balancer| {
+        balancer.configure(&World::new())?;
+        balancer.watch(selection)?;
+        test(balancer)
+    })
 }
 
 fn full(hook: Hook) -> anyhow::Result<()> {
     const PACKETS: u64 = 3200;
 
-    let mut balancer = watched(hook, &EVERYTHING)?;
-    let mut total = balancer.counters()?;
-    for _ in 0..PACKETS {
-        cases::send(&mut balancer, &dead(), &Outcome::Drop(Reason::Expired), &mut total)?;
-    }
-    let (suppressed, lost) = balancer.missed()?;
-    let events = balancer.events().len() as u64;
-    ensure!(events + lost == PACKETS && suppressed == 0, "{events} events, {suppressed} suppressed, {lost} lost");
-    ensure!((2900..3000).contains(&events), "{events} events");
-    balancer.send(&dead())?;
-    ensure!(balancer.events().len() == 1, "there is room again, and no event");
-    Ok(())
+    watched(hook, &EVERYTHING, |balancer| {
+        let mut total = balancer.counters()?;
+        for _ in 0..PACKETS {
+            cases::send(balancer, &dead(), &Outcome::Drop(Reason::Expired), &mut total)?;
+        }
+        let (suppressed, lost) = balancer.missed()?;
+        let events = balancer.events().len() as u64;
+        ensure!(events + lost == PACKETS && suppressed == 0, "{events} events, {suppressed} suppressed, {lost} lost");
+        ensure!((2900..3000).contains(&events), "{events} events");
+        balancer.send(&dead())?;
+        ensure!(balancer.events().len() == 1, "there is room again, and no event");
+        Ok(())
+    })
 }
 
 fn sampled(hook: Hook) -> anyhow::Result<()> {
     /// Seven standard deviations on each side: once in 10¹¹ runs.
     const EXPECTED: std::ops::Range<usize> = 364..637;
 
-    let mut balancer = watched(hook, &Selection { one_in: 4, ..EVERYTHING })?;
-    let frame = Client::udp6().frame().into();
-    for _ in 0..2000 {
-        balancer.send(&frame)?;
-    }
-    let events = balancer.events().len();
-    ensure!(EXPECTED.contains(&events), "{events} of 2000");
-    balancer.send(&dead())?;
-    ensure!(balancer.events().len() == 1, "a drop is not captured");
-    Ok(())
+    watched(hook, &Selection { one_in: 4, ..EVERYTHING }, |balancer| {
+        let frame = Client::udp6().frame().into();
+        for _ in 0..2000 {
+            balancer.send(&frame)?;
+        }
+        let events = balancer.events().len();
+        ensure!(EXPECTED.contains(&events), "{events} of 2000");
+        balancer.send(&dead())?;
+        ensure!(balancer.events().len() == 1, "a drop is not captured");
+        Ok(())
+    })
 }
 
 fn expired(hook: Hook) -> anyhow::Result<()> {
-    let mut balancer = watched(hook, &EVERYTHING)?;
-    balancer.capture().context("no capture")?.renew(Duration::from_millis(50))?;
-    balancer.send(&dead())?;
-    ensure!(balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?, "nothing is captured in time");
-    std::thread::sleep(Duration::from_millis(100));
-    balancer.send(&dead())?;
-    ensure!(balancer.events().is_empty(), "there is an event after the end");
-    ensure!(!bpf::is_captured(balancer.pins())?, "the packets to come would ask for the time again");
-    Ok(())
+    watched(hook, &EVERYTHING, |balancer| {
+        balancer.capture().context("no capture")?.renew(Duration::from_millis(50))?;
+        balancer.send(&dead())?;
+        ensure!(balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?, "nothing is captured in time");
+        std::thread::sleep(Duration::from_millis(100));
+        balancer.send(&dead())?;
+        ensure!(balancer.events().is_empty(), "there is an event after the end");
+        ensure!(!bpf::is_captured(balancer.pins())?, "the packets to come would ask for the time again");
+        Ok(())
+    })
 }
 
 fn without_the_feature(hook: Hook) -> anyhow::Result<()> {
@@ -128,8 +137,9 @@ fn without_the_feature(hook: Hook) -> anyhow::Result<()> {
 }
 
 fn alone(hook: Hook) -> anyhow::Result<()> {
-    let balancer = watched(hook, &EVERYTHING)?;
-    let second = bpf::Capture::open(balancer.pins());
-    ensure!(matches!(second, Err(bpf::Error::Captured)), "a second capture is not refused");
-    Ok(())
+    watched(hook, &EVERYTHING, |balancer| {
+        let second = bpf::Capture::open(balancer.pins());
+        ensure!(matches!(second, Err(bpf::Error::Captured)), "a second capture is not refused");
+        Ok(())
+    })
 }
