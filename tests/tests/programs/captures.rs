@@ -112,10 +112,10 @@ fn sampled(hook: Hook) -> anyhow::Result<()> {
 
 fn expired(hook: Hook) -> anyhow::Result<()> {
     watched(hook, &EVERYTHING, |balancer| {
-        balancer.capture().context("no capture")?.renew(Duration::from_millis(50))?;
+        balancer.capture().context("no capture")?.renew(Duration::from_secs(2))?;
         balancer.send(&dead())?;
         ensure!(balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?, "nothing is captured in time");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(2100));
         balancer.send(&dead())?;
         ensure!(balancer.events().is_empty(), "there is an event after the end");
         ensure!(!bpf::is_captured(balancer.pins())?, "the packets to come would ask for the time again");
