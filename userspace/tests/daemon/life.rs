@@ -92,7 +92,7 @@ pub(crate) fn a_restart_adopts_everything_without_a_gap() {
     let site = Site::new();
     let daemon = site.start(&["lb"]);
     let (before, maps) = (site.status(), pins());
-    assert_eq!(maps.len(), 25);
+    assert_eq!(maps.len(), 27);
     // Another thread of this namespace looks all the time.
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
