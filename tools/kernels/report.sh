@@ -90,7 +90,7 @@ awk -F '\t' '$2 != "-" {
 make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; may take an hour
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
-make test-kernels-ci                     # what every change must pass: 6.1 and 6.12 at the same time; writes nothing
+make test-kernels-ci                     # what every change must pass: packets on 6.1, programs on both; writes nothing
 ```
 
 Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
