@@ -148,6 +148,16 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
 pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Outcome<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = forward_at(packet, place, tables, &mut seen);
+    conclude(tables, seen, outcome)
+}
+
+/// Settles what became of a packet that one stage took whole.
+#[inline(always)]
+pub(crate) fn conclude<P, T: BalancerTables>(
+    tables: &T,
+    mut seen: Seen,
+    outcome: Result<Outcome<P>, Reason>,
+) -> Result<Outcome<P>, Reason> {
     let refused = match &outcome {
         Ok(Outcome::Forward(forward)) => seen.leaves(forward),
         Ok(Outcome::TooBig(..)) => Some(Reason::TooBig),

@@ -101,12 +101,15 @@ pub trait Packet: Sized {
         between: u32,
     ) -> Result<Self, Reason>;
 
-    /// Does work that a binding whose stages are functions leaves to one of them.
+    /// Does work at once, unless the binding's stages are functions: then it is left to one of them.
     ///
     /// # Errors
     ///
     /// The work's.
-    fn in_place(self, work: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason>;
+    #[inline(always)]
+    fn in_place(self, _: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
+        Ok(())
+    }
 
     /// Overwrites bytes of headers that this program has inserted. `offset` is a constant wherever the function is called.
     ///

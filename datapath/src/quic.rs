@@ -7,7 +7,7 @@
 //! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing: which packets carry an ID that the client made up.
 
 use crate::Reason;
-use crate::balance::{Outcome, settle};
+use crate::balance::{Outcome, conclude, settle};
 use crate::choose::{Choice, still};
 use crate::encapsulate::way;
 use crate::entries::{Connection, Vip};
@@ -151,13 +151,7 @@ pub fn quic<P: Packet, T: BalancerTables>(
 ) -> Result<Outcome<P>, Reason> {
     let mut seen = Seen::default();
     let outcome = forward(packet, place, server, tables, &mut seen);
-    let refused = match &outcome {
-        Ok(Outcome::Forward(forward)) => seen.leaves(forward),
-        Ok(Outcome::TooBig(..)) => Some(Reason::TooBig),
-        Err(reason) => Some(*reason),
-    };
-    settle(tables, &seen, refused);
-    outcome
+    conclude(tables, seen, outcome)
 }
 
 /// Whether connection IDs of a VIP's packets may name their backends.

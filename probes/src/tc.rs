@@ -291,11 +291,6 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn in_place(self, _: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
-        Ok(())
-    }
-
-    #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.put(offset, header)
     }

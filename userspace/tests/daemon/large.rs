@@ -48,8 +48,8 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     assert!(tables["bytes"].as_u64().unwrap() > 10 * 65_537 * 4, "{tables}");
     assert_eq!(map(&status, "BACKEND_COUNTERS")["bytes_per_cpu"], 24 * 4_097);
     // From Linux 5.11 to 6.3 the kernel tells the size of values alone.
-    let entry = if ((5, 11)..(6, 4)).contains(&release()) { 8 } else { 48 };
-    assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() >= 65_536 * entry, "{status}");
+    let least = if ((5, 11)..(6, 4)).contains(&release()) { 65_536 * 8 - 1 } else { 65_536 * 48 };
+    assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > least, "{status}");
     let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
     for words in ["bytes locked", "of them per CPU", "in all"] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
@@ -124,9 +124,9 @@ fn moment(daemon: &Daemon, words: &str) -> f64 {
 }
 
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
-    /// Far more than it takes, twice what it takes on an emulated machine, and less than with one call after the other for each of 4,096
-    /// tables, which waits for the kernel.
-    const SECONDS: f64 = 30.0;
+    /// Far more than it takes, and far less than with one call after the other for each entry that waits for the kernel: 4,096 tables alone
+    /// would take half a minute.
+    const SECONDS: f64 = 15.0;
 
     let mut site = Site::new();
     // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
