@@ -90,11 +90,12 @@ awk -F '\t' '$2 != "-" {
 make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; may take an hour
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
+make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # tests of each kernel's own, two machines at a time
 make test-kernels-ci                     # what every change must pass: packets on 6.1, programs on both; writes nothing
 ```
 
 Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
-have is skipped, and the command says so. QEMU emulates, some ten times slower than the machine it runs on, so no test there asserts a time.
+have is skipped, and the command says so. QEMU emulates, some ten times slower than the machine it runs on, so what a test allows in seconds is generous.
 
 ## Tests
 
