@@ -16,6 +16,12 @@ read -r passed failed skipped < <(
     sed -nE 's/^test result: [A-Za-z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$log" |
         awk '{ passed += $1; failed += $2; skipped += $3 } END { print passed + 0, failed + 0, skipped + 0 }'
 )
+if [ "$failed" -gt 0 ]; then
+    echo
+    echo "failed, and what each test said:"
+    # From what the failed tests of a test program said to its verdict.
+    awk '/^---- / { said = 1 } /^failures:$/ { said = 0 } said' "$log"
+fi
 if [ "$skipped" -gt 0 ]; then
     echo
     echo "skipped, with the reason in brackets:"

@@ -328,9 +328,11 @@ impl Oracle {
         if options.has(VipOptions::GUE) {
             outer = gue::headers(&outer, &frame.bytes[ip.start..][..length], ip, frame.segment_size != 0, hash);
         }
-        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes.
+        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes. Nobody
+        // merges fragments.
         let smaller = self.has(service, VipOptions::RESEGMENT)
             && ip.protocol == 6
+            && ip.part == Part::Whole
             && !frame.vlan
             && ip.start == 14
             && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }

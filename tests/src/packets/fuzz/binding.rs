@@ -90,7 +90,7 @@ struct Balancing {
 
 impl Binding for Balancing {
     fn accepts(&self, frame: &Frame) -> bool {
-        self.balancer.accepts(frame)
+        self.balancer.accepts(frame) && !self.oracle.cannot_tell(frame)
     }
 
     fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
