@@ -1,12 +1,13 @@
 //! The configuration files the lab generates, and the changes it makes to them.
 
+use super::lab::Scale;
 use super::topology::{
     DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, UNDERLAY_MTU, WEB, WEB_PORT, backends,
     balancers, joining_is_v4_only,
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// What becomes of packets that do not fit the underlay.
@@ -53,6 +54,9 @@ pub struct Wanted {
 /// The rotation of connection IDs that name backends: their first octet is a letter.
 pub const ROTATION: u8 = 2;
 
+/// The VIP address of a service that nobody asks for anything.
+const UNUSED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+
 impl Wanted {
     /// The backends of the services, draining ones among them.
     pub fn listed(self) -> impl Iterator<Item = &'static Host> {
@@ -82,7 +86,7 @@ impl Wanted {
     }
 
     /// The configuration for one host. Backends read the same file as the first balancer.
-    pub fn configuration(self, host: &Host, table_size: u32, key: &Path) -> Value {
+    pub fn configuration(self, host: &Host, scale: Scale, key: &Path) -> Value {
         let first = balancers().next();
         let balancer = if host.role == Role::Balancer { Some(host) } else { first };
         let defined: Vec<_> = self
@@ -103,7 +107,7 @@ impl Wanted {
             let mut service = json!({
                 "name": name,
                 "vips": Family::BOTH.map(vip),
-                "table_size": table_size,
+                "table_size": scale.table_size,
                 // Connections must stay where they are while the tables change.
                 "tracking": "always",
                 "too_big": self.too_big.name(),
@@ -114,13 +118,23 @@ impl Wanted {
                 service["udp_zero_checksum"] = json!(true);
             }
             if self.server_ids && name == ECHO {
-                let id = |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
-                let ids: Vec<_> = self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
-                let length = self.listed().map(|host| host.name.len()).max();
-                service["quic"] = json!([{ "rotation": ROTATION, "server_id_length": length, "server_ids": ids }]);
+                service["quic"] = self.quic();
             }
             service
         };
+        let mut services = vec![service(WEB, WEB_PORT, "tcp"), service(ECHO, ECHO_PORT, "udp")];
+        if scale.every_feature && host.role == Role::Balancer {
+            services.push(json!({
+                "name": "unused",
+                "vips": [format!("{UNUSED}:{WEB_PORT}/udp")],
+                "table_size": scale.table_size,
+                "tracking": "always",
+                "too_big": TooBig::Resegment.name(),
+                "encapsulation": "gue",
+                "quic": self.quic(),
+                "backends": members,
+            }));
+        }
         let underlay = balancer.map(|lb| {
             let mut underlay = json!({ "v4": lb.v4, "v6": lb.v6 });
             if self.too_big == TooBig::Jumbo {
@@ -135,14 +149,22 @@ impl Wanted {
             "underlay": underlay,
             "hash_key_file": key,
             "backends": defined,
-            "services": [service(WEB, WEB_PORT, "tcp"), service(ECHO, ECHO_PORT, "udp")],
+            "services": services,
         })
     }
 
+    /// The connection IDs that name backends: a server ID is the backend's name.
+    fn quic(self) -> Value {
+        let id = |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let ids: Vec<_> = self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
+        let length = self.listed().map(|host| host.name.len()).max();
+        json!([{ "rotation": ROTATION, "server_id_length": length, "server_ids": ids }])
+    }
+
     /// Writes every host's file, each replaced at once so that no reader sees half of it.
-    pub fn write(self, directory: &Path, table_size: u32) -> Result<()> {
+    pub fn write(self, directory: &Path, scale: Scale) -> Result<()> {
         for host in balancers().chain(backends()) {
-            let value = self.configuration(host, table_size, &key_file(directory));
+            let value = self.configuration(host, scale, &key_file(directory));
             let path = file(directory, host);
             let text = serde_json::to_string_pretty(&value)? + "\n";
             let beside = path.with_extension("new");
@@ -186,12 +208,23 @@ mod tests {
     fn balancers_differ_in_their_underlay_only() {
         let key = Path::new("/etc/sluice/hash.key");
         let wanted = Wanted { joined: true, drained: true, ..Wanted::default() };
-        let mut first = wanted.configuration(host("lb1").unwrap(), 4093, key);
-        let second = wanted.configuration(host("lb2").unwrap(), 4093, key);
+        let mut first = wanted.configuration(host("lb1").unwrap(), Scale::FULL, key);
+        let second = wanted.configuration(host("lb2").unwrap(), Scale::FULL, key);
         assert_ne!(first, second);
         first["underlay"] = second["underlay"].clone();
         assert_eq!(first, second);
         assert_eq!(second["services"][1]["vips"], json!(["203.0.113.10:7/udp", "[2001:db8:ff::10]:7/udp"]));
         assert_eq!(second["backends"][1]["draining"], json!(true));
+    }
+
+    #[test]
+    fn on_slow_machines_balancers_have_a_service_with_every_feature_that_steps_switch() {
+        let named = |host_name, scale| {
+            let value = Wanted::default().configuration(host(host_name).unwrap(), scale, Path::new("/etc/hash.key"));
+            value["services"].as_array().unwrap().iter().map(|service| service["name"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(named("lb1", Scale::SMALL), [WEB, ECHO, "unused"]);
+        assert_eq!(named("lb1", Scale::FULL), [WEB, ECHO]);
+        assert_eq!(named("web-1", Scale::SMALL), [WEB, ECHO]);
     }
 }

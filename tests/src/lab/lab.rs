@@ -32,6 +32,9 @@ pub struct Scale {
     pub bulk: u64,
     /// Slots of each lookup table.
     pub table_size: u32,
+    /// Whether balancers have every feature that steps switch on and off all the time, in a service that nobody uses: a program is
+    /// loaded anew for another set of features, and an emulated machine's verifier needs some 10 seconds for it.
+    pub every_feature: bool,
     /// The longest that one exchange, or a daemon's start, may take.
     pub patience: Duration,
 }
@@ -46,6 +49,7 @@ impl Scale {
         body: 20_000_000,
         bulk: 50_000_000,
         table_size: 65_537,
+        every_feature: false,
         patience: Duration::from_secs(10),
     };
     /// For slow machines, such as emulated ones.
@@ -57,6 +61,7 @@ impl Scale {
         body: 1_000_000,
         bulk: 5_000_000,
         table_size: 4_093,
+        every_feature: true,
         patience: Duration::from_secs(60),
     };
 
@@ -245,7 +250,7 @@ impl Lab {
             let key = key.display().to_string();
             self.namespaces.run(&HOSTS[0], &self.programs.sluice, &["key", "new", "--out", &key], "")?;
         }
-        wanted.write(&directory, self.scale.table_size)
+        wanted.write(&directory, self.scale)
     }
 
     /// `sluice check` of one host's configuration: what it says.
