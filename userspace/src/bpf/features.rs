@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
@@ -58,8 +59,12 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
 /// `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells; the kernel's type information names the flags.
 pub fn decapsulates_across_families() -> bool {
     const FLAG: &[u8] = b"\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0";
+    // It is some megabytes, and stays what it is.
+    static NAMED: LazyLock<bool> = LazyLock::new(|| {
+        std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
+    });
 
-    std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
+    *NAMED
 }
 
 /// Makes the smallest array with the flags of a lookup table.

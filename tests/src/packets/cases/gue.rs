@@ -1,6 +1,7 @@
 //! Services whose packets go to backends in UDP.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
@@ -156,9 +157,14 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// The hash of a client's flow, which selects the source port.
 fn hash(client: &Client) -> u64 {
+    oracle::hash(&tuple(client))
+}
+
+/// The bytes of a client's flow that are hashed.
+fn tuple(client: &Client) -> Vec<u8> {
     let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
     let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
-    oracle::hash(&oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol))
+    oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol)
 }
 
 /// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
@@ -210,31 +216,34 @@ fn beside() -> World {
     world
 }
 
-/// A client whose packet's outer checksum is zero before it is written as all ones: sums shift by what the source port does, so one is looked for that shifts them
-/// so, for clients' addresses.
+/// A packet whose outer checksum is zero before it is written as all ones.
 fn sums_to_zero() -> (Frame, Outcome) {
     const UDP: usize = ETHERNET + 20;
+    // The cases are made more than once.
+    static FOUND: LazyLock<Client> = LazyLock::new(|| {
+        let found = (0..=255).find_map(|third| {
+            let mut client = Client::udp4();
+            client.source.set_ip([198, 51, third, 7].into());
+            let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else { return None };
+            // The client's own port is in its pseudo-header's complement and so in no sum.
+            let word = |at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+            let wanted = (word(UDP) + word(UDP + 6)) % 0xffff;
+            let mut tuple = tuple(&client);
+            let port = (1_024_u16..40_000).find(|port| {
+                tuple[8..10].copy_from_slice(&port.to_be_bytes());
+                wanted == 49_152 + oracle::hash(&tuple) % 16_384
+            })?;
+            Some(client.from_port(port))
+        });
+        found.expect("one address in four has a port that one client's port in 16,384 selects")
+    });
 
-    let word = |bytes: &[u8], at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
-    for third in 0..=255 {
-        let mut client = Client::udp4();
-        client.source.set_ip([198, 51, third, 7].into());
-        let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else { continue };
-        // The client's own port is in its pseudo-header's complement and so in no sum.
-        let wanted = (word(&bytes, UDP) + word(&bytes, UDP + 6)) % 0xffff;
-        for port in 1_024..40_000 {
-            let client = client.clone().from_port(port);
-            if wanted == 49_152 + hash(&client) % 16_384 {
-                let (frame, outcome) = sent(&client, false, true);
-                assert!(
-                    matches!(&outcome, Outcome::Forward(forwarded) if forwarded.bytes[UDP + 6..][..2] == [0xff; 2]),
-                    "the checksum is zero"
-                );
-                return (frame, outcome);
-            }
-        }
-    }
-    unreachable!("one address in four has a port that one client's port in 16,384 selects");
+    let (frame, outcome) = sent(&FOUND, false, true);
+    assert!(
+        matches!(&outcome, Outcome::Forward(forwarded) if forwarded.bytes[UDP + 6..][..2] == [0xff; 2]),
+        "the checksum is zero"
+    );
+    (frame, outcome)
 }
 
 /// A client's IPv6 packet with destination options of these sizes, and what becomes of it.
