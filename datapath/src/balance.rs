@@ -11,7 +11,7 @@ use crate::encapsulate::way;
 use crate::entries::Fragment;
 use crate::gue::Behind;
 use crate::icmp::{Heard, ping};
-use crate::observe::{self, Seen};
+use crate::observe;
 use crate::options::Features;
 use crate::ours::Ours;
 use crate::packet::{ETHERNET, Packet};
@@ -83,7 +83,7 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 fn proceed<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
     let matter = place.matter();
     if matter == Matter::Datagram
-        && tables.features().has(Features::QUIC)
+        && tables.uses(Features::QUIC)
         && let Some(server) = named(&packet, place, tables)?
     {
         return match quic(packet, place, &server, tables)? {
@@ -111,15 +111,13 @@ fn proceed<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) ->
 /// As [`balance`].
 #[inline(always)]
 pub fn direct<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<First<P>, Reason> {
-    let mut seen = Seen::default();
-    let outcome = forward_direct(packet, tables, &mut seen);
-    let refused = match &outcome {
-        Ok(First::Unusual(_) | First::Datagram(..)) => return outcome,
-        Ok(First::Forward(forward)) => seen.leaves(forward),
-        Ok(First::TooBig(..)) => Some(Reason::TooBig),
-        Err(reason) => Some(*reason),
-    };
-    settle(tables, &seen, refused);
+    let mut service = 0;
+    let outcome = forward_direct(packet, tables, &mut service);
+    match &outcome {
+        Ok(First::Forward(_) | First::Unusual(_) | First::Datagram(..)) => {}
+        Ok(First::TooBig(..)) => refuse(tables, service, Reason::TooBig),
+        Err(reason) => refuse(tables, service, *reason),
+    }
     outcome
 }
 
@@ -133,7 +131,7 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
     match find_place(&packet, tables) {
         Ok(place) => Ok((packet, place)),
         Err(reason) => {
-            settle(tables, &Seen::default(), Some(reason));
+            refuse(tables, 0, reason);
             Err(reason)
         }
     }
@@ -146,43 +144,40 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
 /// As [`balance`].
 #[inline(always)]
 pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Outcome<P>, Reason> {
-    let mut seen = Seen::default();
-    let outcome = forward_at(packet, place, tables, &mut seen);
-    conclude(tables, seen, outcome)
+    let mut service = 0;
+    let outcome = forward_at(packet, place, tables, &mut service);
+    conclude(tables, service, outcome)
 }
 
-/// Settles what became of a packet that one stage took whole.
+/// Accounts a packet that one stage took whole and did not forward.
 #[inline(always)]
 pub(crate) fn conclude<P, T: BalancerTables>(
     tables: &T,
-    mut seen: Seen,
+    service: u32,
     outcome: Result<Outcome<P>, Reason>,
 ) -> Result<Outcome<P>, Reason> {
-    let refused = match &outcome {
-        Ok(Outcome::Forward(forward)) => seen.leaves(forward),
-        Ok(Outcome::TooBig(..)) => Some(Reason::TooBig),
-        Err(reason) => Some(*reason),
-    };
-    settle(tables, &seen, refused);
+    match &outcome {
+        Ok(Outcome::Forward(_)) => {}
+        Ok(Outcome::TooBig(..)) => refuse(tables, service, Reason::TooBig),
+        Err(reason) => refuse(tables, service, *reason),
+    }
     outcome
 }
 
-/// Counts a packet that is not forwarded, and tells of every packet to whoever captures.
+/// Accounts a packet that is not forwarded. The service is that whose packet it is, 0 until it is known.
 #[inline(always)]
-pub(crate) fn settle<T: BalancerTables>(tables: &T, seen: &Seen, refused: Option<Reason>) {
-    if let Some(reason) = refused {
-        tables.count_refused(reason);
-        if seen.service != 0
-            && let Some(index) = reason.drop_index()
-        {
-            tables.count_dropped(seen.service, index);
-        }
+pub(crate) fn refuse<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
+    tables.count_refused(reason);
+    if service != 0
+        && let Some(index) = reason.drop_index()
+    {
+        tables.count_dropped(service, index);
     }
-    observe::note(tables, seen, refused);
+    observe::refused(tables, service, reason);
 }
 
 #[inline(always)]
-fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mut Seen) -> Result<First<P>, Reason> {
+fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, service: &mut u32) -> Result<First<P>, Reason> {
     let Some(family) = parse::family(&packet)? else { return Ok(First::Unusual(packet)) };
     let network = match family {
         Family::V4 => parse::ipv4(&packet, ETHERNET)?,
@@ -199,16 +194,15 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, seen: &mu
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    (seen.service, seen.opens) = (vip.service, transport.opens);
+    *service = vip.service;
     check_source(tables, &network.source, &vip)?;
     let vip = route(tables, &network.source, vip);
-    seen.service = vip.service;
+    *service = vip.service;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
     let (size, behind) = Behind::transport(&packet, &network, Part::Whole, &transport, size, tables);
     let packet = Ours { network, size, behind, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
-    seen.backend = choice.index;
     let way = way(&packet.network, vip.options, &choice, tables)?;
     let shrink = packet.shrinks(&way, tables);
     if !shrink && let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
@@ -229,7 +223,7 @@ fn forward_at<P: Packet, T: BalancerTables>(
     packet: P,
     place: Place,
     tables: &T,
-    seen: &mut Seen,
+    service: &mut u32,
 ) -> Result<Outcome<P>, Reason> {
     let walked = place.walked(&packet)?;
     let address = find_address(tables, &walked.network)?;
@@ -238,18 +232,17 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let vip = find_vip(tables, &address, transport.destination_port, walked.network.protocol)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    (seen.service, seen.opens) = (vip.service, transport.opens);
+    *service = vip.service;
     check_source(tables, &walked.network.source, &vip)?;
     let owner = vip.service;
     let vip = route(tables, &walked.network.source, vip);
-    seen.service = vip.service;
+    *service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
     let (size, behind) = Behind::transport(&packet, &walked.network, walked.part, &transport, size, tables);
     let (opens, tags) = (transport.opens, walked.tags());
     let mut packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
-    seen.backend = choice.index;
     // Read once more: kept while a backend is chosen, it would take up the small stack.
     let walked = place.walked(&packet.packet)?;
     (packet.network, packet.tags) = (walked.network, walked.tags());

@@ -125,7 +125,7 @@ pub(crate) fn way<T: BalancerTables>(
 /// [`Way::between`]. A number on which nothing branches: else the verifier would follow all that comes behind twice.
 #[inline(always)]
 fn between<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
-    if !tables.features().has(Features::GUE) {
+    if !tables.uses(Features::GUE) {
         return 0;
     }
     let gue = (options.word() / VipOptions::GUE.word()) & 1;
@@ -171,7 +171,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
         packet.in_place(|packet| gue::finish(packet, behind, tables))?;
     }
     // Sources that differ may have routes that differ.
-    let known = !tables.features().has(Features::SOURCES);
+    let known = !tables.uses(Features::SOURCES);
     let neighbour = if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
     Ok(Forward { interface: next_hop.interface, family, neighbour, behind })
 }
@@ -180,7 +180,7 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
 #[inline(always)]
 fn source<T: BalancerTables>(tables: &T, family: Family, hash: u64) -> Address {
     let source = tables.source(family);
-    if tables.features().has(Features::SOURCES) {
+    if tables.uses(Features::SOURCES) {
         return source.with_bits(hash as u32, tables.source_bits(family));
     }
     source

@@ -1,11 +1,10 @@
 //! Later fragments follow their first one, which has the ports.
 
-use crate::balance::{Forward, settle};
+use crate::balance::{Forward, refuse};
 use crate::choose::Choice;
 use crate::entries::{Fragment, PrefixKey, Vip};
 use crate::flow::Port;
 use crate::gue::Behind;
-use crate::observe::Seen;
 use crate::options::{Features, VipOptions};
 use crate::ours::Ours;
 use crate::packet::Packet;
@@ -23,14 +22,8 @@ use crate::{Address, Flow, Reason};
 /// As [`crate::balance()`].
 #[inline(always)]
 pub fn follow<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
-    let mut seen = Seen::default();
-    let outcome = forward(packet, place, tables, &mut seen);
-    let refused = match &outcome {
-        Ok(forward) => seen.leaves(forward),
-        Err(reason) => Some(*reason),
-    };
-    settle(tables, &seen, refused);
-    outcome
+    let mut service = 0;
+    forward(packet, place, tables, &mut service).inspect_err(|reason| refuse(tables, service, *reason))
 }
 
 #[inline(always)]
@@ -38,7 +31,7 @@ fn forward<P: Packet, T: BalancerTables>(
     packet: P,
     place: Place,
     tables: &T,
-    seen: &mut Seen,
+    service: &mut u32,
 ) -> Result<Forward, Reason> {
     let walked = place.walked(&packet)?;
     let identification = walked.identification(&packet)?;
@@ -53,9 +46,9 @@ fn forward<P: Packet, T: BalancerTables>(
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    seen.service = first.owner.into();
+    *service = first.owner.into();
     check_source(tables, &walked.network.source, first.owner.into())?;
-    seen.service = first.service;
+    *service = first.service;
     ours.vip.service = first.service;
     ours.vip.options = ours.vip.options.with(VipOptions::from_word(first.options.into()));
     ours.size = parse::size_of_fragment(&ours.packet, walked.start, &walked.network)?;
@@ -65,7 +58,6 @@ fn forward<P: Packet, T: BalancerTables>(
     if backend.incarnation != first.incarnation {
         return Err(Reason::NoBackend);
     }
-    seen.backend = first.backend;
     let choice = Choice { index: first.backend, backend, hint: first.hint };
     // A later fragment has no ports; its outer source may differ from the first one's.
     let ports = Port::new(0);
@@ -80,7 +72,7 @@ fn forward<P: Packet, T: BalancerTables>(
 #[inline(always)]
 fn check_source<T: BalancerTables>(tables: &T, client: &Address, service: u32) -> Result<(), Reason> {
     check_list_of_all(tables, client)?;
-    if tables.features().has(Features::LISTS)
+    if tables.uses(Features::LISTS)
         && let Some(listing) = tables.listing(service, &PrefixKey::address(client))
     {
         listing.check()?;

@@ -56,7 +56,7 @@ impl Behind {
         size: Size,
         tables: &T,
     ) -> (Size, Self) {
-        if !tables.features().has(Features::GUE) {
+        if !tables.uses(Features::GUE) {
             return (size, Self::NONE);
         }
         let [length, checksum] = transport.udp;
@@ -124,7 +124,7 @@ impl<P: Packet> Ours<P> {
     pub(crate) fn behind<T: BalancerTables>(&self, way: &Way, hash: u64, tables: &T) -> Result<Behind, Reason> {
         const ALL: u32 = VipOptions::GUE.word() | VipOptions::NO_CHECKSUM.word();
 
-        if !tables.features().has(Features::GUE) {
+        if !tables.uses(Features::GUE) {
             return Ok(Behind::NONE);
         }
         // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).

@@ -1,11 +1,10 @@
 //! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
 
-use crate::balance::{Forward, settle};
+use crate::balance::{Forward, refuse};
 use crate::entries::{Vip, VipAddress, VipKey};
 use crate::flow::{Port, TCP, UDP};
 use crate::gue::Behind;
 use crate::header::{Icmp, Ipv4, Ipv6};
-use crate::observe::Seen;
 use crate::options::AddressOptions;
 use crate::ours::Ours;
 use crate::packet::Packet;
@@ -71,15 +70,8 @@ pub enum Heard<P> {
 /// As [`crate::balance()`].
 #[inline(always)]
 pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Heard<P>, Reason> {
-    let mut seen = Seen::default();
-    let outcome = act(packet, place, tables, &mut seen);
-    let refused = match &outcome {
-        Ok(Heard::Ping(_)) => return outcome,
-        Ok(Heard::Forward(forward)) => seen.leaves(forward),
-        Err(reason) => Some(*reason),
-    };
-    settle(tables, &seen, refused);
-    outcome
+    let mut service = 0;
+    act(packet, place, tables, &mut service).inspect_err(|reason| refuse(tables, service, *reason))
 }
 
 /// The stage behind [`icmp`] for pings: answers one, and says so, or why not.
@@ -88,7 +80,7 @@ pub fn ping<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -
     let reason = match answered(packet, place, tables) {
         Ok(reason) | Err(reason) => reason,
     };
-    settle(tables, &Seen::default(), Some(reason));
+    refuse(tables, 0, reason);
     reason
 }
 
@@ -105,7 +97,12 @@ fn answered<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -
 }
 
 #[inline(always)]
-fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: &mut Seen) -> Result<Heard<P>, Reason> {
+fn act<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+    service: &mut u32,
+) -> Result<Heard<P>, Reason> {
     let walked = place.walked(&packet)?;
     let network = walked.network;
     let address = find_address(tables, &network)?;
@@ -126,15 +123,14 @@ fn act<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T, seen: 
 
     // From this line on the packet is ours, and every refusal is a counted drop. Routers are in no list: who counts is the client whose
     // packet they could not bring.
-    seen.service = vip.service;
+    *service = vip.service;
     check_source(tables, &flow.source, &vip)?;
     let vip = route(tables, &flow.source, vip);
-    seen.service = vip.service;
+    *service = vip.service;
     let size = parse::size_of_fragment(&packet, walked.start, &network)?;
     let behind = Behind::icmp(&packet, &network, &size);
     let ours = Ours { network, size, behind, opens: false, tags: walked.tags(), vip, packet };
     let (choice, hash) = ours.choose(&flow, tables, false)?;
-    seen.backend = choice.index;
     // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
     ours.send_untold(&choice, hash, tables).map(Heard::Forward)
 }

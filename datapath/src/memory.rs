@@ -314,8 +314,8 @@ impl EventTables for Balancer {
 impl BalancerTables for Balancer {
     type Table<'a> = &'a Words;
 
-    fn features(&self) -> Features {
-        self.settings.features
+    fn uses(&self, feature: Features) -> bool {
+        self.settings.features.has(feature)
     }
 
     fn hash_key(&self) -> [u64; 2] {

@@ -10,7 +10,7 @@ use crate::plain::plain;
 use crate::tables::BalancerTables;
 #[cfg(doc)]
 use crate::tables::EventTables;
-use crate::{Forward, Packet, Reason, Verdict};
+use crate::{Packet, Reason, Verdict};
 
 /// The most bytes of a packet that an event holds: all headers of nearly every packet.
 pub const HEAD: usize = 128;
@@ -121,35 +121,11 @@ pub mod switch {
 /// Events that a CPU may write at once after it wrote none for a while.
 pub const BURST: u64 = 64;
 
-/// What the path finds out about a packet on its way, for counters and events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen {
-    /// Index of the service, 0 until it is known.
-    pub service: u32,
-    /// Index of the backend, 0 until it is known.
-    pub backend: u16,
-    /// Whether the packet opens a TCP connection.
-    pub opens: bool,
-    /// Index of the interface through which it leaves, 0 if it does not.
-    pub interface: u32,
-}
-
-impl Seen {
-    /// Notes where an encapsulated packet leaves. It is refused for no reason.
-    ///
-    /// (The interface is a number on every path: of what is there on some alone, compilers read what nobody wrote, and old verifiers do not let them.)
-    #[inline(always)]
-    pub(crate) fn leaves(&mut self, forward: &Forward) -> Option<Reason> {
-        self.interface = forward.interface;
-        None
-    }
-}
-
 /// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise, and nothing where the program has not
 /// got the feature. When it is another number, [`begin`] comes next, and [`EventTables::watched`] is not 0 until the packet is done.
 #[inline(always)]
 pub fn watched<T: BalancerTables>(tables: &T) -> u64 {
-    if tables.features().has(Features::EVENTS) { tables.switch(switch::UNTIL) } else { 0 }
+    if tables.uses(Features::EVENTS) { tables.switch(switch::UNTIL) } else { 0 }
 }
 
 /// Looks at a packet that is watched before anything else does.
@@ -177,29 +153,41 @@ pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
     });
 }
 
-/// Keeps what becomes of a packet, as a stage finds out; a packet that passes leaves it at [`outcome::NONE`].
-///
-/// It does no more: a stage's code is gone through once for each way in which it ends, and [`end`] just once.
+/// Keeps that a packet was encapsulated, for [`end`].
 #[inline(always)]
-pub(crate) fn note<T: BalancerTables>(tables: &T, seen: &Seen, refused: Option<Reason>) {
-    if !tables.features().has(Features::EVENTS) || tables.watched() == 0 {
+pub(crate) fn forwarded<T: BalancerTables>(tables: &T, service: u32, backend: u16, opens: bool, interface: u32) {
+    if !is_watched(tables) {
         return;
     }
     tables.observer(|observer| {
+        observer.outcome = if opens { outcome::OPENED } else { outcome::FORWARDED };
         let event = &mut observer.event;
-        event.service = seen.service;
-        match refused {
-            None => {
-                observer.outcome = if seen.opens { outcome::OPENED } else { outcome::FORWARDED };
-                (event.reason, event.backend, event.leaves) = (0, u32::from(seen.backend), seen.interface);
-            }
-            Some(reason) if reason.verdict() == Verdict::Drop => {
-                observer.outcome = outcome::DROPPED;
-                (event.reason, event.backend, event.leaves) = (reason.index(), 0, 0);
-            }
-            Some(_) => {}
+        (event.service, event.backend, event.leaves) = (service, backend.into(), interface);
+        event.reason = 0;
+    });
+}
+
+/// Keeps that a packet is not forwarded, for [`end`]; one that passes leaves it at [`outcome::NONE`]. The service is 0 until it is known.
+#[inline(always)]
+pub(crate) fn refused<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
+    if !is_watched(tables) {
+        return;
+    }
+    tables.observer(|observer| {
+        observer.event.service = service;
+        if reason.verdict() == Verdict::Drop {
+            observer.outcome = outcome::DROPPED;
+            let event = &mut observer.event;
+            (event.reason, event.backend, event.leaves) = (reason.index(), 0, 0);
         }
     });
+}
+
+/// Whether a packet may have an event. A stage does no more than to keep what becomes of it: its code is gone through once for each way in which it ends, and
+/// [`end`] just once.
+#[inline(always)]
+fn is_watched<T: BalancerTables>(tables: &T) -> bool {
+    tables.uses(Features::EVENTS) && tables.watched() != 0
 }
 
 /// Writes the event of a packet that was watched, if it is wanted. Comes when the packet is done with.

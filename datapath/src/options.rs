@@ -121,3 +121,35 @@ bits! {
         QUIC = 1 << 20;
     }
 }
+
+impl Features {
+    /// How many features there can be.
+    pub const BITS: usize = u32::BITS as usize;
+
+    /// For each bit whether it is set, 1 or 0: what the program is loaded with.
+    pub const fn bytes(self) -> [u8; Self::BITS] {
+        let mut bytes = [0; Self::BITS];
+        let mut bit = 0;
+        while bit < Self::BITS {
+            bytes[bit] = (self.0 >> bit & 1) as u8;
+            bit += 1;
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_has_a_byte_of_its_own() {
+        let bytes = Features::ANY_PORT.with(Features::QUIC).bytes();
+        let set: Vec<_> = (0..).zip(bytes).filter(|(_, byte)| *byte != 0).collect();
+        assert_eq!(set, [(1, 1), (20, 1)]);
+        assert_eq!(
+            Features::ALL.bytes().iter().map(|byte| u32::from(*byte)).sum::<u32>(),
+            Features::ALL.word().count_ones()
+        );
+    }
+}

@@ -6,6 +6,7 @@ use crate::encapsulate::{Way, way, wrap};
 use crate::entries::{FragmentKey, Vip};
 use crate::flow::TCP;
 use crate::gue::Behind;
+use crate::observe;
 use crate::options::{Features, VipOptions};
 use crate::packet::Packet;
 use crate::parse::{Network, Size, Transport};
@@ -38,11 +39,11 @@ pub(crate) fn flow(network: &Network, transport: &Transport) -> Flow {
 /// The hash of what a service tells flows apart by.
 #[inline(always)]
 pub(crate) fn hash<T: BalancerTables>(flow: &Flow, family: Family, options: VipOptions, tables: &T) -> u64 {
-    let mut hashed = *flow;
-    if tables.features().has(Features::HASHING) {
-        hashed = flow.reduced(options);
+    // Twice, so that a program without the feature hashes the flow where it lies.
+    if tables.uses(Features::HASHING) {
+        return flow.reduced(options).hash(family, tables.hash_key());
     }
-    hashed.hash(family, tables.hash_key())
+    flow.hash(family, tables.hash_key())
 }
 
 impl<P: Packet> Ours<P> {
@@ -66,7 +67,7 @@ impl<P: Packet> Ours<P> {
     /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
     #[inline(always)]
     pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
-        if !tables.features().has(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
+        if !tables.uses(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
             return Ok(());
         }
         let n = &self.network;
@@ -103,7 +104,7 @@ impl<P: Packet> Ours<P> {
         if self.size.segment <= room as usize {
             return Ok(None);
         }
-        if tables.features().has(Features::DROP_TOO_BIG) && self.vip.options.has(VipOptions::DROP_TOO_BIG) {
+        if tables.uses(Features::DROP_TOO_BIG) && self.vip.options.has(VipOptions::DROP_TOO_BIG) {
             return Err(Reason::TooBig);
         }
         let smallest = smallest(self.network.family);
@@ -119,7 +120,7 @@ impl<P: Packet> Ours<P> {
         /// Bytes that a segment keeps, at least.
         const LEFT: u32 = 64;
 
-        tables.features().has(Features::RESEGMENT)
+        tables.uses(Features::RESEGMENT)
             && self.vip.options.has(VipOptions::RESEGMENT)
             && self.network.protocol == TCP
             && self.size.segment > way.room() as usize
@@ -161,6 +162,7 @@ impl<P: Packet> Ours<P> {
         let (packet, inner, size, tags) = (self.packet, &self.network, &self.size, self.tags);
         let forward = wrap(packet, inner, size, tags, choice, way, behind, hash, shrink, tables)?;
         tables.count_forwarded(self.vip.service, choice.index, &forwarded);
+        observe::forwarded(tables, self.vip.service, choice.index, self.opens, forward.interface);
         Ok(forward)
     }
 }

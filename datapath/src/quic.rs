@@ -7,14 +7,13 @@
 //! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing: which packets carry an ID that the client made up.
 
 use crate::Reason;
-use crate::balance::{Outcome, conclude, settle};
+use crate::balance::{Outcome, conclude, refuse};
 use crate::choose::{Choice, still};
 use crate::encapsulate::way;
 use crate::entries::{Connection, Vip};
 use crate::flow::UDP;
 use crate::gue::Behind;
 use crate::header::Udp;
-use crate::observe::Seen;
 use crate::options::{Features, VipOptions};
 use crate::ours::{self, Ours};
 use crate::packet::{ETHERNET, Packet};
@@ -132,7 +131,7 @@ pub struct Server {
 pub fn named<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
     let found = find(packet, place, tables);
     if let Err(reason) = found {
-        settle(tables, &Seen::default(), Some(reason));
+        refuse(tables, 0, reason);
     }
     found
 }
@@ -149,15 +148,15 @@ pub fn quic<P: Packet, T: BalancerTables>(
     server: &Server,
     tables: &T,
 ) -> Result<Outcome<P>, Reason> {
-    let mut seen = Seen::default();
-    let outcome = forward(packet, place, server, tables, &mut seen);
-    conclude(tables, seen, outcome)
+    let mut service = 0;
+    let outcome = forward(packet, place, server, tables, &mut service);
+    conclude(tables, service, outcome)
 }
 
 /// Whether connection IDs of a VIP's packets may name their backends.
 #[inline(always)]
 pub(crate) fn is_quic<T: BalancerTables>(tables: &T, vip: &Vip, protocol: u8) -> bool {
-    tables.features().has(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
+    tables.uses(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
 }
 
 #[inline(always)]
@@ -178,7 +177,7 @@ fn find<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> R
         return Ok(None);
     };
     let (size, behind) = Behind::transport(packet, &walked.network, Part::Whole, &transport, size, tables);
-    let hash = if tables.features().has(Features::SOURCES) || tables.features().has(Features::GUE) {
+    let hash = if tables.uses(Features::SOURCES) || tables.uses(Features::GUE) {
         ours::hash(&ours::flow(&walked.network, &transport), walked.network.family, routed.options, tables)
     } else {
         0
@@ -192,21 +191,20 @@ fn forward<P: Packet, T: BalancerTables>(
     place: Place,
     server: &Server,
     tables: &T,
-    seen: &mut Seen,
+    service: &mut u32,
 ) -> Result<Outcome<P>, Reason> {
     let Server { choice, vip, routed, size, behind, hash } = server;
     // Read once more: kept while the server is found, it would take up the small stack.
     let walked = place.walked(&packet)?;
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    seen.service = vip.service;
+    *service = vip.service;
     check_source(tables, &walked.network.source, vip)?;
-    seen.service = routed.service;
+    *service = routed.service;
     let (network, tags) = (walked.network, walked.tags());
     let packet = Ours { network, size: *size, behind: *behind, opens: false, tags, vip: *routed, packet };
     packet.alive()?;
     packet.limit(tables)?;
-    seen.backend = choice.index;
     let way = way(&packet.network, routed.options, choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.

@@ -49,8 +49,8 @@ pub trait BalancerTables: EventTables {
     where
         Self: 'a;
 
-    /// [`Settings::features`]; a constant where it matters.
-    fn features(&self) -> Features;
+    /// Whether one feature is among [`Settings::features`]; a constant where it matters.
+    fn uses(&self, feature: Features) -> bool;
     /// [`Settings::hash_key`].
     fn hash_key(&self) -> [u64; 2];
     /// [`Settings::source_v4`] or [`Settings::source_v6`].

@@ -14,7 +14,7 @@ pub(crate) fn find_address<T: BalancerTables>(tables: &T, network: &Network) -> 
         return Err(Reason::NotVip);
     }
     let mut address = tables.vip_address(&network.destination);
-    if address.is_none() && tables.features().has(Features::PREFIXES) {
+    if address.is_none() && tables.uses(Features::PREFIXES) {
         address = tables.vip_prefix(&PrefixKey::address(&network.destination));
     }
     address.ok_or(Reason::NotVip)
@@ -32,7 +32,7 @@ pub(crate) fn find_vip<T: BalancerTables>(
         return Ok(vip);
     }
     let mut vip = tables.vip(&VipKey::new(address.id, port, protocol));
-    if vip.is_none() && tables.features().has(Features::ANY_PORT) {
+    if vip.is_none() && tables.uses(Features::ANY_PORT) {
         vip = tables.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
     }
     vip.ok_or(if address.options.has(AddressOptions::DROP_UNLISTED) { Reason::Unlisted } else { Reason::NotVipPort })
@@ -41,7 +41,7 @@ pub(crate) fn find_vip<T: BalancerTables>(
 /// Whether the list of sources that counts for all VIPs lets a client through.
 #[inline(always)]
 pub(crate) fn check_list_of_all<T: BalancerTables>(tables: &T, client: &Address) -> Result<(), Reason> {
-    if tables.features().has(Features::LIST_OF_ALL)
+    if tables.uses(Features::LIST_OF_ALL)
         && let Some(listing) = tables.listing(Listing::OF_ALL, &PrefixKey::address(client))
     {
         listing.check()?;
@@ -53,7 +53,7 @@ pub(crate) fn check_list_of_all<T: BalancerTables>(tables: &T, client: &Address)
 #[inline(always)]
 pub(crate) fn check_source<T: BalancerTables>(tables: &T, client: &Address, vip: &Vip) -> Result<(), Reason> {
     check_list_of_all(tables, client)?;
-    if tables.features().has(Features::LISTS) && vip.options.has(VipOptions::LISTED) {
+    if tables.uses(Features::LISTS) && vip.options.has(VipOptions::LISTED) {
         // A service that says it has a list and has none is new: its list is on the way.
         tables.listing(vip.service, &PrefixKey::address(client)).ok_or(Reason::NotAllowed)?.check()?;
     }
@@ -63,7 +63,7 @@ pub(crate) fn check_source<T: BalancerTables>(tables: &T, client: &Address, vip:
 /// The service whose a client of a VIP is: another one's where a route of the VIP's service holds the client. Its routes are not asked again.
 #[inline(always)]
 pub(crate) fn route<T: BalancerTables>(tables: &T, client: &Address, vip: Vip) -> Vip {
-    if tables.features().has(Features::ROUTES)
+    if tables.uses(Features::ROUTES)
         && vip.options.has(VipOptions::ROUTED)
         && let Some(routed) = tables.route(&RouteKey::new(vip.service, &PrefixKey::address(client)))
     {

@@ -31,9 +31,10 @@ type List = LpmTrie<[u32; 4], u32, 1>;
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
 // code, which leaves out what is switched off, and nothing is copied to the small stack.
 
-/// The features in use.
+/// The features in use: for each bit of [`Features`] whether it is set. A byte is looked at in two instructions, a bit of a word in three,
+/// and they stay also where the verifier leaves out what the feature would do.
 #[unsafe(no_mangle)]
-static FEATURES: Global<u32> = Global::new(0);
+static FEATURES: [Global<u8>; Features::BITS] = [const { Global::new(0) }; Features::BITS];
 /// Key of the flow hash.
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<[u64; 2]> = Global::new([0; 2]);
@@ -244,8 +245,8 @@ impl BalancerTables for Maps {
     type Table<'a> = Words<'a>;
 
     #[inline(always)]
-    fn features(&self) -> Features {
-        Features::from_word(FEATURES.load())
+    fn uses(&self, feature: Features) -> bool {
+        FEATURES[feature.word().trailing_zeros() as usize].load() != 0
     }
 
     #[inline(always)]

@@ -101,7 +101,7 @@ fn locate_at<H: Hook>(hook: H, watched: u64) -> u64 {
 /// The stage that goes on where the headers end.
 #[inline(always)]
 fn located(place: Place) -> Next {
-    if UNWATCHED.features().has(Features::QUIC) && place.matter() == Matter::Datagram {
+    if UNWATCHED.uses(Features::QUIC) && place.matter() == Matter::Datagram {
         return Next::Datagram(place.to_word());
     }
     Next::At(place)

@@ -251,7 +251,7 @@ fn backend_over(directory: &Path, host: &BackendHost) -> Result<BackendPrograms,
 
 fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
-    let features = settings.features.word();
+    let features = settings.features.bytes();
     let (source_v4, source_v6, errors) = (Raw(settings.source_v4), Raw(settings.source_v6), Raw(settings.errors));
     let gue_port = Raw(settings.gue_port);
     loader
