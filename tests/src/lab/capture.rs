@@ -29,8 +29,9 @@ const SNAP: usize = 256;
 const KEPT: usize = 50_000;
 /// Bytes of the kernel's `struct virtio_net_hdr` (`uapi/linux/virtio_net.h`) in front of each packet; the size of segments is its third word, host byte order.
 const OFFLOAD: usize = 10;
-/// Receive buffer in bytes, enough for a burst while this process waits for a CPU.
-const BUFFER: usize = 64 << 20;
+/// Receive buffer in bytes, enough for all that a transfer brings while this process waits for a CPU, with what the kernel adds to each packet. It takes memory only
+/// while packets wait.
+const BUFFER: usize = 256 << 20;
 
 /// One packet, with its Ethernet header.
 #[derive(Clone, Debug)]
