@@ -258,9 +258,9 @@ fn is_own(source: IpAddr, settings: &Settings) -> bool {
 }
 
 /// The least MTU that helps a packet such as the quoted one carries: every host may send packets of the smallest size that it can be told, and with its outer
-/// header that has to fit. IPv6 has no link below 1280 bytes.
+/// header that has to fit. IPv6 has no link below 1280 bytes. What nobody has seen may be IPv6.
 fn least(error: &TooBig) -> u32 {
-    let carried = smallest(error.inner) + if error.port.is_some() { 8 } else { 0 };
+    let carried = smallest(error.inner.unwrap_or(Family::V6)) + if error.port.is_some() { 8 } else { 0 };
     match Family::of(error.destination) {
         Family::V4 => carried + 20,
         Family::V6 => (carried + 40).max(smallest(Family::V6)),

@@ -24,8 +24,8 @@ pub struct TooBig {
     pub destination: IpAddr,
     /// The quoted packet's length in bytes, outer header included.
     pub length: u32,
-    /// The family of the packet inside it.
-    pub inner: Family,
+    /// The family of the packet inside it; `None` where the router quotes a UDP header and nothing behind it, which is as much as it must.
+    pub inner: Option<Family>,
     /// The port that it is sent to, where it is UDP.
     pub port: Option<u16>,
     /// Whether the quoted packet forbade routers to cut it, as every IPv6 packet does.
@@ -78,6 +78,10 @@ impl TooBig {
         let Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else { return Err(Malformed) };
         let quoted = Ipv6HeaderSlice::from_slice(icmp.payload()).map_err(|_| Malformed)?;
         let (inner, port) = inner(quoted.next_header(), &icmp.payload()[quoted.slice().len()..])?;
+        // Here routers quote as much as fits (RFC 4443 section 3.2).
+        if inner.is_none() {
+            return Err(Malformed);
+        }
         Ok(Self {
             mtu,
             source: quoted.source_addr().into(),
@@ -90,19 +94,20 @@ impl TooBig {
     }
 }
 
-/// The family of the packet inside, and the port that it is sent to if it is UDP; enough of it is quoted, and it is of the version that its protocol number
-/// says.
-fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Family, Option<u16>), Malformed> {
+/// The family of the packet inside, where it is quoted, and the port that it is sent to if it is UDP; enough of it is quoted, and it is of the version that its
+/// protocol number says.
+fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Option<Family>, Option<u16>), Malformed> {
     let version = |at: usize| quoted.get(at).map(|first| first >> 4);
     let (family, port) = match (protocol, version(0)) {
-        (IpNumber::IPV4, Some(4)) => (Family::V4, None),
-        (IpNumber::IPV6, Some(6)) => (Family::V6, None),
+        (IpNumber::IPV4, Some(4)) => (Some(Family::V4), None),
+        (IpNumber::IPV6, Some(6)) => (Some(Family::V6), None),
         (IpNumber::UDP, _) => {
             let udp = UdpHeaderSlice::from_slice(quoted).map_err(|_| Malformed)?;
             let family = match version(udp.slice().len()) {
-                Some(4) => Family::V4,
-                Some(6) => Family::V6,
-                _ => return Err(Malformed),
+                Some(4) => Some(Family::V4),
+                Some(6) => Some(Family::V6),
+                Some(_) => return Err(Malformed),
+                None => None,
             };
             (family, Some(udp.destination_port()))
         }

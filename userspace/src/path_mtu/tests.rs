@@ -37,7 +37,7 @@ fn told(outer: Family, inner: Family) -> TooBig {
         Family::V6 => ("2001:db8::1", "2001:db8:1::1"),
     };
     let (source, destination) = (address(source), address(destination));
-    TooBig { mtu: 1500, source, destination, length: 1600, inner, port: None, uncut: true }
+    TooBig { mtu: 1500, source, destination, length: 1600, inner: Some(inner), port: None, uncut: true }
 }
 
 const FAMILIES: [(Family, Family); 4] =
@@ -46,15 +46,15 @@ const FAMILIES: [(Family, Family); 4] =
 /// The error as it comes out of a raw socket, built by etherparse.
 fn wire(error: &TooBig) -> Vec<u8> {
     let (mut protocol, version) = match error.inner {
-        Family::V4 => (IpNumber::IPV4, 0x45),
-        Family::V6 => (IpNumber::IPV6, 0x60),
+        Some(Family::V4) | None => (IpNumber::IPV4, 0x45),
+        Some(Family::V6) => (IpNumber::IPV6, 0x60),
     };
     let mut behind = vec![version, 0, 0, 0, 0, 0, 0, 0];
     if let Some(port) = error.port {
         protocol = IpNumber::UDP;
         let header = UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
         // Not a byte more than it takes.
-        behind.truncate(1);
+        behind.truncate(usize::from(error.inner.is_some()));
         behind.splice(0..0, header.to_bytes());
     }
     let mut quote = Vec::new();
@@ -148,7 +148,7 @@ fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
         }
         let unused = Settings { features: Features::NONE, ..settings() };
         assert_eq!(PathMtus::default().hear(&error, &unused, Some(ROUTE), NOW), Outcome::NeverSent);
-        // Not enough of it is quoted to say what is inside, or it is neither of IPv4 nor of IPv6.
+        // Not enough of it is quoted, or it is neither of IPv4 nor of IPv6.
         let mut cut = wire(&error);
         cut.pop();
         assert_eq!(read(outer, &cut), Err(Malformed));
@@ -159,6 +159,21 @@ fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
             assert_eq!(read(outer, &other), Err(Malformed));
         }
     }
+}
+
+#[test]
+fn a_router_may_quote_eight_bytes_which_are_a_udp_header() {
+    let error = TooBig { inner: None, port: Some(GUE_PORT), ..told(Family::V4, Family::V4) };
+    let bytes = wire(&error);
+    assert_eq!(bytes.len(), 20 + 8 + 20 + 8);
+    assert_eq!(read(Family::V4, &bytes), Ok(error));
+    // It may have been an IPv6 packet.
+    for (mtu, outcome) in [(1307, Outcome::TooSmall), (1308, Outcome::Lowered)] {
+        assert_eq!(hear(&mut PathMtus::default(), &TooBig { mtu, ..error }, NOW), outcome, "{mtu}");
+    }
+    // Of IPv6 packets routers quote as much as fits.
+    let error = TooBig { inner: None, port: Some(GUE_PORT), ..told(Family::V6, Family::V4) };
+    assert_eq!(read(Family::V6, &wire(&error)), Err(Malformed));
 }
 
 #[test]
@@ -318,7 +333,7 @@ fn errors_about_options_and_later_fragments_are_malformed() {
     let spoil: [fn(&mut [u8]); 4] = [
         |packet| packet[28] = 0x46,
         |packet| packet[34..36].copy_from_slice(&IpFragOffset::try_new(1).unwrap().value().to_be_bytes()),
-        |packet| packet[37] = 17,
+        |packet| packet[37] = 6,
         |packet| packet[48] = 0x65,
     ];
     for (number, spoil) in spoil.iter().enumerate() {
@@ -392,12 +407,12 @@ proptest! {
             prop_assert_eq!(outcome == Outcome::Lowered, after < before);
             if after < before {
                 prop_assert_eq!(after, error.mtu);
-                prop_assert!(error.uncut && error.source == told(Family::of(error.destination), error.inner).source);
+                prop_assert!(error.uncut && error.source == told(Family::of(error.destination), Family::V4).source);
                 prop_assert!(error.length > after);
                 // What every host may send still fits.
                 let outer = if error.destination.is_ipv4() { 20 } else { 40 };
                 prop_assert!(after >= outer + 576 && (outer == 20 || after >= 1280));
-                prop_assert!(error.inner == Family::V4 || after >= outer + 1280);
+                prop_assert!(error.inner == Some(Family::V4) || after >= outer + 1280);
             } else {
                 prop_assert_eq!(after, before);
             }
