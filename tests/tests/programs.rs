@@ -31,10 +31,7 @@ use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Fra
 use sluice_tests::packets::{cases, clamping};
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // A case mostly waits until no program reads what it changed.
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    arguments.test_threads.get_or_insert(2 * cpus);
+    let arguments = Arguments::from_args();
     let missing = missing();
     let mut trials = Vec::new();
     let mut add = |name: String, test: Box<dyn FnOnce() -> anyhow::Result<()> + Send>| {
