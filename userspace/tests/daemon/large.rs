@@ -61,10 +61,15 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     let pinned: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, pinned);
     assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
-    // A trie takes memory for what it holds, all others for what they have room for. Before Linux 6.4 the kernel says so of tries, too.
+    // A trie takes memory for what it holds, all others for what they have room for. Before Linux 6.4 the kernel says so of tries, too; and from 5.11 on nothing of a
+    // ring buffer, which has no values.
     let none: Vec<_> = shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
-    let tries: &[&str] = if release() < (6, 4) { &[] } else { &["VIP_PREFIXES", "ROUTES"] };
-    assert_eq!(none, tries);
+    let expected: &[&str] = match release() {
+        release if release >= (6, 4) => &["VIP_PREFIXES", "ROUTES"],
+        release if release >= (5, 11) => &["EVENTS"],
+        _ => &[],
+    };
+    assert_eq!(none, expected);
     let each = shown.iter().filter_map(|map| map["bytes_per_cpu"].as_u64()).sum::<u64>();
     assert_eq!(status["memory"]["bytes_per_cpu"], each);
 }
@@ -126,7 +131,7 @@ fn moment(daemon: &Daemon, words: &str) -> f64 {
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     /// Far more than it takes, and far less than with one call after the other for each entry that waits for the kernel: 4,096 tables alone
     /// would take half a minute.
-    const SECONDS: f64 = 15.0;
+    const SECONDS: f64 = 20.0;
 
     let mut site = Site::new();
     // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
