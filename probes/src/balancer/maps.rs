@@ -246,7 +246,7 @@ impl BalancerTables for Maps {
 
     #[inline(always)]
     fn uses(&self, feature: Features) -> bool {
-        FEATURES[feature.word().trailing_zeros() as usize].load() != 0
+        FEATURES.get(feature.word().trailing_zeros() as usize).is_some_and(|feature| feature.load() != 0)
     }
 
     #[inline(always)]
