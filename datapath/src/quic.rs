@@ -129,11 +129,7 @@ pub struct Server {
 /// As [`crate::balance()`].
 #[inline(always)]
 pub fn named<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
-    let found = find(packet, place, tables);
-    if let Err(reason) = found {
-        refuse(tables, 0, reason);
-    }
-    found
+    find(packet, place, tables).inspect_err(|reason| refuse(tables, 0, *reason))
 }
 
 /// The second half: the packet goes there.

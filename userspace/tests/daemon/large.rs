@@ -131,7 +131,7 @@ fn moment(daemon: &Daemon, words: &str) -> f64 {
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     /// Far more than it takes, and far less than with one call after the other for each entry that waits for the kernel: 4,096 tables alone
     /// would take half a minute.
-    const SECONDS: f64 = 20.0;
+    const SECONDS: f64 = 15.0;
 
     let mut site = Site::new();
     // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
