@@ -27,6 +27,7 @@ const PERCPU_ARRAY: u32 = 6;
 const LRU_PERCPU_HASH: u32 = 10;
 const LPM_TRIE: u32 = 11;
 const ARRAY_OF_MAPS: u32 = 12;
+const RINGBUF: u32 = 27;
 
 /// `BPF_F_NO_PREALLOC`, which the kernel asks of every trie.
 const NO_PREALLOC: u32 = 1;
@@ -257,7 +258,8 @@ impl RawMap {
         self.data.pin(path).map_err(|error| self.failed("pin", io::Error::other(error)))
     }
 
-    /// Bytes of memory that the kernel keeps for the map.
+    /// Bytes of memory that the kernel keeps for the map. From Linux 5.11 to 6.3 it tells the size of values alone, and a ring buffer
+    /// has none: its room is what it takes at least.
     ///
     /// # Errors
     ///
@@ -266,7 +268,8 @@ impl RawMap {
         let path = format!("/proc/self/fdinfo/{}", self.descriptor().as_raw_fd());
         let text = fs::read_to_string(path).map_err(|source| self.failed("ask for the size of", source))?;
         let found = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
-        found.ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))
+        let told: u64 = found.ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))?;
+        Ok(if self.kind == RINGBUF { told.max(self.entries.into()) } else { told })
     }
 
     fn failed(&self, what: &str, source: io::Error) -> Error {

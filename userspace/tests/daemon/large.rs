@@ -61,14 +61,9 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     let pinned: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, pinned);
     assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
-    // A trie takes memory for what it holds, all others for what they have room for. Before Linux 6.4 the kernel says so of tries, too; and from 5.11 on nothing of a
-    // ring buffer, which has no values.
+    // A trie takes memory for what it holds, all others for what they have room for. Before Linux 6.4 the kernel says so of tries, too.
     let none: Vec<_> = shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
-    let expected: &[&str] = match release() {
-        release if release >= (6, 4) => &["VIP_PREFIXES", "ROUTES"],
-        release if release >= (5, 11) => &["EVENTS"],
-        _ => &[],
-    };
+    let expected: &[&str] = if release() >= (6, 4) { &["VIP_PREFIXES", "ROUTES"] } else { &[] };
     assert_eq!(none, expected);
     let each = shown.iter().filter_map(|map| map["bytes_per_cpu"].as_u64()).sum::<u64>();
     assert_eq!(status["memory"]["bytes_per_cpu"], each);

@@ -102,7 +102,8 @@ impl Site {
     /// As [`Self::start`], by a command that becomes the daemon.
     pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
         let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
-        let words = [wrapper, &[SLUICE.as_str()], args].concat();
+        // It ends with the test also when nobody is left to end it: a test killed for taking too long.
+        let words = [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
