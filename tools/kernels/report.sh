@@ -15,22 +15,25 @@ section() {
 }
 
 # table CORNER CELLS HEADING: merges the file CELLS (row, kernel and text, separated by tabs) into the table under HEADING. Each series of
-# kernels (6.1, 6.12, ...) has one column: results of another version of it go with the first of a new one.
+# kernels (6.1, 6.12, ...) has one column: results of another version of it go with the first of a new one. Rows stay in the order that
+# they have, new ones come last.
 table() {
     awk -F '\t' -v corner="$1" '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
         function trim(text) { gsub(/^ +| +$/, "", text); return text }
+        function add(row) { if (!(row in order)) { order[row] = ++rows; names[rows] = row } }
         function put(row, kernel, text) {
-            if (!(row in order)) { order[row] = ++rows; names[rows] = row }
+            add(row)
             if (!(series(kernel) in column)) column[series(kernel)] = kernel
             if (column[series(kernel)] == kernel && !((row, series(kernel)) in cell)) cell[row, series(kernel)] = text
         }
-        # The cells of this run come first, and what is there stays.
-        FILENAME == ARGV[1] { put($1, $2, $3); next }
+        # The cells of this run come before those that are there.
+        FILENAME == ARGV[2] { put($1, $2, $3); next }
         /^\|/ {
             count = split($0, cells, "|")
             if (!heading) { for (i = 3; i < count; i++) heads[i] = trim(cells[i]); heading = 1; next }
-            if (cells[2] ~ /^ *-+ *$/) next
+            if (cells[2] ~ /^ *-+ *$/ || trim(cells[2]) == corner) next
+            if (FILENAME == ARGV[1]) { add(trim(cells[2])); next }
             for (i = 3; i < count; i++) if (trim(cells[i]) != "-") put(trim(cells[2]), heads[i], trim(cells[i]))
         }
         END {
@@ -48,7 +51,7 @@ table() {
                 }
                 print line
             }
-        }' "$2" <(section "$3")
+        }' <(section "$3") "$2" <(section "$3")
 }
 
 # The reasons for skipping: those of this run, and those of tests on kernels of the table that were not in it.
@@ -87,7 +90,7 @@ awk -F '\t' '$2 != "-" {
 [operations.md](operations.md) says which kernels are supported; this page is what that rests on.
 
 ```
-make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; may take an hour
+make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; two hours, less with JOBS=2
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
 make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # tests of each kernel's own, two machines at a time
