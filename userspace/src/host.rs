@@ -200,12 +200,21 @@ impl Host {
         }
         self.journal.record(change.clone())?;
         let added = self.netlink.add_address(index, address, prefix_len).await;
+        self.settle(&change, added)
+    }
+
+    /// Keeps a change that was written down, unless nothing came of it.
+    fn settle(
+        &mut self,
+        change: &Change,
+        added: Result<AddressAdded, netlink::Error>,
+    ) -> Result<AddressAdded, HostError> {
         let ours = match &added {
             Ok(found) => *found == AddressAdded::Created,
             Err(error) => !error.changed_nothing(),
         };
         if !ours {
-            self.journal.forget(&change)?;
+            self.journal.forget(change)?;
         }
         Ok(added?)
     }
@@ -238,14 +247,7 @@ impl Host {
         }
         self.journal.record(change.clone())?;
         let added = self.netlink.add_local_route(index, prefix).await;
-        let ours = match &added {
-            Ok(found) => *found == AddressAdded::Created,
-            Err(error) => !error.changed_nothing(),
-        };
-        if !ours {
-            self.journal.forget(&change)?;
-        }
-        Ok(added?)
+        self.settle(&change, added)
     }
 
     /// Removes the local route of a prefix if it was made by [`Self::ensure_vip_prefix`]; says whether it was.

@@ -125,7 +125,7 @@ fn moment(daemon: &Daemon, words: &str) -> f64 {
 
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     /// Far more than it takes, and far less than with one call after the other for each entry that waits for the kernel: 4,096 tables alone
-    /// would take half a minute.
+    /// would take half a minute. An emulated machine (`SLUICE_EMULATED`) takes what it takes.
     const SECONDS: f64 = 15.0;
 
     let mut site = Site::new();
@@ -143,9 +143,11 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     let mut daemon = None;
     timed(&format!("4,096 services, {backends} backends: start"), &mut || daemon = Some(site.start(&["lb"])));
     let mut daemon = daemon.unwrap();
-    let applied = moment(&daemon, "ready: ") - moment(&daemon, "add backends");
+    // Midnight may lie between.
+    let applied = (moment(&daemon, "ready: ") - moment(&daemon, "add backends")).rem_euclid(86_400.0);
     println!("of it for writing maps: {applied:.1} s");
-    assert!((0.0..SECONDS).contains(&applied), "{applied}: {}", daemon.log());
+    let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
+    assert!(emulated || applied < SECONDS, "{applied}: {}", daemon.log());
     let mut status = Value::Null;
     timed("status", &mut || status = site.status());
     assert_eq!(status["services"].as_array().unwrap().len(), 4_096);
