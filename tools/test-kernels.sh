@@ -15,8 +15,8 @@ cd "$(dirname "$0")/.."
 
 KERNELS=${KERNELS:-5.10 6.1 6.12 newest}
 jobs=${JOBS:-1}
-# Test programs that ask nothing of the kernel: they run on the host.
-without_kernel=" cli datapath known properties "
+# Test programs that ask nothing of the kernel, or try what `make bench` measures with: they run on the host.
+without_kernel=" bench cli datapath known properties "
 document=${DOCUMENT-docs/kernels.md}
 
 results=${CARGO_TARGET_DIR:-target}/kernels
