@@ -90,7 +90,7 @@ awk -F '\t' '$2 != "-" {
 [operations.md](operations.md) says which kernels are supported; this page is what that rests on.
 
 ```
-make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; two hours, less with JOBS=2
+make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; takes hours
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
 make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # tests of each kernel's own, two machines at a time
