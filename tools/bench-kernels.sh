@@ -21,7 +21,9 @@ start=$SECONDS
 
 [ "$(id -u)" = 0 ] || fail "the virtual machines see this machine's root file system, which takes root to share: run it as root"
 echo "bench-kernels: what the virtual machines need"
-install_packages "$results/apt.log" qemu-system-x86 busybox-static kmod iproute2 xz-utils zstd ethtool ipvsadm
+install_packages "$results/apt.log" busybox-static kmod iproute2 xz-utils zstd ethtool ipvsadm
+QEMU_ROOT=$(tools/kernels/qemu.sh)
+export QEMU_ROOT
 
 # Copies: a build meanwhile must not change what runs.
 for binary in sluice sluice-bench; do

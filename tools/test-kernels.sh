@@ -26,7 +26,9 @@ start=$SECONDS
 
 [ "$(id -u)" = 0 ] || fail "the virtual machines see this machine's root file system, which takes root to share: run it as root"
 echo "test-kernels: what the virtual machines need"
-install_packages "$results/apt.log" qemu-system-x86 busybox-static kmod iproute2 xz-utils zstd
+install_packages "$results/apt.log" busybox-static kmod iproute2 xz-utils zstd
+QEMU_ROOT=$(tools/kernels/qemu.sh)
+export QEMU_ROOT
 
 # 1. The test programs: name, package directory and executable of each.
 echo "test-kernels: building the test programs"

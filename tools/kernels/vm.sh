@@ -8,7 +8,8 @@
 # everywhere. It is some ten times slower.
 #
 # Environment: TIMEOUT seconds (600), CPUS (2), MEMORY in MiB (1536), CONSOLE a file for the kernel's messages, ACCEL (tcg,thread=multi),
-# QEMU_OPTIONS more options for QEMU, SHARE more paths that are file systems of their own and must be seen.
+# QEMU_ROOT the root of QEMU's packages (see qemu.sh; this machine's), QEMU_OPTIONS more options for QEMU, SHARE more paths that are
+# file systems of their own and must be seen.
 set -euo pipefail
 
 kernel=$(realpath "$1")
@@ -73,12 +74,16 @@ END
 
 # 3. The server of the shared root: this root, read-only, without what is mounted below it. A directory of ours that lies on a file
 #    system of its own is mounted once more.
-for program in /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd; do
+qemu=${QEMU_ROOT:-}
+for program in "$qemu"/usr/lib/qemu/virtiofsd "$qemu"/usr/libexec/virtiofsd; do
     [ ! -x "$program" ] || virtiofsd=$program
 done
 [ -n "${virtiofsd:-}" ] || { echo "vm: error: there is no virtiofsd; install qemu-system-common or virtiofsd" >&2; exit 1; }
+# A copy brings libraries along.
+own=()
+[ -z "$qemu" ] || own=(env "LD_LIBRARY_PATH=$qemu/usr/lib/x86_64-linux-gnu")
 # shellcheck disable=SC2016,SC2086  # the inner shell expands these; several paths
-unshare -m bash -c '
+"${own[@]}" unshare -m bash -c '
     root=$1 socket=$2 virtiofsd=$3
     shift 3
     mount --make-rprivate / && mount --bind / "$root" || exit
@@ -98,7 +103,7 @@ done
 # 4. The machine: console to a file, the command's output to ours.
 status=0
 # shellcheck disable=SC2086  # several options
-timeout --foreground -k 5 "${TIMEOUT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg,thread=multi}" -cpu max,la57=off -smp "${CPUS:-2}" \
+"${own[@]}" timeout --foreground -k 5 "${TIMEOUT:-600}" "$qemu/usr/bin/qemu-system-x86_64" -accel "${ACCEL:-tcg,thread=multi}" -cpu max,la57=off -smp "${CPUS:-2}" \
     -m "$memory" -object memory-backend-memfd,id=memory,size="${memory}M",share=on -numa node,memdev=memory \
     -nodefaults -no-user-config -display none -no-reboot -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
     -append "console=ttyS0 panic=-1 quiet mitigations=off" \
