@@ -17,7 +17,8 @@ use sluice_tests::packets::isolation::missing;
 use sluice_tests::packets::loaded::{refused_here, takes, takes_at_xdp};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
-use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry, refused};
+use sluice_tests::packets::shared::unload;
+use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry};
 use sluice_tests::packets::world::{Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World};
 
 /// A world whose backends are behind links of jumbo frames.
@@ -64,30 +65,38 @@ fn main() -> ExitCode {
     add("clamp: options outside the linear part of the buffer are found".into(), Box::new(clamped_non_linear));
     add(
         "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
-        Box::new(|link| merged_segments(link, World::new())),
+        Box::new(|link| judged(link, |judged| merged_segments(judged, World::new()))),
     );
     add(
         "merged datagrams leave as one packet with the size of their segments".into(),
-        Box::new(|link| merged_datagrams(link, World::new())),
+        Box::new(|link| judged(link, |judged| merged_datagrams(judged, World::new()))),
     );
     add(
         "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum".into(),
-        Box::new(|link| merged_segments(link, gue(MTU))),
+        Box::new(|link| judged(link, |judged| merged_segments(judged, gue(MTU)))),
     );
     add(
         "in UDP merged datagrams leave as one packet without an outer checksum".into(),
-        Box::new(|link| merged_datagrams(link, gue(MTU))),
+        Box::new(|link| judged(link, |judged| merged_datagrams(judged, gue(MTU)))),
     );
-    add("headers outside the linear part of the buffer are read and stay as they are".into(), Box::new(non_linear));
-    add("a checksum that is still to be completed stays so".into(), Box::new(|link| partial(link, &wide())));
+    add(
+        "headers outside the linear part of the buffer are read and stay as they are".into(),
+        Box::new(|link| judged(link, non_linear)),
+    );
+    add(
+        "a checksum that is still to be completed stays so".into(),
+        Box::new(|link| judged(link, |judged| partial(judged, &wide()))),
+    );
     add(
         "in UDP the outer checksum is that of the packet whose own is still to be completed".into(),
-        Box::new(|link| partial(link, &gue(9000))),
+        Box::new(|link| judged(link, |judged| partial(judged, &gue(9000)))),
     );
-    add("the corpus ends on the wire as the oracle says".into(), Box::new(corpus_frames));
-    add("random frames end on the wire as the oracle says".into(), Box::new(random_frames));
+    add("the corpus ends on the wire as the oracle says".into(), Box::new(|link| judged(link, corpus_frames)));
+    add("random frames end on the wire as the oracle says".into(), Box::new(|link| judged(link, random_frames)));
     trials.push(Trial::test("every frame goes through a program: here, in a test run, or both", nothing_left_out));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    unload();
+    conclusion.exit_code()
 }
 
 /// What neither way of running a program takes would be proven in memory only.
@@ -124,10 +133,11 @@ fn on_link(test: Test) -> Result<Completion, Failed> {
 }
 
 fn run(case: &Case, link: &mut Link) -> anyhow::Result<Completion> {
-    if let Some(why) = case.frames().find_map(refused) {
+    if let Some(why) = case.frames().find_map(|frame| link.refuses(frame)) {
         return Ok(Completion::ignored_with(why));
     }
-    case.run(&mut Wire::new(link)?).map(|()| Completion::Completed)
+    Wire::lend(link, |mut wire| case.run(&mut wire))?;
+    Ok(Completion::Completed)
 }
 
 /// A program on the wire beside an oracle that says what should become of each frame.
@@ -138,14 +148,17 @@ struct Judged<'a> {
     forwarded: usize,
 }
 
-impl<'a> Judged<'a> {
-    fn new(link: &'a mut Link, world: &World) -> anyhow::Result<Self> {
-        let wire = Wire::new(link)?;
-        let mut judged = Self { wire, oracle: Oracle::default(), total: Counters::default(), forwarded: 0 };
-        judged.configure(world)?;
-        Ok(judged)
-    }
+/// Runs a test with a program on the wire beside an oracle, neither of which is configured yet.
+fn judged(
+    link: &mut Link,
+    test: impl FnOnce(&mut Judged<'_>) -> anyhow::Result<Completion>,
+) -> anyhow::Result<Completion> {
+    Wire::lend(link, |wire| {
+        test(&mut Judged { wire, oracle: Oracle::default(), total: Counters::default(), forwarded: 0 })
+    })
+}
 
+impl Judged<'_> {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         self.oracle.configure(world);
         self.wire.configure(world)
@@ -159,8 +172,8 @@ impl<'a> Judged<'a> {
 }
 
 /// Packets of more than a memory page, cut into a linear part and the rest at every byte of their headers and at some behind them.
-fn non_linear(link: &mut Link) -> anyhow::Result<Completion> {
-    let mut judged = Judged::new(link, &wide())?;
+fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
+    judged.configure(&wide())?;
     let clients = Client::each().into_iter().chain([
         Client { options: 40, ..Client::tcp4() },
         Client { options: 4, ..Client::udp4() },
@@ -184,8 +197,8 @@ fn non_linear(link: &mut Link) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-fn partial(link: &mut Link, world: &World) -> anyhow::Result<Completion> {
-    let mut judged = Judged::new(link, world)?;
+fn partial(judged: &mut Judged<'_>, world: &World) -> anyhow::Result<Completion> {
+    judged.configure(world)?;
     judged.wire.partial = true;
     let mut count = 0;
     for payload in [0, 1, 64, 1400, 5000] {
@@ -245,7 +258,7 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
 
 /// Merged packets of several sizes, all headers linear or as little as the kernel takes.
 fn merged(
-    link: &mut Link,
+    judged: &mut Judged<'_>,
     world: World,
     clients: &[Client],
     payloads: &[usize],
@@ -260,10 +273,10 @@ fn merged(
             ..client.frame().into()
         })
         .collect();
-    if let Some(why) = frames.iter().find_map(refused) {
+    if let Some(why) = frames.iter().find_map(|frame| judged.wire.refuses(frame)) {
         return Ok(Completion::ignored_with(why));
     }
-    let mut judged = Judged::new(link, &world)?;
+    judged.configure(&world)?;
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
@@ -301,7 +314,7 @@ fn merged(
     Ok(Completion::Completed)
 }
 
-fn merged_segments(link: &mut Link, world: World) -> anyhow::Result<Completion> {
+fn merged_segments(judged: &mut Judged<'_>, world: World) -> anyhow::Result<Completion> {
     let clients = [
         Client::tcp4(),
         Client::tcp6(),
@@ -309,22 +322,21 @@ fn merged_segments(link: &mut Link, world: World) -> anyhow::Result<Completion> 
         Client { options: 8, ..Client::tcp4() },
         Client { traffic_class: 0xbb, ..Client::tcp6() },
     ];
-    merged(link, world, &clients, &[1461, 2920, 20_000, 60_000], 1460)
+    merged(judged, world, &clients, &[1461, 2920, 20_000, 60_000], 1460)
 }
 
-fn merged_datagrams(link: &mut Link, world: World) -> anyhow::Result<Completion> {
-    merged(link, world, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
+fn merged_datagrams(judged: &mut Judged<'_>, world: World) -> anyhow::Result<Completion> {
+    merged(judged, world, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
 }
 
 /// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left out.
-fn corpus_frames(link: &mut Link) -> anyhow::Result<Completion> {
+fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     let entries = corpus::read(&corpus::directory())?;
-    let mut judged = Judged::new(link, &World::new())?;
     for (name, make) in worlds::WORLDS {
         judged.configure(&make())?;
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
             for (number, frame) in (1..).zip(&entry.frames) {
-                if can_carry(frame) && refused(frame).is_none() {
+                if can_carry(frame) && judged.wire.refuses(frame).is_none() {
                     judged.send(frame).with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
                 }
             }
@@ -335,7 +347,7 @@ fn corpus_frames(link: &mut Link) -> anyhow::Result<Completion> {
 }
 
 /// Frames of the generator, cut into a linear part and the rest where they are long enough.
-fn random_frames(link: &mut Link) -> anyhow::Result<Completion> {
+fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     /// Frames when nobody says how many.
     const FRAMES: u64 = 6_000;
 
@@ -345,12 +357,11 @@ fn random_frames(link: &mut Link) -> anyhow::Result<Completion> {
     };
     let seed = fastrand::u64(..);
     let mut generator = Generator::new(seed);
-    let mut judged = Judged::new(link, &World::new())?;
     for (_, make) in worlds::WORLDS {
         judged.configure(&make())?;
         for number in 0..count / worlds::WORLDS.len() as u64 {
             let frame = generator.frame();
-            if can_carry(&frame) && refused(&frame).is_none() {
+            if can_carry(&frame) && judged.wire.refuses(&frame).is_none() {
                 let sent = judged.send(&frame);
                 sent.with_context(|| format!("frame {number} of seed {seed}: {:02x?}", frame.bytes))?;
             }

@@ -28,11 +28,10 @@ forbid_tunnels() {
 
 for group in "$@"; do
     program=$group
-    # Against hangs, so generous: most groups take minutes, also beside another machine on two CPUs. Daemons start by the hundred, and cases on the
-    # wire have a program each, all of which the kernel verifies.
+    # Against hangs, so generous: most groups take minutes, also beside another machine on two CPUs. Daemons start by the hundred.
     limit=1800
     case $group in
-        daemon | wire) limit=5400 ;;
+        daemon) limit=5400 ;;
         lab-*)
             program=lab
             export LAB_DECAPSULATION=${group#lab-} LAB_SCALE=small

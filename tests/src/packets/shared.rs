@@ -13,14 +13,14 @@ static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 /// # Errors
 ///
 /// The test's own, or what the kernel refused.
-pub fn lend(hook: Hook, test: impl FnOnce(&mut Loaded) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn lend<T>(hook: Hook, test: impl FnOnce(&mut Loaded) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let take = |idle: &mut Vec<Loaded>| idle.iter().position(|l| l.hook() == hook).map(|index| idle.swap_remove(index));
     let idle = take(&mut IDLE.lock().expect("nobody panics with it"));
     let mut loaded = idle.map_or_else(|| Loaded::new(hook), Ok)?;
-    test(&mut loaded)?;
+    let outcome = test(&mut loaded)?;
     loaded.forget()?;
     IDLE.lock().expect("nobody panics with it").push(loaded);
-    Ok(())
+    Ok(outcome)
 }
 
 /// Removes all of them; comes when all tests have run.

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use sluice::bpf::Program;
@@ -24,7 +24,9 @@ use sluice::netlink::{Direction, FilterSpec, Netlink};
 
 use super::onward::Onward;
 use super::socket::{Captured, Offload, PATIENCE, PacketSocket};
-use crate::packets::world::{INTERFACE, NEIGHBOUR_V4, NEIGHBOUR_V6};
+use super::{merged, offload};
+use crate::packets::build::Client;
+use crate::packets::world::{Frame, INTERFACE, NEIGHBOUR_V4, NEIGHBOUR_V6};
 
 /// Link address of the interface at which the program is.
 pub(super) const IN: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
@@ -34,6 +36,8 @@ pub(super) const OUT: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
 pub(super) const NEXT_HOP: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
 /// EtherType of markers: the first of the two that IEEE 802 sets aside for experiments.
 const MARKER: u16 = 0x88b5;
+/// Name and priority of the filter whose program is tested.
+const TESTED: (&str, u16) = ("tested", 1);
 /// The largest MTU of a virtual Ethernet device.
 const LARGEST: u32 = 65_535;
 
@@ -57,6 +61,7 @@ pub struct Link {
     at: u32,
     _onward: Onward,
     markers: u64,
+    smallest_segment: u16,
 }
 
 impl Link {
@@ -73,18 +78,51 @@ impl Link {
         ensure!(index("out")? == INTERFACE, "the interface towards the backends has another index");
         let onward = Onward::new(index("passed")?).context("cannot load the filter behind the program")?;
         let at = index("in")?;
-        put_filter(at, "onward", 2, onward.as_fd())?;
+        put_filter(at, ("onward", 2), onward.as_fd())?;
         let socket = |name| PacketSocket::new(index(name)?);
         let (inject, behind, far) = (socket("inject")?, socket("behind")?, socket("far")?);
-        let mut link = Self { inject, behind, far, at, _onward: onward, markers: 0 };
+        let mut link = Self { inject, behind, far, at, _onward: onward, markers: 0, smallest_segment: 0 };
         await_carrier(&socket("in")?, &mut link.inject)?;
+        link.smallest_segment = link.smallest_segment()?;
         Ok(link)
+    }
+
+    /// What becomes of merged segments of a byte while no program is attached.
+    fn smallest_segment(&mut self) -> anyhow::Result<u16> {
+        let client = Client { payload: 64, ..Client::tcp4() };
+        let frame = Frame { segment_size: 1, segments: 64, ..client.frame().into() };
+        let bytes = [&IN[..], &frame.bytes[IN.len()..]].concat();
+        let arrived = self.send(offload(&frame, None, false)?, &bytes)?;
+        let [captured] = &arrived.passed[..] else { bail!("a merged packet became {arrived:02x?}") };
+        Ok(captured.offload.segment_size)
+    }
+
+    /// Why this kernel cannot be made to hold a frame though others can; `None` when it can.
+    pub fn refuses(&self, frame: &Frame) -> Option<&'static str> {
+        let merged = merged(&frame.bytes).filter(|_| frame.segment_size != 0)?;
+        if merged.kind == Offload::UDP {
+            return (kernel() < (6, 2))
+                .then_some("this kernel takes no merged datagrams from a packet socket (Linux 6.2)");
+        }
+        // Some stable kernels do, to their `TCP_MIN_GSO_SIZE`: Debian's 6.12.117 is one.
+        let raised = frame.segment_size < self.smallest_segment.into();
+        raised.then_some("this kernel makes such small segments of a merged packet larger")
     }
 
     /// Attaches a program as the daemon does, in place of the one before.
     pub(super) fn attach(&mut self, program: &Program) -> anyhow::Result<()> {
         self.markers = 0;
-        put_filter(self.at, "tested", 1, program.descriptor())
+        put_filter(self.at, TESTED, program.descriptor())
+    }
+
+    /// Detaches it.
+    pub(super) fn detach(&mut self) -> anyhow::Result<()> {
+        run_netlink(async |netlink| {
+            let (name, priority) = TESTED;
+            let spec = FilterSpec { name: name.to_owned(), priority };
+            netlink.remove_filter(self.at, Direction::Ingress, &spec).await?;
+            Ok(())
+        })
     }
 
     /// Sends a frame and says what became of it.
@@ -116,6 +154,14 @@ impl Link {
     }
 }
 
+/// The running kernel's version: major and minor.
+fn kernel() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Sends from one end of a pair until it arrives at the other.
 fn await_carrier(from: &PacketSocket, to: &mut PacketSocket) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -144,15 +190,18 @@ fn stay_on_one_cpu() -> anyhow::Result<()> {
     Ok(sched_setaffinity(this, &one)?)
 }
 
-fn put_filter(interface: u32, name: &str, priority: u16, program: BorrowedFd<'_>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let netlink = Netlink::connect()?;
-        netlink.ensure_clsact(interface).await?;
+fn put_filter(interface: u32, (name, priority): (&str, u16), program: BorrowedFd<'_>) -> anyhow::Result<()> {
+    run_netlink(async |netlink| {
         let spec = FilterSpec { name: name.to_owned(), priority };
+        netlink.ensure_clsact(interface).await?;
         netlink.put_filter(interface, Direction::Ingress, &spec, program).await?;
         Ok(())
     })
+}
+
+fn run_netlink(request: impl AsyncFnOnce(Netlink) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { request(Netlink::connect()?).await })
 }
 
 /// The interfaces, a route out and its next hop. They have no addresses, so nothing but what is injected is on them.

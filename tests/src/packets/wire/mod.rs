@@ -17,6 +17,7 @@ use sluice_datapath::options::VipOptions;
 
 use super::build;
 use super::loaded::{Hook, Loaded, LoadedHost};
+use super::shared;
 use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
@@ -30,7 +31,7 @@ const ADDRESSES: usize = 12;
 
 /// The balancer's program at TC, on the wire.
 pub struct Wire<'a> {
-    loaded: Loaded,
+    loaded: &'a mut Loaded,
     link: &'a mut Link,
     /// Bytes of a frame's head that are asked to be in the linear part of its buffer, the rest behind it; `None` for all of it. The
     /// kernel keeps frames below a memory page in one piece.
@@ -42,16 +43,25 @@ pub struct Wire<'a> {
     resegments: Option<u32>,
 }
 
-impl<'a> Wire<'a> {
-    /// Loads the program over maps of its own and attaches it.
+impl Wire<'_> {
+    /// Lends a program to a test, attached to the link while it runs.
     ///
     /// # Errors
     ///
-    /// What the kernel refused.
-    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
-        let loaded = Loaded::new(Hook::Tc)?;
-        link.attach(loaded.program())?;
-        Ok(Self { loaded, link, linear: None, partial: false, resegments: None })
+    /// The test's own, or what the kernel refused.
+    pub fn lend<T>(link: &mut Link, test: impl FnOnce(Wire<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        shared::lend(Hook::Tc, |loaded| {
+            link.attach(loaded.program())?;
+            let outcome = test(Wire { loaded, link, linear: None, partial: false, resegments: None })?;
+            // Before another link gets the program: it would count what comes to this one, too.
+            link.detach()?;
+            Ok(outcome)
+        })
+    }
+
+    /// As [`Link::refuses`].
+    pub fn refuses(&self, frame: &Frame) -> Option<&'static str> {
+        self.link.refuses(frame)
     }
 }
 
@@ -97,7 +107,7 @@ pub struct WireHost<'a> {
 }
 
 impl<'a> WireHost<'a> {
-    /// As [`Wire::new`].
+    /// Loads the program over maps of its own and attaches it.
     ///
     /// # Errors
     ///
@@ -140,7 +150,7 @@ pub struct WireClamp<'a> {
 }
 
 impl<'a> WireClamp<'a> {
-    /// As [`Wire::new`].
+    /// As [`WireHost::new`].
     ///
     /// # Errors
     ///
@@ -199,20 +209,6 @@ pub fn can_carry(frame: &Frame) -> bool {
             let skipped = merged.kind != Offload::UDP || merged.transport <= BEHIND_IPV6;
             skipped && merged.payload > size && merged.payload.div_ceil(size) == frame.segments as usize
         })
-}
-
-/// Why this kernel cannot be made to hold the frame though others can; `None` when it can.
-pub fn refused(frame: &Frame) -> Option<&'static str> {
-    let datagrams = frame.segment_size != 0 && merged(&frame.bytes).is_some_and(|merged| merged.kind == Offload::UDP);
-    (datagrams && kernel() < (6, 2)).then_some("this kernel takes no merged datagrams from a packet socket (Linux 6.2)")
-}
-
-/// The running kernel's version: major and minor.
-fn kernel() -> (u32, u32) {
-    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
-    let release = release.unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// What a packet is made of that the kernel takes for a merged one.
