@@ -94,7 +94,7 @@ make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Deb
 make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
 make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
 make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # tests of each kernel's own, two machines at a time
-make test-kernels-ci                     # what every change must pass: programs and lab on 6.1 and 6.12, packets on 6.1; writes nothing
+make test-kernels-ci                     # what every change must pass: programs, packets and lab on 6.1 and 6.12; writes nothing
 ```
 
 Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
