@@ -98,7 +98,9 @@ make test-kernels-ci                     # what every change must pass: programs
 ```
 
 Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
-have is skipped, and the command says so. QEMU emulates, some ten times slower than the machine it runs on, so what a test allows in seconds is generous.
+have is skipped, and the command says so. QEMU is Debian's, too; where it cannot be installed beside what a machine has
+of another release, it runs from a copy under `~/.cache/sluice/qemu`. It emulates, some ten times slower than the machine it runs on, so what a
+test allows in seconds is generous.
 
 ## Tests
 

@@ -61,6 +61,7 @@ pub struct Link {
     at: u32,
     _onward: Onward,
     markers: u64,
+    /// Bytes; the kernel makes smaller segments of a merged packet as large.
     smallest_segment: u16,
 }
 
