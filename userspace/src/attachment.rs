@@ -46,6 +46,27 @@ impl Attachment {
         self.detach_except(host, if program.is_some() { interfaces } else { &[] }).await
     }
 
+    /// The interfaces that have the filter already.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Operation`].
+    pub(crate) async fn interfaces(&self, host: &Host) -> Result<Vec<String>, Failure> {
+        host.interfaces_with(self.direction, &self.spec).await.map_err(Failure::operation)
+    }
+
+    /// Replaces the program where the filter is already, and attaches nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Operation`] with the first interface on which it does not work.
+    pub(crate) async fn replace(&mut self, host: &mut Host, program: &Program) -> Result<(), Failure> {
+        for interface in self.interfaces(host).await? {
+            self.put(host, &interface, program).await.map_err(Failure::Operation)?;
+        }
+        Ok(())
+    }
+
     /// Detaches from interfaces that are not listed.
     ///
     /// # Errors

@@ -153,6 +153,25 @@ impl Host {
         Ok(filters.iter().find(|filter| spec.owns(filter)).map(|filter| filter.program_id.unwrap_or(0)))
     }
 
+    /// The interfaces on one side of which our filter is, by the names that they have now.
+    ///
+    /// # Errors
+    /// As [`Self::attached`].
+    pub async fn interfaces_with(&self, direction: Direction, spec: &FilterSpec) -> Result<Vec<String>, HostError> {
+        let mut names = Vec::new();
+        for change in self.journal.changes() {
+            let Change::Filter { index, direction: side, name, .. } = change else { continue };
+            if *side == direction
+                && *name == spec.name
+                && self.netlink.filters(*index, direction).await?.iter().any(|filter| spec.owns(filter))
+                && let Some(interface) = self.netlink.interface_at(*index).await?
+            {
+                names.push(interface.name);
+            }
+        }
+        Ok(names)
+    }
+
     /// Detaches our program from every interface in the journal that is not to be kept, by the names that they have now; the
     /// names. An interface that is gone took filter and qdisc with it: they are forgotten.
     ///

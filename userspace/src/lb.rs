@@ -20,7 +20,7 @@ use sluice_datapath::rates::Rate;
 use sluice_datapath::records::InstanceRecord;
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::attachment::Attachment;
 use crate::bpf::{self, BalancerMaps, Capacities, Pins, Program, Replaced};
@@ -33,7 +33,7 @@ use crate::journal::{Journal, Role};
 use crate::key::HashKey;
 use crate::lists::{self, Loader};
 use crate::netlink::{Direction, FilterSpec, Netlink};
-use crate::next_hops::NextHops;
+use crate::next_hops::{NextHops, Source};
 use crate::path_mtu::{Listener, Outcome, PathMtus};
 use crate::plan::{Have, Step};
 use crate::want::Want;
@@ -168,7 +168,7 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
     check_interfaces(&netlink, &input.interfaces).await?;
     check_own_addresses(&netlink, &input.config).await?;
     // Asked before anything is touched: a wrong underlay address is bad input.
-    let next_hops = find_next_hops(&netlink, &input).await?;
+    let next_hops = find_next_hops(&netlink, &input, Source::MustBeLocal).await?;
     let mut signals = Signals::listen()?;
     let mut changes = netlink.changes().map_err(Failure::operation)?;
 
@@ -204,6 +204,9 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
                     hearing = false;
                 }
                 tokio::time::sleep(SETTLE).await;
+                if hearing && let Err(error) = changes.gather() {
+                    debug!("cannot take all changes at once: {error}");
+                }
                 None
             }
             _ = refresh.tick() => None,
@@ -274,10 +277,10 @@ async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), F
     Ok(())
 }
 
-async fn find_next_hops(netlink: &Netlink, input: &Input) -> Result<NextHops, Failure> {
+async fn find_next_hops(netlink: &Netlink, input: &Input, source: Source) -> Result<NextHops, Failure> {
     let overheads = input.config.services().iter().map(|service| service.encapsulation().overhead());
     let overhead = overheads.max().unwrap_or(0);
-    let found = NextHops::find(netlink, input.config.underlay(), overhead, input.addresses()).await;
+    let found = NextHops::find(netlink, input.config.underlay(), overhead, input.addresses(), source).await;
     found.map_err(Failure::bad_input)
 }
 
@@ -326,10 +329,15 @@ impl Balancer {
             balancer.take(program, replaced, every_feature)?;
             balancer.settle().await?;
         }
-        balancer.apply(&have, &steps)?;
+        let forwarding = !balancer.attachment.interfaces(&balancer.host).await?.is_empty();
+        if forwarding && (before.config_digest != balancer.input.digest || before.changing != 0) {
+            // Nobody wrote down what the program that packets meet was loaded with.
+            balancer.replace_program(every_feature).await?;
+        }
+        balancer.apply(&want, &have, &steps).await?;
         balancer.read_lists();
-        if before.layout == 0 {
-            // Nothing is forwarded yet, so nothing waits: the lists come first.
+        if !forwarding {
+            // Nobody waits for anything, so the lists come first.
             balancer.wait_for_lists(&mut want).await?;
         }
         balancer.attach(&want).await?;
@@ -373,13 +381,20 @@ impl Balancer {
         Ok(())
     }
 
-    /// Makes the maps hold what the configuration says.
-    fn apply(&mut self, have: &Have, steps: &[Step]) -> Result<(), Failure> {
+    /// Makes the maps hold what the configuration says, once packets meet a program that finds what is added.
+    async fn apply(&mut self, want: &Want, have: &Have, steps: &[Step]) -> Result<(), Failure> {
         self.complete = false;
+        let wider = wider(&self.settings, &self.input.settings(want));
+        if wider != self.settings {
+            self.replace_program(wider).await?;
+        }
         self.next_hops.refresh(&mut self.maps, &have.backends, &self.path_mtus).map_err(Failure::operation)?;
         self.write_down(true)?;
         for step in steps {
             info!("{step}");
+            if matches!(step, Step::PutVips { .. }) {
+                self.set_rates()?;
+            }
             apply::apply(
                 &mut self.maps,
                 step,
@@ -425,16 +440,27 @@ impl Balancer {
         self.maps.set_instance(&record).map_err(Failure::operation)
     }
 
+    /// Loads the program with other settings and has it run where one of ours does.
+    async fn replace_program(&mut self, settings: Settings) -> Result<(), Failure> {
+        self.load(settings)?;
+        self.attachment.replace(&mut self.host, &self.program).await
+    }
+
+    fn load(&mut self, settings: Settings) -> Result<(), Failure> {
+        let capacities = self.input.capacities();
+        self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+        self.settings = settings;
+        Ok(())
+    }
+
     /// Attaches the program where it is not attached yet; first replaces it when what is fixed at loading has changed.
     ///
-    /// That comes after a plan's steps: what they add needs a program that finds it, what they remove does no harm to one that does not look.
+    /// That comes after a plan's steps: a program that does not look for what they remove does no harm.
     async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
         self.set_rates()?;
         let settings = self.input.settings(want);
         if settings != self.settings {
-            let capacities = self.input.capacities();
-            self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
-            self.settings = settings;
+            self.load(settings)?;
         }
         self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
         self.remove_lists()?;
@@ -446,7 +472,7 @@ impl Balancer {
     async fn revise(&mut self) -> Result<(), Failure> {
         let mut want = self.input.want()?;
         let (have, steps) = self.plan(&self.input, &mut want)?;
-        self.apply(&have, &steps)?;
+        self.apply(&want, &have, &steps).await?;
         self.attach(&want).await
     }
 
@@ -463,7 +489,7 @@ impl Balancer {
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
         check_own_addresses(self.host.netlink(), &input.config).await?;
-        let next_hops = find_next_hops(self.host.netlink(), &input).await?;
+        let next_hops = find_next_hops(self.host.netlink(), &input, Source::MustBeLocal).await?;
         if self.replaced.is_some() {
             self.input.interfaces.clone_from(&input.interfaces);
             self.settle().await?;
@@ -479,7 +505,7 @@ impl Balancer {
             self.take(program, replaced, self.settings)?;
             self.settle().await?;
         }
-        self.apply(&have, &steps)?;
+        self.apply(&want, &have, &steps).await?;
         self.attach(&want).await?;
         self.read_lists();
         Ok(())
@@ -489,7 +515,7 @@ impl Balancer {
     async fn refresh(&mut self) -> Result<(), Failure> {
         self.attachment.watch(&mut self.host, &self.input.interfaces, &self.program).await;
         self.settle().await?;
-        let found = find_next_hops(self.host.netlink(), &self.input).await?;
+        let found = find_next_hops(self.host.netlink(), &self.input, Source::MayBeLost).await?;
         if found != self.next_hops {
             self.take_next_hops(found);
             let written = self.put_next_hops()?;
@@ -499,9 +525,22 @@ impl Balancer {
         if !self.complete {
             self.revise().await?;
             info!("completed the change that had failed");
+            self.read_lists();
         }
         Ok(())
     }
+}
+
+/// Settings with which a program finds what another one's finds, and what is wanted besides.
+fn wider(present: &Settings, wanted: &Settings) -> Settings {
+    let mut wider = Settings { features: present.features.with(wanted.features), ..*wanted };
+    if wanted.source_v4.is_none() {
+        (wider.source_v4, wider.source_bits_v4) = (present.source_v4, present.source_bits_v4);
+    }
+    if wanted.source_v6.is_none() {
+        (wider.source_v6, wider.source_bits_v6) = (present.source_v6, present.source_bits_v6);
+    }
+    wider
 }
 
 /// The key's fingerprint as a number.

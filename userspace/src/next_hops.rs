@@ -40,9 +40,19 @@ struct Hop {
 
 const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 
+/// What is thought of an underlay address that is not an address of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A wrong configuration.
+    MustBeLocal,
+    /// It was there when the configuration was read, and may come back. What is sent from the other family's goes on.
+    MayBeLost,
+}
+
 /// The ways to backends, by address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHops {
+    underlay: Underlay,
     found: BTreeMap<IpAddr, Way>,
     /// What an operator should know, a sentence for each address that has a problem.
     pub warnings: BTreeMap<IpAddr, String>,
@@ -53,24 +63,32 @@ impl NextHops {
     ///
     /// # Errors
     ///
-    /// [`netlink::Error`], also when an underlay address is not an address of this host.
+    /// [`netlink::Error`]; also when an underlay address is not an address of this host, where `source` wants that: otherwise
+    /// nothing is sent from it, and the warnings say so.
     pub async fn find(
         netlink: &Netlink,
         underlay: Underlay,
         overhead: u32,
         addresses: impl Iterator<Item = IpAddr>,
+        source: Source,
     ) -> Result<Self, netlink::Error> {
-        let mut next_hops = Self::default();
+        let mut next_hops = Self { underlay, found: BTreeMap::new(), warnings: BTreeMap::new() };
         let mut mtus = DeviceMtus::default();
         for address in addresses {
-            let route = netlink.route_among(address, underlay.like(address), &mut mtus).await?;
+            let route = netlink.route_among(address, underlay.like(address), &mut mtus).await;
             let (way, warning) = match route {
-                None => (NOWHERE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned())),
-                Some(route) if route.local => {
+                Err(error @ netlink::Error::SourceNotLocal { .. }) if source == Source::MayBeLost => {
+                    (NOWHERE, Some(format!("{error}; until then packets for it are dropped (no_route)")))
+                }
+                Err(error) => return Err(error),
+                Ok(None) => {
+                    (NOWHERE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned()))
+                }
+                Ok(Some(route)) if route.local => {
                     let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";
                     (NOWHERE, Some(why.to_owned()))
                 }
-                Some(route) => {
+                Ok(Some(route)) => {
                     let carried = u16::try_from(route.mtu).unwrap_or(u16::MAX);
                     let stated = underlay.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
                     let mtu = stated.unwrap_or(carried).min(carried);
@@ -106,7 +124,8 @@ impl NextHops {
         Hop { entry, neighbour: Some(gateway.unwrap_or(address)) }
     }
 
-    /// Writes what differs for the backends that are in the maps; how many next hops that were.
+    /// Writes what differs for the backends that are in the maps; how many next hops that were. A backend whose address was not asked for
+    /// is about to go, and keeps what it has while tables may still lead to it.
     ///
     /// # Errors
     ///
@@ -121,8 +140,13 @@ impl NextHops {
         let mut changes = Changes::default();
         for (index, backend) in backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
-                // An address that was not asked for cannot be sent to: there is no source for its outer header.
-                let hop = if address.is_none() { NONE } else { self.hop(address.into(), path_mtus) };
+                let asked = (!address.is_none()).then(|| IpAddr::from(address));
+                let hop = match asked.filter(|address| self.underlay.like(*address).is_some()) {
+                    // No address, or no source for its outer header.
+                    None => NONE,
+                    Some(address) if !self.found.contains_key(&address) => continue,
+                    Some(address) => self.hop(address, path_mtus),
+                };
                 changes.note(&present, NextHop::index(*index, family), &hop);
             }
         }

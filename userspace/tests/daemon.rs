@@ -9,6 +9,8 @@ mod addresses;
 mod backend;
 #[path = "daemon/capture.rs"]
 mod capture;
+#[path = "daemon/changing.rs"]
+mod changing;
 #[path = "daemon/growth.rs"]
 mod growth;
 #[path = "daemon/input.rs"]
@@ -79,6 +81,13 @@ tests! {
         a_route_change_reaches_the_next_hops,
         a_lost_filter_is_attached_again,
         an_interface_that_vanished_is_no_obstacle;
+    changing:
+        a_backend_that_goes_away_loses_no_packet_of_those_that_others_take_over,
+        a_new_service_with_a_list_is_closed_from_its_first_moment_on,
+        a_new_service_with_a_list_is_closed_while_a_daemon_starts,
+        lists_are_read_when_a_change_is_completed_later,
+        a_start_that_was_killed_before_it_attached_lets_nobody_through_after_it,
+        the_routes_of_one_family_are_followed_when_the_other_has_lost_its_source;
     path_mtu:
         errors_about_encapsulated_packets_lower_the_mtu_of_that_backend,
         a_told_mtu_outlives_the_daemon_and_expires,

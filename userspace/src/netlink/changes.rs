@@ -2,6 +2,7 @@
 
 use std::io;
 
+use futures_util::FutureExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -24,7 +25,7 @@ const GROUPS: [MulticastGroup; 9] = [
 /// A receiver of change notifications.
 ///
 /// The messages themselves are not decoded: a message of a kind that this version does not know is a change all the same, and
-/// so are messages that the kernel had to drop. Many changes may arrive at once; coalescing them is up to the receiver.
+/// so are messages that the kernel had to drop. Many changes may arrive at once: [`Self::gather`].
 pub struct Changes {
     socket: TokioSocket,
 }
@@ -52,5 +53,16 @@ impl Changes {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes what has arrived already: who looks after this sees all of it. A full routing table that comes and goes is thousands of messages.
+    ///
+    /// # Errors
+    /// As [`Self::changed`].
+    pub fn gather(&mut self) -> io::Result<()> {
+        /// More than the socket holds: changes that go on and on are looked at all the same.
+        const MOST: usize = 1 << 16;
+
+        (0..MOST).map_while(|_| self.changed().now_or_never()).collect()
     }
 }

@@ -101,6 +101,13 @@ impl Site {
 
     /// As [`Self::start`], by a command that becomes the daemon.
     pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
+        let mut daemon = self.spawn(wrapper, args);
+        daemon.wait_for_log("ready: ", 1);
+        daemon
+    }
+
+    /// As [`Self::start_wrapped`], without waiting.
+    pub(crate) fn spawn(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
         let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
         // It ends with the test also when nobody is left to end it: a test killed for taking too long.
         let words = [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
@@ -111,9 +118,7 @@ impl Site {
             .current_dir(self.directory())
             .env_remove("SLUICE_LOG");
         let child = command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
-        let mut daemon = Daemon { child, log };
-        daemon.wait_for_log("ready: ", 1);
-        daemon
+        Daemon { child, log }
     }
 
     pub(crate) fn down(&self) -> String {

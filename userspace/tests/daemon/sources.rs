@@ -19,7 +19,7 @@ const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 
 impl Site {
-    fn write_list(&self, name: &str, text: &str) {
+    pub(crate) fn write_list(&self, name: &str, text: &str) {
         fs::write(self.directory().join(name), text).unwrap();
     }
 
@@ -54,7 +54,7 @@ impl Site {
 }
 
 /// A long list: reading it takes many times what a drain takes. With a client's address at its end.
-fn many(client: &str) -> String {
+pub(crate) fn many(client: &str) -> String {
     let mut text = String::new();
     for number in 0..1_000_000u32 {
         // Apart from each other, in an order that is not that of addresses.
