@@ -63,6 +63,7 @@ impl Changes {
         /// More than the socket holds: changes that go on and on are looked at all the same.
         const MOST: usize = 1 << 16;
 
-        (0..MOST).map_while(|_| self.changed().now_or_never()).collect()
+        // One after the other as long as there are any, however many a task may usually take in a row.
+        (0..MOST).map_while(|_| tokio::task::unconstrained(self.changed()).now_or_never()).collect()
     }
 }
