@@ -9,6 +9,8 @@ use crate::table::Table;
 
 /// How many jumps one list may take before the rest of it is drawn directly.
 const MAX_JUMPS: u32 = 32;
+/// The places of a list that jumps can fill: the owner of the slot itself, and one of each jump.
+const JUMPED: usize = MAX_JUMPS as usize + 1;
 
 /// The preference lists of all slots of a table: for each slot, its owner and those who take over while it is down.
 ///
@@ -66,7 +68,8 @@ impl Lists {
         let mut list = Vec::with_capacity(length);
         for slot in 0..slots {
             let member = |place: usize| entries[place * slots + slot];
-            if (1..length).any(|place| (0..place).any(|before| member(before) == member(place))) {
+            let repeats = || (1..length).any(|place| (0..place).any(|before| member(before) == member(place)));
+            if length > JUMPED || repeats() {
                 walk(table, |at| next[at as usize], slot as u32, length, &mut list);
                 for (place, &member) in list.iter().enumerate() {
                     entries[place * slots + slot] = member;
@@ -152,23 +155,28 @@ fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list
         }
         at = next(at);
     }
+    if list.len() == length {
+        return;
+    }
+    let mut missing: Vec<u16> = table.order().iter().copied().filter(|member| !list.contains(member)).collect();
     while list.len() < length {
-        list.push(draw(table, slot, list));
+        let drawn = draw(table, slot, list.len(), &missing);
+        list.push(missing.remove(drawn));
     }
 }
 
-/// A member that `list`, the list of `slot`, lacks: drawn in proportion to the slots it owns.
-fn draw(table: &Table, slot: u32, list: &[u16]) -> u16 {
+/// Which of the members that the list of `slot` lacks has this place on it: drawn in proportion to the slots it owns.
+fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
     let counts = table.slot_counts();
     let count = |member: u16| counts[usize::from(member)];
-    let mut missing = table.order().iter().copied().filter(|member| !list.contains(member));
-    let total = missing.clone().map(count).sum();
+    let total = missing.iter().copied().map(count).sum();
     let mut message = [0; 8];
     message[..4].copy_from_slice(&slot.to_le_bytes());
-    message[4..].copy_from_slice(&(list.len() as u32).to_le_bytes());
+    message[4..].copy_from_slice(&(place as u32).to_le_bytes());
     let mut number = scale(table.seed().hash(Purpose::Draw, &message).0, total);
     missing
-        .find(|&member| {
+        .iter()
+        .position(|&member| {
             // Once nobody has slots left to draw by, the first in order is as good as any.
             let found = total == 0 || number < count(member);
             number = number.wrapping_sub(count(member));
@@ -262,6 +270,22 @@ mod tests {
             let square = (slots - 1) * (slots - 1);
             for number in [0, 1, slots - 1, slots, slots + 1, 2 * slots - 1, 2 * slots, square - 1, square] {
                 assert_eq!(jump.reduce(number), number % slots, "{number} modulo {slots}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_of_more_members_than_there_are_jumps_begin_as_shorter_ones_do() {
+        let names: alloc::vec::Vec<_> = (0..400).map(|number| alloc::format!("web-{number}")).collect();
+        let members: alloc::vec::Vec<_> = names.iter().map(|name| Member::new(name, 1)).collect();
+        let table = Table::build(&members, TableSize::new(4093).unwrap(), &SEED).unwrap();
+        let longest = Lists::new(&table, JUMPED + 8);
+        for length in JUMPED - 1..JUMPED + 8 {
+            let lists = Lists::new(&table, length);
+            for slot in 0..table.size().get() {
+                let list: alloc::vec::Vec<_> = lists.list(slot).collect();
+                assert_eq!(list, table.preference_list(slot, length), "slot {slot}, length {length}");
+                assert!(list.iter().copied().eq(longest.list(slot).take(length)), "slot {slot}, length {length}");
             }
         }
     }
