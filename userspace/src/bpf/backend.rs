@@ -131,10 +131,17 @@ impl BackendMaps {
     }
 }
 
-/// Makes a map hold these entries: adds what is wanted, then removes the rest.
+/// Makes a map hold entries with these keys: adds what is missing, then removes what is not wanted; the other way round where there is no
+/// room for both. An entry that is there says all that counts, whatever its value is.
 fn replace<K: Plain + Ord, V: Plain>(map: &Keys<K, V>, wanted: Vec<(K, V)>) -> Result<(), Error> {
-    map.put(&wanted)?;
-    let wanted: BTreeSet<K> = wanted.into_iter().map(|(key, _)| key).collect();
-    let present = map.all()?.into_iter().map(|(key, _)| key);
-    map.remove(&present.filter(|key| !wanted.contains(key)).collect::<Vec<_>>())
+    let keys: BTreeSet<K> = wanted.iter().map(|(key, _)| *key).collect();
+    let present: BTreeSet<K> = map.all()?.into_iter().map(|(key, _)| key).collect();
+    let missing: Vec<(K, V)> = wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
+    let stale: Vec<K> = present.difference(&keys).copied().collect();
+    if present.len() + missing.len() > map.map().entries() as usize {
+        map.remove(&stale)?;
+        return map.put(&missing);
+    }
+    map.put(&missing)?;
+    map.remove(&stale)
 }

@@ -42,6 +42,21 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"]);
     assert_eq!(our_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
 
+    // More go and come than the maps have room for at once; some of them stay.
+    let vips = |last: std::ops::Range<u8>| last.map(|last| format!("203.0.113.{last}:80/tcp")).collect::<Vec<_>>();
+    for range in [10..18, 14..22, 22..30] {
+        site.config["services"][0]["vips"] = json!(vips(range.clone()));
+        site.write();
+        daemon.reload();
+        let mut found = on_lo();
+        found.sort();
+        assert_eq!(found, range.map(|last| format!("203.0.113.{last}/32")).collect::<Vec<_>>(), "{}", daemon.log());
+    }
+    assert_eq!(daemon.said("reload refused"), 0, "{}", daemon.log());
+    site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
+    site.write();
+    daemon.reload();
+
     // A bad change is refused whole.
     let with = world();
     site.config["backends"][0]["address"] = json!("10.9.9.9");
