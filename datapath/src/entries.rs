@@ -401,7 +401,7 @@ pub struct FragmentKey {
     pub destination: Address,
     /// The packet's identification as a number; IPv4 has 16 bits of it.
     pub identification: u32,
-    /// The transport protocol.
+    /// IPv4's protocol; 0 of IPv6, where only the first fragment says what counts.
     pub protocol: u32,
 }
 plain!(FragmentKey, 40);

@@ -56,7 +56,9 @@ impl<P: Packet> Ours<P> {
     pub(crate) fn fragment_key(&self, identification: u32) -> FragmentKey {
         let n = &self.network;
         let (source, destination) = (n.source, n.destination);
-        FragmentKey { source, destination, identification, protocol: u32::from(n.protocol) }
+        // What an IPv6 fragment says of it may differ from the others'.
+        let protocol = if matches!(n.family, Family::V4) { u32::from(n.protocol) } else { 0 };
+        FragmentKey { source, destination, identification, protocol }
     }
 
     #[inline(always)]

@@ -35,8 +35,12 @@ pub struct Oracle {
     taken: HashMap<(u32, Limit, Vec<u8>), u32>,
 }
 
-/// What the fragments of one packet share: addresses, identification and protocol.
-type FragmentKey = (IpAddr, IpAddr, u32, u8);
+/// What the fragments of one packet share: addresses, identification, and in IPv4 the protocol.
+type FragmentKey = (IpAddr, IpAddr, u32, Option<u8>);
+
+fn fragment_key(ip: &Ip, id: u32) -> FragmentKey {
+    (ip.source, ip.destination, id, ip.source.is_ipv4().then_some(ip.protocol))
+}
 
 /// Where a first fragment went.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +78,8 @@ impl Oracle {
     /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose first one came long ago.
     pub fn cannot_tell(&self, frame: &Frame) -> bool {
         let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
-        let Ok(Ip { part: Part::Later(id), source, destination, protocol, .. }) = ip else { return false };
-        let first = self.fragments.get(&(source, destination, id, protocol));
+        let Ok(ip @ Ip { part: Part::Later(id), .. }) = ip else { return false };
+        let first = self.fragments.get(&fragment_key(&ip, id));
         first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
     }
 
@@ -155,7 +159,7 @@ impl Oracle {
         }
         if let Part::First(id) = ip.part {
             let first = First { service, owner, backend: chosen, incarnation, hint, options, seen: Instant::now() };
-            self.fragments.insert((ip.source, ip.destination, id, ip.protocol), first);
+            self.fragments.insert(fragment_key(&ip, id), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
         let way = Way { service, backend: chosen, hint, options, hash };
@@ -280,9 +284,8 @@ impl Oracle {
 
     /// A later fragment goes where the first one went.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Outcome, Reason> {
-        let key = (ip.source, ip.destination, id, ip.protocol);
         let First { service, owner, backend, incarnation, hint, options, .. } =
-            *self.fragments.get(&key).ok_or(Reason::Fragment)?;
+            *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::Fragment)?;
         self.admit_to_any(ip.source)?;
         self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {

@@ -30,30 +30,54 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new(
-            "fragments of another packet, client or protocol follow nobody",
+            "fragments of another packet, client or IPv4 protocol follow nobody",
             world(),
             each(&|client| {
-                // No two clients here share one: their packets may differ in nothing else.
-                let id = if client.transport == Transport::Udp { 17 } else { 7 };
-                let other = |change: &dyn Fn(&mut Client)| {
+                let id = 2 * OF_UDP;
+                let other = |id, change: &dyn Fn(&mut Client)| {
                     let mut client = client.clone();
                     change(&mut client);
                     passes(fragment(&client, id, 1, 2), Reason::Fragment)
                 };
                 let port = client.source.port();
-                vec![
+                let mut sequence = vec![
                     sent(client, id, 0, 2),
                     passes(fragment(client, id + 1, 1, 2), Reason::Fragment),
-                    other(&|client| {
+                    other(id, &|client| {
                         client.source = (Client::each()[usize::from(client.is_v6())].destination.ip(), port).into()
                     }),
-                    other(&|client| {
-                        client.transport =
-                            if client.transport == Transport::Udp { Transport::TcpAck } else { Transport::Udp };
-                    }),
-                    sent(client, id, 1, 2),
-                ]
+                ];
+                if !client.is_v6() {
+                    let udp = client.transport == Transport::Udp;
+                    let same = if udp { id + OF_UDP } else { id - OF_UDP };
+                    sequence.push(other(same, &|client| {
+                        client.transport = if udp { Transport::TcpAck } else { Transport::Udp };
+                    }));
+                }
+                sequence.push(sent(client, id, 1, 2));
+                sequence
             }),
+        ),
+        Case::new(
+            "fragments of one IPv6 packet need not agree on what follows their headers (RFC 8200 section 4.5)",
+            world(),
+            {
+                const NEXT: usize = 14 + 40;
+                const OPTIONS: u8 = 60;
+
+                let clients = Client::each().into_iter().filter(Client::is_v6);
+                let of = |client: Client| {
+                    let mut first = fragment(&client, 7, 0, 3);
+                    // Destination options in front of the transport header, in the first fragment; the others say that they come next, as
+                    // most senders do, or anything else.
+                    let transport = std::mem::replace(&mut first[NEXT], OPTIONS);
+                    first.splice(NEXT + 8..NEXT + 8, [transport, 0, 1, 4, 0, 0, 0, 0]);
+                    first[19] += 8;
+                    let later = |number, says| super::with(fragment(&client, 7, number, 3), NEXT, &[says]);
+                    [first, later(1, OPTIONS), later(2, 59)].map(|bytes| forwarded(&client, bytes))
+                };
+                clients.flat_map(of).collect()
+            },
         ),
         Case::new(
             "fragments to a port that is no VIP's pass, all of them",
@@ -137,9 +161,13 @@ pub(super) fn world() -> World {
 
 /// Bytes of each part but the last.
 const PART: usize = 48;
+/// What the identification of a datagram is higher by than that of a segment: the same client sends both, and fragments of IPv6 have nothing
+/// else that tells.
+const OF_UDP: u16 = 100;
 
-/// Fragment `number` of `count` of a client's packet.
+/// Fragment `number` of `count` of a client's packet with this identification, or as much more as [`OF_UDP`] says.
 pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
+    let id = if client.transport == Transport::Udp { id + OF_UDP } else { id };
     let packet = Client { payload: 150, ..client.clone() }.packet();
     let fixed = if client.is_v6() { 40 } else { 20 };
     let behind = &packet[fixed..];
@@ -163,7 +191,11 @@ pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) ->
 
 /// The same, and where it goes: to backend 3.
 pub(super) fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Outcome) {
-    let bytes = fragment(client, id, number, count);
+    forwarded(client, fragment(client, id, number, count))
+}
+
+/// A fragment of a client's packet, and where it goes.
+fn forwarded(client: &Client, bytes: Vec<u8>) -> (Frame, Outcome) {
     let (backend, length) = (Backend::new(3), bytes.len() - 14);
     let outer = if client.is_v6() {
         build::outer_v6(backend.v6.expect("it has one"), client.traffic_class, HINT, length)
