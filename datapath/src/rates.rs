@@ -150,6 +150,11 @@ pub struct SourceKey {
 plain!(SourceKey, 20);
 
 impl SourceKey {
+    /// The service at which the source has these buckets.
+    pub const fn service(&self) -> u32 {
+        self.service
+    }
+
     /// The key of a source at a service. `family` is the address's.
     #[inline(always)]
     pub const fn new(source: &Address, family: Family, service: u32) -> Self {

@@ -10,7 +10,7 @@ use sluice_datapath::entries::{
     VipKey,
 };
 use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::rates::Rate;
+use sluice_datapath::rates::{Buckets, Rate, SourceKey};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
@@ -38,6 +38,8 @@ pub struct BalancerMaps {
     /// Indexes at which there is a list, once they were asked for; nobody else changes them.
     listed: OnceCell<BTreeSet<u32>>,
     rates: Elements<Rate>,
+    buckets: Elements<Buckets>,
+    sources: Keys<SourceKey, Buckets>,
     tables: RawMap,
     backends: Elements<Backend>,
     next_hops: Elements<NextHop>,
@@ -75,6 +77,8 @@ impl BalancerMaps {
             lists: typed::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
             listed: OnceCell::new(),
             rates: Elements::open(set, "RATES")?,
+            buckets: Elements::open(set, "BUCKETS")?,
+            sources: Keys::open(set, "SOURCES")?,
             tables: typed::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: Elements::open(set, "BACKENDS")?,
             next_hops: Elements::open(set, "NEXT_HOPS")?,
@@ -333,6 +337,18 @@ impl BalancerMaps {
     /// [`Error::System`].
     pub fn set_rates(&mut self, rates: &[(u32, Rate)]) -> Result<(), Error> {
         self.rates.put(rates)
+    }
+
+    /// Fills the token buckets of services and of their sources: those of one rate mean nothing to another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`].
+    pub fn fill_buckets(&mut self, services: &BTreeSet<u32>) -> Result<(), Error> {
+        let full: Vec<_> = services.iter().map(|service| (*service, Buckets::default())).collect();
+        self.buckets.put(&full)?;
+        let sources = self.sources.all()?.into_iter().map(|(key, _)| key);
+        self.sources.remove(&sources.filter(|key| services.contains(&key.service())).collect::<Vec<_>>())
     }
 
     /// The lookup tables of those of these services that have one.

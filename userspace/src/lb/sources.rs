@@ -4,7 +4,7 @@
 //! the mark comes after the list, so that reading millions of prefixes cuts nobody off; a new service is marked from the start, and
 //! serves nobody before its list is there. A mark goes before its list does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
@@ -12,7 +12,7 @@ use sluice_datapath::rates::{Limit, Rate};
 use tracing::{info, warn};
 
 use super::{Balancer, Failure, anyhow, apply};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::lists::{self, Change, List, Loaded, Scope};
 use crate::plan::Have;
 use crate::want::Want;
@@ -132,21 +132,30 @@ impl Balancer {
         Ok(())
     }
 
-    /// Writes the rates that differ from what the configuration says.
+    /// Writes the rates that differ from what the configuration says. A new rate counts from now on, with full buckets: what a source or service
+    /// took under another one may be more than it would get back in hours.
     pub(super) fn set_rates(&mut self) -> Result<(), Failure> {
-        let has = self.maps.rates().map_err(Failure::operation)?;
-        let mut changed = Vec::new();
-        for (name, index) in self.indexes()? {
-            let service = self.input.config.services().iter().find(|service| service.name() == name);
-            for limit in Limit::ALL {
-                let wanted = service.map_or(Rate::NONE, |service| service.rates().of(limit));
-                let place = Rate::index(index, limit);
-                if has.get(place as usize) != Some(&wanted) {
-                    changed.push((place, wanted));
+        let indexes = self.indexes()?;
+        let index = |service: &config::Service| indexes.get(service.name()).copied();
+        let rated = self.input.config.services().iter().filter_map(|service| Some((index(service)?, service.rates())));
+        let rated: BTreeMap<u32, _> = rated.collect();
+        let (mut changed, mut services) = (Vec::new(), BTreeSet::new());
+        let present = self.maps.rates().map_err(Failure::operation)?;
+        for (service, present) in (0..).zip(present.chunks_exact(Limit::ALL.len())) {
+            for (limit, has) in Limit::ALL.into_iter().zip(present) {
+                // An index that no service has keeps nothing for the next one.
+                let wanted = rated.get(&service).map_or(Rate::NONE, |rates| rates.of(limit));
+                if *has != wanted {
+                    changed.push((Rate::index(service, limit), wanted));
+                    services.insert(service);
                 }
             }
         }
-        if changed.is_empty() { Ok(()) } else { self.maps.set_rates(&changed).map_err(Failure::operation) }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.maps.set_rates(&changed).map_err(Failure::operation)?;
+        self.maps.fill_buckets(&services).map_err(Failure::operation)
     }
 
     /// The index of each service, by name.

@@ -200,6 +200,18 @@ pub(crate) fn rates_follow_the_configuration() {
     burst(CLIENT.parse().unwrap());
     wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+    // Another rate counts at once, however much was taken under the one before.
+    let source = |per_second, burst| json!({ "source_packets": { "per_second": per_second, "burst": burst } });
+    site.config["services"][0]["rate"] = source(1, 20);
+    site.write();
+    daemon.reload();
+    burst(CLIENT.parse().unwrap());
+    burst(CLIENT.parse().unwrap());
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "source_limit");
+    site.config["services"][0]["rate"] = source(10, 10);
+    site.write();
+    daemon.reload();
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
     // Gone from the configuration, gone from the packet path.
     site.config["services"][0].as_object_mut().unwrap().remove("rate");
     site.write();
