@@ -187,13 +187,14 @@ pub(crate) fn rates_follow_the_configuration() {
     for _ in 0..3 {
         assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
     }
-    // A burst of two, then one a second: twenty at once are too many.
+    // A burst of two, then one a second: forty at once are too many.
     site.config["services"][0]["rate"] = json!({ "source_packets": { "per_second": 1, "burst": 2 } });
     site.write();
     daemon.reload();
     let burst = |client| {
-        for _ in 0..20 {
-            wire::send("far", "eth0", client, "203.0.113.10:80".parse().unwrap());
+        let frame = wire::segment("eth0", client, "203.0.113.10:80".parse().unwrap());
+        for _ in 0..40 {
+            wire::put("far", &frame);
         }
     };
     let limited = |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
@@ -205,9 +206,9 @@ pub(crate) fn rates_follow_the_configuration() {
     site.config["services"][0]["rate"] = source(1, 20);
     site.write();
     daemon.reload();
+    let before = limited(&site);
     burst(CLIENT.parse().unwrap());
-    burst(CLIENT.parse().unwrap());
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "source_limit");
+    wait_until("packets beyond that rate are dropped", || limited(&site) > before);
     site.config["services"][0]["rate"] = source(10, 10);
     site.write();
     daemon.reload();

@@ -7,6 +7,11 @@ use crate::support::run;
 
 /// Sends a TCP segment out of one end of a wire, to the link address of the interface at the other.
 pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) {
+    put(from, &segment(to, client, vip));
+}
+
+/// A frame with a TCP segment to the link address of an interface.
+pub(crate) fn segment(to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> {
     let mut frame = link_address(to).to_vec();
     frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
     frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
@@ -15,8 +20,7 @@ pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: Socket
     frame.extend(40_001u16.to_be_bytes());
     frame.extend(vip.port().to_be_bytes());
     frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
-
-    put(from, &frame);
+    frame
 }
 
 /// Sends a frame out of one end of a wire.
