@@ -32,16 +32,16 @@ say unpack "QEMU's Debian packages into $cache: they cannot be installed beside 
 (cd "$work" && apt-get "${options[@]}" download "${packages[@]}") >"$work/download" 2>&1 ||
     { cat "$work/said" "$work/download" >&2; fail "apt-get could not fetch: ${packages[*]}"; }
 for file in "$work"/*.deb; do
-    dpkg-deb -x "$file" "$work/root"
+    dpkg-deb -x "$file" "$work/copy"
 done
 # Some packages' libraries lie in /lib still, which is a link to /usr/lib where they are installed.
-if [ -d "$work/root/lib" ]; then
-    cp -a "$work/root/lib/." "$work/root/usr/lib/"
-    rm -r "$work/root/lib"
+if [ -d "$work/copy/lib" ]; then
+    cp -a "$work/copy/lib/." "$work/copy/usr/lib/"
+    rm -r "$work/copy/lib"
 fi
-if ! LD_LIBRARY_PATH=$work/root/usr/lib/x86_64-linux-gnu "$work/root/usr/bin/qemu-system-x86_64" --version >"$work/version" 2>&1; then
+if ! LD_LIBRARY_PATH=$work/copy/usr/lib/x86_64-linux-gnu "$work/copy/usr/bin/qemu-system-x86_64" --version >"$work/version" 2>&1; then
     cat "$work/said" "$work/version" >&2
     fail "QEMU can neither be installed nor run from a copy"
 fi
-mv -T "$work/root" "$cache"
+mv -T "$work/copy" "$cache"
 echo "$cache"
