@@ -290,10 +290,14 @@ impl Balancer {
         let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
         let mut want = input.want()?;
         let settings = input.settings(&want);
-        // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it.
+        // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it, and nobody wrote down what
+        // the one that they meet now was loaded with.
         let every_feature = Settings { features: Features::ALL, ..settings };
         let replaced = bpf::unfinished_balancer(pins);
-        let settings = if replaced.is_some() { every_feature } else { settings };
+        // Without maps that can be opened there is nobody yet whom it could concern.
+        let told = BalancerMaps::open(pins).and_then(|maps| maps.instance()).ok();
+        let told_otherwise = told.is_some_and(|told| told.config_digest != input.digest || told.changing != 0);
+        let settings = if replaced.is_some() || told_otherwise { every_feature } else { settings };
         let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
         let before = maps.instance().map_err(Failure::operation)?;
@@ -321,6 +325,7 @@ impl Balancer {
         let (have, steps) = balancer.plan(&balancer.input, &mut want)?;
         balancer.restore_path_mtus(&have.backends)?;
         balancer.listen();
+        let forwarding = !balancer.attachment.interfaces(&balancer.host).await?.is_empty();
         if balancer.replaced.is_some() {
             info!("an earlier daemon began to replace the maps for other limits");
             balancer.settle().await?;
@@ -329,10 +334,8 @@ impl Balancer {
             balancer.take(program, replaced, every_feature)?;
             balancer.settle().await?;
         }
-        let forwarding = !balancer.attachment.interfaces(&balancer.host).await?.is_empty();
-        if forwarding && (before.config_digest != balancer.input.digest || before.changing != 0) {
-            // Nobody wrote down what the program that packets meet was loaded with.
-            balancer.replace_program(every_feature).await?;
+        if balancer.settings == every_feature {
+            balancer.attachment.replace(&mut balancer.host, &balancer.program).await?;
         }
         balancer.apply(&want, &have, &steps).await?;
         balancer.read_lists();

@@ -1,18 +1,16 @@
 //! What packets meet while a configuration changes: between its steps, and where they cannot all be made at once.
 
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sluice::netlink::{Direction, Netlink};
 
-use crate::site::{Site, block_on, wait_until, world};
+use crate::site::{Site, hold_place, wait_until, world};
 use crate::sources::many;
 use crate::steps::kill_before;
-use crate::support::{program, run, spec};
+use crate::support::{run, veth};
 use crate::traffic::Client;
 use crate::wire;
 
@@ -109,26 +107,17 @@ pub(crate) fn a_new_service_with_a_list_is_closed_while_a_daemon_starts() {
 
 pub(crate) fn lists_are_read_when_a_change_is_completed_later() {
     let mut site = Site::new();
-    run("ip link add eth1 type veth peer name far1");
-    run("ip link set eth1 addrgenmode none up");
-    run("tc qdisc add dev eth1 clsact");
-    let (program, _) = program();
-    let theirs = spec("theirs", 100);
-    let index = block_on(async {
-        let netlink = Netlink::connect().unwrap();
-        let index = netlink.interface("eth1").await.unwrap().index;
-        netlink.put_filter(index, Direction::Ingress, &theirs, program.as_fd()).await.unwrap();
-        index
-    });
+    let held = hold_place("eth1", "far1");
     let mut daemon = site.start(&["lb"]);
     site.add_listed_service();
     site.config["interfaces"] = json!(["eth0", "eth1"]);
     site.write();
     daemon.reload();
-    assert_eq!(daemon.said("cannot attach to eth1"), 1, "{}", daemon.log());
-    block_on(async {
-        Netlink::connect().unwrap().remove_filter(index, Direction::Ingress, &theirs).await.unwrap();
-    });
+    assert_eq!(
+        daemon.said("reload refused, nothing of it is in force beyond what was logged: cannot attach to eth1"),
+        1
+    );
+    held.release();
     daemon.wait_for_log("completed the change that had failed", 1);
     daemon.wait_for_log("the list of sources of service new is in force", 1);
     assert_eq!((site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)), ("new".into(), "not_allowed".into()));
@@ -152,8 +141,7 @@ pub(crate) fn a_start_that_was_killed_before_it_attached_lets_nobody_through_aft
 
 pub(crate) fn the_routes_of_one_family_are_followed_when_the_other_has_lost_its_source() {
     let mut site = Site::new();
-    run("ip link add eth1 type veth peer name far1");
-    run("ip link set eth1 addrgenmode none up");
+    veth("eth1", "far1");
     run("ip -6 addr add 2001:db8::1/64 dev eth0 nodad");
     site.config["underlay"]["v6"] = json!("2001:db8::1");
     site.config["backends"][0]["address"] = json!({ "v4": "10.0.1.1", "v6": "2001:db8::11" });

@@ -1,14 +1,12 @@
 //! What bad input gets: one clear error, the right exit code, and nothing left behind.
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
-use sluice::netlink::{Direction, Netlink};
 
-use crate::site::{PINS, STATE, Site, block_on, fails, our_filter, world};
-use crate::support::{program, run, spec};
+use crate::site::{PINS, STATE, Site, fails, hold_place, our_filter, world};
+use crate::support::run;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
@@ -86,15 +84,7 @@ pub(crate) fn a_second_daemon_is_refused_and_disturbs_nothing() {
 
 pub(crate) fn a_place_held_by_somebody_else_leaves_nothing_half_done() {
     let mut site = Site::new();
-    run("ip link add eth1 type veth peer name far1");
-    run("ip link set eth1 addrgenmode none up");
-    run("tc qdisc add dev eth1 clsact");
-    let (program, _) = program();
-    block_on(async {
-        let netlink = Netlink::connect().unwrap();
-        let index = netlink.interface("eth1").await.unwrap().index;
-        netlink.put_filter(index, Direction::Ingress, &spec("theirs", 100), program.as_fd()).await.unwrap();
-    });
+    let _held = hold_place("eth1", "far1");
     site.config["interfaces"] = json!(["eth0", "eth1"]);
     site.write();
     let before = world();

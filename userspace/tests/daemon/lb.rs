@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sluice::netlink::{Direction, Netlink};
 
 use crate::site::{Site, block_on, our_filter, pins, wait_until, world};
-use crate::support::{add_address, program, run, spec};
+use crate::support::{add_address, program, run, spec, veth};
 
 const FILTER: &str = "sluice_lb:edge";
 
@@ -86,8 +86,7 @@ pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
     assert_eq!((daemon.said("Replaced at TC ingress"), pins()), (1, maps));
 
     // Another interface: attached there, detached here.
-    run("ip link add eth1 type veth peer name far1");
-    run("ip link set eth1 addrgenmode none up");
+    veth("eth1", "far1");
     site.config["interfaces"] = json!(["eth1"]);
     site.write();
     daemon.reload();
@@ -176,8 +175,7 @@ pub(crate) fn a_route_change_reaches_the_next_hops() {
     wait_until("the MTU reaches the map", || hop(0, "10.0.1.1") == json!([eth0, 1600]));
     run("ip route add 10.0.1.2/32 dev eth0 mtu 1400");
     wait_until("the route's MTU reaches the map", || hop(1, "10.0.1.2") == json!([eth0, 1400]));
-    run("ip link add eth1 type veth peer name far1");
-    run("ip link set eth1 addrgenmode none up");
+    veth("eth1", "far1");
     run("ip route replace 10.0.1.2/32 dev eth1");
     wait_until("the new interface reaches the map", || hop(1, "10.0.1.2")[0] != eth0);
     run("ip route replace unreachable 10.0.1.2/32");
@@ -206,8 +204,7 @@ pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
     let mut site = Site::new();
     let before = world();
     let add = || {
-        run("ip link add eth1 type veth peer name far1");
-        run("ip link set eth1 addrgenmode none up");
+        veth("eth1", "far1");
     };
     add();
     site.config["interfaces"] = json!(["eth0", "eth1"]);

@@ -1,6 +1,7 @@
 //! A host to run `sluice` on, and what can be seen from outside.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -13,9 +14,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use sluice::netlink::{Detached, Direction, FilterSpec, Netlink};
 use tempfile::TempDir;
 
-use crate::support::{add_address, snapshot, try_run, veth};
+use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};
 
 /// The binary: the one that was built with the tests, or that which the environment variable `SLUICE` names.
 pub(crate) static SLUICE: LazyLock<String> =
@@ -246,6 +248,37 @@ pub(crate) fn pins() -> Vec<(String, u64)> {
 pub(crate) fn our_filter(interface: &str, name: &str) -> String {
     let filters = try_run(&format!("tc filter show dev {interface} ingress")).1;
     filters.lines().filter(|line| line.contains(name)).collect()
+}
+
+/// Makes an interface where somebody else's filter has the place of ours.
+pub(crate) fn hold_place(interface: &str, peer: &str) -> Held {
+    veth(interface, peer);
+    run(&format!("tc qdisc add dev {interface} clsact"));
+    let (program, _) = program();
+    let theirs = spec("theirs", 100);
+    let index = block_on(async {
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.interface(interface).await.unwrap().index;
+        netlink.put_filter(index, Direction::Ingress, &theirs, program.as_fd()).await.unwrap();
+        index
+    });
+    Held { index, theirs }
+}
+
+/// A place that somebody else holds.
+pub(crate) struct Held {
+    index: u32,
+    theirs: FilterSpec,
+}
+
+impl Held {
+    /// Removes their filter.
+    pub(crate) fn release(self) {
+        let removed = block_on(async {
+            Netlink::connect().unwrap().remove_filter(self.index, Direction::Ingress, &self.theirs).await.unwrap()
+        });
+        assert_eq!(removed, Detached::Removed);
+    }
 }
 
 /// Checks that a command failed as it should, with one line.
