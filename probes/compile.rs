@@ -1,14 +1,18 @@
-//! Compiles objects of this crate for the BPF virtual machine: part of the build scripts of those that load them.
+//! Compiles objects of this crate for the BPF virtual machine: part of the build scripts of those
+//! that load them.
 //!
-//! The BPF target needs three things that a plain Rust toolchain lacks: a `core` library for `bpfel-unknown-none`, the permission
-//! to use the target's unstable features, and `bpf-linker`, built against the LLVM of the compiler that is used. Two ways to have
-//! them are known, tried in this order:
+//! The BPF target needs three things that a plain Rust toolchain lacks: a `core` library for
+//! `bpfel-unknown-none`, the permission to use the target's unstable features, and `bpf-linker`,
+//! built against the LLVM of the compiler that is used. Two ways to have them are known, tried in
+//! this order:
 //!
-//! 1. a compiler whose sysroot holds a ready `core` (Debian: packages `rustc-web` and `libstd-rust-web-dev-bpf`),
+//! 1. a compiler whose sysroot holds a ready `core` (Debian: packages `rustc-web` and
+//!    `libstd-rust-web-dev-bpf`),
 //! 2. rustup's nightly with `rust-src`, which builds `core` itself.
 //!
-//! Environment: `SLUICE_BPF_RUSTC` names a compiler of the first kind; `SLUICE_SKIP_PROBES=1` builds without programs, for checks
-//! on machines that lack the toolchain (the binary then refuses to start a daemon).
+//! Environment: `SLUICE_BPF_RUSTC` names a compiler of the first kind; `SLUICE_SKIP_PROBES=1`
+//! builds without programs, for checks on machines that lack the toolchain (the binary then refuses
+//! to start a daemon).
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,15 +22,22 @@ use std::process::{Command, exit};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiles the named objects into `OUT_DIR` and tells the crate where each is by `SLUICE_<NAME>_OBJECT`, an empty file when programs are
-/// skipped. Says what compiled them; `None` when they are skipped. Ends the build script with a message when it cannot.
+/// Compiles the named objects into `OUT_DIR` and tells the crate where each is by
+/// `SLUICE_<NAME>_OBJECT`, an empty file when programs are skipped. Says what compiled them; `None`
+/// when they are skipped. Ends the build script with a message when it cannot.
 pub(crate) fn objects(names: &[&str]) -> Option<String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let root =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let root = root.parent().expect("the crate lies in the workspace");
-    for watched in
-        ["probes/src", "probes/Cargo.toml", "probes/compile.rs", "datapath/src", "datapath/Cargo.toml", "Cargo.toml"]
-    {
+    for watched in [
+        "probes/src",
+        "probes/Cargo.toml",
+        "probes/compile.rs",
+        "datapath/src",
+        "datapath/Cargo.toml",
+        "Cargo.toml",
+    ] {
         println!("cargo:rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -74,7 +85,9 @@ impl Compiler {
         let named = env::var_os("SLUICE_BPF_RUSTC").map(PathBuf::from);
         let candidates = named.into_iter().chain(["/usr/bin/rustc".into(), "rustc".into()]);
         for rustc in candidates {
-            let Some(sysroot) = output(&mut Command::new(&rustc), &["--print", "sysroot"]) else { continue };
+            let Some(sysroot) = output(&mut Command::new(&rustc), &["--print", "sysroot"]) else {
+                continue;
+            };
             let libraries = Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib");
             let has_core = fs::read_dir(libraries).is_ok_and(|entries| {
                 entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("libcore-"))
@@ -84,7 +97,10 @@ impl Compiler {
             }
         }
         let sysroot = output(&mut nightly("rustc"), &["--print", "sysroot"])?;
-        Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir().then_some(Self::Nightly)
+        Path::new(sysroot.trim())
+            .join("lib/rustlib/src/rust/library/core")
+            .is_dir()
+            .then_some(Self::Nightly)
     }
 
     fn version(&self) -> String {
@@ -114,7 +130,8 @@ impl Compiler {
     fn cargo(&self) -> Command {
         match self {
             Self::WithCore(rustc) => {
-                let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+                let mut cargo =
+                    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
                 cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
                 cargo
             }
@@ -140,27 +157,37 @@ fn tools() -> PathBuf {
     cache.unwrap_or_else(|| "/var/cache".into()).join("sluice")
 }
 
-/// The directory that holds the `bpf-linker` for an LLVM: what `make setup` built, else what is on PATH.
+/// The directory that holds the `bpf-linker` for an LLVM: what `make setup` built, else what is on
+/// PATH.
 fn linker_directory(llvm: &str) -> Option<PathBuf> {
     let built = fs::read_dir(tools()).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut built: Vec<_> = built
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().ends_with(&format!("-llvm{llvm}"))))
+        .filter(|path| {
+            path.file_name().is_some_and(|n| n.to_string_lossy().ends_with(&format!("-llvm{llvm}")))
+        })
         .map(|path| path.join("bin"))
         .filter(|path| path.join("bpf-linker").is_file())
         .collect();
     built.sort();
-    let on_path = env::var_os("PATH")
-        .and_then(|path| env::split_paths(&path).find(|directory| directory.join("bpf-linker").is_file()));
+    let on_path = env::var_os("PATH").and_then(|path| {
+        env::split_paths(&path).find(|directory| directory.join("bpf-linker").is_file())
+    });
     built.pop().or(on_path)
 }
 
 fn build(root: &Path, out: &Path, objects: &[&str], compiler: &Compiler, linker: &Path) {
     let target = out.join("probes");
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([linker.to_owned()].into_iter().chain(env::split_paths(&path))).expect("PATH is valid");
+    let path = env::join_paths([linker.to_owned()].into_iter().chain(env::split_paths(&path)))
+        .expect("PATH is valid");
     let mut cargo = compiler.cargo();
     // What cargo or clippy set for this crate is not meant for that one.
-    for variable in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"] {
+    for variable in [
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CARGO_BUILD_TARGET",
+    ] {
         cargo.env_remove(variable);
     }
     cargo
@@ -178,7 +205,8 @@ fn build(root: &Path, out: &Path, objects: &[&str], compiler: &Compiler, linker:
     }
     for object in objects {
         let built = target.join(TARGET).join("bpf").join(object);
-        fs::copy(&built, out.join(object)).unwrap_or_else(|error| fail(&format!("{}: {error}", built.display())));
+        fs::copy(&built, out.join(object))
+            .unwrap_or_else(|error| fail(&format!("{}: {error}", built.display())));
     }
 }
 

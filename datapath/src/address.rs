@@ -51,9 +51,11 @@ impl fmt::Display for Family {
     }
 }
 
-/// An IPv4 or IPv6 address in wire order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+/// An IPv4 or IPv6 address in wire order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291
+/// section 2.5.5.2).
 ///
-/// Held as four words rather than sixteen bytes: the BPF machine moves words, and would move bytes one by one.
+/// Held as four words rather than sixteen bytes: the BPF machine moves words, and would move bytes
+/// one by one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Address([u32; 4]);
@@ -98,14 +100,16 @@ impl Address {
         self.0[0] | self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
-    /// Whether a packet of `family` from this address may be answered: not from those that are no single host's, or nobody's (multicast, broadcast,
-    /// loopback, unspecified: RFC 1122 section 3.2.1.3, RFC 4291 section 2.4; an IPv4 address in an IPv6 header).
+    /// Whether a packet of `family` from this address may be answered: not from those that are no
+    /// single host's, or nobody's (multicast, broadcast, loopback, unspecified: RFC 1122 section
+    /// 3.2.1.3, RFC 4291 section 2.4; an IPv4 address in an IPv6 header).
     #[inline(always)]
     pub const fn is_answerable(&self, family: Family) -> bool {
         match family {
             Family::V4 => !matches!(self.0[3].to_ne_bytes()[0], 0 | 127 | 224..),
             Family::V6 => {
-                let low = self.0[0] | self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == Self::MAPPED);
+                let low =
+                    self.0[0] | self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == Self::MAPPED);
                 !low && self.0[0].to_ne_bytes()[0] != 0xff
             }
         }
@@ -127,7 +131,9 @@ impl From<Ipv4Addr> for Address {
 impl From<Ipv6Addr> for Address {
     fn from(address: Ipv6Addr) -> Self {
         let o = address.octets();
-        Self(core::array::from_fn(|i| u32::from_ne_bytes([o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]])))
+        Self(core::array::from_fn(|i| {
+            u32::from_ne_bytes([o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]])
+        }))
     }
 }
 

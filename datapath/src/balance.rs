@@ -1,11 +1,13 @@
 //! The balancer's path: from a client's packet to an encapsulated one on its way to a backend.
 //!
-//! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at constant offsets only. What it finds
-//! unusual (VLAN tags, options, extension headers, fragments) it leaves to [`locate`], which finds the end of the headers wherever it is, and
-//! says whose matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that of [`icmp`](crate::icmp()) or
-//! [`follow`](crate::follow()); before [`general`] comes [`quic`](crate::quic()), for datagrams whose connection
-//! ID names a backend. In the kernel each stage is a function with a stack frame of its own; [`balance`] is all of them, one after
-//! the other.
+//! The path has stages. [`direct`] takes nearly every packet from wire to wire, reading headers at
+//! constant offsets only. What it finds unusual (VLAN tags, options, extension headers, fragments)
+//! it leaves to [`locate`], which finds the end of the headers wherever it is, and says whose
+//! matter the packet is: that of [`general`], which does what [`direct`] does at any place, or that
+//! of [`icmp`](crate::icmp()) or [`follow`](crate::follow()); before [`general`] comes
+//! [`quic`](crate::quic()), for datagrams whose connection ID names a backend. In the kernel each
+//! stage is a function with a stack frame of its own; [`balance`] is all of them, one after the
+//! other.
 
 use crate::encapsulate::way;
 use crate::entries::Fragment;
@@ -32,7 +34,8 @@ pub struct Forward {
     pub family: Family,
     /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
     pub neighbour: u32,
-    /// In GUE, what the UDP header depends on: where stages are functions, it is a matter for [`gue::finish`](crate::gue::finish()). Else [`Behind::NONE`].
+    /// In GUE, what the UDP header depends on: where stages are functions, it is a matter for
+    /// [`gue::finish`](crate::gue::finish()). Else [`Behind::NONE`].
     pub behind: Behind,
 }
 
@@ -43,10 +46,12 @@ pub enum First<P> {
     Forward(Forward),
     /// It is unchanged, uncounted, and a matter for [`locate`].
     Unusual(P),
-    /// It is unchanged, uncounted, and a matter for the stages of a whole datagram, at the place that this number says ([`Place::from_word`]). (Old verifiers
-    /// take no [`Place`] here: compilers copy it with what lies between its members.)
+    /// It is unchanged, uncounted, and a matter for the stages of a whole datagram, at the place
+    /// that this number says ([`Place::from_word`]). (Old verifiers take no [`Place`] here:
+    /// compilers copy it with what lies between its members.)
     Datagram(P, u32),
-    /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit, and its sender should be told this MTU.
+    /// It is unchanged, uncounted, and a matter for [`reject`](crate::reject()): it does not fit,
+    /// and its sender should be told this MTU.
     TooBig(P, u32),
 }
 
@@ -59,12 +64,14 @@ pub enum Outcome<P> {
     TooBig(P, u32),
 }
 
-/// Balances one packet: on success it is encapsulated and accounted, and leaves through the interface named.
+/// Balances one packet: on success it is encapsulated and accounted, and leaves through the
+/// interface named.
 ///
 /// # Errors
 ///
-/// The [`Reason`] why it is not forwarded, already counted; [`Reason::verdict`] says what to do with the packet. It is unchanged, unless the
-/// verdict is to answer, or the reason [`Reason::NoRoom`].
+/// The [`Reason`] why it is not forwarded, already counted; [`Reason::verdict`] says what to do
+/// with the packet. It is unchanged, unless the verdict is to answer, or the reason
+/// [`Reason::NoRoom`].
 #[inline(always)]
 pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
     match direct(packet, tables)? {
@@ -80,7 +87,11 @@ pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Fo
 
 /// What is left of [`balance`] where the end of the headers is known.
 #[inline(always)]
-fn proceed<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
+fn proceed<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+) -> Result<Forward, Reason> {
     let matter = place.matter();
     if matter == Matter::Datagram
         && tables.uses(Features::QUIC)
@@ -143,7 +154,11 @@ pub fn locate<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<(P,
 ///
 /// As [`balance`].
 #[inline(always)]
-pub fn general<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Outcome<P>, Reason> {
+pub fn general<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+) -> Result<Outcome<P>, Reason> {
     let mut service = 0;
     let outcome = forward_at(packet, place, tables, &mut service);
     conclude(tables, service, outcome)
@@ -164,7 +179,8 @@ pub(crate) fn conclude<P, T: BalancerTables>(
     outcome
 }
 
-/// Accounts a packet that is not forwarded. The service is that whose packet it is, 0 until it is known.
+/// Accounts a packet that is not forwarded. The service is that whose packet it is, 0 until it is
+/// known.
 #[inline(always)]
 pub(crate) fn refuse<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
     tables.count_refused(reason);
@@ -177,7 +193,11 @@ pub(crate) fn refuse<T: BalancerTables>(tables: &T, service: u32, reason: Reason
 }
 
 #[inline(always)]
-fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, service: &mut u32) -> Result<First<P>, Reason> {
+fn forward_direct<P: Packet, T: BalancerTables>(
+    packet: P,
+    tables: &T,
+    service: &mut u32,
+) -> Result<First<P>, Reason> {
     let Some(family) = parse::family(&packet)? else { return Ok(First::Unusual(packet)) };
     let network = match family {
         Family::V4 => parse::ipv4(&packet, ETHERNET)?,
@@ -199,7 +219,8 @@ fn forward_direct<P: Packet, T: BalancerTables>(packet: P, tables: &T, service: 
     let vip = route(tables, &network.source, vip);
     *service = vip.service;
     let size = parse::size(&packet, ETHERNET, &network, &transport)?;
-    let (size, behind) = Behind::transport(&packet, &network, Part::Whole, &transport, size, tables);
+    let (size, behind) =
+        Behind::transport(&packet, &network, Part::Whole, &transport, size, tables);
     let packet = Ours { network, size, behind, opens: transport.opens, tags: None, vip, packet };
     let flow = packet.flow(&transport);
     let (choice, hash) = packet.choose(&flow, tables, true)?;
@@ -238,7 +259,8 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let vip = route(tables, &walked.network.source, vip);
     *service = vip.service;
     let size = parse::size(&packet, walked.start, &walked.network, &transport)?;
-    let (size, behind) = Behind::transport(&packet, &walked.network, walked.part, &transport, size, tables);
+    let (size, behind) =
+        Behind::transport(&packet, &walked.network, walked.part, &transport, size, tables);
     let (opens, tags) = (transport.opens, walked.tags());
     let mut packet = Ours { network: walked.network, size, behind, opens, tags, vip, packet };
     let flow = packet.flow(&transport);
@@ -262,7 +284,11 @@ fn forward_at<P: Packet, T: BalancerTables>(
     let way = way(&packet.network, vip.options, &choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
-        return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
+        return if walked.start == ETHERNET {
+            Ok(Outcome::TooBig(packet.packet, mtu))
+        } else {
+            Err(Reason::TooBig)
+        };
     }
     packet.send(&choice, &way, hash, false, tables).map(Outcome::Forward)
 }

@@ -17,8 +17,8 @@ pub const fn fold_wide(sum: u64) -> u16 {
     fold((sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32) as u32)
 }
 
-/// The sum of 32-bit words. It does not depend on the byte order in which it is made (RFC 1071 section 2B): words in wire order give, folded, a sum in wire
-/// order, without a swap.
+/// The sum of 32-bit words. It does not depend on the byte order in which it is made (RFC 1071
+/// section 2B): words in wire order give, folded, a sum in wire order, without a swap.
 #[inline(always)]
 pub const fn sum<const N: usize>(words: [u32; N]) -> u64 {
     let mut sum = 0_u64;
@@ -30,20 +30,22 @@ pub const fn sum<const N: usize>(words: [u32; N]) -> u64 {
     sum
 }
 
-/// The checksum of five 32-bit words in wire order, the option-less IPv4 header whose checksum field is zero.
+/// The checksum of five 32-bit words in wire order, the option-less IPv4 header whose checksum
+/// field is zero.
 #[inline(always)]
 pub const fn words(words: [u32; 5]) -> u16 {
     !fold_wide(sum(words))
 }
 
-/// The checksum after one 16-bit word under it changed from `old` to `new`, all in one byte order (RFC 1624, equation 3).
+/// The checksum after one 16-bit word under it changed from `old` to `new`, all in one byte order
+/// (RFC 1624, equation 3).
 #[inline(always)]
 pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !fold((!checksum as u32).wrapping_add(!old as u32).wrapping_add(new as u32))
 }
 
-/// As [`updated`], with a sum of zero written as all ones, which means the same (RFC 1624 section 3). It is right even where nothing under the checksum
-/// is left that is not zero.
+/// As [`updated`], with a sum of zero written as all ones, which means the same (RFC 1624 section
+/// 3). It is right even where nothing under the checksum is left that is not zero.
 #[inline(always)]
 pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
     match updated(checksum, old, new) {

@@ -1,8 +1,10 @@
-//! The backend's other direction: what its VIPs tell clients about segments is made to fit through the tunnel ("MSS clamping").
+//! The backend's other direction: what its VIPs tell clients about segments is made to fit through
+//! the tunnel ("MSS clamping").
 //!
-//! Clients send segments of the maximum segment size that the server's SYN-ACK tells them (RFC 9293 section 3.7.1), and the server knows nothing of the outer header that a
-//! balancer puts in front of them. So the option is made smaller where it tells too much, on its way out. Nothing is ever dropped here, and nothing but that option and the
-//! checksum over it is changed.
+//! Clients send segments of the maximum segment size that the server's SYN-ACK tells them (RFC 9293
+//! section 3.7.1), and the server knows nothing of the outer header that a balancer puts in front
+//! of them. So the option is made smaller where it tells too much, on its way out. Nothing is ever
+//! dropped here, and nothing but that option and the checksum over it is changed.
 
 use crate::entries::PrefixKey;
 use crate::flow::TCP;
@@ -17,7 +19,8 @@ use crate::{Family, Reason};
 /// Bytes of the option: kind, length, and the size in wire order (RFC 9293 section 3.2).
 const OPTION: usize = 4;
 
-/// The most options that can stand before the one that is looked for: as many as there are bytes for.
+/// The most options that can stand before the one that is looked for: as many as there are bytes
+/// for.
 const MOST_OPTIONS: usize = 40 - OPTION + 1;
 
 /// Where a segment tells its maximum segment size.
@@ -32,11 +35,11 @@ struct Told {
     largest: u16,
 }
 
-/// Makes the maximum segment size smaller that a SYN or SYN-ACK from a VIP tells, where it is more than [`BackendTables::largest_segment`]; a segment that was changed is
-/// counted.
+/// Makes the maximum segment size smaller that a SYN or SYN-ACK from a VIP tells, where it is more
+/// than [`BackendTables::largest_segment`]; a segment that was changed is counted.
 ///
-/// Of the options the first that tells a size counts. Untouched are fragments, IPv6 packets with extension headers, which no host puts before a SYN, and
-/// what contradicts itself.
+/// Of the options the first that tells a size counts. Untouched are fragments, IPv6 packets with
+/// extension headers, which no host puts before a SYN, and what contradicts itself.
 #[inline(always)]
 pub fn clamp<P: Packet, T: BackendTables>(mut packet: P, tables: &T) {
     if !may_tell(&packet) {
@@ -49,8 +52,9 @@ pub fn clamp<P: Packet, T: BackendTables>(mut packet: P, tables: &T) {
     }
 }
 
-/// Whether a frame may be a SYN or SYN-ACK: a look at the headers of an ordinary packet, at constant offsets, which is all that most packets cost. What is not ordinary, or is not in
-/// the readable part of a packet, may be anything.
+/// Whether a frame may be a SYN or SYN-ACK: a look at the headers of an ordinary packet, at
+/// constant offsets, which is all that most packets cost. What is not ordinary, or is not in the
+/// readable part of a packet, may be anything.
 #[inline(always)]
 fn may_tell<P: Packet>(packet: &P) -> bool {
     let Some(ether_type) = packet.load::<u16>(ETHERNET - 2) else { return false };
@@ -91,14 +95,18 @@ fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
         return None;
     }
     let largest = tables.largest_segment(family);
-    if largest == 0 || network.is_from_mapped() || !tables.is_vip(&PrefixKey::address(&network.source)) {
+    if largest == 0
+        || network.is_from_mapped()
+        || !tables.is_vip(&PrefixKey::address(&network.source))
+    {
         return None;
     }
     let (option, size) = option(packet, transport.wrapping_add(Tcp::SMALLEST), end)?;
     (u32::from(size) > largest).then_some(Told { transport, option, size, largest: largest as u16 })
 }
 
-/// Finds the option that tells the maximum segment size among those from `at` up to `end`: its offset and the size.
+/// Finds the option that tells the maximum segment size among those from `at` up to `end`: its
+/// offset and the size.
 #[inline(always)]
 fn option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<(usize, u16)> {
     const END: u8 = 0;
@@ -125,7 +133,8 @@ fn option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<(usize, u1
 
 /// Writes the largest size in place of the one that is told.
 ///
-/// The checksum is made of 16-bit words, and an option may begin anywhere: then the size is half of one word and half of the next.
+/// The checksum is made of 16-bit words, and an option may begin anywhere: then the size is half of
+/// one word and half of the next.
 #[inline(always)]
 fn write<P: Packet>(packet: &mut P, told: &Told) -> Result<(), Reason> {
     let checksum = told.transport.wrapping_add(Tcp::CHECKSUM);
@@ -133,13 +142,20 @@ fn write<P: Packet>(packet: &mut P, told: &Told) -> Result<(), Reason> {
     let size = told.option.wrapping_add(2);
     if size & 1 == 0 {
         let (old, new) = ([high, low], [new_high, new_low]);
-        return packet.store_summed(size, u16::from_ne_bytes(old), u16::from_ne_bytes(new), checksum);
+        return packet.store_summed(
+            size,
+            u16::from_ne_bytes(old),
+            u16::from_ne_bytes(new),
+            checksum,
+        );
     }
     let (first, second) = (size.wrapping_sub(1), size.wrapping_add(1));
-    // The option's length stands before the size; what follows it is another option, since the header is made of words.
+    // The option's length stands before the size; what follows it is another option, since the
+    // header is made of words.
     let [length, _]: [u8; 2] = packet.load_variable(first).ok_or(Reason::NoRoom)?;
     let [_, next]: [u8; 2] = packet.load_variable(second).ok_or(Reason::NoRoom)?;
-    let words = |high: u8, low: u8| [u16::from_ne_bytes([length, high]), u16::from_ne_bytes([low, next])];
+    let words =
+        |high: u8, low: u8| [u16::from_ne_bytes([length, high]), u16::from_ne_bytes([low, next])];
     let ([old, old_second], [new, new_second]) = (words(high, low), words(new_high, new_low));
     if old != new {
         packet.store_summed(first, old, new, checksum)?;

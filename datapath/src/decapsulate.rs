@@ -1,4 +1,5 @@
-//! The backend's path where its kernel has no tunnel device: takes the outer headers off packets for its VIPs.
+//! The backend's path where its kernel has no tunnel device: takes the outer headers off packets
+//! for its VIPs.
 
 use crate::entries::PrefixKey;
 use crate::flow::{IPV4_IN_IP, IPV6_IN_IP, UDP};
@@ -8,10 +9,11 @@ use crate::parse::Network;
 use crate::tables::BackendTables;
 use crate::{Family, Plain, Reason, ecn, parse};
 
-/// Takes the outer header off one packet, the one of UDP with it: on success the inner packet is on its way to the local stack, and accounted.
+/// Takes the outer header off one packet, the one of UDP with it: on success the inner packet is on
+/// its way to the local stack, and accounted.
 ///
-/// Only what is addressed to this host and carries a packet to a VIP address is touched. An outer header with options, or a fragment,
-/// is left to the kernel: no balancer of ours sends them.
+/// Only what is addressed to this host and carries a packet to a VIP address is touched. An outer
+/// header with options, or a fragment, is left to the kernel: no balancer of ours sends them.
 ///
 /// # Errors
 ///
@@ -49,7 +51,8 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
     }
 }
 
-/// The family of a packet that is directly behind a UDP header at `start`, in GUE variant 1. The two bits that say the variant are an IP version's.
+/// The family of a packet that is directly behind a UDP header at `start`, in GUE variant 1. The
+/// two bits that say the variant are an IP version's.
 ///
 /// The checksum is not looked at: that of the packet inside is, by whoever receives it.
 #[inline(always)]
@@ -67,15 +70,24 @@ fn in_gue<P: Packet, T: BackendTables>(packet: &P, tables: &T, start: usize) -> 
 
 /// Takes off outer headers that are an `O`.
 #[inline(always)]
-fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Network) -> Result<(), Reason> {
+fn take<O: Plain, P: Packet, T: BackendTables>(
+    packet: P,
+    tables: &T,
+    outer: &Network,
+) -> Result<(), Reason> {
     let start = ETHERNET.wrapping_add(size_of::<O>());
     let family = match outer.protocol {
         IPV4_IN_IP => Family::V4,
         IPV6_IN_IP => Family::V6,
-        UDP => in_gue(&packet, tables, ETHERNET.wrapping_add(outer.header)).ok_or(Reason::NotTunnel)?,
+        UDP => {
+            in_gue(&packet, tables, ETHERNET.wrapping_add(outer.header)).ok_or(Reason::NotTunnel)?
+        }
         _ => return Err(Reason::NotTunnel),
     };
-    if family != outer.family && !tables.crosses() || outer.is_to_mapped() || !tables.is_local(&outer.destination) {
+    if family != outer.family && !tables.crosses()
+        || outer.is_to_mapped()
+        || !tables.is_local(&outer.destination)
+    {
         return Err(Reason::NotTunnel);
     }
     let inner = match family {
@@ -93,26 +105,42 @@ fn take<O: Plain, P: Packet, T: BackendTables>(packet: P, tables: &T, outer: &Ne
     match family {
         Family::V4 => {
             let header: Ipv4 = packet.load(start).ok_or(Reason::Truncated)?;
-            packet.decapsulate::<O, Ipv4>(outer.family, family, &header.with_traffic_class(class))?;
+            packet.decapsulate::<O, Ipv4>(
+                outer.family,
+                family,
+                &header.with_traffic_class(class),
+            )?;
         }
         Family::V6 => {
             let header: Ipv6 = packet.load(start).ok_or(Reason::Truncated)?;
-            packet.decapsulate::<O, u32>(outer.family, family, &header.first_word_with_traffic_class(class))?;
+            packet.decapsulate::<O, u32>(
+                outer.family,
+                family,
+                &header.first_word_with_traffic_class(class),
+            )?;
         }
     }
     tables.count_decapsulated(packets, bytes);
     Ok(())
 }
 
-/// Bytes of the inner packet, which starts at `start` within the outer one, which is within the frame: a length that lies is a drop.
+/// Bytes of the inner packet, which starts at `start` within the outer one, which is within the
+/// frame: a length that lies is a drop.
 #[inline(always)]
-fn measure<P: Packet>(packet: &P, outer: &Network, start: usize, inner: &Network) -> Result<u64, Reason> {
+fn measure<P: Packet>(
+    packet: &P,
+    outer: &Network,
+    start: usize,
+    inner: &Network,
+) -> Result<u64, Reason> {
     let merged = packet.segment_size() != 0;
     let within = length(outer, packet.length().wrapping_sub(ETHERNET), merged)?;
-    length(inner, within.saturating_sub(start.wrapping_sub(ETHERNET)), merged).map(|length| length as u64)
+    length(inner, within.saturating_sub(start.wrapping_sub(ETHERNET)), merged)
+        .map(|length| length as u64)
 }
 
-/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to say.
+/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to
+/// say.
 #[inline(always)]
 fn length(network: &Network, room: usize, merged: bool) -> Result<usize, Reason> {
     let unsaid = match network.family {

@@ -9,7 +9,8 @@ const CE: u8 = 0b11;
 /// ECN-capable transport, codepoint 1.
 const ECT_1: u8 = 0b01;
 
-/// The traffic class of the outer header at encapsulation: DSCP and ECN copied (RFC 6040 section 4.1, normal mode).
+/// The traffic class of the outer header at encapsulation: DSCP and ECN copied (RFC 6040 section
+/// 4.1, normal mode).
 #[inline(always)]
 pub const fn encapsulate(inner: u8) -> u8 {
     inner
@@ -19,7 +20,8 @@ pub const fn encapsulate(inner: u8) -> u8 {
 ///
 /// # Errors
 ///
-/// [`Reason::EcnForbidden`] when the tunnel marked congestion on a packet whose transport cannot tell its sender.
+/// [`Reason::EcnForbidden`] when the tunnel marked congestion on a packet whose transport cannot
+/// tell its sender.
 #[inline(always)]
 pub const fn decapsulate(outer: u8, inner: u8) -> Result<u8, Reason> {
     match (outer & MASK, inner & MASK) {
@@ -34,7 +36,8 @@ pub const fn decapsulate(outer: u8, inner: u8) -> Result<u8, Reason> {
 mod tests {
     use super::*;
 
-    /// RFC 6040, figure 4: rows are the inner field, columns the outer one (Not-ECT, ECT(0), ECT(1), CE).
+    /// RFC 6040, figure 4: rows are the inner field, columns the outer one (Not-ECT, ECT(0),
+    /// ECT(1), CE).
     #[test]
     fn decapsulation_follows_the_table_of_rfc_6040() {
         const NOT: u8 = 0;

@@ -1,4 +1,5 @@
-//! Outer headers: IPv4 and IPv6 in each of them (RFC 2003, RFC 2473, RFC 4213 section 3), or in UDP in each of them ([`crate::gue`]).
+//! Outer headers: IPv4 and IPv6 in each of them (RFC 2003, RFC 2473, RFC 4213 section 3), or in UDP
+//! in each of them ([`crate::gue`]).
 
 use crate::balance::Forward;
 use crate::choose::Choice;
@@ -15,26 +16,50 @@ use crate::{Address, Family, Reason, ecn, gue};
 /// Time to live of outer headers: enough for any underlay, and not taken from the client.
 pub const OUTER_HOPS: u8 = 64;
 
-/// The bits of an IPv4 identification that carry the hint. The kernel counts the lower ones up when it cuts a merged packet.
+/// The bits of an IPv4 identification that carry the hint. The kernel counts the lower ones up when
+/// it cuts a merged packet.
 pub const IPV4_HINT: u16 = 0xffc0;
 
 /// The outer IPv4 header in front of `length` bytes of `protocol`.
 ///
-/// Don't-fragment is set: the outer packet is never cut, so the identification is free to carry the hint (RFC 6864 section 4.1).
-/// When the total length does not fit its field it is zero, which only a merged packet can reach: each segment gets its own.
+/// Don't-fragment is set: the outer packet is never cut, so the identification is free to carry the
+/// hint (RFC 6864 section 4.1). When the total length does not fit its field it is zero, which only
+/// a merged packet can reach: each segment gets its own.
 #[inline(always)]
-pub fn ipv4(source: Address, destination: Address, protocol: u8, length: usize, class: u8, hint: u16) -> Ipv4 {
+pub fn ipv4(
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    length: usize,
+    class: u8,
+    hint: u16,
+) -> Ipv4 {
     let total = u16::try_from(length.wrapping_add(Ipv4::SIZE)).unwrap_or(0);
     let [.., source] = source.words();
     let [.., destination] = destination.words();
-    Ipv4::new(ecn::encapsulate(class), total, hint & IPV4_HINT, OUTER_HOPS, protocol, source, destination)
+    Ipv4::new(
+        ecn::encapsulate(class),
+        total,
+        hint & IPV4_HINT,
+        OUTER_HOPS,
+        protocol,
+        source,
+        destination,
+    )
 }
 
 /// The outer IPv6 header in front of `length` bytes of `protocol`; the flow label carries the hint.
 ///
 /// When the payload length does not fit its field it is zero, as in [`ipv4`].
 #[inline(always)]
-pub fn ipv6(source: Address, destination: Address, protocol: u8, length: usize, class: u8, hint: u16) -> Ipv6 {
+pub fn ipv6(
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    length: usize,
+    class: u8,
+    hint: u16,
+) -> Ipv6 {
     let payload = u16::try_from(length).unwrap_or(0);
     Ipv6::new(
         ecn::encapsulate(class),
@@ -122,7 +147,8 @@ pub(crate) fn way<T: BalancerTables>(
     Ok(Way { family, between: between(options, tables), next_hop })
 }
 
-/// [`Way::between`]. A number on which nothing branches: else the verifier would follow all that comes behind twice.
+/// [`Way::between`]. A number on which nothing branches: else the verifier would follow all that
+/// comes behind twice.
 #[inline(always)]
 fn between<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
     if !tables.uses(Features::GUE) {
@@ -132,9 +158,12 @@ fn between<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
     core::hint::black_box(gue.wrapping_mul(Udp::SIZE as u32))
 }
 
-/// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it. In GUE the UDP header is left to [`crate::gue::finish`], as
-/// `behind` says.
-#[expect(clippy::too_many_arguments, reason = "it is inlined: a struct of them would be copied to the small stack")]
+/// Writes the outer header; the packet fits with it, or its segments do when they `shrink` by it.
+/// In GUE the UDP header is left to [`crate::gue::finish`], as `behind` says.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is inlined: a struct of them would be copied to the small stack"
+)]
 #[inline(always)]
 pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     packet: P,
@@ -154,7 +183,8 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
         Some(bytes) => packet.untag(bytes)?,
     };
     let (class, hint) = (inner.traffic_class, choice.hint);
-    let (protocol, length) = (way.protocol(inner.family), size.packet.wrapping_add(between as usize));
+    let (protocol, length) =
+        (way.protocol(inner.family), size.packet.wrapping_add(between as usize));
     let packet = match family {
         Family::V4 => {
             let source = source(tables, family, hash);
@@ -172,7 +202,8 @@ pub(crate) fn wrap<P: Packet, T: BalancerTables>(
     }
     // Sources that differ may have routes that differ.
     let known = !tables.uses(Features::SOURCES);
-    let neighbour = if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
+    let neighbour =
+        if known { next_hop.neighbour_index(NextHop::index(choice.index, family)) } else { 0 };
     Ok(Forward { interface: next_hop.interface, family, neighbour, behind })
 }
 

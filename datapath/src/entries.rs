@@ -1,7 +1,8 @@
 //! Keys and values of the maps that packets read.
 //!
-//! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could see half of it: such an entry
-//! is written while nothing refers to its index. Index 0 means nothing in every array, since the kernel's arrays are born zeroed.
+//! A live array entry larger than 8 bytes is never rewritten, because a reader on another CPU could
+//! see half of it: such an entry is written while nothing refers to its index. Index 0 means
+//! nothing in every array, since the kernel's arrays are born zeroed.
 
 use core::net::IpAddr;
 
@@ -11,7 +12,8 @@ use crate::plain::plain;
 use crate::rates::Rate;
 use crate::{Address, Reason};
 
-/// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by [`Address`].
+/// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by
+/// [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct VipAddress {
@@ -38,9 +40,11 @@ impl VipAddress {
     }
 }
 
-/// A copy of the entry in `VIPS` of one VIP of an address, so that most packets need one look-up in a hash map and not two.
+/// A copy of the entry in `VIPS` of one VIP of an address, so that most packets need one look-up in
+/// a hash map and not two.
 ///
-/// It never differs from that entry: it is written after the entry, and cleared before the entry changes or goes.
+/// It never differs from that entry: it is written after the entry, and cleared before the entry
+/// changes or goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct FirstVip {
@@ -107,7 +111,9 @@ impl PrefixKey {
 
     /// Whether all addresses of `other` are among those of this prefix.
     pub fn holds(&self, other: &Self) -> bool {
-        let bits = |key: &Self| key.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+        let bits = |key: &Self| {
+            key.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
+        };
         let differ = bits(self) ^ bits(other);
         other.length >= self.length && differ.leading_zeros() >= self.length
     }
@@ -119,11 +125,13 @@ impl PrefixKey {
     }
 }
 
-/// Key of the map `ROUTES`, a longest-prefix-match trie of [`Vip`]: clients of a service that are another's.
+/// Key of the map `ROUTES`, a longest-prefix-match trie of [`Vip`]: clients of a service that are
+/// another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct RouteKey {
-    /// Bits that count, host order: those of the service, all 32, and of the prefix as [`PrefixKey::length`] has them.
+    /// Bits that count, host order: those of the service, all 32, and of the prefix as
+    /// [`PrefixKey::length`] has them.
     pub length: u32,
     /// The service whose VIP the client aims at.
     pub service: u32,
@@ -138,7 +146,11 @@ impl RouteKey {
     /// The key of the clients of a prefix.
     #[inline(always)]
     pub const fn new(service: u32, clients: &PrefixKey) -> Self {
-        Self { length: clients.length.wrapping_add(Self::SERVICE), service, address: clients.address }
+        Self {
+            length: clients.length.wrapping_add(Self::SERVICE),
+            service,
+            address: clients.address,
+        }
     }
 
     /// The prefix.
@@ -154,10 +166,12 @@ impl RouteKey {
     }
 }
 
-/// What a list of sources says of a prefix: value of an inner map of `LISTS`, a longest-prefix-match trie keyed by [`PrefixKey`].
+/// What a list of sources says of a prefix: value of an inner map of `LISTS`, a
+/// longest-prefix-match trie keyed by [`PrefixKey`].
 ///
-/// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap changes all of it. Its prefixes of no bits
-/// are the latter; IPv4 has one of its own whenever a prefix of IPv6 would otherwise hold it.
+/// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap
+/// changes all of it. Its prefixes of no bits are the latter; IPv4 has one of its own whenever a
+/// prefix of IPv6 would otherwise hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Listing(u32);
@@ -171,7 +185,8 @@ impl Listing {
     /// There is an allow-list, and it does not hold them.
     pub const NOT_ALLOWED: Self = Self(2);
 
-    /// Index in `LISTS` of the list that counts for all VIPs; a service's list is at the service's index, which is never 0.
+    /// Index in `LISTS` of the list that counts for all VIPs; a service's list is at the service's
+    /// index, which is never 0.
     pub const OF_ALL: u32 = 0;
 
     /// What a number in a trie says.
@@ -203,7 +218,8 @@ pub struct VipKey {
     pub address: u32,
     /// Its port.
     pub port: Port,
-    /// [`crate::flow::TCP`] or [`crate::flow::UDP`]; [`crate::flow::ICMP`], at [`VipKey::ANY_PORT`], for pings that are forwarded.
+    /// [`crate::flow::TCP`] or [`crate::flow::UDP`]; [`crate::flow::ICMP`], at
+    /// [`VipKey::ANY_PORT`], for pings that are forwarded.
     pub protocol: u8,
     pad: u8,
 }
@@ -256,11 +272,13 @@ pub struct TableHead {
 }
 
 impl TableHead {
-    /// Words of a table before its first slot: the head, the generation, and the two halves of the content's digest.
+    /// Words of a table before its first slot: the head, the generation, and the two halves of the
+    /// content's digest.
     pub const WORDS: u32 = 4;
     /// Index of the word that holds the head.
     pub const HEAD: u32 = 0;
-    /// Index of the word that holds the table's generation: 1 for a service's first table, counting up.
+    /// Index of the word that holds the table's generation: 1 for a service's first table, counting
+    /// up.
     pub const GENERATION: u32 = 1;
     /// Index of the first of the two words that hold the content's digest, low half first.
     pub const DIGEST: u32 = 2;
@@ -286,7 +304,8 @@ impl TableHead {
 pub struct Slot {
     /// Index of the backend that takes the slot's packets; 0 when none can.
     pub first: u16,
-    /// What the outer header tells the backend about the other candidates. In IPv4 its upper ten bits go into the identification.
+    /// What the outer header tells the backend about the other candidates. In IPv4 its upper ten
+    /// bits go into the identification.
     pub hint: u16,
 }
 
@@ -303,7 +322,8 @@ impl Slot {
     }
 }
 
-/// Where a backend is: value of the array `BACKENDS`. Written only while no slot refers to its index.
+/// Where a backend is: value of the array `BACKENDS`. Written only while no slot refers to its
+/// index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Backend {
@@ -311,12 +331,14 @@ pub struct Backend {
     pub v4: Address,
     /// IPv6 address, or [`Address::NONE`].
     pub v6: Address,
-    /// Counts up with every use of the index, so that old connection entries notice a new backend; 0 when the index is free.
+    /// Counts up with every use of the index, so that old connection entries notice a new backend;
+    /// 0 when the index is free.
     pub incarnation: u32,
 }
 plain!(Backend, 36);
 
-/// How packets leave towards a backend in one family: value of the array `NEXT_HOPS` at [`NextHop::index`].
+/// How packets leave towards a backend in one family: value of the array `NEXT_HOPS` at
+/// [`NextHop::index`].
 ///
 /// Eight bytes, written as one: it changes under traffic whenever the host's routes do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,7 +348,8 @@ pub struct NextHop {
     pub interface: u32,
     /// Largest IP packet, outer header included, that the route carries, in bytes.
     pub mtu: u16,
-    /// Which of the two entries in `NEIGHBOURS` counts, 1 or 2; 0 when the kernel finds the neighbour for every packet.
+    /// Which of the two entries in `NEIGHBOURS` counts, 1 or 2; 0 when the kernel finds the
+    /// neighbour for every packet.
     pub neighbour: u16,
 }
 plain!(NextHop, 8);
@@ -343,7 +366,11 @@ impl NextHop {
     /// Index in `NEIGHBOURS` of the entry that counts, of the next hop at `at`; 0 for none.
     #[inline(always)]
     pub const fn neighbour_index(&self, at: u32) -> u32 {
-        if self.neighbour == 0 { 0 } else { (at << 1).wrapping_add((self.neighbour as u32).wrapping_sub(1)) }
+        if self.neighbour == 0 {
+            0
+        } else {
+            (at << 1).wrapping_add((self.neighbour as u32).wrapping_sub(1))
+        }
     }
 
     /// Index of a backend's next hop for outer headers of a family.
@@ -353,15 +380,18 @@ impl NextHop {
     }
 }
 
-/// To whom packets are handed on the link towards a backend: value of the array `NEIGHBOURS`, at [`NextHop::neighbour_index`].
+/// To whom packets are handed on the link towards a backend: value of the array `NEIGHBOURS`, at
+/// [`NextHop::neighbour_index`].
 ///
-/// The kernel's `bpf_redir_neigh`. With it, the kernel need not look up a route for every packet. It changes under traffic whenever the
-/// host's routes do and has more than eight bytes: so each next hop has two, of which only the one is written that does not count, and then
-/// the next hop, which says that it does.
+/// The kernel's `bpf_redir_neigh`. With it, the kernel need not look up a route for every packet.
+/// It changes under traffic whenever the host's routes do and has more than eight bytes: so each
+/// next hop has two, of which only the one is written that does not count, and then the next hop,
+/// which says that it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Neighbour {
-    /// The kernel's number of the address's family, host order; 0 in an entry that was never written.
+    /// The kernel's number of the address's family, host order; 0 in an entry that was never
+    /// written.
     pub family: u32,
     /// The address, wire order; IPv4 has the first word.
     pub address: [u32; 4],
@@ -379,19 +409,21 @@ impl From<IpAddr> for Neighbour {
     }
 }
 
-/// Who has a flow: value of the connection table `CONNECTIONS`, keyed by [`crate::Flow`], and of the map `QUIC_SERVERS`, keyed by
-/// [`ServerKey`](crate::quic::ServerKey).
+/// Who has a flow: value of the connection table `CONNECTIONS`, keyed by [`crate::Flow`], and of
+/// the map `QUIC_SERVERS`, keyed by [`ServerKey`](crate::quic::ServerKey).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {
     /// Index of the backend that has the flow.
     pub backend: u32,
-    /// The backend's incarnation when the entry was written: another one means that the index was reused.
+    /// The backend's incarnation when the entry was written: another one means that the index was
+    /// reused.
     pub incarnation: u32,
 }
 plain!(Connection, 8);
 
-/// Key of the map `FRAGMENTS`: what the fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+/// Key of the map `FRAGMENTS`: what the fragments of one packet have in common (RFC 791 section
+/// 3.2, RFC 8200 section 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey {
@@ -428,7 +460,8 @@ pub struct Fragment {
 plain!(Fragment, 24);
 
 impl Fragment {
-    /// How long a first fragment is remembered, in nanoseconds: what Linux waits for the rest of a packet by default.
+    /// How long a first fragment is remembered, in nanoseconds: what Linux waits for the rest of a
+    /// packet by default.
     pub const LIFETIME: u64 = 30_000_000_000;
 }
 
@@ -442,7 +475,8 @@ pub struct ServiceCounters {
     pub bytes: u64,
     /// TCP segments that open a connection, forwarded.
     pub new_flows: u64,
-    /// Packets dropped, by [`Reason::drop_index`]. They are counted in `REASONS`, too, which stays when a service goes.
+    /// Packets dropped, by [`Reason::drop_index`]. They are counted in `REASONS`, too, which stays
+    /// when a service goes.
     pub drops: [u64; Reason::DROPS],
 }
 plain!(ServiceCounters, 24 + 8 * Reason::DROPS);
@@ -471,7 +505,8 @@ pub struct Decapsulated {
 }
 plain!(Decapsulated, 16);
 
-/// What is fixed when the balancer's program is loaded, each member a constant of its own there; the program is replaced when it changes.
+/// What is fixed when the balancer's program is loaded, each member a constant of its own there;
+/// the program is replaced when it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// The features in use.
@@ -482,7 +517,8 @@ pub struct Settings {
     pub source_v4: Address,
     /// Source address of IPv6 outer headers, or [`Address::NONE`].
     pub source_v6: Address,
-    /// Bits of the last word of `source_v4`, wire order, that a flow's hash fills in; zeros in the address itself.
+    /// Bits of the last word of `source_v4`, wire order, that a flow's hash fills in; zeros in the
+    /// address itself.
     pub source_bits_v4: u32,
     /// Bits of the last word of `source_v6`, as above.
     pub source_bits_v6: u32,
@@ -506,7 +542,8 @@ impl Settings {
     };
 }
 
-/// Value of the backend's map `LOCAL_ADDRESSES`: an address of this host to which encapsulated packets may come.
+/// Value of the backend's map `LOCAL_ADDRESSES`: an address of this host to which encapsulated
+/// packets may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct LocalAddress {

@@ -9,7 +9,8 @@ use crate::{Address, Family};
 pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
-/// ICMP's protocol number; the protocol, too, of the [`VipKey`](crate::entries::VipKey) of pings of either family.
+/// ICMP's protocol number; the protocol, too, of the [`VipKey`](crate::entries::VipKey) of pings of
+/// either family.
 pub const ICMP: u8 = 1;
 /// ICMPv6's protocol number.
 pub const ICMPV6: u8 = 58;
@@ -66,7 +67,8 @@ pub struct Flow {
     pub source_port: Port,
     /// The VIP's port.
     pub destination_port: Port,
-    /// [`TCP`] or [`UDP`]. A whole word: for padding, compilers call a function that writes zeros byte by byte.
+    /// [`TCP`] or [`UDP`]. A whole word: for padding, compilers call a function that writes zeros
+    /// byte by byte.
     protocol: u32,
 }
 plain!(Flow, 40);
@@ -101,8 +103,9 @@ impl Flow {
 
     /// The hash that selects a slot: SipHash-1-3 over the 5-tuple.
     ///
-    /// IPv4 hashes 13 bytes (source, destination, ports, protocol), IPv6 37. `family` must be the family of the
-    /// addresses: it is passed along because every caller knows it and the kernel should not find it out again.
+    /// IPv4 hashes 13 bytes (source, destination, ports, protocol), IPv6 37. `family` must be the
+    /// family of the addresses: it is passed along because every caller knows it and the kernel
+    /// should not find it out again.
     #[inline(always)]
     pub fn hash(&self, family: Family, key: [u64; 2]) -> u64 {
         /// Bytes of both ports and the protocol.
@@ -116,7 +119,8 @@ impl Flow {
         match family {
             Family::V4 => siphash::<1, 3, 1>(key, [pair(s[3], d[3])], ports, PORTS),
             Family::V6 => {
-                let addresses = [pair(s[0], s[1]), pair(s[2], s[3]), pair(d[0], d[1]), pair(d[2], d[3])];
+                let addresses =
+                    [pair(s[0], s[1]), pair(s[2], s[3]), pair(d[0], d[1]), pair(d[2], d[3])];
                 siphash::<1, 3, 4>(key, addresses, ports, PORTS)
             }
         }
@@ -131,8 +135,9 @@ const fn pair(low: u32, high: u32) -> u64 {
 
 /// The slot of a hash in a table of `length` slots.
 ///
-/// Multiply-shift on the hash's upper half instead of a division (Lemire, "Fast random integer generation in an interval",
-/// 2019): the result is below `length`, and no two slots differ by more than one in 2^32 / `length` hashes.
+/// Multiply-shift on the hash's upper half instead of a division (Lemire, "Fast random integer
+/// generation in an interval", 2019): the result is below `length`, and no two slots differ by more
+/// than one in 2^32 / `length` hashes.
 #[inline(always)]
 pub const fn slot_index(hash: u64, length: u32) -> u32 {
     ((hash >> 32).wrapping_mul(length as u64) >> 32) as u32

@@ -14,16 +14,21 @@ use crate::vip::check_list_of_all;
 use crate::walk::Place;
 use crate::{Address, Flow, Reason};
 
-/// A stage of its own: a later fragment to a VIP address, at a place that [`locate`](crate::balance::locate) found, goes after its first one, if that
-/// is known.
+/// A stage of its own: a later fragment to a VIP address, at a place that
+/// [`locate`](crate::balance::locate) found, goes after its first one, if that is known.
 ///
 /// # Errors
 ///
 /// As [`crate::balance()`].
 #[inline(always)]
-pub fn follow<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Forward, Reason> {
+pub fn follow<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+) -> Result<Forward, Reason> {
     let mut service = 0;
-    forward(packet, place, tables, &mut service).inspect_err(|reason| refuse(tables, service, *reason))
+    forward(packet, place, tables, &mut service)
+        .inspect_err(|reason| refuse(tables, service, *reason))
 }
 
 #[inline(always)]
@@ -35,7 +40,8 @@ fn forward<P: Packet, T: BalancerTables>(
 ) -> Result<Forward, Reason> {
     let walked = place.walked(&packet)?;
     let identification = walked.identification(&packet)?;
-    // Which VIP it is for is not known, only whose. A service that has no rates has none in the map either.
+    // Which VIP it is for is not known, only whose. A service that has no rates has none in the map
+    // either.
     let (vip, tags) = (Vip { service: 0, options: VipOptions::LIMITED }, walked.tags());
     let size = Size { packet: 0, segment: 0 };
     let behind = Behind::later(&walked.network);
@@ -61,16 +67,27 @@ fn forward<P: Packet, T: BalancerTables>(
     let choice = Choice { index: first.backend, backend, hint: first.hint };
     // A later fragment has no ports; its outer source may differ from the first one's.
     let ports = Port::new(0);
-    let flow = Flow::new(walked.network.source, walked.network.destination, ports, ports, walked.network.protocol);
+    let flow = Flow::new(
+        walked.network.source,
+        walked.network.destination,
+        ports,
+        ports,
+        walked.network.protocol,
+    );
     let hash = flow.hash(walked.network.family, tables.hash_key());
     // Errors about later fragments are not sent (RFC 1122 section 3.2.2).
     ours.send_untold(&choice, hash, tables)
 }
 
-/// Whether the lists of sources let a later fragment through: the one for all, then the service's, as they are by now. A service without a list lets
-/// everybody through: had it been new and its list on the way, the first fragment would not have been served.
+/// Whether the lists of sources let a later fragment through: the one for all, then the service's,
+/// as they are by now. A service without a list lets everybody through: had it been new and its
+/// list on the way, the first fragment would not have been served.
 #[inline(always)]
-fn check_source<T: BalancerTables>(tables: &T, client: &Address, service: u32) -> Result<(), Reason> {
+fn check_source<T: BalancerTables>(
+    tables: &T,
+    client: &Address,
+    service: u32,
+) -> Result<(), Reason> {
     check_list_of_all(tables, client)?;
     if tables.uses(Features::LISTS)
         && let Some(listing) = tables.listing(service, &PrefixKey::address(client))

@@ -1,8 +1,10 @@
-//! Generic UDP encapsulation, variant 1 (draft-ietf-intarea-gue, section 4): the packet directly behind a UDP header, whose source port is the flow's own, so
-//! that routers and network cards spread flows that they would take for one in IP-in-IP.
+//! Generic UDP encapsulation, variant 1 (draft-ietf-intarea-gue, section 4): the packet directly
+//! behind a UDP header, whose source port is the flow's own, so that routers and network cards
+//! spread flows that they would take for one in IP-in-IP.
 //!
-//! The stage that encapsulates leaves room behind the outer IP header; [`finish`] writes the UDP header there. Its checksum is worked out from headers alone
-//! ("local checksum offload"): the checksum of the packet inside says what everything that it covers sums to.
+//! The stage that encapsulates leaves room behind the outer IP header; [`finish`] writes the UDP
+//! header there. Its checksum is worked out from headers alone ("local checksum offload"): the
+//! checksum of the packet inside says what everything that it covers sums to.
 
 use crate::checksum::{fold_wide, sum};
 use crate::encapsulate::Way;
@@ -16,7 +18,8 @@ use crate::tables::BalancerTables;
 use crate::verifier::forgotten;
 use crate::{Family, Reason};
 
-/// Source ports are those from this one on: the dynamic ones (RFC 6335 section 6), as the draft asks (section 5.6.1).
+/// Source ports are those from this one on: the dynamic ones (RFC 6335 section 6), as the draft
+/// asks (section 5.6.1).
 pub const FIRST_SOURCE_PORT: u16 = 0xc000;
 
 /// The most bytes of IPv6 extension headers that are summed, all that [`crate::walk`] follows.
@@ -24,8 +27,9 @@ const MAX_EXTENSIONS: usize = 256;
 
 /// What the UDP header in front of a packet depends on, beside the IP headers before and behind it.
 ///
-/// As a number, from the lowest bit on: the flow's own bits of the source port (14); the protocol of the packet inside (8), or 0 when its checksum does not say
-/// what its bytes sum to, so that the UDP header has none; bytes of the IP header inside (9), with options or extension headers.
+/// As a number, from the lowest bit on: the flow's own bits of the source port (14); the protocol
+/// of the packet inside (8), or 0 when its checksum does not say what its bytes sum to, so that the
+/// UDP header has none; bytes of the IP header inside (9), with options or extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Behind(u32);
@@ -38,15 +42,17 @@ impl Behind {
     const HEADER: u32 = 22;
     const BITS: u32 = !FIRST_SOURCE_PORT as u32;
 
-    /// Of a packet whose checksum covers all that is behind its IP header, if it is `summed`; without the flow's own bits.
+    /// Of a packet whose checksum covers all that is behind its IP header, if it is `summed`;
+    /// without the flow's own bits.
     #[inline(always)]
     fn new(network: &Network, summed: bool) -> Self {
         let protocol = if summed { network.protocol } else { 0 };
         Self(u32::from(protocol) << Self::PROTOCOL | (network.header as u32) << Self::HEADER)
     }
 
-    /// As [`Behind::new`], of TCP or UDP, the whole of a packet or its first fragment. With the size: where GUE is in use, the verifier would find out different
-    /// things about both on each way to here, and follow all that comes behind once for each.
+    /// As [`Behind::new`], of TCP or UDP, the whole of a packet or its first fragment. With the
+    /// size: where GUE is in use, the verifier would find out different things about both on each
+    /// way to here, and follow all that comes behind once for each.
     #[inline(always)]
     pub(crate) fn transport<P: Packet, T: BalancerTables>(
         packet: &P,
@@ -63,8 +69,10 @@ impl Behind {
         let covered = network.header.wrapping_add(u16::from_be(length) as usize);
         let own = network.protocol == TCP || checksum != 0 && covered == size.packet;
         // A merged packet's is that of no packet that will be sent.
-        let behind = Self::new(network, own && matches!(part, Part::Whole) && packet.segment_size() == 0);
-        let size = Size { packet: forgotten_size(size.packet), segment: forgotten_size(size.segment) };
+        let behind =
+            Self::new(network, own && matches!(part, Part::Whole) && packet.segment_size() == 0);
+        let size =
+            Size { packet: forgotten_size(size.packet), segment: forgotten_size(size.segment) };
         (size, Self(forgotten(behind.0)))
     }
 
@@ -121,14 +129,20 @@ impl<P: Packet> Ours<P> {
     ///
     /// [`Reason::NoChecksum`] when it cannot have the checksum that its receiver wants.
     #[inline(always)]
-    pub(crate) fn behind<T: BalancerTables>(&self, way: &Way, hash: u64, tables: &T) -> Result<Behind, Reason> {
+    pub(crate) fn behind<T: BalancerTables>(
+        &self,
+        way: &Way,
+        hash: u64,
+        tables: &T,
+    ) -> Result<Behind, Reason> {
         const ALL: u32 = VipOptions::GUE.word() | VipOptions::NO_CHECKSUM.word();
 
         if !tables.uses(Features::GUE) {
             return Ok(Behind::NONE);
         }
         // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).
-        let needs = matches!(way.family, Family::V6) && self.vip.options.word() & ALL == VipOptions::GUE.word();
+        let needs = matches!(way.family, Family::V6)
+            && self.vip.options.word() & ALL == VipOptions::GUE.word();
         if needs && self.behind.protocol() == 0 {
             return Err(Reason::NoChecksum);
         }
@@ -147,7 +161,11 @@ fn forgotten_size(bytes: usize) -> usize {
 ///
 /// [`Reason::NoRoom`].
 #[inline(always)]
-pub fn finish<P: Packet, T: BalancerTables>(packet: P, behind: Behind, tables: &T) -> Result<(), Reason> {
+pub fn finish<P: Packet, T: BalancerTables>(
+    packet: P,
+    behind: Behind,
+    tables: &T,
+) -> Result<(), Reason> {
     write(packet, behind, tables.gue_port()).ok_or(Reason::NoRoom).and_then(|written| written)
 }
 
@@ -172,7 +190,8 @@ fn write<P: Packet>(mut packet: P, behind: Behind, port: Port) -> Option<Result<
         }
         Family::V6 => {
             let outer: Ipv6 = packet.load(ETHERNET)?;
-            let addresses = sum(outer.source().words()).wrapping_add(sum(outer.destination().words()));
+            let addresses =
+                sum(outer.source().words()).wrapping_add(sum(outer.destination().words()));
             let udp = Udp::new(source, port, outer.payload_length() as u16);
             let udp = match inner_sum::<P, { BEHIND_V6 + Udp::SIZE }>(&packet, behind)? {
                 Some(inner) => udp.with_checksum(addresses.wrapping_add(inner)),
@@ -183,10 +202,12 @@ fn write<P: Packet>(mut packet: P, behind: Behind, port: Port) -> Option<Result<
     })
 }
 
-/// What the packet at `START` sums to, if its own checksum is right; `Some(None)` when that checksum does not tell.
+/// What the packet at `START` sums to, if its own checksum is right; `Some(None)` when that
+/// checksum does not tell.
 ///
-/// What a checksum covers, the checksum itself included, sums to the complement of its pseudo-header (RFC 9293 section 3.1, RFC 768; RFC 8200 section 8.1).
-/// That is so, too, of a checksum that a device has yet to fill in. When it is wrong, then the outer one is as wrong.
+/// What a checksum covers, the checksum itself included, sums to the complement of its
+/// pseudo-header (RFC 9293 section 3.1, RFC 768; RFC 8200 section 8.1). That is so, too, of a
+/// checksum that a device has yet to fill in. When it is wrong, then the outer one is as wrong.
 #[inline(always)]
 fn inner_sum<P: Packet, const START: usize>(packet: &P, behind: Behind) -> Option<Option<u64>> {
     let (protocol, header) = (behind.protocol(), behind.header());
@@ -195,7 +216,8 @@ fn inner_sum<P: Packet, const START: usize>(packet: &P, behind: Behind) -> Optio
     }
     let wire = |number: usize| u64::from((number as u16).to_be());
     Some(Some(match packet.load::<u8>(START)? >> 4 {
-        // An IPv4 header sums to zero, its options included, and so does an ICMP message, which has no pseudo-header.
+        // An IPv4 header sums to zero, its options included, and so does an ICMP message, which has
+        // no pseudo-header.
         4 if protocol == ICMP => 0,
         4 => {
             let inner: Ipv4 = packet.load(START)?;
@@ -211,7 +233,11 @@ fn inner_sum<P: Packet, const START: usize>(packet: &P, behind: Behind) -> Optio
             let covered = inner.payload_length().wrapping_sub(header.wrapping_sub(Ipv6::SIZE));
             let pseudo = wire(usize::from(protocol)).wrapping_add(wire(covered));
             sum(first)
-                .wrapping_add(extensions_sum(packet, START.wrapping_add(Ipv6::SIZE), START.wrapping_add(header))?)
+                .wrapping_add(extensions_sum(
+                    packet,
+                    START.wrapping_add(Ipv6::SIZE),
+                    START.wrapping_add(header),
+                )?)
                 .wrapping_add(u64::from(!fold_wide(pseudo)))
         }
     }))

@@ -1,7 +1,8 @@
-//! Headers as they are in memory: every field in wire order, in the largest integer that is its own size.
+//! Headers as they are in memory: every field in wire order, in the largest integer that is its own
+//! size.
 //!
-//! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are read and written through the
-//! functions of this module; nothing else swaps bytes.
+//! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are
+//! read and written through the functions of this module; nothing else swaps bytes.
 
 use crate::flow::{Port, UDP};
 use crate::parse::Part;
@@ -112,7 +113,10 @@ impl Icmp {
     #[inline(always)]
     pub const fn sum(&self) -> u32 {
         let first = u16::from_ne_bytes([self.kind, self.code]) as u32;
-        first.wrapping_add(self.checksum as u32).wrapping_add(self.rest & 0xffff).wrapping_add(self.rest >> 16)
+        first
+            .wrapping_add(self.checksum as u32)
+            .wrapping_add(self.rest & 0xffff)
+            .wrapping_add(self.rest >> 16)
     }
 }
 
@@ -120,7 +124,8 @@ impl Ipv4 {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// An IPv4 header that may not be fragmented, with its checksum. `total_length` and `identification` are numbers.
+    /// An IPv4 header that may not be fragmented, with its checksum. `total_length` and
+    /// `identification` are numbers.
     #[inline(always)]
     pub const fn new(
         traffic_class: u8,
@@ -202,7 +207,8 @@ impl Ipv4 {
         }
     }
 
-    /// What all fragments of a packet have in common; means nothing for one that is whole (RFC 6864).
+    /// What all fragments of a packet have in common; means nothing for one that is whole (RFC
+    /// 6864).
     #[inline(always)]
     pub const fn identification(&self) -> u32 {
         u16::from_be(self.identification) as u32
@@ -226,7 +232,8 @@ impl Ipv4 {
         self
     }
 
-    /// The header of an answer to the packet: addresses swapped, time to live new, checksum updated.
+    /// The header of an answer to the packet: addresses swapped, time to live new, checksum
+    /// updated.
     #[inline(always)]
     pub const fn answered(self, hops: u8) -> Self {
         let old = u16::from_ne_bytes([self.hops, self.protocol]);
@@ -270,7 +277,8 @@ impl Ipv6 {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// An IPv6 header. `flow_label` (its low 20 bits count) and `payload_length` are numbers, addresses in wire order.
+    /// An IPv6 header. `flow_label` (its low 20 bits count) and `payload_length` are numbers,
+    /// addresses in wire order.
     #[inline(always)]
     pub const fn new(
         traffic_class: u8,
@@ -358,7 +366,8 @@ impl Ipv6Fragment {
         self.next_header
     }
 
-    /// Which part of a fragmented packet this is. A fragment that is all of its packet (RFC 6946) is none.
+    /// Which part of a fragmented packet this is. A fragment that is all of its packet (RFC 6946)
+    /// is none.
     #[inline(always)]
     pub const fn part(&self) -> Part {
         const OFFSET: u16 = 0xfff8;
@@ -403,7 +412,8 @@ impl Tcp {
         self.flags & (Self::SYN | Self::ACK) == Self::SYN
     }
 
-    /// Whether the segment synchronises: the first one of either side, which holds the options of a connection.
+    /// Whether the segment synchronises: the first one of either side, which holds the options of a
+    /// connection.
     #[inline(always)]
     pub const fn synchronises(&self) -> bool {
         self.flags & Self::SYN != 0
@@ -420,14 +430,19 @@ impl Udp {
         Self { source_port, destination_port, length: length.to_be(), checksum: 0 }
     }
 
-    /// The header with a checksum; `rest` is the sum of 32-bit words, wire order, of both addresses and all that follows the header.
+    /// The header with a checksum; `rest` is the sum of 32-bit words, wire order, of both addresses
+    /// and all that follows the header.
     #[inline(always)]
     #[must_use]
     pub const fn with_checksum(mut self, rest: u64) -> Self {
         let [a, b] = self.source_port.wire();
         let [c, d] = self.destination_port.wire();
         // The length is in the pseudo-header, too (RFC 768).
-        let sum = checksum::sum([u32::from_ne_bytes([a, b, c, d]), self.length as u32, self.length as u32]);
+        let sum = checksum::sum([
+            u32::from_ne_bytes([a, b, c, d]),
+            self.length as u32,
+            self.length as u32,
+        ]);
         // A number of 16 bits in wire order has the same weight wherever it stands in a word.
         let protocol = (UDP as u16).to_be() as u64;
         self.checksum = match !checksum::fold_wide(rest.wrapping_add(sum).wrapping_add(protocol)) {

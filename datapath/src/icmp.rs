@@ -1,4 +1,5 @@
-//! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings are answered.
+//! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings
+//! are answered.
 
 use crate::balance::{Forward, refuse};
 use crate::entries::{Vip, VipAddress, VipKey};
@@ -59,17 +60,23 @@ impl Message {
 pub enum Heard<P> {
     /// It is encapsulated and accounted, and leaves.
     Forward(Forward),
-    /// It is unchanged, uncounted, and a matter for [`ping`]: a ping that nobody but the balancer answers.
+    /// It is unchanged, uncounted, and a matter for [`ping`]: a ping that nobody but the balancer
+    /// answers.
     Ping(P),
 }
 
-/// A stage of its own: a whole ICMP message to a VIP address, at a place that [`locate`](crate::balance::locate) found.
+/// A stage of its own: a whole ICMP message to a VIP address, at a place that
+/// [`locate`](crate::balance::locate) found.
 ///
 /// # Errors
 ///
 /// As [`crate::balance()`].
 #[inline(always)]
-pub fn icmp<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Heard<P>, Reason> {
+pub fn icmp<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+) -> Result<Heard<P>, Reason> {
     let mut service = 0;
     act(packet, place, tables, &mut service).inspect_err(|reason| refuse(tables, service, *reason))
 }
@@ -85,7 +92,11 @@ pub fn ping<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -
 }
 
 #[inline(always)]
-fn answered<P: Packet, T: BalancerTables>(packet: P, place: Place, tables: &T) -> Result<Reason, Reason> {
+fn answered<P: Packet, T: BalancerTables>(
+    packet: P,
+    place: Place,
+    tables: &T,
+) -> Result<Reason, Reason> {
     let walked = place.walked(&packet)?;
     check_list_of_all(tables, &walked.network.source)?;
     let offset = walked.start.wrapping_add(walked.network.header);
@@ -109,8 +120,12 @@ fn act<P: Packet, T: BalancerTables>(
     let offset = walked.start.wrapping_add(network.header);
     let header: Icmp = packet.load_variable(offset).ok_or(Reason::Truncated)?;
     let (vip, flow) = match Message::of(network.family, &header) {
-        Message::Error => quoted_flow(&packet, &network, &address, offset.wrapping_add(Icmp::SIZE), tables)?,
-        Message::Ping(..) if address.options.has(AddressOptions::PING_HOST) => return Err(Reason::OtherProtocol),
+        Message::Error => {
+            quoted_flow(&packet, &network, &address, offset.wrapping_add(Icmp::SIZE), tables)?
+        }
+        Message::Ping(..) if address.options.has(AddressOptions::PING_HOST) => {
+            return Err(Reason::OtherProtocol);
+        }
         Message::Ping(..) if address.options.has(AddressOptions::PING_FORWARD) => {
             // The hash of the two addresses selects the backend.
             let vip = tables.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
@@ -121,8 +136,8 @@ fn act<P: Packet, T: BalancerTables>(
         Message::Other => return Err(Reason::OtherProtocol),
     };
 
-    // From this line on the packet is ours, and every refusal is a counted drop. Routers are in no list: who counts is the client whose
-    // packet they could not bring.
+    // From this line on the packet is ours, and every refusal is a counted drop. Routers are in no
+    // list: who counts is the client whose packet they could not bring.
     *service = vip.service;
     check_source(tables, &flow.source, &vip)?;
     let vip = route(tables, &flow.source, vip);
@@ -135,7 +150,8 @@ fn act<P: Packet, T: BalancerTables>(
     ours.send_untold(&choice, hash, tables).map(Heard::Forward)
 }
 
-/// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet, from the VIP to the client, is at `start`.
+/// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet,
+/// from the VIP to the client, is at `start`.
 #[inline(always)]
 fn quoted_flow<P: Packet, T: BalancerTables>(
     packet: &P,
@@ -146,13 +162,15 @@ fn quoted_flow<P: Packet, T: BalancerTables>(
 ) -> Result<(Vip, Flow), Reason> {
     let quoted = quoted(packet, start, outer.family).ok_or(Reason::QuotesOther)?;
     let network = quoted.network;
-    if network.source != outer.destination || !(network.protocol == TCP || network.protocol == UDP) {
+    if network.source != outer.destination || !(network.protocol == TCP || network.protocol == UDP)
+    {
         return Err(Reason::QuotesOther);
     }
     if let Part::Later = quoted.part {
         return Err(Reason::QuotesFragment);
     }
-    // Of what follows the quoted IP header, eight bytes are certain (RFC 792), and the ports are the first four of TCP as of UDP.
+    // Of what follows the quoted IP header, eight bytes are certain (RFC 792), and the ports are
+    // the first four of TCP as of UDP.
     let ports = start.wrapping_add(network.header);
     let [own, client]: [Port; 2] = packet.load_variable(ports).ok_or(Reason::QuotesOther)?;
     let vip = find_vip(tables, address, own, network.protocol).map_err(|_| Reason::QuotesOther)?;
@@ -172,10 +190,12 @@ fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<Walked>
     Walked::new(network, start, part, false).past_extensions(packet).ok()
 }
 
-/// Turns a ping whose ICMP header is at `offset` into its answer; `old` and `new` are the first word of that header.
+/// Turns a ping whose ICMP header is at `offset` into its answer; `old` and `new` are the first
+/// word of that header.
 ///
-/// Its payload is not touched: the checksum changes by what changes under it. A request whose checksum is wrong gets an answer whose checksum is
-/// as wrong. Requests with IP options or extension headers are left to the host, since those would have to be turned round, too.
+/// Its payload is not touched: the checksum changes by what changes under it. A request whose
+/// checksum is wrong gets an answer whose checksum is as wrong. Requests with IP options or
+/// extension headers are left to the host, since those would have to be turned round, too.
 #[inline(always)]
 fn answer<P: Packet>(mut packet: P, walked: &Walked, offset: usize, old: u16, new: u16) -> Reason {
     let network = &walked.network;
@@ -188,7 +208,8 @@ fn answer<P: Packet>(mut packet: P, walked: &Walked, offset: usize, old: u16, ne
     }
 
     // From this line on the packet is ours, and every refusal is a counted drop.
-    let Size { packet: length, .. } = match parse::size_of_fragment(&packet, walked.start, network) {
+    let Size { packet: length, .. } = match parse::size_of_fragment(&packet, walked.start, network)
+    {
         Ok(size) => size,
         Err(reason) => return reason,
     };

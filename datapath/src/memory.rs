@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entries::{
-    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey,
-    ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Decapsulated, Fragment, FragmentKey, Listing, NextHop,
+    PrefixKey, RouteKey, ServiceCounters, Settings, Slot, TableHead, Vip, VipAddress, VipKey,
 };
 use crate::flow::Port;
 use crate::header::Udp;
@@ -16,7 +16,8 @@ use crate::quic::{IdLengths, ServerKey};
 use crate::rates::{Asks, Buckets, Limit, Rate, SourceKey};
 use crate::tables::Forwarded;
 use crate::{
-    Address, BackendTables, BalancerTables, EventTables, Family, Flow, LookupTable, Packet, Plain, Reason, checksum,
+    Address, BackendTables, BalancerTables, EventTables, Family, Flow, LookupTable, Packet, Plain,
+    Reason, checksum,
 };
 
 /// An Ethernet frame in a byte buffer.
@@ -115,10 +116,11 @@ impl Packet for Buffer<'_> {
     }
 
     fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
-        let words: [u32; 2] = self.bytes.get(offset..offset + N)?.chunks(2).fold([0, 0], |[sum, carry], word| {
-            let sum = sum + u32::from(u16::from_ne_bytes([word[0], word[1]]));
-            [sum & 0xffff, carry + (sum >> 16)]
-        });
+        let words: [u32; 2] =
+            self.bytes.get(offset..offset + N)?.chunks(2).fold([0, 0], |[sum, carry], word| {
+                let sum = sum + u32::from(u16::from_ne_bytes([word[0], word[1]]));
+                [sum & 0xffff, carry + (sum >> 16)]
+            });
         Some(words[0] + words[1])
     }
 
@@ -152,7 +154,12 @@ impl Packet for Buffer<'_> {
         self.store(offset, header)
     }
 
-    fn decapsulate<T: Plain, H: Plain>(self, _: Family, inner: Family, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(
+        self,
+        _: Family,
+        inner: Family,
+        head: &H,
+    ) -> Result<(), Reason> {
         self.bytes[ETHERNET - 2..ETHERNET].copy_from_slice(&ether_type(inner).to_ne_bytes());
         self.bytes.drain(ETHERNET..ETHERNET + size_of::<T>());
         self.bytes[ETHERNET..ETHERNET + size_of::<H>()].copy_from_slice(bytes_of(head));
@@ -162,7 +169,8 @@ impl Packet for Buffer<'_> {
 
 /// The bytes of a plain value.
 pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: a plain value has no padding, so all its bytes are initialised; the slice lives as long as the value.
+    // SAFETY: a plain value has no padding, so all its bytes are initialised; the slice lives as
+    // long as the value.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
@@ -172,7 +180,12 @@ pub struct Words(pub Vec<u32>);
 
 impl Words {
     /// The inner map's content for a table: head, generation, digest, slots.
-    pub fn new(head: TableHead, generation: u32, digest: u64, slots: impl IntoIterator<Item = Slot>) -> Self {
+    pub fn new(
+        head: TableHead,
+        generation: u32,
+        digest: u64,
+        slots: impl IntoIterator<Item = Slot>,
+    ) -> Self {
         let mut words = vec![head.to_word(), generation, digest as u32, (digest >> 32) as u32];
         words.extend(slots.into_iter().map(Slot::to_word));
         Self(words)
@@ -400,7 +413,8 @@ impl BalancerTables for Balancer {
     }
 
     fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
-        let rates = [Limit::SourcePackets, Limit::SourceNewFlows].map(|limit| self.rate(asks.service, limit));
+        let rates = [Limit::SourcePackets, Limit::SourceNewFlows]
+            .map(|limit| self.rate(asks.service, limit));
         rates.iter().all(|rate| !rate.is_limit())
             || take(self.sources.borrow_mut().entry(*key).or_default(), rates, asks)
     }
@@ -446,7 +460,8 @@ impl Balancer {
     }
 }
 
-/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this order.
+/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this
+/// order.
 fn take(buckets: &mut Buckets, [packets, new_flows]: [Rate; 2], asks: &Asks) -> bool {
     take_one(packets, &mut buckets.packets, asks.packets, asks.now)
         && (!asks.opens || take_one(new_flows, &mut buckets.new_flows, 1, asks.now))
@@ -516,7 +531,8 @@ impl BackendTables for BackendHost {
 
     fn count_decapsulated(&self, packets: u64, bytes: u64) {
         let before = self.decapsulated.get();
-        self.decapsulated.set(Decapsulated { packets: before.packets + packets, bytes: before.bytes + bytes });
+        self.decapsulated
+            .set(Decapsulated { packets: before.packets + packets, bytes: before.bytes + bytes });
     }
 
     fn count_refused(&self, reason: Reason) {

@@ -1,9 +1,12 @@
-//! What a capture sees: events of the packet path, one record each, for whoever reads the ring buffer `EVENTS`.
+//! What a capture sees: events of the packet path, one record each, for whoever reads the ring
+//! buffer `EVENTS`.
 //!
-//! A capture is on for as long as the first word of the map `EVENT_SWITCH` says, a moment that whoever reads pushes ahead of itself: when
-//! it dies, the capture ends by itself. While none is on, a packet costs one look at that word. While one is on, [`begin`] keeps
-//! the packet's first bytes, before anything changes them, and [`end`] writes the event if it is wanted: drops, and a share of what is
-//! forwarded. Both obey a rate limit for each CPU, so that a flood of drops costs little.
+//! A capture is on for as long as the first word of the map `EVENT_SWITCH` says, a moment that
+//! whoever reads pushes ahead of itself: when it dies, the capture ends by itself. While none is
+//! on, a packet costs one look at that word. While one is on, [`begin`] keeps the packet's first
+//! bytes, before anything changes them, and [`end`] writes the event if it is wanted: drops, and a
+//! share of what is forwarded. Both obey a rate limit for each CPU, so that a flood of drops costs
+//! little.
 
 use crate::options::Features;
 use crate::plain::plain;
@@ -38,7 +41,8 @@ pub struct Event {
     pub length: u32,
     /// Bytes of `head` that are of this packet.
     pub captured: u32,
-    /// The first bytes of the frame as it came, from the Ethernet header; a VLAN tag that the kernel holds beside them is not among them.
+    /// The first bytes of the frame as it came, from the Ethernet header; a VLAN tag that the
+    /// kernel holds beside them is not among them.
     pub head: [u8; HEAD],
 }
 plain!(Event, 168);
@@ -68,7 +72,8 @@ impl Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Observer {
-    /// The packet that is under way. Its time is 0 when the rate limit leaves no room for its event.
+    /// The packet that is under way. Its time is 0 when the rate limit leaves no room for its
+    /// event.
     pub event: Event,
     /// What became of it: see [`outcome`].
     pub outcome: u64,
@@ -121,8 +126,9 @@ pub mod switch {
 /// Events that a CPU may write at once after it wrote none for a while.
 pub const BURST: u64 = 64;
 
-/// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise, and nothing where the program has not
-/// got the feature. When it is another number, [`begin`] comes next, and [`EventTables::watched`] is not 0 until the packet is done.
+/// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise,
+/// and nothing where the program has not got the feature. When it is another number, [`begin`]
+/// comes next, and [`EventTables::watched`] is not 0 until the packet is done.
 #[inline(always)]
 pub fn watched<T: BalancerTables>(tables: &T) -> u64 {
     if tables.uses(Features::EVENTS) { tables.switch(switch::UNTIL) } else { 0 }
@@ -155,7 +161,13 @@ pub fn begin<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
 
 /// Keeps that a packet was encapsulated, for [`end`].
 #[inline(always)]
-pub(crate) fn forwarded<T: BalancerTables>(tables: &T, service: u32, backend: u16, opens: bool, interface: u32) {
+pub(crate) fn forwarded<T: BalancerTables>(
+    tables: &T,
+    service: u32,
+    backend: u16,
+    opens: bool,
+    interface: u32,
+) {
     if !is_watched(tables) {
         return;
     }
@@ -167,7 +179,8 @@ pub(crate) fn forwarded<T: BalancerTables>(tables: &T, service: u32, backend: u1
     });
 }
 
-/// Keeps that a packet is not forwarded, for [`end`]; one that passes leaves it at [`outcome::NONE`]. The service is 0 until it is known.
+/// Keeps that a packet is not forwarded, for [`end`]; one that passes leaves it at
+/// [`outcome::NONE`]. The service is 0 until it is known.
 #[inline(always)]
 pub(crate) fn refused<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
     if !is_watched(tables) {
@@ -183,14 +196,15 @@ pub(crate) fn refused<T: BalancerTables>(tables: &T, service: u32, reason: Reaso
     });
 }
 
-/// Whether a packet may have an event. A stage does no more than to keep what becomes of it: its code is gone through once for each way in which it ends, and
-/// [`end`] just once.
+/// Whether a packet may have an event. A stage does no more than to keep what becomes of it: its
+/// code is gone through once for each way in which it ends, and [`end`] just once.
 #[inline(always)]
 fn is_watched<T: BalancerTables>(tables: &T) -> bool {
     tables.uses(Features::EVENTS) && tables.watched() != 0
 }
 
-/// Writes the event of a packet that was watched, if it is wanted. Comes when the packet is done with.
+/// Writes the event of a packet that was watched, if it is wanted. Comes when the packet is done
+/// with.
 #[inline(always)]
 pub fn end<T: BalancerTables>(tables: &T) {
     if tables.switch(switch::UNTIL) == 0 {

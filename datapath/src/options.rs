@@ -1,4 +1,5 @@
-//! Sets of bits that say how packets are treated: for an address, for a VIP, and for the whole program.
+//! Sets of bits that say how packets are treated: for an address, for a VIP, and for the whole
+//! program.
 
 use crate::plain::plain;
 
@@ -58,7 +59,8 @@ bits! {
         DROP_UNLISTED = 1;
         /// Pings are left to the host. Without this bit and the next the balancer answers them.
         PING_HOST = 1 << 1;
-        /// Pings go to a backend of the service that [`VipKey::pings`](crate::entries::VipKey::pings) names.
+        /// Pings go to a backend of the service that
+        /// [`VipKey::pings`](crate::entries::VipKey::pings) names.
         PING_FORWARD = 1 << 2;
     }
 }
@@ -84,14 +86,15 @@ bits! {
         RESEGMENT = 1 << 25;
         /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
         ROUTED = 1 << 18;
-        /// The service has server IDs in `QUIC_SERVERS`, or one to which its routes lead has: the connection IDs of its UDP packets may name their backends.
+        /// The service has server IDs in `QUIC_SERVERS`, or one to which its routes lead has: the
+        /// connection IDs of its UDP packets may name their backends.
         QUIC = 1 << 19;
     }
 }
 
 bits! {
-    /// Which features are in use: fixed when the program is loaded, as a constant that the kernel's verifier knows, so that it leaves
-    /// out the code of all others.
+    /// Which features are in use: fixed when the program is loaded, as a constant that the kernel's
+    /// verifier knows, so that it leaves out the code of all others.
     Features {
         /// VIP prefixes: a look-up in `VIP_PREFIXES` for addresses that are not in `VIP_ADDRESSES`.
         PREFIXES = 1;

@@ -33,12 +33,23 @@ pub(crate) struct Ours<P> {
 #[inline(always)]
 pub(crate) fn flow(network: &Network, transport: &Transport) -> Flow {
     let n = network;
-    Flow::new(n.source, n.destination, transport.source_port, transport.destination_port, n.protocol)
+    Flow::new(
+        n.source,
+        n.destination,
+        transport.source_port,
+        transport.destination_port,
+        n.protocol,
+    )
 }
 
 /// The hash of what a service tells flows apart by.
 #[inline(always)]
-pub(crate) fn hash<T: BalancerTables>(flow: &Flow, family: Family, options: VipOptions, tables: &T) -> u64 {
+pub(crate) fn hash<T: BalancerTables>(
+    flow: &Flow,
+    family: Family,
+    options: VipOptions,
+    tables: &T,
+) -> u64 {
     // Twice, so that a program without the feature hashes the flow where it lies.
     if tables.uses(Features::HASHING) {
         return flow.reduced(options).hash(family, tables.hash_key());
@@ -66,15 +77,20 @@ impl<P: Packet> Ours<P> {
         if self.network.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
     }
 
-    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source has too much costs the others nothing.
+    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source
+    /// has too much costs the others nothing.
     #[inline(always)]
     pub(crate) fn limit<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
         if !tables.uses(Features::RATES) || !self.vip.options.has(VipOptions::LIMITED) {
             return Ok(());
         }
         let n = &self.network;
-        let asks =
-            Asks { service: self.vip.service, packets: self.packet.segments(), opens: self.opens, now: tables.now() };
+        let asks = Asks {
+            service: self.vip.service,
+            packets: self.packet.segments(),
+            opens: self.opens,
+            now: tables.now(),
+        };
         if !tables.take_from_source(&SourceKey::new(&n.source, n.family, asks.service), &asks) {
             return Err(Reason::SourceLimit);
         }
@@ -84,7 +100,8 @@ impl<P: Packet> Ours<P> {
         Ok(())
     }
 
-    /// The backend that gets the packet, and the flow's hash. A tracked flow without an entry gets one if this `remembers`.
+    /// The backend that gets the packet, and the flow's hash. A tracked flow without an entry gets
+    /// one if this `remembers`.
     #[inline(always)]
     pub(crate) fn choose<T: BalancerTables>(
         &self,
@@ -101,7 +118,11 @@ impl<P: Packet> Ours<P> {
 
     /// The MTU that the sender should be told, when the packet does not fit with its outer header.
     #[inline(always)]
-    pub(crate) fn mtu_to_tell<T: BalancerTables>(&self, way: &Way, tables: &T) -> Result<Option<u32>, Reason> {
+    pub(crate) fn mtu_to_tell<T: BalancerTables>(
+        &self,
+        way: &Way,
+        tables: &T,
+    ) -> Result<Option<u32>, Reason> {
         let room = way.room();
         if self.size.segment <= room as usize {
             return Ok(None);
@@ -115,8 +136,9 @@ impl<P: Packet> Ours<P> {
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
     }
 
-    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by it, so that they do. The bytes of a merged TCP packet may be
-    /// cut anywhere; merged datagrams are what their sender made them, and a single packet has nobody who cuts it.
+    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by
+    /// it, so that they do. The bytes of a merged TCP packet may be cut anywhere; merged datagrams
+    /// are what their sender made them, and a single packet has nobody who cuts it.
     #[inline(always)]
     pub(crate) fn shrinks<T: BalancerTables>(&self, way: &Way, tables: &T) -> bool {
         /// Bytes that a segment keeps, at least.
@@ -145,7 +167,8 @@ impl<P: Packet> Ours<P> {
         self.send(choice, &way, hash, false, tables)
     }
 
-    /// Encapsulates the packet, which fits, or whose segments do when they `shrink`, towards its backend, and accounts it.
+    /// Encapsulates the packet, which fits, or whose segments do when they `shrink`, towards its
+    /// backend, and accounts it.
     #[inline(always)]
     pub(crate) fn send<T: BalancerTables>(
         self,

@@ -1,4 +1,5 @@
-//! Reads headers into small values, at constant offsets: those of a packet without VLAN tags, options and extension headers.
+//! Reads headers into small values, at constant offsets: those of a packet without VLAN tags,
+//! options and extension headers.
 
 use crate::flow::{ICMP, ICMPV6, Port, TCP, UDP};
 use crate::header::{Ipv4, Ipv6, Tcp, Udp};
@@ -22,7 +23,8 @@ pub struct Network {
     pub source: Address,
     /// Its destination address.
     pub destination: Address,
-    /// Protocol of what follows it (IPv6: its next-header field; extension headers are not followed).
+    /// Protocol of what follows it (IPv6: its next-header field; extension headers are not
+    /// followed).
     pub protocol: u8,
     /// Bytes of the header, options included.
     pub header: usize,
@@ -37,8 +39,9 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses do not belong on the wire, and since IPv4 addresses
-    /// are held in that form, a look-up would take it for the IPv4 address.
+    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses do not belong on
+    /// the wire, and since IPv4 addresses are held in that form, a look-up would take it for the
+    /// IPv4 address.
     #[inline(always)]
     pub const fn is_to_mapped(&self) -> bool {
         matches!(self.family, Family::V6) && self.destination.is_mapped()
@@ -50,7 +53,8 @@ impl Network {
         matches!(self.family, Family::V6) && self.source.is_mapped()
     }
 
-    /// Whether what follows the header, and extension headers where they were followed, is its own family's ICMP.
+    /// Whether what follows the header, and extension headers where they were followed, is its own
+    /// family's ICMP.
     #[inline(always)]
     pub const fn is_icmp(&self) -> bool {
         self.protocol
@@ -60,8 +64,8 @@ impl Network {
             }
     }
 
-    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet that is no later fragment, of an IPv6 packet without extension
-    /// headers.
+    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet
+    /// that is no later fragment, of an IPv6 packet without extension headers.
     #[inline(always)]
     pub const fn has_transport(&self) -> bool {
         self.protocol == TCP || self.protocol == UDP
@@ -203,7 +207,8 @@ pub(crate) fn from_ipv6(h: &Ipv6) -> Result<Network, Reason> {
     })
 }
 
-/// The TCP or UDP header behind `network`, the IP header of a direct packet ([`Network::is_direct`]).
+/// The TCP or UDP header behind `network`, the IP header of a direct packet
+/// ([`Network::is_direct`]).
 ///
 /// # Errors
 ///
@@ -225,7 +230,11 @@ pub fn transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, 
 ///
 /// [`Reason::OtherProtocol`], [`Reason::Truncated`].
 #[inline(always)]
-pub fn transport_at<P: Packet>(packet: &P, offset: usize, protocol: u8) -> Result<Transport, Reason> {
+pub fn transport_at<P: Packet>(
+    packet: &P,
+    offset: usize,
+    protocol: u8,
+) -> Result<Transport, Reason> {
     match protocol {
         TCP => packet.load_variable(offset).map(from_tcp),
         UDP => packet.load_variable(offset).map(from_udp),
@@ -261,20 +270,26 @@ const fn from_udp(h: Udp) -> Transport {
 pub struct Size {
     /// Bytes of the IP packet, without the padding that Ethernet adds to short frames.
     pub packet: usize,
-    /// Bytes of the largest IP packet that it will be cut into: of one segment when it is merged, else the same.
+    /// Bytes of the largest IP packet that it will be cut into: of one segment when it is merged,
+    /// else the same.
     pub segment: usize,
 }
 
 /// Measures the packet whose IP header is at `start`.
 ///
-/// The claim may be smaller than the frame, because Ethernet pads short frames. A merged packet of more than 65,535 bytes claims
-/// zero (Linux's "BIG TCP").
+/// The claim may be smaller than the frame, because Ethernet pads short frames. A merged packet of
+/// more than 65,535 bytes claims zero (Linux's "BIG TCP").
 ///
 /// # Errors
 ///
 /// [`Reason::BadLength`] when the headers claim more than there is, or less than themselves.
 #[inline(always)]
-pub fn size<P: Packet>(packet: &P, start: usize, network: &Network, transport: &Transport) -> Result<Size, Reason> {
+pub fn size<P: Packet>(
+    packet: &P,
+    start: usize,
+    network: &Network,
+    transport: &Transport,
+) -> Result<Size, Reason> {
     let present = packet.length().wrapping_sub(start);
     let merged = packet.segment_size();
     let unclaimed = match network.family {
@@ -288,16 +303,24 @@ pub fn size<P: Packet>(packet: &P, start: usize, network: &Network, transport: &
         return Err(Reason::BadLength);
     }
     let segment = headers.wrapping_add(merged);
-    Ok(Size { packet: length, segment: if merged == 0 || segment > length { length } else { segment } })
+    Ok(Size {
+        packet: length,
+        segment: if merged == 0 || segment > length { length } else { segment },
+    })
 }
 
-/// Measures a later fragment, whose IP header is at `start`: it has no transport header, and is never merged.
+/// Measures a later fragment, whose IP header is at `start`: it has no transport header, and is
+/// never merged.
 ///
 /// # Errors
 ///
 /// As [`size`].
 #[inline(always)]
-pub fn size_of_fragment<P: Packet>(packet: &P, start: usize, network: &Network) -> Result<Size, Reason> {
+pub fn size_of_fragment<P: Packet>(
+    packet: &P,
+    start: usize,
+    network: &Network,
+) -> Result<Size, Reason> {
     let length = network.length;
     if length > packet.length().wrapping_sub(start) || length < network.header {
         return Err(Reason::BadLength);

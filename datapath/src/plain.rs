@@ -4,8 +4,9 @@
 ///
 /// # Safety
 ///
-/// The type is `#[repr(C)]`, has no padding, and every bit pattern is a valid value of it. Nothing else may be put into a map: the
-/// kernel compares keys byte by byte, and another version of a program may have written a value.
+/// The type is `#[repr(C)]`, has no padding, and every bit pattern is a valid value of it. Nothing
+/// else may be put into a map: the kernel compares keys byte by byte, and another version of a
+/// program may have written a value.
 pub unsafe trait Plain: Copy + 'static {}
 
 // SAFETY: integers and arrays of bytes have no padding and accept every bit pattern.
@@ -19,11 +20,13 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 // SAFETY: as above.
 unsafe impl Plain for u8 {}
 
-/// Declares that a `#[repr(C)]` struct is [`Plain`], and asserts the size that follows when it has no padding.
+/// Declares that a `#[repr(C)]` struct is [`Plain`], and asserts the size that follows when it has
+/// no padding.
 macro_rules! plain {
     ($type:ty, $size:expr) => {
         const _: () = assert!(core::mem::size_of::<$type>() == $size);
-        // SAFETY: `#[repr(C)]`, made of integers and byte arrays; the size above leaves no room for padding.
+        // SAFETY: `#[repr(C)]`, made of integers and byte arrays; the size above leaves no room for
+        // padding.
         unsafe impl $crate::Plain for $type {}
     };
 }

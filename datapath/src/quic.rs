@@ -1,10 +1,13 @@
-//! The backend that a QUIC packet's connection ID names (QUIC-LB, draft-ietf-quic-load-balancers-21, plaintext connection IDs).
+//! The backend that a QUIC packet's connection ID names (QUIC-LB,
+//! draft-ietf-quic-load-balancers-21, plaintext connection IDs).
 //!
-//! A server puts the server ID that it was given into the connection IDs that it chooses. So all packets of a connection reach it, from whatever
-//! address and port its client sends them. The first octet of such an ID has three bits that say which configuration it is of; the other five
+//! A server puts the server ID that it was given into the connection IDs that it chooses. So all
+//! packets of a connection reach it, from whatever address and port its client sends them. The
+//! first octet of such an ID has three bits that say which configuration it is of; the other five
 //! mean nothing here. The server ID follows, then what the server made up.
 //!
-//! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing: which packets carry an ID that the client made up.
+//! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing:
+//! which packets carry an ID that the client made up.
 
 use crate::Reason;
 use crate::balance::{Outcome, conclude, refuse};
@@ -24,7 +27,8 @@ use crate::verifier::forgotten;
 use crate::vip::{check_source, find_address, find_vip, route};
 use crate::walk::Place;
 
-/// Value of the array `QUIC_LENGTHS`, by service: how many octets the server IDs of each configuration have.
+/// Value of the array `QUIC_LENGTHS`, by service: how many octets the server IDs of each
+/// configuration have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct IdLengths(u32);
@@ -38,7 +42,8 @@ impl IdLengths {
     /// How many configurations there can be; the eighth number says that an ID names nobody.
     pub const ROTATIONS: u8 = 7;
 
-    /// The same with a configuration, of a rotation below [`Self::ROTATIONS`], whose server IDs have 1 to [`Self::MOST`] octets.
+    /// The same with a configuration, of a rotation below [`Self::ROTATIONS`], whose server IDs
+    /// have 1 to [`Self::MOST`] octets.
     #[must_use]
     pub const fn with(self, rotation: u8, octets: u8) -> Self {
         Self(self.0 | (octets as u32 & 0xf) << ((rotation as u32 & 7) << 2))
@@ -57,15 +62,18 @@ impl IdLengths {
 pub struct ServerKey {
     /// The service.
     pub service: u32,
-    /// An octet of three bits for the configuration and five for the length, the server ID, and zeros.
+    /// An octet of three bits for the configuration and five for the length, the server ID, and
+    /// zeros.
     id: [u32; 4],
 }
 plain!(ServerKey, 20);
 
 impl ServerKey {
-    /// The key of a server ID of a configuration; `None` unless it has 1 to [`IdLengths::MOST`] octets.
+    /// The key of a server ID of a configuration; `None` unless it has 1 to [`IdLengths::MOST`]
+    /// octets.
     pub fn new(service: u32, rotation: u8, id: &[u8]) -> Option<Self> {
-        let length = u8::try_from(id.len()).ok().filter(|length| (1..=IdLengths::MOST).contains(length))?;
+        let length =
+            u8::try_from(id.len()).ok().filter(|length| (1..=IdLengths::MOST).contains(length))?;
         let mut octets = [0; 16];
         octets[0] = rotation << 5;
         octets[1..=id.len()].copy_from_slice(id);
@@ -83,7 +91,8 @@ impl ServerKey {
         (head >> 5, id, usize::from(head & 0xf))
     }
 
-    /// The key of what a connection ID begins with, its first 16 octets as they lie in memory, and the octets of the server ID in it.
+    /// The key of what a connection ID begins with, its first 16 octets as they lie in memory, and
+    /// the octets of the server ID in it.
     #[inline(always)]
     fn of(service: u32, lengths: IdLengths, octets: [u64; 2]) -> Option<(Self, u32)> {
         let (high, low) = (u64::from_be(octets[0]), u64::from_be(octets[1]));
@@ -109,7 +118,8 @@ impl ServerKey {
     }
 }
 
-/// The backend that a datagram names, which is there, and what was found out about the datagram until then.
+/// The backend that a datagram names, which is there, and what was found out about the datagram
+/// until then.
 pub struct Server {
     choice: Choice,
     /// Of whom it is a client: of the VIP's service, and of that to which a route leads.
@@ -121,14 +131,20 @@ pub struct Server {
     hash: u64,
 }
 
-/// The first half of a stage: whom the connection ID of a whole UDP datagram to a VIP address names, at a known place. When it names nobody that is there, then it
-/// is uncounted, and a matter for [`general`](crate::balance::general) at the same place, which says, too, whatever else is wrong with it.
+/// The first half of a stage: whom the connection ID of a whole UDP datagram to a VIP address
+/// names, at a known place. When it names nobody that is there, then it is uncounted, and a matter
+/// for [`general`](crate::balance::general) at the same place, which says, too, whatever else is
+/// wrong with it.
 ///
 /// # Errors
 ///
 /// As [`crate::balance()`].
 #[inline(always)]
-pub fn named<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
+pub fn named<P: Packet, T: BalancerTables>(
+    packet: &P,
+    place: Place,
+    tables: &T,
+) -> Result<Option<Server>, Reason> {
     find(packet, place, tables).inspect_err(|reason| refuse(tables, 0, *reason))
 }
 
@@ -156,7 +172,11 @@ pub(crate) fn is_quic<T: BalancerTables>(tables: &T, vip: &Vip, protocol: u8) ->
 }
 
 #[inline(always)]
-fn find<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> Result<Option<Server>, Reason> {
+fn find<P: Packet, T: BalancerTables>(
+    packet: &P,
+    place: Place,
+    tables: &T,
+) -> Result<Option<Server>, Reason> {
     let walked = place.walked(packet)?;
     let address = find_address(tables, &walked.network)?;
     let offset = walked.start.wrapping_add(walked.network.header);
@@ -166,15 +186,24 @@ fn find<P: Packet, T: BalancerTables>(packet: &P, place: Place, tables: &T) -> R
         return Ok(None);
     }
     let routed = route(tables, &walked.network.source, vip);
-    let Ok(size) = parse::size(packet, walked.start, &walked.network, &transport) else { return Ok(None) };
+    let Ok(size) = parse::size(packet, walked.start, &walked.network, &transport) else {
+        return Ok(None);
+    };
     let (start, end) = (offset.wrapping_add(Udp::SIZE), walked.start.wrapping_add(size.packet));
-    let Some(choice) = server(packet, start, end, routed.service, tables).and_then(|server| still(tables, &server, 0))
+    let Some(choice) = server(packet, start, end, routed.service, tables)
+        .and_then(|server| still(tables, &server, 0))
     else {
         return Ok(None);
     };
-    let (size, behind) = Behind::transport(packet, &walked.network, Part::Whole, &transport, size, tables);
+    let (size, behind) =
+        Behind::transport(packet, &walked.network, Part::Whole, &transport, size, tables);
     let hash = if tables.uses(Features::SOURCES) || tables.uses(Features::GUE) {
-        ours::hash(&ours::flow(&walked.network, &transport), walked.network.family, routed.options, tables)
+        ours::hash(
+            &ours::flow(&walked.network, &transport),
+            walked.network.family,
+            routed.options,
+            tables,
+        )
     } else {
         0
     };
@@ -198,18 +227,24 @@ fn forward<P: Packet, T: BalancerTables>(
     check_source(tables, &walked.network.source, vip)?;
     *service = routed.service;
     let (network, tags) = (walked.network, walked.tags());
-    let packet = Ours { network, size: *size, behind: *behind, opens: false, tags, vip: *routed, packet };
+    let packet =
+        Ours { network, size: *size, behind: *behind, opens: false, tags, vip: *routed, packet };
     packet.alive()?;
     packet.limit(tables)?;
     let way = way(&packet.network, routed.options, choice, tables)?;
     if let Some(mtu) = packet.mtu_to_tell(&way, tables)? {
         // What has tags in its bytes is told nothing.
-        return if walked.start == ETHERNET { Ok(Outcome::TooBig(packet.packet, mtu)) } else { Err(Reason::TooBig) };
+        return if walked.start == ETHERNET {
+            Ok(Outcome::TooBig(packet.packet, mtu))
+        } else {
+            Err(Reason::TooBig)
+        };
     }
     packet.send(choice, &way, *hash, false, tables).map(Outcome::Forward)
 }
 
-/// The server that the connection ID of a UDP datagram names, if a service knows it. What UDP carries is from `start` on and ends before `end`.
+/// The server that the connection ID of a UDP datagram names, if a service knows it. What UDP
+/// carries is from `start` on and ends before `end`.
 #[inline(always)]
 fn server<P: Packet, T: BalancerTables>(
     packet: &P,
@@ -218,9 +253,11 @@ fn server<P: Packet, T: BalancerTables>(
     service: u32,
     tables: &T,
 ) -> Option<Connection> {
-    /// The octet, and after it four of a version and one of the connection ID's length, with which a long header begins.
+    /// The octet, and after it four of a version and one of the connection ID's length, with which
+    /// a long header begins.
     const LONG: u64 = 6;
-    /// The most octets of a connection ID of version 1. Servers choose no longer ones, whatever the version.
+    /// The most octets of a connection ID of version 1. Servers choose no longer ones, whatever the
+    /// version.
     const MOST: u64 = 20;
 
     // In whole words, and with arithmetic where there could be a branch: the verifier follows each.
@@ -233,7 +270,8 @@ fn server<P: Packet, T: BalancerTables>(
     let before = 1_u64.wrapping_add(is_long.wrapping_mul(LONG.wrapping_sub(1)));
     let octets = if is_long == 0 { MOST } else { begins >> 16 & 0xff };
     let at = forgotten((start as u32).wrapping_add(before as u32)) as usize;
-    // No packet of QUIC is so short that fewer octets follow: what is encrypted alone has 20 (RFC 9001 section 5.4.2).
+    // No packet of QUIC is so short that fewer octets follow: what is encrypted alone has 20 (RFC
+    // 9001 section 5.4.2).
     if at.wrapping_add(size_of::<[u64; 2]>()) > end {
         return None;
     }
@@ -242,7 +280,8 @@ fn server<P: Packet, T: BalancerTables>(
     if octets <= u64::from(length) { None } else { tables.quic_server(&key) }
 }
 
-/// Whether the client made up the connection ID of a packet with a long header: of an Initial or 0-RTT packet.
+/// Whether the client made up the connection ID of a packet with a long header: of an Initial or
+/// 0-RTT packet.
 #[inline(always)]
 const fn is_clients_own(version: u32, first: u8) -> bool {
     /// RFC 9000 section 17.2.
@@ -275,15 +314,30 @@ mod tests {
     fn the_server_ids_of_the_drafts_plaintext_connection_ids_are_found() {
         let ids: [(u8, &[u8], &[u8]); 2] = [
             (0, &[0xc4, 0x60, 0x5e], &[0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f]),
-            (1, &[0x35, 0x0d, 0x28, 0xb4, 0x20], &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d, 0x97, 0x0b]),
+            (
+                1,
+                &[0x35, 0x0d, 0x28, 0xb4, 0x20],
+                &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d, 0x97, 0x0b],
+            ),
         ];
-        let lengths = ids.iter().fold(IdLengths::NONE, |all, (rotation, id, _)| all.with(*rotation, id.len() as u8));
+        let lengths = ids
+            .iter()
+            .fold(IdLengths::NONE, |all, (rotation, id, _)| all.with(*rotation, id.len() as u8));
         for (rotation, id, connection_id) in ids {
-            let (key, length) = ServerKey::of(9, lengths, begins(connection_id)).expect("the configuration is known");
+            let (key, length) = ServerKey::of(9, lengths, begins(connection_id))
+                .expect("the configuration is known");
             assert_eq!((Some(key), length), (ServerKey::new(9, rotation, id), id.len() as u32));
         }
-        assert_eq!(ServerKey::of(9, lengths, begins(&[0xe7, 0xc4, 0x60, 0x5e])), None, "names nobody");
-        assert_eq!(ServerKey::of(9, lengths, begins(&[0x47, 0xc4, 0x60, 0x5e])), None, "no such configuration");
+        assert_eq!(
+            ServerKey::of(9, lengths, begins(&[0xe7, 0xc4, 0x60, 0x5e])),
+            None,
+            "names nobody"
+        );
+        assert_eq!(
+            ServerKey::of(9, lengths, begins(&[0x47, 0xc4, 0x60, 0x5e])),
+            None,
+            "no such configuration"
+        );
     }
 
     proptest! {

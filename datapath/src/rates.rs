@@ -1,23 +1,27 @@
 //! Rates of packets and of new flows, kept by token buckets.
 //!
-//! A bucket is one number: the time at which it will be full again (the generic cell rate algorithm). Taking tokens is adding to it, which
-//! CPUs can do at the same time without a lock, also where the kernel knows no compare-and-swap (before Linux 5.12).
+//! A bucket is one number: the time at which it will be full again (the generic cell rate
+//! algorithm). Taking tokens is adding to it, which CPUs can do at the same time without a lock,
+//! also where the kernel knows no compare-and-swap (before Linux 5.12).
 
 use crate::plain::plain;
 use crate::{Address, Family};
 
-/// Units of the buckets' clock in a nanosecond: enough that ten million tokens a second are right to a quarter of a percent.
+/// Units of the buckets' clock in a nanosecond: enough that ten million tokens a second are right
+/// to a quarter of a percent.
 const UNITS: u64 = 4;
 /// Units in a second.
 const SECOND: u64 = 1_000_000_000 * UNITS;
 
-/// How many tokens come, and how many a full bucket holds: value of the array `RATES` at [`Rate::index`].
+/// How many tokens come, and how many a full bucket holds: value of the array `RATES` at
+/// [`Rate::index`].
 ///
 /// Eight bytes, written as one: it changes under traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
 pub struct Rate {
-    /// Until the next token comes, quarter nanoseconds times a power of two; 0 when there is no limit.
+    /// Until the next token comes, quarter nanoseconds times a power of two; 0 when there is no
+    /// limit.
     interval: u32,
     /// Tokens in a full bucket, 24 bits; above them the power of two.
     burst: u32,
@@ -40,7 +44,8 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Packets, Self::NewFlows, Self::SourcePackets, Self::SourceNewFlows];
+    pub const ALL: [Self; 4] =
+        [Self::Packets, Self::NewFlows, Self::SourcePackets, Self::SourceNewFlows];
 }
 
 impl Rate {
@@ -52,7 +57,8 @@ impl Rate {
     /// The most tokens that a bucket can hold.
     pub const MAX_BURST: u32 = 0x00ff_ffff;
 
-    /// So many tokens a second, 1 to [`Rate::MAX`], and so many in a full bucket, 1 to [`Rate::MAX_BURST`].
+    /// So many tokens a second, 1 to [`Rate::MAX`], and so many in a full bucket, 1 to
+    /// [`Rate::MAX_BURST`].
     pub const fn new(per_second: u32, burst: u32) -> Self {
         assert!(per_second >= 1 && per_second <= Self::MAX, "a rate that can be said");
         Self::of_units(SECOND / per_second as u64, burst)
@@ -87,9 +93,11 @@ impl Rate {
         self.interval != 0
     }
 
-    /// What taking tokens does to a bucket at a time (nanoseconds); `None` when there is no token in it.
+    /// What taking tokens does to a bucket at a time (nanoseconds); `None` when there is no token
+    /// in it.
     ///
-    /// One token is enough: who takes more goes into debt, so that a merged packet passes as its first segment would.
+    /// One token is enough: who takes more goes into debt, so that a merged packet passes as its
+    /// first segment would.
     #[inline(always)]
     pub const fn take(self, bucket: u64, tokens: u64, now: u64) -> Option<Taken> {
         let (interval, now) = (self.interval(), now.wrapping_mul(UNITS));
@@ -97,7 +105,8 @@ impl Rate {
         if bucket <= now {
             return Some(Taken::Full(now.wrapping_add(cost)));
         }
-        // Empty when less than a token's time is missing from the time that a whole bucket takes to fill.
+        // Empty when less than a token's time is missing from the time that a whole bucket takes to
+        // fill.
         if bucket.wrapping_sub(now).wrapping_add(interval)
             > interval.wrapping_mul((self.burst & Self::MAX_BURST) as u64)
         {
@@ -114,7 +123,8 @@ pub struct Asks {
     pub service: u32,
     /// Packets: the segments of a merged one.
     pub packets: u64,
-    /// Whether it opens a TCP connection. UDP knows no connections: its packets are limited, not its flows.
+    /// Whether it opens a TCP connection. UDP knows no connections: its packets are limited, not
+    /// its flows.
     pub opens: bool,
     /// The time, nanoseconds.
     pub now: u64,
@@ -123,7 +133,8 @@ pub struct Asks {
 /// How a bucket changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It was full: from now on it is this. Two CPUs that find it full at once cost it one of their takings, no more.
+    /// It was full: from now on it is this. Two CPUs that find it full at once cost it one of their
+    /// takings, no more.
     Full(u64),
     /// It was not: this is added, by an atomic addition, so that nobody's taking is lost.
     Partly(u64),
@@ -140,7 +151,8 @@ impl Taken {
     }
 }
 
-/// Key of the map `SOURCES`: a client as far as its rate goes, at one service. An IPv6 client is a whole /64.
+/// Key of the map `SOURCES`: a client as far as its rate goes, at one service. An IPv6 client is a
+/// whole /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SourceKey {
@@ -167,7 +179,8 @@ impl SourceKey {
     }
 }
 
-/// The buckets of a service, or of a source: value of the maps `BUCKETS` and `SOURCES`. All zero, they are full.
+/// The buckets of a service, or of a source: value of the maps `BUCKETS` and `SOURCES`. All zero,
+/// they are full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Buckets {
@@ -200,7 +213,10 @@ mod tests {
     #[test]
     fn a_full_bucket_gives_its_burst_and_no_more() {
         for burst in [1, 2, 10, 1000] {
-            assert_eq!(given(Rate::new(5, burst), std::iter::repeat_n(1_000_000_000_000, 5000)), u64::from(burst));
+            assert_eq!(
+                given(Rate::new(5, burst), std::iter::repeat_n(1_000_000_000_000, 5000)),
+                u64::from(burst)
+            );
         }
     }
 
@@ -208,13 +224,17 @@ mod tests {
     fn a_slow_bucket_gives_a_token_when_its_time_has_come() {
         let rate = Rate::every(3600, 2);
         let second = 1_000_000_000;
-        assert_eq!(given(rate, [second, second, second, 3500 * second, 3602 * second, 3603 * second]), 3);
+        assert_eq!(
+            given(rate, [second, second, second, 3500 * second, 3602 * second, 3603 * second]),
+            3
+        );
     }
 
     #[test]
     fn an_idle_bucket_holds_no_more_than_its_burst() {
         let rate = Rate::new(10, 3);
-        let (first, second) = (std::iter::repeat_n(1_000_000_000, 9), std::iter::repeat_n(900_000_000_000, 9));
+        let (first, second) =
+            (std::iter::repeat_n(1_000_000_000, 9), std::iter::repeat_n(900_000_000_000, 9));
         assert_eq!(given(rate, first.chain(second)), 6);
     }
 
@@ -232,7 +252,8 @@ mod tests {
     proptest! {
         #[test]
         fn over_time_a_bucket_gives_its_rate(per_second in 1..=Rate::MAX, burst in 2..100u32) {
-            // Twice the rate is asked for, during a thousand tokens' time. (A bucket of one would lose what comes a nanosecond too early.)
+            // Twice the rate is asked for, during a thousand tokens' time. (A bucket of one would
+            // lose what comes a nanosecond too early.)
             let rate = Rate::new(per_second, burst);
             let token = 1_000_000_000.0 / f64::from(per_second);
             let times = (0..2000u32).map(|n| 5_000_000_000 + (f64::from(n) * token / 2.0) as u64);

@@ -1,4 +1,5 @@
-//! What happened to a packet that was not forwarded: one enum is the error, the counter index and the metric name.
+//! What happened to a packet that was not forwarded: one enum is the error, the counter index and
+//! the metric name.
 
 use core::fmt;
 
@@ -9,7 +10,8 @@ pub enum Verdict {
     Pass,
     /// The packet is ours and cannot be forwarded.
     Drop,
-    /// The packet has become the answer to its sender: it leaves through the interface that it came from.
+    /// The packet has become the answer to its sender: it leaves through the interface that it came
+    /// from.
     Answer,
 }
 
@@ -17,7 +19,8 @@ macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $verdict:ident;)+) => {
         /// Why a packet was not forwarded.
         ///
-        /// The number is the index of the reason's counter; numbers are never reused. [`Reason::name`] is its name everywhere.
+        /// The number is the index of the reason's counter; numbers are never reused.
+        /// [`Reason::name`] is its name everywhere.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u32)]
         pub enum Reason {
@@ -54,69 +57,83 @@ reasons! {
     Vlan = 2, "vlan", Pass;
     /// The frame ends inside its headers. Not normal: a broken sender or an attack.
     Truncated = 3, "truncated", Pass;
-    /// An IP header that contradicts itself (version or header length). Not normal: a broken sender or an attack.
+    /// An IP header that contradicts itself (version or header length). Not normal: a broken sender
+    /// or an attack.
     BadHeader = 4, "bad_header", Pass;
     /// The destination is no VIP address. Normal: everybody else's traffic.
     NotVip = 5, "not_vip", Pass;
-    /// A fragment to a VIP address whose first fragment is not known: it came before that, or long after it, or the first one was not for
-    /// a VIP. Normal in small numbers.
+    /// A fragment to a VIP address whose first fragment is not known: it came before that, or long
+    /// after it, or the first one was not for a VIP. Normal in small numbers.
     Fragment = 6, "fragment", Pass;
-    /// To a VIP address, but neither TCP nor UDP, nor a ping or an error that is acted upon. Normal: pings that are left to the host, for example.
+    /// To a VIP address, but neither TCP nor UDP, nor a ping or an error that is acted upon.
+    /// Normal: pings that are left to the host, for example.
     OtherProtocol = 7, "other_protocol", Pass;
-    /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not configured.
+    /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not
+    /// configured.
     NotVipPort = 8, "not_vip_port", Pass;
-    /// Not for this host's link address: the interface is promiscuous, or the frame is a broadcast or multicast. Forwarding it
-    /// would duplicate what its real receiver forwards. Normal while somebody captures packets.
+    /// Not for this host's link address: the interface is promiscuous, or the frame is a broadcast
+    /// or multicast. Forwarding it would duplicate what its real receiver forwards. Normal while
+    /// somebody captures packets.
     OtherHost = 9, "other_host", Pass;
-    /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing header that is not at its end. Not normal:
-    /// a broken sender or an attack.
+    /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing
+    /// header that is not at its end. Not normal: a broken sender or an attack.
     ExtensionHeaders = 10, "extension_headers", Pass;
-    /// An ICMP error to a VIP address that quotes no packet from a VIP there. Normal in small numbers: errors for the host, scans.
+    /// An ICMP error to a VIP address that quotes no packet from a VIP there. Normal in small
+    /// numbers: errors for the host, scans.
     QuotesOther = 11, "quotes_other", Pass;
-    /// An ICMP error to a VIP address that quotes a later fragment, which has no ports, so that nobody can tell whose it is. Normal in small
-    /// numbers.
+    /// An ICMP error to a VIP address that quotes a later fragment, which has no ports, so that
+    /// nobody can tell whose it is. Normal in small numbers.
     QuotesFragment = 12, "quotes_fragment", Pass;
-    /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal: a broken sender or an attack.
+    /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal:
+    /// a broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.
     Expired = 17, "expired", Drop;
     /// The service of a VIP has no lookup table. Not normal: a fault of Sluice's daemon.
     NoTable = 18, "no_table", Drop;
-    /// No backend of the packet's slot can take it. Not normal: every backend of the slot is down or draining.
+    /// No backend of the packet's slot can take it. Not normal: every backend of the slot is down
+    /// or draining.
     NoBackend = 19, "no_backend", Drop;
     /// The backend has no address. Not normal: a fault of Sluice's daemon.
     NoEncapsulation = 20, "no_encapsulation", Drop;
     /// There is no route to the backend. Not normal: look at the host's routing table.
     NoRoute = 21, "no_route", Drop;
-    /// With its outer header the packet does not fit the MTU towards the backend. `mtu_told` of them were answered. Not normal: raise the underlay's MTU.
+    /// With its outer header the packet does not fit the MTU towards the backend. `mtu_told` of
+    /// them were answered. Not normal: raise the underlay's MTU.
     TooBig = 22, "too_big", Drop;
-    /// The kernel refused to make room for the outer header, or to take it off. Not normal: the packet was already encapsulated, or memory ran out.
+    /// The kernel refused to make room for the outer header, or to take it off. Not normal: the
+    /// packet was already encapsulated, or memory ran out.
     NoRoom = 23, "no_room", Drop;
     /// To a VIP address that drops what no service listens to, at such a port. Normal: scans.
     Unlisted = 24, "unlisted", Drop;
-    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the list is for.
+    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the
+    /// list is for.
     Denied = 25, "denied", Drop;
-    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a new service's lists are still being
-    /// read. Normal: that is what the list is for.
+    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a
+    /// new service's lists are still being read. Normal: that is what the list is for.
     NotAllowed = 26, "not_allowed", Drop;
-    /// The service gets more packets or new flows than its `rate` lets through. Not normal: an attack, or a limit that is too low.
+    /// The service gets more packets or new flows than its `rate` lets through. Not normal: an
+    /// attack, or a limit that is too low.
     ServiceLimit = 27, "service_limit", Drop;
-    /// The source sends more packets or new flows than the service's `rate` lets through for each. Not normal: an attack, many clients
-    /// behind one address, or a limit that is too low.
+    /// The source sends more packets or new flows than the service's `rate` lets through for each.
+    /// Not normal: an attack, many clients behind one address, or a limit that is too low.
     SourceLimit = 28, "source_limit", Drop;
-    /// A merged packet, a fragment, or one without a checksum of its own: in UDP over IPv6 it would go without a checksum, and the service does not say that its
-    /// backends take that (`udp_zero_checksum`). Not normal: say it, or turn merging (GRO) off.
+    /// A merged packet, a fragment, or one without a checksum of its own: in UDP over IPv6 it would
+    /// go without a checksum, and the service does not say that its backends take that
+    /// (`udp_zero_checksum`). Not normal: say it, or turn merging (GRO) off.
     NoChecksum = 30, "no_checksum", Drop;
     /// Not addressed to this backend as IP-in-IP or GUE. Normal: everybody else's traffic.
     NotTunnel = 32, "not_tunnel", Pass;
-    /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in small numbers under congestion.
+    /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in
+    /// small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
     /// A ping to a VIP address, answered. Normal: monitoring.
     PingAnswered = 56, "ping_answered", Answer;
-    /// The client was told by ICMP that its packet does not fit (`too_big` counts the packet). Normal where the underlay's MTU is small.
+    /// The client was told by ICMP that its packet does not fit (`too_big` counts the packet).
+    /// Normal where the underlay's MTU is small.
     MtuTold = 57, "mtu_told", Answer;
-    /// Nobody was told that a packet does not fit (`too_big` counts it), because errors are sent only so often. Not normal: many clients, or one that does not
-    /// listen.
+    /// Nobody was told that a packet does not fit (`too_big` counts it), because errors are sent
+    /// only so often. Not normal: many clients, or one that does not listen.
     MtuNotTold = 58, "mtu_not_told", Drop;
 }
 
@@ -133,10 +150,12 @@ impl Reason {
     /// How many counters of drops a service has.
     pub const DROPS: usize = 16;
 
-    /// The number of the first reason to drop a packet of a service; the `DROPS` numbers from here on are such reasons.
+    /// The number of the first reason to drop a packet of a service; the `DROPS` numbers from here
+    /// on are such reasons.
     const FIRST_DROP: u32 = 16;
 
-    /// The reason's place among the counters of drops that a service has; `None` when it is no reason to drop a packet of a service.
+    /// The reason's place among the counters of drops that a service has; `None` when it is no
+    /// reason to drop a packet of a service.
     #[inline(always)]
     pub const fn drop_index(self) -> Option<u32> {
         let index = self.index().wrapping_sub(Self::FIRST_DROP);
@@ -156,7 +175,10 @@ const _: () = {
         assert!(Reason::ALL[i].index() > 0 && Reason::ALL[i].index() < Reason::COUNTERS);
         assert!(i == 0 || Reason::ALL[i].index() > Reason::ALL[i - 1].index());
         // A service's counters have room for nothing but drops.
-        assert!(Reason::ALL[i].drop_index().is_none() || matches!(Reason::ALL[i].verdict(), Verdict::Drop));
+        assert!(
+            Reason::ALL[i].drop_index().is_none()
+                || matches!(Reason::ALL[i].verdict(), Verdict::Drop)
+        );
         i += 1;
     }
 };
@@ -177,7 +199,11 @@ mod tests {
     #[test]
     fn every_meaning_says_whether_it_is_normal() {
         for reason in Reason::ALL {
-            assert!(reason.meaning().to_lowercase().contains("normal"), "{reason}: {}", reason.meaning());
+            assert!(
+                reason.meaning().to_lowercase().contains("normal"),
+                "{reason}: {}",
+                reason.meaning()
+            );
         }
     }
 }

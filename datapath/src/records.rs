@@ -1,6 +1,8 @@
-//! Keys and values of the maps that only userspace reads: what a new daemon must know about what an earlier one did.
+//! Keys and values of the maps that only userspace reads: what a new daemon must know about what an
+//! earlier one did.
 //!
-//! They are pinned beside the maps that packets read, so that what the kernel does and what the daemon believes cannot part.
+//! They are pinned beside the maps that packets read, so that what the kernel does and what the
+//! daemon believes cannot part.
 
 use crate::plain::plain;
 
@@ -61,7 +63,8 @@ pub struct ServiceRecord {
 }
 plain!(ServiceRecord, 72);
 
-/// Value of the array `PATH_MTUS`, at [`NextHop::index`](crate::entries::NextHop::index): an MTU that a router on the way to a backend has told.
+/// Value of the array `PATH_MTUS`, at [`NextHop::index`](crate::entries::NextHop::index): an MTU
+/// that a router on the way to a backend has told.
 ///
 /// It counts in `NEXT_HOPS` until it expires. Zeros where no router has told any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,8 @@ impl PathMtuRecord {
     pub const NONE: Self = Self { until: 0, mtu: 0, incarnation: 0 };
 }
 
-/// Elements of the array `PATH_ERRORS`, which counts what became of errors about encapsulated packets; the daemon gives them their meaning.
+/// Elements of the array `PATH_ERRORS`, which counts what became of errors about encapsulated
+/// packets; the daemon gives them their meaning.
 pub const PATH_ERRORS: u32 = 32;
 
 /// Value of the one-entry array `INSTANCE`: what was applied last.

@@ -1,7 +1,9 @@
-//! The answer to a packet that does not fit: an ICMP "fragmentation needed" or ICMPv6 "packet too big", from the VIP to the client.
+//! The answer to a packet that does not fit: an ICMP "fragmentation needed" or ICMPv6 "packet too
+//! big", from the VIP to the client.
 //!
-//! It quotes as much of the packet as the RFCs ask for (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4). It is sent whether or not an IPv4 packet may be
-//! fragmented: the balancer cannot cut packets, and a client that hears of the MTU can (RFC 1191 section 4).
+//! It quotes as much of the packet as the RFCs ask for (RFC 1812 section 4.3.2.3, RFC 4443 section
+//! 2.4). It is sent whether or not an IPv4 packet may be fragmented: the balancer cannot cut
+//! packets, and a client that hears of the MTU can (RFC 1191 section 4).
 
 use crate::checksum::fold;
 use crate::flow::{ICMP, ICMPV6, TCP};
@@ -18,7 +20,8 @@ pub const QUOTE_V4: usize = 576 - Ipv4::SIZE - Icmp::SIZE;
 /// Bytes that an IPv6 error quotes: it is 1280 bytes long.
 pub const QUOTE_V6: usize = 1280 - Ipv6::SIZE - Icmp::SIZE;
 
-/// The smallest MTU that is told: what every host must take (RFC 791 section 3.2), and the smallest that IPv6 has (RFC 8200 section 5).
+/// The smallest MTU that is told: what every host must take (RFC 791 section 3.2), and the smallest
+/// that IPv6 has (RFC 8200 section 5).
 #[inline(always)]
 pub const fn smallest(family: Family) -> u32 {
     match family {
@@ -51,14 +54,16 @@ struct ErrorV6 {
 }
 plain!(ErrorV6, 48);
 
-/// The last stage: turns a packet that does not fit ([`First::TooBig`](crate::First::TooBig)), and is counted, into the error that tells its sender `mtu`,
-/// unless errors have been sent too often lately.
+/// The last stage: turns a packet that does not fit ([`First::TooBig`](crate::First::TooBig)), and
+/// is counted, into the error that tells its sender `mtu`, unless errors have been sent too often
+/// lately.
 ///
 /// The reason returned is [`Reason::MtuTold`] when the packet has become the error.
 #[inline(always)]
 pub fn reject<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> Reason {
     // A tag beside the bytes stays there.
-    let family = packet.load::<u16>(ETHERNET - 2).map(|ether_type| parse::is_ours(&packet, ether_type));
+    let family =
+        packet.load::<u16>(ETHERNET - 2).map(|ether_type| parse::is_ours(&packet, ether_type));
     let outcome = match family {
         Some(Ok(Family::V4)) => tell_v4(packet, mtu, tables),
         Some(Ok(Family::V6)) => tell_v6(packet, mtu, tables),
@@ -78,9 +83,14 @@ pub fn reject<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> 
     }
 }
 
-/// Whether the sender may be told: it has an address of its own, the frame was for this host alone, and not too many were told lately.
+/// Whether the sender may be told: it has an address of its own, the frame was for this host alone,
+/// and not too many were told lately.
 #[inline(always)]
-fn begin<P: Packet, T: BalancerTables>(packet: &mut P, network: &Network, tables: &T) -> Result<(), Reason> {
+fn begin<P: Packet, T: BalancerTables>(
+    packet: &mut P,
+    network: &Network,
+    tables: &T,
+) -> Result<(), Reason> {
     if !network.source.is_answerable(network.family) {
         return Err(Reason::TooBig);
     }
@@ -91,7 +101,11 @@ fn begin<P: Packet, T: BalancerTables>(packet: &mut P, network: &Network, tables
 }
 
 #[inline(always)]
-fn tell_v4<P: Packet, T: BalancerTables>(mut packet: P, mtu: u32, tables: &T) -> Result<(), Reason> {
+fn tell_v4<P: Packet, T: BalancerTables>(
+    mut packet: P,
+    mtu: u32,
+    tables: &T,
+) -> Result<(), Reason> {
     let network = parse::ipv4(&packet, ETHERNET)?;
     begin(&mut packet, &network, tables)?;
     let mut packet = packet.cut(ETHERNET + QUOTE_V4)?;
@@ -111,7 +125,11 @@ fn tell_v4<P: Packet, T: BalancerTables>(mut packet: P, mtu: u32, tables: &T) ->
 }
 
 #[inline(always)]
-fn tell_v6<P: Packet, T: BalancerTables>(mut packet: P, mtu: u32, tables: &T) -> Result<(), Reason> {
+fn tell_v6<P: Packet, T: BalancerTables>(
+    mut packet: P,
+    mtu: u32,
+    tables: &T,
+) -> Result<(), Reason> {
     const BEHIND: usize = ETHERNET + Ipv6::SIZE;
     const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
 
@@ -121,27 +139,39 @@ fn tell_v6<P: Packet, T: BalancerTables>(mut packet: P, mtu: u32, tables: &T) ->
     let header = packet.sum::<{ Ipv6::SIZE }>(ETHERNET).ok_or(Reason::NoRoom)?;
     let first = packet.sum::<MOST>(BEHIND).ok_or(Reason::NoRoom)?;
     let second = packet.sum::<MOST>(BEHIND + MOST).ok_or(Reason::NoRoom)?;
-    let third = packet.sum::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MOST }>(BEHIND + 2 * MOST).ok_or(Reason::NoRoom)?;
-    let behind = (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
+    let third = packet
+        .sum::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MOST }>(BEHIND + 2 * MOST)
+        .ok_or(Reason::NoRoom)?;
+    let behind =
+        (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
     let quote = settle(&mut packet, &network, behind.wrapping_add(fold(header) as u32), behind)?;
     let mut icmp = Icmp { kind: 2, code: 0, checksum: 0, rest: mtu.to_be() };
     // Of the pseudo-header (RFC 8200 section 8.1): length and next header; the addresses follow.
     let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
     let addresses = sum_of(&network.source).wrapping_add(sum_of(&network.destination));
-    icmp.checksum = !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
+    icmp.checksum =
+        !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
     let (source, destination) = (network.destination.words(), network.source.words());
     let network = Ipv6::new(CLASS, 0, LENGTH, ICMPV6, ANSWER_HOPS, source, destination);
     packet.insert(&ErrorV6 { network, icmp })
 }
 
-/// Gives the quoted transport checksum a value that nobody changes any more; the sum of the quote with it. `sum` is that of the quote, `behind` that of
-/// what follows its IP header.
+/// Gives the quoted transport checksum a value that nobody changes any more; the sum of the quote
+/// with it. `sum` is that of the quote, `behind` that of what follows its IP header.
 ///
-/// A kernel that has not filled the checksum in yet (CHECKSUM_PARTIAL) does so when the error leaves: it writes the complement of the sum of everything from
-/// the transport header on, this field included, into the field. A program cannot see whether it will, and the ICMP checksum covers the field. So it gets the one value that stays: with `s` the sum without the field, `f = -(s + f)`, hence
-/// `f = -s / 2`. In one's complement, halving is turning right by a bit. Nobody checks a quoted packet's checksum: it is cut off before its end.
+/// A kernel that has not filled the checksum in yet (CHECKSUM_PARTIAL) does so when the error
+/// leaves: it writes the complement of the sum of everything from the transport header on, this
+/// field included, into the field. A program cannot see whether it will, and the ICMP checksum
+/// covers the field. So it gets the one value that stays: with `s` the sum without the field,
+/// `f = -(s + f)`, hence `f = -s / 2`. In one's complement, halving is turning right by a bit.
+/// Nobody checks a quoted packet's checksum: it is cut off before its end.
 #[inline(always)]
-fn settle<P: Packet>(packet: &mut P, network: &Network, sum: u32, behind: u32) -> Result<u32, Reason> {
+fn settle<P: Packet>(
+    packet: &mut P,
+    network: &Network,
+    sum: u32,
+    behind: u32,
+) -> Result<u32, Reason> {
     const TCP_CHECKSUM: usize = 16;
     const UDP_CHECKSUM: usize = 6;
 
@@ -161,7 +191,8 @@ fn settle<P: Packet>(packet: &mut P, network: &Network, sum: u32, behind: u32) -
 #[inline(always)]
 const fn sum_of(address: &Address) -> u32 {
     let [a, b, c, d] = address.words();
-    let low = (a & 0xffff).wrapping_add(b & 0xffff).wrapping_add(c & 0xffff).wrapping_add(d & 0xffff);
+    let low =
+        (a & 0xffff).wrapping_add(b & 0xffff).wrapping_add(c & 0xffff).wrapping_add(d & 0xffff);
     low.wrapping_add(a >> 16).wrapping_add(b >> 16).wrapping_add(c >> 16).wrapping_add(d >> 16)
 }
 
@@ -188,12 +219,16 @@ mod tests {
         let packet = &frame[ETHERNET..];
         match packet[0] >> 4 {
             4 => sum(&packet[..20]) == 0xffff && sum(&packet[20..]) == 0xffff,
-            _ => sum(&[&packet[8..], &(packet.len() as u16 - 40).to_be_bytes(), &[0, 58]].concat()) == 0xffff,
+            _ => {
+                sum(&[&packet[8..], &(packet.len() as u16 - 40).to_be_bytes(), &[0, 58]].concat())
+                    == 0xffff
+            }
         }
     }
 
     proptest! {
-        /// What a kernel does with CHECKSUM_PARTIAL while the error leaves (`skb_checksum_help`) changes nothing.
+        /// What a kernel does with CHECKSUM_PARTIAL while the error leaves (`skb_checksum_help`)
+        /// changes nothing.
         #[test]
         fn an_error_is_valid_whether_or_not_a_kernel_completes_the_quoted_checksum(
             v6: bool, tcp: bool, options in 0..=10u8, bytes in proptest::collection::vec(any::<u8>(), 1500),

@@ -1,14 +1,16 @@
 //! SipHash over 64-bit words, the same code in the kernel and in userspace.
 //!
-//! SipHash is a keyed pseudo-random function made for hash tables that strangers may fill (Aumasson and Bernstein, "SipHash: a
-//! fast short-input PRF", 2012): without the key nobody can find flows that meet in one slot. Flows are hashed with SipHash-1-3,
-//! the variant that hash tables use; the general function is here because the published vectors are for SipHash-2-4.
+//! SipHash is a keyed pseudo-random function made for hash tables that strangers may fill (Aumasson
+//! and Bernstein, "SipHash: a fast short-input PRF", 2012): without the key nobody can find flows
+//! that meet in one slot. Flows are hashed with SipHash-1-3, the variant that hash tables use; the
+//! general function is here because the published vectors are for SipHash-2-4.
 
 /// SipHash-`C`-`D` of a message of `N` little-endian 64-bit words under `key`.
 ///
-/// `key` holds the two halves of the 128-bit key as little-endian words, as in the paper. `rest` holds what is left of the message behind whole
-/// words, `bytes` of them, fewer than eight, and zeros above: the paper's final block has room for them beside the length, so that a
-/// short message costs one block less.
+/// `key` holds the two halves of the 128-bit key as little-endian words, as in the paper. `rest`
+/// holds what is left of the message behind whole words, `bytes` of them, fewer than eight, and
+/// zeros above: the paper's final block has room for them beside the length, so that a short
+/// message costs one block less.
 #[inline(always)]
 pub fn siphash<const C: usize, const D: usize, const N: usize>(
     key: [u64; 2],
@@ -80,13 +82,17 @@ mod tests {
         }
     }
 
-    /// The reference implementation's vectors for messages `00 01 .. (n-1)` under the key `00 .. 0f`, n = 0, 8, 15 and 16.
+    /// The reference implementation's vectors for messages `00 01 .. (n-1)` under the key
+    /// `00 .. 0f`, n = 0, 8, 15 and 16.
     #[test]
     fn agrees_with_the_published_vectors() {
         let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
         assert_eq!(siphash::<2, 4, 0>(key, [], 0, 0), 0x726f_db47_dd0e_0e31);
         assert_eq!(siphash::<2, 4, 1>(key, [key[0]], 0, 0), 0x93f5_f579_9a93_2462);
-        assert_eq!(siphash::<2, 4, 1>(key, [key[0]], key[1] & (u64::MAX >> 8), 7), 0xa129_ca61_49be_45e5);
+        assert_eq!(
+            siphash::<2, 4, 1>(key, [key[0]], key[1] & (u64::MAX >> 8), 7),
+            0xa129_ca61_49be_45e5
+        );
         assert_eq!(siphash::<2, 4, 2>(key, key, 0, 0), 0x3f2a_cc7f_57c2_9bdb);
     }
 }

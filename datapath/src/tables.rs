@@ -3,7 +3,8 @@
 #[cfg(doc)]
 use crate::entries::Settings;
 use crate::entries::{
-    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey, Vip, VipAddress, VipKey,
+    Backend, Connection, Fragment, FragmentKey, Listing, NextHop, PrefixKey, RouteKey, Vip,
+    VipAddress, VipKey,
 };
 use crate::flow::Port;
 use crate::observe::{Event, Observer};
@@ -12,9 +13,11 @@ use crate::quic::{IdLengths, ServerKey};
 use crate::rates::{Asks, SourceKey};
 use crate::{Address, Family, Flow, Reason};
 
-/// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for their meaning.
+/// One service's lookup table: the words of its inner map. See [`crate::entries::TableHead`] for
+/// their meaning.
 ///
-/// The kernel's arrays round their elements up to eight bytes, so two words share an element: a slot costs four bytes.
+/// The kernel's arrays round their elements up to eight bytes, so two words share an element: a
+/// slot costs four bytes.
 pub trait LookupTable {
     /// The words at `2 * element` (low half) and `2 * element + 1`, or `None` past the end.
     fn pair(&self, element: u32) -> Option<u64>;
@@ -69,9 +72,11 @@ pub trait BalancerTables: EventTables {
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
     /// The VIP behind a key, if there is one.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
-    /// The service, with its options, whose a client of a service is by the longest prefix that holds it.
+    /// The service, with its options, whose a client of a service is by the longest prefix that
+    /// holds it.
     fn route(&self, key: &RouteKey) -> Option<Vip>;
-    /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source; `None` when there is no list.
+    /// What the list of sources at an index ([`Listing::OF_ALL`], or a service's) says of a source;
+    /// `None` when there is no list.
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing>;
     /// How long a service's QUIC server IDs are.
     fn quic_lengths(&self, service: u32) -> IdLengths;
@@ -85,9 +90,11 @@ pub trait BalancerTables: EventTables {
     fn next_hop(&self, index: u32) -> Option<NextHop>;
     /// The connection table's entry of a flow.
     fn connection(&self, flow: &Flow) -> Option<Connection>;
-    /// Writes a flow's entry. When the table refuses, the flow is forwarded all the same: it is best effort.
+    /// Writes a flow's entry. When the table refuses, the flow is forwarded all the same: it is
+    /// best effort.
     fn remember(&self, flow: &Flow, connection: &Connection);
-    /// Takes tokens from a source's buckets by the rates of its service; false when there are none left.
+    /// Takes tokens from a source's buckets by the rates of its service; false when there are none
+    /// left.
     fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool;
     /// Takes tokens from a service's buckets by its rates; false when there are none left.
     fn take_from_service(&self, asks: &Asks) -> bool;
@@ -118,7 +125,8 @@ pub struct Forwarded {
 pub trait BackendTables {
     /// Whether encapsulated packets may come to this address of the host.
     fn is_local(&self, address: &Address) -> bool;
-    /// Whether the kernel can take off an outer header of another family than the inner one's; a constant.
+    /// Whether the kernel can take off an outer header of another family than the inner one's; a
+    /// constant.
     fn crosses(&self) -> bool;
     /// The port of GUE, a constant; number 0 where none is taken off.
     fn gue_port(&self) -> Port;

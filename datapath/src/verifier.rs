@@ -2,9 +2,10 @@
 
 /// The same number, of which the verifier knows nothing any more.
 ///
-/// It follows a program along every path, and ends one only where it knows as much as on an earlier one: numbers whose bounds differ by the
-/// path multiply all that comes behind. After this they are alike. (A byte written into a word on the stack makes it forget the word, in all
-/// versions from Linux 5.10 on.)
+/// It follows a program along every path, and ends one only where it knows as much as on an earlier
+/// one: numbers whose bounds differ by the path multiply all that comes behind. After this they are
+/// alike. (A byte written into a word on the stack makes it forget the word, in all versions from
+/// Linux 5.10 on.)
 #[inline(always)]
 pub fn forgotten(number: u32) -> u32 {
     /// The byte of a word on the stack that is zero in any number.

@@ -1,6 +1,8 @@
-//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension headers.
+//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension
+//! headers.
 //!
-//! Slower than [`crate::parse`], which knows where the headers of an ordinary packet are, and right for every packet.
+//! Slower than [`crate::parse`], which knows where the headers of an ordinary packet are, and right
+//! for every packet.
 
 use crate::flow::{ICMP, ICMPV6, UDP};
 use crate::header::{Ipv4, Ipv6, Ipv6Fragment};
@@ -15,7 +17,8 @@ const MAX_TAGS: usize = 2;
 /// The largest offset of an IP header.
 const MAX_START: usize = ETHERNET + 4 * MAX_TAGS;
 
-/// The most extension headers that are followed, the fragment header included. More are no client's habit.
+/// The most extension headers that are followed, the fragment header included. More are no client's
+/// habit.
 const MAX_EXTENSIONS: usize = 8;
 
 /// The most bytes of an IPv6 header and its extension headers that are followed.
@@ -24,13 +27,16 @@ const MAX_HEADERS: usize = Ipv6::SIZE + 256;
 /// Where the headers of a packet are, and what they say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walked {
-    /// What the IP header and what follows it say; [`Network::header`] counts options and extension headers.
+    /// What the IP header and what follows it say; [`Network::header`] counts options and extension
+    /// headers.
     pub network: Network,
     /// Offset of the IP header.
     pub start: usize,
-    /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers are followed.
+    /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers
+    /// are followed.
     pub part: Part,
-    /// Bytes from the start of an IPv6 header to the fragment header behind it; means nothing when there is none.
+    /// Bytes from the start of an IPv6 header to the fragment header behind it; means nothing when
+    /// there is none.
     fragment: usize,
     /// Whether it has a VLAN tag, in its bytes or beside them.
     pub tagged: bool,
@@ -64,7 +70,9 @@ impl Walked {
     #[inline(always)]
     pub(crate) fn identification<P: Packet>(&self, packet: &P) -> Result<u32, Reason> {
         match self.network.family {
-            Family::V4 => packet.load_variable(self.start).map(|header: Ipv4| header.identification()),
+            Family::V4 => {
+                packet.load_variable(self.start).map(|header: Ipv4| header.identification())
+            }
             Family::V6 => packet
                 .load_variable(self.start.wrapping_add(self.fragment))
                 .map(|header: Ipv6Fragment| header.identification()),
@@ -79,7 +87,8 @@ impl Walked {
     }
 }
 
-/// Where the end of a packet's headers is, and what is there: what one stage found out, in a form in which the next one can be told.
+/// Where the end of a packet's headers is, and what is there: what one stage found out, in a form
+/// in which the next one can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     family: Family,
@@ -99,7 +108,8 @@ pub struct Place {
 pub enum Matter {
     /// [`general`](crate::balance::general): TCP or UDP, or what nobody handles.
     General,
-    /// [`quic`](crate::quic()), where services have server IDs, and what names nobody there, [`general`](crate::balance::general): a whole UDP datagram.
+    /// [`quic`](crate::quic()), where services have server IDs, and what names nobody there,
+    /// [`general`](crate::balance::general): a whole UDP datagram.
     Datagram,
     /// [`icmp`](crate::icmp()): a whole ICMP message of its family.
     Icmp,
@@ -108,8 +118,9 @@ pub enum Matter {
 }
 
 impl Place {
-    // A place as a number, from the lowest bit on: offset (at most 22), family, bytes of headers (at most 296), part, protocol, and words of four
-    // bytes between the IPv6 header and a fragment header (at most 64).
+    // A place as a number, from the lowest bit on: offset (at most 22), family, bytes of headers
+    // (at most 296), part, protocol, and words of four bytes between the IPv6 header and a fragment
+    // header (at most 64).
     const FAMILY: u32 = 5;
     const HEADER: u32 = 6;
     const PART: u32 = 15;
@@ -120,10 +131,18 @@ impl Place {
     #[inline(always)]
     pub(crate) const fn of(walked: &Walked) -> Self {
         let Walked { network, start, part, fragment, .. } = *walked;
-        Self { family: network.family, start, header: network.header, fragment, part, protocol: network.protocol }
+        Self {
+            family: network.family,
+            start,
+            header: network.header,
+            fragment,
+            part,
+            protocol: network.protocol,
+        }
     }
 
-    /// The place of what directly follows the plain IP header of an untagged packet that is no fragment.
+    /// The place of what directly follows the plain IP header of an untagged packet that is no
+    /// fragment.
     #[inline(always)]
     pub(crate) const fn direct(network: Network) -> Self {
         Self::of(&Walked::new(network, ETHERNET, Part::Whole, false))
@@ -192,11 +211,18 @@ impl Place {
             Family::V6 => from_ipv6(&packet.load_variable(start).ok_or(Reason::Truncated)?)?,
         };
         let tagged = packet.has_vlan() || start != ETHERNET;
-        Ok(Walked { network: Network { header, protocol, ..network }, start, part, fragment, tagged })
+        Ok(Walked {
+            network: Network { header, protocol, ..network },
+            start,
+            part,
+            fragment,
+            tagged,
+        })
     }
 }
 
-/// Finds what is behind the VLAN tags: the EtherType, wire order, and the offset of what it is about.
+/// Finds what is behind the VLAN tags: the EtherType, wire order, and the offset of what it is
+/// about.
 ///
 /// # Errors
 ///
@@ -215,14 +241,19 @@ pub(crate) fn past_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reason> {
     }
     // However many tags there were, the verifier knows the same about the offset now.
     let start = forgotten(start as u32) as usize;
-    if is_tag(ether_type) || start > MAX_START { Err(Reason::Vlan) } else { Ok((ether_type, start)) }
+    if is_tag(ether_type) || start > MAX_START {
+        Err(Reason::Vlan)
+    } else {
+        Ok((ether_type, start))
+    }
 }
 
 /// Finds the IP header.
 ///
 /// # Errors
 ///
-/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`], [`Reason::BadHeader`].
+/// [`Reason::Vlan`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`],
+/// [`Reason::BadHeader`].
 #[inline(always)]
 pub fn network<P: Packet>(packet: &P) -> Result<Walked, Reason> {
     let (ether_type, start) = past_tags(packet)?;
@@ -258,16 +289,23 @@ fn extensions<P: Packet>(packet: &P, walked: Walked) -> Result<Walked, Reason> {
         let offset = start.wrapping_add(network.header);
         let length = match network.protocol {
             HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
-                let [next, length, _, left]: [u8; 4] = packet.load_variable(offset).ok_or(Reason::Truncated)?;
-                // A routing header with segments left: the destination is a waypoint (RFC 8200 section 4.4).
+                let [next, length, _, left]: [u8; 4] =
+                    packet.load_variable(offset).ok_or(Reason::Truncated)?;
+                // A routing header with segments left: the destination is a waypoint (RFC 8200
+                // section 4.4).
                 if network.protocol == ROUTING && left != 0 {
                     return Err(Reason::ExtensionHeaders);
                 }
                 let authentication = network.protocol == AUTHENTICATION;
                 network.protocol = next;
-                // The authentication header counts in words of four bytes, two less than it has (RFC 4302 section 2.2).
+                // The authentication header counts in words of four bytes, two less than it has
+                // (RFC 4302 section 2.2).
                 let length = usize::from(length);
-                if authentication { length.wrapping_add(2) << 2 } else { length.wrapping_add(1) << 3 }
+                if authentication {
+                    length.wrapping_add(2) << 2
+                } else {
+                    length.wrapping_add(1) << 3
+                }
             }
             FRAGMENT => {
                 let header: Ipv6Fragment = packet.load_variable(offset).ok_or(Reason::Truncated)?;

@@ -1,13 +1,17 @@
-//! Building tables and preference lists, beside the pseudo-code of the Maglev paper in the same run.
+//! Building tables and preference lists, beside the pseudo-code of the Maglev paper in the same
+//! run.
 //!
-//! `cargo bench -p sluice-maglev`; docs/benchmarks.md in the repository says how to read the figures.
+//! `cargo bench -p sluice-maglev`; docs/benchmarks.md in the repository says how to read the
+//! figures.
 
 extern crate alloc;
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime,
+};
 use siphasher::sip128::SipHasher24;
 use sluice_maglev::{Lists, Member, Seed, Table, TableSize, diff};
 
@@ -30,7 +34,8 @@ fn members<'a>(names: &'a [String], weight: impl Fn(u32) -> u32) -> Vec<Member<'
 }
 
 fn table(names: &[String], slots: u32) -> Table {
-    Table::build(&members(names, |_| 1), TableSize::new(slots).expect("a prime"), &Seed::new(KEY)).expect("a table")
+    Table::build(&members(names, |_| 1), TableSize::new(slots).expect("a prime"), &Seed::new(KEY))
+        .expect("a table")
 }
 
 /// Offset and skip as the paper has them, by modulo.
@@ -46,9 +51,16 @@ fn offset_skip(names: &[String], slots: u32) -> Vec<(u32, u32)> {
 }
 
 /// Runs `bench` for each number of slots and of members.
-fn each_size(c: &mut Criterion, group: &str, bench: impl Fn(&mut BenchmarkGroup<'_, WallTime>, &str, &[String], u32)) {
+fn each_size(
+    c: &mut Criterion,
+    group: &str,
+    bench: impl Fn(&mut BenchmarkGroup<'_, WallTime>, &str, &[String], u32),
+) {
     let mut group = c.benchmark_group(group);
-    group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(800));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800));
     for slots in SLOTS {
         for members in MEMBERS {
             bench(&mut group, &format!("{slots} slots, {members} members"), &names(members), slots);
@@ -75,7 +87,8 @@ fn build(c: &mut Criterion) {
         if names.len() * slots as usize * size_of::<u32>() <= LARGEST_MATRIX {
             group.bench_function(BenchmarkId::new("paper", case), |b| {
                 b.iter(|| {
-                    let permutation = paper::permutations(&offset_skip(black_box(names), slots), slots);
+                    let permutation =
+                        paper::permutations(&offset_skip(black_box(names), slots), slots);
                     paper::populate(&permutation, slots)
                 });
             });

@@ -1,4 +1,5 @@
-//! Prints how evenly slots spread while members are down, and what adding or removing a member moves.
+//! Prints how evenly slots spread while members are down, and what adding or removing a member
+//! moves.
 //!
 //! `cargo run --release -p sluice-maglev --example balance`
 
@@ -12,7 +13,9 @@ fn main() {
         "Load of the busiest member that is up, over the mean of those that are up (middle and worst of {SEEDS} seeds)"
     );
     println!("and the share of slots whose whole list is down, for lists of 2, 3 and 4 members.\n");
-    println!("|  slots | members | slots per member | down | middle | worst | nobody up, 2 | 3 | 4 |");
+    println!(
+        "|  slots | members | slots per member | down | middle | worst | nobody up, 2 | 3 | 4 |"
+    );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (slots, members, downs) in [
         (4_093, 8, [1, 2, 3, 4]),
@@ -27,13 +30,23 @@ fn main() {
         spread(slots, members, &downs);
     }
 
-    println!("\nSlots moved between members that stay, as a share of all slots (middle and worst of {SEEDS} seeds);");
+    println!(
+        "\nSlots moved between members that stay, as a share of all slots (middle and worst of {SEEDS} seeds);"
+    );
     println!("slots that have to move are not counted.\n");
-    println!("|  slots | members | weights | add one | worst | remove one | worst | one weight + 10 % | worst |");
+    println!(
+        "|  slots | members | weights | add one | worst | remove one | worst | one weight + 10 % | worst |"
+    );
     println!("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for (slots, members) in
-        [(4_093, 8), (4_093, 40), (65_537, 10), (65_537, 100), (65_537, 650), (655_373, 100), (655_373, 1_000)]
-    {
+    for (slots, members) in [
+        (4_093, 8),
+        (4_093, 40),
+        (65_537, 10),
+        (65_537, 100),
+        (65_537, 650),
+        (655_373, 100),
+        (655_373, 1_000),
+    ] {
         movement(slots, members, "equal", |_| 100);
         movement(slots, members, "1 to 16", |member| 100 * (1 + member * 7 % 16));
     }
@@ -84,7 +97,8 @@ fn spread(slots: u32, members: usize, downs: &[usize]) {
             loads.push(f64::from(*load.iter().max().expect("members")) / mean);
         }
         let (middle, worst) = middle_and_worst(loads);
-        let [two, three, four] = nobody.map(|slots_down| 100.0 * slots_down / f64::from(slots) / f64::from(seeds));
+        let [two, three, four] =
+            nobody.map(|slots_down| 100.0 * slots_down / f64::from(slots) / f64::from(seeds));
         let per_member = slots as usize / members;
         println!(
             "| {slots} | {members} | {per_member} | {down} | {middle:.3} | {worst:.3} | {two:.2} % | {three:.3} % | {four:.4} % |"
@@ -103,7 +117,9 @@ fn movement(slots: u32, members: usize, weights: &str, weight: impl Fn(u32) -> u
             3 => weight(member) * 11 / 10,
             _ => weight(member),
         });
-        for (values, (before, after)) in changes.iter_mut().zip([(&few, &many), (&many, &few), (&few, &heavier)]) {
+        for (values, (before, after)) in
+            changes.iter_mut().zip([(&few, &many), (&many, &few), (&few, &heavier)])
+        {
             let change = diff(before, after).expect("equal sizes");
             values.push(100.0 * f64::from(change.moved - change.needed) / f64::from(slots));
         }

@@ -45,7 +45,10 @@ pub struct DiffError {
 impl fmt::Display for DiffError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { before, after } = self;
-        write!(f, "tables of {before} and {after} slots cannot be compared; build both with one size")
+        write!(
+            f,
+            "tables of {before} and {after} slots cannot be compared; build both with one size"
+        )
     }
 }
 
@@ -78,7 +81,11 @@ pub fn diff(before: &Table, after: &Table) -> Result<Diff, DiffError> {
         }
     }
     let moved = gained.iter().sum();
-    let needed = gained.iter().zip(&lost).map(|(gained, lost): (&u32, _)| gained.saturating_sub(*lost)).sum();
+    let needed = gained
+        .iter()
+        .zip(&lost)
+        .map(|(gained, lost): (&u32, _)| gained.saturating_sub(*lost))
+        .sum();
     let members = (names.iter().zip(gained).zip(lost))
         .filter(|((_, gained), lost)| gained + lost > 0)
         .map(|((name, gained), lost)| MemberDiff { name: (*name).into(), gained, lost })

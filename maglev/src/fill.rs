@@ -1,28 +1,34 @@
 //! Members take turns at choosing slots until all are taken.
 //!
-//! Three things make this faster than walking the permutations one slot at a time, and change nothing in the result:
+//! Three things make this faster than walking the permutations one slot at a time, and change
+//! nothing in the result:
 //!
-//! - A position in a permutation is kept as a 64-bit fraction of the table, so that a step is one addition that wraps
-//!   around by itself, and a slot is the upper half of a product. Nothing is divided.
-//! - A member looks at a whole *window* of its next preferences at once, without a branch that depends on what it finds,
-//!   and remembers which were free. A few of those are gone when their turn comes, hence the second look.
-//! - The last free slots cost a walk the most. When only the square root of the table is left, a turn computes instead
-//!   for each free slot where it stands in the member's permutation, and takes the first.
+//! - A position in a permutation is kept as a 64-bit fraction of the table, so that a step is one
+//!   addition that wraps around by itself, and a slot is the upper half of a product. Nothing is
+//!   divided.
+//! - A member looks at a whole *window* of its next preferences at once, without a branch that
+//!   depends on what it finds, and remembers which were free. A few of those are gone when their
+//!   turn comes, hence the second look.
+//! - The last free slots cost a walk the most. When only the square root of the table is left, a
+//!   turn computes instead for each free slot where it stands in the member's permutation, and
+//!   takes the first.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::permutation::Permutation;
 
-/// Fills a table of `slots` slots (a prime below 2^23, at least as many as members), and returns the owner of each as an
-/// index into `permutations`.
+/// Fills a table of `slots` slots (a prime below 2^23, at least as many as members), and returns
+/// the owner of each as an index into `permutations`.
 ///
-/// In each round every member, in order, takes as many turns as its share asks for; in each turn it takes the first slot
-/// of its permutation that is still free. With equal shares that is the loop of the paper's section 3.4.
+/// In each round every member, in order, takes as many turns as its share asks for; in each turn it
+/// takes the first slot of its permutation that is still free. With equal shares that is the loop
+/// of the paper's section 3.4.
 ///
 /// `shares` are the slots each member is to get, and add up to `slots`.
 pub(crate) fn fill(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
-    // A large window saves time, but with many members the slots in it are taken by others before it is used up.
+    // A large window saves time, but with many members the slots in it are taken by others before
+    // it is used up.
     match slots as usize / permutations.len() {
         256.. => fill_by::<32>(slots, permutations, shares),
         48.. => fill_by::<16>(slots, permutations, shares),
@@ -30,11 +36,16 @@ pub(crate) fn fill(slots: u32, permutations: &[Permutation], shares: &[u32]) -> 
     }
 }
 
-fn fill_by<const WINDOW: u64>(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
+fn fill_by<const WINDOW: u64>(
+    slots: u32,
+    permutations: &[Permutation],
+    shares: &[u32],
+) -> Vec<u16> {
     let fractions = Fractions::new(slots);
     let mut taken = Taken::new(slots);
     let mut owners = vec![0; slots as usize];
-    let mut walks: Vec<Walk> = permutations.iter().map(|permutation| fractions.walk::<WINDOW>(permutation)).collect();
+    let mut walks: Vec<Walk> =
+        permutations.iter().map(|permutation| fractions.walk::<WINDOW>(permutation)).collect();
 
     let mut turns = Turns::new(slots, shares);
     let last = slots.isqrt();
@@ -56,8 +67,9 @@ fn fill_by<const WINDOW: u64>(slots: u32, permutations: &[Permutation], shares: 
 
 /// Whose turn it is.
 ///
-/// A round gives each member its share divided by the number of rounds, one turn at least for most; what does not come
-/// out even is carried over. With equal shares, every member has one turn in each round.
+/// A round gives each member its share divided by the number of rounds, one turn at least for most;
+/// what does not come out even is carried over. With equal shares, every member has one turn in
+/// each round.
 struct Turns {
     rounds: u32,
     at: usize,
@@ -74,7 +86,8 @@ impl Turns {
     fn new(slots: u32, shares: &[u32]) -> Self {
         let rounds = slots.div_ceil(shares.len() as u32);
         // All start with nearly a turn saved, so that the first round has everybody in it.
-        let mut members: Vec<Credit> = shares.iter().map(|&share| Credit { share, saved: rounds - 1 }).collect();
+        let mut members: Vec<Credit> =
+            shares.iter().map(|&share| Credit { share, saved: rounds - 1 }).collect();
         members[0].saved += members[0].share;
         Self { rounds, at: 0, members }
     }
@@ -94,7 +107,8 @@ impl Turns {
     }
 }
 
-/// Which slots are taken: one bit each, so that 65,537 of them stay in the processor's nearest cache.
+/// Which slots are taken: one bit each, so that 65,537 of them stay in the processor's nearest
+/// cache.
 struct Taken(Vec<u64>);
 
 impl Taken {
@@ -115,8 +129,9 @@ impl Taken {
 
 /// Numbers of slots as 64-bit fractions of the table.
 ///
-/// The fraction of x is x / slots in units of 2^-64, plus something above 0 and at most 1 of those units. Adding up n of
-/// them is off by at most n units, and a slot is 2^64 / slots > 2^41 units wide: the slot is right for n up to 2^41.
+/// The fraction of x is x / slots in units of 2^-64, plus something above 0 and at most 1 of those
+/// units. Adding up n of them is off by at most n units, and a slot is 2^64 / slots > 2^41 units
+/// wide: the slot is right for n up to 2^41.
 struct Fractions {
     slots: u32,
     /// 2^64 divided by `slots`, and what remains.
@@ -126,7 +141,8 @@ struct Fractions {
 
 impl Fractions {
     fn new(slots: u32) -> Self {
-        // `slots` is an odd prime and does not divide 2^64, hence the quotient of 2^64 - 1 is that of 2^64.
+        // `slots` is an odd prime and does not divide 2^64, hence the quotient of 2^64 - 1 is that
+        // of 2^64.
         let divisor = u64::from(slots);
         Self { slots, unit: u64::MAX / divisor, remainder: u64::MAX % divisor + 1 }
     }
@@ -149,9 +165,10 @@ impl Fractions {
 
     /// Gives slots that stand earlier in the permutation a smaller number.
     ///
-    /// A slot stands at place (slot - offset) / skip, modulo the number of slots. The place as a fraction of the table is
-    /// all that is needed, and takes one multiplication: by the fraction of the skip's inverse. It is off by fewer than
-    /// 2^23 of the 2^41 units between two places, to either side, except at the offset itself, where it is 0.
+    /// A slot stands at place (slot - offset) / skip, modulo the number of slots. The place as a
+    /// fraction of the table is all that is needed, and takes one multiplication: by the fraction
+    /// of the skip's inverse. It is off by fewer than 2^23 of the 2^41 units between two places, to
+    /// either side, except at the offset itself, where it is 0.
     fn rank(&self, permutation: &Permutation) -> impl Fn(u32) -> u64 + use<> {
         let inverse = self.of(inverse(permutation.skip, self.slots));
         let offset = u64::from(permutation.offset);
@@ -193,7 +210,8 @@ impl Walk {
     }
 }
 
-/// The number from 1 to `prime` - 1 whose product with `number`, in the same range, is 1 modulo `prime`.
+/// The number from 1 to `prime` - 1 whose product with `number`, in the same range, is 1 modulo
+/// `prime`.
 fn inverse(number: u32, prime: u32) -> u32 {
     // Euclid's algorithm, keeping `dividend = product * number` modulo `prime`.
     let (mut dividend, mut product) = (prime, 0i64);
@@ -302,7 +320,8 @@ mod tests {
 
     #[test]
     fn the_papers_matrix_and_its_elements_computed_one_by_one_give_the_same_table() {
-        let offset_skip: Vec<_> = (1..=20).map(|i| (i * 7919 % 1021, i * 104_729 % 1020 + 1)).collect();
+        let offset_skip: Vec<_> =
+            (1..=20).map(|i| (i * 7919 % 1021, i * 104_729 % 1020 + 1)).collect();
         let with_matrix = paper::populate(&paper::permutations(&offset_skip, 1021), 1021);
         assert_eq!(with_matrix, paper::populate_without_matrix(&offset_skip, 1021));
     }

@@ -1,4 +1,5 @@
-//! Maglev lookup tables: a hash of a flow picks a *slot*, and the slot names the *member* that serves the flow.
+//! Maglev lookup tables: a hash of a flow picks a *slot*, and the slot names the *member* that
+//! serves the flow.
 //!
 //! ```
 //! use sluice_maglev::{Lists, Member, Seed, Table, TableSize};
@@ -22,15 +23,20 @@
 //!
 //! What the crate promises:
 //!
-//! - **The same table everywhere.** Which *name* owns a slot depends on the set of names and weights, the size and the
-//!   seed, and on nothing else: not on the order of the members, not on history, not on the machine.
-//! - **Exact weights.** Each member owns its share of the slots to within one slot; weight 0 owns none.
-//! - **Little movement.** Adding or removing a member moves little more than the slots that have to move.
-//! - **None at all when health changes.** A slot's [preference list](Lists) is fixed by the configured members; a member
-//!   going down or coming back only changes which entry of the list is the first one up.
+//! - **The same table everywhere.** Which *name* owns a slot depends on the set of names and
+//!   weights, the size and the seed, and on nothing else: not on the order of the members, not on
+//!   history, not on the machine.
+//! - **Exact weights.** Each member owns its share of the slots to within one slot; weight 0 owns
+//!   none.
+//! - **Little movement.** Adding or removing a member moves little more than the slots that have to
+//!   move.
+//! - **None at all when health changes.** A slot's [preference list](Lists) is fixed by the
+//!   configured members; a member going down or coming back only changes which entry of the list is
+//!   the first one up.
 //!
-//! The algorithm is that of D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer*,
-//! NSDI 2016, section 3.4, with weights and preference lists added and the work done differently.
+//! The algorithm is that of D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network
+//! Load Balancer*, NSDI 2016, section 3.4, with weights and preference lists added and the work
+//! done differently.
 #![no_std]
 #![forbid(unsafe_code)]
 

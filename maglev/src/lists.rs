@@ -12,23 +12,26 @@ const MAX_JUMPS: u32 = 32;
 /// The places of a list that jumps can fill: the owner of the slot itself, and one of each jump.
 const JUMPED: usize = MAX_JUMPS as usize + 1;
 
-/// The preference lists of all slots of a table: for each slot, its owner and those who take over while it is down.
+/// The preference lists of all slots of a table: for each slot, its owner and those who take over
+/// while it is down.
 ///
 /// # How a list comes about
-/// A pseudo-random permutation `h` of the slots, keyed by the table's seed, leads from slot to slot. The list of slot `s`
-/// is the owners of `s`, `h(s)`, `h(h(s))`, ..., each member once, until it is as long as asked for or names every
-/// member with weight. Since slots are owned by weight, so are the places in the lists. A list that is not complete
-/// after 32 jumps (when a few members own nearly everything) is completed by keyed draws among the members it lacks, in
-/// proportion to their slots; members whose weight is too small for a single slot come last, in an order fixed by their
-/// names and the seed.
+/// A pseudo-random permutation `h` of the slots, keyed by the table's seed, leads from slot to
+/// slot. The list of slot `s` is the owners of `s`, `h(s)`, `h(h(s))`, ..., each member once, until
+/// it is as long as asked for or names every member with weight. Since slots are owned by weight,
+/// so are the places in the lists. A list that is not complete after 32 jumps (when a few members
+/// own nearly everything) is completed by keyed draws among the members it lacks, in proportion to
+/// their slots; members whose weight is too small for a single slot come last, in an order fixed by
+/// their names and the seed.
 ///
-/// A list is therefore a function of the names, weights, size and seed alone, and a shorter list is the beginning of a
-/// longer one.
+/// A list is therefore a function of the names, weights, size and seed alone, and a shorter list is
+/// the beginning of a longer one.
 ///
 /// # What follows for health
-/// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence of members going down
-/// and coming back, the only slots that move are those whose owner went down and those for whom a member placed better
-/// came back. When all are up, the table is [`Table::owners`].
+/// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence
+/// of members going down and coming back, the only slots that move are those whose owner went down
+/// and those for whom a member placed better came back. When all are up, the table is
+/// [`Table::owners`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lists {
     slots: usize,
@@ -39,7 +42,8 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// The lists of all slots of `table`, with `length` members each (or all members with weight, if they are fewer).
+    /// The lists of all slots of `table`, with `length` members each (or all members with weight,
+    /// if they are fewer).
     ///
     /// Lists of 2 to 4 members are usual. It takes two bytes per entry.
     #[must_use]
@@ -49,8 +53,9 @@ impl Lists {
         let length = length.min(table.order().len());
         let slots = table.owners().len();
 
-        // Whom a slot meets on the next jump, the slot it leads to has met already. Most lists are complete with that, and
-        // the look-ups do not wait for each other, as those of a walk do: that matters for tables larger than caches.
+        // Whom a slot meets on the next jump, the slot it leads to has met already. Most lists are
+        // complete with that, and the look-ups do not wait for each other, as those of a walk do:
+        // that matters for tables larger than caches.
         let mut entries = Vec::with_capacity(slots * length);
         for place in 0..length {
             if place == 0 {
@@ -68,7 +73,9 @@ impl Lists {
         let mut list = Vec::with_capacity(length);
         for slot in 0..slots {
             let member = |place: usize| entries[place * slots + slot];
-            let repeats = || (1..length).any(|place| (0..place).any(|before| member(before) == member(place)));
+            let repeats = || {
+                (1..length).any(|place| (0..place).any(|before| member(before) == member(place)))
+            };
             if length > JUMPED || repeats() {
                 walk(table, |at| next[at as usize], slot as u32, length, &mut list);
                 for (place, &member) in list.iter().enumerate() {
@@ -127,8 +134,9 @@ impl Lists {
 }
 
 impl Table {
-    /// The preference list of one slot: its owner, then those who take over while it is down; `length` members, or all
-    /// with weight if they are fewer. [`Lists`] says how it comes about and is the faster way to many of them.
+    /// The preference list of one slot: its owner, then those who take over while it is down;
+    /// `length` members, or all with weight if they are fewer. [`Lists`] says how it comes about
+    /// and is the faster way to many of them.
     ///
     /// # Panics
     /// If the table has no such slot.
@@ -141,7 +149,8 @@ impl Table {
     }
 }
 
-/// Makes `list` the list of `slot`; `next` is the jump, and `length` at most the number of members with weight.
+/// Makes `list` the list of `slot`; `next` is the jump, and `length` at most the number of members
+/// with weight.
 fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list: &mut Vec<u16>) {
     list.clear();
     let mut at = slot;
@@ -158,14 +167,16 @@ fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list
     if list.len() == length {
         return;
     }
-    let mut missing: Vec<u16> = table.order().iter().copied().filter(|member| !list.contains(member)).collect();
+    let mut missing: Vec<u16> =
+        table.order().iter().copied().filter(|member| !list.contains(member)).collect();
     while list.len() < length {
         let drawn = draw(table, slot, list.len(), &missing);
         list.push(missing.remove(drawn));
     }
 }
 
-/// Which of the members that the list of `slot` lacks has this place on it: drawn in proportion to the slots it owns.
+/// Which of the members that the list of `slot` lacks has this place on it: drawn in proportion to
+/// the slots it owns.
 fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
     let counts = table.slot_counts();
     let count = |member: u16| counts[usize::from(member)];
@@ -185,11 +196,12 @@ fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
         .expect("the list lacks a member with weight")
 }
 
-/// A keyed pseudo-random permutation of the slots: `factor * (slot + shift)^exponent`, modulo the number of slots.
+/// A keyed pseudo-random permutation of the slots: `factor * (slot + shift)^exponent`, modulo the
+/// number of slots.
 ///
-/// Raising to a power that has no common divisor with size - 1 is a permutation of the residues of a prime. The exponent
-/// is odd and at least 3, since a linear map would lead the evenly spaced slots that a member likes to the evenly
-/// spaced slots that some other member likes.
+/// Raising to a power that has no common divisor with size - 1 is a permutation of the residues of
+/// a prime. The exponent is odd and at least 3, since a linear map would lead the evenly spaced
+/// slots that a member likes to the evenly spaced slots that some other member likes.
 struct Jump {
     slots: u64,
     /// 2^64 / slots, rounded down.
@@ -202,8 +214,10 @@ struct Jump {
 impl Jump {
     fn new(slots: u32, seed: &Seed) -> Self {
         let (first, second) = seed.hash(Purpose::Jump, &[]);
-        let exponent =
-            (3..).step_by(2).find(|&exponent| gcd(exponent, slots - 1) == 1).expect("some prime does not divide it");
+        let exponent = (3..)
+            .step_by(2)
+            .find(|&exponent| gcd(exponent, slots - 1) == 1)
+            .expect("some prime does not divide it");
         Self {
             slots: slots.into(),
             reciprocal: u64::MAX / u64::from(slots),
@@ -246,7 +260,9 @@ mod tests {
 
     #[test]
     fn jumps_are_the_documented_permutation() {
-        for (slots, exponent) in [(251, 3), (1021, 7), (4093, 5), (65_537, 3), (655_373, 3), (5_000_011, 7)] {
+        for (slots, exponent) in
+            [(251, 3), (1021, 7), (4093, 5), (65_537, 3), (655_373, 3), (5_000_011, 7)]
+        {
             let jump = Jump::new(slots, &SEED);
             assert_eq!(jump.exponent, exponent, "{slots}");
             let mut met = vec![false; slots as usize];
@@ -268,7 +284,9 @@ mod tests {
             let jump = Jump::new(slots, &SEED);
             let slots = u64::from(slots);
             let square = (slots - 1) * (slots - 1);
-            for number in [0, 1, slots - 1, slots, slots + 1, 2 * slots - 1, 2 * slots, square - 1, square] {
+            for number in
+                [0, 1, slots - 1, slots, slots + 1, 2 * slots - 1, 2 * slots, square - 1, square]
+            {
                 assert_eq!(jump.reduce(number), number % slots, "{number} modulo {slots}");
             }
         }
@@ -276,7 +294,8 @@ mod tests {
 
     #[test]
     fn lists_of_more_members_than_there_are_jumps_begin_as_shorter_ones_do() {
-        let names: alloc::vec::Vec<_> = (0..400).map(|number| alloc::format!("web-{number}")).collect();
+        let names: alloc::vec::Vec<_> =
+            (0..400).map(|number| alloc::format!("web-{number}")).collect();
         let members: alloc::vec::Vec<_> = names.iter().map(|name| Member::new(name, 1)).collect();
         let table = Table::build(&members, TableSize::new(4093).unwrap(), &SEED).unwrap();
         let longest = Lists::new(&table, JUMPED + 8);
@@ -284,15 +303,23 @@ mod tests {
             let lists = Lists::new(&table, length);
             for slot in 0..table.size().get() {
                 let list: alloc::vec::Vec<_> = lists.list(slot).collect();
-                assert_eq!(list, table.preference_list(slot, length), "slot {slot}, length {length}");
-                assert!(list.iter().copied().eq(longest.list(slot).take(length)), "slot {slot}, length {length}");
+                assert_eq!(
+                    list,
+                    table.preference_list(slot, length),
+                    "slot {slot}, length {length}"
+                );
+                assert!(
+                    list.iter().copied().eq(longest.list(slot).take(length)),
+                    "slot {slot}, length {length}"
+                );
             }
         }
     }
 
     #[test]
     fn a_list_is_the_owners_met_on_the_jumps_from_the_slot() {
-        let members = [("a", 5), ("b", 1), ("c", 3), ("d", 2)].map(|(name, weight)| Member::new(name, weight));
+        let members = [("a", 5), ("b", 1), ("c", 3), ("d", 2)]
+            .map(|(name, weight)| Member::new(name, weight));
         let table = Table::build(&members, TableSize::new(1021).unwrap(), &SEED).unwrap();
         let jump = Jump::new(1021, &SEED);
         for slot in 0..1021 {

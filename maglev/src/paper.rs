@@ -5,10 +5,16 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// `permutation[i][j]`, the j-th preference of backend i: the matrix of the paper, N x M numbers of 4 bytes.
+/// `permutation[i][j]`, the j-th preference of backend i: the matrix of the paper, N x M numbers of
+/// 4 bytes.
 pub(crate) fn permutations(offset_skip: &[(u32, u32)], m: u32) -> Vec<Vec<u32>> {
-    let element = |offset, skip, j| ((u64::from(offset) + u64::from(j) * u64::from(skip)) % u64::from(m)) as u32;
-    offset_skip.iter().map(|&(offset, skip)| (0..m).map(|j| element(offset, skip, j)).collect()).collect()
+    let element = |offset, skip, j| {
+        ((u64::from(offset) + u64::from(j) * u64::from(skip)) % u64::from(m)) as u32
+    };
+    offset_skip
+        .iter()
+        .map(|&(offset, skip)| (0..m).map(|j| element(offset, skip, j)).collect())
+        .collect()
 }
 
 /// Pseudocode 1 of the paper, "Populate Maglev hashing lookup table".
@@ -16,7 +22,8 @@ pub(crate) fn populate(permutation: &[Vec<u32>], m: u32) -> Vec<i32> {
     populate_from(permutation.len(), m, |i, j| permutation[i][j as usize])
 }
 
-/// The same, with each element of the matrix computed when it is looked at: for when the matrix is too large.
+/// The same, with each element of the matrix computed when it is looked at: for when the matrix is
+/// too large.
 pub(crate) fn populate_without_matrix(offset_skip: &[(u32, u32)], m: u32) -> Vec<i32> {
     populate_from(offset_skip.len(), m, |i, j| {
         let (offset, skip) = offset_skip[i];

@@ -5,8 +5,8 @@ use core::hash::Hasher as _;
 
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
-/// What a hash is for. Each purpose has a key of its own, so that no name a member may have can meet another purpose's
-/// input.
+/// What a hash is for. Each purpose has a key of its own, so that no name a member may have can
+/// meet another purpose's input.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose {
     /// A member's permutation of the slots.
@@ -19,13 +19,14 @@ pub(crate) enum Purpose {
 
 /// A 128-bit key for the permutations and the preference lists.
 ///
-/// Balancers that share a seed (and members, weights and size) compute the same table. Somebody who does not know it
-/// cannot tell which slot a member will own, so derive it from a secret.
+/// Balancers that share a seed (and members, weights and size) compute the same table. Somebody who
+/// does not know it cannot tell which slot a member will own, so derive it from a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seed([u8; 16]);
 
 impl Seed {
-    /// A seed from 16 bytes, used as a SipHash key: the first eight are its first word, little-endian.
+    /// A seed from 16 bytes, used as a SipHash key: the first eight are its first word,
+    /// little-endian.
     #[must_use]
     pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)

@@ -3,11 +3,13 @@
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-/// Divides `slots` among `weights` (all positive, at least one, in the members' canonical order) in proportion, each to
-/// within one slot, by the largest remainder; equal remainders are settled by the canonical order.
+/// Divides `slots` among `weights` (all positive, at least one, in the members' canonical order) in
+/// proportion, each to within one slot, by the largest remainder; equal remainders are settled by
+/// the canonical order.
 ///
-/// Of the slots that are left after rounding down, those who would have none get one first. A member goes without only
-/// where another would otherwise be more than one slot away from its share.
+/// Of the slots that are left after rounding down, those who would have none get one first. A
+/// member goes without only where another would otherwise be more than one slot away from its
+/// share.
 pub(crate) fn shares(weights: &[u32], slots: u32) -> Vec<u32> {
     let total: u64 = weights.iter().copied().map(u64::from).sum();
     let mut left = slots;
@@ -21,7 +23,8 @@ pub(crate) fn shares(weights: &[u32], slots: u32) -> Vec<u32> {
         shares.push(share);
         remainders.push((share > 0, Reverse(product % total), member));
     }
-    // The remainders add up to `left` times the total, and each is below it: fewer slots are left than there are members.
+    // The remainders add up to `left` times the total, and each is below it: fewer slots are left
+    // than there are members.
     let left = left as usize;
     if left > 0 {
         remainders.select_nth_unstable(left - 1);

@@ -5,9 +5,9 @@ use core::fmt;
 
 /// The number of slots of a table: a prime from 251 to 5,000,011.
 ///
-/// It is prime so that every skip from 1 to size - 1 visits every slot. A table of about 100 slots per member keeps the
-/// shares of equal members within 1 % of each other; how evenly the slots of members that are down spread over the
-/// others depends on it too (see the crate's README).
+/// It is prime so that every skip from 1 to size - 1 visits every slot. A table of about 100 slots
+/// per member keeps the shares of equal members within 1 % of each other; how evenly the slots of
+/// members that are down spread over the others depends on it too (see the crate's README).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableSize(u32);
 
@@ -157,9 +157,14 @@ mod tests {
 
     #[test]
     fn a_size_out_of_range_names_the_end_of_the_range() {
-        for (slots, nearest) in [(0, 251), (2, 251), (250, 251), (5_000_012, 5_000_011), (u32::MAX, 5_000_011)] {
+        for (slots, nearest) in
+            [(0, 251), (2, 251), (250, 251), (5_000_012, 5_000_011), (u32::MAX, 5_000_011)]
+        {
             let error = TableSize::new(slots).unwrap_err();
-            assert!(error.to_string().ends_with(&alloc::format!("; the nearest is {nearest}")), "{error}");
+            assert!(
+                error.to_string().ends_with(&alloc::format!("; the nearest is {nearest}")),
+                "{error}"
+            );
         }
         // A prime, but too large.
         assert!(TableSize::new(5_000_077).is_err());

@@ -12,7 +12,8 @@ use crate::seed::Seed;
 use crate::share::shares;
 use crate::size::TableSize;
 
-/// The largest number of members: they are addressed by `u16`, of which the last value stays free for "nobody".
+/// The largest number of members: they are addressed by `u16`, of which the last value stays free
+/// for "nobody".
 pub const MAX_MEMBERS: usize = u16::MAX as usize;
 
 /// One of those that may own slots, for instance a backend of a load balancer.
@@ -57,10 +58,17 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoWeight => f.write_str("no member has a weight above 0; give at least one a weight"),
-            Self::DuplicateName(name) => write!(f, "two members are named {name:?}; give each a name of its own"),
+            Self::NoWeight => {
+                f.write_str("no member has a weight above 0; give at least one a weight")
+            }
+            Self::DuplicateName(name) => {
+                write!(f, "two members are named {name:?}; give each a name of its own")
+            }
             Self::TooManyMembers { members } => {
-                write!(f, "{members} members are too many for one table; leave at most {MAX_MEMBERS}")
+                write!(
+                    f,
+                    "{members} members are too many for one table; leave at most {MAX_MEMBERS}"
+                )
             }
             Self::TooFewSlots { members, size } => write!(
                 f,
@@ -91,8 +99,8 @@ pub struct Table {
 impl Table {
     /// Divides the slots among the members in proportion to their weights.
     ///
-    /// Each member gets its exact share rounded up or down. The name that owns a slot depends only on the set of names
-    /// and weights, `size` and `seed`.
+    /// Each member gets its exact share rounded up or down. The name that owns a slot depends only
+    /// on the set of names and weights, `size` and `seed`.
     ///
     /// # Errors
     /// [`BuildError`] if there is no such table.
@@ -103,12 +111,15 @@ impl Table {
         let preferences: Vec<Preference> =
             members.iter().map(|member| Preference::new(member.name, size.get(), seed)).collect();
         let name = |member: u16| members[usize::from(member)].name;
-        let mut order: Vec<(u32, u16)> = preferences.iter().map(|preference| preference.order).zip(0..).collect();
+        let mut order: Vec<(u32, u16)> =
+            preferences.iter().map(|preference| preference.order).zip(0..).collect();
         order.sort_unstable();
         // Where hashes are equal, and only there, names decide; and equal names have equal hashes.
         for equal in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|equal| equal.len() > 1) {
             equal.sort_unstable_by_key(|&(_, member)| name(member));
-            if let Some([(_, twin), _]) = equal.array_windows().find(|[a, b]| name(a.1) == name(b.1)) {
+            if let Some([(_, twin), _]) =
+                equal.array_windows().find(|[a, b]| name(a.1) == name(b.1))
+            {
                 return Err(BuildError::DuplicateName(name(*twin).into()));
             }
         }
@@ -125,9 +136,11 @@ impl Table {
             return Err(BuildError::TooFewSlots { members: order.len(), size });
         }
 
-        let weights: Vec<u32> = order.iter().map(|&member| members[usize::from(member)].weight).collect();
+        let weights: Vec<u32> =
+            order.iter().map(|&member| members[usize::from(member)].weight).collect();
         let shares = shares(&weights, size.get());
-        let permutations: Vec<_> = order.iter().map(|&member| preferences[usize::from(member)].permutation).collect();
+        let permutations: Vec<_> =
+            order.iter().map(|&member| preferences[usize::from(member)].permutation).collect();
         let mut owners = fill(size.get(), &permutations, &shares);
         for owner in &mut owners {
             *owner = order[usize::from(*owner)];

@@ -1,6 +1,9 @@
-//! Known answers: published ones, and those that must stay as they are because running balancers hold them.
+//! Known answers: published ones, and those that must stay as they are because running balancers
+//! hold them.
 
-use sluice_maglev::{BuildError, DiffError, Lists, MAX_MEMBERS, Member, Seed, Table, TableSize, diff};
+use sluice_maglev::{
+    BuildError, DiffError, Lists, MAX_MEMBERS, Member, Seed, Table, TableSize, diff,
+};
 
 const SEED: Seed = Seed::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
 
@@ -18,9 +21,9 @@ fn equal(names: &[String]) -> Vec<Member<'_>> {
 
 /// FNV-1a over the numbers, low byte first.
 fn digest(numbers: impl Iterator<Item = u16>) -> u64 {
-    numbers
-        .flat_map(u16::to_le_bytes)
-        .fold(0xcbf2_9ce4_8422_2325, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    numbers.flat_map(u16::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |digest, byte| {
+        (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[test]
@@ -40,12 +43,13 @@ fn with_100_slots_per_member_and_more_shares_differ_by_at_most_1_percent() {
     assert!(table.slot_counts().iter().all(|&count| count == 100 || count == 101));
 }
 
-/// Balancers of different versions run side by side while a fleet is updated, and must agree. If this test fails, the
-/// tables have changed: that is a breaking change of the crate.
+/// Balancers of different versions run side by side while a fleet is updated, and must agree. If
+/// this test fails, the tables have changed: that is a breaking change of the crate.
 #[test]
 fn tables_and_lists_are_the_same_in_every_version() {
     let names = names(50);
-    let members: Vec<Member<'_>> = names.iter().zip(1..).map(|(name, weight)| Member::new(name, weight)).collect();
+    let members: Vec<Member<'_>> =
+        names.iter().zip(1..).map(|(name, weight)| Member::new(name, weight)).collect();
     let table = Table::build(&members, TableSize::DEFAULT, &SEED).unwrap();
     let lists = Lists::new(&table, 4);
     let entries = (0..lists.slots()).flat_map(|slot| lists.list(slot));
@@ -55,7 +59,8 @@ fn tables_and_lists_are_the_same_in_every_version() {
     );
 
     // Lists that jumps alone do not complete.
-    let members = [("huge", 10_000), ("a", 10), ("b", 20), ("c", 30)].map(|(name, weight)| Member::new(name, weight));
+    let members = [("huge", 10_000), ("a", 10), ("b", 20), ("c", 30)]
+        .map(|(name, weight)| Member::new(name, weight));
     let table = Table::build(&members, TableSize::DEFAULT, &SEED).unwrap();
     let lists = Lists::new(&table, 3);
     let entries = (0..lists.slots()).flat_map(|slot| lists.list(slot));
@@ -65,8 +70,8 @@ fn tables_and_lists_are_the_same_in_every_version() {
 #[test]
 fn another_seed_is_another_table() {
     let names = names(50);
-    let tables =
-        [SEED, Seed::new([9; 16])].map(|seed| Table::build(&equal(&names), TableSize::DEFAULT, &seed).unwrap());
+    let tables = [SEED, Seed::new([9; 16])]
+        .map(|seed| Table::build(&equal(&names), TableSize::DEFAULT, &seed).unwrap());
     let same = tables[0].owners().iter().zip(tables[1].owners()).filter(|(a, b)| a == b).count();
     // One slot in 50 by chance: 1311 of 65,537.
     assert!((1100..1500).contains(&same), "{same}");
@@ -74,7 +79,8 @@ fn another_seed_is_another_table() {
 
 #[test]
 fn one_member_owns_everything_and_nobody_takes_over() {
-    let table = Table::build(&[Member::new("idle", 0), Member::new("only", 3)], size(251), &SEED).unwrap();
+    let table =
+        Table::build(&[Member::new("idle", 0), Member::new("only", 3)], size(251), &SEED).unwrap();
     assert_eq!(table.owners(), [1; 251]);
     assert_eq!(table.slot_counts(), [0, 251]);
     assert_eq!(table.preference_list(250, 3), [1]);
@@ -120,8 +126,8 @@ fn lists_are_complete_when_one_member_owns_nearly_everything() {
 
 #[test]
 fn members_drawn_for_a_list_are_drawn_by_weight() {
-    let members =
-        [("huge", 65_000), ("one", 134), ("two", 268), ("three", 135)].map(|(name, weight)| Member::new(name, weight));
+    let members = [("huge", 65_000), ("one", 134), ("two", 268), ("three", 135)]
+        .map(|(name, weight)| Member::new(name, weight));
     let table = Table::build(&members, TableSize::DEFAULT, &SEED).unwrap();
     let mut seconds = [0u32; 4];
     for second in Lists::new(&table, 2).choose(|member| member != 0).into_iter().flatten() {
@@ -136,7 +142,8 @@ fn members_drawn_for_a_list_are_drawn_by_weight() {
 
 #[test]
 fn what_cannot_be_built_says_why() {
-    let error = |members: &[Member<'_>], slots| Table::build(members, size(slots), &SEED).unwrap_err();
+    let error =
+        |members: &[Member<'_>], slots| Table::build(members, size(slots), &SEED).unwrap_err();
     assert_eq!(error(&[], 251), BuildError::NoWeight);
     assert_eq!(
         error(&[Member::new("a", 0)], 251).to_string(),
@@ -144,7 +151,10 @@ fn what_cannot_be_built_says_why() {
     );
     let twins = [Member::new("a", 1), Member::new("b", 2), Member::new("a", 0)];
     assert_eq!(error(&twins, 251), BuildError::DuplicateName("a".into()));
-    assert_eq!(error(&twins, 251).to_string(), "two members are named \"a\"; give each a name of its own");
+    assert_eq!(
+        error(&twins, 251).to_string(),
+        "two members are named \"a\"; give each a name of its own"
+    );
 
     let many = names(MAX_MEMBERS + 1);
     assert_eq!(
@@ -159,16 +169,22 @@ fn what_cannot_be_built_says_why() {
 
 #[test]
 fn tables_of_different_sizes_are_not_compared() {
-    let tables = [251, 257].map(|slots| Table::build(&[Member::new("a", 1)], size(slots), &SEED).unwrap());
+    let tables =
+        [251, 257].map(|slots| Table::build(&[Member::new("a", 1)], size(slots), &SEED).unwrap());
     let error = diff(&tables[0], &tables[1]).unwrap_err();
     assert_eq!(error, DiffError { before: size(251), after: size(257) });
-    assert_eq!(error.to_string(), "tables of 251 and 257 slots cannot be compared; build both with one size");
+    assert_eq!(
+        error.to_string(),
+        "tables of 251 and 257 slots cannot be compared; build both with one size"
+    );
 }
 
 #[test]
 fn a_diff_names_who_gains_and_who_loses() {
-    let before = Table::build(&[Member::new("b", 1), Member::new("a", 1)], size(251), &SEED).unwrap();
-    let after = Table::build(&[Member::new("c", 1), Member::new("a", 1)], size(251), &SEED).unwrap();
+    let before =
+        Table::build(&[Member::new("b", 1), Member::new("a", 1)], size(251), &SEED).unwrap();
+    let after =
+        Table::build(&[Member::new("c", 1), Member::new("a", 1)], size(251), &SEED).unwrap();
     let change = diff(&before, &after).unwrap();
     let names: Vec<&str> = change.members.iter().map(|member| member.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);

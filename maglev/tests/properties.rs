@@ -146,7 +146,8 @@ proptest! {
             let mut after = vec![None; before.len()];
             lists.choose_into(|member| !down[usize::from(member)], &mut after);
             for (slot, (old, new)) in (0..).zip(before.iter().zip(&after)) {
-                // Nobody is asked to serve while down, and nobody waits while somebody listed is up.
+                // Nobody is asked to serve while down, and nobody waits while somebody listed is
+                // up.
                 prop_assert!(new.is_none_or(|new| !down[usize::from(new)]));
                 let place = |member: Option<u16>| {
                     lists.list(slot).position(|listed| Some(listed) == member).unwrap_or(lists.length())
@@ -200,8 +201,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// The bound is on what moves beyond what has to. `examples/balance.rs` prints what is usual in such tables: less
-    /// than 1 %.
+    /// The bound is on what moves beyond what has to. `examples/balance.rs` prints what is usual in
+    /// such tables: less than 1 %.
     #[test]
     fn adding_or_removing_a_member_moves_little_more_than_it_must(
         weights in prop::collection::vec(1u32..=8, 2..=160), seed: [u8; 16]

@@ -1,4 +1,5 @@
-//! Reads and writes packet bytes between two pointers, the one place where packet memory is touched.
+//! Reads and writes packet bytes between two pointers, the one place where packet memory is
+//! touched.
 
 use aya_ebpf::helpers::bpf_csum_diff;
 use sluice_datapath::Plain;
@@ -7,16 +8,17 @@ use sluice_datapath::Plain;
 ///
 /// # Safety
 ///
-/// `start` and `end` are the `data` and `data_end` of a context, read after the last call that may have moved the packet. The
-/// comparison stands directly before the access and on the same pointers: that is the form the verifier recognises.
+/// `start` and `end` are the `data` and `data_end` of a context, read after the last call that may
+/// have moved the packet. The comparison stands directly before the access and on the same
+/// pointers: that is the form the verifier recognises.
 #[inline(always)]
 pub unsafe fn read<T: Plain>(start: usize, end: usize, offset: usize) -> Option<T> {
     if start.wrapping_add(offset).wrapping_add(size_of::<T>()) > end {
         return None;
     }
-    // SAFETY: the bytes lie within the packet, by the comparison above. They are read as if aligned, since LLVM would else make
-    // single bytes of them: the BPF machine allows words at any packet address where the processor does, and the verifier
-    // refuses the program elsewhere.
+    // SAFETY: the bytes lie within the packet, by the comparison above. They are read as if
+    // aligned, since LLVM would else make single bytes of them: the BPF machine allows words at any
+    // packet address where the processor does, and the verifier refuses the program elsewhere.
     Some(unsafe { (start.wrapping_add(offset) as *const T).read() })
 }
 
@@ -42,7 +44,8 @@ pub unsafe fn write<T: Plain>(start: usize, end: usize, offset: usize, header: &
 /// As for [`read`].
 #[inline(always)]
 pub unsafe fn sum<const N: usize>(start: usize, end: usize, offset: usize) -> Option<u32> {
-    // Else LLVM leaves out comparisons that earlier ones imply, and the verifier does not follow it there.
+    // Else LLVM leaves out comparisons that earlier ones imply, and the verifier does not follow it
+    // there.
     let end = core::hint::black_box(end);
     if start.wrapping_add(offset).wrapping_add(N) > end {
         return None;

@@ -1,5 +1,5 @@
-//! The backend's object: the program `sluice_clamp` (TC egress), and for hosts whose kernel has no tunnel device the program `sluice_decap` (TC ingress), over one set of
-//! maps.
+//! The backend's object: the program `sluice_clamp` (TC egress), and for hosts whose kernel has no
+//! tunnel device the program `sluice_decap` (TC ingress), over one set of maps.
 #![no_std]
 #![no_main]
 
@@ -13,7 +13,8 @@ use sluice_datapath::flow::Port;
 use sluice_datapath::{Address, BackendTables, Family, Reason, clamp, decapsulate};
 use sluice_probes::tc::{self, TcPacket};
 
-/// Not 0 where the kernel can take off an outer header of another family than the inner one's; fixed when the program is loaded.
+/// Not 0 where the kernel can take off an outer header of another family than the inner one's;
+/// fixed when the program is loaded.
 #[unsafe(no_mangle)]
 static CROSSES: Global<u32> = Global::new(0);
 
@@ -30,7 +31,8 @@ static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// What was decapsulated.
 #[btf_map]
 static DECAPSULATED: PerCpuArray<Decapsulated, 1> = PerCpuArray::new();
-/// The largest maximum segment size that VIPs of a family may tell, by [`Family::index`]; 0 where any may be told.
+/// The largest maximum segment size that VIPs of a family may tell, by [`Family::index`]; 0 where
+/// any may be told.
 #[btf_map]
 static LARGEST_SEGMENTS: Array<u32, 2> = Array::new();
 /// How many segments were made to tell less.
@@ -52,7 +54,8 @@ pub fn sluice_decap(context: TcContext) -> i32 {
 /// Clamps the maximum segment size at TC egress.
 #[classifier]
 pub fn sluice_clamp(context: TcContext) -> i32 {
-    // Nothing is pulled in: of what the host sends, the headers are readable already, and everything else is somebody's data.
+    // Nothing is pulled in: of what the host sends, the headers are readable already, and
+    // everything else is somebody's data.
     clamp(TcPacket::of(context.skb.skb), &Maps);
     tc::PASS
 }
@@ -85,7 +88,8 @@ impl BackendTables for Maps {
     #[inline(always)]
     fn count_decapsulated(&self, packets: u64, bytes: u64) {
         if let Some(counters) = DECAPSULATED.get_ptr_mut(0) {
-            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on
+            // it.
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(packets);
             counters.bytes = counters.bytes.wrapping_add(bytes);

@@ -1,7 +1,8 @@
-//! Programs that measurements compare with: those that do nothing, and those that encapsulate and do nothing else; and one that sends.
+//! Programs that measurements compare with: those that do nothing, and those that encapsulate and
+//! do nothing else; and one that sends.
 //!
-//! They share the bindings with the balancer's programs, so what differs is what the balancer decides: which packets, to whom, whether
-//! they fit, and what is counted.
+//! They share the bindings with the balancer's programs, so what differs is what the balancer
+//! decides: which packets, to whom, whether they fit, and what is counted.
 #![no_std]
 #![no_main]
 
@@ -17,7 +18,8 @@ use sluice_datapath::{Family, Forward, Packet, parse};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
-// Fixed when the programs are loaded, by whoever knows the one backend and the length of the packets.
+// Fixed when the programs are loaded, by whoever knows the one backend and the length of the
+// packets.
 
 /// Interface through which packets leave.
 #[unsafe(no_mangle)]
@@ -71,7 +73,8 @@ pub fn empty_xdp(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Encapsulates every IP packet, at XDP, and finds the next hop's link address as the balancer does.
+/// Encapsulates every IP packet, at XDP, and finds the next hop's link address as the balancer
+/// does.
 #[xdp]
 pub fn encapsulate_xdp(context: XdpContext) -> u32 {
     match encapsulate(XdpPacket::new(context.ctx)) {
@@ -80,7 +83,8 @@ pub fn encapsulate_xdp(context: XdpContext) -> u32 {
     }
 }
 
-/// Sends what it is run on, after writing its headers anew: the kernel's live runs hand out frames as their last receiver left them.
+/// Sends what it is run on, after writing its headers anew: the kernel's live runs hand out frames
+/// as their last receiver left them.
 #[xdp]
 pub fn send_xdp(context: XdpContext) -> u32 {
     match send(&XdpPacket::new(context.ctx)) {

@@ -14,8 +14,13 @@ pub trait Hook: Copy {
     /// The packet, once [`Hook::arrived`] has seen it.
     fn packet(self) -> Self::Packet;
 
-    /// The action for an encapsulated packet; `neighbours` looks up whom it is handed to, where that is known.
-    fn redirect(self, forward: &Forward, neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>) -> u32;
+    /// The action for an encapsulated packet; `neighbours` looks up whom it is handed to, where
+    /// that is known.
+    fn redirect(
+        self,
+        forward: &Forward,
+        neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>,
+    ) -> u32;
 
     /// The action for a packet that is not forwarded; it may have become an answer.
     fn refuse(self, reason: Reason) -> u32;

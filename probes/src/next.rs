@@ -31,7 +31,8 @@ pub enum Next {
     At(Place),
     /// [`sluice_datapath::icmp::ping`], at the same place.
     Ping,
-    /// [`sluice_datapath::quic()`], at the place that this number says; what names nobody there goes on as any other packet.
+    /// [`sluice_datapath::quic()`], at the place that this number says; what names nobody there
+    /// goes on as any other packet.
     Datagram(u32),
     /// [`sluice_datapath::reject()`], which tells this MTU.
     TooBig(u32),
@@ -50,7 +51,9 @@ impl Next {
             Self::Ping => PING,
             Self::Datagram(place) => DATAGRAM | place as u64,
             Self::TooBig(mtu) => TOO_BIG | mtu as u64,
-            Self::Finish(action, behind) => FINISH | (action as u64) << ACTION | behind.to_word() as u64,
+            Self::Finish(action, behind) => {
+                FINISH | (action as u64) << ACTION | behind.to_word() as u64
+            }
         }
     }
 
@@ -63,7 +66,9 @@ impl Next {
             PING => Self::Ping,
             DATAGRAM => Self::Datagram(word as u32),
             TOO_BIG => Self::TooBig(forgotten(word as u32)),
-            FINISH => Self::Finish((word >> ACTION) as u32, Behind::from_word(forgotten(word as u32))),
+            FINISH => {
+                Self::Finish((word >> ACTION) as u32, Behind::from_word(forgotten(word as u32)))
+            }
             _ => Self::Nothing,
         }
     }

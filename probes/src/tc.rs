@@ -4,13 +4,14 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM,
-    TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_skb_vlan_pop,
 };
 use sluice_datapath::entries::Neighbour;
 use sluice_datapath::header::{Ipv6, Udp};
@@ -22,8 +23,8 @@ use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
 use crate::access;
 use crate::hook::Hook;
 
-/// Bytes that are made linear before a packet is read: the headers that are read at constant offsets, on the balancer (Ethernet,
-/// IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
+/// Bytes that are made linear before a packet is read: the headers that are read at constant
+/// offsets, on the balancer (Ethernet, IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
 const HEADERS: u32 = (ETHERNET + 2 * Ipv6::SIZE + Udp::SIZE) as u32;
 
 /// A packet at a TC hook.
@@ -34,14 +35,16 @@ pub struct TcPacket {
 impl TcPacket {
     /// The packet of a context, its headers readable.
     ///
-    /// A packet may hold its headers outside the linear part of its buffer; they are pulled in, which changes no byte of it.
+    /// A packet may hold its headers outside the linear part of its buffer; they are pulled in,
+    /// which changes no byte of it.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
         let packet = Self::of(skb);
         let wanted = if packet.bytes() < HEADERS { packet.bytes() } else { HEADERS };
         let (start, end) = packet.bounds();
         if start.wrapping_add(wanted as usize) > end {
-            // SAFETY: `skb` is the context that the kernel gave. On failure the headers stay unreadable and the packet passes.
+            // SAFETY: `skb` is the context that the kernel gave. On failure the headers stay
+            // unreadable and the packet passes.
             unsafe { bpf_skb_pull_data(packet.skb, wanted) };
         }
         packet
@@ -71,7 +74,8 @@ impl TcPacket {
             return Err(Reason::NoRoom);
         }
         let (value, size) = (core::ptr::from_ref(value).cast(), size_of::<T>() as u32);
-        // SAFETY: `skb` is the context that the kernel gave, `value` holds `size` bytes; no reference into the packet exists.
+        // SAFETY: `skb` is the context that the kernel gave, `value` holds `size` bytes; no
+        // reference into the packet exists.
         match unsafe { bpf_skb_store_bytes(self.skb, offset as u32, value, size, flags) } {
             0 => Ok(()),
             _ => Err(Reason::NoRoom),
@@ -95,8 +99,9 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn has_vlan(&self) -> bool {
         let present: u32;
-        // In these words, because the compiler may keep the member's address in a register, and the verifier wants it in the load.
-        // SAFETY: `skb` is the context that the kernel gave; the instruction reads one of its members.
+        // In these words, because the compiler may keep the member's address in a register, and the
+        // verifier wants it in the load. SAFETY: `skb` is the context that the kernel gave; the
+        // instruction reads one of its members.
         unsafe {
             core::arch::asm!(
                 "{present} = *(u32 *)({skb} + {offset})",
@@ -146,7 +151,9 @@ impl Packet for TcPacket {
         let mut header = MaybeUninit::<T>::uninit();
         let size = size_of::<T>() as u32;
         // SAFETY: the helper checks the offset and writes `size` bytes, zeros when it fails.
-        let failed = unsafe { bpf_skb_load_bytes(self.skb.cast(), offset as u32, header.as_mut_ptr().cast(), size) };
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), offset as u32, header.as_mut_ptr().cast(), size)
+        };
         // SAFETY: the helper has written the whole header.
         if failed == 0 { Some(unsafe { header.assume_init() }) } else { None }
     }
@@ -164,10 +171,13 @@ impl Packet for TcPacket {
 
         let bytes = self.bytes();
         let last = if bytes > HEAD as u32 { BELOW } else { bytes.wrapping_sub(1) };
-        // A packet has at least one byte. Written like this because old verifiers learn both bounds from arithmetic only.
+        // A packet has at least one byte. Written like this because old verifiers learn both bounds
+        // from arithmetic only.
         let wanted = (core::hint::black_box(last) & BELOW).wrapping_add(1);
-        // SAFETY: the helper checks what it reads, and writes no more than `wanted` bytes, which `head` has.
-        let failed = unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, head.as_mut_ptr().cast(), wanted) };
+        // SAFETY: the helper checks what it reads, and writes no more than `wanted` bytes, which
+        // `head` has.
+        let failed =
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, head.as_mut_ptr().cast(), wanted) };
         if failed == 0 { wanted } else { 0 }
     }
 
@@ -177,11 +187,13 @@ impl Packet for TcPacket {
         const MOST: usize = 3;
 
         for _ in 0..MOST {
-            let in_bytes = matches!(self.load::<u16>(ETHERNET - 2), Some(ether_type) if is_tag(ether_type));
+            let in_bytes =
+                matches!(self.load::<u16>(ETHERNET - 2), Some(ether_type) if is_tag(ether_type));
             if !self.has_vlan() && !in_bytes {
                 break;
             }
-            // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+            // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+            // read from it is used again.
             if unsafe { bpf_skb_vlan_pop(self.skb) } != 0 {
                 return Err(Reason::NoRoom);
             }
@@ -195,16 +207,26 @@ impl Packet for TcPacket {
         self.store_bytes(offset, header, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
-    /// The helper knows when the field holds no checksum yet but waits for the device to fill it in (CHECKSUM_PARTIAL), and then leaves it alone.
-    /// Word and checksum change by as much, so a sum that the kernel holds beside the packet stays true.
+    /// The helper knows when the field holds no checksum yet but waits for the device to fill it in
+    /// (CHECKSUM_PARTIAL), and then leaves it alone. Word and checksum change by as much, so a sum
+    /// that the kernel holds beside the packet stays true.
     #[inline(always)]
-    fn store_summed(&mut self, offset: usize, old: u16, new: u16, checksum: usize) -> Result<(), Reason> {
+    fn store_summed(
+        &mut self,
+        offset: usize,
+        old: u16,
+        new: u16,
+        checksum: usize,
+    ) -> Result<(), Reason> {
         if checksum > MAX_VARIABLE_OFFSET {
             return Err(Reason::NoRoom);
         }
         let before: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
         // SAFETY: `skb` is the context that the kernel gave; no reference into the packet exists.
-        if unsafe { bpf_l4_csum_replace(self.skb, checksum as u32, u64::from(old), u64::from(new), 2) } != 0 {
+        if unsafe {
+            bpf_l4_csum_replace(self.skb, checksum as u32, u64::from(old), u64::from(new), 2)
+        } != 0
+        {
             return Err(Reason::NoRoom);
         }
         let after: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
@@ -226,8 +248,9 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn cut(self, length: usize) -> Result<Self, Reason> {
-        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again. The helper makes the packet
-        // linear and forgets that it was merged.
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again. The helper makes the packet linear and forgets that it was
+        // merged.
         match unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } {
             0 => Ok(self),
             _ => Err(Reason::NoRoom),
@@ -243,18 +266,22 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
-        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
-        if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, 0) } != 0 {
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
+        if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, 0) } != 0
+        {
             return Err(Reason::NoRoom);
         }
         self.store_bytes(ETHERNET, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
-    /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut merged packets, and not to change
-    /// the size of their segments (`FIXED_GSO`), since that was judged before; without that flag it makes them smaller by the header.
+    /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut
+    /// merged packets, and not to change the size of their segments (`FIXED_GSO`), since that was
+    /// judged before; without that flag it makes them smaller by the header.
     ///
-    /// A packet that was merged of whole packets, one behind the other (`frag_list`), cannot be cut after that: kernels without the repair of CVE-2024-42281 panic (`BUG_ON` in
-    /// `skb_segment`). No program sees which packets these are, so each is made linear before.
+    /// A packet that was merged of whole packets, one behind the other (`frag_list`), cannot be cut
+    /// after that: kernels without the repair of CVE-2024-42281 panic (`BUG_ON` in `skb_segment`).
+    /// No program sees which packets these are, so each is made linear before.
     #[inline(always)]
     fn encapsulate<T: Plain>(
         self,
@@ -267,7 +294,8 @@ impl Packet for TcPacket {
         /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] by the bytes of a UDP header.
         const FLAG_PER_BYTE: u32 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32;
 
-        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
         if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
             return Err(Reason::NoRoom);
         }
@@ -276,10 +304,13 @@ impl Packet for TcPacket {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
             };
-        // The number of bytes is zero or that of a UDP header, of which the flag is a multiple: nothing need branch.
+        // The number of bytes is zero or that of a UDP header, of which the flag is a multiple:
+        // nothing need branch.
         let udp = between.wrapping_mul(FLAG_PER_BYTE);
-        let (bytes, flags) = ((size_of::<T>() as i32).wrapping_add(between as i32), u64::from(flags | udp));
-        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        let (bytes, flags) =
+            ((size_of::<T>() as i32).wrapping_add(between as i32), u64::from(flags | udp));
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
             return Err(Reason::NoRoom);
         }
@@ -296,16 +327,28 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(
+        self,
+        outer: Family,
+        inner: Family,
+        head: &H,
+    ) -> Result<(), Reason> {
         // Within a family no kernel needs the flags, and old ones do not know them.
         let flags = u64::from(match (outer, inner) {
             (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
             (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
             _ => BPF_F_ADJ_ROOM_FIXED_GSO,
         });
-        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
-        if unsafe { bpf_skb_adjust_room(self.skb, (size_of::<T>() as i32).wrapping_neg(), BPF_ADJ_ROOM_MAC, flags) }
-            != 0
+        // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
+        if unsafe {
+            bpf_skb_adjust_room(
+                self.skb,
+                (size_of::<T>() as i32).wrapping_neg(),
+                BPF_ADJ_ROOM_MAC,
+                flags,
+            )
+        } != 0
         {
             return Err(Reason::NoRoom);
         }
@@ -316,23 +359,27 @@ impl Packet for TcPacket {
     }
 }
 
-/// The TC action for an encapsulated packet: out of its interface, to a neighbour whose link address is in the kernel's own table.
+/// The TC action for an encapsulated packet: out of its interface, to a neighbour whose link
+/// address is in the kernel's own table.
 #[inline(always)]
 fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
     let bytes = size_of::<Neighbour>() as i32;
     let neighbour = core::ptr::from_ref(neighbour).cast::<bpf_redir_neigh>().cast_mut();
-    // SAFETY: the helper reads `bytes` bytes of the neighbour, which has the members of a `bpf_redir_neigh`, and writes none.
+    // SAFETY: the helper reads `bytes` bytes of the neighbour, which has the members of a
+    // `bpf_redir_neigh`, and writes none.
     unsafe { bpf_redirect_neigh(forward.interface, neighbour, bytes, 0) as i32 }
 }
 
-/// The TC action for an encapsulated packet: out of its interface, to the neighbour that the kernel's own routes say.
+/// The TC action for an encapsulated packet: out of its interface, to the neighbour that the
+/// kernel's own routes say.
 #[inline(always)]
 pub fn redirect(forward: &Forward) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.
     unsafe { bpf_redirect_neigh(forward.interface, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// The TC action that lets a packet go on: to the next filter, and to the stack behind the last one.
+/// The TC action that lets a packet go on: to the next filter, and to the stack behind the last
+/// one.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
 /// The TC action for a packet that is not forwarded.
@@ -363,7 +410,11 @@ impl Hook for AtTc {
     }
 
     #[inline(always)]
-    fn redirect(self, forward: &Forward, neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>) -> u32 {
+    fn redirect(
+        self,
+        forward: &Forward,
+        neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>,
+    ) -> u32 {
         if forward.neighbour != 0
             && let Some(neighbour) = neighbours(forward.neighbour)
         {

@@ -1,7 +1,9 @@
 //! The XDP binding: a packet is an `xdp_md`, before the kernel has made a socket buffer of it.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md,
+};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::entries::Neighbour;
 use sluice_datapath::observe::HEAD;
@@ -29,8 +31,8 @@ impl XdpPacket {
         unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) }
     }
 
-    /// The bounds, with which a comparison is always made. Else LLVM leaves out what earlier ones at variable offsets imply, and the verifier does not
-    /// follow it there.
+    /// The bounds, with which a comparison is always made. Else LLVM leaves out what earlier ones
+    /// at variable offsets imply, and the verifier does not follow it there.
     #[inline(always)]
     fn checked_bounds(&self) -> (usize, usize) {
         let (start, end) = self.bounds();
@@ -68,7 +70,8 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn length(&self) -> usize {
         let (start, end) = self.bounds();
-        // Else LLVM subtracts the start from whatever is subtracted next, and the verifier refuses to subtract pointers from numbers.
+        // Else LLVM subtracts the start from whatever is subtracted next, and the verifier refuses
+        // to subtract pointers from numbers.
         core::hint::black_box(end.wrapping_sub(start))
     }
 
@@ -77,7 +80,8 @@ impl Packet for XdpPacket {
         false
     }
 
-    /// The kernel has not looked at the link address yet, and the program does not know its interface's.
+    /// The kernel has not looked at the link address yet, and the program does not know its
+    /// interface's.
     #[inline(always)]
     fn is_for_this_host(&self) -> bool {
         true
@@ -102,9 +106,11 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
-        // Else LLVM adds up in different ways for the comparison and for the access, and the verifier does not follow it there.
+        // Else LLVM adds up in different ways for the comparison and for the access, and the
+        // verifier does not follow it there.
         let offset = core::hint::black_box(offset);
-        // The verifier wants an upper bound of what is added to a packet pointer; old ones, of this very copy of the number.
+        // The verifier wants an upper bound of what is added to a packet pointer; old ones, of this
+        // very copy of the number.
         if offset > MAX_VARIABLE_OFFSET {
             return None;
         }
@@ -121,7 +127,8 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn head(&self, head: &mut [u8; HEAD]) -> u32 {
         let (first, rest) = head.split_at_mut(size_of::<u64>());
-        // A frame has an Ethernet header. From the very first byte alone the verifier would not learn that there is one.
+        // A frame has an Ethernet header. From the very first byte alone the verifier would not
+        // learn that there is one.
         let Some(word) = self.load::<u64>(0) else { return 0 };
         first.copy_from_slice(&word.to_ne_bytes());
         let mut taken = size_of::<u64>();
@@ -148,7 +155,8 @@ impl Packet for XdpPacket {
         const ADDRESSES: usize = (ETHERNET - 2) / 2;
 
         let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::NoRoom)?;
-        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
         if unsafe { bpf_xdp_adjust_head(self.xdp, bytes as i32) } != 0 {
             return Err(Reason::NoRoom);
         }
@@ -178,7 +186,8 @@ impl Packet for XdpPacket {
     fn turn_back(&mut self) -> Result<(), Reason> {
         let (start, end) = self.checked_bounds();
         // SAFETY: the bounds were read just now.
-        let [to, from]: [[u16; 3]; 2] = unsafe { access::read(start, end, 0) }.ok_or(Reason::NoRoom)?;
+        let [to, from]: [[u16; 3]; 2] =
+            unsafe { access::read(start, end, 0) }.ok_or(Reason::NoRoom)?;
         if is_group(to) {
             return Err(Reason::OtherHost);
         }
@@ -189,7 +198,8 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn cut(self, length: usize) -> Result<Self, Reason> {
         let by = (length as i32).wrapping_sub(self.length() as i32);
-        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing read from it is used again.
+        // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing
+        // read from it is used again.
         match unsafe { bpf_xdp_adjust_tail(self.xdp, by) } {
             0 => Ok(self),
             _ => Err(Reason::NoRoom),
@@ -232,7 +242,12 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(self, outer: Family, inner: Family, head: &H) -> Result<(), Reason> {
+    fn decapsulate<T: Plain, H: Plain>(
+        self,
+        outer: Family,
+        inner: Family,
+        head: &H,
+    ) -> Result<(), Reason> {
         self.move_head(size_of::<T>() as i32)?;
         if outer != inner {
             self.put(ETHERNET - 2, &ether_type(inner))?;
@@ -241,8 +256,8 @@ impl Packet for XdpPacket {
     }
 }
 
-/// The XDP action for an encapsulated packet: out of its interface when the kernel knows the next hop's link address, else up
-/// the stack, which resolves it while forwarding the packet.
+/// The XDP action for an encapsulated packet: out of its interface when the kernel knows the next
+/// hop's link address, else up the stack, which resolves it while forwarding the packet.
 #[inline(always)]
 pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
     match resolve(context, forward) {
@@ -252,16 +267,19 @@ pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
     }
 }
 
-/// Writes the link addresses of the route to the outer destination; the interface through which it leaves.
+/// Writes the link addresses of the route to the outer destination; the interface through which it
+/// leaves.
 #[inline(always)]
 fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
 
     let packet = XdpPacket::new(context);
-    // A zero that the compiler does not know to be one: else it calls `memset`, a loop with a frame of its own.
+    // A zero that the compiler does not know to be one: else it calls `memset`, a loop with a frame
+    // of its own.
     let mut words = [core::hint::black_box(0_u64); size_of::<FibParameters>() / size_of::<u64>()];
-    // SAFETY: the words are as many bytes as this plain C struct has, aligned better, and all zero is a valid value of it.
+    // SAFETY: the words are as many bytes as this plain C struct has, aligned better, and all zero
+    // is a valid value of it.
     let route = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     route.ifindex = forward.interface;
     match forward.family {
@@ -278,15 +296,22 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     }
     // SAFETY: the parameters are a whole struct of the size given.
     let outcome = unsafe {
-        bpf_fib_lookup(context.cast(), &raw mut *route, size_of::<FibParameters>() as i32, BPF_FIB_LOOKUP_OUTPUT)
+        bpf_fib_lookup(
+            context.cast(),
+            &raw mut *route,
+            size_of::<FibParameters>() as i32,
+            BPF_FIB_LOOKUP_OUTPUT,
+        )
     };
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
     }
-    // Link addresses as words, which the processor moves as they are; single bytes it would move one by one.
+    // Link addresses as words, which the processor moves as they are; single bytes it would move
+    // one by one.
     let words = |octets: *const [u8; 6]| octets.cast::<[u16; 3]>();
     // SAFETY: the kernel's struct is aligned, and has both addresses at even offsets.
-    let (to, from) = unsafe { (words(&raw const route.dmac).read(), words(&raw const route.smac).read()) };
+    let (to, from) =
+        unsafe { (words(&raw const route.dmac).read(), words(&raw const route.smac).read()) };
     packet.put(0, &[to, from]).ok()?;
     Some(route.ifindex)
 }

@@ -1,4 +1,5 @@
-//! Calls to the kernel that Sluice itself has no use for: attaching by link, and test runs that tell their time.
+//! Calls to the kernel that Sluice itself has no use for: attaching by link, and test runs that
+//! tell their time.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -39,9 +40,19 @@ pub fn attach(program: BorrowedFd<'_>, interface: u32, hook: Hook) -> io::Result
         Hook::NativeXdp => (XDP, XDP_FLAGS_DRV_MODE),
     };
     let program = program.as_raw_fd();
-    let request = LinkCreate { program, interface, attach_type, flags, relative: 0, pad: 0, expected_revision: 0 };
+    let request = LinkCreate {
+        program,
+        interface,
+        attach_type,
+        flags,
+        relative: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
     // SAFETY: `request` is laid out as the kernel's attribute union for this command.
-    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const request, size_of::<LinkCreate>()) };
+    let descriptor = unsafe {
+        libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const request, size_of::<LinkCreate>())
+    };
     match i32::try_from(descriptor) {
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
@@ -82,13 +93,17 @@ impl TestRun {
         const PROG_TEST_RUN: libc::c_long = 10;
 
         debug_assert_eq!(self.data_in, frame.as_ptr() as u64);
-        // SAFETY: `self` is laid out as the kernel's attribute union for this command, and `frame` outlives the call.
-        let outcome = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut self, size_of::<Self>()) };
+        // SAFETY: `self` is laid out as the kernel's attribute union for this command, and `frame`
+        // outlives the call.
+        let outcome = unsafe {
+            libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut self, size_of::<Self>())
+        };
         if outcome == 0 { Ok(self) } else { Err(io::Error::last_os_error()) }
     }
 }
 
-/// Runs a program once on a frame (`BPF_PROG_TEST_RUN`): its return value, and how many nanoseconds it took, reading the clock included.
+/// Runs a program once on a frame (`BPF_PROG_TEST_RUN`): its return value, and how many nanoseconds
+/// it took, reading the clock included.
 ///
 /// Once, because the kernel does not restore the frame before it repeats a run.
 ///
@@ -100,8 +115,9 @@ pub fn run_timed(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, u32)
     Ok((run.value, run.nanoseconds))
 }
 
-/// Runs a program for XDP live on frames of the kernel's own, as the driver of a busy network card does, 64 at a time: what it redirects
-/// leaves. Nanoseconds a frame, all that follows on the same CPU included. Linux 5.18.
+/// Runs a program for XDP live on frames of the kernel's own, as the driver of a busy network card
+/// does, 64 at a time: what it redirects leaves. Nanoseconds a frame, all that follows on the same
+/// CPU included. Linux 5.18.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! Every case of `make bench-program` does what its name says, in both families and at both hooks; how long it takes is not looked at.
+//! Every case of `make bench-program` does what its name says, in both families and at both hooks;
+//! how long it takes is not looked at.
 
 use std::process::ExitCode;
 
@@ -12,11 +13,15 @@ use sluice_tests::packets::loaded::Hook;
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for case in CASES {
-        for (hook, v6) in [(Hook::Tc, false), (Hook::Tc, true), (Hook::Xdp, false), (Hook::Xdp, true)] {
+        for (hook, v6) in
+            [(Hook::Tc, false), (Hook::Tc, true), (Hook::Xdp, false), (Hook::Xdp, true)]
+        {
             let name = format!("{hook:?}, {}: {}", if v6 { "IPv6" } else { "IPv4" }, case.name);
             let trial = Trial::test(name, move || {
                 let thread = std::thread::spawn(move || {
-                    program::isolated(|interface| program::measure(&case, v6, hook, interface, Effort::TRIAL))
+                    program::isolated(|interface| {
+                        program::measure(&case, v6, hook, interface, Effort::TRIAL)
+                    })
                 });
                 let outcome = thread.join().map_err(|_| "the measurement panicked")?;
                 outcome.map(drop).map_err(|error| format!("{error:#}").into())

@@ -1,5 +1,6 @@
-//! Changes as the daemon makes them, planned and applied to real maps, with packets through the loaded programs before and after: where
-//! other balancers send flows to backends that are gone, or to those of another service.
+//! Changes as the daemon makes them, planned and applied to real maps, with packets through the
+//! loaded programs before and after: where other balancers send flows to backends that are gone, or
+//! to those of another service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -27,9 +28,18 @@ fn main() -> ExitCode {
     let tests: [(&str, Test); 5] = [
         ("packets of a service that is removed go to none of its backends", removed_service),
         ("packets go to no backend that is removed, tracked flows neither", removed_backend),
-        ("a backend that gets the index of another service's gets none of its flows", recycled_backend),
-        ("a VIP address that gets the number of another inherits none of its ports", recycled_address),
-        ("a service that gets the index of another inherits nothing of its table", recycled_service),
+        (
+            "a backend that gets the index of another service's gets none of its flows",
+            recycled_backend,
+        ),
+        (
+            "a VIP address that gets the number of another inherits none of its ports",
+            recycled_address,
+        ),
+        (
+            "a service that gets the index of another inherits nothing of its table",
+            recycled_service,
+        ),
     ];
     let missing = missing();
     let mut trials = Vec::new();
@@ -76,7 +86,8 @@ impl Daemon {
         self.now += (REST_SECONDS + 1) * SECOND;
     }
 
-    /// Sends a packet and says to which backend it went; `None` when it passed or was dropped, untouched.
+    /// Sends a packet and says to which backend it went; `None` when it passed or was dropped,
+    /// untouched.
     fn backend_of(&mut self, client: &Client) -> anyhow::Result<Option<IpAddr>> {
         let frame = client.frame();
         let (action, bytes) = self.loaded.send(&frame.clone().into())?;
@@ -95,7 +106,8 @@ impl Daemon {
     /// Sends each packet, all of which should go to one backend, or nowhere.
     fn expect(&mut self, clients: &[Client], last: Option<u8>) -> anyhow::Result<()> {
         for client in clients {
-            let expected = last.map(|last| if client.is_v6() { v6(last).into() } else { v4(last).into() });
+            let expected =
+                last.map(|last| if client.is_v6() { v6(last).into() } else { v4(last).into() });
             let found = self.backend_of(client)?;
             ensure!(found == expected, "{client:?} went to {found:?} instead of {expected:?}");
         }
@@ -116,7 +128,12 @@ fn v6(last: u8) -> Ipv6Addr {
 }
 
 fn backend(last: u8) -> WantBackend {
-    WantBackend { name: format!("backend-{last}"), v4: Some(v4(last)), v6: Some(v6(last)), draining: false }
+    WantBackend {
+        name: format!("backend-{last}"),
+        v4: Some(v4(last)),
+        v6: Some(v6(last)),
+        draining: false,
+    }
 }
 
 /// A service of VIPs `address:port/protocol`, every slot at one position among the wanted backends.
@@ -143,7 +160,11 @@ fn dns(owner: usize) -> anyhow::Result<WantService> {
 }
 
 fn want(backends: &[u8], services: Vec<WantService>) -> Want {
-    Want { backends: backends.iter().map(|last| backend(*last)).collect(), services, ..Want::default() }
+    Want {
+        backends: backends.iter().map(|last| backend(*last)).collect(),
+        services,
+        ..Want::default()
+    }
 }
 
 fn segments() -> Vec<Client> {
@@ -160,7 +181,10 @@ fn removed_service(hook: Hook) -> anyhow::Result<()> {
     daemon.expect(&segments(), Some(1))?;
     daemon.reach(&Want::default())?;
     daemon.expect(&segments(), None)?;
-    ensure!(daemon.count(Reason::NotVip)? == segments().len() as u64, "they are not counted as anybody's packets");
+    ensure!(
+        daemon.count(Reason::NotVip)? == segments().len() as u64,
+        "they are not counted as anybody's packets"
+    );
     Ok(())
 }
 
@@ -184,7 +208,10 @@ fn recycled_backend(hook: Hook) -> anyhow::Result<()> {
     daemon.rest();
     daemon.reach(&want(&[2, 3], vec![web(0)?, dns(1)?]))?;
     let index = apply::have(daemon.loaded.maps())?.backends[&1].name.clone();
-    ensure!(index.as_deref() == Some("backend-3"), "the index was not used again: it has {index:?}");
+    ensure!(
+        index.as_deref() == Some("backend-3"),
+        "the index was not used again: it has {index:?}"
+    );
     // The flows of the old one follow their own service's table, those without SYN too.
     daemon.expect(&segments(), Some(2))?;
     daemon.expect(&[Client::udp4().from_port(9), Client::udp6().from_port(9)], Some(3))
@@ -194,7 +221,11 @@ fn recycled_address(hook: Hook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1], vec![web(0)?]))?;
     let numbers = |daemon: &mut Daemon| -> anyhow::Result<Vec<u32>> {
-        Ok(apply::have(daemon.loaded.maps())?.addresses.values().map(|address| address.id).collect())
+        Ok(apply::have(daemon.loaded.maps())?
+            .addresses
+            .values()
+            .map(|address| address.id)
+            .collect())
     };
     let before = numbers(&mut daemon)?;
     daemon.reach(&Want::default())?;
@@ -202,7 +233,10 @@ fn recycled_address(hook: Hook) -> anyhow::Result<()> {
     let other = ["203.0.113.77:80/tcp", "[2001:db8:1::77]:80/tcp"];
     daemon.reach(&want(&[1], vec![service("other", &other, 0)?]))?;
     let after = numbers(&mut daemon)?;
-    ensure!(after.iter().any(|number| before.contains(number)), "no number was used again: {before:?}, then {after:?}");
+    ensure!(
+        after.iter().any(|number| before.contains(number)),
+        "no number was used again: {before:?}, then {after:?}"
+    );
     let to = |v4: Ipv4Addr, v6: Ipv6Addr, port: u16| {
         segments().into_iter().map(move |client| {
             let address: IpAddr = if client.is_v6() { v6.into() } else { v4.into() };
@@ -225,10 +259,16 @@ fn recycled_service(hook: Hook) -> anyhow::Result<()> {
     daemon.rest();
     daemon.reach(&want(&[1, 2], vec![WantService { name: "new".to_owned(), ..dns(1)? }]))?;
     let services = apply::have(daemon.loaded.maps())?.services;
-    ensure!(services[&1].name.as_deref() == Some("new"), "the index was not used again: {:?}", services[&1].name);
+    ensure!(
+        services[&1].name.as_deref() == Some("new"),
+        "the index was not used again: {:?}",
+        services[&1].name
+    );
     daemon.expect(&datagrams(), Some(2))?;
     daemon.expect(&segments(), None)?;
-    // The web comes back under another index, to another backend: its old flows know nothing of the former one that still is there.
-    daemon.reach(&want(&[1, 2], vec![WantService { name: "new".to_owned(), ..dns(1)? }, web(1)?]))?;
+    // The web comes back under another index, to another backend: its old flows know nothing of the
+    // former one that still is there.
+    daemon
+        .reach(&want(&[1, 2], vec![WantService { name: "new".to_owned(), ..dns(1)? }, web(1)?]))?;
     daemon.expect(&[Client::syn(false), Client::syn(true), Client::tcp4(), Client::tcp6()], Some(2))
 }

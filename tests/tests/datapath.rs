@@ -1,4 +1,5 @@
-//! The table of packet cases on the packet path in memory, and random frames against an oracle. Needs no privilege.
+//! The table of packet cases on the packet path in memory, and random frames against an oracle.
+//! Needs no privilege.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use sluice_tests::packets::build::Client;
 use sluice_tests::packets::native::{Native, NativeHost};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::decapsulate::decapsulated;
-use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, Unwraps, World};
+use sluice_tests::packets::world::{
+    Action, Balancer, Counters, Decapsulator, Frame, Unwraps, World,
+};
 use sluice_tests::packets::{cases, clamping, faults, icmp, random, sources, watching};
 
 fn main() -> ExitCode {
@@ -31,10 +34,13 @@ fn main() -> ExitCode {
     }
     for case in cases::balancing() {
         let name = format!("capture: {}", case.name);
-        trials.push(Trial::test(name, move || report(watching::case(&case, &mut Native::default()))));
+        trials
+            .push(Trial::test(name, move || report(watching::case(&case, &mut Native::default()))));
     }
     for &(name, check) in watching::CHECKS {
-        trials.push(Trial::test(format!("capture: {name}"), move || report(check(&mut Native::default()))));
+        trials.push(Trial::test(format!("capture: {name}"), move || {
+            report(check(&mut Native::default()))
+        }));
     }
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
@@ -56,7 +62,10 @@ fn main() -> ExitCode {
         report(sources::check(&mut Native::with(sources::spread())))
     }));
     trials.push(Trial::test("random frames end as the oracle says", random_frames));
-    trials.push(Trial::test("random frames leave the outer header as the oracle says", random_frames_to_the_backend));
+    trials.push(Trial::test(
+        "random frames leave the outer header as the oracle says",
+        random_frames_to_the_backend,
+    ));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -88,7 +97,11 @@ fn shortest_frames() -> Result<(), Failed> {
     }
     let expected = BTreeMap::from([(Reason::Truncated, cases::SHORTEST as u64)]);
     let reasons = (balancer.counters()?.reasons, host.counters()?.1);
-    if reasons != (expected.clone(), expected) { Err(format!("reasons are {reasons:?}").into()) } else { Ok(()) }
+    if reasons != (expected.clone(), expected) {
+        Err(format!("reasons are {reasons:?}").into())
+    } else {
+        Ok(())
+    }
 }
 
 fn random_frames() -> Result<(), Failed> {
@@ -102,7 +115,8 @@ fn random_frames() -> Result<(), Failed> {
     let tried = runner().run(&random::frame(true), |frame| {
         let (native, oracle, total) = &mut *state.borrow_mut();
         let expected = oracle.judge(&frame);
-        cases::send(native, &frame, &expected, total).map_err(|error| TestCaseError::fail(format!("{error:#}")))
+        cases::send(native, &frame, &expected, total)
+            .map_err(|error| TestCaseError::fail(format!("{error:#}")))
     });
     tried.map_err(|error| error.to_string())?;
     random::reached(&state.borrow().2)?;
@@ -116,7 +130,8 @@ fn random_frames_to_the_backend() -> Result<(), Failed> {
         let tried = runner().run(&random::encapsulated(true), |frame| {
             let (host, total) = &mut *state.borrow_mut();
             let expected = decapsulated(&frame, &random::host(), crosses);
-            cases::unwrap(host, &frame, &expected, total).map_err(|error| TestCaseError::fail(format!("{error:#}")))
+            cases::unwrap(host, &frame, &expected, total)
+                .map_err(|error| TestCaseError::fail(format!("{error:#}")))
         });
         tried.map_err(|error| error.to_string())?;
         random::reached_by_backend(&state.borrow().1)?;

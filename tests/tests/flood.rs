@@ -1,5 +1,6 @@
-//! A flood of SYNs from ever new sources, ten times as many as the connection table holds, against established connections of a tracked
-//! service: they keep their backends, and their packets cost what they cost before. Prints nanoseconds a packet.
+//! A flood of SYNs from ever new sources, ten times as many as the connection table holds, against
+//! established connections of a tracked service: they keep their backends, and their packets cost
+//! what they cost before. Prints nanoseconds a packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -16,14 +17,17 @@ use sluice_tests::packets::world::{Balancer as _, World};
 const TABLE: u32 = 1024;
 /// Connections that are established: as many as a table of this size keeps on any number of CPUs.
 const ESTABLISHED: u32 = 256;
-/// SYNs for each packet of an established connection, so that all of them together are ten times the table.
+/// SYNs for each packet of an established connection, so that all of them together are ten times
+/// the table.
 const SYNS: u32 = 10 * TABLE / ESTABLISHED;
 /// How often the time is taken, in each way: every connection four times.
 const ROUNDS: u32 = 4 * ESTABLISHED;
 
 /// An address that is no VIP.
-const NOBODY: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1))];
+const NOBODY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
+];
 
 fn established(number: u32) -> Client {
     let client = if number.is_multiple_of(2) { Client::tcp4() } else { Client::tcp6() };
@@ -63,13 +67,16 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
         balancer.send(&syn(sent).frame().into())?;
         sent += 1;
     }
-    // In turn between packets of other connections, between packets that are nobody's, and within the flood, as many of each.
+    // In turn between packets of other connections, between packets that are nobody's, and within
+    // the flood, as many of each.
     let mut times = [const { Vec::new() }; 3];
     for round in 0..ROUNDS {
         for (way, times) in times.iter_mut().enumerate() {
             for other in 1..=SYNS {
                 match way {
-                    0 => balancer.send(&established((round + other) % ESTABLISHED).frame().into())?,
+                    0 => {
+                        balancer.send(&established((round + other) % ESTABLISHED).frame().into())?
+                    }
                     1 => balancer.send(&nobodys(sent).frame().into())?,
                     _ => balancer.send(&syn(sent).frame().into())?,
                 };
@@ -80,11 +87,20 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
         }
     }
     let after = balancer.counters()?.backends;
-    let to = |backend| after.get(&backend).map_or(0, |c| c.0) - before.get(&backend).map_or(0, |c| c.0);
+    let to =
+        |backend| after.get(&backend).map_or(0, |c| c.0) - before.get(&backend).map_or(0, |c| c.0);
     let flooding = u64::from(ESTABLISHED * SYNS + ROUNDS * SYNS);
-    ensure!(to(2) == flooding, "{} packets went to the new backend, {flooding} are of the flood", to(2));
+    ensure!(
+        to(2) == flooding,
+        "{} packets went to the new backend, {flooding} are of the flood",
+        to(2)
+    );
     let kept = u64::from(ROUNDS * (SYNS + 3));
-    ensure!(to(1) == kept, "{} of {kept} packets of established connections went to their backend", to(1));
+    ensure!(
+        to(1) == kept,
+        "{} of {kept} packets of established connections went to their backend",
+        to(1)
+    );
     let [own, nobodys, flooded] = times.map(median);
     println!(
         "{hook:?}: a packet of an established connection takes {own} ns between those of others, {nobodys} ns between packets that are nobody's, \
@@ -107,9 +123,13 @@ fn main() -> ExitCode {
     let trial = |name: &str, hook| {
         Trial::ignorable_test(name, move || {
             if !nix::unistd::geteuid().is_root() {
-                return Ok(Completion::ignored_with("loading programs needs root (CAP_BPF, CAP_NET_ADMIN)"));
+                return Ok(Completion::ignored_with(
+                    "loading programs needs root (CAP_BPF, CAP_NET_ADMIN)",
+                ));
             }
-            flood(hook).map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
+            flood(hook)
+                .map(|()| Completion::Completed)
+                .map_err(|error| Failed::from(format!("{error:#}")))
         })
     };
     let trials = vec![

@@ -1,5 +1,6 @@
-//! Random frames by the million through each program in memory and in the kernel, judged by the program's oracle; before them the
-//! corpus, every frame of which was once wrong or is likely to be.
+//! Random frames by the million through each program in memory and in the kernel, judged by the
+//! program's oracle; before them the corpus, every frame of which was once wrong or is likely to
+//! be.
 //!
 //! `FUZZ_FRAMES` says how many frames, `FUZZ_MINUTES` how long instead, `FUZZ_SEED` which.
 
@@ -37,7 +38,10 @@ fn main() -> ExitCode {
     let trials = vec![
         kernel("memory, tc, xdp and the oracle agree on the corpus", replay),
         kernel("memory, tc, xdp and the oracle agree on random frames", balanced_frames),
-        kernel("memory, the backend's programs and their oracles agree on random frames", backend_frames),
+        kernel(
+            "memory, the backend's programs and their oracles agree on random frames",
+            backend_frames,
+        ),
         memory("memory and the oracle agree on the corpus", replay),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -46,7 +50,9 @@ fn main() -> ExitCode {
 /// A number in an environment variable.
 fn number(name: &str) -> anyhow::Result<Option<u64>> {
     match std::env::var(name) {
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name} is `{text}`; it is a number"))?)),
+        Ok(text) => {
+            Ok(Some(text.parse().with_context(|| format!("{name} is `{text}`; it is a number"))?))
+        }
         Err(_) => Ok(None),
     }
 }
@@ -69,12 +75,18 @@ fn replay(kernel: bool) -> anyhow::Result<()> {
         balancers.configure(&make())?;
         of(&mut balancers, name)?;
     }
-    worlds::backend().iter().try_for_each(|(name, subject)| of(&mut Bench::new(subject, kernel)?, name))
+    worlds::backend()
+        .iter()
+        .try_for_each(|(name, subject)| of(&mut Bench::new(subject, kernel)?, name))
 }
 
 fn balanced_frames(kernel: bool) -> anyhow::Result<()> {
     let (frames, seen) = random_frames(worlds::balancer(), FRAMES, kernel)?;
-    if frames >= ALL_REASONS { random::reached(&seen.balanced).map_err(anyhow::Error::msg) } else { Ok(()) }
+    if frames >= ALL_REASONS {
+        random::reached(&seen.balanced).map_err(anyhow::Error::msg)
+    } else {
+        Ok(())
+    }
 }
 
 fn backend_frames(kernel: bool) -> anyhow::Result<()> {
@@ -92,7 +104,11 @@ fn backend_frames(kernel: bool) -> anyhow::Result<()> {
 }
 
 /// Tries random frames on programs: how many all bindings took, and what became of them.
-fn random_frames(subjects: Vec<worlds::Named>, frames: u64, kernel: bool) -> anyhow::Result<(u64, Seen)> {
+fn random_frames(
+    subjects: Vec<worlds::Named>,
+    frames: u64,
+    kernel: bool,
+) -> anyhow::Result<(u64, Seen)> {
     let seed = number("FUZZ_SEED")?.unwrap_or_else(|| fastrand::u64(..));
     let until = match number("FUZZ_MINUTES")? {
         Some(minutes) => Until::Over(Duration::from_secs(60 * minutes)),
@@ -100,16 +116,26 @@ fn random_frames(subjects: Vec<worlds::Named>, frames: u64, kernel: bool) -> any
     };
     let (summary, found) = Campaign { subjects, seed, until, kernel }.run()?;
     if let Some(found) = found {
-        let kept = match corpus::write(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"), &found.entry) {
+        let kept = match corpus::write(
+            &Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"),
+            &found.entry,
+        ) {
             Ok(path) => {
-                format!("\nKept as {}; move it to tests/corpus under a name that says what it shows.", path.display())
+                format!(
+                    "\nKept as {}; move it to tests/corpus under a name that says what it shows.",
+                    path.display()
+                )
             }
-            Err(error) => format!("\nNot kept: {error:#}. As a file of tests/corpus it is:\n{}", found.entry.to_text()),
+            Err(error) => format!(
+                "\nNot kept: {error:#}. As a file of tests/corpus it is:\n{}",
+                found.entry.to_text()
+            ),
         };
         bail!("{}{kept}", found.report);
     }
     let seconds = summary.time.as_secs_f64();
-    let each: Vec<_> = summary.frames.iter().map(|(name, frames)| format!("{frames} {name}")).collect();
+    let each: Vec<_> =
+        summary.frames.iter().map(|(name, frames)| format!("{frames} {name}")).collect();
     println!(
         "fuzz: {} frames on which all agree ({}), {seconds:.0} s, {:.0} a second, FUZZ_SEED={seed}",
         summary.everywhere,

@@ -1,4 +1,5 @@
-//! The lab's assertions as tests: one test for each step. The lab comes up once, for whichever test needs it first.
+//! The lab's assertions as tests: one test for each step. The lab comes up once, for whichever test
+//! needs it first.
 //!
 //! `LAB_SCALE` chooses the size (`small` when unset), `SLUICE` the binary under test.
 
@@ -24,7 +25,8 @@ fn report() -> &'static Result<Report, String> {
             Some(_) => Scale::from_environment(),
         };
         let programs = Programs::find(PathBuf::from(env!("CARGO_BIN_EXE_sluice-lab")));
-        let (scale, programs) = scale.and_then(|scale| Ok((scale, programs?))).map_err(|error| format!("{error:#}"))?;
+        let (scale, programs) =
+            scale.and_then(|scale| Ok((scale, programs?))).map_err(|error| format!("{error:#}"))?;
         let mut show = Show::silent();
         if !examine(Path::new(STATE), scale, programs, &mut show) {
             show.verdict();
@@ -39,7 +41,10 @@ fn judge(title: &str) -> Result<(), Failed> {
     let mut own = report.checks.iter().filter(|check| check.step == title).peekable();
     if own.peek().is_none() {
         let first = report.checks.iter().find(|check| !check.held);
-        let why = first.map_or_else(|| report.transcript.clone(), |check| format!("{}: {}", check.step, check.what));
+        let why = first.map_or_else(
+            || report.transcript.clone(),
+            |check| format!("{}: {}", check.step, check.what),
+        );
         return Err(format!("not reached, because before it this failed: {why}").into());
     }
     let failed: Vec<_> = own.filter(|check| !check.held).map(|check| check.what.as_str()).collect();
@@ -55,7 +60,9 @@ fn main() -> ExitCode {
         if root {
             trial
         } else {
-            trial.with_kind("needs root: CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF").with_ignored_flag(true)
+            trial
+                .with_kind("needs root: CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF")
+                .with_ignored_flag(true)
         }
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()

@@ -1,7 +1,9 @@
-//! What a kernel makes of the programs: it loads each of them, also where it has no type information (BTF) of its own,
-//! takes them at TCX where it has it, and says what it lacks. Prints how many instructions each program has and how many the verifier went through.
+//! What a kernel makes of the programs: it loads each of them, also where it has no type
+//! information (BTF) of its own, takes them at TCX where it has it, and says what it lacks. Prints
+//! how many instructions each program has and how many the verifier went through.
 //!
-//! Everything happens in a network and a mount namespace of this process's own, with a BPF file system of their own.
+//! Everything happens in a network and a mount namespace of this process's own, with a BPF file
+//! system of their own.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -13,7 +15,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
 };
 use sluice::bpf::{self, BackendHost, BalancerMaps, Capacities, Footprint, Pins, Program};
 use sluice::journal::Role;
@@ -35,15 +38,17 @@ const PROGRAMS: [(&str, Loader); 4] = [
 type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
 
 /// As the default limits of a configuration, with a smaller connection table.
-const CAPACITIES: Capacities = Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
+const CAPACITIES: Capacities =
+    Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
 
 /// A backend that takes everything.
-const HOST: BackendHost = BackendHost { addresses: 2, vip_addresses: CAPACITIES.vips, gue_port: GUE_PORT };
+const HOST: BackendHost =
+    BackendHost { addresses: 2, vip_addresses: CAPACITIES.vips, gue_port: GUE_PORT };
 
 const GUE_PORT: Port = Port::new(6080);
 
-/// What this process does, when it is its own child: the name of a program, to load it without the kernel's type information, or
-/// [`REFUSED`].
+/// What this process does, when it is its own child: the name of a program, to load it without the
+/// kernel's type information, or [`REFUSED`].
 const CHILD: &str = "SLUICE_LOAD_CHILD";
 /// Asks a child to look for features on a kernel that makes no map.
 const REFUSED: &str = "maps are refused";
@@ -77,7 +82,8 @@ struct Loaded {
 
 impl Loaded {
     fn new(name: &str, instance: &str) -> Result<Self> {
-        let (_, load) = PROGRAMS.iter().find(|(known, _)| *known == name).context("no such program")?;
+        let (_, load) =
+            PROGRAMS.iter().find(|(known, _)| *known == name).context("no such program")?;
         let pins = |role| Pins::new(Path::new("/sys/fs/bpf"), instance, role);
         Ok(Self { program: load(&pins)?, pins: [pins(Role::Lb), pins(Role::Backend)] })
     }
@@ -97,13 +103,15 @@ fn loads(name: &str) -> Result<()> {
     let footprint = Loaded::new(name, &format!("{name}-loads"))?.program.footprint()?;
     let Footprint { instructions, verified, machine_code, type_information } = footprint;
     ensure!(type_information, "the kernel took {name} without its type information");
-    let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let number =
+        |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     println!(
         "program {name}: instructions {}, verified {}, bytes of machine code {machine_code}",
         number(instructions),
         number(verified)
     );
-    // The verifier counts an instruction once for each path that it follows through it. A kernel's limit is a million.
+    // The verifier counts an instruction once for each path that it follows through it. A kernel's
+    // limit is a million.
     ensure!(
         verified.is_none_or(|count| count < 500_000),
         "the verifier went through {verified:?} instructions of {name}"
@@ -129,13 +137,17 @@ fn child(task: &str) -> Result<()> {
     }
 }
 
-/// Makes the kernel answer as one does that does not know what it is asked for, whenever this process wants a map; the check before
-/// a daemon's start must name what is missing.
+/// Makes the kernel answer as one does that does not know what it is asked for, whenever this
+/// process wants a map; the check before a daemon's start must name what is missing.
 fn names_what_is_missing() -> Result<()> {
     /// `BPF_MAP_CREATE` of `enum bpf_cmd` (`linux/bpf.h`).
     const MAP_CREATE: u64 = 0;
 
-    ensure!(bpf::missing_feature()?.is_none(), "{:?} is missing before anything is refused", bpf::missing_feature()?);
+    ensure!(
+        bpf::missing_feature()?.is_none(),
+        "{:?} is missing before anything is refused",
+        bpf::missing_feature()?
+    );
     let command = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, MAP_CREATE)?;
     let filter = SeccompFilter::new(
         [(libc::SYS_bpf, vec![SeccompRule::new(vec![command])?])].into(),
@@ -150,17 +162,20 @@ fn names_what_is_missing() -> Result<()> {
         Err(error) => error.to_string(),
     };
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    for part in [release.as_str(), "lacks connection tables (BPF_MAP_TYPE_LRU_HASH)", "Linux 5.10"] {
+    for part in [release.as_str(), "lacks connection tables (BPF_MAP_TYPE_LRU_HASH)", "Linux 5.10"]
+    {
         ensure!(error.contains(part), "{error:?} does not say {part:?}");
     }
     Ok(())
 }
 
-/// Hides the kernel's type information, as a kernel built without `CONFIG_DEBUG_INFO_BTF` has none, and loads a program.
+/// Hides the kernel's type information, as a kernel built without `CONFIG_DEBUG_INFO_BTF` has none,
+/// and loads a program.
 fn load_without_kernel_btf(name: &str) -> Result<()> {
     let kernel = Path::new("/sys/kernel/btf");
     if kernel.exists() {
-        mount(Some("none"), kernel, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).context("cannot hide it")?;
+        mount(Some("none"), kernel, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)
+            .context("cannot hide it")?;
     }
     ensure!(!kernel.join("vmlinux").exists(), "{} is still there", kernel.display());
     Loaded::new(name, &format!("{name}-without-btf")).map(drop)
@@ -174,16 +189,25 @@ fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     ip(&["link", "set", "here", "up"])?;
     ip(&["link", "set", "there", "up"])?;
     ip(&["addr", "add", "192.0.2.1/24", "dev", "there"])?;
-    ensure!(maps.reasons()?.is_empty(), "packets are counted before the program is attached: {:?}", maps.reasons()?);
+    ensure!(
+        maps.reasons()?.is_empty(),
+        "packets are counted before the program is attached: {:?}",
+        maps.reasons()?
+    );
 
-    let link =
-        match kernel::attach(loaded.program.descriptor(), nix::net::if_::if_nametoindex("here")?, kernel::Hook::Tcx) {
-            Ok(link) => link,
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && version()? < (6, 6) => {
-                return Ok(Completion::ignored_with("this kernel has no TCX (BPF_TCX_INGRESS, Linux 6.6)"));
-            }
-            Err(error) => return Err(error).context("cannot attach by TCX"),
-        };
+    let link = match kernel::attach(
+        loaded.program.descriptor(),
+        nix::net::if_::if_nametoindex("here")?,
+        kernel::Hook::Tcx,
+    ) {
+        Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && version()? < (6, 6) => {
+            return Ok(Completion::ignored_with(
+                "this kernel has no TCX (BPF_TCX_INGRESS, Linux 6.6)",
+            ));
+        }
+        Err(error) => return Err(error).context("cannot attach by TCX"),
+    };
     let socket = UdpSocket::bind("192.0.2.1:0")?;
     let deadline = Instant::now() + PATIENCE;
     while maps.reasons()?.is_empty() {
@@ -208,13 +232,20 @@ fn version() -> Result<(u32, u32)> {
 
 fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("cannot run ip")?;
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
-/// Gives this process, which must have one thread, namespaces of its own, and a BPF file system in them.
+/// Gives this process, which must have one thread, namespaces of its own, and a BPF file system in
+/// them.
 fn isolate() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make namespaces")?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context("cannot make namespaces")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make mounts private")?;
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>)
@@ -228,7 +259,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     if let Ok(task) = std::env::var(CHILD) {
-        let result = if task == REFUSED { names_what_is_missing() } else { load_without_kernel_btf(&task) };
+        let result =
+            if task == REFUSED { names_what_is_missing() } else { load_without_kernel_btf(&task) };
         return match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -248,7 +280,10 @@ fn main() -> ExitCode {
     };
     let mut trials = Vec::new();
     for (name, _) in PROGRAMS {
-        trials.push(trial(format!("{name}_loads"), Box::new(|| loads(name).map(|()| Completion::Completed))));
+        trials.push(trial(
+            format!("{name}_loads"),
+            Box::new(|| loads(name).map(|()| Completion::Completed)),
+        ));
         trials.push(trial(
             format!("{name}_loads_without_the_kernels_type_information"),
             Box::new(|| child(name).map(|()| Completion::Completed)),
@@ -258,6 +293,9 @@ fn main() -> ExitCode {
         "a_missing_feature_is_named_before_the_start".into(),
         Box::new(|| child(REFUSED).map(|()| Completion::Completed)),
     ));
-    trials.push(trial("sluice_tc_runs_at_tcx".into(), Box::new(|| counts_what_arrives_at_tcx("sluice_tc"))));
+    trials.push(trial(
+        "sluice_tc_runs_at_tcx".into(),
+        Box::new(|| counts_what_arrives_at_tcx("sluice_tc")),
+    ));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

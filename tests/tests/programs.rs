@@ -1,5 +1,6 @@
-//! The table of packet cases through the programs in the kernel, each with pins and a network namespace of its own, and random
-//! frames on which the packet path in memory, both programs and the oracle must agree.
+//! The table of packet cases through the programs in the kernel, each with pins and a network
+//! namespace of its own, and random frames on which the packet path in memory, both programs and
+//! the oracle must agree.
 
 #[path = "programs/captures.rs"]
 mod captures;
@@ -18,7 +19,9 @@ use sluice_datapath::rates::Rate;
 use sluice_tests::packets::build::{self, Client, ETHERNET};
 use sluice_tests::packets::icmp;
 use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded, LoadedHost, refused_here, takes, takes_at_xdp};
+use sluice_tests::packets::loaded::{
+    CONNECTIONS, Hook, Loaded, LoadedHost, refused_here, takes, takes_at_xdp,
+};
 use sluice_tests::packets::native::{Native, NativeHost, settings};
 use sluice_tests::packets::network;
 use sluice_tests::packets::oracle::Oracle;
@@ -27,7 +30,9 @@ use sluice_tests::packets::random;
 use sluice_tests::packets::shared::{lend, unload};
 use sluice_tests::packets::sources;
 use sluice_tests::packets::watching;
-use sluice_tests::packets::world::{Action, Balancer, Counters, Decapsulator, Frame, MTU, Unwraps, World};
+use sluice_tests::packets::world::{
+    Action, Balancer, Counters, Decapsulator, Frame, MTU, Unwraps, World,
+};
 use sluice_tests::packets::{cases, clamping};
 
 fn main() -> ExitCode {
@@ -54,18 +59,26 @@ fn main() -> ExitCode {
     }
     for case in cases::balancing() {
         if let Some(case) = case.clone().only(takes_at_xdp) {
-            add(format!("xdp: {}", case.name), Box::new(move || lend(Hook::Xdp, |balancer| case.run(balancer))));
+            add(
+                format!("xdp: {}", case.name),
+                Box::new(move || lend(Hook::Xdp, |balancer| case.run(balancer))),
+            );
         }
-        // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test program `wire` does.
+        // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test
+        // program `wire` does.
         if let Some(case) = case.only(takes) {
-            add(format!("tc: {}", case.name), Box::new(move || lend(Hook::Tc, |balancer| case.run(balancer))));
+            add(
+                format!("tc: {}", case.name),
+                Box::new(move || lend(Hook::Tc, |balancer| case.run(balancer))),
+            );
         }
     }
     for case in cases::clamping().into_iter().filter_map(|case| case.only(takes)) {
         add(format!("clamp: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
     }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
-        let name = format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
+        let name =
+            format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
         add(name, Box::new(move || lend(hook, |balancer| icmp::every_answer_is_valid(balancer))));
     }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
@@ -74,7 +87,8 @@ fn main() -> ExitCode {
     }
     for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
         let name = format!("{name}: where sources are spread, each flow has one of its own");
-        let check = move || sources::check(&mut Loaded::with(hook, CONNECTIONS, &sources::spread())?);
+        let check =
+            move || sources::check(&mut Loaded::with(hook, CONNECTIONS, &sources::spread())?);
         add(name, Box::new(check));
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
@@ -94,7 +108,8 @@ fn main() -> ExitCode {
     for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
         let why = missing.as_deref().or_else(|| refused_here(&case));
         let name = format!("backend: {}", case.name);
-        let trial = Trial::test(name, move || in_namespace(move || case.run(&mut LoadedHost::new()?)));
+        let trial =
+            Trial::test(name, move || in_namespace(move || case.run(&mut LoadedHost::new()?)));
         trials.push(match why {
             None => trial,
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
@@ -120,7 +135,10 @@ fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
     let sent = most + 1;
     for number in 0..sent {
         let (action, _) = balancer.send(&frame)?;
-        ensure!(number >= BURST || action == balancer.answers_as(), "{action:?} for packet {number}");
+        ensure!(
+            number >= BURST || action == balancer.answers_as(),
+            "{action:?} for packet {number}"
+        );
     }
     let reasons = balancer.counters()?.reasons;
     let count = |reason| reasons.get(&reason).copied().unwrap_or(0);
@@ -132,7 +150,9 @@ fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
 
 fn redirected_at_xdp() -> anyhow::Result<()> {
     let interface = network::route_out()?;
-    let world = World::new().all_to(3, 0x1240).with_backend(3, |backend| backend.next_hop = Some((interface, MTU)));
+    let world = World::new()
+        .all_to(3, 0x1240)
+        .with_backend(3, |backend| backend.next_hop = Some((interface, MTU)));
     let mut balancer = Loaded::new(Hook::Xdp)?;
     balancer.configure(&world)?;
     for client in Client::each() {
@@ -144,8 +164,12 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
         } else {
             build::outer_v4(Ipv4Addr::new(10, 0, 1, 3), class, 0x1240, length)
         };
-        let expected =
-            [&network::NEIGHBOUR[..], &network::OWN, &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..]].concat();
+        let expected = [
+            &network::NEIGHBOUR[..],
+            &network::OWN,
+            &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..],
+        ]
+        .concat();
         ensure!(bytes == expected, "the frame became {bytes:02x?} instead of {expected:02x?}");
     }
     Ok(())
@@ -157,7 +181,9 @@ const MANY: u32 = 20_000;
 /// How many random frames there are: `RANDOM_FRAMES`, for emulated machines, or many.
 fn config() -> Config {
     let cases = match std::env::var("RANDOM_FRAMES") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("RANDOM_FRAMES is `{text}`; it is a number of frames")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("RANDOM_FRAMES is `{text}`; it is a number of frames")),
         Err(_) => MANY,
     };
     Config { cases, failure_persistence: None, ..Config::default() }
@@ -165,9 +191,13 @@ fn config() -> Config {
 
 fn random_frames() -> anyhow::Result<()> {
     let world = random::world();
-    let bindings: Vec<Box<dyn Balancer>> =
-        vec![Box::new(Native::default()), Box::new(Loaded::new(Hook::Tc)?), Box::new(Loaded::new(Hook::Xdp)?)];
-    let mut bindings: Vec<_> = bindings.into_iter().map(|binding| (binding, Counters::default())).collect();
+    let bindings: Vec<Box<dyn Balancer>> = vec![
+        Box::new(Native::default()),
+        Box::new(Loaded::new(Hook::Tc)?),
+        Box::new(Loaded::new(Hook::Xdp)?),
+    ];
+    let mut bindings: Vec<_> =
+        bindings.into_iter().map(|binding| (binding, Counters::default())).collect();
     bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&world))?;
     let mut oracle = Oracle::default();
     oracle.configure(&world);
@@ -197,8 +227,10 @@ fn random_frames() -> anyhow::Result<()> {
 
 fn random_frames_to_the_backend() -> anyhow::Result<()> {
     let crosses = bpf::decapsulates_across_families();
-    let bindings: Vec<Box<dyn Decapsulator>> = vec![Box::new(NativeHost::new(crosses)), Box::new(LoadedHost::new()?)];
-    let mut bindings: Vec<_> = bindings.into_iter().map(|binding| (binding, Unwraps::default())).collect();
+    let bindings: Vec<Box<dyn Decapsulator>> =
+        vec![Box::new(NativeHost::new(crosses)), Box::new(LoadedHost::new()?)];
+    let mut bindings: Vec<_> =
+        bindings.into_iter().map(|binding| (binding, Unwraps::default())).collect();
     bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&random::host()))?;
     let bindings = RefCell::new(bindings);
     let tried = TestRunner::new(config()).run(&random::encapsulated(true), |frame| {
@@ -206,7 +238,8 @@ fn random_frames_to_the_backend() -> anyhow::Result<()> {
             return Ok(());
         }
         let expected = decapsulated(&frame, &random::host(), crosses);
-        for ((binding, total), name) in bindings.borrow_mut().iter_mut().zip(["memory", "backend"]) {
+        for ((binding, total), name) in bindings.borrow_mut().iter_mut().zip(["memory", "backend"])
+        {
             cases::unwrap(binding.as_mut(), &frame, &expected, total)
                 .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
         }

@@ -1,6 +1,7 @@
-//! The table of packet cases on the wire: programs attached to virtual Ethernet, each in a network namespace of its own. What a test run
-//! of a program cannot make is here: merged packets, packets outside the linear part of their buffer, VLAN tags beside the bytes, frames
-//! that end inside their IP header.
+//! The table of packet cases on the wire: programs attached to virtual Ethernet, each in a network
+//! namespace of its own. What a test run of a program cannot make is here: merged packets, packets
+//! outside the linear part of their buffer, VLAN tags beside the bytes, frames that end inside
+//! their IP header.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -19,7 +20,9 @@ use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
 use sluice_tests::packets::shared::unload;
 use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry};
-use sluice_tests::packets::world::{Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World};
+use sluice_tests::packets::world::{
+    Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World,
+};
 
 /// A world whose backends are behind links of jumbo frames.
 fn wide() -> World {
@@ -59,12 +62,24 @@ fn main() -> ExitCode {
     }
     for case in cases::clamping().into_iter().filter_map(|case| case.only(can_carry)) {
         let name = format!("clamp: {}", case.name);
-        add(name, Box::new(move |link| case.run(&mut WireClamp::new(link)?).map(|()| Completion::Completed)));
+        add(
+            name,
+            Box::new(move |link| {
+                case.run(&mut WireClamp::new(link)?).map(|()| Completion::Completed)
+            }),
+        );
     }
-    add("clamp: a checksum that is still to be completed stays so".into(), Box::new(clamped_partial));
-    add("clamp: options outside the linear part of the buffer are found".into(), Box::new(clamped_non_linear));
     add(
-        "merged segments of 60,000 bytes leave as one packet with the size of their segments".into(),
+        "clamp: a checksum that is still to be completed stays so".into(),
+        Box::new(clamped_partial),
+    );
+    add(
+        "clamp: options outside the linear part of the buffer are found".into(),
+        Box::new(clamped_non_linear),
+    );
+    add(
+        "merged segments of 60,000 bytes leave as one packet with the size of their segments"
+            .into(),
         Box::new(|link| judged(link, |judged| merged_segments(judged, World::new()))),
     );
     add(
@@ -72,7 +87,8 @@ fn main() -> ExitCode {
         Box::new(|link| judged(link, |judged| merged_datagrams(judged, World::new()))),
     );
     add(
-        "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum".into(),
+        "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum"
+            .into(),
         Box::new(|link| judged(link, |judged| merged_segments(judged, gue(MTU)))),
     );
     add(
@@ -91,9 +107,18 @@ fn main() -> ExitCode {
         "in UDP the outer checksum is that of the packet whose own is still to be completed".into(),
         Box::new(|link| judged(link, |judged| partial(judged, &gue(9000)))),
     );
-    add("the corpus ends on the wire as the oracle says".into(), Box::new(|link| judged(link, corpus_frames)));
-    add("random frames end on the wire as the oracle says".into(), Box::new(|link| judged(link, random_frames)));
-    trials.push(Trial::test("every frame goes through a program: here, in a test run, or both", nothing_left_out));
+    add(
+        "the corpus ends on the wire as the oracle says".into(),
+        Box::new(|link| judged(link, corpus_frames)),
+    );
+    add(
+        "random frames end on the wire as the oracle says".into(),
+        Box::new(|link| judged(link, random_frames)),
+    );
+    trials.push(Trial::test(
+        "every frame goes through a program: here, in a test run, or both",
+        nothing_left_out,
+    ));
     let conclusion = libtest_mimic::run(&arguments, trials);
     unload();
     conclusion.exit_code()
@@ -103,12 +128,21 @@ fn main() -> ExitCode {
 fn nothing_left_out() -> Result<(), Failed> {
     let left_out = |frame: &Frame| !can_carry(frame) && !takes(frame);
     let balancing = cases::balancing().into_iter();
-    let balancing = balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
+    let balancing =
+        balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
     let balancing = balancing.map(|case| case.name);
-    let decapsulating = cases::decapsulating().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
-    let clamping = cases::clamping().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
+    let decapsulating = cases::decapsulating()
+        .into_iter()
+        .filter_map(|case| case.only(left_out))
+        .map(|case| case.name);
+    let clamping =
+        cases::clamping().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
     let names: Vec<_> = balancing.chain(decapsulating).chain(clamping).collect();
-    if names.is_empty() { Ok(()) } else { Err(format!("no program is given all frames of {names:?}").into()) }
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("no program is given all frames of {names:?}").into())
+    }
 }
 
 /// A test that has interfaces to itself while it runs.
@@ -154,7 +188,12 @@ fn judged(
     test: impl FnOnce(&mut Judged<'_>) -> anyhow::Result<Completion>,
 ) -> anyhow::Result<Completion> {
     Wire::lend(link, |wire| {
-        test(&mut Judged { wire, oracle: Oracle::default(), total: Counters::default(), forwarded: 0 })
+        test(&mut Judged {
+            wire,
+            oracle: Oracle::default(),
+            total: Counters::default(),
+            forwarded: 0,
+        })
     })
 }
 
@@ -171,7 +210,8 @@ impl Judged<'_> {
     }
 }
 
-/// Packets of more than a memory page, cut into a linear part and the rest at every byte of their headers and at some behind them.
+/// Packets of more than a memory page, cut into a linear part and the rest at every byte of their
+/// headers and at some behind them.
 fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     judged.configure(&wide())?;
     let clients = Client::each().into_iter().chain([
@@ -187,13 +227,21 @@ fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
         let client = Client { payload: 5000, ..client };
         for linear in (ETHERNET as u16..ETHERNET as u16 + 84).chain([200, 4000]) {
             judged.wire.linear = Some(linear);
-            judged.send(&client.frame().into()).with_context(|| format!("{linear} bytes linear of {client:?}"))?;
+            judged
+                .send(&client.frame().into())
+                .with_context(|| format!("{linear} bytes linear of {client:?}"))?;
             let tagged = Frame { vlan: true, ..client.frame().into() };
-            judged.send(&tagged).with_context(|| format!("{linear} bytes linear of {client:?}, tagged"))?;
+            judged
+                .send(&tagged)
+                .with_context(|| format!("{linear} bytes linear of {client:?}, tagged"))?;
             sent += 1;
         }
     }
-    ensure!(judged.forwarded > sent / 2, "only {} of {sent} packets were forwarded", judged.forwarded);
+    ensure!(
+        judged.forwarded > sent / 2,
+        "only {} of {sent} packets were forwarded",
+        judged.forwarded
+    );
     Ok(Completion::Completed)
 }
 
@@ -210,25 +258,34 @@ fn partial(judged: &mut Judged<'_>, world: &World) -> anyhow::Result<Completion>
             }
         }
     }
-    ensure!(judged.forwarded == count, "only {} of {count} packets were forwarded", judged.forwarded);
+    ensure!(
+        judged.forwarded == count,
+        "only {} of {count} packets were forwarded",
+        judged.forwarded
+    );
     Ok(Completion::Completed)
 }
 
-/// SYN-ACKs as the backend's own kernel sends them: the checksum field holds the sum of the pseudo-header, which the clamp must not change. A client's kernel, which
-/// is asked to carry such a packet, completes it.
+/// SYN-ACKs as the backend's own kernel sends them: the checksum field holds the sum of the
+/// pseudo-header, which the clamp must not change. A client's kernel, which is asked to carry such
+/// a packet, completes it.
 fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
     let mut clamp = WireClamp::new(link)?;
     clamp.partial = true;
     clamp.configure(&[IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()], cases::LARGEST)?;
     for v6 in [false, true] {
         for before in 0..=36 {
-            let told = |size: u32| [&[1; 36][..before], &[2, 4], &(size as u16).to_be_bytes()].concat();
+            let told =
+                |size: u32| [&[1; 36][..before], &[2, 4], &(size as u16).to_be_bytes()].concat();
             let frame = cases::handshake(v6, true, true, &told(8960));
             let (left, counted) = (clamp.send(&frame.clone().into())?, clamp.clamped()?);
             let mut expected = frame.clone();
-            let value =
-                frame.windows(2).position(|bytes| bytes == 8960_u16.to_be_bytes()).context("it tells a size")?;
-            expected[value..value + 2].copy_from_slice(&(cases::LARGEST[usize::from(v6)] as u16).to_be_bytes());
+            let value = frame
+                .windows(2)
+                .position(|bytes| bytes == 8960_u16.to_be_bytes())
+                .context("it tells a size")?;
+            expected[value..value + 2]
+                .copy_from_slice(&(cases::LARGEST[usize::from(v6)] as u16).to_be_bytes());
             ensure!(left == expected, "{frame:02x?} became {left:02x?} instead of {expected:02x?}");
             ensure!(counted == u64::from(v6) * 37 + before as u64 + 1, "{counted} are counted");
         }
@@ -236,7 +293,8 @@ fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-/// Handshakes of more than a memory page, as no host sends them, cut into a linear part and the rest at every byte of their headers.
+/// Handshakes of more than a memory page, as no host sends them, cut into a linear part and the
+/// rest at every byte of their headers.
 fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
     let vips = [IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()];
     let mut clamp = WireClamp::new(link)?;
@@ -250,7 +308,10 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
             let frame = Frame::from(bytes.clone());
             let expected = clamped(&frame, &vips, cases::LARGEST).context("it tells too much")?;
             let left = clamp.send(&frame)?;
-            ensure!(left == expected, "{linear} bytes linear: {left:02x?} instead of {expected:02x?}");
+            ensure!(
+                left == expected,
+                "{linear} bytes linear: {left:02x?} instead of {expected:02x?}"
+            );
         }
     }
     Ok(Completion::Completed)
@@ -280,7 +341,11 @@ fn merged(
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
-            ensure!(can_carry(frame), "the kernel would count other segments than {}", frame.segments);
+            ensure!(
+                can_carry(frame),
+                "the kernel would count other segments than {}",
+                frame.segments
+            );
             judged.send(frame).with_context(|| format!("{} bytes", frame.bytes.len()))?;
         }
     }
@@ -294,8 +359,10 @@ fn merged(
         judged.send(frame)?;
     }
     ensure!(judged.forwarded == 0, "{} were forwarded over too small a link", judged.forwarded);
-    // Those that fit without the outer header, to the byte, where services want them cut: TCP is, unless it has IP options.
-    let vip_options: BTreeMap<_, _> = [WEB, DNS].map(|service| (service, VipOptions::RESEGMENT)).into();
+    // Those that fit without the outer header, to the byte, where services want them cut: TCP is,
+    // unless it has IP options.
+    let vip_options: BTreeMap<_, _> =
+        [WEB, DNS].map(|service| (service, VipOptions::RESEGMENT)).into();
     for (client, frames) in clients.iter().zip(frames.chunks(payloads.len())) {
         let headers = client.frame().len() - ETHERNET - client.payload;
         let vip_options = vip_options.clone();
@@ -308,7 +375,11 @@ fn merged(
                 judged.send(frame)?;
             }
             let expected = if cut { frames.len() } else { 0 };
-            ensure!(judged.forwarded == expected, "{} of {expected} were cut, of {client:?}", judged.forwarded);
+            ensure!(
+                judged.forwarded == expected,
+                "{} of {expected} were cut, of {client:?}",
+                judged.forwarded
+            );
         }
     }
     Ok(Completion::Completed)
@@ -329,7 +400,8 @@ fn merged_datagrams(judged: &mut Judged<'_>, world: World) -> anyhow::Result<Com
     merged(judged, world, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
 }
 
-/// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left out.
+/// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left
+/// out.
 fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     let entries = corpus::read(&corpus::directory())?;
     for (name, make) in worlds::WORLDS {
@@ -337,7 +409,9 @@ fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
             for (number, frame) in (1..).zip(&entry.frames) {
                 if can_carry(frame) && judged.wire.refuses(frame).is_none() {
-                    judged.send(frame).with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
+                    judged
+                        .send(frame)
+                        .with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
                 }
             }
         }
@@ -352,7 +426,9 @@ fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     const FRAMES: u64 = 6_000;
 
     let count = match std::env::var("RANDOM_FRAMES") {
-        Ok(text) => text.parse().with_context(|| format!("RANDOM_FRAMES is `{text}`; it is a number of frames"))?,
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("RANDOM_FRAMES is `{text}`; it is a number of frames"))?,
         Err(_) => FRAMES,
     };
     let seed = fastrand::u64(..);
@@ -363,7 +439,9 @@ fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
             let frame = generator.frame();
             if can_carry(&frame) && judged.wire.refuses(&frame).is_none() {
                 let sent = judged.send(&frame);
-                sent.with_context(|| format!("frame {number} of seed {seed}: {:02x?}", frame.bytes))?;
+                sent.with_context(|| {
+                    format!("frame {number} of seed {seed}: {:02x?}", frame.bytes)
+                })?;
             }
         }
     }

@@ -1,6 +1,8 @@
-//! What a list of a million sources costs: time to read its file, time to build its trie, memory that the trie takes.
+//! What a list of a million sources costs: time to read its file, time to build its trie, memory
+//! that the trie takes.
 //!
-//! `make bench-lists`, as root. Prefixes are spread over all addresses, which is the worst case: none is near another.
+//! `make bench-lists`, as root. Prefixes are spread over all addresses, which is the worst case:
+//! none is near another.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -28,7 +30,10 @@ fn main() -> anyhow::Result<()> {
     let site = |number| format!("{}/48", Ipv6Addr::from(u128::from(spread(number, 48)) << 80));
     let kinds: [(&str, &dyn Fn(u64) -> String); 3] =
         [("IPv4 addresses", &address), ("IPv4 /24", &network), ("IPv6 /48", &site)];
-    println!("{:<16} {:>10} {:>10} {:>10} {:>10} {:>12}", "kind", "prefixes", "read", "build", "free", "bytes each");
+    println!(
+        "{:<16} {:>10} {:>10} {:>10} {:>10} {:>12}",
+        "kind", "prefixes", "read", "build", "free", "bytes each"
+    );
     for (kind, line) in kinds {
         let mut text = String::new();
         for number in 0..PREFIXES {
@@ -64,6 +69,10 @@ fn main() -> anyhow::Result<()> {
 fn available() -> anyhow::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-    number.map(|kibibytes| kibibytes * 1024).ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no MemAvailable"))
+    let number = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok());
+    number
+        .map(|kibibytes| kibibytes * 1024)
+        .ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no MemAvailable"))
 }

@@ -22,7 +22,8 @@ const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnatio
 /// Nanoseconds since boot, suspended time included: the clock of everything that rests.
 pub fn now() -> u64 {
     // Cannot fail for a clock that the kernel has had since 2.6.39.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or_else(|_| Default::default(), std::time::Duration::from);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or_else(|_| Default::default(), std::time::Duration::from);
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -39,9 +40,15 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
             continue;
         }
         let name = (!name.is_empty()).then(|| name.to_owned());
-        have.services.insert(index, HaveService { name, table: None, rests_until: record.rests_until });
+        have.services
+            .insert(index, HaveService { name, table: None, rests_until: record.rests_until });
     }
-    let named: Vec<u32> = have.services.iter().filter(|(_, has)| has.name.is_some()).map(|(index, _)| *index).collect();
+    let named: Vec<u32> = have
+        .services
+        .iter()
+        .filter(|(_, has)| has.name.is_some())
+        .map(|(index, _)| *index)
+        .collect();
     for (index, table) in maps.tables(&named)? {
         if let Some(service) = have.services.get_mut(&index) {
             service.table = Some(table);
@@ -51,7 +58,10 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
     have.vips = maps.vips()?;
     have.routes = maps.routes()?;
     have.quic_servers = maps.quic_servers()?;
-    have.quic_lengths = (0..).zip(maps.quic_lengths()?).filter(|(_, lengths)| *lengths != IdLengths::NONE).collect();
+    have.quic_lengths = (0..)
+        .zip(maps.quic_lengths()?)
+        .filter(|(_, lengths)| *lengths != IdLengths::NONE)
+        .collect();
     Ok(have)
 }
 
@@ -83,12 +93,19 @@ pub fn backends(maps: &impl Maps) -> Result<BTreeMap<u16, HaveBackend>, Error> {
 
 /// Applies one step at `now` (nanoseconds since boot).
 ///
-/// `next_hop` tells how packets leave towards an address; new backends get theirs before anything names them.
+/// `next_hop` tells how packets leave towards an address; new backends get theirs before anything
+/// names them.
 ///
 /// # Errors
 ///
-/// [`Error`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows it.
-pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> NextHop, now: u64) -> Result<(), Error> {
+/// [`Error`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows
+/// it.
+pub fn apply(
+    maps: &mut impl Maps,
+    step: &Step,
+    next_hop: &dyn Fn(IpAddr) -> NextHop,
+    now: u64,
+) -> Result<(), Error> {
     match step {
         Step::AddBackends(new) => add_backends(maps, new, next_hop),
         Step::SetDraining(changed) => {
@@ -107,7 +124,9 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
             maps.reset_service_counters(&indexes)?;
             let records: Vec<_> = created
-                .map(|table| (table.service, ServiceRecord { name: name(&table.name), rests_until: 0 }))
+                .map(|table| {
+                    (table.service, ServiceRecord { name: name(&table.name), rests_until: 0 })
+                })
                 .collect();
             maps.set_service_records(&records)?;
             let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
@@ -120,13 +139,16 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             maps.set_quic_lengths(lengths)
         }
         Step::RemoveServerIds { servers, services } => {
-            maps.set_quic_lengths(&services.iter().map(|index| (*index, IdLengths::NONE)).collect::<Vec<_>>())?;
+            maps.set_quic_lengths(
+                &services.iter().map(|index| (*index, IdLengths::NONE)).collect::<Vec<_>>(),
+            )?;
             maps.remove_quic_servers(servers)
         }
         Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;
-            // Last, so that an address is a VIP address only once its VIPs are there, and holds copies of no others.
+            // Last, so that an address is a VIP address only once its VIPs are there, and holds
+            // copies of no others.
             maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
@@ -134,17 +156,22 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
             maps.remove_vips(vips)
         }
         Step::RetireServices(indexes) => {
-            // The records go last: as long as one names the service, the next daemon knows that this is not done.
+            // The records go last: as long as one names the service, the next daemon knows that
+            // this is not done.
             indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
             indexes.iter().try_for_each(|index| maps.remove_list(*index))?;
             let rests = ServiceRecord { name: Name::NONE, rests_until: rests_until(now) };
-            maps.set_service_records(&indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>())
+            maps.set_service_records(
+                &indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>(),
+            )
         }
         Step::RetireBackends(indexes) => {
-            // The incarnations go first with the entries: what the connection table says of these indexes counts no more.
+            // The incarnations go first with the entries: what the connection table says of these
+            // indexes counts no more.
             maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
             let next_hops = indexes.iter().flat_map(|index| {
-                [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), NextHop::NONE))
+                [Family::V4, Family::V6]
+                    .map(|family| (NextHop::index(*index, family), NextHop::NONE))
             });
             maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
             // The records go last, as above.
@@ -154,7 +181,10 @@ pub fn apply(maps: &mut impl Maps, step: &Step, next_hop: &dyn Fn(IpAddr) -> Nex
                 .filter_map(|index| {
                     let record = records.get(usize::from(*index))?;
                     let rests_until = rests_until(now);
-                    Some((*index, BackendRecord { name: Name::NONE, draining: 0, rests_until, ..*record }))
+                    Some((
+                        *index,
+                        BackendRecord { name: Name::NONE, draining: 0, rests_until, ..*record },
+                    ))
                 })
                 .collect();
             maps.set_backend_records(&rests)
@@ -167,8 +197,13 @@ fn rests_until(now: u64) -> u64 {
     now.saturating_add(REST_SECONDS * 1_000_000_000)
 }
 
-/// The records come first: if the daemon dies behind them, the next one knows that these incarnations are taken.
-fn add_backends(maps: &mut impl Maps, new: &[NewBackend], next_hop: &dyn Fn(IpAddr) -> NextHop) -> Result<(), Error> {
+/// The records come first: if the daemon dies behind them, the next one knows that these
+/// incarnations are taken.
+fn add_backends(
+    maps: &mut impl Maps,
+    new: &[NewBackend],
+    next_hop: &dyn Fn(IpAddr) -> NextHop,
+) -> Result<(), Error> {
     maps.reset_backend_counters(&new.iter().map(|backend| backend.index).collect::<Vec<_>>())?;
     let records = new.iter().map(|backend| {
         let record = BackendRecord {
@@ -183,7 +218,9 @@ fn add_backends(maps: &mut impl Maps, new: &[NewBackend], next_hop: &dyn Fn(IpAd
     let next_hops = new.iter().flat_map(|backend| {
         let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
         let addresses = addresses.into_iter().filter(|(_, address)| !address.is_none());
-        addresses.map(|(family, address)| (NextHop::index(backend.index, family), next_hop(address.into())))
+        addresses.map(|(family, address)| {
+            (NextHop::index(backend.index, family), next_hop(address.into()))
+        })
     });
     maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
     maps.set_backends(&new.iter().map(|backend| (backend.index, backend.entry)).collect::<Vec<_>>())

@@ -1,4 +1,5 @@
-//! A filter of a daemon on one side of its interfaces: put where it is missing, replaced where it runs another program, and watched.
+//! A filter of a daemon on one side of its interfaces: put where it is missing, replaced where it
+//! runs another program, and watched.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,8 @@ impl Attachment {
         Self { spec, direction, there: BTreeSet::new(), said: BTreeMap::new() }
     }
 
-    /// Attaches to each interface that does not run `program` yet, then detaches from those that are not listed.
+    /// Attaches to each interface that does not run `program` yet, then detaches from those that
+    /// are not listed.
     ///
     /// # Errors
     ///
@@ -60,7 +62,11 @@ impl Attachment {
     /// # Errors
     ///
     /// [`Failure::Operation`] with the first interface on which it does not work.
-    pub(crate) async fn replace(&mut self, host: &mut Host, program: &Program) -> Result<(), Failure> {
+    pub(crate) async fn replace(
+        &mut self,
+        host: &mut Host,
+        program: &Program,
+    ) -> Result<(), Failure> {
         for interface in self.interfaces(host).await? {
             self.put(host, &interface, program).await.map_err(Failure::Operation)?;
         }
@@ -72,16 +78,30 @@ impl Attachment {
     /// # Errors
     ///
     /// [`Failure::Operation`].
-    pub(crate) async fn detach_except(&mut self, host: &mut Host, keep: &[String]) -> Result<(), Failure> {
-        for interface in host.detach_except(self.direction, &self.spec, keep).await.map_err(Failure::operation)? {
+    pub(crate) async fn detach_except(
+        &mut self,
+        host: &mut Host,
+        keep: &[String],
+    ) -> Result<(), Failure> {
+        for interface in host
+            .detach_except(self.direction, &self.spec, keep)
+            .await
+            .map_err(Failure::operation)?
+        {
             self.there.remove(&interface);
             info!("{interface}: program at TC {} detached", self.direction);
         }
         Ok(())
     }
 
-    /// Attaches again where the filter is gone; trouble is logged, once, and looked at again the next time.
-    pub(crate) async fn watch(&mut self, host: &mut Host, interfaces: &[String], program: &Program) {
+    /// Attaches again where the filter is gone; trouble is logged, once, and looked at again the
+    /// next time.
+    pub(crate) async fn watch(
+        &mut self,
+        host: &mut Host,
+        interfaces: &[String],
+        program: &Program,
+    ) {
         for interface in interfaces {
             match self.put(host, interface, program).await {
                 Ok(()) => {
@@ -100,7 +120,12 @@ impl Attachment {
         }
     }
 
-    async fn put(&mut self, host: &mut Host, interface: &str, program: &Program) -> anyhow::Result<()> {
+    async fn put(
+        &mut self,
+        host: &mut Host,
+        interface: &str,
+        program: &Program,
+    ) -> anyhow::Result<()> {
         let (spec, direction) = (&self.spec, self.direction);
         let attach = async {
             let id = program.id()?;
@@ -119,7 +144,10 @@ impl Attachment {
                 warn!("{interface}: the filter {} was gone, attached it again", self.spec.name);
             }
             Some((_, attached)) => {
-                info!("{interface}: program {attached:?} at TC {direction}, priority {}", self.spec.priority);
+                info!(
+                    "{interface}: program {attached:?} at TC {direction}, priority {}",
+                    self.spec.priority
+                );
             }
         }
         Ok(())

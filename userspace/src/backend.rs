@@ -1,7 +1,9 @@
 //! `sluice backend`: makes this host take packets for the VIPs that it serves.
 //!
-//! Encapsulated packets are unwrapped by the kernel's tunnel devices where it has them, by our program at TC ingress where it has
-//! not. On the way out, a program at TC egress makes SYN-ACKs tell clients of segments that fit with an outer header. Like the balancer, what is in place stays in place when the daemon ends.
+//! Encapsulated packets are unwrapped by the kernel's tunnel devices where it has them, by our
+//! program at TC ingress where it has not. On the way out, a program at TC egress makes SYN-ACKs
+//! tell clients of segments that fit with an outer header. Like the balancer, what is in place
+//! stays in place when the daemon ends.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -64,7 +66,8 @@ struct Duty {
     name: String,
     /// This backend's addresses.
     local: Vec<IpAddr>,
-    /// The VIP addresses and prefixes of the services that list it, whatever its weight: it may still hold their flows.
+    /// The VIP addresses and prefixes of the services that list it, whatever its weight: it may
+    /// still hold their flows.
     vips: Vec<IpNet>,
     interfaces: Vec<String>,
     /// The port of GUE, where a service that lists it has that.
@@ -77,25 +80,42 @@ impl Duty {
     /// Finds which backend this host is: by `--name`, or by its addresses.
     fn find(args: &Backend, config: &Config, own: &[IpAddr]) -> Result<Self, anyhow::Error> {
         let position = match &args.name {
-            Some(name) => config.backends().iter().position(|backend| backend.name() == name).ok_or_else(|| {
-                anyhow!("{}: there is no backend {name:?}; --name must be one of backends[]", args.config.display())
-            })?,
+            Some(name) => {
+                config.backends().iter().position(|backend| backend.name() == name).ok_or_else(
+                    || {
+                        anyhow!(
+                            "{}: there is no backend {name:?}; --name must be one of backends[]",
+                            args.config.display()
+                        )
+                    },
+                )?
+            }
             None => by_address(config, own).with_context(|| args.config.display().to_string())?,
         };
         let backend = &config.backends()[position];
-        let serves = |service: &&config::Service| service.backends().iter().any(|listed| listed.backend() == position);
+        let serves = |service: &&config::Service| {
+            service.backends().iter().any(|listed| listed.backend() == position)
+        };
         // Packets to a service's VIPs come to the backends of those to which its routes lead, too.
-        let leads =
-            |service: &config::Service| service.routes().iter().any(|to| serves(&&config.services()[to.service]));
-        let services = || config.services().iter().filter(|service| serves(service) || leads(service));
+        let leads = |service: &config::Service| {
+            service.routes().iter().any(|to| serves(&&config.services()[to.service]))
+        };
+        let services =
+            || config.services().iter().filter(|service| serves(service) || leads(service));
         // They come as the service says that has the backend.
         let own = config.services().iter().filter(serves);
         let overhead = own.map(|service| service.encapsulation().overhead()).max().unwrap_or(0);
-        let vips: BTreeSet<IpNet> = services().flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
+        let vips: BTreeSet<IpNet> =
+            services().flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),
             local: backend.addresses().collect(),
-            interfaces: if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec(),
+            interfaces: if args.interfaces.is_empty() {
+                config.interfaces()
+            } else {
+                &args.interfaces
+            }
+            .to_vec(),
             gue_port: (overhead > 0).then_some(config.underlay().gue_port),
             clamping: Clamping::of(args, config, backend, overhead).filter(|_| !vips.is_empty()),
             vips: vips.into_iter().collect(),
@@ -111,10 +131,16 @@ fn by_address(config: &Config, own: &[IpAddr]) -> Result<usize, anyhow::Error> {
         .collect();
     match mine[..] {
         [position] => Ok(position),
-        [] => Err(anyhow!("no backend has an address of this host; add this host to backends[], or say --name")),
+        [] => Err(anyhow!(
+            "no backend has an address of this host; add this host to backends[], or say --name"
+        )),
         [first, second, ..] => {
             let name = |position: usize| config.backends()[position].name();
-            Err(anyhow!("this host has the addresses of both {} and {}; say --name", name(first), name(second)))
+            Err(anyhow!(
+                "this host has the addresses of both {} and {}; say --name",
+                name(first),
+                name(second)
+            ))
         }
     }
 }
@@ -172,7 +198,9 @@ async fn serve(args: &Backend, config: Config) -> Result<(), Failure> {
                         info!("ready: serving {} VIP addresses as {}", duty.vips.len(), duty.name);
                     }
                     Err(failure) => {
-                        warn!("reload refused, nothing of it is in force beyond what was logged: {failure}")
+                        warn!(
+                            "reload refused, nothing of it is in force beyond what was logged: {failure}"
+                        )
                     }
                 }
                 daemon::notify(NotifyState::Ready);
@@ -201,9 +229,15 @@ async fn find(args: &Backend, config: &Config, netlink: &Netlink) -> Result<Duty
 }
 
 impl Running {
-    async fn start(netlink: Netlink, config: &Config, pins: &Pins, duty: &Duty) -> Result<Self, Failure> {
+    async fn start(
+        netlink: Netlink,
+        config: &Config,
+        pins: &Pins,
+        duty: &Duty,
+    ) -> Result<Self, Failure> {
         let instance = config.instance().to_owned();
-        let journal = Journal::open(Path::new(STATE), &instance, Role::Backend).map_err(Failure::operation)?;
+        let journal = Journal::open(Path::new(STATE), &instance, Role::Backend)
+            .map_err(Failure::operation)?;
         let mut running = Self {
             host: Host::new(netlink, journal),
             pins: pins.clone(),
@@ -224,7 +258,9 @@ impl Running {
     async fn reload(&mut self, args: &Backend) -> Result<Duty, Failure> {
         let config = Config::load(&args.config)?;
         if config.instance() != self.instance {
-            return Err(Failure::bad_input(anyhow!("the instance cannot change while the daemon runs; restart it")));
+            return Err(Failure::bad_input(anyhow!(
+                "the instance cannot change while the daemon runs; restart it"
+            )));
         }
         let duty = find(args, &config, self.host.netlink()).await?;
         self.limits = config.limits();
@@ -232,7 +268,8 @@ impl Running {
         Ok(duty)
     }
 
-    /// Brings the host to what its duty asks: first everything that is new, then away with what is not wanted any more.
+    /// Brings the host to what its duty asks: first everything that is new, then away with what is
+    /// not wanted any more.
     async fn fulfil(&mut self, duty: &Duty) -> Result<(), Failure> {
         let setup = BackendSetup {
             interfaces: &duty.interfaces,
@@ -261,7 +298,8 @@ impl Running {
             by_program.extend(&duty.local);
         }
         let by_program: Vec<IpAddr> = by_program.into_iter().collect();
-        let crossing = |local: &IpAddr| duty.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4());
+        let crossing =
+            |local: &IpAddr| duty.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4());
         if by_program.iter().any(crossing) && !bpf::decapsulates_across_families() {
             warn!(
                 "this kernel takes no IPv6 packet out of an IPv4 one, nor the other way round, without a tunnel device (it lacks \
@@ -278,7 +316,9 @@ impl Running {
             }
         }
         for prefix in self.host.journal().local_routes() {
-            if !duty.vips.contains(&prefix) && self.host.remove_vip_prefix(prefix).await.map_err(Failure::operation)? {
+            if !duty.vips.contains(&prefix)
+                && self.host.remove_vip_prefix(prefix).await.map_err(Failure::operation)?
+            {
                 info!("VIP prefix {prefix} is not local any more");
             }
         }
@@ -299,7 +339,8 @@ impl Running {
         }
     }
 
-    /// Loads the programs when one of them is needed, and fills their maps: for what is sent to `local`, and for what leaves.
+    /// Loads the programs when one of them is needed, and fills their maps: for what is sent to
+    /// `local`, and for what leaves.
     async fn load(&mut self, duty: &Duty, local: &[IpAddr]) -> Result<(), Failure> {
         self.by_program = !local.is_empty();
         if self.by_program || duty.clamping.is_some() {
@@ -316,7 +357,9 @@ impl Running {
                 self.replaced = bpf::unfinished_backend(&self.pins);
             }
             self.settle(duty).await?;
-            if let Some((programs, replaced)) = bpf::resize_backend(&self.pins, &host).map_err(Failure::operation)? {
+            if let Some((programs, replaced)) =
+                bpf::resize_backend(&self.pins, &host).map_err(Failure::operation)?
+            {
                 let maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
                 (self.programs, self.replaced) = (Some((programs, maps)), Some(replaced));
                 self.settle(duty).await?;
@@ -332,9 +375,10 @@ impl Running {
     async fn set_largest_segments(&mut self, duty: &Duty) -> Result<(), Failure> {
         let Some((_, maps)) = &mut self.programs else { return Ok(()) };
         let largest = match &duty.clamping {
-            Some(clamping) => {
-                clamping.largest(self.host.netlink(), &duty.interfaces).await.map_err(Failure::operation)?
-            }
+            Some(clamping) => clamping
+                .largest(self.host.netlink(), &duty.interfaces)
+                .await
+                .map_err(Failure::operation)?,
             None => [(Family::V4, 0), (Family::V6, 0)],
         };
         for (family, size) in largest {
@@ -352,28 +396,34 @@ impl Running {
     /// Attaches the programs where they are wanted, and detaches them from everywhere else.
     async fn attach(&mut self, duty: &Duty) -> Result<(), Failure> {
         self.replies = match &duty.clamping {
-            Some(clamping) => {
-                clamping.replies(self.host.netlink(), &duty.interfaces).await.map_err(Failure::operation)?
-            }
+            Some(clamping) => clamping
+                .replies(self.host.netlink(), &duty.interfaces)
+                .await
+                .map_err(Failure::operation)?,
             None => Vec::new(),
         };
         let programs = self.programs.as_ref().map(|(programs, _)| programs);
-        let decapsulate = programs.filter(|_| self.by_program).map(|programs| &programs.decapsulate);
+        let decapsulate =
+            programs.filter(|_| self.by_program).map(|programs| &programs.decapsulate);
         self.decapsulating.ensure(&mut self.host, &duty.interfaces, decapsulate).await?;
-        // Where it cannot be attached (an old-style `ingress` qdisc, for one) packets are served all the same.
+        // Where it cannot be attached (an old-style `ingress` qdisc, for one) packets are served
+        // all the same.
         if let Some(programs) = programs {
             self.clamping.watch(&mut self.host, &self.replies, &programs.clamp).await;
         }
         self.clamping.detach_except(&mut self.host, &self.replies).await
     }
 
-    /// Ends a replacement of maps: the programs over the new ones everywhere, then the old ones away.
+    /// Ends a replacement of maps: the programs over the new ones everywhere, then the old ones
+    /// away.
     async fn settle(&mut self, duty: &Duty) -> Result<(), Failure> {
         if self.replaced.is_none() {
             return Ok(());
         }
         self.attach(duty).await?;
-        let (Some(replaced), Some((_, maps))) = (&self.replaced, &mut self.programs) else { return Ok(()) };
+        let (Some(replaced), Some((_, maps))) = (&self.replaced, &mut self.programs) else {
+            return Ok(());
+        };
         replaced.finish().map_err(Failure::operation)?;
         self.replaced = None;
         *maps = BackendMaps::open(&self.pins).map_err(Failure::operation)?;
@@ -420,8 +470,12 @@ mod tests {
 
     #[test]
     fn a_backend_is_found_by_its_address_and_serves_every_service_that_lists_it() {
-        let duty = Duty::find(&args(None, &[]), &config(), &[ip("127.0.0.1"), ip("10.0.1.1")]).unwrap();
-        assert_eq!((duty.name.as_str(), &duty.vips[..]), ("a", &[net("203.0.113.1/32"), net("203.0.113.2/32")][..]));
+        let duty =
+            Duty::find(&args(None, &[]), &config(), &[ip("127.0.0.1"), ip("10.0.1.1")]).unwrap();
+        assert_eq!(
+            (duty.name.as_str(), &duty.vips[..]),
+            ("a", &[net("203.0.113.1/32"), net("203.0.113.2/32")][..])
+        );
         assert_eq!(duty.interfaces, ["eth0"]);
         // Weight 0 takes no new flows and may still hold old ones.
         let duty = Duty::find(&args(None, &["ens1"]), &config(), &[ip("10.0.1.2")]).unwrap();

@@ -1,8 +1,9 @@
 //! `sluice capture`: what the balancer forwards and drops, packet by packet, with the reasons.
 //!
-//! The program in the kernel looks at one word for each packet, which says until when somebody captures. This command pushes that moment
-//! ahead of itself while it runs. It replaces no program and asks no daemon, so it works while one reloads and while none runs, and when
-//! this command dies, by whatever signal, the moment passes and packets flow as before.
+//! The program in the kernel looks at one word for each packet, which says until when somebody
+//! captures. This command pushes that moment ahead of itself while it runs. It replaces no program
+//! and asks no daemon, so it works while one reloads and while none runs, and when this command
+//! dies, by whatever signal, the moment passes and packets flow as before.
 
 mod names;
 mod output;
@@ -31,8 +32,8 @@ const RENEWAL: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 ///
-/// [`Failure::BadInput`] for a service that is not there, [`Failure::Operation`] when no balancer of the instance is on this host, another
-/// capture of it runs, or the output takes no more.
+/// [`Failure::BadInput`] for a service that is not there, [`Failure::Operation`] when no balancer
+/// of the instance is on this host, another capture of it runs, or the output takes no more.
 pub fn run(args: &cli::Capture) -> Result<(), Failure> {
     preflight::check_reading()?;
     daemon::block_on(capture(args))
@@ -100,7 +101,12 @@ async fn capture(args: &cli::Capture) -> Result<(), Failure> {
 }
 
 /// Reads all events that are there, as far as more are wanted.
-fn read(capture: &mut bpf::Capture, output: &mut Output, names: &Names, count: Option<u64>) -> Result<(), Failure> {
+fn read(
+    capture: &mut bpf::Capture,
+    output: &mut Output,
+    names: &Names,
+    count: Option<u64>,
+) -> Result<(), Failure> {
     let clock = output::Clock::read()?;
     while !output.is_done(count) {
         let Some(event) = capture.next_event() else { break };

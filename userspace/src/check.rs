@@ -27,7 +27,8 @@ fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
     let limits = config.limits();
     let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
     let draining = config.backends().iter().filter(|backend| backend.draining()).count();
-    let slots: u64 = config.services().iter().map(|service| u64::from(service.table_size().get())).sum();
+    let slots: u64 =
+        config.services().iter().map(|service| u64::from(service.table_size().get())).sum();
     // The new tables are filled while the old ones are still in use.
     let kibibytes = (slots * SLOT_BYTES).div_ceil(1024);
     let mut text = String::new();
@@ -38,7 +39,10 @@ fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
     line("interfaces", config.interfaces().join(", "));
     line("services", format!("{} of at most {}", config.services().len(), limits.services));
     line("VIPs", format!("{vips} of at most {}", limits.vips));
-    line("backends", format!("{} of at most {}, {draining} draining", config.backends().len(), limits.backends));
+    line(
+        "backends",
+        format!("{} of at most {}, {draining} draining", config.backends().len(), limits.backends),
+    );
     line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
     line("connections", format!("{} at most", limits.connections));
     for (scope, prefixes) in lists {
@@ -48,6 +52,9 @@ fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
         };
         line("sources", format!("{prefixes} prefixes for {of}"));
     }
-    line("hash key", format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()));
+    line(
+        "hash key",
+        format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()),
+    );
     text
 }

@@ -10,8 +10,11 @@ use crate::failure::Failure;
 use crate::{backend, capture, check, counters, down, key, lb, status};
 
 /// The version, and what built the programs for the kernel.
-const LONG_VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), "\nprograms for the kernel built by ", env!("SLUICE_PROBES_COMPILER"));
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nprograms for the kernel built by ",
+    env!("SLUICE_PROBES_COMPILER")
+);
 
 /// Layer-4 edge load balancer for Linux.
 ///
@@ -52,7 +55,8 @@ pub struct Lb {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Stop forwarding and restore the host at exit. Otherwise packets keep flowing until `sluice down`.
+    /// Stop forwarding and restore the host at exit. Otherwise packets keep flowing until
+    /// `sluice down`.
     #[arg(long)]
     pub ephemeral: bool,
     /// Attach to this interface rather than to the configured ones; may be given several times.
@@ -66,19 +70,23 @@ pub struct Backend {
     /// The configuration: the balancers' file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Which of the configured backends this host is. Otherwise the one whose address this host has.
+    /// Which of the configured backends this host is. Otherwise the one whose address this host
+    /// has.
     #[arg(long)]
     pub name: Option<String>,
     /// Restore the host at exit. Otherwise packets are served until `sluice down`.
     #[arg(long)]
     pub ephemeral: bool,
-    /// Receive encapsulated packets on this interface rather than on the configured ones; may be given several times.
+    /// Receive encapsulated packets on this interface rather than on the configured ones; may be
+    /// given several times.
     #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
     pub interfaces: Vec<String>,
-    /// Clamp the MSS of what leaves through this interface, rather than through those where packets are received and those of default routes; may be given several times.
+    /// Clamp the MSS of what leaves through this interface, rather than through those where packets
+    /// are received and those of default routes; may be given several times.
     #[arg(long = "reply-interface", value_name = "IF", value_parser = interface_name)]
     pub reply_interfaces: Vec<String>,
-    /// The largest packet, outer header included, that the network carries from the balancers to this backend, rather than `underlay.mtu`.
+    /// The largest packet, outer header included, that the network carries from the balancers to
+    /// this backend, rather than `underlay.mtu`.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
     pub mtu: Option<u32>,
 }
@@ -107,7 +115,8 @@ pub struct Capture {
     /// Which instance.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
     pub instance: String,
-    /// Write pcapng to this file, `-` for standard output, rather than a line of text for each packet.
+    /// Write pcapng to this file, `-` for standard output, rather than a line of text for each
+    /// packet.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// End after so many packets.
@@ -195,9 +204,9 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::operation(anyhow::Error::from(error).context("cannot write to standard output")))
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::operation(
+            anyhow::Error::from(error).context("cannot write to standard output"),
+        )),
         _ => Ok(()),
     }
 }

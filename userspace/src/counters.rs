@@ -37,7 +37,8 @@ pub struct LbCounters {
     pub backends: BTreeMap<String, BackendCount>,
     /// Not forwarded, by reason: all packets, those of services too.
     pub reasons: BTreeMap<&'static str, u64>,
-    /// ICMP errors about encapsulated packets that the daemon heard, by what became of them; only what occurred.
+    /// ICMP errors about encapsulated packets that the daemon heard, by what became of them; only
+    /// what occurred.
     pub path_errors: BTreeMap<&'static str, u64>,
 }
 
@@ -52,7 +53,8 @@ pub struct BackendCounters {
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
-/// Packets and bytes. A merged packet counts as its segments; bytes are those of the client's IP packets.
+/// Packets and bytes. A merged packet counts as its segments; bytes are those of the client's IP
+/// packets.
 #[derive(Debug, Serialize)]
 pub struct Count {
     /// Packets.
@@ -90,8 +92,10 @@ pub struct BackendCount {
 /// [`Failure::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
 pub fn run(args: &Show) -> Result<(), Failure> {
     let (lb, backend) = status::open(&args.instance)?;
-    let by_program = backend.as_ref().map(BackendMaps::decapsulates).transpose().map_err(Failure::operation)?;
-    let served_by_devices = by_program != Some(true) && Lock::state_exists(&args.instance, Role::Backend);
+    let by_program =
+        backend.as_ref().map(BackendMaps::decapsulates).transpose().map_err(Failure::operation)?;
+    let served_by_devices =
+        by_program != Some(true) && Lock::state_exists(&args.instance, Role::Backend);
     if lb.is_none() && backend.is_none() && !served_by_devices {
         return Err(status::absent(&args.instance));
     }
@@ -114,7 +118,9 @@ pub fn run(args: &Show) -> Result<(), Failure> {
 fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, Failure> {
     let have = apply::have(maps).map_err(Failure::operation)?;
     let heard = maps.path_errors().map_err(Failure::operation)?;
-    let heard = Outcome::ALL.iter().filter_map(|outcome| Some((outcome.name(), *heard.get(outcome.index() as usize)?)));
+    let heard = Outcome::ALL
+        .iter()
+        .filter_map(|outcome| Some((outcome.name(), *heard.get(outcome.index() as usize)?)));
     let mut counters = LbCounters {
         services: BTreeMap::new(),
         backends: BTreeMap::new(),
@@ -152,46 +158,79 @@ fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, Failure> {
     Ok(BackendCounters { decapsulated, mss_clamped, reasons: reasons(maps.reasons())? })
 }
 
-fn reasons(counted: Result<Vec<(Reason, u64)>, crate::bpf::Error>) -> Result<BTreeMap<&'static str, u64>, Failure> {
+fn reasons(
+    counted: Result<Vec<(Reason, u64)>, crate::bpf::Error>,
+) -> Result<BTreeMap<&'static str, u64>, Failure> {
     let counted = counted.map_err(Failure::operation)?;
     Ok(counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect())
 }
 
 fn text(counters: &Counters) -> String {
     let mut text = format!("instance {}\n", counters.instance);
-    let row = |name: &str, count: &Count| [name.to_owned(), count.packets.to_string(), count.bytes.to_string()];
+    let row = |name: &str, count: &Count| {
+        [name.to_owned(), count.packets.to_string(), count.bytes.to_string()]
+    };
     if let Some(lb) = &counters.lb {
         let rows = lb.services.iter().map(|(name, service)| {
             let [name, packets, bytes] = row(name, &service.count);
-            [name, packets, bytes, service.new_flows.to_string(), service.drops.values().sum::<u64>().to_string()]
+            [
+                name,
+                packets,
+                bytes,
+                service.new_flows.to_string(),
+                service.drops.values().sum::<u64>().to_string(),
+            ]
         });
-        text += &format!("\n{}", table(["service", "packets", "bytes", "new flows", "dropped"], &[1, 2, 3, 4], rows));
+        text += &format!(
+            "\n{}",
+            table(["service", "packets", "bytes", "new flows", "dropped"], &[1, 2, 3, 4], rows)
+        );
         let rows = lb.backends.iter().map(|(name, backend)| {
             let [name, packets, bytes] = row(name, &backend.count);
             [name, packets, bytes, backend.new_flows.to_string()]
         });
-        text += &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
-        let drops = lb.services.iter().flat_map(|(name, service)| service.drops.iter().map(move |drops| (name, drops)));
-        let rows: Vec<_> =
-            drops.map(|(name, (reason, count))| [name.clone(), (*reason).to_owned(), count.to_string()]).collect();
-        if !rows.is_empty() {
-            text += &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
-        }
-        text += &reason_table("not forwarded", &lb.reasons);
-        let heard = Outcome::ALL.iter().filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
-        let rows: Vec<_> = heard
-            .map(|(outcome, count)| {
-                let believed = if outcome.is_accepted() { "believed" } else { "refused" };
-                [outcome.name().to_owned(), believed.to_owned(), count.to_string(), outcome.meaning().to_owned()]
-            })
+        text +=
+            &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
+        let drops = lb
+            .services
+            .iter()
+            .flat_map(|(name, service)| service.drops.iter().map(move |drops| (name, drops)));
+        let rows: Vec<_> = drops
+            .map(|(name, (reason, count))| [name.clone(), (*reason).to_owned(), count.to_string()])
             .collect();
         if !rows.is_empty() {
             text +=
-                &format!("\n{}", table(["errors about encapsulated packets", "were", "errors", "meaning"], &[2], rows));
+                &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
+        }
+        text += &reason_table("not forwarded", &lb.reasons);
+        let heard = Outcome::ALL
+            .iter()
+            .filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
+        let rows: Vec<_> = heard
+            .map(|(outcome, count)| {
+                let believed = if outcome.is_accepted() { "believed" } else { "refused" };
+                [
+                    outcome.name().to_owned(),
+                    believed.to_owned(),
+                    count.to_string(),
+                    outcome.meaning().to_owned(),
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            text += &format!(
+                "\n{}",
+                table(
+                    ["errors about encapsulated packets", "were", "errors", "meaning"],
+                    &[2],
+                    rows
+                )
+            );
         }
     }
     if let Some(backend) = &counters.backend {
-        let clamped = ["SYN-ACKs clamped (MSS)".to_owned(), backend.mss_clamped.to_string(), String::new()];
+        let clamped =
+            ["SYN-ACKs clamped (MSS)".to_owned(), backend.mss_clamped.to_string(), String::new()];
         let rows = [row("decapsulated", &backend.decapsulated), clamped];
         text += &format!("\n{}", table(["backend role", "packets", "bytes"], &[1, 2], rows));
         text += &reason_table("not decapsulated", &backend.reasons);
@@ -210,7 +249,12 @@ fn reason_table(head: &str, counted: &BTreeMap<&'static str, u64>) -> String {
             Verdict::Drop => "dropped",
             Verdict::Answer => "answered",
         };
-        [reason.name().to_owned(), verdict.to_owned(), count.to_string(), reason.meaning().to_owned()]
+        [
+            reason.name().to_owned(),
+            verdict.to_owned(),
+            count.to_string(),
+            reason.meaning().to_owned(),
+        ]
     });
     format!("\n{}", table([head, "packets were", "packets", "meaning"], &[2], rows))
 }

@@ -28,7 +28,8 @@ pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
 /// Keeps a second daemon away from a role of an instance. The lock ends with the process.
 ///
-/// It belongs to the open file (`F_OFD_SETLK`), so that asking for its holder takes nothing from anybody.
+/// It belongs to the open file (`F_OFD_SETLK`), so that asking for its holder takes nothing from
+/// anybody.
 pub(crate) struct Lock {
     _file: File,
 }
@@ -46,7 +47,12 @@ impl Lock {
                 if let Some(directory) = path.parent() {
                     fs::create_dir_all(directory)?;
                 }
-                let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+                let opened = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(&path);
                 let mut file = match opened {
                     // Whoever held it last has just removed the directory.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -65,9 +71,12 @@ impl Lock {
                     }
                     Err(errno) => return Err(errno.into()),
                 }
-                // Whoever held it last may have removed the file between our opening and locking it: then this is nobody's lock.
+                // Whoever held it last may have removed the file between our opening and locking
+                // it: then this is nobody's lock.
                 let (ours, theirs) = (file.metadata()?, fs::metadata(&path));
-                if !theirs.is_ok_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())) {
+                if !theirs
+                    .is_ok_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
+                {
                     continue;
                 }
                 file.set_len(0)?;
@@ -76,7 +85,9 @@ impl Lock {
                 return Ok(Self { _file: file });
             }
         };
-        lock().with_context(|| format!("cannot lock {}", path.display())).map_err(Failure::Operation)
+        lock()
+            .with_context(|| format!("cannot lock {}", path.display()))
+            .map_err(Failure::Operation)
     }
 
     /// The process that holds the lock of a role, if any.
@@ -130,12 +141,14 @@ pub(crate) fn pins(instance: &str, role: Role) -> Result<Pins, Failure> {
     Ok(Pins::new(&bpffs().map_err(Failure::operation)?, instance, role))
 }
 
-/// The pins of a role of an instance, for those who only look: `None` where no BPF file system is mounted.
+/// The pins of a role of an instance, for those who only look: `None` where no BPF file system is
+/// mounted.
 pub(crate) fn mounted_pins(instance: &str, role: Role) -> Result<Option<Pins>, Failure> {
     Ok(mounted_bpffs().map_err(Failure::operation)?.map(|bpffs| Pins::new(&bpffs, instance, role)))
 }
 
-/// What a daemon holds before it touches anything: the lock, and whether anything of its role was here before.
+/// What a daemon holds before it touches anything: the lock, and whether anything of its role was
+/// here before.
 pub(crate) struct Entry {
     /// The instance.
     pub(crate) instance: String,
@@ -157,8 +170,8 @@ impl Entry {
         Ok(Self { instance: instance.to_owned(), role, lock, pins, fresh })
     }
 
-    /// Ends a start that failed. What this start made is undone, so that nothing is half done; what was there before, and may
-    /// well forward packets, stays.
+    /// Ends a start that failed. What this start made is undone, so that nothing is half done; what
+    /// was there before, and may well forward packets, stays.
     pub(crate) async fn give_up(self, failure: Failure) -> Failure {
         if self.fresh
             && let Err(undo) = crate::down::role(&self.instance, self.role, Some(self.lock)).await
@@ -183,7 +196,10 @@ pub(crate) fn log() {
 
 /// Runs a daemon's future on a runtime of its own.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::operation)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::operation)?;
     runtime.block_on(future)
 }
 
@@ -206,7 +222,8 @@ pub(crate) enum Asked {
 impl Signals {
     /// Listens from now on.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).context("cannot listen to signals").map_err(Failure::Operation);
+        let listen =
+            |kind| signal(kind).context("cannot listen to signals").map_err(Failure::Operation);
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

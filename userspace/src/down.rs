@@ -16,7 +16,8 @@ use crate::preflight;
 ///
 /// # Errors
 ///
-/// [`Failure::Operation`] when a daemon still runs, or when something could not be undone: the rest is undone all the same.
+/// [`Failure::Operation`] when a daemon still runs, or when something could not be undone: the rest
+/// is undone all the same.
 pub fn run(args: &Down) -> Result<(), Failure> {
     preflight::check_undoing()?;
     for role in [Role::Lb, Role::Backend] {
@@ -52,24 +53,34 @@ pub fn run(args: &Down) -> Result<(), Failure> {
     outcome
 }
 
-/// Restores what one role of an instance changed; `None` when it is not on this host. Detaches first, then removes the pins: no
-/// packet meets a program without its maps.
+/// Restores what one role of an instance changed; `None` when it is not on this host. Detaches
+/// first, then removes the pins: no packet meets a program without its maps.
 ///
 /// # Errors
 ///
 /// [`Failure::Operation`].
-pub(crate) async fn role(instance: &str, role: Role, lock: Option<Lock>) -> Result<Option<UndoReport>, Failure> {
+pub(crate) async fn role(
+    instance: &str,
+    role: Role,
+    lock: Option<Lock>,
+) -> Result<Option<UndoReport>, Failure> {
     let pins = daemon::mounted_pins(instance, role)?;
     let pinned = pins.as_ref().is_some_and(Pins::exist);
-    // A crash can leave any of these alone, also within `down` itself: each is reason enough to go through all of it.
-    if lock.is_none() && !pinned && !Lock::state_exists(instance, role) && !Lock::exists(instance, role) {
+    // A crash can leave any of these alone, also within `down` itself: each is reason enough to go
+    // through all of it.
+    if lock.is_none()
+        && !pinned
+        && !Lock::state_exists(instance, role)
+        && !Lock::exists(instance, role)
+    {
         return Ok(None);
     }
     let lock = match lock {
         Some(lock) => lock,
         None => Lock::take(instance, role)?,
     };
-    let journal = Journal::open_existing(Path::new(STATE), instance, role).map_err(Failure::operation)?;
+    let journal =
+        Journal::open_existing(Path::new(STATE), instance, role).map_err(Failure::operation)?;
     let mut report = UndoReport::default();
     if let Some(journal) = journal {
         let netlink = Netlink::connect().map_err(Failure::operation)?;

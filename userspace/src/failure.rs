@@ -8,7 +8,8 @@ use crate::key::KeyError;
 /// Why a command failed; decides the process's exit code.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was given is wrong: the configuration, the key file, an argument. Nothing on the host was changed. Exit code 2.
+    /// What was given is wrong: the configuration, the key file, an argument. Nothing on the host
+    /// was changed. Exit code 2.
     BadInput(anyhow::Error),
     /// What was asked for did not work on this host. Exit code 1.
     Operation(anyhow::Error),
@@ -36,8 +37,8 @@ impl Failure {
 }
 
 impl fmt::Display for Failure {
-    /// The error and its causes on one line. Control characters, which file names and JSON keys may hold, are escaped:
-    /// they would break the line or steer the terminal.
+    /// The error and its causes on one line. Control characters, which file names and JSON keys may
+    /// hold, are escaped: they would break the line or steer the terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::BadInput(error) | Self::Operation(error)) = self;
         for character in format!("{error:#}").chars() {
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn the_cause_chain_is_one_line() {
-        let error = Err::<(), _>(anyhow!("no\nsuch \u{1b}[31mthing")).context("cannot attach").unwrap_err();
+        let error =
+            Err::<(), _>(anyhow!("no\nsuch \u{1b}[31mthing")).context("cannot attach").unwrap_err();
         let failure = Failure::Operation(error);
         assert_eq!(failure.to_string(), "cannot attach: no\\nsuch \\u{1b}[31mthing");
         assert_eq!(failure.exit_code(), 1);

@@ -1,4 +1,5 @@
-//! Changes of the host, each written down before it is made, each made only where something differs.
+//! Changes of the host, each written down before it is made, each made only where something
+//! differs.
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -7,8 +8,8 @@ use ipnet::IpNet;
 
 use crate::journal::{Change, Journal, JournalError, UndoReport};
 use crate::netlink::{
-    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink, Tunnel, TunnelError,
-    TunnelKind,
+    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink,
+    Tunnel, TunnelError, TunnelKind,
 };
 use crate::sysctl::{Sysctl, SysctlError};
 
@@ -17,7 +18,9 @@ const LOOPBACK: &str = "lo";
 
 mod backend;
 
-pub use backend::{BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
+pub use backend::{
+    BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
+};
 
 /// Why the host is not as it should be. What was done until then is in the journal.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +86,8 @@ impl Host {
         &self.journal
     }
 
-    /// Attaches a program to one side of an interface, or atomically replaces our previous one; makes the qdisc if needed.
+    /// Attaches a program to one side of an interface, or atomically replaces our previous one;
+    /// makes the qdisc if needed.
     ///
     /// # Errors
     /// As [`Netlink::interface`], [`Netlink::ensure_clsact`] and [`Netlink::put_filter`].
@@ -96,7 +100,8 @@ impl Host {
     ) -> Result<Attached, HostError> {
         let interface = self.netlink.interface(interface).await?;
         if self.netlink.clsact(interface.index).await?.is_none() {
-            let change = Change::Clsact { interface: interface.name.clone(), index: interface.index };
+            let change =
+                Change::Clsact { interface: interface.name.clone(), index: interface.index };
             self.journal.record(change.clone())?;
             let ensured = self.netlink.ensure_clsact(interface.index).await;
             let ours = match &ensured {
@@ -120,7 +125,8 @@ impl Host {
         Ok(attached?)
     }
 
-    /// Detaches our program from one side of an interface, and removes the qdisc if we made it and nobody uses it.
+    /// Detaches our program from one side of an interface, and removes the qdisc if we made it and
+    /// nobody uses it.
     ///
     /// # Errors
     /// As [`Netlink::interface`] and [`Netlink::remove_filter`].
@@ -137,7 +143,8 @@ impl Host {
         Ok(detached)
     }
 
-    /// The number of the program that our filter runs on one side of an interface; `None` when our filter is not there.
+    /// The number of the program that our filter runs on one side of an interface; `None` when our
+    /// filter is not there.
     ///
     /// # Errors
     /// As [`Netlink::interface`] and [`Netlink::filters`].
@@ -150,20 +157,32 @@ impl Host {
         let index = self.netlink.interface(interface).await?.index;
         let filters = self.netlink.filters(index, direction).await?;
         // Programs are numbered from 1.
-        Ok(filters.iter().find(|filter| spec.owns(filter)).map(|filter| filter.program_id.unwrap_or(0)))
+        Ok(filters
+            .iter()
+            .find(|filter| spec.owns(filter))
+            .map(|filter| filter.program_id.unwrap_or(0)))
     }
 
     /// The interfaces on one side of which our filter is, by the names that they have now.
     ///
     /// # Errors
     /// As [`Self::attached`].
-    pub async fn interfaces_with(&self, direction: Direction, spec: &FilterSpec) -> Result<Vec<String>, HostError> {
+    pub async fn interfaces_with(
+        &self,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<Vec<String>, HostError> {
         let mut names = Vec::new();
         for change in self.journal.changes() {
             let Change::Filter { index, direction: side, name, .. } = change else { continue };
             if *side == direction
                 && *name == spec.name
-                && self.netlink.filters(*index, direction).await?.iter().any(|filter| spec.owns(filter))
+                && self
+                    .netlink
+                    .filters(*index, direction)
+                    .await?
+                    .iter()
+                    .any(|filter| spec.owns(filter))
                 && let Some(interface) = self.netlink.interface_at(*index).await?
             {
                 names.push(interface.name);
@@ -172,8 +191,9 @@ impl Host {
         Ok(names)
     }
 
-    /// Detaches our program from every interface in the journal that is not to be kept, by the names that they have now; the
-    /// names. An interface that is gone took filter and qdisc with it: they are forgotten.
+    /// Detaches our program from every interface in the journal that is not to be kept, by the
+    /// names that they have now; the names. An interface that is gone took filter and qdisc with
+    /// it: they are forgotten.
     ///
     /// # Errors
     /// As [`Self::detach`].
@@ -185,7 +205,9 @@ impl Host {
     ) -> Result<Vec<String>, HostError> {
         let mut detached = Vec::new();
         for change in self.journal.changes().to_vec() {
-            let (Change::Filter { index, .. } | Change::Clsact { index, .. }) = &change else { continue };
+            let (Change::Filter { index, .. } | Change::Clsact { index, .. }) = &change else {
+                continue;
+            };
             match self.netlink.interface_at(*index).await? {
                 None => self.journal.forget(&change)?,
                 Some(interface) if keep.contains(&interface.name) => {}
@@ -203,7 +225,8 @@ impl Host {
         Ok(detached)
     }
 
-    /// Puts a VIP address on `lo`. One that is there already is left as it is, and stays when everything is undone.
+    /// Puts a VIP address on `lo`. One that is there already is left as it is, and stays when
+    /// everything is undone.
     ///
     /// # Errors
     /// As [`Netlink::add_address`].
@@ -211,8 +234,13 @@ impl Host {
         self.ensure_address(LOOPBACK, address).await
     }
 
-    /// Gives an interface one address, without a network around it (/32, /128), if it has not got it.
-    pub(crate) async fn ensure_address(&mut self, interface: &str, address: IpAddr) -> Result<AddressAdded, HostError> {
+    /// Gives an interface one address, without a network around it (/32, /128), if it has not got
+    /// it.
+    pub(crate) async fn ensure_address(
+        &mut self,
+        interface: &str,
+        address: IpAddr,
+    ) -> Result<AddressAdded, HostError> {
         let (change, index, prefix_len) = self.address_change(interface, address).await?;
         if self.netlink.has_address(index, address, prefix_len).await? {
             return Ok(AddressAdded::Existed);
@@ -238,7 +266,8 @@ impl Host {
         Ok(added?)
     }
 
-    /// Takes a VIP address from `lo` if it was put there by [`Self::ensure_vip`]; says whether it was.
+    /// Takes a VIP address from `lo` if it was put there by [`Self::ensure_vip`]; says whether it
+    /// was.
     ///
     /// # Errors
     /// As [`Netlink::remove_address`].
@@ -252,8 +281,8 @@ impl Host {
         Ok(true)
     }
 
-    /// Makes all addresses of a prefix this host's own, by a local route to `lo`. One that is there already is left as it is, and stays when
-    /// everything is undone.
+    /// Makes all addresses of a prefix this host's own, by a local route to `lo`. One that is there
+    /// already is left as it is, and stays when everything is undone.
     ///
     /// # Errors
     /// As [`Netlink::add_local_route`].
@@ -269,7 +298,8 @@ impl Host {
         self.settle(&change, added)
     }
 
-    /// Removes the local route of a prefix if it was made by [`Self::ensure_vip_prefix`]; says whether it was.
+    /// Removes the local route of a prefix if it was made by [`Self::ensure_vip_prefix`]; says
+    /// whether it was.
     ///
     /// # Errors
     /// As [`Netlink::remove_local_route`].
@@ -300,8 +330,14 @@ impl Host {
     /// Makes or adopts a tunnel device of a kind that decapsulates what anybody sends to `local`.
     ///
     /// # Errors
-    /// As [`Netlink::create_tunnel`]; [`TunnelError::Unsupported`] when the kernel has no such devices.
-    pub async fn ensure_tunnel(&mut self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Tunnel, HostError> {
+    /// As [`Netlink::create_tunnel`]; [`TunnelError::Unsupported`] when the kernel has no such
+    /// devices.
+    pub async fn ensure_tunnel(
+        &mut self,
+        name: &str,
+        kind: TunnelKind,
+        local: IpAddr,
+    ) -> Result<Tunnel, HostError> {
         if let Some(found) = self.netlink.tunnel(name, kind, local).await? {
             return Ok(found);
         }
@@ -326,7 +362,11 @@ impl Host {
         Ok(self.journal.undo_all(&self.netlink).await?)
     }
 
-    async fn address_change(&self, interface: &str, address: IpAddr) -> Result<(Change, u32, u8), HostError> {
+    async fn address_change(
+        &self,
+        interface: &str,
+        address: IpAddr,
+    ) -> Result<(Change, u32, u8), HostError> {
         let Interface { index, name, .. } = self.netlink.interface(interface).await?;
         let prefix_len = if address.is_ipv4() { 32 } else { 128 };
         let change = Change::Address { interface: name, index, address, prefix_len };

@@ -1,8 +1,10 @@
-//! What Sluice changed on the host, written down before it was changed, so that it can be undone: also after a crash.
+//! What Sluice changed on the host, written down before it was changed, so that it can be undone:
+//! also after a crash.
 //!
-//! One file for each instance and role, `<base>/<instance>/<role>.journal`, of JSON lines: a version, then what was (about to
-//! be) done or undone, each line synchronised to disk before the change it announces. A line without its newline was never
-//! announced, so it is cut off. The directory lives in memory ([`DEFAULT_BASE`]): a reboot undoes the changes and forgets them.
+//! One file for each instance and role, `<base>/<instance>/<role>.journal`, of JSON lines: a
+//! version, then what was (about to be) done or undone, each line synchronised to disk before the
+//! change it announces. A line without its newline was never announced, so it is cut off. The
+//! directory lives in memory ([`DEFAULT_BASE`]): a reboot undoes the changes and forgets them.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -59,7 +61,8 @@ pub enum Change {
     Clsact {
         /// The interface's name.
         interface: String,
-        /// The interface's index: the same after a rename, another one after the interface was made anew.
+        /// The interface's index: the same after a rename, another one after the interface was made
+        /// anew.
         index: u32,
     },
     /// A BPF filter was put on an interface.
@@ -180,7 +183,8 @@ enum Line {
     Undid(Change),
 }
 
-/// The open journal of one instance and role. Only one process may have it: the instance's lock is not kept here.
+/// The open journal of one instance and role. Only one process may have it: the instance's lock is
+/// not kept here.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -205,7 +209,13 @@ impl Journal {
         let directory = base.join(instance);
         let creating = |source| JournalError::Io { doing: "create", path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(creating)?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
         let journal = Self::read(path.clone(), file.map_err(creating)?)?;
         // A file is only there for good when its directories say so.
         for directory in [directory.as_path(), base] {
@@ -218,7 +228,11 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_existing(base: &Path, instance: &str, role: Role) -> Result<Option<Self>, JournalError> {
+    pub fn open_existing(
+        base: &Path,
+        instance: &str,
+        role: Role,
+    ) -> Result<Option<Self>, JournalError> {
         let path = Self::path_of(base, instance, role);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => Self::read(path, file).map(Some),
@@ -254,7 +268,9 @@ impl Journal {
                 (_, line) => match line? {
                     Line::Version(_) => {}
                     Line::Did(change) => journal.merge(change),
-                    Line::Undid(change) => journal.changes.retain(|known| !known.same_place(&change)),
+                    Line::Undid(change) => {
+                        journal.changes.retain(|known| !known.same_place(&change))
+                    }
                 },
             }
         }
@@ -312,7 +328,8 @@ impl Journal {
 
     /// Writes a change down; when this returns, it survives a crash, and the change may be made.
     ///
-    /// Recording a change again writes nothing. A setting recorded again with another new value keeps its first old value.
+    /// Recording a change again writes nothing. A setting recorded again with another new value
+    /// keeps its first old value.
     ///
     /// # Errors
     /// [`JournalError::Io`]: the change must not be made then.
@@ -322,7 +339,8 @@ impl Journal {
         if self.changes == before {
             return Ok(());
         }
-        let merged = self.changes.iter().find(|known| known.same_place(&change)).unwrap_or(&change).clone();
+        let merged =
+            self.changes.iter().find(|known| known.same_place(&change)).unwrap_or(&change).clone();
         self.append(&Line::Did(merged)).inspect_err(|_| self.changes = before)
     }
 
@@ -355,7 +373,8 @@ impl Journal {
         }
     }
 
-    /// Takes a change into the list; a known setting keeps its place and first old value, and gets the new value.
+    /// Takes a change into the list; a known setting keeps its place and first old value, and gets
+    /// the new value.
     fn merge(&mut self, change: Change) {
         match (self.changes.iter_mut().find(|known| known.same_place(&change)), change) {
             (Some(Change::Sysctl { new, .. }), Change::Sysctl { new: newer, .. }) => *new = newer,
@@ -378,7 +397,8 @@ impl Journal {
                 Ok(())
             }
             Err(source) => {
-                // Half a line must not become the beginning of the next; should this fail too, reading will find it out.
+                // Half a line must not become the beginning of the next; should this fail too,
+                // reading will find it out.
                 let _ = self.cut();
                 Err(JournalError::Io { doing: "write", path: self.path.clone(), source })
             }
@@ -386,8 +406,13 @@ impl Journal {
     }
 
     fn cut(&mut self) -> Result<(), JournalError> {
-        let cut = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
-        cut.map(|_| ()).map_err(|source| JournalError::Io { doing: "write", path: self.path.clone(), source })
+        let cut =
+            self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+        cut.map(|_| ()).map_err(|source| JournalError::Io {
+            doing: "write",
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 

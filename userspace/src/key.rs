@@ -1,7 +1,7 @@
 //! The hash key: the secret from which the flow hash and the lookup tables are keyed.
 //!
-//! Balancers of one fleet share it, or they would choose different backends for one flow. It is secret, or somebody
-//! could pick source ports that all meet one backend.
+//! Balancers of one fleet share it, or they would choose different backends for one flow. It is
+//! secret, or somebody could pick source ports that all meet one backend.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use siphasher::sip128::{Hash128, SipHasher24};
 
-/// What the keys derived from the hash key are for. Balancers of one fleet must agree on them whatever their release, so
-/// these texts never change.
+/// What the keys derived from the hash key are for. Balancers of one fleet must agree on them
+/// whatever their release, so these texts never change.
 const FLOW_KEY: &[u8] = b"sluice flow hash 1";
 const TABLE_SEED: &[u8] = b"sluice lookup tables 1";
 const FINGERPRINT: &[u8] = b"sluice hash key fingerprint 1";
@@ -26,7 +26,8 @@ const PUBLIC: [[u8; 16]; 4] = [
     0xdead_beef_dead_beef_dead_beef_dead_beef_u128.to_be_bytes(),
 ];
 
-/// Others may neither write the file (they would choose the key) nor, beyond the file's group, read it.
+/// Others may neither write the file (they would choose the key) nor, beyond the file's group, read
+/// it.
 const FORBIDDEN_MODE: u32 = 0o026;
 
 /// Room for 32 digits, a line end, and enough to notice that there is more.
@@ -121,8 +122,8 @@ impl HashKey {
     /// The key in `file`: 32 hexadecimal digits, the first byte first, and at most one line end.
     ///
     /// # Errors
-    /// [`KeyError`] when the file is missing or no regular file, others can read or write it, it holds something else,
-    /// or it holds a key that everybody knows.
+    /// [`KeyError`] when the file is missing or no regular file, others can read or write it, it
+    /// holds something else, or it holds a key that everybody knows.
     pub fn load(file: &Path) -> Result<Self, KeyError> {
         let named = || file.to_owned();
         let unreadable = |source: io::Error| match source.kind() {
@@ -130,7 +131,11 @@ impl HashKey {
             _ => KeyError::Unreadable { file: named(), source },
         };
         // Non-blocking: opening a pipe without a writer would wait for ever.
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file).map_err(unreadable)?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(file)
+            .map_err(unreadable)?;
         let metadata = opened.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(KeyError::NotAFile { file: named() });
@@ -148,8 +153,8 @@ impl HashKey {
         Ok(key)
     }
 
-    /// Writes the key to `file`, which must not exist; only its owner can read it (mode 0600). It is on the disk when
-    /// this returns, and no file is left behind when it fails.
+    /// Writes the key to `file`, which must not exist; only its owner can read it (mode 0600). It
+    /// is on the disk when this returns, and no file is left behind when it fails.
     ///
     /// # Errors
     /// [`KeyError::Exists`] or [`KeyError::Unwritable`].
@@ -158,7 +163,12 @@ impl HashKey {
             io::ErrorKind::AlreadyExists => KeyError::Exists { file: file.to_owned() },
             _ => KeyError::Unwritable { file: file.to_owned(), source },
         };
-        let mut created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(unwritable)?;
+        let mut created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)
+            .map_err(unwritable)?;
         self.write_durably(&mut created, file).map_err(|source| {
             // Half a key is worse than none. The first error is the one to tell.
             let _ = fs::remove_file(file);
@@ -201,8 +211,8 @@ impl HashKey {
         self.derive(TABLE_SEED).as_bytes()
     }
 
-    /// SipHash-2-4-128 under this key: a pseudo-random function, so what is derived for one purpose tells nothing about
-    /// the key or about what is derived for another.
+    /// SipHash-2-4-128 under this key: a pseudo-random function, so what is derived for one purpose
+    /// tells nothing about the key or about what is derived for another.
     fn derive(&self, purpose: &[u8]) -> Hash128 {
         SipHasher24::new_with_key(&self.0).hash(purpose)
     }
@@ -254,7 +264,9 @@ mod tests {
     #[test]
     fn a_key_is_read_with_and_without_a_line_end_and_in_either_case() {
         let want = HashKey(0x8f1d_0a6b_e2c9_4735_901f_d2ab_64e7_c358_u128.to_be_bytes());
-        for text in [SOME.to_owned(), format!("{SOME}\n"), format!("{SOME}\r\n"), SOME.to_uppercase()] {
+        for text in
+            [SOME.to_owned(), format!("{SOME}\n"), format!("{SOME}\r\n"), SOME.to_uppercase()]
+        {
             assert_eq!(load(&text, 0o600).unwrap(), want, "{text:?}");
         }
         assert_eq!(want.to_hex(), SOME);
@@ -370,7 +382,8 @@ mod tests {
         assert_ne!(one.fingerprint(), near.fingerprint());
     }
 
-    /// The expected values are OpenSSL's: `printf %s PURPOSE | openssl mac -macopt hexkey:KEY -macopt size:16 -in - SIPHASH`.
+    /// The expected values are OpenSSL's:
+    /// `printf %s PURPOSE | openssl mac -macopt hexkey:KEY -macopt size:16 -in - SIPHASH`.
     #[test]
     fn what_is_derived_never_changes() {
         let key = HashKey::from_hex(SOME.as_bytes()).unwrap();

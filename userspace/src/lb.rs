@@ -1,7 +1,8 @@
 //! `sluice lb`: fills the maps, attaches, and keeps both as the configuration says.
 //!
-//! Filling comes before attaching: no packet meets an empty program. Everything that packets need is in the kernel, pinned or
-//! attached, so the daemon may end or die at any time; the next one adopts what is there and changes only what differs.
+//! Filling comes before attaching: no packet meets an empty program. Everything that packets need
+//! is in the kernel, pinned or attached, so the daemon may end or die at any time; the next one
+//! adopts what is there and changes only what differs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,8 +46,8 @@ mod sources;
 /// Priority of the filter: early, with room for others before it.
 const PRIORITY: u16 = 100;
 
-/// How often each CPU tells a client that its packet does not fit: as often as Linux sends ICMP by default (`net.ipv4.icmp_msgs_per_sec`,
-/// `icmp_msgs_burst`).
+/// How often each CPU tells a client that its packet does not fit: as often as Linux sends ICMP by
+/// default (`net.ipv4.icmp_msgs_per_sec`, `icmp_msgs_burst`).
 const ERRORS: Rate = Rate::new(1_000, 50);
 
 /// The balancer's filter on its interfaces.
@@ -80,21 +81,26 @@ impl Input {
     fn read(args: &Lb) -> Result<Self, Failure> {
         let config = Config::load(&args.config)?;
         let key = HashKey::load(config.hash_key_file())?;
-        let interfaces = if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }.to_vec();
+        let interfaces =
+            if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }
+                .to_vec();
         Ok(Self { digest: digest_of(&args.config)?, config, key, interfaces })
     }
 
     /// What the maps should hold.
     fn want(&self) -> Result<Want, Failure> {
         let want = Want::new(&self.config, &Seed::new(self.key.table_seed()));
-        want.map_err(|(service, error)| anyhow!("service {service}: {error}")).map_err(Failure::BadInput)
+        want.map_err(|(service, error)| anyhow!("service {service}: {error}"))
+            .map_err(Failure::BadInput)
     }
 
     /// What the program is loaded with.
     fn settings(&self, want: &Want) -> Settings {
         let underlay = self.config.underlay();
-        let (source_v4, source_bits_v4) = source(underlay.v4.map(Address::from), underlay.v4_sources.map(IpNet::V4));
-        let (source_v6, source_bits_v6) = source(underlay.v6.map(Address::from), underlay.v6_sources.map(IpNet::V6));
+        let (source_v4, source_bits_v4) =
+            source(underlay.v4.map(Address::from), underlay.v4_sources.map(IpNet::V4));
+        let (source_v6, source_bits_v6) =
+            source(underlay.v6.map(Address::from), underlay.v6_sources.map(IpNet::V6));
         let spread = source_bits_v4 | source_bits_v6 != 0;
         Settings {
             features: want.features().with_if(spread, Features::SOURCES),
@@ -125,7 +131,8 @@ impl Input {
     }
 }
 
-/// The source of outer headers of one family, and the bits of its last word, wire order, that are each flow's own.
+/// The source of outer headers of one family, and the bits of its last word, wire order, that are
+/// each flow's own.
 fn source(own: Option<Address>, prefix: Option<IpNet>) -> (Address, u32) {
     let Some(prefix) = prefix else { return (own.unwrap_or(Address::NONE), 0) };
     let bits = prefix.max_prefix_len() - prefix.prefix_len();
@@ -134,7 +141,8 @@ fn source(own: Option<Address>, prefix: Option<IpNet>) -> (Address, u32) {
 
 /// Digest of a configuration's text, as `status` shows it.
 pub(crate) fn digest_of(file: &Path) -> Result<u64, Failure> {
-    let text = fs::read(file).with_context(|| file.display().to_string()).map_err(Failure::BadInput)?;
+    let text =
+        fs::read(file).with_context(|| file.display().to_string()).map_err(Failure::BadInput)?;
     Ok(SipHasher24::new().hash(&text))
 }
 
@@ -159,7 +167,8 @@ struct Balancer {
     /// The maps that were replaced by some of other sizes, until nothing reads them.
     replaced: Option<Replaced>,
     lists: Loader,
-    /// Whether the maps hold what the configuration says: a change that failed half-way is tried again.
+    /// Whether the maps hold what the configuration says: a change that failed half-way is tried
+    /// again.
     complete: bool,
 }
 
@@ -218,7 +227,9 @@ async fn serve(args: &Lb, input: Input) -> Result<(), Failure> {
                 match balancer.reload(args).await {
                     Ok(()) => info!("ready: reloaded {}", args.config.display()),
                     Err(failure) => {
-                        warn!("reload refused, nothing of it is in force beyond what was logged: {failure}")
+                        warn!(
+                            "reload refused, nothing of it is in force beyond what was logged: {failure}"
+                        )
                     }
                 }
                 daemon::notify(NotifyState::Ready);
@@ -255,7 +266,8 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
     Ok(())
 }
 
-/// Dropping what no service listens to would cut the host itself off where it has a VIP address of its own: SSH to it, for one.
+/// Dropping what no service listens to would cut the host itself off where it has a VIP address of
+/// its own: SSH to it, for one.
 ///
 /// # Errors
 ///
@@ -266,8 +278,11 @@ async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), F
         return Ok(());
     }
     let own = netlink.local_addresses().await.map_err(Failure::operation)?;
-    for (index, policy) in config.addresses().iter().enumerate().filter(|(_, policy)| drops(policy)) {
-        if let Some((_, address)) = own.iter().find(|(_, address)| policy.prefix().contains(address)) {
+    for (index, policy) in config.addresses().iter().enumerate().filter(|(_, policy)| drops(policy))
+    {
+        if let Some((_, address)) =
+            own.iter().find(|(_, address)| policy.prefix().contains(address))
+        {
             return Err(Failure::bad_input(anyhow!(
                 "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
                  whatever else listens there, such as SSH; take the address from the host, or write \"force\": true"
@@ -277,28 +292,43 @@ async fn check_own_addresses(netlink: &Netlink, config: &Config) -> Result<(), F
     Ok(())
 }
 
-async fn find_next_hops(netlink: &Netlink, input: &Input, source: Source) -> Result<NextHops, Failure> {
-    let overheads = input.config.services().iter().map(|service| service.encapsulation().overhead());
+async fn find_next_hops(
+    netlink: &Netlink,
+    input: &Input,
+    source: Source,
+) -> Result<NextHops, Failure> {
+    let overheads =
+        input.config.services().iter().map(|service| service.encapsulation().overhead());
     let overhead = overheads.max().unwrap_or(0);
-    let found = NextHops::find(netlink, input.config.underlay(), overhead, input.addresses(), source).await;
+    let found =
+        NextHops::find(netlink, input.config.underlay(), overhead, input.addresses(), source).await;
     found.map_err(Failure::bad_input)
 }
 
 impl Balancer {
     /// Loads, fills the maps, then attaches.
-    async fn start(input: Input, netlink: Netlink, pins: &Pins, next_hops: NextHops) -> Result<Self, Failure> {
-        let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb).map_err(Failure::operation)?;
+    async fn start(
+        input: Input,
+        netlink: Netlink,
+        pins: &Pins,
+        next_hops: NextHops,
+    ) -> Result<Self, Failure> {
+        let journal = Journal::open(Path::new(STATE), input.config.instance(), Role::Lb)
+            .map_err(Failure::operation)?;
         let mut want = input.want()?;
         let settings = input.settings(&want);
-        // As long as the maps hold what an earlier daemon was told, a program that packets meet must find all of it, and nobody wrote down what
-        // the one that they meet now was loaded with.
+        // As long as the maps hold what an earlier daemon was told, a program that packets meet
+        // must find all of it, and nobody wrote down what the one that they meet now was loaded
+        // with.
         let every_feature = Settings { features: Features::ALL, ..settings };
         let replaced = bpf::unfinished_balancer(pins);
         // Without maps that can be opened there is nobody yet whom it could concern.
         let told = BalancerMaps::open(pins).and_then(|maps| maps.instance()).ok();
-        let told_otherwise = told.is_some_and(|told| told.config_digest != input.digest || told.changing != 0);
+        let told_otherwise =
+            told.is_some_and(|told| told.config_digest != input.digest || told.changing != 0);
         let settings = if replaced.is_some() || told_otherwise { every_feature } else { settings };
-        let program = bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
+        let program =
+            bpf::load_balancer(pins, &settings, &input.capacities()).map_err(Failure::operation)?;
         let maps = BalancerMaps::open(pins).map_err(Failure::operation)?;
         let before = maps.instance().map_err(Failure::operation)?;
         if before.layout != 0 && before.key_fingerprint != fingerprint(&input.key) {
@@ -351,20 +381,33 @@ impl Balancer {
     fn plan(&self, input: &Input, want: &mut Want) -> Result<(Have, Vec<Step>), Failure> {
         let have = apply::have(&self.maps).map_err(Failure::operation)?;
         self.mark_listed(&input.config, &have, want)?;
-        let steps = plan::plan(&have, want, input.capacities(), apply::now()).map_err(Failure::operation)?;
+        let steps = plan::plan(&have, want, input.capacities(), apply::now())
+            .map_err(Failure::operation)?;
         Ok((have, steps))
     }
 
-    /// Makes maps of the sizes that a configuration's limits ask for, where they differ, and a program over them; nothing runs it yet.
-    fn resize(&self, input: &Input, settings: Settings) -> Result<Option<(Program, Replaced)>, Failure> {
-        bpf::resize_balancer(&self.pins, &settings, &input.capacities()).map_err(|error| match error {
-            bpf::Error::InUse { .. } => Failure::bad_input(error),
-            error => Failure::operation(error),
-        })
+    /// Makes maps of the sizes that a configuration's limits ask for, where they differ, and a
+    /// program over them; nothing runs it yet.
+    fn resize(
+        &self,
+        input: &Input,
+        settings: Settings,
+    ) -> Result<Option<(Program, Replaced)>, Failure> {
+        bpf::resize_balancer(&self.pins, &settings, &input.capacities()).map_err(
+            |error| match error {
+                bpf::Error::InUse { .. } => Failure::bad_input(error),
+                error => Failure::operation(error),
+            },
+        )
     }
 
     /// Takes a program and its maps, which hold what the ones before them do.
-    fn take(&mut self, program: Program, replaced: Replaced, settings: Settings) -> Result<(), Failure> {
+    fn take(
+        &mut self,
+        program: Program,
+        replaced: Replaced,
+        settings: Settings,
+    ) -> Result<(), Failure> {
         self.complete = false;
         (self.program, self.replaced) = (program, Some(replaced));
         self.settings = settings;
@@ -372,7 +415,8 @@ impl Balancer {
         Ok(())
     }
 
-    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones away.
+    /// Ends a replacement of maps: the program over the new ones everywhere, then the old ones
+    /// away.
     async fn settle(&mut self) -> Result<(), Failure> {
         let Some(replaced) = &self.replaced else { return Ok(()) };
         self.attachment.ensure(&mut self.host, &self.input.interfaces, Some(&self.program)).await?;
@@ -380,18 +424,23 @@ impl Balancer {
         self.replaced = None;
         self.maps = BalancerMaps::open(&self.pins).map_err(Failure::operation)?;
         let Capacities { services, backends, vips, connections } = self.maps.capacities();
-        info!("maps replaced: {services} services, {backends} backends, {vips} VIPs, {connections} connections");
+        info!(
+            "maps replaced: {services} services, {backends} backends, {vips} VIPs, {connections} connections"
+        );
         Ok(())
     }
 
-    /// Makes the maps hold what the configuration says, once packets meet a program that finds what is added.
+    /// Makes the maps hold what the configuration says, once packets meet a program that finds what
+    /// is added.
     async fn apply(&mut self, want: &Want, have: &Have, steps: &[Step]) -> Result<(), Failure> {
         self.complete = false;
         let wider = wider(&self.settings, &self.input.settings(want));
         if wider != self.settings {
             self.replace_program(wider).await?;
         }
-        self.next_hops.refresh(&mut self.maps, &have.backends, &self.path_mtus).map_err(Failure::operation)?;
+        self.next_hops
+            .refresh(&mut self.maps, &have.backends, &self.path_mtus)
+            .map_err(Failure::operation)?;
         self.write_down(true)?;
         for step in steps {
             info!("{step}");
@@ -417,7 +466,8 @@ impl Balancer {
     fn warn_of_next_hops(&mut self) {
         /// So many are said one by one.
         const SAID: usize = 20;
-        let said = |(address, warning): &(&IpAddr, &String)| self.said.get(*address) != Some(*warning);
+        let said =
+            |(address, warning): &(&IpAddr, &String)| self.said.get(*address) != Some(*warning);
         let mut new = self.next_hops.warnings.iter().filter(said);
         for (address, warning) in new.by_ref().take(SAID) {
             warn!("backend address {address}: {warning}");
@@ -432,7 +482,8 @@ impl Balancer {
     }
 
     fn write_down(&mut self, changing: bool) -> Result<(), Failure> {
-        let applied_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let applied_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let record = InstanceRecord {
             layout: LAYOUT_VERSION,
             changing: u32::from(changing),
@@ -451,14 +502,17 @@ impl Balancer {
 
     fn load(&mut self, settings: Settings) -> Result<(), Failure> {
         let capacities = self.input.capacities();
-        self.program = bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
+        self.program =
+            bpf::load_balancer(&self.pins, &settings, &capacities).map_err(Failure::operation)?;
         self.settings = settings;
         Ok(())
     }
 
-    /// Attaches the program where it is not attached yet; first replaces it when what is fixed at loading has changed.
+    /// Attaches the program where it is not attached yet; first replaces it when what is fixed at
+    /// loading has changed.
     ///
-    /// That comes after a plan's steps: a program that does not look for what they remove does no harm.
+    /// That comes after a plan's steps: a program that does not look for what they remove does no
+    /// harm.
     async fn attach(&mut self, want: &Want) -> Result<(), Failure> {
         self.set_rates()?;
         let settings = self.input.settings(want);
@@ -479,7 +533,8 @@ impl Balancer {
         self.attach(&want).await
     }
 
-    /// Reads the configuration again and changes what differs. What cannot change under traffic is refused before anything is.
+    /// Reads the configuration again and changes what differs. What cannot change under traffic is
+    /// refused before anything is.
     async fn reload(&mut self, args: &Lb) -> Result<(), Failure> {
         let input = Input::read(args)?;
         for (what, same) in [
@@ -487,7 +542,9 @@ impl Balancer {
             ("the hash key", fingerprint(&input.key) == fingerprint(&self.input.key)),
         ] {
             if !same {
-                return Err(Failure::bad_input(anyhow!("{what} cannot change while the daemon runs; restart it")));
+                return Err(Failure::bad_input(anyhow!(
+                    "{what} cannot change while the daemon runs; restart it"
+                )));
             }
         }
         check_interfaces(self.host.netlink(), &input.interfaces).await?;
@@ -514,7 +571,8 @@ impl Balancer {
         Ok(())
     }
 
-    /// Looks routes up again, attaches again where the filter is gone, and completes a change that failed half-way.
+    /// Looks routes up again, attaches again where the filter is gone, and completes a change that
+    /// failed half-way.
     async fn refresh(&mut self) -> Result<(), Failure> {
         self.attachment.watch(&mut self.host, &self.input.interfaces, &self.program).await;
         self.settle().await?;

@@ -1,4 +1,5 @@
-//! Sluice's control plane: from the configuration file to maps, filters and tunnel devices, and back to what `status` shows.
+//! Sluice's control plane: from the configuration file to maps, filters and tunnel devices, and
+//! back to what `status` shows.
 
 pub mod apply;
 mod attachment;

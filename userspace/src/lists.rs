@@ -1,7 +1,9 @@
-//! Lists of sources: what an operator writes into deny- and allow-files, and what packets meet of it.
+//! Lists of sources: what an operator writes into deny- and allow-files, and what packets meet of
+//! it.
 //!
-//! A scope (all VIPs, or one service) has one list made of its two files. The longest prefix that holds a source decides; a prefix that
-//! both files name is denied. What no prefix holds may come, unless there is an allow-file.
+//! A scope (all VIPs, or one service) has one list made of its two files. The longest prefix that
+//! holds a source decides; a prefix that both files name is denied. What no prefix holds may come,
+//! unless there is an allow-file.
 
 use std::fmt;
 use std::fs::File;
@@ -62,7 +64,10 @@ pub enum ListError {
 
 /// The scopes that a configuration has lists for, and their files.
 pub fn wanted(config: &Config) -> Vec<(Scope, SourceLists)> {
-    let services = config.services().iter().map(|s| (Scope::Service(s.name().to_owned()), s.sources().clone()));
+    let services = config
+        .services()
+        .iter()
+        .map(|s| (Scope::Service(s.name().to_owned()), s.sources().clone()));
     let all = [(Scope::All, config.sources().clone())].into_iter().chain(services);
     all.filter(|(_, files)| !files.is_empty()).collect()
 }
@@ -73,7 +78,10 @@ pub fn wanted(config: &Config) -> Vec<(Scope, SourceLists)> {
 ///
 /// The first thing that is wrong with a file.
 pub fn check(config: &Config) -> Result<Vec<(Scope, usize)>, ListError> {
-    wanted(config).into_iter().map(|(scope, files)| Ok((scope, Entries::read(&files)?.prefixes))).collect()
+    wanted(config)
+        .into_iter()
+        .map(|(scope, files)| Ok((scope, Entries::read(&files)?.prefixes)))
+        .collect()
 }
 
 /// A list as its trie should hold it.
@@ -103,13 +111,17 @@ impl Entries {
 
     /// The list of these prefixes; with an allow-list, all others are not allowed.
     fn new(typed: Vec<(IpNet, Listing)>, only_allowed: bool) -> Self {
-        let key = |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
-        let mut entries: Vec<_> = typed.into_iter().map(|(prefix, says)| (key(prefix), says)).collect();
-        // In the order of addresses, near each other in the trie, which is filled much faster so. A prefix that is named twice is denied.
+        let key =
+            |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
+        let mut entries: Vec<_> =
+            typed.into_iter().map(|(prefix, says)| (key(prefix), says)).collect();
+        // In the order of addresses, near each other in the trie, which is filled much faster so. A
+        // prefix that is named twice is denied.
         entries.sort_unstable_by_key(|(key, says)| (order(key), *says != Listing::DENIED));
         entries.dedup_by_key(|(key, _)| *key);
         let prefixes = entries.len();
-        // Both families have an entry of their own, because the trie has IPv4 inside of IPv6: `::/0` in a file is about IPv6.
+        // Both families have an entry of their own, because the trie has IPv4 inside of IPv6:
+        // `::/0` in a file is about IPv6.
         let others = if only_allowed { Listing::NOT_ALLOWED } else { Listing::ALLOWED };
         for rest in rest() {
             if let Err(place) = entries.binary_search_by_key(&order(&rest), |(key, _)| order(key)) {
@@ -156,7 +168,10 @@ impl Entries {
 
 /// The keys of no bits, one for each family.
 fn rest() -> [PrefixKey; 2] {
-    [PrefixKey::prefix(Ipv6Addr::UNSPECIFIED.into(), 0), PrefixKey::prefix(Ipv4Addr::UNSPECIFIED.into(), 0)]
+    [
+        PrefixKey::prefix(Ipv6Addr::UNSPECIFIED.into(), 0),
+        PrefixKey::prefix(Ipv4Addr::UNSPECIFIED.into(), 0),
+    ]
 }
 
 /// Addresses as numbers, then short prefixes before long ones.
@@ -169,25 +184,40 @@ fn text(file: &Path) -> Result<Vec<u8>, ListError> {
     let whole = |problem: String| ListError::File { file: file.to_owned(), problem };
     let unreadable = |error: std::io::Error| whole(format!("cannot read it: {error}"));
     let mut bytes = Vec::new();
-    File::open(file).map_err(unreadable)?.take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    File::open(file)
+        .map_err(unreadable)?
+        .take(MAX_LIST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_LIST_BYTES {
-        return Err(whole(format!("larger than {} MiB; name a file of prefixes, one a line", MAX_LIST_BYTES >> 20)));
+        return Err(whole(format!(
+            "larger than {} MiB; name a file of prefixes, one a line",
+            MAX_LIST_BYTES >> 20
+        )));
     }
     Ok(bytes)
 }
 
 /// Adds the prefixes of a file to those that were read before.
-fn parse(text: &[u8], file: &Path, says: Listing, to: &mut Vec<(IpNet, Listing)>) -> Result<(), ListError> {
+fn parse(
+    text: &[u8],
+    file: &Path,
+    says: Listing,
+    to: &mut Vec<(IpNet, Listing)>,
+) -> Result<(), ListError> {
     for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let problem = |problem| ListError::Line { file: file.to_owned(), line, problem };
-        let text = std::str::from_utf8(text).map_err(|_| problem("not text; write one prefix a line".to_owned()))?;
+        let text = std::str::from_utf8(text)
+            .map_err(|_| problem("not text; write one prefix a line".to_owned()))?;
         let text = text.split('#').next().unwrap_or_default().trim();
         if !text.is_empty() {
             to.push((prefix(text).map_err(problem)?, says));
         }
         if to.len() > MAX_LIST_PREFIXES {
             let most = MAX_LIST_PREFIXES;
-            return Err(problem(format!("more than {most} prefixes in the deny- and allow-list together; merge some")));
+            return Err(problem(format!(
+                "more than {most} prefixes in the deny- and allow-list together; merge some"
+            )));
         }
     }
     Ok(())

@@ -9,7 +9,8 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing is left to try when the terminal is gone. Help and version are clap "errors", too.
+            // Nothing is left to try when the terminal is gone. Help and version are clap "errors",
+            // too.
             if error.use_stderr() {
                 eprint!("sluice: {error}");
                 return ExitCode::from(2);

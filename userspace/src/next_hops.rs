@@ -1,7 +1,9 @@
-//! How packets leave towards each backend: asked of the kernel's routing, kept up to date in the map `NEXT_HOPS`.
+//! How packets leave towards each backend: asked of the kernel's routing, kept up to date in the
+//! map `NEXT_HOPS`.
 //!
-//! A packet needs an interface, an MTU and the neighbour to whom it is handed on the link: the router, or the backend itself. Its link
-//! address is the kernel's business when it redirects. While no daemon runs, packets keep to what was found last.
+//! A packet needs an interface, an MTU and the neighbour to whom it is handed on the link: the
+//! router, or the backend itself. Its link address is the kernel's business when it redirects.
+//! While no daemon runs, packets keep to what was found last.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,7 +47,8 @@ const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 pub enum Source {
     /// A wrong configuration.
     MustBeLocal,
-    /// It was there when the configuration was read, and may come back. What is sent from the other family's goes on.
+    /// It was there when the configuration was read, and may come back. What is sent from the other
+    /// family's goes on.
     MayBeLost,
 }
 
@@ -59,12 +62,13 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// Asks for the route to each address, from the underlay address of its family. `overhead` is what encapsulation takes beside the outer IP header, in bytes.
+    /// Asks for the route to each address, from the underlay address of its family. `overhead` is
+    /// what encapsulation takes beside the outer IP header, in bytes.
     ///
     /// # Errors
     ///
-    /// [`netlink::Error`]; also when an underlay address is not an address of this host, where `source` wants that: otherwise
-    /// nothing is sent from it, and the warnings say so.
+    /// [`netlink::Error`]; also when an underlay address is not an address of this host, where
+    /// `source` wants that: otherwise nothing is sent from it, and the warnings say so.
     pub async fn find(
         netlink: &Netlink,
         underlay: Underlay,
@@ -77,13 +81,21 @@ impl NextHops {
         for address in addresses {
             let route = netlink.route_among(address, underlay.like(address), &mut mtus).await;
             let (way, warning) = match route {
-                Err(error @ netlink::Error::SourceNotLocal { .. }) if source == Source::MayBeLost => {
-                    (NOWHERE, Some(format!("{error}; until then packets for it are dropped (no_route)")))
+                Err(error @ netlink::Error::SourceNotLocal { .. })
+                    if source == Source::MayBeLost =>
+                {
+                    (
+                        NOWHERE,
+                        Some(format!("{error}; until then packets for it are dropped (no_route)")),
+                    )
                 }
                 Err(error) => return Err(error),
-                Ok(None) => {
-                    (NOWHERE, Some("there is no route to it: packets for it are dropped (no_route)".to_owned()))
-                }
+                Ok(None) => (
+                    NOWHERE,
+                    Some(
+                        "there is no route to it: packets for it are dropped (no_route)".to_owned(),
+                    ),
+                ),
                 Ok(Some(route)) if route.local => {
                     let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";
                     (NOWHERE, Some(why.to_owned()))
@@ -93,7 +105,10 @@ impl NextHops {
                     let stated = underlay.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
                     let mtu = stated.unwrap_or(carried).min(carried);
                     let warning = too_small(address, mtu.into(), overhead, underlay.mtu);
-                    (Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }, warning)
+                    (
+                        Way { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway },
+                        warning,
+                    )
                 }
             };
             next_hops.found.insert(address, way);
@@ -109,8 +124,8 @@ impl NextHops {
         self.found.get(&address).copied()
     }
 
-    /// The next hop towards an address, with the MTU that fits all of the way, as far as it is known; for a backend that has none yet: whoever
-    /// the neighbour is, the kernel finds out.
+    /// The next hop towards an address, with the MTU that fits all of the way, as far as it is
+    /// known; for a backend that has none yet: whoever the neighbour is, the kernel finds out.
     pub fn towards(&self, address: IpAddr, path_mtus: &PathMtus) -> NextHop {
         path_mtus.limit(address, self.way(address).unwrap_or(NOWHERE).next_hop)
     }
@@ -124,8 +139,9 @@ impl NextHops {
         Hop { entry, neighbour: Some(gateway.unwrap_or(address)) }
     }
 
-    /// Writes what differs for the backends that are in the maps; how many next hops that were. A backend whose address was not asked for
-    /// is about to go, and keeps what it has while tables may still lead to it.
+    /// Writes what differs for the backends that are in the maps; how many next hops that were. A
+    /// backend whose address was not asked for is about to go, and keeps what it has while tables
+    /// may still lead to it.
     ///
     /// # Errors
     ///
@@ -139,7 +155,9 @@ impl NextHops {
         let present = Present { next_hops: maps.next_hops()?, neighbours: maps.neighbours()? };
         let mut changes = Changes::default();
         for (index, backend) in backends.iter().filter(|(_, backend)| backend.name.is_some()) {
-            for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
+            for (family, address) in
+                [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)]
+            {
                 let asked = (!address.is_none()).then(|| IpAddr::from(address));
                 let hop = match asked.filter(|address| self.underlay.like(*address).is_some()) {
                     // No address, or no source for its outer header.
@@ -196,7 +214,8 @@ impl Changes {
     }
 }
 
-/// What is wrong with an MTU towards a backend's address: it is less than what is stated of the underlay, or full packets of clients do not fit.
+/// What is wrong with an MTU towards a backend's address: it is less than what is stated of the
+/// underlay, or full packets of clients do not fit.
 fn too_small(address: IpAddr, mtu: u32, overhead: u32, stated: Option<u32>) -> Option<String> {
     let overhead = overhead + if address.is_ipv4() { 20 } else { 40 };
     let largest = mtu.saturating_sub(overhead);
@@ -221,16 +240,21 @@ mod tests {
     const AT: u32 = 6;
 
     fn hop(interface: u32, neighbour: Option<&str>) -> Hop {
-        Hop { entry: NextHop::new(interface, 1500), neighbour: neighbour.map(|text| text.parse().unwrap()) }
+        Hop {
+            entry: NextHop::new(interface, 1500),
+            neighbour: neighbour.map(|text| text.parse().unwrap()),
+        }
     }
 
-    /// Notes a change and makes it, one write after the other; what a packet finds after each of them.
+    /// Notes a change and makes it, one write after the other; what a packet finds after each of
+    /// them.
     fn turn(present: &mut Present, wanted: &Hop) -> Vec<(NextHop, Option<Neighbour>)> {
         let mut changes = Changes::default();
         changes.note(present, AT, wanted);
         let found = |present: &Present| {
             let has = present.next_hops[AT as usize];
-            let known = (has.neighbour != 0).then(|| present.neighbours[has.neighbour_index(AT) as usize]);
+            let known =
+                (has.neighbour != 0).then(|| present.neighbours[has.neighbour_index(AT) as usize]);
             (NextHop { neighbour: 0, ..has }, known)
         };
         let mut seen = vec![found(present)];
@@ -248,7 +272,8 @@ mod tests {
     #[test]
     fn packets_find_the_next_hop_as_it_was_or_as_it_is_and_never_half_of_it() {
         let nobody = Neighbour { family: 0, address: [0; 4] };
-        let mut present = Present { next_hops: vec![NextHop::NONE; 8], neighbours: vec![nobody; 16] };
+        let mut present =
+            Present { next_hops: vec![NextHop::NONE; 8], neighbours: vec![nobody; 16] };
         let turns = [
             hop(3, Some("10.0.0.254")),
             hop(3, Some("10.0.0.253")),
@@ -272,7 +297,10 @@ mod tests {
     #[test]
     fn neighbours_are_what_the_kernel_reads() {
         let family = |text: &str| Neighbour::from(text.parse::<IpAddr>().unwrap());
-        assert_eq!(family("10.0.0.1"), Neighbour { family: 2, address: [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0] });
+        assert_eq!(
+            family("10.0.0.1"),
+            Neighbour { family: 2, address: [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0] }
+        );
         let address = [u32::from_ne_bytes([0xfe, 0x80, 0, 0]), 0, 0, 1_u32.to_be()];
         assert_eq!(family("fe80::1"), Neighbour { family: 10, address });
     }
@@ -292,7 +320,10 @@ mod tests {
         ] {
             let told = too_small(address, mtu, overhead, stated);
             assert_eq!(told.is_some(), says.is_some(), "{told:?}");
-            assert!(says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))), "{told:?}");
+            assert!(
+                says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))),
+                "{told:?}"
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
 //! MTUs that routers between balancer and backends have told.
 //!
-//! A router on the way to a backend whose next link is too small for an encapsulated packet drops it, and tells the source of the
-//! outer header: this host. Such an error lowers what `NEXT_HOPS` says of the backend, so that clients are told what fits. As anybody can
-//! forge errors, one counts only when it quotes a packet that could be ours, and never lowers an MTU below what clients can be told of. After
-//! [`LIFETIME`] it is forgotten, and the next large packet finds out anew; a changed way to the backend forgets it at once.
+//! A router on the way to a backend whose next link is too small for an encapsulated packet drops
+//! it, and tells the source of the outer header: this host. Such an error lowers what `NEXT_HOPS`
+//! says of the backend, so that clients are told what fits. As anybody can forge errors, one counts
+//! only when it quotes a packet that could be ours, and never lowers an MTU below what clients can
+//! be told of. After [`LIFETIME`] it is forgotten, and the next large packet finds out anew; a
+//! changed way to the backend forgets it at once.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,7 +29,8 @@ pub use socket::{Heard, Listener};
 /// How long an MTU counts: as long as Linux believes one (`net.ipv4.route.mtu_expires`).
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
-/// How long nothing further lowers an MTU that was lowered: one packet finds one link, and the way has few that are ever smaller.
+/// How long nothing further lowers an MTU that was lowered: one packet finds one link, and the way
+/// has few that are ever smaller.
 const RESTS: Duration = Duration::from_secs(1);
 
 /// What became of an error about an encapsulated packet.
@@ -97,7 +100,9 @@ impl Outcome {
     /// What happened, and whether that is normal.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Lowered => "The MTU towards a backend was lowered to what a router tells. Raise the MTU of its link.",
+            Self::Lowered => {
+                "The MTU towards a backend was lowered to what a router tells. Raise the MTU of its link."
+            }
             Self::Known => {
                 "The MTU was as low already. Normal: packets that were under way when it was lowered, or a route that says the same."
             }
@@ -111,11 +116,15 @@ impl Outcome {
             Self::NeverSent => {
                 "The quoted packet would have fitted, or could have been cut. Not normal: a broken router, or forged."
             }
-            Self::NoMtu => "The router tells no MTU. Not normal: an old router; set the MTU on the route by hand.",
+            Self::NoMtu => {
+                "The router tells no MTU. Not normal: an old router; set the MTU on the route by hand."
+            }
             Self::TooSmall => {
                 "The MTU is too small for what every host may send. Not normal: such a link cannot be used; or forged."
             }
-            Self::TooOften => "The MTU was lowered less than a second ago. Normal when several links are too small.",
+            Self::TooOften => {
+                "The MTU was lowered less than a second ago. Normal when several links are too small."
+            }
         }
     }
 }
@@ -138,32 +147,52 @@ pub struct PathMtus {
 }
 
 impl PathMtus {
-    /// Takes over what an earlier daemon wrote down of the backends that are in the maps, as far as it has not expired.
-    pub fn restored(backends: &BTreeMap<u16, HaveBackend>, records: &[PathMtuRecord], now: u64) -> Self {
+    /// Takes over what an earlier daemon wrote down of the backends that are in the maps, as far as
+    /// it has not expired.
+    pub fn restored(
+        backends: &BTreeMap<u16, HaveBackend>,
+        records: &[PathMtuRecord],
+        now: u64,
+    ) -> Self {
         let mut told = BTreeMap::new();
         for (at, address, incarnation) in places(backends) {
-            if let Some(path_mtu) = records.get(at as usize).and_then(|record| counting(record, incarnation, now)) {
+            if let Some(path_mtu) =
+                records.get(at as usize).and_then(|record| counting(record, incarnation, now))
+            {
                 told.insert(address, path_mtu);
             }
         }
         Self { told }
     }
 
-    /// Judges an error that was heard at `now` (nanoseconds since boot), and does what it asks for if it is believed.
+    /// Judges an error that was heard at `now` (nanoseconds since boot), and does what it asks for
+    /// if it is believed.
     ///
-    /// `settings` has the sources of outer headers, `way` leads to the quoted packet's destination, if that is a backend's.
-    pub fn hear(&mut self, error: &TooBig, settings: &Settings, way: Option<Way>, now: u64) -> Outcome {
+    /// `settings` has the sources of outer headers, `way` leads to the quoted packet's destination,
+    /// if that is a backend's.
+    pub fn hear(
+        &mut self,
+        error: &TooBig,
+        settings: &Settings,
+        way: Option<Way>,
+        now: u64,
+    ) -> Outcome {
         if !is_own(error.source, settings) {
             return Outcome::OtherSource;
         }
-        if error.port.is_some_and(|port| !settings.features.has(Features::GUE) || port != settings.gue_port.number()) {
+        if error.port.is_some_and(|port| {
+            !settings.features.has(Features::GUE) || port != settings.gue_port.number()
+        }) {
             return Outcome::NeverSent;
         }
-        let Some(way) = way.filter(|way| way.next_hop.interface != 0) else { return Outcome::OtherDestination };
+        let Some(way) = way.filter(|way| way.next_hop.interface != 0) else {
+            return Outcome::OtherDestination;
+        };
         if error.mtu == 0 {
             return Outcome::NoMtu;
         }
-        // It may be longer than any that was sent: routers merge packets, too (GRO), and quote what they merged.
+        // It may be longer than any that was sent: routers merge packets, too (GRO), and quote what
+        // they merged.
         if !error.uncut || error.length <= error.mtu {
             return Outcome::NeverSent;
         }
@@ -175,7 +204,11 @@ impl PathMtus {
         }
         let until = now.saturating_add(nanoseconds(LIFETIME));
         let rests = nanoseconds(LIFETIME) - nanoseconds(RESTS);
-        if self.told.get(&error.destination).is_some_and(|told| told.until > now.saturating_add(rests)) {
+        if self
+            .told
+            .get(&error.destination)
+            .is_some_and(|told| told.until > now.saturating_add(rests))
+        {
             return Outcome::TooOften;
         }
         self.told.insert(error.destination, PathMtu { mtu: error.mtu, until });
@@ -186,9 +219,10 @@ impl PathMtus {
     #[must_use]
     pub fn limit(&self, address: IpAddr, next_hop: NextHop) -> NextHop {
         match self.told.get(&address) {
-            Some(told) if next_hop.interface != 0 => {
-                NextHop { mtu: next_hop.mtu.min(u16::try_from(told.mtu).unwrap_or(u16::MAX)), ..next_hop }
-            }
+            Some(told) if next_hop.interface != 0 => NextHop {
+                mtu: next_hop.mtu.min(u16::try_from(told.mtu).unwrap_or(u16::MAX)),
+                ..next_hop
+            },
             _ => next_hop,
         }
     }
@@ -208,7 +242,8 @@ impl PathMtus {
         self.told.values().map(|told| told.until).min()
     }
 
-    /// What is to be written down for the next daemon, and for whoever looks: what differs from `present`, which is what the map holds.
+    /// What is to be written down for the next daemon, and for whoever looks: what differs from
+    /// `present`, which is what the map holds.
     pub fn records(
         &self,
         backends: &BTreeMap<u16, HaveBackend>,
@@ -228,19 +263,23 @@ impl PathMtus {
     }
 }
 
-/// What a record says of a backend that has this incarnation; nothing when it has expired at `now`, or is of a backend before it.
+/// What a record says of a backend that has this incarnation; nothing when it has expired at `now`,
+/// or is of a backend before it.
 pub fn counting(record: &PathMtuRecord, incarnation: u32, now: u64) -> Option<PathMtu> {
     let counts = record.mtu != 0 && record.incarnation == incarnation && record.until > now;
     counts.then_some(PathMtu { mtu: record.mtu, until: record.until })
 }
 
-/// Each address of the backends that are in use: its place in `NEXT_HOPS` and `PATH_MTUS`, and the backend's incarnation.
+/// Each address of the backends that are in use: its place in `NEXT_HOPS` and `PATH_MTUS`, and the
+/// backend's incarnation.
 fn places(backends: &BTreeMap<u16, HaveBackend>) -> impl Iterator<Item = (u32, IpAddr, u32)> {
     let used = backends.iter().filter(|(_, backend)| backend.name.is_some());
     used.flat_map(|(index, backend)| {
         let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
         let has = addresses.into_iter().filter(|(_, address)| !address.is_none());
-        has.map(|(family, address)| (NextHop::index(*index, family), address.into(), backend.incarnation))
+        has.map(|(family, address)| {
+            (NextHop::index(*index, family), address.into(), backend.incarnation)
+        })
     })
 }
 
@@ -257,10 +296,12 @@ fn is_own(source: IpAddr, settings: &Settings) -> bool {
     !own.is_none() && fixed(source.into()) == fixed(own)
 }
 
-/// The least MTU that helps a packet such as the quoted one carries: every host may send packets of the smallest size that it can be told, and with its outer
-/// header that has to fit. IPv6 has no link below 1280 bytes. What nobody has seen may be IPv6.
+/// The least MTU that helps a packet such as the quoted one carries: every host may send packets of
+/// the smallest size that it can be told, and with its outer header that has to fit. IPv6 has no
+/// link below 1280 bytes. What nobody has seen may be IPv6.
 fn least(error: &TooBig) -> u32 {
-    let carried = smallest(error.inner.unwrap_or(Family::V6)) + if error.port.is_some() { 8 } else { 0 };
+    let carried =
+        smallest(error.inner.unwrap_or(Family::V6)) + if error.port.is_some() { 8 } else { 0 };
     match Family::of(error.destination) {
         Family::V4 => carried + 20,
         Family::V6 => (carried + 40).max(smallest(Family::V6)),

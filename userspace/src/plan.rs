@@ -1,17 +1,21 @@
 //! From what is there to what is wanted: a pure function that returns the steps in between.
 //!
-//! The order is make-before-break. Backends come before the tables that name them, tables before the VIPs that use them; VIPs go
-//! before the tables that they used, tables before the backends that they named. Routes are like VIPs, and their own service's VIPs come behind
-//! them: no packet of a new service goes to a backend that is not its client's. After each step every packet still finds a whole
-//! table of known backends, so it does no harm to stop between two steps, or to start again from what is then there. A VIP address's
-//! copy of a VIP ([`FirstVip`]) is cleared before anything else happens to the VIP.
+//! The order is make-before-break. Backends come before the tables that name them, tables before
+//! the VIPs that use them; VIPs go before the tables that they used, tables before the backends
+//! that they named. Routes are like VIPs, and their own service's VIPs come behind them: no packet
+//! of a new service goes to a backend that is not its client's. After each step every packet still
+//! finds a whole table of known backends, so it does no harm to stop between two steps, or to start
+//! again from what is then there. A VIP address's copy of a VIP ([`FirstVip`]) is cleared before
+//! anything else happens to the VIP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use ipnet::IpNet;
 use sluice_datapath::Address;
-use sluice_datapath::entries::{self, Backend, Connection, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey};
+use sluice_datapath::entries::{
+    self, Backend, Connection, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey,
+};
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
 use sluice_datapath::quic::{IdLengths, ServerKey};
@@ -118,9 +122,11 @@ pub enum Step {
         /// Services that have none any more.
         services: Vec<u32>,
     },
-    /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change or to go.
+    /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change
+    /// or to go.
     ClearCopies(Vec<(IpNet, VipAddress)>),
-    /// Add VIPs or change their service or options, then add VIP addresses or change their options and copies.
+    /// Add VIPs or change their service or options, then add VIP addresses or change their options
+    /// and copies.
     PutVips {
         /// New or changed addresses.
         addresses: Vec<(IpNet, VipAddress)>,
@@ -146,15 +152,27 @@ impl fmt::Display for Step {
             Self::AddBackends(new) => {
                 write!(f, "add backends {}", list(new.iter().map(|backend| backend.name.as_str())))
             }
-            Self::SetDraining(changed) => write!(f, "change the draining mark of {} backends", changed.len()),
+            Self::SetDraining(changed) => {
+                write!(f, "change the draining mark of {} backends", changed.len())
+            }
             Self::ReplaceTables(new) => {
-                write!(f, "replace the lookup tables of {}", list(new.iter().map(|table| table.name.as_str())))
+                write!(
+                    f,
+                    "replace the lookup tables of {}",
+                    list(new.iter().map(|table| table.name.as_str()))
+                )
             }
             Self::PutRoutes(routes) => write!(f, "add or change {} routes", routes.len()),
             Self::RemoveRoutes(keys) => write!(f, "remove {} routes", keys.len()),
-            Self::PutServerIds { servers, .. } => write!(f, "add or change {} QUIC server IDs", servers.len()),
-            Self::RemoveServerIds { servers, .. } => write!(f, "remove {} QUIC server IDs", servers.len()),
-            Self::ClearCopies(addresses) => write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len()),
+            Self::PutServerIds { servers, .. } => {
+                write!(f, "add or change {} QUIC server IDs", servers.len())
+            }
+            Self::RemoveServerIds { servers, .. } => {
+                write!(f, "remove {} QUIC server IDs", servers.len())
+            }
+            Self::ClearCopies(addresses) => {
+                write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len())
+            }
             Self::PutVips { addresses, vips } => {
                 write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
             }
@@ -196,8 +214,8 @@ pub enum PlanError {
 
 /// How long a freed index rests before it may be used again, in seconds.
 ///
-/// A packet that read the index before it was freed has long been forwarded by then, and so have the counters been read that
-/// belong to the one who had it.
+/// A packet that read the index before it was freed has long been forwarded by then, and so have
+/// the counters been read that belong to the one who had it.
 pub const REST_SECONDS: u64 = 30;
 
 /// The steps from `have` to `want` at `now` (nanoseconds since boot); none when nothing differs.
@@ -205,7 +223,12 @@ pub const REST_SECONDS: u64 = 30;
 /// # Errors
 ///
 /// [`PlanError`].
-pub fn plan(have: &Have, want: &Want, capacities: Capacities, now: u64) -> Result<Vec<Step>, PlanError> {
+pub fn plan(
+    have: &Have,
+    want: &Want,
+    capacities: Capacities,
+    now: u64,
+) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::new();
     let backends = place_backends(have, want, capacities.backends, now)?;
     let services = place_services(have, want, capacities.services, now)?;
@@ -230,10 +253,12 @@ pub fn plan(have: &Have, want: &Want, capacities: Capacities, now: u64) -> Resul
     push(&mut steps, late, Step::RemoveRoutes);
     steps.extend(unwanted_ids);
     let kept: BTreeSet<u32> = services.iter().copied().collect();
-    let retired = have.services.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
+    let retired =
+        have.services.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
     push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireServices);
     let kept: BTreeSet<u16> = backends.indexes.iter().copied().collect();
-    let retired = have.backends.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
+    let retired =
+        have.backends.iter().filter(|(index, has)| has.name.is_some() && !kept.contains(index));
     push(&mut steps, retired.map(|(index, _)| *index).collect(), Step::RetireBackends);
     Ok(steps)
 }
@@ -252,15 +277,20 @@ struct Placed {
     new: Vec<NewBackend>,
 }
 
-/// A backend keeps its index as long as its name and addresses stay; a backend with another address is written at a new index,
-/// since a live entry is never rewritten.
+/// A backend keeps its index as long as its name and addresses stay; a backend with another address
+/// is written at a new index, since a live entry is never rewritten.
 fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Placed, PlanError> {
-    let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX))
-        .filter(|index| have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now));
-    // An interrupted change leaves a name at two indexes, or at one whose entry is not written: only a whole one counts.
+    let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX)).filter(|index| {
+        have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
+    });
+    // An interrupted change leaves a name at two indexes, or at one whose entry is not written:
+    // only a whole one counts.
     let whole = have.backends.iter().filter(|(_, has)| has.entry.incarnation != 0);
-    let whole: HashMap<(&str, Address, Address), u16> =
-        whole.filter_map(|(index, has)| Some(((has.name.as_deref()?, has.entry.v4, has.entry.v6), *index))).collect();
+    let whole: HashMap<(&str, Address, Address), u16> = whole
+        .filter_map(|(index, has)| {
+            Some(((has.name.as_deref()?, has.entry.v4, has.entry.v6), *index))
+        })
+        .collect();
     let mut placed = Placed { indexes: Vec::with_capacity(want.backends.len()), new: Vec::new() };
     for backend in &want.backends {
         let v4 = backend.v4.map_or(Address::NONE, Address::from);
@@ -285,11 +315,20 @@ fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<P
 }
 
 /// The index of each wanted service, in the order of [`Want::services`].
-fn place_services(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Vec<u32>, PlanError> {
-    let known: BTreeMap<&str, u32> =
-        have.services.iter().filter_map(|(index, has)| Some((has.name.as_deref()?, *index))).collect();
-    let mut free = (1..=capacity)
-        .filter(|index| have.services.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now));
+fn place_services(
+    have: &Have,
+    want: &Want,
+    capacity: u32,
+    now: u64,
+) -> Result<Vec<u32>, PlanError> {
+    let known: BTreeMap<&str, u32> = have
+        .services
+        .iter()
+        .filter_map(|(index, has)| Some((has.name.as_deref()?, *index)))
+        .collect();
+    let mut free = (1..=capacity).filter(|index| {
+        have.services.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
+    });
     let place = |service: &WantService| match known.get(&*service.name) {
         Some(index) => Ok(*index),
         None => free.next().ok_or(PlanError::Full { what: "services", capacity }),
@@ -310,12 +349,17 @@ fn changed_draining(have: &Have, want: &Want, placed: &Placed) -> Vec<(u16, bool
 fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32]) -> Vec<NewTable> {
     let mut changed = Vec::new();
     for (service, wanted) in services.iter().zip(&want.services) {
-        let slots: Vec<Slot> =
-            wanted.owners.iter().map(|owner| Slot { first: backends.indexes[*owner], hint: 0 }).collect();
+        let slots: Vec<Slot> = wanted
+            .owners
+            .iter()
+            .map(|owner| Slot { first: backends.indexes[*owner], hint: 0 })
+            .collect();
         let head = TableHead { slots: slots.len() as u32, tracked: wanted.tracked };
         let has = have.services.get(service).filter(|has| has.name.is_some());
         let old = has.and_then(|has| has.table.as_ref());
-        if old.is_some_and(|old| old.head == head && old.digest == wanted.digest && old.slots == slots) {
+        if old.is_some_and(|old| {
+            old.head == head && old.digest == wanted.digest && old.slots == slots
+        }) {
             continue;
         }
         let generation = old.map_or(0, |old| old.generation).wrapping_add(1);
@@ -330,11 +374,18 @@ fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32])
 }
 
 /// The steps that add or change QUIC server IDs, and that remove those that are not wanted.
-fn changed_server_ids(have: &Have, want: &Want, placed: &Placed, services: &[u32]) -> (Option<Step>, Option<Step>) {
-    let new: HashMap<u16, u32> = placed.new.iter().map(|new| (new.index, new.entry.incarnation)).collect();
+fn changed_server_ids(
+    have: &Have,
+    want: &Want,
+    placed: &Placed,
+    services: &[u32],
+) -> (Option<Step>, Option<Step>) {
+    let new: HashMap<u16, u32> =
+        placed.new.iter().map(|new| (new.index, new.entry.incarnation)).collect();
     let connection = |backend: usize| {
         let index = placed.indexes[backend];
-        let incarnation = new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.incarnation);
+        let incarnation =
+            new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.incarnation);
         Connection { backend: index.into(), incarnation }
     };
     let (mut servers, mut lengths) = (BTreeMap::new(), BTreeMap::new());
@@ -346,28 +397,40 @@ fn changed_server_ids(have: &Have, want: &Want, placed: &Placed, services: &[u32
             *all = all.with(*rotation, id.len() as u8);
         }
     }
-    let unwanted: Vec<_> = have.quic_servers.keys().filter(|key| !servers.contains_key(key)).copied().collect();
-    let without: Vec<_> = have.quic_lengths.keys().filter(|index| !lengths.contains_key(index)).copied().collect();
+    let unwanted: Vec<_> =
+        have.quic_servers.keys().filter(|key| !servers.contains_key(key)).copied().collect();
+    let without: Vec<_> =
+        have.quic_lengths.keys().filter(|index| !lengths.contains_key(index)).copied().collect();
     servers.retain(|key, connection| have.quic_servers.get(key) != Some(connection));
     lengths.retain(|index, lengths| have.quic_lengths.get(index) != Some(lengths));
-    let put = (!servers.is_empty() || !lengths.is_empty())
-        .then(|| Step::PutServerIds { servers: servers.into_iter().collect(), lengths: lengths.into_iter().collect() });
+    let put = (!servers.is_empty() || !lengths.is_empty()).then(|| Step::PutServerIds {
+        servers: servers.into_iter().collect(),
+        lengths: lengths.into_iter().collect(),
+    });
     let remove = (!unwanted.is_empty() || !without.is_empty())
         .then_some(Step::RemoveServerIds { servers: unwanted, services: without });
     (put, remove)
 }
 
 /// Routes to be written, and routes to be removed.
-fn changed_routes(have: &Have, want: &Want, services: &[u32]) -> (Vec<(RouteKey, entries::Vip)>, Vec<RouteKey>) {
+fn changed_routes(
+    have: &Have,
+    want: &Want,
+    services: &[u32],
+) -> (Vec<(RouteKey, entries::Vip)>, Vec<RouteKey>) {
     let mut wanted = BTreeMap::new();
     for (service, from) in services.iter().zip(&want.services) {
         for (prefix, to) in &from.routes {
-            let entry = entries::Vip { service: services[*to], options: want.services[*to].options };
+            let entry =
+                entries::Vip { service: services[*to], options: want.services[*to].options };
             wanted.insert(RouteKey::new(*service, &key_of(*prefix)), entry);
         }
     }
     let unwanted = have.routes.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-    (wanted.into_iter().filter(|(key, entry)| have.routes.get(key) != Some(entry)).collect(), unwanted)
+    (
+        wanted.into_iter().filter(|(key, entry)| have.routes.get(key) != Some(entry)).collect(),
+        unwanted,
+    )
 }
 
 fn put_and_remove_vips(
@@ -385,9 +448,12 @@ fn put_and_remove_vips(
             service.vips.iter().map(move |vip| (*vip, entry))
         })
         .collect();
-    let mut numbers: BTreeMap<IpNet, u32> = have.addresses.iter().map(|(prefix, has)| (*prefix, has.id)).collect();
-    // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit them with the number.
-    let mut next = numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
+    let mut numbers: BTreeMap<IpNet, u32> =
+        have.addresses.iter().map(|(prefix, has)| (*prefix, has.id)).collect();
+    // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit
+    // them with the number.
+    let mut next =
+        numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
     let mut entries = BTreeMap::new();
     let mut keys = BTreeMap::new();
     let mut pings = BTreeMap::new();
@@ -405,7 +471,8 @@ fn put_and_remove_vips(
         }
         keys.insert(VipKey::new(id, port, protocol), *entry);
         if options.has(AddressOptions::PING_FORWARD) {
-            // The same service on every balancer, whatever the order in which the services are written.
+            // The same service on every balancer, whatever the order in which the services are
+            // written.
             let order = (vip.port(), vip.protocol());
             let lowest = pings.entry(id).or_insert((order, *entry));
             if order <= lowest.0 {
@@ -421,12 +488,15 @@ fn put_and_remove_vips(
         let stays = has.first_key().is_none_or(|key| keys.get(&key).copied() == has.first.vip());
         !stays && entries.contains_key(prefix)
     });
-    let cleared: Vec<_> = cleared.map(|(prefix, has)| (*prefix, VipAddress::new(has.id, has.options))).collect();
-    let addresses = entries.into_iter().filter(|(prefix, entry)| have.addresses.get(prefix) != Some(entry));
+    let cleared: Vec<_> =
+        cleared.map(|(prefix, has)| (*prefix, VipAddress::new(has.id, has.options))).collect();
+    let addresses =
+        entries.into_iter().filter(|(prefix, entry)| have.addresses.get(prefix) != Some(entry));
     let addresses: Vec<_> = addresses.collect();
     let vips: Vec<_> = have.vips.keys().filter(|key| !keys.contains_key(key)).copied().collect();
     let wanted: BTreeSet<IpNet> = wanted.iter().map(|(vip, _)| vip.prefix()).collect();
-    let unwanted: Vec<_> = have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
+    let unwanted: Vec<_> =
+        have.addresses.keys().filter(|address| !wanted.contains(address)).copied().collect();
     let added = put.iter().filter(|(key, _)| !have.vips.contains_key(key)).count();
     let fits = |vips: usize, addresses: usize| vips.max(addresses) <= capacity as usize;
     if !fits(keys.len(), wanted.len()) {
@@ -435,8 +505,10 @@ fn put_and_remove_vips(
     push(steps, cleared, Step::ClearCopies);
     // No packet needs both the new ones and those that go, so which come first is a matter of room.
     let together = fits(have.vips.len() + added, numbers.len());
-    let put = (!addresses.is_empty() || !put.is_empty()).then_some(Step::PutVips { addresses, vips: put });
-    let remove = (!vips.is_empty() || !unwanted.is_empty()).then_some(Step::RemoveVips { vips, addresses: unwanted });
+    let put = (!addresses.is_empty() || !put.is_empty())
+        .then_some(Step::PutVips { addresses, vips: put });
+    let remove = (!vips.is_empty() || !unwanted.is_empty())
+        .then_some(Step::RemoveVips { vips, addresses: unwanted });
     steps.extend(if together { [put, remove] } else { [remove, put] }.into_iter().flatten());
     Ok(())
 }

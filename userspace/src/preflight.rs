@@ -7,14 +7,16 @@ use anyhow::{anyhow, bail};
 use crate::bpf;
 use crate::failure::Failure;
 
-/// The oldest kernel that has everything: lookup tables of different sizes in one map of maps (`BPF_F_INNER_MAP`).
+/// The oldest kernel that has everything: lookup tables of different sizes in one map of maps
+/// (`BPF_F_INNER_MAP`).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// Capabilities as the kernel numbers them (`linux/capability.h`), with their names.
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
-/// Checks what a daemon needs: the kernel's version, this process's capabilities, the kernel's features.
+/// Checks what a daemon needs: the kernel's version, this process's capabilities, the kernel's
+/// features.
 ///
 /// # Errors
 ///
@@ -72,7 +74,8 @@ fn check_kernel(release: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by id take.
+/// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by
+/// id take.
 fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()> {
     let effective = status
         .lines()
@@ -81,7 +84,9 @@ fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()
         .ok_or_else(|| anyhow!("cannot tell this process's capabilities from /proc/self/status"))?;
     for (bit, name) in needed {
         if effective & (1 << bit) == 0 {
-            bail!("this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)");
+            bail!(
+                "this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)"
+            );
         }
     }
     Ok(())
@@ -97,7 +102,12 @@ mod tests {
     fn an_old_kernel_is_refused_with_the_feature_it_lacks() {
         for release in ["5.9.16-generic", "4.19.0-27-amd64", "3.10.0"] {
             let error = check_kernel(release).unwrap_err().to_string();
-            assert!(error.contains(release) && error.contains("5.10") && error.contains("BPF_F_INNER_MAP"), "{error}");
+            assert!(
+                error.contains(release)
+                    && error.contains("5.10")
+                    && error.contains("BPF_F_INNER_MAP"),
+                "{error}"
+            );
         }
         for release in ["5.10.0-34-cloud-amd64", "6.1.0", "6.18.44-fc-v669", "7.3+deb14"] {
             check_kernel(release).unwrap();
@@ -109,9 +119,17 @@ mod tests {
     fn a_missing_capability_is_named() {
         assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n", &BOTH).is_ok());
         let without_net_admin = format!("CapEff:\t{:016x}\n", !(1_u64 << 12));
-        assert!(check_capabilities(&without_net_admin, &BOTH).unwrap_err().to_string().contains("CAP_NET_ADMIN"));
         assert!(
-            check_capabilities("CapEff:\t0000000000001000\n", &BOTH).unwrap_err().to_string().contains("CAP_SYS_ADMIN")
+            check_capabilities(&without_net_admin, &BOTH)
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_NET_ADMIN")
+        );
+        assert!(
+            check_capabilities("CapEff:\t0000000000001000\n", &BOTH)
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_SYS_ADMIN")
         );
         assert!(check_capabilities("Name:\tsluice\n", &BOTH).is_err());
     }

@@ -69,7 +69,8 @@ pub struct ServiceStatus {
     /// Its clients that are other services', by prefix.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<String, String>,
-    /// Its QUIC server IDs: the configuration's rotation and the ID, hexadecimal, as `0:c4605e`, and the backend's name.
+    /// Its QUIC server IDs: the configuration's rotation and the ID, hexadecimal, as `0:c4605e`,
+    /// and the backend's name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub server_ids: BTreeMap<String, String>,
     /// Whether its flows are kept in the connection table.
@@ -95,8 +96,9 @@ pub struct BackendEntry {
     pub draining: bool,
     /// Interface index and MTU towards each of its addresses; absent where there is no route.
     pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
-    /// Where that MTU is smaller than the route's, because a router has told so: for how much longer it counts, in seconds. 0 when it has expired
-    /// while no daemon runs: it counts until one is started.
+    /// Where that MTU is smaller than the route's, because a router has told so: for how much
+    /// longer it counts, in seconds. 0 when it has expired while no daemon runs: it counts until
+    /// one is started.
     pub path_mtus: BTreeMap<IpAddr, u64>,
 }
 
@@ -107,7 +109,8 @@ pub struct BackendStatus {
     pub daemon: Option<u32>,
     /// Whether our program decapsulates, for at least one family; otherwise tunnel devices do.
     pub program: bool,
-    /// The largest maximum segment size that clients are told, by family; absent where it is left as it comes.
+    /// The largest maximum segment size that clients are told, by family; absent where it is left
+    /// as it comes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub largest_segments: BTreeMap<&'static str, u32>,
     /// What the programs' maps take; absent without them.
@@ -133,8 +136,14 @@ pub fn run(args: &Show) -> Result<(), Failure> {
 pub(crate) fn open(instance: &str) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), Failure> {
     preflight::check_reading()?;
     let pins = |role| Ok::<_, Failure>(daemon::mounted_pins(instance, role)?.filter(Pins::exist));
-    let lb = pins(Role::Lb)?.map(|pins| BalancerMaps::open(&pins)).transpose().map_err(Failure::operation)?;
-    let backend = pins(Role::Backend)?.map(|pins| BackendMaps::open(&pins)).transpose().map_err(Failure::operation)?;
+    let lb = pins(Role::Lb)?
+        .map(|pins| BalancerMaps::open(&pins))
+        .transpose()
+        .map_err(Failure::operation)?;
+    let backend = pins(Role::Backend)?
+        .map(|pins| BackendMaps::open(&pins))
+        .transpose()
+        .map_err(Failure::operation)?;
     Ok((lb, backend))
 }
 
@@ -156,13 +165,17 @@ fn read(instance: &str) -> Result<Status, Failure> {
         lb: lb.map(|maps| lb_status(instance, &maps)).transpose()?,
         backend: (backend.is_some() || served_by_devices)
             .then(|| {
-                let memory =
-                    backend.is_some().then(|| memory(instance, Role::Backend, BackendMaps::usage)).transpose()?;
+                let memory = backend
+                    .is_some()
+                    .then(|| memory(instance, Role::Backend, BackendMaps::usage))
+                    .transpose()?;
                 let decapsulates = backend.as_ref().map(BackendMaps::decapsulates).transpose();
                 Ok::<_, Failure>(BackendStatus {
                     daemon: Lock::holder(instance, Role::Backend),
                     program: decapsulates.map_err(Failure::operation)?.unwrap_or(false),
-                    largest_segments: backend.as_ref().map_or(Ok(BTreeMap::new()), largest_segments)?,
+                    largest_segments: backend
+                        .as_ref()
+                        .map_or(Ok(BTreeMap::new()), largest_segments)?,
                     memory,
                 })
             })
@@ -170,7 +183,11 @@ fn read(instance: &str) -> Result<Status, Failure> {
     })
 }
 
-fn memory(instance: &str, role: Role, usage: fn(&Pins) -> Result<Vec<Usage>, bpf::Error>) -> Result<Memory, Failure> {
+fn memory(
+    instance: &str,
+    role: Role,
+    usage: fn(&Pins) -> Result<Vec<Usage>, bpf::Error>,
+) -> Result<Memory, Failure> {
     let pins = daemon::mounted_pins(instance, role)?.ok_or_else(|| absent(instance))?;
     Ok(Memory::of(usage(&pins).map_err(Failure::operation)?))
 }
@@ -195,10 +212,13 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, Failure> {
             if address != Address::NONE {
                 entry.addresses.push(address.into());
                 let at = NextHop::index(*index, family) as usize;
-                if let Some(next_hop) = next_hops.get(at).filter(|next_hop| next_hop.interface != 0) {
+                if let Some(next_hop) = next_hops.get(at).filter(|next_hop| next_hop.interface != 0)
+                {
                     let mtu = u32::from(next_hop.mtu);
                     entry.next_hops.insert(address.into(), (next_hop.interface, mtu));
-                    let told = |record: &&PathMtuRecord| (record.mtu, record.incarnation) == (mtu, backend.incarnation);
+                    let told = |record: &&PathMtuRecord| {
+                        (record.mtu, record.incarnation) == (mtu, backend.incarnation)
+                    };
                     if let Some(record) = path_mtus.get(at).filter(told) {
                         let left = Duration::from_nanos(record.until.saturating_sub(now));
                         entry.path_mtus.insert(address.into(), left.as_secs());
@@ -232,7 +252,8 @@ fn largest_segments(maps: &BackendMaps) -> Result<BTreeMap<&'static str, u32>, F
 }
 
 fn services(have: &Have) -> Vec<ServiceStatus> {
-    let addresses: BTreeMap<u32, IpNet> = have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
+    let addresses: BTreeMap<u32, IpNet> =
+        have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
     let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for (key, entry) in have.vips.iter().filter(|(key, _)| key.protocol != ICMP) {
         vips.entry(entry.service).or_default().push(vip(&addresses, key));
@@ -252,15 +273,22 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
         for (index, count) in owned {
             *slots.entry(backend(index)).or_default() += count;
         }
-        let routes = have.routes.iter().filter(|(key, _)| key.service == *index).map(|(key, to)| {
-            let leads_to = have.services.get(&to.service).and_then(|service| service.name.clone());
-            (prefix_of(key.clients()).to_string(), leads_to.unwrap_or_else(|| format!("(index {})", to.service)))
-        });
-        let server_ids = have.quic_servers.iter().filter(|(key, _)| key.service == *index).map(|(key, server)| {
-            let (rotation, id, length) = key.server_id();
-            let id: String = id[..length].iter().map(|octet| format!("{octet:02x}")).collect();
-            (format!("{rotation}:{id}"), backend(server.backend as u16))
-        });
+        let routes =
+            have.routes.iter().filter(|(key, _)| key.service == *index).map(|(key, to)| {
+                let leads_to =
+                    have.services.get(&to.service).and_then(|service| service.name.clone());
+                (
+                    prefix_of(key.clients()).to_string(),
+                    leads_to.unwrap_or_else(|| format!("(index {})", to.service)),
+                )
+            });
+        let server_ids = have.quic_servers.iter().filter(|(key, _)| key.service == *index).map(
+            |(key, server)| {
+                let (rotation, id, length) = key.server_id();
+                let id: String = id[..length].iter().map(|octet| format!("{octet:02x}")).collect();
+                (format!("{rotation}:{id}"), backend(server.backend as u16))
+            },
+        );
         services.push(ServiceStatus {
             name: name.clone(),
             server_ids: server_ids.collect(),
@@ -279,9 +307,15 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
 
 /// A VIP as the configuration writes it.
 fn vip(addresses: &BTreeMap<u32, IpNet>, key: &VipKey) -> String {
-    let protocol = if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
-    let vip = addresses.get(&key.address).and_then(|address| Vip::new(*address, key.port.number(), protocol).ok());
-    vip.map_or_else(|| format!("(address {}):{}/{protocol}", key.address, key.port.number()), |vip| vip.to_string())
+    let protocol =
+        if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
+    let vip = addresses
+        .get(&key.address)
+        .and_then(|address| Vip::new(*address, key.port.number(), protocol).ok());
+    vip.map_or_else(
+        || format!("(address {}):{}/{protocol}", key.address, key.port.number()),
+        |vip| vip.to_string(),
+    )
 }
 
 fn text(status: &Status) -> String {
@@ -291,7 +325,11 @@ fn text(status: &Status) -> String {
         None => "no daemon running".to_owned(),
     };
     if let Some(lb) = &status.lb {
-        text += &format!("\nbalancer: forwarding; {}; configuration {}\n", daemon(lb.daemon), lb.config_digest);
+        text += &format!(
+            "\nbalancer: forwarding; {}; configuration {}\n",
+            daemon(lb.daemon),
+            lb.config_digest
+        );
         if lb.changing {
             text += "  a change was begun and not completed: start the daemon to complete it\n";
         }
@@ -313,7 +351,11 @@ fn text(status: &Status) -> String {
             })
         });
         text += "\n";
-        text += &table(["service", "VIPs", "flows", "generation", "backend", "slots", "share"], &[3, 5, 6], rows);
+        text += &table(
+            ["service", "VIPs", "flows", "generation", "backend", "slots", "share"],
+            &[3, 5, 6],
+            rows,
+        );
         let rows = lb.services.iter().flat_map(|service| {
             let routes = service.routes.iter();
             routes.map(|(clients, to)| [service.name.clone(), clients.clone(), to.clone()])
@@ -331,16 +373,17 @@ fn text(status: &Status) -> String {
             text += &table(["service", "QUIC server ID", "backend"], &[], rows);
         }
         let rows = lb.backends.iter().map(|backend| {
-            let hops = backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
-                Some((interface, mtu)) => {
-                    let told = match backend.path_mtus.get(address) {
-                        None => String::new(),
-                        Some(left) => format!(" told by a router, for another {left} s"),
-                    };
-                    format!("{address} (interface {interface}, MTU {mtu}{told})")
-                }
-                None => format!("{address} (no route)"),
-            });
+            let hops =
+                backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
+                    Some((interface, mtu)) => {
+                        let told = match backend.path_mtus.get(address) {
+                            None => String::new(),
+                            Some(left) => format!(" told by a router, for another {left} s"),
+                        };
+                        format!("{address} (interface {interface}, MTU {mtu}{told})")
+                    }
+                    None => format!("{address} (no route)"),
+                });
             let state = if backend.draining { "draining" } else { "in use" };
             [backend.name.clone(), state.to_owned(), hops.collect::<Vec<_>>().join(", ")]
         });
@@ -351,7 +394,8 @@ fn text(status: &Status) -> String {
     if let Some(backend) = &status.backend {
         let by = if backend.program { "the program at TC ingress" } else { "tunnel devices" };
         text += &format!("\nbackend: decapsulation by {by}; {}\n", daemon(backend.daemon));
-        let sizes = backend.largest_segments.iter().map(|(family, size)| format!("IP{family}: {size}"));
+        let sizes =
+            backend.largest_segments.iter().map(|(family, size)| format!("IP{family}: {size}"));
         let sizes = sizes.collect::<Vec<_>>().join(", ");
         if !sizes.is_empty() {
             text += &format!("  clients are told of segments of at most so many bytes: {sizes}\n");

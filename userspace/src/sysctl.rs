@@ -1,7 +1,8 @@
 //! Kernel settings under `/proc/sys`.
 //!
-//! Settings are named by path (`net/ipv4/conf/eth0.100/arp_ignore`), never by dotted key: interface names may contain dots,
-//! and a dotted key that names one is another setting. Network settings are those of the calling thread's namespace.
+//! Settings are named by path (`net/ipv4/conf/eth0.100/arp_ignore`), never by dotted key: interface
+//! names may contain dots, and a dotted key that names one is another setting. Network settings are
+//! those of the calling thread's namespace.
 
 use std::fmt;
 use std::fs;
@@ -22,10 +23,14 @@ pub struct Sysctl(String);
 #[non_exhaustive]
 pub enum SysctlError {
     /// The name is not a path below `/proc/sys`.
-    #[error("{0:?} is not the name of a kernel setting: give its path below {ROOT}, as net/ipv4/conf/eth0/rp_filter")]
+    #[error(
+        "{0:?} is not the name of a kernel setting: give its path below {ROOT}, as net/ipv4/conf/eth0/rp_filter"
+    )]
     Name(String),
     /// It does not exist: the kernel lacks the feature, or its interface is gone.
-    #[error("the kernel setting {ROOT}/{0} does not exist: the interface is gone, or this kernel lacks the feature")]
+    #[error(
+        "the kernel setting {ROOT}/{0} does not exist: the interface is gone, or this kernel lacks the feature"
+    )]
     Missing(Sysctl),
     /// It cannot be read.
     #[error("cannot read {ROOT}/{key}: {source}")]
@@ -59,7 +64,8 @@ impl Sysctl {
     /// Names a setting by its path components.
     ///
     /// # Errors
-    /// [`SysctlError::Name`] when a component is empty, `.` or `..`, or holds `/` or NUL: no such name can leave `/proc/sys`.
+    /// [`SysctlError::Name`] when a component is empty, `.` or `..`, or holds `/` or NUL: no such
+    /// name can leave `/proc/sys`.
     pub fn new<'a>(components: impl IntoIterator<Item = &'a str>) -> Result<Self, SysctlError> {
         let components: Vec<_> = components.into_iter().collect();
         let good = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['/', '\0']);
@@ -89,7 +95,9 @@ impl Sysctl {
     pub fn read(&self) -> Result<String, SysctlError> {
         match fs::read_to_string(self.path()) {
             Ok(value) => Ok(value.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SysctlError::Missing(self.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(SysctlError::Missing(self.clone()))
+            }
             Err(source) => Err(SysctlError::Read { key: self.clone(), source }),
         }
     }
@@ -108,7 +116,8 @@ impl Sysctl {
     /// # Errors
     /// [`SysctlError::Missing`] or [`SysctlError::Write`].
     pub fn write(&self, value: &str) -> Result<(), SysctlError> {
-        // Never creates: /proc would refuse anyway, and the refusal would hide that the setting does not exist.
+        // Never creates: /proc would refuse anyway, and the refusal would hide that the setting
+        // does not exist.
         let written = fs::OpenOptions::new()
             .write(true)
             .open(self.path())
@@ -153,7 +162,10 @@ mod tests {
     #[test]
     fn no_name_leads_out_of_proc_sys() {
         for interface in ["", ".", "..", "a/b", "/etc", "a\0b"] {
-            assert!(matches!(Sysctl::ipv4_interface(interface, "x"), Err(SysctlError::Name(_))), "{interface:?}");
+            assert!(
+                matches!(Sysctl::ipv4_interface(interface, "x"), Err(SysctlError::Name(_))),
+                "{interface:?}"
+            );
         }
         for path in ["\"\"", "\"/etc/passwd\"", "\"net/../../etc/passwd\"", "\"net//ipv4\""] {
             assert!(serde_json::from_str::<Sysctl>(path).is_err(), "{path}");

@@ -10,10 +10,12 @@ use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
-    AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking, Unlisted, Vip,
+    AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking,
+    Unlisted, Vip,
 };
 
-/// How many backends a slot's preference list names before the rest of them is looked up one by one.
+/// How many backends a slot's preference list names before the rest of them is looked up one by
+/// one.
 ///
 /// While fewer than this many backends are draining, choosing is a look into a dense table.
 const LISTED: usize = 4;
@@ -53,10 +55,11 @@ pub struct WantService {
     pub vips: Vec<Vip>,
     /// How packets of its VIPs are treated.
     pub options: VipOptions,
-    /// Clients that are another service's: that one's position in [`Want::services`]. It has no routes itself.
+    /// Clients that are another service's: that one's position in [`Want::services`]. It has no
+    /// routes itself.
     pub routes: Vec<(IpNet, usize)>,
-    /// QUIC server IDs: the configuration's rotation, the ID, and the position in [`Want::backends`] of the backend that has it. Those of one rotation are of
-    /// one length.
+    /// QUIC server IDs: the configuration's rotation, the ID, and the position in
+    /// [`Want::backends`] of the backend that has it. Those of one rotation are of one length.
     pub server_ids: Vec<(u8, Vec<u8>, usize)>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
@@ -71,7 +74,8 @@ impl Want {
     pub fn features(&self) -> Features {
         let vips = || self.services.iter().flat_map(|service| &service.vips);
         let hashed = |service: &WantService| {
-            service.options.has(VipOptions::HASH_CLIENT) || service.options.has(VipOptions::HASH_SOURCE)
+            service.options.has(VipOptions::HASH_CLIENT)
+                || service.options.has(VipOptions::HASH_SOURCE)
         };
         let asked = |option| self.services.iter().any(|service| service.options.has(option));
         // Whoever wants to capture does not want to replace the program first.
@@ -89,7 +93,8 @@ impl Want {
             .with_if(asked(VipOptions::QUIC), Features::QUIC)
     }
 
-    /// Builds what `config` asks for. A pure function: every balancer with the same configuration and seed gets the same.
+    /// Builds what `config` asks for. A pure function: every balancer with the same configuration
+    /// and seed gets the same.
     ///
     /// # Errors
     ///
@@ -105,7 +110,8 @@ impl Want {
             service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty())
         };
         let services = config.services().iter().map(|service| {
-            let owners = owners(config, service, seed).map_err(|error| (service.name().to_owned(), error))?;
+            let owners = owners(config, service, seed)
+                .map_err(|error| (service.name().to_owned(), error))?;
             let digest = digest(owners.iter().map(|&owner| config.backends()[owner].name()));
             Ok(WantService {
                 name: service.name().to_owned(),
@@ -117,13 +123,23 @@ impl Want {
                 }
                 .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
                 .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
-                .with_if(service.encapsulation() == Encapsulation::Gue { zero_checksum: true }, VipOptions::NO_CHECKSUM)
+                .with_if(
+                    service.encapsulation() == Encapsulation::Gue { zero_checksum: true },
+                    VipOptions::NO_CHECKSUM,
+                )
                 .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
                 .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
-                .with_if(!service.quic().is_empty() || leads_to_server_ids(service), VipOptions::QUIC),
+                .with_if(
+                    !service.quic().is_empty() || leads_to_server_ids(service),
+                    VipOptions::QUIC,
+                ),
                 server_ids: service.quic().iter().flat_map(QuicConfig::server_ids).collect(),
-                routes: service.routes().iter().map(|route| (route.clients, route.service)).collect(),
+                routes: service
+                    .routes()
+                    .iter()
+                    .map(|route| (route.clients, route.service))
+                    .collect(),
                 tracked: service.tracking() == Tracking::Always,
                 owners,
                 digest,
@@ -131,7 +147,12 @@ impl Want {
         });
         let services = services.collect::<Result<_, _>>()?;
         let addresses = config.addresses().iter().map(|policy| (policy.prefix(), options(policy)));
-        Ok(Self { backends: backends.collect(), services, addresses: addresses.collect(), list_of_all: false })
+        Ok(Self {
+            backends: backends.collect(),
+            services,
+            addresses: addresses.collect(),
+            list_of_all: false,
+        })
     }
 }
 
@@ -143,16 +164,22 @@ fn options(policy: &AddressPolicy) -> AddressOptions {
         .with_if(policy.ping() == Ping::Forward, AddressOptions::PING_FORWARD)
 }
 
-/// The backend of each slot: the first of the slot's preference list that is not draining, or the first when all are.
+/// The backend of each slot: the first of the slot's preference list that is not draining, or the
+/// first when all are.
 ///
-/// The table and the lists come from the configured set and weights alone, so draining a backend moves its slots and no others.
+/// The table and the lists come from the configured set and weights alone, so draining a backend
+/// moves its slots and no others.
 fn owners(config: &Config, service: &Service, seed: &Seed) -> Result<Vec<usize>, BuildError> {
     let backends = service.backends();
-    let members: Vec<_> =
-        backends.iter().map(|b| Member::new(config.backends()[b.backend()].name(), b.weight())).collect();
+    let members: Vec<_> = backends
+        .iter()
+        .map(|b| Member::new(config.backends()[b.backend()].name(), b.weight()))
+        .collect();
     let table = Table::build(&members, service.table_size(), seed)?;
-    let draining = |member: u16| config.backends()[backends[usize::from(member)].backend()].draining();
-    let anybody = (0..).zip(backends).any(|(member, backend)| backend.weight() > 0 && !draining(member));
+    let draining =
+        |member: u16| config.backends()[backends[usize::from(member)].backend()].draining();
+    let anybody =
+        (0..).zip(backends).any(|(member, backend)| backend.weight() > 0 && !draining(member));
     let chosen = Lists::new(&table, LISTED).choose(|member| !draining(member));
     let owners = (0..).zip(chosen).map(|(slot, listed)| {
         let member = listed.or_else(|| anybody.then(|| further(&table, slot, draining)).flatten());
@@ -164,7 +191,8 @@ fn owners(config: &Config, service: &Service, seed: &Seed) -> Result<Vec<usize>,
 
 /// The first member of a slot's list that is not draining, where all of the first [`LISTED`] are.
 fn further(table: &Table, slot: u32, draining: impl Fn(u16) -> bool) -> Option<u16> {
-    // A list of all members takes long where they are many, and one of the next few is hardly ever draining, too.
+    // A list of all members takes long where they are many, and one of the next few is hardly ever
+    // draining, too.
     let mut length = LISTED;
     loop {
         length *= 2;
@@ -198,7 +226,8 @@ mod tests {
             let name = format!("web-{i}");
             serde_json::json!({ "name": name, "address": format!("10.0.1.{i}"), "draining": draining.contains(&&*name) })
         });
-        let listed = (1..=6).map(|i| serde_json::json!({ "name": format!("web-{i}"), "weight": 10 * i }));
+        let listed =
+            (1..=6).map(|i| serde_json::json!({ "name": format!("web-{i}"), "weight": 10 * i }));
         let config = serde_json::json!({
             "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
             "backends": backends.collect::<Vec<_>>(),
@@ -238,7 +267,10 @@ mod tests {
                 "backends": [{ "name": "web-1", "address": "10.0.1.1" }],
                 "services": [{ "name": "web", "vips": ["203.0.113.10:443/tcp"], "table_size": 4093, "backends": [{ "name": "web-1" }] }]
             });
-            text["services"][0].as_object_mut().unwrap().extend(service.as_object().unwrap().clone());
+            text["services"][0]
+                .as_object_mut()
+                .unwrap()
+                .extend(service.as_object().unwrap().clone());
             let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
             let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
             (want.services[0].options, want.features().has(Features::GUE))
@@ -254,7 +286,8 @@ mod tests {
     }
 
     #[test]
-    fn packets_show_their_connection_ids_where_their_service_has_server_ids_or_a_route_leads_to_some() {
+    fn packets_show_their_connection_ids_where_their_service_has_server_ids_or_a_route_leads_to_some()
+     {
         let options = |with_ids: Option<usize>| {
             let mut text = serde_json::json!({
                 "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
@@ -296,7 +329,8 @@ mod tests {
         let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
         let began = std::time::Instant::now();
         let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
-        // Seconds where nothing is optimised and the machine is busy; with lists of everybody it would be many minutes.
+        // Seconds where nothing is optimised and the machine is busy; with lists of everybody it
+        // would be many minutes.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
         assert!(want.services[0].owners.iter().all(|owner| owner % 2 == 0));
     }

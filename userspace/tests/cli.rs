@@ -80,7 +80,11 @@ fn a_missing_configuration_is_exit_code_2() {
 fn a_missing_key_file_is_exit_code_2_with_the_command_to_type() {
     let directory = edge();
     fs::remove_file(directory.path().join("hash.key")).unwrap();
-    fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`sluice key new --out hash.key`"]);
+    fails(
+        &sluice(directory.path(), &["check", "edge.json"]),
+        2,
+        &["`sluice key new --out hash.key`"],
+    );
 }
 
 #[test]
@@ -96,7 +100,11 @@ fn a_key_is_never_overwritten() {
     let directory = edge();
     let file = directory.path().join("hash.key");
     let before = fs::read(&file).unwrap();
-    fails(&sluice(directory.path(), &["key", "new", "--out", "hash.key"]), 2, &["hash.key: exists"]);
+    fails(
+        &sluice(directory.path(), &["key", "new", "--out", "hash.key"]),
+        2,
+        &["hash.key: exists"],
+    );
     assert_eq!(fs::read(&file).unwrap(), before);
 }
 
@@ -135,7 +143,10 @@ fn wrong_usage_is_exit_code_2() {
     for args in cases {
         let output = sluice(directory.path(), args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
-        assert!(output.stderr.starts_with(b"sluice: ") && output.stdout.is_empty(), "{args:?}: {output:?}");
+        assert!(
+            output.stderr.starts_with(b"sluice: ") && output.stdout.is_empty(),
+            "{args:?}: {output:?}"
+        );
     }
 }
 
@@ -145,7 +156,10 @@ fn version_and_help_are_answers_not_errors() {
     let version = sluice(directory.path(), &["-V"]);
     assert_eq!(version.stdout, format!("sluice {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
     let version = String::from_utf8(sluice(directory.path(), &["--version"]).stdout).unwrap();
-    assert!(version.contains("programs for the kernel built by ") && version.lines().count() == 2, "{version}");
+    assert!(
+        version.contains("programs for the kernel built by ") && version.lines().count() == 2,
+        "{version}"
+    );
     for args in [["--version"], ["--help"]] {
         let output = sluice(directory.path(), &args);
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

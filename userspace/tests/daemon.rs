@@ -1,7 +1,9 @@
-//! The daemons as their users meet them: the real binary, started, told to reload, ended, killed and taken down.
+//! The daemons as their users meet them: the real binary, started, told to reload, ended, killed
+//! and taken down.
 //!
-//! Each test has network and mount namespaces of its own, with a private BPF file system and a private `/run`, so nothing here
-//! touches the host. They need root; without it they are reported as ignored.
+//! Each test has network and mount namespaces of its own, with a private BPF file system and a
+//! private `/run`, so nothing here touches the host. They need root; without it they are reported
+//! as ignored.
 
 #[path = "daemon/addresses.rs"]
 mod addresses;
@@ -129,7 +131,9 @@ fn main() {
     let trials = TESTS.iter().map(|(name, test)| match root {
         true => Trial::ignorable_test(*name, test),
         false => Trial::ignorable_test(*name, || {
-            Ok(Completion::ignored_with("namespaces and BPF need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"))
+            Ok(Completion::ignored_with(
+                "namespaces and BPF need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)",
+            ))
         }),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();

@@ -1,7 +1,8 @@
-//! Interfaces, filters, routes, tunnel devices, the journal and the backend's set-up on a real kernel.
+//! Interfaces, filters, routes, tunnel devices, the journal and the backend's set-up on a real
+//! kernel.
 //!
-//! Each test has network namespaces of its own, so nothing here touches the host. They need root; without it they are
-//! reported as ignored.
+//! Each test has network namespaces of its own, so nothing here touches the host. They need root;
+//! without it they are reported as ignored.
 
 #[path = "netlink/attaching.rs"]
 mod attaching;
@@ -70,7 +71,9 @@ fn main() {
     let trials = TESTS.iter().map(|(name, test)| match root {
         true => Trial::ignorable_test(*name, test),
         false => Trial::ignorable_test(*name, || {
-            Ok(Completion::ignored_with("network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"))
+            Ok(Completion::ignored_with(
+                "network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)",
+            ))
         }),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();

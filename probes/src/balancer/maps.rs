@@ -7,32 +7,38 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop, PrefixKey, RouteKey,
-    ServiceCounters, Vip, VipAddress, VipKey,
+    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop,
+    PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress, VipKey,
 };
 use sluice_datapath::flow::Port;
 use sluice_datapath::observe::{Event, Observer, switch};
 use sluice_datapath::options::Features;
 use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
-use sluice_datapath::records::{BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord};
+use sluice_datapath::records::{
+    BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord,
+};
 use sluice_datapath::tables::Forwarded;
 use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, LookupTable, Reason};
 
-// Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers here are the smallest that the kernel accepts.
+// Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers
+// here are the smallest that the kernel accepts.
 
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// Inner maps of as many prefixes as each needs. Their value is a [`Listing`] as a plain number: kernels before 6.2 take no inner map without
-/// type information when the prototype's value is a structure.
+/// Inner maps of as many prefixes as each needs. Their value is a [`Listing`] as a plain number:
+/// kernels before 6.2 take no inner map without type information when the prototype's value is a
+/// structure.
 type List = LpmTrie<[u32; 4], u32, 1>;
 
-// Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own: the verifier follows it into the
-// code, which leaves out what is switched off, and nothing is copied to the small stack.
+// Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own:
+// the verifier follows it into the code, which leaves out what is switched off, and nothing is
+// copied to the small stack.
 
-/// The features in use: for each bit of [`Features`] whether it is set. A byte is looked at in two instructions, a bit of a word in three,
-/// and they stay also where the verifier leaves out what the feature would do.
+/// The features in use: for each bit of [`Features`] whether it is set. A byte is looked at in two
+/// instructions, a bit of a word in three, and they stay also where the verifier leaves out what
+/// the feature would do.
 #[unsafe(no_mangle)]
 static FEATURES: [Global<u8>; Features::BITS] = [const { Global::new(0) }; Features::BITS];
 /// Key of the flow hash.
@@ -72,9 +78,11 @@ static ROUTES: LpmTrie<[u32; 5], Vip, 1> = LpmTrie::new();
 /// How long QUIC server IDs are, by service.
 #[btf_map]
 static QUIC_LENGTHS: Array<IdLengths, 1> = Array::new();
-/// QUIC server IDs: service and ID to backend. Not preallocated: there are as many as servers have IDs, and for most services none.
+/// QUIC server IDs: service and ID to backend. Not preallocated: there are as many as servers have
+/// IDs, and for most services none.
 #[btf_map]
-static QUIC_SERVERS: HashMap<ServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static QUIC_SERVERS: HashMap<ServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 /// Lists of sources: at index 0 the one for all VIPs, else by service.
 #[btf_map]
 static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
@@ -161,8 +169,8 @@ fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     if !rate.is_limit() {
         return true;
     }
-    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as long as the program runs. Other CPUs
-    // write it, too, in the same two ways.
+    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as
+    // long as the program runs. Other CPUs write it, too, in the same two ways.
     match rate.take(unsafe { bucket.read_volatile() }, tokens, now) {
         // SAFETY: as above.
         Some(Taken::Full(is)) => unsafe { bucket.write_volatile(is) },
@@ -175,18 +183,23 @@ fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     true
 }
 
-/// The buckets of a source that was not seen before. Here, and not on the stack, which has no room to spare.
+/// The buckets of a source that was not seen before. Here, and not on the stack, which has no room
+/// to spare.
 static FULL: Buckets = Buckets { packets: 0, new_flows: 0 };
 
 /// Takes what a packet asks for from buckets of packets and of new flows.
 #[inline(always)]
 fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
-    // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or written.
-    let (of_packets, of_new_flows) = unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
-    take(packets, of_packets, asks.packets, asks.now) && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
+    // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or
+    // written.
+    let (of_packets, of_new_flows) =
+        unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
+    take(packets, of_packets, asks.packets, asks.now)
+        && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
 }
 
-/// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry may be given to another key.
+/// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry
+/// may be given to another key.
 pub struct Maps {
     /// Not 0 when a capture watches the packet.
     pub watched: u64,
@@ -246,7 +259,9 @@ impl BalancerTables for Maps {
 
     #[inline(always)]
     fn uses(&self, feature: Features) -> bool {
-        FEATURES.get(feature.word().trailing_zeros() as usize).is_some_and(|feature| feature.load() != 0)
+        FEATURES
+            .get(feature.word().trailing_zeros() as usize)
+            .is_some_and(|feature| feature.load() != 0)
     }
 
     #[inline(always)]
@@ -321,7 +336,9 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
         let key = Key::new(source.length, source.words());
-        LISTS.get(list).map(|list| list.get(&key).map_or(Listing::ALLOWED, |word| Listing::from_word(*word)))
+        LISTS
+            .get(list)
+            .map(|list| list.get(&key).map_or(Listing::ALLOWED, |word| Listing::from_word(*word)))
     }
 
     #[inline(always)]
@@ -381,8 +398,11 @@ impl BalancerTables for Maps {
 
     #[inline(always)]
     fn take_from_service(&self, asks: &Asks) -> bool {
-        let (packets, new_flows) = (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
-        BUCKETS.get_ptr_mut(asks.service).is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+        let (packets, new_flows) =
+            (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
+        BUCKETS
+            .get_ptr_mut(asks.service)
+            .is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
     }
 
     #[inline(always)]
@@ -399,7 +419,8 @@ impl BalancerTables for Maps {
     #[inline(always)]
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded) {
         if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
-            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
+            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on
+            // it.
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(forwarded.packets);
             counters.bytes = counters.bytes.wrapping_add(forwarded.bytes);
@@ -419,7 +440,8 @@ impl BalancerTables for Maps {
         if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
             // SAFETY: as above.
             let counters = unsafe { &mut *counters };
-            // It is less than that many. Old verifiers learn it from arithmetic, and not where the compiler checked another copy of the number.
+            // It is less than that many. Old verifiers learn it from arithmetic, and not where the
+            // compiler checked another copy of the number.
             let index = core::hint::black_box(drop_index) as usize & (Reason::DROPS - 1);
             if let Some(counter) = counters.drops.get_mut(index) {
                 *counter = counter.wrapping_add(1);

@@ -1,5 +1,6 @@
-//! The stages of the packet path, one function each with a stack frame of its own, called from an entry that has next to none: the kernel
-//! allows 512 bytes to a function and all its callers together.
+//! The stages of the packet path, one function each with a stack frame of its own, called from an
+//! entry that has next to none: the kernel allows 512 bytes to a function and all its callers
+//! together.
 
 use sluice_datapath::balance::{direct, general, locate};
 use sluice_datapath::gue::{Behind, finish};
@@ -29,9 +30,11 @@ pub fn run(hook: impl Hook) -> u32 {
     action
 }
 
-/// A number that is 0 when `until`, a time in nanoseconds, is, but of which the verifier knows nothing when it knows that.
+/// A number that is 0 when `until`, a time in nanoseconds, is, but of which the verifier knows
+/// nothing when it knows that.
 ///
-/// Else it would go through all stages once for packets that are watched and once for others, and Linux 6.1 comes near its limit.
+/// Else it would go through all stages once for packets that are watched and once for others, and
+/// Linux 6.1 comes near its limit.
 #[inline(always)]
 fn apart(until: u64) -> u64 {
     core::hint::black_box(until >> 1)

@@ -43,7 +43,8 @@ impl Baseline {
 pub struct Way {
     /// Interface through which packets leave.
     pub interface: u32,
-    /// The outer header in front of IPv4 packets, its length and checksum those of all packets that are sent.
+    /// The outer header in front of IPv4 packets, its length and checksum those of all packets that
+    /// are sent.
     pub outer_v4: [u8; 20],
     /// The outer header in front of IPv6 packets.
     pub outer_v6: [u8; 40],

@@ -1,9 +1,12 @@
-//! Instructions that a whole kernel takes to forward a packet: on a balancer between a source and a sink, in network namespaces of a
-//! virtual machine with one CPU, whose clock counts instructions (QEMU's `-icount shift=0`: one nanosecond each).
+//! Instructions that a whole kernel takes to forward a packet: on a balancer between a source and a
+//! sink, in network namespaces of a virtual machine with one CPU, whose clock counts instructions
+//! (QEMU's `-icount shift=0`: one nanosecond each).
 //!
-//! A figure is the time that the generator takes for a number of packets divided by that number. It is all that happens to a packet on
-//! that CPU: it is made and sent, received by the balancer, forwarded, received by the sink, dropped there. Only what the balancer
-//! does differs, and [`Balancer::Nothing`] tells what the rest is. There are no caches and no mispredicted branches in such a figure.
+//! A figure is the time that the generator takes for a number of packets divided by that number. It
+//! is all that happens to a packet on that CPU: it is made and sent, received by the balancer,
+//! forwarded, received by the sink, dropped there. Only what the balancer does differs, and
+//! [`Balancer::Nothing`] tells what the rest is. There are no caches and no mispredicted branches
+//! in such a figure.
 
 mod balancers;
 mod generator;
@@ -34,7 +37,8 @@ pub struct Figure {
     pub nanoseconds: u32,
 }
 
-/// Measures each balancer with each number of flows; `told` gets each figure as soon as it is known.
+/// Measures each balancer with each number of flows; `told` gets each figure as soon as it is
+/// known.
 ///
 /// # Errors
 ///
@@ -69,10 +73,12 @@ fn forward(balancer: Balancer, generator: &Generator, packets: u32) -> anyhow::R
     let ((reached, _), (arrived, bytes)) = count()?;
     let nanoseconds = generator.send(packets)?;
     let ((reached_after, _), (arrived_after, bytes_after)) = count()?;
-    let (reached, arrived, bytes) = (reached_after - reached, arrived_after - arrived, bytes_after - bytes);
+    let (reached, arrived, bytes) =
+        (reached_after - reached, arrived_after - arrived, bytes_after - bytes);
     let packets = u64::from(packets);
     ensure!(reached >= packets, "only {reached} of {packets} packets reached the balancer");
-    let (expected, size) = balancer.growth().map_or((0, 0), |growth| (packets, (FRAME + growth) as u64));
+    let (expected, size) =
+        balancer.growth().map_or((0, 0), |growth| (packets, (FRAME + growth) as u64));
     // A stray packet of the hosts' own is no error.
     ensure!(
         arrived.abs_diff(expected) <= 5 && bytes.abs_diff(expected * size) <= 5 * 200,

@@ -1,9 +1,10 @@
-//! Nanoseconds a packet of the balancer's programs by themselves, by `BPF_PROG_TEST_RUN`, beside a program that does nothing and one
-//! that only encapsulates.
+//! Nanoseconds a packet of the balancer's programs by themselves, by `BPF_PROG_TEST_RUN`, beside a
+//! program that does nothing and one that only encapsulates.
 //!
-//! Machines are shared and their clocks change speed, so the three programs take turns on the same frames, and what is told is the
-//! median over many batches of what each batch found. The kernel restores no frame before it repeats a run, so each run is one
-//! call, and what it costs to read the clock is what the empty program shows: it is subtracted from both others.
+//! Machines are shared and their clocks change speed, so the three programs take turns on the same
+//! frames, and what is told is the median over many batches of what each batch found. The kernel
+//! restores no frame before it repeats a run, so each run is one call, and what it costs to read
+//! the clock is what the empty program shows: it is subtracted from both others.
 
 pub mod cases;
 
@@ -48,13 +49,15 @@ impl Effort {
 pub struct Cost {
     /// Nanoseconds above the empty program.
     pub nanoseconds: f64,
-    /// Nanoseconds of the encapsulating program above the empty one, on the same frames in the same turns.
+    /// Nanoseconds of the encapsulating program above the empty one, on the same frames in the same
+    /// turns.
     pub encapsulating: f64,
     /// Median of the batches' ratios of the first to the second.
     pub ratio: f64,
 }
 
-/// Runs `measure` in a network namespace with a way to the backends, on one CPU; it gets the interface.
+/// Runs `measure` in a network namespace with a way to the backends, on one CPU; it gets the
+/// interface.
 ///
 /// The calling thread stays in that namespace.
 ///
@@ -77,16 +80,24 @@ pub fn isolated<T>(measure: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Re
 /// # Errors
 ///
 /// What the kernel refused, and a packet that does not become what the case says.
-pub fn measure(case: &Case, v6: bool, hook: Hook, interface: u32, effort: Effort) -> anyhow::Result<Cost> {
+pub fn measure(
+    case: &Case,
+    v6: bool,
+    hook: Hook,
+    interface: u32,
+    effort: Effort,
+) -> anyhow::Result<Cost> {
     let place = || format!("{} at {hook:?}, {}", case.name, family(v6));
-    let mut balancer = Loaded::with(hook, case.connections, &Settings { features: case.features, ..settings() })?;
+    let mut balancer =
+        Loaded::with(hook, case.connections, &Settings { features: case.features, ..settings() })?;
     balancer.configure(&case.world_behind(interface))?;
     let way = way(&(case.client)(v6), interface);
     let (empty, encapsulate) = match hook {
         Hook::Tc => (Baseline::EmptyTc, Baseline::EncapsulateTc),
         Hook::Xdp => (Baseline::EmptyXdp, Baseline::EncapsulateXdp),
     };
-    let (empty, encapsulate) = (baseline::Loaded::new(empty, &way)?, baseline::Loaded::new(encapsulate, &way)?);
+    let (empty, encapsulate) =
+        (baseline::Loaded::new(empty, &way)?, baseline::Loaded::new(encapsulate, &way)?);
     let programs = [
         (empty.descriptor(), Action::Pass),
         (encapsulate.descriptor(), Action::Redirect),
@@ -113,8 +124,10 @@ pub fn measure(case: &Case, v6: bool, hook: Hook, interface: u32, effort: Effort
 fn way(client: &Client, interface: u32) -> Way {
     let backend = Backend::new(1);
     let length = client.packet().len();
-    let outer_v4 = backend.v4.and_then(|address| build::outer_v4(address, 0, 0, length).try_into().ok());
-    let outer_v6 = backend.v6.and_then(|address| build::outer_v6(address, 0, 0, length).try_into().ok());
+    let outer_v4 =
+        backend.v4.and_then(|address| build::outer_v4(address, 0, 0, length).try_into().ok());
+    let outer_v6 =
+        backend.v6.and_then(|address| build::outer_v6(address, 0, 0, length).try_into().ok());
     match (outer_v4, outer_v6) {
         (Some(outer_v4), Some(outer_v6)) => Way { interface, outer_v4, outer_v6, ..Way::default() },
         _ => unreachable!("a backend has both addresses, and the headers have their lengths"),
@@ -148,8 +161,13 @@ fn batch(
 }
 
 /// Nanoseconds of a run, which must end as it should.
-fn run((program, action): (BorrowedFd<'_>, Action), hook: Hook, frame: &[u8]) -> anyhow::Result<u32> {
-    let (value, nanoseconds) = run_timed(program, frame).context("the kernel refuses a test run")?;
+fn run(
+    (program, action): (BorrowedFd<'_>, Action),
+    hook: Hook,
+    frame: &[u8],
+) -> anyhow::Result<u32> {
+    let (value, nanoseconds) =
+        run_timed(program, frame).context("the kernel refuses a test run")?;
     let found = hook.action(value)?;
     ensure!(found == action, "a packet met with {found:?} instead of {action:?}");
     Ok(nanoseconds)
@@ -169,12 +187,17 @@ fn family(v6: bool) -> &'static str {
     if v6 { "IPv6" } else { "IPv4" }
 }
 
-/// Measures every case, telling `progress` each line as it is known, and returns the table of figures.
+/// Measures every case, telling `progress` each line as it is known, and returns the table of
+/// figures.
 ///
 /// # Errors
 ///
 /// Those of [`measure`].
-pub fn table(interface: u32, effort: Effort, mut progress: impl FnMut(&str)) -> anyhow::Result<String> {
+pub fn table(
+    interface: u32,
+    effort: Effort,
+    mut progress: impl FnMut(&str),
+) -> anyhow::Result<String> {
     const HOOKS: [Hook; 2] = [Hook::Tc, Hook::Xdp];
 
     let mut lines = vec![
@@ -188,7 +211,11 @@ pub fn table(interface: u32, effort: Effort, mut progress: impl FnMut(&str)) -> 
             let mut line = format!("| {} | {} |", case.name, family(v6));
             for hook in HOOKS {
                 let cost = measure(&case, v6, hook, interface, effort)?;
-                let ratio = if case.action == Action::Redirect { format!("{:.2}", cost.ratio) } else { String::new() };
+                let ratio = if case.action == Action::Redirect {
+                    format!("{:.2}", cost.ratio)
+                } else {
+                    String::new()
+                };
                 line.push_str(&format!(" {:.0} | {ratio} |", cost.nanoseconds));
                 encapsulating.push((v6, hook, cost.encapsulating));
             }
@@ -199,8 +226,12 @@ pub fn table(interface: u32, effort: Effort, mut progress: impl FnMut(&str)) -> 
     for v6 in [false, true] {
         let mut line = format!("| encapsulating only | {} |", family(v6));
         for hook in HOOKS {
-            let of_hook = encapsulating.iter().filter(|(family, at, _)| (*family, *at) == (v6, hook));
-            line.push_str(&format!(" {:.0} | 1 |", median(of_hook.map(|(.., cost)| *cost).collect())));
+            let of_hook =
+                encapsulating.iter().filter(|(family, at, _)| (*family, *at) == (v6, hook));
+            line.push_str(&format!(
+                " {:.0} | 1 |",
+                median(of_hook.map(|(.., cost)| *cost).collect())
+            ));
         }
         progress(&line);
         lines.push(line);

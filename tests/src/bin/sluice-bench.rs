@@ -29,7 +29,8 @@ enum Verb {
         #[arg(long)]
         counted: bool,
     },
-    /// Instructions a packet that a whole kernel takes, in the virtual machine of `make bench-kernels`.
+    /// Instructions a packet that a whole kernel takes, in the virtual machine of
+    /// `make bench-kernels`.
     Forwarding {
         /// The `sluice` binary.
         #[arg(long, value_name = "FILE")]
@@ -40,7 +41,8 @@ enum Verb {
         /// What forwards, by name; nothing: all there is.
         balancer: Vec<String>,
     },
-    /// Makes a table of what one of the others said in a virtual machine, and writes it into a page.
+    /// Makes a table of what one of the others said in a virtual machine, and writes it into a
+    /// page.
     Figures {
         /// The kernel's version.
         #[arg(long)]
@@ -71,7 +73,9 @@ fn run(verb: Verb) -> Result<()> {
             ensure!(root, needs_root);
             let effort = if counted { Effort::COUNTED } else { Effort::FIGURES };
             sluice::bpf::bpffs()?;
-            let table = program::isolated(|interface| program::table(interface, effort, |line| println!("{line}")))?;
+            let table = program::isolated(|interface| {
+                program::table(interface, effort, |line| println!("{line}"))
+            })?;
             if let Some(page) = document {
                 document::replace(&page, "bench-program", &table)?;
                 println!("written into {}", page.display());
@@ -79,18 +83,25 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Forwarding { sluice, packets, balancer } => {
             ensure!(root, needs_root);
-            let wanted = |known: &Balancer| balancer.is_empty() || balancer.iter().any(|name| name == known.name());
+            let wanted = |known: &Balancer| {
+                balancer.is_empty() || balancer.iter().any(|name| name == known.name())
+            };
             let balancers: Vec<_> = Balancer::ALL.into_iter().filter(wanted).collect();
             ensure!(!balancers.is_empty(), "there is none of {balancer:?}");
-            forwarding::measure(&balancers, packets, &sluice, |figure| println!("{}", figure.line()))?;
+            forwarding::measure(&balancers, packets, &sluice, |figure| {
+                println!("{}", figure.line())
+            })?;
         }
-        Verb::Figures { kernel, document, output } => figures(&kernel, document.as_deref(), &output)?,
+        Verb::Figures { kernel, document, output } => {
+            figures(&kernel, document.as_deref(), &output)?
+        }
     }
     Ok(())
 }
 
 fn figures(kernel: &str, document: Option<&Path>, output: &Path) -> Result<()> {
-    let text = fs::read_to_string(output).with_context(|| format!("cannot read {}", output.display()))?;
+    let text =
+        fs::read_to_string(output).with_context(|| format!("cannot read {}", output.display()))?;
     let figures: Vec<_> = text.lines().filter_map(Figure::from_line).collect();
     let (place, table) = if figures.is_empty() {
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();

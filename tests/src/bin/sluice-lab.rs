@@ -1,4 +1,5 @@
-//! `sluice-lab`: the lab for people. `run` shows and asserts everything; `up`, `shell`, `status`, `down` keep it open.
+//! `sluice-lab`: the lab for people. `run` shows and asserts everything; `up`, `shell`, `status`,
+//! `down` keep it open.
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -25,7 +26,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Brings a lab up, sends traffic, changes things under it, checks everything, and removes it again.
+    /// Brings a lab up, sends traffic, changes things under it, checks everything, and removes it
+    /// again.
     Run,
     /// Brings a lab up, with daemons running, and leaves it up.
     Up {
@@ -148,7 +150,10 @@ fn up(state: StateDir, bare: bool) -> Result<()> {
         }
     }
     show.say(topology::picture());
-    show.say(format!("The lab is up; its configurations and logs are in {}.", lab.state.path().display()));
+    show.say(format!(
+        "The lab is up; its configurations and logs are in {}.",
+        lab.state.path().display()
+    ));
     show.say("Try: sluice-lab ask client1; sluice-lab shell lb1 -- ip -s link; sluice-lab status; sluice-lab down");
     Ok(())
 }
@@ -169,7 +174,13 @@ fn status(state: StateDir) -> Result<()> {
             let host = name.split_once('/').map_or(name.as_str(), |(host, _)| host);
             let alive = if started.process.alive() { "running" } else { "ended" };
             let pid = started.process.pid.to_string();
-            vec![host.into(), started.what.clone(), pid, alive.into(), started.log.display().to_string()]
+            vec![
+                host.into(),
+                started.what.clone(),
+                pid,
+                alive.into(),
+                started.log.display().to_string(),
+            ]
         }),
     );
     for balancer in topology::balancers().filter(|balancer| lab.daemon(balancer).is_some()) {
@@ -179,7 +190,8 @@ fn status(state: StateDir) -> Result<()> {
         let rows = status.services.iter().flat_map(|service| {
             service.slots.iter().map(|(backend, slots)| {
                 let packets = counters.backends.get(backend).map_or(0, |traffic| traffic.packets);
-                let numbers = [service.generation, *slots, packets].map(|number| number.to_string());
+                let numbers =
+                    [service.generation, *slots, packets].map(|number| number.to_string());
                 let draining = if status.drains(backend) { "draining" } else { "" };
                 let mut row = vec![service.name.clone(), backend.clone()];
                 row.extend(numbers);
@@ -187,7 +199,10 @@ fn status(state: StateDir) -> Result<()> {
                 row
             })
         });
-        show.table(&["service", "backend", "generation", "slots", "packets, all services", ""], rows);
+        show.table(
+            &["service", "backend", "generation", "slots", "packets, all services", ""],
+            rows,
+        );
     }
     Ok(())
 }
@@ -202,7 +217,9 @@ fn ask(state: StateDir, host: &str, count: usize) -> Result<()> {
         for (transport, name, target) in
             [(Transport::Tcp, "HTTP", family.web()), (Transport::Udp, "UDP", family.echo())]
         {
-            let tally = client::on(&lab.namespaces, sender, || client::many(transport, target, count, limit))?;
+            let tally = client::on(&lab.namespaces, sender, || {
+                client::many(transport, target, count, limit)
+            })?;
             show.explain(&tally.failures);
             for (backend, answered) in tally.answers {
                 answers.push(vec![backend, name.into(), target.to_string(), answered.to_string()]);
@@ -223,7 +240,8 @@ fn shell(state: StateDir, host: &str, command: &[String]) -> Result<ExitCode> {
     let mut process = Command::new(program);
     // `sluice` and this program are at hand inside; so is what the caller has.
     let own = std::env::current_exe()?;
-    let mut path = own.parent().map(|directory| directory.as_os_str().to_owned()).unwrap_or_default();
+    let mut path =
+        own.parent().map(|directory| directory.as_os_str().to_owned()).unwrap_or_default();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
     process.args(rest).env("PATH", path);

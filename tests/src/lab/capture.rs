@@ -1,6 +1,7 @@
 //! Counting and keeping packets inside a host, with an AF_PACKET socket (packet(7)).
 //!
-//! The socket sees what comes in before any TC program and what goes out after every TC program: the wire, not the stack.
+//! The socket sees what comes in before any TC program and what goes out after every TC program:
+//! the wire, not the stack.
 
 use super::layers::{OuterChecksum, Seen, flow, has_good_checksum, inner, look, outer_checksum};
 use super::namespaces::Namespaces;
@@ -9,7 +10,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use etherparse::TransportSlice;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
@@ -27,10 +29,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const SNAP: usize = 256;
 /// Packets kept in memory by one capture; counting goes on beyond it.
 const KEPT: usize = 50_000;
-/// Bytes of the kernel's `struct virtio_net_hdr` (`uapi/linux/virtio_net.h`) in front of each packet; the size of segments is its third word, host byte order.
+/// Bytes of the kernel's `struct virtio_net_hdr` (`uapi/linux/virtio_net.h`) in front of each
+/// packet; the size of segments is its third word, host byte order.
 const OFFLOAD: usize = 10;
-/// Receive buffer in bytes, enough for all that a transfer brings while this process waits for a CPU, with what the kernel adds to each packet. It takes memory only
-/// while packets wait.
+/// Receive buffer in bytes, enough for all that a transfer brings while this process waits for a
+/// CPU, with what the kernel adds to each packet. It takes memory only while packets wait.
 const BUFFER: usize = 256 << 20;
 
 /// One packet, with its Ethernet header.
@@ -42,13 +45,15 @@ pub struct Frame {
     pub outgoing: bool,
     /// Length on the wire in bytes.
     pub length: usize,
-    /// Bytes of payload of each segment that a merged packet is to be cut into; 0 when it is not merged.
+    /// Bytes of payload of each segment that a merged packet is to be cut into; 0 when it is not
+    /// merged.
     pub segment_size: usize,
     /// The first bytes, at most 256.
     pub bytes: Vec<u8>,
 }
 
-/// What a capture counted, in packets (a GRO aggregate counts once). "VIP" means one of the lab's VIP addresses, both versions.
+/// What a capture counted, in packets (a GRO aggregate counts once). "VIP" means one of the lab's
+/// VIP addresses, both versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Plain packets to a VIP, received.
@@ -61,11 +66,13 @@ pub struct Counts {
     pub encapsulated_in: u64,
     /// Encapsulated packets sent.
     pub encapsulated_out: u64,
-    /// TCP packets, encapsulated or not, whose checksum is right, or right as far as a device is to complete it.
+    /// TCP packets, encapsulated or not, whose checksum is right, or right as far as a device is to
+    /// complete it.
     pub good_checksums: u64,
     /// Other TCP packets.
     pub bad_checksums: u64,
-    /// Packets in UDP whose outer checksum is right, or will be once a device has completed the one inside.
+    /// Packets in UDP whose outer checksum is right, or will be once a device has completed the one
+    /// inside.
     pub good_outer_checksums: u64,
     /// Packets in UDP without an outer checksum.
     pub no_outer_checksums: u64,
@@ -113,24 +120,36 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// Length on the wire of the longest kept packet to a VIP that came in without encapsulation, and of the longest that went out
-    /// with it; in bytes with the Ethernet header.
+    /// Length on the wire of the longest kept packet to a VIP that came in without encapsulation,
+    /// and of the longest that went out with it; in bytes with the Ethernet header.
     pub fn longest(&self) -> (usize, usize) {
         let longest = |outgoing: bool, good: &dyn Fn(&Seen) -> bool| {
             let frames = self.frames.iter().filter(|frame| frame.outgoing == outgoing);
-            frames.filter(|frame| look(&frame.bytes).is_some_and(|seen| good(&seen))).map(|frame| frame.length).max()
+            frames
+                .filter(|frame| look(&frame.bytes).is_some_and(|seen| good(&seen)))
+                .map(|frame| frame.length)
+                .max()
         };
-        let to_vip = |seen: &Seen| !seen.encapsulated && (seen.destination == VIP_V4 || seen.destination == VIP_V6);
-        (longest(false, &to_vip).unwrap_or(0), longest(true, &|seen| seen.encapsulated).unwrap_or(0))
+        let to_vip = |seen: &Seen| {
+            !seen.encapsulated && (seen.destination == VIP_V4 || seen.destination == VIP_V6)
+        };
+        (
+            longest(false, &to_vip).unwrap_or(0),
+            longest(true, &|seen| seen.encapsulated).unwrap_or(0),
+        )
     }
 
-    /// Merged TCP packets that left encapsulated, and in segments of another size than they came in: the size when they came, 0 if none came, and when they left.
+    /// Merged TCP packets that left encapsulated, and in segments of another size than they came
+    /// in: the size when they came, 0 if none came, and when they left.
     pub fn cut_otherwise(&self) -> Vec<(usize, usize)> {
         let merged = |encapsulated: bool| {
-            let wanted = move |frame: &&Frame| frame.segment_size != 0 && frame.outgoing == encapsulated;
+            let wanted =
+                move |frame: &&Frame| frame.segment_size != 0 && frame.outgoing == encapsulated;
             self.frames.iter().filter(wanted).filter_map(move |frame| {
                 look(&frame.bytes).filter(|seen| seen.encapsulated == encapsulated)?;
-                let Some(TransportSlice::Tcp(tcp)) = inner(&frame.bytes)?.transport else { return None };
+                let Some(TransportSlice::Tcp(tcp)) = inner(&frame.bytes)?.transport else {
+                    return None;
+                };
                 Some(((tcp.source_port(), tcp.sequence_number()), frame.segment_size))
             })
         };
@@ -145,7 +164,8 @@ impl Captured {
             .collect()
     }
 
-    /// The outer source ports of packets that came in UDP, by the flow inside: its source, both ports and the protocol.
+    /// The outer source ports of packets that came in UDP, by the flow inside: its source, both
+    /// ports and the protocol.
     pub fn gue_flows(&self) -> BTreeMap<(IpAddr, u16, u16, u8), BTreeSet<u16>> {
         let mut flows: BTreeMap<_, BTreeSet<u16>> = BTreeMap::new();
         for frame in self.frames.iter().filter(|frame| !frame.outgoing) {
@@ -160,7 +180,8 @@ impl Captured {
 
     /// Writes the kept packets for Wireshark or tcpdump.
     pub fn write_pcap(&self, path: &Path) -> Result<()> {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         let mut writer = PcapWriter::new(std::io::BufWriter::new(file))?;
         for frame in &self.frames {
             let length = u32::try_from(frame.length)?;
@@ -181,8 +202,9 @@ pub struct Capture {
 impl Capture {
     /// Starts capturing; packets from this call's return on are counted.
     pub fn start(namespaces: &Namespaces, host: &'static Host) -> Result<Self> {
-        let socket =
-            namespaces.within(host, open).with_context(|| format!("cannot capture packets in {}", host.name))?;
+        let socket = namespaces
+            .within(host, open)
+            .with_context(|| format!("cannot capture packets in {}", host.name))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = std::thread::spawn(move || read(&socket, &stopped));
@@ -194,7 +216,8 @@ impl Capture {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Stops, and returns what was seen. A capture that lost packets is an error: its counts prove nothing.
+    /// Stops, and returns what was seen. A capture that lost packets is an error: its counts prove
+    /// nothing.
     pub fn stop(self) -> Result<Captured> {
         self.end();
         let read = self.reader.join().map_err(|_| anyhow!("the capturing thread panicked"))?;
@@ -204,14 +227,16 @@ impl Capture {
 
 fn open() -> Result<OwnedFd> {
     // Unbound: one socket sees every interface of the namespace.
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    let socket =
+        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
     // In front of each packet the kernel then says what it has not computed or cut yet.
     let (on, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
     let (fd, value) = (socket.as_raw_fd(), (&raw const on).cast());
     // SAFETY: the value is an integer of the size given, live and ours.
-    let result = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, value, size) };
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, value, size) };
     Errno::result(result).context("the kernel refuses PACKET_VNET_HDR")?;
     Ok(socket)
 }
@@ -224,8 +249,9 @@ fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) => {
                 let received = &buffer[..length.min(buffer.len())];
-                let (offload, bytes) =
-                    received.split_first_chunk::<OFFLOAD>().context("a packet without its header")?;
+                let (offload, bytes) = received
+                    .split_first_chunk::<OFFLOAD>()
+                    .context("a packet without its header")?;
                 let kind = from.map(|address| address.pkttype());
                 let frame = Frame {
                     time: SystemTime::now().duration_since(UNIX_EPOCH)?,
@@ -242,7 +268,8 @@ fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
                     captured.frames.push(frame);
                 }
             }
-            // The time-out found the buffer empty; if the stop came before, nothing is left that belongs to us.
+            // The time-out found the buffer empty; if the stop came before, nothing is left that
+            // belongs to us.
             Err(Errno::EAGAIN) if stopping => break,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot read packets"),
@@ -257,7 +284,8 @@ fn read(socket: &OwnedFd, stop: &AtomicBool) -> Result<Captured> {
 fn packets_lost(socket: &OwnedFd) -> Result<u32> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, the size of the value that the pointer names, which is live and ours.
+    // SAFETY: the kernel writes at most `length` bytes, the size of the value that the pointer
+    // names, which is live and ours.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -281,7 +309,8 @@ mod tests {
     }
 
     fn plain(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source, destination, 64).udp(1000, 7);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source, destination, 64).udp(1000, 7);
         let mut bytes = Vec::new();
         builder.write(&mut bytes, b"hello").unwrap();
         bytes
@@ -302,16 +331,19 @@ mod tests {
     #[test]
     fn segments_of_another_size_are_seen_unless_the_packet_also_came_with_them() {
         let merged = |outgoing: bool, sequence: u32, segment_size: usize| {
-            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
+            let builder =
+                PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
             let mut plain = Vec::new();
             builder.tcp(1000, 80, sequence, 64_000).write(&mut plain, &[7; 99]).unwrap();
             let mut bytes = Vec::new();
-            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+            let builder =
+                PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
             builder.write(&mut bytes, IpNumber::IPV4, &plain[14..]).unwrap();
             Frame { segment_size, ..frame(outgoing, if outgoing { bytes } else { plain }) }
         };
         let frames = [(1, 40, 40), (2, 40, 20), (3, 40, 40), (3, 20, 20), (4, 40, 0)];
-        let both = |(sequence, came, left)| [merged(false, sequence, came), merged(true, sequence, left)];
+        let both =
+            |(sequence, came, left)| [merged(false, sequence, came), merged(true, sequence, left)];
         let captured = |frames: &[_]| Captured {
             counts: Counts::default(),
             frames: frames.iter().copied().flat_map(both).collect(),
@@ -324,7 +356,8 @@ mod tests {
     fn an_encapsulated_packet_counts_as_such_and_not_as_a_reply() {
         let mut bytes = Vec::new();
         let inner = &plain(VIP_V4.octets(), [198, 51, 100, 10])[14..];
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
         builder.write(&mut bytes, IpNumber::IPV4, inner).unwrap();
         let mut counts = Counts::default();
         counts.add(&frame(false, bytes.clone()));

@@ -1,7 +1,7 @@
 //! What the clients do: many short requests, datagrams, big bodies, and connections that stay open.
 //!
-//! Each client host gets a thread that enters its network namespace and a current-thread runtime there, so results come back as
-//! values instead of through a pipe.
+//! Each client host gets a thread that enters its network namespace and a current-thread runtime
+//! there, so results come back as values instead of through a pipe.
 
 use super::namespaces::Namespaces;
 use super::server::{Answer, Pattern, read_pattern};
@@ -85,7 +85,10 @@ pub fn on<T: Send, F: Future<Output = Result<T>>>(
 
 /// A runtime for one thread.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot make a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot make a runtime")
 }
 
 /// An HTTP/1.1 connection.
@@ -98,17 +101,28 @@ pub struct Connection {
 impl Connection {
     /// Connects; the future that drives the connection runs beside on the same runtime.
     pub async fn open(target: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
+        let stream = TcpStream::connect(target)
+            .await
+            .with_context(|| format!("cannot connect to {target}"))?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Its end, good or bad, also shows as the result of the request in flight.
         tokio::spawn(connection);
         Ok(Self { sender, local, target })
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: RequestBody) -> Result<hyper::body::Incoming> {
-        let request = Request::builder().method(method).uri(path).header(header::HOST, self.target.to_string());
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<hyper::body::Incoming> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.target.to_string());
         let request = request.body(body)?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
@@ -116,11 +130,19 @@ impl Connection {
         Ok(response.into_body())
     }
 
-    /// Sends a request and checks that the answer saw this end of the connection as its client, untranslated.
+    /// Sends a request and checks that the answer saw this end of the connection as its client,
+    /// untranslated.
     async fn ask(&mut self, method: Method, path: &str, body: RequestBody) -> Result<Answer> {
         let text = self.send(method, path, body).await?.collect().await?.to_bytes();
-        let answer: Answer = serde_json::from_slice(&text).with_context(|| format!("{path}: no sensible answer"))?;
-        ensure!(answer.client == self.local, "{} saw the client {} as {}", answer.backend, self.local, answer.client);
+        let answer: Answer =
+            serde_json::from_slice(&text).with_context(|| format!("{path}: no sensible answer"))?;
+        ensure!(
+            answer.client == self.local,
+            "{} saw the client {} as {}",
+            answer.backend,
+            self.local,
+            answer.client
+        );
         Ok(answer)
     }
 
@@ -131,16 +153,27 @@ impl Connection {
 
     /// `GET /sequence/N`: the name of the backend, which must have echoed the number.
     pub async fn sequence(&mut self, number: u64) -> Result<String> {
-        let answer = self.ask(Method::GET, &format!("/sequence/{number}"), Either::Left(Empty::new())).await?;
-        ensure!(answer.sequence == number, "{} answered number {} to {number}", answer.backend, answer.sequence);
+        let answer = self
+            .ask(Method::GET, &format!("/sequence/{number}"), Either::Left(Empty::new()))
+            .await?;
+        ensure!(
+            answer.sequence == number,
+            "{} answered number {} to {number}",
+            answer.backend,
+            answer.sequence
+        );
         Ok(answer.backend)
     }
 
     /// Downloads that many bytes and checks each.
     pub async fn download(&mut self, length: u64) -> Result<()> {
-        let body = self.send(Method::GET, &format!("/bytes/{length}"), Either::Left(Empty::new())).await?;
+        let body =
+            self.send(Method::GET, &format!("/bytes/{length}"), Either::Left(Empty::new())).await?;
         let (received, intact) = read_pattern(body).await?;
-        ensure!(received == length && intact, "of {length} bytes {received} arrived, intact: {intact}");
+        ensure!(
+            received == length && intact,
+            "of {length} bytes {received} arrived, intact: {intact}"
+        );
         Ok(())
     }
 
@@ -148,7 +181,10 @@ impl Connection {
     pub async fn upload(&mut self, length: u64) -> Result<()> {
         let answer = self.ask(Method::POST, "/upload", Either::Right(Pattern::new(length))).await?;
         let Answer { received, intact, .. } = answer;
-        ensure!(received == length && intact, "of {length} bytes {received} arrived, intact: {intact}");
+        ensure!(
+            received == length && intact,
+            "of {length} bytes {received} arrived, intact: {intact}"
+        );
         Ok(())
     }
 }
@@ -156,13 +192,19 @@ impl Connection {
 /// One request on a connection of its own; the name of the backend.
 pub async fn request(target: SocketAddr, limit: Duration) -> Result<String> {
     let exchange = async { Connection::open(target).await?.who().await };
-    timeout(limit, exchange).await.with_context(|| format!("no answer from {target} within {limit:?}"))?
+    timeout(limit, exchange)
+        .await
+        .with_context(|| format!("no answer from {target} within {limit:?}"))?
 }
 
-/// One datagram from a socket of its own, sent again when nothing comes back; the name of the backend.
+/// One datagram from a socket of its own, sent again when nothing comes back; the name of the
+/// backend.
 pub async fn datagram(target: SocketAddr, payload: &str, limit: Duration) -> Result<String> {
-    let any: SocketAddr =
-        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let any: SocketAddr = if target.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
     let socket = UdpSocket::bind(any).await?;
     // Connected: an answer from any address but the VIP is not delivered.
     socket.connect(target).await?;
@@ -189,7 +231,12 @@ pub enum Transport {
 }
 
 /// Sends `count` requests, each a flow of its own, several at a time.
-pub async fn many(transport: Transport, target: SocketAddr, count: usize, limit: Duration) -> Result<Tally> {
+pub async fn many(
+    transport: Transport,
+    target: SocketAddr,
+    count: usize,
+    limit: Duration,
+) -> Result<Tally> {
     let mut workers = JoinSet::new();
     for worker in 0..CONCURRENCY {
         workers.spawn(async move {
@@ -215,7 +262,8 @@ mod tests {
     use super::*;
     use crate::lab::server::serve;
 
-    /// The servers and clients of the lab against each other on the loopback interface, without a balancer.
+    /// The servers and clients of the lab against each other on the loopback interface, without a
+    /// balancer.
     #[test]
     fn clients_and_servers_agree_on_loopback() {
         runtime().unwrap().block_on(async {

@@ -2,8 +2,8 @@
 
 use super::lab::Scale;
 use super::topology::{
-    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, UNDERLAY_MTU, WEB, WEB_PORT, backends,
-    balancers, joining_is_v4_only,
+    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, UNDERLAY_MTU, WEB,
+    WEB_PORT, backends, balancers, joining_is_v4_only,
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -36,7 +36,8 @@ impl TooBig {
     }
 }
 
-/// Which backends the services have, which of them is draining, how packets travel and what becomes of those that do not fit.
+/// Which backends the services have, which of them is draining, how packets travel and what becomes
+/// of those that do not fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Whether [`JOINING`] belongs to the services.
@@ -47,7 +48,8 @@ pub struct Wanted {
     pub too_big: TooBig,
     /// Whether packets travel in UDP, merged ones without a checksum.
     pub in_udp: bool,
-    /// Whether QUIC connection IDs of [`ROTATION`] name backends of the service [`ECHO`]: a server ID is the backend's name.
+    /// Whether QUIC connection IDs of [`ROTATION`] name backends of the service [`ECHO`]: a server
+    /// ID is the backend's name.
     pub server_ids: bool,
 }
 
@@ -93,7 +95,8 @@ impl Wanted {
             .listed()
             .map(|host| {
                 let v4_only = host.name == JOINING && joining_is_v4_only();
-                let address = if v4_only { json!(host.v4) } else { json!({ "v4": host.v4, "v6": host.v6 }) };
+                let address =
+                    if v4_only { json!(host.v4) } else { json!({ "v4": host.v4, "v6": host.v6 }) };
                 if self.drained && host.name == DRAINED {
                     json!({ "name": host.name, "address": address, "draining": true })
                 } else {
@@ -101,9 +104,13 @@ impl Wanted {
                 }
             })
             .collect();
-        let members: Vec<_> = self.listed().map(|host| json!({ "name": host.name, "weight": host.weight() })).collect();
+        let members: Vec<_> = self
+            .listed()
+            .map(|host| json!({ "name": host.name, "weight": host.weight() }))
+            .collect();
         let service = |name: &str, port: u16, protocol: &str| {
-            let vip = |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
+            let vip =
+                |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
             let mut service = json!({
                 "name": name,
                 "vips": Family::BOTH.map(vip),
@@ -155,8 +162,10 @@ impl Wanted {
 
     /// The connection IDs that name backends: a server ID is the backend's name.
     fn quic(self) -> Value {
-        let id = |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
-        let ids: Vec<_> = self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
+        let id =
+            |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let ids: Vec<_> =
+            self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
         let length = self.listed().map(|host| host.name.len()).max();
         json!([{ "rotation": ROTATION, "server_id_length": length, "server_ids": ids }])
     }
@@ -168,8 +177,10 @@ impl Wanted {
             let path = file(directory, host);
             let text = serde_json::to_string_pretty(&value)? + "\n";
             let beside = path.with_extension("new");
-            std::fs::write(&beside, text).with_context(|| format!("cannot write {}", beside.display()))?;
-            std::fs::rename(&beside, &path).with_context(|| format!("cannot replace {}", path.display()))?;
+            std::fs::write(&beside, text)
+                .with_context(|| format!("cannot write {}", beside.display()))?;
+            std::fs::rename(&beside, &path)
+                .with_context(|| format!("cannot replace {}", path.display()))?;
         }
         Ok(())
     }
@@ -213,15 +224,27 @@ mod tests {
         assert_ne!(first, second);
         first["underlay"] = second["underlay"].clone();
         assert_eq!(first, second);
-        assert_eq!(second["services"][1]["vips"], json!(["203.0.113.10:7/udp", "[2001:db8:ff::10]:7/udp"]));
+        assert_eq!(
+            second["services"][1]["vips"],
+            json!(["203.0.113.10:7/udp", "[2001:db8:ff::10]:7/udp"])
+        );
         assert_eq!(second["backends"][1]["draining"], json!(true));
     }
 
     #[test]
     fn on_slow_machines_balancers_have_a_service_with_every_feature_that_steps_switch() {
         let named = |host_name, scale| {
-            let value = Wanted::default().configuration(host(host_name).unwrap(), scale, Path::new("/etc/hash.key"));
-            value["services"].as_array().unwrap().iter().map(|service| service["name"].clone()).collect::<Vec<_>>()
+            let value = Wanted::default().configuration(
+                host(host_name).unwrap(),
+                scale,
+                Path::new("/etc/hash.key"),
+            );
+            value["services"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|service| service["name"].clone())
+                .collect::<Vec<_>>()
         };
         assert_eq!(named("lb1", Scale::SMALL), [WEB, ECHO, "unused"]);
         assert_eq!(named("lb1", Scale::FULL), [WEB, ECHO]);

@@ -57,12 +57,21 @@ impl Snapshot {
 }
 
 impl Connections {
-    /// Opens about `count` connections, spread evenly over clients and IP versions, and waits until each has had an answer.
-    /// Each pauses for `pause` between two exchanges. An exchange may take as long as `limit`; after that the connection counts as broken.
-    pub fn open(namespaces: &Namespaces, count: usize, pause: Duration, limit: Duration) -> Result<Self> {
+    /// Opens about `count` connections, spread evenly over clients and IP versions, and waits until
+    /// each has had an answer. Each pauses for `pause` between two exchanges. An exchange may take
+    /// as long as `limit`; after that the connection counts as broken.
+    pub fn open(
+        namespaces: &Namespaces,
+        count: usize,
+        pause: Duration,
+        limit: Duration,
+    ) -> Result<Self> {
         let share = count.div_ceil(clients().count() * Family::BOTH.len());
         let all = share * clients().count() * Family::BOTH.len();
-        let shared = Shared { stop: AtomicBool::new(false), connections: (0..all).map(|_| One::default()).collect() };
+        let shared = Shared {
+            stop: AtomicBool::new(false),
+            connections: (0..all).map(|_| One::default()).collect(),
+        };
         let shared = Arc::new(shared);
         let mut this = Self { shared, threads: Vec::new() };
         for (place, client) in clients().enumerate() {
@@ -71,7 +80,9 @@ impl Connections {
             this.threads.push(namespaces.background(client, move || {
                 runtime()?.block_on(async {
                     let tasks: Vec<_> = (first..first + share * Family::BOTH.len())
-                        .map(|index| tokio::spawn(converse(Arc::clone(&shared), index, pause, limit)))
+                        .map(|index| {
+                            tokio::spawn(converse(Arc::clone(&shared), index, pause, limit))
+                        })
                         .collect();
                     for task in tasks {
                         task.await.context("a connection's task panicked")?;
@@ -89,7 +100,9 @@ impl Connections {
             if Instant::now() > deadline {
                 let waiting = now.exchanges.iter().filter(|count| **count == 0).count();
                 this.close()?;
-                return Err(anyhow!("{waiting} of {all} connections had no answer within {limit:?}"));
+                return Err(anyhow!(
+                    "{waiting} of {all} connections had no answer within {limit:?}"
+                ));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -97,7 +110,8 @@ impl Connections {
 
     /// The connections now.
     pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot { exchanges: Vec::new(), by_backend: BTreeMap::new(), broken: Vec::new() };
+        let mut snapshot =
+            Snapshot { exchanges: Vec::new(), by_backend: BTreeMap::new(), broken: Vec::new() };
         for one in &self.shared.connections {
             snapshot.exchanges.push(one.exchanges.load(Ordering::Relaxed));
             match (lock(&one.broken).clone(), lock(&one.backend).clone()) {
@@ -109,7 +123,8 @@ impl Connections {
         snapshot
     }
 
-    /// Waits until every open connection has had at least one more exchange that started after this call.
+    /// Waits until every open connection has had at least one more exchange that started after this
+    /// call.
     ///
     /// Two counts more are needed: the first may be an exchange that was under way.
     pub fn all_exchange_again(&self, limit: Duration) -> Result<Snapshot> {
@@ -117,7 +132,12 @@ impl Connections {
         let deadline = Instant::now() + limit;
         loop {
             let now = self.snapshot();
-            let waiting = now.exchanges.iter().zip(&before.exchanges).filter(|(now, then)| **now < **then + 2).count();
+            let waiting = now
+                .exchanges
+                .iter()
+                .zip(&before.exchanges)
+                .filter(|(now, then)| **now < **then + 2)
+                .count();
             if waiting <= now.broken.len() || Instant::now() > deadline {
                 return Ok(now);
             }
@@ -138,7 +158,8 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        // The threads end by themselves within one exchange; nobody waits for them on the way out of a failure.
+        // The threads end by themselves within one exchange; nobody waits for them on the way out
+        // of a failure.
         self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
@@ -151,17 +172,21 @@ async fn converse(shared: Arc<Shared>, index: usize, pause: Duration, limit: Dur
     let one = &shared.connections[index];
     let family = Family::BOTH[index % Family::BOTH.len()];
     let talk = async {
-        let mut connection =
-            timeout(limit, Connection::open(family.web())).await.context("no connection in time")??;
+        let mut connection = timeout(limit, Connection::open(family.web()))
+            .await
+            .context("no connection in time")??;
         for number in 0.. {
             if shared.stop.load(Ordering::Relaxed) {
                 break;
             }
             let answered = timeout(limit, connection.sequence(number)).await;
-            let backend = answered.with_context(|| format!("no answer to number {number} within {limit:?}"))??;
+            let backend = answered
+                .with_context(|| format!("no answer to number {number} within {limit:?}"))??;
             let earlier = lock(&one.backend).replace(backend.clone());
             if let Some(earlier) = earlier.filter(|earlier| *earlier != backend) {
-                return Err(anyhow!("{backend} answered number {number} on a connection of {earlier}"));
+                return Err(anyhow!(
+                    "{backend} answered number {number} on a connection of {earlier}"
+                ));
             }
             one.exchanges.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(pause).await;
@@ -170,6 +195,7 @@ async fn converse(shared: Arc<Shared>, index: usize, pause: Duration, limit: Dur
     };
     if let Err(error) = talk.await {
         let backend = lock(&one.backend).clone().unwrap_or_else(|| "nobody".into());
-        *lock(&one.broken) = Some(format!("connection {index} ({}, served by {backend}): {error:#}", family.name()));
+        *lock(&one.broken) =
+            Some(format!("connection {index} ({}, served by {backend}): {error:#}", family.name()));
     }
 }

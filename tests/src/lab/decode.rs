@@ -26,22 +26,36 @@ enum Headers {
 }
 
 impl Encapsulated {
-    /// Decodes a frame; an error says at which header it is not an encapsulated TCP packet of that version.
+    /// Decodes a frame; an error says at which header it is not an encapsulated TCP packet of that
+    /// version.
     pub fn decode(frame: &Frame, family: Family) -> Result<Self> {
-        let (ethernet, rest) = Ethernet2Header::from_slice(&frame.bytes).context("no Ethernet header")?;
+        let (ethernet, rest) =
+            Ethernet2Header::from_slice(&frame.bytes).context("no Ethernet header")?;
         let (ip, rest) = match family {
             Family::V4 => {
                 ensure!(ethernet.ether_type == EtherType::IPV4, "no IPv4 packet");
                 let (outer, rest) = Ipv4Header::from_slice(rest).context("no outer IPv4 header")?;
-                ensure!(outer.protocol == IpNumber::IPV4, "the protocol is {:?}, not IPv4-in-IPv4", outer.protocol);
+                ensure!(
+                    outer.protocol == IpNumber::IPV4,
+                    "the protocol is {:?}, not IPv4-in-IPv4",
+                    outer.protocol
+                );
                 let (inner, rest) = Ipv4Header::from_slice(rest).context("no inner IPv4 header")?;
-                ensure!(inner.protocol == IpNumber::TCP, "the inner protocol is {:?}, not TCP", inner.protocol);
+                ensure!(
+                    inner.protocol == IpNumber::TCP,
+                    "the inner protocol is {:?}, not TCP",
+                    inner.protocol
+                );
                 (Headers::V4 { outer, inner }, rest)
             }
             Family::V6 => {
                 ensure!(ethernet.ether_type == EtherType::IPV6, "no IPv6 packet");
                 let (outer, rest) = Ipv6Header::from_slice(rest).context("no outer IPv6 header")?;
-                ensure!(outer.next_header == IpNumber::IPV6, "the next header is {:?}, not IPv6", outer.next_header);
+                ensure!(
+                    outer.next_header == IpNumber::IPV6,
+                    "the next header is {:?}, not IPv6",
+                    outer.next_header
+                );
                 let (inner, rest) = Ipv6Header::from_slice(rest).context("no inner IPv6 header")?;
                 ensure!(
                     inner.next_header == IpNumber::TCP,
@@ -57,8 +71,10 @@ impl Encapsulated {
 
     /// Finds the first SYN of that version among a backend's frames.
     pub fn first_syn(frames: &[Frame], family: Family) -> Option<Self> {
-        let mut packets =
-            frames.iter().filter(|frame| !frame.outgoing).filter_map(|frame| Self::decode(frame, family).ok());
+        let mut packets = frames
+            .iter()
+            .filter(|frame| !frame.outgoing)
+            .filter_map(|frame| Self::decode(frame, family).ok());
         packets.find(|packet| packet.tcp.syn && !packet.tcp.ack)
     }
 
@@ -104,13 +120,16 @@ impl Encapsulated {
             }
         }
         let TcpHeader { source_port, destination_port, sequence_number, .. } = &self.tcp;
-        lines.push(format!("    TCP   port {source_port} > {destination_port}, SYN, sequence {sequence_number}"));
+        lines.push(format!(
+            "    TCP   port {source_port} > {destination_port}, SYN, sequence {sequence_number}"
+        ));
         lines.join("\n")
     }
 
     /// What must be true of a SYN that reached `backend`.
     ///
-    /// The TCP checksum is not judged: on a virtual link the sender leaves it to a device that does not exist (partial checksum).
+    /// The TCP checksum is not judged: on a virtual link the sender leaves it to a device that does
+    /// not exist (partial checksum).
     pub fn statements(&self, backend: &Host) -> Vec<Statement> {
         let (source, destination, inner_source, inner_destination, family) = match &self.ip {
             Headers::V4 { outer, inner } => (
@@ -137,7 +156,10 @@ impl Encapsulated {
                 destination == backend.address(family),
             ),
             (format!("the inner source {inner_source} is a client, untranslated"), from_client),
-            (format!("the inner destination {inner_destination} is the VIP"), inner_destination == family.vip()),
+            (
+                format!("the inner destination {inner_destination} is the VIP"),
+                inner_destination == family.vip(),
+            ),
             ("the port is the service's".into(), self.tcp.destination_port == WEB_PORT),
         ];
         let on_wire = self.length - Ethernet2Header::LEN;
@@ -145,11 +167,21 @@ impl Encapsulated {
             Headers::V4 { outer, inner } => {
                 let (total, within) = (usize::from(outer.total_len), usize::from(inner.total_len));
                 all.extend([
-                    (format!("the outer length {total} is the inner length {within} + 20"), total == within + 20),
+                    (
+                        format!("the outer length {total} is the inner length {within} + 20"),
+                        total == within + 20,
+                    ),
                     ("it is also the length on the wire".into(), total == on_wire),
-                    ("DF is set and it is no fragment".into(), outer.dont_fragment && !outer.is_fragmenting_payload()),
-                    // Segmentation offload counts the ID up: the low bits belong to it, the high ones to the balancer.
-                    ("the low 6 bits of the outer ID are zero".into(), outer.identification & 0x3f == 0),
+                    (
+                        "DF is set and it is no fragment".into(),
+                        outer.dont_fragment && !outer.is_fragmenting_payload(),
+                    ),
+                    // Segmentation offload counts the ID up: the low bits belong to it, the high
+                    // ones to the balancer.
+                    (
+                        "the low 6 bits of the outer ID are zero".into(),
+                        outer.identification & 0x3f == 0,
+                    ),
                     (
                         "the outer header checksum is right".into(),
                         outer.header_checksum == outer.calc_header_checksum(),
@@ -159,16 +191,29 @@ impl Encapsulated {
                         inner.header_checksum == inner.calc_header_checksum(),
                     ),
                     ("ECN is copied outward (RFC 6040)".into(), outer.ecn == inner.ecn),
-                    (format!("the outer TTL {} lets it travel", outer.time_to_live), outer.time_to_live >= 32),
+                    (
+                        format!("the outer TTL {} lets it travel", outer.time_to_live),
+                        outer.time_to_live >= 32,
+                    ),
                 ]);
             }
             Headers::V6 { outer, inner } => {
-                let (total, within) = (usize::from(outer.payload_length), usize::from(inner.payload_length));
+                let (total, within) =
+                    (usize::from(outer.payload_length), usize::from(inner.payload_length));
                 all.extend([
-                    (format!("the outer payload {total} is the inner payload {within} + 40"), total == within + 40),
+                    (
+                        format!("the outer payload {total} is the inner payload {within} + 40"),
+                        total == within + 40,
+                    ),
                     ("with its header it is the length on the wire".into(), total + 40 == on_wire),
-                    ("ECN is copied outward (RFC 6040)".into(), outer.traffic_class & 3 == inner.traffic_class & 3),
-                    (format!("the outer hop limit {} lets it travel", outer.hop_limit), outer.hop_limit >= 32),
+                    (
+                        "ECN is copied outward (RFC 6040)".into(),
+                        outer.traffic_class & 3 == inner.traffic_class & 3,
+                    ),
+                    (
+                        format!("the outer hop limit {} lets it travel", outer.hop_limit),
+                        outer.hop_limit >= 32,
+                    ),
                 ]);
             }
         }
@@ -205,7 +250,8 @@ mod tests {
     fn syn_v6() -> Vec<u8> {
         let client = host("client2").unwrap().v6.octets();
         let mut inner = Vec::new();
-        let builder = PacketBuilder::ipv6(client, VIP_V6.octets(), 63).tcp(40_000, WEB_PORT, 1, 64_000);
+        let builder =
+            PacketBuilder::ipv6(client, VIP_V6.octets(), 63).tcp(40_000, WEB_PORT, 1, 64_000);
         builder.syn().write(&mut inner, &[]).unwrap();
         let (lb, backend) = (host("lb2").unwrap().v6.octets(), host("web-3").unwrap().v6.octets());
         let mut bytes = Vec::new();
@@ -221,7 +267,8 @@ mod tests {
 
     #[test]
     fn right_packets_satisfy_every_statement() {
-        let v4 = Encapsulated::first_syn(&[frame(vec![0; 60]), frame(syn_v4())], Family::V4).unwrap();
+        let v4 =
+            Encapsulated::first_syn(&[frame(vec![0; 60]), frame(syn_v4())], Family::V4).unwrap();
         assert_eq!(broken(&v4, "web-1"), Vec::<String>::new());
         let v6 = Encapsulated::first_syn(&[frame(syn_v4()), frame(syn_v6())], Family::V6).unwrap();
         assert_eq!(broken(&v6, "web-3"), Vec::<String>::new());

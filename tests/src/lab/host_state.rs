@@ -12,7 +12,8 @@ use std::process::Command;
 pub struct HostState(BTreeSet<String>);
 
 impl HostState {
-    /// Reads addresses, links, routes, rules, qdiscs, filters, sysctls, pinned objects and files under `/run`.
+    /// Reads addresses, links, routes, rules, qdiscs, filters, sysctls, pinned objects and files
+    /// under `/run`.
     ///
     /// `state` is the lab's own directory, which hosts can see and which does not count.
     pub fn read(namespaces: &Namespaces, host: &'static Host, state: &Path) -> Result<Self> {
@@ -33,7 +34,8 @@ impl HostState {
         for (program, arguments) in questions {
             let mut command = Command::new(program);
             command.args(arguments);
-            // `tc filter show` complains where there is no qdisc: an answer too, and not in what it writes to standard output.
+            // `tc filter show` complains where there is no qdisc: an answer too, and not in what it
+            // writes to standard output.
             let output = namespaces.output(host, command, "")?;
             for line in String::from_utf8_lossy(&output.stdout).lines() {
                 // Whether a link has a carrier yet is the kernel's matter, not a change by anyone.
@@ -67,7 +69,8 @@ fn sysctls(directory: &Path, lines: &mut BTreeSet<String>) {
         if path.is_dir() {
             sysctls(&path, lines);
         } else if let Ok(value) = std::fs::read_to_string(&path) {
-            // Write-only and not-yet-set ones cannot be read; nobody can have changed what nobody can see.
+            // Write-only and not-yet-set ones cannot be read; nobody can have changed what nobody
+            // can see.
             lines.insert(format!("{} = {}", path.display(), value.trim()));
         }
     }
@@ -94,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_difference_names_what_is_gone_and_what_is_new() {
-        let state = |lines: &[&str]| HostState(lines.iter().map(|line| (*line).to_owned()).collect());
+        let state =
+            |lines: &[&str]| HostState(lines.iter().map(|line| (*line).to_owned()).collect());
         let before = state(&["file /a", "x = 1"]);
         assert!(before.difference(&before.clone()).is_empty());
         assert_eq!(before.difference(&state(&["file /a", "x = 2"])), ["- x = 1", "+ x = 2"]);

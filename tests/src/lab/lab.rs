@@ -32,8 +32,9 @@ pub struct Scale {
     pub bulk: u64,
     /// Slots of each lookup table.
     pub table_size: u32,
-    /// Whether balancers have every feature that steps switch on and off all the time, in a service that nobody uses: a program is
-    /// loaded anew for another set of features, and an emulated machine's verifier needs some 10 seconds for it.
+    /// Whether balancers have every feature that steps switch on and off all the time, in a service
+    /// that nobody uses: a program is loaded anew for another set of features, and an emulated
+    /// machine's verifier needs some 10 seconds for it.
     pub every_feature: bool,
     /// The longest that one exchange, or a daemon's start, may take.
     pub patience: Duration,
@@ -65,7 +66,8 @@ impl Scale {
         patience: Duration::from_secs(60),
     };
 
-    /// The size that the environment variable `LAB_SCALE` asks for: `full` (also when unset) or `small`.
+    /// The size that the environment variable `LAB_SCALE` asks for: `full` (also when unset) or
+    /// `small`.
     pub fn from_environment() -> Result<Self> {
         match std::env::var("LAB_SCALE").as_deref() {
             Err(_) | Ok("" | "full") => Ok(Self::FULL),
@@ -85,14 +87,16 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `sluice` is the file named by the environment variable `SLUICE`, or else lies beside `sluice-lab`.
+    /// `sluice` is the file named by the environment variable `SLUICE`, or else lies beside
+    /// `sluice-lab`.
     pub fn find(lab: PathBuf) -> Result<Self> {
         let sluice = match std::env::var_os("SLUICE") {
             Some(path) => PathBuf::from(path),
             None => lab.with_file_name("sluice"),
         };
         let sluice = std::path::absolute(&sluice)?;
-        let remedy = "build it with `cargo build -p sluice`, or name it in the environment variable SLUICE";
+        let remedy =
+            "build it with `cargo build -p sluice`, or name it in the environment variable SLUICE";
         ensure!(sluice.is_file(), "{} does not exist: {remedy}", sluice.display());
         Ok(Self { lab, sluice })
     }
@@ -114,7 +118,8 @@ pub struct Lab {
 }
 
 impl Drop for Lab {
-    /// Whatever ends a lab's run, an error or a panic too, ends the lab. One that was left to itself stays.
+    /// Whatever ends a lab's run, an error or a panic too, ends the lab. One that was left to
+    /// itself stays.
     fn drop(&mut self) {
         if !self.detached {
             drop(self.remove());
@@ -123,18 +128,28 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    /// Makes hosts and links and starts the servers; no `sluice` runs yet. Ends with the calling process unless `detached`.
+    /// Makes hosts and links and starts the servers; no `sluice` runs yet. Ends with the calling
+    /// process unless `detached`.
     pub fn up(state: StateDir, scale: Scale, programs: Programs, detached: bool) -> Result<Self> {
         state.create()?;
-        let built = Namespaces::create(&programs.lab, state.path(), detached).and_then(|namespaces| {
-            let lab = Self { namespaces, state: state.clone(), scale, programs, started: Mutex::default(), detached };
-            lab.save()?;
-            lab.wire()?;
-            lab.start_servers()?;
-            Ok(lab)
-        });
+        let built =
+            Namespaces::create(&programs.lab, state.path(), detached).and_then(|namespaces| {
+                let lab = Self {
+                    namespaces,
+                    state: state.clone(),
+                    scale,
+                    programs,
+                    started: Mutex::default(),
+                    detached,
+                };
+                lab.save()?;
+                lab.wire()?;
+                lab.start_servers()?;
+                Ok(lab)
+            });
         if built.is_err() {
-            // The first error is the one to report; a leftover directory is found by the next `down`.
+            // The first error is the one to report; a leftover directory is found by the next
+            // `down`.
             drop(state.remove());
         }
         built
@@ -144,7 +159,14 @@ impl Lab {
     pub fn open(state: StateDir, scale: Scale, programs: Programs) -> Result<Self> {
         let record = state.load()?;
         let namespaces = Namespaces::open(record.anchors)?;
-        Ok(Self { namespaces, state, scale, programs, started: Mutex::new(record.started), detached: true })
+        Ok(Self {
+            namespaces,
+            state,
+            scale,
+            programs,
+            started: Mutex::new(record.started),
+            detached: true,
+        })
     }
 
     fn started(&self) -> MutexGuard<'_, BTreeMap<String, Started>> {
@@ -152,7 +174,10 @@ impl Lab {
     }
 
     fn save(&self) -> Result<()> {
-        self.state.save(&Record { anchors: self.namespaces.anchors().clone(), started: self.started().clone() })
+        self.state.save(&Record {
+            anchors: self.namespaces.anchors().clone(),
+            started: self.started().clone(),
+        })
     }
 
     fn wire(&self) -> Result<()> {
@@ -164,7 +189,8 @@ impl Lab {
                         .with_context(|| format!("cannot set {} to {value}", path.display()))?;
                 }
                 for (key, value) in host.optional_sysctls() {
-                    // Fails on kernels that do not know the file or the value; the value before stays in force.
+                    // Fails on kernels that do not know the file or the value; the value before
+                    // stays in force.
                     drop(std::fs::write(Path::new("/proc/sys/net").join(key), value));
                 }
                 Ok(())
@@ -182,7 +208,9 @@ impl Lab {
             let mut command = Command::new(&self.programs.lab);
             command.args(["serve", "--name", host.name]);
             for family in Family::BOTH {
-                let own = |vip: std::net::SocketAddr| std::net::SocketAddr::new(host.address(family), vip.port());
+                let own = |vip: std::net::SocketAddr| {
+                    std::net::SocketAddr::new(host.address(family), vip.port())
+                };
                 for address in [family.web(), own(family.web())] {
                     command.args(["--http", &address.to_string()]);
                 }
@@ -199,32 +227,49 @@ impl Lab {
         format!("{}/{kind}", host.name)
     }
 
-    /// Starts a process in a host, its output going to a log; returns where its part of the log begins.
-    fn launch(&self, host: &'static Host, kind: &str, what: &str, mut command: Command) -> Result<u64> {
+    /// Starts a process in a host, its output going to a log; returns where its part of the log
+    /// begins.
+    fn launch(
+        &self,
+        host: &'static Host,
+        kind: &str,
+        what: &str,
+        mut command: Command,
+    ) -> Result<u64> {
         let path = self.state.logs().join(format!("{}-{kind}.log", host.name));
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write {}", path.display()))?;
         let start = log.metadata()?.len();
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1").process_group(0);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .env("NO_COLOR", "1")
+            .process_group(0);
         let child = self.namespaces.spawn(host, command)?;
         let process = Process::identify(child.id().cast_signed());
         reap(child);
-        let process =
-            process.with_context(|| format!("{what} in {} ended at once; see {}", host.name, path.display()))?;
-        self.started().insert(Self::key(host, kind), Started { what: what.into(), process, log: path });
+        let process = process.with_context(|| {
+            format!("{what} in {} ended at once; see {}", host.name, path.display())
+        })?;
+        self.started()
+            .insert(Self::key(host, kind), Started { what: what.into(), process, log: path });
         self.save()?;
         Ok(start)
     }
 
     fn wait_ready(&self, host: &'static Host, kind: &str, start: u64) -> Result<()> {
         let started = self.started().get(&Self::key(host, kind)).cloned();
-        let started = started.with_context(|| format!("{kind} was not started in {}", host.name))?;
+        let started =
+            started.with_context(|| format!("{kind} was not started in {}", host.name))?;
         let deadline = Instant::now() + self.scale.patience;
         loop {
             // Asked before the log is read: what a process wrote at its end is then in the log.
             let alive = started.process.alive();
             let log = std::fs::read(&started.log).unwrap_or_default();
-            let text = String::from_utf8_lossy(log.get(usize::try_from(start)?..).unwrap_or_default()).into_owned();
+            let text =
+                String::from_utf8_lossy(log.get(usize::try_from(start)?..).unwrap_or_default())
+                    .into_owned();
             // A word of its own: "already" is no sign of being ready.
             if text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready") {
                 return Ok(());
@@ -234,9 +279,18 @@ impl Lab {
                 bail!("{what} in {}: {refusal}", host.name);
             }
             let last = text.lines().last().unwrap_or("it wrote nothing");
-            ensure!(alive, "{what} in {} ended before it was ready: {last} (all of it: {})", host.name, log.display());
+            ensure!(
+                alive,
+                "{what} in {} ended before it was ready: {last} (all of it: {})",
+                host.name,
+                log.display()
+            );
             if Instant::now() > deadline {
-                bail!("{what} in {} is not ready after {:?}: {last}", host.name, self.scale.patience);
+                bail!(
+                    "{what} in {} is not ready after {:?}: {last}",
+                    host.name,
+                    self.scale.patience
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -248,7 +302,12 @@ impl Lab {
         let key = config::key_file(&directory);
         if !key.exists() {
             let key = key.display().to_string();
-            self.namespaces.run(&HOSTS[0], &self.programs.sluice, &["key", "new", "--out", &key], "")?;
+            self.namespaces.run(
+                &HOSTS[0],
+                &self.programs.sluice,
+                &["key", "new", "--out", &key],
+                "",
+            )?;
         }
         wanted.write(&directory, self.scale)
     }
@@ -284,14 +343,17 @@ impl Lab {
     pub fn reload_sluice(&self, host: &'static Host) -> Result<()> {
         let log = self.started().get(&Self::key(host, "sluice")).map(|started| started.log.clone());
         let log = log.with_context(|| format!("no daemon was started in {}", host.name))?;
-        let start = std::fs::metadata(&log).with_context(|| format!("cannot find {}", log.display()))?.len();
+        let start = std::fs::metadata(&log)
+            .with_context(|| format!("cannot find {}", log.display()))?
+            .len();
         self.signal_sluice(host, Signal::HUP)?;
         self.wait_ready(host, "sluice", start)
     }
 
     /// Sends the host's daemon a signal.
     pub fn signal_sluice(&self, host: &Host, signal: Signal) -> Result<Process> {
-        let process = self.daemon(host).with_context(|| format!("no daemon was started in {}", host.name))?;
+        let process =
+            self.daemon(host).with_context(|| format!("no daemon was started in {}", host.name))?;
         ensure!(process.signal(signal), "the daemon in {} has ended", host.name);
         Ok(process)
     }
@@ -300,7 +362,11 @@ impl Lab {
     pub fn stop_sluice(&self, host: &Host, signal: Signal) -> Result<()> {
         let process = self.signal_sluice(host, signal)?;
         let limit = self.scale.patience;
-        ensure!(process.wait_end(limit), "the daemon in {} does not end within {limit:?}", host.name);
+        ensure!(
+            process.wait_end(limit),
+            "the daemon in {} does not end within {limit:?}",
+            host.name
+        );
         Ok(())
     }
 
@@ -321,20 +387,25 @@ impl Lab {
     /// `sluice counters --json` of a balancer.
     pub fn counters(&self, host: &Host) -> Result<BalancerCounters> {
         let (text, counters) = self.counted(host)?;
-        counters.lb.with_context(|| format!("the counters of {} are not those of a balancer: {text}", host.name))
+        counters.lb.with_context(|| {
+            format!("the counters of {} are not those of a balancer: {text}", host.name)
+        })
     }
 
     /// `sluice counters --json` of a backend.
     pub fn backend_counters(&self, host: &Host) -> Result<BackendCounters> {
         let (text, counters) = self.counted(host)?;
-        counters.backend.with_context(|| format!("the counters of {} are not those of a backend: {text}", host.name))
+        counters.backend.with_context(|| {
+            format!("the counters of {} are not those of a backend: {text}", host.name)
+        })
     }
 
     fn counted(&self, host: &Host) -> Result<(String, Counters)> {
         let text = self.sluice(host, &["counters", "--instance", INSTANCE, "--json"])?;
         let counters: Result<Counters, _> = serde_json::from_str(&text);
-        let counters =
-            counters.with_context(|| format!("the counters of {} are not as documented: {text}", host.name))?;
+        let counters = counters.with_context(|| {
+            format!("the counters of {} are not as documented: {text}", host.name)
+        })?;
         Ok((text, counters))
     }
 

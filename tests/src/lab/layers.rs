@@ -1,4 +1,5 @@
-//! What is in a captured frame: an outer header perhaps, the packet in it, and whether their checksums are right.
+//! What is in a captured frame: an outer header perhaps, the packet in it, and whether their
+//! checksums are right.
 
 use super::topology::GUE_PORT;
 use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice, UdpSlice};
@@ -39,7 +40,12 @@ pub(super) fn look(bytes: &[u8]) -> Option<Seen> {
         }
         LaxNetSlice::Arp(_) => return None,
     };
-    Some(Seen { source, destination, encapsulated: is_ip(next) || gue_source.is_some(), gue_source })
+    Some(Seen {
+        source,
+        destination,
+        encapsulated: is_ip(next) || gue_source.is_some(),
+        gue_source,
+    })
 }
 
 /// The packet in a frame, without the outer header if there is one.
@@ -67,16 +73,22 @@ pub(super) fn flow(packet: &LaxSlicedPacket<'_>) -> Option<(IpAddr, u16, u16, u8
         LaxNetSlice::Arp(_) => return None,
     };
     match packet.transport.as_ref()? {
-        TransportSlice::Tcp(tcp) => Some((source, tcp.source_port(), tcp.destination_port(), IpNumber::TCP.0)),
-        TransportSlice::Udp(udp) => Some((source, udp.source_port(), udp.destination_port(), IpNumber::UDP.0)),
+        TransportSlice::Tcp(tcp) => {
+            Some((source, tcp.source_port(), tcp.destination_port(), IpNumber::TCP.0))
+        }
+        TransportSlice::Udp(udp) => {
+            Some((source, udp.source_port(), udp.destination_port(), IpNumber::UDP.0))
+        }
         _ => None,
     }
 }
 
-/// Whether the checksum of a TCP packet is right, in front of which may be an outer header; `None` when it is none.
+/// Whether the checksum of a TCP packet is right, in front of which may be an outer header; `None`
+/// when it is none.
 pub(super) fn has_good_checksum(bytes: &[u8]) -> Option<bool> {
     let packet = inner(bytes)?;
-    matches!(packet.transport, Some(TransportSlice::Tcp(_))).then(|| Sums::of(&packet).map(|sums| sums.is_good()))?
+    matches!(packet.transport, Some(TransportSlice::Tcp(_)))
+        .then(|| Sums::of(&packet).map(|sums| sums.is_good()))?
 }
 
 /// How the checksum of an outer UDP header is; `None` when there is no such header.
@@ -89,10 +101,16 @@ pub(super) fn outer_checksum(bytes: &[u8]) -> Option<OuterChecksum> {
     let sums = Sums::of(&outer)?;
     // What a device will complete inside is covered by the outer checksum.
     let change = match Sums::of(&inner(bytes)?) {
-        Some(inner) if inner.is_left_to_a_device() => u64::from(!inner.field) + u64::from(inner.right),
+        Some(inner) if inner.is_left_to_a_device() => {
+            u64::from(!inner.field) + u64::from(inner.right)
+        }
         _ => 0,
     };
-    Some(if fold(sums.all + change) == 0xffff { OuterChecksum::Right } else { OuterChecksum::Wrong })
+    Some(if fold(sums.all + change) == 0xffff {
+        OuterChecksum::Right
+    } else {
+        OuterChecksum::Wrong
+    })
 }
 
 /// The sums about a TCP or UDP checksum.
@@ -101,7 +119,8 @@ struct Sums {
     field: u16,
     /// What it should be.
     right: u16,
-    /// The sum of the pseudo-header: what a device that is to fill in the checksum finds in its place.
+    /// The sum of the pseudo-header: what a device that is to fill in the checksum finds in its
+    /// place.
     pseudo: u16,
     /// Of the pseudo-header and of all that it covers, the checksum included.
     all: u64,
@@ -170,7 +189,8 @@ mod tests {
     /// A TCP packet in a frame, and the offset of its checksum from the end.
     fn plain() -> Vec<u8> {
         let mut plain = Vec::new();
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], VIP_V4.octets(), 64);
         builder.tcp(1000, 80, 7, 64_000).write(&mut plain, b"hello").unwrap();
         plain
     }
@@ -186,7 +206,8 @@ mod tests {
 
     #[test]
     fn checksums_are_judged_plain_and_encapsulated_and_to_be_completed() {
-        let builder = || PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+        let builder =
+            || PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
         let (mut in_ip, mut in_udp) = (Vec::new(), Vec::new());
         builder().write(&mut in_ip, IpNumber::IPV4, &plain()[14..]).unwrap();
         builder().udp(50_000, GUE_PORT).write(&mut in_udp, &plain()[14..]).unwrap();
@@ -203,7 +224,8 @@ mod tests {
     #[test]
     fn an_outer_checksum_covers_what_a_device_has_yet_to_complete_inside() {
         let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 1, 2], [10, 0, 1, 11], 64);
         builder.udp(50_000, GUE_PORT).write(&mut frame, &plain()[14..]).unwrap();
         assert_eq!(outer_checksum(&frame), Some(OuterChecksum::Right));
         checksum_in(&mut frame).copy_from_slice(&pseudo().to_be_bytes());
@@ -211,7 +233,10 @@ mod tests {
         frame[14 + 20] ^= 1;
         assert_eq!(outer_checksum(&frame), Some(OuterChecksum::Wrong));
         frame[14 + 26..14 + 28].fill(0);
-        assert_eq!((outer_checksum(&frame), outer_checksum(&plain())), (Some(OuterChecksum::None), None));
+        assert_eq!(
+            (outer_checksum(&frame), outer_checksum(&plain())),
+            (Some(OuterChecksum::None), None)
+        );
         let seen = look(&frame).unwrap();
         assert_eq!((seen.encapsulated, seen.gue_source), (true, Some(50_000 ^ 0x100)));
     }

@@ -1,6 +1,7 @@
 //! The lab: a whole fleet on one machine, in namespaces, with real packets and real processes.
 //!
-//! [`lab::Lab`] is a lab that is up; [`steps`] is what is done with it and what is asserted. Read [`topology`] first.
+//! [`lab::Lab`] is a lab that is up; [`steps`] is what is done with it and what is asserted. Read
+//! [`topology`] first.
 
 pub mod capture;
 pub mod client;

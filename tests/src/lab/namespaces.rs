@@ -1,4 +1,5 @@
-//! Entering the lab's namespaces: starting processes in a host, and running code on a thread inside its network.
+//! Entering the lab's namespaces: starting processes in a host, and running code on a thread inside
+//! its network.
 
 use super::topology::{HOSTS, Host};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -62,7 +63,8 @@ impl Process {
 
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may itself hold spaces and parentheses; the state is the first field after it.
+    // The name, in parentheses, may itself hold spaces and parentheses; the state is the first
+    // field after it.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     match fields.next()? {
         "Z" | "X" => None,
@@ -94,12 +96,14 @@ pub struct Namespaces {
     anchors: Anchors,
     init: OwnedFd,
     hosts: BTreeMap<&'static str, OwnedFd>,
-    /// While this end is open the init lives; the kernel closes it when this process ends, however it ends.
+    /// While this end is open the init lives; the kernel closes it when this process ends, however
+    /// it ends.
     _alive: Option<PipeWriter>,
 }
 
 impl Namespaces {
-    /// Makes the namespaces of all hosts, without links yet. `program` is the `sluice-lab` binary, `state` its state directory.
+    /// Makes the namespaces of all hosts, without links yet. `program` is the `sluice-lab` binary,
+    /// `state` its state directory.
     ///
     /// Unless `detached`, all of it ends with the calling process.
     pub fn create(program: &Path, state: &Path, detached: bool) -> Result<Self> {
@@ -113,14 +117,19 @@ impl Namespaces {
             command.stdin(ours);
             Some(theirs)
         };
-        let mut child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
         drop(command);
         let mut text = String::new();
         // One line, not to the end: the init inherits the pipe and would keep it open.
         let stdout = child.stdout.take().context("the helper has no output")?;
         BufReader::new(stdout).read_line(&mut text).context("cannot read the init's PID")?;
-        ensure!(child.wait()?.success(), "cannot make the lab's PID namespace; see the message above");
-        let init = Process::identify(text.trim().parse().context("the init's PID is not a number")?)?;
+        ensure!(
+            child.wait()?.success(),
+            "cannot make the lab's PID namespace; see the message above"
+        );
+        let init =
+            Process::identify(text.trim().parse().context("the init's PID is not a number")?)?;
         let descriptor = init.open().context("the lab's init ended at once")?;
         let anchors = Anchors { init, holders: BTreeMap::new() };
         let mut this = Self { anchors, init: descriptor, hosts: BTreeMap::new(), _alive: alive };
@@ -134,16 +143,27 @@ impl Namespaces {
     fn hold_all(&mut self, program: &Path, state: &Path) -> Result<()> {
         for host in &HOSTS {
             let mut command = Command::new(program);
-            command.arg("hold").arg(host.name).arg(state).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-            let mut child = self.start(command).with_context(|| format!("cannot start the holder of {}", host.name))?;
+            command
+                .arg("hold")
+                .arg(host.name)
+                .arg(state)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .process_group(0);
+            let mut child = self
+                .start(command)
+                .with_context(|| format!("cannot start the holder of {}", host.name))?;
             let mut line = String::new();
             let stdout = child.stdout.take().context("the holder has no output")?;
             BufReader::new(stdout).read_line(&mut line)?;
             let inner_pid = line.trim().parse();
-            let inner_pid =
-                inner_pid.map_err(|_| anyhow!("host {} could not be made; see the message above", host.name))?;
+            let inner_pid = inner_pid.map_err(|_| {
+                anyhow!("host {} could not be made; see the message above", host.name)
+            })?;
             let process = Process::identify(child.id().cast_signed())?;
-            let descriptor = process.open().with_context(|| format!("the holder of {} ended at once", host.name))?;
+            let descriptor = process
+                .open()
+                .with_context(|| format!("the holder of {} ended at once", host.name))?;
             reap(child);
             self.anchors.holders.insert(host.name.into(), Holder { process, inner_pid });
             self.hosts.insert(host.name, descriptor);
@@ -153,13 +173,20 @@ impl Namespaces {
 
     /// Opens the namespaces of a lab that another process made.
     pub fn open(anchors: Anchors) -> Result<Self> {
-        let init =
-            anchors.init.open().context("the lab's processes have ended; run `sluice-lab down` to clear its state")?;
+        let init = anchors
+            .init
+            .open()
+            .context("the lab's processes have ended; run `sluice-lab down` to clear its state")?;
         let mut hosts = BTreeMap::new();
         for host in &HOSTS {
-            let holder =
-                anchors.holders.get(host.name).with_context(|| format!("the lab has no host {}", host.name))?;
-            let descriptor = holder.process.open().with_context(|| format!("the holder of {} has ended", host.name))?;
+            let holder = anchors
+                .holders
+                .get(host.name)
+                .with_context(|| format!("the lab has no host {}", host.name))?;
+            let descriptor = holder
+                .process
+                .open()
+                .with_context(|| format!("the holder of {} has ended", host.name))?;
             hosts.insert(host.name, descriptor);
         }
         Ok(Self { anchors, init, hosts, _alive: None })
@@ -182,16 +209,21 @@ impl Namespaces {
     }
 
     fn descriptor(&self, host: &Host) -> Result<BorrowedFd<'_>> {
-        self.hosts.get(host.name).map(AsFd::as_fd).with_context(|| format!("host {} is not up", host.name))
+        self.hosts
+            .get(host.name)
+            .map(AsFd::as_fd)
+            .with_context(|| format!("host {} is not up", host.name))
     }
 
     /// Starts a process in the lab's PID namespace, in the namespaces of whoever calls otherwise.
     fn start(&self, mut command: Command) -> Result<Child> {
         let init = self.init.as_fd();
-        // Only a thread's later children land in the PID namespace it joined, so a thread of its own does the joining.
+        // Only a thread's later children land in the PID namespace it joined, so a thread of its
+        // own does the joining.
         std::thread::scope(|scope| {
             let starter = scope.spawn(move || {
-                setns(init, CloneFlags::CLONE_NEWPID).context("cannot join the lab's PID namespace")?;
+                setns(init, CloneFlags::CLONE_NEWPID)
+                    .context("cannot join the lab's PID namespace")?;
                 let name = command.get_program().to_owned();
                 command.spawn().with_context(|| format!("cannot run {}", name.display()))
             });
@@ -203,8 +235,8 @@ impl Namespaces {
     pub fn spawn(&self, host: &Host, mut command: Command) -> Result<Child> {
         let descriptor = self.descriptor(host)?.as_raw_fd();
         let spaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-        // SAFETY: between fork and exec only setns(2) is called, which is async-signal-safe. The descriptor is open: `self`,
-        // which owns it, is borrowed until the child has been started.
+        // SAFETY: between fork and exec only setns(2) is called, which is async-signal-safe. The
+        // descriptor is open: `self`, which owns it, is borrowed until the child has been started.
         unsafe {
             command.pre_exec(move || {
                 let descriptor = BorrowedFd::borrow_raw(descriptor);
@@ -214,19 +246,26 @@ impl Namespaces {
         self.start(command).with_context(|| format!("in host {}", host.name))
     }
 
-    /// Runs a process inside a host to its end and returns what it wrote; `input` goes to its standard input.
+    /// Runs a process inside a host to its end and returns what it wrote; `input` goes to its
+    /// standard input.
     pub fn output(&self, host: &Host, mut command: Command, input: &str) -> Result<Output> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = self.spawn(host, command)?;
         let stdin = child.stdin.take();
         std::thread::scope(|scope| {
-            // On a thread, because a program may write much before it has read all. One that reads nothing is no error.
+            // On a thread, because a program may write much before it has read all. One that reads
+            // nothing is no error.
             scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
             child.wait_with_output().context("cannot wait for the process")
         })
     }
 
-    /// Runs a program inside a host; its standard output, or an error that quotes its standard error.
+    /// Runs a program inside a host; its standard output, or an error that quotes its standard
+    /// error.
     pub fn run(
         &self,
         host: &Host,
@@ -251,13 +290,19 @@ impl Namespaces {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs `work` on a thread inside the host's network namespace: sockets it opens, and `/proc/sys/net`, are the host's.
-    pub fn within<T: Send>(&self, host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    /// Runs `work` on a thread inside the host's network namespace: sockets it opens, and
+    /// `/proc/sys/net`, are the host's.
+    pub fn within<T: Send>(
+        &self,
+        host: &Host,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
         let descriptor = self.descriptor(host)?;
         std::thread::scope(|scope| {
             let worker = scope.spawn(move || {
-                setns(descriptor, CloneFlags::CLONE_NEWNET)
-                    .with_context(|| format!("cannot enter the network namespace of {}", host.name))?;
+                setns(descriptor, CloneFlags::CLONE_NEWNET).with_context(|| {
+                    format!("cannot enter the network namespace of {}", host.name)
+                })?;
                 work()
             });
             worker.join().map_err(|_| anyhow!("a thread in {} panicked", host.name))?
@@ -270,7 +315,8 @@ impl Namespaces {
         host: &'static Host,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<std::thread::JoinHandle<Result<T>>> {
-        let descriptor = self.descriptor(host)?.try_clone_to_owned().context("cannot duplicate a descriptor")?;
+        let descriptor =
+            self.descriptor(host)?.try_clone_to_owned().context("cannot duplicate a descriptor")?;
         Ok(std::thread::spawn(move || {
             setns(descriptor, CloneFlags::CLONE_NEWNET)
                 .with_context(|| format!("cannot enter the network namespace of {}", host.name))?;
@@ -286,19 +332,25 @@ impl Namespaces {
 
 /// Collects a child's exit status when the time comes.
 ///
-/// The init of a PID namespace does not end before every process of the namespace has been reaped, and those that this process
-/// started are its own to reap. The thread ends with the child, or with this process, whose children then become others'.
+/// The init of a PID namespace does not end before every process of the namespace has been reaped,
+/// and those that this process started are its own to reap. The thread ends with the child, or with
+/// this process, whose children then become others'.
 pub(super) fn reap(mut child: Child) {
     std::thread::spawn(move || child.wait());
 }
 
-/// Ends a lab by its recorded processes; waits until all have ended. A lab that has ended already is no error.
+/// Ends a lab by its recorded processes; waits until all have ended. A lab that has ended already
+/// is no error.
 pub fn end(anchors: &Anchors) -> Result<()> {
     anchors.init.signal(Signal::KILL);
     let limit = Duration::from_secs(10);
     ensure!(anchors.init.wait_end(limit), "the lab's init (PID {}) does not end", anchors.init.pid);
     for (name, holder) in &anchors.holders {
-        ensure!(holder.process.wait_end(limit), "the holder of {name} (PID {}) does not end", holder.process.pid);
+        ensure!(
+            holder.process.wait_end(limit),
+            "the holder of {name} (PID {}) does not end",
+            holder.process.pid
+        );
     }
     Ok(())
 }
@@ -306,7 +358,8 @@ pub fn end(anchors: &Anchors) -> Result<()> {
 /// Reads a file whose size the kernel does not tell beforehand; for files under `/proc` and `/sys`.
 pub fn read_kernel_file(path: &Path) -> Result<String> {
     let mut text = String::new();
-    let mut file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file =
+        std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(text.trim_end().to_owned())
 }

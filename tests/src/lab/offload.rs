@@ -1,4 +1,5 @@
-//! What a device computes for the kernel, switched by the ioctl of ethtool(8), which the hosts of a lab may not have.
+//! What a device computes for the kernel, switched by the ioctl of ethtool(8), which the hosts of a
+//! lab may not have.
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
@@ -12,8 +13,9 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Switches whether the device fills in checksums of packets that it sends, in the network namespace of the calling thread. Where it does not, the kernel does
-/// so before; and it cuts packets before, too.
+/// Switches whether the device fills in checksums of packets that it sends, in the network
+/// namespace of the calling thread. Where it does not, the kernel does so before; and it cuts
+/// packets before, too.
 ///
 /// # Errors
 ///
@@ -21,10 +23,12 @@ struct EthtoolValue {
 pub fn set_checksumming(interface: &str, on: bool) -> Result<()> {
     const ETHTOOL_STXCSUM: u32 = 0x17;
 
-    set(interface, ETHTOOL_STXCSUM, on).with_context(|| format!("cannot switch the checksumming of {interface}"))
+    set(interface, ETHTOOL_STXCSUM, on)
+        .with_context(|| format!("cannot switch the checksumming of {interface}"))
 }
 
-/// Has the kernel leave it to the device to cut what it sends (TSO, GSO), and merge what it receives (GRO), in the network namespace of the calling thread.
+/// Has the kernel leave it to the device to cut what it sends (TSO, GSO), and merge what it
+/// receives (GRO), in the network namespace of the calling thread.
 ///
 /// # Errors
 ///
@@ -35,7 +39,8 @@ pub fn merge(interface: &str) -> Result<()> {
     const ETHTOOL_SGRO: u32 = 0x2c;
 
     for (command, name) in [(ETHTOOL_STSO, "TSO"), (ETHTOOL_SGSO, "GSO"), (ETHTOOL_SGRO, "GRO")] {
-        set(interface, command, true).with_context(|| format!("cannot switch on {name} of {interface}"))?;
+        set(interface, command, true)
+            .with_context(|| format!("cannot switch on {name} of {interface}"))?;
     }
     Ok(())
 }
@@ -45,13 +50,17 @@ fn set(interface: &str, command: u32, on: bool) -> Result<()> {
     let mut value = EthtoolValue { command, data: u32::from(on) };
     // SAFETY: all zero is a valid value of this plain C struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    ensure!(interface.len() < request.ifr_name.len(), "{interface:?} is too long for an interface's name");
+    ensure!(
+        interface.len() < request.ifr_name.len(),
+        "{interface:?} is too long for an interface's name"
+    );
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // SAFETY: the request names a value of the size that its command says; both are live and ours.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     Errno::result(result)?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The servers that run on every backend: HTTP/1.1 over TCP, and UDP echo. They know nothing of the balancer.
+//! The servers that run on every backend: HTTP/1.1 over TCP, and UDP echo. They know nothing of the
+//! balancer.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -30,7 +31,8 @@ const PERIOD: u64 = 251;
 /// Bytes of the pattern sent at once.
 const CHUNK: u64 = 64 << 10;
 /// The pattern, long enough to cut a chunk out of it at any phase.
-static PATTERN: LazyLock<Bytes> = LazyLock::new(|| (0..PERIOD + CHUNK).map(|i| (i % PERIOD) as u8).collect());
+static PATTERN: LazyLock<Bytes> =
+    LazyLock::new(|| (0..PERIOD + CHUNK).map(|i| (i % PERIOD) as u8).collect());
 
 /// That many bytes of the pattern, at most a chunk, from byte `at` of the endless pattern on.
 fn pattern(at: u64, count: usize) -> Bytes {
@@ -71,7 +73,10 @@ impl Body for Pattern {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let count = CHUNK.min(self.length - self.at);
         if count == 0 {
             return Poll::Ready(None);
@@ -103,18 +108,21 @@ where
     Ok((length, intact))
 }
 
-/// Serves until the process ends. `http` and `echo` may name addresses that the host gets only later (`IP_FREEBIND`).
+/// Serves until the process ends. `http` and `echo` may name addresses that the host gets only
+/// later (`IP_FREEBIND`).
 pub async fn serve(name: &str, http: &[SocketAddr], echo: &[SocketAddr]) -> Result<()> {
     let name: Arc<str> = name.into();
     let mut tasks = tokio::task::JoinSet::new();
     for address in http {
-        let socket = bound(*address, Type::STREAM).with_context(|| format!("cannot listen on {address}/tcp"))?;
+        let socket = bound(*address, Type::STREAM)
+            .with_context(|| format!("cannot listen on {address}/tcp"))?;
         socket.listen(1024)?;
         let listener = TcpListener::from_std(socket.into())?;
         tasks.spawn(accept(listener, Arc::clone(&name)));
     }
     for address in echo {
-        let socket = bound(*address, Type::DGRAM).with_context(|| format!("cannot listen on {address}/udp"))?;
+        let socket = bound(*address, Type::DGRAM)
+            .with_context(|| format!("cannot listen on {address}/udp"))?;
         let socket = UdpSocket::from_std(socket.into())?;
         tasks.spawn(answer_datagrams(socket, Arc::clone(&name)));
     }
@@ -154,23 +162,36 @@ async fn accept(listener: TcpListener, name: Arc<str>) {
 
 async fn answer_connection(stream: TcpStream, client: SocketAddr, name: Arc<str>) {
     let service = service_fn(|request| answer(request, client, &name));
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
     if let Err(error) = served {
-        // A client that goes away between requests ends here too; what matters is asserted on the client's side.
+        // A client that goes away between requests ends here too; what matters is asserted on the
+        // client's side.
         eprintln!("{client}: {error}");
     }
 }
 
 type Answered = Response<Either<Full<Bytes>, Pattern>>;
 
-async fn answer(request: Request<Incoming>, client: SocketAddr, name: &str) -> Result<Answered, hyper::Error> {
-    let mut answer = Answer { backend: name.into(), client, sequence: 0, received: 0, intact: true };
-    let (kind, number) = request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
+async fn answer(
+    request: Request<Incoming>,
+    client: SocketAddr,
+    name: &str,
+) -> Result<Answered, hyper::Error> {
+    let mut answer =
+        Answer { backend: name.into(), client, sequence: 0, received: 0, intact: true };
+    let (kind, number) =
+        request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
     match (request.method(), request.uri().path(), kind, number.parse()) {
         (&Method::GET, "/", ..) => {}
         (&Method::GET, _, "sequence", Ok(sequence)) => answer.sequence = sequence,
-        (&Method::GET, _, "bytes", Ok(length)) => return Ok(Response::new(Either::Right(Pattern::new(length)))),
-        (&Method::POST, "/upload", ..) => (answer.received, answer.intact) = read_pattern(request.into_body()).await?,
+        (&Method::GET, _, "bytes", Ok(length)) => {
+            return Ok(Response::new(Either::Right(Pattern::new(length))));
+        }
+        (&Method::POST, "/upload", ..) => {
+            (answer.received, answer.intact) = read_pattern(request.into_body()).await?
+        }
         _ => {
             let text = "there are: GET /, GET /sequence/N, GET /bytes/N, POST /upload\n";
             let mut response = Response::new(Either::Left(Full::from(text)));

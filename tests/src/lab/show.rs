@@ -42,7 +42,13 @@ impl Show {
     pub fn new() -> Self {
         let asked_not_to = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = std::io::stdout().is_terminal() && !asked_not_to;
-        Self { color, transcript: None, step: String::new(), started: Instant::now(), checks: Vec::new() }
+        Self {
+            color,
+            transcript: None,
+            step: String::new(),
+            started: Instant::now(),
+            checks: Vec::new(),
+        }
     }
 
     /// Writes nothing, but keeps a [`transcript`](Self::transcript).
@@ -76,7 +82,11 @@ impl Show {
         self.step = title.into();
         let elapsed = format!("{:5.1} s", self.elapsed().as_secs_f64());
         self.line("");
-        self.line(format!("{}  {}", self.paint("1;36", format!("== {title}")), self.paint("2", elapsed)));
+        self.line(format!(
+            "{}  {}",
+            self.paint("1;36", format!("== {title}")),
+            self.paint("2", elapsed)
+        ));
     }
 
     /// Says what is being done, or was found.
@@ -94,7 +104,8 @@ impl Show {
         held
     }
 
-    /// Records a statement that holds when there are no problems; shows the first few when there are.
+    /// Records a statement that holds when there are no problems; shows the first few when there
+    /// are.
     pub fn check_none(&mut self, problems: &[String], what: impl Display) -> bool {
         let held = self.check(problems.is_empty(), what);
         self.explain(problems);
@@ -115,10 +126,13 @@ impl Show {
     pub fn table(&self, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         let rows: Vec<_> = rows.into_iter().collect();
         let mut table = Table::new();
-        table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)
+            .set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(head);
         for (index, column) in table.column_iter_mut().enumerate() {
-            let numeric = |cell: &str| cell == "-" || cell.trim_end_matches(" %").parse::<f64>().is_ok();
+            let numeric =
+                |cell: &str| cell == "-" || cell.trim_end_matches(" %").parse::<f64>().is_ok();
             if rows.iter().filter_map(|row| row.get(index)).all(|cell| numeric(cell)) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -147,7 +161,12 @@ impl Show {
         let failed: Vec<_> = self.checks.iter().filter(|check| !check.held).collect();
         self.line("");
         for check in &failed {
-            self.line(format!("   {} {}: {}", self.paint("1;31", "FAILED"), check.step, check.what));
+            self.line(format!(
+                "   {} {}: {}",
+                self.paint("1;31", "FAILED"),
+                check.step,
+                check.what
+            ));
         }
         let count = self.checks.len();
         let seconds = self.elapsed().as_secs_f64();

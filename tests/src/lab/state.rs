@@ -1,4 +1,5 @@
-//! What a lab leaves on disk while it is up: enough for another process to enter it, and to remove it.
+//! What a lab leaves on disk while it is up: enough for another process to enter it, and to remove
+//! it.
 
 use super::namespaces::{Anchors, Process, end};
 use anyhow::{Context, Result};
@@ -59,13 +60,18 @@ impl StateDir {
     /// Makes the directory; an existing one is an error that says how to get rid of it.
     pub fn create(&self) -> Result<()> {
         if let Some(base) = self.0.parent() {
-            std::fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
+            std::fs::create_dir_all(base)
+                .with_context(|| format!("cannot make {}", base.display()))?;
         }
         std::fs::create_dir(&self.0).with_context(|| {
-            format!("cannot make {}: if a lab is up, end it with `sluice-lab down`", self.0.display())
+            format!(
+                "cannot make {}: if a lab is up, end it with `sluice-lab down`",
+                self.0.display()
+            )
         })?;
         for directory in [self.config(), self.logs()] {
-            std::fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            std::fs::create_dir(&directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
         }
         Ok(())
     }
@@ -83,21 +89,27 @@ impl StateDir {
     pub fn load(&self) -> Result<Record> {
         let path = self.0.join(RECORD);
         let text = std::fs::read(&path).with_context(|| {
-            format!("no lab is up here ({} cannot be read); start one with `sluice-lab up`", path.display())
+            format!(
+                "no lab is up here ({} cannot be read); start one with `sluice-lab up`",
+                path.display()
+            )
         })?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// Ends the lab's processes, if any are recorded, and removes the directory. Nothing there is no error.
+    /// Ends the lab's processes, if any are recorded, and removes the directory. Nothing there is
+    /// no error.
     pub fn remove(&self) -> Result<()> {
         if !self.0.exists() {
             return Ok(());
         }
-        // Without a record no process outlived its creator: the record is written before a lab is left to itself.
+        // Without a record no process outlived its creator: the record is written before a lab is
+        // left to itself.
         if let Ok(record) = self.load() {
             end(&record.anchors)?;
         }
-        std::fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))?;
+        std::fs::remove_dir_all(&self.0)
+            .with_context(|| format!("cannot remove {}", self.0.display()))?;
         // The base goes too when this was the last lab in it.
         if let Some(base) = self.0.parent() {
             drop(std::fs::remove_dir(base));
@@ -106,14 +118,16 @@ impl StateDir {
     }
 }
 
-/// Removes what labs of `run` left whose process was killed before it could clean up: `run-PID` with no such process.
+/// Removes what labs of `run` left whose process was killed before it could clean up: `run-PID`
+/// with no such process.
 pub fn sweep(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix("run-").and_then(|pid| pid.parse::<i32>().ok());
         if owner.is_some_and(|pid| Process::identify(pid).is_err()) {
-            // Best effort: a leftover that cannot be removed hinders nobody, since names are unique.
+            // Best effort: a leftover that cannot be removed hinders nobody, since names are
+            // unique.
             drop(StateDir::new(base, &name).remove());
         }
     }

@@ -17,9 +17,10 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// Tests counts against shares that add up to 1. The key of each flow is random to the balancer's keyed hash, so the counts
-    /// are multinomial. A count where the share is 0 makes the probability 0. Fewer than two shares above 0 leave nothing to
-    /// test: the probability is 1, or 0 as said.
+    /// Tests counts against shares that add up to 1. The key of each flow is random to the
+    /// balancer's keyed hash, so the counts are multinomial. A count where the share is 0 makes the
+    /// probability 0. Fewer than two shares above 0 leave nothing to test: the probability is 1, or
+    /// 0 as said.
     pub fn test(observed: &[(u64, f64)]) -> Self {
         let total: u64 = observed.iter().map(|(count, _)| count).sum();
         let impossible = observed.iter().any(|(count, share)| *share <= 0.0 && *count > 0);
@@ -55,7 +56,8 @@ mod tests {
     fn the_probability_is_the_published_one() {
         // 7.815 is the 5 % point for 3 degrees of freedom in every table of the distribution.
         let deviation = (7.815_f64 * 1000.0 * 0.25 / 2.0).sqrt();
-        let counts = [250.0 + deviation, 250.0 - deviation, 250.0, 250.0].map(|count| (count.round() as u64, 0.25));
+        let counts = [250.0 + deviation, 250.0 - deviation, 250.0, 250.0]
+            .map(|count| (count.round() as u64, 0.25));
         let fit = Fit::test(&counts);
         assert_eq!(fit.freedom, 3);
         assert!((fit.probability - 0.05).abs() < 0.005, "{fit:?}");

@@ -70,7 +70,11 @@ impl ServiceStatus {
 
     /// All backends with their slots, for a person.
     pub fn slots_in_words(&self) -> String {
-        self.slots.iter().map(|(name, slots)| format!("{name} {slots}")).collect::<Vec<_>>().join(", ")
+        self.slots
+            .iter()
+            .map(|(name, slots)| format!("{name} {slots}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 

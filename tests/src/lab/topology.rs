@@ -1,11 +1,13 @@
 //! The lab's fixed shape: hosts, addresses, weights, and the commands that wire them.
 //!
-//! Everything here is plain data and pure functions, so it can be read and tested without root. Addresses come from the ranges
-//! reserved for documentation (RFC 5737, RFC 3849) and from RFC 1918, and exist inside the lab's namespaces only.
+//! Everything here is plain data and pure functions, so it can be read and tested without root.
+//! Addresses come from the ranges reserved for documentation (RFC 5737, RFC 3849) and from RFC
+//! 1918, and exist inside the lab's namespaces only.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// MTU of the underlay in bytes: a client's 1500-byte packet plus an outer IPv6 header (40) fits, so nothing needs to shrink.
+/// MTU of the underlay in bytes: a client's 1500-byte packet plus an outer IPv6 header (40) fits,
+/// so nothing needs to shrink.
 pub const UNDERLAY_MTU: u32 = 1600;
 /// MTU of the links between clients and router, in bytes.
 pub const CLIENT_MTU: u32 = 1500;
@@ -106,7 +108,12 @@ pub struct Host {
 }
 
 const fn underlay(name: &'static str, role: Role, last: u8, last6: u16) -> Host {
-    Host { name, role, v4: Ipv4Addr::new(10, 0, 1, last), v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last6) }
+    Host {
+        name,
+        role,
+        v4: Ipv4Addr::new(10, 0, 1, last),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last6),
+    }
 }
 
 const fn client(name: &'static str, number: u8) -> Host {
@@ -147,8 +154,8 @@ pub fn balancers() -> impl Iterator<Item = &'static Host> {
     HOSTS.iter().filter(|host| host.role == Role::Balancer)
 }
 
-/// Whether [`JOINING`] has an IPv4 address only, so that IPv6 packets reach it in IPv4 ones: where its kernel can take them out, by a tunnel device
-/// or by the flags that Sluice's program needs.
+/// Whether [`JOINING`] has an IPv4 address only, so that IPv6 packets reach it in IPv4 ones: where
+/// its kernel can take them out, by a tunnel device or by the flags that Sluice's program needs.
 pub fn joining_is_v4_only() -> bool {
     let device = std::env::var("LAB_DECAPSULATION").is_ok_and(|by| by == "device");
     device || sluice::bpf::decapsulates_across_families()
@@ -184,22 +191,26 @@ impl Host {
         (Ipv4Addr::new(a, b, c, d - 9), Ipv6Addr::from(segments))
     }
 
-    /// Values under `/proc/sys/net/`, written before the host gets its links, so that the links inherit the defaults.
+    /// Values under `/proc/sys/net/`, written before the host gets its links, so that the links
+    /// inherit the defaults.
     pub fn sysctls(&self) -> Vec<(String, &'static str)> {
         let mut values = Vec::new();
         for conf in ["all", "default"] {
-            // The lab's addresses are unique by construction; detection would keep them unusable for a second.
+            // The lab's addresses are unique by construction; detection would keep them unusable
+            // for a second.
             values.push((format!("ipv6/conf/{conf}/disable_ipv6"), "0"));
             values.push((format!("ipv6/conf/{conf}/accept_dad"), "0"));
             values.push((format!("ipv6/conf/{conf}/accept_ra"), "0"));
-            // Strict on backends, as distributions ship it: `sluice backend` has to cope. Elsewhere off.
+            // Strict on backends, as distributions ship it: `sluice backend` has to cope. Elsewhere
+            // off.
             let strict = matches!(self.role, Role::Backend { .. });
             values.push((format!("ipv4/conf/{conf}/rp_filter"), if strict { "1" } else { "0" }));
             if self.role == Role::Router {
                 values.push((format!("ipv6/conf/{conf}/forwarding"), "1"));
             }
             if self.role == Role::Balancer {
-                // All hosts are on one link; a detour by the router, where a step makes one, is meant.
+                // All hosts are on one link; a detour by the router, where a step makes one, is
+                // meant.
                 for family in ["ipv4", "ipv6"] {
                     values.push((format!("{family}/conf/{conf}/accept_redirects"), "0"));
                 }
@@ -217,9 +228,10 @@ impl Host {
 
     /// Values like [`sysctls`](Self::sysctls), written after them where the kernel has them.
     ///
-    /// Policy 1 trusts a hash that the client's socket left in the packet, which no real wire would carry, and which changes
-    /// with every retransmission timeout: the flow would move to the other balancer. Policy 3 (Linux 5.14) hashes the packet;
-    /// 55 (0x37) is both addresses, the protocol and both ports, see ip-sysctl in the kernel's documentation.
+    /// Policy 1 trusts a hash that the client's socket left in the packet, which no real wire would
+    /// carry, and which changes with every retransmission timeout: the flow would move to the other
+    /// balancer. Policy 3 (Linux 5.14) hashes the packet; 55 (0x37) is both addresses, the protocol
+    /// and both ports, see ip-sysctl in the kernel's documentation.
     pub fn optional_sysctls(&self) -> Vec<(String, &'static str)> {
         if self.role != Role::Router {
             return Vec::new();
@@ -231,7 +243,8 @@ impl Host {
         ["ipv4", "ipv6"].into_iter().flat_map(of).collect()
     }
 
-    /// Lines for `ip -batch` inside this host. `pid` names a host's namespace for the router, which makes all links.
+    /// Lines for `ip -batch` inside this host. `pid` names a host's namespace for the router, which
+    /// makes all links.
     pub fn wiring(&self, pid: impl Fn(&str) -> i32) -> String {
         match self.role {
             Role::Router => router_wiring(self, pid),
@@ -247,7 +260,13 @@ impl Host {
     }
 }
 
-fn edge_wiring(host: &Host, v4_length: u8, mtu: u32, gateway_v4: Ipv4Addr, gateway_v6: Ipv6Addr) -> String {
+fn edge_wiring(
+    host: &Host,
+    v4_length: u8,
+    mtu: u32,
+    gateway_v4: Ipv4Addr,
+    gateway_v6: Ipv6Addr,
+) -> String {
     let Host { v4, v6, .. } = host;
     format!(
         "link set lo up\n\
@@ -271,7 +290,9 @@ fn router_wiring(router: &Host, pid: impl Fn(&str) -> i32) -> String {
         let mtu = if host.role == Role::Client { CLIENT_MTU } else { UNDERLAY_MTU };
         let name = host.name;
         let holder = pid(name);
-        lines.push(format!("link add {name} mtu {mtu} type veth peer name {INTERFACE} mtu {mtu} netns {holder}"));
+        lines.push(format!(
+            "link add {name} mtu {mtu} type veth peer name {INTERFACE} mtu {mtu} netns {holder}"
+        ));
         if host.role == Role::Client {
             let (v4, v6) = host.client_gateway();
             lines.push(format!("addr add {v4}/25 dev {name}"));
@@ -282,7 +303,8 @@ fn router_wiring(router: &Host, pid: impl Fn(&str) -> i32) -> String {
         }
     }
     for (family, length) in [(Family::V4, 32), (Family::V6, 128)] {
-        let hops: String = balancers().map(|lb| format!(" nexthop via {} weight 1", lb.address(family))).collect();
+        let hops: String =
+            balancers().map(|lb| format!(" nexthop via {} weight 1", lb.address(family))).collect();
         lines.push(format!("route add {}/{length}{hops}", family.vip()));
     }
     lines.join("\n") + "\n"
@@ -293,7 +315,10 @@ pub fn picture() -> String {
     let link = |name: &str, v4: &str, v6: &str| format!("{name:<8} {v4:<15} {v6:<15}");
     let mut text = String::new();
     for client in clients() {
-        text += &format!("   {} --+\n", link(client.name, &client.v4.to_string(), &client.v6.to_string()));
+        text += &format!(
+            "   {} --+\n",
+            link(client.name, &client.v4.to_string(), &client.v6.to_string())
+        );
     }
     let router = &HOSTS[0];
     text += &format!("{:46}|\n", "");
@@ -304,7 +329,10 @@ pub fn picture() -> String {
     );
     text += &format!("{:46}|   bridge {BRIDGE}, MTU {UNDERLAY_MTU}\n", "");
     for lb in balancers() {
-        text += &format!("   {} --+-- sluice lb\n", link(lb.name, &lb.v4.to_string(), &lb.v6.to_string()));
+        text += &format!(
+            "   {} --+-- sluice lb\n",
+            link(lb.name, &lb.v4.to_string(), &lb.v6.to_string())
+        );
     }
     text += &format!("{:46}|\n", "");
     for backend in backends() {
@@ -366,6 +394,10 @@ mod tests {
         let picture = picture();
         assert!(picture.is_ascii());
         assert!(picture.lines().all(|line| line.len() <= 100));
-        assert!(HOSTS.iter().all(|host| picture.contains(host.name) && picture.contains(&host.v6.to_string())));
+        assert!(
+            HOSTS
+                .iter()
+                .all(|host| picture.contains(host.name) && picture.contains(&host.v6.to_string()))
+        );
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader,
-    UdpHeader,
+    EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel,
+    Ipv6Header, TcpHeader, UdpHeader,
 };
 
 use super::world::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
@@ -13,7 +13,8 @@ use super::world::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6};
 pub const ETHERNET: usize = 14;
 /// Link address of the sender of every frame.
 pub const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// Link address of the receiver: that of the device that a test run gives to a frame, the namespace's loopback device.
+/// Link address of the receiver: that of the device that a test run gives to a frame, the
+/// namespace's loopback device.
 pub const RECEIVER: [u8; 6] = [0; 6];
 /// Link addresses that are somebody else's: another host's, everybody's, a group's.
 pub const OTHERS: [[u8; 6]; 3] = [[0x02, 0, 0, 0, 0, 0x02], [0xff; 6], [0x01, 0, 0x5e, 0, 0, 0x01]];
@@ -59,7 +60,11 @@ pub struct Client {
 impl Client {
     /// A segment to 443/tcp at [`VIP_V4`].
     pub fn tcp4() -> Self {
-        Self::new((Ipv4Addr::new(198, 51, 100, 7), 40_001).into(), (VIP_V4, 443).into(), Transport::TcpAck)
+        Self::new(
+            (Ipv4Addr::new(198, 51, 100, 7), 40_001).into(),
+            (VIP_V4, 443).into(),
+            Transport::TcpAck,
+        )
     }
 
     /// A segment to 443/tcp at [`VIP_V6`].
@@ -151,7 +156,8 @@ impl Client {
                     dont_fragment,
                     more_fragments,
                     fragment_offset: offset.try_into().expect("an offset has 13 bits"),
-                    options: Ipv4Options::try_from(&options[..self.options]).expect("a valid length"),
+                    options: Ipv4Options::try_from(&options[..self.options])
+                        .expect("a valid length"),
                     ..ipv4(source, destination, self.traffic_class, self.hops, protocol)
                 };
                 header.set_payload_len(transport.len()).expect("the packet is short");
@@ -159,8 +165,15 @@ impl Client {
                 [&header.to_bytes()[..], &transport].concat()
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let header =
-                    ipv6(source, destination, self.traffic_class, 0x4_2142, self.hops, protocol, transport.len());
+                let header = ipv6(
+                    source,
+                    destination,
+                    self.traffic_class,
+                    0x4_2142,
+                    self.hops,
+                    protocol,
+                    transport.len(),
+                );
                 [&header.to_bytes()[..], &transport].concat()
             }
             _ => unreachable!("both addresses are of one family"),
@@ -172,12 +185,18 @@ impl Client {
         let addresses = (self.source.ip(), self.destination.ip());
         if self.transport == Transport::Udp {
             let header = match addresses {
-                (IpAddr::V4(a), IpAddr::V4(b)) => {
-                    UdpHeader::with_ipv4_checksum(source, destination, &header_v4(a, b, IpNumber::UDP), payload)
-                }
-                (IpAddr::V6(a), IpAddr::V6(b)) => {
-                    UdpHeader::with_ipv6_checksum(source, destination, &ipv6(a, b, 0, 0, 1, IpNumber::UDP, 0), payload)
-                }
+                (IpAddr::V4(a), IpAddr::V4(b)) => UdpHeader::with_ipv4_checksum(
+                    source,
+                    destination,
+                    &header_v4(a, b, IpNumber::UDP),
+                    payload,
+                ),
+                (IpAddr::V6(a), IpAddr::V6(b)) => UdpHeader::with_ipv6_checksum(
+                    source,
+                    destination,
+                    &ipv6(a, b, 0, 0, 1, IpNumber::UDP, 0),
+                    payload,
+                ),
                 _ => unreachable!("both addresses are of one family"),
             };
             return [&header.expect("the datagram is short").to_bytes()[..], payload].concat();
@@ -187,7 +206,9 @@ impl Client {
         header.ack = self.transport != Transport::TcpSyn;
         header.set_options_raw(&[1; 40][..self.tcp_options]).expect("a valid length");
         header.checksum = match addresses {
-            (IpAddr::V4(a), IpAddr::V4(b)) => header.calc_checksum_ipv4(&header_v4(a, b, IpNumber::TCP), payload),
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                header.calc_checksum_ipv4(&header_v4(a, b, IpNumber::TCP), payload)
+            }
             (IpAddr::V6(a), IpAddr::V6(b)) => {
                 header.calc_checksum_ipv6(&ipv6(a, b, 0, 0, 1, IpNumber::TCP, 0), payload)
             }
@@ -214,7 +235,13 @@ pub fn ethernet(ether_type: EtherType, content: &[u8]) -> Vec<u8> {
 }
 
 /// An IPv4 header that may not be fragmented; length and checksum are the caller's.
-pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, class: u8, hops: u8, protocol: IpNumber) -> Ipv4Header {
+pub fn ipv4(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    class: u8,
+    hops: u8,
+    protocol: IpNumber,
+) -> Ipv4Header {
     Ipv4Header {
         dscp: IpDscp::try_new(class >> 2).expect("six bits"),
         ecn: IpEcn::try_new(class & 3).expect("two bits"),
@@ -255,7 +282,9 @@ pub fn outer_v4_of_v6(destination: Ipv4Addr, class: u8, hint: u16, length: usize
 
 /// The outer IPv6 header that a balancer writes in front of an IPv4 packet of `length` bytes.
 pub fn outer_v6_of_v4(destination: Ipv6Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
-    ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV4, length).to_bytes().to_vec()
+    ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV4, length)
+        .to_bytes()
+        .to_vec()
 }
 
 /// The outer IPv4 header that a balancer writes in front of an IPv4 packet of `length` bytes.
@@ -263,7 +292,13 @@ pub fn outer_v4(destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> V
     outer_v4_of(IpNumber::IPV4, destination, class, hint, length)
 }
 
-fn outer_v4_of(inner: IpNumber, destination: Ipv4Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
+fn outer_v4_of(
+    inner: IpNumber,
+    destination: Ipv4Addr,
+    class: u8,
+    hint: u16,
+    length: usize,
+) -> Vec<u8> {
     let mut header = ipv4(UNDERLAY_V4, destination, class, 64, inner);
     // Only the upper ten bits: the kernel counts the lower six up when it cuts a merged packet.
     header.identification = hint >> 6 << 6;
@@ -274,27 +309,34 @@ fn outer_v4_of(inner: IpNumber, destination: Ipv4Addr, class: u8, hint: u16, len
 
 /// The outer IPv6 header that a balancer writes in front of an IPv6 packet of `length` bytes.
 pub fn outer_v6(destination: Ipv6Addr, class: u8, hint: u16, length: usize) -> Vec<u8> {
-    ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV6, length).to_bytes().to_vec()
+    ipv6(UNDERLAY_V6, destination, class, hint.into(), 64, IpNumber::IPV6, length)
+        .to_bytes()
+        .to_vec()
 }
 
-/// The outer headers of GUE in front of a packet of `length` bytes: `outer`, that of IP-in-IP, as a header of UDP, and behind it that of UDP from the port that a
-/// flow's hash selects. Its checksum covers `summed`, with which there is one.
+/// The outer headers of GUE in front of a packet of `length` bytes: `outer`, that of IP-in-IP, as a
+/// header of UDP, and behind it that of UDP from the port that a flow's hash selects. Its checksum
+/// covers `summed`, with which there is one.
 pub fn in_udp(outer: &[u8], length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
     let (from, to) = (49_152 + (hash % 16_384) as u16, GUE_PORT.number());
-    let unsummed = |length| UdpHeader { source_port: from, destination_port: to, length, checksum: 0 };
+    let unsummed =
+        |length| UdpHeader { source_port: from, destination_port: to, length, checksum: 0 };
     if outer[0] >> 4 == 4 {
         let (mut header, _) = Ipv4Header::from_slice(outer).expect("it is a header");
         header.protocol = IpNumber::UDP;
         header.total_len = (length + 28).try_into().unwrap_or(0);
         header.header_checksum = header.calc_header_checksum();
-        let udp = summed.map(|bytes| UdpHeader::with_ipv4_checksum(from, to, &header, bytes).expect("it is short"));
+        let udp = summed.map(|bytes| {
+            UdpHeader::with_ipv4_checksum(from, to, &header, bytes).expect("it is short")
+        });
         let udp = udp.unwrap_or_else(|| unsummed(header.total_len.saturating_sub(20)));
         return [&header.to_bytes()[..], &udp.to_bytes()].concat();
     }
     let (mut header, _) = Ipv6Header::from_slice(outer).expect("it is a header");
     header.next_header = IpNumber::UDP;
     header.payload_length = (length + 8).try_into().unwrap_or(0);
-    let udp = summed.map(|bytes| UdpHeader::with_ipv6_checksum(from, to, &header, bytes).expect("it is short"));
+    let udp = summed
+        .map(|bytes| UdpHeader::with_ipv6_checksum(from, to, &header, bytes).expect("it is short"));
     let udp = udp.unwrap_or_else(|| unsummed(header.payload_length));
     [&header.to_bytes()[..], &udp.to_bytes()].concat()
 }
@@ -304,7 +346,8 @@ pub fn wrapped(frame: &[u8], outer: &[u8]) -> Vec<u8> {
     wrapped_behind(frame, ETHERNET, outer)
 }
 
-/// A frame whose IP header is at `start`, behind tags, with an outer header in front of that, and the tags gone.
+/// A frame whose IP header is at `start`, behind tags, with an outer header in front of that, and
+/// the tags gone.
 pub fn wrapped_behind(frame: &[u8], start: usize, outer: &[u8]) -> Vec<u8> {
     let ether_type = if outer[0] >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
     [&frame[..ETHERNET - 2], &ether_type.0.to_be_bytes(), outer, &frame[start..]].concat()

@@ -1,4 +1,5 @@
-//! Random frames that leave a backend: handshakes with options of every kind, bent at random, on which every way of running the program must agree with the oracle.
+//! Random frames that leave a backend: handshakes with options of every kind, bent at random, on
+//! which every way of running the program must agree with the oracle.
 
 use anyhow::ensure;
 use ipnet::IpNet;
@@ -24,7 +25,8 @@ fn option() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A handshake from a VIP or its neighbour, with a byte changed, the end cut off, or tags inserted, sometimes.
+/// A handshake from a VIP or its neighbour, with a byte changed, the end cut off, or tags inserted,
+/// sometimes.
 fn frame() -> impl Strategy<Value = Frame> {
     let options = vec(option(), 0..8).prop_map(|options| {
         let mut bytes = options.concat();
@@ -34,8 +36,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     let byte = prop::option::weighted(0.3, (12..90usize, any::<u8>()));
     let cut = prop::option::weighted(0.1, any::<prop::sample::Index>());
     let tags = prop_oneof![8 => Just(0usize), 1 => 1..4usize];
-    (any::<bool>(), prop::bool::weighted(0.9), prop::bool::weighted(0.9), options, byte, cut, tags).prop_map(
-        |(v6, vip, syn, options, byte, cut, tags)| {
+    (any::<bool>(), prop::bool::weighted(0.9), prop::bool::weighted(0.9), options, byte, cut, tags)
+        .prop_map(|(v6, vip, syn, options, byte, cut, tags)| {
             let mut bytes = handshake(v6, vip, syn, &options);
             if let Some((at, value)) = byte
                 && let Some(place) = bytes.get_mut(at)
@@ -48,11 +50,11 @@ fn frame() -> impl Strategy<Value = Frame> {
                 bytes.truncate(length);
             }
             bytes.into()
-        },
-    )
+        })
 }
 
-/// Gives random frames to each of several ways of running the program, as far as they take them, and compares with the oracle.
+/// Gives random frames to each of several ways of running the program, as far as they take them,
+/// and compares with the oracle.
 ///
 /// # Errors
 ///
@@ -62,7 +64,8 @@ pub fn agree(
     ways: &mut [(&str, &mut dyn Clamper)],
     takes: impl Fn(&Frame) -> bool,
 ) -> anyhow::Result<()> {
-    let vips = [IpNet::from(std::net::IpAddr::from(VIP_V4)), IpNet::from(std::net::IpAddr::from(VIP_V6))];
+    let vips =
+        [IpNet::from(std::net::IpAddr::from(VIP_V4)), IpNet::from(std::net::IpAddr::from(VIP_V6))];
     for (_, way) in &mut *ways {
         way.configure(&vips, LARGEST)?;
     }
@@ -90,6 +93,9 @@ pub fn agree(
     });
     tried.map_err(|error| anyhow::anyhow!("{error}"))?;
     let (changed, stayed) = (changed.get(), stayed.get());
-    ensure!(changed > 100 && stayed > 100, "the frames are too dull: {changed} changed, {stayed} stayed");
+    ensure!(
+        changed > 100 && stayed > 100,
+        "the frames are too dull: {changed} changed, {stayed} stayed"
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The `__sk_buff` that a test run gives to a program, as the kernel's `include/uapi/linux/bpf.h` lays it out.
+//! The `__sk_buff` that a test run gives to a program, as the kernel's `include/uapi/linux/bpf.h`
+//! lays it out.
 
 use super::world::Frame;
 
@@ -22,8 +23,10 @@ pub struct SkBuff {
 }
 
 const _: () = assert!(size_of::<SkBuff>() == 192);
-const _: () =
-    assert!(std::mem::offset_of!(SkBuff, segments) == 164 && std::mem::offset_of!(SkBuff, segment_size) == 176);
+const _: () = assert!(
+    std::mem::offset_of!(SkBuff, segments) == 164
+        && std::mem::offset_of!(SkBuff, segment_size) == 176
+);
 
 impl SkBuff {
     /// The context of a frame; empty when there is nothing to say.
@@ -31,9 +34,11 @@ impl SkBuff {
         if frame.segment_size == 0 && frame.segments == 0 {
             return Vec::new();
         }
-        let context = Self { segments: frame.segments, segment_size: frame.segment_size, ..Self::default() };
+        let context =
+            Self { segments: frame.segments, segment_size: frame.segment_size, ..Self::default() };
         let start = std::ptr::from_ref(&context).cast::<u8>();
-        // SAFETY: the struct has no hidden padding (its size is the sum of its fields), so all its bytes are initialised.
+        // SAFETY: the struct has no hidden padding (its size is the sum of its fields), so all its
+        // bytes are initialised.
         unsafe { std::slice::from_raw_parts(start, size_of::<Self>()) }.to_vec()
     }
 }

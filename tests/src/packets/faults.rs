@@ -1,8 +1,10 @@
-//! Faults that were found in other balancers by sending them packets, and the cases that show that they are not here.
+//! Faults that were found in other balancers by sending them packets, and the cases that show that
+//! they are not here.
 //!
-//! What needs no packet is tested where it belongs: that a service's table goes before its backends and its VIPs before its table
-//! (`userspace/src/plan/tests.rs`), that weights come out as configured (`maglev/tests/known.rs`), and that ten services at 65,537 slots take less
-//! than 32 MiB (`userspace/tests/daemon/large.rs`).
+//! What needs no packet is tested where it belongs: that a service's table goes before its backends
+//! and its VIPs before its table (`userspace/src/plan/tests.rs`), that weights come out as
+//! configured (`maglev/tests/known.rs`), and that ten services at 65,537 slots take less than 32
+//! MiB (`userspace/tests/daemon/large.rs`).
 
 use anyhow::{Context as _, Result};
 
@@ -16,7 +18,10 @@ pub type Fault = (&'static str, &'static [&'static str]);
 pub const FAULTS: &[Fault] = &[
     (
         "new connections still go to the last backend after it was deleted",
-        &["a slot without a backend drops its packets", "a slot that names a free index drops its packets"],
+        &[
+            "a slot without a backend drops its packets",
+            "a slot that names a free index drops its packets",
+        ],
     ),
     (
         "a recycled index sends old flows to another backend or service",
@@ -60,7 +65,10 @@ pub const FAULTS: &[Fault] = &[
     ),
     (
         "packets whose time to live is zero are forwarded",
-        &["a packet whose time to live is zero is dropped", "a later fragment whose time to live is zero is dropped"],
+        &[
+            "a packet whose time to live is zero is dropped",
+            "a later fragment whose time to live is zero is dropped",
+        ],
     ),
     (
         "full packets leave too long for the link",
@@ -85,7 +93,10 @@ pub const FAULTS: &[Fault] = &[
             "extension headers are followed to the transport header, each kind and several",
         ],
     ),
-    ("drops have no reason", &["what is dropped is counted once by its reason, and what comes next is forwarded"]),
+    (
+        "drops have no reason",
+        &["what is dropped is counted once by its reason, and what comes next is forwarded"],
+    ),
 ];
 
 /// Runs the cases of a fault, each on a balancer of its own.
@@ -96,7 +107,10 @@ pub const FAULTS: &[Fault] = &[
 pub fn check<B: Balancer>(fault: &Fault, new: impl Fn() -> B) -> Result<()> {
     let all = cases::balancing();
     for name in fault.1 {
-        let case = all.iter().find(|case| case.name == *name).with_context(|| format!("there is no case `{name}`"))?;
+        let case = all
+            .iter()
+            .find(|case| case.name == *name)
+            .with_context(|| format!("there is no case `{name}`"))?;
         case.run(&mut new()).with_context(|| format!("case `{name}`"))?;
     }
     Ok(())

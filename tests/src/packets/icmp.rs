@@ -22,7 +22,8 @@ pub struct Error {
     pub kind: u8,
     /// How many bytes behind the quoted IP header are quoted; `None` for all of them.
     pub quoted: Option<usize>,
-    /// Bytes of IPv4 options or an IPv6 extension header in the quoted packet: 0 or 8 and more, a multiple of 8.
+    /// Bytes of IPv4 options or an IPv6 extension header in the quoted packet: 0 or 8 and more, a
+    /// multiple of 8.
     pub options: usize,
     /// Offset in eight bytes, and whether more follow, when the quoted packet is a fragment.
     pub fragment: Option<(u16, bool)>,
@@ -38,17 +39,35 @@ impl Error {
     /// An error of type `kind` about a packet to a client, quoted whole.
     pub fn new(client: &Client, kind: u8) -> Self {
         let client = client.clone();
-        Self { client, kind, quoted: None, options: 0, fragment: None, to: None, hops: 61, traffic_class: 0xc0 }
+        Self {
+            client,
+            kind,
+            quoted: None,
+            options: 0,
+            fragment: None,
+            to: None,
+            hops: 61,
+            traffic_class: 0xc0,
+        }
     }
 
     /// The packet that is quoted.
     fn quote(&self) -> Vec<u8> {
-        let client = Client { source: self.client.destination, destination: self.client.source, ..self.client.clone() };
+        let client = Client {
+            source: self.client.destination,
+            destination: self.client.source,
+            ..self.client.clone()
+        };
         let mut packet = if client.is_v6() {
             self.extended(&client.packet())
         } else {
             let (offset, more) = self.fragment.unwrap_or((0, false));
-            Client { options: self.options, fragment: (self.fragment.is_none(), more, offset), ..client }.packet()
+            Client {
+                options: self.options,
+                fragment: (self.fragment.is_none(), more, offset),
+                ..client
+            }
+            .packet()
         };
         if let Some(bytes) = self.quoted {
             let fragment = if self.client.is_v6() && self.fragment.is_some() { 8 } else { 0 };
@@ -86,7 +105,8 @@ impl Error {
 
     /// The IP packet.
     pub fn packet(&self) -> Vec<u8> {
-        // What the fifth to eighth byte mean depends on the type: here the MTU of frag-needed and packet-too-big.
+        // What the fifth to eighth byte mean depends on the type: here the MTU of frag-needed and
+        // packet-too-big.
         let rest = 1400_u32.to_be_bytes();
         let code = u8::from(self.kind == 3 && !self.client.is_v6()) * 4;
         let to = self.to.unwrap_or(self.client.destination.ip());
@@ -143,7 +163,14 @@ impl Ping {
     }
 
     fn of_kind(&self, kind: u8, source: IpAddr, destination: IpAddr, hops: u8) -> Vec<u8> {
-        message(source, destination, (hops, self.traffic_class), [kind, 0], self.rest, &self.payload)
+        message(
+            source,
+            destination,
+            (hops, self.traffic_class),
+            [kind, 0],
+            self.rest,
+            &self.payload,
+        )
     }
 
     /// The frame.
@@ -152,7 +179,8 @@ impl Ping {
     }
 }
 
-/// An IP packet that holds an ICMP message: time to live and traffic class, type and code, the four bytes behind the checksum.
+/// An IP packet that holds an ICMP message: time to live and traffic class, type and code, the four
+/// bytes behind the checksum.
 pub fn message(
     source: IpAddr,
     destination: IpAddr,
@@ -172,19 +200,33 @@ pub fn message(
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let unknown = Icmpv6Type::Unknown { type_u8: kind, code_u8: code, bytes5to8: rest };
-            let icmp = Icmpv6Header::with_checksum(unknown, source.octets(), destination.octets(), payload)
-                .expect("the message is short");
-            let header =
-                build::ipv6(source, destination, class, 0x2_1421, hops, IpNumber::IPV6_ICMP, 8 + payload.len());
+            let icmp = Icmpv6Header::with_checksum(
+                unknown,
+                source.octets(),
+                destination.octets(),
+                payload,
+            )
+            .expect("the message is short");
+            let header = build::ipv6(
+                source,
+                destination,
+                class,
+                0x2_1421,
+                hops,
+                IpNumber::IPV6_ICMP,
+                8 + payload.len(),
+            );
             [&header.to_bytes()[..], &icmp.to_bytes(), payload].concat()
         }
         _ => unreachable!("both addresses are of one family"),
     }
 }
 
-/// The frame that tells a client `mtu`: its own frame, whose IP header is `header` bytes long, turned round and quoted as far as 576 or 1280 bytes allow.
+/// The frame that tells a client `mtu`: its own frame, whose IP header is `header` bytes long,
+/// turned round and quoted as far as 576 or 1280 bytes allow.
 ///
-/// Of what `transport`, a protocol, has directly behind the IP header, the checksum is that which a kernel that completes it would write again.
+/// Of what `transport`, a protocol, has directly behind the IP header, the checksum is that which a
+/// kernel that completes it would write again.
 pub fn told(frame: &[u8], header: usize, transport: Option<u8>, mtu: u32) -> Vec<u8> {
     let v6 = frame[ETHERNET] >> 4 == 6;
     let mut quote = frame[ETHERNET..][..if v6 { 1280 - 48 } else { 576 - 28 }].to_vec();
@@ -197,7 +239,8 @@ pub fn told(frame: &[u8], header: usize, transport: Option<u8>, mtu: u32) -> Vec
         quote[field..field + 2].copy_from_slice(&(checksum as u16).to_be_bytes());
     }
     let (client, vip): (IpAddr, IpAddr) = if v6 {
-        let at = |at: usize| <[u8; 16]>::try_from(&frame[ETHERNET + at..][..16]).expect("sixteen bytes");
+        let at =
+            |at: usize| <[u8; 16]>::try_from(&frame[ETHERNET + at..][..16]).expect("sixteen bytes");
         (at(8).into(), at(24).into())
     } else {
         let at = |at: usize| <[u8; 4]>::try_from(&frame[ETHERNET + at..][..4]).expect("four bytes");
@@ -222,8 +265,9 @@ pub fn turned_back(frame: &[u8], packet: &[u8]) -> Vec<u8> {
     [&frame[6..12], &frame[..6], &frame[12..14], packet].concat()
 }
 
-/// Sends pings with every value of a 16-bit word, in messages that are zero but for that and their type, and judges each answer as its receiver
-/// does: all of it, checksum included, sums to all ones (RFC 1071). That is not so for a message of nothing but zeros.
+/// Sends pings with every value of a 16-bit word, in messages that are zero but for that and their
+/// type, and judges each answer as its receiver does: all of it, checksum included, sums to all
+/// ones (RFC 1071). That is not so for a message of nothing but zeros.
 ///
 /// # Errors
 ///
@@ -237,9 +281,14 @@ pub fn every_answer_is_valid(balancer: &mut dyn Balancer) -> anyhow::Result<()> 
             let (_, answer) = balancer.send(&Ping { payload, ..ping.clone() }.frame().into())?;
             let packet = &answer[ETHERNET..];
             let valid = match client.is_v6() {
-                // Of the pseudo-header (RFC 8200 section 8.1): the addresses, then length and next header.
-                true => sum(packet[8..].iter().chain(&[0, 10, 0, 58])) == 0xffff && packet[40] == 129,
-                false => sum(&packet[20..]) == 0xffff && sum(&packet[..20]) == 0xffff && packet[20] == 0,
+                // Of the pseudo-header (RFC 8200 section 8.1): the addresses, then length and next
+                // header.
+                true => {
+                    sum(packet[8..].iter().chain(&[0, 10, 0, 58])) == 0xffff && packet[40] == 129
+                }
+                false => {
+                    sum(&packet[20..]) == 0xffff && sum(&packet[..20]) == 0xffff && packet[20] == 0
+                }
             };
             ensure!(valid, "to {word:#06x} the answer is {answer:02x?}");
         }
@@ -249,7 +298,8 @@ pub fn every_answer_is_valid(balancer: &mut dyn Balancer) -> anyhow::Result<()> 
 
 fn sum<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
     let bytes = bytes.into_iter().enumerate();
-    let mut sum = bytes.map(|(i, byte)| u32::from(*byte) << if i % 2 == 0 { 8 } else { 0 }).sum::<u32>();
+    let mut sum =
+        bytes.map(|(i, byte)| u32::from(*byte) << if i % 2 == 0 { 8 } else { 0 }).sum::<u32>();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -19,7 +19,9 @@ pub fn missing() -> Option<String> {
 /// # Errors
 ///
 /// The test's own, or that there is no namespace.
-pub fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Result<T, Failed> {
+pub fn in_namespace<T: Send + 'static>(
+    test: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Failed> {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
         test()

@@ -1,4 +1,5 @@
-//! The packet path in the kernel: programs that were loaded as the daemon loads them, run by `BPF_PROG_TEST_RUN`.
+//! The packet path in the kernel: programs that were loaded as the daemon loads them, run by
+//! `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,11 +12,13 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
 use sluice::bpf::{
-    self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins, Program, Selection, Trie,
+    self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins,
+    Program, Selection, Trie,
 };
 use sluice::journal::Role;
 use sluice_datapath::entries::{
-    BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters, Settings, Slot, TableHead,
+    BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters,
+    Settings, Slot, TableHead,
 };
 use sluice_datapath::observe::{Event, Observer};
 use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
@@ -27,8 +30,8 @@ use super::context::SkBuff;
 use super::native::{backend_entry, key, next_hop_entry, settings, vip_key};
 use super::watching::Watched;
 use super::world::{
-    Action, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, Host, LARGEST_INDEX, NEIGHBOUR_V4,
-    NEIGHBOUR_V6, Unwraps, World,
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, Host, LARGEST_INDEX,
+    NEIGHBOUR_V4, NEIGHBOUR_V6, Unwraps, World,
 };
 
 /// Entries of the connection table: more than the flows of any test, so that none is evicted.
@@ -109,13 +112,24 @@ impl Loaded {
     /// What the kernel refused.
     pub fn with(hook: Hook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
-        let capacities =
-            Capacities { services: LARGEST_INDEX.into(), backends: LARGEST_INDEX.into(), vips: 16, connections };
+        let capacities = Capacities {
+            services: LARGEST_INDEX.into(),
+            backends: LARGEST_INDEX.into(),
+            vips: 16,
+            connections,
+        };
         let program = match hook {
             Hook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
             Hook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
         };
-        Ok(Self { hook, program, maps: BalancerMaps::open(&pins.0)?, world: None, capture: None, pins })
+        Ok(Self {
+            hook,
+            program,
+            maps: BalancerMaps::open(&pins.0)?,
+            world: None,
+            capture: None,
+            pins,
+        })
     }
 
     /// Its hook.
@@ -168,18 +182,23 @@ impl Loaded {
 
     fn set_backends(&mut self, world: &World) -> anyhow::Result<()> {
         let backends = || (1..=LARGEST_INDEX).map(|index| (index, world.backends.get(&index)));
-        self.maps
-            .set_backends(&backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>())?;
-        // The kernel finds the neighbours towards every other backend; those towards the others are known.
+        self.maps.set_backends(
+            &backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>(),
+        )?;
+        // The kernel finds the neighbours towards every other backend; those towards the others are
+        // known.
         let next_hops = backends().flat_map(|(index, backend)| {
             let next_hop = NextHop { neighbour: index % 2, ..next_hop_entry(backend) };
             [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop))
         });
         let next_hops: Vec<_> = next_hops.collect();
-        let neighbours = next_hops.iter().filter(|(_, next_hop)| next_hop.neighbour != 0).map(|(at, next_hop)| {
-            let neighbour = if at % 2 == 0 { IpAddr::V4(NEIGHBOUR_V4) } else { IpAddr::V6(NEIGHBOUR_V6) };
-            (next_hop.neighbour_index(*at), Neighbour::from(neighbour))
-        });
+        let neighbours = next_hops.iter().filter(|(_, next_hop)| next_hop.neighbour != 0).map(
+            |(at, next_hop)| {
+                let neighbour =
+                    if at % 2 == 0 { IpAddr::V4(NEIGHBOUR_V4) } else { IpAddr::V6(NEIGHBOUR_V6) };
+                (next_hop.neighbour_index(*at), Neighbour::from(neighbour))
+            },
+        );
         self.maps.set_neighbours(&neighbours.collect::<Vec<_>>())?;
         Ok(self.maps.set_next_hops(&next_hops)?)
     }
@@ -192,14 +211,18 @@ impl Balancer for Loaded {
                 self.maps.remove_vips(&[vip_key(*vip)])?;
             }
             let wanted: BTreeMap<_, _> = world.address_entries().collect();
-            for (prefix, _) in old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix)) {
+            for (prefix, _) in
+                old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix))
+            {
                 self.maps.remove_vip_addresses(&[prefix])?;
             }
             let wanted: BTreeMap<_, _> = world.route_entries().collect();
-            let unwanted = old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            let unwanted =
+                old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
             self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
             let wanted: BTreeMap<_, _> = world.server_entries().collect();
-            let unwanted = old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            let unwanted =
+                old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
             self.maps.remove_quic_servers(&unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !world.lists.contains_key(list)) {
                 self.maps.remove_list(*list)?;
@@ -216,18 +239,23 @@ impl Balancer for Loaded {
             slots: table.slots.iter().map(|&(first, hint)| Slot { first, hint }).collect(),
         };
         let tables: Vec<_> = world.tables.iter().map(|(service, t)| (*service, table(t))).collect();
-        self.maps.replace_tables(&tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>())?;
+        self.maps.replace_tables(
+            &tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>(),
+        )?;
         for (list, prefixes) in &world.lists {
-            let entries: Vec<_> = prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
+            let entries: Vec<_> =
+                prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
             self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
         }
-        let rates = (1..=u32::from(LARGEST_INDEX))
-            .flat_map(|service| Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit))));
+        let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
+            Limit::ALL.map(|limit| (Rate::index(service, limit), world.rate(service, limit)))
+        });
         self.maps.set_rates(&rates.collect::<Vec<_>>())?;
         self.maps.put_quic_servers(&world.server_entries().collect::<Vec<_>>())?;
         let services = 1..=u32::from(LARGEST_INDEX);
-        self.maps
-            .set_quic_lengths(&services.map(|service| (service, world.id_lengths(service))).collect::<Vec<_>>())?;
+        self.maps.set_quic_lengths(
+            &services.map(|service| (service, world.id_lengths(service))).collect::<Vec<_>>(),
+        )?;
         self.maps.put_routes(&world.route_entries().collect::<Vec<_>>())?;
         for (vip, service) in &world.vips {
             self.maps.put_vips(&[(vip_key(*vip), world.vip_entry(*service))])?;
@@ -244,7 +272,8 @@ impl Balancer for Loaded {
     }
 
     fn counters(&self) -> anyhow::Result<Counters> {
-        let mut counters = Counters { reasons: self.maps.reasons()?.into_iter().collect(), ..Counters::default() };
+        let mut counters =
+            Counters { reasons: self.maps.reasons()?.into_iter().collect(), ..Counters::default() };
         for index in 0..=LARGEST_INDEX {
             let c = self.maps.service_counters(index.into())?;
             if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
@@ -265,7 +294,8 @@ impl Balancer for Loaded {
         }
     }
 
-    /// At XDP the packets of these tests go up the stack: their interface does not exist, so the kernel knows no neighbour.
+    /// At XDP the packets of these tests go up the stack: their interface does not exist, so the
+    /// kernel knows no neighbour.
     fn forwards_as(&self) -> Action {
         match self.hook {
             Hook::Tc => Action::Redirect,
@@ -296,7 +326,8 @@ unsafe impl<T: Plain + 'static> Pod for Raw<T> {}
 
 /// Removes all entries of a pinned LRU hash map.
 fn empty<K: Plain + 'static, V: Plain + 'static>(pin: &Path) -> anyhow::Result<()> {
-    let mut map: HashMap<_, Raw<K>, Raw<V>> = Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
+    let mut map: HashMap<_, Raw<K>, Raw<V>> =
+        Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
     for key in map.keys().collect::<Result<Vec<_>, _>>()? {
         map.remove(&key)?;
     }
@@ -357,8 +388,10 @@ impl LoadedHost {
     /// What the kernel refused.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
-        let programs =
-            bpf::load_backend(&pins.0, &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT })?;
+        let programs = bpf::load_backend(
+            &pins.0,
+            &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT },
+        )?;
         Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
     }
 
@@ -395,9 +428,9 @@ impl Decapsulator for LoadedHost {
 impl Clamper for LoadedHost {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
         self.maps.set(&[], vips)?;
-        Ok(self
-            .maps
-            .set_largest_segments(&[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])))?)
+        Ok(self.maps.set_largest_segments(
+            &[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])),
+        )?)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
@@ -417,8 +450,9 @@ pub fn refused_here(case: &HostCase) -> Option<&'static str> {
     refused.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
 }
 
-/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, no IP packet that ends inside its header, and nothing that does not fit into a page
-/// with what the kernel keeps beside it.
+/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, no IP packet that
+/// ends inside its header, and nothing that does not fit into a page with what the kernel keeps
+/// beside it.
 pub fn takes(frame: &Frame) -> bool {
     const LONGEST: usize = 3_500;
 
@@ -430,7 +464,8 @@ pub fn takes(frame: &Frame) -> bool {
     !frame.vlan && (ETHERNET + header..=LONGEST).contains(&frame.bytes.len())
 }
 
-/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has looked at the link address yet.
+/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has
+/// looked at the link address yet.
 pub fn takes_at_xdp(frame: &Frame) -> bool {
     !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
 }

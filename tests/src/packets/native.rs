@@ -13,8 +13,8 @@ use sluice_datapath::{Address, Family, Reason, Verdict, balance, clamp, decapsul
 
 use super::watching::Watched;
 use super::world::{
-    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, HASH_KEY, Host, LARGEST_INDEX,
-    UNDERLAY_V4, UNDERLAY_V6, Unwraps, World,
+    Action, Backend, Balancer, Clamper, Counters, Decapsulator, Frame, GUE_PORT, HASH_KEY, Host,
+    LARGEST_INDEX, UNDERLAY_V4, UNDERLAY_V6, Unwraps, World,
 };
 
 /// The settings of every balancer in these tests.
@@ -79,14 +79,22 @@ impl Default for Native {
 impl Balancer for Native {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
         let maps = &mut self.maps;
-        let (single, prefixes): (Vec<_>, Vec<_>) =
-            world.address_entries().partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
-        maps.vip_addresses = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
-        maps.vip_prefixes = prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
-        maps.vips = world.vips.iter().map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service))).collect();
+        let (single, prefixes): (Vec<_>, Vec<_>) = world
+            .address_entries()
+            .partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
+        maps.vip_addresses =
+            single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
+        maps.vip_prefixes =
+            prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
+        maps.vips = world
+            .vips
+            .iter()
+            .map(|(vip, service)| (vip_key(*vip), world.vip_entry(*service)))
+            .collect();
         maps.quic_servers = world.server_entries().collect();
-        maps.quic_lengths =
-            (1..=u32::from(LARGEST_INDEX)).map(|service| (service, world.id_lengths(service))).collect();
+        maps.quic_lengths = (1..=u32::from(LARGEST_INDEX))
+            .map(|service| (service, world.id_lengths(service)))
+            .collect();
         maps.routes.clear();
         for (key, to) in world.route_entries() {
             maps.routes.entry(key.service).or_default().insert(key.clients(), to);
@@ -94,7 +102,9 @@ impl Balancer for Native {
         maps.lists = world
             .lists
             .iter()
-            .map(|(list, prefixes)| (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect()))
+            .map(|(list, prefixes)| {
+                (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect())
+            })
             .collect();
         for service in 1..=u32::from(LARGEST_INDEX) {
             for limit in Limit::ALL {
@@ -103,9 +113,15 @@ impl Balancer for Native {
         }
         let words = |table: &super::world::Table| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
-            Words::new(head, 1, 0, table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }))
+            Words::new(
+                head,
+                1,
+                0,
+                table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }),
+            )
         };
-        maps.tables = world.tables.iter().map(|(service, table)| (*service, words(table))).collect();
+        maps.tables =
+            world.tables.iter().map(|(service, table)| (*service, words(table))).collect();
         // The kernel's arrays hold zeros at every index that is free.
         for index in 0..=LARGEST_INDEX {
             let backend = world.backends.get(&index);
@@ -140,7 +156,10 @@ impl Balancer for Native {
                 .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
                 .filter(|(_, counts)| *counts != (0, 0, 0))
                 .collect(),
-            backends: backends.iter().map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows))).collect(),
+            backends: backends
+                .iter()
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .collect(),
             reasons: self.maps.reasons.borrow().clone(),
         })
     }
@@ -187,7 +206,12 @@ impl Watched for Native {
 
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
         let index = reason.drop_index().context("the reason drops nothing of a service")?;
-        Ok(self.maps.services.borrow().get(&service).map_or(0, |counters| counters.drops[index as usize]))
+        Ok(self
+            .maps
+            .services
+            .borrow()
+            .get(&service)
+            .map_or(0, |counters| counters.drops[index as usize]))
     }
 }
 
@@ -198,7 +222,8 @@ pub struct NativeHost {
 }
 
 impl NativeHost {
-    /// The packet path on a kernel that can, or cannot, take off an outer header of another family than the inner one's.
+    /// The packet path on a kernel that can, or cannot, take off an outer header of another family
+    /// than the inner one's.
     pub fn new(crosses: bool) -> Self {
         Self { maps: memory::BackendHost { crosses, gue_port: GUE_PORT, ..Default::default() } }
     }
@@ -213,8 +238,11 @@ impl Default for NativeHost {
 impl Decapsulator for NativeHost {
     fn configure(&mut self, host: &Host) -> anyhow::Result<()> {
         self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
-        self.maps.vip_prefixes =
-            host.vips.iter().map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into())).collect();
+        self.maps.vip_prefixes = host
+            .vips
+            .iter()
+            .map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into()))
+            .collect();
         Ok(())
     }
 

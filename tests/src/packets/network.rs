@@ -9,7 +9,8 @@ pub const OWN: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
 /// Link address of the neighbour that all routes lead to.
 pub const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
 
-/// Makes a veth device `out` with forwarding on and routes to all backends by a static neighbour in each family; its index.
+/// Makes a veth device `out` with forwarding on and routes to all backends by a static neighbour in
+/// each family; its index.
 ///
 /// # Errors
 ///
@@ -26,11 +27,18 @@ pub fn route_out() -> anyhow::Result<u32> {
         "neigh add 192.0.2.9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
         "neigh add 2001:db8:ffff::9 lladdr 02:00:00:00:aa:02 dev out nud permanent",
     ] {
-        let output = Command::new("ip").args(arguments.split(' ')).output().context("cannot run ip")?;
-        ensure!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        let output =
+            Command::new("ip").args(arguments.split(' ')).output().context("cannot run ip")?;
+        ensure!(
+            output.status.success(),
+            "ip {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     // The kernel shows each thread the settings of its own network namespace.
-    for setting in ["/proc/sys/net/ipv4/conf/all/forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+    for setting in
+        ["/proc/sys/net/ipv4/conf/all/forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"]
+    {
         std::fs::write(setting, "1").with_context(|| setting.to_owned())?;
     }
     nix::net::if_::if_nametoindex("out").context("the device `out` is not there")

@@ -1,4 +1,5 @@
-//! What should become of a frame, by the documentation alone: headers read and written by etherparse, flows hashed by siphasher.
+//! What should become of a frame, by the documentation alone: headers read and written by
+//! etherparse, flows hashed by siphasher.
 
 use std::collections::HashMap;
 use std::hash::Hasher as _;
@@ -66,7 +67,8 @@ struct Way {
     hash: u64,
 }
 
-/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely is not.
+/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely
+/// is not.
 const REMEMBERED: Duration = Duration::from_secs(20);
 
 impl Oracle {
@@ -75,7 +77,8 @@ impl Oracle {
         self.world = world.clone();
     }
 
-    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose first one came long ago.
+    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose
+    /// first one came long ago.
     pub fn cannot_tell(&self, frame: &Frame) -> bool {
         let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
         let Ok(ip @ Ip { part: Part::Later(id), .. }) = ip else { return false };
@@ -86,14 +89,15 @@ impl Oracle {
     /// What should become of a frame.
     pub fn judge(&mut self, frame: &Frame) -> Outcome {
         use Reason::{
-            BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost, OtherProtocol,
-            QuotesFragment, QuotesOther, Truncated, Vlan,
+            BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost,
+            OtherProtocol, QuotesFragment, QuotesOther, Truncated, Vlan,
         };
         match self.outcome(frame) {
             Ok(outcome) => outcome,
             Err(
-                reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip | Fragment | OtherProtocol
-                | NotVipPort | NotTunnel | OtherHost | QuotesOther | QuotesFragment),
+                reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip
+                | Fragment | OtherProtocol | NotVipPort | NotTunnel | OtherHost
+                | QuotesOther | QuotesFragment),
             ) => Outcome::Pass(reason),
             Err(reason) => Outcome::Drop(reason),
         }
@@ -123,7 +127,8 @@ impl Oracle {
             _ => return Err(Reason::OtherProtocol),
         };
         let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
-        let service = self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
+        let service =
+            self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
         self.admit(service, ip.source)?;
         let owner = service;
         let service = self.routed(owner, ip.source);
@@ -148,7 +153,8 @@ impl Oracle {
         // No packet of QUIC is ever cut (RFC 9000 section 14).
         let whole = matches!(ip.part, Part::Whole);
         let named = if tcp || !whole { None } else { self.named(service, datagram) };
-        let (chosen, hint) = named.map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
+        let (chosen, hint) = named
+            .map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
         let incarnation = self.incarnation(chosen);
         let options = self.options(service);
         let hash = hash(&self.hashed(service, &tuple));
@@ -158,7 +164,15 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, incarnation));
         }
         if let Part::First(id) = ip.part {
-            let first = First { service, owner, backend: chosen, incarnation, hint, options, seen: Instant::now() };
+            let first = First {
+                service,
+                owner,
+                backend: chosen,
+                incarnation,
+                hint,
+                options,
+                seen: Instant::now(),
+            };
             self.fragments.insert(fragment_key(&ip, id), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
@@ -176,8 +190,10 @@ impl Oracle {
     /// The backend of a flow, and its slot's hint.
     fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
         let table = self.world.tables.get(&service).ok_or(Reason::NoTable)?;
-        let (first, hint) = slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
-        let kept = self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
+        let (first, hint) =
+            slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
+        let kept =
+            self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
         match kept {
             Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
             _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
@@ -192,7 +208,8 @@ impl Oracle {
     /// The number of the VIP address or prefix that a packet goes to.
     fn address(&self, ip: &Ip) -> Result<u32, Reason> {
         let longest = || {
-            let holding = self.world.prefixes.iter().filter(|(prefix, _)| prefix.contains(&ip.destination));
+            let holding =
+                self.world.prefixes.iter().filter(|(prefix, _)| prefix.contains(&ip.destination));
             holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, id)| *id)
         };
         self.world.addresses.get(&ip.destination).copied().or_else(longest).ok_or(Reason::NotVip)
@@ -200,8 +217,14 @@ impl Oracle {
 
     fn service(&self, address: u32, port: u16, protocol: u8) -> Result<u32, Reason> {
         let vips = &self.world.vips;
-        let service = vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
-        let drops = || self.world.address_options.get(&address).is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED));
+        let service =
+            vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
+        let drops = || {
+            self.world
+                .address_options
+                .get(&address)
+                .is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED))
+        };
         service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
     }
 
@@ -209,14 +232,19 @@ impl Oracle {
     fn routed(&self, service: u32, client: IpAddr) -> u32 {
         let client = client.to_canonical();
         let routes = self.world.routes.iter();
-        let holding = routes.filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
+        let holding = routes
+            .filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
         holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
     /// Whether the lists let a source through: the one for all, then the service's.
     fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
         self.admit_to_any(source)?;
-        let listed = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LISTED));
+        let listed = self
+            .world
+            .vip_options
+            .get(&service)
+            .is_some_and(|options| options.has(VipOptions::LISTED));
         if listed { self.listed(service, source).ok_or(Reason::NotAllowed)? } else { Ok(()) }
     }
 
@@ -229,7 +257,8 @@ impl Oracle {
     fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
         // An IPv4-mapped address is the IPv4 address to lists, too.
         let source = source.to_canonical();
-        let holding = self.world.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
+        let holding =
+            self.world.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
         Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
             Some((_, says)) if *says == Listing::DENIED => Err(Reason::Denied),
             Some((_, says)) if *says == Listing::NOT_ALLOWED => Err(Reason::NotAllowed),
@@ -237,8 +266,15 @@ impl Oracle {
         })
     }
 
-    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source is a /64.
-    fn take(&mut self, service: u32, source: IpAddr, packets: u32, opens: bool) -> Result<(), Reason> {
+    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source
+    /// is a /64.
+    fn take(
+        &mut self,
+        service: u32,
+        source: IpAddr,
+        packets: u32,
+        opens: bool,
+    ) -> Result<(), Reason> {
         let source = match source {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
@@ -250,8 +286,14 @@ impl Oracle {
             (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
             (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
         ] {
-            let limited = self.world.vip_options.get(&service).is_some_and(|options| options.has(VipOptions::LIMITED));
-            let Some(burst) = self.world.rates.get(&(service, limit)).filter(|_| limited && tokens > 0) else {
+            let limited = self
+                .world
+                .vip_options
+                .get(&service)
+                .is_some_and(|options| options.has(VipOptions::LIMITED));
+            let Some(burst) =
+                self.world.rates.get(&(service, limit)).filter(|_| limited && tokens > 0)
+            else {
                 continue;
             };
             let taken = self.taken.entry((service, limit, who.clone())).or_default();
@@ -305,8 +347,9 @@ impl Oracle {
         outcome.map_err(unsaid)
     }
 
-    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it will be cut into. An error is the room that there is for a
-    /// packet that does not fit, or another reason.
+    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it
+    /// will be cut into. An error is the room that there is for a packet that does not fit, or
+    /// another reason.
     fn encapsulated(
         &self,
         frame: &Frame,
@@ -329,10 +372,16 @@ impl Oracle {
             (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
         };
         if options.has(VipOptions::GUE) {
-            outer = gue::headers(&outer, &frame.bytes[ip.start..][..length], ip, frame.segment_size != 0, hash);
+            outer = gue::headers(
+                &outer,
+                &frame.bytes[ip.start..][..length],
+                ip,
+                frame.segment_size != 0,
+                hash,
+            );
         }
-        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many bytes as the outer header takes. Nobody
-        // merges fragments.
+        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many
+        // bytes as the outer header takes. Nobody merges fragments.
         let smaller = self.has(service, VipOptions::RESEGMENT)
             && ip.protocol == 6
             && ip.part == Part::Whole

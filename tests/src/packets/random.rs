@@ -37,13 +37,15 @@ enum Bend {
     Pad(usize),
     /// A VLAN tag is inserted.
     Tag(bool),
-    /// An IPv6 extension header is inserted: its kind, its length field, and a byte that may be segments left or an offset.
+    /// An IPv6 extension header is inserted: its kind, its length field, and a byte that may be
+    /// segments left or an offset.
     Extension(u8, u8, u8),
     /// A length field changes by a little: the total or payload length.
     Length(i8),
 }
 
-/// A world in which every outcome occurs: slots without backend, backends without address, route or room, and a tracked service.
+/// A world in which every outcome occurs: slots without backend, backends without address, route or
+/// room, and a tracked service.
 pub fn world() -> World {
     let mut world = World::new()
         .with_backend(3, |backend| backend.next_hop = None)
@@ -59,9 +61,12 @@ pub fn world() -> World {
     world.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
     // Two more addresses, which forward pings.
     world.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
-    world.address_options.extend([(3, AddressOptions::PING_FORWARD), (4, AddressOptions::PING_FORWARD)]);
+    world
+        .address_options
+        .extend([(3, AddressOptions::PING_FORWARD), (4, AddressOptions::PING_FORWARD)]);
     world.vips.extend([((3, 0, 1), super::world::WEB), ((4, 0, 1), super::world::DNS)]);
-    // Clients are denied to all at one address, and those of one service must be allowed; both lists tell the others by their last bits.
+    // Clients are denied to all at one address, and those of one service must be allowed; both
+    // lists tell the others by their last bits.
     let list = |entries: &[(&str, Listing)]| {
         entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
     };
@@ -90,10 +95,16 @@ pub fn world() -> World {
     world.quic = server_ids();
     // Some clients of the other service are a fifth's, and some are a service's that has no table.
     world.tables.insert(5, world.tables[&super::world::DNS].clone());
-    let routes = [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
-    let routes6 = [("2001:db8:98::/47", 5), ("2001:db8:99::7/128", super::world::WEB), ("2001:db8:99::6/128", 3)];
+    let routes =
+        [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
+    let routes6 = [
+        ("2001:db8:98::/47", 5),
+        ("2001:db8:99::7/128", super::world::WEB),
+        ("2001:db8:99::6/128", 3),
+    ];
     let routes = routes.into_iter().chain(routes6);
-    world.routes = routes.map(|(p, to)| ((super::world::WEB, p.parse().expect("a prefix")), to)).collect();
+    world.routes =
+        routes.map(|(p, to)| ((super::world::WEB, p.parse().expect("a prefix")), to)).collect();
     // A third service has VIPs and no table.
     world.vips.insert((1, 80, 6), 3);
     world.vips.insert((2, 80, 6), 3);
@@ -106,24 +117,30 @@ pub fn world() -> World {
     world
 }
 
-/// A world in which packets go to backends in UDP, of one service also without a checksum; backends of either family, and of both.
+/// A world in which packets go to backends in UDP, of one service also without a checksum; backends
+/// of either family, and of both.
 pub fn gue() -> World {
     let mut world = World::new()
         .with_backend(2, |backend| backend.v4 = None)
         .with_backend(3, |backend| backend.v6 = None)
         .with_backend(4, |backend| backend.next_hop = Some((1000, 160)));
-    world.vip_options =
-        [(super::world::WEB, VipOptions::GUE), (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM))]
-            .into();
+    world.vip_options = [
+        (super::world::WEB, VipOptions::GUE),
+        (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM)),
+    ]
+    .into();
     world
 }
 
-/// A world in which backends have server IDs, and some clients are of another service, whose backends have others.
+/// A world in which backends have server IDs, and some clients are of another service, whose
+/// backends have others.
 pub fn with_server_ids() -> World {
     let mut world = World { quic: server_ids(), ..World::new() };
     let (dns, other) = (super::world::DNS, 5);
     world.tables.insert(other, world.tables[&dns].clone());
-    let ids = |rotation| (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into());
+    let ids = |rotation| {
+        (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into())
+    };
     world.quic.insert((other, 0), ids(0));
     world.routes = ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
         .map(|clients| ((dns, clients.parse().expect("a prefix")), other))
@@ -131,15 +148,20 @@ pub fn with_server_ids() -> World {
     world
 }
 
-/// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends that are not there any more.
+/// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends
+/// that are not there any more.
 pub fn server_ids() -> BTreeMap<(u32, u8), ServerIds> {
     let id = |length: usize, last: u8| [vec![0; length - 1], vec![last]].concat();
     let servers = |rotation: u8, length: usize| {
         let backend = |n: u8| [1, 2, 4, 5, 6, 9][usize::from((rotation + 2 * n) % 6)];
-        (0..3u8).map(move |n| (id(length, n), (backend(n), 1 + u32::from(n == 2 && rotation == 1)))).collect()
+        (0..3u8)
+            .map(move |n| (id(length, n), (backend(n), 1 + u32::from(n == 2 && rotation == 1))))
+            .collect()
     };
     [(0, 2), (1, 1), (2, 15), (3, 8), (6, 7)]
-        .map(|(rotation, length)| ((super::world::DNS, rotation), (length, servers(rotation, length))))
+        .map(|(rotation, length)| {
+            ((super::world::DNS, rotation), (length, servers(rotation, length)))
+        })
         .into()
 }
 
@@ -147,7 +169,8 @@ pub fn server_ids() -> BTreeMap<(u32, u8), ServerIds> {
 fn quic() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![2 => 0..128u8, 3 => 128..=255u8];
     let version = prop::sample::select(vec![1u32, 0x6b33_43cf, 0, 0xff00_001d]);
-    let of = prop::sample::select(vec![(0u8, 2usize), (1, 1), (2, 15), (3, 8), (6, 7), (7, 2), (4, 3)]);
+    let of =
+        prop::sample::select(vec![(0u8, 2usize), (1, 1), (2, 15), (3, 8), (6, 7), (7, 2), (4, 3)]);
     let room = prop_oneof![3 => Just(8u8), 1 => Just(20), 1 => 0..=20u8];
     (kind, version, of, 0..4u8, any::<u8>(), room).prop_map(
         |(first, version, (rotation, length), last, random, room)| {
@@ -158,8 +181,9 @@ fn quic() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Where clients' packets come from: most from the first, which every list lets through, some from the second, which is denied to all, the third,
-/// which one service denies, and the fourth, which that service does not allow.
+/// Where clients' packets come from: most from the first, which every list lets through, some from
+/// the second, which is denied to all, the third, which one service denies, and the fourth, which
+/// that service does not allow.
 const SOURCES_V4: [Ipv4Addr; 4] = [
     Ipv4Addr::new(198, 51, 100, 7),
     Ipv4Addr::new(198, 51, 100, 5),
@@ -183,7 +207,11 @@ fn client() -> impl Strategy<Value = Client> {
     (base, fields, from, quic()).prop_map(
         |((base, port, to, kind), (class, hops, options, tcp_options, payload), from, quic)| {
             let mut client = Client::each()[base].clone().from_port(40_000 + port);
-            client.source.set_ip(if client.is_v6() { SOURCES_V6[from].into() } else { SOURCES_V4[from].into() });
+            client.source.set_ip(if client.is_v6() {
+                SOURCES_V6[from].into()
+            } else {
+                SOURCES_V4[from].into()
+            });
             if kind == 2 {
                 client = client.to_port(to);
             }
@@ -193,26 +221,46 @@ fn client() -> impl Strategy<Value = Client> {
             if client.transport == Transport::Udp {
                 client.begins = quic;
             }
-            Client { traffic_class: class, hops, options: options * 4, tcp_options: tcp_options * 4, payload, ..client }
+            Client {
+                traffic_class: class,
+                hops,
+                options: options * 4,
+                tcp_options: tcp_options * 4,
+                payload,
+                ..client
+            }
         },
     )
 }
 
 /// ICMP errors about such clients' flows.
 fn error() -> impl Strategy<Value = Error> {
-    let fragment = prop_oneof![4 => Just(None), 1 => Just(Some((0, true))), 1 => Just(Some((5, false)))];
+    let fragment =
+        prop_oneof![4 => Just(None), 1 => Just(Some((0, true))), 1 => Just(Some((5, false)))];
     let quoted = prop_oneof![Just(None), (0..12usize).prop_map(Some)];
     let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
     let other = prop::bool::weighted(0.05);
     (client(), 0..14u8, (quoted, 0..4usize, fragment), (hops, any::<u8>(), other)).prop_map(
         |(client, kind, (quoted, options, fragment), (hops, traffic_class, other))| {
             let client = Client { options: 0, ..client };
-            let kind =
-                if client.is_v6() { [1, 2, 3, 4, 5, 127, 1, 2, 3, 4, 2, 2, 2, 2][usize::from(kind)] } else { kind };
+            let kind = if client.is_v6() {
+                [1, 2, 3, 4, 5, 127, 1, 2, 3, 4, 2, 2, 2, 2][usize::from(kind)]
+            } else {
+                kind
+            };
             let kind = if client.is_v6() || kind > 4 { kind } else { 3 };
-            let elsewhere = if client.is_v6() { FORWARDING_V6.into() } else { FORWARDING_V4.into() };
+            let elsewhere =
+                if client.is_v6() { FORWARDING_V6.into() } else { FORWARDING_V4.into() };
             let to = other.then_some(elsewhere);
-            Error { quoted, options: options * 8, fragment, hops, traffic_class, to, ..Error::new(&client, kind) }
+            Error {
+                quoted,
+                options: options * 8,
+                fragment,
+                hops,
+                traffic_class,
+                to,
+                ..Error::new(&client, kind)
+            }
         },
     )
 }
@@ -221,14 +269,16 @@ fn error() -> impl Strategy<Value = Error> {
 fn ping() -> impl Strategy<Value = Ping> {
     let fields = (any::<[u8; 4]>(), vec(any::<u8>(), 0..80), any::<u8>());
     let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
-    (client(), any::<bool>(), hops, fields).prop_map(|(client, forwards, hops, (rest, payload, traffic_class))| {
-        let ping = Ping { rest, payload, hops, traffic_class, ..Ping::new(&client) };
-        match (forwards, client.is_v6()) {
-            (true, true) => Ping { destination: FORWARDING_V6.into(), ..ping },
-            (true, false) => Ping { destination: FORWARDING_V4.into(), ..ping },
-            (false, _) => ping,
-        }
-    })
+    (client(), any::<bool>(), hops, fields).prop_map(
+        |(client, forwards, hops, (rest, payload, traffic_class))| {
+            let ping = Ping { rest, payload, hops, traffic_class, ..Ping::new(&client) };
+            match (forwards, client.is_v6()) {
+                (true, true) => Ping { destination: FORWARDING_V6.into(), ..ping },
+                (true, false) => Ping { destination: FORWARDING_V4.into(), ..ping },
+                (false, _) => ping,
+            }
+        },
+    )
 }
 
 fn bend() -> impl Strategy<Value = Bend> {
@@ -277,14 +327,16 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
                     // Of a fragment header the third and fourth byte are the offset.
                     header[..4].copy_from_slice(&[next, *length, 0, *byte]);
                     bytes.splice(54..54, header);
-                    let claim = u16::from_be_bytes([bytes[18], bytes[19]]).wrapping_add(size as u16);
+                    let claim =
+                        u16::from_be_bytes([bytes[18], bytes[19]]).wrapping_add(size as u16);
                     bytes[18..20].copy_from_slice(&claim.to_be_bytes());
                 }
             }
             Bend::Length(by) => {
                 let at = if bytes.get(12..14) == Some(&[0x08, 0x00]) { 16 } else { 18 };
                 if let Some([high, low]) = bytes.get_mut(at..at + 2) {
-                    let length = u16::from_be_bytes([*high, *low]).wrapping_add_signed((*by).into());
+                    let length =
+                        u16::from_be_bytes([*high, *low]).wrapping_add_signed((*by).into());
                     [*high, *low] = length.to_be_bytes();
                 }
             }
@@ -293,7 +345,8 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
     bytes
 }
 
-/// Frames of at least [`SHORTEST`] bytes. About a third are valid; `merged` makes some of them claim to be merged or tagged.
+/// Frames of at least [`SHORTEST`] bytes. About a third are valid; `merged` makes some of them
+/// claim to be merged or tagged.
 pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
     let bytes = prop_oneof![
         3 => client().prop_map(|client| client.frame()),
@@ -306,11 +359,9 @@ pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
         8 => Just((0u32, 0u32, false)),
         2 => (1..300u32, 0..9u32, prop::bool::weighted(0.1)),
     ];
-    (bytes, beside).prop_map(
-        move |(bytes, (segment_size, segments, vlan))| {
-            if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
-        },
-    )
+    (bytes, beside).prop_map(move |(bytes, (segment_size, segments, vlan))| {
+        if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
+    })
 }
 
 /// What the backend of [`encapsulated`] frames serves.
@@ -321,30 +372,43 @@ pub fn host() -> Host {
     }
 }
 
-/// Encapsulated frames for [`host`]; most of them bent. `merged` makes some of them claim to be merged or tagged.
+/// Encapsulated frames for [`host`]; most of them bent. `merged` makes some of them claim to be
+/// merged or tagged.
 pub fn encapsulated(merged: bool) -> impl Strategy<Value = Frame> {
     let beside = prop_oneof![
         8 => Just((0u32, 0u32, false)),
         1 => (0..300u32, 0..9u32, prop::bool::weighted(0.1)),
     ];
     let to_vip = prop::bool::weighted(0.95);
-    (client(), any::<u8>(), (any::<bool>(), to_vip, any::<bool>()), vec(bend(), 0..4), beside).prop_map(
-        move |(client, class, (crosses, to_vip, gue), bends, (segment_size, segments, vlan))| {
-            let elsewhere: IpAddr = if client.is_v6() { LOCAL_V6.into() } else { LOCAL_V4.into() };
-            let client = if to_vip { client } else { client.to_address(elsewhere) };
-            let packet = client.packet();
-            let length = packet.len();
-            let outer = match (client.is_v6(), crosses) {
-                (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
-                (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
-                (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
-                (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
-            };
-            let outer = if gue { build::in_udp(&outer, length, class.into(), Some(&packet)) } else { outer };
-            let bytes = bent(build::wrapped(&client.frame(), &outer), &bends);
-            if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
-        },
-    )
+    (client(), any::<u8>(), (any::<bool>(), to_vip, any::<bool>()), vec(bend(), 0..4), beside)
+        .prop_map(
+            move |(
+                client,
+                class,
+                (crosses, to_vip, gue),
+                bends,
+                (segment_size, segments, vlan),
+            )| {
+                let elsewhere: IpAddr =
+                    if client.is_v6() { LOCAL_V6.into() } else { LOCAL_V4.into() };
+                let client = if to_vip { client } else { client.to_address(elsewhere) };
+                let packet = client.packet();
+                let length = packet.len();
+                let outer = match (client.is_v6(), crosses) {
+                    (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
+                    (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
+                    (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
+                    (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
+                };
+                let outer = if gue {
+                    build::in_udp(&outer, length, class.into(), Some(&packet))
+                } else {
+                    outer
+                };
+                let bytes = bent(build::wrapped(&client.frame(), &outer), &bends);
+                if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
+            },
+        )
 }
 
 /// Checks that a run of [`encapsulated`] frames met every outcome that a backend has.

@@ -1,4 +1,5 @@
-//! Sources of outer headers that differ from flow to flow, so that backends' NICs spread them over their queues.
+//! Sources of outer headers that differ from flow to flow, so that backends' NICs spread them over
+//! their queues.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,7 +29,8 @@ pub fn spread() -> Settings {
     }
 }
 
-/// Each flow has a source of its own, the same for all its packets: the prefix and the low bits of the flow's hash.
+/// Each flow has a source of its own, the same for all its packets: the prefix and the low bits of
+/// the flow's hash.
 ///
 /// # Errors
 ///
@@ -57,9 +59,11 @@ pub fn check(balancer: &mut dyn Balancer) -> anyhow::Result<()> {
 
 /// The source that a client's outer headers should have.
 fn expected(client: &Client) -> IpAddr {
-    let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
+    let ports =
+        [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
     let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
-    let hash = oracle::hash(&oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol));
+    let hash =
+        oracle::hash(&oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol));
     // Bits are taken as they lie in memory: the hash's lowest byte comes first.
     let bits = (hash as u32).to_ne_bytes();
     match PREFIXES[usize::from(client.is_v6())].parse::<IpNet>().expect("a prefix") {
@@ -81,7 +85,10 @@ fn outer_source(frame: &[u8]) -> anyhow::Result<IpAddr> {
     match SlicedPacket::from_ethernet(frame)?.net.context("there is no IP header")? {
         etherparse::NetSlice::Ipv4(packet) => {
             let header = packet.header().to_header();
-            ensure!(header.header_checksum == header.calc_header_checksum(), "the outer checksum is wrong");
+            ensure!(
+                header.header_checksum == header.calc_header_checksum(),
+                "the outer checksum is wrong"
+            );
             Ok(header.source.into())
         }
         etherparse::NetSlice::Ipv6(packet) => Ok(packet.header().source_addr().into()),

@@ -12,7 +12,8 @@ use super::cases::{self, Case, Step};
 use super::world::{Balancer, DNS, Forwarded, Frame, LARGEST_INDEX, Outcome, WEB, World};
 
 /// Every packet, as fast as they come.
-pub const EVERYTHING: Selection = Selection { service: None, one_in: 1, new_flows: false, per_second: u32::MAX };
+pub const EVERYTHING: Selection =
+    Selection { service: None, one_in: 1, new_flows: false, per_second: u32::MAX };
 
 /// A balancer that can be watched.
 pub trait Watched: Balancer {
@@ -54,7 +55,8 @@ pub const CHECKS: &[Check] = &[
     ("a drop is accounted to its service as well as to its reason", drops_by_service),
 ];
 
-/// Runs a case while everything is captured: each forwarded and dropped packet has one event with its bytes as it came, others none.
+/// Runs a case while everything is captured: each forwarded and dropped packet has one event with
+/// its bytes as it came, others none.
 ///
 /// # Errors
 ///
@@ -79,12 +81,14 @@ pub fn case(case: &Case, balancer: &mut dyn Watched) -> anyhow::Result<()> {
                 let refused = balancer.refuses_merged() && frame.segment_size != 0;
                 let outcome = match outcome {
                     Outcome::Forward(_) if refused => Outcome::Drop(Reason::NoRoom),
-                    // Captured is the packet that came. Its answer, if it got one, is the balancer's own.
+                    // Captured is the packet that came. Its answer, if it got one, is the
+                    // balancer's own.
                     Outcome::Answer(Reason::MtuTold, _) => Outcome::Drop(Reason::TooBig),
                     Outcome::Answer(reason, _) => Outcome::Pass(*reason),
                     outcome => outcome.clone(),
                 };
-                judge(&events, frame, &outcome, &world).with_context(|| format!("step {number}: {events:02x?}"))?;
+                judge(&events, frame, &outcome, &world)
+                    .with_context(|| format!("step {number}: {events:02x?}"))?;
                 if let Some(event) = events.first() {
                     if let Outcome::Drop(reason) = outcome
                         && event.service != 0
@@ -92,7 +96,10 @@ pub fn case(case: &Case, balancer: &mut dyn Watched) -> anyhow::Result<()> {
                         let dropped = drops.entry((event.service, reason)).or_insert(0);
                         *dropped += 1;
                         let counted = balancer.drops(event.service, reason)?;
-                        ensure!(counted == *dropped, "the service counts {counted} {reason}, not {dropped}");
+                        ensure!(
+                            counted == *dropped,
+                            "the service counts {counted} {reason}, not {dropped}"
+                        );
                     }
                     ensure!(event.time >= last, "time goes back from {last} to {}", event.time);
                     last = event.time;
@@ -117,15 +124,25 @@ fn judge(events: &[Event], frame: &Frame, outcome: &Outcome, world: &World) -> a
         Outcome::Forward(Forwarded { service, backend, .. }) => {
             let leaves = world.backends[backend].next_hop.map_or(0, |(interface, _)| interface);
             let found = (event.reason, event.service, event.backend, event.leaves);
-            ensure!(found == (0, *service, u32::from(*backend), leaves), "it is not of a forwarded packet");
+            ensure!(
+                found == (0, *service, u32::from(*backend), leaves),
+                "it is not of a forwarded packet"
+            );
         }
         Outcome::Pass(reason) | Outcome::Drop(reason) | Outcome::Answer(reason, _) => {
             ensure!(reason.verdict() == Verdict::Drop, "{reason} is no reason to drop");
-            ensure!((event.reason, event.backend, event.leaves) == (reason.index(), 0, 0), "it is not of {reason}");
+            ensure!(
+                (event.reason, event.backend, event.leaves) == (reason.index(), 0, 0),
+                "it is not of {reason}"
+            );
             // What is to an address alone has no service.
             let to_address = *reason == Reason::Unlisted || is_ping(frame);
             ensure!(event.service != 0 || to_address, "the service is {}", event.service);
-            ensure!(event.service == 0 || *reason != Reason::Unlisted, "the service is {}", event.service);
+            ensure!(
+                event.service == 0 || *reason != Reason::Unlisted,
+                "the service is {}",
+                event.service
+            );
         }
     }
     Ok(())
@@ -141,7 +158,8 @@ fn is_ping(frame: &Frame) -> bool {
     }
 }
 
-/// A packet of each kind: forwarded to WEB, opening a flow there, forwarded to DNS, dropped of WEB, dropped of DNS, nobody's.
+/// A packet of each kind: forwarded to WEB, opening a flow there, forwarded to DNS, dropped of WEB,
+/// dropped of DNS, nobody's.
 fn some(balancer: &mut dyn Watched) -> anyhow::Result<()> {
     let (web, dns) = (Client::tcp4(), Client::udp6());
     let syn = Client { transport: super::build::Transport::TcpSyn, ..Client::tcp4() };
@@ -167,7 +185,10 @@ fn nothing_unasked(balancer: &mut dyn Watched) -> anyhow::Result<()> {
     ensure!(balancer.events().is_empty(), "there are events");
     let expired = Reason::Expired.index();
     let all = captured(balancer, EVERYTHING)?;
-    ensure!(all == [(WEB, 0), (WEB, 0), (DNS, 0), (WEB, expired), (DNS, expired)], "captured {all:?}");
+    ensure!(
+        all == [(WEB, 0), (WEB, 0), (DNS, 0), (WEB, expired), (DNS, expired)],
+        "captured {all:?}"
+    );
     Ok(())
 }
 
@@ -203,7 +224,10 @@ fn limited(balancer: &mut dyn Watched) -> anyhow::Result<()> {
     }
     let events = balancer.events().len() as u64;
     let (suppressed, lost) = balancer.missed()?;
-    ensure!(events + suppressed == PACKETS && lost == 0, "{events} events, {suppressed} suppressed, {lost} lost");
+    ensure!(
+        events + suppressed == PACKETS && lost == 0,
+        "{events} events, {suppressed} suppressed, {lost} lost"
+    );
     // One is due at once, and a slow machine may take seconds.
     ensure!((BURST + 1..BURST + 20).contains(&events), "{events} events");
     Ok(())
@@ -214,7 +238,8 @@ fn drops_by_service(balancer: &mut dyn Watched) -> anyhow::Result<()> {
     some(balancer)?;
     balancer.send(&Client { hops: 0, ..Client::udp4() }.frame().into())?;
     let drops = |service, reason| balancer.drops(service, reason);
-    let found = (drops(WEB, Reason::Expired)?, drops(DNS, Reason::Expired)?, drops(WEB, Reason::TooBig)?);
+    let found =
+        (drops(WEB, Reason::Expired)?, drops(DNS, Reason::Expired)?, drops(WEB, Reason::TooBig)?);
     ensure!(found == (1, 2, 0), "drops are {found:?}");
     let total = balancer.counters()?.reasons.get(&Reason::Expired).copied();
     ensure!(total == Some(3), "the reason's counter is {total:?}");

@@ -78,7 +78,8 @@ impl Backend {
     }
 }
 
-/// QUIC server IDs of a configuration: how long they are, and the backend and incarnation that has each.
+/// QUIC server IDs of a configuration: how long they are, and the backend and incarnation that has
+/// each.
 pub type ServerIds = (usize, BTreeMap<Vec<u8>, (u16, u32)>);
 
 /// What the balancer's maps hold.
@@ -94,7 +95,8 @@ pub struct World {
     pub vips: BTreeMap<(u32, u16, u8), u32>,
     /// Options of the VIPs of services that have any.
     pub vip_options: BTreeMap<u32, VipOptions>,
-    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts for everybody else.
+    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts
+    /// for everybody else.
     pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
     /// Rates by service: tokens that buckets hold, which come again long after any test.
     pub rates: BTreeMap<(u32, Limit), u32>,
@@ -109,9 +111,11 @@ pub struct World {
 }
 
 impl World {
-    /// Two services over four backends: [`WEB`] on 443/tcp and [`DNS`] on 53/udp, at [`VIP_V4`] and [`VIP_V6`].
+    /// Two services over four backends: [`WEB`] on 443/tcp and [`DNS`] on 53/udp, at [`VIP_V4`] and
+    /// [`VIP_V6`].
     ///
-    /// The tables have a different backend in neighbouring slots and hints with bits in every position.
+    /// The tables have a different backend in neighbouring slots and hints with bits in every
+    /// position.
     pub fn new() -> Self {
         let hint = |slot: u16| slot.wrapping_mul(0x9e37) ^ 0x55aa;
         let table = |length: u16, shift: u16| Table {
@@ -127,7 +131,8 @@ impl World {
             rates: BTreeMap::new(),
             routes: BTreeMap::new(),
             quic: BTreeMap::new(),
-            vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)].into(),
+            vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)]
+                .into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
             backends: (1..=4).map(|index| (index, Backend::new(index))).collect(),
         }
@@ -143,10 +148,11 @@ impl World {
         })
     }
 
-    /// The VIP that an address's entry holds: the last one of every other address, the first one of the others, so that cases meet
-    /// VIPs that are held and VIPs that are not in both families.
+    /// The VIP that an address's entry holds: the last one of every other address, the first one of
+    /// the others, so that cases meet VIPs that are held and VIPs that are not in both families.
     fn first_vip(&self, id: u32) -> FirstVip {
-        let mut vips = self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
+        let mut vips =
+            self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
         let chosen = if id.is_multiple_of(2) { vips.next() } else { vips.next_back() };
         chosen.map_or(FirstVip::NONE, |((_, port, protocol), service)| {
             FirstVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
@@ -164,7 +170,10 @@ impl World {
         let leads = |to| self.routes.iter().any(|((from, _), led)| *from == service && *led == to);
         let quic = self.quic.keys().any(|(has, _)| *has == service || leads(*has));
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
-        Vip { service, options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC) }
+        Vip {
+            service,
+            options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC),
+        }
     }
 
     /// The QUIC server IDs, as the map has them.
@@ -180,14 +189,16 @@ impl World {
     /// How long a service's QUIC server IDs are, as the map has it.
     pub fn id_lengths(&self, service: u32) -> IdLengths {
         let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
-        configs.fold(IdLengths::NONE, |all, ((_, rotation), (length, _))| all.with(*rotation, *length as u8))
+        configs.fold(IdLengths::NONE, |all, ((_, rotation), (length, _))| {
+            all.with(*rotation, *length as u8)
+        })
     }
 
     /// The routes, as the map has them.
     pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, Vip)> {
-        self.routes
-            .iter()
-            .map(|((service, clients), to)| (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to)))
+        self.routes.iter().map(|((service, clients), to)| {
+            (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to))
+        })
     }
 
     /// The same with every slot of both services naming one backend.
@@ -309,7 +320,8 @@ impl Counters {
     /// Adds what an outcome should add.
     pub fn add(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Drop(reason @ Reason::MtuNotTold) | Outcome::Answer(reason @ Reason::MtuTold, _) => {
+            Outcome::Drop(reason @ Reason::MtuNotTold)
+            | Outcome::Answer(reason @ Reason::MtuTold, _) => {
                 *self.reasons.entry(Reason::TooBig).or_default() += 1;
                 *self.reasons.entry(*reason).or_default() += 1;
             }
@@ -371,7 +383,8 @@ pub struct Host {
 
 /// Something that runs the balancer's packet path: natively, or a program in the kernel.
 pub trait Balancer {
-    /// Makes the maps hold a world, and nothing that an earlier one held; connections and counters stay.
+    /// Makes the maps hold a world, and nothing that an earlier one held; connections and counters
+    /// stay.
     ///
     /// # Errors
     ///
@@ -401,7 +414,8 @@ pub trait Balancer {
     /// What a frame that became its own answer looks like from outside.
     fn answers_as(&self) -> Action;
 
-    /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the packet lacks a segment type.
+    /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the
+    /// packet lacks a segment type.
     fn refuses_merged(&self) -> bool;
 }
 
@@ -437,7 +451,8 @@ pub trait Decapsulator {
 
 /// Something that runs the packet path of what leaves a backend.
 pub trait Clamper {
-    /// Makes the maps hold the VIP addresses and prefixes, and the largest maximum segment sizes of IPv4 and IPv6.
+    /// Makes the maps hold the VIP addresses and prefixes, and the largest maximum segment sizes of
+    /// IPv4 and IPv6.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! What only the loaded programs show of captures: every case's events, the ring buffer's end, the end of a capture nobody renews.
+//! What only the loaded programs show of captures: every case's events, the ring buffer's end, the
+//! end of a capture nobody renews.
 
 use std::time::Duration;
 
@@ -45,7 +46,10 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
 }
 
 /// What must hold whichever binding runs, at a hook.
-pub(crate) fn check(hook: Hook, check: fn(&mut dyn Watched) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn check(
+    hook: Hook,
+    check: fn(&mut dyn Watched) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     on_one_cpu()?;
     lend(hook, |balancer| check(balancer))
 }
@@ -85,7 +89,10 @@ fn full(hook: Hook) -> anyhow::Result<()> {
         }
         let (suppressed, lost) = balancer.missed()?;
         let events = balancer.events().len() as u64;
-        ensure!(events + lost == PACKETS && suppressed == 0, "{events} events, {suppressed} suppressed, {lost} lost");
+        ensure!(
+            events + lost == PACKETS && suppressed == 0,
+            "{events} events, {suppressed} suppressed, {lost} lost"
+        );
         ensure!((2900..3000).contains(&events), "{events} events");
         balancer.send(&dead())?;
         ensure!(balancer.events().len() == 1, "there is room again, and no event");
@@ -114,11 +121,17 @@ fn expired(hook: Hook) -> anyhow::Result<()> {
     watched(hook, &EVERYTHING, |balancer| {
         balancer.capture().context("no capture")?.renew(Duration::from_secs(2))?;
         balancer.send(&dead())?;
-        ensure!(balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?, "nothing is captured in time");
+        ensure!(
+            balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?,
+            "nothing is captured in time"
+        );
         std::thread::sleep(Duration::from_millis(2100));
         balancer.send(&dead())?;
         ensure!(balancer.events().is_empty(), "there is an event after the end");
-        ensure!(!bpf::is_captured(balancer.pins())?, "the packets to come would ask for the time again");
+        ensure!(
+            !bpf::is_captured(balancer.pins())?,
+            "the packets to come would ask for the time again"
+        );
         Ok(())
     })
 }

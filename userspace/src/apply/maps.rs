@@ -9,12 +9,15 @@ use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
 use crate::bpf::{BalancerMaps, Capacities, Error, Table};
 
-/// Declares the trait and its implementation by [`BalancerMaps`], whose methods of the same names do the work.
+/// Declares the trait and its implementation by [`BalancerMaps`], whose methods of the same names
+/// do the work.
 macro_rules! maps {
     ($($(#[$doc:meta])* fn $name:ident(&$($mutable:ident)? ; $($argument:ident: $kind:ty),*) -> $answer:ty;)+) => {
-        /// What [`super::have`] reads and [`super::apply`] writes; the methods are those of [`BalancerMaps`].
+        /// What [`super::have`] reads and [`super::apply`] writes; the methods are those of
+        /// [`BalancerMaps`].
         ///
-        /// A writing method writes one entry after the other, in the order given: a crash comes before or after each of them.
+        /// A writing method writes one entry after the other, in the order given: a crash comes
+        /// before or after each of them.
         pub trait Maps {
             $($(#[$doc])*
             ///

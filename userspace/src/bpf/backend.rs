@@ -62,18 +62,24 @@ impl BackendMaps {
         pins.open(|set| usage::of(BACKEND, set))
     }
 
-    /// Makes the program accept encapsulated packets to `local` that carry packets to `vips`, and to nothing else.
+    /// Makes the program accept encapsulated packets to `local` that carry packets to `vips`, and
+    /// to nothing else.
     ///
-    /// What is wanted is added before the rest is removed, so that nothing that stays is ever missing.
+    /// What is wanted is added before the rest is removed, so that nothing that stays is ever
+    /// missing.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpNet]) -> Result<(), Error> {
-        let local = local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
+        let local =
+            local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
         replace(&self.local_addresses, local.collect())?;
         let entry = |id| VipAddress::new(id, AddressOptions::NONE);
-        replace(&self.vip_prefixes, (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect())
+        replace(
+            &self.vip_prefixes,
+            (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect(),
+        )
     }
 
     /// Whether the program decapsulates for any address; otherwise tunnel devices do, or nobody.
@@ -85,7 +91,8 @@ impl BackendMaps {
         Ok(!self.local_addresses.all()?.is_empty())
     }
 
-    /// The largest maximum segment size that VIPs of a family may tell, in bytes; 0 where any may be told.
+    /// The largest maximum segment size that VIPs of a family may tell, in bytes; 0 where any may
+    /// be told.
     ///
     /// # Errors
     ///
@@ -100,7 +107,8 @@ impl BackendMaps {
     ///
     /// [`Error::System`].
     pub fn set_largest_segments(&mut self, sizes: &[(Family, u32)]) -> Result<(), Error> {
-        self.largest_segments.put(&sizes.iter().map(|(family, size)| (family.index(), *size)).collect::<Vec<_>>())
+        self.largest_segments
+            .put(&sizes.iter().map(|(family, size)| (family.index(), *size)).collect::<Vec<_>>())
     }
 
     /// How many SYNs and SYN-ACKs were made to tell a smaller maximum segment size.
@@ -131,12 +139,14 @@ impl BackendMaps {
     }
 }
 
-/// Makes a map hold entries with these keys: adds what is missing, then removes what is not wanted; the other way round where there is no
-/// room for both. An entry that is there says all that counts, whatever its value is.
+/// Makes a map hold entries with these keys: adds what is missing, then removes what is not wanted;
+/// the other way round where there is no room for both. An entry that is there says all that
+/// counts, whatever its value is.
 fn replace<K: Plain + Ord, V: Plain>(map: &Keys<K, V>, wanted: Vec<(K, V)>) -> Result<(), Error> {
     let keys: BTreeSet<K> = wanted.iter().map(|(key, _)| *key).collect();
     let present: BTreeSet<K> = map.all()?.into_iter().map(|(key, _)| key).collect();
-    let missing: Vec<(K, V)> = wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
+    let missing: Vec<(K, V)> =
+        wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
     let stale: Vec<K> = present.difference(&keys).copied().collect();
     if present.len() + missing.len() > map.map().entries() as usize {
         map.remove(&stale)?;

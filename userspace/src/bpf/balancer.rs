@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress,
-    VipKey,
+    Backend, BackendCounters, Connection, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters,
+    Vip, VipAddress, VipKey,
 };
 use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::rates::{Buckets, Rate, SourceKey};
@@ -26,7 +26,8 @@ use super::{Error, Pins};
 
 /// The maps of the balancer's program, opened from their pins.
 ///
-/// What is written is written in as few calls as the kernel allows. Many entries in one call are still one write each to whoever reads.
+/// What is written is written in as few calls as the kernel allows. Many entries in one call are
+/// still one write each to whoever reads.
 pub struct BalancerMaps {
     vip_addresses: Keys<Address, VipAddress>,
     vip_prefixes: Keys<PrefixKey, VipAddress>,
@@ -133,9 +134,13 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
-        let single =
-            self.vip_addresses.all()?.into_iter().map(|(address, entry)| (IpAddr::from(address).into(), entry));
-        let prefixes = self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (prefix_of(key), entry));
+        let single = self
+            .vip_addresses
+            .all()?
+            .into_iter()
+            .map(|(address, entry)| (IpAddr::from(address).into(), entry));
+        let prefixes =
+            self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (prefix_of(key), entry));
         Ok(single.chain(prefixes).collect())
     }
 
@@ -145,10 +150,15 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn put_vip_addresses(&mut self, prefixes: &[(IpNet, VipAddress)]) -> Result<(), Error> {
-        let (single, wide): (Vec<_>, Vec<_>) = prefixes.iter().partition(|(prefix, _)| is_single(*prefix));
-        let single: Vec<_> = single.into_iter().map(|(prefix, entry)| (Address::from(prefix.addr()), entry)).collect();
+        let (single, wide): (Vec<_>, Vec<_>) =
+            prefixes.iter().partition(|(prefix, _)| is_single(*prefix));
+        let single: Vec<_> = single
+            .into_iter()
+            .map(|(prefix, entry)| (Address::from(prefix.addr()), entry))
+            .collect();
         self.vip_addresses.put(&single)?;
-        let wide: Vec<_> = wide.into_iter().map(|(prefix, entry)| (key_of(prefix), entry)).collect();
+        let wide: Vec<_> =
+            wide.into_iter().map(|(prefix, entry)| (key_of(prefix), entry)).collect();
         self.vip_prefixes.put(&wide)
     }
 
@@ -158,9 +168,11 @@ impl BalancerMaps {
     ///
     /// [`Error::System`].
     pub fn remove_vip_addresses(&mut self, prefixes: &[IpNet]) -> Result<(), Error> {
-        let (single, wide): (Vec<IpNet>, Vec<IpNet>) = prefixes.iter().partition(|prefix| is_single(**prefix));
-        self.vip_addresses
-            .remove(&single.into_iter().map(|prefix| Address::from(prefix.addr())).collect::<Vec<_>>())?;
+        let (single, wide): (Vec<IpNet>, Vec<IpNet>) =
+            prefixes.iter().partition(|prefix| is_single(**prefix));
+        self.vip_addresses.remove(
+            &single.into_iter().map(|prefix| Address::from(prefix.addr())).collect::<Vec<_>>(),
+        )?;
         self.vip_prefixes.remove(&wide.into_iter().map(key_of).collect::<Vec<_>>())
     }
 
@@ -263,7 +275,8 @@ impl BalancerMaps {
         self.quic_servers.remove(keys)
     }
 
-    /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it is, whole.
+    /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it
+    /// is, whole.
     ///
     /// The index is a service's, or `Listing::OF_ALL`.
     ///
@@ -300,9 +313,9 @@ impl BalancerMaps {
             return Ok(listed);
         }
         // As in `shape::outer_indexes`.
-        let used = (0_u32..)
-            .zip(self.service_records()?)
-            .filter(|(index, record)| *index == 0 || bytes(std::slice::from_ref(record)).iter().any(|byte| *byte != 0));
+        let used = (0_u32..).zip(self.service_records()?).filter(|(index, record)| {
+            *index == 0 || bytes(std::slice::from_ref(record)).iter().any(|byte| *byte != 0)
+        });
         let used: Vec<u32> = used.map(|(index, _)| index).collect();
         let lists = self.lists.inner_maps(&used)?;
         Ok(self.listed.get_or_init(|| lists.into_iter().map(|(index, _)| index).collect()))
@@ -339,7 +352,8 @@ impl BalancerMaps {
         self.rates.put(rates)
     }
 
-    /// Fills the token buckets of services and of their sources: those of one rate mean nothing to another.
+    /// Fills the token buckets of services and of their sources: those of one rate mean nothing to
+    /// another.
     ///
     /// # Errors
     ///
@@ -348,7 +362,8 @@ impl BalancerMaps {
         let full: Vec<_> = services.iter().map(|service| (*service, Buckets::default())).collect();
         self.buckets.put(&full)?;
         let sources = self.sources.all()?.into_iter().map(|(key, _)| key);
-        self.sources.remove(&sources.filter(|key| services.contains(&key.service())).collect::<Vec<_>>())
+        self.sources
+            .remove(&sources.filter(|key| services.contains(&key.service())).collect::<Vec<_>>())
     }
 
     /// The lookup tables of those of these services that have one.
@@ -559,7 +574,11 @@ fn wide<T: Plain>(entries: &[(u16, T)]) -> Vec<(u32, T)> {
 pub(super) fn occurred(reasons: &Tally) -> Result<Vec<(Reason, u64)>, Error> {
     let counted = reasons.all()?;
     let count = |reason: &Reason| counted.get(reason.index() as usize).copied().unwrap_or(0);
-    Ok(Reason::ALL.iter().map(|reason| (*reason, count(reason))).filter(|(_, count)| *count != 0).collect())
+    Ok(Reason::ALL
+        .iter()
+        .map(|reason| (*reason, count(reason)))
+        .filter(|(_, count)| *count != 0)
+        .collect())
 }
 
 /// Whether a prefix is one address, which a hash finds faster than a trie.

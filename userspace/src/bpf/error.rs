@@ -7,7 +7,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This binary was built without programs.
-    #[error("this sluice was built without its BPF programs (SLUICE_SKIP_PROBES); build it again after `make setup`")]
+    #[error(
+        "this sluice was built without its BPF programs (SLUICE_SKIP_PROBES); build it again after `make setup`"
+    )]
     NoPrograms,
     /// The object could not be parsed, or a map could not be made.
     #[error("cannot create the maps of the {object} program: {}", chain(.source))]
@@ -68,7 +70,8 @@ pub enum Error {
         /// Which was asked for.
         index: u32,
     },
-    /// A limit is less than what is in use, or was: records of what was there stay with their indexes.
+    /// A limit is less than what is in use, or was: records of what was there stay with their
+    /// indexes.
     #[error(
         "limits.{limit} cannot shrink to {capacity}: {used}; keep a larger limit, or end the daemon, `sluice down` and start it \
          again, which ends forwarding for that moment"

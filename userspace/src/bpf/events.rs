@@ -1,4 +1,5 @@
-//! The events of the balancer's program: switching a capture on, reading what it writes. See [`sluice_datapath::observe`].
+//! The events of the balancer's program: switching a capture on, reading what it writes. See
+//! [`sluice_datapath::observe`].
 
 use std::fs::File;
 use std::io;
@@ -43,7 +44,8 @@ impl Selection {
     }
 }
 
-/// A capture. It is the only one of its instance, and ends when it is dropped, or by itself when it is not renewed.
+/// A capture. It is the only one of its instance, and ends when it is dropped, or by itself when it
+/// is not renewed.
 pub struct Capture {
     switch: Array<MapData, u64>,
     observers: PerCpuArray<MapData, Raw<Observer>>,
@@ -57,13 +59,16 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// [`Error::Captured`] while another process captures, [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Write`].
+    /// [`Error::Captured`] while another process captures, [`Error::Absent`], [`Error::Open`],
+    /// [`Error::Shape`], [`Error::Write`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         pins.require()?;
-        // The directory of the maps themselves changes when they are replaced by larger ones; these three are in each.
+        // The directory of the maps themselves changes when they are replaced by larger ones; these
+        // three are in each.
         let mut directory = pins.directory();
         directory.pop();
-        let system = |source| Error::System { what: format!("lock {}", directory.display()), source };
+        let system =
+            |source| Error::System { what: format!("lock {}", directory.display()), source };
         let file = File::open(&directory).map_err(system)?;
         let alone = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(alone) => alone,
@@ -117,19 +122,24 @@ impl Capture {
     /// The next event, in the order in which packets were done with; `None` when there is none yet.
     pub fn next_event(&mut self) -> Option<Event> {
         let item = self.ring.next()?;
-        // The map is of this layout version, so each of its records is an event; the kernel aligns them to 8 bytes.
-        // SAFETY: every bit pattern is a valid event, and the length is checked.
-        (item.len() >= size_of::<Event>()).then(|| unsafe { item.as_ptr().cast::<Event>().read_unaligned() })
+        // The map is of this layout version, so each of its records is an event; the kernel aligns
+        // them to 8 bytes. SAFETY: every bit pattern is a valid event, and the length is checked.
+        (item.len() >= size_of::<Event>())
+            .then(|| unsafe { item.as_ptr().cast::<Event>().read_unaligned() })
     }
 
-    /// Events since the capture was opened that the rate limit suppressed, and for which the ring buffer had no room.
+    /// Events since the capture was opened that the rate limit suppressed, and for which the ring
+    /// buffer had no room.
     ///
     /// # Errors
     ///
     /// [`Error::Read`].
     pub fn missed(&self) -> Result<(u64, u64), Error> {
-        let values = self.observers.get(&0, 0).map_err(|source| Error::Read { map: "OBSERVERS", source })?;
-        Ok(values.iter().fold((0, 0), |(suppressed, lost), Raw(cpu)| (suppressed + cpu.suppressed, lost + cpu.lost)))
+        let values =
+            self.observers.get(&0, 0).map_err(|source| Error::Read { map: "OBSERVERS", source })?;
+        Ok(values.iter().fold((0, 0), |(suppressed, lost), Raw(cpu)| {
+            (suppressed + cpu.suppressed, lost + cpu.lost)
+        }))
     }
 
     /// What becomes readable when there are events. Takes a tokio runtime.
@@ -138,15 +148,21 @@ impl Capture {
     ///
     /// [`Error::System`].
     pub fn readable(&self) -> Result<AsyncFd<OwnedFd>, Error> {
-        let failed = |source| Error::System { what: "wait for events in the ring buffer EVENTS".to_owned(), source };
+        let failed = |source| Error::System {
+            what: "wait for events in the ring buffer EVENTS".to_owned(),
+            source,
+        };
         let descriptor = self.ring.as_fd().try_clone_to_owned().map_err(failed)?;
-        // SAFETY: the descriptor is owned by what is made here, so it stays open as long as that lives.
+        // SAFETY: the descriptor is owned by what is made here, so it stays open as long as that
+        // lives.
         let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
         watched.map_err(|error| failed(error.into()))
     }
 
     fn set(&mut self, word: u32, value: u64) -> Result<(), Error> {
-        self.switch.set(word, value, 0).map_err(|source| Error::Write { map: "EVENT_SWITCH", source })
+        self.switch
+            .set(word, value, 0)
+            .map_err(|source| Error::Write { map: "EVENT_SWITCH", source })
     }
 }
 
@@ -167,10 +183,13 @@ where
         Ok(data) => data,
         Err(source) => return Err(Error::Open { path, source }),
     };
-    variant(data).try_into().map_err(|error: MapError| Error::Shape { path, what: error.to_string() })
+    variant(data)
+        .try_into()
+        .map_err(|error: MapError| Error::Shape { path, what: error.to_string() })
 }
 
-/// Whether the program takes a capture to be on. It finds out with the next packet that one has died.
+/// Whether the program takes a capture to be on. It finds out with the next packet that one has
+/// died.
 ///
 /// # Errors
 ///
@@ -178,7 +197,9 @@ where
 pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
     pins.require()?;
     let words: Array<MapData, u64> = open(pins, "EVENT_SWITCH", Map::Array)?;
-    let until = words.get(&switch::UNTIL, 0).map_err(|source| Error::Read { map: "EVENT_SWITCH", source })?;
+    let until = words
+        .get(&switch::UNTIL, 0)
+        .map_err(|source| Error::Read { map: "EVENT_SWITCH", source })?;
     Ok(until != 0)
 }
 
@@ -189,5 +210,6 @@ pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
 /// [`Error::System`].
 pub fn monotonic() -> Result<Duration, Error> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-    now.map(Duration::from).map_err(|errno| Error::System { what: "read the clock".to_owned(), source: errno.into() })
+    now.map(Duration::from)
+        .map_err(|errno| Error::System { what: "read the clock".to_owned(), source: errno.into() })
 }

@@ -1,5 +1,5 @@
-//! What the kernel must be able to do, asked of the kernel itself: versions tell little where features are carried to older kernels or
-//! left out of a build.
+//! What the kernel must be able to do, asked of the kernel itself: versions tell little where
+//! features are carried to older kernels or left out of a build.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,8 @@ use super::Error;
 use super::raw::create_array;
 use super::table::TABLE_FLAGS;
 
-/// The first thing missing from this kernel that the programs need, as a phrase; `None` when everything is there.
+/// The first thing missing from this kernel that the programs need, as a phrase; `None` when
+/// everything is there.
 ///
 /// Takes the privileges that loading a program takes.
 ///
@@ -26,14 +27,21 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
         source: io::Error::other(error.to_string()),
     };
     let classifier = "programs at TC (CONFIG_BPF_SYSCALL, BPF_PROG_TYPE_SCHED_CLS)";
-    if !is_program_supported(ProgramType::SchedClassifier).map_err(|error| asked(classifier, &error))? {
+    if !is_program_supported(ProgramType::SchedClassifier)
+        .map_err(|error| asked(classifier, &error))?
+    {
         return Ok(Some(classifier));
     }
     for (helper, name) in [
         (BpfHelper::BPF_FUNC_skb_adjust_room, "the helper bpf_skb_adjust_room"),
-        (BpfHelper::BPF_FUNC_redirect_neigh, "the helper bpf_redirect_neigh (Linux 5.10, CONFIG_NET)"),
+        (
+            BpfHelper::BPF_FUNC_redirect_neigh,
+            "the helper bpf_redirect_neigh (Linux 5.10, CONFIG_NET)",
+        ),
     ] {
-        if !is_helper_supported(ProgramType::SchedClassifier, helper).map_err(|error| asked(name, &error))? {
+        if !is_helper_supported(ProgramType::SchedClassifier, helper)
+            .map_err(|error| asked(name, &error))?
+        {
             return Ok(Some(name));
         }
     }
@@ -55,13 +63,15 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
     }
 }
 
-/// Whether a program at TC can take off an outer header of another family than the inner one's (the flags
-/// `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells; the kernel's type information names the flags.
+/// Whether a program at TC can take off an outer header of another family than the inner one's (the
+/// flags `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells;
+/// the kernel's type information names the flags.
 pub fn decapsulates_across_families() -> bool {
     const FLAG: &[u8] = b"\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0";
     // It is some megabytes, and stays what it is.
     static NAMED: LazyLock<bool> = LazyLock::new(|| {
-        std::fs::read("/sys/kernel/btf/vmlinux").is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
+        std::fs::read("/sys/kernel/btf/vmlinux")
+            .is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
     });
 
     *NAMED

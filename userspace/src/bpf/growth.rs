@@ -1,13 +1,16 @@
 //! Replaces a role's maps by maps of other sizes, under traffic.
 //!
-//! 1. [`stage`] makes a new set: maps whose size stays are shared, the others are made anew and filled from the old ones. The program
-//!    is loaded over it. Then one rename puts the set in force, for daemons and for whoever looks.
-//! 2. The caller attaches the program in place of the old one. Each packet meets the old maps or the new ones, which hold the same.
-//! 3. [`Replaced::finish`] waits until no packet reads the old maps, brings over what the old program wrote since the copy, and
-//!    removes them.
+//! 1. [`stage`] makes a new set: maps whose size stays are shared, the others are made anew and
+//!    filled from the old ones. The program is loaded over it. Then one rename puts the set in
+//!    force, for daemons and for whoever looks.
+//! 2. The caller attaches the program in place of the old one. Each packet meets the old maps or
+//!    the new ones, which hold the same.
+//! 3. [`Replaced::finish`] waits until no packet reads the old maps, brings over what the old
+//!    program wrote since the copy, and removes them.
 //!
-//! A crash before the rename leaves the old set and rubbish, which the next daemon removes; a crash behind it leaves the new set, and
-//! the old one beside it, which tells the next daemon to attach and to finish.
+//! A crash before the rename leaves the old set and rubbish, which the next daemon removes; a crash
+//! behind it leaves the new set, and the old one beside it, which tells the next daemon to attach
+//! and to finish.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -58,11 +61,17 @@ impl Copied {
 /// # Errors
 ///
 /// [`Error::Open`], [`Error::Absent`].
-pub(super) fn fits(pins: &Pins, shapes: &[MapShape], capacities: &Capacities) -> Result<bool, Error> {
+pub(super) fn fits(
+    pins: &Pins,
+    shapes: &[MapShape],
+    capacities: &Capacities,
+) -> Result<bool, Error> {
     pins.open(|set| {
         for shape in shapes {
             let map = RawMap::open(&set.directory.join(shape.name))?;
-            if map.is_some_and(|map| shape.entries(capacities).is_some_and(|entries| entries != map.entries())) {
+            if map.is_some_and(|map| {
+                shape.entries(capacities).is_some_and(|entries| entries != map.entries())
+            }) {
                 return Ok(false);
             }
         }
@@ -70,12 +79,13 @@ pub(super) fn fits(pins: &Pins, shapes: &[MapShape], capacities: &Capacities) ->
     })
 }
 
-/// Makes a new set of maps with these capacities, has `load` load a program over the directory of their pins, and puts the set in
-/// force. Nothing is attached.
+/// Makes a new set of maps with these capacities, has `load` load a program over the directory of
+/// their pins, and puts the set in force. Nothing is attached.
 ///
 /// # Errors
 ///
-/// [`Error::InUse`] when a capacity is less than what is or was in use, or what the kernel refuses. The old set is then in force.
+/// [`Error::InUse`] when a capacity is less than what is or was in use, or what the kernel refuses.
+/// The old set is then in force.
 pub(super) fn stage<P>(
     pins: &Pins,
     shapes: &'static [MapShape],
@@ -157,7 +167,11 @@ fn copy(
 }
 
 /// Copies an array as far as the new one goes; beyond, nothing may ever have been written.
-fn copy_elements(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error) -> Result<(), Error> {
+fn copy_elements(
+    old: &RawMap,
+    new: &RawMap,
+    refused: &impl Fn(String) -> Error,
+) -> Result<(), Error> {
     old.read(|keys, values| {
         // Keys come in order.
         let beyond = |key: &[u8]| value::<u32>(key) >= new.entries();
@@ -165,7 +179,11 @@ fn copy_elements(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error)
         let rest = keys[stay * 4..].chunks(4).zip(values[stay * old.value()..].chunks(old.value()));
         for (key, element) in rest {
             if element.iter().any(|byte| *byte != 0) {
-                return Err(refused(format!("the map {} has used its element {}", old.name(), value::<u32>(key))));
+                return Err(refused(format!(
+                    "the map {} has used its element {}",
+                    old.name(),
+                    value::<u32>(key)
+                )));
             }
         }
         if stay > 0 { new.write(&keys[..stay * 4], &values[..stay * old.value()]) } else { Ok(()) }
@@ -173,14 +191,22 @@ fn copy_elements(old: &RawMap, new: &RawMap, refused: &impl Fn(String) -> Error)
 }
 
 /// Puts the inner maps of an outer map into another one: they are the same maps, seen from both.
-fn copy_tables(old: &RawMap, new: &RawMap, indexes: &[u32], refused: &impl Fn(String) -> Error) -> Result<(), Error> {
+fn copy_tables(
+    old: &RawMap,
+    new: &RawMap,
+    indexes: &[u32],
+    refused: &impl Fn(String) -> Error,
+) -> Result<(), Error> {
     let held = old.inner_maps(indexes)?;
     if let Some((index, _)) = held.iter().find(|(index, _)| *index >= new.entries()) {
         return Err(refused(format!("the map {} has used its element {index}", old.name())));
     }
     for held in held.chunks(INNER_MAPS) {
         let keys: Vec<u32> = held.iter().map(|(index, _)| *index).collect();
-        let inner = held.iter().map(|(_, id)| RawMap::by_id(*id, old.name())).collect::<Result<Vec<_>, Error>>()?;
+        let inner = held
+            .iter()
+            .map(|(_, id)| RawMap::by_id(*id, old.name()))
+            .collect::<Result<Vec<_>, Error>>()?;
         let maps: Vec<u32> = inner.iter().map(|map| map.descriptor().as_raw_fd() as u32).collect();
         new.write(bytes(&keys), bytes(&maps))?;
     }
@@ -188,13 +214,14 @@ fn copy_tables(old: &RawMap, new: &RawMap, indexes: &[u32], refused: &impl Fn(St
 }
 
 impl Replaced {
-    /// A replacement that an earlier daemon began and did not finish: its maps are in force, and whether its program is attached
-    /// everywhere is unknown.
+    /// A replacement that an earlier daemon began and did not finish: its maps are in force, and
+    /// whether its program is attached everywhere is unknown.
     pub(super) fn unfinished(pins: &Pins, shapes: &'static [MapShape]) -> Option<Self> {
         pins.next().is_dir().then(|| Self { pins: pins.clone(), shapes, copied: None })
     }
 
-    /// Brings over what was written to the old maps since they were copied, and removes them. No filter may run their program any more.
+    /// Brings over what was written to the old maps since they were copied, and removes them. No
+    /// filter may run their program any more.
     ///
     /// It can be called again after an error.
     ///
@@ -219,17 +246,22 @@ impl Replaced {
 
     /// Brings over the entries that the old program wrote behind the copy.
     ///
-    /// What the new program wrote is newer and stays. After a crash it is not known what the copy was, so what the new map has stays.
+    /// What the new program wrote is newer and stays. After a crash it is not known what the copy
+    /// was, so what the new map has stays.
     fn carry_flows(&self, name: &str) -> Result<(), Error> {
         let (old, new) = (self.pins.settled().join(name), self.pins.next().join(name));
-        let (Some(old), Some(new)) = (RawMap::open(&old)?, RawMap::open(&new)?) else { return Ok(()) };
+        let (Some(old), Some(new)) = (RawMap::open(&old)?, RawMap::open(&new)?) else {
+            return Ok(());
+        };
         if old.id() == new.id() {
             return Ok(());
         }
         let copied = self.copied.as_ref().and_then(|copied| copied.get(name));
         old.read(|keys, values| {
             for (key, value) in keys.chunks(old.key()).zip(values.chunks(old.value())) {
-                if copied.is_some_and(|copied| copied.has(key, value)) || new.update(key, value, IF_ABSENT)? {
+                if copied.is_some_and(|copied| copied.has(key, value))
+                    || new.update(key, value, IF_ABSENT)?
+                {
                     continue;
                 }
                 if let (Some(copied), Some(found)) = (copied, new.lookup(key)?)
@@ -251,7 +283,9 @@ impl Replaced {
         let before = Some(old.join(COUNTED_BEFORE)).filter(|kept| kept.is_dir());
         for shape in self.shapes.iter().filter(|shape| shape.holds == Holds::Counters) {
             let name = shape.name;
-            let (Some(counted), Some(counts)) = (RawMap::open(&old.join(name))?, RawMap::open(&new.join(name))?) else {
+            let (Some(counted), Some(counts)) =
+                (RawMap::open(&old.join(name))?, RawMap::open(&new.join(name))?)
+            else {
                 continue;
             };
             let earlier: Vec<_> = before.iter().cloned().collect();

@@ -14,16 +14,19 @@ pub struct Trie {
 }
 
 impl Trie {
-    /// A trie that holds these entries, with room for some more. Entries in the order of addresses are written faster.
+    /// A trie that holds these entries, with room for some more. Entries in the order of addresses
+    /// are written faster.
     ///
     /// # Errors
     ///
     /// [`Error::System`], when memory runs out.
     pub fn new(entries: &[(PrefixKey, Listing)]) -> Result<Self, Error> {
-        // A trie takes memory for what it holds; the room is a bound alone (but counted against RLIMIT_MEMLOCK before Linux 5.11).
+        // A trie takes memory for what it holds; the room is a bound alone (but counted against
+        // RLIMIT_MEMLOCK before Linux 5.11).
         let room = entries.len() + entries.len() / 8 + 1024;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let map = RawMap::trie("list of sources", size_of::<PrefixKey>(), size_of::<Listing>(), room)?;
+        let map =
+            RawMap::trie("list of sources", size_of::<PrefixKey>(), size_of::<Listing>(), room)?;
         let (keys, values): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
         map.write(bytes(&keys), bytes(&values))?;
         Ok(Self { map })
@@ -48,7 +51,8 @@ impl Trie {
     }
 }
 
-/// Swaps tries in, many in one call, which waits for the packets that may still meet those of before.
+/// Swaps tries in, many in one call, which waits for the packets that may still meet those of
+/// before.
 ///
 /// # Errors
 ///
@@ -56,7 +60,8 @@ impl Trie {
 pub(super) fn replace(outer: &RawMap, lists: &[(u32, &Trie)]) -> Result<(), Error> {
     for lists in lists.chunks(INNER_MAPS) {
         let keys: Vec<u32> = lists.iter().map(|(index, _)| *index).collect();
-        let tries: Vec<u32> = lists.iter().map(|(_, trie)| trie.map.descriptor().as_raw_fd() as u32).collect();
+        let tries: Vec<u32> =
+            lists.iter().map(|(_, trie)| trie.map.descriptor().as_raw_fd() as u32).collect();
         outer.write(bytes(&keys), bytes(&tries))?;
     }
     Ok(())

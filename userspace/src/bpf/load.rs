@@ -32,9 +32,11 @@ pub const fn programs_built_by() -> &'static str {
 /// What a program amounts to in the kernel that loaded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// Instructions after the verifier's rewriting, which differs by kernel. `None` where the kernel does not tell.
+    /// Instructions after the verifier's rewriting, which differs by kernel. `None` where the
+    /// kernel does not tell.
     pub instructions: Option<u32>,
-    /// Instructions that the verifier went through on all paths together; it gives up at a million. `None` before Linux 5.16.
+    /// Instructions that the verifier went through on all paths together; it gives up at a million.
+    /// `None` before Linux 5.16.
     pub verified: Option<u32>,
     /// Bytes of machine code.
     pub machine_code: u32,
@@ -42,7 +44,8 @@ pub struct Footprint {
     pub type_information: bool,
 }
 
-/// A program in the kernel. It stays there as long as this value lives or something that it was attached to does.
+/// A program in the kernel. It stays there as long as this value lives or something that it was
+/// attached to does.
 pub struct Program {
     ebpf: Ebpf,
     name: &'static str,
@@ -92,10 +95,11 @@ impl Program {
         info.map_err(|source| Error::Load { program: self.name, source })
     }
 
-    /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it left it.
+    /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`): its return value and the frame as it
+    /// left it.
     ///
-    /// `context` is the `__sk_buff` that the program finds, as far as the kernel accepts it; empty for none. Redirects happen on
-    /// the wire only: here they are the return value.
+    /// `context` is the `__sk_buff` that the program finds, as far as the kernel accepts it; empty
+    /// for none. Redirects happen on the wire only: here they are the return value.
     ///
     /// # Errors
     ///
@@ -114,8 +118,12 @@ impl Program {
         let failed = |source| Error::TestRun { source };
         let program = self.ebpf.program(self.name);
         let result = match program {
-            Some(aya::programs::Program::SchedClassifier(program)) => program.test_run(options).map_err(failed)?,
-            Some(aya::programs::Program::Xdp(program)) => program.test_run(options).map_err(failed)?,
+            Some(aya::programs::Program::SchedClassifier(program)) => {
+                program.test_run(options).map_err(failed)?
+            }
+            Some(aya::programs::Program::Xdp(program)) => {
+                program.test_run(options).map_err(failed)?
+            }
             _ => unreachable!("a program is of one of these two types"),
         };
         out.truncate(result.data_size_out as usize);
@@ -133,12 +141,17 @@ pub struct BackendPrograms {
 
 /// Creates the balancer's maps, or adopts those that are pinned, and loads its TC program.
 ///
-/// Capacities count only for maps that are created: adopted ones keep theirs ([`resize_balancer`] replaces them).
+/// Capacities count only for maps that are created: adopted ones keep theirs ([`resize_balancer`]
+/// replaces them).
 ///
 /// # Errors
 ///
 /// [`Error`]; maps that were created stay pinned, and the next attempt adopts them.
-pub fn balancer(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+pub fn balancer(
+    pins: &Pins,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Program, Error> {
     pins.create()?;
     balancer_over(&pins.directory(), settings, capacities)
 }
@@ -148,22 +161,28 @@ pub fn balancer(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Re
 /// # Errors
 ///
 /// [`Error`].
-pub fn balancer_xdp(pins: &Pins, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+pub fn balancer_xdp(
+    pins: &Pins,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Program, Error> {
     pins.create()?;
     let mut ebpf = load_balancer_object(&pins.directory(), settings, capacities)?;
-    let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(Error::NoPrograms)?.try_into().map_err(refused(XDP))?;
+    let program: &mut Xdp =
+        ebpf.program_mut(XDP).ok_or(Error::NoPrograms)?.try_into().map_err(refused(XDP))?;
     program.load().map_err(refused(XDP))?;
     Ok(Program { ebpf, name: XDP })
 }
 
-/// Replaces those of the balancer's maps that have other capacities, and loads its TC program over them; `None` when all have
-/// these. Attach the program everywhere, then [`Replaced::finish`].
+/// Replaces those of the balancer's maps that have other capacities, and loads its TC program over
+/// them; `None` when all have these. Attach the program everywhere, then [`Replaced::finish`].
 ///
 /// No replacement may be unfinished.
 ///
 /// # Errors
 ///
-/// [`Error::InUse`] when a capacity is less than what is or was in use; [`Error`]. The maps in force are then the same as before.
+/// [`Error::InUse`] when a capacity is less than what is or was in use; [`Error`]. The maps in
+/// force are then the same as before.
 pub fn resize_balancer(
     pins: &Pins,
     settings: &Settings,
@@ -172,8 +191,8 @@ pub fn resize_balancer(
     resize(pins, BALANCER, capacities, |directory| balancer_over(directory, settings, capacities))
 }
 
-/// A replacement of the balancer's maps that an earlier daemon began. The new maps are in force: attach the program over them
-/// everywhere, then [`Replaced::finish`].
+/// A replacement of the balancer's maps that an earlier daemon began. The new maps are in force:
+/// attach the program over them everywhere, then [`Replaced::finish`].
 pub fn unfinished_balancer(pins: &Pins) -> Option<Replaced> {
     Replaced::unfinished(pins, BALANCER)
 }
@@ -193,7 +212,10 @@ pub fn backend(pins: &Pins, host: &BackendHost) -> Result<BackendPrograms, Error
 /// # Errors
 ///
 /// As [`resize_balancer`].
-pub fn resize_backend(pins: &Pins, host: &BackendHost) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
+pub fn resize_backend(
+    pins: &Pins,
+    host: &BackendHost,
+) -> Result<Option<(BackendPrograms, Replaced)>, Error> {
     resize(pins, BACKEND, &host.capacities(), |directory| backend_over(directory, host))
 }
 
@@ -231,28 +253,42 @@ impl BackendHost {
     }
 }
 
-fn balancer_over(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Program, Error> {
+fn balancer_over(
+    directory: &Path,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Program, Error> {
     classifier(load_balancer_object(directory, settings, capacities)?, TC)
 }
 
-/// The object is loaded once for each program; the maps that the first one pins are the second one's, too.
+/// The object is loaded once for each program; the maps that the first one pins are the second
+/// one's, too.
 fn backend_over(directory: &Path, host: &BackendHost) -> Result<BackendPrograms, Error> {
-    let (crosses, gue_port) = (u32::from(super::decapsulates_across_families()), Raw(host.gue_port));
+    let (crosses, gue_port) =
+        (u32::from(super::decapsulates_across_families()), Raw(host.gue_port));
     let program = |name| {
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CROSSES", &crosses, true)
             .override_global("GUE_PORT", &gue_port, true)
             .map_max_entries("LOCAL_ADDRESSES", host.addresses.max(1));
-        classifier(load(loader, "backend", BACKEND_OBJECT, BACKEND, &host.capacities(), directory)?, name)
+        classifier(
+            load(loader, "backend", BACKEND_OBJECT, BACKEND, &host.capacities(), directory)?,
+            name,
+        )
     };
     Ok(BackendPrograms { decapsulate: program(DECAPSULATE)?, clamp: program(CLAMP)? })
 }
 
-fn load_balancer_object(directory: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
+fn load_balancer_object(
+    directory: &Path,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     let features = settings.features.bytes();
-    let (source_v4, source_v6, errors) = (Raw(settings.source_v4), Raw(settings.source_v6), Raw(settings.errors));
+    let (source_v4, source_v6, errors) =
+        (Raw(settings.source_v4), Raw(settings.source_v6), Raw(settings.errors));
     let gue_port = Raw(settings.gue_port);
     loader
         .override_global("FEATURES", &features, true)

@@ -23,11 +23,16 @@ impl Memory {
     ///
     /// [`Error::System`].
     pub(super) fn map(array: BorrowedFd<'_>, length: u32, writable: bool) -> Result<Self, Error> {
-        let failed = |source| Error::System { what: "map a lookup table's memory".to_owned(), source };
+        let failed =
+            |source| Error::System { what: "map a lookup table's memory".to_owned(), source };
         let length = length as usize;
-        let bytes =
-            NonZeroUsize::new(length * size_of::<u64>()).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let protection = if writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+        let bytes = NonZeroUsize::new(length * size_of::<u64>())
+            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let protection = if writable {
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE
+        } else {
+            ProtFlags::PROT_READ
+        };
         // SAFETY: a new mapping; the kernel checks its length against the map.
         let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, array, 0) }
             .map_err(|errno| failed(errno.into()))?;
@@ -37,13 +42,17 @@ impl Memory {
     /// Writes the elements from the start. Nothing else may read or write this map yet.
     pub(super) fn fill(&mut self, elements: &[u64]) {
         assert!(elements.len() <= self.length, "a table is written to a map of its own size");
-        // SAFETY: the mapping holds `length` elements; the map is in no program's reach before it is put in place.
-        unsafe { std::ptr::copy_nonoverlapping(elements.as_ptr(), self.start.as_ptr(), elements.len()) };
+        // SAFETY: the mapping holds `length` elements; the map is in no program's reach before it
+        // is put in place.
+        unsafe {
+            std::ptr::copy_nonoverlapping(elements.as_ptr(), self.start.as_ptr(), elements.len())
+        };
     }
 
     /// The elements, copied.
     pub(super) fn read(&self) -> Vec<u64> {
-        // SAFETY: the mapping holds `length` elements, each read once; a table in place is never written again.
+        // SAFETY: the mapping holds `length` elements, each read once; a table in place is never
+        // written again.
         (0..self.length).map(|i| unsafe { self.start.add(i).read_volatile() }).collect()
     }
 }

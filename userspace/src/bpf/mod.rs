@@ -1,8 +1,9 @@
-//! Loads programs and reads and writes maps: the only module that names aya or makes raw `bpf` calls.
+//! Loads programs and reads and writes maps: the only module that names aya or makes raw `bpf`
+//! calls.
 //!
-//! Maps are pinned under `<bpffs>/sluice/<instance>/<layout version>/<role>/` ([`Pins`]), so that they and the attached programs
-//! outlive the daemon; [`BalancerMaps`] and [`BackendMaps`] are what is there, for the daemon that writes and for the commands
-//! that only read.
+//! Maps are pinned under `<bpffs>/sluice/<instance>/<layout version>/<role>/` ([`Pins`]), so that
+//! they and the attached programs outlive the daemon; [`BalancerMaps`] and [`BackendMaps`] are what
+//! is there, for the daemon that writes and for the commands that only read.
 
 mod backend;
 mod balancer;
@@ -30,9 +31,9 @@ pub use features::{decapsulates_across_families, missing_feature};
 pub use growth::Replaced;
 pub use lists::Trie;
 pub use load::{
-    BackendHost, BackendPrograms, Footprint, Program, backend as load_backend, balancer as load_balancer,
-    balancer_xdp as load_balancer_xdp, programs_built_by, resize_backend, resize_balancer, unfinished_backend,
-    unfinished_balancer,
+    BackendHost, BackendPrograms, Footprint, Program, backend as load_backend,
+    balancer as load_balancer, balancer_xdp as load_balancer_xdp, programs_built_by,
+    resize_backend, resize_balancer, unfinished_backend, unfinished_balancer,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
 pub use shape::{Capacities, ROUTES};
@@ -46,5 +47,6 @@ use sluice_datapath::Plain;
 #[repr(transparent)]
 struct Raw<T>(T);
 
-// SAFETY: `Plain` asks for everything that `Pod` does: no padding, every bit pattern valid, and a stable layout.
+// SAFETY: `Plain` asks for everything that `Pod` does: no padding, every bit pattern valid, and a
+// stable layout.
 unsafe impl<T: Plain> aya::Pod for Raw<T> {}

@@ -10,13 +10,17 @@ use sluice_datapath::LAYOUT_VERSION;
 use super::Error;
 use crate::journal::Role;
 
-/// Where the BPF file system is mounted: the first mount of it, mounted at `/sys/fs/bpf` when there is none.
+/// Where the BPF file system is mounted: the first mount of it, mounted at `/sys/fs/bpf` when there
+/// is none.
 ///
 /// # Errors
 ///
 /// [`Error::System`] when it cannot be mounted.
 pub fn bpffs() -> Result<PathBuf, Error> {
-    let system = |source| Error::System { what: "mount the BPF file system at /sys/fs/bpf".to_owned(), source };
+    let system = |source| Error::System {
+        what: "mount the BPF file system at /sys/fs/bpf".to_owned(),
+        source,
+    };
     if let Some(path) = mounted_bpffs()? {
         return Ok(path);
     }
@@ -52,7 +56,8 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
 /// Suffixes of the directories of one role: see [`Pins`].
 const SUFFIXES: [&str; 3] = ["", "-next", "-new"];
 
-/// In a directory of maps: arrays of what maps counted that were there before them, by the counters' names.
+/// In a directory of maps: arrays of what maps counted that were there before them, by the
+/// counters' names.
 pub(super) const COUNTED_BEFORE: &str = "counted_before";
 
 /// How often a set of maps is looked for that is replaced while it is being opened.
@@ -60,9 +65,10 @@ const ATTEMPTS: usize = 20;
 
 /// The pins of one role of one instance, under `<bpffs>/sluice/<instance>/<layout version>/`.
 ///
-/// They are in the directory `<role>`. While the maps are replaced by larger ones, a new set is made in `<role>-new`, which nobody
-/// looks into, and becomes `<role>-next` by one rename when it is whole. From then on it is the set in force, and the one before it
-/// stays until no packet reads it; then it is removed, and the new one takes its name.
+/// They are in the directory `<role>`. While the maps are replaced by larger ones, a new set is
+/// made in `<role>-new`, which nobody looks into, and becomes `<role>-next` by one rename when it
+/// is whole. From then on it is the set in force, and the one before it stays until no packet reads
+/// it; then it is removed, and the new one takes its name.
 #[derive(Debug, Clone)]
 pub struct Pins {
     instance: String,
@@ -118,11 +124,13 @@ impl Pins {
 
     /// The directories of this role that exist, of one layout version.
     fn of_version(&self, version: &Path) -> Vec<PathBuf> {
-        let named = SUFFIXES.iter().map(|suffix| version.join(format!("{}{suffix}", self.role.as_str())));
+        let named =
+            SUFFIXES.iter().map(|suffix| version.join(format!("{}{suffix}", self.role.as_str())));
         named.filter(|directory| directory.is_dir()).collect()
     }
 
-    /// Opens the set of maps in force; once more when it was replaced meanwhile, so that what is opened belongs together.
+    /// Opens the set of maps in force; once more when it was replaced meanwhile, so that what is
+    /// opened belongs together.
     ///
     /// # Errors
     ///
@@ -140,7 +148,8 @@ impl Pins {
 
     fn set(&self) -> Set {
         let directory = self.directory();
-        let kept = |directory: &Path| Some(directory.join(COUNTED_BEFORE)).filter(|kept| kept.is_dir());
+        let kept =
+            |directory: &Path| Some(directory.join(COUNTED_BEFORE)).filter(|kept| kept.is_dir());
         let earlier = match kept(&directory) {
             Some(kept) => vec![kept],
             // The set before this one is still there, and counts for itself.
@@ -157,7 +166,11 @@ impl Pins {
         use std::os::unix::fs::MetadataExt as _;
         let directories = [self.next(), self.next().join(COUNTED_BEFORE), self.settled()];
         let number = |path: &PathBuf| fs::metadata(path).map(|data| data.ino()).ok();
-        directories.into_iter().map(|path| (number(&path), path)).map(|(number, path)| (path, number)).collect()
+        directories
+            .into_iter()
+            .map(|path| (number(&path), path))
+            .map(|(number, path)| (path, number))
+            .collect()
     }
 
     /// Whether there are pins of this role, of whatever layout version.
@@ -170,7 +183,8 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// [`Error::Layout`] when pins of this role exist in a layout that this binary does not know, [`Error::System`].
+    /// [`Error::Layout`] when pins of this role exist in a layout that this binary does not know,
+    /// [`Error::System`].
     pub fn create(&self) -> Result<(), Error> {
         self.check_layout()?;
         remove(&self.new_set())?;
@@ -181,14 +195,19 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// [`Error::Absent`], or [`Error::Layout`] when they are in a layout that this binary does not know.
+    /// [`Error::Absent`], or [`Error::Layout`] when they are in a layout that this binary does not
+    /// know.
     pub fn require(&self) -> Result<(), Error> {
         self.check_layout()?;
         let directory = self.directory();
         if directory.is_dir() {
             return Ok(());
         }
-        Err(Error::Absent { role: self.role.as_str(), instance: self.instance.clone(), path: directory })
+        Err(Error::Absent {
+            role: self.role.as_str(),
+            instance: self.instance.clone(),
+            path: directory,
+        })
     }
 
     /// Checks that no pins of this role are there in a layout that this binary does not know.
@@ -200,13 +219,18 @@ impl Pins {
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             let found = entry.file_name().to_string_lossy().into_owned();
             if found != LAYOUT_VERSION.to_string() && !self.of_version(&entry.path()).is_empty() {
-                return Err(Error::Layout { instance: self.instance.clone(), found, known: LAYOUT_VERSION });
+                return Err(Error::Layout {
+                    instance: self.instance.clone(),
+                    found,
+                    known: LAYOUT_VERSION,
+                });
             }
         }
         Ok(())
     }
 
-    /// Removes this role's pins, of every layout version, and the directories that this leaves empty. Whether there were any.
+    /// Removes this role's pins, of every layout version, and the directories that this leaves
+    /// empty. Whether there were any.
     ///
     /// # Errors
     ///
@@ -231,8 +255,10 @@ impl Pins {
 
 /// Makes a directory of pins.
 pub(super) fn make(directory: &Path) -> Result<(), Error> {
-    fs::create_dir_all(directory)
-        .map_err(|source| Error::System { what: format!("create the directory {}", directory.display()), source })
+    fs::create_dir_all(directory).map_err(|source| Error::System {
+        what: format!("create the directory {}", directory.display()),
+        source,
+    })
 }
 
 /// Removes a directory of pins, if it is there.
@@ -247,8 +273,10 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
 
 /// Gives a directory of pins its place, at once.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to)
-        .map_err(|source| Error::System { what: format!("rename {} to {}", from.display(), to.display()), source })
+    fs::rename(from, to).map_err(|source| Error::System {
+        what: format!("rename {} to {}", from.display(), to.display()),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -259,7 +287,10 @@ mod tests {
     fn the_usual_mount_point_is_preferred() {
         let mounts = "bpf /run/other/bpf bpf rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(mounted(mounts), Some("/sys/fs/bpf".into()));
-        assert_eq!(mounted("tmpfs /run tmpfs rw 0 0\nnone /with\\040space bpf rw 0 0\n"), Some("/with space".into()));
+        assert_eq!(
+            mounted("tmpfs /run tmpfs rw 0 0\nnone /with\\040space bpf rw 0 0\n"),
+            Some("/with space".into())
+        );
         assert_eq!(mounted("tmpfs /run tmpfs rw 0 0\n"), None);
     }
 }

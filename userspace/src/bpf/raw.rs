@@ -35,7 +35,8 @@ const NO_PREALLOC: u32 = 1;
 /// `BPF_NOEXIST`: write only what is not there.
 pub(super) const IF_ABSENT: u64 = 1;
 
-/// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for it.
+/// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for
+/// it.
 const ENOTSUPP: i32 = 524;
 
 /// How many entries go into one call, to begin with.
@@ -57,7 +58,8 @@ struct BatchAttributes {
     flags: u64,
 }
 
-/// The member of `union bpf_attr` for single elements. `value` is the next key's place for [`GET_NEXT_KEY`].
+/// The member of `union bpf_attr` for single elements. `value` is the next key's place for
+/// [`GET_NEXT_KEY`].
 #[repr(C)]
 struct ElementAttributes {
     map_fd: u32,
@@ -67,7 +69,8 @@ struct ElementAttributes {
     flags: u64,
 }
 
-/// The first members of `union bpf_attr` for [`MAP_CREATE`]; the kernel takes missing members as zeros.
+/// The first members of `union bpf_attr` for [`MAP_CREATE`]; the kernel takes missing members as
+/// zeros.
 #[repr(C)]
 struct CreateAttributes {
     kind: u32,
@@ -80,19 +83,30 @@ struct CreateAttributes {
 
 /// The `bpf` system call; what it returns when that is no error.
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are the command's member of `union bpf_attr`, and what they point to outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    // SAFETY: the attributes are the command's member of `union bpf_attr`, and what they point to
+    // outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Makes an array.
 pub(super) fn create_array(value_size: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
-    create(CreateAttributes { kind: ARRAY, key_size: 4, value_size, max_entries, flags, inner_map: 0 })
+    create(CreateAttributes {
+        kind: ARRAY,
+        key_size: 4,
+        value_size,
+        max_entries,
+        flags,
+        inner_map: 0,
+    })
 }
 
 /// Waits until every program that was running when this was called has ended.
 ///
-/// The kernel does so when an array of maps is written, for this very purpose (`maybe_wait_bpf_programs`).
+/// The kernel does so when an array of maps is written, for this very purpose
+/// (`maybe_wait_bpf_programs`).
 ///
 /// # Errors
 ///
@@ -101,8 +115,14 @@ pub(super) fn wait_for_running_programs() -> Result<(), Error> {
     let wait = || -> io::Result<()> {
         let inner = create_array(8, 1, 0)?;
         let inner_map = inner.as_raw_fd() as u32;
-        let outer =
-            CreateAttributes { kind: ARRAY_OF_MAPS, key_size: 4, value_size: 4, max_entries: 1, flags: 0, inner_map };
+        let outer = CreateAttributes {
+            kind: ARRAY_OF_MAPS,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+            flags: 0,
+            inner_map,
+        };
         let outer = create(outer)?;
         let (key, value) = (0_u32, inner_map);
         let mut attributes = ElementAttributes {
@@ -114,7 +134,10 @@ pub(super) fn wait_for_running_programs() -> Result<(), Error> {
         };
         bpf(UPDATE_ELEM, &mut attributes).map(drop)
     };
-    wait().map_err(|source| Error::System { what: "wait for running programs to end".to_owned(), source })
+    wait().map_err(|source| Error::System {
+        what: "wait for running programs to end".to_owned(),
+        source,
+    })
 }
 
 fn create(mut request: CreateAttributes) -> io::Result<OwnedFd> {
@@ -163,7 +186,8 @@ impl RawMap {
 
     /// The map with a number of the kernel's, which an outer map names.
     pub(super) fn by_id(id: u32, name: &str) -> Result<Self, Error> {
-        let failed = |source| Error::System { what: format!("open an inner map of {name}"), source };
+        let failed =
+            |source| Error::System { what: format!("open an inner map of {name}"), source };
         let data = MapData::from_id(id).map_err(|error| failed(io::Error::other(error)))?;
         Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
     }
@@ -176,13 +200,20 @@ impl RawMap {
         Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
     }
 
-    /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes memory for what it holds alone.
+    /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes
+    /// memory for what it holds alone.
     pub(super) fn trie(name: &str, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
         let failed = |source| Error::System { what: format!("create the map {name}"), source };
         let (key_size, value_size) = (key as u32, value as u32);
         let flags = NO_PREALLOC;
-        let request =
-            CreateAttributes { kind: LPM_TRIE, key_size, value_size, max_entries: entries, flags, inner_map: 0 };
+        let request = CreateAttributes {
+            kind: LPM_TRIE,
+            key_size,
+            value_size,
+            max_entries: entries,
+            flags,
+            inner_map: 0,
+        };
         let data = MapData::from_fd(create(request).map_err(failed)?);
         let data = data.map_err(|error| failed(io::Error::other(error)))?;
         Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
@@ -192,8 +223,11 @@ impl RawMap {
         let info: MapInfo = data.info()?;
         let kind = info.map_type()? as u32;
         let per_cpu = matches!(kind, PERCPU_HASH | PERCPU_ARRAY | LRU_PERCPU_HASH);
-        let cpus =
-            if per_cpu { aya::util::nr_cpus().map_err(|(_, error)| aya::maps::MapError::IoError(error))? } else { 1 };
+        let cpus = if per_cpu {
+            aya::util::nr_cpus().map_err(|(_, error)| aya::maps::MapError::IoError(error))?
+        } else {
+            1
+        };
         // The kernel rounds each CPU's value up to eight bytes, and hands them over so.
         let value = info.value_size() as usize;
         let each = if per_cpu { value.next_multiple_of(8) } else { value };
@@ -258,17 +292,20 @@ impl RawMap {
         self.data.pin(path).map_err(|error| self.failed("pin", io::Error::other(error)))
     }
 
-    /// Bytes of memory that the kernel keeps for the map. From Linux 5.11 to 6.3 it tells the size of values alone, and a ring buffer
-    /// has none: its room is what it takes at least.
+    /// Bytes of memory that the kernel keeps for the map. From Linux 5.11 to 6.3 it tells the size
+    /// of values alone, and a ring buffer has none: its room is what it takes at least.
     ///
     /// # Errors
     ///
     /// [`Error::System`] when the kernel does not tell.
     pub(super) fn memory(&self) -> Result<u64, Error> {
         let path = format!("/proc/self/fdinfo/{}", self.descriptor().as_raw_fd());
-        let text = fs::read_to_string(path).map_err(|source| self.failed("ask for the size of", source))?;
-        let found = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
-        let told: u64 = found.ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| self.failed("ask for the size of", source))?;
+        let found =
+            text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+        let told: u64 = found
+            .ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))?;
         Ok(if self.kind == RINGBUF { told.max(self.entries.into()) } else { told })
     }
 
@@ -304,15 +341,17 @@ impl RawMap {
 
     /// The values of many elements of an array of maps: the numbers of its inner maps.
     ///
-    /// Before Linux 6.8 each such look-up waits until every running program has ended (`maybe_wait_bpf_programs`), for 20 milliseconds and more.
-    /// Those that are made at the same time wait for the same moment.
+    /// Before Linux 6.8 each such look-up waits until every running program has ended
+    /// (`maybe_wait_bpf_programs`), for 20 milliseconds and more. Those that are made at the same
+    /// time wait for the same moment.
     ///
     /// # Errors
     ///
     /// [`Error::System`].
     pub(super) fn inner_maps(&self, indexes: &[u32]) -> Result<Vec<(u32, u32)>, Error> {
-        let ids = self
-            .at_once(indexes, |index| Ok(self.lookup(&index.to_ne_bytes())?.map(|id| (*index, value::<u32>(&id)))))?;
+        let ids = self.at_once(indexes, |index| {
+            Ok(self.lookup(&index.to_ne_bytes())?.map(|id| (*index, value::<u32>(&id))))
+        })?;
         Ok(ids.into_iter().flatten().collect())
     }
 
@@ -335,13 +374,16 @@ impl RawMap {
             }
             let mut results = Vec::with_capacity(items.len());
             for thread in threads {
-                results.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                results.extend(
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                );
             }
             Ok(results)
         })
     }
 
-    /// Writes one value; whether it was written, which with [`IF_ABSENT`] it is only where none was.
+    /// Writes one value; whether it was written, which with [`IF_ABSENT`] it is only where none
+    /// was.
     ///
     /// # Errors
     ///
@@ -364,7 +406,9 @@ impl RawMap {
     pub(super) fn delete(&self, key: &[u8]) -> Result<(), Error> {
         assert_eq!(key.len(), self.key);
         match bpf(DELETE_ELEM, &mut self.element(key.as_ptr(), std::ptr::null(), 0)) {
-            Err(error) if !is(&error, libc::ENOENT) => Err(self.failed("remove an entry of", error)),
+            Err(error) if !is(&error, libc::ENOENT) => {
+                Err(self.failed("remove an entry of", error))
+            }
             _ => Ok(()),
         }
     }
@@ -380,9 +424,11 @@ impl RawMap {
         if self.kind != ARRAY_OF_MAPS || count == 0 {
             return self.write_in_turn(keys, values);
         }
-        // Before Linux 6.8 each entry waits as each look-up does (see `inner_maps`), later each call.
+        // Before Linux 6.8 each entry waits as each look-up does (see `inner_maps`), later each
+        // call.
         let share = count.div_ceil(AT_ONCE);
-        let shares: Vec<_> = keys.chunks(share * self.key).zip(values.chunks(share * self.value())).collect();
+        let shares: Vec<_> =
+            keys.chunks(share * self.key).zip(values.chunks(share * self.value())).collect();
         self.at_once(&shares, |(keys, values)| self.write_in_turn(keys, values)).map(drop)
     }
 
@@ -410,7 +456,9 @@ impl RawMap {
                     return Ok(());
                 }
                 // What was written until then counts; a signal may have come.
-                Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => done += attributes.count as usize,
+                Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => {
+                    done += attributes.count as usize
+                }
                 Err(error) => return Err(self.failed("write", error)),
             }
         }
@@ -419,13 +467,16 @@ impl RawMap {
 
     /// Goes through all entries, many at a time: keys and values one after the other.
     ///
-    /// While others write, entries that stay are seen once (a hash map's buckets are read whole, one after the other); where a
-    /// kernel knows no batches for the type, nobody else may write.
+    /// While others write, entries that stay are seen once (a hash map's buckets are read whole,
+    /// one after the other); where a kernel knows no batches for the type, nobody else may write.
     ///
     /// # Errors
     ///
     /// [`Error::System`], or that of `each`.
-    pub(super) fn read(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn read(
+        &self,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut room = BATCH.min(self.entries as usize).max(1);
         // The kernel's place in the map: a bucket's number, or a key.
         let mut place = vec![0; self.key.max(8)];
@@ -467,7 +518,10 @@ impl RawMap {
         }
     }
 
-    fn read_singly(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn read_singly(
+        &self,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut key: Option<Vec<u8>> = None;
         loop {
             let mut next = vec![0; self.key];
@@ -487,14 +541,17 @@ impl RawMap {
 
 /// The bytes of a plain value.
 pub(super) fn bytes<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: `Plain` has no padding, so every byte is initialised; the slice covers exactly the values.
+    // SAFETY: `Plain` has no padding, so every byte is initialised; the slice covers exactly the
+    // values.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// The plain value that these bytes are. Bytes beyond its size, which the kernel adds to align CPUs' values, are left out.
+/// The plain value that these bytes are. Bytes beyond its size, which the kernel adds to align
+/// CPUs' values, are left out.
 pub(super) fn value<T: Plain>(bytes: &[u8]) -> T {
     assert!(bytes.len() >= size_of::<T>(), "a value has the size that its map was opened with");
-    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Plain` type; alignment is not asked for.
+    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Plain` type; alignment
+    // is not asked for.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 

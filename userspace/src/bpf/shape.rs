@@ -1,7 +1,7 @@
 //! What each map holds, and how its size follows from the limits: one line a map.
 //!
-//! Loading sizes the maps by this table, and replacing them by larger ones copies by it ([`super::growth`]), so a new map of a
-//! program needs its line here and nothing else.
+//! Loading sizes the maps by this table, and replacing them by larger ones copies by it
+//! ([`super::growth`]), so a new map of a program needs its line here and nothing else.
 
 use std::path::Path;
 
@@ -11,13 +11,16 @@ use super::raw::{RawMap, value};
 use super::tally::missing;
 use crate::config::limits::MAX_ROUTES;
 
-/// First fragments that are remembered: a second of fragmented packets at a rate that no healthy network has.
+/// First fragments that are remembered: a second of fragmented packets at a rate that no healthy
+/// network has.
 const FRAGMENTS: u32 = 8_192;
 
-/// Sources whose rates are kept at once, for services that limit them: the buckets of one that was pushed out are full again.
+/// Sources whose rates are kept at once, for services that limit them: the buckets of one that was
+/// pushed out are full again.
 const SOURCES: u32 = 16_384;
 
-/// Routes: twice as many as a configuration may have, so that new ones are there before old ones go. What is not used takes no memory.
+/// Routes: twice as many as a configuration may have, so that new ones are there before old ones
+/// go. What is not used takes no memory.
 pub const ROUTES: u32 = 2 * MAX_ROUTES;
 
 /// How much the maps can hold.
@@ -74,8 +77,8 @@ pub(super) enum Holds {
     Elements,
     /// An array of maps that the daemon alone writes. The inner maps stay what they are.
     Tables,
-    /// A per-CPU array of 64-bit words that the program counts up. A new one starts at zero: what the one before it counted is
-    /// kept beside it.
+    /// A per-CPU array of 64-bit words that the program counts up. A new one starts at zero: what
+    /// the one before it counted is kept beside it.
     Counters,
     /// A hash map that the program writes, and forgets from.
     Flows,
@@ -136,10 +139,12 @@ impl MapShape {
     }
 }
 
-/// The elements of an array of maps that may hold a map: index 0, and those that some service has or had.
+/// The elements of an array of maps that may hold a map: index 0, and those that some service has
+/// or had.
 ///
-/// Nobody asks the kernel for the others: before Linux 6.8, to look an inner map up waits until no program runs, for 20 milliseconds and more.
-/// A service's record is written before anything else of it, and is never all zeros again.
+/// Nobody asks the kernel for the others: before Linux 6.8, to look an inner map up waits until no
+/// program runs, for 20 milliseconds and more. A service's record is written before anything else
+/// of it, and is never all zeros again.
 ///
 /// # Errors
 ///
@@ -149,9 +154,12 @@ pub(super) fn outer_indexes(directory: &Path) -> Result<Vec<u32>, Error> {
     let records = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
     let mut indexes = vec![0];
     records.read(|keys, values| {
-        let used = values.chunks(records.value()).map(|record| record.iter().any(|byte| *byte != 0));
+        let used =
+            values.chunks(records.value()).map(|record| record.iter().any(|byte| *byte != 0));
         let keys = keys.chunks(size_of::<u32>()).map(value::<u32>);
-        indexes.extend(keys.zip(used).filter(|(index, used)| *used && *index != 0).map(|(index, _)| index));
+        indexes.extend(
+            keys.zip(used).filter(|(index, used)| *used && *index != 0).map(|(index, _)| index),
+        );
         Ok(())
     })?;
     Ok(indexes)
@@ -171,7 +179,8 @@ pub(super) const BALANCER: &[MapShape] = &[
     MapShape::new("QUIC_SERVERS", Holds::Keys, Size::Indexed(Limit::Backends, 2)),
     MapShape::new("LISTS", Holds::Tables, Size::Indexed(Limit::Services, 1)),
     MapShape::new("RATES", Holds::Elements, Size::Indexed(Limit::Services, 4)),
-    // Written by the program; what it writes while the map is replaced may be lost, which costs a bucket a packet or two.
+    // Written by the program; what it writes while the map is replaced may be lost, which costs a
+    // bucket a packet or two.
     MapShape::new("BUCKETS", Holds::Elements, Size::Indexed(Limit::Services, 1)),
     MapShape::new("SOURCES", Holds::Flows, Size::Exactly(SOURCES)),
     MapShape::new("TABLES", Holds::Tables, Size::Indexed(Limit::Services, 1)),
@@ -206,7 +215,8 @@ pub(super) const BACKEND: &[MapShape] = &[
 /// What maps of these sizes can hold: of each limit what the smallest of its maps can.
 pub(super) fn capacities<'a>(maps: impl Iterator<Item = (&'a MapShape, &'a RawMap)>) -> Capacities {
     let most = u32::MAX;
-    let mut capacities = Capacities { services: most, backends: most, vips: most, connections: most };
+    let mut capacities =
+        Capacities { services: most, backends: most, vips: most, connections: most };
     for (shape, map) in maps {
         let holds = shape.capacity(map.entries());
         let capacity = match shape.limit() {
@@ -226,7 +236,10 @@ pub(super) fn capacities<'a>(maps: impl Iterator<Item = (&'a MapShape, &'a RawMa
 /// # Errors
 ///
 /// [`Error::Open`], [`Error::Shape`] when one is missing.
-pub(super) fn open(shapes: &'static [MapShape], set: &Set) -> Result<Vec<(&'static MapShape, RawMap)>, Error> {
+pub(super) fn open(
+    shapes: &'static [MapShape],
+    set: &Set,
+) -> Result<Vec<(&'static MapShape, RawMap)>, Error> {
     let open = |shape: &'static MapShape| {
         let path = set.directory.join(shape.name);
         Ok((shape, RawMap::open(&path)?.ok_or_else(|| missing(&path))?))

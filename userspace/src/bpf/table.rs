@@ -34,7 +34,9 @@ impl Table {
         elements.push(pair(self.head.to_word(), self.generation));
         elements.push(self.digest);
         elements.extend(
-            self.slots.chunks(2).map(|two| pair(two[0].to_word(), two.get(1).map_or(0, |slot| slot.to_word()))),
+            self.slots
+                .chunks(2)
+                .map(|two| pair(two[0].to_word(), two.get(1).map_or(0, |slot| slot.to_word()))),
         );
         elements
     }
@@ -74,9 +76,11 @@ pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Tab
     Ok(tables)
 }
 
-/// Builds new inner maps, fills them whole, and swaps them in, many in one call: no packet sees half a table.
+/// Builds new inner maps, fills them whole, and swaps them in, many in one call: no packet sees
+/// half a table.
 ///
-/// The kernel waits for an RCU grace period (milliseconds) with each of them, or with all; [`RawMap::write`] has many wait together.
+/// The kernel waits for an RCU grace period (milliseconds) with each of them, or with all;
+/// [`RawMap::write`] has many wait together.
 ///
 /// # Errors
 ///
@@ -92,7 +96,8 @@ pub(super) fn replace(outer: &RawMap, tables: &[(u32, &Table)]) -> Result<(), Er
             inner.push(map);
         }
         let keys: Vec<u32> = tables.iter().map(|(service, _)| *service).collect();
-        let values: Vec<u32> = inner.iter().map(|map| map.descriptor().as_raw_fd() as u32).collect();
+        let values: Vec<u32> =
+            inner.iter().map(|map| map.descriptor().as_raw_fd() as u32).collect();
         outer.write(bytes(&keys), bytes(&values))?;
     }
     Ok(())

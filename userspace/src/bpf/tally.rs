@@ -4,10 +4,12 @@ use super::Error;
 use super::pins::Set;
 use super::raw::{RawMap, bytes, value};
 
-/// Counters: a per-CPU array that a program counts up, and beside it what was counted before that array was there.
+/// Counters: a per-CPU array that a program counts up, and beside it what was counted before that
+/// array was there.
 ///
-/// Userspace never adds to what a program counts up: it could overwrite what was counted meanwhile. So a larger array starts at zero,
-/// and the sum of all is what was counted. None of them is taken away while somebody has it open: readers see no step back.
+/// Userspace never adds to what a program counts up: it could overwrite what was counted meanwhile.
+/// So a larger array starts at zero, and the sum of all is what was counted. None of them is taken
+/// away while somebody has it open: readers see no step back.
 pub(super) struct Tally {
     /// The array that is counted up first.
     maps: Vec<RawMap>,
@@ -30,9 +32,14 @@ impl Tally {
                 maps.push(map);
             }
         }
-        let words = |map: &RawMap| map.key() == 4 && map.each() == maps[0].each() && map.each().is_multiple_of(8);
+        let words = |map: &RawMap| {
+            map.key() == 4 && map.each() == maps[0].each() && map.each().is_multiple_of(8)
+        };
         if !maps.iter().all(words) {
-            return Err(Error::Shape { path, what: "it does not hold counters of 64 bits".to_owned() });
+            return Err(Error::Shape {
+                path,
+                what: "it does not hold counters of 64 bits".to_owned(),
+            });
         }
         Ok(Self { maps })
     }
@@ -81,7 +88,8 @@ impl Tally {
     /// [`Error::System`].
     pub(super) fn reset(&self, indexes: &[u32]) -> Result<(), Error> {
         for map in &self.maps {
-            let within: Vec<u32> = indexes.iter().copied().filter(|index| *index < map.entries()).collect();
+            let within: Vec<u32> =
+                indexes.iter().copied().filter(|index| *index < map.entries()).collect();
             map.write(bytes(&within), &vec![0; within.len() * map.value()])?;
         }
         Ok(())

@@ -20,7 +20,11 @@ pub(super) fn open(set: &Set, name: &str, key: usize, each: usize) -> Result<Raw
     if (map.key(), map.each()) == (key, each) {
         return Ok(map);
     }
-    let what = format!("its keys and values have {} and {} bytes, not {key} and {each}", map.key(), map.each());
+    let what = format!(
+        "its keys and values have {} and {} bytes, not {key} and {each}",
+        map.key(),
+        map.each()
+    );
     Err(Error::Shape { path, what })
 }
 

@@ -72,5 +72,11 @@ fn of_map(shape: &MapShape, map: &RawMap, directory: &Path) -> Result<Usage, Err
         Holds::Elements | Holds::Counters => {}
     }
     let bytes_per_cpu = map.is_per_cpu().then(|| map.each() as u64 * u64::from(map.entries()));
-    Ok(Usage { name: shape.name.to_owned(), entries, capacity: map.entries(), bytes, bytes_per_cpu })
+    Ok(Usage {
+        name: shape.name.to_owned(),
+        entries,
+        capacity: map.entries(),
+        bytes,
+        bytes_per_cpu,
+    })
 }

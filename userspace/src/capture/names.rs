@@ -5,7 +5,8 @@ use anyhow::anyhow;
 use crate::bpf::{BalancerMaps, Pins};
 use crate::failure::Failure;
 
-/// The names of services and backends by index, as they are at one moment; empty where there is none.
+/// The names of services and backends by index, as they are at one moment; empty where there is
+/// none.
 pub(super) struct Names {
     services: Vec<String>,
     backends: Vec<String>,
@@ -26,7 +27,8 @@ impl Names {
     pub(super) fn service_index(&self, wanted: &str) -> Result<u32, Failure> {
         let found = self.services.iter().position(|name| !name.is_empty() && name == wanted);
         found.map(|index| index as u32).ok_or_else(|| {
-            let names: Vec<_> = self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+            let names: Vec<_> =
+                self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             Failure::bad_input(anyhow!("there is no service {wanted:?}; there are: {names}"))
         })

@@ -11,7 +11,9 @@ use anyhow::Context as _;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriter as Writer};
 use pcap_file::{DataLink, PcapError};
@@ -64,19 +66,23 @@ impl Output {
     /// Creates the file, or takes standard output.
     pub(super) fn open(file: Option<&Path>) -> Result<Self, Failure> {
         let path = file.unwrap_or(Path::new("standard output")).to_owned();
-        let mut output = Self { format: Format::Text(io::stdout()), path, written: 0, closed: false };
+        let mut output =
+            Self { format: Format::Text(io::stdout()), path, written: 0, closed: false };
         if let Some(file) = file {
             let sink: Box<dyn Write> = if file == Path::new("-") {
                 Box::new(BufWriter::new(io::stdout()))
             } else {
-                let created = File::create(file).with_context(|| format!("cannot create {}", file.display()));
+                let created =
+                    File::create(file).with_context(|| format!("cannot create {}", file.display()));
                 Box::new(BufWriter::new(created.map_err(Failure::BadInput)?))
             };
             let application = format!("sluice {}", env!("CARGO_PKG_VERSION"));
             let options = vec![SectionHeaderOption::UserApplication(Cow::Owned(application))];
             let section = SectionHeaderBlock { options, ..SectionHeaderBlock::default() };
             match PcapNgWriter::with_section_header(sink, section) {
-                Ok(writer) => output.format = Format::Pcapng { writer, interfaces: BTreeMap::new() },
+                Ok(writer) => {
+                    output.format = Format::Pcapng { writer, interfaces: BTreeMap::new() }
+                }
                 Err(error) => output.failed(error)?,
             }
             output.flush()?;
@@ -100,11 +106,20 @@ impl Output {
     }
 
     /// Writes one packet.
-    pub(super) fn write(&mut self, event: &Event, names: &Names, clock: &Clock) -> Result<(), Failure> {
+    pub(super) fn write(
+        &mut self,
+        event: &Event,
+        names: &Names,
+        clock: &Clock,
+    ) -> Result<(), Failure> {
         let wall = clock.wall(event);
         let done = match &mut self.format {
-            Format::Text(out) => writeln!(out.lock(), "{}", line(event, names, wall)).map_err(PcapError::IoError),
-            Format::Pcapng { writer, interfaces } => write_block(writer, interfaces, event, names, wall),
+            Format::Text(out) => {
+                writeln!(out.lock(), "{}", line(event, names, wall)).map_err(PcapError::IoError)
+            }
+            Format::Pcapng { writer, interfaces } => {
+                write_block(writer, interfaces, event, names, wall)
+            }
         };
         match done {
             Ok(()) => self.written += 1,
@@ -130,7 +145,9 @@ impl Output {
             self.closed = true;
             return Ok(());
         }
-        Err(Failure::operation(anyhow::Error::from(error).context(format!("cannot write to {}", self.path.display()))))
+        Err(Failure::operation(
+            anyhow::Error::from(error).context(format!("cannot write to {}", self.path.display())),
+        ))
     }
 }
 
@@ -153,7 +170,11 @@ fn write_block(
             InterfaceDescriptionOption::IfName(Cow::Owned(names::interface(event.interface))),
             InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
         ];
-        let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: HEAD as u32, options };
+        let block = InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: HEAD as u32,
+            options,
+        };
         writer.write_block(&block.into_block())?;
     }
     let block = EnhancedPacketBlock {
@@ -194,7 +215,8 @@ fn comment(event: &Event, names: &Names) -> String {
 /// The reason's name, of a packet that was dropped.
 fn reason(event: &Event) -> Option<String> {
     let known = Reason::ALL.iter().find(|reason| reason.index() == event.reason);
-    (event.reason != 0).then(|| known.map_or_else(|| event.reason.to_string(), |reason| reason.name().to_owned()))
+    (event.reason != 0)
+        .then(|| known.map_or_else(|| event.reason.to_string(), |reason| reason.name().to_owned()))
 }
 
 /// A packet as a line: time, interface, what it is, what became of it.
@@ -215,14 +237,17 @@ fn line(event: &Event, names: &Names, wall: Duration) -> String {
 
 /// Addresses, ports and protocol, as far as the bytes show them.
 fn packet(bytes: &[u8]) -> String {
-    let Ok(sliced) = LaxSlicedPacket::from_ethernet(bytes) else { return "not Ethernet".to_owned() };
+    let Ok(sliced) = LaxSlicedPacket::from_ethernet(bytes) else {
+        return "not Ethernet".to_owned();
+    };
     let (source, destination) = match &sliced.net {
         Some(LaxNetSlice::Ipv4(ip)) => {
             (ip.header().source_addr().to_string(), ip.header().destination_addr().to_string())
         }
-        Some(LaxNetSlice::Ipv6(ip)) => {
-            (format!("[{}]", ip.header().source_addr()), format!("[{}]", ip.header().destination_addr()))
-        }
+        Some(LaxNetSlice::Ipv6(ip)) => (
+            format!("[{}]", ip.header().source_addr()),
+            format!("[{}]", ip.header().destination_addr()),
+        ),
         _ => return "not IP".to_owned(),
     };
     let ((from, to), protocol) = match &sliced.transport {
@@ -242,7 +267,8 @@ mod tests {
     #[test]
     fn a_packet_is_described_as_far_as_its_bytes_go() {
         let mut bytes = Vec::new();
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [203, 0, 113, 10], 64);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [203, 0, 113, 10], 64);
         builder.tcp(40_000, 443, 1, 100).write(&mut bytes, &[0; 400]).unwrap();
         assert_eq!(packet(&bytes[..HEAD]), "192.0.2.7:40000 > 203.0.113.10:443 tcp");
         assert_eq!(packet(&bytes[..36]), "192.0.2.7 > 203.0.113.10");
@@ -253,7 +279,10 @@ mod tests {
     #[test]
     fn an_unknown_reason_is_shown_by_its_number() {
         assert_eq!(reason(&Event::NONE), None);
-        assert_eq!(reason(&Event { reason: Reason::TooBig.index(), ..Event::NONE }).as_deref(), Some("too_big"));
+        assert_eq!(
+            reason(&Event { reason: Reason::TooBig.index(), ..Event::NONE }).as_deref(),
+            Some("too_big")
+        );
         assert_eq!(reason(&Event { reason: 63, ..Event::NONE }).as_deref(), Some("63"));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// What kind of address this is, with its article, if it is not one that a packet can be routed to; `None` for a
-/// unicast address. (IANA's special-purpose registries, RFC 6890; kinds that networks do route stay allowed.)
+/// What kind of address this is, with its article, if it is not one that a packet can be routed to;
+/// `None` for a unicast address. (IANA's special-purpose registries, RFC 6890; kinds that networks
+/// do route stay allowed.)
 pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some("the unspecified address"),
@@ -13,7 +14,8 @@ pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some("an IPv4-mapped IPv6 address (write the IPv4 address itself)")
         }
-        // It is an address on one link only, and a configuration that several hosts share cannot say which link.
+        // It is an address on one link only, and a configuration that several hosts share cannot
+        // say which link.
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
         IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
         address if address.is_loopback() => Some("a loopback address"),
@@ -48,7 +50,9 @@ mod tests {
         ] {
             let found = unusable(address.parse().unwrap());
             match kind {
-                Some(kind) => assert!(found.is_some_and(|found| found.contains(kind)), "{address}: {found:?}"),
+                Some(kind) => {
+                    assert!(found.is_some_and(|found| found.contains(kind)), "{address}: {found:?}")
+                }
                 None => assert_eq!(found, None, "{address}"),
             }
         }

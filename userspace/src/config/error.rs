@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The first thing that is wrong with a configuration: the file, the place in it, and what would be right.
+/// The first thing that is wrong with a configuration: the file, the place in it, and what would be
+/// right.
 ///
-/// Displayed as `edge.json: services[2].backends[0].weight: ...`, or `edge.json:7:3: ...` (line and column, from 1) where
-/// the text is not JSON and so has no places.
+/// Displayed as `edge.json: services[2].backends[0].weight: ...`, or `edge.json:7:3: ...` (line and
+/// column, from 1) where the text is not JSON and so has no places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     file: PathBuf,
@@ -39,7 +40,8 @@ impl ConfigError {
     /// serde_json's error, at the value `path` (`.` for the whole document).
     pub(super) fn json(file: &Path, path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        // Its Display ends with the position, which is said elsewhere: before the text, or by the place.
+        // Its Display ends with the position, which is said elsewhere: before the text, or by the
+        // place.
         let position = format!(" at line {} column {}", error.line(), error.column());
         let problem = text.strip_suffix(&position).unwrap_or(&text);
         if error.is_data() {
@@ -64,8 +66,8 @@ impl ConfigError {
         &self.file
     }
 
-    /// The place of the wrong value, such as `services[2].backends[0].weight`; `None` if the file as a whole is wrong or
-    /// is not JSON.
+    /// The place of the wrong value, such as `services[2].backends[0].weight`; `None` if the file
+    /// as a whole is wrong or is not JSON.
     #[must_use]
     pub fn place(&self) -> Option<&str> {
         match &self.place {

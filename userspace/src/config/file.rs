@@ -1,5 +1,5 @@
-//! What was typed: the JSON document as serde reads it. Types and ranges of single values are checked here, everything
-//! that needs two values in `meaning`.
+//! What was typed: the JSON document as serde reads it. Types and ranges of single values are
+//! checked here, everything that needs two values in `meaning`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,7 +19,8 @@ use super::{Encapsulation, Hash, TooBig, Tracking, limits};
 /// The only `version` there is.
 pub(super) const VERSION: u64 = 1;
 
-/// The document's version alone, read before the rest: fields that another version has are not "unknown".
+/// The document's version alone, read before the rest: fields that another version has are not
+/// "unknown".
 #[derive(Deserialize)]
 pub(super) struct Header {
     pub(super) version: Option<serde_json::Value>,
@@ -160,16 +161,19 @@ impl Example for Document {
     const EXAMPLE: &'static str = Header::EXAMPLE;
 }
 impl Example for Underlay {
-    const EXAMPLE: &'static str = "an object such as { \"v4\": \"192.0.2.1\", \"v6\": \"2001:db8::1\" }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"v4\": \"192.0.2.1\", \"v6\": \"2001:db8::1\" }";
 }
 impl Example for Limits {
     const EXAMPLE: &'static str = "an object such as { \"connections\": 65536 }";
 }
 impl Example for Backend {
-    const EXAMPLE: &'static str = "an object such as { \"name\": \"web-1\", \"address\": \"10.0.1.11\" }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"name\": \"web-1\", \"address\": \"10.0.1.11\" }";
 }
 impl Example for Service {
-    const EXAMPLE: &'static str = "an object such as { \"name\": \"web\", \"vips\": [...], \"backends\": [...] }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"name\": \"web\", \"vips\": [...], \"backends\": [...] }";
 }
 impl Example for Rates {
     const EXAMPLE: &'static str = "an object such as { \"source_new_flows\": 50 }";
@@ -389,8 +393,10 @@ impl<'de> Deserialize<'de> for Rate {
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Rate, E> {
-                let rate = u32::try_from(number).ok().filter(|rate| (1..=limits::MAX_RATE).contains(rate));
-                let rate = rate.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))?;
+                let rate =
+                    u32::try_from(number).ok().filter(|rate| (1..=limits::MAX_RATE).contains(rate));
+                let rate =
+                    rate.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))?;
                 Ok(Rate { per_second: rate, burst: rate })
             }
 

@@ -12,15 +12,18 @@ use super::file::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
-    AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service, ServiceBackend, SourceLists,
-    Underlay, Vip, policy, quic, routes, size,
+    AddressPolicy, Backend, Config, ConfigError, Encapsulation, Ping, Rates, Service,
+    ServiceBackend, SourceLists, Underlay, Vip, policy, quic, routes, size,
 };
 
 /// A place and the problem there; [`config`] adds the file.
 pub(super) type Problem = (String, String);
 
 /// Refuses every version but the one this program reads.
-pub(super) fn check_version(version: Option<&serde_json::Value>, file: &Path) -> Result<(), ConfigError> {
+pub(super) fn check_version(
+    version: Option<&serde_json::Value>,
+    file: &Path,
+) -> Result<(), ConfigError> {
     let right = file::VERSION;
     match version {
         Some(version) if version.as_u64() == Some(right) => Ok(()),
@@ -31,7 +34,9 @@ pub(super) fn check_version(version: Option<&serde_json::Value>, file: &Path) ->
                 "{version} is not a version that this sluice reads; write \"version\": {right}, or use the sluice that the file was written for"
             ),
         )),
-        None => Err(ConfigError::at(file, "version", format!("missing; write \"version\": {right}"))),
+        None => {
+            Err(ConfigError::at(file, "version", format!("missing; write \"version\": {right}")))
+        }
     }
 }
 
@@ -71,7 +76,8 @@ fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
     })
 }
 
-/// The files of deny- and allow-list; relative paths start at `directory`. `place` ends with a dot, or is empty.
+/// The files of deny- and allow-list; relative paths start at `directory`. `place` ends with a dot,
+/// or is empty.
 fn sources(
     deny: Option<PathBuf>,
     allow: Option<PathBuf>,
@@ -80,7 +86,8 @@ fn sources(
 ) -> Result<SourceLists, Problem> {
     let path = |typed: Option<PathBuf>, field: &str| match typed {
         Some(path) if path.as_os_str().is_empty() => Err(at(&format!("{place}{field}"))(
-            "empty; write a path such as \"/etc/sluice/sources.txt\", or remove the field".to_owned(),
+            "empty; write a path such as \"/etc/sluice/sources.txt\", or remove the field"
+                .to_owned(),
         )),
         typed => Ok(typed.map(|path| directory.join(path))),
     };
@@ -90,7 +97,8 @@ fn sources(
 fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
     if typed.is_empty() {
         return Err(at("interfaces")(
-            "empty; name at least one interface that VIP traffic arrives on, such as \"eth0\"".to_owned(),
+            "empty; name at least one interface that VIP traffic arrives on, such as \"eth0\""
+                .to_owned(),
         ));
     }
     let mut seen = Seen::new();
@@ -123,23 +131,40 @@ fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
         let field = format!("underlay.{family}_sources");
         let problem = |text: String| Err(at(&field)(text));
         if !has_address {
-            return problem(format!("underlay has no {family:?} to look up routes from; add it, or remove this field"));
+            return problem(format!(
+                "underlay has no {family:?} to look up routes from; add it, or remove this field"
+            ));
         }
         if prefix.prefix_len() == prefix.max_prefix_len() {
-            return problem(format!("{prefix} is one address; write a prefix such as {example}, or remove this field"));
+            return problem(format!(
+                "{prefix} is one address; write a prefix such as {example}, or remove this field"
+            ));
         }
         if prefix.prefix_len() < 8 {
             return problem(format!("{prefix} is nobody's own; write a prefix such as {example}"));
         }
         if prefix.trunc() != prefix {
-            return problem(format!("{prefix} has bits beyond its length; write {}", prefix.trunc()));
+            return problem(format!(
+                "{prefix} has bits beyond its length; write {}",
+                prefix.trunc()
+            ));
         }
         for end in [prefix.network(), prefix.broadcast()] {
             check_usable(Some(end), || field.clone(), "the source of outer headers")?;
         }
     }
-    let gue_port = gue_port.as_ref().and_then(|whole| u16::try_from(whole.0).ok()).unwrap_or(limits::DEFAULT_GUE_PORT);
-    Ok(Underlay { v4, v6, v4_sources, v6_sources, gue_port, mtu: mtu.as_ref().map(|whole| whole.0) })
+    let gue_port = gue_port
+        .as_ref()
+        .and_then(|whole| u16::try_from(whole.0).ok())
+        .unwrap_or(limits::DEFAULT_GUE_PORT);
+    Ok(Underlay {
+        v4,
+        v6,
+        v4_sources,
+        v6_sources,
+        gue_port,
+        mtu: mtu.as_ref().map(|whole| whole.0),
+    })
 }
 
 fn limits(typed: Option<file::Limits>) -> Limits {
@@ -153,7 +178,11 @@ fn limits(typed: Option<file::Limits>) -> Limits {
     }
 }
 
-fn backends(typed: Vec<Object<file::Backend>>, underlay: Underlay, limits: Limits) -> Result<Vec<Backend>, Problem> {
+fn backends(
+    typed: Vec<Object<file::Backend>>,
+    underlay: Underlay,
+    limits: Limits,
+) -> Result<Vec<Backend>, Problem> {
     check_limit(typed.len(), "backends", limits.backends, limits::MAX_BACKENDS)?;
     let mut names = Seen::new();
     let mut addresses = Seen::new();
@@ -161,12 +190,17 @@ fn backends(typed: Vec<Object<file::Backend>>, underlay: Underlay, limits: Limit
     for (index, Object(typed)) in typed.into_iter().enumerate() {
         let place = format!("backends[{index}]");
         let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
-        names.first_time(typed.name, format!("{place}.name"), |name| format!("backend name {name:?}"))?;
-        let backend = Backend { name, v4: typed.address.v4, v6: typed.address.v6, draining: typed.draining };
+        names.first_time(typed.name, format!("{place}.name"), |name| {
+            format!("backend name {name:?}")
+        })?;
+        let backend =
+            Backend { name, v4: typed.address.v4, v6: typed.address.v6, draining: typed.draining };
         for address in backend.addresses() {
             let place = || format!("{place}.address");
             check_usable(Some(address), place, "a backend's address")?;
-            let spread = underlay.own().find(|own| own.prefix_len() < own.max_prefix_len() && own.contains(&address));
+            let spread = underlay
+                .own()
+                .find(|own| own.prefix_len() < own.max_prefix_len() && own.contains(&address));
             if let Some(sources) = spread {
                 return Err(at(&place())(format!(
                     "{address} is in {sources}, where sources of outer headers are taken from (underlay); write the backend host's address"
@@ -197,8 +231,10 @@ fn services(
 
     let by_name: HashMap<&str, usize> =
         backends.iter().enumerate().map(|(index, backend)| (backend.name(), index)).collect();
-    let hosts: HashMap<IpAddr, &str> =
-        backends.iter().flat_map(|backend| backend.addresses().map(move |address| (address, backend.name()))).collect();
+    let hosts: HashMap<IpAddr, &str> = backends
+        .iter()
+        .flat_map(|backend| backend.addresses().map(move |address| (address, backend.name())))
+        .collect();
     let mut names = Seen::new();
     let mut vips = Seen::new();
     let mut services = Vec::with_capacity(typed.len());
@@ -206,13 +242,16 @@ fn services(
     for (index, Object(typed)) in typed.into_iter().enumerate() {
         let place = format!("services[{index}]");
         let name = names::name(&typed.name).map_err(at(&format!("{place}.name")))?;
-        names.first_time(typed.name, format!("{place}.name"), |name| format!("service name {name:?}"))?;
+        names.first_time(typed.name, format!("{place}.name"), |name| {
+            format!("service name {name:?}")
+        })?;
         check_vips(&typed.vips, &place, underlay, &hosts, &mut vips)?;
         let members = service_backends(&typed.backends, &place, backends, &by_name)?;
         check_weights(&members, typed.table_size.get(), &place)?;
         check_families(&members, backends, underlay, &place)?;
         let encapsulation = encapsulation(typed.encapsulation, typed.udp_zero_checksum, &place)?;
-        size::check(typed.too_big, underlay, encapsulation).map_err(at(&format!("{place}.too_big")))?;
+        size::check(typed.too_big, underlay, encapsulation)
+            .map_err(at(&format!("{place}.too_big")))?;
         let sources = sources(typed.deny_file, typed.allow_file, directory, &format!("{place}."))?;
         let quic = quic::meant(&typed.quic, &place, &members, &by_name)?;
         services.push(Service {
@@ -236,7 +275,11 @@ fn services(
     Ok(services)
 }
 
-fn encapsulation(typed: Encapsulation, zero_checksum: Option<bool>, place: &str) -> Result<Encapsulation, Problem> {
+fn encapsulation(
+    typed: Encapsulation,
+    zero_checksum: Option<bool>,
+    place: &str,
+) -> Result<Encapsulation, Problem> {
     match (typed, zero_checksum) {
         (Encapsulation::Ipip, None) => Ok(typed),
         (Encapsulation::Ipip, Some(_)) => Err(at(&format!("{place}.udp_zero_checksum"))(
@@ -344,7 +387,10 @@ fn service_backends(
             return Err(at(&place)(format!("there is no backend {name:?}; {remedy}")));
         };
         seen.first_time(name, place, |name| format!("backend {name:?}"))?;
-        members.push(ServiceBackend { backend, weight: typed.weight.map_or(limits::DEFAULT_WEIGHT, |whole| whole.0) });
+        members.push(ServiceBackend {
+            backend,
+            weight: typed.weight.map_or(limits::DEFAULT_WEIGHT, |whole| whole.0),
+        });
     }
     Ok(members)
 }
@@ -367,7 +413,8 @@ fn check_weights(members: &[ServiceBackend], slots: u32, place: &str) -> Result<
     Ok(())
 }
 
-/// A packet is encapsulated in whichever family reaches the backend, so every backend needs an address of a family that the underlay has.
+/// A packet is encapsulated in whichever family reaches the backend, so every backend needs an
+/// address of a family that the underlay has.
 fn check_families(
     members: &[ServiceBackend],
     backends: &[Backend],
@@ -389,9 +436,14 @@ fn check_families(
     Ok(())
 }
 
-/// How a VIP relates to an address that is its own or lies in its prefix, as the start of a sentence.
+/// How a VIP relates to an address that is its own or lies in its prefix, as the start of a
+/// sentence.
 fn is_or_holds(vip: &Vip) -> String {
-    if vip.is_prefix() { format!("{} holds", vip.prefix()) } else { format!("{} is", vip.address()) }
+    if vip.is_prefix() {
+        format!("{} holds", vip.prefix())
+    } else {
+        format!("{} is", vip.address())
+    }
 }
 
 fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Result<(), Problem> {
@@ -400,18 +452,24 @@ fn check_limit(count: usize, what: &'static str, limit: u32, most: u32) -> Resul
     }
     let place = if what == "vips" { "services" } else { what };
     if limit == most {
-        return Err(at(place)(format!("{count} {what} are more than an instance can have, {most}; remove some")));
+        return Err(at(place)(format!(
+            "{count} {what} are more than an instance can have, {most}; remove some"
+        )));
     }
     Err(at(place)(format!(
         "{count} {what} are more than limits.{what}, {limit}; raise it (to at most {most}) or remove some"
     )))
 }
 
-fn check_usable(address: Option<IpAddr>, place: impl Fn() -> String, role: &str) -> Result<(), Problem> {
+fn check_usable(
+    address: Option<IpAddr>,
+    place: impl Fn() -> String,
+    role: &str,
+) -> Result<(), Problem> {
     match address.and_then(|address| Some((address, unusable(address)?))) {
-        Some((address, kind)) => {
-            Err(at(&place())(format!("{address} is {kind}, which cannot be {role}; use a unicast address of the host")))
-        }
+        Some((address, kind)) => Err(at(&place())(format!(
+            "{address} is {kind}, which cannot be {role}; use a unicast address of the host"
+        ))),
         None => Ok(()),
     }
 }
@@ -424,12 +482,21 @@ impl<T: Eq + std::hash::Hash> Seen<T> {
         Self(HashMap::new())
     }
 
-    /// Notes that `value`, called `what`, is at `place`; a problem if it was somewhere else already.
-    pub(super) fn first_time(&mut self, value: T, place: String, what: impl Fn(&T) -> String) -> Result<(), Problem> {
+    /// Notes that `value`, called `what`, is at `place`; a problem if it was somewhere else
+    /// already.
+    pub(super) fn first_time(
+        &mut self,
+        value: T,
+        place: String,
+        what: impl Fn(&T) -> String,
+    ) -> Result<(), Problem> {
         match self.0.get(&value) {
             Some(first) => {
                 let what = what(&value);
-                Err((place, format!("{what} is already at {first}; remove or change one of the two")))
+                Err((
+                    place,
+                    format!("{what} is already at {first}; remove or change one of the two"),
+                ))
             }
             None => {
                 self.0.insert(value, place);

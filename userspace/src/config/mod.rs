@@ -1,6 +1,7 @@
 //! The configuration: what was typed (serde structs) becomes what was meant ([`Config`]).
 //!
-//! Everything is checked on the way, before anything on the host is touched: a [`Config`] holds no bad value.
+//! Everything is checked on the way, before anything on the host is touched: a [`Config`] holds no
+//! bad value.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -52,21 +53,24 @@ pub struct Config {
     addresses: Vec<AddressPolicy>,
 }
 
-/// The network between balancers and backends: the balancer's own addresses in it, the sources of outer headers, at least one of which is there and both of
-/// which are unicast; and what it carries.
+/// The network between balancers and backends: the balancer's own addresses in it, the sources of
+/// outer headers, at least one of which is there and both of which are unicast; and what it
+/// carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// The source of IPv4-in-IPv4.
     pub v4: Option<Ipv4Addr>,
     /// The source of IPv6-in-IPv6.
     pub v6: Option<Ipv6Addr>,
-    /// Where sources of IPv4 outer headers are taken from instead, another for each flow; has no bits beyond its length.
+    /// Where sources of IPv4 outer headers are taken from instead, another for each flow; has no
+    /// bits beyond its length.
     pub v4_sources: Option<Ipv4Net>,
     /// The same of IPv6. Flows differ in its last 32 bits at most.
     pub v6_sources: Option<Ipv6Net>,
     /// The destination port of GUE, not 0.
     pub gue_port: u16,
-    /// The largest packet that all of it carries, in bytes with the outer header, [`limits::MIN_MTU`] to [`limits::MAX_MTU`]; `None` where interfaces and routes tell.
+    /// The largest packet that all of it carries, in bytes with the outer header,
+    /// [`limits::MIN_MTU`] to [`limits::MAX_MTU`]; `None` where interfaces and routes tell.
     pub mtu: Option<u32>,
 }
 
@@ -129,7 +133,8 @@ impl Rates {
     }
 }
 
-/// The files that say which sources may come: of a service, or of all. They are read by `lists`, not here.
+/// The files that say which sources may come: of a service, or of all. They are read by `lists`,
+/// not here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceLists {
     /// Sources that may not come.
@@ -208,7 +213,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the file cannot be read, is not JSON or does not describe an instance.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
+        let unreadable =
+            |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
         let mut bytes = Vec::new();
         File::open(path)
             .map_err(unreadable)?
@@ -230,24 +236,28 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// Checks `text`, the contents of `file`; does no I/O. A relative `hash_key_file` is taken from `file`'s directory.
+    /// Checks `text`, the contents of `file`; does no I/O. A relative `hash_key_file` is taken from
+    /// `file`'s directory.
     ///
     /// # Errors
-    /// [`ConfigError`] with the first thing that is wrong: JSON, then `version`, then fields, types and ranges in
-    /// document order, then what needs more than one value in the order of the fields in this module's structs.
+    /// [`ConfigError`] with the first thing that is wrong: JSON, then `version`, then fields, types
+    /// and ranges in document order, then what needs more than one value in the order of the fields
+    /// in this module's structs.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let header: file::Header = read(text, file)?;
         meaning::check_version(header.version.as_ref(), file)?;
         meaning::config(read(text, file)?, file)
     }
 
-    /// The instance's name, `edge` unless configured: names its directory of pins and its state on the host.
+    /// The instance's name, `edge` unless configured: names its directory of pins and its state on
+    /// the host.
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.instance
     }
 
-    /// The interfaces whose ingress is balanced: at least one, no two the same. They need not exist on this host.
+    /// The interfaces whose ingress is balanced: at least one, no two the same. They need not exist
+    /// on this host.
     #[must_use]
     pub fn interfaces(&self) -> &[String] {
         &self.interfaces
@@ -259,7 +269,8 @@ impl Config {
         self.underlay
     }
 
-    /// Whether backends make SYN-ACKs tell clients a maximum segment size that fits with an outer header.
+    /// Whether backends make SYN-ACKs tell clients a maximum segment size that fits with an outer
+    /// header.
     #[must_use]
     pub const fn clamp_mss(&self) -> bool {
         self.clamp_mss
@@ -295,7 +306,8 @@ impl Config {
         &self.services
     }
 
-    /// What becomes of packets that no VIP takes, for those VIP addresses for which it was written; no two for one address.
+    /// What becomes of packets that no VIP takes, for those VIP addresses for which it was written;
+    /// no two for one address.
     #[must_use]
     pub fn addresses(&self) -> &[AddressPolicy] {
         &self.addresses
@@ -305,7 +317,10 @@ impl Config {
 impl Underlay {
     /// All that is the balancer's own: its addresses, and the prefixes that sources are taken from.
     pub fn own(self) -> impl Iterator<Item = IpNet> {
-        let addresses = [self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6)].into_iter().flatten().map(IpNet::from);
+        let addresses = [self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6)]
+            .into_iter()
+            .flatten()
+            .map(IpNet::from);
         addresses.chain(self.v4_sources.map(IpNet::V4)).chain(self.v6_sources.map(IpNet::V6))
     }
 
@@ -318,8 +333,9 @@ impl Underlay {
         }
     }
 
-    /// The family of the outer header in front of a packet of the family `inner` to a backend, where there is a route: its own if both ends have an address of it, else the
-    /// other. `None` when no packet can reach the backend.
+    /// The family of the outer header in front of a packet of the family `inner` to a backend,
+    /// where there is a route: its own if both ends have an address of it, else the other. `None`
+    /// when no packet can reach the backend.
     #[must_use]
     pub fn outer(self, backend: &Backend, inner: Family) -> Option<Family> {
         let has = |family: &Family| match family {
@@ -429,8 +445,8 @@ impl Service {
         &self.quic
     }
 
-    /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a weight above 0. Each has an address of a
-    /// family that the underlay has, too.
+    /// Its backends, no two the same, at most [`limits::MAX_SERVICE_BACKENDS`], at least one with a
+    /// weight above 0. Each has an address of a family that the underlay has, too.
     #[must_use]
     pub fn backends(&self) -> &[ServiceBackend] {
         &self.backends
@@ -444,7 +460,8 @@ impl ServiceBackend {
         self.backend
     }
 
-    /// Its share of the service's flows relative to the other backends', 0 to [`limits::MAX_WEIGHT`]; 0 takes none.
+    /// Its share of the service's flows relative to the other backends', 0 to
+    /// [`limits::MAX_WEIGHT`]; 0 takes none.
     #[must_use]
     pub const fn weight(&self) -> u32 {
         self.weight
@@ -452,7 +469,10 @@ impl ServiceBackend {
 }
 
 /// `text` as a `T`, with the place of what does not fit.
-fn read<'de, T: Deserialize<'de> + file::Example>(text: &'de str, file: &Path) -> Result<T, ConfigError> {
+fn read<'de, T: Deserialize<'de> + file::Example>(
+    text: &'de str,
+    file: &Path,
+) -> Result<T, ConfigError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let file::Object(value) = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| ConfigError::json(file, &error.path().to_string(), error.inner()))?;

@@ -5,7 +5,8 @@ use super::limits::{MAX_INSTANCE_NAME, MAX_INTERFACE_NAME, MAX_NAME};
 /// The instance that is meant where none is named.
 pub const DEFAULT_INSTANCE: &str = "edge";
 
-/// `text` as the name of an instance: 1 to 32 characters of `a-z0-9-`, because it becomes a directory's name.
+/// `text` as the name of an instance: 1 to 32 characters of `a-z0-9-`, because it becomes a
+/// directory's name.
 ///
 /// # Errors
 /// A sentence that says what the name may hold.
@@ -14,17 +15,23 @@ pub fn instance_name(text: &str) -> Result<String, String> {
     if (1..=MAX_INSTANCE_NAME).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not an instance name; use 1 to {MAX_INSTANCE_NAME} characters of a-z, 0-9 and '-'"))
+        Err(format!(
+            "{text:?} is not an instance name; use 1 to {MAX_INSTANCE_NAME} characters of a-z, 0-9 and '-'"
+        ))
     }
 }
 
-/// `text` as the name of a network interface, by the kernel's rules (`dev_valid_name`); it need not exist.
+/// `text` as the name of a network interface, by the kernel's rules (`dev_valid_name`); it need not
+/// exist.
 ///
 /// # Errors
 /// A sentence that says what the name may hold.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| !matches!(byte, b'/' | b':' | 0 | 0xA0) && !is_space(byte);
-    if (1..=MAX_INTERFACE_NAME).contains(&text.len()) && !matches!(text, "." | "..") && text.bytes().all(allowed) {
+    if (1..=MAX_INTERFACE_NAME).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(allowed)
+    {
         Ok(text.to_owned())
     } else {
         Err(format!(
@@ -33,7 +40,8 @@ pub fn interface_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// C's `isspace`, which takes the vertical tab for a space, as Rust's `is_ascii_whitespace` does not.
+/// C's `isspace`, which takes the vertical tab for a space, as Rust's `is_ascii_whitespace` does
+/// not.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0B
 }
@@ -44,13 +52,16 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     if (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is not a name; use 1 to {MAX_NAME} characters of A-Z, a-z, 0-9, '.', '_' and '-'"))
+        Err(format!(
+            "{text:?} is not a name; use 1 to {MAX_NAME} characters of A-Z, a-z, 0-9, '.', '_' and '-'"
+        ))
     }
 }
 
 /// The one of `known` that `name` may be a slip of the pen for.
 pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A third of the letters may differ, at least one: "web1" is near "web-1", "db" is not near "web".
+    // A third of the letters may differ, at least one: "web1" is near "web-1", "db" is not near
+    // "web".
     let most = (name.chars().count() / 3).max(1);
     known
         .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
@@ -78,7 +89,9 @@ mod tests {
         for good in ["eth0", "enp0s31f6", "br-lan.100", "a@b", "123456789012345"] {
             assert_eq!(interface_name(good), Ok(good.to_owned()));
         }
-        for bad in ["", ".", "..", "a/b", "eth0:1", "a b", "a\tb", "a\u{b}b", "a\0", "1234567890123456"] {
+        for bad in
+            ["", ".", "..", "a/b", "eth0:1", "a b", "a\tb", "a\u{b}b", "a\0", "1234567890123456"]
+        {
             assert!(interface_name(bad).unwrap_err().contains("1 to 15 bytes"), "{bad:?}");
         }
     }

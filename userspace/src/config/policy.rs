@@ -16,7 +16,8 @@ pub enum Ping {
     /// The balancer answers them.
     #[default]
     Answer,
-    /// They go to a backend: of those of the service that has the address's lowest port, TCP before UDP, the one that the hash of source and destination selects.
+    /// They go to a backend: of those of the service that has the address's lowest port, TCP before
+    /// UDP, the one that the hash of source and destination selects.
     Forward,
     /// They go on to the host.
     Host,
@@ -82,7 +83,8 @@ pub(super) struct Typed {
 }
 
 impl super::file::Example for Typed {
-    const EXAMPLE: &'static str = "an object such as { \"address\": \"203.0.113.10\", \"ping\": \"host\" }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"address\": \"203.0.113.10\", \"ping\": \"host\" }";
 }
 
 impl Typed {
@@ -130,7 +132,9 @@ fn word<'de, D: Deserializer<'de>, T: Word>(deserializer: D) -> Result<T, D::Err
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
             let found = T::WORDS.iter().find(|(word, _)| *word == text);
-            found.map(|(_, value)| *value).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            found
+                .map(|(_, value)| *value)
+                .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
         }
     }
 
@@ -145,13 +149,16 @@ pub(super) fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet
         type Value = IpNet;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an address such as \"203.0.113.10\" or a prefix such as \"2001:db8:1::/48\"")
+            f.write_str(
+                "an address such as \"203.0.113.10\" or a prefix such as \"2001:db8:1::/48\"",
+            )
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<IpNet, E> {
             let address = text.parse().map(|address: IpAddr| IpNet::from(address));
-            let prefix: IpNet =
-                address.or_else(|_| text.parse()).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))?;
+            let prefix: IpNet = address
+                .or_else(|_| text.parse())
+                .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))?;
             if prefix.trunc() == prefix {
                 Ok(prefix)
             } else {

@@ -1,4 +1,5 @@
-//! QUIC server IDs: which connection IDs name which backend (QUIC-LB, draft-ietf-quic-load-balancers).
+//! QUIC server IDs: which connection IDs name which backend (QUIC-LB,
+//! draft-ietf-quic-load-balancers).
 
 use std::collections::HashMap;
 
@@ -22,8 +23,9 @@ pub struct QuicConfig {
 }
 
 impl QuicConfig {
-    /// Its server IDs: the number that connection IDs of this configuration begin with, 0 to 6; the ID, 1 to 15 octets, as many in all of them; and the index in
-    /// [`super::Config::backends`] of the backend that has it.
+    /// Its server IDs: the number that connection IDs of this configuration begin with, 0 to 6; the
+    /// ID, 1 to 15 octets, as many in all of them; and the index in [`super::Config::backends`] of
+    /// the backend that has it.
     pub fn server_ids(&self) -> impl Iterator<Item = (u8, Vec<u8>, usize)> {
         self.servers.iter().map(|(id, backend)| (self.rotation, id.clone(), *backend))
     }
@@ -50,7 +52,8 @@ impl Example for Typed {
     const EXAMPLE: &'static str = "an object such as { \"rotation\": 0, \"server_id_length\": 3, \"server_ids\": [{ \"backend\": \"web-1\", \"id\": \"c4605e\" }] }";
 }
 impl Example for ServerId {
-    const EXAMPLE: &'static str = "an object such as { \"backend\": \"web-1\", \"id\": \"c4605e\" }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"backend\": \"web-1\", \"id\": \"c4605e\" }";
 }
 
 /// Octets, two hexadecimal digits each.
@@ -59,7 +62,8 @@ struct Octets(Vec<u8>);
 impl<'de> Deserialize<'de> for Octets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let typed = String::deserialize(deserializer)?;
-        let digits: Option<Vec<u8>> = typed.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
+        let digits: Option<Vec<u8>> =
+            typed.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
         let octets = digits
             .filter(|digits| digits.len().is_multiple_of(2))
             .map(|digits| digits.chunks_exact(2).map(|two| two[0] << 4 | two[1]).collect());
@@ -82,24 +86,35 @@ pub(super) fn meant(
     for (index, Object(typed)) in typed.iter().enumerate() {
         let place = format!("{place}.quic[{index}]");
         let rotation = typed.rotation.0;
-        rotations.first_time(rotation, format!("{place}.rotation"), |rotation| format!("rotation {rotation}"))?;
+        rotations.first_time(rotation, format!("{place}.rotation"), |rotation| {
+            format!("rotation {rotation}")
+        })?;
         if typed.server_ids.is_empty() {
-            let problem = "empty; give a server ID to at least one backend, or remove the configuration";
+            let problem =
+                "empty; give a server ID to at least one backend, or remove the configuration";
             return Err(at(&format!("{place}.server_ids"))(problem.to_owned()));
         }
         let mut ids = Seen::new();
         let mut servers = Vec::with_capacity(typed.server_ids.len());
-        for (number, Object(ServerId { backend: name, id: Octets(id) })) in typed.server_ids.iter().enumerate() {
+        for (number, Object(ServerId { backend: name, id: Octets(id) })) in
+            typed.server_ids.iter().enumerate()
+        {
             let place = format!("{place}.server_ids[{number}]");
-            let member = by_name.get(name.as_str()).filter(|index| members.iter().any(|m| m.backend == **index));
+            let member = by_name
+                .get(name.as_str())
+                .filter(|index| members.iter().any(|m| m.backend == **index));
             let Some(&backend) = member else {
-                let known = by_name.iter().filter(|(_, index)| members.iter().any(|m| m.backend == **index));
+                let known = by_name
+                    .iter()
+                    .filter(|(_, index)| members.iter().any(|m| m.backend == **index));
                 let remedy = match names::closest(name, known.map(|(known, _)| *known)) {
                     Some(near) => format!("did you mean {near:?}?"),
                     None => "list it among the service's \"backends\", with a weight of 0 if it is to get nothing else"
                         .to_owned(),
                 };
-                return Err(at(&format!("{place}.backend"))(format!("the service has no backend {name:?}; {remedy}")));
+                return Err(at(&format!("{place}.backend"))(format!(
+                    "the service has no backend {name:?}; {remedy}"
+                )));
             };
             let length = typed.server_id_length.0;
             if id.len() != length as usize {
@@ -118,7 +133,11 @@ pub(super) fn meant(
 
 /// Refuses more server IDs than the map has room for.
 pub(super) fn check_limit(services: &[Service], limits: Limits) -> Result<(), Problem> {
-    let count = services.iter().flat_map(|service| &service.quic).map(|config| config.servers.len()).sum::<usize>();
+    let count = services
+        .iter()
+        .flat_map(|service| &service.quic)
+        .map(|config| config.servers.len())
+        .sum::<usize>();
     if count <= limits.backends as usize {
         return Ok(());
     }

@@ -11,14 +11,16 @@ use super::meaning::{Problem, Seen, at};
 use super::{Service, limits, names, policy};
 
 /// The IPv6 addresses that stand for IPv4 addresses (RFC 4291 section 2.5.5.2).
-const MAPPED: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96));
+const MAPPED: IpNet =
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96));
 
 /// Clients of a service, and the service whose they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Their addresses. Of two prefixes of a service that hold one client the longer one counts.
     pub clients: IpNet,
-    /// The service's index in [`super::Config::services`]; another one than that which has the route, and one without routes.
+    /// The service's index in [`super::Config::services`]; another one than that which has the
+    /// route, and one without routes.
     pub service: usize,
 }
 
@@ -31,7 +33,8 @@ pub(super) struct Typed {
 }
 
 impl Example for Typed {
-    const EXAMPLE: &'static str = "an object such as { \"sources\": [\"198.51.100.0/24\"], \"service\": \"web-near\" }";
+    const EXAMPLE: &'static str =
+        "an object such as { \"sources\": [\"198.51.100.0/24\"], \"service\": \"web-near\" }";
 }
 
 /// An address, or a prefix without bits behind its length.
@@ -43,7 +46,8 @@ impl<'de> Deserialize<'de> for Prefix {
     }
 }
 
-/// Gives services the routes that were typed for each, and refuses those that nothing would ever reach.
+/// Gives services the routes that were typed for each, and refuses those that nothing would ever
+/// reach.
 pub(super) fn give(services: &mut [Service], typed: &[Vec<Object<Typed>>]) -> Result<(), Problem> {
     let by_name: HashMap<String, usize> =
         services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect();
@@ -53,7 +57,8 @@ pub(super) fn give(services: &mut [Service], typed: &[Vec<Object<Typed>>]) -> Re
         let mut seen = Seen::new();
         for (number, Object(route)) in routes.iter().enumerate() {
             let place = format!("services[{index}].routes[{number}]");
-            let to = target(&route.service, index, &by_name, typed).map_err(at(&format!("{place}.service")))?;
+            let to = target(&route.service, index, &by_name, typed)
+                .map_err(at(&format!("{place}.service")))?;
             reached[to] = true;
             if route.sources.is_empty() {
                 let problem = "empty; write at least one prefix such as \"198.51.100.0/24\", or remove the route";
@@ -74,7 +79,9 @@ pub(super) fn give(services: &mut [Service], typed: &[Vec<Object<Typed>>]) -> Re
             "{count} prefixes in \"routes\" are too many; write at most {most}, and join neighbouring ones"
         )));
     }
-    for (index, service) in services.iter().enumerate().filter(|(_, service)| service.vips.is_empty()) {
+    for (index, service) in
+        services.iter().enumerate().filter(|(_, service)| service.vips.is_empty())
+    {
         let place = format!("services[{index}]");
         if !reached[index] {
             return Err(at(&format!("{place}.vips"))(
@@ -108,7 +115,10 @@ fn target(
         return Err(format!("there is no service {name:?}; {remedy}"));
     };
     if to == own {
-        return Err("the service itself, whose all clients are that no route names; name another one".to_owned());
+        return Err(
+            "the service itself, whose all clients are that no route names; name another one"
+                .to_owned(),
+        );
     }
     if !typed[to].is_empty() {
         return Err(format!(

@@ -14,7 +14,8 @@ pub enum TooBig {
     Reject,
     /// They are dropped, and nobody is told.
     Drop,
-    /// There are none, because the underlay carries more than clients send, which [`Underlay::mtu`] states; else as [`Self::Reject`].
+    /// There are none, because the underlay carries more than clients send, which [`Underlay::mtu`]
+    /// states; else as [`Self::Reject`].
     Jumbo,
     /// Merged TCP segments are cut smaller; else as [`Self::Reject`].
     Resegment,
@@ -46,13 +47,19 @@ impl<'de> Deserialize<'de> for TooBig {
     }
 }
 
-/// Who says that an underlay is larger than what clients send says how large it is, so that the daemons can look. The error is the problem without its place.
-pub(super) fn check(policy: TooBig, underlay: Underlay, encapsulation: Encapsulation) -> Result<(), String> {
+/// Who says that an underlay is larger than what clients send says how large it is, so that the
+/// daemons can look. The error is the problem without its place.
+pub(super) fn check(
+    policy: TooBig,
+    underlay: Underlay,
+    encapsulation: Encapsulation,
+) -> Result<(), String> {
     let least = limits::MIN_JUMBO_MTU + encapsulation.overhead();
     if policy != TooBig::Jumbo || underlay.mtu.is_some_and(|mtu| mtu >= least) {
         return Ok(());
     }
-    let said = underlay.mtu.map_or_else(|| "it is not written".to_owned(), |mtu| format!("it is {mtu}"));
+    let said =
+        underlay.mtu.map_or_else(|| "it is not written".to_owned(), |mtu| format!("it is {mtu}"));
     Err(format!(
         "\"jumbo\" needs an underlay that carries clients' 1500 bytes with an outer header, so \"underlay\" must have an \"mtu\" of {least} or more, and \
          {said}; state it, or write \"reject\""

@@ -37,7 +37,8 @@ fn good() -> Value {
     })
 }
 
-/// The good configuration with `value` at `pointer` (RFC 6901); the last part may be new to an object or, as `-`, to an array.
+/// The good configuration with `value` at `pointer` (RFC 6901); the last part may be new to an
+/// object or, as `-`, to an array.
 fn with(pointer: &str, value: Value) -> String {
     let mut document = good();
     let (parent, last) = pointer.rsplit_once('/').unwrap();
@@ -50,7 +51,8 @@ fn with(pointer: &str, value: Value) -> String {
     document.to_string()
 }
 
-/// `text` is refused at `place` (`None`: the file as a whole, or its text), and the message holds `words`.
+/// `text` is refused at `place` (`None`: the file as a whole, or its text), and the message holds
+/// `words`.
 #[track_caller]
 fn refused(text: &str, place: Option<&str>, words: &str) {
     let error = parse(text).expect_err(text);
@@ -78,10 +80,14 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(web.table_size().get(), 65_537);
     assert_eq!(web.tracking(), Tracking::Never);
     assert!(!config.backends()[0].draining());
-    let weights: Vec<_> = web.backends().iter().map(|member| (member.backend(), member.weight())).collect();
+    let weights: Vec<_> =
+        web.backends().iter().map(|member| (member.backend(), member.weight())).collect();
     assert_eq!(weights, [(0, 100), (1, 50)]);
     let addresses: Vec<IpAddr> = config.backends()[1].addresses().collect();
-    assert_eq!(addresses, ["10.0.1.12".parse::<IpAddr>().unwrap(), "2001:db8:1::12".parse().unwrap()]);
+    assert_eq!(
+        addresses,
+        ["10.0.1.12".parse::<IpAddr>().unwrap(), "2001:db8:1::12".parse().unwrap()]
+    );
 }
 
 #[test]
@@ -93,14 +99,23 @@ fn an_absolute_key_path_stays() {
 #[test]
 fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute() {
     let config = parse(&good().to_string()).unwrap();
-    assert!(config.sources().is_empty() && config.services().iter().all(|service| service.sources().is_empty()));
+    assert!(
+        config.sources().is_empty()
+            && config.services().iter().all(|service| service.sources().is_empty())
+    );
     let mut document = good();
     document["deny_file"] = json!("deny.txt");
     document["services"][1]["allow_file"] = json!("/etc/sluice/allow.txt");
     let config = parse(&document.to_string()).unwrap();
-    assert_eq!((config.sources().deny.as_deref(), &config.sources().allow), (Some(Path::new("conf/deny.txt")), &None));
+    assert_eq!(
+        (config.sources().deny.as_deref(), &config.sources().allow),
+        (Some(Path::new("conf/deny.txt")), &None)
+    );
     assert!(config.services()[0].sources().is_empty());
-    assert_eq!(config.services()[1].sources().allow.as_deref(), Some(Path::new("/etc/sluice/allow.txt")));
+    assert_eq!(
+        config.services()[1].sources().allow.as_deref(),
+        Some(Path::new("/etc/sluice/allow.txt"))
+    );
 }
 
 #[test]
@@ -108,8 +123,14 @@ fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
     let rate = json!({ "packets": 1000, "source_new_flows": { "per_second": 5, "burst": 20 } });
     let config = parse(&with("/services/0/rate", rate)).unwrap();
     let rates = config.services()[0].rates();
-    assert_eq!((rates.packets, rates.source_new_flows), (Some(Rate::new(1000, 1000)), Some(Rate::new(5, 20))));
-    assert_eq!((rates.of(Limit::NewFlows), rates.of(Limit::SourcePackets)), (Rate::NONE, Rate::NONE));
+    assert_eq!(
+        (rates.packets, rates.source_new_flows),
+        (Some(Rate::new(1000, 1000)), Some(Rate::new(5, 20)))
+    );
+    assert_eq!(
+        (rates.of(Limit::NewFlows), rates.of(Limit::SourcePackets)),
+        (Rate::NONE, Rate::NONE)
+    );
     assert!(config.services()[1].rates().is_empty());
 }
 
@@ -134,7 +155,10 @@ fn the_extremes_of_every_range_are_good() {
         ("/services/0/table_size", json!(251)),
         ("/services/0/table_size", json!(5_000_011)),
         ("/limits", json!({ "services": 2, "backends": 2, "vips": 2, "connections": 1024 })),
-        ("/limits", json!({ "services": 4096, "backends": 65535, "vips": 65536, "connections": 16_777_216 })),
+        (
+            "/limits",
+            json!({ "services": 4096, "backends": 65535, "vips": 65536, "connections": 16_777_216 }),
+        ),
         ("/interfaces/0", json!("123456789012345")),
         ("/backends/0/draining", json!(true)),
     ] {
@@ -163,7 +187,11 @@ fn an_array_in_place_of_an_object_is_refused() {
         ("/services/1", "services[1]"),
         ("/services/0/backends/1", "services[0].backends[1]"),
     ] {
-        refused(&with(pointer, json!(["web-1", "10.0.1.11"])), Some(place), "expected an object such as");
+        refused(
+            &with(pointer, json!(["web-1", "10.0.1.11"])),
+            Some(place),
+            "expected an object such as",
+        );
     }
 }
 
@@ -337,7 +365,11 @@ fn a_table_needs_a_slot_for_every_backend_with_weight() {
         "name": "web", "vips": ["203.0.113.10:443/tcp"], "table_size": 251,
         "backends": names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
     }]);
-    refused(&document.to_string(), Some("services[0].table_size"), "251 slots are too few for 252 backends");
+    refused(
+        &document.to_string(),
+        Some("services[0].table_size"),
+        "251 slots are too few for 252 backends",
+    );
     document["services"][0]["backends"][7]["weight"] = json!(0);
     assert!(parse(&document.to_string()).is_ok());
 }
@@ -363,7 +395,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        prop_oneof!["\\PC{0,8}", Just("web-1".to_owned()), Just("2001:db8:1::12".to_owned())].prop_map(Value::from),
+        prop_oneof!["\\PC{0,8}", Just("web-1".to_owned()), Just("2001:db8:1::12".to_owned())]
+            .prop_map(Value::from),
     ];
     leaf.prop_recursive(3, 12, 4, |inner| {
         let field = prop_oneof!["[a-z]{1,4}", Just("name".to_owned()), Just("v4".to_owned())];
@@ -378,12 +411,13 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// Pointers to every value of `value`.
 fn pointers(value: &Value, prefix: String, into: &mut Vec<String>) {
     match value {
-        Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| pointers(value, format!("{prefix}/{name}"), into))
-        }
-        Value::Array(items) => {
-            items.iter().enumerate().for_each(|(index, value)| pointers(value, format!("{prefix}/{index}"), into))
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .for_each(|(name, value)| pointers(value, format!("{prefix}/{name}"), into)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, value)| pointers(value, format!("{prefix}/{index}"), into)),
         _ => {}
     }
     into.push(prefix);
@@ -413,7 +447,10 @@ proptest! {
 #[test]
 fn services_travel_in_ip_or_in_udp() {
     let config = parse(&good().to_string()).unwrap();
-    assert_eq!((config.services()[0].encapsulation(), config.underlay().gue_port), (Encapsulation::Ipip, 6080));
+    assert_eq!(
+        (config.services()[0].encapsulation(), config.underlay().gue_port),
+        (Encapsulation::Ipip, 6080)
+    );
     let gue = |zero_checksum| Encapsulation::Gue { zero_checksum };
     for (said, meant) in [(json!("ipip"), Encapsulation::Ipip), (json!("gue"), gue(false))] {
         let config = parse(&with("/services/0/encapsulation", said)).unwrap();

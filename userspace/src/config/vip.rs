@@ -38,9 +38,11 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A VIP: (VIP address, port, protocol), written `203.0.113.10:443/tcp` or `[2001:db8::10]:443/udp`.
+/// A VIP: (VIP address, port, protocol), written `203.0.113.10:443/tcp` or
+/// `[2001:db8::10]:443/udp`.
 ///
-/// Its address is a unicast address that can be routed to, or a prefix of them, written `203.0.113.0/24:443/tcp`. Port 0 is any port.
+/// Its address is a unicast address that can be routed to, or a prefix of them, written
+/// `203.0.113.0/24:443/tcp`. Port 0 is any port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip {
     prefix: IpNet,
@@ -52,8 +54,8 @@ impl Vip {
     /// A VIP of these three; `port` is in host byte order, 0 for any.
     ///
     /// # Errors
-    /// [`VipError`] when the prefix has bits behind its length, or when its first or last address is not a unicast address that clients
-    /// can be routed to.
+    /// [`VipError`] when the prefix has bits behind its length, or when its first or last address
+    /// is not a unicast address that clients can be routed to.
     pub fn new(prefix: impl Into<IpNet>, port: u16, protocol: Protocol) -> Result<Self, VipError> {
         let prefix = prefix.into();
         if prefix.trunc() != prefix {
@@ -115,10 +117,14 @@ impl fmt::Display for Vip {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VipError {
     /// The text has not the form of a VIP.
-    #[error("{0:?} is not a VIP; write it as \"203.0.113.10:443/tcp\" or \"[2001:db8::10]:443/udp\"")]
+    #[error(
+        "{0:?} is not a VIP; write it as \"203.0.113.10:443/tcp\" or \"[2001:db8::10]:443/udp\""
+    )]
     Form(String),
     /// The protocol is one that Sluice does not balance.
-    #[error("{0:?} is not a protocol that Sluice balances; write \"tcp\" or \"udp\" after the slash")]
+    #[error(
+        "{0:?} is not a protocol that Sluice balances; write \"tcp\" or \"udp\" after the slash"
+    )]
     Protocol(String),
     /// The address cannot be a VIP address.
     #[error(
@@ -148,9 +154,11 @@ impl FromStr for Vip {
         let (socket, protocol) = text.rsplit_once('/').ok_or_else(form)?;
         let (address, port) = socket.rsplit_once(':').ok_or_else(form)?;
         let prefix = match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(v6) => {
-                v6.parse().map(IpNet::V6).ok().or_else(|| v6.parse().map(|v6: Ipv6Addr| IpAddr::V6(v6).into()).ok())
-            }
+            Some(v6) => v6
+                .parse()
+                .map(IpNet::V6)
+                .ok()
+                .or_else(|| v6.parse().map(|v6: Ipv6Addr| IpAddr::V6(v6).into()).ok()),
             None => address
                 .parse()
                 .map(IpNet::V4)
@@ -159,7 +167,8 @@ impl FromStr for Vip {
         }
         .ok_or_else(form)?;
         // `parse` alone would take "+443" and "0443" too, and one VIP would have several spellings.
-        let plain = port.bytes().all(|byte| byte.is_ascii_digit()) && (port == "0" || !port.starts_with('0'));
+        let plain = port.bytes().all(|byte| byte.is_ascii_digit())
+            && (port == "0" || !port.starts_with('0'));
         let port = port.parse().ok().filter(|_| plain).ok_or_else(form)?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
@@ -233,7 +242,10 @@ mod tests {
             " 203.0.113.10:443/tcp",
         ] {
             let error = error(text);
-            assert!(error.contains("is not a VIP") && error.contains("203.0.113.10:443/tcp"), "{text}: {error}");
+            assert!(
+                error.contains("is not a VIP") && error.contains("203.0.113.10:443/tcp"),
+                "{text}: {error}"
+            );
         }
     }
 
@@ -247,7 +259,9 @@ mod tests {
         // All bits count: the same VIP as without a length.
         assert_eq!("203.0.113.10/32:443/tcp".parse::<Vip>(), "203.0.113.10:443/tcp".parse());
         assert!(error("203.0.113.10/24:443/tcp").contains("write 203.0.113.0/24"));
-        for text in ["0.0.0.0/0:443/tcp", "[::/0]:443/tcp", "224.0.0.0/4:443/tcp", "126.0.0.0/7:443/tcp"] {
+        for text in
+            ["0.0.0.0/0:443/tcp", "[::/0]:443/tcp", "224.0.0.0/4:443/tcp", "126.0.0.0/7:443/tcp"]
+        {
             assert!(error(text).contains("cannot be a VIP address"), "{text}");
         }
     }

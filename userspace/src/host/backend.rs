@@ -1,4 +1,5 @@
-//! What makes a host a backend: VIP addresses that it has but does not announce, and somebody to decapsulate.
+//! What makes a host a backend: VIP addresses that it has but does not announce, and somebody to
+//! decapsulate.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,8 +34,12 @@ pub enum Decapsulation {
 impl fmt::Display for Decapsulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Device(Tunnel { name, created: true, .. }) => write!(f, "tunnel device {name} (created)"),
-            Self::Device(Tunnel { name, created: false, .. }) => write!(f, "tunnel device {name} (found)"),
+            Self::Device(Tunnel { name, created: true, .. }) => {
+                write!(f, "tunnel device {name} (created)")
+            }
+            Self::Device(Tunnel { name, created: false, .. }) => {
+                write!(f, "tunnel device {name} (found)")
+            }
             Self::Program { reason } => write!(f, "BPF program ({reason})"),
         }
     }
@@ -43,7 +48,8 @@ impl fmt::Display for Decapsulation {
 /// What a backend needs.
 #[derive(Clone, Copy, Debug)]
 pub struct BackendSetup<'a> {
-    /// The interfaces through which encapsulated packets arrive: they must not announce VIP addresses.
+    /// The interfaces through which encapsulated packets arrive: they must not announce VIP
+    /// addresses.
     pub interfaces: &'a [String],
     /// The addresses of this backend that balancers send to, at most one of each family.
     pub local: &'a [IpAddr],
@@ -69,25 +75,30 @@ impl BackendSetup<'_> {
 /// What [`Host::prepare_backend`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendReport {
-    /// For each address of [`BackendSetup::local`] and each family of VIPs that needs a device of its own, who decapsulates what is sent
-    /// to it.
+    /// For each address of [`BackendSetup::local`] and each family of VIPs that needs a device of
+    /// its own, who decapsulates what is sent to it.
     pub decapsulation: Vec<(IpAddr, Decapsulation)>,
     /// What was changed, a sentence each; empty when everything was right already.
     pub changed: Vec<String>,
 }
 
 impl Host {
-    /// Makes this host a backend: VIP addresses on `lo` that nobody announces, and a tunnel device for each family where the
-    /// kernel can.
+    /// Makes this host a backend: VIP addresses on `lo` that nobody announces, and a tunnel device
+    /// for each family where the kernel can.
     ///
-    /// The order matters: the interfaces fall silent before there is a VIP address to answer for, and there is a VIP address
-    /// before anything is decapsulated. Everything is checked before anything is changed.
+    /// The order matters: the interfaces fall silent before there is a VIP address to answer for,
+    /// and there is a VIP address before anything is decapsulated. Everything is checked before
+    /// anything is changed.
     ///
-    /// IPv6 needs no setting: the kernel answers neighbour solicitations for addresses of the interface that they arrive on only.
+    /// IPv6 needs no setting: the kernel answers neighbour solicitations for addresses of the
+    /// interface that they arrive on only.
     ///
     /// # Errors
     /// [`HostError`]: what was done until then is in the journal, and a second call continues.
-    pub async fn prepare_backend(&mut self, setup: &BackendSetup<'_>) -> Result<BackendReport, HostError> {
+    pub async fn prepare_backend(
+        &mut self,
+        setup: &BackendSetup<'_>,
+    ) -> Result<BackendReport, HostError> {
         let interfaces = self.check(setup).await?;
         let mut report = BackendReport::default();
         if setup.serves(Family::V4) {
@@ -105,7 +116,8 @@ impl Host {
             }
         }
         for local in setup.local {
-            // In its own family packets may come whatever is served now; in the other, when a VIP of that is.
+            // In its own family packets may come whatever is served now; in the other, when a VIP
+            // of that is.
             let own = Family::of(*local);
             for inner in [own, own.other()] {
                 if inner == own || setup.serves(inner) {
@@ -137,15 +149,16 @@ impl Host {
                 if inner == Family::V4
                     && let Some(address) = own.next()
                 {
-                    // Loose filtering drops all that arrives on a device without any IPv4 address, and whether filtering
-                    // is on may change later.
+                    // Loose filtering drops all that arrives on a device without any IPv4 address,
+                    // and whether filtering is on may change later.
                     if self.ensure_address(name, address).await? == AddressAdded::Created {
                         report.changed.push(format!("put {address} on {name}"));
                     }
                     self.loosen(name, report)?;
                 }
             }
-            // Decapsulated in BPF, the client's packet arrives on the interface itself, and its answer may leave by another.
+            // Decapsulated in BPF, the client's packet arrives on the interface itself, and its
+            // answer may leave by another.
             Decapsulation::Program { .. } if inner == Family::V4 => {
                 for interface in interfaces {
                     self.loosen(&interface.name, report)?;
@@ -182,7 +195,8 @@ impl Host {
             let is_vip = setup.vips.iter().any(|vip| vip.contains(&address));
             if index != loopback && is_vip && !self.put_there(index, address) {
                 let found = self.netlink.interface_at(index).await?;
-                let interface = found.map_or_else(|| format!("interface number {index}"), |found| found.name);
+                let interface =
+                    found.map_or_else(|| format!("interface number {index}"), |found| found.name);
                 return Err(HostError::VipAnnounced { address, interface });
             }
         }
@@ -245,7 +259,12 @@ impl Host {
         Ok(())
     }
 
-    fn set(&mut self, key: &Sysctl, value: &str, report: &mut BackendReport) -> Result<(), HostError> {
+    fn set(
+        &mut self,
+        key: &Sysctl,
+        value: &str,
+        report: &mut BackendReport,
+    ) -> Result<(), HostError> {
         if self.ensure_sysctl(key, value)? {
             report.changed.push(format!("set {key} to {value}"));
         }
@@ -280,8 +299,9 @@ enum Need {
     Impossible,
 }
 
-/// 1 and 2 answer for addresses of the asked interface only, 8 never answers. 0 answers for all addresses, 3 for all but those
-/// of host scope, and 4 to 7 have no meaning, which is 0's (Documentation/networking/ip-sysctl.rst).
+/// 1 and 2 answer for addresses of the asked interface only, 8 never answers. 0 answers for all
+/// addresses, 3 for all but those of host scope, and 4 to 7 have no meaning, which is 0's
+/// (Documentation/networking/ip-sysctl.rst).
 fn arp_ignore(all: i64, own: i64) -> Need {
     let silent = |value| matches!(value, 1 | 2 | 8);
     match (silent(all.max(own)), all) {
@@ -308,7 +328,11 @@ mod tests {
     fn a_value_that_answers_for_lo_is_replaced_where_the_larger_of_both_allows() {
         for (all, own, set) in [(0, 3, "1"), (1, 3, "1"), (2, 3, "0"), (0, 7, "1")] {
             assert_eq!(arp_ignore(all, own), Need::Set(set), "all {all}, own {own}");
-            assert_eq!(arp_ignore(all, set.parse().unwrap()), Need::Nothing, "all {all}, own {own}");
+            assert_eq!(
+                arp_ignore(all, set.parse().unwrap()),
+                Need::Nothing,
+                "all {all}, own {own}"
+            );
         }
         for all in [3, 4, 7] {
             assert_eq!(arp_ignore(all, 0), Need::Impossible, "all {all}");

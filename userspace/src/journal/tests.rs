@@ -1,7 +1,12 @@
 use super::*;
 
 fn address(last: u8) -> Change {
-    Change::Address { interface: "lo".into(), index: 1, address: IpAddr::from([192, 0, 2, last]), prefix_len: 32 }
+    Change::Address {
+        interface: "lo".into(),
+        index: 1,
+        address: IpAddr::from([192, 0, 2, last]),
+        prefix_len: 32,
+    }
 }
 
 fn setting(old: &str, new: &str) -> Change {
@@ -34,7 +39,11 @@ fn what_is_recorded_is_there_after_a_crash() {
             priority: 10,
         },
         address(1),
-        Change::Link { name: "sluice4".into(), kind: TunnelKind::Ipip, local: "192.0.2.9".parse().unwrap() },
+        Change::Link {
+            name: "sluice4".into(),
+            kind: TunnelKind::Ipip,
+            local: "192.0.2.9".parse().unwrap(),
+        },
         setting("0", "1"),
     ];
     let mut journal = open(&base);
@@ -120,12 +129,16 @@ fn a_whole_line_that_makes_no_sense_is_an_error_that_names_it() {
 fn another_versions_journal_is_refused_and_left_as_it_is() {
     let base = base();
     let path = open(&base).path().to_owned();
-    for (content, found) in
-        [("{\"version\":2}\n{\"future\":1}\n", 2), ("{\"did\":{\"clsact\":{\"interface\":\"a\",\"index\":1}}}\n", 0)]
-    {
+    for (content, found) in [
+        ("{\"version\":2}\n{\"future\":1}\n", 2),
+        ("{\"did\":{\"clsact\":{\"interface\":\"a\",\"index\":1}}}\n", 0),
+    ] {
         fs::write(&path, content).unwrap();
         let error = Journal::open(base.path(), "edge", Role::Backend).unwrap_err();
-        assert!(matches!(error, JournalError::Version { found: version, .. } if version == found), "{error}");
+        assert!(
+            matches!(error, JournalError::Version { found: version, .. } if version == found),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
 }

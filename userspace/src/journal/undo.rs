@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::{Change, Journal, JournalError};
-use crate::netlink::{AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError};
+use crate::netlink::{
+    AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError,
+};
 use crate::sysctl::{Sysctl, SysctlError};
 
 /// What became of the changes in a journal.
@@ -11,7 +13,8 @@ use crate::sysctl::{Sysctl, SysctlError};
 pub struct UndoReport {
     /// Undone.
     pub undone: Vec<Change>,
-    /// Left alone, each with the reason: it was not made after all, or it is somebody else's by now.
+    /// Left alone, each with the reason: it was not made after all, or it is somebody else's by
+    /// now.
     pub left: Vec<(Change, String)>,
     /// Not undone, each with the error. These stay in the journal.
     pub failed: Vec<(Change, String)>,
@@ -40,10 +43,11 @@ impl Outcome {
 }
 
 impl Journal {
-    /// Undoes everything that is written down, last change first, and removes the journal when nothing is left in it.
+    /// Undoes everything that is written down, last change first, and removes the journal when
+    /// nothing is left in it.
     ///
-    /// What somebody else has changed since is left alone. What fails stays in the journal, and the rest is undone all the same,
-    /// so this can be called again.
+    /// What somebody else has changed since is left alone. What fails stays in the journal, and the
+    /// rest is undone all the same, so this can be called again.
     ///
     /// # Errors
     /// [`JournalError`] when the journal itself cannot be written.
@@ -69,7 +73,9 @@ impl Journal {
 }
 
 async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
-    if let Change::Clsact { index, .. } | Change::Filter { index, .. } | Change::Address { index, .. } = change
+    if let Change::Clsact { index, .. }
+    | Change::Filter { index, .. }
+    | Change::Address { index, .. } = change
         && netlink.interface_at(*index).await.map_err(text)?.is_none()
     {
         return Outcome::left("its interface is gone, and it with it");
@@ -89,10 +95,12 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
                 AddressRemoved::Absent => Outcome::left("it is not there"),
             }
         }
-        Change::LocalRoute { prefix } => match netlink.remove_local_route(*prefix).await.map_err(text)? {
-            AddressRemoved::Removed => Ok(Outcome::Undone),
-            AddressRemoved::Absent => Outcome::left("it is not there"),
-        },
+        Change::LocalRoute { prefix } => {
+            match netlink.remove_local_route(*prefix).await.map_err(text)? {
+                AddressRemoved::Removed => Ok(Outcome::Undone),
+                AddressRemoved::Absent => Outcome::left("it is not there"),
+            }
+        }
         Change::Link { name, kind, local } => match netlink.tunnel(name, *kind, *local).await {
             Ok(None) => Outcome::left("it is not there"),
             Ok(Some(_)) => netlink.remove_link(name).await.map(|()| Outcome::Undone).map_err(text),
@@ -132,7 +140,9 @@ fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<Outcome, SysctlErro
         Err(SysctlError::Missing(_)) => Ok(Outcome::Left("it does not exist any more".into())),
         Err(error) => Err(error),
         Ok(current) if current == old => Ok(Outcome::Left(format!("it is {old} already"))),
-        Ok(current) if current != new => Ok(Outcome::Left(format!("somebody has set it to {current} since"))),
+        Ok(current) if current != new => {
+            Ok(Outcome::Left(format!("somebody has set it to {current} since")))
+        }
         Ok(_) => key.write(old).map(|()| Outcome::Undone),
     }
 }

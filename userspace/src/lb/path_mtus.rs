@@ -18,23 +18,31 @@ const SAID: usize = 20;
 /// Waits until an MTU expires; for ever if there is none.
 pub(super) async fn expiry(next: Option<u64>) {
     match next {
-        Some(next) => tokio::time::sleep(Duration::from_nanos(next.saturating_sub(apply::now()))).await,
+        Some(next) => {
+            tokio::time::sleep(Duration::from_nanos(next.saturating_sub(apply::now()))).await
+        }
         None => std::future::pending().await,
     }
 }
 
 impl Balancer {
     /// Takes over what an earlier daemon has heard.
-    pub(super) fn restore_path_mtus(&mut self, backends: &BTreeMap<u16, HaveBackend>) -> Result<(), Failure> {
+    pub(super) fn restore_path_mtus(
+        &mut self,
+        backends: &BTreeMap<u16, HaveBackend>,
+    ) -> Result<(), Failure> {
         let records = self.maps.path_mtus().map_err(Failure::operation)?;
         self.path_mtus = PathMtus::restored(backends, &records, apply::now());
         Ok(())
     }
 
-    /// Listens for errors about what is sent in the families that outer headers have. Without that, everything else works.
+    /// Listens for errors about what is sent in the families that outer headers have. Without that,
+    /// everything else works.
     pub(super) fn listen(&mut self) {
         let underlay = self.input.config.underlay();
-        for (family, error) in self.listener.listen(underlay.v4.is_some(), underlay.v6.is_some(), underlay.gue_port) {
+        for (family, error) in
+            self.listener.listen(underlay.v4.is_some(), underlay.v6.is_some(), underlay.gue_port)
+        {
             let remedy = match error.kind() {
                 ErrorKind::PermissionDenied => {
                     "this process lacks CAP_NET_RAW; run it as root, or give its service CAP_NET_RAW (AmbientCapabilities)".to_owned()
@@ -84,23 +92,29 @@ impl Balancer {
         }
     }
 
-    /// Whether this was not said of a backend's address yet; beyond a number of them, nothing is said any more.
+    /// Whether this was not said of a backend's address yet; beyond a number of them, nothing is
+    /// said any more.
     fn is_new(&mut self, address: IpAddr, outcome: Outcome) -> bool {
         let said = self.said_of_paths.len();
         if said > SAID || !self.said_of_paths.insert((address, outcome)) {
             return false;
         }
         if said == SAID {
-            warn!("more backend addresses have a smaller MTU on the way to them; `sluice status` shows all");
+            warn!(
+                "more backend addresses have a smaller MTU on the way to them; `sluice status` shows all"
+            );
         }
         said < SAID
     }
 
     fn count(&mut self, counts: &BTreeMap<Outcome, u64>) -> Result<(), Failure> {
         let present = self.maps.path_errors().map_err(Failure::operation)?;
-        let counted = |outcome: &Outcome| present.get(outcome.index() as usize).copied().unwrap_or(0);
-        let counts: Vec<_> =
-            counts.iter().map(|(outcome, count)| (outcome.index(), counted(outcome) + count)).collect();
+        let counted =
+            |outcome: &Outcome| present.get(outcome.index() as usize).copied().unwrap_or(0);
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(outcome, count)| (outcome.index(), counted(outcome) + count))
+            .collect();
         self.maps.set_path_errors(&counts).map_err(Failure::operation)
     }
 
@@ -112,7 +126,8 @@ impl Balancer {
         self.put_path_mtus();
     }
 
-    /// Takes the ways to backends that were found now. What routers told of another way counts no more.
+    /// Takes the ways to backends that were found now. What routers told of another way counts no
+    /// more.
     pub(super) fn take_next_hops(&mut self, found: NextHops) {
         let same = |address| found.way(address) == self.next_hops.way(address);
         self.path_mtus.keep(same);
@@ -126,21 +141,30 @@ impl Balancer {
         }
     }
 
-    /// Writes the next hops that differ, with what is to be remembered of them; how many. What fails is tried again with everything else that is not as it should be.
+    /// Writes the next hops that differ, with what is to be remembered of them; how many. What
+    /// fails is tried again with everything else that is not as it should be.
     pub(super) fn put_next_hops(&mut self) -> Result<usize, Failure> {
         self.write_next_hops().inspect_err(|_| self.complete = false)
     }
 
     fn write_next_hops(&mut self) -> Result<usize, Failure> {
         let backends = apply::backends(&self.maps).map_err(Failure::operation)?;
-        let written = self.next_hops.refresh(&mut self.maps, &backends, &self.path_mtus).map_err(Failure::operation)?;
+        let written = self
+            .next_hops
+            .refresh(&mut self.maps, &backends, &self.path_mtus)
+            .map_err(Failure::operation)?;
         self.write_down_path_mtus(&backends)?;
         Ok(written)
     }
 
     /// Writes down what routers told, for the next daemon and for `status`.
-    pub(super) fn write_down_path_mtus(&mut self, backends: &BTreeMap<u16, HaveBackend>) -> Result<(), Failure> {
+    pub(super) fn write_down_path_mtus(
+        &mut self,
+        backends: &BTreeMap<u16, HaveBackend>,
+    ) -> Result<(), Failure> {
         let present = self.maps.path_mtus().map_err(Failure::operation)?;
-        self.maps.set_path_mtus(&self.path_mtus.records(backends, &present)).map_err(Failure::operation)
+        self.maps
+            .set_path_mtus(&self.path_mtus.records(backends, &present))
+            .map_err(Failure::operation)
     }
 }

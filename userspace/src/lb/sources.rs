@@ -1,8 +1,9 @@
 //! Lists of sources, and rates, in the running balancer: when packets meet one, and when no longer.
 //!
-//! A packet meets a list when its service is marked as listed, or the program is loaded with a list for all. For what is forwarded already
-//! the mark comes after the list, so that reading millions of prefixes cuts nobody off; a new service is marked from the start, and
-//! serves nobody before its list is there. A mark goes before its list does.
+//! A packet meets a list when its service is marked as listed, or the program is loaded with a list
+//! for all. For what is forwarded already the mark comes after the list, so that reading millions
+//! of prefixes cuts nobody off; a new service is marked from the start, and serves nobody before
+//! its list is there. A mark goes before its list does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +20,22 @@ use crate::want::Want;
 
 impl Balancer {
     /// Marks what is to meet its list.
-    pub(super) fn mark_listed(&self, config: &Config, have: &Have, want: &mut Want) -> Result<(), Failure> {
+    pub(super) fn mark_listed(
+        &self,
+        config: &Config,
+        have: &Have,
+        want: &mut Want,
+    ) -> Result<(), Failure> {
         want.list_of_all = !config.sources().is_empty() && self.has_list(Listing::OF_ALL)?;
         for (service, wanted) in config.services().iter().zip(&mut want.services) {
             if service.sources().is_empty() {
                 continue;
             }
-            let index = have.services.iter().find(|(_, has)| has.name.as_deref() == Some(service.name()));
-            let marked = |index| have.vips.values().any(|v| v.service == index && v.options.has(VipOptions::LISTED));
+            let index =
+                have.services.iter().find(|(_, has)| has.name.as_deref() == Some(service.name()));
+            let marked = |index| {
+                have.vips.values().any(|v| v.service == index && v.options.has(VipOptions::LISTED))
+            };
             let listed = match index {
                 None => true,
                 Some((index, _)) => marked(*index) || self.has_list(*index)?,
@@ -60,7 +69,9 @@ impl Balancer {
     pub(super) async fn take_lists(&mut self, loaded: Vec<Loaded>) {
         match self.put_and_revise(loaded).await {
             Ok(new) => new.iter().for_each(|scope| info!("{scope} is in force")),
-            Err(failure) => warn!("cannot put lists of sources in place; reload to try again: {failure}"),
+            Err(failure) => {
+                warn!("cannot put lists of sources in place; reload to try again: {failure}")
+            }
         }
         let started = self.lists.start_next();
         warn_of_start(started);
@@ -88,7 +99,9 @@ impl Balancer {
             match &outcome {
                 Ok(Change::Nothing) => {}
                 Ok(Change::InPlace(changed)) => {
-                    info!("{scope}: {changed} of {prefixes} prefixes changed in place ({seconds:.1} s)");
+                    info!(
+                        "{scope}: {changed} of {prefixes} prefixes changed in place ({seconds:.1} s)"
+                    );
                 }
                 Ok(Change::New) => info!("{scope}: read {prefixes} prefixes ({seconds:.1} s)"),
                 Err(error) => warn!("{scope} stays as it was: {error:#}"),
@@ -125,19 +138,26 @@ impl Balancer {
             })
             .collect();
         let listed = self.maps.listed().map_err(Failure::operation)?;
-        let stale: Vec<u32> = listed.iter().copied().filter(|index| !keep.contains(index)).collect();
+        let stale: Vec<u32> =
+            listed.iter().copied().filter(|index| !keep.contains(index)).collect();
         for index in stale {
             self.maps.remove_list(index).map_err(Failure::operation)?;
         }
         Ok(())
     }
 
-    /// Writes the rates that differ from what the configuration says. A new rate counts from now on, with full buckets: what a source or service
-    /// took under another one may be more than it would get back in hours.
+    /// Writes the rates that differ from what the configuration says. A new rate counts from now
+    /// on, with full buckets: what a source or service took under another one may be more than it
+    /// would get back in hours.
     pub(super) fn set_rates(&mut self) -> Result<(), Failure> {
         let indexes = self.indexes()?;
         let index = |service: &config::Service| indexes.get(service.name()).copied();
-        let rated = self.input.config.services().iter().filter_map(|service| Some((index(service)?, service.rates())));
+        let rated = self
+            .input
+            .config
+            .services()
+            .iter()
+            .filter_map(|service| Some((index(service)?, service.rates())));
         let rated: BTreeMap<u32, _> = rated.collect();
         let (mut changed, mut services) = (Vec::new(), BTreeSet::new());
         let present = self.maps.rates().map_err(Failure::operation)?;

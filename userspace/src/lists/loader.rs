@@ -1,4 +1,5 @@
-//! Reads lists and builds their tries beside the daemon's own work, on a thread that nobody waits for.
+//! Reads lists and builds their tries beside the daemon's own work, on a thread that nobody waits
+//! for.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ use super::{Entries, Scope, rest};
 use crate::bpf::Trie;
 use crate::config::SourceLists;
 
-/// Up to this many changed prefixes are changed in the trie that is in place; more are a new trie, which is swapped in.
+/// Up to this many changed prefixes are changed in the trie that is in place; more are a new trie,
+/// which is swapped in.
 const IN_PLACE: usize = 64;
 
 /// A list that packets meet, or are about to.
@@ -71,7 +73,8 @@ impl Loader {
         Self { in_place: BTreeMap::new(), running: None, next: None }
     }
 
-    /// Starts to read the lists of these scopes, or does so when the run that is going on ends; forgets all other scopes.
+    /// Starts to read the lists of these scopes, or does so when the run that is going on ends;
+    /// forgets all other scopes.
     ///
     /// # Errors
     ///
@@ -132,7 +135,10 @@ fn load(scope: Scope, files: &SourceLists, in_place: Option<List>) -> Loaded {
     Loaded { scope, list, outcome, took: begin.elapsed() }
 }
 
-fn change(in_place: Option<List>, entries: Entries) -> (Option<List>, Result<Change, anyhow::Error>) {
+fn change(
+    in_place: Option<List>,
+    entries: Entries,
+) -> (Option<List>, Result<Change, anyhow::Error>) {
     let Some(mut list) = in_place else { return new(None, entries) };
     let (put, remove) = list.entries.changes(&entries);
     let changed = put.len() + remove.len();
@@ -153,8 +159,8 @@ fn change(in_place: Option<List>, entries: Entries) -> (Option<List>, Result<Cha
     }
 }
 
-/// Changes in the order in which each source always meets what the old list or the new one says of it: what comes, the longest prefix first; then
-/// what goes, the shortest first.
+/// Changes in the order in which each source always meets what the old list or the new one says of
+/// it: what comes, the longest prefix first; then what goes, the shortest first.
 pub(super) fn in_order(
     (mut put, mut remove): (Vec<(PrefixKey, Listing)>, Vec<PrefixKey>),
 ) -> (Vec<(PrefixKey, Listing)>, Vec<PrefixKey>) {

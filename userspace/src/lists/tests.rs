@@ -6,7 +6,8 @@ use super::*;
 
 fn parsed(text: &str) -> Result<Vec<(IpNet, Listing)>, String> {
     let mut to = Vec::new();
-    parse(text.as_bytes(), Path::new("deny.txt"), Listing::DENIED, &mut to).map_err(|error| error.to_string())?;
+    parse(text.as_bytes(), Path::new("deny.txt"), Listing::DENIED, &mut to)
+        .map_err(|error| error.to_string())?;
     Ok(to)
 }
 
@@ -18,7 +19,9 @@ fn says(entries: &Entries, source: &str) -> Listing {
 }
 
 fn entries(deny: &[&str], allow: Option<&[&str]>) -> Entries {
-    let typed = |prefixes: &[&str], says| prefixes.iter().map(|text| (prefix(text).unwrap(), says)).collect::<Vec<_>>();
+    let typed = |prefixes: &[&str], says| {
+        prefixes.iter().map(|text| (prefix(text).unwrap(), says)).collect::<Vec<_>>()
+    };
     let allowed = typed(allow.unwrap_or_default(), Listing::ALLOWED);
     Entries::new([typed(deny, Listing::DENIED), allowed].concat(), allow.is_some())
 }
@@ -26,7 +29,8 @@ fn entries(deny: &[&str], allow: Option<&[&str]>) -> Entries {
 #[test]
 fn a_file_holds_prefixes_addresses_comments_and_empty_lines() {
     let text = "# scanners\n192.0.2.0/24\r\n\n 198.51.100.7 # one host\n2001:db8::/32\n2001:db8::1";
-    let prefixes: Vec<_> = parsed(text).unwrap().iter().map(|(prefix, _)| prefix.to_string()).collect();
+    let prefixes: Vec<_> =
+        parsed(text).unwrap().iter().map(|(prefix, _)| prefix.to_string()).collect();
     assert_eq!(prefixes, ["192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32", "2001:db8::1/128"]);
 }
 
@@ -43,7 +47,8 @@ fn an_error_names_the_file_and_the_line_and_what_would_be_right() {
         let error = parsed(&format!("# first\n{line}\n192.0.2.0/24")).unwrap_err();
         assert!(error.starts_with("deny.txt:2: ") && error.contains(remedy), "{error}");
     }
-    let error = parse(b"\xff\xfe", Path::new("deny.txt"), Listing::DENIED, &mut Vec::new()).unwrap_err();
+    let error =
+        parse(b"\xff\xfe", Path::new("deny.txt"), Listing::DENIED, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("deny.txt:1: not text"), "{error}");
 }
 
@@ -58,7 +63,8 @@ fn a_file_that_cannot_be_read_is_named() {
 fn the_two_files_of_a_place_have_at_most_4194304_prefixes() {
     assert_eq!(MAX_LIST_PREFIXES, 4_194_304);
     let mut typed = vec![(prefix("192.0.2.0/24").unwrap(), Listing::DENIED); MAX_LIST_PREFIXES - 1];
-    let mut more = |text: &str| parse(text.as_bytes(), Path::new("allow.txt"), Listing::ALLOWED, &mut typed);
+    let mut more =
+        |text: &str| parse(text.as_bytes(), Path::new("allow.txt"), Listing::ALLOWED, &mut typed);
     more("# the last one\n198.51.100.7\n").unwrap();
     let error = more("\n# one too many\n2001:db8::/32\n").unwrap_err().to_string();
     assert!(error.starts_with("allow.txt:3: more than 4194304 prefixes"), "{error}");
@@ -77,7 +83,8 @@ fn a_file_has_at_most_256_mib() {
     assert_eq!(size(MAX_LIST_BYTES).unwrap(), 256 << 20);
     let error = size(MAX_LIST_BYTES + 1).unwrap_err().to_string();
     assert!(
-        error.starts_with(&path.display().to_string()) && error.contains("larger than 256 MiB; name a file"),
+        error.starts_with(&path.display().to_string())
+            && error.contains("larger than 256 MiB; name a file"),
         "{error}"
     );
 }
@@ -85,22 +92,35 @@ fn a_file_has_at_most_256_mib() {
 #[test]
 fn without_an_allow_list_everybody_else_may_come() {
     let entries = entries(&["192.0.2.0/24", "2001:db8::/32"], None);
-    assert_eq!((says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")), (Listing::DENIED, Listing::ALLOWED));
-    assert_eq!((says(&entries, "2001:db8::9"), says(&entries, "2001:db9::9")), (Listing::DENIED, Listing::ALLOWED));
+    assert_eq!(
+        (says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")),
+        (Listing::DENIED, Listing::ALLOWED)
+    );
+    assert_eq!(
+        (says(&entries, "2001:db8::9"), says(&entries, "2001:db9::9")),
+        (Listing::DENIED, Listing::ALLOWED)
+    );
 }
 
 #[test]
 fn with_an_allow_list_nobody_else_may_come_even_when_it_is_empty() {
     let one = entries(&[], Some(&["192.0.2.0/24"]));
-    assert_eq!((says(&one, "192.0.2.9"), says(&one, "192.0.3.9")), (Listing::ALLOWED, Listing::NOT_ALLOWED));
+    assert_eq!(
+        (says(&one, "192.0.2.9"), says(&one, "192.0.3.9")),
+        (Listing::ALLOWED, Listing::NOT_ALLOWED)
+    );
     assert_eq!(says(&one, "2001:db8::9"), Listing::NOT_ALLOWED);
     let none = entries(&[], Some(&[]));
-    assert_eq!((says(&none, "192.0.2.9"), says(&none, "::1")), (Listing::NOT_ALLOWED, Listing::NOT_ALLOWED));
+    assert_eq!(
+        (says(&none, "192.0.2.9"), says(&none, "::1")),
+        (Listing::NOT_ALLOWED, Listing::NOT_ALLOWED)
+    );
 }
 
 #[test]
 fn the_longest_prefix_decides_and_deny_wins_between_equals() {
-    let entries = entries(&["10.0.0.0/8", "10.1.2.0/24"], Some(&["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3"]));
+    let entries =
+        entries(&["10.0.0.0/8", "10.1.2.0/24"], Some(&["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3"]));
     for (source, expected) in [
         ("10.9.9.9", Listing::DENIED),
         ("10.1.9.9", Listing::ALLOWED),
@@ -116,11 +136,20 @@ fn the_longest_prefix_decides_and_deny_wins_between_equals() {
 #[test]
 fn a_prefix_of_one_family_never_speaks_of_the_other() {
     let v6 = entries(&["::/0"], None);
-    assert_eq!((says(&v6, "2001:db8::1"), says(&v6, "192.0.2.1")), (Listing::DENIED, Listing::ALLOWED));
+    assert_eq!(
+        (says(&v6, "2001:db8::1"), says(&v6, "192.0.2.1")),
+        (Listing::DENIED, Listing::ALLOWED)
+    );
     let v4 = entries(&["0.0.0.0/0"], None);
-    assert_eq!((says(&v4, "2001:db8::1"), says(&v4, "192.0.2.1")), (Listing::ALLOWED, Listing::DENIED));
+    assert_eq!(
+        (says(&v4, "2001:db8::1"), says(&v4, "192.0.2.1")),
+        (Listing::ALLOWED, Listing::DENIED)
+    );
     let allowed = entries(&[], Some(&["::/0"]));
-    assert_eq!((says(&allowed, "::1"), says(&allowed, "192.0.2.1")), (Listing::ALLOWED, Listing::NOT_ALLOWED));
+    assert_eq!(
+        (says(&allowed, "::1"), says(&allowed, "192.0.2.1")),
+        (Listing::ALLOWED, Listing::NOT_ALLOWED)
+    );
 }
 
 fn any_entries() -> impl Strategy<Value = Entries> {

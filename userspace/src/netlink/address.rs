@@ -32,10 +32,16 @@ fn message(index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressMessage
         return Err(Error::PrefixLength { address, prefix_len });
     }
     Ok(match address {
-        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix_len).build(),
+        IpAddr::V4(v4) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix_len).build()
+        }
         IpAddr::V6(v6) => {
-            let mut message = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, prefix_len).build();
-            // Every backend has the same VIP addresses: duplicate address detection would find them all.
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(index)
+                .address(v6, prefix_len)
+                .build();
+            // Every backend has the same VIP addresses: duplicate address detection would find them
+            // all.
             message.header.flags |= AddressHeaderFlags::Nodad;
             message
         }
@@ -46,8 +52,14 @@ impl Netlink {
     /// Gives an interface an address; an IPv6 address without duplicate address detection.
     ///
     /// # Errors
-    /// [`Error::PrefixLength`], or the kernel's refusal (for example IPv6 switched off on the interface).
-    pub async fn add_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressAdded, Error> {
+    /// [`Error::PrefixLength`], or the kernel's refusal (for example IPv6 switched off on the
+    /// interface).
+    pub async fn add_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<AddressAdded, Error> {
         let request = RouteNetlinkMessage::NewAddress(message(index, address, prefix_len)?);
         let doing = || format!("add {address}/{prefix_len} to {}", interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
@@ -57,11 +69,17 @@ impl Netlink {
         }
     }
 
-    /// Takes an address from an interface; an address or interface that is gone already is no error.
+    /// Takes an address from an interface; an address or interface that is gone already is no
+    /// error.
     ///
     /// # Errors
     /// [`Error::PrefixLength`], or the kernel's refusal.
-    pub async fn remove_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressRemoved, Error> {
+    pub async fn remove_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<AddressRemoved, Error> {
         let request = RouteNetlinkMessage::DelAddress(message(index, address, prefix_len)?);
         let doing = || format!("remove {address}/{prefix_len} from {}", interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
@@ -86,13 +104,19 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
-    pub async fn has_address(&self, index: u32, address: IpAddr, prefix_len: u8) -> Result<bool, Error> {
+    pub async fn has_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<bool, Error> {
         Ok(self.addresses().await?.contains(&(index, address, prefix_len)))
     }
 
     async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;
+        let answers =
+            self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;
         let own = answers.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(message) => own_address(&message),
             _ => None,
@@ -101,7 +125,8 @@ impl Netlink {
     }
 }
 
-/// The host's end of an address: on a point-to-point interface `Address` is the peer's and `Local` is ours.
+/// The host's end of an address: on a point-to-point interface `Address` is the peer's and `Local`
+/// is ours.
 fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
     let mut own = None;
     for attribute in &message.attributes {

@@ -24,8 +24,9 @@ const GROUPS: [MulticastGroup; 9] = [
 
 /// A receiver of change notifications.
 ///
-/// The messages themselves are not decoded: a message of a kind that this version does not know is a change all the same, and
-/// so are messages that the kernel had to drop. Many changes may arrive at once: [`Self::gather`].
+/// The messages themselves are not decoded: a message of a kind that this version does not know is
+/// a change all the same, and so are messages that the kernel had to drop. Many changes may arrive
+/// at once: [`Self::gather`].
 pub struct Changes {
     socket: TokioSocket,
 }
@@ -55,7 +56,8 @@ impl Changes {
         }
     }
 
-    /// Takes what has arrived already: who looks after this sees all of it. A full routing table that comes and goes is thousands of messages.
+    /// Takes what has arrived already: who looks after this sees all of it. A full routing table
+    /// that comes and goes is thousands of messages.
     ///
     /// # Errors
     /// As [`Self::changed`].
@@ -63,7 +65,8 @@ impl Changes {
         /// More than the socket holds: changes that go on and on are looked at all the same.
         const MOST: usize = 1 << 16;
 
-        // One after the other as long as there are any, however many a task may usually take in a row.
+        // One after the other as long as there are any, however many a task may usually take in a
+        // row.
         (0..MOST).map_while(|_| tokio::task::unconstrained(self.changed()).now_or_never()).collect()
     }
 }

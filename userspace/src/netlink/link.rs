@@ -13,7 +13,8 @@ pub struct Interface {
     pub index: u32,
     /// Its name, at most 15 bytes.
     pub name: String,
-    /// The largest packet it carries, in bytes from the IP header on; 0 when the kernel does not say.
+    /// The largest packet it carries, in bytes from the IP header on; 0 when the kernel does not
+    /// say.
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
@@ -38,7 +39,8 @@ impl Netlink {
         match self.link_named(name).await? {
             Some(link) => Ok(link.interface),
             None => {
-                let existing = self.interfaces().await?.into_iter().map(|interface| interface.name).collect();
+                let existing =
+                    self.interfaces().await?.into_iter().map(|interface| interface.name).collect();
                 Err(Error::NoInterface { name: name.to_owned(), existing })
             }
         }
@@ -52,7 +54,9 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let request = RouteNetlinkMessage::GetLink(message);
-        let answer = self.request(request, Mode::One(0), || format!("look up {}", interface_name(index))).await;
+        let answer = self
+            .request(request, Mode::One(0), || format!("look up {}", interface_name(index)))
+            .await;
         Ok(first_link(answer)?.map(|link| link.interface))
     }
 
@@ -64,7 +68,8 @@ impl Netlink {
         Ok(self.links().await?.into_iter().map(|link| link.interface).collect())
     }
 
-    /// Removes an interface that can be removed, such as a tunnel device; one that is gone already is no error.
+    /// Removes an interface that can be removed, such as a tunnel device; one that is gone already
+    /// is no error.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -85,21 +90,27 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let request = RouteNetlinkMessage::GetLink(message);
-        first_link(self.request(request, Mode::One(0), || format!("look up interface {name}")).await)
+        first_link(
+            self.request(request, Mode::One(0), || format!("look up interface {name}")).await,
+        )
     }
 
     pub(super) async fn links(&self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self.request(request, Mode::Dump, || "list the interfaces of this host".into()).await?;
+        let answers =
+            self.request(request, Mode::Dump, || "list the interfaces of this host".into()).await?;
         Ok(answers.iter().filter_map(link).collect())
     }
 }
 
-/// The link in an answer. A name that no interface can have (too long, empty) is a name that no interface has.
+/// The link in an answer. A name that no interface can have (too long, empty) is a name that no
+/// interface has.
 fn first_link(answer: Result<Vec<RouteNetlinkMessage>, Error>) -> Result<Option<Link>, Error> {
     match answer {
         Ok(answers) => Ok(answers.iter().find_map(link)),
-        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -121,7 +132,9 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name.clone(),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-            LinkAttribute::Address(bytes) if interface.ethernet => interface.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Address(bytes) if interface.ethernet => {
+                interface.mac = bytes.as_slice().try_into().ok()
+            }
             LinkAttribute::LinkInfo(infos) => tunnel = tunnel_data(infos),
             _ => {}
         }

@@ -1,8 +1,10 @@
-//! Everything Sluice asks of the kernel's routing socket: interfaces, addresses, tunnel devices, routes, qdiscs and filters.
+//! Everything Sluice asks of the kernel's routing socket: interfaces, addresses, tunnel devices,
+//! routes, qdiscs and filters.
 //!
-//! This is the one module that names `rtnetlink` and `netlink-packet-route`. Those crates lend their message types, builders
-//! and connection; requests go through one private function of [`Netlink`], which tells "done", "refused" and "no answer" apart:
-//! the crates' own helpers take a closed connection for success.
+//! This is the one module that names `rtnetlink` and `netlink-packet-route`. Those crates lend
+//! their message types, builders and connection; requests go through one private function of
+//! [`Netlink`], which tells "done", "refused" and "no answer" apart: the crates' own helpers take a
+//! closed connection for success.
 
 mod address;
 mod changes;
@@ -16,8 +18,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
-    parse_string,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, NlasIterator, parse_string,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
@@ -29,7 +31,8 @@ pub use self::route::{DeviceMtus, Route};
 pub use self::tc::{Attached, Clsact, Detached, Direction, Filter, FilterSpec};
 pub use self::tunnel::{Tunnel, TunnelError, TunnelKind};
 
-/// How long a request may wait for its answer. The kernel answers at once unless somebody holds its routing lock.
+/// How long a request may wait for its answer. The kernel answers at once unless somebody holds its
+/// routing lock.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a listing is repeated when the kernel says that it changed while it was being read.
@@ -41,13 +44,15 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NETLINK_HEADER_LEN: usize = 16;
 
-/// A connection to the kernel's routing socket, in the network namespace of the thread that opened it. Clones share it.
+/// A connection to the kernel's routing socket, in the network namespace of the thread that opened
+/// it. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
 }
 
-/// Why the kernel's routing socket did not do what was asked. Each message is one sentence naming the place and the remedy.
+/// Why the kernel's routing socket did not do what was asked. Each message is one sentence naming
+/// the place and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -67,7 +72,9 @@ pub enum Error {
         doing: String,
     },
     /// A listing kept changing while it was being read.
-    #[error("cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again")]
+    #[error(
+        "cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again"
+    )]
     Unsteady {
         /// What was asked.
         doing: String,
@@ -188,7 +195,8 @@ impl Netlink {
     /// Outside a tokio runtime, or in one without its I/O and time drivers.
     pub fn connect() -> Result<Self, Error> {
         let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
-        // Answers that carry nothing are dropped by default, and then a dying connection looks like success.
+        // Answers that carry nothing are dropped by default, and then a dying connection looks like
+        // success.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
@@ -212,7 +220,9 @@ impl Netlink {
         doing: impl Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let answer = tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing)).await;
+            let answer =
+                tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing))
+                    .await;
             if let Some(answers) = answer.map_err(|_| Error::NoAnswer { doing: doing() })?? {
                 return Ok(answers);
             }
@@ -220,7 +230,8 @@ impl Netlink {
         Err(Error::Unsteady { doing: doing() })
     }
 
-    /// One round of [`Self::request`]: `None` when a listing was interrupted by a change and has to be read again.
+    /// One round of [`Self::request`]: `None` when a listing was interrupted by a change and has to
+    /// be read again.
     async fn exchange(
         &self,
         message: RouteNetlinkMessage,
@@ -260,7 +271,8 @@ impl Netlink {
     }
 }
 
-/// The kernel's explanation in an error message: it follows the echo of the request, which may be cut to its header.
+/// The kernel's explanation in an error message: it follows the echo of the request, which may be
+/// cut to its header.
 fn kernel_words(error: &ErrorMessage, flags: u16) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -340,7 +352,10 @@ mod tests {
             detail: Some("Not allowed.".into()),
         };
         let text = error.to_string();
-        assert!(text.starts_with("cannot add 192.0.2.1/32 to lo: Operation not permitted"), "{text}");
+        assert!(
+            text.starts_with("cannot add 192.0.2.1/32 to lo: Operation not permitted"),
+            "{text}"
+        );
         assert!(text.ends_with("(Not allowed); run as root, or with CAP_NET_ADMIN"), "{text}");
     }
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -21,8 +21,8 @@ const LOCAL_TABLE: u8 = 255;
 pub struct Route {
     /// The interface through which packets leave; the loopback interface for a local address.
     pub index: u32,
-    /// The largest packet that fits, in bytes from the outer IP header on: the route's own MTU where it has one (set, or learned
-    /// from a router), the device's otherwise.
+    /// The largest packet that fits, in bytes from the outer IP header on: the route's own MTU
+    /// where it has one (set, or learned from a router), the device's otherwise.
     pub mtu: u32,
     /// The router to which packets are handed; `None` when the address is on the link itself.
     pub gateway: Option<IpAddr>,
@@ -35,7 +35,8 @@ pub struct Route {
 pub struct DeviceMtus(BTreeMap<u32, u32>);
 
 impl Netlink {
-    /// Makes all addresses of a prefix this host's own: a route of type local, to the loopback interface `index`, in the table `local`.
+    /// Makes all addresses of a prefix this host's own: a route of type local, to the loopback
+    /// interface `index`, in the table `local`.
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
@@ -55,7 +56,10 @@ impl Netlink {
     /// The kernel's refusal, or no answer.
     pub async fn remove_local_route(&self, prefix: IpNet) -> Result<AddressRemoved, Error> {
         let request = RouteNetlinkMessage::DelRoute(local_route(prefix, None));
-        match self.request(request, Mode::One(0), || format!("remove the local route to {prefix}")).await {
+        match self
+            .request(request, Mode::One(0), || format!("remove the local route to {prefix}"))
+            .await
+        {
             Ok(_) => Ok(AddressRemoved::Removed),
             Err(error) if error.errno() == Some(libc::ESRCH) => Ok(AddressRemoved::Absent),
             Err(error) => Err(error),
@@ -70,7 +74,8 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = family(prefix.addr());
         let doing = || format!("look for the local route to {prefix}");
-        let answers = self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
+        let answers =
+            self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
         let wanted = local_route(prefix, None);
         Ok(answers.iter().any(|answer| match answer {
             RouteNetlinkMessage::NewRoute(found) => {
@@ -82,14 +87,16 @@ impl Netlink {
                         .cloned()
                 };
                 found.header.kind == RouteType::Local
-                    && found.header.destination_prefix_length == wanted.header.destination_prefix_length
+                    && found.header.destination_prefix_length
+                        == wanted.header.destination_prefix_length
                     && destination(found) == destination(&wanted)
             }
             _ => false,
         }))
     }
 
-    /// Indexes of the interfaces through which the main table's default routes of both families lead, each once, in no order.
+    /// Indexes of the interfaces through which the main table's default routes of both families
+    /// lead, each once, in no order.
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
@@ -99,7 +106,8 @@ impl Netlink {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
             let doing = || "list the default routes of this host".to_owned();
-            let answers = self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
+            let answers =
+                self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
             for answer in &answers {
                 if let RouteNetlinkMessage::NewRoute(route) = answer {
                     found.extend(default_interfaces(route));
@@ -111,16 +119,22 @@ impl Netlink {
 
     /// Looks up the route to an address, optionally for packets from a given address of this host.
     ///
-    /// `None` when it cannot be reached: no route, or one that says blackhole, unreachable or prohibit, or an address that is not
-    /// one host's (broadcast, multicast).
+    /// `None` when it cannot be reached: no route, or one that says blackhole, unreachable or
+    /// prohibit, or an address that is not one host's (broadcast, multicast).
     ///
     /// # Errors
-    /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's refusal; no answer.
-    pub async fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>, Error> {
+    /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's
+    /// refusal; no answer.
+    pub async fn route(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Option<Route>, Error> {
         self.route_among(destination, source, &mut DeviceMtus::default()).await
     }
 
-    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which is the larger part of the work.
+    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which
+    /// is the larger part of the work.
     ///
     /// # Errors
     /// As [`Self::route`].
@@ -131,11 +145,14 @@ impl Netlink {
         mtus: &mut DeviceMtus,
     ) -> Result<Option<Route>, Error> {
         let request = RouteNetlinkMessage::GetRoute(question(destination, source));
-        let answer = self.request(request, Mode::One(0), || format!("look up the route to {destination}")).await;
+        let answer = self
+            .request(request, Mode::One(0), || format!("look up the route to {destination}"))
+            .await;
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) if error.errno().is_some_and(is_unreachable) => {
-                // The kernel gives the same numbers for a source that is not ours, and that is a fault of the configuration.
+                // The kernel gives the same numbers for a source that is not ours, and that is a
+                // fault of the configuration.
                 if let Some(from) = source
                     && !self.local_addresses().await?.iter().any(|(_, address)| *address == from)
                 {
@@ -167,7 +184,8 @@ impl Netlink {
     }
 }
 
-/// Blackhole is `EINVAL`, prohibit `EACCES`, throw at the end of the rules `EAGAIN`; the others say what they mean.
+/// Blackhole is `EINVAL`, prohibit `EACCES`, throw at the end of the rules `EAGAIN`; the others say
+/// what they mean.
 fn is_unreachable(errno: i32) -> bool {
     matches!(
         errno,
@@ -181,7 +199,8 @@ fn is_unreachable(errno: i32) -> bool {
     )
 }
 
-/// A local route, as an administrator would make it: those of addresses are the kernel's, and not meant.
+/// A local route, as an administrator would make it: those of addresses are the kernel's, and not
+/// meant.
 fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -291,7 +310,12 @@ mod tests {
 
     #[test]
     fn refusing_routes_are_no_routes() {
-        for kind in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Multicast] {
+        for kind in [
+            RouteType::BlackHole,
+            RouteType::Unreachable,
+            RouteType::Prohibit,
+            RouteType::Multicast,
+        ] {
             assert_eq!(answered(&answer(kind, vec![RouteAttribute::Oif(1)])), None, "{kind:?}");
         }
     }
@@ -307,7 +331,8 @@ mod tests {
                 RouteAttribute::Metrics(vec![RouteMetric::Hoplimit(64), RouteMetric::Mtu(1400)]),
             ],
         );
-        let expected = Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
+        let expected =
+            Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
         assert_eq!(answered(&message), Some(expected));
     }
 
@@ -334,8 +359,13 @@ mod tests {
 
     #[test]
     fn an_mtu_of_zero_is_none() {
-        let message =
-            answer(RouteType::Local, vec![RouteAttribute::Oif(1), RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)])]);
-        assert_eq!(answered(&message), Some(Answer { index: 1, mtu: None, gateway: None, local: true }));
+        let message = answer(
+            RouteType::Local,
+            vec![RouteAttribute::Oif(1), RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)])],
+        );
+        assert_eq!(
+            answered(&message),
+            Some(Answer { index: 1, mtu: None, gateway: None, local: true })
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The clsact qdisc and the BPF filters on it.
 //!
-//! An interface has room for one qdisc with handle `ffff:`. It is `clsact` (both directions), or the older `ingress`, on which
-//! ingress filters work like on clsact, while a filter put on its "egress" side would silently see *ingress* packets: the
-//! kernel does not look at the direction there. So every egress operation asks first which of the two it is.
+//! An interface has room for one qdisc with handle `ffff:`. It is `clsact` (both directions), or
+//! the older `ingress`, on which ingress filters work like on clsact, while a filter put on its
+//! "egress" side would silently see *ingress* packets: the kernel does not look at the direction
+//! there. So every egress operation asks first which of the two it is.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,7 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
-    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
+    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage,
+    TcOption,
 };
 
 use super::{Error, Mode, Netlink, interface_name};
@@ -58,7 +60,8 @@ pub enum Clsact {
     Created,
     /// Somebody had made one.
     Existed,
-    /// There is an old-style `ingress` qdisc in its place: ingress filters work on it, egress filters do not.
+    /// There is an old-style `ingress` qdisc in its place: ingress filters work on it, egress
+    /// filters do not.
     IngressOnly,
 }
 
@@ -91,7 +94,8 @@ impl fmt::Display for Filter {
     }
 }
 
-/// What makes a filter ours: its name and its priority. The rest is fixed (all protocols, direct action, handle 1).
+/// What makes a filter ours: its name and its priority. The rest is fixed (all protocols, direct
+/// action, handle 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterSpec {
     /// The filter's name, as `tc filter show` prints it.
@@ -151,7 +155,8 @@ impl Netlink {
         }
     }
 
-    /// Which qdisc an interface has for filters: `None`, [`Clsact::Existed`] or [`Clsact::IngressOnly`].
+    /// Which qdisc an interface has for filters: `None`, [`Clsact::Existed`] or
+    /// [`Clsact::IngressOnly`].
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
@@ -159,11 +164,15 @@ impl Netlink {
         let mut message = TcMessage::default();
         message.header.index = index as i32;
         let request = RouteNetlinkMessage::GetQueueDiscipline(message);
-        let answers =
-            self.request(request, Mode::Dump, || format!("list the qdiscs of {}", interface_name(index))).await?;
+        let answers = self
+            .request(request, Mode::Dump, || {
+                format!("list the qdiscs of {}", interface_name(index))
+            })
+            .await?;
         let found = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == index as i32 && message.header.parent == TcHandle::CLSACT =>
+                if message.header.index == index as i32
+                    && message.header.parent == TcHandle::CLSACT =>
             {
                 match kind(message) {
                     CLSACT => Some(Clsact::Existed),
@@ -176,10 +185,12 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Removes an interface's clsact qdisc **with all filters that are on it**: only for one that is ours and empty.
+    /// Removes an interface's clsact qdisc **with all filters that are on it**: only for one that
+    /// is ours and empty.
     ///
     /// # Errors
-    /// The kernel's refusal; a qdisc or interface that is gone already is none, nor is an `ingress` qdisc, which is left alone.
+    /// The kernel's refusal; a qdisc or interface that is gone already is none, nor is an `ingress`
+    /// qdisc, which is left alone.
     pub async fn remove_clsact(&self, index: u32) -> Result<(), Error> {
         if self.clsact(index).await? != Some(Clsact::Existed) {
             return Ok(());
@@ -196,12 +207,14 @@ impl Netlink {
         }
     }
 
-    /// The filters on one side of an interface, in the order in which they see packets; empty without a qdisc for them.
+    /// The filters on one side of an interface, in the order in which they see packets; empty
+    /// without a qdisc for them.
     ///
     /// # Errors
     /// The kernel's refusal, or no answer.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, Error> {
-        // Asked for the egress side of an `ingress` qdisc, the kernel would list the ingress filters.
+        // Asked for the egress side of an `ingress` qdisc, the kernel would list the ingress
+        // filters.
         if direction == Direction::Egress && self.clsact(index).await? != Some(Clsact::Existed) {
             return Ok(Vec::new());
         }
@@ -215,7 +228,9 @@ impl Netlink {
             other => other?,
         };
         let listed = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewTrafficFilter(message) if message.header.index == index as i32 => {
+            RouteNetlinkMessage::NewTrafficFilter(message)
+                if message.header.index == index as i32 =>
+            {
                 Some(filter(message))
             }
             _ => None,
@@ -223,11 +238,12 @@ impl Netlink {
         Ok(without_heads(listed.collect()))
     }
 
-    /// Puts a program on one side of an interface as our filter: new, or atomically in place of our previous program.
+    /// Puts a program on one side of an interface as our filter: new, or atomically in place of our
+    /// previous program.
     ///
     /// # Errors
-    /// [`Error::Held`] when somebody else's filter has that priority, [`Error::IngressOnly`] for egress on an `ingress` qdisc,
-    /// or the kernel's refusal.
+    /// [`Error::Held`] when somebody else's filter has that priority, [`Error::IngressOnly`] for
+    /// egress on an `ingress` qdisc, or the kernel's refusal.
     pub async fn put_filter(
         &self,
         index: u32,
@@ -235,7 +251,8 @@ impl Netlink {
         spec: &FilterSpec,
         program: BorrowedFd<'_>,
     ) -> Result<Attached, Error> {
-        if direction == Direction::Egress && self.clsact(index).await? == Some(Clsact::IngressOnly) {
+        if direction == Direction::Egress && self.clsact(index).await? == Some(Clsact::IngressOnly)
+        {
             return Err(Error::IngressOnly { interface: interface_name(index) });
         }
         let held = |holder: String| Error::Held {
@@ -263,7 +280,9 @@ impl Netlink {
         let request = RouteNetlinkMessage::NewTrafficFilter(message);
         let doing = || format!("put filter {} on {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
-            Err(error) if error.errno() == Some(libc::EEXIST) => Err(held("a filter that has just appeared".into())),
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                Err(held("a filter that has just appeared".into()))
+            }
             other => other.map(|_| done),
         }
     }
@@ -272,13 +291,19 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's refusal; a filter, qdisc or interface that is gone already is none.
-    pub async fn remove_filter(&self, index: u32, direction: Direction, spec: &FilterSpec) -> Result<Detached, Error> {
+    pub async fn remove_filter(
+        &self,
+        index: u32,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<Detached, Error> {
         let filters = self.filters(index, direction).await?;
         if !filters.iter().any(|filter| spec.owns(filter)) {
             return Ok(Detached::Absent);
         }
         let request = RouteNetlinkMessage::DelTrafficFilter(filter_message(index, direction, spec));
-        let doing = || format!("remove filter {} from {} {direction}", spec.name, interface_name(index));
+        let doing =
+            || format!("remove filter {} from {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
             Ok(_) => Ok(Detached::Removed),
             Err(error) if is_gone(&error) => Ok(Detached::Absent),
@@ -306,7 +331,8 @@ fn filter_message(index: u32, direction: Direction, spec: &FilterSpec) -> TcMess
         index: index as i32,
         handle: FILTER_HANDLE.into(),
         parent: direction.parent(),
-        // The upper half is the priority in host order, the lower half the protocol in network order.
+        // The upper half is the priority in host order, the lower half the protocol in network
+        // order.
         info: u32::from(spec.priority) << 16 | u32::from(ETH_P_ALL.to_be()),
         ..TcHeader::default()
     };
@@ -337,8 +363,12 @@ fn filter(message: &TcMessage) -> Filter {
             TcAttribute::Options(options) => {
                 for option in options {
                     match option {
-                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.bpf_name = Some(name.clone()),
-                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = Some(*id),
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                            filter.bpf_name = Some(name.clone())
+                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => {
+                            filter.program_id = Some(*id)
+                        }
                         _ => {}
                     }
                 }
@@ -349,11 +379,15 @@ fn filter(message: &TcMessage) -> Filter {
     filter
 }
 
-/// Drops the entry that the kernel lists for a classifier as such (handle 0) where the classifier's elements follow.
+/// Drops the entry that the kernel lists for a classifier as such (handle 0) where the classifier's
+/// elements follow.
 fn without_heads(listed: Vec<Filter>) -> Vec<Filter> {
     let place = |filter: &Filter| (filter.chain, filter.priority, filter.protocol);
     let elements: Vec<_> = listed.iter().filter(|filter| filter.handle != 0).map(place).collect();
-    listed.into_iter().filter(|filter| filter.handle != 0 || !elements.contains(&place(filter))).collect()
+    listed
+        .into_iter()
+        .filter(|filter| filter.handle != 0 || !elements.contains(&place(filter)))
+        .collect()
 }
 
 #[cfg(test)]

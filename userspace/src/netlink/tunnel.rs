@@ -13,7 +13,9 @@ use super::link::{Interface, Link};
 use super::{Error, Mode, Netlink};
 
 /// A kind of tunnel device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelKind {
     /// `ipip`: IPv4 in IPv4.
@@ -67,7 +69,9 @@ pub enum TunnelError {
         kind: TunnelKind,
     },
     /// The local address is not of the kind's family.
-    #[error("an {kind} device cannot have the local address {local}: give it one of its own family")]
+    #[error(
+        "an {kind} device cannot have the local address {local}: give it one of its own family"
+    )]
     Family {
         /// The kind that was asked for.
         kind: TunnelKind,
@@ -126,14 +130,22 @@ pub(super) struct TunnelData {
 }
 
 impl Netlink {
-    /// Makes a tunnel device that is up and decapsulates what anybody sends to `local`, or adopts one that already does.
+    /// Makes a tunnel device that is up and decapsulates what anybody sends to `local`, or adopts
+    /// one that already does.
     ///
-    /// The first device of a kind loads the kernel's module for it, which adds a device of its own to every namespace (`tunl0`,
-    /// `sit0`, `ip6tnl0`: down and without effect) that stays until the module is unloaded.
+    /// The first device of a kind loads the kernel's module for it, which adds a device of its own
+    /// to every namespace (`tunl0`, `sit0`, `ip6tnl0`: down and without effect) that stays until
+    /// the module is unloaded.
     ///
     /// # Errors
-    /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after trying.
-    pub async fn create_tunnel(&self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Tunnel, TunnelError> {
+    /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after
+    /// trying.
+    pub async fn create_tunnel(
+        &self,
+        name: &str,
+        kind: TunnelKind,
+        local: IpAddr,
+    ) -> Result<Tunnel, TunnelError> {
         if let Some(found) = self.tunnel(name, kind, local).await? {
             return Ok(found);
         }
@@ -141,7 +153,8 @@ impl Netlink {
             (TunnelKind::Ipip, IpAddr::V4(local)) => {
                 LinkIpIp::new(name).local(local).protocol(IpProtocol::Ipip).up().build()
             }
-            // Without a protocol of its own a `sit` device takes every kind of packet that the module knows.
+            // Without a protocol of its own a `sit` device takes every kind of packet that the
+            // module knows.
             (TunnelKind::Sit, IpAddr::V4(local)) => {
                 LinkSit::new(name).local(local).protocol(IpProtocol::Ipv6).up().build()
             }
@@ -163,7 +176,9 @@ impl Netlink {
             }
             Err(error) if error.errno() == Some(libc::EEXIST) => {
                 return Err(match self.tunnel_holder(kind, local).await? {
-                    Some(holder) => TunnelError::Taken { name: name.to_owned(), kind, local, holder },
+                    Some(holder) => {
+                        TunnelError::Taken { name: name.to_owned(), kind, local, holder }
+                    }
                     None => error.into(),
                 });
             }
@@ -173,24 +188,39 @@ impl Netlink {
         Ok(Tunnel { index, name, created: true })
     }
 
-    /// The tunnel device of that name: `None` if there is none, an error if it is not what [`Self::create_tunnel`] would make.
+    /// The tunnel device of that name: `None` if there is none, an error if it is not what
+    /// [`Self::create_tunnel`] would make.
     ///
     /// # Errors
     /// [`TunnelError::Mismatch`], or the kernel's refusal.
-    pub async fn tunnel(&self, name: &str, kind: TunnelKind, local: IpAddr) -> Result<Option<Tunnel>, TunnelError> {
+    pub async fn tunnel(
+        &self,
+        name: &str,
+        kind: TunnelKind,
+        local: IpAddr,
+    ) -> Result<Option<Tunnel>, TunnelError> {
         let Some(Link { interface, tunnel }) = self.link_named(name).await? else {
             return Ok(None);
         };
         match difference(&interface, tunnel.as_ref(), kind, local) {
-            None => Ok(Some(Tunnel { index: interface.index, name: interface.name, created: false })),
+            None => {
+                Ok(Some(Tunnel { index: interface.index, name: interface.name, created: false }))
+            }
             Some(found) => Err(TunnelError::Mismatch { name: name.to_owned(), kind, local, found }),
         }
     }
 
-    async fn tunnel_holder(&self, kind: TunnelKind, local: IpAddr) -> Result<Option<String>, Error> {
+    async fn tunnel_holder(
+        &self,
+        kind: TunnelKind,
+        local: IpAddr,
+    ) -> Result<Option<String>, Error> {
         let wanted = TunnelData { kind, local: Some(local), remote: None, external: false };
         let links = self.links().await?;
-        Ok(links.into_iter().find(|link| link.tunnel.as_ref() == Some(&wanted)).map(|link| link.interface.name))
+        Ok(links
+            .into_iter()
+            .find(|link| link.tunnel.as_ref() == Some(&wanted))
+            .map(|link| link.interface.name))
     }
 }
 
@@ -206,8 +236,12 @@ pub(super) fn tunnel_data(infos: &[LinkInfo]) -> Option<TunnelData> {
         if let LinkInfo::Data(InfoData::IpTunnel(options)) = info {
             for option in options {
                 match option {
-                    InfoIpTunnel::Local(address) => data.local = Some(*address).filter(|a| !a.is_unspecified()),
-                    InfoIpTunnel::Remote(address) => data.remote = Some(*address).filter(|a| !a.is_unspecified()),
+                    InfoIpTunnel::Local(address) => {
+                        data.local = Some(*address).filter(|a| !a.is_unspecified())
+                    }
+                    InfoIpTunnel::Remote(address) => {
+                        data.remote = Some(*address).filter(|a| !a.is_unspecified())
+                    }
                     InfoIpTunnel::CollectMetadata => data.external = true,
                     _ => {}
                 }
@@ -217,8 +251,14 @@ pub(super) fn tunnel_data(infos: &[LinkInfo]) -> Option<TunnelData> {
     Some(data)
 }
 
-/// What is wrong about a device, as "is ...": `None` if it decapsulates what anybody sends to `local`.
-fn difference(interface: &Interface, tunnel: Option<&TunnelData>, kind: TunnelKind, local: IpAddr) -> Option<String> {
+/// What is wrong about a device, as "is ...": `None` if it decapsulates what anybody sends to
+/// `local`.
+fn difference(
+    interface: &Interface,
+    tunnel: Option<&TunnelData>,
+    kind: TunnelKind,
+    local: IpAddr,
+) -> Option<String> {
     let Some(tunnel) = tunnel.filter(|tunnel| tunnel.kind == kind) else {
         return Some(format!("is not an {kind} device"));
     };
@@ -226,8 +266,10 @@ fn difference(interface: &Interface, tunnel: Option<&TunnelData>, kind: TunnelKi
         return Some("is an external (route-steered) tunnel".into());
     }
     if tunnel.local != Some(local) {
-        let found =
-            tunnel.local.map_or_else(|| "no local address".to_owned(), |other| format!("the local address {other}"));
+        let found = tunnel.local.map_or_else(
+            || "no local address".to_owned(),
+            |other| format!("the local address {other}"),
+        );
         return Some(format!("has {found}"));
     }
     if let Some(remote) = tunnel.remote {
@@ -252,7 +294,12 @@ mod tests {
     fn a_device_that_does_the_work_is_adopted() {
         let local = "192.0.2.1".parse().unwrap();
         assert_eq!(
-            difference(&device(true), Some(&data(TunnelKind::Ipip, "192.0.2.1")), TunnelKind::Ipip, local),
+            difference(
+                &device(true),
+                Some(&data(TunnelKind::Ipip, "192.0.2.1")),
+                TunnelKind::Ipip,
+                local
+            ),
             None
         );
     }
@@ -271,7 +318,11 @@ mod tests {
                 Some(TunnelData { remote: "192.0.2.7".parse().ok(), ..good() }),
                 "takes packets from 192.0.2.7 alone",
             ),
-            (true, Some(TunnelData { external: true, ..good() }), "is an external (route-steered) tunnel"),
+            (
+                true,
+                Some(TunnelData { external: true, ..good() }),
+                "is an external (route-steered) tunnel",
+            ),
             (false, Some(good()), "is down"),
         ];
         for (up, tunnel, expected) in cases {

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{
-    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice, Ipv6HeaderSlice,
-    UdpHeaderSlice,
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4HeaderSlice, Ipv4Slice,
+    Ipv6HeaderSlice, UdpHeaderSlice,
 };
 use sluice_datapath::Family;
 
-/// Bytes that an error quotes at least behind the IP header of the packet that it is about (RFC 792).
+/// Bytes that an error quotes at least behind the IP header of the packet that it is about (RFC
+/// 792).
 const QUOTED: usize = 8;
 
 /// What an error tells of an IP packet that carries another one.
@@ -24,7 +25,8 @@ pub struct TooBig {
     pub destination: IpAddr,
     /// The quoted packet's length in bytes, outer header included.
     pub length: u32,
-    /// The family of the packet inside it; `None` where the router quotes a UDP header and nothing behind it, which is as much as it must.
+    /// The family of the packet inside it; `None` where the router quotes a UDP header and nothing
+    /// behind it, which is as much as it must.
     pub inner: Option<Family>,
     /// The port that it is sent to, where it is UDP.
     pub port: Option<u16>,
@@ -37,7 +39,8 @@ pub struct TooBig {
 pub struct Malformed;
 
 impl TooBig {
-    /// Reads an ICMP message from its IPv4 header on, as a raw socket gives it: nobody has looked at its checksum yet.
+    /// Reads an ICMP message from its IPv4 header on, as a raw socket gives it: nobody has looked
+    /// at its checksum yet.
     ///
     /// # Errors
     ///
@@ -48,7 +51,9 @@ impl TooBig {
             return Err(Malformed);
         }
         let icmp = Icmpv4Slice::from_slice(icmp).map_err(|_| Malformed)?;
-        let Icmpv4Type::DestinationUnreachable(FragmentationNeeded { next_hop_mtu }) = icmp.icmp_type() else {
+        let Icmpv4Type::DestinationUnreachable(FragmentationNeeded { next_hop_mtu }) =
+            icmp.icmp_type()
+        else {
             return Err(Malformed);
         };
         let quoted = Ipv4HeaderSlice::from_slice(icmp.payload()).map_err(|_| Malformed)?;
@@ -68,7 +73,8 @@ impl TooBig {
         })
     }
 
-    /// Reads an ICMPv6 message from its own header on, as a raw socket gives it: the kernel has checked its checksum.
+    /// Reads an ICMPv6 message from its own header on, as a raw socket gives it: the kernel has
+    /// checked its checksum.
     ///
     /// # Errors
     ///
@@ -94,8 +100,8 @@ impl TooBig {
     }
 }
 
-/// The family of the packet inside, where it is quoted, and the port that it is sent to if it is UDP; enough of it is quoted, and it is of the version that its
-/// protocol number says.
+/// The family of the packet inside, where it is quoted, and the port that it is sent to if it is
+/// UDP; enough of it is quoted, and it is of the version that its protocol number says.
 fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Option<Family>, Option<u16>), Malformed> {
     let version = |at: usize| quoted.get(at).map(|first| first >> 4);
     let (family, port) = match (protocol, version(0)) {

@@ -1,4 +1,5 @@
-//! Hearing ICMP errors about encapsulated packets: raw sockets, with filters that let nothing else wake the daemon.
+//! Hearing ICMP errors about encapsulated packets: raw sockets, with filters that let nothing else
+//! wake the daemon.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,13 +15,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::{Malformed, TooBig};
 
-/// Errors that are read in a row; then the daemon does something else for [`PAUSE`], and the kernel forgets what it has no room for.
+/// Errors that are read in a row; then the daemon does something else for [`PAUSE`], and the kernel
+/// forgets what it has no room for.
 const IN_A_ROW: usize = 64;
 
-/// How long no errors are read after some were: a flood of them cannot keep the daemon from its work.
+/// How long no errors are read after some were: a flood of them cannot keep the daemon from its
+/// work.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// More than an error ever has: 576 bytes (RFC 1812 section 4.3.2.3) or 1280 (RFC 4443 section 2.4).
+/// More than an error ever has: 576 bytes (RFC 1812 section 4.3.2.3) or 1280 (RFC 4443 section
+/// 2.4).
 const LONGEST: usize = 2048;
 
 /// An error that arrived.
@@ -42,12 +46,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens for errors about packets of these families, in UDP to `gue_port` too, in the place of those that it listened to before.
+    /// Listens for errors about packets of these families, in UDP to `gue_port` too, in the place
+    /// of those that it listened to before.
     ///
-    /// Returned are the families whose socket cannot be made, and why: without `CAP_NET_RAW` there are none.
+    /// Returned are the families whose socket cannot be made, and why: without `CAP_NET_RAW` there
+    /// are none.
     pub fn listen(&mut self, v4: bool, v6: bool, gue_port: u16) -> Vec<(Family, io::Error)> {
         let mut refused = Vec::new();
-        for (family, wanted, socket) in [(Family::V4, v4, &mut self.v4), (Family::V6, v6, &mut self.v6)] {
+        for (family, wanted, socket) in
+            [(Family::V4, v4, &mut self.v4), (Family::V6, v6, &mut self.v6)]
+        {
             if !wanted {
                 *socket = None;
                 continue;
@@ -98,7 +106,8 @@ fn open(family: Family, gue_port: u16) -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     set_filter(family, &socket, gue_port)?;
     socket.set_nonblocking(true)?;
-    // SAFETY: the socket owns its descriptor, which stays open and the same until the socket is dropped, with the `AsyncFd`.
+    // SAFETY: the socket owns its descriptor, which stays open and the same until the socket is
+    // dropped, with the `AsyncFd`.
     let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
     Ok(watched?)
 }
@@ -118,13 +127,18 @@ fn read(family: Family, ready: &mut AsyncFdReadyGuard<'_, Socket>) -> Vec<Heard>
     let mut buffer = [0; LONGEST];
     let mut heard = Vec::new();
     while heard.len() < IN_A_ROW {
-        let received =
-            ready.try_io(|socket| Ok(recvfrom::<SockaddrStorage>(socket.get_ref().as_raw_fd(), &mut buffer)?));
+        let received = ready.try_io(|socket| {
+            Ok(recvfrom::<SockaddrStorage>(socket.get_ref().as_raw_fd(), &mut buffer)?)
+        });
         let Ok(Ok((length, Some(from)))) = received else { break };
         let message = &buffer[..length.min(LONGEST)];
         let (from, error) = match family {
-            Family::V4 => (from.as_sockaddr_in().map(|from| from.ip().into()), TooBig::from_ipv4(message)),
-            Family::V6 => (from.as_sockaddr_in6().map(|from| from.ip().into()), TooBig::from_icmpv6(message)),
+            Family::V4 => {
+                (from.as_sockaddr_in().map(|from| from.ip().into()), TooBig::from_ipv4(message))
+            }
+            Family::V6 => {
+                (from.as_sockaddr_in6().map(|from| from.ip().into()), TooBig::from_icmpv6(message))
+            }
         };
         if let Some(from) = from {
             heard.push(Heard { from, error });
@@ -133,7 +147,8 @@ fn read(family: Family, ready: &mut AsyncFdReadyGuard<'_, Socket>) -> Vec<Heard>
     heard
 }
 
-// Filters in the classic language, which every kernel has. A load beyond the end of a message refuses it.
+// Filters in the classic language, which every kernel has. A load beyond the end of a message
+// refuses it.
 
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
 const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
@@ -143,7 +158,8 @@ const LOAD_HEADER_LENGTH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Takes "fragmentation needed" about IP packets that hold IP packets, or UDP to `gue_port`. Bytes are counted from the IPv4 header on.
+/// Takes "fragmentation needed" about IP packets that hold IP packets, or UDP to `gue_port`. Bytes
+/// are counted from the IPv4 header on.
 const fn filter_v4(gue_port: u16) -> [SockFilter; 11] {
     [
         SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
@@ -163,7 +179,8 @@ const fn filter_v4(gue_port: u16) -> [SockFilter; 11] {
     ]
 }
 
-/// Takes "packet too big" about IPv6 packets that hold IP packets, or UDP to `gue_port`. Bytes are counted from the ICMPv6 header on.
+/// Takes "packet too big" about IPv6 packets that hold IP packets, or UDP to `gue_port`. Bytes are
+/// counted from the ICMPv6 header on.
 const fn filter_v6(gue_port: u16) -> [SockFilter; 10] {
     [
         SockFilter::new(LOAD_BYTE, 0, 0, 0),

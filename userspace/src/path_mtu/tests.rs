@@ -1,5 +1,6 @@
 use etherparse::{
-    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, UdpHeader,
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv6Header, UdpHeader,
 };
 use proptest::prelude::*;
 use sluice_datapath::entries::Backend;
@@ -37,11 +38,23 @@ fn told(outer: Family, inner: Family) -> TooBig {
         Family::V6 => ("2001:db8::1", "2001:db8:1::1"),
     };
     let (source, destination) = (address(source), address(destination));
-    TooBig { mtu: 1500, source, destination, length: 1600, inner: Some(inner), port: None, uncut: true }
+    TooBig {
+        mtu: 1500,
+        source,
+        destination,
+        length: 1600,
+        inner: Some(inner),
+        port: None,
+        uncut: true,
+    }
 }
 
-const FAMILIES: [(Family, Family); 4] =
-    [(Family::V4, Family::V4), (Family::V6, Family::V6), (Family::V4, Family::V6), (Family::V6, Family::V4)];
+const FAMILIES: [(Family, Family); 4] = [
+    (Family::V4, Family::V4),
+    (Family::V6, Family::V6),
+    (Family::V4, Family::V6),
+    (Family::V6, Family::V4),
+];
 
 /// The error as it comes out of a raw socket, built by etherparse.
 fn wire(error: &TooBig) -> Vec<u8> {
@@ -52,7 +65,8 @@ fn wire(error: &TooBig) -> Vec<u8> {
     let mut behind = vec![version, 0, 0, 0, 0, 0, 0, 0];
     if let Some(port) = error.port {
         protocol = IpNumber::UDP;
-        let header = UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
+        let header =
+            UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
         // Not a byte more than it takes.
         behind.truncate(usize::from(error.inner.is_some()));
         behind.splice(0..0, header.to_bytes());
@@ -61,16 +75,22 @@ fn wire(error: &TooBig) -> Vec<u8> {
     match (error.source, error.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let payload = error.length as u16 - 20;
-            let mut header = Ipv4Header::new(payload, 63, protocol, source.octets(), destination.octets()).unwrap();
+            let mut header =
+                Ipv4Header::new(payload, 63, protocol, source.octets(), destination.octets())
+                    .unwrap();
             header.dont_fragment = error.uncut;
             header.header_checksum = header.calc_header_checksum();
             header.write(&mut quote).unwrap();
             quote.extend(&behind);
-            let kind =
-                etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: error.mtu as u16 };
-            let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quote);
+            let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded {
+                next_hop_mtu: error.mtu as u16,
+            };
+            let icmp =
+                Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quote);
             let length = (icmp.header_len() + quote.len()) as u16;
-            let header = Ipv4Header::new(length, 64, IpNumber::ICMP, [10, 0, 0, 254], source.octets()).unwrap();
+            let header =
+                Ipv4Header::new(length, 64, IpNumber::ICMP, [10, 0, 0, 254], source.octets())
+                    .unwrap();
             let mut packet = Vec::new();
             header.write(&mut packet).unwrap();
             icmp.write(&mut packet).unwrap();
@@ -88,7 +108,9 @@ fn wire(error: &TooBig) -> Vec<u8> {
             header.write(&mut quote).unwrap();
             quote.extend(&behind);
             let mut message = Vec::new();
-            Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: error.mtu }).write(&mut message).unwrap();
+            Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: error.mtu })
+                .write(&mut message)
+                .unwrap();
             [message, quote].concat()
         }
         other => panic!("{other:?} in one packet"),
@@ -225,13 +247,24 @@ fn an_error_about_any_source_of_the_prefix_counts() {
         source_bits_v6: bits,
         ..Settings::NONE
     };
-    for (source, outcome) in [("10.0.15.7", Outcome::Lowered), ("10.0.16.7", Outcome::OtherSource)] {
+    for (source, outcome) in [("10.0.15.7", Outcome::Lowered), ("10.0.16.7", Outcome::OtherSource)]
+    {
         let error = TooBig { source: address(source), ..told(Family::V4, Family::V4) };
-        assert_eq!(PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW), outcome, "{source}");
+        assert_eq!(
+            PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW),
+            outcome,
+            "{source}"
+        );
     }
-    for (source, outcome) in [("2001:db8::fff", Outcome::Lowered), ("2001:db8:0:1::fff", Outcome::OtherSource)] {
+    for (source, outcome) in
+        [("2001:db8::fff", Outcome::Lowered), ("2001:db8:0:1::fff", Outcome::OtherSource)]
+    {
         let error = TooBig { source: address(source), ..told(Family::V6, Family::V6) };
-        assert_eq!(PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW), outcome, "{source}");
+        assert_eq!(
+            PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW),
+            outcome,
+            "{source}"
+        );
     }
 }
 
@@ -244,8 +277,14 @@ fn an_mtu_expires_after_ten_minutes_and_the_next_error_lowers_it_again() {
     assert_eq!(hear(&mut path_mtus, &error, NOW + 5 * SECOND), Outcome::Known);
     assert_eq!(path_mtus.next_expiry(), Some(NOW + 600 * SECOND));
     assert_eq!((path_mtus.expire(NOW + 600 * SECOND - 1), mtu(&path_mtus, &error)), (vec![], 1500));
-    assert_eq!((path_mtus.expire(NOW + 600 * SECOND), mtu(&path_mtus, &error)), (vec![error.destination], 1600));
-    assert_eq!((path_mtus.next_expiry(), hear(&mut path_mtus, &error, NOW)), (None, Outcome::Lowered));
+    assert_eq!(
+        (path_mtus.expire(NOW + 600 * SECOND), mtu(&path_mtus, &error)),
+        (vec![error.destination], 1600)
+    );
+    assert_eq!(
+        (path_mtus.next_expiry(), hear(&mut path_mtus, &error, NOW)),
+        (None, Outcome::Lowered)
+    );
 }
 
 #[test]
@@ -292,7 +331,10 @@ fn the_next_daemon_takes_over_what_counts_and_no_more() {
     };
     let (error, mut path_mtus) = (told(Family::V4, Family::V4), PathMtus::default());
     hear(&mut path_mtus, &error, NOW);
-    let backends = BTreeMap::from([(1, backend(Some("a"), "10.0.1.1", 3)), (2, backend(Some("b"), "10.0.1.2", 1))]);
+    let backends = BTreeMap::from([
+        (1, backend(Some("a"), "10.0.1.1", 3)),
+        (2, backend(Some("b"), "10.0.1.2", 1)),
+    ]);
     let mut map = vec![PathMtuRecord::NONE; 6];
     let changed = path_mtus.records(&backends, &map);
     assert_eq!(changed.len(), 1, "{changed:?}");
@@ -315,7 +357,8 @@ fn the_next_daemon_takes_over_what_counts_and_no_more() {
 fn outcomes_have_places_and_names_of_their_own() {
     let indexes: Vec<u32> = Outcome::ALL.iter().map(|outcome| outcome.index()).collect();
     assert_eq!(indexes, (0..Outcome::ALL.len() as u32).collect::<Vec<_>>());
-    let names: std::collections::BTreeSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+    let names: std::collections::BTreeSet<_> =
+        Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
     assert_eq!(names.len(), Outcome::ALL.len());
 }
 
@@ -324,7 +367,8 @@ fn errors_about_options_and_later_fragments_are_malformed() {
     let mut error = wire(&told(Family::V4, Family::V4));
     let sum = |packet: &mut [u8]| {
         packet[22..24].fill(0);
-        let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&packet[20..]).ones_complement();
+        let sum =
+            etherparse::checksum::Sum16BitWords::new().add_slice(&packet[20..]).ones_complement();
         packet[22..24].copy_from_slice(&sum.to_be().to_be_bytes());
     };
     let good = error.clone();
@@ -332,7 +376,9 @@ fn errors_about_options_and_later_fragments_are_malformed() {
     assert_eq!(error, good, "the test's own checksum is right");
     let spoil: [fn(&mut [u8]); 4] = [
         |packet| packet[28] = 0x46,
-        |packet| packet[34..36].copy_from_slice(&IpFragOffset::try_new(1).unwrap().value().to_be_bytes()),
+        |packet| {
+            packet[34..36].copy_from_slice(&IpFragOffset::try_new(1).unwrap().value().to_be_bytes())
+        },
         |packet| packet[37] = 6,
         |packet| packet[48] = 0x65,
     ];

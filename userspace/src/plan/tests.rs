@@ -21,7 +21,12 @@ const SECOND: u64 = 1_000_000_000;
 const CAPACITIES: Capacities = Capacities { services: 3, backends: 4, vips: 4, connections: 1024 };
 
 fn backend(name: &str, last: u8) -> WantBackend {
-    WantBackend { name: name.to_owned(), v4: Some(Ipv4Addr::new(10, 0, 0, last)), v6: None, draining: false }
+    WantBackend {
+        name: name.to_owned(),
+        v4: Some(Ipv4Addr::new(10, 0, 0, last)),
+        v6: None,
+        draining: false,
+    }
 }
 
 fn vip(last: u8, port: u16) -> Vip {
@@ -82,11 +87,16 @@ fn reached(want: &Want) -> Model {
 fn a_first_plan_adds_backends_then_tables_then_vips() {
     let mut model = Model::new(CAPACITIES);
     let steps = reach(&mut model, &web());
-    let [Step::AddBackends(backends), Step::ReplaceTables(tables), Step::PutVips { addresses, vips }] = &steps[..]
+    let [
+        Step::AddBackends(backends),
+        Step::ReplaceTables(tables),
+        Step::PutVips { addresses, vips },
+    ] = &steps[..]
     else {
         panic!("{steps:?}");
     };
-    let places: Vec<_> = backends.iter().map(|new| (new.index, &*new.name, new.entry.incarnation)).collect();
+    let places: Vec<_> =
+        backends.iter().map(|new| (new.index, &*new.name, new.entry.incarnation)).collect();
     assert_eq!(places, [(1, "a", 1), (2, "b", 1)]);
     assert_eq!((tables[0].service, tables[0].created, tables[0].table.generation), (1, true, 1));
     let firsts: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.first).collect();
@@ -121,7 +131,10 @@ fn an_added_backend_comes_before_the_table_that_names_it_and_a_removed_one_goes_
         "{steps:?}"
     );
     let steps = reach(&mut model, &web());
-    assert!(matches!(&steps[..], [Step::ReplaceTables(_), Step::RetireBackends(gone)] if gone == &[3]), "{steps:?}");
+    assert!(
+        matches!(&steps[..], [Step::ReplaceTables(_), Step::RetireBackends(gone)] if gone == &[3]),
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -157,7 +170,9 @@ fn a_drained_backend_keeps_its_index_and_loses_its_slots() {
     want.backends[1].draining = true;
     want.services[0] = service("web", &[vip(1, 80)], &[0, 0, 0]);
     let steps = reach(&mut model, &want);
-    assert!(matches!(&steps[..], [Step::SetDraining(changed), Step::ReplaceTables(_)] if changed == &[(2, true)]));
+    assert!(
+        matches!(&steps[..], [Step::SetDraining(changed), Step::ReplaceTables(_)] if changed == &[(2, true)])
+    );
 }
 
 #[test]
@@ -172,7 +187,10 @@ fn a_vip_moves_to_another_service_in_place() {
     let entry = entries::Vip { service: 2, options: VipOptions::NONE };
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
     let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, entry))];
-    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]);
+    assert_eq!(
+        steps,
+        [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]
+    );
 }
 
 #[test]
@@ -195,21 +213,28 @@ fn a_freed_index_rests_and_its_incarnation_counts_up() {
     model.now += REST_SECONDS * SECOND - 1;
     want.backends[1].name = "d".to_owned();
     let steps = reach(&mut model, &want);
-    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (4, 1)));
+    assert!(
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (4, 1))
+    );
     model.now += 1;
     want.backends[1].name = "e".to_owned();
     let steps = reach(&mut model, &want);
-    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (2, 2)));
+    assert!(
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (2, 2))
+    );
 }
 
 #[test]
 fn an_incarnation_that_overflows_skips_the_one_that_means_free() {
     let mut have = Have::default();
     let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
-    let has = HaveBackend { name: None, entry, incarnation: u32::MAX, draining: false, rests_until: 0 };
+    let has =
+        HaveBackend { name: None, entry, incarnation: u32::MAX, draining: false, rests_until: 0 };
     have.backends.insert(1, has);
     let steps = plan(&have, &web(), CAPACITIES, 0).unwrap();
-    assert!(matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (1, 1)));
+    assert!(
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (1, 1))
+    );
 }
 
 #[test]
@@ -246,7 +271,8 @@ fn vips_left_by_a_crash_never_serve_an_address_that_comes_later() {
     for step in &steps[..2] {
         model.apply(step).unwrap();
     }
-    // The daemon dies after the VIP and before its address; the configuration is changed before it starts again.
+    // The daemon dies after the VIP and before its address; the configuration is changed before it
+    // starts again.
     model.writes_left = Some(1);
     model.apply(&steps[2]).unwrap_err();
     model.writes_left = None;
@@ -254,7 +280,9 @@ fn vips_left_by_a_crash_never_serve_an_address_that_comes_later() {
     want.services[0].vips = vec![vip(7, 443)];
     let steps = reach(&mut model, &want);
     assert!(
-        steps.iter().any(|step| matches!(step, Step::PutVips { addresses, .. } if addresses[0].1.id == 2)),
+        steps
+            .iter()
+            .any(|step| matches!(step, Step::PutVips { addresses, .. } if addresses[0].1.id == 2)),
         "{steps:?}"
     );
 }
@@ -278,7 +306,12 @@ fn a_backend_half_written_by_a_crash_does_not_displace_the_one_in_use() {
 fn a_step_names_ten_and_counts_the_rest() {
     let step = |count: u16| {
         let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 1 };
-        let new = (1..=count).map(|index| NewBackend { index, name: format!("b{index}"), entry, draining: false });
+        let new = (1..=count).map(|index| NewBackend {
+            index,
+            name: format!("b{index}"),
+            entry,
+            draining: false,
+        });
         Step::AddBackends(new.collect()).to_string()
     };
     assert_eq!(step(2), "add backends b1, b2");
@@ -294,9 +327,13 @@ fn options_of_vips_and_addresses_change_in_place() {
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
     let entry = entries::Vip { service: 1, options: VipOptions::HASH_CLIENT };
-    let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::DROP_UNLISTED, 80, entry))];
+    let addresses =
+        vec![(vip(1, 80).prefix(), holding(1, AddressOptions::DROP_UNLISTED, 80, entry))];
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
-    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]);
+    assert_eq!(
+        steps,
+        [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![(key, entry)] }]
+    );
 }
 
 #[test]
@@ -304,9 +341,13 @@ fn an_address_holds_the_first_vip_that_the_configuration_names_of_those_with_a_p
     let mut want = web();
     want.services[0].vips = vec![vip(1, 0), vip(1, 443), vip(1, 80)];
     let mut model = reached(&want);
-    assert_eq!(model.address(vip(1, 80).prefix()), Some(holding(1, AddressOptions::NONE, 443, WEB)));
+    assert_eq!(
+        model.address(vip(1, 80).prefix()),
+        Some(holding(1, AddressOptions::NONE, 443, WEB))
+    );
 
-    // Another order is a change of the address alone; nothing is cleared, since the old copy stays true until then.
+    // Another order is a change of the address alone; nothing is cleared, since the old copy stays
+    // true until then.
     want.services[0].vips = vec![vip(1, 80), vip(1, 443), vip(1, 0)];
     let steps = reach(&mut model, &want);
     let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, WEB))];
@@ -320,7 +361,10 @@ fn an_address_holds_the_first_vip_that_the_configuration_names_of_those_with_a_p
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
     let cleared = vec![(prefix, VipAddress::new(1, AddressOptions::NONE))];
     let remove = Step::RemoveVips { vips: vec![key], addresses: vec![] };
-    assert_eq!(steps, [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![] }, remove]);
+    assert_eq!(
+        steps,
+        [Step::ClearCopies(cleared), Step::PutVips { addresses, vips: vec![] }, remove]
+    );
 
     want.services[0].vips = vec![vip(1, 0)];
     reach(&mut model, &want);
@@ -334,7 +378,10 @@ fn copies_are_cleared_first_where_removed_vips_make_the_room() {
     let mut model = reached(&want);
     want.services[0].vips = vec![vip(1, 5), vip(1, 2), vip(1, 3), vip(1, 4)];
     let steps = reach(&mut model, &want);
-    assert!(matches!(steps[..], [Step::ClearCopies(_), Step::RemoveVips { .. }, Step::PutVips { .. }]), "{steps:?}");
+    assert!(
+        matches!(steps[..], [Step::ClearCopies(_), Step::RemoveVips { .. }, Step::PutVips { .. }]),
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -360,7 +407,9 @@ fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_op
     turned.services.reverse();
     // All that differs is which of its VIPs the address holds a copy of.
     let steps = model.plan(&turned).unwrap();
-    assert!(matches!(&steps[..], [Step::PutVips { addresses, vips }] if addresses.len() == 1 && vips.is_empty()));
+    assert!(
+        matches!(&steps[..], [Step::PutVips { addresses, vips }] if addresses.len() == 1 && vips.is_empty())
+    );
     assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(2));
     want.services[1].vips.clear();
     reach(&mut model, &want);
@@ -369,7 +418,10 @@ fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_op
     let steps = reach(&mut model, &want);
     let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 443, WEB))];
     let changes = Step::PutVips { addresses, vips: vec![] };
-    assert_eq!(steps, [changes, Step::RemoveVips { vips: vec![VipKey::pings(1)], addresses: vec![] }]);
+    assert_eq!(
+        steps,
+        [changes, Step::RemoveVips { vips: vec![VipKey::pings(1)], addresses: vec![] }]
+    );
 }
 
 /// The key of a route of the service at an index.
@@ -391,8 +443,12 @@ fn routes_come_behind_the_tables_to_which_they_lead_and_before_the_vips_that_ask
     let mut model = reached(&web());
     let steps = reach(&mut model, &routed());
     let near = entries::Vip { service: 2, options: VipOptions::NONE };
-    let [Step::ReplaceTables(tables), Step::PutRoutes(routes), Step::ClearCopies(_), Step::PutVips { vips, .. }] =
-        &steps[..]
+    let [
+        Step::ReplaceTables(tables),
+        Step::PutRoutes(routes),
+        Step::ClearCopies(_),
+        Step::PutVips { vips, .. },
+    ] = &steps[..]
     else {
         panic!("{steps:?}");
     };
@@ -420,9 +476,13 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
 
     // To another service, and other clients of the same one.
     want.services.push(service("far", &[], &[0]));
-    want.services[0].routes = vec![("198.51.100.0/24".parse().unwrap(), 2), ("2001:db8:99::/48".parse().unwrap(), 1)];
+    want.services[0].routes =
+        vec![("198.51.100.0/24".parse().unwrap(), 2), ("2001:db8:99::/48".parse().unwrap(), 1)];
     let steps = reach(&mut model, &want);
-    assert!(matches!(&steps[..], [Step::ReplaceTables(_), Step::PutRoutes(routes)] if routes.len() == 2), "{steps:?}");
+    assert!(
+        matches!(&steps[..], [Step::ReplaceTables(_), Step::PutRoutes(routes)] if routes.len() == 2),
+        "{steps:?}"
+    );
     want.services[0].routes.remove(0);
     let steps = reach(&mut model, &want);
     assert_eq!(steps, [Step::RemoveRoutes(vec![route(1, "198.51.100.0/24")])]);
@@ -432,11 +492,15 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
 fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
     let mut have = Have::default();
     let lost = entries::Vip { service: 3, options: VipOptions::NONE };
-    have.routes =
-        (0..crate::bpf::ROUTES).map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost)).collect();
+    have.routes = (0..crate::bpf::ROUTES)
+        .map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost))
+        .collect();
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();
     let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
-    assert!(at(|step| matches!(step, Step::RemoveRoutes(_))) < at(|step| matches!(step, Step::PutRoutes(_))));
+    assert!(
+        at(|step| matches!(step, Step::RemoveRoutes(_)))
+            < at(|step| matches!(step, Step::PutRoutes(_)))
+    );
 }
 
 /// `web` with QUIC server IDs, by rotation, ID and backend.
@@ -461,9 +525,12 @@ fn server_ids_come_behind_their_backends_and_go_before_them() {
     let connection = |backend, incarnation| Connection { backend, incarnation };
     let put = Step::PutServerIds {
         // In the order of their keys' words.
-        servers: BTreeMap::from([(server(0, &[1, 2, 3]), connection(1, 1)), (server(1, &[9]), connection(3, 1))])
-            .into_iter()
-            .collect(),
+        servers: BTreeMap::from([
+            (server(0, &[1, 2, 3]), connection(1, 1)),
+            (server(1, &[9]), connection(3, 1)),
+        ])
+        .into_iter()
+        .collect(),
         lengths: vec![(1, IdLengths::NONE.with(0, 3).with(1, 1))],
     };
     assert!(

@@ -26,14 +26,24 @@ impl Memory {
 
     /// A table for people.
     pub(super) fn text(&self) -> String {
-        let number = |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
+        let number =
+            |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
         let rows = self.maps.iter().map(|map| {
             let [entries, per_cpu] = [number(map.entries), number(map.bytes_per_cpu)];
             [map.name.clone(), entries, map.capacity.to_string(), map.bytes.to_string(), per_cpu]
         });
-        let total =
-            ["in all".to_owned(), String::new(), String::new(), self.bytes.to_string(), self.bytes_per_cpu.to_string()];
-        table(["map", "entries", "capacity", "bytes locked", "of them per CPU"], &[1, 2, 3, 4], rows.chain([total]))
+        let total = [
+            "in all".to_owned(),
+            String::new(),
+            String::new(),
+            self.bytes.to_string(),
+            self.bytes_per_cpu.to_string(),
+        ];
+        table(
+            ["map", "entries", "capacity", "bytes locked", "of them per CPU"],
+            &[1, 2, 3, 4],
+            rows.chain([total]),
+        )
     }
 }
 
@@ -50,7 +60,8 @@ mod tests {
             bytes: 4096,
             bytes_per_cpu,
         };
-        let memory = Memory::of(vec![usage("VIPS", Some(2), None), usage("REASONS", None, Some(72))]);
+        let memory =
+            Memory::of(vec![usage("VIPS", Some(2), None), usage("REASONS", None, Some(72))]);
         assert_eq!((memory.bytes, memory.bytes_per_cpu), (8192, 72));
         assert_eq!(
             memory.text(),

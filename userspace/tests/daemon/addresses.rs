@@ -28,7 +28,11 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
     site.write();
     daemon.reload();
     assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
-    assert!(words.iter().all(|words| daemon.log().contains(&words.replace("[1]", "[0]"))), "{}", daemon.log());
+    assert!(
+        words.iter().all(|words| daemon.log().contains(&words.replace("[1]", "[0]"))),
+        "{}",
+        daemon.log()
+    );
 
     site.config["addresses"][0]["force"] = json!(true);
     site.write();
@@ -42,7 +46,8 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
 pub(crate) fn a_prefix_that_holds_an_address_of_the_host_is_refused() {
     let mut site = Site::new();
     site.config["services"][0]["vips"] = json!(["203.0.113.0/24:80/tcp"]);
-    site.config["addresses"] = json!([{ "address": "203.0.113.0/24", "unlisted": "drop", "ping": "forward" }]);
+    site.config["addresses"] =
+        json!([{ "address": "203.0.113.0/24", "unlisted": "drop", "ping": "forward" }]);
     site.write();
     add_address("203.0.113.77/32", "lo");
     fails(&site.sluice(&LB), 2, &["addresses[0].unlisted", "203.0.113.77"]);

@@ -22,9 +22,15 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     let mut daemon = site.start(&["backend"]);
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.11/32"]);
     assert_eq!(sysctl("eth0", "arp_ignore"), "1");
-    // Where the kernel has no tunnel devices our program decapsulates; which of the two it is, is said.
+    // Where the kernel has no tunnel devices our program decapsulates; which of the two it is, is
+    // said.
     let by_program = daemon.said("decapsulated by: BPF program") == 1;
-    assert_eq!(by_program, our_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
+    assert_eq!(
+        by_program,
+        our_filter("eth0", FILTER).contains("direct-action"),
+        "{}",
+        daemon.log()
+    );
     let status = site.json("status");
     assert_eq!(
         (&status["backend"]["daemon"], &status["backend"]["program"]),
@@ -43,14 +49,21 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     assert_eq!(our_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
 
     // More go and come than the maps have room for at once; some of them stay.
-    let vips = |last: std::ops::Range<u8>| last.map(|last| format!("203.0.113.{last}:80/tcp")).collect::<Vec<_>>();
+    let vips = |last: std::ops::Range<u8>| {
+        last.map(|last| format!("203.0.113.{last}:80/tcp")).collect::<Vec<_>>()
+    };
     for range in [10..18, 14..22, 22..30] {
         site.config["services"][0]["vips"] = json!(vips(range.clone()));
         site.write();
         daemon.reload();
         let mut found = on_lo();
         found.sort();
-        assert_eq!(found, range.map(|last| format!("203.0.113.{last}/32")).collect::<Vec<_>>(), "{}", daemon.log());
+        assert_eq!(
+            found,
+            range.map(|last| format!("203.0.113.{last}/32")).collect::<Vec<_>>(),
+            "{}",
+            daemon.log()
+        );
     }
     assert_eq!(daemon.said("reload refused"), 0, "{}", daemon.log());
     site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
@@ -70,7 +83,11 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         daemon.end(signal);
-        assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"], "{signal}: packets are served on");
+        assert_eq!(
+            on_lo(),
+            ["203.0.113.10/32", "203.0.113.12/32"],
+            "{signal}: packets are served on"
+        );
         assert_eq!(our_filter("eth0", FILTER).is_empty(), !by_program);
         site.down();
         assert_eq!(world(), before, "{signal}");

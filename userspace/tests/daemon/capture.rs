@@ -35,7 +35,8 @@ impl Running {
         let file = |name: &str| File::create(directory.join(name)).unwrap();
         let mut command = Command::new(&*SLUICE);
         command.arg("capture").args(args).current_dir(&directory).stdin(Stdio::null());
-        let child = command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
+        let child =
+            command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
         let running = Self { child, directory };
         wait_until("the capture begins", || running.said("capturing"));
         running
@@ -60,7 +61,11 @@ impl Running {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        (status.and_then(|status| status.code()), self.text("capture.out"), self.text("capture.err"))
+        (
+            status.and_then(|status| status.code()),
+            self.text("capture.out"),
+            self.text("capture.err"),
+        )
     }
 }
 
@@ -75,10 +80,16 @@ impl Drop for Running {
 /// A client's segment to the service `web`, with a time to live.
 fn segment(hops: u8) -> Vec<u8> {
     let shown = run("ip -o link show eth0");
-    let address = shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-    let eth0: Vec<_> = address.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let address =
+        shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let eth0: Vec<_> =
+        address.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let eth0 = <[u8; 6]>::try_from(eth0).unwrap();
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], eth0).ipv4([198, 51, 100, 7], [203, 0, 113, 10], hops);
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], eth0).ipv4(
+        [198, 51, 100, 7],
+        [203, 0, 113, 10],
+        hops,
+    );
     let mut frame = Vec::new();
     builder.tcp(40_000, 80, 1, 1000).write(&mut frame, &[0x61; 200]).unwrap();
     frame
@@ -87,7 +98,9 @@ fn segment(hops: u8) -> Vec<u8> {
 /// Sends a frame out of `far`, the other end of `eth0`.
 fn send(frame: &[u8]) {
     // SAFETY: a new socket; its descriptor is owned at once.
-    let socket = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0)) };
+    let socket = unsafe {
+        OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))
+    };
     // SAFETY: all zero is a valid value of this plain C struct.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = libc::AF_PACKET as u16;
@@ -95,7 +108,14 @@ fn send(frame: &[u8]) {
     // SAFETY: buffer and address live through the call, and have the sizes that are given.
     let sent = unsafe {
         let address = (&raw const to).cast();
-        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, address, size_of_val(&to) as u32)
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            address,
+            size_of_val(&to) as u32,
+        )
     };
     assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
 }
@@ -113,16 +133,25 @@ pub(crate) fn a_capture_tells_what_became_of_each_packet() {
     frames.iter().for_each(|frame| send(frame));
     let (code, out, err) = capture.end();
     assert_eq!((code, out.as_str()), (Some(0), ""), "{err}");
-    assert!(err.contains("captured 2, lost in the ring buffer 0, suppressed by the rate limit 0"), "{err}");
+    assert!(
+        err.contains("captured 2, lost in the ring buffer 0, suppressed by the rate limit 0"),
+        "{err}"
+    );
 
-    let mut reader = PcapNgReader::new(File::open(site.directory().join("edge.pcapng")).unwrap()).unwrap();
+    let mut reader =
+        PcapNgReader::new(File::open(site.directory().join("edge.pcapng")).unwrap()).unwrap();
     let mut blocks = Vec::new();
     while let Some(block) = reader.next_block() {
         blocks.push(block.unwrap().into_owned());
     }
-    let [Block::InterfaceDescription(interface), packets @ ..] = &blocks[..] else { panic!("{blocks:?}") };
+    let [Block::InterfaceDescription(interface), packets @ ..] = &blocks[..] else {
+        panic!("{blocks:?}")
+    };
     assert_eq!(interface.linktype, DataLink::ETHERNET);
-    assert!(interface.options.contains(&InterfaceDescriptionOption::IfName("eth0".into())), "{interface:?}");
+    assert!(
+        interface.options.contains(&InterfaceDescriptionOption::IfName("eth0".into())),
+        "{interface:?}"
+    );
     assert!(interface.options.contains(&InterfaceDescriptionOption::IfTsResol(9)), "{interface:?}");
     assert_eq!(packets.len(), 2);
     let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -142,7 +171,10 @@ pub(crate) fn a_capture_tells_what_became_of_each_packet() {
     };
     let forwarded = comment(&packets[0]).unwrap();
     assert!(
-        ["a", "b"].iter().any(|name| forwarded == format!("verdict forward; service web; backend {name}; out eth0")),
+        ["a", "b"]
+            .iter()
+            .any(|name| forwarded
+                == format!("verdict forward; service web; backend {name}; out eth0")),
         "{forwarded}"
     );
     assert_eq!(comment(&packets[1]).as_deref(), Some("verdict drop; reason expired; service web"));
@@ -172,7 +204,10 @@ pub(crate) fn a_capture_as_text_ends_with_a_summary() {
     assert!(err.contains("captured 1,"), "{err}");
     fails(&site.sluice(&["capture", "--service", "wob"]), 2, &["no service \"wob\"", "web"]);
     let output = site.sluice(&["capture", "--duration", "1"]);
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("captured 0,"), "{output:?}");
+    assert!(
+        output.status.success() && String::from_utf8_lossy(&output.stderr).contains("captured 0,"),
+        "{output:?}"
+    );
 }
 
 pub(crate) fn a_killed_capture_leaves_no_trace() {
@@ -180,7 +215,11 @@ pub(crate) fn a_killed_capture_leaves_no_trace() {
     let _daemon = site.start(&["lb"]);
     let (before, filter, maps) = (world(), our_filter("eth0", FILTER), pins());
     let mut capture = Running::start(&site, &["--out", "edge.pcapng"]);
-    assert_eq!((our_filter("eth0", FILTER), pins()), (filter.clone(), maps.clone()), "nothing is replaced for it");
+    assert_eq!(
+        (our_filter("eth0", FILTER), pins()),
+        (filter.clone(), maps.clone()),
+        "nothing is replaced for it"
+    );
     assert!(captured());
     capture.signal(Signal::SIGKILL);
     capture.child.wait().unwrap();

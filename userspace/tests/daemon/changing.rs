@@ -1,4 +1,5 @@
-//! What packets meet while a configuration changes: between its steps, and where they cannot all be made at once.
+//! What packets meet while a configuration changes: between its steps, and where they cannot all be
+//! made at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -59,7 +60,8 @@ pub(crate) fn a_backend_that_goes_away_loses_no_packet_of_those_that_others_take
     .into_iter()
     .enumerate()
     {
-        let used = backends.as_array().unwrap().iter().map(|backend| json!({ "name": backend["name"] }));
+        let used =
+            backends.as_array().unwrap().iter().map(|backend| json!({ "name": backend["name"] }));
         site.config["services"][0]["backends"] = used.collect();
         site.config["backends"] = backends;
         site.write();
@@ -120,7 +122,10 @@ pub(crate) fn lists_are_read_when_a_change_is_completed_later() {
     held.release();
     daemon.wait_for_log("completed the change that had failed", 1);
     daemon.wait_for_log("the list of sources of service new is in force", 1);
-    assert_eq!((site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)), ("new".into(), "not_allowed".into()));
+    assert_eq!(
+        (site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)),
+        ("new".into(), "not_allowed".into())
+    );
 }
 
 pub(crate) fn a_start_that_was_killed_before_it_attached_lets_nobody_through_after_it() {

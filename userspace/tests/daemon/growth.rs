@@ -45,17 +45,25 @@ fn connections() -> HashMap<MapData, Raw<Flow>, Raw<Connection>> {
 fn flow(number: u32) -> (Raw<Flow>, Raw<Connection>) {
     let source = Ipv4Addr::from_bits(0xc612_0000 | number >> 4);
     let destination = Ipv4Addr::new(203, 0, 113, 10);
-    let flow = Flow::new(source.into(), destination.into(), Port::new((number & 15) as u16 + 1), Port::new(80), TCP);
+    let flow = Flow::new(
+        source.into(),
+        destination.into(),
+        Port::new((number & 15) as u16 + 1),
+        Port::new(80),
+        TCP,
+    );
     (Raw(flow), Raw(Connection { backend: 1 + number % 2, incarnation: 1 + number % 7 }))
 }
 
 pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
     let mut site = Site::new();
-    // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
+    // Nobody is there to say where backends are; packets would wait for that, and hold up their
+    // sender.
     run("ip link set eth0 arp off");
     let before = world();
     site.config["services"][0]["tracking"] = json!("always");
-    site.config["limits"] = json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1_200_000 });
+    site.config["limits"] =
+        json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1_200_000 });
     site.write();
     let mut daemon = site.start(&["lb"]);
     let timed = |what: &str, action: &mut dyn FnMut()| {
@@ -71,25 +79,33 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
     });
     assert_eq!(map(&site.status(), "CONNECTIONS")["entries"], FLOWS);
 
-    // All maps twice, the one with the flows too: to more, and, since nothing else is as large, to fewer again.
+    // All maps twice, the one with the flows too: to more, and, since nothing else is as large, to
+    // fewer again.
     let mut client = Client::new(COMING);
     for (round, connections) in [2_400_000, 1_300_000].into_iter().enumerate() {
         let traffic = client.in_background();
         let begun = traffic.sent();
         wait_until("packets are sent", || traffic.sent() > begun);
         let room = 20 * (round + 1);
-        site.config["limits"] = json!({ "services": room, "backends": room, "vips": room, "connections": connections });
+        site.config["limits"] =
+            json!({ "services": room, "backends": room, "vips": room, "connections": connections });
         site.write();
         timed(&format!("reload to room for {connections} flows"), &mut || daemon.reload());
         assert_eq!(daemon.said("maps replaced: "), round + 1, "{}", daemon.log());
-        // Every packet is counted once, the counters never went back, and every flow is where it was.
+        // Every packet is counted once, the counters never went back, and every flow is where it
+        // was.
         client = traffic.stop();
         client.all_counted();
         let status = site.status();
-        for (name, capacity) in [("CONNECTIONS", connections), ("BACKENDS", room + 1), ("TABLES", room + 1)] {
+        for (name, capacity) in
+            [("CONNECTIONS", connections), ("BACKENDS", room + 1), ("TABLES", room + 1)]
+        {
             assert_eq!(map(&status, name)["capacity"], capacity, "{name}");
         }
-        assert_eq!(map(&status, "CONNECTIONS")["entries"], u64::from(FLOWS) + client.sent().min(COMING));
+        assert_eq!(
+            map(&status, "CONNECTIONS")["entries"],
+            u64::from(FLOWS) + client.sent().min(COMING)
+        );
     }
     assert_eq!(site.json("counters")["lb"]["services"]["web"]["packets"], client.sent());
     timed("a million flows read", &mut || {

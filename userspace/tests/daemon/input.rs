@@ -23,12 +23,21 @@ pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
         (|c| c["colour"] = json!("red"), &["edge.json", "colour"]),
         (|c| c["backends"][1]["name"] = json!("a"), &["backends[1].name"]),
         (|c| c["backends"][1]["address"] = json!("10.0.1.1"), &["backends[1].address"]),
-        (|c| c["services"][0]["backends"][0]["weight"] = json!(-1), &["services[0].backends[0].weight"]),
+        (
+            |c| c["services"][0]["backends"][0]["weight"] = json!(-1),
+            &["services[0].backends[0].weight"],
+        ),
         (|c| c["services"][0]["table_size"] = json!(252), &["services[0].table_size", "prime"]),
-        (|c| c["services"][0]["vips"][0] = json!("10.0.0.0/8:80/tcp"), &["services[0].vips[0]", "10.0.0.0/8 holds"]),
+        (
+            |c| c["services"][0]["vips"][0] = json!("10.0.0.0/8:80/tcp"),
+            &["services[0].vips[0]", "10.0.0.0/8 holds"],
+        ),
         (|c| c["limits"]["backends"] = json!(1), &["limits.backends"]),
         (|c| c["limits"]["vips"] = json!(1), &["limits.vips"]),
-        (|c| c["addresses"] = json!([{ "address": "203.0.113.99" }]), &["addresses[0].address", "no VIP has"]),
+        (
+            |c| c["addresses"] = json!([{ "address": "203.0.113.99" }]),
+            &["addresses[0].address", "no VIP has"],
+        ),
         (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),
     ];
     let before = world();
@@ -51,8 +60,16 @@ pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
     }
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     fails(&site.sluice(&LB), 2, &["chmod 600"]);
-    fails(&site.sluice(&["backend", "--config", "edge.json"]), 2, &["no backend has an address of this host"]);
-    fails(&site.sluice(&["backend", "--config", "edge.json", "--name", "z"]), 2, &["no backend \"z\""]);
+    fails(
+        &site.sluice(&["backend", "--config", "edge.json"]),
+        2,
+        &["no backend has an address of this host"],
+    );
+    fails(
+        &site.sluice(&["backend", "--config", "edge.json", "--name", "z"]),
+        2,
+        &["no backend \"z\""],
+    );
     assert_eq!(world(), before);
 }
 
@@ -68,7 +85,8 @@ pub(crate) fn a_missing_capability_is_named_and_leaves_nothing() {
         }
         assert_eq!(world(), before);
     }
-    let output = site.wrapped(&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"], &["status"]);
+    let output = site
+        .wrapped(&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"], &["status"]);
     fails(&output, 1, &["CAP_SYS_ADMIN"]);
 }
 
@@ -99,7 +117,11 @@ pub(crate) fn another_layout_is_refused_with_the_way_forward_and_removed_by_down
     fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
     let with = world();
     for args in [&LB[..], &["status"], &["counters"]] {
-        fails(&site.sluice(args), 1, &["another version", "layout 9999", "sluice down --instance edge"]);
+        fails(
+            &site.sluice(args),
+            1,
+            &["another version", "layout 9999", "sluice down --instance edge"],
+        );
         assert_eq!(world(), with);
     }
     site.down();

@@ -42,7 +42,8 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     println!("ten services at 65,537 slots: {two} bytes on 2 CPUs, {many} on 128");
     assert!(two < 32 * MIB, "{two} bytes: {status}");
     assert!(many < 64 * MIB, "{many} bytes: {status}");
-    // Nothing is forgotten: each table's slots are 4 bytes, and a backend's counters are three words on each CPU.
+    // Nothing is forgotten: each table's slots are 4 bytes, and a backend's counters are three
+    // words on each CPU.
     let tables = map(&status, "TABLES");
     assert_eq!(tables["entries"], 10);
     assert!(tables["bytes"].as_u64().unwrap() > 10 * 65_537 * 4, "{tables}");
@@ -56,13 +57,16 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     }
     // Every map that is pinned is among them, and shown.
     let shown = status["memory"]["maps"].as_array().unwrap();
-    let mut names: Vec<_> = shown.iter().map(|map| map["name"].as_str().unwrap().to_owned()).collect();
+    let mut names: Vec<_> =
+        shown.iter().map(|map| map["name"].as_str().unwrap().to_owned()).collect();
     names.sort();
     let pinned: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, pinned);
     assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
-    // A trie takes memory for what it holds, all others for what they have room for. Before Linux 6.4 the kernel says so of tries, too.
-    let none: Vec<_> = shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
+    // A trie takes memory for what it holds, all others for what they have room for. Before Linux
+    // 6.4 the kernel says so of tries, too.
+    let none: Vec<_> =
+        shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
     let expected: &[&str] = if release() >= (6, 4) { &["VIP_PREFIXES", "ROUTES"] } else { &[] };
     assert_eq!(none, expected);
     let each = shown.iter().filter_map(|map| map["bytes_per_cpu"].as_u64()).sum::<u64>();
@@ -80,9 +84,9 @@ fn release() -> (u32, u32) {
 /// Services of the largest instance.
 const SERVICES: usize = 4_096;
 
-/// How many backends, VIPs of each service but the first, and flows the test of the largest instance has: in all the tests some,
-/// because looking up 65,535 routes takes unoptimised programs long; with `SLUICE_LARGEST` set, as many as there may be
-/// (`make test-largest`).
+/// How many backends, VIPs of each service but the first, and flows the test of the largest
+/// instance has: in all the tests some, because looking up 65,535 routes takes unoptimised programs
+/// long; with `SLUICE_LARGEST` set, as many as there may be (`make test-largest`).
 fn numbers() -> (usize, usize, u64) {
     match std::env::var_os("SLUICE_LARGEST") {
         Some(_) => (65_535, 16, 1_000_000),
@@ -94,7 +98,8 @@ fn numbers() -> (usize, usize, u64) {
 fn largest(site: &mut Site, backends: usize, vips: usize) {
     const OF_ONE: usize = 1_024;
     let name = |number: usize| json!({ "name": format!("b{number}") });
-    site.config["limits"] = json!({ "services": SERVICES, "backends": 65_535, "vips": 65_536, "connections": 1 << 20 });
+    site.config["limits"] =
+        json!({ "services": SERVICES, "backends": 65_535, "vips": 65_536, "connections": 1 << 20 });
     site.config["backends"] = (0..backends)
         .map(|number| {
             json!({ "name": format!("b{number}"), "address": format!("10.1.{}.{}", number / 256, number % 256) })
@@ -118,18 +123,23 @@ fn largest(site: &mut Site, backends: usize, vips: usize) {
 /// When the daemon first said something: seconds of the day.
 fn moment(daemon: &Daemon, words: &str) -> f64 {
     let log = daemon.log();
-    let line = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("no {words:?} in {log}"));
+    let line = log
+        .lines()
+        .find(|line| line.contains(words))
+        .unwrap_or_else(|| panic!("no {words:?} in {log}"));
     let time = line.split('T').nth(1).unwrap().split('Z').next().unwrap();
     time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
 }
 
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
-    /// Far more than it takes, and far less than with one call after the other for each entry that waits for the kernel: 4,096 tables alone
-    /// would take half a minute. An emulated machine (`SLUICE_EMULATED`) takes what it takes.
+    /// Far more than it takes, and far less than with one call after the other for each entry that
+    /// waits for the kernel: 4,096 tables alone would take half a minute. An emulated machine
+    /// (`SLUICE_EMULATED`) takes what it takes.
     const SECONDS: f64 = 15.0;
 
     let mut site = Site::new();
-    // Nobody is there to say where backends are; packets would wait for that, and hold up their sender.
+    // Nobody is there to say where backends are; packets would wait for that, and hold up their
+    // sender.
     run("ip link set eth0 arp off");
     let before = world();
     run("ip route add 10.1.0.0/16 dev eth0");
@@ -141,10 +151,13 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
         println!("{what}: {:.1} s", start.elapsed().as_secs_f64());
     };
     let mut daemon = None;
-    timed(&format!("4,096 services, {backends} backends: start"), &mut || daemon = Some(site.start(&["lb"])));
+    timed(&format!("4,096 services, {backends} backends: start"), &mut || {
+        daemon = Some(site.start(&["lb"]))
+    });
     let mut daemon = daemon.unwrap();
     // Midnight may lie between.
-    let applied = (moment(&daemon, "ready: ") - moment(&daemon, "add backends")).rem_euclid(86_400.0);
+    let applied =
+        (moment(&daemon, "ready: ") - moment(&daemon, "add backends")).rem_euclid(86_400.0);
     println!("of it for writing maps: {applied:.1} s");
     let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
     assert!(emulated || applied < SECONDS, "{applied}: {}", daemon.log());
@@ -163,7 +176,8 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     let tracked = flows(&site.status());
     assert!(tracked > sent / 100 * 99, "{tracked} flows are tracked");
 
-    // One change among all of that, then a larger connection table for a million flows. (With packets all the while: `growth`.)
+    // One change among all of that, then a larger connection table for a million flows. (With
+    // packets all the while: `growth`.)
     site.config["services"][0]["backends"][0]["weight"] = json!(1);
     site.write();
     timed("reload that changes one table", &mut || daemon.reload());
@@ -173,7 +187,10 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     timed("reload that doubles the connection table", &mut || daemon.reload());
     assert_eq!(daemon.said("maps replaced"), 1, "{}", daemon.log());
     let status = site.status();
-    assert_eq!((flows(&status), &map(&status, "CONNECTIONS")["capacity"]), (tracked, &json!(2 << 20)));
+    assert_eq!(
+        (flows(&status), &map(&status, "CONNECTIONS")["capacity"]),
+        (tracked, &json!(2 << 20))
+    );
     client.all_counted();
 
     daemon.end(Signal::SIGTERM);

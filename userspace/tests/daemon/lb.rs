@@ -1,4 +1,5 @@
-//! The balancer while it runs: what it tells, reloads, routes, and what others do to its interfaces.
+//! The balancer while it runs: what it tells, reloads, routes, and what others do to its
+//! interfaces.
 
 use std::os::fd::AsFd as _;
 
@@ -21,7 +22,10 @@ pub(crate) fn status_and_counters_tell_the_truth() {
     let status = site.status();
     assert_eq!((&status["daemon"], &status["changing"]), (&json!(daemon.id()), &json!(false)));
     let web = &status["services"][0];
-    assert_eq!((&web["name"], &web["generation"], &web["table_size"]), (&json!("web"), &json!(1), &json!(251)));
+    assert_eq!(
+        (&web["name"], &web["generation"], &web["table_size"]),
+        (&json!("web"), &json!(1), &json!(251))
+    );
     assert_eq!(web["vips"], json!(["203.0.113.10:80/tcp", "203.0.113.11:53/udp"]));
     let (a, b) = (web["slots"]["a"].as_u64().unwrap(), web["slots"]["b"].as_u64().unwrap());
     assert_eq!(a + b, 251);
@@ -29,8 +33,14 @@ pub(crate) fn status_and_counters_tell_the_truth() {
     let eth0: u64 = run("ip -o link show eth0").split(':').next().unwrap().trim().parse().unwrap();
     assert_eq!(status["backends"][0]["next_hops"]["10.0.1.1"], json!([eth0, 1500]));
     let counters = site.json("counters");
-    assert_eq!(counters["lb"]["services"]["web"], json!({ "packets": 0, "bytes": 0, "new_flows": 0, "drops": {} }));
-    assert_eq!(counters["lb"]["backends"]["b"], json!({ "packets": 0, "bytes": 0, "new_flows": 0 }));
+    assert_eq!(
+        counters["lb"]["services"]["web"],
+        json!({ "packets": 0, "bytes": 0, "new_flows": 0, "drops": {} })
+    );
+    assert_eq!(
+        counters["lb"]["backends"]["b"],
+        json!({ "packets": 0, "bytes": 0, "new_flows": 0 })
+    );
     for question in ["status", "counters"] {
         let output = site.sluice(&[question]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -48,19 +58,38 @@ pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
     // Nothing changed: nothing is done, and nothing is said twice.
     daemon.reload();
     assert_eq!(site.status()["services"], first["services"]);
-    assert_eq!((daemon.said("at TC ingress"), daemon.said("replace the lookup tables")), (1, 1), "{}", daemon.log());
-    assert_eq!(daemon.said("the MTU towards it is 1500"), 2, "once for each backend: {}", daemon.log());
+    assert_eq!(
+        (daemon.said("at TC ingress"), daemon.said("replace the lookup tables")),
+        (1, 1),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(
+        daemon.said("the MTU towards it is 1500"),
+        2,
+        "once for each backend: {}",
+        daemon.log()
+    );
 
     // A backend is added, another drains.
     site.config["backends"][1]["draining"] = json!(true);
-    site.config["backends"].as_array_mut().unwrap().push(json!({ "name": "c", "address": "10.0.1.3" }));
-    site.config["services"][0]["backends"].as_array_mut().unwrap().push(json!({ "name": "c", "weight": 1 }));
+    site.config["backends"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "c", "address": "10.0.1.3" }));
+    site.config["services"][0]["backends"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "c", "weight": 1 }));
     site.write();
     daemon.reload();
     let status = site.status();
     assert_eq!(status["services"][0]["generation"], 2);
     assert_eq!(status["backends"][1]["draining"], true);
-    assert!(slots(&status, 0)["b"].is_null() && slots(&status, 0)["c"].as_u64().unwrap() > 60, "{status}");
+    assert!(
+        slots(&status, 0)["b"].is_null() && slots(&status, 0)["c"].as_u64().unwrap() > 60,
+        "{status}"
+    );
 
     // A VIP is removed, another moves to a new service.
     site.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp"]);
@@ -121,13 +150,19 @@ pub(crate) fn a_bad_reload_changes_nothing() {
     }
     // Indexes that rest leave no room: refused whole, and the daemon goes on with what it had.
     let mut config = site.config.clone();
-    let backends: Vec<_> =
-        (1..=15).map(|i| json!({ "name": format!("n{i}"), "address": format!("10.0.2.{i}") })).collect();
+    let backends: Vec<_> = (1..=15)
+        .map(|i| json!({ "name": format!("n{i}"), "address": format!("10.0.2.{i}") }))
+        .collect();
     config["backends"] = json!(backends);
     config["services"][0]["backends"] = json!([{ "name": "n1" }]);
     site.write_text(&config.to_string());
     daemon.reload();
-    assert_eq!((daemon.said("raise limits.backends"), site.status()), (1, status), "{}", daemon.log());
+    assert_eq!(
+        (daemon.said("raise limits.backends"), site.status()),
+        (1, status),
+        "{}",
+        daemon.log()
+    );
     site.write();
     daemon.reload();
     assert_eq!(daemon.said("reloaded"), 1, "{}", daemon.log());
@@ -140,8 +175,13 @@ pub(crate) fn filters_of_others_survive_everything() {
     block_on(async {
         let netlink = Netlink::connect().unwrap();
         let index = netlink.interface("eth0").await.unwrap().index;
-        for (direction, priority) in [(Direction::Ingress, 5), (Direction::Ingress, 200), (Direction::Egress, 100)] {
-            netlink.put_filter(index, direction, &spec("theirs", priority), program.as_fd()).await.unwrap();
+        for (direction, priority) in
+            [(Direction::Ingress, 5), (Direction::Ingress, 200), (Direction::Egress, 100)]
+        {
+            netlink
+                .put_filter(index, direction, &spec("theirs", priority), program.as_fd())
+                .await
+                .unwrap();
         }
     });
     let before = world();
@@ -158,7 +198,10 @@ pub(crate) fn filters_of_others_survive_everything() {
     block_on(async {
         let netlink = Netlink::connect().unwrap();
         let index = netlink.interface("eth0").await.unwrap().index;
-        netlink.put_filter(index, Direction::Ingress, &spec("theirs", 5), program.as_fd()).await.unwrap();
+        netlink
+            .put_filter(index, Direction::Ingress, &spec("theirs", 5), program.as_fd())
+            .await
+            .unwrap();
     });
     daemon.end(Signal::SIGTERM);
     assert!(site.down().contains("left alone: clsact"));
@@ -169,7 +212,9 @@ pub(crate) fn filters_of_others_survive_everything() {
 pub(crate) fn a_route_change_reaches_the_next_hops() {
     let site = Site::new();
     let daemon = site.start(&["lb"]);
-    let hop = |backend: usize, address: &str| site.status()["backends"][backend]["next_hops"][address].clone();
+    let hop = |backend: usize, address: &str| {
+        site.status()["backends"][backend]["next_hops"][address].clone()
+    };
     let eth0 = hop(0, "10.0.1.1")[0].clone();
     run("ip link set eth0 mtu 1600");
     wait_until("the MTU reaches the map", || hop(0, "10.0.1.1") == json!([eth0, 1600]));

@@ -17,16 +17,25 @@ const FILTER: &str = "sluice_lb:edge";
 pub(crate) fn down_restores_the_host_after_sigterm_and_after_kill() {
     let site = Site::new();
     let before = world();
-    for (signal, code) in [(Signal::SIGTERM, Some(0)), (Signal::SIGINT, Some(0)), (Signal::SIGKILL, None)] {
+    for (signal, code) in
+        [(Signal::SIGTERM, Some(0)), (Signal::SIGINT, Some(0)), (Signal::SIGKILL, None)]
+    {
         let daemon = site.start(&["lb"]);
         let (filter, status) = (our_filter("eth0", FILTER), site.status());
         assert!(filter.contains("direct-action"), "{filter}");
         assert_eq!(daemon.end(signal), code, "{signal}");
         assert_eq!(our_filter("eth0", FILTER), filter, "{signal}: packets keep flowing");
         let after = site.status();
-        assert_eq!((&after["daemon"], &after["services"]), (&json!(null), &status["services"]), "{signal}");
+        assert_eq!(
+            (&after["daemon"], &after["services"]),
+            (&json!(null), &status["services"]),
+            "{signal}"
+        );
         let report = site.down();
-        assert!(report.contains("undone: filter sluice_lb:edge") && report.contains("undone: clsact"), "{report}");
+        assert!(
+            report.contains("undone: filter sluice_lb:edge") && report.contains("undone: clsact"),
+            "{report}"
+        );
         assert_eq!(world(), before, "{signal}");
         assert!(site.down().contains("nothing to do"));
     }
@@ -52,7 +61,8 @@ pub(crate) fn down_is_refused_while_the_daemon_runs() {
 pub(crate) fn down_finishes_what_any_crash_left() {
     let site = Site::new();
     let before = world();
-    // What is left after a crash at each point of a start or of `down`, in turn: lock, journal, directories, some maps.
+    // What is left after a crash at each point of a start or of `down`, in turn: lock, journal,
+    // directories, some maps.
     let remains: [fn(); 6] = [
         || fs::write(format!("{STATE}/lb.lock"), "1\n").unwrap(),
         || fs::write(format!("{STATE}/lb.lock"), "").unwrap(),
@@ -122,7 +132,10 @@ pub(crate) fn a_restart_adopts_everything_without_a_gap() {
     for same in ["services", "backends", "config_digest"] {
         assert_eq!(after[same], before[same]);
     }
-    assert_eq!((&after["daemon"], daemon.said("replace the lookup tables")), (&json!(daemon.id()), 0));
+    assert_eq!(
+        (&after["daemon"], daemon.said("replace the lookup tables")),
+        (&json!(daemon.id()), 0)
+    );
 }
 
 pub(crate) fn a_half_created_directory_is_completed() {
@@ -134,9 +147,12 @@ pub(crate) fn a_half_created_directory_is_completed() {
         fs::remove_file(format!("{}/{name}", directory())).unwrap();
     }
     let _daemon = site.start(&["lb"]);
-    let names = |pins: &[(String, u64)]| pins.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let names =
+        |pins: &[(String, u64)]| pins.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&pins()), names(&maps));
-    let kept = |name: &str| maps.iter().find(|(map, _)| map == name).is_some_and(|pin| pins().contains(pin));
+    let kept = |name: &str| {
+        maps.iter().find(|(map, _)| map == name).is_some_and(|pin| pins().contains(pin))
+    };
     assert!(kept("BACKENDS") && kept("CONNECTIONS"));
     let after = site.status();
     assert_eq!(after["services"][0]["slots"], status["services"][0]["slots"]);

@@ -33,18 +33,26 @@ pub(crate) fn map<'a>(status: &'a Value, name: &str) -> &'a Value {
 /// The directories of pins.
 fn sets() -> Vec<String> {
     let version = fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path();
-    let mut names: Vec<_> =
-        fs::read_dir(version).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = fs::read_dir(version)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
 
-/// Checks that all of the maps have the sizes of [`larger`], and that nothing is left of the ones before them.
+/// Checks that all of the maps have the sizes of [`larger`], and that nothing is left of the ones
+/// before them.
 #[track_caller]
 fn is_larger(status: &Value) {
-    for (name, capacity) in
-        [("VIPS", 30), ("TABLES", 10), ("BACKENDS", 101), ("NEXT_HOPS", 202), ("CONNECTIONS", 4096), ("INSTANCE", 1)]
-    {
+    for (name, capacity) in [
+        ("VIPS", 30),
+        ("TABLES", 10),
+        ("BACKENDS", 101),
+        ("NEXT_HOPS", 202),
+        ("CONNECTIONS", 4096),
+        ("INSTANCE", 1),
+    ] {
         assert_eq!(map(status, name)["capacity"], capacity, "{name}: {status}");
     }
     assert_eq!(sets(), ["lb"]);
@@ -88,7 +96,10 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
     is_larger(&site.status());
     assert_eq!(site.json("counters")["lb"]["services"]["web"]["packets"], client.sent());
     let backends = site.json("counters")["lb"]["backends"].clone();
-    assert_eq!(backends["a"]["packets"].as_u64().unwrap() + backends["b"]["packets"].as_u64().unwrap(), client.sent());
+    assert_eq!(
+        backends["a"]["packets"].as_u64().unwrap() + backends["b"]["packets"].as_u64().unwrap(),
+        client.sent()
+    );
 
     // There is room for more, and what is new starts at zero.
     site.config["services"].as_array_mut().unwrap().extend((0..8).map(|number| {
@@ -116,7 +127,10 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
     let daemon = site.start(&["lb"]);
     client = traffic.stop();
     client.all_counted();
-    assert_eq!((daemon.said("maps replaced"), map(&site.status(), "VIPS")["capacity"].as_u64()), (1, Some(1000)));
+    assert_eq!(
+        (daemon.said("maps replaced"), map(&site.status(), "VIPS")["capacity"].as_u64()),
+        (1, Some(1000))
+    );
     assert_eq!(map(&site.status(), "CONNECTIONS")["entries"], 600);
     daemon.end(Signal::SIGTERM);
     site.down();
@@ -140,8 +154,11 @@ pub(crate) fn only_maps_that_change_their_size_are_replaced() {
     let names: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), before.len() + 1, "{names:?}");
     assert!(names.contains(&"counted_before".to_owned()));
-    let kept =
-        status["memory"]["maps"].as_array().unwrap().iter().filter(|map| map["name"].as_str().unwrap().contains('/'));
+    let kept = status["memory"]["maps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|map| map["name"].as_str().unwrap().contains('/'));
     assert_eq!(kept.count(), 0, "no counters were replaced: {status}");
 }
 
@@ -150,10 +167,9 @@ pub(crate) fn a_limit_below_what_is_or_was_in_use_is_refused() {
     let mut daemon = site.start(&["lb"]);
     // Ten backends, of which eight go again.
     let two = site.config["backends"].clone();
-    site.config["backends"]
-        .as_array_mut()
-        .unwrap()
-        .extend((3..=10).map(|number| json!({ "name": format!("b{number}"), "address": format!("10.0.1.{number}") })));
+    site.config["backends"].as_array_mut().unwrap().extend((3..=10).map(
+        |number| json!({ "name": format!("b{number}"), "address": format!("10.0.1.{number}") }),
+    ));
     site.write();
     daemon.reload();
     site.config["backends"] = two;
@@ -173,7 +189,12 @@ pub(crate) fn a_limit_below_what_is_or_was_in_use_is_refused() {
         site.write();
         let refused = daemon.said("reload refused");
         daemon.reload();
-        assert_eq!((daemon.said("reload refused"), daemon.said(words)), (refused + 1, 1), "{}", daemon.log());
+        assert_eq!(
+            (daemon.said("reload refused"), daemon.said(words)),
+            (refused + 1, 1),
+            "{}",
+            daemon.log()
+        );
         assert_eq!((pins(), &site.status()["services"]), (maps.clone(), &status["services"]));
         assert_eq!(sets(), ["lb"]);
         site.config["limits"][limit] = old;
@@ -189,12 +210,16 @@ pub(crate) fn a_limit_below_what_is_or_was_in_use_is_refused() {
     site.write();
     daemon.end(Signal::SIGTERM);
     let (maps, filter) = (pins(), our_filter("eth0", FILTER));
-    fails(&site.sluice(&["lb", "--config", "edge.json"]), 2, &["limits.backends cannot shrink to 9", "sluice down"]);
+    fails(
+        &site.sluice(&["lb", "--config", "edge.json"]),
+        2,
+        &["limits.backends cannot shrink to 9", "sluice down"],
+    );
     assert_eq!((pins(), our_filter("eth0", FILTER)), (maps, filter));
 }
 
-/// Kills the daemon before what it does to the host while it replaces the maps: of equal things in a row, before the first and the
-/// last.
+/// Kills the daemon before what it does to the host while it replaces the maps: of equal things in
+/// a row, before the first and the last.
 pub(crate) fn a_death_at_any_moment_of_a_replacement_loses_nothing() {
     let mut site = site();
     let clean = world();
@@ -207,7 +232,8 @@ pub(crate) fn a_death_at_any_moment_of_a_replacement_loses_nothing() {
         assert!(steps.contains(&what), "no {what} among {steps:?}");
     }
     let edge = |number: &usize| {
-        let same = |other: Option<usize>| other.and_then(|other| steps.get(other)) == steps.get(*number);
+        let same =
+            |other: Option<usize>| other.and_then(|other| steps.get(other)) == steps.get(*number);
         !same(number.checked_sub(1)) || !same(Some(number + 1))
     };
     for number in (0..steps.len()).filter(edge) {
@@ -217,9 +243,15 @@ pub(crate) fn a_death_at_any_moment_of_a_replacement_loses_nothing() {
     }
 }
 
-/// Starts a daemon, has it replace the maps, and kills it before one of its steps, if it has so many; which that was.
-fn replace_and_die(site: &mut Site, number: usize, mut step: impl FnMut(&'static str)) -> Option<&'static str> {
-    site.config["limits"] = json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1024 });
+/// Starts a daemon, has it replace the maps, and kills it before one of its steps, if it has so
+/// many; which that was.
+fn replace_and_die(
+    site: &mut Site,
+    number: usize,
+    mut step: impl FnMut(&'static str),
+) -> Option<&'static str> {
+    site.config["limits"] =
+        json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1024 });
     site.write();
     let daemon = site.start(&["lb"]);
     let status = site.status();
@@ -240,10 +272,18 @@ fn replace_and_die(site: &mut Site, number: usize, mut step: impl FnMut(&'static
     client.all_counted();
     assert!(our_filter("eth0", FILTER).contains("direct-action"), "{at}");
     let now = site.status();
-    assert_eq!((&now["services"], &now["backends"]), (&status["services"], &status["backends"]), "{at}");
+    assert_eq!(
+        (&now["services"], &now["backends"]),
+        (&status["services"], &status["backends"]),
+        "{at}"
+    );
     if killed.is_none() {
         is_larger(&now);
-        assert_eq!(map(&now, "CONNECTIONS")["entries"], client.sent(), "flows of packets between the steps are kept");
+        assert_eq!(
+            map(&now, "CONNECTIONS")["entries"],
+            client.sent(),
+            "flows of packets between the steps are kept"
+        );
     }
     if number.is_multiple_of(2) {
         // The next daemon completes it.
@@ -252,7 +292,11 @@ fn replace_and_die(site: &mut Site, number: usize, mut step: impl FnMut(&'static
         let now = site.status();
         is_larger(&now);
         assert_eq!(map(&now, "CONNECTIONS")["entries"], client.sent(), "{at}");
-        assert_eq!((&now["services"], &now["backends"]), (&status["services"], &status["backends"]), "{at}");
+        assert_eq!(
+            (&now["services"], &now["backends"]),
+            (&status["services"], &status["backends"]),
+            "{at}"
+        );
         daemon.end(Signal::SIGTERM);
     }
     killed
@@ -274,10 +318,16 @@ pub(crate) fn a_backends_maps_grow_with_the_limits() {
     };
     assert_eq!(capacity(&site), 8);
     site.config["limits"]["vips"] = json!(20);
-    site.config["services"][0]["vips"] = (10..30).map(|last| json!(format!("203.0.113.{last}:80/tcp"))).collect();
+    site.config["services"][0]["vips"] =
+        (10..30).map(|last| json!(format!("203.0.113.{last}:80/tcp"))).collect();
     site.write();
     daemon.reload();
-    assert_eq!((capacity(&site), daemon.said("reload refused")), (json!(20), 0), "{}", daemon.log());
+    assert_eq!(
+        (capacity(&site), daemon.said("reload refused")),
+        (json!(20), 0),
+        "{}",
+        daemon.log()
+    );
     daemon.end(Signal::SIGKILL);
     site.config["limits"]["vips"] = json!(40);
     site.write();

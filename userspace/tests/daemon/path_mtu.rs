@@ -1,10 +1,13 @@
-//! Routers on the way to backends say that packets do not fit: ICMP errors as they come over the wire, and forged ones.
+//! Routers on the way to backends say that packets do not fit: ICMP errors as they come over the
+//! wire, and forged ones.
 
 use std::fs;
 use std::net::IpAddr;
 
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
-use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header};
+use etherparse::{
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header,
+};
 use libtest_mimic::Completion;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -32,9 +35,19 @@ impl Says {
     /// That a packet of ours to a backend does not fit.
     fn of(destination: &str, mtu: u16) -> Self {
         let destination: IpAddr = destination.parse().unwrap();
-        let (source, protocol) =
-            if destination.is_ipv4() { ("10.0.0.1", IpNumber::IPV4) } else { ("2001:db8::1", IpNumber::IPV6) };
-        Self { mtu, source: source.parse().unwrap(), destination, length: MTU, protocol, uncut: true }
+        let (source, protocol) = if destination.is_ipv4() {
+            ("10.0.0.1", IpNumber::IPV4)
+        } else {
+            ("2001:db8::1", IpNumber::IPV6)
+        };
+        Self {
+            mtu,
+            source: source.parse().unwrap(),
+            destination,
+            length: MTU,
+            protocol,
+            uncut: true,
+        }
     }
 
     /// The frame with the error, to this host.
@@ -47,11 +60,14 @@ impl Says {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let addresses = (source.octets(), destination.octets());
                 let mut quoted =
-                    Ipv4Header::new(self.length - 20, 63, self.protocol, addresses.0, addresses.1).unwrap();
+                    Ipv4Header::new(self.length - 20, 63, self.protocol, addresses.0, addresses.1)
+                        .unwrap();
                 quoted.dont_fragment = self.uncut;
                 quoted.header_checksum = quoted.calc_header_checksum();
                 let quote = [&quoted.to_bytes()[..], &inner].concat();
-                let kind = Icmpv4Type::DestinationUnreachable(FragmentationNeeded { next_hop_mtu: self.mtu });
+                let kind = Icmpv4Type::DestinationUnreachable(FragmentationNeeded {
+                    next_hop_mtu: self.mtu,
+                });
                 let icmp = Icmpv4Header::with_checksum(kind, &quote).to_bytes();
                 let mut network = Ipv4Header::new(
                     (icmp.len() + quote.len()) as u16,
@@ -75,10 +91,13 @@ impl Says {
                     ..Ipv6Header::default()
                 };
                 let quote = [&quoted.to_bytes()[..], &inner].concat();
-                let (router, own) = ("2001:db8::fe".parse::<std::net::Ipv6Addr>().unwrap(), "2001:db8::1");
+                let (router, own) =
+                    ("2001:db8::fe".parse::<std::net::Ipv6Addr>().unwrap(), "2001:db8::1");
                 let own: std::net::Ipv6Addr = own.parse().unwrap();
                 let kind = Icmpv6Type::PacketTooBig { mtu: self.mtu.into() };
-                let icmp = Icmpv6Header::with_checksum(kind, router.octets(), own.octets(), &quote).unwrap().to_bytes();
+                let icmp = Icmpv6Header::with_checksum(kind, router.octets(), own.octets(), &quote)
+                    .unwrap()
+                    .to_bytes();
                 let network = Ipv6Header {
                     payload_length: (icmp.len() + quote.len()) as u16,
                     next_header: IpNumber::IPV6_ICMP,
@@ -121,7 +140,11 @@ fn site() -> Site {
 fn mtus(status: &Value) -> Vec<u64> {
     let backends = status["backends"].as_array().unwrap();
     let addresses = backends.iter().flat_map(|backend| {
-        backend["addresses"].as_array().unwrap().iter().map(|a| backend["next_hops"][a.as_str().unwrap()][1].clone())
+        backend["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|a| backend["next_hops"][a.as_str().unwrap()][1].clone())
     });
     addresses.map(|mtu| mtu.as_u64().unwrap()).collect()
 }
@@ -141,14 +164,17 @@ fn heard(site: &Site, errors: u64) -> Value {
     let mut heard = Value::Null;
     wait_until(&format!("{errors} errors are counted"), || {
         heard = site.json("counters")["lb"]["path_errors"].clone();
-        heard.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>() >= errors
+        heard.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
+            >= errors
     });
     heard
 }
 
 /// Raw sockets in this network namespace.
 fn raw_sockets() -> usize {
-    let lines = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap().lines().count() - 1;
+    let lines = |file| {
+        fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap().lines().count() - 1
+    };
     lines("raw") + lines("raw6")
 }
 
@@ -204,12 +230,16 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
     let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
     assert!(text.contains("MTU 1400 told by a router, for another "), "{text}");
     let text = String::from_utf8(site.sluice(&["counters"]).stdout).unwrap();
-    assert!(text.contains("lowered") && text.contains("believed") && text.contains("too_small"), "{text}");
+    assert!(
+        text.contains("lowered") && text.contains("believed") && text.contains("too_small"),
+        "{text}"
+    );
 
     // The same again is no news.
     good.send();
     assert_eq!(heard(&site, 15)["known"], 1);
-    for (address, router) in [("10.0.1.1", "10.0.0.254"), ("2001:db8:1::1", "2001:db8::fe"), ("10.0.1.2", "10.0.0.254")]
+    for (address, router) in
+        [("10.0.1.1", "10.0.0.254"), ("2001:db8:1::1", "2001:db8::fe"), ("10.0.1.2", "10.0.0.254")]
     {
         assert_eq!(
             daemon.said(&format!("{address}: {router} says that packets of more than 14")),
@@ -222,7 +252,8 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
     // Clients are told, whichever backend it is.
     let mut packet = link_address("eth0").to_vec();
     packet.extend([2, 0, 0, 0, 0, 9, 0x08, 0x00]);
-    let mut network = Ipv4Header::new(1480, 64, IpNumber::UDP, [198, 51, 100, 7], [203, 0, 113, 11]).unwrap();
+    let mut network =
+        Ipv4Header::new(1480, 64, IpNumber::UDP, [198, 51, 100, 7], [203, 0, 113, 11]).unwrap();
     network.header_checksum = network.calc_header_checksum();
     packet.extend(network.to_bytes());
     packet.extend([156, 64, 0, 53, 0x05, 0xc8, 0, 0]);
@@ -292,7 +323,12 @@ pub(crate) fn without_cap_net_raw_errors_go_unheard_and_packets_flow() {
     let mut daemon = site.start_wrapped(&drop, &["lb"]);
     assert_eq!(raw_sockets(), 0);
     for family in ["IPv4", "IPv6"] {
-        assert_eq!(daemon.said(&format!("backends ({family}): this process lacks CAP_NET_RAW")), 1, "{}", daemon.log());
+        assert_eq!(
+            daemon.said(&format!("backends ({family}): this process lacks CAP_NET_RAW")),
+            1,
+            "{}",
+            daemon.log()
+        );
     }
     Says::of("10.0.1.1", 1400).send();
     daemon.reload();

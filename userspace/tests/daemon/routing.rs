@@ -1,4 +1,5 @@
-//! Who gets a client's packets, while the balancer runs: routes by source, server ids in QUIC's connection ids.
+//! Who gets a client's packets, while the balancer runs: routes by source, server ids in QUIC's
+//! connection ids.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -21,17 +22,23 @@ impl Site {
 pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
     let mut site = Site::new();
     let before = world();
-    let near = json!({ "name": "near", "vips": [], "table_size": 251, "backends": [{ "name": "b" }] });
+    let near =
+        json!({ "name": "near", "vips": [], "table_size": 251, "backends": [{ "name": "b" }] });
     site.config["services"].as_array_mut().unwrap().push(near);
-    site.config["services"][0]["routes"] = json!([{ "sources": [CLIENT, "2001:db8:99::/48"], "service": "near" }]);
+    site.config["services"][0]["routes"] =
+        json!([{ "sources": [CLIENT, "2001:db8:99::/48"], "service": "near" }]);
     site.write();
     let mut daemon = site.start(&["lb"]);
     assert_eq!((site.fate(CLIENT, VIP), site.fate(OTHER, VIP)), ("near".into(), "web".into()));
-    assert_eq!(site.service("web")["routes"], json!({ "198.51.100.7/32": "near", "2001:db8:99::/48": "near" }));
+    assert_eq!(
+        site.service("web")["routes"],
+        json!({ "198.51.100.7/32": "near", "2001:db8:99::/48": "near" })
+    );
     assert_eq!(site.service("near")["routes"], Value::Null);
 
     // Other clients.
-    site.config["services"][0]["routes"] = json!([{ "sources": ["198.51.100.8/31"], "service": "near" }]);
+    site.config["services"][0]["routes"] =
+        json!([{ "sources": ["198.51.100.8/31"], "service": "near" }]);
     site.write();
     daemon.reload();
     assert_eq!((site.fate(CLIENT, VIP), site.fate(OTHER, VIP)), ("web".into(), "near".into()));
@@ -49,7 +56,10 @@ pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
     site.write();
     daemon.reload();
     assert_eq!(site.fate(OTHER, VIP), "web");
-    assert_eq!((site.service("web")["routes"].clone(), daemon.said("remove 1 routes")), (Value::Null, 1));
+    assert_eq!(
+        (site.service("web")["routes"].clone(), daemon.said("remove 1 routes")),
+        (Value::Null, 1)
+    );
     daemon.end(Signal::SIGTERM);
     site.down();
     assert_eq!(world(), before);
@@ -89,7 +99,8 @@ impl Site {
 }
 
 pub(crate) fn server_ids_follow_reloads_and_outlive_the_daemon() {
-    /// Packets with short headers: of server c4605e of configuration 0, and of c46060 and 0102 of others.
+    /// Packets with short headers: of server c4605e of configuration 0, and of c46060 and 0102 of
+    /// others.
     const FIRST: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x5e];
     const OTHER: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x60];
     const SECOND: &[u8] = &[0x41, 0x20, 0x01, 0x02];
@@ -106,7 +117,8 @@ pub(crate) fn server_ids_follow_reloads_and_outlive_the_daemon() {
     assert_eq!(site.service("web")["server_ids"], json!({ "0:c4605e": "b" }));
 
     // The ID goes to another backend, and there is a second configuration.
-    site.config["services"][0]["quic"] = json!([config(0, 3, "a", "c4605e"), config(1, 2, "b", "0102")]);
+    site.config["services"][0]["quic"] =
+        json!([config(0, 3, "a", "c4605e"), config(1, 2, "b", "0102")]);
     site.write();
     daemon.reload();
     assert_eq!((site.spread(FIRST), site.spread(SECOND)), ((40, 0), (0, 40)));
@@ -136,7 +148,10 @@ pub(crate) fn server_ids_follow_reloads_and_outlive_the_daemon() {
     daemon.reload();
     let (a, b) = site.spread(SECOND);
     assert!(a > 0 && b > 0, "{a}, {b}");
-    assert_eq!((site.service("web")["server_ids"].clone(), daemon.said("remove 2 QUIC server IDs")), (Value::Null, 1));
+    assert_eq!(
+        (site.service("web")["server_ids"].clone(), daemon.said("remove 2 QUIC server IDs")),
+        (Value::Null, 1)
+    );
     daemon.end(Signal::SIGTERM);
     site.down();
     assert_eq!(world(), before);

@@ -19,9 +19,11 @@ use tempfile::TempDir;
 
 use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};
 
-/// The binary: the one that was built with the tests, or that which the environment variable `SLUICE` names.
-pub(crate) static SLUICE: LazyLock<String> =
-    LazyLock::new(|| std::env::var("SLUICE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned()));
+/// The binary: the one that was built with the tests, or that which the environment variable
+/// `SLUICE` names.
+pub(crate) static SLUICE: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("SLUICE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned())
+});
 /// How long anything may take: generous, for emulated machines.
 const WITHIN: Duration = Duration::from_secs(300);
 /// The private BPF file system.
@@ -35,9 +37,12 @@ pub(crate) const STATE: &str = "/run/sluice/edge";
 pub(crate) fn own_mounts() {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts can be made private");
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("/run can be private");
-    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none).expect("a BPF file system can be mounted");
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .expect("mounts can be made private");
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
+        .expect("/run can be private");
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none)
+        .expect("a BPF file system can be mounted");
 }
 
 /// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
@@ -80,7 +85,8 @@ impl Site {
         fs::write(self.directory().join("edge.json"), text).unwrap();
     }
 
-    /// Runs a command of the binary to its end; one that does not end in time fails with exit code 124.
+    /// Runs a command of the binary to its end; one that does not end in time fails with exit
+    /// code 124.
     pub(crate) fn sluice(&self, args: &[&str]) -> Output {
         self.command(&[&[SLUICE.as_str()], args].concat())
     }
@@ -88,7 +94,13 @@ impl Site {
     pub(crate) fn command(&self, words: &[&str]) -> Output {
         let within = WITHIN.as_secs().to_string();
         let mut command = Command::new("timeout");
-        command.arg(within).args(words).current_dir(self.directory()).env_remove("SLUICE_LOG").output().unwrap()
+        command
+            .arg(within)
+            .args(words)
+            .current_dir(self.directory())
+            .env_remove("SLUICE_LOG")
+            .output()
+            .unwrap()
     }
 
     /// As [`Self::sluice`] with the binary's path, for wrappers.
@@ -110,16 +122,21 @@ impl Site {
 
     /// As [`Self::start_wrapped`], without waiting.
     pub(crate) fn spawn(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
-        let log = self.directory().join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
-        // It ends with the test also when nobody is left to end it: a test killed for taking too long.
-        let words = [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
+        let log = self
+            .directory()
+            .join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
+        // It ends with the test also when nobody is left to end it: a test killed for taking too
+        // long.
+        let words =
+            [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
             .args(["--config", "edge.json"])
             .current_dir(self.directory())
             .env_remove("SLUICE_LOG");
-        let child = command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let child =
+            command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Daemon { child, log }
     }
 
@@ -165,7 +182,11 @@ impl Daemon {
         let deadline = Instant::now() + WITHIN;
         while self.said(words) < times {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "no {words:?} ({ended:?}) in:\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "no {words:?} ({ended:?}) in:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -222,7 +243,8 @@ pub(crate) fn world() -> String {
 }
 
 fn list(directory: &Path, text: &mut String) {
-    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         *text += &format!("{}\n", path.display());
@@ -238,7 +260,9 @@ pub(crate) fn pins() -> Vec<(String, u64)> {
     let mut pins: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.metadata().unwrap().ino()))
+        .map(|entry| {
+            (entry.file_name().to_string_lossy().into_owned(), entry.metadata().unwrap().ino())
+        })
         .collect();
     pins.sort();
     pins
@@ -275,7 +299,11 @@ impl Held {
     /// Removes their filter.
     pub(crate) fn release(self) {
         let removed = block_on(async {
-            Netlink::connect().unwrap().remove_filter(self.index, Direction::Ingress, &self.theirs).await.unwrap()
+            Netlink::connect()
+                .unwrap()
+                .remove_filter(self.index, Direction::Ingress, &self.theirs)
+                .await
+                .unwrap()
         });
         assert_eq!(removed, Detached::Removed);
     }
@@ -286,7 +314,8 @@ impl Held {
 pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("sluice: error: ")).collect();
+    let errors: Vec<_> =
+        stderr.lines().filter(|line| line.starts_with("sluice: error: ")).collect();
     assert_eq!(errors.len(), 1, "{stderr}");
     for words in words {
         assert!(errors[0].contains(words), "{words:?} is not in: {stderr}");
@@ -297,7 +326,8 @@ pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
 pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
         let job = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(future)
         });
         job.join().expect("the requests succeed")

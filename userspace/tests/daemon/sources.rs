@@ -1,4 +1,5 @@
-//! Deny- and allow-lists of sources, while the balancer runs: from the files to the fate of packets.
+//! Deny- and allow-lists of sources, while the balancer runs: from the files to the fate of
+//! packets.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,9 +29,16 @@ impl Site {
     pub(crate) fn fate(&self, client: &str, vip: &str) -> String {
         let counted = || {
             let lb = self.json("counters")["lb"].clone();
-            let services =
-                lb["services"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c["packets"].as_u64()));
-            let reasons = lb["reasons"].as_object().unwrap().iter().map(|(name, c)| (name.clone(), c.as_u64()));
+            let services = lb["services"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(name, c)| (name.clone(), c["packets"].as_u64()));
+            let reasons = lb["reasons"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(name, c)| (name.clone(), c.as_u64()));
             // Other packets of the host's own may come meanwhile.
             let of_lists = reasons.filter(|(name, _)| {
                 ["denied", "not_allowed", "service_limit", "source_limit"].contains(&name.as_str())
@@ -44,7 +52,9 @@ impl Site {
             let after = counted();
             changed = after
                 .into_iter()
-                .filter(|(name, count)| before.get(name).copied().flatten().unwrap_or(0) != count.unwrap())
+                .filter(|(name, count)| {
+                    before.get(name).copied().flatten().unwrap_or(0) != count.unwrap()
+                })
                 .collect();
             !changed.is_empty()
         });
@@ -119,7 +129,9 @@ pub(crate) fn a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing
     let before = world();
     site.config["services"][0]["deny_file"] = json!("deny.txt");
     site.write();
-    let start = |site: &Site, words: &[&str]| fails(&site.sluice(&["lb", "--config", "edge.json"]), 2, words);
+    let start = |site: &Site, words: &[&str]| {
+        fails(&site.sluice(&["lb", "--config", "edge.json"]), 2, words)
+    };
     start(&site, &["deny.txt: cannot read it"]);
     site.write_list("deny.txt", &format!("{CLIENT}\nexample.net\n"));
     start(&site, &["deny.txt:2: \"example.net\" is neither a prefix nor an address"]);
@@ -148,7 +160,8 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     let mut site = Site::new();
     let mut daemon = site.start(&["lb"]);
     assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
-    // The old service gets a list that denies the client, a new one gets a short one that allows it.
+    // The old service gets a list that denies the client, a new one gets a short one that allows
+    // it.
     site.write_list("many.txt", &many(CLIENT));
     site.write_list("few.txt", CLIENT);
     site.config["services"][0]["deny_file"] = json!("many.txt");
@@ -160,13 +173,19 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     let in_force = "is in force";
     assert_eq!(daemon.said(in_force), 0, "{}", daemon.log());
 
-    // Meanwhile a backend drains, and the balancer serves whom it served, and nobody at the new service.
+    // Meanwhile a backend drains, and the balancer serves whom it served, and nobody at the new
+    // service.
     site.config["backends"][1]["draining"] = json!(true);
     site.write();
     daemon.reload();
     let status = site.status();
     let fates = [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")];
-    assert_eq!(daemon.said(in_force), 0, "the lists were there before the drain was: {}", daemon.log());
+    assert_eq!(
+        daemon.said(in_force),
+        0,
+        "the lists were there before the drain was: {}",
+        daemon.log()
+    );
     assert!(status["services"][0]["slots"]["b"].is_null(), "{status}");
     assert_eq!(fates, ["web", "not_allowed"]);
 
@@ -176,9 +195,20 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
         assert!(Instant::now() < deadline, "{}", daemon.log());
         thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!([site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")], ["denied", "new"]);
+    assert_eq!(
+        [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")],
+        ["denied", "new"]
+    );
     assert!(site.status()["services"][0]["slots"]["b"].is_null());
-    println!("{}", daemon.log().lines().filter(|line| line.contains("prefixes")).collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        daemon
+            .log()
+            .lines()
+            .filter(|line| line.contains("prefixes"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
 }
 
 pub(crate) fn rates_follow_the_configuration() {
@@ -188,7 +218,8 @@ pub(crate) fn rates_follow_the_configuration() {
         assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
     }
     // A burst of two, then one a second: forty at once are too many.
-    site.config["services"][0]["rate"] = json!({ "source_packets": { "per_second": 1, "burst": 2 } });
+    site.config["services"][0]["rate"] =
+        json!({ "source_packets": { "per_second": 1, "burst": 2 } });
     site.write();
     daemon.reload();
     let burst = |client| {
@@ -197,7 +228,8 @@ pub(crate) fn rates_follow_the_configuration() {
             wire::put("far", &frame);
         }
     };
-    let limited = |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
+    let limited =
+        |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
     burst(CLIENT.parse().unwrap());
     wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");

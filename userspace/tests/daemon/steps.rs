@@ -28,8 +28,9 @@ fn meaning(number: i64, first: u64) -> Option<&'static str> {
     }
 }
 
-/// Sends a signal to a daemon that is ready, and kills it right before the change with this number (from 0) of those that it makes
-/// then: what that would have been. `None` when it makes no more than that, and is ready again.
+/// Sends a signal to a daemon that is ready, and kills it right before the change with this number
+/// (from 0) of those that it makes then: what that would have been. `None` when it makes no more
+/// than that, and is ready again.
 ///
 /// `between` is called before each change.
 pub(crate) fn kill_before(
@@ -51,7 +52,8 @@ pub(crate) fn kill_before(
             WaitStatus::PtraceSyscall(_) => {
                 let info = ptrace::syscall_info(process).unwrap();
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
-                    // SAFETY: at the entry of a system call, this is the part of the union that the kernel filled.
+                    // SAFETY: at the entry of a system call, this is the part of the union that the
+                    // kernel filled.
                     let call = unsafe { info.u.entry };
                     if let Some(meaning) = meaning(call.nr as i64, call.args[0]) {
                         between(meaning);
@@ -60,7 +62,9 @@ pub(crate) fn kill_before(
                             return Some(meaning);
                         }
                         changes += 1;
-                    } else if call.nr as i64 == libc::SYS_epoll_wait && daemon.said("ready: ") > ready {
+                    } else if call.nr as i64 == libc::SYS_epoll_wait
+                        && daemon.said("ready: ") > ready
+                    {
                         ptrace::detach(process, None).unwrap();
                         return None;
                     }

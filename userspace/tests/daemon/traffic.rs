@@ -32,12 +32,15 @@ impl Client {
     pub(crate) fn new(flows: u64) -> Self {
         let mac = run("ip -o link show dev eth0");
         let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
-        let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        let mac: Vec<u8> =
+            mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
         let mut frame = [0; 60];
         frame[..6].copy_from_slice(&mac);
         frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x08, 0x00]);
         // IPv4, 46 bytes, no options, TTL 64, UDP, from 198.51.100.0 and more.
-        frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 0, 203, 0, 113, 11]);
+        frame[14..34].copy_from_slice(&[
+            0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 0, 203, 0, 113, 11,
+        ]);
         // To port 53, 26 bytes, without a checksum.
         frame[36..42].copy_from_slice(&[0, 53, 0, 26, 0, 0]);
         // SAFETY: takes no pointers; what is returned is checked, and nobody else's.
@@ -58,9 +61,12 @@ impl Client {
             self.frame[29] = (flow / PORTS) as u8;
             self.frame[34..36].copy_from_slice(&(1024 + (flow % PORTS) as u16).to_be_bytes());
             self.frame[24..26].fill(0);
-            let words = self.frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+            let words = self.frame[14..34]
+                .chunks(2)
+                .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
             let sum: u32 = words.sum();
-            self.frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+            self.frame[24..26]
+                .copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
             // SAFETY: frame and address are valid for their sizes during the call.
             let sent = unsafe {
                 libc::sendto(

@@ -52,7 +52,11 @@ pub(crate) fn put(from: &str, frame: &[u8]) {
 /// An interface's link address, as `ip` shows it.
 pub(crate) fn link_address(interface: &str) -> [u8; 6] {
     let shown = run(&format!("ip -o link show {interface}"));
-    let text = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a link address");
+    let text = shown
+        .split_whitespace()
+        .skip_while(|word| *word != "link/ether")
+        .nth(1)
+        .expect("a link address");
     let mut bytes = [0; 6];
     for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
         *byte = u8::from_str_radix(digits, 16).expect("two hexadecimal digits");

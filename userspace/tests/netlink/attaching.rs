@@ -23,12 +23,18 @@ pub(crate) async fn clsact_is_created_once_and_removed() {
     assert_eq!(netlink.ensure_clsact(index).await.unwrap(), Clsact::Created);
     assert_eq!(netlink.ensure_clsact(index).await.unwrap(), Clsact::Existed);
     assert!(run("tc qdisc show dev one").contains("qdisc clsact ffff:"));
-    assert!(!run("tc qdisc show dev other").contains("clsact"), "only the interface that was asked for has one");
+    assert!(
+        !run("tc qdisc show dev other").contains("clsact"),
+        "only the interface that was asked for has one"
+    );
     netlink.remove_clsact(index).await.unwrap();
     netlink.remove_clsact(index).await.unwrap();
     assert!(!run("tc qdisc show dev one").contains("clsact"));
     let gone = netlink.ensure_clsact(4711).await.unwrap_err().to_string();
-    assert!(gone.contains("interface number 4711") && gone.contains("the interface is gone"), "{gone}");
+    assert!(
+        gone.contains("interface number 4711") && gone.contains("the interface is gone"),
+        "{gone}"
+    );
 }
 
 pub(crate) async fn an_ingress_qdisc_serves_ingress_and_is_never_taken_for_egress() {
@@ -37,17 +43,28 @@ pub(crate) async fn an_ingress_qdisc_serves_ingress_and_is_never_taken_for_egres
     assert_eq!(netlink.ensure_clsact(index).await.unwrap(), Clsact::IngressOnly);
     let (first, id) = program();
     let ours = spec("sluice/edge/lb", 10);
-    assert_eq!(netlink.put_filter(index, Direction::Ingress, &ours, first.as_fd()).await.unwrap(), Attached::Created);
+    assert_eq!(
+        netlink.put_filter(index, Direction::Ingress, &ours, first.as_fd()).await.unwrap(),
+        Attached::Created
+    );
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap()[0].program_id, Some(id));
-    let error = netlink.put_filter(index, Direction::Egress, &ours, first.as_fd()).await.unwrap_err();
+    let error =
+        netlink.put_filter(index, Direction::Egress, &ours, first.as_fd()).await.unwrap_err();
     assert!(
-        matches!(error, Error::IngressOnly { .. }) && error.to_string().contains("tc qdisc del dev one ingress"),
+        matches!(error, Error::IngressOnly { .. })
+            && error.to_string().contains("tc qdisc del dev one ingress"),
         "{error}"
     );
     // The kernel itself would show, and remove, the ingress filter here.
     assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap(), []);
-    assert_eq!(netlink.remove_filter(index, Direction::Egress, &ours).await.unwrap(), Detached::Absent);
-    assert_eq!(netlink.remove_filter(index, Direction::Ingress, &ours).await.unwrap(), Detached::Removed);
+    assert_eq!(
+        netlink.remove_filter(index, Direction::Egress, &ours).await.unwrap(),
+        Detached::Absent
+    );
+    assert_eq!(
+        netlink.remove_filter(index, Direction::Ingress, &ours).await.unwrap(),
+        Detached::Removed
+    );
     netlink.remove_clsact(index).await.unwrap();
     assert!(run("tc qdisc show dev one").contains("ingress"), "the qdisc of somebody else stays");
 }
@@ -65,23 +82,38 @@ pub(crate) async fn a_filter_is_put_listed_replaced_and_removed() {
     netlink.put_filter(index, Direction::Egress, &ours, first.as_fd()).await.unwrap_err();
     netlink.ensure_clsact(index).await.unwrap();
     for direction in BOTH {
-        for (program, id, expected) in [(&first, first_id, Attached::Created), (&second, second_id, Attached::Replaced)]
+        for (program, id, expected) in
+            [(&first, first_id, Attached::Created), (&second, second_id, Attached::Replaced)]
         {
-            assert_eq!(netlink.put_filter(index, direction, &ours, program.as_fd()).await.unwrap(), expected);
+            assert_eq!(
+                netlink.put_filter(index, direction, &ours, program.as_fd()).await.unwrap(),
+                expected
+            );
             let filters = netlink.filters(index, direction).await.unwrap();
             assert_eq!(filters.len(), 1, "{filters:?}");
             assert_eq!((filters[0].priority, filters[0].handle, filters[0].protocol), (10, 1, 3));
-            assert_eq!((filters[0].kind.as_str(), filters[0].bpf_name.as_deref()), ("bpf", Some("sluice/edge/lb")));
+            assert_eq!(
+                (filters[0].kind.as_str(), filters[0].bpf_name.as_deref()),
+                ("bpf", Some("sluice/edge/lb"))
+            );
             assert_eq!(filters[0].program_id, Some(id));
             let shown = run(&format!("tc filter show dev one {direction}"));
-            for word in ["protocol all", "pref 10", "handle 0x1", "sluice/edge/lb", "direct-action"] {
+            for word in ["protocol all", "pref 10", "handle 0x1", "sluice/edge/lb", "direct-action"]
+            {
                 assert!(shown.contains(word), "{word}: {shown}");
             }
         }
     }
-    assert_eq!(netlink.remove_filter(index, Direction::Ingress, &ours).await.unwrap(), Detached::Removed);
+    assert_eq!(
+        netlink.remove_filter(index, Direction::Ingress, &ours).await.unwrap(),
+        Detached::Removed
+    );
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
-    assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap().len(), 1, "the other side is untouched");
+    assert_eq!(
+        netlink.filters(index, Direction::Egress).await.unwrap().len(),
+        1,
+        "the other side is untouched"
+    );
 }
 
 pub(crate) async fn replacing_leaves_no_moment_without_our_filter() {
@@ -102,7 +134,10 @@ pub(crate) async fn replacing_leaves_no_moment_without_our_filter() {
             while !stopped.load(Ordering::Relaxed) {
                 let filters = netlink.filters(index, Direction::Ingress).await.unwrap();
                 assert_eq!(filters.len(), 1, "{filters:?}");
-                let which = ids.iter().position(|id| filters[0].program_id == Some(*id)).expect("one of both programs");
+                let which = ids
+                    .iter()
+                    .position(|id| filters[0].program_id == Some(*id))
+                    .expect("one of both programs");
                 seen[which] += 1;
             }
             seen
@@ -124,25 +159,50 @@ pub(crate) async fn a_place_held_by_somebody_else_is_refused_and_left_alone() {
     let (netlink, index) = on_veth().await;
     netlink.ensure_clsact(index).await.unwrap();
     let (program, id) = program();
-    netlink.put_filter(index, Direction::Ingress, &spec("theirs", 10), program.as_fd()).await.unwrap();
-    let error = netlink.put_filter(index, Direction::Ingress, &spec("ours", 10), program.as_fd()).await.unwrap_err();
+    netlink
+        .put_filter(index, Direction::Ingress, &spec("theirs", 10), program.as_fd())
+        .await
+        .unwrap();
+    let error = netlink
+        .put_filter(index, Direction::Ingress, &spec("ours", 10), program.as_fd())
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Held { .. }), "{error}");
     let text = error.to_string();
-    for word in ["theirs", "ours", "one ingress", "priority 10", "tc filter del dev one ingress pref 10"] {
+    for word in
+        ["theirs", "ours", "one ingress", "priority 10", "tc filter del dev one ingress pref 10"]
+    {
         assert!(text.contains(word), "{word}: {text}");
     }
-    assert_eq!(netlink.remove_filter(index, Direction::Ingress, &spec("ours", 10)).await.unwrap(), Detached::Absent);
+    assert_eq!(
+        netlink.remove_filter(index, Direction::Ingress, &spec("ours", 10)).await.unwrap(),
+        Detached::Absent
+    );
     let filters = netlink.filters(index, Direction::Ingress).await.unwrap();
-    assert_eq!((filters.len(), filters[0].bpf_name.as_deref(), filters[0].program_id), (1, Some("theirs"), Some(id)));
+    assert_eq!(
+        (filters.len(), filters[0].bpf_name.as_deref(), filters[0].program_id),
+        (1, Some("theirs"), Some(id))
+    );
 }
 
-/// Filters of others on both sides of `one`: BPF ones, and those of other kinds where the kernel has them.
+/// Filters of others on both sides of `one`: BPF ones, and those of other kinds where the kernel
+/// has them.
 async fn others_filters(netlink: &Netlink, index: u32) {
     let (program, _) = program();
-    for (direction, priority) in [(Direction::Ingress, 5), (Direction::Ingress, 20), (Direction::Egress, 10)] {
-        netlink.put_filter(index, direction, &spec("theirs", priority), program.as_fd()).await.unwrap();
+    for (direction, priority) in
+        [(Direction::Ingress, 5), (Direction::Ingress, 20), (Direction::Egress, 10)]
+    {
+        netlink
+            .put_filter(index, direction, &spec("theirs", priority), program.as_fd())
+            .await
+            .unwrap();
     }
-    for kind in ["matchall action pass", "u32 match u32 0 0 action pass", "flower action drop", "basic action pass"] {
+    for kind in [
+        "matchall action pass",
+        "u32 match u32 0 0 action pass",
+        "flower action drop",
+        "basic action pass",
+    ] {
         let _ = try_run(&format!("tc filter add dev one ingress pref 30 protocol ip {kind}"));
     }
 }

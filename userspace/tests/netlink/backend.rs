@@ -8,7 +8,9 @@ use libtest_mimic::Completion;
 use sluice::host::{Decapsulation, HostError};
 use sluice::netlink::{AddressAdded, Error};
 
-use crate::support::{Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth};
+use crate::support::{
+    Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
+};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -37,13 +39,21 @@ pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     let peer = neighbour();
     // The proof that the question is asked, and answered without the settings.
     add_address("203.0.113.99/32", "lo");
-    assert!(peer.run(|| answers_for(ip("203.0.113.99"))), "a kernel left alone answers ARP for addresses on lo");
+    assert!(
+        peer.run(|| answers_for(ip("203.0.113.99"))),
+        "a kernel left alone answers ARP for addresses on lo"
+    );
     run("ip addr del 203.0.113.99/32 dev lo");
     peer.run(|| run("ip neigh flush all"));
 
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128"), net("203.0.113.32/28"), net("2001:db8:1::/112")];
+    let vips = [
+        net("203.0.113.10/32"),
+        net("2001:db8:1::10/128"),
+        net("203.0.113.32/28"),
+        net("2001:db8:1::/112"),
+    ];
     host.prepare_backend(&setup(&["one".into()], &[], &vips)).await.unwrap();
     for vip in vips {
         let address = vip.hosts().next().unwrap();
@@ -62,7 +72,12 @@ pub(crate) async fn preparing_twice_changes_nothing_more() {
     let base = tempfile::tempdir().unwrap();
     let interfaces = ["one".into()];
     let local = [ip("192.0.2.1"), ip("2001:db8::1")];
-    let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128"), net("198.18.4.0/22"), net("2001:db8:5::/48")];
+    let vips = [
+        net("203.0.113.10/32"),
+        net("2001:db8:1::10/128"),
+        net("198.18.4.0/22"),
+        net("2001:db8:5::/48"),
+    ];
     let mut first = host(base.path());
     let report = first.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
     let mut devices = Vec::new();
@@ -89,20 +104,27 @@ pub(crate) async fn preparing_twice_changes_nothing_more() {
     assert_eq!(again.changed, Vec::<String>::new());
     assert_eq!(second.journal().changes(), written);
     assert_eq!(snapshot(), after);
-    let without = sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &vips) };
+    let without =
+        sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &vips) };
     let report = second.prepare_backend(&without).await.unwrap();
-    assert!(report.decapsulation.iter().all(|(_, how)| matches!(how, Decapsulation::Program { .. })), "{report:?}");
+    assert!(
+        report.decapsulation.iter().all(|(_, how)| matches!(how, Decapsulation::Program { .. })),
+        "{report:?}"
+    );
 }
 
 pub(crate) async fn strict_reverse_path_filtering_is_loosened_only_where_it_is_strict() {
     let _peer = neighbour();
-    for (all, own, expected) in [("0", "0", "0"), ("0", "1", "2"), ("1", "0", "2"), ("1", "2", "2"), ("2", "1", "1")] {
+    for (all, own, expected) in
+        [("0", "0", "0"), ("0", "1", "2"), ("1", "0", "2"), ("1", "2", "2"), ("2", "1", "1")]
+    {
         set_sysctl("all", "rp_filter", all);
         set_sysctl("one", "rp_filter", own);
         let base = tempfile::tempdir().unwrap();
         let mut host = host(base.path());
         let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
-        let without = sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &[]) };
+        let without =
+            sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &[]) };
         host.prepare_backend(&without).await.unwrap();
         assert_eq!(sysctl("one", "rp_filter"), expected, "all {all}, own {own}");
         assert_eq!(sysctl("all", "rp_filter"), all);
@@ -117,10 +139,18 @@ pub(crate) async fn interfaces_with_dots_are_silenced_too() {
     run("ip link set one name eth0.100");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    host.prepare_backend(&setup(&["eth0.100".into()], &[], &[ip("203.0.113.10").into()])).await.unwrap();
-    assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("1".into(), "2".into()));
+    host.prepare_backend(&setup(&["eth0.100".into()], &[], &[ip("203.0.113.10").into()]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")),
+        ("1".into(), "2".into())
+    );
     host.undo_all().await.unwrap();
-    assert_eq!((sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")), ("0".into(), "0".into()));
+    assert_eq!(
+        (sysctl("eth0.100", "arp_ignore"), sysctl("eth0.100", "arp_announce")),
+        ("0".into(), "0".into())
+    );
 }
 
 pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes() {
@@ -135,10 +165,13 @@ pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes
     let none = ["one".to_owned(), "nine".to_owned()];
     let missing = host.prepare_backend(&setup(&none, &[], &[good.into()])).await.unwrap_err();
     assert!(matches!(missing, HostError::Netlink(Error::NoInterface { .. })), "{missing}");
-    let foreign = host.prepare_backend(&setup(&one, &[ip("192.0.2.77")], &[good.into()])).await.unwrap_err();
+    let foreign =
+        host.prepare_backend(&setup(&one, &[ip("192.0.2.77")], &[good.into()])).await.unwrap_err();
     assert!(matches!(foreign, HostError::NotLocal(_)), "{foreign}");
-    let announced =
-        host.prepare_backend(&setup(&one, &[], &[good.into(), ip("203.0.113.50").into()])).await.unwrap_err();
+    let announced = host
+        .prepare_backend(&setup(&one, &[], &[good.into(), ip("203.0.113.50").into()]))
+        .await
+        .unwrap_err();
     assert!(announced.to_string().contains("203.0.113.50 is on one"), "{announced}");
     let forced = host.prepare_backend(&setup(&one, &[], &[good.into()])).await.unwrap_err();
     assert!(forced.to_string().contains("net/ipv4/conf/all/arp_ignore is 3"), "{forced}");
@@ -211,7 +244,11 @@ pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Comp
             });
             for vip in vips.map(|vip| vip.addr()) {
                 let tunnels = format!("by {v4} and {v6}, rp_filter {all}, {new}");
-                assert!(arrives(&peer, vip), "{tunnels}: nothing arrived at {vip}: {}", run("ip -s link"));
+                assert!(
+                    arrives(&peer, vip),
+                    "{tunnels}: nothing arrived at {vip}: {}",
+                    run("ip -s link")
+                );
             }
         }
         let report = host.undo_all().await.unwrap();

@@ -29,7 +29,10 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
         match netlink.interface(missing).await {
             Err(error @ Error::NoInterface { .. }) => {
                 let text = error.to_string();
-                assert!(text.contains(missing) && text.contains("lo") && text.contains("other"), "{text}");
+                assert!(
+                    text.contains(missing) && text.contains("lo") && text.contains("other"),
+                    "{text}"
+                );
             }
             other => panic!("{missing}: {other:?}"),
         }
@@ -39,15 +42,30 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
 pub(crate) async fn addresses_come_and_go_once() {
     let netlink = Netlink::connect().unwrap();
     for (address, prefix_len) in [(ip("203.0.113.10"), 32), (ip("2001:db8:1::10"), 128)] {
-        assert_eq!(netlink.add_address(1, address, prefix_len).await.unwrap(), AddressAdded::Created);
-        assert_eq!(netlink.add_address(1, address, prefix_len).await.unwrap(), AddressAdded::Existed);
+        assert_eq!(
+            netlink.add_address(1, address, prefix_len).await.unwrap(),
+            AddressAdded::Created
+        );
+        assert_eq!(
+            netlink.add_address(1, address, prefix_len).await.unwrap(),
+            AddressAdded::Existed
+        );
         assert!(netlink.local_addresses().await.unwrap().contains(&(1, address)));
         assert!(netlink.has_address(1, address, prefix_len).await.unwrap());
         assert!(!netlink.has_address(1, address, prefix_len - 1).await.unwrap());
         assert!(!run("ip addr show lo").contains("tentative"));
-        assert_eq!(netlink.remove_address(1, address, prefix_len).await.unwrap(), AddressRemoved::Removed);
-        assert_eq!(netlink.remove_address(1, address, prefix_len).await.unwrap(), AddressRemoved::Absent);
-        assert_eq!(netlink.remove_address(4711, address, prefix_len).await.unwrap(), AddressRemoved::Absent);
+        assert_eq!(
+            netlink.remove_address(1, address, prefix_len).await.unwrap(),
+            AddressRemoved::Removed
+        );
+        assert_eq!(
+            netlink.remove_address(1, address, prefix_len).await.unwrap(),
+            AddressRemoved::Absent
+        );
+        assert_eq!(
+            netlink.remove_address(4711, address, prefix_len).await.unwrap(),
+            AddressRemoved::Absent
+        );
     }
     std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap();
     let text = netlink.add_address(1, ip("2001:db8::1"), 128).await.unwrap_err().to_string();
@@ -79,7 +97,11 @@ pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
         ("2001:db8:2::1", None, Some("2001:db8::fe"), 1400),
     ] {
         let route = netlink.route(ip(to), from.map(ip)).await.unwrap().expect(to);
-        assert_eq!((route.index, route.gateway, route.mtu, route.local), (one, gateway.map(ip), mtu, false), "{to}");
+        assert_eq!(
+            (route.index, route.gateway, route.mtu, route.local),
+            (one, gateway.map(ip), mtu, false),
+            "{to}"
+        );
     }
     for local in ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"] {
         assert!(netlink.route(ip(local), None).await.unwrap().expect(local).local, "{local}");
@@ -90,7 +112,8 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     add_address("2001:db8::1/64", "one");
-    for (number, kind) in ["blackhole", "unreachable", "prohibit", "throw"].into_iter().enumerate() {
+    for (number, kind) in ["blackhole", "unreachable", "prohibit", "throw"].into_iter().enumerate()
+    {
         run(&format!("ip route add {kind} 198.51.10{number}.0/24"));
         run(&format!("ip -6 route add {kind} 2001:db8:{}::/48", number + 1));
     }
@@ -103,7 +126,11 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
             assert_eq!(netlink.route(to, Some(from)).await.unwrap(), None, "{to} from {from}");
         }
     }
-    assert_eq!(netlink.route(ip("192.0.2.255"), None).await.unwrap(), None, "a broadcast address is no host's");
+    assert_eq!(
+        netlink.route(ip("192.0.2.255"), None).await.unwrap(),
+        None,
+        "a broadcast address is no host's"
+    );
 }
 
 pub(crate) async fn a_route_from_an_address_of_somebody_else_is_an_error() {
@@ -142,15 +169,21 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
     let mut changes = Netlink::connect().unwrap().changes().unwrap();
     let batch = tempfile::NamedTempFile::new().unwrap();
     let rounds = 4000;
-    std::fs::write(batch.path(), "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n".repeat(rounds))
-        .unwrap();
+    std::fs::write(
+        batch.path(),
+        "addr add 192.0.2.1/32 dev lo\naddr del 192.0.2.1/32 dev lo\n".repeat(rounds),
+    )
+    .unwrap();
     run(&format!("ip -batch {}", batch.path().display()));
     let mut noticed = 0;
     while let Ok(change) = tokio::time::timeout(Duration::from_secs(2), changes.changed()).await {
         change.expect("lost messages are no error");
         noticed += 1;
     }
-    assert!(noticed > 0 && noticed < 2 * rounds, "{noticed} noticed: the test means to overflow the socket");
+    assert!(
+        noticed > 0 && noticed < 2 * rounds,
+        "{noticed} noticed: the test means to overflow the socket"
+    );
     // Whoever looks after the first of them need not look after each.
     run(&format!("ip -batch {}", batch.path().display()));
     changes.changed().await.unwrap();
@@ -159,7 +192,10 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
     let more = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
     assert!(more.is_err(), "{more:?} is left of what had come already");
     add_address("192.0.2.2/32", "lo");
-    tokio::time::timeout(Duration::from_secs(60), changes.changed()).await.expect("still listening").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), changes.changed())
+        .await
+        .expect("still listening")
+        .unwrap();
 }
 
 pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported() -> Completion {
@@ -188,7 +224,10 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported
         let created = created.unwrap();
         assert!(created.created && created.name == name, "{created:?}");
         let shown = run(&format!("ip -d link show {name}"));
-        assert!(shown.contains("UP") && shown.contains(&format!("remote any local {local}")), "{shown}");
+        assert!(
+            shown.contains("UP") && shown.contains(&format!("remote any local {local}")),
+            "{shown}"
+        );
         let found = netlink.create_tunnel(name, kind, local).await.unwrap();
         assert_eq!((found.created, found.index), (false, created.index));
 
@@ -201,7 +240,10 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported
         assert!(matches!(&taken, TunnelError::Taken { holder, .. } if holder == name), "{taken}");
         run(&format!("ip link set {name} down"));
         let down = netlink.create_tunnel(name, kind, local).await.unwrap_err();
-        assert!(matches!(&down, TunnelError::Mismatch { found, .. } if found == "is down"), "{down}");
+        assert!(
+            matches!(&down, TunnelError::Mismatch { found, .. } if found == "is down"),
+            "{down}"
+        );
         netlink.remove_link(name).await.unwrap();
         netlink.remove_link(name).await.unwrap();
         assert!(!try_run(&format!("ip link show {name}")).0);

@@ -18,7 +18,8 @@ use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use sluice::journal::{Journal, Role};
 use sluice::netlink::{FilterSpec, Netlink};
 
-/// How long one test may take before it counts as hanging: generous, for emulated machines that share their CPUs.
+/// How long one test may take before it counts as hanging: generous, for emulated machines that
+/// share their CPUs.
 const TEST_WITHIN: Duration = Duration::from_secs(1200);
 
 /// What a test returns: nothing, or that this kernel cannot run it.
@@ -36,7 +37,8 @@ impl From<Completion> for Verdict {
     }
 }
 
-/// Runs a test on a thread of its own in a network namespace of its own, which vanishes with the thread.
+/// Runs a test on a thread of its own in a network namespace of its own, which vanishes with the
+/// thread.
 pub(crate) fn in_namespace<F, R>(test: F) -> Result<Completion, Failed>
 where
     F: FnOnce() -> R + Send + 'static,
@@ -52,7 +54,8 @@ where
         }));
         let _ = done.send(outcome.map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_default()
         }));
     });
     match result.recv_timeout(TEST_WITHIN) {
@@ -86,7 +89,9 @@ impl Peer {
     /// Runs something in the namespace and waits for it.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
-        self.jobs.send(Box::new(move || drop(done.send(job())))).expect("the namespace's thread lives");
+        self.jobs
+            .send(Box::new(move || drop(done.send(job()))))
+            .expect("the namespace's thread lives");
         result.recv_timeout(TEST_WITHIN).expect("the job in the other namespace succeeds")
     }
 
@@ -110,14 +115,21 @@ pub(crate) fn run(command: &str) -> String {
 pub(crate) fn try_run(command: &str) -> (bool, String) {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
-    let output =
-        Command::new(program).args(words).output().unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-    let text =
-        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    let text = String::from_utf8_lossy(if output.status.success() {
+        &output.stdout
+    } else {
+        &output.stderr
+    })
+    .into_owned();
     (output.status.success(), text)
 }
 
-/// Two ends of a veth pair in this namespace, up, without link-local addresses (which come and settle on their own).
+/// Two ends of a veth pair in this namespace, up, without link-local addresses (which come and
+/// settle on their own).
 pub(crate) fn veth(one: &str, other: &str) {
     run(&format!("ip link add {one} type veth peer name {other}"));
     [one, other].into_iter().for_each(up);
@@ -131,14 +143,17 @@ fn up(interface: &str) {
     run(&format!("ip link set {interface} up"));
 }
 
-/// Gives an interface an address and waits until it is in use: the kernel adds IPv6 addresses' routes a moment later.
+/// Gives an interface an address and waits until it is in use: the kernel adds IPv6 addresses'
+/// routes a moment later.
 pub(crate) fn add_address(prefix: &str, interface: &str) {
     let address = prefix.split('/').next().expect("an address");
     let v6 = address.contains(':');
     run(&format!("ip addr add {prefix} dev {interface} {}", if v6 { "nodad" } else { "" }));
     let family = if v6 { "-6" } else { "-4" };
     for _ in 0..600 {
-        if run(&format!("ip {family} route show table local")).contains(&format!("local {address} ")) {
+        if run(&format!("ip {family} route show table local"))
+            .contains(&format!("local {address} "))
+        {
             return;
         }
         thread::sleep(Duration::from_millis(50));
@@ -182,7 +197,8 @@ pub(crate) fn set_sysctl(interface: &str, setting: &str, value: &str) {
     fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
-/// The host as the usual tools show it. Taken twice until it rests: link states settle a moment after a change.
+/// The host as the usual tools show it. Taken twice until it rests: link states settle a moment
+/// after a change.
 pub(crate) fn snapshot() -> String {
     let mut last = snapshot_now();
     for _ in 0..100 {
@@ -198,17 +214,26 @@ pub(crate) fn snapshot() -> String {
 
 fn snapshot_now() -> String {
     let mut text = String::new();
-    for command in ["ip -d addr", "ip route show table all", "ip -6 route show table all", "tc qdisc show"] {
+    for command in
+        ["ip -d addr", "ip route show table all", "ip -6 route show table all", "tc qdisc show"]
+    {
         text += &format!("$ {command}\n{}", run(command));
     }
-    let mut names: Vec<_> =
-        fs::read_dir("/proc/sys/net/ipv4/conf").expect("sysctls").map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<_> = fs::read_dir("/proc/sys/net/ipv4/conf")
+        .expect("sysctls")
+        .map(|entry| entry.unwrap().path())
+        .collect();
     names.sort();
     for interface in names {
         let name = interface.file_name().unwrap().to_string_lossy().into_owned();
-        for side in ["ingress", "egress"].iter().filter(|_| !matches!(name.as_str(), "all" | "default")) {
+        for side in
+            ["ingress", "egress"].iter().filter(|_| !matches!(name.as_str(), "all" | "default"))
+        {
             // Fails where there is no qdisc, which is a state like any other.
-            text += &format!("$ filters {name} {side}\n{}", try_run(&format!("tc filter show dev {name} {side}")).1);
+            text += &format!(
+                "$ filters {name} {side}\n{}",
+                try_run(&format!("tc filter show dev {name} {side}")).1
+            );
         }
         for setting in ["arp_ignore", "arp_announce", "rp_filter"] {
             text += &format!("{name}.{setting}={}\n", sysctl(&name, setting));
@@ -217,9 +242,11 @@ fn snapshot_now() -> String {
     text
 }
 
-/// Loads `r0 = -1; exit`, a filter that lets every packet pass (`TC_ACT_UNSPEC`): its descriptor and its id.
+/// Loads `r0 = -1; exit`, a filter that lets every packet pass (`TC_ACT_UNSPEC`): its descriptor
+/// and its id.
 pub(crate) fn program() -> (OwnedFd, u32) {
-    // Before Linux 5.11 programs count as locked memory, together with those of the daemons beside this process. Elsewhere it need not succeed.
+    // Before Linux 5.11 programs count as locked memory, together with those of the daemons beside
+    // this process. Elsewhere it need not succeed.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -253,8 +280,10 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         kernel_version: 0,
         flags: 0,
     };
-    // SAFETY: `load` is laid out as the kernel's attribute union for this command, and what it points to outlives the call.
-    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
+    // SAFETY: `load` is laid out as the kernel's attribute union for this command, and what it
+    // points to outlives the call.
+    let descriptor =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
     assert!(descriptor >= 0, "cannot load a program: {}", std::io::Error::last_os_error());
     // SAFETY: the kernel has just made this descriptor for us.
     let program = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
@@ -266,12 +295,14 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         info: words.as_mut_ptr() as u64,
     };
     // SAFETY: as above; the kernel writes at most `len` bytes to `words`.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, size_of::<Info>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, size_of::<Info>()) };
     assert_eq!(result, 0, "cannot ask for the program's id: {}", std::io::Error::last_os_error());
     (program, std::hint::black_box(words)[1])
 }
 
-/// Whether this namespace's neighbour table gets an Ethernet address for `address` when something is sent to it.
+/// Whether this namespace's neighbour table gets an Ethernet address for `address` when something
+/// is sent to it.
 pub(crate) fn answers_for(address: std::net::IpAddr) -> bool {
     let any: SocketAddr = match address {
         std::net::IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -280,7 +311,8 @@ pub(crate) fn answers_for(address: std::net::IpAddr) -> bool {
     let socket = UdpSocket::bind(any).expect("a socket");
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
-        // A refused or unreachable neighbour makes later sends fail; the neighbour table has the verdict.
+        // A refused or unreachable neighbour makes later sends fail; the neighbour table has the
+        // verdict.
         let _ = socket.send_to(b"who has it?", (address, 9));
         thread::sleep(Duration::from_millis(100));
         let state = run(&format!("ip neigh show {address}"));

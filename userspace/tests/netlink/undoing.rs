@@ -11,7 +11,9 @@ use sluice::netlink::{Clsact, Direction, Netlink, TunnelKind};
 use sluice::sysctl::Sysctl;
 use sluice_datapath::Family;
 
-use crate::support::{add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth};
+use crate::support::{
+    add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth,
+};
 
 /// Opens the journal as a new process would, and undoes it.
 async fn undo(base: &Path) -> UndoReport {
@@ -33,14 +35,20 @@ pub(crate) async fn undoing_a_balancer_restores_the_host() {
     let (program, _) = program();
     for interface in ["one", "other"] {
         for direction in [Direction::Ingress, Direction::Egress] {
-            host.attach(interface, direction, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
+            host.attach(interface, direction, &spec("sluice/edge/lb", 10), program.as_fd())
+                .await
+                .unwrap();
         }
     }
     assert_ne!(snapshot(), before);
     // As after `kill -9`: nothing but the file remains.
     std::mem::forget(host);
     let report = undo(base.path()).await;
-    assert_eq!((report.undone.len(), report.left.len(), report.failed.len()), (5, 0, 0), "{report}");
+    assert_eq!(
+        (report.undone.len(), report.left.len(), report.failed.len()),
+        (5, 0, 0),
+        "{report}"
+    );
     assert_eq!(snapshot(), before);
     journal_is_gone(base.path());
 }
@@ -52,8 +60,18 @@ fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [IpNet; 5]) {
     add_address("203.0.113.30/32", "lo");
     set_sysctl("all", "rp_filter", "1");
     set_sysctl("one", "arp_announce", "1");
-    let vips = ["203.0.113.10/32", "2001:db8:1::10/128", "203.0.113.30/32", "198.18.4.0/22", "2001:db8:5::/48"];
-    (["one".into()], ["192.0.2.1", "2001:db8::1"].map(|a| a.parse().unwrap()), vips.map(|a| a.parse().unwrap()))
+    let vips = [
+        "203.0.113.10/32",
+        "2001:db8:1::10/128",
+        "203.0.113.30/32",
+        "198.18.4.0/22",
+        "2001:db8:5::/48",
+    ];
+    (
+        ["one".into()],
+        ["192.0.2.1", "2001:db8::1"].map(|a| a.parse().unwrap()),
+        vips.map(|a| a.parse().unwrap()),
+    )
 }
 
 pub(crate) async fn undoing_a_backend_restores_the_host() {
@@ -108,7 +126,10 @@ async fn make(change: &Change, netlink: &Netlink) {
             netlink.ensure_clsact(*index).await.unwrap();
         }
         Change::Filter { index, direction, name, priority, .. } => {
-            netlink.put_filter(*index, *direction, &spec(name, *priority), program().0.as_fd()).await.unwrap();
+            netlink
+                .put_filter(*index, *direction, &spec(name, *priority), program().0.as_fd())
+                .await
+                .unwrap();
         }
         Change::LocalRoute { prefix } => {
             let loopback = netlink.interface("lo").await.unwrap().index;
@@ -129,7 +150,8 @@ pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
         changes.push(Change::LocalRoute { prefix: prefix.parse().unwrap() });
     }
     let inner = [Family::V4, Family::V6];
-    let kinds: BTreeSet<_> = local.iter().flat_map(|l| inner.map(|inner| (*l, TunnelKind::of(*l, inner)))).collect();
+    let kinds: BTreeSet<_> =
+        local.iter().flat_map(|l| inner.map(|inner| (*l, TunnelKind::of(*l, inner)))).collect();
     for (local, kind) in kinds {
         if try_run(&format!("ip link add probe type {kind} local {local}")).0 {
             run("ip link del probe");
@@ -151,7 +173,8 @@ pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
             }
             std::mem::forget(journal);
             if undone_before == 1 && made > 0 {
-                // An earlier attempt to undo was killed after undoing the last change and before saying so.
+                // An earlier attempt to undo was killed after undoing the last change and before
+                // saying so.
                 let base = tempfile::tempdir().unwrap();
                 let mut journal = Journal::open(base.path(), "edge", Role::Backend).unwrap();
                 journal.record(changes[made - 1].clone()).unwrap();
@@ -177,8 +200,14 @@ pub(crate) async fn what_others_changed_since_is_left_alone() {
     let report = undo(base.path()).await;
     assert!(report.failed.is_empty() && report.left.len() == 3, "{report}");
     let text = report.to_string();
-    assert!(text.contains("somebody has set it to 8 since") && text.contains("it is 1 already"), "{text}");
-    assert_eq!((sysctl("one", "arp_ignore"), sysctl("one", "arp_announce")), ("8".into(), "1".into()));
+    assert!(
+        text.contains("somebody has set it to 8 since") && text.contains("it is 1 already"),
+        "{text}"
+    );
+    assert_eq!(
+        (sysctl("one", "arp_ignore"), sysctl("one", "arp_announce")),
+        ("8".into(), "1".into())
+    );
     journal_is_gone(base.path());
 }
 
@@ -188,14 +217,22 @@ pub(crate) async fn a_clsact_qdisc_with_filters_of_others_stays() {
     let mut host = host(base.path());
     let (program, _) = program();
     let index = host.netlink().interface("one").await.unwrap().index;
-    host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
-    host.netlink().put_filter(index, Direction::Egress, &spec("theirs", 1), program.as_fd()).await.unwrap();
+    host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd())
+        .await
+        .unwrap();
+    host.netlink()
+        .put_filter(index, Direction::Egress, &spec("theirs", 1), program.as_fd())
+        .await
+        .unwrap();
     let report = host.undo_all().await.unwrap();
     assert_eq!(report.left.len(), 1, "{report}");
     assert!(report.left[0].1.contains("others use it: egress bpf filter \"theirs\""), "{report}");
     let netlink = Netlink::connect().unwrap();
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
-    assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap()[0].bpf_name.as_deref(), Some("theirs"));
+    assert_eq!(
+        netlink.filters(index, Direction::Egress).await.unwrap()[0].bpf_name.as_deref(),
+        Some("theirs")
+    );
     journal_is_gone(base.path());
 }
 
@@ -217,7 +254,9 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
     ] {
         let base = tempfile::tempdir().unwrap();
         let mut host = host(base.path());
-        host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd()).await.unwrap();
+        host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd())
+            .await
+            .unwrap();
         if !try_run(&format!("tc filter add dev one ingress pref 20 {rest}")).0 {
             host.undo_all().await.unwrap();
             continue;
@@ -251,7 +290,9 @@ pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
     let mut host = host(base.path());
     host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
     let (program, _) = program();
-    host.attach("one", Direction::Ingress, &spec("sluice/edge/backend", 10), program.as_fd()).await.unwrap();
+    host.attach("one", Direction::Ingress, &spec("sluice/edge/backend", 10), program.as_fd())
+        .await
+        .unwrap();
     std::mem::forget(host);
     run("ip link del one");
     // Another interface of the same name is not the one that we changed.
@@ -274,7 +315,8 @@ pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
     // A value that the kernel does not take back.
     let path = Journal::path_of(base.path(), "edge", Role::Backend);
     let text = std::fs::read_to_string(&path).unwrap();
-    let spoilt = text.replacen("\"old\":\"1\",\"new\":\"2\"", "\"old\":\"nonsense\",\"new\":\"2\"", 1);
+    let spoilt =
+        text.replacen("\"old\":\"1\",\"new\":\"2\"", "\"old\":\"nonsense\",\"new\":\"2\"", 1);
     assert_ne!(spoilt, text);
     std::fs::write(&path, spoilt).unwrap();
     for _ in 0..2 {
@@ -282,7 +324,9 @@ pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
         assert_eq!(report.failed.len(), 1, "{report}");
         assert!(report.failed[0].1.contains("to nonsense"), "{report}");
         assert!(!run("ip addr show lo").contains("203.0.113.10"), "the rest is undone");
-        let left = Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().expect("the journal stays");
+        let left = Journal::open_existing(base.path(), "edge", Role::Backend)
+            .unwrap()
+            .expect("the journal stays");
         assert_eq!(left.changes().len(), 1);
     }
     set_sysctl("one", "arp_announce", "1");

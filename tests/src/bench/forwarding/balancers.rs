@@ -18,7 +18,9 @@ use sluice_datapath::options::Features;
 use sluice_datapath::rates::Rate;
 
 use super::generator::FRAME;
-use super::site::{BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait};
+use super::site::{
+    BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait,
+};
 use crate::bench::baseline::{self, Baseline, Way};
 use crate::kernel;
 use crate::packets::build::{ETHERNET, ipv4};
@@ -45,7 +47,8 @@ pub enum Balancer {
 }
 
 impl Balancer {
-    /// All of them, in the order in which they are measured: IPVS last, since it stays hooked into the network.
+    /// All of them, in the order in which they are measured: IPVS last, since it stays hooked into
+    /// the network.
     pub const ALL: [Self; 8] = [
         Self::Nothing,
         Self::Routing,
@@ -88,7 +91,10 @@ impl Balancer {
     pub fn start(self, sluice: &Path) -> anyhow::Result<Box<dyn Any>> {
         Ok(match self {
             Self::Nothing => Box::new(Filter::new(BALANCER, Baseline::DropTc)?),
-            Self::Routing => Box::new(Undone::after(&format!("route add {VIP}/32 via {}", BACKENDS[0]), "route del")?),
+            Self::Routing => Box::new(Undone::after(
+                &format!("route add {VIP}/32 via {}", BACKENDS[0]),
+                "route del",
+            )?),
             Self::Encapsulation => Box::new(Filter::new(BALANCER, Baseline::EncapsulateTc)?),
             Self::EncapsulationXdp => {
                 let program = baseline::Loaded::new(Baseline::EncapsulateXdp, &way()?)?;
@@ -118,10 +124,13 @@ fn way() -> anyhow::Result<Way> {
 
 fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {
     let interface = index(BALANCER, "in")?;
-    enter(BALANCER, || kernel::attach(program, interface, kernel::Hook::NativeXdp).context("cannot attach at XDP"))
+    enter(BALANCER, || {
+        kernel::attach(program, interface, kernel::Hook::NativeXdp).context("cannot attach at XDP")
+    })
 }
 
-/// A program of the baseline at the TC ingress of a host's interface `in`, until this value is dropped.
+/// A program of the baseline at the TC ingress of a host's interface `in`, until this value is
+/// dropped.
 pub(super) struct Filter {
     host: &'static str,
     interface: u32,
@@ -137,7 +146,10 @@ impl Filter {
         let program = baseline::Loaded::new(baseline, &way()?)?;
         netlink(host, async |netlink| {
             netlink.ensure_clsact(interface).await?;
-            netlink.put_filter(interface, Direction::Ingress, &Self::spec(), program.descriptor()).await.map(drop)
+            netlink
+                .put_filter(interface, Direction::Ingress, &Self::spec(), program.descriptor())
+                .await
+                .map(drop)
         })?;
         Ok(Self { host, interface })
     }
@@ -154,7 +166,8 @@ impl Filter {
 
 impl Drop for Filter {
     fn drop(&mut self) {
-        let removed = netlink(self.host, async |netlink| netlink.remove_clsact(self.interface).await);
+        let removed =
+            netlink(self.host, async |netlink| netlink.remove_clsact(self.interface).await);
         if let Err(error) = removed {
             eprintln!("a filter stays: {error:#}");
         }
@@ -177,7 +190,8 @@ struct Undone {
 }
 
 impl Undone {
-    /// Runs a command such as `route add ...`; undone by the same words after `undo` instead of its first two.
+    /// Runs a command such as `route add ...`; undone by the same words after `undo` instead of its
+    /// first two.
     fn after(command: &str, undo: &str) -> anyhow::Result<Self> {
         ip(BALANCER, command)?;
         let rest: Vec<_> = command.split(' ').skip(2).collect();
@@ -208,9 +222,13 @@ impl Sluice {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("edge.json");
         let named = |index: usize| format!("backend-{}", index + 1);
-        let backends: Vec<_> =
-            BACKENDS.iter().enumerate().map(|(i, address)| json!({ "name": named(i), "address": address })).collect();
-        let members: Vec<_> = (0..BACKENDS.len()).map(|i| json!({ "name": named(i), "weight": 1 })).collect();
+        let backends: Vec<_> = BACKENDS
+            .iter()
+            .enumerate()
+            .map(|(i, address)| json!({ "name": named(i), "address": address }))
+            .collect();
+        let members: Vec<_> =
+            (0..BACKENDS.len()).map(|i| json!({ "name": named(i), "weight": 1 })).collect();
         let config = json!({
             "version": 1, "instance": Self::INSTANCE, "interfaces": ["in"], "underlay": { "v4": UNDERLAY },
             "hash_key_file": "hash.key",
@@ -233,7 +251,8 @@ impl Sluice {
         let mut started = Self { binary: binary.to_owned(), directory, daemon: Some(daemon) };
         wait("the daemon's start", || {
             let text = fs::read_to_string(&log)?;
-            let ended = started.daemon.as_mut().map(|daemon| daemon.0.try_wait()).transpose()?.flatten();
+            let ended =
+                started.daemon.as_mut().map(|daemon| daemon.0.try_wait()).transpose()?.flatten();
             ensure!(ended.is_none(), "the daemon ended: {text}");
             Ok(text.contains("ready: "))
         })?;
@@ -278,12 +297,27 @@ impl Ipvs {
         enter(BALANCER, || {
             run(
                 "ipvsadm",
-                &["--add-service", "--udp-service", &service, "--scheduler", "mh", "--sched-flags", "mh-port"],
+                &[
+                    "--add-service",
+                    "--udp-service",
+                    &service,
+                    "--scheduler",
+                    "mh",
+                    "--sched-flags",
+                    "mh-port",
+                ],
             )?;
             for backend in BACKENDS {
                 run(
                     "ipvsadm",
-                    &["--add-server", "--udp-service", &service, "--real-server", &backend.to_string(), "--ipip"],
+                    &[
+                        "--add-server",
+                        "--udp-service",
+                        &service,
+                        "--real-server",
+                        &backend.to_string(),
+                        "--ipip",
+                    ],
                 )?;
             }
             Ok(())

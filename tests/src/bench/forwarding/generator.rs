@@ -35,18 +35,25 @@ impl Generator {
         // The port changes, the checksum does not: RFC 768 lets a sender leave it out.
         frame[HEADERS - 2..HEADERS].fill(0);
         let headers = frame.first_chunk().copied().context("the frame holds its headers")?;
-        let way = Way { interface: index(SOURCE, "out")?, headers, flows: flows.into(), ..Way::default() };
+        let way = Way {
+            interface: index(SOURCE, "out")?,
+            headers,
+            flows: flows.into(),
+            ..Way::default()
+        };
         Ok(Self { program: Loaded::new(Baseline::SendXdp, &way)?, frame })
     }
 
-    /// Sends packets; nanoseconds of each, until the last one has been dropped somewhere, on a machine with one CPU.
+    /// Sends packets; nanoseconds of each, until the last one has been dropped somewhere, on a
+    /// machine with one CPU.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
     pub(super) fn send(&self, packets: u32) -> anyhow::Result<u32> {
         enter(SOURCE, || {
-            run_live(self.program.descriptor(), &self.frame, packets).context("the kernel refuses a live run")
+            run_live(self.program.descriptor(), &self.frame, packets)
+                .context("the kernel refuses a live run")
         })
     }
 }

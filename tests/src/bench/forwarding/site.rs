@@ -24,8 +24,12 @@ pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Its port.
 pub(super) const PORT: u16 = 443;
 /// The backends' addresses. All of them lead to the sink.
-pub(super) const BACKENDS: [Ipv4Addr; 4] =
-    [Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 1, 2), Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4)];
+pub(super) const BACKENDS: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(10, 0, 1, 1),
+    Ipv4Addr::new(10, 0, 1, 2),
+    Ipv4Addr::new(10, 0, 1, 3),
+    Ipv4Addr::new(10, 0, 1, 4),
+];
 
 const SINK_LINK: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x02];
 /// For slow, emulated machines.
@@ -46,8 +50,20 @@ impl Site {
             run("ip", &["netns", "add", host])?;
         }
         let site = Self;
-        run("ip", &["link", "add", "out", "netns", SOURCE, "type", "veth", "peer", "name", "in", "netns", BALANCER])?;
-        run("ip", &["link", "add", "out", "netns", BALANCER, "type", "veth", "peer", "name", "in", "netns", SINK])?;
+        run(
+            "ip",
+            &[
+                "link", "add", "out", "netns", SOURCE, "type", "veth", "peer", "name", "in",
+                "netns", BALANCER,
+            ],
+        )?;
+        run(
+            "ip",
+            &[
+                "link", "add", "out", "netns", BALANCER, "type", "veth", "peer", "name", "in",
+                "netns", SINK,
+            ],
+        )?;
         let set_up: [(&str, &[&str]); 3] = [
             (SOURCE, &["address add 198.51.100.1/24 dev out", "link set out mtu 1600 up"]),
             (
@@ -60,7 +76,13 @@ impl Site {
                     &format!("address add {UNDERLAY}/16 dev out"),
                 ],
             ),
-            (SINK, &[&format!("link set in address {sink_link} mtu 1600 up"), "address add 10.0.0.2/16 dev in"]),
+            (
+                SINK,
+                &[
+                    &format!("link set in address {sink_link} mtu 1600 up"),
+                    "address add 10.0.0.2/16 dev in",
+                ],
+            ),
         ];
         for (host, commands) in set_up {
             for command in commands {
@@ -78,8 +100,8 @@ impl Site {
             }
             Ok(())
         })?;
-        // A veth device takes frames from XDP only while its peer polls (NAPI), which receive offload makes it do, as with network
-        // cards. Socket buffers are received as without.
+        // A veth device takes frames from XDP only while its peer polls (NAPI), which receive
+        // offload makes it do, as with network cards. Socket buffers are received as without.
         for host in [BALANCER, SINK] {
             enter(host, || run("ethtool", &["-K", "in", "gro", "on"]).map(drop))?;
         }
@@ -107,11 +129,16 @@ impl Drop for Site {
 /// # Errors
 ///
 /// Its own, and what the kernel refused.
-pub(super) fn enter<T: Send>(host: &str, task: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    let namespace = File::open(format!("/run/netns/{host}")).with_context(|| format!("there is no host {host}"))?;
+pub(super) fn enter<T: Send>(
+    host: &str,
+    task: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let namespace = File::open(format!("/run/netns/{host}"))
+        .with_context(|| format!("there is no host {host}"))?;
     thread::scope(|scope| {
         let entered = scope.spawn(|| {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
+            setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("cannot enter a network namespace")?;
             task()
         });
         match entered.join() {
@@ -127,7 +154,9 @@ pub(super) fn enter<T: Send>(host: &str, task: impl FnOnce() -> anyhow::Result<T
 ///
 /// When there is none.
 pub(super) fn index(host: &str, interface: &str) -> anyhow::Result<u32> {
-    enter(host, || nix::net::if_::if_nametoindex(interface).with_context(|| format!("there is no {interface}")))
+    enter(host, || {
+        nix::net::if_::if_nametoindex(interface).with_context(|| format!("there is no {interface}"))
+    })
 }
 
 /// Runs `ip` in a host.
@@ -145,7 +174,10 @@ pub(super) fn ip(host: &str, arguments: &str) -> anyhow::Result<()> {
 ///
 /// What it says.
 pub(super) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), error.trim());
     Ok(output)
@@ -165,7 +197,10 @@ pub(super) fn write(file: &str, value: &str) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// The condition's own, or that it does not come to hold.
-pub(super) fn wait(what: &str, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+pub(super) fn wait(
+    what: &str,
+    mut holds: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !holds()? {
         if Instant::now() > deadline {
@@ -187,15 +222,18 @@ impl Drop for Running {
     }
 }
 
-/// Packets and bytes, with their Ethernet headers, that an interface of this thread's host has received.
+/// Packets and bytes, with their Ethernet headers, that an interface of this thread's host has
+/// received.
 ///
 /// # Errors
 ///
 /// When the kernel does not tell.
 pub(super) fn received(interface: &str) -> anyhow::Result<(u64, u64)> {
-    let text = fs::read_to_string("/proc/thread-self/net/dev").context("cannot read /proc/thread-self/net/dev")?;
+    let text = fs::read_to_string("/proc/thread-self/net/dev")
+        .context("cannot read /proc/thread-self/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
-    let mut numbers = line.context("there is no such interface")?.split_whitespace().map(str::parse);
+    let mut numbers =
+        line.context("there is no such interface")?.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(bytes)), Some(Ok(packets))) => Ok((packets, bytes)),
         _ => bail!("/proc/thread-self/net/dev is not as it should be: {text}"),

@@ -41,7 +41,9 @@ pub fn table(figures: &[Figure]) -> String {
         if first.is_none() && second.is_none() {
             continue;
         }
-        let above = second.zip(of(figures, Balancer::Nothing, many)).map(|(all, rest)| all.saturating_sub(rest));
+        let above = second
+            .zip(of(figures, Balancer::Nothing, many))
+            .map(|(all, rest)| all.saturating_sub(rest));
         let times = |other| match second.zip(of(figures, other, many)) {
             Some((figure, other)) if balancer != Balancer::Nothing => {
                 format!("{:.2}", f64::from(figure) / f64::from(other))
@@ -102,7 +104,10 @@ mod tests {
             figure(Balancer::Sluice, 6000),
         ];
         let table = table(&figures);
-        assert!(table.contains("| **Sluice at TC** | - | 6,000 | 4,000 | 1.50 | 1.20 |"), "{table}");
+        assert!(
+            table.contains("| **Sluice at TC** | - | 6,000 | 4,000 | 1.50 | 1.20 |"),
+            "{table}"
+        );
         assert!(!table.contains("XDP"), "{table}");
     }
 }

@@ -1,4 +1,5 @@
-//! What is measured: a case for each way that a packet can take through the balancer's program. A new feature adds its own.
+//! What is measured: a case for each way that a packet can take through the balancer's program. A
+//! new feature adds its own.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -43,9 +44,18 @@ pub enum Flows {
 
 /// All cases.
 pub const CASES: [Case; 22] = [
-    Case { client: |v6| nobody(&tcp(v6)), action: Action::Pass, ..case("packet for nobody", Flows::Known(1)) },
-    Case { client: |v6| tcp(v6).to_port(444), action: Action::Pass, ..case("VIP address, no VIP", Flows::Known(1)) },
-    // Drops, each at a later step: what lies between two of them is what the steps between them cost.
+    Case {
+        client: |v6| nobody(&tcp(v6)),
+        action: Action::Pass,
+        ..case("packet for nobody", Flows::Known(1))
+    },
+    Case {
+        client: |v6| tcp(v6).to_port(444),
+        action: Action::Pass,
+        ..case("VIP address, no VIP", Flows::Known(1))
+    },
+    // Drops, each at a later step: what lies between two of them is what the steps between them
+    // cost.
     dropped("dropped: no lookup table", |world| World { tables: BTreeMap::new(), ..world }),
     dropped("dropped: no backend in the slot", |world| world.all_to(0, 0)),
     dropped("dropped: no route to the backend", |mut world| {
@@ -54,7 +64,10 @@ pub const CASES: [Case; 22] = [
     }),
     dropped("dropped: too big for the route", |world| world.with_mtu(68)),
     case("TCP segment, 1 flow", Flows::Known(1)),
-    Case { features: Features::ALL, ..case("TCP segment, 1 flow, every feature in use", Flows::Known(1)) },
+    Case {
+        features: Features::ALL,
+        ..case("TCP segment, 1 flow, every feature in use", Flows::Known(1))
+    },
     case("TCP segment, 64 k flows", Flows::Known(1 << 16)),
     case("TCP segment, 1 M flows", Flows::Known(1 << 20)),
     Case { client: Client::syn, ..case("SYN, new flows", Flows::New(0)) },
@@ -66,7 +79,10 @@ pub const CASES: [Case; 22] = [
     tracked("tracked: TCP segment, 1 flow", Flows::Known(1)),
     tracked("tracked: TCP segment, 64 k flows", Flows::Known(1 << 16)),
     tracked("tracked: TCP segment, 1 M flows", Flows::Known(1 << 20)),
-    Case { client: Client::syn, ..tracked("tracked: SYN, 64 k flows seen before", Flows::Known(1 << 16)) },
+    Case {
+        client: Client::syn,
+        ..tracked("tracked: SYN, 64 k flows seen before", Flows::Known(1 << 16))
+    },
     Case { client: Client::syn, ..tracked("tracked: SYN, new flows", Flows::New(0)) },
     Case {
         client: Client::syn,
@@ -92,7 +108,10 @@ const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
 }
 
 const fn gue(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
-    let world = |world: World| World { vip_options: [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into(), ..world };
+    let world = |world: World| World {
+        vip_options: [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into(),
+        ..world
+    };
     Case { client, world, features: Features::GUE, ..case(name, Flows::Known(1)) }
 }
 
@@ -116,7 +135,8 @@ fn udp(v6: bool) -> Client {
     if v6 { Client::udp6() } else { Client::udp4() }
 }
 
-/// A datagram of QUIC with a short header, whose connection ID begins with this octet and a server ID.
+/// A datagram of QUIC with a short header, whose connection ID begins with this octet and a server
+/// ID.
 fn beginning(v6: bool, octet: u8) -> Client {
     Client { begins: vec![0x40, octet, 0xc4, 0x60, 0x5e], ..udp(v6) }
 }
@@ -135,7 +155,9 @@ impl Case {
     pub fn world_behind(&self, interface: u32) -> World {
         let mut world = World::new();
         for Table { slots, .. } in world.tables.values_mut() {
-            *slots = (0..SLOTS).map(|slot| ((slot % 4 + 1) as u16, slot.wrapping_mul(0x9e37) as u16)).collect();
+            *slots = (0..SLOTS)
+                .map(|slot| ((slot % 4 + 1) as u16, slot.wrapping_mul(0x9e37) as u16))
+                .collect();
         }
         for backend in world.backends.values_mut() {
             backend.next_hop = backend.next_hop.map(|(_, mtu)| (interface, mtu));
@@ -180,7 +202,8 @@ impl Frames {
     pub fn frame(&mut self) -> &[u8] {
         let flow = self.next;
         self.next = match self.flows {
-            // A full period for any power of two (Knuth, The Art of Computer Programming, volume 2, section 3.2.1.2).
+            // A full period for any power of two (Knuth, The Art of Computer Programming, volume 2,
+            // section 3.2.1.2).
             Flows::Known(flows) => flow.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % flows,
             Flows::New(_) => flow.wrapping_add(1),
         };

@@ -6,8 +6,13 @@ use crate::lab::connections::{Connections, Snapshot};
 use crate::lab::topology::{DRAINED, ECHO, JOINING, WEB, balancers, host, joining_is_v4_only};
 use anyhow::{Context, Result};
 
-/// Shows who serves the open connections, and checks that each has exchanged data since the earlier snapshot.
-pub(super) fn judge(examination: &mut Examination<'_>, what: &str, earlier: &Snapshot) -> Result<Snapshot> {
+/// Shows who serves the open connections, and checks that each has exchanged data since the earlier
+/// snapshot.
+pub(super) fn judge(
+    examination: &mut Examination<'_>,
+    what: &str,
+    earlier: &Snapshot,
+) -> Result<Snapshot> {
     let now = examination.connections()?.all_exchange_again(examination.lab.scale.patience)?;
     let open = now.exchanges.len() - now.broken.len();
     let silent = now.silent_since(earlier);
@@ -39,7 +44,8 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     examination.connections =
         Some(Connections::open(&lab.namespaces, lab.scale.connections, lab.scale.pause, patience)?);
     let start = examination.connections()?.snapshot();
-    let serving: Vec<_> = start.by_backend.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let serving: Vec<_> =
+        start.by_backend.iter().map(|(name, count)| format!("{name} {count}")).collect();
     examination.check(
         start.broken.is_empty() && start.by_backend.get(DRAINED).is_some_and(|count| *count > 0),
         format!(
@@ -56,7 +62,9 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     lab.start_sluice(host(JOINING)?)?;
     apply(examination)?;
     examination.wait_status(&format!("{JOINING} has joined"), |status| {
-        [WEB, ECHO].iter().all(|name| status.service(name).is_some_and(|service| service.slots_of(JOINING) > 0))
+        [WEB, ECHO]
+            .iter()
+            .all(|name| status.service(name).is_some_and(|service| service.slots_of(JOINING) > 0))
     })?;
     let joined = judge(examination, &format!("after {JOINING} joined"), &start)?;
 
@@ -64,7 +72,8 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     examination.wanted.drained = true;
     apply(examination)?;
     examination.wait_status(&format!("{DRAINED} drains"), |status| {
-        status.drains(DRAINED) && status.services.iter().all(|service| service.slots_of(DRAINED) == 0)
+        status.drains(DRAINED)
+            && status.services.iter().all(|service| service.slots_of(DRAINED) == 0)
     })?;
     let drained = judge(examination, &format!("after {DRAINED} drained"), &joined)?;
     let kept = drained.by_backend.get(DRAINED).copied().unwrap_or(0);
@@ -77,15 +86,28 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let mut all = Tally::default();
     all.merge(tcp4.clone());
     all.merge(tcp6.clone());
-    spread::judge(examination.show, examination.wanted, &[("HTTP IPv4", &tcp4), ("HTTP IPv6", &tcp6)]);
+    spread::judge(
+        examination.show,
+        examination.wanted,
+        &[("HTTP IPv4", &tcp4), ("HTTP IPv6", &tcp6)],
+    );
     let (v4, v6) = (tcp4.of(JOINING), tcp6.of(JOINING));
-    let way = if joining_is_v4_only() { "in IPv4 packets, its only address" } else { "in IPv6 packets" };
+    let way =
+        if joining_is_v4_only() { "in IPv4 packets, its only address" } else { "in IPv6 packets" };
     examination.check(v4 > 0, format!("{JOINING} answers new connections over IPv4: {v4}"));
-    examination.check(v6 > 0, format!("{JOINING} answers new connections over IPv6, which reach it {way}: {v6}"));
-    examination.check(all.of(DRAINED) == 0, format!("{DRAINED} gets no new connections: {}", all.of(DRAINED)));
+    examination.check(
+        v6 > 0,
+        format!("{JOINING} answers new connections over IPv6, which reach it {way}: {v6}"),
+    );
+    examination.check(
+        all.of(DRAINED) == 0,
+        format!("{DRAINED} gets no new connections: {}", all.of(DRAINED)),
+    );
     let end = judge(examination, "after these requests", &drained)?;
     let last = examination.connections()?.snapshot();
     let longest = last.exchanges.iter().max().context("there are no connections")?;
-    examination.show.say(format!("{} messages so far, up to {longest} on one connection", end.total()));
+    examination
+        .show
+        .say(format!("{} messages so far, up to {longest} on one connection", end.total()));
     Ok(())
 }

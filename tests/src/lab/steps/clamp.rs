@@ -1,4 +1,5 @@
-//! An underlay that carries no more than clients send: their segments fit with an outer header all the same, because the backends' SYN-ACKs say how large they may be.
+//! An underlay that carries no more than clients send: their segments fit with an outer header all
+//! the same, because the backends' SYN-ACKs say how large they may be.
 
 use super::Examination;
 use super::reject::{set_mtu, told};
@@ -45,7 +46,9 @@ fn transfer(
     let which = format!("{}, {how}", family.name());
     let what = format!("{bytes} bytes go up and down over an underlay of {CLIENT_MTU} bytes");
     moved.judge(examination, &which, what);
-    let what = format!("{which}: {clamped} SYN-ACKs were clamped, and nobody had to be told what fits: {told}");
+    let what = format!(
+        "{which}: {clamped} SYN-ACKs were clamped, and nobody had to be told what fits: {told}"
+    );
     examination.check(clamped > 0 && told == 0, what);
     Ok(())
 }
@@ -62,11 +65,17 @@ fn underlay(examination: &Examination<'_>, mtu: u32) -> Result<()> {
 
 fn checksumming(examination: &Examination<'_>, sender: &'static Host, on: bool) -> Result<()> {
     let mut hosts = examination.wanted.listed().chain([sender]);
-    hosts.try_for_each(|host| examination.lab.namespaces.within(host, || set_checksumming(INTERFACE, on)))
+    hosts.try_for_each(|host| {
+        examination.lab.namespaces.within(host, || set_checksumming(INTERFACE, on))
+    })
 }
 
 /// How many SYN-ACKs the backends have clamped so far.
 fn clamped(examination: &Examination<'_>) -> Result<u64> {
     let lab: &Lab = examination.lab;
-    examination.wanted.listed().map(|host| lab.backend_counters(host).map(|counters| counters.mss_clamped)).sum()
+    examination
+        .wanted
+        .listed()
+        .map(|host| lab.backend_counters(host).map(|counters| counters.mss_clamped))
+        .sum()
 }

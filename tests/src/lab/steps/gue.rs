@@ -1,4 +1,5 @@
-//! Packets that travel in UDP (GUE), by reload: small ones, merged ones, and merged ones that are cut smaller.
+//! Packets that travel in UDP (GUE), by reload: small ones, merged ones, and merged ones that are
+//! cut smaller.
 
 use super::Examination;
 use super::reject::set_mtu;
@@ -37,12 +38,15 @@ fn requests(examination: &mut Examination<'_>) -> Result<()> {
         captures.push(Capture::start(&lab.namespaces, host)?);
     }
     let mut total = Tally::default();
-    for (transport, count) in [(Transport::Tcp, lab.scale.requests / 4), (Transport::Udp, lab.scale.datagrams / 4)] {
+    for (transport, count) in
+        [(Transport::Tcp, lab.scale.requests / 4), (Transport::Udp, lab.scale.datagrams / 4)]
+    {
         send(lab, transport, count)?.into_iter().for_each(|tally| total.merge(tally));
     }
     let captured = captures.into_iter().map(Capture::stop).collect::<Result<Vec<_>>>()?;
     let flows = total.answered();
-    let strangers = total.answers.keys().filter(|name| !backends().any(|host| host.name == **name)).count();
+    let strangers =
+        total.answers.keys().filter(|name| !backends().any(|host| host.name == **name)).count();
     let held = total.failed == 0 && flows > 0 && strangers == 0;
     examination.check(held, format!("all {} requests are answered", flows + total.failed));
     examination.show.explain(&total.failures);

@@ -1,4 +1,5 @@
-//! Merged packets: what a sender's kernel leaves whole for a device to cut (TSO, GSO), or a receiver's has merged (GRO).
+//! Merged packets: what a sender's kernel leaves whole for a device to cut (TSO, GSO), or a
+//! receiver's has merged (GRO).
 
 use super::Examination;
 use super::spread::{forwarded, settled};
@@ -26,7 +27,8 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             let mut connection = Connection::open(family.web()).await?;
             timeout(limit, connection.upload(BODY)).await.context("the upload takes too long")?
         });
-        uploaded.with_context(|| format!("an upload over {} from {}", family.name(), sender.name))?;
+        uploaded
+            .with_context(|| format!("an upload over {} from {}", family.name(), sender.name))?;
         let after = settled(lab)?;
         let counted: u64 = before.iter().zip(&after).map(|((_, then), (_, now))| now - then).sum();
         let (mut packets, mut arrived, mut left) = (0, 0, 0);
@@ -37,14 +39,20 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             (arrived, left) = (arrived.max(longest_in), left.max(longest_out));
         }
         let name = family.name();
-        let what = format!("{name}: a packet of {arrived} bytes, longer than the MTU, reached a balancer");
+        let what =
+            format!("{name}: a packet of {arrived} bytes, longer than the MTU, reached a balancer");
         examination.check(arrived > UNDERLAY_MTU as usize + 14, what);
         let outer = match family {
             Family::V4 => 20,
             Family::V6 => 40,
         };
-        examination.check(left == arrived + outer, format!("{name}: it left with {outer} bytes more: {left}"));
-        let what = format!("{name}: {packets} packets are counted as the {counted} segments that they are");
+        examination.check(
+            left == arrived + outer,
+            format!("{name}: it left with {outer} bytes more: {left}"),
+        );
+        let what = format!(
+            "{name}: {packets} packets are counted as the {counted} segments that they are"
+        );
         // No segment carries more than the client's MTU.
         examination.check(counted > packets && counted >= BODY / u64::from(CLIENT_MTU), what);
     }

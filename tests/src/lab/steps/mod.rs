@@ -57,7 +57,8 @@ pub struct Examination<'a> {
     connections: Option<Connections>,
 }
 
-/// One step: what happens, and the function that makes it happen. An error means the steps after it make no sense.
+/// One step: what happens, and the function that makes it happen. An error means the steps after it
+/// make no sense.
 #[derive(Clone, Copy)]
 pub struct Step {
     /// A short name, for test reports.
@@ -65,12 +66,17 @@ pub struct Step {
     /// A heading.
     pub title: &'static str,
     run: fn(&mut Examination<'_>) -> Result<()>,
-    /// Whether it takes away what a failure before it is best understood from. It is not taken after a failure.
+    /// Whether it takes away what a failure before it is best understood from. It is not taken
+    /// after a failure.
     destroys: bool,
 }
 
 impl Step {
-    const fn new(name: &'static str, title: &'static str, run: fn(&mut Examination<'_>) -> Result<()>) -> Self {
+    const fn new(
+        name: &'static str,
+        title: &'static str,
+        run: fn(&mut Examination<'_>) -> Result<()>,
+    ) -> Self {
         Self { name, title, run, destroys: false }
     }
 }
@@ -81,7 +87,11 @@ pub const STEPS: &[Step] = &[
     Step::new("daemons_start", "sluice starts on balancers and backends", plain::start),
     Step::new("requests_spread_by_weight", "Requests spread by weight", spread::run),
     Step::new("no_reply_crosses_a_balancer", "Replies go straight to the clients", replies::run),
-    Step::new("packets_are_encapsulated", "One encapsulated packet of each IP version", packet::run),
+    Step::new(
+        "packets_are_encapsulated",
+        "One encapsulated packet of each IP version",
+        packet::run,
+    ),
     Step::new("pings_are_answered", "The balancers answer pings", pings::run),
     Step::new("path_mtu_discovery_works", "A router with a smaller MTU", path_mtu::run),
     Step::new("merged_packets_are_forwarded", "Merged packets (GSO)", merged::run),
@@ -98,15 +108,31 @@ pub const STEPS: &[Step] = &[
         "A router with a smaller MTU before the backends",
         backend_path::run,
     ),
-    Step::new("clients_send_what_fits", "An underlay of the clients' MTU: the MSS is clamped", clamp::run),
-    Step::new("changes_break_no_connection", "A backend joins, another drains, connections stay", change::run),
-    Step::new("restarts_break_no_connection", "Daemons end and come back, traffic goes on", restart::run),
+    Step::new(
+        "clients_send_what_fits",
+        "An underlay of the clients' MTU: the MSS is clamped",
+        clamp::run,
+    ),
+    Step::new(
+        "changes_break_no_connection",
+        "A backend joins, another drains, connections stay",
+        change::run,
+    ),
+    Step::new(
+        "restarts_break_no_connection",
+        "Daemons end and come back, traffic goes on",
+        restart::run,
+    ),
     Step::new("balancers_agree", "Both balancers hold the same tables", tables::run),
-    Step { destroys: true, ..Step::new("down_restores_the_hosts", "sluice down restores every host", restore::run) },
+    Step {
+        destroys: true,
+        ..Step::new("down_restores_the_hosts", "sluice down restores every host", restore::run)
+    },
     Step { destroys: true, ..Step::new("nothing_is_left", "The lab is removed", restore::removed) },
 ];
 
-/// Brings a lab up, takes every step, removes the lab. True when everything held. A failure's artefacts are kept and named.
+/// Brings a lab up, takes every step, removes the lab. True when everything held. A failure's
+/// artefacts are kept and named.
 pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -> bool {
     sweep(base);
     show.step("The topology");
@@ -120,7 +146,10 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
         Err(error) => return show.check(false, format!("the lab comes up: {error:#}")),
     };
     let seconds = show.elapsed().as_secs_f64();
-    show.check(true, format!("{} hosts are up with servers running, after {seconds:.1} s", HOSTS.len()));
+    show.check(
+        true,
+        format!("{} hosts are up with servers running, after {seconds:.1} s", HOSTS.len()),
+    );
     let mut examination = Examination {
         lab: &lab,
         show,
@@ -136,9 +165,11 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
             break;
         }
         examination.show.step(step.title);
-        // A panic is a failed step like an error: what follows it, the clean-up included, must still happen.
+        // A panic is a failed step like an error: what follows it, the clean-up included, must
+        // still happen.
         let result = catch_unwind(AssertUnwindSafe(|| (step.run)(&mut examination)));
-        let result = result.unwrap_or_else(|_| Err(anyhow!("the step panicked; see the message above")));
+        let result =
+            result.unwrap_or_else(|_| Err(anyhow!("the step panicked; see the message above")));
         wait_if_interrupted();
         if let Err(error) = result {
             examination.show.check(false, format!("{error:#}"));
@@ -147,8 +178,12 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
     }
     if !examination.show.all_held() {
         match examination.keep_artefacts() {
-            Ok(directory) => examination.show.say(format!("logs, packets and states are in {}", directory.display())),
-            Err(error) => examination.show.say(format!("the artefacts could not be kept: {error:#}")),
+            Ok(directory) => examination
+                .show
+                .say(format!("logs, packets and states are in {}", directory.display())),
+            Err(error) => {
+                examination.show.say(format!("the artefacts could not be kept: {error:#}"))
+            }
         }
     }
     drop(examination);
@@ -161,7 +196,8 @@ pub fn examine(base: &Path, scale: Scale, programs: Programs, show: &mut Show) -
 /// Whether a signal has asked this process to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Leaves the end to the thread that received the signal: what fails while it removes the lab is no finding.
+/// Leaves the end to the thread that received the signal: what fails while it removes the lab is no
+/// finding.
 fn wait_if_interrupted() {
     while INTERRUPTED.load(Ordering::Relaxed) {
         std::thread::park();
@@ -170,12 +206,17 @@ fn wait_if_interrupted() {
 
 /// Removes the lab when a signal asks this process to end, then ends it.
 ///
-/// Without this the lab's processes would end all the same (their init reads a pipe of ours); its directory would stay.
+/// Without this the lab's processes would end all the same (their init reads a pipe of ours); its
+/// directory would stay.
 fn remove_on_signal(state: StateDir) -> Result<()> {
     let runtime = runtime()?;
     let (mut interrupt, mut terminate, mut hangup) = {
         let _context = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        )
     };
     std::thread::spawn(move || {
         let number = runtime.block_on(async {
@@ -201,7 +242,8 @@ impl Examination<'_> {
         self.show.check(held, what)
     }
 
-    /// Puts what helps to understand a failure into a directory that outlives the lab; returns the directory.
+    /// Puts what helps to understand a failure into a directory that outlives the lab; returns the
+    /// directory.
     fn keep_artefacts(&self) -> Result<PathBuf> {
         let directory = tempfile::Builder::new().prefix("sluice-lab-failed-").tempdir()?.keep();
         for kind in [self.lab.state.logs(), self.lab.state.config()] {
@@ -221,15 +263,23 @@ impl Examination<'_> {
             let mut text = String::new();
             for question in ["status", "counters"] {
                 let arguments = [question, "--instance", topology::INSTANCE];
-                let answer = self.lab.sluice(host, &arguments).unwrap_or_else(|error| format!("{error:#}\n"));
+                let answer = self
+                    .lab
+                    .sluice(host, &arguments)
+                    .unwrap_or_else(|error| format!("{error:#}\n"));
                 text += &format!("--- sluice {question}\n{answer}");
             }
-            for question in ["ip addr", "ip route", "ip -6 route", "ip -s link", "tc -s qdisc", "ip neigh"] {
+            for question in
+                ["ip addr", "ip route", "ip -6 route", "ip -s link", "tc -s qdisc", "ip neigh"]
+            {
                 let mut words = question.split(' ');
                 let program = words.next().unwrap_or_default();
                 let arguments: Vec<_> = words.collect();
                 let answer = self.lab.namespaces.run(host, program, &arguments, "");
-                text += &format!("--- {question}\n{}", answer.unwrap_or_else(|error| format!("{error:#}\n")));
+                text += &format!(
+                    "--- {question}\n{}",
+                    answer.unwrap_or_else(|error| format!("{error:#}\n"))
+                );
             }
             std::fs::write(directory.join(format!("{}.state", host.name)), text)?;
         }
@@ -257,6 +307,8 @@ impl Examination<'_> {
     }
 
     fn connections(&self) -> Result<&Connections> {
-        self.connections.as_ref().context("no connections are open: an earlier step did not get that far")
+        self.connections
+            .as_ref()
+            .context("no connections are open: an earlier step did not get that far")
     }
 }

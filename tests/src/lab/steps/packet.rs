@@ -15,7 +15,11 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         let what = format!("an encapsulated {} SYN reached a backend", family.name());
         examination.check(found.is_some(), what);
         let Some((backend, packet)) = found else { continue };
-        examination.show.say(format!("the first SYN over {} that reached {}:", family.name(), backend.name));
+        examination.show.say(format!(
+            "the first SYN over {} that reached {}:",
+            family.name(),
+            backend.name
+        ));
         examination.show.say(packet.picture());
         for (what, held) in packet.statements(backend) {
             examination.check(held, what);

@@ -1,4 +1,5 @@
-//! Path-MTU discovery through the balancers: a router with a smaller MTU between clients and backends tells the VIP, and the backend must hear of it.
+//! Path-MTU discovery through the balancers: a router with a smaller MTU between clients and
+//! backends tells the VIP, and the backend must hear of it.
 
 use super::Examination;
 use super::transfer::Transfer;
@@ -16,20 +17,25 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let client = clients().next().context("the lab has no client")?;
     let router = &HOSTS[0];
     for family in Family::BOTH {
-        // Of the route and not of the link, which would drop longer frames of the client's as they come in: what the client sends, and says of its MTU,
-        // is as before. Locked, because only such an MTU counts for what is forwarded.
+        // Of the route and not of the link, which would drop longer frames of the client's as they
+        // come in: what the client sends, and says of its MTU, is as before. Locked, because only
+        // such an MTU counts for what is forwarded.
         let (address, mtu) = (client.address(family).to_string(), SMALL_MTU.to_string());
         let narrow = ["route", "add", &address, "dev", client.name, "mtu", "lock", &mtu];
         lab.namespaces.run(router, "ip", &narrow, "")?;
-        let moved = Transfer::run(lab, client, examination.wanted.listed(), family, lab.scale.bulk)?;
+        let moved =
+            Transfer::run(lab, client, examination.wanted.listed(), family, lab.scale.bulk)?;
         lab.namespaces.run(router, "ip", &["route", "del", &address, "dev", client.name], "")?;
         let arrived: usize = moved.balancers.iter().map(|captured| too_big(captured, false)).sum();
         let left: usize = moved.balancers.iter().map(|captured| too_big(captured, true)).sum();
         let name = family.name();
         let bytes = lab.scale.bulk;
-        let what = format!("{bytes} bytes go up, and come down behind a router whose MTU is {SMALL_MTU}");
+        let what =
+            format!("{bytes} bytes go up, and come down behind a router whose MTU is {SMALL_MTU}");
         moved.judge(examination, name, what);
-        let what = format!("{name}: {arrived} of its errors reached the balancers, {left} left for the flow's backend");
+        let what = format!(
+            "{name}: {arrived} of its errors reached the balancers, {left} left for the flow's backend"
+        );
         examination.check(arrived > 0 && arrived == left, what);
     }
     Ok(())
@@ -57,9 +63,14 @@ fn says_too_big(bytes: &[u8], encapsulated: bool) -> bool {
 fn is_too_big(packet: &LaxSlicedPacket<'_>) -> bool {
     match &packet.transport {
         Some(TransportSlice::Icmpv4(icmp)) => {
-            matches!(icmp.icmp_type(), Icmpv4Type::DestinationUnreachable(FragmentationNeeded { .. }))
+            matches!(
+                icmp.icmp_type(),
+                Icmpv4Type::DestinationUnreachable(FragmentationNeeded { .. })
+            )
         }
-        Some(TransportSlice::Icmpv6(icmp)) => matches!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { .. }),
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            matches!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { .. })
+        }
         _ => false,
     }
 }

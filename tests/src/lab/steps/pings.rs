@@ -1,4 +1,5 @@
-//! Pings to the VIP are answered by the balancers, and nothing goes round in circles between them and the router.
+//! Pings to the VIP are answered by the balancers, and nothing goes round in circles between them
+//! and the router.
 
 use super::Examination;
 use crate::lab::capture::{Capture, Counts};
@@ -7,7 +8,8 @@ use crate::lab::topology::{Family, balancers, clients};
 use anyhow::Result;
 use std::net::{SocketAddr, UdpSocket};
 
-/// Bytes behind the echo header: none, an odd number, the usual one, and as many as fit the clients' MTU.
+/// Bytes behind the echo header: none, an odd number, the usual one, and as many as fit the
+/// clients' MTU.
 const PAYLOADS: [usize; 4] = [0, 1, 56, 1452];
 
 /// A port that no service of the lab has (the discard port of RFC 863).
@@ -17,19 +19,26 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
     let limit = lab.scale.patience;
     for family in Family::BOTH {
-        let captures = balancers().map(|host| Capture::start(&lab.namespaces, host)).collect::<Result<Vec<_>>>()?;
+        let captures = balancers()
+            .map(|host| Capture::start(&lab.namespaces, host))
+            .collect::<Result<Vec<_>>>()?;
         let (mut wrong, mut sent) = (Vec::new(), 0);
         for client in clients() {
             for (number, size) in PAYLOADS.into_iter().enumerate() {
                 let payload: Vec<u8> = (0..size).map(|i| (i * 31 + 7) as u8).collect();
-                let pinged = lab.namespaces.within(client, || ping(family.vip(), number as u16, &payload, limit));
+                let pinged = lab
+                    .namespaces
+                    .within(client, || ping(family.vip(), number as u16, &payload, limit));
                 if let Err(error) = pinged {
                     wrong.push(format!("{}: {error:#}", client.name));
                 }
                 sent += 1;
             }
         }
-        let what = format!("{}: {sent} pings to the VIP are answered, with right checksums", family.name());
+        let what = format!(
+            "{}: {sent} pings to the VIP are answered, with right checksums",
+            family.name()
+        );
         examination.show.check_none(&wrong, what);
 
         let mut unlisted = 0;
@@ -51,7 +60,8 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             counts.from_vip_out += seen.from_vip_out;
             counts.encapsulated_out += seen.encapsulated_out;
         }
-        let expected = Counts { to_vip_in: sent + unlisted, from_vip_out: sent, ..Counts::default() };
+        let expected =
+            Counts { to_vip_in: sent + unlisted, from_vip_out: sent, ..Counts::default() };
         let what = format!(
             "{}: each of {sent} pings and {unlisted} packets to an unlisted port reached a balancer once, {sent} answers left: {counts:?}",
             family.name()

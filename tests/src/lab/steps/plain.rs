@@ -7,7 +7,8 @@ use crate::lab::topology::{Family, WEB_PORT, backends, balancers, clients};
 use anyhow::{Result, bail};
 use std::net::SocketAddr;
 
-/// Every client reaches every backend's own address, so a later failure is not the network's; and the VIP leads nowhere yet.
+/// Every client reaches every backend's own address, so a later failure is not the network's; and
+/// the VIP leads nowhere yet.
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
     let limit = lab.scale.patience;
@@ -20,12 +21,16 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
                 match client::on(&lab.namespaces, sender, || client::request(target, limit)) {
                     Ok(name) if name == backend.name => answered += 1,
                     Ok(name) => wrong.push(format!("{name} answered for {}", backend.name)),
-                    Err(error) => wrong.push(format!("{} to {}: {error:#}", sender.name, backend.name)),
+                    Err(error) => {
+                        wrong.push(format!("{} to {}: {error:#}", sender.name, backend.name))
+                    }
                 }
             }
         }
     }
-    let what = format!("{answered} requests, from every client to every backend's own address, are answered");
+    let what = format!(
+        "{answered} requests, from every client to every backend's own address, are answered"
+    );
     examination.show.check_none(&wrong, what);
     for host in balancers().chain(backends()) {
         let state = HostState::read(&lab.namespaces, host, lab.state.path())?;
@@ -43,7 +48,8 @@ pub(super) fn start(examination: &mut Examination<'_>) -> Result<()> {
     lab.configure(examination.wanted)?;
     for balancer in balancers() {
         let said = lab.check_config(balancer)?;
-        examination.check(true, format!("sluice check accepts the configuration of {}", balancer.name));
+        examination
+            .check(true, format!("sluice check accepts the configuration of {}", balancer.name));
         examination.show.say(said.trim_end());
     }
     let decapsulation = Decapsulation::from_environment()?;
@@ -84,7 +90,8 @@ enum Decapsulation {
 }
 
 impl Decapsulation {
-    /// What the environment variable `LAB_DECAPSULATION` says the lab must find: `device`, `program`, or nothing.
+    /// What the environment variable `LAB_DECAPSULATION` says the lab must find: `device`,
+    /// `program`, or nothing.
     fn from_environment() -> Result<Self> {
         match std::env::var("LAB_DECAPSULATION").as_deref() {
             Err(_) | Ok("") => Ok(Self::Any),

@@ -1,4 +1,5 @@
-//! Datagrams as QUIC has them, each from a port of its own, as of a client that moves: the backend that their connection ID names answers.
+//! Datagrams as QUIC has them, each from a port of its own, as of a client that moves: the backend
+//! that their connection ID names answers.
 
 use super::Examination;
 use crate::lab::client::{self, Tally, datagram};
@@ -19,8 +20,10 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             sent += tally.answered() + tally.failed;
             failures.extend(tally.failures);
         }
-        let what =
-            format!("{}: {right} of {sent} datagrams reach the backend that their connection ID names", family.name());
+        let what = format!(
+            "{}: {right} of {sent} datagrams reach the backend that their connection ID names",
+            family.name()
+        );
         examination.check(right == sent && sent > 0, what);
         examination.show.explain(&failures);
         // As long as a backend's name, and nobody's.
@@ -43,7 +46,8 @@ fn reload(examination: &mut Examination<'_>, server_ids: bool) -> Result<()> {
     balancers().try_for_each(|balancer| examination.lab.reload_sluice(balancer))
 }
 
-/// Sends datagrams that begin as a QUIC packet with a short header, to a connection ID with this server ID.
+/// Sends datagrams that begin as a QUIC packet with a short header, to a connection ID with this
+/// server ID.
 fn send(examination: &Examination<'_>, family: Family, id: &str) -> Result<Tally> {
     let lab = examination.lab;
     let sender: &Host = clients().next().context("the lab has no client")?;

@@ -1,4 +1,5 @@
-//! Packets that do not fit the underlay with their outer header: the balancer tells the client, from the VIP, and the client sends smaller ones.
+//! Packets that do not fit the underlay with their outer header: the balancer tells the client,
+//! from the VIP, and the client sends smaller ones.
 
 use super::Examination;
 use crate::lab::client::{self, Connection};
@@ -13,12 +14,14 @@ const BODY: u64 = 2_000_000;
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     set_mtu(examination, CLIENT_MTU)?;
-    // With checksumming on, nobody here would look at a checksum: such packets count as good from end to end. With it off, the kernel fills the quoted
-    // packet's checksum in while the answer leaves, and the client's kernel checks that of the answer.
+    // With checksumming on, nobody here would look at a checksum: such packets count as good from
+    // end to end. With it off, the kernel fills the quoted packet's checksum in while the answer
+    // leaves, and the client's kernel checks that of the answer.
     checksumming(examination.lab, false)?;
     let lab = examination.lab;
     let limit = lab.scale.patience;
-    // Not the one behind a router with a smaller MTU: backends remember that, and ask it for segments that fit here, too.
+    // Not the one behind a router with a smaller MTU: backends remember that, and ask it for
+    // segments that fit here, too.
     let sender = clients().last().context("the lab has no client")?;
     for family in Family::BOTH {
         let before = told(lab)?;
@@ -29,17 +32,22 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         let told = told(lab)? - before;
         let wrong: Vec<_> = uploaded.err().map(|error| format!("{error:#}")).into_iter().collect();
         let name = family.name();
-        let what = format!("{name}: {BODY} bytes are uploaded though packets of {CLIENT_MTU} bytes do not fit");
+        let what = format!(
+            "{name}: {BODY} bytes are uploaded though packets of {CLIENT_MTU} bytes do not fit"
+        );
         examination.show.check_none(&wrong, what);
         // Merged packets are one question and get one answer, and one answer is enough.
-        examination.check(told > 0 && told < 50, format!("{name}: the client was told {told} times"));
+        examination
+            .check(told > 0 && told < 50, format!("{name}: the client was told {told} times"));
     }
     checksumming(lab, true)?;
     set_mtu(examination, UNDERLAY_MTU)
 }
 
 fn checksumming(lab: &Lab, on: bool) -> Result<()> {
-    balancers().try_for_each(|balancer| lab.namespaces.within(balancer, || set_checksumming(INTERFACE, on)))
+    balancers().try_for_each(|balancer| {
+        lab.namespaces.within(balancer, || set_checksumming(INTERFACE, on))
+    })
 }
 
 /// Gives every balancer another MTU, and waits until its maps have it.

@@ -1,4 +1,5 @@
-//! Direct server return, counted on the wire: what the balancers' interfaces carried, and what the backends'.
+//! Direct server return, counted on the wire: what the balancers' interfaces carried, and what the
+//! backends'.
 
 use super::Examination;
 use crate::lab::topology::{backends, balancers};
@@ -7,8 +8,17 @@ use anyhow::Result;
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let show = &mut *examination.show;
     let captured = &examination.captured;
-    show.say("packets on the wire while the requests above ran, counted by a packet socket in each host");
-    let head = ["host", "to the VIP, in", "IP-in-IP out", "IP-in-IP in", "from the VIP, out", "from the VIP, in"];
+    show.say(
+        "packets on the wire while the requests above ran, counted by a packet socket in each host",
+    );
+    let head = [
+        "host",
+        "to the VIP, in",
+        "IP-in-IP out",
+        "IP-in-IP in",
+        "from the VIP, out",
+        "from the VIP, in",
+    ];
     show.table(
         &head,
         captured.iter().map(|(host, captured)| {
@@ -20,10 +30,13 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
                 counts.from_vip_out,
                 counts.from_vip_in,
             ];
-            std::iter::once((*host).to_owned()).chain(numbers.map(|number| number.to_string())).collect()
+            std::iter::once((*host).to_owned())
+                .chain(numbers.map(|number| number.to_string()))
+                .collect()
         }),
     );
-    let counts = |name: &str| captured.get(name).map(|captured| captured.counts).unwrap_or_default();
+    let counts =
+        |name: &str| captured.get(name).map(|captured| captured.counts).unwrap_or_default();
     for balancer in balancers() {
         let seen = counts(balancer.name);
         let replies = seen.from_vip_in + seen.from_vip_out;
@@ -36,7 +49,10 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         );
         show.check(arrived == left && left > 0, what);
         let counted = examination.forwarded.get(balancer.name).copied().unwrap_or(0);
-        show.check(counted == left, format!("sluice counters on {} went up by as many: {counted}", balancer.name));
+        show.check(
+            counted == left,
+            format!("sluice counters on {} went up by as many: {counted}", balancer.name),
+        );
     }
     let sent: u64 = backends().map(|backend| counts(backend.name).from_vip_out).sum();
     let plain: u64 = backends().map(|backend| counts(backend.name).to_vip_in).sum();
@@ -45,6 +61,9 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         sent >= answered && answered > 0,
         format!("{sent} packets left the backends with the VIP as source, for {answered} answers"),
     );
-    show.check(plain == 0, format!("{plain} packets for the VIP reached a backend without encapsulation"));
+    show.check(
+        plain == 0,
+        format!("{plain} packets for the VIP reached a backend without encapsulation"),
+    );
     Ok(())
 }

@@ -11,14 +11,19 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
     let mut seen = examination.connections()?.snapshot();
     for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::KILL, "SIGKILL")] {
-        let before: Vec<_> = balancers().map(|balancer| lab.status(balancer)).collect::<Result<_>>()?;
+        let before: Vec<_> =
+            balancers().map(|balancer| lab.status(balancer)).collect::<Result<_>>()?;
         for balancer in balancers() {
             lab.stop_sluice(balancer, signal)?;
         }
-        examination.show.say(format!("{name} ended the daemons of both balancers; nobody but the kernel forwards"));
+        examination.show.say(format!(
+            "{name} ended the daemons of both balancers; nobody but the kernel forwards"
+        ));
         let tallies = spread::send(lab, Transport::Tcp, lab.scale.requests / 8)?;
-        let [answered, failed] =
-            [tallies.iter().map(|t| t.answered()).sum::<u64>(), tallies.iter().map(|t| t.failed).sum()];
+        let [answered, failed] = [
+            tallies.iter().map(|t| t.answered()).sum::<u64>(),
+            tallies.iter().map(|t| t.failed).sum(),
+        ];
         examination.check(
             failed == 0 && answered > 0,
             format!("without daemons {answered} new requests are answered, {failed} are not"),
@@ -32,7 +37,8 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             let after = lab.status(balancer)?;
             for service in [WEB, ECHO] {
                 let (then, now) = (before.service(service), after.service(service));
-                let (then, now) = then.zip(now).with_context(|| format!("{} lost {service}", balancer.name))?;
+                let (then, now) =
+                    then.zip(now).with_context(|| format!("{} lost {service}", balancer.name))?;
                 examination.check(
                     then.generation == now.generation
                         && then.slots == now.slots

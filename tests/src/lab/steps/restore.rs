@@ -14,10 +14,14 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
         lab.stop_sluice(host, Signal::TERM)?;
         lab.sluice(host, &["down", "--instance", INSTANCE])?;
         let after = HostState::read(&lab.namespaces, host, lab.state.path())?;
-        let before =
-            examination.before.get(host.name).with_context(|| format!("{} was not written down", host.name))?;
+        let before = examination
+            .before
+            .get(host.name)
+            .with_context(|| format!("{} was not written down", host.name))?;
         let difference = before.difference(&after);
-        examination.show.check_none(&difference, format!("{} is as it was before its first daemon", host.name));
+        examination
+            .show
+            .check_none(&difference, format!("{} is as it was before its first daemon", host.name));
     }
     Ok(())
 }
@@ -43,12 +47,17 @@ pub(super) fn removed(examination: &mut Examination<'_>) -> Result<()> {
     let mut inhabitants = Vec::new();
     for entry in std::fs::read_dir("/proc").context("cannot list processes")?.flatten() {
         // Also fails for entries that are no process, and for processes that end meanwhile.
-        if std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|link| namespaces.contains(&link)) {
+        if std::fs::read_link(entry.path().join("ns/net"))
+            .is_ok_and(|link| namespaces.contains(&link))
+        {
             inhabitants.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     let count = namespaces.len();
-    examination.check(count == HOSTS.len(), format!("each of {count} hosts had a network namespace of its own"));
+    examination.check(
+        count == HOSTS.len(),
+        format!("each of {count} hosts had a network namespace of its own"),
+    );
     examination.show.check_none(&inhabitants, "no process is left in them");
     let new: Vec<_> = links().difference(&links_before).cloned().collect();
     examination.show.check_none(&new, "no link is left on this machine");

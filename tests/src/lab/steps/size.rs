@@ -1,4 +1,5 @@
-//! Each answer to packets that do not fit the underlay: senders are told, merged segments are cut smaller, or the underlay is large enough.
+//! Each answer to packets that do not fit the underlay: senders are told, merged segments are cut
+//! smaller, or the underlay is large enough.
 
 use super::Examination;
 use super::reject::{set_mtu, told};
@@ -14,7 +15,8 @@ const CUT: u64 = 1_000_000;
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
-    // Not the one behind a router with a smaller MTU: backends remember that, and ask it for segments that fit here, too.
+    // Not the one behind a router with a smaller MTU: backends remember that, and ask it for
+    // segments that fit here, too.
     let sender = clients().last().context("the lab has no client")?;
     for host in balancers().chain(examination.wanted.listed()).chain([sender]) {
         lab.namespaces.within(host, || merge(INTERFACE))?;
@@ -25,8 +27,13 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     say(examination, TooBig::default())
 }
 
-/// Large transfers to services that treat packets that do not fit in this way, on an underlay where that matters.
-pub(super) fn try_out(examination: &mut Examination<'_>, policy: TooBig, sender: &'static Host) -> Result<()> {
+/// Large transfers to services that treat packets that do not fit in this way, on an underlay where
+/// that matters.
+pub(super) fn try_out(
+    examination: &mut Examination<'_>,
+    policy: TooBig,
+    sender: &'static Host,
+) -> Result<()> {
     set_mtu(examination, if policy == TooBig::Jumbo { UNDERLAY_MTU } else { CLIENT_MTU })?;
     say(examination, policy)?;
     for family in Family::BOTH {
@@ -58,12 +65,17 @@ fn with_merging(
     let moved = Transfer::run(lab, sender, examination.wanted.listed(), family, lab.scale.bulk)?;
     let (told, dropped) = (told(lab)? - told_before, dropped(lab)? - dropped_before);
     let which = format!("{}, {}", policy.name(), family.name());
-    moved.judge(examination, &which, format!("{} bytes go up and down with TSO and GRO", lab.scale.bulk));
+    moved.judge(
+        examination,
+        &which,
+        format!("{} bytes go up and down with TSO and GRO", lab.scale.bulk),
+    );
     let cut = moved.cut_otherwise();
     let shrank = cut.iter().all(|(came, left)| *came == left + examination.wanted.outer(family));
     let count = cut.len();
-    let what =
-        format!("{which}: {dropped} packets did not fit, the client was told {told} times, {count} were cut smaller");
+    let what = format!(
+        "{which}: {dropped} packets did not fit, the client was told {told} times, {count} were cut smaller"
+    );
     let held = match policy {
         TooBig::Reject => dropped > 0 && told > 0 && count == 0,
         // A packet that is not merged may come at any time, and its sender is told.
@@ -74,20 +86,30 @@ fn with_merging(
     Ok(())
 }
 
-/// The balancers' kernels cut merged packets and fill in checksums, and the backends' look at these.
-fn with_cutting(examination: &mut Examination<'_>, sender: &'static Host, family: Family) -> Result<()> {
+/// The balancers' kernels cut merged packets and fill in checksums, and the backends' look at
+/// these.
+fn with_cutting(
+    examination: &mut Examination<'_>,
+    sender: &'static Host,
+    family: Family,
+) -> Result<()> {
     let lab = examination.lab;
     forget(lab, sender)?;
-    let computed =
-        |on: bool| balancers().try_for_each(|host| lab.namespaces.within(host, || set_checksumming(INTERFACE, on)));
+    let computed = |on: bool| {
+        balancers()
+            .try_for_each(|host| lab.namespaces.within(host, || set_checksumming(INTERFACE, on)))
+    };
     computed(false)?;
     let moved = Transfer::run(lab, sender, examination.wanted.listed(), family, CUT)?;
     computed(true)?;
     let which = format!("resegment, {}, cut by the balancer's kernel", family.name());
     moved.judge(examination, &which, format!("{CUT} bytes go up and down"));
-    let (came, left) = moved.balancers.iter().map(|captured| captured.longest()).max().unwrap_or_default();
+    let (came, left) =
+        moved.balancers.iter().map(|captured| captured.longest()).max().unwrap_or_default();
     let full = CLIENT_MTU as usize + 14;
-    let what = format!("{which}: the longest packet came with {came} bytes, and left as segments of up to {left}");
+    let what = format!(
+        "{which}: the longest packet came with {came} bytes, and left as segments of up to {left}"
+    );
     examination.check(came > full && left == full, what);
     Ok(())
 }
@@ -102,5 +124,7 @@ fn forget(lab: &Lab, sender: &'static Host) -> Result<()> {
 
 /// How many packets did not fit so far.
 fn dropped(lab: &Lab) -> Result<u64> {
-    balancers().map(|host| Ok(lab.counters(host)?.reasons.get("too_big").copied().unwrap_or(0))).sum()
+    balancers()
+        .map(|host| Ok(lab.counters(host)?.reasons.get("too_big").copied().unwrap_or(0)))
+        .sum()
 }

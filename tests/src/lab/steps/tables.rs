@@ -6,10 +6,12 @@ use anyhow::{Context, Result};
 
 pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
     let lab = examination.lab;
-    let statuses: Vec<_> = balancers().map(|balancer| lab.status(balancer)).collect::<Result<_>>()?;
+    let statuses: Vec<_> =
+        balancers().map(|balancer| lab.status(balancer)).collect::<Result<_>>()?;
     for name in [WEB, ECHO] {
         let services: Vec<_> = statuses.iter().filter_map(|status| status.service(name)).collect();
-        let first = *services.first().with_context(|| format!("no balancer knows the service {name}"))?;
+        let first =
+            *services.first().with_context(|| format!("no balancer knows the service {name}"))?;
         let same = services.len() == statuses.len()
             && services.iter().all(|other| {
                 other.table_size == first.table_size
@@ -18,7 +20,10 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             });
         let slots = first.slots_in_words();
         let digest = &first.table_digest;
-        let what = format!("`{name}`: {} slots with digest {digest} everywhere: {slots}", first.table_size);
+        let what = format!(
+            "`{name}`: {} slots with digest {digest} everywhere: {slots}",
+            first.table_size
+        );
         examination.check(same, what);
     }
     for balancer in balancers() {
@@ -30,8 +35,11 @@ pub(super) fn run(examination: &mut Examination<'_>) -> Result<()> {
             .filter(|(_, count)| **count > 0)
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
-        let what =
-            format!("{} counts {packets} packets forwarded; not forwarded: {}", balancer.name, reasons.join(", "));
+        let what = format!(
+            "{} counts {packets} packets forwarded; not forwarded: {}",
+            balancer.name,
+            reasons.join(", ")
+        );
         examination.check(packets > 0, what);
     }
     Ok(())

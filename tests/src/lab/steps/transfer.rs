@@ -21,7 +21,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Sends so many bytes from a client to a service and back, while packets of the client, of the balancers and of `backends` are captured.
+    /// Sends so many bytes from a client to a service and back, while packets of the client, of the
+    /// balancers and of `backends` are captured.
     pub(super) fn run(
         lab: &Lab,
         sender: &'static Host,
@@ -79,7 +80,8 @@ impl Transfer {
         }
     }
 
-    /// Merged packets whose segments left a balancer in another size than they came: both sizes of each.
+    /// Merged packets whose segments left a balancer in another size than they came: both sizes of
+    /// each.
     pub(super) fn cut_otherwise(&self) -> Vec<(usize, usize)> {
         self.balancers.iter().flat_map(Captured::cut_otherwise).collect()
     }

@@ -14,27 +14,38 @@ const HINT: u16 = 0x1240;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::new("every address of a VIP prefix is a VIP address, its neighbours are not", prefixes(), {
-            let inside = |client: Client, address: IpAddr| to(&client.to_address(address), 2, HINT);
-            let outside = |client: Client, address: IpAddr| passes(client.to_address(address).frame(), Reason::NotVip);
-            vec![
-                inside(Client::tcp4(), Ipv4Addr::new(198, 18, 4, 0).into()),
-                inside(Client::udp4(), Ipv4Addr::new(198, 18, 7, 255).into()),
-                outside(Client::tcp4(), Ipv4Addr::new(198, 18, 3, 255).into()),
-                outside(Client::udp4(), Ipv4Addr::new(198, 18, 8, 0).into()),
-                inside(Client::tcp6(), v6(0x5, 0)),
-                inside(Client::udp6(), v6(0x5, 0xffff)),
-                outside(Client::tcp6(), v6(0x4, 0xffff)),
-                outside(Client::udp6(), v6(0x6, 0)),
-            ]
-        }),
+        Case::new(
+            "every address of a VIP prefix is a VIP address, its neighbours are not",
+            prefixes(),
+            {
+                let inside =
+                    |client: Client, address: IpAddr| to(&client.to_address(address), 2, HINT);
+                let outside = |client: Client, address: IpAddr| {
+                    passes(client.to_address(address).frame(), Reason::NotVip)
+                };
+                vec![
+                    inside(Client::tcp4(), Ipv4Addr::new(198, 18, 4, 0).into()),
+                    inside(Client::udp4(), Ipv4Addr::new(198, 18, 7, 255).into()),
+                    outside(Client::tcp4(), Ipv4Addr::new(198, 18, 3, 255).into()),
+                    outside(Client::udp4(), Ipv4Addr::new(198, 18, 8, 0).into()),
+                    inside(Client::tcp6(), v6(0x5, 0)),
+                    inside(Client::udp6(), v6(0x5, 0xffff)),
+                    outside(Client::tcp6(), v6(0x4, 0xffff)),
+                    outside(Client::udp6(), v6(0x6, 0)),
+                ]
+            },
+        ),
         Case::new("a port that no VIP of a prefix has passes", prefixes(), {
             let client = Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, 5)).to_port(80);
             vec![passes(client.frame(), Reason::NotVipPort)]
         }),
         Case::new("the longest prefix counts, and an address before every prefix", nested(), {
             let web = |last: u8| Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, last));
-            vec![to(&web(0), 2, HINT), passes(web(77).frame(), Reason::NotVipPort), to(&web(78), 2, HINT)]
+            vec![
+                to(&web(0), 2, HINT),
+                passes(web(77).frame(), Reason::NotVipPort),
+                to(&web(78), 2, HINT),
+            ]
         }),
         Case::new("an IPv4 prefix holds no IPv6 address", prefixes(), {
             let mapped = Ipv4Addr::new(198, 18, 4, 0).to_ipv6_mapped();
@@ -43,13 +54,19 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|address| passes(Client::tcp6().to_address(address).frame(), Reason::NotVip))
                 .to_vec()
         }),
-        Case::new("an any-port VIP takes every port of its protocol, and no other protocol", any_port(), {
-            let ports = [0, 1, 53, 443, 65_535];
-            let tcp =
-                ports.iter().flat_map(|&port| [Client::tcp4(), Client::tcp6()].map(|c| to(&c.to_port(port), 2, HINT)));
-            let udp = [1, 443].map(|port| passes(Client::udp4().to_port(port).frame(), Reason::NotVipPort));
-            tcp.chain(udp).collect()
-        }),
+        Case::new(
+            "an any-port VIP takes every port of its protocol, and no other protocol",
+            any_port(),
+            {
+                let ports = [0, 1, 53, 443, 65_535];
+                let tcp = ports.iter().flat_map(|&port| {
+                    [Client::tcp4(), Client::tcp6()].map(|c| to(&c.to_port(port), 2, HINT))
+                });
+                let udp = [1, 443]
+                    .map(|port| passes(Client::udp4().to_port(port).frame(), Reason::NotVipPort));
+                tcp.chain(udp).collect()
+            },
+        ),
         Case::new(
             "a VIP with a port comes before one of any port",
             {
@@ -59,9 +76,15 @@ pub(super) fn cases() -> Vec<Case> {
                 world
             },
             {
-                let Outcome::Forward(web) = to(&Client::tcp4(), 4, HINT).1 else { unreachable!("it is forwarded") };
-                let outcome = Outcome::Forward(crate::packets::world::Forwarded { service: DNS, ..web });
-                vec![(Client::tcp4().frame().into(), outcome), to(&Client::tcp4().to_port(80), 2, HINT)]
+                let Outcome::Forward(web) = to(&Client::tcp4(), 4, HINT).1 else {
+                    unreachable!("it is forwarded")
+                };
+                let outcome =
+                    Outcome::Forward(crate::packets::world::Forwarded { service: DNS, ..web });
+                vec![
+                    (Client::tcp4().frame().into(), outcome),
+                    to(&Client::tcp4().to_port(80), 2, HINT),
+                ]
             },
         ),
         Case::new(
@@ -69,7 +92,10 @@ pub(super) fn cases() -> Vec<Case> {
             hashing(VipOptions::HASH_CLIENT),
             {
                 let tuple = |client: &Client| Tuple { source_port: 0, ..Tuple::of(client) };
-                flows().iter().map(|client| to_slot(VipOptions::HASH_CLIENT, client, tuple(client))).collect()
+                flows()
+                    .iter()
+                    .map(|client| to_slot(VipOptions::HASH_CLIENT, client, tuple(client)))
+                    .collect()
             },
         ),
         Case::new(
@@ -83,7 +109,10 @@ pub(super) fn cases() -> Vec<Case> {
                     protocol: 0,
                     ..Tuple::of(client)
                 };
-                flows().iter().map(|client| to_slot(VipOptions::HASH_SOURCE, client, tuple(client))).collect()
+                flows()
+                    .iter()
+                    .map(|client| to_slot(VipOptions::HASH_SOURCE, client, tuple(client)))
+                    .collect()
             },
         ),
     ]
@@ -156,11 +185,17 @@ impl Tuple {
 /// A client's packet, which goes where the slot of `tuple` says.
 fn to_slot(options: VipOptions, client: &Client, tuple: Tuple) -> (Frame, Outcome) {
     let world = hashing(options);
-    let nobody = if client.is_v6() { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let nobody = if client.is_v6() {
+        IpAddr::from(Ipv6Addr::UNSPECIFIED)
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let ports = [tuple.source_port.to_be_bytes(), tuple.port.to_be_bytes()].concat();
-    let hashed = oracle::tuple(tuple.source, tuple.destination.unwrap_or(nobody), &ports, tuple.protocol);
+    let hashed =
+        oracle::tuple(tuple.source, tuple.destination.unwrap_or(nobody), &ports, tuple.protocol);
     let service = if client.transport == Transport::Udp { DNS } else { WEB };
-    let (backend, hint) = oracle::slot(&world.tables[&service].slots, &hashed).expect("the table has slots");
+    let (backend, hint) =
+        oracle::slot(&world.tables[&service].slots, &hashed).expect("the table has slots");
     assert!([IpAddr::from(VIP_V4), VIP_V6.into()].contains(&client.destination.ip()));
     to(client, backend, hint)
 }

@@ -1,4 +1,5 @@
-//! What leaves a backend: SYN-ACKs of VIPs tell clients of segments that fit with an outer header, and nothing else is changed.
+//! What leaves a backend: SYN-ACKs of VIPs tell clients of segments that fit with an outer header,
+//! and nothing else is changed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +12,8 @@ use crate::packets::build::{self, Client, ETHERNET};
 use crate::packets::oracle::clamp::clamped;
 use crate::packets::world::{Clamper, Frame, VIP_V4, VIP_V6};
 
-/// The largest segments of IPv4 and IPv6 that may be told in most cases: those that fit into 1500 bytes.
+/// The largest segments of IPv4 and IPv6 that may be told in most cases: those that fit into 1500
+/// bytes.
 pub const LARGEST: [u32; 2] = [1440, 1400];
 /// Offset of the TCP header in the frames of both families.
 const TCP: [usize; 2] = [ETHERNET + 20, ETHERNET + 40];
@@ -30,7 +32,8 @@ pub struct ClampCase {
 }
 
 impl ClampCase {
-    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
+    /// The same with only those frames that a binding of the packet path can be given; `None` when
+    /// there are none.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
         self.frames.retain(|(frame, _)| accepts(frame));
@@ -106,10 +109,13 @@ fn segment(source: IpAddr, options: &[u8], flags: impl Fn(&mut TcpHeader)) -> Ve
     }
 }
 
-/// The frame of a handshake's segment from the VIP address of a family, or from a neighbour of it; with or without SYN.
+/// The frame of a handshake's segment from the VIP address of a family, or from a neighbour of it;
+/// with or without SYN.
 pub fn handshake(v6: bool, vip: bool, syn: bool, options: &[u8]) -> Vec<u8> {
-    let neighbour: [IpAddr; 2] =
-        [Ipv4Addr::new(203, 0, 113, 11).into(), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11).into()];
+    let neighbour: [IpAddr; 2] = [
+        Ipv4Addr::new(203, 0, 113, 11).into(),
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11).into(),
+    ];
     let source = if vip { VIPS } else { neighbour }[usize::from(v6)];
     framed(&segment(source, options, |header| header.syn = syn))
 }
@@ -143,7 +149,8 @@ fn stays(frame: Vec<u8>) -> (Frame, Option<Vec<u8>>) {
     (frame.into(), None)
 }
 
-/// SYN-ACKs of a family with options around the one that tells too much, which is to be made smaller.
+/// SYN-ACKs of a family with options around the one that tells too much, which is to be made
+/// smaller.
 fn around(family: usize, before: &[u8], after: &[u8]) -> (Frame, Option<Vec<u8>>) {
     let options = |size| [before, &mss(size), after].concat();
     becomes(syn_ack(family, &options(8960)), syn_ack(family, &options(LARGEST[family])))
@@ -160,10 +167,17 @@ fn plain(family: usize) -> (Vec<u8>, Vec<u8>) {
 
 /// Every case of what leaves a backend.
 pub fn cases() -> Vec<ClampCase> {
-    /// Options that hosts send beside: SACK permitted, timestamps, window scale, and one that nobody knows.
-    const OTHERS: [&[u8]; 4] = [&[4, 2], &[8, 10, 1, 2, 3, 4, 0, 0, 0, 0], &[3, 3, 7], &[254, 5, 2, 4, 9]];
+    /// Options that hosts send beside: SACK permitted, timestamps, window scale, and one that
+    /// nobody knows.
+    const OTHERS: [&[u8]; 4] =
+        [&[4, 2], &[8, 10, 1, 2, 3, 4, 0, 0, 0, 0], &[3, 3, 7], &[254, 5, 2, 4, 9]];
 
-    let case = |name, frames| ClampCase { name, vips: VIPS.map(IpNet::from).to_vec(), largest: LARGEST, frames };
+    let case = |name, frames| ClampCase {
+        name,
+        vips: VIPS.map(IpNet::from).to_vec(),
+        largest: LARGEST,
+        frames,
+    };
     vec![
         case("a SYN-ACK of a VIP that tells too much tells what fits", {
             let sizes = |family| [LARGEST[family] + 1, 1460, 8960, 65_535];
@@ -174,7 +188,8 @@ pub fn cases() -> Vec<ClampCase> {
         }),
         case("a SYN of a VIP that tells too much tells what fits", {
             both(|family| {
-                let syn = |size| framed(&segment(VIPS[family], &mss(size), |header| header.ack = false));
+                let syn =
+                    |size| framed(&segment(VIPS[family], &mss(size), |header| header.ack = false));
                 vec![becomes(syn(8960), syn(LARGEST[family]))]
             })
         }),
@@ -190,28 +205,43 @@ pub fn cases() -> Vec<ClampCase> {
         }),
         case("the option may stand among others", {
             both(|family| {
-                let one = OTHERS.iter().flat_map(|other| [around(family, other, &[]), around(family, &[], other)]);
+                let one = OTHERS
+                    .iter()
+                    .flat_map(|other| [around(family, other, &[]), around(family, &[], other)]);
                 let all = OTHERS.concat();
-                one.chain([around(family, &all, &[]), around(family, &[], &all), around(family, &all, &[1, 4, 2])])
-                    .collect()
+                one.chain([
+                    around(family, &all, &[]),
+                    around(family, &[], &all),
+                    around(family, &all, &[1, 4, 2]),
+                ])
+                .collect()
             })
         }),
         case("of several that tell a size the first counts", {
             both(|family| {
                 let options = |first| [mss(first), mss(8960)].concat();
-                vec![becomes(syn_ack(family, &options(8960)), syn_ack(family, &options(LARGEST[family])))]
+                vec![becomes(
+                    syn_ack(family, &options(8960)),
+                    syn_ack(family, &options(LARGEST[family])),
+                )]
             })
         }),
         case("a handshake without the option stays as it is", {
             both(|family| {
                 let without = OTHERS.iter().map(|other| stays(syn_ack(family, other)));
-                without.chain([stays(syn_ack(family, &[])), stays(syn_ack(family, &[1; 40]))]).collect()
+                without
+                    .chain([stays(syn_ack(family, &[])), stays(syn_ack(family, &[1; 40]))])
+                    .collect()
             })
         }),
         case("other segments stay as they are, whatever their options say", {
             both(|family| {
-                let flags: [fn(&mut TcpHeader); 4] =
-                    [|_| {}, |header| header.psh = true, |header| header.fin = true, |header| header.rst = true];
+                let flags: [fn(&mut TcpHeader); 4] = [
+                    |_| {},
+                    |header| header.psh = true,
+                    |header| header.fin = true,
+                    |header| header.rst = true,
+                ];
                 let other = |flag: fn(&mut TcpHeader)| {
                     segment(VIPS[family], &mss(8960), |header| {
                         header.syn = false;
@@ -231,7 +261,8 @@ pub fn cases() -> Vec<ClampCase> {
             let from = others.map(|source| stays(framed(&segment(source, &mss(8960), |_| {}))));
             let to = both(|family| {
                 let (mut frame, _) = plain(family);
-                let (start, length) = if family == 0 { (ETHERNET + 12, 4) } else { (ETHERNET + 8, 16) };
+                let (start, length) =
+                    if family == 0 { (ETHERNET + 12, 4) } else { (ETHERNET + 8, 16) };
                 let (source, destination) = (start, start + length);
                 for byte in 0..length {
                     frame.swap(source + byte, destination + byte);
@@ -242,7 +273,9 @@ pub fn cases() -> Vec<ClampCase> {
         }),
         ClampCase {
             name: "all addresses of a VIP prefix count",
-            vips: ["198.18.4.0/22", "2001:db8:5::/48"].map(|prefix| prefix.parse().expect("a prefix")).to_vec(),
+            vips: ["198.18.4.0/22", "2001:db8:5::/48"]
+                .map(|prefix| prefix.parse().expect("a prefix"))
+                .to_vec(),
             largest: LARGEST,
             frames: {
                 let from = |source: IpAddr, family: usize| {
@@ -266,44 +299,67 @@ pub fn cases() -> Vec<ClampCase> {
         },
         case("an option whose length lies ends the search", {
             both(|family| {
-                let lengths =
-                    [0, 1, 2, 3, 5, 40, 255].map(|length| stays(syn_ack(family, &[2, length, 0x23, 0, 1, 1, 1, 1])));
-                let before =
-                    [0, 1].map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
-                let beyond = [5, 9, 40, 255]
-                    .map(|length| stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat())));
+                let lengths = [0, 1, 2, 3, 5, 40, 255]
+                    .map(|length| stays(syn_ack(family, &[2, length, 0x23, 0, 1, 1, 1, 1])));
+                let before = [0, 1].map(|length| {
+                    stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat()))
+                });
+                let beyond = [5, 9, 40, 255].map(|length| {
+                    stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat()))
+                });
                 let ended = stays(syn_ack(family, &[&[0, 1, 1, 1][..], &mss(8960)].concat()));
                 // The last bytes of the header begin an option that has no room.
-                let cut = [&[1, 1, 1, 2][..], &[1, 1, 2, 4], &[1, 2, 4, 35]].map(|end| stays(syn_ack(family, end)));
+                let cut = [&[1, 1, 1, 2][..], &[1, 1, 2, 4], &[1, 2, 4, 35]]
+                    .map(|end| stays(syn_ack(family, end)));
                 lengths.into_iter().chain(before).chain(beyond).chain([ended]).chain(cut).collect()
             })
         }),
-        case("a length that ends within the option that tells hides it, one that ends before does not", {
-            both(|family| {
-                let options = |length: u8, size| [&[254, length, 1, 1, 1, 1][..], &mss(size), &[1, 1]].concat();
-                vec![
-                    stays(syn_ack(family, &options(7, 8960))),
-                    stays(syn_ack(family, &options(8, 8960))),
-                    becomes(syn_ack(family, &options(6, 8960)), syn_ack(family, &options(6, LARGEST[family]))),
-                    becomes(syn_ack(family, &options(2, 8960)), syn_ack(family, &options(2, LARGEST[family]))),
-                ]
-            })
-        }),
+        case(
+            "a length that ends within the option that tells hides it, one that ends before does not",
+            {
+                both(|family| {
+                    let options = |length: u8, size| {
+                        [&[254, length, 1, 1, 1, 1][..], &mss(size), &[1, 1]].concat()
+                    };
+                    vec![
+                        stays(syn_ack(family, &options(7, 8960))),
+                        stays(syn_ack(family, &options(8, 8960))),
+                        becomes(
+                            syn_ack(family, &options(6, 8960)),
+                            syn_ack(family, &options(6, LARGEST[family])),
+                        ),
+                        becomes(
+                            syn_ack(family, &options(2, 8960)),
+                            syn_ack(family, &options(2, LARGEST[family])),
+                        ),
+                    ]
+                })
+            },
+        ),
         case("a frame that ends inside its headers stays as it is, wherever it ends", {
             both(|family| {
                 let frame = syn_ack(family, &[&[1; 12][..], &mss(8960), &[1; 8]].concat());
-                (super::SHORTEST..frame.len()).map(|length| stays(frame[..length].to_vec())).collect()
+                (super::SHORTEST..frame.len())
+                    .map(|length| stays(frame[..length].to_vec()))
+                    .collect()
             })
         }),
-        case("a TCP header that claims more than the packet has, or less than itself, stays as it is", {
-            both(|family| {
-                let at = TCP[family] + 12;
-                [0, 1, 4, 5, 7, 15].map(|words| stays(with(plain(family).0, at, &[words << 4]))).to_vec()
-            })
-        }),
+        case(
+            "a TCP header that claims more than the packet has, or less than itself, stays as it is",
+            {
+                both(|family| {
+                    let at = TCP[family] + 12;
+                    [0, 1, 4, 5, 7, 15]
+                        .map(|words| stays(with(plain(family).0, at, &[words << 4])))
+                        .to_vec()
+                })
+            },
+        ),
         case("an IP header that claims less than its TCP header stays as it is", {
-            let v4 = (0..44).map(|length: u16| stays(with(plain(0).0, ETHERNET + 2, &length.to_be_bytes())));
-            let v6 = (0..24).map(|length: u16| stays(with(plain(1).0, ETHERNET + 4, &length.to_be_bytes())));
+            let v4 = (0..44)
+                .map(|length: u16| stays(with(plain(0).0, ETHERNET + 2, &length.to_be_bytes())));
+            let v6 = (0..24)
+                .map(|length: u16| stays(with(plain(1).0, ETHERNET + 4, &length.to_be_bytes())));
             v4.chain(v6).collect()
         }),
         case("Ethernet's padding changes nothing", {
@@ -322,7 +378,10 @@ pub fn cases() -> Vec<ClampCase> {
                 header.header_checksum = header.calc_header_checksum();
                 framed(&[&header.to_bytes()[..], &packet[20..]].concat())
             };
-            (4..=40).step_by(4).map(|options| becomes(long(8960, options), long(LARGEST[0], options))).collect()
+            (4..=40)
+                .step_by(4)
+                .map(|options| becomes(long(8960, options), long(LARGEST[0], options)))
+                .collect()
         }),
         case("a packet with IPv6 extension headers stays as it is", {
             let with_header = |kind: u8| {
@@ -350,20 +409,33 @@ pub fn cases() -> Vec<ClampCase> {
                 let (frame, expected) = plain(family);
                 let beside = |bytes: Vec<u8>| Frame { vlan: true, ..bytes.into() };
                 vec![
-                    becomes(build::tagged(&frame, &tags[1..2]), build::tagged(&expected, &tags[1..2])),
-                    becomes(build::tagged(&frame, &tags[..2]), build::tagged(&expected, &tags[..2])),
+                    becomes(
+                        build::tagged(&frame, &tags[1..2]),
+                        build::tagged(&expected, &tags[1..2]),
+                    ),
+                    becomes(
+                        build::tagged(&frame, &tags[..2]),
+                        build::tagged(&expected, &tags[..2]),
+                    ),
                     stays(build::tagged(&frame, &tags)),
                     (beside(frame.clone()), Some(expected.clone())),
-                    (beside(build::tagged(&frame, &tags[1..2])), Some(build::tagged(&expected, &tags[1..2]))),
+                    (
+                        beside(build::tagged(&frame, &tags[1..2])),
+                        Some(build::tagged(&expected, &tags[1..2])),
+                    ),
                 ]
             })
         }),
         case("what is no TCP stays as it is", {
             let udp = [Client::udp4(), Client::udp6()].map(|client| {
-                let client = Client { source: client.destination, destination: client.source, ..client };
+                let client =
+                    Client { source: client.destination, destination: client.source, ..client };
                 stays(framed(&client.packet()))
             });
-            let protocol = [stays(with(plain(0).0, ETHERNET + 9, &[17])), stays(with(plain(1).0, ETHERNET + 6, &[17]))];
+            let protocol = [
+                stays(with(plain(0).0, ETHERNET + 9, &[17])),
+                stays(with(plain(1).0, ETHERNET + 6, &[17])),
+            ];
             let arp = stays(with(build::ethernet(EtherType::ARP, &[1; 46]), 0, &build::OTHERS[1]));
             udp.into_iter().chain(protocol).chain([arp]).collect()
         }),

@@ -27,18 +27,25 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().into_iter().flat_map(short).collect()
         }),
-        Case::new("a frame cut inside the payload is dropped, for its header claims more", all_to(1), {
-            let cut = |client: Client| {
-                let whole = client.frame();
-                (whole.len() - client.payload..whole.len())
-                    .map(move |length| drops(whole[..length].to_vec(), Reason::BadLength))
-            };
-            Client::each().into_iter().flat_map(cut).collect()
-        }),
+        Case::new(
+            "a frame cut inside the payload is dropped, for its header claims more",
+            all_to(1),
+            {
+                let cut = |client: Client| {
+                    let whole = client.frame();
+                    (whole.len() - client.payload..whole.len())
+                        .map(move |length| drops(whole[..length].to_vec(), Reason::BadLength))
+                };
+                Client::each().into_iter().flat_map(cut).collect()
+            },
+        ),
         Case::new("a TCP header that says to be shorter than 20 bytes is dropped", all_to(1), {
             let short = |words: u8| {
                 [(Client::tcp4(), 20), (Client::tcp6(), 40)].map(|(client, network)| {
-                    drops(with(client.frame(), ETHERNET + network + 12, &[words << 4]), Reason::BadLength)
+                    drops(
+                        with(client.frame(), ETHERNET + network + 12, &[words << 4]),
+                        Reason::BadLength,
+                    )
                 })
             };
             (0..5).flat_map(short).collect()
@@ -52,14 +59,20 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec()
         }),
         Case::new("a packet whose time to live is zero is dropped", all_to(1), {
-            Client::each().map(|client| drops(Client { hops: 0, ..client }.frame(), Reason::Expired)).to_vec()
+            Client::each()
+                .map(|client| drops(Client { hops: 0, ..client }.frame(), Reason::Expired))
+                .to_vec()
         }),
         Case::new(
             "without a lookup table packets are dropped",
             World { tables: [].into(), ..World::new() },
             each(Reason::NoTable),
         ),
-        Case::new("a lookup table without slots drops packets", empty_tables(), each(Reason::NoTable)),
+        Case::new(
+            "a lookup table without slots drops packets",
+            empty_tables(),
+            each(Reason::NoTable),
+        ),
         Case::new("a slot without a backend drops its packets", all_to(0), each(Reason::NoBackend)),
         Case::new(
             "a slot that names an index beyond the array drops its packets",
@@ -86,34 +99,60 @@ pub(super) fn cases() -> Vec<Case> {
             all_to(2).with_backend(2, |backend| backend.next_hop = None),
             each(Reason::NoRoute),
         ),
-        Case::new("a packet of one byte more than fits the MTU is dropped", all_to(1).with_mtu(564), {
-            let too_big = |client: Client, outer: usize| {
-                let payload = client.payload + 565 - outer - client.packet().len();
-                drops(Client { payload, ..client }.frame(), Reason::TooBig)
-            };
-            let [tcp4, tcp6, udp4, udp6] = Client::each();
-            vec![too_big(tcp4, 20), too_big(tcp6, 40), too_big(udp4, 20), too_big(udp6, 40)]
-        }),
-        Case::new("merged segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(559), {
-            let client = Client { payload: 3300, ..Client::tcp4() };
-            vec![merged(client.frame(), 500, Reason::TooBig)]
-        }),
-        Case::new("merged IPv6 segments of one byte more than fit the MTU are dropped", all_to(1).with_mtu(1199), {
-            let client = Client { payload: 3300, ..Client::tcp6() };
-            vec![merged(client.frame(), 1100, Reason::TooBig)]
-        }),
-        Case::new("TCP options count against the MTU of merged segments", all_to(1).with_mtu(571), {
-            let client = Client { payload: 3300, tcp_options: 12, ..Client::tcp4() };
-            vec![merged(client.frame(), 500, Reason::TooBig)]
-        }),
+        Case::new(
+            "a packet of one byte more than fits the MTU is dropped",
+            all_to(1).with_mtu(564),
+            {
+                let too_big = |client: Client, outer: usize| {
+                    let payload = client.payload + 565 - outer - client.packet().len();
+                    drops(Client { payload, ..client }.frame(), Reason::TooBig)
+                };
+                let [tcp4, tcp6, udp4, udp6] = Client::each();
+                vec![too_big(tcp4, 20), too_big(tcp6, 40), too_big(udp4, 20), too_big(udp6, 40)]
+            },
+        ),
+        Case::new(
+            "merged segments of one byte more than fit the MTU are dropped",
+            all_to(1).with_mtu(559),
+            {
+                let client = Client { payload: 3300, ..Client::tcp4() };
+                vec![merged(client.frame(), 500, Reason::TooBig)]
+            },
+        ),
+        Case::new(
+            "merged IPv6 segments of one byte more than fit the MTU are dropped",
+            all_to(1).with_mtu(1199),
+            {
+                let client = Client { payload: 3300, ..Client::tcp6() };
+                vec![merged(client.frame(), 1100, Reason::TooBig)]
+            },
+        ),
+        Case::new(
+            "TCP options count against the MTU of merged segments",
+            all_to(1).with_mtu(571),
+            {
+                let client = Client { payload: 3300, tcp_options: 12, ..Client::tcp4() };
+                vec![merged(client.frame(), 500, Reason::TooBig)]
+            },
+        ),
         Case::new("a merged packet is one refusal, whatever it holds", all_to(0), {
             let frame = Client { payload: 3000, ..Client::tcp4() }.frame();
             vec![merged(frame, 1000, Reason::NoBackend)]
         }),
-        Case::new("what is dropped is counted once by its reason, and what comes next is forwarded", all_to(1), {
-            let bad = || drops(Client { hops: 0, ..Client::tcp4() }.frame(), Reason::Expired);
-            vec![bad(), to(&Client::tcp4(), 1, 0x1240), bad(), bad(), to(&Client::udp6(), 1, 0x1240)]
-        }),
+        Case::new(
+            "what is dropped is counted once by its reason, and what comes next is forwarded",
+            all_to(1),
+            {
+                let bad = || drops(Client { hops: 0, ..Client::tcp4() }.frame(), Reason::Expired);
+                vec![
+                    bad(),
+                    to(&Client::tcp4(), 1, 0x1240),
+                    bad(),
+                    bad(),
+                    to(&Client::udp6(), 1, 0x1240),
+                ]
+            },
+        ),
     ]
 }
 

@@ -13,30 +13,47 @@ pub(super) fn cases() -> Vec<Case> {
     let v6_only = || World::new().all_to(3, HINT).with_backend(3, |backend| backend.v4 = None);
     vec![
         Case::new("an IPv6 packet goes to an IPv4 backend behind an IPv4 header", v4_only(), {
-            let each =
-                Client::each().map(|client| if client.is_v6() { crossing(&client) } else { to(&client, 3, HINT) });
+            let each = Client::each().map(|client| {
+                if client.is_v6() { crossing(&client) } else { to(&client, 3, HINT) }
+            });
             each.to_vec()
         }),
         Case::new("an IPv4 packet goes to an IPv6 backend behind an IPv6 header", v6_only(), {
-            let each =
-                Client::each().map(|client| if client.is_v6() { to(&client, 3, HINT) } else { crossing(&client) });
+            let each = Client::each().map(|client| {
+                if client.is_v6() { to(&client, 3, HINT) } else { crossing(&client) }
+            });
             each.to_vec()
         }),
-        Case::new("across families DSCP, ECN and the outer time to live are as within one", v6_only(), {
-            let clients =
-                [0, 3, 0x2e << 2, 0xff].map(|traffic_class| Client { traffic_class, hops: 9, ..Client::udp4() });
-            clients.iter().map(crossing).collect()
-        }),
-        Case::new("an IPv4 packet in an IPv6 header fits the MTU to the byte", v6_only().with_mtu(564), {
-            let client = Client { payload: 564 - 40 - 40, ..Client::tcp4() };
-            let larger = Client { payload: client.payload + 1, ..Client::tcp4() };
-            vec![crossing(&client), drops(larger.frame(), Reason::TooBig)]
-        }),
-        Case::new("an IPv6 packet in an IPv4 header fits the MTU to the byte", v4_only().with_mtu(1164), {
-            let client = Client { payload: 1164 - 20 - 60, ..Client::tcp6() };
-            let larger = Client { payload: client.payload + 1, ..Client::tcp6() };
-            vec![crossing(&client), drops(larger.frame(), Reason::TooBig)]
-        }),
+        Case::new(
+            "across families DSCP, ECN and the outer time to live are as within one",
+            v6_only(),
+            {
+                let clients = [0, 3, 0x2e << 2, 0xff].map(|traffic_class| Client {
+                    traffic_class,
+                    hops: 9,
+                    ..Client::udp4()
+                });
+                clients.iter().map(crossing).collect()
+            },
+        ),
+        Case::new(
+            "an IPv4 packet in an IPv6 header fits the MTU to the byte",
+            v6_only().with_mtu(564),
+            {
+                let client = Client { payload: 564 - 40 - 40, ..Client::tcp4() };
+                let larger = Client { payload: client.payload + 1, ..Client::tcp4() };
+                vec![crossing(&client), drops(larger.frame(), Reason::TooBig)]
+            },
+        ),
+        Case::new(
+            "an IPv6 packet in an IPv4 header fits the MTU to the byte",
+            v4_only().with_mtu(1164),
+            {
+                let client = Client { payload: 1164 - 20 - 60, ..Client::tcp6() };
+                let larger = Client { payload: client.payload + 1, ..Client::tcp6() };
+                vec![crossing(&client), drops(larger.frame(), Reason::TooBig)]
+            },
+        ),
         Case::new("a padded IPv6 packet in an IPv4 header claims no padding", v4_only(), {
             let client = Client { payload: 0, ..Client::udp6() };
             let (frame, outcome) = crossing(&client);
@@ -51,7 +68,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A client's packet and what becomes of it behind the outer header of the other family, to backend 3.
+/// A client's packet and what becomes of it behind the outer header of the other family, to
+/// backend 3.
 pub(super) fn crossing(client: &Client) -> (Frame, Outcome) {
     let (bytes, length) = (client.frame(), client.packet().len());
     let backend = Backend::new(3);
@@ -60,7 +78,9 @@ pub(super) fn crossing(client: &Client) -> (Frame, Outcome) {
     } else {
         build::outer_v6_of_v4(backend.v6.expect("it has one"), client.traffic_class, HINT, length)
     };
-    let Outcome::Forward(within) = forwarded(&bytes, client, 3, HINT) else { unreachable!("it is forwarded") };
+    let Outcome::Forward(within) = forwarded(&bytes, client, 3, HINT) else {
+        unreachable!("it is forwarded")
+    };
     let outcome = Outcome::Forward(Forwarded { bytes: build::wrapped(&bytes, &outer), ..within });
     (bytes.into(), outcome)
 }

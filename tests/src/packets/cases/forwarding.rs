@@ -11,34 +11,74 @@ const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
     let world = World::new().all_to(3, HINT);
-    let each = |change: &dyn Fn(Client) -> Client| Client::each().map(|client| to(&change(client), 3, HINT)).to_vec();
+    let each = |change: &dyn Fn(Client) -> Client| {
+        Client::each().map(|client| to(&change(client), 3, HINT)).to_vec()
+    };
     let one = |client: Client| vec![to(&client, 3, HINT)];
     vec![
-        Case::new("an IPv4 TCP segment gets an IPv4 header in front", world.clone(), one(Client::tcp4())),
-        Case::new("an IPv6 TCP segment gets an IPv6 header in front", world.clone(), one(Client::tcp6())),
-        Case::new("an IPv4 UDP datagram gets an IPv4 header in front", world.clone(), one(Client::udp4())),
-        Case::new("an IPv6 UDP datagram gets an IPv6 header in front", world.clone(), one(Client::udp6())),
-        Case::new("the slot of the flow's SipHash names the backend and the hint", World::new(), spread()),
-        Case::new("every hint goes into the header: ten bits in IPv4, sixteen in IPv6", World::new(), Vec::new())
-            .hints(),
+        Case::new(
+            "an IPv4 TCP segment gets an IPv4 header in front",
+            world.clone(),
+            one(Client::tcp4()),
+        ),
+        Case::new(
+            "an IPv6 TCP segment gets an IPv6 header in front",
+            world.clone(),
+            one(Client::tcp6()),
+        ),
+        Case::new(
+            "an IPv4 UDP datagram gets an IPv4 header in front",
+            world.clone(),
+            one(Client::udp4()),
+        ),
+        Case::new(
+            "an IPv6 UDP datagram gets an IPv6 header in front",
+            world.clone(),
+            one(Client::udp6()),
+        ),
+        Case::new(
+            "the slot of the flow's SipHash names the backend and the hint",
+            World::new(),
+            spread(),
+        ),
+        Case::new(
+            "every hint goes into the header: ten bits in IPv4, sixteen in IPv6",
+            World::new(),
+            Vec::new(),
+        )
+        .hints(),
         Case::new(
             "DSCP and ECN are copied into the outer header",
             world.clone(),
-            (0..=255).flat_map(|class| each(&|client| Client { traffic_class: class, ..client })).collect(),
+            (0..=255)
+                .flat_map(|class| each(&|client| Client { traffic_class: class, ..client }))
+                .collect(),
         ),
         Case::new("the outer time to live is 64 whatever the client's is", world.clone(), {
-            [1, 2, 63, 64, 65, 255].iter().flat_map(|&hops| each(&|client| Client { hops, ..client })).collect()
+            [1, 2, 63, 64, 65, 255]
+                .iter()
+                .flat_map(|&hops| each(&|client| Client { hops, ..client }))
+                .collect()
         }),
         Case::new("the outer checksum is right for every length", world.clone(), {
-            (0..=1400).step_by(7).map(|payload| to(&Client { payload, ..Client::tcp4() }, 3, HINT)).collect()
+            (0..=1400)
+                .step_by(7)
+                .map(|payload| to(&Client { payload, ..Client::tcp4() }, 3, HINT))
+                .collect()
         }),
-        Case::new("the outer checksum is right when its sum carries twice", carrying_world(), vec![carrying()]),
+        Case::new(
+            "the outer checksum is right when its sum carries twice",
+            carrying_world(),
+            vec![carrying()],
+        ),
         Case::new(
             "IPv4 options of every length stay in the inner packet",
             world.clone(),
             (0..=40)
                 .step_by(4)
-                .flat_map(|options| [Client { options, ..Client::tcp4() }, Client { options, ..Client::udp4() }])
+                .flat_map(|options| {
+                    [Client { options, ..Client::tcp4() }, Client { options, ..Client::udp4() }]
+                })
                 .map(|client| to(&client, 3, HINT))
                 .collect(),
         ),
@@ -47,7 +87,9 @@ pub(super) fn cases() -> Vec<Case> {
             world.clone(),
             (0..=40)
                 .step_by(4)
-                .flat_map(|tcp_options| [Client::tcp4(), Client::tcp6()].map(|c| Client { tcp_options, ..c }))
+                .flat_map(|tcp_options| {
+                    [Client::tcp4(), Client::tcp6()].map(|c| Client { tcp_options, ..c })
+                })
                 .map(|client| to(&client, 3, HINT))
                 .collect(),
         ),
@@ -61,7 +103,9 @@ pub(super) fn cases() -> Vec<Case> {
             world.clone(),
             Client::each()
                 .into_iter()
-                .flat_map(|client| [1, 6, 18, 46].map(|padding| (Client { payload: 0, ..client.clone() }, padding)))
+                .flat_map(|client| {
+                    [1, 6, 18, 46].map(|padding| (Client { payload: 0, ..client.clone() }, padding))
+                })
                 .map(|(client, padding)| {
                     let mut bytes = client.frame();
                     bytes.resize(bytes.len() + padding, 0);
@@ -71,28 +115,42 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect(),
         ),
         Case::new("a SYN counts as a new flow, a SYN-ACK or ACK does not", world.clone(), {
-            let kinds = [Transport::TcpSyn, Transport::TcpAck, Transport::TcpSynAck, Transport::TcpSyn];
-            let both =
-                kinds.iter().flat_map(|&transport| [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c }));
+            let kinds =
+                [Transport::TcpSyn, Transport::TcpAck, Transport::TcpSynAck, Transport::TcpSyn];
+            let both = kinds.iter().flat_map(|&transport| {
+                [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c })
+            });
             both.map(|client| to(&client, 3, HINT)).collect()
         }),
-        Case::new("segments are counted, not the merged packet", world.clone(), segments(&[1, 2, 3, 45, 65_535])),
+        Case::new(
+            "segments are counted, not the merged packet",
+            world.clone(),
+            segments(&[1, 2, 3, 45, 65_535]),
+        ),
         Case::new(
             "a packet is forwarded whether or not it may be fragmented",
             world.clone(),
-            [true, false].map(|df| to(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT)).to_vec(),
+            [true, false]
+                .map(|df| to(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT))
+                .to_vec(),
         ),
-        Case::new("a packet that fits the MTU to the byte is forwarded", world.clone().with_mtu(1164), {
-            let fits = |client: Client, outer: usize| {
-                let payload = client.payload + 1164 - outer - client.packet().len();
-                to(&Client { payload, ..client }, 3, HINT)
-            };
-            let [tcp4, tcp6, udp4, udp6] = Client::each();
-            vec![fits(tcp4, 20), fits(tcp6, 40), fits(udp4, 20), fits(udp6, 40)]
-        }),
-        Case::new("a packet of 3,000 bytes is forwarded where the MTU allows it", world.clone().with_mtu(9000), {
-            each(&|client| Client { payload: 3000, ..client })
-        }),
+        Case::new(
+            "a packet that fits the MTU to the byte is forwarded",
+            world.clone().with_mtu(1164),
+            {
+                let fits = |client: Client, outer: usize| {
+                    let payload = client.payload + 1164 - outer - client.packet().len();
+                    to(&Client { payload, ..client }, 3, HINT)
+                };
+                let [tcp4, tcp6, udp4, udp6] = Client::each();
+                vec![fits(tcp4, 20), fits(tcp6, 40), fits(udp4, 20), fits(udp6, 40)]
+            },
+        ),
+        Case::new(
+            "a packet of 3,000 bytes is forwarded where the MTU allows it",
+            world.clone().with_mtu(9000),
+            { each(&|client| Client { payload: 3000, ..client }) },
+        ),
         Case::new(
             "a merged packet is judged by its segments: three of 1,140 bytes fit 1,160",
             world.clone().with_mtu(1160),
@@ -108,16 +166,21 @@ pub(super) fn cases() -> Vec<Case> {
             world.clone().with_mtu(1148),
             vec![merged(Client::udp4(), 1100)],
         ),
-        Case::new("a merged packet of one short segment is judged by its own length", world.with_mtu(1160), {
-            let client = Client { payload: 900, ..Client::tcp4() };
-            let (frame, outcome) = to(&client, 3, HINT);
-            vec![(Frame { segment_size: 1400, segments: 0, ..frame }, outcome)]
-        }),
+        Case::new(
+            "a merged packet of one short segment is judged by its own length",
+            world.with_mtu(1160),
+            {
+                let client = Client { payload: 900, ..Client::tcp4() };
+                let (frame, outcome) = to(&client, 3, HINT);
+                vec![(Frame { segment_size: 1400, segments: 0, ..frame }, outcome)]
+            },
+        ),
     ]
 }
 
-/// Three segments of a size in one packet. In a test run the kernel refuses to make room in it, after the judgement that is
-/// tested here: that it is then counted as no room, and not as too big, is what the programs show.
+/// Three segments of a size in one packet. In a test run the kernel refuses to make room in it,
+/// after the judgement that is tested here: that it is then counted as no room, and not as too big,
+/// is what the programs show.
 fn merged(client: Client, segment_size: u32) -> (Frame, Outcome) {
     let client = Client { payload: 3300, ..client };
     let (frame, outcome) = to(&client, 3, HINT);
@@ -144,7 +207,8 @@ fn counted_as(outcome: Outcome, packets: u64) -> Outcome {
 /// Sixty flows of each kind, over all backends.
 fn spread() -> Vec<(Frame, Outcome)> {
     let world = World::new();
-    let flows = (0..60).flat_map(|port| Client::each().map(|client| client.from_port(20_000 + port * 31)));
+    let flows =
+        (0..60).flat_map(|port| Client::each().map(|client| client.from_port(20_000 + port * 31)));
     flows
         .map(|client| {
             let (backend, hint) = slot_of(&world, &client);
@@ -153,8 +217,9 @@ fn spread() -> Vec<(Frame, Outcome)> {
         .collect()
 }
 
-/// The backend's address and the hint that, with the length and class of [`carrying`], sum the outer header to 0x1ffff: folding it
-/// once gives 0x10000, and only a second fold takes up that carry. One sum in some 20,000 is like this.
+/// The backend's address and the hint that, with the length and class of [`carrying`], sum the
+/// outer header to 0x1ffff: folding it once gives 0x10000, and only a second fold takes up that
+/// carry. One sum in some 20,000 is like this.
 const CARRYING: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 188, 255), 0xb0c0);
 
 fn carrying_world() -> World {
@@ -164,10 +229,13 @@ fn carrying_world() -> World {
 fn carrying() -> (Frame, Outcome) {
     let client = Client { traffic_class: 0x3a, payload: 451, ..Client::tcp4() };
     let (frame, outcome) = to(&client, 3, CARRYING.1);
-    let outer = build::outer_v4(CARRYING.0, client.traffic_class, CARRYING.1, client.packet().len());
+    let outer =
+        build::outer_v4(CARRYING.0, client.traffic_class, CARRYING.1, client.packet().len());
     let bytes = build::wrapped(&frame.bytes, &outer);
     match outcome {
-        Outcome::Forward(forwarded) => (frame, Outcome::Forward(super::Forwarded { bytes, ..forwarded })),
+        Outcome::Forward(forwarded) => {
+            (frame, Outcome::Forward(super::Forwarded { bytes, ..forwarded }))
+        }
         outcome => (frame, outcome),
     }
 }

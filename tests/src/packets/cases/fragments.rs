@@ -10,7 +10,9 @@ use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World}
 const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
-    let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Outcome)>| Client::each().iter().flat_map(send).collect();
+    let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Outcome)>| {
+        Client::each().iter().flat_map(send).collect()
+    };
     vec![
         Case::new(
             "later fragments go to the backend of the first one",
@@ -44,7 +46,9 @@ pub(super) fn cases() -> Vec<Case> {
                     sent(client, id, 0, 2),
                     passes(fragment(client, id + 1, 1, 2), Reason::Fragment),
                     other(id, &|client| {
-                        client.source = (Client::each()[usize::from(client.is_v6())].destination.ip(), port).into()
+                        client.source =
+                            (Client::each()[usize::from(client.is_v6())].destination.ip(), port)
+                                .into()
                     }),
                 ];
                 if !client.is_v6() {
@@ -68,12 +72,13 @@ pub(super) fn cases() -> Vec<Case> {
                 let clients = Client::each().into_iter().filter(Client::is_v6);
                 let of = |client: Client| {
                     let mut first = fragment(&client, 7, 0, 3);
-                    // Destination options in front of the transport header, in the first fragment; the others say that they come next, as
-                    // most senders do, or anything else.
+                    // Destination options in front of the transport header, in the first fragment;
+                    // the others say that they come next, as most senders do, or anything else.
                     let transport = std::mem::replace(&mut first[NEXT], OPTIONS);
                     first.splice(NEXT + 8..NEXT + 8, [transport, 0, 1, 4, 0, 0, 0, 0]);
                     first[19] += 8;
-                    let later = |number, says| super::with(fragment(&client, 7, number, 3), NEXT, &[says]);
+                    let later =
+                        |number, says| super::with(fragment(&client, 7, number, 3), NEXT, &[says]);
                     [first, later(1, OPTIONS), later(2, 59)].map(|bytes| forwarded(&client, bytes))
                 };
                 clients.flat_map(of).collect()
@@ -91,11 +96,13 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new("fragments to anybody else pass", world(), {
-            let clients =
-                [Client::udp4().to_address([203, 0, 113, 11]), Client::udp6().to_address([0, 0, 0, 0, 0, 0, 0, 1])];
-            let both = clients
-                .iter()
-                .flat_map(|client| [0, 1].map(|number| passes(fragment(client, 7, number, 2), Reason::NotVip)));
+            let clients = [
+                Client::udp4().to_address([203, 0, 113, 11]),
+                Client::udp6().to_address([0, 0, 0, 0, 0, 0, 0, 1]),
+            ];
+            let both = clients.iter().flat_map(|client| {
+                [0, 1].map(|number| passes(fragment(client, 7, number, 2), Reason::NotVip))
+            });
             both.collect()
         }),
         Case::new(
@@ -161,11 +168,12 @@ pub(super) fn world() -> World {
 
 /// Bytes of each part but the last.
 const PART: usize = 48;
-/// What the identification of a datagram is higher by than that of a segment: the same client sends both, and fragments of IPv6 have nothing
-/// else that tells.
+/// What the identification of a datagram is higher by than that of a segment: the same client sends
+/// both, and fragments of IPv6 have nothing else that tells.
 const OF_UDP: u16 = 100;
 
-/// Fragment `number` of `count` of a client's packet with this identification, or as much more as [`OF_UDP`] says.
+/// Fragment `number` of `count` of a client's packet with this identification, or as much more as
+/// [`OF_UDP`] says.
 pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
     let id = if client.transport == Transport::Udp { id + OF_UDP } else { id };
     let packet = Client { payload: 150, ..client.clone() }.packet();

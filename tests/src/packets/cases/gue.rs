@@ -41,28 +41,42 @@ pub(super) fn cases() -> Vec<Case> {
     let each = |v6: bool| Client::each().map(|client| sent(&client, v6, true)).to_vec();
     let own = Client::each().map(|client| sent(&client, client.is_v6(), true)).to_vec();
     vec![
-        Case::new("a packet goes to its backend in UDP, with a checksum over all of it", world(), own),
+        Case::new(
+            "a packet goes to its backend in UDP, with a checksum over all of it",
+            world(),
+            own,
+        ),
         Case::new("either family goes in UDP over IPv4", only(world(), false), each(false)),
         Case::new("either family goes in UDP over IPv6", only(world(), true), each(true)),
         Case::new("a service without it goes in IP beside one with it", beside(), {
             let tcp = [Client::tcp4(), Client::tcp6()].map(|client| to(&client, 3, HINT));
-            let udp = [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
+            let udp =
+                [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
             tcp.into_iter().chain(udp).collect()
         }),
-        Case::new("each flow has a source port of its own, every payload length a checksum", world(), {
-            let flows = (0..300).flat_map(|number| {
-                Client::each().map(|client| Client {
-                    payload: usize::from(number),
-                    traffic_class: number as u8,
-                    ..client.from_port(30_000 + number)
-                })
-            });
-            flows.map(|client| sent(&client, client.is_v6(), true)).collect()
-        }),
-        Case::new("a checksum of zero is written as all ones", only(world(), false), vec![sums_to_zero()]),
+        Case::new(
+            "each flow has a source port of its own, every payload length a checksum",
+            world(),
+            {
+                let flows = (0..300).flat_map(|number| {
+                    Client::each().map(|client| Client {
+                        payload: usize::from(number),
+                        traffic_class: number as u8,
+                        ..client.from_port(30_000 + number)
+                    })
+                });
+                flows.map(|client| sent(&client, client.is_v6(), true)).collect()
+            },
+        ),
+        Case::new(
+            "a checksum of zero is written as all ones",
+            only(world(), false),
+            vec![sums_to_zero()],
+        ),
         Case::new("padding is not summed", world(), {
             let padded = |client: Client| {
-                let (frame, outcome) = sent(&Client { payload: 1, ..client.clone() }, client.is_v6(), true);
+                let (frame, outcome) =
+                    sent(&Client { payload: 1, ..client.clone() }, client.is_v6(), true);
                 let pad = |bytes: Vec<u8>| [bytes, vec![0x5a; 9]].concat();
                 (pad(frame.bytes).into(), changed(outcome, pad))
             };
@@ -70,7 +84,8 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new("IPv4 options are summed, and IPv6 extension headers", world(), {
             let options = Client { options: 12, ..Client::tcp4() };
-            let extended = [&[8][..], &[16, 8], &[256]].map(|sizes| extended(&Client::udp6(), sizes));
+            let extended =
+                [&[8][..], &[16, 8], &[256]].map(|sizes| extended(&Client::udp6(), sizes));
             [sent(&options, false, true)].into_iter().chain(extended).collect()
         }),
         Case::new("a tagged packet goes in UDP without its tags", only(world(), true), {
@@ -80,29 +95,39 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().map(tagged).to_vec()
         }),
-        Case::new("a datagram without a checksum has none outside over IPv4 either", only(world(), false), {
-            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec()
-        }),
+        Case::new(
+            "a datagram without a checksum has none outside over IPv4 either",
+            only(world(), false),
+            { [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec() },
+        ),
         Case::new("over IPv6 such a datagram is dropped", only(world(), true), {
-            let bare = [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true).0.bytes);
+            let bare =
+                [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true).0.bytes);
             bare.map(|bytes| drops(bytes, Reason::NoChecksum)).to_vec()
         }),
-        Case::new("over IPv6 such a datagram goes where its receiver agreed", only(agreed(), true), {
-            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec()
-        }),
-        Case::new("a datagram's checksum that covers less than the packet is not used", only(world(), false), {
-            [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec()
-        }),
+        Case::new(
+            "over IPv6 such a datagram goes where its receiver agreed",
+            only(agreed(), true),
+            { [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec() },
+        ),
+        Case::new(
+            "a datagram's checksum that covers less than the packet is not used",
+            only(world(), false),
+            { [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec() },
+        ),
         Case::new("what is merged has no checksum outside over IPv4", only(world(), false), {
             Client::each().map(|client| merged(&client, false)).to_vec()
         }),
         Case::new("what is merged is dropped over IPv6", only(world(), true), {
-            let merged = Client::each().map(|client| (merged(&client, true).0, Outcome::Drop(Reason::NoChecksum)));
+            let merged = Client::each()
+                .map(|client| (merged(&client, true).0, Outcome::Drop(Reason::NoChecksum)));
             merged.to_vec()
         }),
-        Case::new("what is merged goes over IPv6 where its receiver agreed", only(agreed(), true), {
-            Client::each().map(|client| merged(&client, true)).to_vec()
-        }),
+        Case::new(
+            "what is merged goes over IPv6 where its receiver agreed",
+            only(agreed(), true),
+            { Client::each().map(|client| merged(&client, true)).to_vec() },
+        ),
         Case::new(
             "fragments have no checksum outside, and follow each other in UDP",
             only(agreed(), true),
@@ -121,12 +146,19 @@ pub(super) fn cases() -> Vec<Case> {
                 let [first, later] = fragments().try_into().expect("two");
                 let plain = World { vip_options: [].into(), ..only(agreed(), true) };
                 let send = |(frame, outcome)| Step::Send(frame, outcome);
-                vec![Step::Configure(only(agreed(), true)), send(first), Step::Configure(plain), send(later)]
+                vec![
+                    Step::Configure(only(agreed(), true)),
+                    send(first),
+                    Step::Configure(plain),
+                    send(later),
+                ]
             },
         },
-        Case::new("an ICMP error goes in UDP with a checksum, from its flow's source port", world(), {
-            super::icmp::few().map(|error| followed(&error)).collect()
-        }),
+        Case::new(
+            "an ICMP error goes in UDP with a checksum, from its flow's source port",
+            world(),
+            { super::icmp::few().map(|error| followed(&error)).collect() },
+        ),
         Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
             [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()
         }),
@@ -139,7 +171,8 @@ pub(super) fn cases() -> Vec<Case> {
                 Client { payload: length - headers, ..client.clone() }
             };
             let room = |client: &Client| 1500 - 8 - if client.is_v6() { 40 } else { 20 };
-            let fits = Client::each().map(|client| sent(&of_length(&client, room(&client)), client.is_v6(), true));
+            let fits = Client::each()
+                .map(|client| sent(&of_length(&client, room(&client)), client.is_v6(), true));
             let larger = Client::each().map(|client| {
                 let frame = of_length(&client, room(&client) + 1).frame();
                 let header = if client.is_v6() { 40 } else { 20 };
@@ -150,7 +183,9 @@ pub(super) fn cases() -> Vec<Case> {
             fits.into_iter().chain(larger).collect()
         }),
         Case::new("what is not for a VIP passes", world(), {
-            Client::each().map(|client| passes(client.to_port(9).frame(), Reason::NotVipPort)).to_vec()
+            Client::each()
+                .map(|client| passes(client.to_port(9).frame(), Reason::NotVipPort))
+                .to_vec()
         }),
     ]
 }
@@ -162,13 +197,21 @@ fn hash(client: &Client) -> u64 {
 
 /// The bytes of a client's flow that are hashed.
 fn tuple(client: &Client) -> Vec<u8> {
-    let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
+    let ports =
+        [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
     let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
     oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol)
 }
 
 /// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
-fn outer(v6: bool, class: u8, hint: u16, length: usize, hash: u64, summed: Option<&[u8]>) -> Vec<u8> {
+fn outer(
+    v6: bool,
+    class: u8,
+    hint: u16,
+    length: usize,
+    hash: u64,
+    summed: Option<&[u8]>,
+) -> Vec<u8> {
     let backend = Backend::new(3);
     let outer = if v6 {
         build::outer_v6(backend.v6.expect("it has one"), class, hint, length)
@@ -185,7 +228,13 @@ fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Outcome) {
 }
 
 /// The frame of a client's packet, changed, and what becomes of it.
-fn wrapped(bytes: &[u8], client: &Client, hash: u64, v6: bool, summed: Option<&[u8]>) -> (Frame, Outcome) {
+fn wrapped(
+    bytes: &[u8],
+    client: &Client,
+    hash: u64,
+    v6: bool,
+    summed: Option<&[u8]>,
+) -> (Frame, Outcome) {
     let length = bytes.len() - ETHERNET;
     let outer = outer(v6, client.traffic_class, HINT, length, hash, summed);
     let outcome = Outcome::Forward(Forwarded {
@@ -224,7 +273,9 @@ fn sums_to_zero() -> (Frame, Outcome) {
         let found = (0..=255).find_map(|third| {
             let mut client = Client::udp4();
             client.source.set_ip([198, 51, third, 7].into());
-            let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else { return None };
+            let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else {
+                return None;
+            };
             // The client's own port is in its pseudo-header's complement and so in no sum.
             let word = |at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
             let wanted = (word(UDP) + word(UDP + 6)) % 0xffff;
@@ -274,9 +325,12 @@ fn unsummed(client: &Client, v6: bool) -> (Frame, Outcome) {
     wrapped(&with(client.frame(), transport(client) + 6, &[0, 0]), client, hash(client), v6, None)
 }
 
-/// A client's datagram that is two bytes longer than its UDP header says, and what becomes of it over IPv4.
+/// A client's datagram that is two bytes longer than its UDP header says, and what becomes of it
+/// over IPv4.
 fn longer(client: &Client) -> (Frame, Outcome) {
-    let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len() - transport(client) + ETHERNET;
+    let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len()
+        - transport(client)
+        + ETHERNET;
     let bytes = with(client.frame(), transport(client) + 4, &(length as u16).to_be_bytes());
     wrapped(&bytes, client, hash(client), false, None)
 }
@@ -296,7 +350,8 @@ fn fragments() -> Vec<(Frame, Outcome)> {
     let first = Client { fragment: (false, true, 0), ..Client::udp4() };
     let later = Client { fragment: (false, false, 9), ..Client::udp4() };
     // The later one has no ports.
-    let portless = oracle::hash(&oracle::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
+    let portless =
+        oracle::hash(&oracle::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
     vec![sent(&first, true, false), wrapped(&later.frame(), &later, portless, true, None)]
 }
 
@@ -319,7 +374,8 @@ fn ids() -> World {
 fn named(client: &Client) -> (Frame, Outcome) {
     let client = Client { begins: [&[0x41, 0x07], SERVER_ID].concat(), ..client.clone() };
     let (packet, bytes) = (client.packet(), client.frame());
-    let outer = outer(client.is_v6(), client.traffic_class, 0, packet.len(), hash(&client), Some(&packet));
+    let outer =
+        outer(client.is_v6(), client.traffic_class, 0, packet.len(), hash(&client), Some(&packet));
     let (frame, outcome) = sent(&client, client.is_v6(), true);
     (frame, changed(outcome, |_| build::wrapped(&bytes, &outer)))
 }
@@ -327,7 +383,8 @@ fn named(client: &Client) -> (Frame, Outcome) {
 /// Pings go to the backends of [`WEB`].
 fn pings() -> World {
     let mut world = world();
-    world.address_options = [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
+    world.address_options =
+        [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
     world.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
     world
 }

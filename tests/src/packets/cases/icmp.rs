@@ -15,7 +15,8 @@ const HINT: u16 = 0x557f;
 
 /// Every kind of flow, from many clients' ports, with every type of error of its family.
 fn each() -> impl Iterator<Item = Error> {
-    let flows = (0..12).flat_map(|port| Client::each().map(|client| client.from_port(41_000 + port)));
+    let flows =
+        (0..12).flat_map(|port| Client::each().map(|client| client.from_port(41_000 + port)));
     flows.flat_map(|client| {
         let kinds: &[u8] = if client.is_v6() { &[1, 2, 3, 4] } else { &[3, 11, 12] };
         kinds.iter().map(|kind| Error::new(&client, *kind)).collect::<Vec<_>>()
@@ -29,7 +30,9 @@ pub(super) fn few() -> impl Iterator<Item = Error> {
 
 pub(super) fn cases() -> Vec<Case> {
     let all_to_3 = || World::new().all_to(3, HINT);
-    let quoting = |change: &dyn Fn(Error) -> Error| each().map(change).map(|e| followed(&World::new(), &e)).collect();
+    let quoting = |change: &dyn Fn(Error) -> Error| {
+        each().map(change).map(|e| followed(&World::new(), &e)).collect()
+    };
     let passing = |change: &dyn Fn(Error) -> Error, reason| {
         few().map(|error| passes(change(error).frame(), reason)).collect::<Vec<_>>()
     };
@@ -44,9 +47,17 @@ pub(super) fn cases() -> Vec<Case> {
             World::new(),
             quoting(&|error| Error { quoted: Some(8), ..error }),
         ),
-        Case::new("a quoted packet may have IPv4 options or an IPv6 extension header", World::new(), {
-            [8, 24, 40].iter().flat_map(|&options| few().map(move |e| Error { options, ..e })).map(follow).collect()
-        }),
+        Case::new(
+            "a quoted packet may have IPv4 options or an IPv6 extension header",
+            World::new(),
+            {
+                [8, 24, 40]
+                    .iter()
+                    .flat_map(|&options| few().map(move |e| Error { options, ..e }))
+                    .map(follow)
+                    .collect()
+            },
+        ),
         Case::new(
             "an ICMP error that quotes a first fragment is followed",
             World::new(),
@@ -57,13 +68,16 @@ pub(super) fn cases() -> Vec<Case> {
             World::new(),
             passing(&|error| Error { fragment: Some((3, false)), ..error }, Reason::QuotesFragment),
         ),
-        Case::new("an ICMP error goes where its service's way of hashing sends the flow", hashing(), {
-            each().map(|error| followed(&hashing(), &error)).collect()
-        }),
+        Case::new(
+            "an ICMP error goes where its service's way of hashing sends the flow",
+            hashing(),
+            { each().map(|error| followed(&hashing(), &error)).collect() },
+        ),
         Case::new("an ICMP error finds any-port and prefix VIPs", prefixes(), {
             let at = |error: Error| {
                 let v6 = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 9);
-                let address: IpAddr = if error.client.is_v6() { v6.into() } else { [192, 0, 3, 77].into() };
+                let address: IpAddr =
+                    if error.client.is_v6() { v6.into() } else { [192, 0, 3, 77].into() };
                 Error { client: error.client.to_address(address).to_port(9_999), ..error }
             };
             each().map(at).map(|error| followed(&prefixes(), &error)).collect()
@@ -77,24 +91,32 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect()
         }),
-        Case::new("an ICMP error about another address than the one it comes to passes", World::new(), {
-            let to_other = |error: Error| {
-                let mut quoted = error.client.clone();
-                quoted.destination.set_ip(if quoted.is_v6() {
-                    Ipv6Addr::LOCALHOST.into()
-                } else {
-                    [10, 9, 9, 9].into()
-                });
-                Error { to: Some(error.client.destination.ip()), client: quoted, ..error }
-            };
-            passing(&to_other, Reason::QuotesOther)
-        }),
+        Case::new(
+            "an ICMP error about another address than the one it comes to passes",
+            World::new(),
+            {
+                let to_other = |error: Error| {
+                    let mut quoted = error.client.clone();
+                    quoted.destination.set_ip(if quoted.is_v6() {
+                        Ipv6Addr::LOCALHOST.into()
+                    } else {
+                        [10, 9, 9, 9].into()
+                    });
+                    Error { to: Some(error.client.destination.ip()), client: quoted, ..error }
+                };
+                passing(&to_other, Reason::QuotesOther)
+            },
+        ),
         Case::new(
             "an ICMP error to an address that is no VIP passes, whatever it quotes",
             World::new(),
             passing(
                 &|error| Error {
-                    to: Some(if error.client.is_v6() { Ipv6Addr::LOCALHOST.into() } else { [10, 9, 9, 9].into() }),
+                    to: Some(if error.client.is_v6() {
+                        Ipv6Addr::LOCALHOST.into()
+                    } else {
+                        [10, 9, 9, 9].into()
+                    }),
                     ..error
                 },
                 Reason::NotVip,
@@ -103,17 +125,25 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "an ICMP error about a port that no VIP has passes",
             World::new(),
-            passing(&|error| Error { client: error.client.to_port(81), ..error }, Reason::QuotesOther),
+            passing(
+                &|error| Error { client: error.client.to_port(81), ..error },
+                Reason::QuotesOther,
+            ),
         ),
-        Case::new("an ICMP error about another protocol, or about an ICMP error, passes", World::new(), {
-            let other = |protocol: u8| {
-                few().map(move |error| {
-                    let at = ETHERNET + error.fixed() + 8 + if error.client.is_v6() { 6 } else { 9 };
-                    passes(with(error.frame(), at, &[protocol]), Reason::QuotesOther)
-                })
-            };
-            [1, 4, 41, 58, 132].into_iter().flat_map(other).collect()
-        }),
+        Case::new(
+            "an ICMP error about another protocol, or about an ICMP error, passes",
+            World::new(),
+            {
+                let other = |protocol: u8| {
+                    few().map(move |error| {
+                        let at =
+                            ETHERNET + error.fixed() + 8 + if error.client.is_v6() { 6 } else { 9 };
+                        passes(with(error.frame(), at, &[protocol]), Reason::QuotesOther)
+                    })
+                };
+                [1, 4, 41, 58, 132].into_iter().flat_map(other).collect()
+            },
+        ),
         Case::new("an ICMP error that quotes the other IP version passes", World::new(), {
             few()
                 .map(|error| {
@@ -123,37 +153,51 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect()
         }),
-        Case::new("an ICMP error whose quote ends before the ports passes, wherever it ends", World::new(), {
-            few()
-                .flat_map(|error| {
-                    let (whole, quote) = (error.frame(), ETHERNET + error.fixed() + 8);
-                    let lengths = quote..quote + error.fixed() + 4;
-                    lengths.map(move |length| passes(whole[..length].to_vec(), Reason::QuotesOther))
-                })
-                .collect()
-        }),
+        Case::new(
+            "an ICMP error whose quote ends before the ports passes, wherever it ends",
+            World::new(),
+            {
+                few()
+                    .flat_map(|error| {
+                        let (whole, quote) = (error.frame(), ETHERNET + error.fixed() + 8);
+                        let lengths = quote..quote + error.fixed() + 4;
+                        lengths.map(move |length| {
+                            passes(whole[..length].to_vec(), Reason::QuotesOther)
+                        })
+                    })
+                    .collect()
+            },
+        ),
         Case::new("an ICMP message that ends inside its header passes", World::new(), {
             few()
                 .flat_map(|error| {
                     let (whole, start) = (error.frame(), ETHERNET + error.fixed());
-                    (start..start + 8).map(move |length| passes(whole[..length].to_vec(), Reason::Truncated))
+                    (start..start + 8)
+                        .map(move |length| passes(whole[..length].to_vec(), Reason::Truncated))
                 })
                 .collect()
         }),
-        Case::new("an ICMP error about a VIP's flow that claims more than there is is dropped", World::new(), {
-            few()
-                .map(|error| {
-                    let at = ETHERNET + if error.client.is_v6() { 4 } else { 2 };
-                    drops(with(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
-                })
-                .collect()
-        }),
+        Case::new(
+            "an ICMP error about a VIP's flow that claims more than there is is dropped",
+            World::new(),
+            {
+                few()
+                    .map(|error| {
+                        let at = ETHERNET + if error.client.is_v6() { 4 } else { 2 };
+                        drops(with(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
+                    })
+                    .collect()
+            },
+        ),
         Case::new(
             "an ICMP error whose time to live is zero is dropped, with one hop left it is followed",
             World::new(),
             {
                 let hops = |hops| few().map(move |error| Error { hops, ..error });
-                hops(0).map(|error| drops(error.frame(), Reason::Expired)).chain(hops(1).map(follow)).collect()
+                hops(0)
+                    .map(|error| drops(error.frame(), Reason::Expired))
+                    .chain(hops(1).map(follow))
+                    .collect()
             },
         ),
         Case::new(
@@ -163,12 +207,16 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new("ICMP that is neither an error nor a ping passes", World::new(), {
             let v4 = [0, 1, 4, 5, 9, 10, 13, 42, 255].map(|kind| Error::new(&Client::tcp4(), kind));
-            let v6 = [0, 5, 100, 127, 129, 133, 134, 135, 136, 137, 255].map(|kind| Error::new(&Client::tcp6(), kind));
+            let v6 = [0, 5, 100, 127, 129, 133, 134, 135, 136, 137, 255]
+                .map(|kind| Error::new(&Client::tcp6(), kind));
             v4.iter().chain(&v6).map(|error| passes(error.frame(), Reason::OtherProtocol)).collect()
         }),
         Case::new("an ICMP error in fragments passes", World::new(), {
             let bits = [0x20, 0x00];
-            vec![passes(with(Error::new(&Client::tcp4(), 3).frame(), ETHERNET + 6, &bits), Reason::OtherProtocol)]
+            vec![passes(
+                with(Error::new(&Client::tcp4(), 3).frame(), ETHERNET + 6, &bits),
+                Reason::OtherProtocol,
+            )]
         }),
     ]
 }
@@ -211,7 +259,11 @@ pub(super) fn slot(world: &World, service: u32, client: &Client) -> Slot {
         source.set_port(0);
     }
     if options == VipOptions::HASH_SOURCE {
-        let nobody: IpAddr = if client.is_v6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let nobody: IpAddr = if client.is_v6() {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
         destination = (nobody, 0).into();
         protocol = 0;
     }
@@ -235,7 +287,8 @@ fn prefixes() -> World {
     world
 }
 
-/// The connection table knows the flow's backend better than the lookup table; an error writes nothing into it.
+/// The connection table knows the flow's backend better than the lookup table; an error writes
+/// nothing into it.
 fn tracked() -> Case {
     let before = World::new().all_to(3, HINT).tracked(true);
     let after = World::new().all_to(1, HINT).tracked(true);
@@ -246,7 +299,8 @@ fn tracked() -> Case {
     for error in few() {
         let service = if error.client.transport == Transport::Udp { DNS } else { WEB };
         steps.push(send(to_backend(&error, service, (3, HINT))));
-        // Of this flow nothing was seen, so the slot decides, and decides again after the next change.
+        // Of this flow nothing was seen, so the slot decides, and decides again after the next
+        // change.
         let unseen = Error { client: error.client.from_port(999), ..error };
         steps.push(send(to_backend(&unseen, service, (1, HINT))));
     }
@@ -256,5 +310,8 @@ fn tracked() -> Case {
         let unseen = Error { client: error.client.from_port(999), ..error };
         steps.push(send(to_backend(&unseen, service, (2, HINT))));
     }
-    Case { name: "an ICMP error follows its flow's entry in the connection table, and writes none", steps }
+    Case {
+        name: "an ICMP error follows its flow's entry in the connection table, and writes none",
+        steps,
+    }
 }

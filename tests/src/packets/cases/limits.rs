@@ -1,4 +1,5 @@
-//! Rates of packets and of new flows. No bucket fills again during a case, so that time does not matter.
+//! Rates of packets and of new flows. No bucket fills again during a case, so that time does not
+//! matter.
 
 use sluice_datapath::Reason;
 use sluice_datapath::options::VipOptions;
@@ -96,12 +97,25 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a source has a bucket at each service",
             world(&[(WEB, SourcePackets, 1), (DNS, SourcePackets, 2)]),
-            vec![served(&tcp4), served(&udp4), served(&udp4), source_limit(&udp4), source_limit(&tcp4), served(&udp6)],
+            vec![
+                served(&tcp4),
+                served(&udp4),
+                served(&udp4),
+                source_limit(&udp4),
+                source_limit(&tcp4),
+                served(&udp6),
+            ],
         ),
         Case::new(
             "what a source sends too much costs its service nothing",
             world(&[(WEB, SourcePackets, 1), (WEB, Packets, 2)]),
-            vec![served(&tcp4), source_limit(&tcp4), source_limit(&tcp4), served(&other), service_limit(&tcp6)],
+            vec![
+                served(&tcp4),
+                source_limit(&tcp4),
+                source_limit(&tcp4),
+                served(&other),
+                service_limit(&tcp6),
+            ],
         ),
         Case::new(
             "UDP and the server's side of a handshake open nothing",
@@ -140,17 +154,21 @@ pub(super) fn cases() -> Vec<Case> {
                 source_limit(&tcp4),
             ],
         ),
-        Case::new("tagged packets and those with options take from the same buckets", world(&[(WEB, Packets, 2)]), {
-            let options = Client { options: 8, ..Client::tcp4() };
-            let frame = build::tagged(&tcp4.frame(), &[(0x8100, 6)]);
-            vec![
-                (frame.clone().into(), forwarded(&tcp4.frame(), &tcp4, 1, HINT)),
-                served(&options),
-                drops(frame, Reason::ServiceLimit),
-                service_limit(&options),
-                service_limit(&tcp6),
-            ]
-        }),
+        Case::new(
+            "tagged packets and those with options take from the same buckets",
+            world(&[(WEB, Packets, 2)]),
+            {
+                let options = Client { options: 8, ..Client::tcp4() };
+                let frame = build::tagged(&tcp4.frame(), &[(0x8100, 6)]);
+                vec![
+                    (frame.clone().into(), forwarded(&tcp4.frame(), &tcp4, 1, HINT)),
+                    served(&options),
+                    drops(frame, Reason::ServiceLimit),
+                    service_limit(&options),
+                    service_limit(&tcp6),
+                ]
+            },
+        ),
         Case::new(
             "each fragment takes a token of its service, first or later, of whichever family",
             limited(fragments::world(), &[(WEB, Packets, 4)]),
@@ -174,12 +192,19 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "each fragment takes a token of its source, first or later, and none of another's or of new flows",
-            limited(fragments::world(), &[(DNS, SourcePackets, 2), (WEB, NewFlows, 1), (WEB, SourceNewFlows, 1)]),
+            limited(
+                fragments::world(),
+                &[(DNS, SourcePackets, 2), (WEB, NewFlows, 1), (WEB, SourceNewFlows, 1)],
+            ),
             {
-                let over = |client: &Client| drops(fragments::fragment(client, 7, 2, 3), Reason::SourceLimit);
+                let over = |client: &Client| {
+                    drops(fragments::fragment(client, 7, 2, 3), Reason::SourceLimit)
+                };
                 let other = from(udp4.clone(), "198.51.100.8");
-                let two = |client: &Client| [0, 1].map(|number| fragments::sent(client, 7, number, 3));
-                let all = |client: &Client| [0, 1, 2].map(|number| fragments::sent(client, 7, number, 3));
+                let two =
+                    |client: &Client| [0, 1].map(|number| fragments::sent(client, 7, number, 3));
+                let all =
+                    |client: &Client| [0, 1, 2].map(|number| fragments::sent(client, 7, number, 3));
                 [
                     &two(&udp4)[..],
                     &[over(&udp4)],
@@ -209,11 +234,20 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             },
         ),
-        Case::new("ICMP errors about a service's flows take from its buckets", world(&[(WEB, Packets, 2)]), {
-            let error = super::icmp::few().next().expect("there is one of TCP over IPv4");
-            let followed = super::icmp::followed(&World::new().all_to(1, HINT), &error);
-            vec![followed.clone(), followed, drops(error.frame(), Reason::ServiceLimit), service_limit(&tcp4)]
-        }),
+        Case::new(
+            "ICMP errors about a service's flows take from its buckets",
+            world(&[(WEB, Packets, 2)]),
+            {
+                let error = super::icmp::few().next().expect("there is one of TCP over IPv4");
+                let followed = super::icmp::followed(&World::new().all_to(1, HINT), &error);
+                vec![
+                    followed.clone(),
+                    followed,
+                    drops(error.frame(), Reason::ServiceLimit),
+                    service_limit(&tcp4),
+                ]
+            },
+        ),
         Case::new(
             "lists come before rates: who is denied takes no token",
             {

@@ -28,7 +28,9 @@ fn world(list: u32, said: &[Said]) -> World {
 }
 
 fn listed(mut world: World, list: u32, said: &[Said]) -> World {
-    let prefixes = said.iter().flat_map(|(prefixes, says)| prefixes.map(|p| (p.parse().expect("a prefix"), *says)));
+    let prefixes = said
+        .iter()
+        .flat_map(|(prefixes, says)| prefixes.map(|p| (p.parse().expect("a prefix"), *says)));
     world.lists.insert(list, prefixes.collect());
     if list != Listing::OF_ALL {
         world.vip_options.insert(list, VipOptions::LISTED);
@@ -49,7 +51,9 @@ pub(super) fn cases() -> Vec<Case> {
         steps: steps
             .into_iter()
             .flat_map(|(world, frames)| {
-                [Step::Configure(world)].into_iter().chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+                [Step::Configure(world)]
+                    .into_iter()
+                    .chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
             })
             .collect(),
     };
@@ -64,7 +68,11 @@ pub(super) fn cases() -> Vec<Case> {
             world(WEB, &[(CLIENTS, Says::DENIED)]),
             web_refused(Reason::Denied),
         ),
-        case("a source beside the denied ones is served", world(0, &[(OTHERS, Says::DENIED)]), all()),
+        case(
+            "a source beside the denied ones is served",
+            world(0, &[(OTHERS, Says::DENIED)]),
+            all(),
+        ),
         case(
             "a prefix of one address denies that address",
             world(WEB, &[(CLIENT, Says::DENIED)]),
@@ -92,7 +100,10 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "the longer of a denied and an allowed prefix counts: denied inside allowed",
-            world(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)]),
+            world(
+                WEB,
+                &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)],
+            ),
             web_refused(Reason::Denied),
         ),
         case(
@@ -117,7 +128,11 @@ pub(super) fn cases() -> Vec<Case> {
             "one family's list says nothing about the other",
             {
                 let mut world = world(WEB, &[(EVERYBODY, Says::ALLOWED)]);
-                world.lists.entry(WEB).or_default().insert("::/0".parse().expect("a prefix"), Says::DENIED);
+                world
+                    .lists
+                    .entry(WEB)
+                    .or_default()
+                    .insert("::/0".parse().expect("a prefix"), Says::DENIED);
                 world
             },
             vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::Denied)],
@@ -157,9 +172,17 @@ pub(super) fn cases() -> Vec<Case> {
             "nobody else's packets meet a list: other addresses, other ports, other protocols",
             world(0, &[(EVERYBODY, Says::DENIED)]),
             [
-                Client::each().map(|client| passes(client.to_port(22).frame(), Reason::NotVipPort)).to_vec(),
-                vec![passes(with(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip)],
-                vec![passes(with(Client::tcp4().frame(), ETHERNET + 9, &[132]), Reason::OtherProtocol)],
+                Client::each()
+                    .map(|client| passes(client.to_port(22).frame(), Reason::NotVipPort))
+                    .to_vec(),
+                vec![passes(
+                    with(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]),
+                    Reason::NotVip,
+                )],
+                vec![passes(
+                    with(Client::tcp4().frame(), ETHERNET + 9, &[132]),
+                    Reason::OtherProtocol,
+                )],
             ]
             .concat(),
         ),
@@ -173,13 +196,21 @@ pub(super) fn cases() -> Vec<Case> {
             world(0, &[(CLIENTS, Says::DENIED)]),
             [
                 Client::each()
-                    .map(|client| drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied))
+                    .map(|client| {
+                        drops(build::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied)
+                    })
                     .to_vec(),
                 vec![
                     drops(Client { options: 8, ..Client::tcp4() }.frame(), Reason::Denied),
-                    drops(Client { fragment: (false, true, 0), ..Client::udp4() }.frame(), Reason::Denied),
+                    drops(
+                        Client { fragment: (false, true, 0), ..Client::udp4() }.frame(),
+                        Reason::Denied,
+                    ),
                     // Nobody wrote down where the first one went.
-                    passes(Client { fragment: (false, false, 8), ..Client::udp4() }.frame(), Reason::Fragment),
+                    passes(
+                        Client { fragment: (false, false, 8), ..Client::udp4() }.frame(),
+                        Reason::Fragment,
+                    ),
                 ],
             ]
             .concat(),
@@ -187,15 +218,21 @@ pub(super) fn cases() -> Vec<Case> {
         after("a later fragment is dropped when its source has been denied since the first one", {
             let firsts = || Client::each().map(|client| fragments::sent(&client, 7, 0, 3)).to_vec();
             let later = || Client::each().map(|client| fragments::sent(&client, 7, 1, 3)).to_vec();
-            let dropped =
-                |reason| Client::each().map(|client| drops(fragments::fragment(&client, 7, 1, 3), reason)).to_vec();
+            let dropped = |reason| {
+                Client::each()
+                    .map(|client| drops(fragments::fragment(&client, 7, 1, 3), reason))
+                    .to_vec()
+            };
             // Two clients to the service WEB, then two to DNS.
             let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
             let with = |list, said: &[Said]| listed(fragments::world(), list, said);
             vec![
                 (fragments::world(), firsts()),
                 (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::Denied)),
-                (with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]), dropped(Reason::NotAllowed)),
+                (
+                    with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                    dropped(Reason::NotAllowed),
+                ),
                 (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::Denied)),
                 (
                     with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
@@ -215,7 +252,10 @@ pub(super) fn cases() -> Vec<Case> {
                 [drops(lying, Reason::Denied), drops(expired, Reason::Denied)]
             };
             vec![
-                (fragments::world(), Client::each().map(|client| fragments::sent(&client, 7, 0, 2)).to_vec()),
+                (
+                    fragments::world(),
+                    Client::each().map(|client| fragments::sent(&client, 7, 0, 2)).to_vec(),
+                ),
                 (
                     listed(fragments::world(), 0, &[(CLIENTS, Says::DENIED)]),
                     Client::each().iter().flat_map(bent).collect(),
@@ -234,7 +274,9 @@ pub(super) fn cases() -> Vec<Case> {
                 0,
                 &[(ROUTERS, Says::DENIED)],
             ),
-            icmp::few().map(|error| icmp::followed(&World::new().all_to(1, HINT), &error)).collect(),
+            icmp::few()
+                .map(|error| icmp::followed(&World::new().all_to(1, HINT), &error))
+                .collect(),
         ),
         case(
             "pings of a source that is denied to all are dropped; a service's list says nothing of pings",

@@ -28,7 +28,8 @@ use super::build::{self, Client, Transport};
 use super::oracle::decapsulate::decapsulated;
 use super::oracle::{self, Oracle};
 use super::world::{
-    Action, Balancer, Counters, DNS, Decapsulator, Forwarded, Frame, Host, Outcome, Slot, Unwraps, WEB, World,
+    Action, Balancer, Counters, DNS, Decapsulator, Forwarded, Frame, Host, Outcome, Slot, Unwraps,
+    WEB, World,
 };
 
 pub use clamping::{ClampCase, LARGEST, cases as clamping, handshake};
@@ -60,7 +61,8 @@ pub struct Case {
 pub enum Unwrapped {
     /// It leaves the frame alone, or drops it: verdict and reason.
     Refused(Action, Reason),
-    /// It takes the outer header off: the frame that is left, packets and bytes of the inner packet.
+    /// It takes the outer header off: the frame that is left, packets and bytes of the inner
+    /// packet.
     Taken(Vec<u8>, u64, u64),
 }
 
@@ -112,11 +114,15 @@ impl Case {
         })
     }
 
-    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none, or when a frame that it
-    /// cannot be given would have left fewer tokens to the others.
+    /// The same with only those frames that a binding of the packet path can be given; `None` when
+    /// there are none, or when a frame that it cannot be given would have left fewer tokens to the
+    /// others.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
-        let limited = self.steps.iter().any(|step| matches!(step, Step::Configure(world) if !world.rates.is_empty()));
+        let limited = self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Configure(world) if !world.rates.is_empty()));
         let all = self.frames().count();
         self.steps.retain(|step| !matches!(step, Step::Send(frame, _) if !accepts(frame)));
         let left = self.frames().count();
@@ -136,7 +142,8 @@ impl Case {
                 Step::Configure(world) => balancer.configure(world)?,
                 Step::Send(frame, expected) => {
                     sent += 1;
-                    send(balancer, frame, expected, &mut total).with_context(|| format!("frame {sent}"))?;
+                    send(balancer, frame, expected, &mut total)
+                        .with_context(|| format!("frame {sent}"))?;
                 }
             }
         }
@@ -169,7 +176,8 @@ impl Case {
 }
 
 impl HostCase {
-    /// Whether an outer header in it is of another family than the packet inside, which not every kernel's BPF can take off.
+    /// Whether an outer header in it is of another family than the packet inside, which not every
+    /// kernel's BPF can take off.
     pub fn crosses(&self) -> bool {
         self.frames.iter().any(|(frame, _)| match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => match frame.bytes.get(14 + 9) {
@@ -184,7 +192,8 @@ impl HostCase {
         })
     }
 
-    /// The same with only those frames that a binding of the packet path can be given; `None` when there are none.
+    /// The same with only those frames that a binding of the packet path can be given; `None` when
+    /// there are none.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
         self.frames.retain(|(frame, _)| accepts(frame));
@@ -244,7 +253,8 @@ pub fn unwrap(
     Ok(())
 }
 
-/// Sends a frame to a backend and compares verdict and bytes; adds to `total` what counters should show of it.
+/// Sends a frame to a backend and compares verdict and bytes; adds to `total` what counters should
+/// show of it.
 ///
 /// # Errors
 ///
@@ -323,11 +333,16 @@ pub fn exchange(
     ensure!(did == action, "{did:?} instead of {action:?}");
     // What was refused room may have lost its tags before; nobody sees it again.
     let seen = *expected != Outcome::Drop(Reason::NoRoom);
-    ensure!(!seen || left == *bytes, "{:02x?} became {left:02x?} instead of {bytes:02x?}", frame.bytes);
+    ensure!(
+        !seen || left == *bytes,
+        "{:02x?} became {left:02x?} instead of {bytes:02x?}",
+        frame.bytes
+    );
     Ok(())
 }
 
-/// The frame of a client's packet going to a backend of [`World::new`], and what should become of it.
+/// The frame of a client's packet going to a backend of [`World::new`], and what should become of
+/// it.
 fn to(client: &Client, backend: u16, hint: u16) -> (Frame, Outcome) {
     let bytes = client.frame();
     let outcome = forwarded(&bytes, client, backend, hint);
@@ -356,7 +371,8 @@ fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) -> Outcome 
 /// The slot of a client's packet in a world's tables.
 fn slot_of(world: &World, client: &Client) -> Slot {
     let (service, protocol) = if client.transport == Transport::Udp { (DNS, 17) } else { (WEB, 6) };
-    let ports = [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
+    let ports =
+        [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
     let addresses: (IpAddr, IpAddr) = (client.source.ip(), client.destination.ip());
     let tuple = oracle::tuple(addresses.0, addresses.1, &ports, protocol);
     oracle::slot(&world.tables[&service].slots, &tuple).expect("the table has slots")

@@ -1,4 +1,5 @@
-//! Pings to a VIP address: answered, forwarded, or left to the host; and what else might go round in circles.
+//! Pings to a VIP address: answered, forwarded, or left to the host; and what else might go round
+//! in circles.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,18 +22,33 @@ pub(super) fn cases() -> Vec<Case> {
     let from = |v4: &[Ipv4Addr], v6: &[Ipv6Addr]| -> Vec<Ping> {
         let [ping4, ping6] = both();
         let v4 = v4.iter().map(|source| Ping { source: (*source).into(), ..ping4.clone() });
-        v4.chain(v6.iter().map(|source| Ping { source: (*source).into(), ..ping6.clone() })).collect()
+        v4.chain(v6.iter().map(|source| Ping { source: (*source).into(), ..ping6.clone() }))
+            .collect()
     };
     vec![
-        Case::new("a ping to a VIP address is answered from there", World::new(), each(&|ping| ping)),
+        Case::new(
+            "a ping to a VIP address is answered from there",
+            World::new(),
+            each(&|ping| ping),
+        ),
         Case::new("a ping of any size is answered with its payload", World::new(), {
             let sizes = [0, 1, 2, 3, 17, 18, 56, 57, 1000, 1472, 2000];
-            sizes.iter().flat_map(|&size| each(&|ping| Ping { payload: vec![0xa5; size], ..ping })).collect()
+            sizes
+                .iter()
+                .flat_map(|&size| each(&|ping| Ping { payload: vec![0xa5; size], ..ping }))
+                .collect()
         }),
-        Case::new("a ping's answer keeps its traffic class, and has a time to live of its own", World::new(), {
-            let fields = [(1, 0), (64, 0xff), (255, 0xb8)];
-            fields.iter().flat_map(|&(hops, traffic_class)| each(&|p| Ping { hops, traffic_class, ..p })).collect()
-        }),
+        Case::new(
+            "a ping's answer keeps its traffic class, and has a time to live of its own",
+            World::new(),
+            {
+                let fields = [(1, 0), (64, 0xff), (255, 0xb8)];
+                fields
+                    .iter()
+                    .flat_map(|&(hops, traffic_class)| each(&|p| Ping { hops, traffic_class, ..p }))
+                    .collect()
+            },
+        ),
         Case::new("a ping in a padded frame is answered in a padded frame", World::new(), {
             each(&|ping| Ping { payload: vec![1], ..ping })
                 .into_iter()
@@ -66,15 +82,23 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("a ping with a time to live of zero is dropped", World::new(), {
             both().map(|ping| drops(Ping { hops: 0, ..ping }.frame(), Reason::Expired)).to_vec()
         }),
-        Case::new("a ping that claims more than there is, or less than itself, is dropped", World::new(), {
-            let claim = |length: u16| {
-                both().map(move |ping| {
-                    let (at, of) = if ping.source.is_ipv6() { (4, length) } else { (2, length + 20) };
-                    drops(with(ping.frame(), ETHERNET + at, &of.to_be_bytes()), Reason::BadLength)
-                })
-            };
-            [0, 7, 65, 0xff00].into_iter().flat_map(claim).collect()
-        }),
+        Case::new(
+            "a ping that claims more than there is, or less than itself, is dropped",
+            World::new(),
+            {
+                let claim = |length: u16| {
+                    both().map(move |ping| {
+                        let (at, of) =
+                            if ping.source.is_ipv6() { (4, length) } else { (2, length + 20) };
+                        drops(
+                            with(ping.frame(), ETHERNET + at, &of.to_be_bytes()),
+                            Reason::BadLength,
+                        )
+                    })
+                };
+                [0, 7, 65, 0xff00].into_iter().flat_map(claim).collect()
+            },
+        ),
         Case::new(
             "a ping from an address that nobody has is not answered",
             World::new(),
@@ -112,36 +136,53 @@ pub(super) fn cases() -> Vec<Case> {
                 passes(first, Reason::OtherProtocol),
             ]
         }),
-        Case::new("a ping with IPv4 options or an IPv6 extension header is left to the host", World::new(), {
-            let [ping4, ping6] = both();
-            let mut options = with(ping4.frame(), ETHERNET, &[0x47]);
-            options.splice(ETHERNET + 20..ETHERNET + 20, [1; 8]);
-            let mut extended = with(ping6.frame(), ETHERNET + 6, &[60]);
-            extended.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 1, 4, 0, 0, 0, 0]);
-            vec![passes(options, Reason::OtherProtocol), passes(extended, Reason::OtherProtocol)]
-        }),
-        Case::new("an echo reply, and an echo request with a code, are left to the host", World::new(), {
-            both()
-                .map(|ping| {
-                    let at = ETHERNET + if ping.source.is_ipv6() { 40 } else { 20 };
-                    let reply = if ping.source.is_ipv6() { 129 } else { 0 };
-                    [with(ping.frame(), at, &[reply]), with(ping.frame(), at + 1, &[1])]
-                })
-                .into_iter()
-                .flatten()
-                .map(|bytes| passes(bytes, Reason::OtherProtocol))
-                .collect()
-        }),
-        Case::new("pings that an address leaves to the host pass", options(AddressOptions::PING_HOST), {
-            both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec()
-        }),
-        Case::new("pings that an address forwards go to the backend of their two addresses", forwarding(), {
-            let clients = (1..40).flat_map(|host| {
-                let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, host);
-                from(&[Ipv4Addr::new(198, 51, 100, host as u8)], &[v6])
-            });
-            clients.map(|ping| forwarded(&ping)).collect()
-        }),
+        Case::new(
+            "a ping with IPv4 options or an IPv6 extension header is left to the host",
+            World::new(),
+            {
+                let [ping4, ping6] = both();
+                let mut options = with(ping4.frame(), ETHERNET, &[0x47]);
+                options.splice(ETHERNET + 20..ETHERNET + 20, [1; 8]);
+                let mut extended = with(ping6.frame(), ETHERNET + 6, &[60]);
+                extended.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 1, 4, 0, 0, 0, 0]);
+                vec![
+                    passes(options, Reason::OtherProtocol),
+                    passes(extended, Reason::OtherProtocol),
+                ]
+            },
+        ),
+        Case::new(
+            "an echo reply, and an echo request with a code, are left to the host",
+            World::new(),
+            {
+                both()
+                    .map(|ping| {
+                        let at = ETHERNET + if ping.source.is_ipv6() { 40 } else { 20 };
+                        let reply = if ping.source.is_ipv6() { 129 } else { 0 };
+                        [with(ping.frame(), at, &[reply]), with(ping.frame(), at + 1, &[1])]
+                    })
+                    .into_iter()
+                    .flatten()
+                    .map(|bytes| passes(bytes, Reason::OtherProtocol))
+                    .collect()
+            },
+        ),
+        Case::new(
+            "pings that an address leaves to the host pass",
+            options(AddressOptions::PING_HOST),
+            { both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec() },
+        ),
+        Case::new(
+            "pings that an address forwards go to the backend of their two addresses",
+            forwarding(),
+            {
+                let clients = (1..40).flat_map(|host| {
+                    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, host);
+                    from(&[Ipv4Addr::new(198, 51, 100, host as u8)], &[v6])
+                });
+                clients.map(|ping| forwarded(&ping)).collect()
+            },
+        ),
         Case::new(
             "pings that an address forwards without a service pass",
             options(AddressOptions::PING_FORWARD),
@@ -151,7 +192,8 @@ pub(super) fn cases() -> Vec<Case> {
             "where unlisted ports are dropped, pings are answered still",
             options(AddressOptions::DROP_UNLISTED),
             {
-                let dropped = Client::each().map(|client| drops(client.to_port(9).frame(), Reason::Unlisted));
+                let dropped =
+                    Client::each().map(|client| drops(client.to_port(9).frame(), Reason::Unlisted));
                 dropped.into_iter().chain(each(&|ping| ping)).collect()
             },
         ),
@@ -159,19 +201,25 @@ pub(super) fn cases() -> Vec<Case> {
             "with one hop left a ping is answered and an unlisted port passes: the host ends it",
             World::new(),
             {
-                let unlisted = Client::each()
-                    .map(|client| passes(Client { hops: 1, ..client.to_port(9) }.frame(), Reason::NotVipPort));
+                let unlisted = Client::each().map(|client| {
+                    passes(Client { hops: 1, ..client.to_port(9) }.frame(), Reason::NotVipPort)
+                });
                 each(&|ping| Ping { hops: 1, ..ping }).into_iter().chain(unlisted).collect()
             },
         ),
-        Case::new("a ping of the balancer's own answer's form is nobody's question", World::new(), {
-            both()
-                .map(|ping| {
-                    let answer = Ping { source: ping.destination, destination: ping.source, ..ping };
-                    passes(icmp::framed(&answer.answer()), Reason::OtherProtocol)
-                })
-                .to_vec()
-        }),
+        Case::new(
+            "a ping of the balancer's own answer's form is nobody's question",
+            World::new(),
+            {
+                both()
+                    .map(|ping| {
+                        let answer =
+                            Ping { source: ping.destination, destination: ping.source, ..ping };
+                        passes(icmp::framed(&answer.answer()), Reason::OtherProtocol)
+                    })
+                    .to_vec()
+            },
+        ),
     ]
 }
 

@@ -16,11 +16,13 @@ use crate::packets::world::{DNS, Frame, Outcome, Table, WEB, World};
 const HINT: u16 = 0x557f;
 /// The backend of every slot.
 const TABLE: u16 = 1;
-/// The backend of the server ID in the draft's first plaintext connection ID, and that of the second one's.
+/// The backend of the server ID in the draft's first plaintext connection ID, and that of the
+/// second one's.
 const FIRST: u16 = 3;
 const SECOND: u16 = 2;
 
-/// The draft's plaintext connection IDs: configuration 0 with three octets of server ID, 1 with five.
+/// The draft's plaintext connection IDs: configuration 0 with three octets of server ID, 1 with
+/// five.
 const FIRST_ID: &[u8] = &[0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f];
 const SECOND_ID: &[u8] = &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d, 0x97, 0x0b];
 
@@ -74,7 +76,9 @@ fn of((frame, outcome): (Frame, Outcome), service: u32) -> (Frame, Outcome) {
 
 fn after(name: &'static str, steps: Vec<(World, Vec<(Frame, Outcome)>)>) -> Case {
     let steps = steps.into_iter().flat_map(|(world, frames)| {
-        [Step::Configure(world)].into_iter().chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+        [Step::Configure(world)]
+            .into_iter()
+            .chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
     });
     Case { name, steps: steps.collect() }
 }
@@ -93,28 +97,42 @@ pub(super) fn cases() -> Vec<Case> {
             let id = [&[6 << 5 | 19][..], &[0x66; 15], &[1, 2, 3, 4]].concat();
             named(&[short(&id), handshake(&id)], FIRST)
         }),
-        case("the connection ID of a Handshake, a Retry or a packet of an unknown version names its backend", {
-            let (v1, v2) = ([2, 3], [0, 3]);
-            let known = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
-            let known = known.chain(v2.map(|kind| long(VERSION_2, kind, FIRST_ID)));
-            let others = [0, 0xff00_001d, 2, u32::MAX].into_iter();
-            let others = others.flat_map(|version| (0..4).map(move |kind| long(version, kind, FIRST_ID)));
-            named(&known.chain(others).collect::<Vec<_>>(), FIRST)
-        }),
-        case("Initial and 0-RTT packets of versions 1 and 2 go by the table, even with an ID that is known", {
-            let (v1, v2) = ([0, 1], [1, 2]);
-            let packets = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
-            by_table(&packets.chain(v2.map(|kind| long(VERSION_2, kind, FIRST_ID))).collect::<Vec<_>>())
-        }),
+        case(
+            "the connection ID of a Handshake, a Retry or a packet of an unknown version names its backend",
+            {
+                let (v1, v2) = ([2, 3], [0, 3]);
+                let known = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
+                let known = known.chain(v2.map(|kind| long(VERSION_2, kind, FIRST_ID)));
+                let others = [0, 0xff00_001d, 2, u32::MAX].into_iter();
+                let others = others
+                    .flat_map(|version| (0..4).map(move |kind| long(version, kind, FIRST_ID)));
+                named(&known.chain(others).collect::<Vec<_>>(), FIRST)
+            },
+        ),
+        case(
+            "Initial and 0-RTT packets of versions 1 and 2 go by the table, even with an ID that is known",
+            {
+                let (v1, v2) = ([0, 1], [1, 2]);
+                let packets = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
+                by_table(
+                    &packets
+                        .chain(v2.map(|kind| long(VERSION_2, kind, FIRST_ID)))
+                        .collect::<Vec<_>>(),
+                )
+            },
+        ),
         case("a connection ID that no server has goes by the table", {
             let unknown = [0x07, 0xc4, 0x60, 0x5f, 0x45, 0x04, 0xcc, 0x4f];
             let zero = [0x07, 0, 0, 0, 0x45, 0x04, 0xcc, 0x4f];
             by_table(&[short(&unknown), handshake(&unknown), short(&zero), vec![], vec![0x3c; 40]])
         }),
-        case("a connection ID of a configuration that there is not, or that names nobody, goes by the table", {
-            let of = |rotation: u8| [&[rotation << 5 | 7], &FIRST_ID[1..]].concat();
-            by_table(&[1, 2, 3, 4, 5, 6, 7].map(|rotation| short(&of(rotation))))
-        }),
+        case(
+            "a connection ID of a configuration that there is not, or that names nobody, goes by the table",
+            {
+                let of = |rotation: u8| [&[rotation << 5 | 7], &FIRST_ID[1..]].concat();
+                by_table(&[1, 2, 3, 4, 5, 6, 7].map(|rotation| short(&of(rotation))))
+            },
+        ),
         case("of the first octets only form, type and configuration count", {
             let id = |low: u8| [&[low], &FIRST_ID[1..]].concat();
             let ids = (0..32).map(|low| short(&id(low)));
@@ -126,48 +144,63 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|low| [&[0x80 | low], &handshake(FIRST_ID)[1..]].concat());
             named(&ids.chain(firsts).chain(long).collect::<Vec<_>>(), FIRST)
         }),
-        case("a long header's connection ID that is too short for a server ID goes by the table", {
-            let of = |length: u8| [&handshake(FIRST_ID)[..5], &[length], FIRST_ID].concat();
-            let mut frames = by_table(&[0, 1, 2, 3].map(of));
-            frames.extend(named(&[4, 5, 8, 20, 21, 255].map(of), FIRST));
-            frames
-        }),
-        case("a datagram too short for any packet of QUIC goes by the table, also in a padded frame", {
-            let of = |payload: usize, begins: &[u8]| both(begins).map(|client| Client { payload, ..client });
-            let table = |client: &Client| to(client, TABLE, HINT);
-            let shorts = (0..=16).flat_map(|payload| of(payload, &short(FIRST_ID)));
-            let longs = (0..=21).flat_map(|payload| of(payload, &handshake(FIRST_ID)));
-            let mut frames: Vec<_> = shorts.chain(longs).map(|client| table(&client)).collect();
-            frames.extend(of(17, &short(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
-            frames.extend(of(22, &handshake(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
-            // What is behind the packet is nobody's.
-            frames.extend(of(4, &short(FIRST_ID)).map(|client| {
-                let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
-                (bytes.clone().into(), super::forwarded(&bytes, &client, TABLE, HINT))
-            }));
-            frames
-        }),
-        case("a client that has moved keeps its backend, whatever its address, port and family are now", {
-            let moved =
-                (0..32u16).flat_map(|port| both(&short(FIRST_ID)).map(|client| client.from_port(43_000 + port)));
-            moved
-                .map(|mut client| {
-                    if !client.is_v6() {
-                        client.source.set_ip([192, 0, 2, client.source.port() as u8].into());
-                    }
-                    to(&client, FIRST, 0)
-                })
-                .collect()
-        }),
+        case(
+            "a long header's connection ID that is too short for a server ID goes by the table",
+            {
+                let of = |length: u8| [&handshake(FIRST_ID)[..5], &[length], FIRST_ID].concat();
+                let mut frames = by_table(&[0, 1, 2, 3].map(of));
+                frames.extend(named(&[4, 5, 8, 20, 21, 255].map(of), FIRST));
+                frames
+            },
+        ),
+        case(
+            "a datagram too short for any packet of QUIC goes by the table, also in a padded frame",
+            {
+                let of = |payload: usize, begins: &[u8]| {
+                    both(begins).map(|client| Client { payload, ..client })
+                };
+                let table = |client: &Client| to(client, TABLE, HINT);
+                let shorts = (0..=16).flat_map(|payload| of(payload, &short(FIRST_ID)));
+                let longs = (0..=21).flat_map(|payload| of(payload, &handshake(FIRST_ID)));
+                let mut frames: Vec<_> = shorts.chain(longs).map(|client| table(&client)).collect();
+                frames.extend(of(17, &short(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
+                frames.extend(of(22, &handshake(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
+                // What is behind the packet is nobody's.
+                frames.extend(of(4, &short(FIRST_ID)).map(|client| {
+                    let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
+                    (bytes.clone().into(), super::forwarded(&bytes, &client, TABLE, HINT))
+                }));
+                frames
+            },
+        ),
+        case(
+            "a client that has moved keeps its backend, whatever its address, port and family are now",
+            {
+                let moved = (0..32u16).flat_map(|port| {
+                    both(&short(FIRST_ID)).map(|client| client.from_port(43_000 + port))
+                });
+                moved
+                    .map(|mut client| {
+                        if !client.is_v6() {
+                            client.source.set_ip([192, 0, 2, client.source.port() as u8].into());
+                        }
+                        to(&client, FIRST, 0)
+                    })
+                    .collect()
+            },
+        ),
         Case::new(
             "TCP has no connection IDs",
             {
                 let mut world = world();
-                world.quic = [0, 1].map(|rotation| ((WEB, rotation), world.quic[&(DNS, rotation)].clone())).into();
+                world.quic = [0, 1]
+                    .map(|rotation| ((WEB, rotation), world.quic[&(DNS, rotation)].clone()))
+                    .into();
                 world
             },
             {
-                let tcp = [Client::tcp4(), Client::tcp6()].map(|client| Client { begins: short(FIRST_ID), ..client });
+                let tcp = [Client::tcp4(), Client::tcp6()]
+                    .map(|client| Client { begins: short(FIRST_ID), ..client });
                 let mut frames = tcp.map(|client| to(&client, TABLE, HINT)).to_vec();
                 // Nor has a service what another one has.
                 frames.extend(by_table(&[short(FIRST_ID)]));
@@ -190,49 +223,69 @@ pub(super) fn cases() -> Vec<Case> {
             frames.push(unusual::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
         }),
-        case("fragments go by the table, whose connection ID there may be: no packet of QUIC is cut", {
-            let v4 = both(&short(FIRST_ID))[0].clone();
-            let first = Client { fragment: (false, true, 0), ..v4.clone() };
-            let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
-            vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
-        }),
-        after("a server ID whose backend is gone, or whose index another one has, goes by the table", {
-            let packets = [short(FIRST_ID), handshake(FIRST_ID)];
-            vec![
-                (world(), named(&packets, FIRST)),
-                (world().without_backend(FIRST), by_table(&packets)),
-                (world().with_backend(FIRST, |backend| backend.incarnation += 1), by_table(&packets)),
-            ]
-        }),
-        after("a server ID that another backend gets counts for that one at once, and one that goes no longer", {
-            let given = |backend| {
-                let mut world = world();
-                world.quic.insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
-                world
-            };
-            // Shorter IDs of the same configuration, the first octets of the old one.
-            let mut shorter = world();
-            shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
-            let packets = [short(FIRST_ID)];
-            vec![
-                (given(FIRST), named(&packets, FIRST)),
-                (given(SECOND), named(&packets, SECOND)),
-                (shorter, named(&packets, 4)),
-                (World::new().all_to(TABLE, HINT), by_table(&packets)),
-            ]
-        }),
-        after("in a tracked service a connection ID comes before the connection table, and writes nothing there", {
-            let mut second = world().tracked(true);
-            second.tables.get_mut(&DNS).expect("it is there").slots.fill((4, HINT));
-            let initial = [long(VERSION_1, 0, &[9; 8])];
-            let (id, moved) = ([short(FIRST_ID)], [short(&[0xe7; 8])]);
-            vec![
-                (world().tracked(true), named(&id, FIRST)),
-                // The flow has no entry yet: it gets one here, and keeps it.
-                (second.clone(), by(&initial, 4)),
-                (world().tracked(true), [by(&initial, 4), named(&id, FIRST), by(&moved, 4)].concat()),
-            ]
-        }),
+        case(
+            "fragments go by the table, whose connection ID there may be: no packet of QUIC is cut",
+            {
+                let v4 = both(&short(FIRST_ID))[0].clone();
+                let first = Client { fragment: (false, true, 0), ..v4.clone() };
+                let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
+                vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
+            },
+        ),
+        after(
+            "a server ID whose backend is gone, or whose index another one has, goes by the table",
+            {
+                let packets = [short(FIRST_ID), handshake(FIRST_ID)];
+                vec![
+                    (world(), named(&packets, FIRST)),
+                    (world().without_backend(FIRST), by_table(&packets)),
+                    (
+                        world().with_backend(FIRST, |backend| backend.incarnation += 1),
+                        by_table(&packets),
+                    ),
+                ]
+            },
+        ),
+        after(
+            "a server ID that another backend gets counts for that one at once, and one that goes no longer",
+            {
+                let given = |backend| {
+                    let mut world = world();
+                    world
+                        .quic
+                        .insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
+                    world
+                };
+                // Shorter IDs of the same configuration, the first octets of the old one.
+                let mut shorter = world();
+                shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
+                let packets = [short(FIRST_ID)];
+                vec![
+                    (given(FIRST), named(&packets, FIRST)),
+                    (given(SECOND), named(&packets, SECOND)),
+                    (shorter, named(&packets, 4)),
+                    (World::new().all_to(TABLE, HINT), by_table(&packets)),
+                ]
+            },
+        ),
+        after(
+            "in a tracked service a connection ID comes before the connection table, and writes nothing there",
+            {
+                let mut second = world().tracked(true);
+                second.tables.get_mut(&DNS).expect("it is there").slots.fill((4, HINT));
+                let initial = [long(VERSION_1, 0, &[9; 8])];
+                let (id, moved) = ([short(FIRST_ID)], [short(&[0xe7; 8])]);
+                vec![
+                    (world().tracked(true), named(&id, FIRST)),
+                    // The flow has no entry yet: it gets one here, and keeps it.
+                    (second.clone(), by(&initial, 4)),
+                    (
+                        world().tracked(true),
+                        [by(&initial, 4), named(&id, FIRST), by(&moved, 4)].concat(),
+                    ),
+                ]
+            },
+        ),
         Case::new(
             "a connection ID counts where a route leads, by the server IDs there",
             {
@@ -271,7 +324,8 @@ pub(super) fn cases() -> Vec<Case> {
                 world
             },
             {
-                let others = both(&short(&[0xff; 8])).map(|client| drops(client.frame(), Reason::NoTable));
+                let others =
+                    both(&short(&[0xff; 8])).map(|client| drops(client.frame(), Reason::NoTable));
                 [named(&[short(FIRST_ID)], FIRST), others.to_vec()].concat()
             },
         ),
@@ -279,7 +333,9 @@ pub(super) fn cases() -> Vec<Case> {
             "lists, rates and the time to live come before connection IDs",
             {
                 let mut world = world();
-                world.lists = [(0, [("198.51.100.7/32".parse().expect("a prefix"), Listing::DENIED)].into())].into();
+                world.lists =
+                    [(0, [("198.51.100.7/32".parse().expect("a prefix"), Listing::DENIED)].into())]
+                        .into();
                 world.vip_options = [(DNS, VipOptions::LIMITED)].into();
                 world.rates = [((DNS, Limit::Packets), 1)].into();
                 world
@@ -295,16 +351,20 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             },
         ),
-        Case::new("a datagram with a connection ID that does not fit is answered", world().with_mtu(1400), {
-            both(&short(FIRST_ID))
-                .map(|client| {
-                    let client = Client { payload: 1400, ..client };
-                    let (header, mtu) = if client.is_v6() { (40, 1360) } else { (20, 1380) };
-                    let answer = told(&client.frame(), header, Some(17), mtu);
-                    (client.frame().into(), Outcome::Answer(Reason::MtuTold, answer))
-                })
-                .to_vec()
-        }),
+        Case::new(
+            "a datagram with a connection ID that does not fit is answered",
+            world().with_mtu(1400),
+            {
+                both(&short(FIRST_ID))
+                    .map(|client| {
+                        let client = Client { payload: 1400, ..client };
+                        let (header, mtu) = if client.is_v6() { (40, 1360) } else { (20, 1380) };
+                        let answer = told(&client.frame(), header, Some(17), mtu);
+                        (client.frame().into(), Outcome::Answer(Reason::MtuTold, answer))
+                    })
+                    .to_vec()
+            },
+        ),
         case("an ICMP error goes by the table: what it quotes has the client's connection ID", {
             both(&short(FIRST_ID))
                 .map(|client| {
@@ -313,18 +373,28 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .to_vec()
         }),
-        case("a packet in a frame that ends inside its connection ID passes or is dropped as any other", {
-            let [v4, _] = both(&short(FIRST_ID));
-            let whole = v4.frame();
-            vec![
-                super::passes(build::ethernet(EtherType::IPV4, &v4.packet()[..24]), Reason::Truncated),
-                drops(whole[..whole.len() - 60].to_vec(), Reason::BadLength),
-            ]
-        }),
+        case(
+            "a packet in a frame that ends inside its connection ID passes or is dropped as any other",
+            {
+                let [v4, _] = both(&short(FIRST_ID));
+                let whole = v4.frame();
+                vec![
+                    super::passes(
+                        build::ethernet(EtherType::IPV4, &v4.packet()[..24]),
+                        Reason::Truncated,
+                    ),
+                    drops(whole[..whole.len() - 60].to_vec(), Reason::BadLength),
+                ]
+            },
+        ),
     ]
 }
 
 /// Datagrams that go to a backend of their slot, or of their flow.
 fn by(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Outcome)> {
-    packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, backend, HINT)).collect()
+    packets
+        .iter()
+        .flat_map(|begins| both(begins))
+        .map(|client| to(&client, backend, HINT))
+        .collect()
 }

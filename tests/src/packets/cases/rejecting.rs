@@ -16,18 +16,25 @@ pub(super) fn cases() -> Vec<Case> {
     let world = |mtu| World::new().all_to(3, HINT).with_mtu(mtu);
     let each = |length: usize| Client::each().map(|client| of_length(client, length));
     vec![
-        Case::new("a client whose packet does not fit is told the MTU without the outer header", world(1500), {
-            each(1500).iter().map(|client| answered(client, room(client, 1500))).collect()
-        }),
-        Case::new("a packet that fits to the byte is forwarded, one byte more is answered", world(1500), {
-            let of = |client: Client, more: usize| {
-                let length = room(&client, 1500) as usize + more;
-                of_length(client, length)
-            };
-            let fits = Client::each().map(|client| to(&of(client, 0), 3, HINT));
-            let larger = Client::each().map(|client| answered(&of(client.clone(), 1), room(&client, 1500)));
-            fits.into_iter().chain(larger).collect()
-        }),
+        Case::new(
+            "a client whose packet does not fit is told the MTU without the outer header",
+            world(1500),
+            { each(1500).iter().map(|client| answered(client, room(client, 1500))).collect() },
+        ),
+        Case::new(
+            "a packet that fits to the byte is forwarded, one byte more is answered",
+            world(1500),
+            {
+                let of = |client: Client, more: usize| {
+                    let length = room(&client, 1500) as usize + more;
+                    of_length(client, length)
+                };
+                let fits = Client::each().map(|client| to(&of(client, 0), 3, HINT));
+                let larger = Client::each()
+                    .map(|client| answered(&of(client.clone(), 1), room(&client, 1500)));
+                fits.into_iter().chain(larger).collect()
+            },
+        ),
         Case::new(
             "towards a backend of the other family its header counts",
             world(1500).with_backend(3, |backend| backend.v4 = None),
@@ -38,14 +45,26 @@ pub(super) fn cases() -> Vec<Case> {
             world(1500).with_backend(3, |backend| backend.v6 = None),
             vec![answered(&of_length(Client::tcp6(), 1490), 1480)],
         ),
-        Case::new("an IPv4 client is told whether or not its packet may be fragmented", world(1500), {
-            let clients = [Client::tcp4(), Client::udp4()];
-            clients
-                .map(|client| answered(&Client { fragment: (false, false, 0), ..of_length(client, 1490) }, 1480))
-                .to_vec()
-        }),
+        Case::new(
+            "an IPv4 client is told whether or not its packet may be fragmented",
+            world(1500),
+            {
+                let clients = [Client::tcp4(), Client::udp4()];
+                clients
+                    .map(|client| {
+                        answered(
+                            &Client { fragment: (false, false, 0), ..of_length(client, 1490) },
+                            1480,
+                        )
+                    })
+                    .to_vec()
+            },
+        ),
         Case::new("no MTU below 576 or 1280 is told", world(300), {
-            each(1300).iter().map(|client| answered(client, if client.is_v6() { 1280 } else { 576 })).collect()
+            each(1300)
+                .iter()
+                .map(|client| answered(client, if client.is_v6() { 1280 } else { 576 }))
+                .collect()
         }),
         Case::new("who keeps to the smallest MTU already is told nothing", world(300), {
             Client::each()
@@ -60,7 +79,11 @@ pub(super) fn cases() -> Vec<Case> {
                 let client = Client { payload, ..client };
                 merged(payload, size, answered(&client, room(&client, 1500)))
             };
-            vec![told(Client::tcp4(), 3000, 1460), told(Client::tcp6(), 3000, 1440), told(Client::udp4(), 3100, 1470)]
+            vec![
+                told(Client::tcp4(), 3000, 1460),
+                told(Client::tcp6(), 3000, 1440),
+                told(Client::udp4(), 3100, 1470),
+            ]
         }),
         Case::new(
             "a service that drops what does not fit tells nobody, another one does",
@@ -72,7 +95,8 @@ pub(super) fn cases() -> Vec<Case> {
                     let client = of_length(client, 1490);
                     answered(&client, room(&client, 1500))
                 });
-                let fits = [Client::tcp4(), Client::tcp6()].map(|client| to(&of_length(client, 1460), 3, HINT));
+                let fits = [Client::tcp4(), Client::tcp6()]
+                    .map(|client| to(&of_length(client, 1460), 3, HINT));
                 silent.into_iter().chain(told).chain(fits).collect()
             },
         ),
@@ -133,7 +157,9 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 // The 35 segments of 1440 bytes are 36 of 1400.
                 [(3000, 1460), (35 * 1440, 1440), (3000, 1421)]
-                    .map(|(payload, size)| merged(payload, size, crossing(&Client { payload, ..Client::tcp4() })))
+                    .map(|(payload, size)| {
+                        merged(payload, size, crossing(&Client { payload, ..Client::tcp4() }))
+                    })
                     .to_vec()
             },
         ),
@@ -144,21 +170,29 @@ pub(super) fn cases() -> Vec<Case> {
                 answered(&Client { options: 4, ..of_length(Client::udp4(), 1490) }, 1480),
             ]
         }),
-        Case::new("IPv6 extension headers are quoted, and what is behind them is as it came", world(1500), {
-            let packet = of_length(Client::udp6(), 1490).packet();
-            let mut fixed = packet[..40].to_vec();
-            fixed[4..6].copy_from_slice(&(packet.len() as u16 - 40 + 8).to_be_bytes());
-            fixed[6] = 60;
-            let extended = [&fixed[..], &[17, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat();
-            let bytes = build::ethernet(EtherType::IPV6, &extended);
-            let answer = told(&bytes, 48, None, 1460);
-            vec![(bytes.into(), Outcome::Answer(Reason::MtuTold, answer))]
-        }),
-        Case::new("a first fragment that does not fit is answered, a later one is not", world(1500), {
-            let first = Client { fragment: (true, true, 0), ..of_length(Client::udp4(), 1496) };
-            let later = Client { fragment: (true, false, 100), ..first.clone() };
-            vec![answered(&first, 1480), drops(later.frame(), Reason::TooBig)]
-        }),
+        Case::new(
+            "IPv6 extension headers are quoted, and what is behind them is as it came",
+            world(1500),
+            {
+                let packet = of_length(Client::udp6(), 1490).packet();
+                let mut fixed = packet[..40].to_vec();
+                fixed[4..6].copy_from_slice(&(packet.len() as u16 - 40 + 8).to_be_bytes());
+                fixed[6] = 60;
+                let extended = [&fixed[..], &[17, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat();
+                let bytes = build::ethernet(EtherType::IPV6, &extended);
+                let answer = told(&bytes, 48, None, 1460);
+                vec![(bytes.into(), Outcome::Answer(Reason::MtuTold, answer))]
+            },
+        ),
+        Case::new(
+            "a first fragment that does not fit is answered, a later one is not",
+            world(1500),
+            {
+                let first = Client { fragment: (true, true, 0), ..of_length(Client::udp4(), 1496) };
+                let later = Client { fragment: (true, false, 100), ..first.clone() };
+                vec![answered(&first, 1480), drops(later.frame(), Reason::TooBig)]
+            },
+        ),
         Case::new(
             "a tag beside the bytes stays beside the answer; with tags in the bytes nothing is told",
             world(1500),
@@ -191,11 +225,14 @@ fn of_length(client: Client, length: usize) -> Client {
     Client { payload: length - headers, ..client }
 }
 
-/// A client's packet of so many bytes of payload, and what becomes of it, merged of segments of a size.
+/// A client's packet of so many bytes of payload, and what becomes of it, merged of segments of a
+/// size.
 fn merged(payload: usize, size: u32, (frame, outcome): (Frame, Outcome)) -> (Frame, Outcome) {
     let segments = payload.div_ceil(size as usize) as u32;
     let outcome = match outcome {
-        Outcome::Forward(forwarded) => Outcome::Forward(Forwarded { packets: segments.into(), ..forwarded }),
+        Outcome::Forward(forwarded) => {
+            Outcome::Forward(Forwarded { packets: segments.into(), ..forwarded })
+        }
         other => other,
     };
     (Frame { segment_size: size, segments, ..frame }, outcome)

@@ -24,7 +24,8 @@ const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 /// Where the routers are that send errors.
 const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 
-/// A world in which each service has tables of its own, and these routes, from both services with VIPs.
+/// A world in which each service has tables of its own, and these routes, from both services with
+/// VIPs.
 fn world(routes: &[([&str; 2], u32)]) -> World {
     from(&[WEB, DNS], routes)
 }
@@ -38,7 +39,9 @@ fn from(services: &[u32], routes: &[([&str; 2], u32)]) -> World {
     world.tables.extend([(NEAR, table([5, 6], 0x1240)), (FAR, table([7, 8], 0x0f81))]);
     world = (5..=8).fold(world, |world, index| world.with_backend(index, |_| {}));
     for service in services {
-        let prefixes = routes.iter().flat_map(|(prefixes, to)| prefixes.map(|p| (p.parse().expect("a prefix"), *to)));
+        let prefixes = routes
+            .iter()
+            .flat_map(|(prefixes, to)| prefixes.map(|p| (p.parse().expect("a prefix"), *to)));
         world.routes.extend(prefixes.map(|(prefix, to)| ((*service, prefix), to)));
     }
     world
@@ -82,7 +85,9 @@ fn case(name: &'static str, world: World, chosen: impl Fn(&Client) -> u32) -> Ca
 
 fn after(name: &'static str, steps: Vec<(World, Vec<(Frame, Outcome)>)>) -> Case {
     let steps = steps.into_iter().flat_map(|(world, frames)| {
-        [Step::Configure(world)].into_iter().chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+        [Step::Configure(world)]
+            .into_iter()
+            .chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
     });
     Case { name, steps: steps.collect() }
 }
@@ -91,10 +96,26 @@ pub(super) fn cases() -> Vec<Case> {
     let routed = || world(&[(CLIENTS, NEAR)]);
     let named = routed();
     vec![
-        case("a client that a route holds gets a backend of the service to which it leads", routed(), |_| NEAR),
-        case("a client that no route holds gets a backend of its VIP's service", world(&[(OTHERS, NEAR)]), own),
-        case("the longest prefix that holds a client decides", world(&[(CLIENTS, NEAR), (CLIENT, FAR)]), |_| FAR),
-        case("a longer prefix beside a client decides nothing", world(&[(CLIENTS, NEAR), (OTHERS, FAR)]), |_| NEAR),
+        case(
+            "a client that a route holds gets a backend of the service to which it leads",
+            routed(),
+            |_| NEAR,
+        ),
+        case(
+            "a client that no route holds gets a backend of its VIP's service",
+            world(&[(OTHERS, NEAR)]),
+            own,
+        ),
+        case(
+            "the longest prefix that holds a client decides",
+            world(&[(CLIENTS, NEAR), (CLIENT, FAR)]),
+            |_| FAR,
+        ),
+        case(
+            "a longer prefix beside a client decides nothing",
+            world(&[(CLIENTS, NEAR), (OTHERS, FAR)]),
+            |_| NEAR,
+        ),
         case(
             "a route of a service says nothing about the VIPs of another",
             from(&[WEB], &[(CLIENTS, NEAR)]),
@@ -125,7 +146,11 @@ pub(super) fn cases() -> Vec<Case> {
             },
             |_| NEAR,
         ),
-        case("a route may lead to a service that has VIPs", from(&[WEB], &[(CLIENTS, DNS)]), |_| DNS),
+        case(
+            "a route may lead to a service that has VIPs",
+            from(&[WEB], &[(CLIENTS, DNS)]),
+            |_| DNS,
+        ),
         after(
             "a route that changes counts at once, and so does one that goes",
             vec![
@@ -147,7 +172,8 @@ pub(super) fn cases() -> Vec<Case> {
             "the slot is selected as the service wants to which a route leads",
             {
                 let mut world = routed();
-                world.vip_options = [(NEAR, VipOptions::HASH_CLIENT), (WEB, VipOptions::HASH_SOURCE)].into();
+                world.vip_options =
+                    [(NEAR, VipOptions::HASH_CLIENT), (WEB, VipOptions::HASH_SOURCE)].into();
                 world
             },
             {
@@ -163,10 +189,13 @@ pub(super) fn cases() -> Vec<Case> {
         after("a flow is tracked as the service wants to which a route leads", {
             let tracked = |backend: u16| {
                 let mut world = world(&[(CLIENTS, NEAR)]);
-                world.tables.insert(NEAR, Table { tracked: true, slots: vec![(backend, 0x1240); 251] });
+                world
+                    .tables
+                    .insert(NEAR, Table { tracked: true, slots: vec![(backend, 0x1240); 251] });
                 world
             };
-            let sent = |backend| clients().map(|client| of(to(&client, backend, 0x1240), NEAR)).collect();
+            let sent =
+                |backend| clients().map(|client| of(to(&client, backend, 0x1240), NEAR)).collect();
             vec![(tracked(5), sent(5)), (tracked(6), sent(5))]
         }),
         Case::new(
@@ -179,17 +208,24 @@ pub(super) fn cases() -> Vec<Case> {
             },
             {
                 let own = as_of(&named, &Client::udp4(), DNS);
-                vec![as_of(&named, &Client::tcp4(), NEAR), drops(Client::tcp6().frame(), Reason::ServiceLimit), own]
+                vec![
+                    as_of(&named, &Client::tcp4(), NEAR),
+                    drops(Client::tcp6().frame(), Reason::ServiceLimit),
+                    own,
+                ]
             },
         ),
         Case::new(
             "the lists that count are those of the service whose VIP it is",
             {
                 let mut world = routed();
-                let denied =
-                    |prefixes: [&str; 2]| prefixes.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into();
-                world.lists = [(WEB, denied(CLIENTS)), (NEAR, denied(CLIENTS)), (DNS, denied(OTHERS))].into();
-                world.vip_options = [WEB, DNS, NEAR].map(|service| (service, VipOptions::LISTED)).into();
+                let denied = |prefixes: [&str; 2]| {
+                    prefixes.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into()
+                };
+                world.lists =
+                    [(WEB, denied(CLIENTS)), (NEAR, denied(CLIENTS)), (DNS, denied(OTHERS))].into();
+                world.vip_options =
+                    [WEB, DNS, NEAR].map(|service| (service, VipOptions::LISTED)).into();
                 world
             },
             Client::each()
@@ -202,8 +238,11 @@ pub(super) fn cases() -> Vec<Case> {
         after("later fragments meet the lists of the service whose VIP their first one was for", {
             let listed = |service| {
                 let mut world = routed().all_to(5, 0x1240);
-                world.lists =
-                    [(service, CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into())].into();
+                world.lists = [(
+                    service,
+                    CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into(),
+                )]
+                .into();
                 world
             };
             let fragment = |fragment| Client { fragment, ..Client::udp4() };
@@ -217,13 +256,16 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "an ICMP error goes where the client is led whose flow it quotes, whoever sends it",
             world(&[(CLIENT, NEAR), (ROUTERS, FAR)]),
-            icmp::few().map(|error| icmp::to_backend(&error, NEAR, slot(&named, NEAR, &error.client))).collect(),
+            icmp::few()
+                .map(|error| icmp::to_backend(&error, NEAR, slot(&named, NEAR, &error.client)))
+                .collect(),
         ),
         Case::new(
             "pings that are forwarded go where their client is led",
             {
                 let mut world = routed().all_to(5, 0x1240);
-                world.address_options = [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
+                world.address_options =
+                    [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
                 world.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
                 world
             },
@@ -240,9 +282,10 @@ pub(super) fn cases() -> Vec<Case> {
                     let (frame, outcome) = sent(&client);
                     (Frame::from(build::tagged(&frame.bytes, &[(0x8100, 6)])), outcome)
                 });
-                let fragments =
-                    [(false, true, 0), (false, false, 9)].map(|fragment| sent(&Client { fragment, ..Client::udp4() }));
-                [&tagged[..], &[sent(&Client { options: 8, ..Client::tcp4() })], &fragments].concat()
+                let fragments = [(false, true, 0), (false, false, 9)]
+                    .map(|fragment| sent(&Client { fragment, ..Client::udp4() }));
+                [&tagged[..], &[sent(&Client { options: 8, ..Client::tcp4() })], &fragments]
+                    .concat()
             },
         ),
     ]

@@ -48,7 +48,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "a SYN alone is not remembered: the flow's next segment takes what the table then says",
-            vec![configure(tracked(1, FIRST)), syns(1, FIRST), configure(tracked(2, SECOND)), tcp(2, SECOND)],
+            vec![
+                configure(tracked(1, FIRST)),
+                syns(1, FIRST),
+                configure(tracked(2, SECOND)),
+                tcp(2, SECOND),
+            ],
         ),
         case(
             "after a SYN the flow's next segment is remembered",
@@ -62,7 +67,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "an untracked service follows its table",
-            vec![configure(plain(1, FIRST)), all(1, FIRST), configure(plain(2, SECOND)), all(2, SECOND)],
+            vec![
+                configure(plain(1, FIRST)),
+                all(1, FIRST),
+                configure(plain(2, SECOND)),
+                all(2, SECOND),
+            ],
         ),
         case(
             "an untracked service writes nothing into the connection table",
@@ -77,7 +87,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "a service that is no longer tracked does not read the connection table",
-            vec![configure(tracked(1, FIRST)), all(1, FIRST), configure(plain(2, SECOND)), all(2, SECOND)],
+            vec![
+                configure(tracked(1, FIRST)),
+                all(1, FIRST),
+                configure(plain(2, SECOND)),
+                all(2, SECOND),
+            ],
         ),
         case(
             "a backend index that was given to another backend keeps no flows of the earlier one",
@@ -106,7 +121,9 @@ pub(super) fn cases() -> Vec<Case> {
                 all(1, FIRST),
                 configure(tracked(0, SECOND)),
                 all(1, SECOND),
-                Client::each().map(|client| send(drops(client.from_port(9).frame(), Reason::NoBackend))).to_vec(),
+                Client::each()
+                    .map(|client| send(drops(client.from_port(9).frame(), Reason::NoBackend)))
+                    .to_vec(),
             ],
         ),
         case(
@@ -124,10 +141,16 @@ pub(super) fn cases() -> Vec<Case> {
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
                 configure(tracked(2, SECOND)),
-                Client::each().map(|client| send(to(&client.from_port(40_002), 2, SECOND))).to_vec(),
+                Client::each()
+                    .map(|client| send(to(&client.from_port(40_002), 2, SECOND)))
+                    .to_vec(),
                 Client::each()
                     .map(|client| {
-                        let source = if client.is_v6() { "[2001:db8:99::8]:40001" } else { "198.51.100.8:40001" };
+                        let source = if client.is_v6() {
+                            "[2001:db8:99::8]:40001"
+                        } else {
+                            "198.51.100.8:40001"
+                        };
                         let source = source.parse().expect("an address");
                         send(to(&Client { source, ..client }, 2, SECOND))
                     })

@@ -18,9 +18,15 @@ pub(super) fn cases() -> Vec<Case> {
     let world = || World::new().all_to(3, HINT);
     vec![
         Case::new("a packet with VLAN tags in its bytes leaves without them", world(), {
-            let tags: [&[_]; 4] =
-                [&[(0x8100, 5)], &[(0x88a8, 5)], &[(0x88a8, 0xe005), (0x8100, 6)], &[(0x8100, 1), (0x8100, 2)]];
-            tags.iter().flat_map(|tags| Client::each().map(|client| tagged(&client, tags))).collect()
+            let tags: [&[_]; 4] = [
+                &[(0x8100, 5)],
+                &[(0x88a8, 5)],
+                &[(0x88a8, 0xe005), (0x8100, 6)],
+                &[(0x8100, 1), (0x8100, 2)],
+            ];
+            tags.iter()
+                .flat_map(|tags| Client::each().map(|client| tagged(&client, tags)))
+                .collect()
         }),
         Case::new("a packet with a VLAN tag beside its bytes leaves without it", world(), {
             let beside = |client: Client, tags: &[(u16, u16)]| {
@@ -28,7 +34,9 @@ pub(super) fn cases() -> Vec<Case> {
                 (Frame { vlan: true, ..frame }, outcome)
             };
             let clients = Client::each().into_iter();
-            clients.flat_map(|client| [beside(client.clone(), &[]), beside(client, &[(0x8100, 6)])]).collect()
+            clients
+                .flat_map(|client| [beside(client.clone(), &[]), beside(client, &[(0x8100, 6)])])
+                .collect()
         }),
         Case::new(
             "a tagged packet crosses families, has options, and is padded",
@@ -36,53 +44,89 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let client = Client { payload: 1, ..Client::tcp6() };
                 let (length, class) = (client.packet().len(), client.traffic_class);
-                let outer = build::outer_v4_of_v6(Backend::new(3).v4.expect("it has one"), class, HINT, length);
+                let outer = build::outer_v4_of_v6(
+                    Backend::new(3).v4.expect("it has one"),
+                    class,
+                    HINT,
+                    length,
+                );
                 let mut bytes = build::tagged(&client.frame(), &[(0x8100, 6)]);
                 bytes.extend([0; 5]);
-                let outcome = rewrapped(&bytes, 18, &outer, forwarded(&client.frame(), &client, 3, HINT));
-                vec![(bytes.into(), outcome), tagged(&Client { options: 8, ..Client::udp4() }, &[(0x8100, 6)])]
+                let outcome =
+                    rewrapped(&bytes, 18, &outer, forwarded(&client.frame(), &client, 3, HINT));
+                vec![
+                    (bytes.into(), outcome),
+                    tagged(&Client { options: 8, ..Client::udp4() }, &[(0x8100, 6)]),
+                ]
             },
         ),
         Case::new("a tagged packet whose header lies is dropped with its tags", world(), {
             let lying = super::with(Client::tcp4().frame(), 16, &[0xff, 0xff]);
             vec![drops(build::tagged(&lying, &[(0x8100, 6)]), Reason::BadLength)]
         }),
-        Case::new("extension headers are followed to the transport header, each kind and several", world(), {
-            let chains: [&[(u8, usize)]; 7] = [
-                &[(HOP_BY_HOP, 8)],
-                &[(ROUTING, 24)],
-                &[(AUTHENTICATION, 12)],
-                &[(AUTHENTICATION, 24)],
-                &[(DESTINATION, 248)],
-                &[(HOP_BY_HOP, 8), (DESTINATION, 16), (ROUTING, 8), (DESTINATION, 8)],
-                &[(DESTINATION, 8); 8],
-            ];
-            chains
-                .iter()
-                .flat_map(|chain| [Client::tcp6(), Client::udp6()].map(|client| extended(&client, chain)))
-                .collect()
-        }),
-        Case::new("behind more extension headers than eight or 256 bytes a packet passes", world(), {
-            let chains: [&[(u8, usize)]; 2] = [&[(DESTINATION, 8); 9], &[(DESTINATION, 160), (DESTINATION, 104)]];
-            chains.iter().map(|chain| passes(chained(&Client::tcp6(), chain), Reason::ExtensionHeaders)).collect()
-        }),
+        Case::new(
+            "extension headers are followed to the transport header, each kind and several",
+            world(),
+            {
+                let chains: [&[(u8, usize)]; 7] = [
+                    &[(HOP_BY_HOP, 8)],
+                    &[(ROUTING, 24)],
+                    &[(AUTHENTICATION, 12)],
+                    &[(AUTHENTICATION, 24)],
+                    &[(DESTINATION, 248)],
+                    &[(HOP_BY_HOP, 8), (DESTINATION, 16), (ROUTING, 8), (DESTINATION, 8)],
+                    &[(DESTINATION, 8); 8],
+                ];
+                chains
+                    .iter()
+                    .flat_map(|chain| {
+                        [Client::tcp6(), Client::udp6()].map(|client| extended(&client, chain))
+                    })
+                    .collect()
+            },
+        ),
+        Case::new(
+            "behind more extension headers than eight or 256 bytes a packet passes",
+            world(),
+            {
+                let chains: [&[(u8, usize)]; 2] =
+                    [&[(DESTINATION, 8); 9], &[(DESTINATION, 160), (DESTINATION, 104)]];
+                chains
+                    .iter()
+                    .map(|chain| passes(chained(&Client::tcp6(), chain), Reason::ExtensionHeaders))
+                    .collect()
+            },
+        ),
         Case::new("a packet on its way through a routing header passes", world(), {
             let bytes = super::with(chained(&Client::tcp6(), &[(ROUTING, 24)]), 14 + 40 + 3, &[1]);
             vec![passes(bytes, Reason::ExtensionHeaders)]
         }),
         Case::new("what is neither TCP nor UDP behind extension headers passes", world(), {
-            let other = |last: u8| super::with(chained(&Client::tcp6(), &[(DESTINATION, 8)]), 14 + 40, &[last]);
-            [1, 4, 41, 50, 58, 59, 132, 135].map(|last| passes(other(last), Reason::OtherProtocol)).to_vec()
+            let other = |last: u8| {
+                super::with(chained(&Client::tcp6(), &[(DESTINATION, 8)]), 14 + 40, &[last])
+            };
+            [1, 4, 41, 50, 58, 59, 132, 135]
+                .map(|last| passes(other(last), Reason::OtherProtocol))
+                .to_vec()
         }),
-        Case::new("a frame that ends inside its extension headers passes, wherever it ends", world(), {
-            let whole = chained(&Client::udp6(), &[(HOP_BY_HOP, 16), (AUTHENTICATION, 12)]);
-            (14 + 40..14 + 40 + 28 + 8).map(|length| passes(whole[..length].to_vec(), Reason::Truncated)).collect()
-        }),
+        Case::new(
+            "a frame that ends inside its extension headers passes, wherever it ends",
+            world(),
+            {
+                let whole = chained(&Client::udp6(), &[(HOP_BY_HOP, 16), (AUTHENTICATION, 12)]);
+                (14 + 40..14 + 40 + 28 + 8)
+                    .map(|length| passes(whole[..length].to_vec(), Reason::Truncated))
+                    .collect()
+            },
+        ),
         Case::new("extension headers count against the MTU", world().with_mtu(1164), {
             let client = |payload| Client { payload, ..Client::tcp6() };
             let fits = client(1164 - 40 - 40 - 16 - 20);
             let larger = client(fits.payload + 1);
-            vec![extended(&fits, &[(DESTINATION, 16)]), drops(chained(&larger, &[(DESTINATION, 16)]), Reason::TooBig)]
+            vec![
+                extended(&fits, &[(DESTINATION, 16)]),
+                drops(chained(&larger, &[(DESTINATION, 16)]), Reason::TooBig),
+            ]
         }),
     ]
 }
@@ -115,7 +159,12 @@ fn extended(client: &Client, chain: &[(u8, usize)]) -> (Frame, Outcome) {
 }
 
 /// A client's packet behind extension headers on its way to a backend.
-pub(super) fn behind(client: &Client, chain: &[(u8, usize)], backend: u16, hint: u16) -> (Frame, Outcome) {
+pub(super) fn behind(
+    client: &Client,
+    chain: &[(u8, usize)],
+    backend: u16,
+    hint: u16,
+) -> (Frame, Outcome) {
     let bytes = chained(client, chain);
     let length = bytes.len() - 14;
     let host = Backend::new(backend).v6.expect("it has one");
@@ -131,9 +180,10 @@ pub(super) fn behind(client: &Client, chain: &[(u8, usize)], backend: u16, hint:
 
 fn rewrapped(bytes: &[u8], start: usize, outer: &[u8], outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Forward(forwarded) => {
-            Outcome::Forward(Forwarded { bytes: build::wrapped_behind(bytes, start, outer), ..forwarded })
-        }
+        Outcome::Forward(forwarded) => Outcome::Forward(Forwarded {
+            bytes: build::wrapped_behind(bytes, start, outer),
+            ..forwarded
+        }),
         outcome => outcome,
     }
 }

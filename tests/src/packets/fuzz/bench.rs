@@ -1,4 +1,5 @@
-//! Bindings of the packet path side by side: each gets the same frames, and each must do with them what its oracle says.
+//! Bindings of the packet path side by side: each gets the same frames, and each must do with them
+//! what its oracle says.
 
 use anyhow::Context as _;
 
@@ -32,7 +33,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A program in memory, and as it is loaded if `kernel`, with maps that hold what the subject says and nothing else.
+    /// A program in memory, and as it is loaded if `kernel`, with maps that hold what the subject
+    /// says and nothing else.
     ///
     /// # Errors
     ///
@@ -43,7 +45,10 @@ impl Bench {
             Subject::Backend(host) => binding::of_backend(&host(), kernel)?,
             Subject::Clamp(vips) => binding::of_clamp(vips(), kernel)?,
         };
-        let places = bindings.into_iter().map(|(name, binding)| Place { name, binding, frames: 0 }).collect();
+        let places = bindings
+            .into_iter()
+            .map(|(name, binding)| Place { name, binding, frames: 0 })
+            .collect();
         Ok(Self { places })
     }
 
@@ -53,7 +58,9 @@ impl Bench {
     ///
     /// What the kernel refused, or that these are no balancers.
     pub fn configure(&mut self, world: &World) -> anyhow::Result<()> {
-        self.places.iter_mut().try_for_each(|place| place.binding.configure(world).context(place.name))
+        self.places
+            .iter_mut()
+            .try_for_each(|place| place.binding.configure(world).context(place.name))
     }
 
     /// A binding of a test's own.
@@ -63,7 +70,8 @@ impl Bench {
         Ok(Self { places: vec![Place { name: "tested", binding, frames: 0 }] })
     }
 
-    /// Gives a frame to each binding that takes it: verdict and bytes must be the oracle's. Whether all took it.
+    /// Gives a frame to each binding that takes it: verdict and bytes must be the oracle's. Whether
+    /// all took it.
     ///
     /// # Errors
     ///

@@ -11,7 +11,9 @@ use crate::packets::native::{Native, NativeHost};
 use crate::packets::oracle::Oracle;
 use crate::packets::oracle::clamp::clamped;
 use crate::packets::oracle::decapsulate::decapsulated;
-use crate::packets::world::{Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
+use crate::packets::world::{
+    Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World,
+};
 
 /// One of them.
 pub(super) trait Binding {
@@ -43,11 +45,17 @@ pub(super) fn of_balancer(world: &World, kernel: bool) -> anyhow::Result<Vec<Nam
         balancers.push(("tc", Box::new(Loaded::new(Hook::Tc)?)));
         balancers.push(("xdp", Box::new(Loaded::new(Hook::Xdp)?)));
     }
-    balancers.into_iter().map(|(name, balancer)| Ok((name, balancing(world, balancer).context(name)?))).collect()
+    balancers
+        .into_iter()
+        .map(|(name, balancer)| Ok((name, balancing(world, balancer).context(name)?)))
+        .collect()
 }
 
 /// A balancer of whichever kind.
-pub(super) fn balancing(world: &World, balancer: Box<dyn Balancer>) -> anyhow::Result<Box<dyn Binding>> {
+pub(super) fn balancing(
+    world: &World,
+    balancer: Box<dyn Balancer>,
+) -> anyhow::Result<Box<dyn Binding>> {
     let mut binding = Balancing { balancer, oracle: Oracle::default(), total: Counters::default() };
     binding.configure(world)?;
     Ok(Box::new(binding))
@@ -56,19 +64,31 @@ pub(super) fn balancing(world: &World, balancer: Box<dyn Balancer>) -> anyhow::R
 /// The backend's program that decapsulates.
 pub(super) fn of_backend(host: &Host, kernel: bool) -> anyhow::Result<Vec<Named>> {
     let crosses = !kernel || bpf::decapsulates_across_families();
-    let mut hosts: Vec<(_, Box<dyn Decapsulator>)> = vec![("memory", Box::new(NativeHost::new(crosses)))];
+    let mut hosts: Vec<(_, Box<dyn Decapsulator>)> =
+        vec![("memory", Box::new(NativeHost::new(crosses)))];
     if kernel {
         hosts.push(("backend", Box::new(LoadedHost::new()?)));
     }
     let binding = |(name, mut decapsulator): (_, Box<dyn Decapsulator>)| -> anyhow::Result<Named> {
         decapsulator.configure(host).context(name)?;
-        Ok((name, Box::new(Decapsulating { decapsulator, host: host.clone(), crosses, total: Unwraps::default() })))
+        Ok((
+            name,
+            Box::new(Decapsulating {
+                decapsulator,
+                host: host.clone(),
+                crosses,
+                total: Unwraps::default(),
+            }),
+        ))
     };
     hosts.into_iter().map(binding).collect()
 }
 
 /// The backend's program that clamps.
-pub(super) fn of_clamp((vips, largest): (Vec<IpNet>, [u32; 2]), kernel: bool) -> anyhow::Result<Vec<Named>> {
+pub(super) fn of_clamp(
+    (vips, largest): (Vec<IpNet>, [u32; 2]),
+    kernel: bool,
+) -> anyhow::Result<Vec<Named>> {
     let mut clampers: Vec<(_, Box<dyn Clamper>)> = vec![("memory", Box::<NativeHost>::default())];
     if kernel {
         clampers.push(("clamp", Box::new(LoadedHost::new()?)));
@@ -82,7 +102,8 @@ pub(super) fn of_clamp((vips, largest): (Vec<IpNet>, [u32; 2]), kernel: bool) ->
 
 struct Balancing {
     balancer: Box<dyn Balancer>,
-    /// Knows the frames that this binding was given: a flow or a first fragment that only others saw is unknown here.
+    /// Knows the frames that this binding was given: a flow or a first fragment that only others
+    /// saw is unknown here.
     oracle: Oracle,
     /// What its counters should be.
     total: Counters,
@@ -160,7 +181,8 @@ struct Clamping {
 
 impl Binding for Clamping {
     fn accepts(&self, frame: &Frame) -> bool {
-        // The program asks for nothing that a test run cannot tell it; what one does not take, neither program gets.
+        // The program asks for nothing that a test run cannot tell it; what one does not take,
+        // neither program gets.
         loaded::takes(frame)
     }
 
@@ -169,7 +191,11 @@ impl Binding for Clamping {
         self.total += u64::from(judged.is_some());
         let left = self.clamper.send(frame)?;
         let expected = judged.as_ref().unwrap_or(&frame.bytes);
-        ensure!(left == *expected, "{:02x?} became {left:02x?} instead of {expected:02x?}", frame.bytes);
+        ensure!(
+            left == *expected,
+            "{:02x?} became {left:02x?} instead of {expected:02x?}",
+            frame.bytes
+        );
         Ok(())
     }
 

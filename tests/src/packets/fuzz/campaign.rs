@@ -1,4 +1,5 @@
-//! Many frames in many epochs: each epoch is a world, fresh maps and a generator, and can be repeated by its number alone.
+//! Many frames in many epochs: each epoch is a world, fresh maps and a generator, and can be
+//! repeated by its number alone.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,8 +15,9 @@ use super::corpus::Entry;
 use super::minimise::{fails, minimise};
 use super::worlds::Named;
 
-/// The most frames of an epoch: enough that loading programs, which takes a second or more, does not matter; few enough that no
-/// connection table overflows, for what the kernel then forgets the oracle would not.
+/// The most frames of an epoch: enough that loading programs, which takes a second or more, does
+/// not matter; few enough that no connection table overflows, for what the kernel then forgets the
+/// oracle would not.
 const EPOCH: u64 = 200_000;
 /// Frames between two looks at the counters.
 const BATCH: u64 = 1_000;
@@ -69,10 +71,12 @@ impl Campaign {
     ///
     /// # Errors
     ///
-    /// What the kernel refused. A disagreement is no error here: it is the second half of the result.
+    /// What the kernel refused. A disagreement is no error here: it is the second half of the
+    /// result.
     pub fn run(&self) -> anyhow::Result<(Summary, Option<Found>)> {
         let begun = Instant::now();
-        let (next, everywhere, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let (next, everywhere, stop) =
+            (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let summary = Mutex::new(Summary::default());
         let enough = || match self.until {
             Until::Frames(frames) => everywhere.load(Ordering::Relaxed) >= frames,
@@ -163,7 +167,8 @@ impl Epoch<'_> {
     }
 
     fn generator(&self) -> Generator {
-        // Apart from those of the neighbouring epochs and seeds (the multiplier is that of SplitMix64's sequence).
+        // Apart from those of the neighbouring epochs and seeds (the multiplier is that of
+        // SplitMix64's sequence).
         let seed = self.campaign.seed ^ (self.number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Generator::of(self.subject().1.traffic(), seed)
     }
@@ -174,8 +179,12 @@ impl Epoch<'_> {
         let mut generator = self.generator();
         let mut frames: Vec<_> = (0..sent).map(|_| generator.frame()).collect();
         let mut bench = self.bench()?;
-        let Some(last) = frames.iter().position(|frame| fails(&mut bench, std::slice::from_ref(frame))) else {
-            bail!("{error:#}; it did not happen again when the same frames were sent again (FUZZ_SEED={seed})");
+        let Some(last) =
+            frames.iter().position(|frame| fails(&mut bench, std::slice::from_ref(frame)))
+        else {
+            bail!(
+                "{error:#}; it did not happen again when the same frames were sent again (FUZZ_SEED={seed})"
+            );
         };
         frames.truncate(last + 1);
         let make = || self.bench();
@@ -186,7 +195,8 @@ impl Epoch<'_> {
             .find_map(|frame| bench.judge(frame).and_then(|_| bench.settle()).err())
             .map_or_else(|| format!("{error:#}"), |error| format!("{error:#}"));
         let world = self.subject().0.to_owned();
-        let report = format!("{difference}\n(FUZZ_SEED={seed}, epoch {}, frame {last})", self.number);
+        let report =
+            format!("{difference}\n(FUZZ_SEED={seed}, epoch {}, frame {last})", self.number);
         let comment = format!("Found by random frames; say here what it shows.\n{difference}");
         Ok(Found { entry: Entry { comment, world, frames }, report })
     }

@@ -1,4 +1,5 @@
-//! What IP packets carry: TCP, UDP with QUIC and tunnels inside, ICMP that quotes a flow, other packets.
+//! What IP packets carry: TCP, UDP with QUIC and tunnels inside, ICMP that quotes a flow, other
+//! packets.
 
 use fastrand::Rng;
 
@@ -92,8 +93,9 @@ fn udp(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
     }
 }
 
-/// A QUIC packet as far as a balancer looks at it: long headers with connection IDs (RFC 9000 section 17.2), short headers whose
-/// connection ID starts with the rotation bits and length of QUIC-LB.
+/// A QUIC packet as far as a balancer looks at it: long headers with connection IDs (RFC 9000
+/// section 17.2), short headers whose connection ID starts with the rotation bits and length of
+/// QUIC-LB.
 fn quic(draft: &mut Draft, rng: &mut Rng) {
     draft.edge();
     let mut id = [0; 20];
@@ -124,8 +126,11 @@ fn quic(draft: &mut Draft, rng: &mut Rng) {
 fn icmp(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
     let start = draft.edge();
     let error = rng.u8(..3) != 0;
-    let kind =
-        if error { [3, 3, 3, 11, 4, 5, 12][rng.usize(..7)] } else { [8, 8, 8, 0, 13, rng.u8(..)][rng.usize(..6)] };
+    let kind = if error {
+        [3, 3, 3, 11, 4, 5, 12][rng.usize(..7)]
+    } else {
+        [8, 8, 8, 0, 13, rng.u8(..)][rng.usize(..6)]
+    };
     draft.put(&[kind, if error { [0, 1, 3, 4, 4, 4][rng.usize(..6)] } else { 0 }]);
     draft.put16(0);
     draft.put16(rng.u16(..));
@@ -163,8 +168,8 @@ fn mtu(rng: &mut Rng) -> u16 {
     [1500, 1400, 1280, 576, 68, 0, 20, 65_535, rng.u16(..)][rng.usize(..9)]
 }
 
-/// The packet that an error is about: one of the flow's other direction as a rule, cut behind eight bytes of its transport header or
-/// later.
+/// The packet that an error is about: one of the flow's other direction as a rule, cut behind eight
+/// bytes of its transport header or later.
 fn quoted(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
     let start = draft.bytes.len();
     if depth >= 2 {

@@ -36,12 +36,15 @@ pub fn directory() -> PathBuf {
 /// The file that cannot be read, and its line.
 pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
     let mut entries = Vec::new();
-    for file in std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
+    for file in std::fs::read_dir(directory)
+        .with_context(|| format!("cannot read {}", directory.display()))?
+    {
         let path = file?.path();
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
             continue;
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let entry = text.parse().with_context(|| path.display().to_string())?;
         entries.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), entry));
     }
@@ -55,12 +58,13 @@ pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
 ///
 /// That it cannot be written.
 pub fn write(directory: &Path, entry: &Entry) -> anyhow::Result<PathBuf> {
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     let text = entry.to_text();
     // The same frames get the same name.
-    let digest = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
+        (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let path = directory.join(format!("found-{digest:016x}.{EXTENSION}"));
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
@@ -115,18 +119,27 @@ impl std::str::FromStr for Entry {
             } else if line == "frame" || line.starts_with("frame ") {
                 frames.push(beside(&line["frame".len()..]).with_context(place)?);
             } else if line.starts_with(' ') {
-                let Some(Frame { bytes, .. }) = frames.last_mut() else { bail!("{}: bytes before a frame", place()) };
+                let Some(Frame { bytes, .. }) = frames.last_mut() else {
+                    bail!("{}: bytes before a frame", place())
+                };
                 for byte in line.split_whitespace() {
                     ensure!(byte.len() == 2, "{}: {byte} is no byte of two digits", place());
                     bytes.push(u8::from_str_radix(byte, 16).with_context(place)?);
                 }
             } else {
-                ensure!(line.is_empty(), "{}: neither a comment, a world, a frame nor bytes", place());
+                ensure!(
+                    line.is_empty(),
+                    "{}: neither a comment, a world, a frame nor bytes",
+                    place()
+                );
             }
         }
         ensure!(!comment.is_empty(), "the first line should say what the frames show, behind a #");
         ensure!(!frames.is_empty(), "there is no frame");
-        ensure!(frames.iter().all(|frame| frame.bytes.len() >= 14), "a frame is shorter than an Ethernet header");
+        ensure!(
+            frames.iter().all(|frame| frame.bytes.len() >= 14),
+            "a frame is shorter than an Ethernet header"
+        );
         Ok(Self { comment: comment.join("\n"), world: world.context("there is no world")?, frames })
     }
 }
@@ -155,7 +168,11 @@ mod tests {
         let mut generator = Generator::new(3);
         for _ in 0..500 {
             let frames = vec![generator.frame(), generator.frame()];
-            let entry = Entry { comment: "What it is.\nAnd why.".to_owned(), world: "tracked".to_owned(), frames };
+            let entry = Entry {
+                comment: "What it is.\nAnd why.".to_owned(),
+                world: "tracked".to_owned(),
+                frames,
+            };
             assert_eq!(entry.to_text().parse::<Entry>().unwrap(), entry);
         }
     }

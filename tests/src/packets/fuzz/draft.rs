@@ -1,4 +1,5 @@
-//! Frames written layer by layer, with a note of where layers begin and lengths stand, so that a mutation can aim.
+//! Frames written layer by layer, with a note of where layers begin and lengths stand, so that a
+//! mutation can aim.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -86,7 +87,8 @@ impl Draft {
         self.set16(start + 10, sum.into());
     }
 
-    /// Writes the checksum at `at` over what begins at `start`, under the pseudo-header of two addresses.
+    /// Writes the checksum at `at` over what begins at `start`, under the pseudo-header of two
+    /// addresses.
     pub(super) fn finish_transport(&mut self, start: usize, at: usize, ends: &Ends, protocol: u8) {
         if self.bytes.len() < at + 2 {
             return;
@@ -106,7 +108,10 @@ impl Draft {
 }
 
 fn words(bytes: &[u8]) -> u64 {
-    bytes.chunks(2).map(|two| u64::from(two[0]) << 8 | u64::from(two.get(1).copied().unwrap_or(0))).sum()
+    bytes
+        .chunks(2)
+        .map(|two| u64::from(two[0]) << 8 | u64::from(two.get(1).copied().unwrap_or(0)))
+        .sum()
 }
 
 /// The complement of the one's complement sum (RFC 1071).

@@ -40,7 +40,8 @@ impl Generator {
         Self { traffic, rng: Rng::with_seed(seed), draft, mutator: Mutator::default() }
     }
 
-    /// The next frame: a third of them are right in themselves, the others bent one to four times; one in fifty is noise.
+    /// The next frame: a third of them are right in themselves, the others bent one to four times;
+    /// one in fifty is noise.
     pub fn frame(&mut self) -> Frame {
         let Self { traffic, rng, draft, mutator } = self;
         draft.clear();
@@ -94,7 +95,10 @@ mod tests {
         let frames: Vec<_> = (0..20_000).map(|_| generator.frame().bytes).collect();
         assert!(frames.iter().all(|bytes| (SHORTEST..=LONGEST).contains(&bytes.len())));
         let lengths: BTreeSet<_> = frames.iter().map(Vec::len).collect();
-        assert!((SHORTEST..200).all(|length| lengths.contains(&length)), "some length never occurs: {lengths:?}");
+        assert!(
+            (SHORTEST..200).all(|length| lengths.contains(&length)),
+            "some length never occurs: {lengths:?}"
+        );
         let different: BTreeSet<_> = frames.iter().collect();
         assert!(different.len() > 19_000, "only {} of 20,000 frames differ", different.len());
     }

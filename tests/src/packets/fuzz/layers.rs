@@ -1,4 +1,5 @@
-//! The layers of a frame, right in themselves: tags, IP headers with options or extension headers, what they carry.
+//! The layers of a frame, right in themselves: tags, IP headers with options or extension headers,
+//! what they carry.
 
 use fastrand::Rng;
 
@@ -18,7 +19,9 @@ pub(super) fn frame(draft: &mut Draft, rng: &mut Rng, traffic: Traffic) {
         draft.put16(rng.u16(..));
     }
     if rng.u8(..50) == 0 {
-        draft.put16([0x0806, 0x86dc, 0x8847, 0x8864, 0x88cc, 0x0000, 0x0040, rng.u16(..)][rng.usize(..8)]);
+        draft.put16(
+            [0x0806, 0x86dc, 0x8847, 0x8864, 0x88cc, 0x0000, 0x0040, rng.u16(..)][rng.usize(..8)],
+        );
         draft.payload(rng);
         return;
     }
@@ -29,7 +32,9 @@ pub(super) fn frame(draft: &mut Draft, rng: &mut Rng, traffic: Traffic) {
     };
     draft.put16(if ends.is_v6() { 0x86dd } else { 0x0800 });
     let kind = match traffic {
-        Traffic::Encapsulated if rng.u8(..20) != 0 => [protocol::IPV4, protocol::IPV6][rng.usize(..2)],
+        Traffic::Encapsulated if rng.u8(..20) != 0 => {
+            [protocol::IPV4, protocol::IPV6][rng.usize(..2)]
+        }
         Traffic::OfServers if rng.u8(..10) != 0 => protocol::TCP,
         _ => kind(rng, ends.is_v6(), 0),
     };
@@ -50,7 +55,11 @@ pub(super) fn packet(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
 
 /// An IP packet that carries a protocol.
 fn carrying(draft: &mut Draft, rng: &mut Rng, ends: &Ends, kind: u8, depth: u8) {
-    if ends.is_v6() { ipv6(draft, rng, ends, kind, depth) } else { ipv4(draft, rng, ends, kind, depth) }
+    if ends.is_v6() {
+        ipv6(draft, rng, ends, kind, depth)
+    } else {
+        ipv4(draft, rng, ends, kind, depth)
+    }
 }
 
 /// The protocol of what an IP packet carries.
@@ -100,7 +109,8 @@ fn hops(rng: &mut Rng) -> u8 {
     }
 }
 
-/// Options that fill `room`: record route, timestamps, router alert, source routes, padding; their lengths right as a rule.
+/// Options that fill `room`: record route, timestamps, router alert, source routes, padding; their
+/// lengths right as a rule.
 fn ipv4_options(draft: &mut Draft, rng: &mut Rng, room: usize) {
     let end = draft.bytes.len() + room;
     while draft.bytes.len() < end {

@@ -20,9 +20,11 @@ pub(super) type Make<'a> = &'a dyn Fn() -> anyhow::Result<Bench>;
 pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec<Frame>> {
     let deadline = Instant::now() + PATIENCE;
     let frames = history(make, frames, deadline)?;
-    let (last, before) = frames.split_last().map_or((None, &[][..]), |(last, before)| (Some(last.clone()), before));
+    let (last, before) =
+        frames.split_last().map_or((None, &[][..]), |(last, before)| (Some(last.clone()), before));
     let Some(whole) = last else { return Ok(frames) };
-    // A frame that fails without the others can be tried again and again on one bench; else each try begins anew.
+    // A frame that fails without the others can be tried again and again on one bench; else each
+    // try begins anew.
     let mut bench = make()?;
     let mut still_fails = |candidate: &Frame| -> anyhow::Result<bool> {
         if Instant::now() > deadline {
@@ -49,7 +51,11 @@ pub(super) fn fails(bench: &mut Bench, frames: &[Frame]) -> bool {
 }
 
 /// Leaves out frames before the last one, as long as it still fails: all, then ever smaller parts.
-fn history(make: Make<'_>, mut frames: Vec<Frame>, deadline: Instant) -> anyhow::Result<Vec<Frame>> {
+fn history(
+    make: Make<'_>,
+    mut frames: Vec<Frame>,
+    deadline: Instant,
+) -> anyhow::Result<Vec<Frame>> {
     let mut part = frames.len().saturating_sub(1);
     while part > 0 {
         let mut at = 0;
@@ -68,7 +74,10 @@ fn history(make: Make<'_>, mut frames: Vec<Frame>, deadline: Instant) -> anyhow:
 }
 
 /// Simplifies a frame: nothing beside its bytes, fewer of them, more zeros.
-fn frame(mut whole: Frame, still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result<bool>) -> anyhow::Result<Frame> {
+fn frame(
+    mut whole: Frame,
+    still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result<bool>,
+) -> anyhow::Result<Frame> {
     let plain = Frame::from(whole.bytes.clone());
     if plain != whole && still_fails(&plain)? {
         whole = plain;
@@ -125,7 +134,8 @@ mod tests {
     use crate::packets::native::Native;
     use crate::packets::world::{Action, Balancer, Counters, World};
 
-    /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many frames of ARP.
+    /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many
+    /// frames of ARP.
     #[derive(Default)]
     struct Faulty {
         native: Native,
@@ -170,11 +180,15 @@ mod tests {
 
     /// Of IPv4, with one bit of its traffic class set and others at odds with it.
     fn is_damaged(frame: &Frame) -> bool {
-        frame.bytes.len() > 30 && frame.bytes[12..14] == [0x08, 0x00] && frame.bytes[15] & 0x21 == 0x20
+        frame.bytes.len() > 30
+            && frame.bytes[12..14] == [0x08, 0x00]
+            && frame.bytes[15] & 0x21 == 0x20
     }
 
     fn found(after: usize) -> Vec<Frame> {
-        let make = || Bench::of(&World::new(), Box::new(Faulty { native: Native::default(), seen: 0, after }));
+        let make = || {
+            Bench::of(&World::new(), Box::new(Faulty { native: Native::default(), seen: 0, after }))
+        };
         let mut generator = Generator::new(11);
         let mut frames = Vec::new();
         let mut bench = make().unwrap();

@@ -1,7 +1,9 @@
-//! Random frames by the million: each program in memory, as it is loaded into the kernel, and its oracle must agree on each.
+//! Random frames by the million: each program in memory, as it is loaded into the kernel, and its
+//! oracle must agree on each.
 //!
-//! [`Generator`] makes frames fast, [`Bench`] compares what becomes of them, [`Campaign`] does both on every CPU until there were
-//! enough, and makes what it finds small. [`corpus`] keeps what was found.
+//! [`Generator`] makes frames fast, [`Bench`] compares what becomes of them, [`Campaign`] does both
+//! on every CPU until there were enough, and makes what it finds small. [`corpus`] keeps what was
+//! found.
 
 mod bench;
 mod binding;

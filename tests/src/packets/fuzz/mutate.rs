@@ -1,4 +1,5 @@
-//! What is done to frames that are right in themselves: bytes that change, lengths that lie, ends that are missing.
+//! What is done to frames that are right in themselves: bytes that change, lengths that lie, ends
+//! that are missing.
 
 use fastrand::Rng;
 
@@ -88,7 +89,11 @@ impl Mutator {
 
     /// Somewhere in the headers.
     fn aim(&self, draft: &Draft, rng: &mut Rng) -> usize {
-        if rng.u8(..8) == 0 { rng.usize(..draft.bytes.len()) } else { edge(draft, rng) + rng.usize(..24) }
+        if rng.u8(..8) == 0 {
+            rng.usize(..draft.bytes.len())
+        } else {
+            edge(draft, rng) + rng.usize(..24)
+        }
     }
 
     /// From some layer on, the frame becomes another one.

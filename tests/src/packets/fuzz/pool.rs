@@ -1,4 +1,5 @@
-//! Addresses, ports and link addresses that frames are made of: mostly those that mean something to the balancer.
+//! Addresses, ports and link addresses that frames are made of: mostly those that mean something to
+//! the balancer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -96,11 +97,14 @@ pub(super) fn link(rng: &mut Rng) -> [u8; 12] {
 
 /// A byte at which arithmetic goes wrong if it goes wrong anywhere.
 pub(super) fn extreme8(rng: &mut Rng) -> u8 {
-    [0, 1, 4, 5, 6, 7, 8, 0x0f, 0x10, 0x3f, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80, 0xfe, 0xff][rng.usize(..19)]
+    [0, 1, 4, 5, 6, 7, 8, 0x0f, 0x10, 0x3f, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80, 0xfe, 0xff]
+        [rng.usize(..19)]
 }
 
 /// The same for two bytes.
 pub(super) fn extreme16(rng: &mut Rng) -> u16 {
-    [0, 1, 7, 8, 19, 20, 27, 28, 39, 40, 41, 0x7f, 0xff, 0x100, 1500, 0x7fff, 0x8000, 0xfff0, 0xfffe, 0xffff]
-        [rng.usize(..20)]
+    [
+        0, 1, 7, 8, 19, 20, 27, 28, 39, 40, 41, 0x7f, 0xff, 0x100, 1500, 0x7fff, 0x8000, 0xfff0,
+        0xfffe, 0xffff,
+    ][rng.usize(..20)]
 }

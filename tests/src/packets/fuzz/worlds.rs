@@ -1,4 +1,5 @@
-//! What the maps hold while frames are tried: worlds with names, so that a frame in the corpus can say which one it needs.
+//! What the maps hold while frames are tried: worlds with names, so that a frame in the corpus can
+//! say which one it needs.
 
 use ipnet::IpNet;
 use sluice_datapath::options::VipOptions;
@@ -42,20 +43,23 @@ pub const WORLDS: &[Made] = &[
     ("usual", World::new),
     // The same, every flow in the connection table.
     ("tracked", || World::new().tracked(true)),
-    // Slots without a backend, backends without address, route or room, one service tracked, one without a table.
+    // Slots without a backend, backends without address, route or room, one service tracked, one
+    // without a table.
     ("faults", random::world),
     // All well, and backends with server IDs.
     ("quic", random::with_server_ids),
     // A way to the backends on which only short packets fit.
     ("narrow", || World::new().with_mtu(150)),
-    // The same for services of which one has merged segments cut smaller, and the other tells nobody what fits.
+    // The same for services of which one has merged segments cut smaller, and the other tells
+    // nobody what fits.
     ("cutting", || World {
         vip_options: [(WEB, VipOptions::RESEGMENT), (DNS, VipOptions::DROP_TOO_BIG)].into(),
         ..World::new().with_mtu(190)
     }),
     // One on which all fit.
     ("wide", || World::new().with_mtu(9000).tracked(true)),
-    // Packets to backends in UDP, of which one service's take it without a checksum; some backends are of the other family.
+    // Packets to backends in UDP, of which one service's take it without a checksum; some backends
+    // are of the other family.
     ("gue", random::gue),
     // VIPs whose services have no lookup table yet.
     ("unfilled", || World { tables: [].into(), ..World::new() }),
@@ -78,5 +82,9 @@ pub fn backend() -> Vec<Named> {
 
 /// The subject that has the world of a name.
 pub fn named(name: &str) -> Option<Subject> {
-    balancer().into_iter().chain(backend()).find(|(known, _)| *known == name).map(|(_, subject)| subject)
+    balancer()
+        .into_iter()
+        .chain(backend())
+        .find(|(known, _)| *known == name)
+        .map(|(_, subject)| subject)
 }

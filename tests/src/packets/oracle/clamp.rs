@@ -1,4 +1,5 @@
-//! What should become of what leaves a backend, by RFC 9293 (options), RFC 1624 (checksums) and IEEE 802.1Q (tags).
+//! What should become of what leaves a backend, by RFC 9293 (options), RFC 1624 (checksums) and
+//! IEEE 802.1Q (tags).
 
 use std::net::IpAddr;
 
@@ -7,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::packets::world::Frame;
 
-/// The bytes of a frame that tells of too large a segment, as they should leave; `None` when it is to stay as it is.
+/// The bytes of a frame that tells of too large a segment, as they should leave; `None` when it is
+/// to stay as it is.
 pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u8>> {
     let bytes = &frame.bytes;
     let mut network = 14;
@@ -24,7 +26,12 @@ pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u
             if ip.protocol().0 != 6 || ip.is_fragmenting_payload() {
                 return None;
             }
-            (IpAddr::from(ip.source_addr()), ip.slice().len(), usize::from(ip.total_len()), largest[0])
+            (
+                IpAddr::from(ip.source_addr()),
+                ip.slice().len(),
+                usize::from(ip.total_len()),
+                largest[0],
+            )
         }
         [0x86, 0xdd] => {
             let ip = Ipv6HeaderSlice::from_slice(packet).ok()?;
@@ -74,5 +81,6 @@ fn told(options: &[u8]) -> Option<(usize, u16)> {
 
 /// The sum of 16-bit words modulo 65,535.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u64>() % 65_535
+    bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u64>()
+        % 65_535
 }

@@ -1,5 +1,7 @@
-//! What should become of an encapsulated frame at a backend, by the RFCs: 2003 (IPv4 in IPv4), 2473 (IPv6 tunnels), 4213 (IPv6 in IPv4), 6040 (congestion), 2983 (the
-//! inner packet keeps its own DSCP), 1122 section 3.2.1.7 (a host takes packets whatever their time to live) and 1624 (checksums).
+//! What should become of an encapsulated frame at a backend, by the RFCs: 2003 (IPv4 in IPv4), 2473
+//! (IPv6 tunnels), 4213 (IPv6 in IPv4), 6040 (congestion), 2983 (the inner packet keeps its own
+//! DSCP), 1122 section 3.2.1.7 (a host takes packets whatever their time to live) and 1624
+//! (checksums).
 //!
 //! The outer header's checksum is nobody's: of that header nothing is left but a congestion mark.
 
@@ -14,11 +16,14 @@ use crate::packets::world::{Action, Frame, GUE_PORT, Host};
 /// Bytes of an Ethernet header.
 const LINK: usize = 14;
 
-/// What a backend should do with a frame. `crosses`: whether it can take off an outer header of another family than the inner one's.
+/// What a backend should do with a frame. `crosses`: whether it can take off an outer header of
+/// another family than the inner one's.
 pub fn decapsulated(frame: &Frame, host: &Host, crosses: bool) -> Unwrapped {
     match unwrapped(frame, host, crosses) {
         Ok(taken) => taken,
-        Err(reason @ (Reason::BadLength | Reason::EcnForbidden)) => Unwrapped::Refused(Action::Drop, reason),
+        Err(reason @ (Reason::BadLength | Reason::EcnForbidden)) => {
+            Unwrapped::Refused(Action::Drop, reason)
+        }
         Err(reason) => Unwrapped::Refused(Action::Pass, reason),
     }
 }
@@ -36,7 +41,8 @@ fn unwrapped(frame: &Frame, host: &Host, crosses: bool) -> Result<Unwrapped, Rea
         _ => return Err(Reason::NotIp),
     };
     // Options, fragments and extension headers are the kernel's affair.
-    let plain = outer.part == Part::Whole && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
+    let plain =
+        outer.part == Part::Whole && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
     let mut start = LINK + outer.header;
     let inner_is_v4 = match outer.protocol {
         4 => true,
@@ -57,11 +63,13 @@ fn unwrapped(frame: &Frame, host: &Host, crosses: bool) -> Result<Unwrapped, Rea
         return Err(Reason::NotTunnel);
     }
     let inner = if inner_is_v4 { ip::v4(bytes, start)? } else { ip::v6(bytes, start)? };
-    if is_mapped(inner.destination) || !host.vips.iter().any(|vip| vip.contains(&inner.destination)) {
+    if is_mapped(inner.destination) || !host.vips.iter().any(|vip| vip.contains(&inner.destination))
+    {
         return Err(Reason::NotVip);
     }
 
-    // The inner packet is within the outer one, which is within the frame; what is behind it is the link's padding.
+    // The inner packet is within the outer one, which is within the frame; what is behind it is the
+    // link's padding.
     let of_outer = length(frame, &outer, bytes.len() - LINK)?;
     let of_inner = length(frame, &inner, of_outer.saturating_sub(start - LINK))?;
     let class = inner.class & !3 | congestion(inner.class & 3, outer.class & 3)?;
@@ -78,22 +86,25 @@ fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
-/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to say.
+/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to
+/// say.
 fn length(frame: &Frame, ip: &Ip, room: usize) -> Result<usize, Reason> {
     let unsaid = if ip.source.is_ipv4() { 0 } else { 40 };
     let length = if frame.segment_size > 0 && ip.length == unsaid { room } else { ip.length };
     if length > room || length < ip.header { Err(Reason::BadLength) } else { Ok(length) }
 }
 
-/// The congestion field that leaves (RFC 6040 section 4.2): of two marks the more severe one, and none on a packet that can carry none, which is
-/// dropped rather than left unmarked in congestion.
+/// The congestion field that leaves (RFC 6040 section 4.2): of two marks the more severe one, and
+/// none on a packet that can carry none, which is dropped rather than left unmarked in congestion.
 fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
     const NOT_CAPABLE: u8 = 0b00;
     const CAPABLE_1: u8 = 0b01;
     const CAPABLE_0: u8 = 0b10;
     const EXPERIENCED: u8 = 0b11;
 
-    let severity = |mark: u8| [NOT_CAPABLE, CAPABLE_0, CAPABLE_1, EXPERIENCED].iter().position(|known| *known == mark);
+    let severity = |mark: u8| {
+        [NOT_CAPABLE, CAPABLE_0, CAPABLE_1, EXPERIENCED].iter().position(|known| *known == mark)
+    };
     match (inner, outer) {
         (NOT_CAPABLE, EXPERIENCED) => Err(Reason::EcnForbidden),
         (NOT_CAPABLE, _) => Ok(NOT_CAPABLE),
@@ -101,7 +112,8 @@ fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
     }
 }
 
-/// Writes the traffic class. A checksum that was right stays right, and one that was wrong as wrong as it was.
+/// Writes the traffic class. A checksum that was right stays right, and one that was wrong as wrong
+/// as it was.
 fn mark(packet: &mut [u8], is_v4: bool, class: u8) {
     if !is_v4 {
         packet[0] = packet[0] & 0xf0 | class >> 4;
@@ -118,5 +130,6 @@ fn mark(packet: &mut [u8], is_v4: bool, class: u8) {
 
 /// The sum of 16-bit words modulo 65,535.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u64>() % 65_535
+    bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u64>()
+        % 65_535
 }

@@ -1,4 +1,5 @@
-//! The headers of GUE in front of a packet, by RFC 768 and RFC 8200 section 8.1: the checksum is summed over every byte.
+//! The headers of GUE in front of a packet, by RFC 768 and RFC 8200 section 8.1: the checksum is
+//! summed over every byte.
 
 use std::net::IpAddr;
 
@@ -9,7 +10,8 @@ use sluice_datapath::options::VipOptions;
 use super::ip::{Ip, Part};
 use crate::packets::build;
 
-/// The outer headers in front of `packet`: those of IP-in-IP, with a UDP header behind them that has the flow's own source port.
+/// The outer headers in front of `packet`: those of IP-in-IP, with a UDP header behind them that
+/// has the flow's own source port.
 pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: u64) -> Vec<u8> {
     build::in_udp(outer, packet.len(), hash, summed(packet, ip, merged).as_deref())
 }
@@ -18,11 +20,16 @@ pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: 
 pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
     let unsummed = outer.ends_with(&[0, 0]);
     let v6 = outer[0] >> 4 == 6;
-    if v6 && unsummed && !options.has(VipOptions::NO_CHECKSUM) { Err(Reason::NoChecksum) } else { Ok(()) }
+    if v6 && unsummed && !options.has(VipOptions::NO_CHECKSUM) {
+        Err(Reason::NoChecksum)
+    } else {
+        Ok(())
+    }
 }
 
-/// The packet as the outer checksum covers it: as it would be if its own checksums were right, since whoever takes one wrong for right cannot tell. `None` when
-/// it has none over all of its payload.
+/// The packet as the outer checksum covers it: as it would be if its own checksums were right,
+/// since whoever takes one wrong for right cannot tell. `None` when it has none over all of its
+/// payload.
 fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
     if merged || ip.part != Part::Whole {
         return None;
@@ -45,7 +52,9 @@ fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let mut pseudo = Sum16BitWords::new().add_2bytes([0, ip.protocol]).add_4bytes((payload.len() as u32).to_be_bytes());
+    let mut pseudo = Sum16BitWords::new()
+        .add_2bytes([0, ip.protocol])
+        .add_4bytes((payload.len() as u32).to_be_bytes());
     let pseudo = match (ip.source, ip.destination) {
         (IpAddr::V4(_), IpAddr::V4(_)) if ip.protocol == 1 => Sum16BitWords::new(),
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

@@ -1,4 +1,5 @@
-//! What should become of ICMP to a VIP address, by RFC 792 and RFC 4443; checksums by etherparse, over the whole message.
+//! What should become of ICMP to a VIP address, by RFC 792 and RFC 4443; checksums by etherparse,
+//! over the whole message.
 
 use std::net::IpAddr;
 
@@ -23,7 +24,8 @@ enum Asks {
 impl Asks {
     fn new(ip: &Ip, message: &[u8]) -> Option<Self> {
         Some(if ip.source.is_ipv4() {
-            // A message of eight bytes is all that is looked at; some types are longer to etherparse.
+            // A message of eight bytes is all that is looked at; some types are longer to
+            // etherparse.
             match Icmpv4Slice::from_slice(message).ok()?.icmp_type() {
                 Icmpv4Type::DestinationUnreachable(_) | Icmpv4Type::TimeExceeded(_) => Self::Error,
                 Icmpv4Type::ParameterProblem(_) => Self::Error,
@@ -34,7 +36,9 @@ impl Asks {
             }
         } else {
             match Icmpv6Slice::from_slice(message).ok()?.icmp_type() {
-                Icmpv6Type::DestinationUnreachable(_) | Icmpv6Type::PacketTooBig { .. } => Self::Error,
+                Icmpv6Type::DestinationUnreachable(_) | Icmpv6Type::PacketTooBig { .. } => {
+                    Self::Error
+                }
                 Icmpv6Type::TimeExceeded(_) | Icmpv6Type::ParameterProblem(_) => Self::Error,
                 Icmpv6Type::EchoRequest(_) => Self::Ping,
                 Icmpv6Type::Unknown { type_u8: 1..=4, .. } => Self::Error,
@@ -54,7 +58,8 @@ impl Oracle {
             Asks::Error => self.error(frame, ip, address),
             Asks::Ping if options.has(AddressOptions::PING_HOST) => Err(Reason::OtherProtocol),
             Asks::Ping if options.has(AddressOptions::PING_FORWARD) => {
-                let service = *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
+                let service =
+                    *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
                 self.admit(service, ip.source)?;
                 self.sent_to_backend_of(frame, ip, self.routed(service, ip.source), &tuple)
@@ -71,7 +76,9 @@ impl Oracle {
         let bytes = &frame.bytes;
         let start = ip.start + ip.header + 8;
         let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
-        let quoted = quoted.and_then(|quoted| quoted.past_extensions(bytes)).map_err(|_| Reason::QuotesOther)?;
+        let quoted = quoted
+            .and_then(|quoted| quoted.past_extensions(bytes))
+            .map_err(|_| Reason::QuotesOther)?;
         if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
             return Err(Reason::QuotesOther);
         }
@@ -81,7 +88,8 @@ impl Oracle {
         let at = quoted.start + quoted.header;
         let ports = bytes.get(at..at + 4).ok_or(Reason::QuotesOther)?;
         let port = u16::from_be_bytes([ports[0], ports[1]]);
-        let service = self.service(address, port, quoted.protocol).map_err(|_| Reason::QuotesOther)?;
+        let service =
+            self.service(address, port, quoted.protocol).map_err(|_| Reason::QuotesOther)?;
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // Who is in a list is the client, not the router that tells of it.
@@ -89,7 +97,13 @@ impl Oracle {
         self.sent_to_backend_of(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
 
-    fn sent_to_backend_of(&mut self, frame: &Frame, ip: &Ip, service: u32, flow: &Vec<u8>) -> Result<Outcome, Reason> {
+    fn sent_to_backend_of(
+        &mut self,
+        frame: &Frame,
+        ip: &Ip,
+        service: u32,
+        flow: &Vec<u8>,
+    ) -> Result<Outcome, Reason> {
         check(frame, ip, ip.header)?;
         self.take(service, ip.source, frame.segments.max(1), false)?;
         let (backend, hint) = self.choose(service, flow, false)?;
@@ -109,13 +123,23 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
 /// Whether nobody in particular has a source address.
 fn nobody(source: IpAddr) -> bool {
     match source {
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..),
-        IpAddr::V6(v6) => v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6],
+        IpAddr::V4(v4) => {
+            v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..)
+        }
+        IpAddr::V6(v6) => {
+            v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6]
+        }
     }
 }
 
-/// What becomes of a packet for which there is less room than the `largest` one has that it will be cut into.
-pub(super) fn too_big(frame: &Frame, ip: &Ip, largest: usize, room: usize) -> Result<Outcome, Reason> {
+/// What becomes of a packet for which there is less room than the `largest` one has that it will be
+/// cut into.
+pub(super) fn too_big(
+    frame: &Frame,
+    ip: &Ip,
+    largest: usize,
+    room: usize,
+) -> Result<Outcome, Reason> {
     let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
     if largest <= mtu || ip.start != 14 || nobody(ip.source) {
         return Err(Reason::TooBig);

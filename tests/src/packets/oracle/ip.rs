@@ -80,7 +80,11 @@ pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
         length: h.total_len().into(),
         class: h.dcp().value() << 2 | h.ecn().value(),
         hops: h.ttl(),
-        part: Part::new(h.fragments_offset().value(), h.more_fragments(), h.identification().into()),
+        part: Part::new(
+            h.fragments_offset().value(),
+            h.more_fragments(),
+            h.identification().into(),
+        ),
     })
 }
 
@@ -101,7 +105,8 @@ pub(super) fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
 }
 
 impl Ip {
-    /// The same with the extension headers of IPv6 counted to the header: at most eight, 256 bytes together.
+    /// The same with the extension headers of IPv6 counted to the header: at most eight, 256 bytes
+    /// together.
     pub(super) fn past_extensions(mut self, frame: &[u8]) -> Result<Self, Reason> {
         if self.source.is_ipv4() {
             return Ok(self);

@@ -1,28 +1,34 @@
-//! Which backend a QUIC packet's connection ID names, by RFC 8999, RFC 9000, RFC 9369 and the draft of QUIC-LB.
+//! Which backend a QUIC packet's connection ID names, by RFC 8999, RFC 9000, RFC 9369 and the draft
+//! of QUIC-LB.
 
 use super::Oracle;
 
 impl Oracle {
-    /// The backend that the connection ID in a service's datagram names, if it names one that is there.
+    /// The backend that the connection ID in a service's datagram names, if it names one that is
+    /// there.
     pub(super) fn named(&self, service: u32, datagram: &[u8]) -> Option<u16> {
         let (id, room) = match datagram {
-            // A long header: version, length of the destination connection ID, and the ID (RFC 8999 section 5.1).
+            // A long header: version, length of the destination connection ID, and the ID (RFC 8999
+            // section 5.1).
             [first @ 0x80..=0xff, v0, v1, v2, v3, length, rest @ ..] => {
                 let kind = (first & 0x30) >> 4;
                 match (u32::from_be_bytes([*v0, *v1, *v2, *v3]), kind) {
-                    // Initial and 0-RTT, whose IDs the client made up (RFC 9000 section 17.2, RFC 9369 section 3.2).
+                    // Initial and 0-RTT, whose IDs the client made up (RFC 9000 section 17.2, RFC
+                    // 9369 section 3.2).
                     (0x0000_0001, 0 | 1) | (0x6b33_43cf, 1 | 2) => return None,
                     _ => (rest, usize::from(*length)),
                 }
             }
-            // A short header: the ID follows at once (RFC 8999 section 5.2), of 20 octets at most in version 1.
+            // A short header: the ID follows at once (RFC 8999 section 5.2), of 20 octets at most
+            // in version 1.
             [0..=0x7f, rest @ ..] => (rest, 20),
             _ => return None,
         };
         // Less behind the start of an ID is no packet.
         let (rotation, behind) = id.get(..16)?.split_first()?;
         let (length, servers) = self.world.quic.get(&(service, rotation >> 5))?;
-        let (backend, incarnation) = servers.get(behind.get(..*length)?).filter(|_| room > *length)?;
+        let (backend, incarnation) =
+            servers.get(behind.get(..*length)?).filter(|_| room > *length)?;
         (self.incarnation(*backend) == *incarnation).then_some(*backend)
     }
 }

@@ -6,9 +6,10 @@
 //!                     └──▶ out ──▶ far: what the program sent away
 //! ```
 //!
-//! Nothing waits for a while to see that nothing comes: behind each frame a marker is sent, which every program lets go on. The
-//! thread stays on one CPU, whose queue of received frames is first in, first out; so when the marker is behind the program, all that
-//! became of the frame has arrived.
+//! Nothing waits for a while to see that nothing comes: behind each frame a marker is sent, which
+//! every program lets go on. The thread stays on one CPU, whose queue of received frames is first
+//! in, first out; so when the marker is behind the program, all that became of the frame has
+//! arrived.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -66,7 +67,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Moves the calling thread into a network namespace of its own, to stay there on one CPU, and makes the interfaces.
+    /// Moves the calling thread into a network namespace of its own, to stay there on one CPU, and
+    /// makes the interfaces.
     ///
     /// # Errors
     ///
@@ -75,14 +77,17 @@ impl Link {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
         stay_on_one_cpu()?;
         make_interfaces()?;
-        let index = |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
+        let index =
+            |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
         ensure!(index("out")? == INTERFACE, "the interface towards the backends has another index");
-        let onward = Onward::new(index("passed")?).context("cannot load the filter behind the program")?;
+        let onward =
+            Onward::new(index("passed")?).context("cannot load the filter behind the program")?;
         let at = index("in")?;
         put_filter(at, ("onward", 2), onward.as_fd())?;
         let socket = |name| PacketSocket::new(index(name)?);
         let (inject, behind, far) = (socket("inject")?, socket("behind")?, socket("far")?);
-        let mut link = Self { inject, behind, far, at, _onward: onward, markers: 0, smallest_segment: 0 };
+        let mut link =
+            Self { inject, behind, far, at, _onward: onward, markers: 0, smallest_segment: 0 };
         await_carrier(&socket("in")?, &mut link.inject)?;
         link.smallest_segment = link.smallest_segment()?;
         Ok(link)
@@ -94,7 +99,9 @@ impl Link {
         let frame = Frame { segment_size: 1, segments: 64, ..client.frame().into() };
         let bytes = [&IN[..], &frame.bytes[IN.len()..]].concat();
         let arrived = self.send(offload(&frame, None, false)?, &bytes)?;
-        let [captured] = &arrived.passed[..] else { bail!("a merged packet became {arrived:02x?}") };
+        let [captured] = &arrived.passed[..] else {
+            bail!("a merged packet became {arrived:02x?}")
+        };
         Ok(captured.offload.segment_size)
     }
 
@@ -102,8 +109,9 @@ impl Link {
     pub fn refuses(&self, frame: &Frame) -> Option<&'static str> {
         let merged = merged(&frame.bytes).filter(|_| frame.segment_size != 0)?;
         if merged.kind == Offload::UDP {
-            return (kernel() < (6, 2))
-                .then_some("this kernel takes no merged datagrams from a packet socket (Linux 6.2)");
+            return (kernel() < (6, 2)).then_some(
+                "this kernel takes no merged datagrams from a packet socket (Linux 6.2)",
+            );
         }
         // Some stable kernels do, to their `TCP_MIN_GSO_SIZE`: Debian's 6.12.117 is one.
         let raised = frame.segment_size < self.smallest_segment.into();
@@ -132,9 +140,12 @@ impl Link {
     ///
     /// What the kernel refused; it refuses offloads that contradict the frame.
     pub(super) fn send(&mut self, offload: Offload, bytes: &[u8]) -> anyhow::Result<Arrived> {
-        self.inject.send(offload, bytes).with_context(|| format!("cannot inject {} bytes", bytes.len()))?;
+        self.inject
+            .send(offload, bytes)
+            .with_context(|| format!("cannot inject {} bytes", bytes.len()))?;
         self.markers += 1;
-        let marker = [&IN[..], &[0x02; 6], &MARKER.to_be_bytes(), &self.markers.to_be_bytes()].concat();
+        let marker =
+            [&IN[..], &[0x02; 6], &MARKER.to_be_bytes(), &self.markers.to_be_bytes()].concat();
         self.inject.send(Offload::default(), &marker).context("cannot inject a marker")?;
         let mut arrived = Arrived::default();
         loop {
@@ -149,7 +160,8 @@ impl Link {
         Ok(arrived)
     }
 
-    /// How many markers went through the attached program, each of which it counted as neither IPv4 nor IPv6.
+    /// How many markers went through the attached program, each of which it counted as neither IPv4
+    /// nor IPv6.
     pub(super) fn markers(&self) -> u64 {
         self.markers
     }
@@ -157,9 +169,11 @@ impl Link {
 
 /// The running kernel's version: major and minor.
 fn kernel() -> (u32, u32) {
-    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release =
+        nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     let release = release.unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -169,7 +183,8 @@ fn await_carrier(from: &PacketSocket, to: &mut PacketSocket) -> anyhow::Result<(
     let frame = [&[0xff; 6][..], &IN, &MARKER.to_be_bytes(), &[0; 46]].concat();
     while to.drain()?.is_empty() {
         ensure!(Instant::now() < deadline, "an interface has no carrier after {PATIENCE:?}");
-        // An interface without a carrier takes a frame and drops it, or says that the network is down.
+        // An interface without a carrier takes a frame and drops it, or says that the network is
+        // down.
         if from.send(Offload::default(), &frame).is_err() {
             std::thread::yield_now();
         }
@@ -185,13 +200,18 @@ fn stay_on_one_cpu() -> anyhow::Result<()> {
 
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
-    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
+    let cpus: Vec<usize> =
+        (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
     let mut one = CpuSet::new();
     one.set(cpus[NEXT.fetch_add(1, Ordering::Relaxed) % cpus.len()])?;
     Ok(sched_setaffinity(this, &one)?)
 }
 
-fn put_filter(interface: u32, (name, priority): (&str, u16), program: BorrowedFd<'_>) -> anyhow::Result<()> {
+fn put_filter(
+    interface: u32,
+    (name, priority): (&str, u16),
+    program: BorrowedFd<'_>,
+) -> anyhow::Result<()> {
     run_netlink(async |netlink| {
         let spec = FilterSpec { name: name.to_owned(), priority };
         netlink.ensure_clsact(interface).await?;
@@ -205,7 +225,8 @@ fn run_netlink(request: impl AsyncFnOnce(Netlink) -> anyhow::Result<()>) -> anyh
     runtime.block_on(async { request(Netlink::connect()?).await })
 }
 
-/// The interfaces, a route out and its next hop. They have no addresses, so nothing but what is injected is on them.
+/// The interfaces, a route out and its next hop. They have no addresses, so nothing but what is
+/// injected is on them.
 fn make_interfaces() -> anyhow::Result<()> {
     let address = |octets: [u8; 6]| octets.map(|octet| format!("{octet:02x}")).join(":");
     let (at, out, next_hop) = (address(IN), address(OUT), address(NEXT_HOP));
@@ -214,7 +235,8 @@ fn make_interfaces() -> anyhow::Result<()> {
          link add out index {INTERFACE} address {out} mtu {LARGEST} type veth peer name far mtu {LARGEST}\n\
          link add passed mtu {LARGEST} type veth peer name behind mtu {LARGEST}\n"
     );
-    // Of a pair, the one that is brought up last can send at once; the other when the kernel has noticed that it has a carrier.
+    // Of a pair, the one that is brought up last can send at once; the other when the kernel has
+    // noticed that it has a carrier.
     for name in ["in", "inject", "far", "out", "behind", "passed"] {
         commands += &format!("link set {name} addrgenmode none\nlink set {name} up\n");
     }

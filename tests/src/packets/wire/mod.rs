@@ -1,7 +1,9 @@
-//! The packet path on the wire: the program attached to an interface at TC ingress, frames injected at the other end of it.
+//! The packet path on the wire: the program attached to an interface at TC ingress, frames injected
+//! at the other end of it.
 //!
-//! Unlike `BPF_PROG_TEST_RUN` this makes merged packets that the kernel recognises as such, packets whose bytes lie outside the linear
-//! part of their buffer, VLAN tags beside the bytes, and frames that end anywhere; and redirects happen.
+//! Unlike `BPF_PROG_TEST_RUN` this makes merged packets that the kernel recognises as such, packets
+//! whose bytes lie outside the linear part of their buffer, VLAN tags beside the bytes, and frames
+//! that end anywhere; and redirects happen.
 
 mod link;
 mod onward;
@@ -18,7 +20,9 @@ use sluice_datapath::options::VipOptions;
 use super::build;
 use super::loaded::{Hook, Loaded, LoadedHost};
 use super::shared;
-use super::world::{Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World};
+use super::world::{
+    Action, Balancer, Clamper, Counters, Decapsulator, Frame, Host, Unwraps, World,
+};
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use socket::{Captured, Offload};
 
@@ -33,11 +37,11 @@ const ADDRESSES: usize = 12;
 pub struct Wire<'a> {
     loaded: &'a mut Loaded,
     link: &'a mut Link,
-    /// Bytes of a frame's head that are asked to be in the linear part of its buffer, the rest behind it; `None` for all of it. The
-    /// kernel keeps frames below a memory page in one piece.
+    /// Bytes of a frame's head that are asked to be in the linear part of its buffer, the rest
+    /// behind it; `None` for all of it. The kernel keeps frames below a memory page in one piece.
     pub linear: Option<u16>,
-    /// Whether frames have a transport checksum that is still to be completed, as those of a virtual machine or a local sender do.
-    /// Merged ones always have.
+    /// Whether frames have a transport checksum that is still to be completed, as those of a
+    /// virtual machine or a local sender do. Merged ones always have.
     pub partial: bool,
     /// The MTU towards backends, where some service has merged segments cut smaller.
     resegments: Option<u32>,
@@ -49,10 +53,14 @@ impl Wire<'_> {
     /// # Errors
     ///
     /// The test's own, or what the kernel refused.
-    pub fn lend<T>(link: &mut Link, test: impl FnOnce(Wire<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pub fn lend<T>(
+        link: &mut Link,
+        test: impl FnOnce(Wire<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         shared::lend(Hook::Tc, |loaded| {
             link.attach(loaded.program())?;
-            let outcome = test(Wire { loaded, link, linear: None, partial: false, resegments: None })?;
+            let outcome =
+                test(Wire { loaded, link, linear: None, partial: false, resegments: None })?;
             // Before another link gets the program: it would count what comes to this one, too.
             link.detach()?;
             Ok(outcome)
@@ -67,7 +75,8 @@ impl Wire<'_> {
 
 impl Balancer for Wire<'_> {
     fn configure(&mut self, world: &World) -> anyhow::Result<()> {
-        let mtus = world.backends.values().filter_map(|backend| backend.next_hop).map(|(_, mtu)| mtu);
+        let mtus =
+            world.backends.values().filter_map(|backend| backend.next_hop).map(|(_, mtu)| mtu);
         let asked = world.vip_options.values().any(|options| options.has(VipOptions::RESEGMENT));
         self.resegments = mtus.min().filter(|_| asked);
         self.loaded.configure(world)
@@ -139,7 +148,8 @@ impl Decapsulator for WireHost<'_> {
     }
 }
 
-/// The backend's program that clamps, on the wire: what it does to a packet does not depend on the side of an interface on which it is.
+/// The backend's program that clamps, on the wire: what it does to a packet does not depend on the
+/// side of an interface on which it is.
 pub struct WireClamp<'a> {
     loaded: LoadedHost,
     link: &'a mut Link,
@@ -183,16 +193,21 @@ fn without_markers(reasons: &mut BTreeMap<Reason, u64>, markers: u64) -> anyhow:
         return Ok(());
     }
     let counted = reasons.entry(Reason::NotIp).or_default();
-    ensure!(*counted >= markers, "only {counted} of {markers} markers are counted as {}", Reason::NotIp);
+    ensure!(
+        *counted >= markers,
+        "only {counted} of {markers} markers are counted as {}",
+        Reason::NotIp
+    );
     *counted -= markers;
     reasons.retain(|_, count| *count != 0);
     Ok(())
 }
 
-/// Whether the kernel can be made to hold exactly this frame: it counts segments itself, and takes the first tag out of the bytes, for which
-/// it wants two bytes behind it.
+/// Whether the kernel can be made to hold exactly this frame: it counts segments itself, and takes
+/// the first tag out of the bytes, for which it wants two bytes behind it.
 pub fn can_carry(frame: &Frame) -> bool {
-    let tagged = matches!(frame.bytes.get(ADDRESSES..ADDRESSES + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let tagged =
+        matches!(frame.bytes.get(ADDRESSES..ADDRESSES + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
     if tagged && !frame.vlan || frame.vlan && frame.bytes.len() < ADDRESSES + 4 {
         return false;
     }
@@ -205,9 +220,12 @@ pub fn can_carry(frame: &Frame) -> bool {
             const BEHIND_IPV6: usize = 14 + 40;
 
             let size = frame.segment_size as usize;
-            // The kernel takes no merged datagrams from a packet socket whose headers it cannot skip: those with extension headers.
+            // The kernel takes no merged datagrams from a packet socket whose headers it cannot
+            // skip: those with extension headers.
             let skipped = merged.kind != Offload::UDP || merged.transport <= BEHIND_IPV6;
-            skipped && merged.payload > size && merged.payload.div_ceil(size) == frame.segments as usize
+            skipped
+                && merged.payload > size
+                && merged.payload.div_ceil(size) == frame.segments as usize
         })
 }
 
@@ -230,14 +248,21 @@ fn merged(bytes: &[u8]) -> Option<Merged> {
         _ => return None,
     };
     let transport = slice.as_ptr() as usize - bytes.as_ptr() as usize;
-    (transport + slice.len() == bytes.len()).then_some(Merged { kind, transport, checksum, payload })
+    (transport + slice.len() == bytes.len()).then_some(Merged {
+        kind,
+        transport,
+        checksum,
+        payload,
+    })
 }
 
 fn offload(frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<Offload> {
     let linear = linear.unwrap_or(0).min(frame.bytes.len() as u16);
     let mut offload = Offload { linear, ..Offload::default() };
     if partial || frame.segment_size != 0 {
-        let Some(merged) = merged(&frame.bytes) else { bail!("the frame has no transport header that ends with it") };
+        let Some(merged) = merged(&frame.bytes) else {
+            bail!("the frame has no transport header that ends with it")
+        };
         offload.flags = Offload::PARTIAL;
         offload.checksum_start = merged.transport as u16;
         offload.checksum_offset = merged.checksum;
@@ -251,10 +276,12 @@ fn offload(frame: &Frame, linear: Option<u16>, partial: bool) -> anyhow::Result<
 
 /// Sends a frame through a program, and says what that did and what the frame became.
 ///
-/// The link addresses are those of the table of cases again: that of the receiving device, and after a redirect those that the frame
-/// came with, once it is clear that it left with those of the route.
+/// The link addresses are those of the table of cases again: that of the receiving device, and
+/// after a redirect those that the frame came with, once it is clear that it left with those of the
+/// route.
 ///
-/// With `narrow`, an MTU, segments that do not fit it with the outer header must have become smaller by that.
+/// With `narrow`, an MTU, segments that do not fit it with the outer header must have become
+/// smaller by that.
 fn exchange(
     link: &mut Link,
     frame: &Frame,
@@ -277,7 +304,9 @@ fn exchange(
         (Some(captured), None, None) => (Action::Pass, captured),
         (None, Some(captured), None) => (Action::Redirect, captured),
         (None, None, Some(captured)) => (Action::Return, captured),
-        several => bail!("the frame passed, left or came back, and not one of these alone: {several:02x?}"),
+        several => {
+            bail!("the frame passed, left or came back, and not one of these alone: {several:02x?}")
+        }
     };
     let more = [passed, left, returned].concat();
     ensure!(more.is_empty(), "one frame became several: {more:02x?}");
@@ -287,31 +316,51 @@ fn exchange(
     let grown = captured.bytes.len() as i64 - frame.bytes.len() as i64;
     let bytes = bytes_of(frame, action, &sent, &captured)?;
     let mut offload = offload;
-    if let (Some(mtu), Some(merged)) = (narrow.filter(|_| frame.segment_size != 0), merged(&frame.bytes)) {
-        let segment = frame.bytes.len() - build::ETHERNET - merged.payload + frame.segment_size as usize;
+    if let (Some(mtu), Some(merged)) =
+        (narrow.filter(|_| frame.segment_size != 0), merged(&frame.bytes))
+    {
+        let segment =
+            frame.bytes.len() - build::ETHERNET - merged.payload + frame.segment_size as usize;
         if segment as i64 + grown > i64::from(mtu) {
             offload.segment_size -= u16::try_from(grown)?;
         }
     }
-    kept(&offload, &captured.offload, if captured.tag.is_some() && !frame.vlan { grown + 4 } else { grown })?;
+    kept(
+        &offload,
+        &captured.offload,
+        if captured.tag.is_some() && !frame.vlan { grown + 4 } else { grown },
+    )?;
     Ok((action, [addresses, &bytes[ADDRESSES..]].concat()))
 }
 
-/// A frame that came back, as a case writes it: from the link address that it went to. Of what stands beside its bytes, it keeps where a checksum is still to be
-/// completed.
-fn returned_frame(frame: &Frame, offload: &Offload, sent: &[u8], captured: &Captured) -> anyhow::Result<Vec<u8>> {
+/// A frame that came back, as a case writes it: from the link address that it went to. Of what
+/// stands beside its bytes, it keeps where a checksum is still to be completed.
+fn returned_frame(
+    frame: &Frame,
+    offload: &Offload,
+    sent: &[u8],
+    captured: &Captured,
+) -> anyhow::Result<Vec<u8>> {
     let bytes = bytes_of(frame, Action::Return, sent, captured)?;
     let came_longer = frame.bytes.len() > bytes.len();
-    // Then it is an error with headers of its own in front of the quoted packet, and no longer merged.
+    // Then it is an error with headers of its own in front of the quoted packet, and no longer
+    // merged.
     let headers = if frame.bytes.get(ADDRESSES) == Some(&0x86) { 48 } else { 28 };
-    let kept_offload = if came_longer { Offload { kind: 0, segment_size: 0, ..*offload } } else { *offload };
+    let kept_offload =
+        if came_longer { Offload { kind: 0, segment_size: 0, ..*offload } } else { *offload };
     kept(&kept_offload, &captured.offload, if came_longer { headers } else { 0 })?;
     let [to, from] = [&frame.bytes[..ADDRESSES / 2], &frame.bytes[ADDRESSES / 2..ADDRESSES]];
     Ok([from, to, &bytes[ADDRESSES..]].concat())
 }
 
-/// The captured frame as a case writes it: a tag is in the bytes unless the case holds it beside them, where it must be the same.
-fn bytes_of(frame: &Frame, action: Action, sent: &[u8], captured: &Captured) -> anyhow::Result<Vec<u8>> {
+/// The captured frame as a case writes it: a tag is in the bytes unless the case holds it beside
+/// them, where it must be the same.
+fn bytes_of(
+    frame: &Frame,
+    action: Action,
+    sent: &[u8],
+    captured: &Captured,
+) -> anyhow::Result<Vec<u8>> {
     let expected = match action {
         Action::Redirect => [NEXT_HOP, OUT].concat(),
         Action::Return => [&sent[ADDRESSES / 2..ADDRESSES], &sent[..ADDRESSES / 2]].concat(),
@@ -329,15 +378,20 @@ fn bytes_of(frame: &Frame, action: Action, sent: &[u8], captured: &Captured) -> 
         }
         Some(tag) => Ok(tagged(&captured.bytes, tag)),
         None => {
-            ensure!(!frame.vlan || action == Action::Redirect, "the frame lost the tag beside its bytes");
+            ensure!(
+                !frame.vlan || action == Action::Redirect,
+                "the frame lost the tag beside its bytes"
+            );
             Ok(captured.bytes.clone())
         }
     }
 }
 
-/// What stands beside a frame's bytes must have gone with it; what starts somewhere must start as much later as the frame grew.
+/// What stands beside a frame's bytes must have gone with it; what starts somewhere must start as
+/// much later as the frame grew.
 fn kept(sent: &Offload, captured: &Offload, grown: i64) -> anyhow::Result<()> {
-    let start = if sent.flags & Offload::PARTIAL == 0 { 0 } else { i64::from(sent.checksum_start) + grown };
+    let start =
+        if sent.flags & Offload::PARTIAL == 0 { 0 } else { i64::from(sent.checksum_start) + grown };
     let expected = Offload {
         flags: sent.flags,
         kind: sent.kind,

@@ -1,6 +1,8 @@
-//! The filter behind the one that is tested: it sends whatever passed to an interface where it can be captured.
+//! The filter behind the one that is tested: it sends whatever passed to an interface where it can
+//! be captured.
 //!
-//! A packet socket on the interface itself would hear frames before the filters, and one behind them without their VLAN tags.
+//! A packet socket on the interface itself would hear frames before the filters, and one behind
+//! them without their VLAN tags.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -26,10 +28,16 @@ impl Onward {
         /// The helper `bpf_redirect(interface, flags)`.
         const REDIRECT: u64 = 23;
 
-        // An instruction is an opcode, a register, an offset of zero, and a constant in the upper half.
-        let instruction = |code: u64, register: u64, constant: u64| code | register << 8 | constant << 32;
-        let program =
-            [instruction(MOVE, 1, interface.into()), instruction(MOVE, 2, 0), instruction(CALL, 0, REDIRECT), EXIT];
+        // An instruction is an opcode, a register, an offset of zero, and a constant in the upper
+        // half.
+        let instruction =
+            |code: u64, register: u64, constant: u64| code | register << 8 | constant << 32;
+        let program = [
+            instruction(MOVE, 1, interface.into()),
+            instruction(MOVE, 2, 0),
+            instruction(CALL, 0, REDIRECT),
+            EXIT,
+        ];
         /// The part of `union bpf_attr` that loads a program.
         #[repr(C)]
         struct Request {
@@ -46,11 +54,15 @@ impl Onward {
             licence: c"MIT".as_ptr() as u64,
             log: [0; 2],
         };
-        // SAFETY: the request is laid out as the kernel's attribute union for this command, and what it points to outlives the call.
-        let descriptor = unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const request, size_of::<Request>()) };
+        // SAFETY: the request is laid out as the kernel's attribute union for this command, and
+        // what it points to outlives the call.
+        let descriptor =
+            unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const request, size_of::<Request>()) };
         match i32::try_from(descriptor) {
             // SAFETY: the kernel has just made this descriptor for us.
-            Ok(descriptor) if descriptor >= 0 => Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) })),
+            Ok(descriptor) if descriptor >= 0 => {
+                Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+            }
             _ => Err(io::Error::last_os_error()),
         }
     }

@@ -1,5 +1,5 @@
-//! A packet socket that says and hears what stands beside a frame's bytes: offloads (`PACKET_VNET_HDR`) and a VLAN tag
-//! (`PACKET_AUXDATA`), both as in packet(7).
+//! A packet socket that says and hears what stands beside a frame's bytes: offloads
+//! (`PACKET_VNET_HDR`) and a VLAN tag (`PACKET_AUXDATA`), both as in packet(7).
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -12,12 +12,14 @@ use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, Protocol, Socket, Type};
 /// How long a frame may be on its way. It takes microseconds; only a lost one takes this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `struct virtio_net_hdr` of the kernel's `uapi/linux/virtio_net.h`, in the machine's byte order as packet sockets have it.
+/// `struct virtio_net_hdr` of the kernel's `uapi/linux/virtio_net.h`, in the machine's byte order
+/// as packet sockets have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Offload {
     /// [`Offload::PARTIAL`]: the transport checksum is still to be completed.
     pub(super) flags: u8,
-    /// What a merged packet is made of: [`Offload::TCP4`], [`Offload::TCP6`], [`Offload::UDP`], or 0.
+    /// What a merged packet is made of: [`Offload::TCP4`], [`Offload::TCP6`], [`Offload::UDP`],
+    /// or 0.
     pub(super) kind: u8,
     /// Bytes in the linear part of the buffer. A sender only proposes it.
     pub(super) linear: u16,
@@ -92,7 +94,8 @@ impl PacketSocket {
 
         let everything = (libc::ETH_P_ALL as u16).to_be();
         // Opened for no protocol, so that it hears nothing before it is bound to its interface.
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0))).context("cannot open a socket")?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))
+            .context("cannot open a socket")?;
         for (option, name) in [
             (libc::PACKET_VNET_HDR, "PACKET_VNET_HDR"),
             (libc::PACKET_AUXDATA, "PACKET_AUXDATA"),
@@ -114,7 +117,11 @@ impl PacketSocket {
     pub(super) fn send(&self, offload: Offload, bytes: &[u8]) -> io::Result<()> {
         let header = offload.to_bytes();
         let sent = self.socket.send_vectored(&[IoSlice::new(&header), IoSlice::new(bytes)])?;
-        if sent == header.len() + bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if sent == header.len() + bytes.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 
     /// The next frame; waits for it.
@@ -148,7 +155,8 @@ impl PacketSocket {
         let mut control = [MaybeUninit::uninit(); 64];
         let (length, control_length, truncated) = {
             let mut buffers = [MaybeUninitSlice::new(&mut self.buffer)];
-            let mut message = MsgHdrMut::new().with_buffers(&mut buffers).with_control(&mut control);
+            let mut message =
+                MsgHdrMut::new().with_buffers(&mut buffers).with_control(&mut control);
             let length = self.socket.recvmsg(&mut message, flags)?;
             (length, message.control_len(), message.flags().is_truncated())
         };
@@ -166,12 +174,14 @@ impl PacketSocket {
 /// `PACKET_IGNORE_OUTGOING` of `uapi/linux/if_packet.h`.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
-/// The tag in the control message of a frame: a `struct cmsghdr` with a `struct tpacket_auxdata` behind it.
+/// The tag in the control message of a frame: a `struct cmsghdr` with a `struct tpacket_auxdata`
+/// behind it.
 fn tag(control: &[u8]) -> anyhow::Result<Option<(u16, u16)>> {
     const HEADER: usize = size_of::<libc::cmsghdr>();
     const VLAN_VALID: u32 = 1 << 4;
 
-    let auxiliary = control.get(HEADER..HEADER + 20).context("a frame came without PACKET_AUXDATA")?;
+    let auxiliary =
+        control.get(HEADER..HEADER + 20).context("a frame came without PACKET_AUXDATA")?;
     let word = |at: usize| u16::from_ne_bytes([auxiliary[at], auxiliary[at + 1]]);
     let status = u32::from_ne_bytes([auxiliary[0], auxiliary[1], auxiliary[2], auxiliary[3]]);
     Ok((status & VLAN_VALID != 0).then(|| (word(18), word(16))))
@@ -186,8 +196,15 @@ fn switch_on(socket: &Socket, option: libc::c_int) -> io::Result<()> {
     let one: libc::c_int = 1;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is an integer of the size given.
-    let status =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, (&raw const one).cast(), size) };
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            (&raw const one).cast(),
+            size,
+        )
+    };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

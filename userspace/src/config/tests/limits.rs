@@ -1,9 +1,10 @@
-//! Every limit: the most that is allowed is accepted, and one more is refused where it stands, with what to do about it.
+//! Every limit: the most that is allowed is accepted, and one more is refused where it stands, with
+//! what to do about it.
 
 use super::*;
 use crate::config::limits::{
-    MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_RATE, MAX_SERVICE_BACKENDS, MAX_SERVICES, MAX_VIPS,
-    MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
+    MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_RATE, MAX_SERVICE_BACKENDS,
+    MAX_SERVICES, MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
 };
 
 /// `at_most` is accepted; `beyond` is refused at `place` with `words`.
@@ -18,7 +19,8 @@ fn limit(at_most: &str, beyond: &str, place: &str, words: &str) {
 /// The good configuration with all the room that limits can make.
 fn roomy() -> Value {
     let mut document = good();
-    document["limits"] = json!({ "services": MAX_SERVICES, "backends": MAX_BACKENDS, "vips": MAX_VIPS });
+    document["limits"] =
+        json!({ "services": MAX_SERVICES, "backends": MAX_BACKENDS, "vips": MAX_VIPS });
     document
 }
 
@@ -44,8 +46,10 @@ fn with_backends(count: u32, of_service: usize) -> Value {
             json!({ "name": format!("b{number}"), "address": address.to_string() })
         })
         .collect();
-    let members: Vec<_> = (0..of_service).map(|number| json!({ "name": format!("b{number}") })).collect();
-    document["services"] = json!([{ "name": "web", "vips": ["203.0.113.10:443/tcp"], "backends": members }]);
+    let members: Vec<_> =
+        (0..of_service).map(|number| json!({ "name": format!("b{number}") })).collect();
+    document["services"] =
+        json!([{ "name": "web", "vips": ["203.0.113.10:443/tcp"], "backends": members }]);
     document
 }
 
@@ -98,14 +102,18 @@ fn what_is_within_the_most_but_not_within_limits_is_told_to_raise_them() {
         document["limits"] = limits;
         document.to_string()
     };
-    let raise = |what: &str, limit: u32, most: u32| format!("limits.{what}, {limit}; raise it (to at most {most})");
+    let raise = |what: &str, limit: u32, most: u32| {
+        format!("limits.{what}, {limit}; raise it (to at most {most})")
+    };
     for (document, place, what, held, most) in [
         (with_services(257, 1), "services", "services", 256, MAX_SERVICES),
         (with_services(1, 257), "services", "vips", 256, MAX_VIPS),
         (with_backends(257, 1), "backends", "backends", 256, MAX_BACKENDS),
     ] {
-        let (fits, over) =
-            (beyond(json!({ what: held + 1 }), document.clone()), beyond(json!({ what: held }), document));
+        let (fits, over) = (
+            beyond(json!({ what: held + 1 }), document.clone()),
+            beyond(json!({ what: held }), document),
+        );
         limit(&fits, &over, place, &raise(what, held, most));
     }
 }
@@ -125,8 +133,18 @@ fn a_service_has_at_most_1024_backends() {
 fn a_connection_table_has_1024_to_16777216_flows_among_them_a_million() {
     let room = |connections: u32| with("/limits", json!({ "connections": connections }));
     assert_eq!((MIN_CONNECTIONS, MAX_CONNECTIONS), (1_024, 16_777_216));
-    limit(&room(MAX_CONNECTIONS), &room(MAX_CONNECTIONS + 1), "limits.connections", "from 1024 to 16777216");
-    limit(&room(MIN_CONNECTIONS), &room(MIN_CONNECTIONS - 1), "limits.connections", "from 1024 to 16777216");
+    limit(
+        &room(MAX_CONNECTIONS),
+        &room(MAX_CONNECTIONS + 1),
+        "limits.connections",
+        "from 1024 to 16777216",
+    );
+    limit(
+        &room(MIN_CONNECTIONS),
+        &room(MIN_CONNECTIONS - 1),
+        "limits.connections",
+        "from 1024 to 16777216",
+    );
     assert_eq!(parse(&room(1_000_000)).unwrap().limits().connections, 1_000_000);
 }
 
@@ -141,7 +159,12 @@ fn a_table_has_251_to_5000011_slots() {
 #[test]
 fn a_weight_is_at_most_65535() {
     let weight = |weight: u32| with("/services/0/backends/0/weight", json!(weight));
-    limit(&weight(MAX_WEIGHT), &weight(MAX_WEIGHT + 1), "services[0].backends[0].weight", "from 0 to 65535");
+    limit(
+        &weight(MAX_WEIGHT),
+        &weight(MAX_WEIGHT + 1),
+        "services[0].backends[0].weight",
+        "from 0 to 65535",
+    );
 }
 
 #[test]
@@ -154,8 +177,18 @@ fn a_rate_is_at_most_ten_million_and_its_burst_16777215() {
         let burst = |per_second: u32, burst: u32| {
             with("/services/0/rate", json!({ field: { "per_second": per_second, "burst": burst } }))
         };
-        limit(&burst(1, MAX_BURST), &burst(1, MAX_BURST + 1), &format!("{place}.burst"), "from 1 to 16777215");
-        limit(&burst(MAX_RATE, 1), &burst(MAX_RATE + 1, 1), &format!("{place}.per_second"), "from 1 to 10000000");
+        limit(
+            &burst(1, MAX_BURST),
+            &burst(1, MAX_BURST + 1),
+            &format!("{place}.burst"),
+            "from 1 to 16777215",
+        );
+        limit(
+            &burst(MAX_RATE, 1),
+            &burst(MAX_RATE + 1, 1),
+            &format!("{place}.per_second"),
+            "from 1 to 10000000",
+        );
     }
 }
 
@@ -169,9 +202,19 @@ fn an_underlay_carries_packets_of_1280_to_65535_bytes() {
 #[test]
 fn names_have_at_most_63_characters_instances_32_and_interfaces_15() {
     let named = |pointer: &str, length: usize| with(pointer, json!("a".repeat(length)));
-    limit(&named("/services/1/name", 63), &named("/services/1/name", 64), "services[1].name", "1 to 63 characters");
+    limit(
+        &named("/services/1/name", 63),
+        &named("/services/1/name", 64),
+        "services[1].name",
+        "1 to 63 characters",
+    );
     limit(&named("/instance", 32), &named("/instance", 33), "instance", "1 to 32 characters");
-    limit(&named("/interfaces/0", 15), &named("/interfaces/0", 16), "interfaces[0]", "1 to 15 bytes");
+    limit(
+        &named("/interfaces/0", 15),
+        &named("/interfaces/0", 16),
+        "interfaces[0]",
+        "1 to 15 bytes",
+    );
     // A backend's name is in its services, too.
     let mut document = good();
     for length in [63, 64] {
@@ -198,5 +241,9 @@ fn a_configuration_has_at_most_64_mib() {
     };
     assert!(size(64 << 20).is_ok());
     let error = size((64 << 20) + 1).unwrap_err();
-    assert!(error.problem().contains("larger than 64 MiB") && error.problem().contains("name a JSON file"), "{error}");
+    assert!(
+        error.problem().contains("larger than 64 MiB")
+            && error.problem().contains("name a JSON file"),
+        "{error}"
+    );
 }

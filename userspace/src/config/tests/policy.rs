@@ -25,13 +25,26 @@ fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
     let at = |address: &str| json!([{ "address": address }]);
     let place = Some("addresses[0].address");
     refused(&with("/addresses", at("203.0.113.11")), place, "no VIP has the address 203.0.113.11");
-    refused(&with("/addresses", at("203.0.113.0/24")), place, "no VIP has the address 203.0.113.0/24");
+    refused(
+        &with("/addresses", at("203.0.113.0/24")),
+        place,
+        "no VIP has the address 203.0.113.0/24",
+    );
     refused(&with("/addresses", at("203.0.113.10/24")), place, "write 203.0.113.0/24");
     refused(&with("/addresses", at("www")), place, "an address such as");
-    refused(&with("/addresses", json!(["203.0.113.10"])), Some("addresses[0]"), "\"ping\": \"host\"");
+    refused(
+        &with("/addresses", json!(["203.0.113.10"])),
+        Some("addresses[0]"),
+        "\"ping\": \"host\"",
+    );
     let twice = json!([{ "address": "203.0.113.10" }, { "address": "203.0.113.10/32" }]);
-    refused(&with("/addresses", twice), Some("addresses[1].address"), "already at addresses[0].address");
-    let with_field = |field: &str, value: Value| json!([{ "address": "203.0.113.10", field: value }]);
+    refused(
+        &with("/addresses", twice),
+        Some("addresses[1].address"),
+        "already at addresses[0].address",
+    );
+    let with_field =
+        |field: &str, value: Value| json!([{ "address": "203.0.113.10", field: value }]);
     refused(
         &with("/addresses", with_field("ping", json!("drop"))),
         Some("addresses[0].ping"),
@@ -42,7 +55,11 @@ fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
         Some("addresses[0].unlisted"),
         "\"pass\", \"drop\"",
     );
-    refused(&with("/addresses", with_field("colour", json!(1))), Some("addresses[0].colour"), "unknown field");
+    refused(
+        &with("/addresses", with_field("colour", json!(1))),
+        Some("addresses[0].colour"),
+        "unknown field",
+    );
 }
 
 #[test]

@@ -13,7 +13,11 @@ fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
     assert_eq!(said(&parse(&with("/underlay/mtu", json!(1280))).unwrap()), (true, Some(1280)));
     refused(&with("/clamp_mss", json!(1440)), Some("clamp_mss"), "expected a boolean");
     for mtu in [1279, 65_536] {
-        refused(&with("/underlay/mtu", json!(mtu)), Some("underlay.mtu"), "a whole number from 1280 to 65535");
+        refused(
+            &with("/underlay/mtu", json!(mtu)),
+            Some("underlay.mtu"),
+            "a whole number from 1280 to 65535",
+        );
     }
 }
 
@@ -21,18 +25,29 @@ fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
 fn a_service_says_what_becomes_of_what_does_not_fit() {
     let said = |text: &str| parse(text).unwrap().services()[0].too_big();
     assert_eq!(said(&with("/version", json!(1))), TooBig::Reject);
-    for (word, meant) in [("reject", TooBig::Reject), ("drop", TooBig::Drop), ("resegment", TooBig::Resegment)] {
+    for (word, meant) in
+        [("reject", TooBig::Reject), ("drop", TooBig::Drop), ("resegment", TooBig::Resegment)]
+    {
         assert_eq!(said(&with("/services/0/too_big", json!(word))), meant);
     }
-    refused(&with("/services/0/too_big", json!("cut")), Some("services[0].too_big"), "\"jumbo\" or \"resegment\"");
+    refused(
+        &with("/services/0/too_big", json!("cut")),
+        Some("services[0].too_big"),
+        "\"jumbo\" or \"resegment\"",
+    );
 }
 
 #[test]
 fn who_calls_the_underlay_larger_says_how_large_it_is() {
-    let mut document: serde_json::Value = serde_json::from_str(&with("/services/0/too_big", json!("jumbo"))).unwrap();
+    let mut document: serde_json::Value =
+        serde_json::from_str(&with("/services/0/too_big", json!("jumbo"))).unwrap();
     refused(&document.to_string(), Some("services[0].too_big"), "it is not written");
     document["underlay"]["mtu"] = json!(1539);
-    refused(&document.to_string(), Some("services[0].too_big"), "an \"mtu\" of 1540 or more, and it is 1539");
+    refused(
+        &document.to_string(),
+        Some("services[0].too_big"),
+        "an \"mtu\" of 1540 or more, and it is 1539",
+    );
     document["underlay"]["mtu"] = json!(1540);
     assert_eq!(parse(&document.to_string()).unwrap().services()[0].too_big(), TooBig::Jumbo);
 }

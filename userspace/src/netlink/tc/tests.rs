@@ -49,7 +49,10 @@ fn a_classifier_without_elements_still_holds_its_place() {
 #[test]
 fn priority_and_protocol_travel_in_one_word_with_mixed_byte_order() {
     let message = filter_message(4, Direction::Egress, &spec());
-    assert_eq!(message.header.info.to_ne_bytes(), (10u32 << 16 | u32::from(3u16.to_be())).to_ne_bytes());
+    assert_eq!(
+        message.header.info.to_ne_bytes(),
+        (10u32 << 16 | u32::from(3u16.to_be())).to_ne_bytes()
+    );
     let parsed = filter(&message);
     assert_eq!((parsed.priority, parsed.protocol, parsed.handle), (10, ETH_P_ALL, 1));
     assert_eq!(u32::from(message.header.parent), 0xffff_fff3);

@@ -12,7 +12,8 @@ use crate::apply::{self, Maps};
 use crate::bpf::Error;
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
-const NO_BACKEND: BackendRecord = BackendRecord { name: Name::NONE, rests_until: 0, incarnation: 0, draining: 0 };
+const NO_BACKEND: BackendRecord =
+    BackendRecord { name: Name::NONE, rests_until: 0, incarnation: 0, draining: 0 };
 const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, rests_until: 0 };
 
 /// An address, a port and a protocol's number: what a packet says.
@@ -107,7 +108,10 @@ impl Model {
     fn write(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), Error> {
         match &mut self.writes_left {
             Some(0) => {
-                return Err(Error::System { what: "go on".to_owned(), source: io::ErrorKind::Interrupted.into() });
+                return Err(Error::System {
+                    what: "go on".to_owned(),
+                    source: io::ErrorKind::Interrupted.into(),
+                });
             }
             Some(left) => *left -= 1,
             None => {}
@@ -119,34 +123,67 @@ impl Model {
 
     fn check(&self) {
         let found = self.found();
-        assert!(self.stays.is_subset(&found), "a VIP that stays is gone: {:?} of {found:?}", self.stays);
-        assert!(found.is_subset(&self.allowed), "{found:?} are VIPs, only {:?} may be", self.allowed);
+        assert!(
+            self.stays.is_subset(&found),
+            "a VIP that stays is gone: {:?} of {found:?}",
+            self.stays
+        );
+        assert!(
+            found.is_subset(&self.allowed),
+            "{found:?} are VIPs, only {:?} may be",
+            self.allowed
+        );
         let mut numbers: Vec<_> = self.addresses.values().map(|has| has.id).collect();
         numbers.sort();
         numbers.dedup();
-        assert_eq!(numbers.len(), self.addresses.len(), "two addresses share a number: {:?}", self.addresses);
+        assert_eq!(
+            numbers.len(),
+            self.addresses.len(),
+            "two addresses share a number: {:?}",
+            self.addresses
+        );
         for (prefix, has) in self.addresses.iter().filter(|(_, has)| has.first_key().is_some()) {
             let key = has.first_key().expect("it is one of those that hold a copy");
-            assert_eq!(self.vips.get(&key).copied(), has.first.vip(), "{prefix} holds a copy of {key:?} that is none");
+            assert_eq!(
+                self.vips.get(&key).copied(),
+                has.first.vip(),
+                "{prefix} holds a copy of {key:?} that is none"
+            );
         }
         let live: BTreeSet<u32> = self.addresses.values().map(|has| has.id).collect();
-        let vips = self.vips.iter().filter(|(key, _)| live.contains(&key.address)).map(|(_, vip)| vip);
+        let vips =
+            self.vips.iter().filter(|(key, _)| live.contains(&key.address)).map(|(_, vip)| vip);
         for vip in vips.chain(self.routes.values()) {
-            let table = self.tables.get(&vip.service).unwrap_or_else(|| panic!("{vip:?} has no table"));
+            let table =
+                self.tables.get(&vip.service).unwrap_or_else(|| panic!("{vip:?} has no table"));
             assert!(!table.slots.is_empty() && table.slots.len() == table.head.slots as usize);
             for slot in &table.slots {
                 let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
                 let record = self.backend_records.get(&slot.first).unwrap_or(&NO_BACKEND);
                 assert!(entry.incarnation != 0, "a slot names index {}, which is free", slot.first);
-                assert_eq!(entry.incarnation, record.incarnation, "incarnations of index {} differ", slot.first);
-                assert!(!record.name.as_str().is_empty(), "index {} is in use without a name", slot.first);
-                assert!(self.next_hops.contains_key(&NextHop::index(slot.first, sluice_datapath::Family::V4)));
+                assert_eq!(
+                    entry.incarnation, record.incarnation,
+                    "incarnations of index {} differ",
+                    slot.first
+                );
+                assert!(
+                    !record.name.as_str().is_empty(),
+                    "index {} is in use without a name",
+                    slot.first
+                );
+                assert!(
+                    self.next_hops
+                        .contains_key(&NextHop::index(slot.first, sluice_datapath::Family::V4))
+                );
             }
         }
         // What is read while a server ID is in force is the backend that it was given to.
         for (key, server) in &self.quic_servers {
             let entry = self.backends.get(&(server.backend as u16)).unwrap_or(&FREE);
-            assert_eq!(entry.incarnation, server.incarnation, "{key:?} names a backend that is gone");
+            assert_eq!(
+                entry.incarnation, server.incarnation,
+                "{key:?} names a backend that is gone"
+            );
         }
         assert!(self.quic_servers.len() <= 2 * (self.capacities.backends as usize + 1));
         assert!(self.vips.len() <= self.capacities.vips as usize);
@@ -164,11 +201,17 @@ impl Model {
         assert_eq!(self.plan(want), Ok(vec![]), "nothing is left to do");
         assert_eq!(self.found(), aims(want));
         assert_eq!(self.vips.len(), aims(want).len());
-        let addresses: BTreeSet<_> = aims(want).into_iter().map(|(address, _, _)| address).collect();
+        let addresses: BTreeSet<_> =
+            aims(want).into_iter().map(|(address, _, _)| address).collect();
         assert_eq!(self.addresses.keys().copied().collect::<BTreeSet<_>>(), addresses);
         for service in &want.services {
-            let records = self.service_records.iter().filter(|(_, record)| record.name.as_str() == service.name);
-            let [(index, _)] = records.collect::<Vec<_>>()[..] else { panic!("{} is not there once", service.name) };
+            let records = self
+                .service_records
+                .iter()
+                .filter(|(_, record)| record.name.as_str() == service.name);
+            let [(index, _)] = records.collect::<Vec<_>>()[..] else {
+                panic!("{} is not there once", service.name)
+            };
             let table = &self.tables[index];
             let owners: Vec<_> = table.slots.iter().map(|slot| self.who(slot.first)).collect();
             let wanted = service.owners.iter().map(|owner| {
@@ -178,13 +221,18 @@ impl Model {
             assert_eq!(owners, wanted.collect::<Vec<_>>());
             assert_eq!((table.head.tracked, table.digest), (service.tracked, service.digest));
             for vip in &service.vips {
-                let key = VipKey::new(self.addresses[&vip.prefix()].id, Port::new(vip.port()), vip.protocol().number());
+                let key = VipKey::new(
+                    self.addresses[&vip.prefix()].id,
+                    Port::new(vip.port()),
+                    vip.protocol().number(),
+                );
                 let entry = VipEntry { service: *index, options: service.options };
                 assert_eq!(self.vips[&key], entry, "{vip} leads to its service");
             }
             let routes = self.routes.iter().filter(|(key, _)| key.service == *index);
-            let routes: Vec<_> =
-                routes.map(|(key, to)| (key.clients(), self.service_record(to.service).name, to.options)).collect();
+            let routes: Vec<_> = routes
+                .map(|(key, to)| (key.clients(), self.service_record(to.service).name, to.options))
+                .collect();
             let wanted = service.routes.iter().map(|(clients, to)| {
                 let to = &want.services[*to];
                 (key_of(*clients), Name::new(&to.name).unwrap(), to.options)
@@ -200,7 +248,10 @@ impl Model {
             }
             assert_eq!(self.quic_lengths.get(index).copied().unwrap_or(IdLengths::NONE), lengths);
             for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
-                assert!(self.addresses[&vip.prefix()].first_key().is_some(), "{vip} has an address without a copy");
+                assert!(
+                    self.addresses[&vip.prefix()].first_key().is_some(),
+                    "{vip} has an address without a copy"
+                );
             }
         }
         let routes: usize = want.services.iter().map(|service| service.routes.len()).sum();
@@ -208,9 +259,12 @@ impl Model {
         let ids: usize = want.services.iter().map(|service| service.server_ids.len()).sum();
         assert_eq!(self.quic_servers.len(), ids, "server IDs of retired services are gone");
         assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
-        let live: BTreeMap<_, _> = self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
-        let mut found: Vec<_> =
-            live.keys().map(|index| (self.who(**index), self.backend_records[index].draining != 0)).collect();
+        let live: BTreeMap<_, _> =
+            self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
+        let mut found: Vec<_> = live
+            .keys()
+            .map(|index| (self.who(**index), self.backend_records[index].draining != 0))
+            .collect();
         let mut wanted: Vec<_> = want
             .backends
             .iter()
@@ -227,7 +281,8 @@ impl Model {
 
     fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
         assert!((1..=self.capacities.backends).contains(&u32::from(index)));
-        let named = self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
+        let named =
+            self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
         assert!(!named, "index {index} is written while a slot names it");
         let live = self.backend(index).incarnation != 0;
         assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
@@ -265,7 +320,8 @@ impl Model {
 fn aims(want: &Want) -> BTreeSet<Aim> {
     let vips = || want.services.iter().flat_map(|service| &service.vips);
     let options = |prefix: &IpNet| want.addresses.get(prefix).copied().unwrap_or_default();
-    let forwarding = vips().map(Vip::prefix).filter(|prefix| options(prefix).has(AddressOptions::PING_FORWARD));
+    let forwarding =
+        vips().map(Vip::prefix).filter(|prefix| options(prefix).has(AddressOptions::PING_FORWARD));
     let pings = forwarding.map(|prefix| (prefix, 0, ICMP));
     vips().map(|vip| (vip.prefix(), vip.port(), vip.protocol().number())).chain(pings).collect()
 }
@@ -283,7 +339,9 @@ impl Maps for Model {
     }
 
     fn remove_vip_addresses(&mut self, addresses: &[IpNet]) -> Result<(), Error> {
-        addresses.iter().try_for_each(|address| self.write(|model| _ = model.addresses.remove(address)))
+        addresses
+            .iter()
+            .try_for_each(|address| self.write(|model| _ = model.addresses.remove(address)))
     }
 
     fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Error> {
@@ -333,7 +391,9 @@ impl Maps for Model {
     }
 
     fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Error> {
-        servers.iter().try_for_each(|(key, server)| self.write(|model| _ = model.quic_servers.insert(*key, *server)))
+        servers.iter().try_for_each(|(key, server)| {
+            self.write(|model| _ = model.quic_servers.insert(*key, *server))
+        })
     }
 
     fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Error> {
@@ -350,7 +410,11 @@ impl Maps for Model {
         for (service, table) in tables {
             assert!((1..=self.capacities.services).contains(service));
             if let Some(old) = self.tables.get(service) {
-                assert_eq!(table.generation, old.generation.wrapping_add(1), "generations count up");
+                assert_eq!(
+                    table.generation,
+                    old.generation.wrapping_add(1),
+                    "generations count up"
+                );
                 for (before, after) in old.slots.iter().zip(&table.slots) {
                     if self.who(before.first) == self.who(after.first) {
                         assert_eq!(before, after, "a slot of an untouched backend moved");
@@ -363,15 +427,30 @@ impl Maps for Model {
     }
 
     fn remove_table(&mut self, service: u32) -> Result<(), Error> {
-        assert!(!self.vips.values().any(|used| used.service == service), "a VIP leads to the table that goes");
-        assert!(!self.routes.values().any(|to| to.service == service), "a route leads to the table that goes");
-        assert!(!self.routes.keys().any(|key| key.service == service), "the service that goes has routes");
-        assert!(!self.quic_servers.keys().any(|key| key.service == service), "the service that goes has server IDs");
+        assert!(
+            !self.vips.values().any(|used| used.service == service),
+            "a VIP leads to the table that goes"
+        );
+        assert!(
+            !self.routes.values().any(|to| to.service == service),
+            "a route leads to the table that goes"
+        );
+        assert!(
+            !self.routes.keys().any(|key| key.service == service),
+            "the service that goes has routes"
+        );
+        assert!(
+            !self.quic_servers.keys().any(|key| key.service == service),
+            "the service that goes has server IDs"
+        );
         self.write(|model| _ = model.tables.remove(&service))
     }
 
     fn remove_list(&mut self, index: u32) -> Result<(), Error> {
-        assert!(!self.vips.values().any(|used| used.service == index), "a VIP leads to the list that goes");
+        assert!(
+            !self.vips.values().any(|used| used.service == index),
+            "a VIP leads to the list that goes"
+        );
         self.write(|_| ())
     }
 
@@ -384,9 +463,9 @@ impl Maps for Model {
     }
 
     fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Error> {
-        next_hops
-            .iter()
-            .try_for_each(|(index, next_hop)| self.write(|model| _ = model.next_hops.insert(*index, *next_hop)))
+        next_hops.iter().try_for_each(|(index, next_hop)| {
+            self.write(|model| _ = model.next_hops.insert(*index, *next_hop))
+        })
     }
 
     fn backend_records(&self) -> Result<Vec<BackendRecord>, Error> {

@@ -10,7 +10,8 @@ use super::*;
 /// Room for what interrupted changes leave resting.
 const ROOMY: Capacities = Capacities { services: 12, backends: 60, vips: 10, connections: 1024 };
 
-/// One change: what is wanted, after how many writes the daemon dies (if it does), and how long it takes until the next.
+/// One change: what is wanted, after how many writes the daemon dies (if it does), and how long it
+/// takes until the next.
 #[derive(Debug, Clone)]
 struct Turn {
     want: Want,
@@ -37,7 +38,8 @@ fn backends() -> impl Strategy<Value = Vec<WantBackend>> {
             }
         }
         let all = names.into_iter().zip(addresses).zip(draining);
-        all.map(|((name, address), draining)| WantBackend { draining, ..backend(name, address) }).collect()
+        all.map(|((name, address), draining)| WantBackend { draining, ..backend(name, address) })
+            .collect()
     })
 }
 
@@ -45,34 +47,48 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
     let table = || (proptest::collection::vec(0..backends, 5), any::<bool>());
     let vips = [(1, 80), (1, 443), (2, 80), (3, 80), (4, 53)];
     // Each VIP belongs to one of the services, or to none.
-    let holders = proptest::collection::vec(select(vec![None, Some(0), Some(1), Some(2)]), vips.len());
-    let routes = proptest::option::of(subsequence(vec!["198.51.100.0/24", "198.51.100.7/32", "2001:db8::/32"], 1..=3));
+    let holders =
+        proptest::collection::vec(select(vec![None, Some(0), Some(1), Some(2)]), vips.len());
+    let routes = proptest::option::of(subsequence(
+        vec!["198.51.100.0/24", "198.51.100.7/32", "2001:db8::/32"],
+        1..=3,
+    ));
     (subsequence(vec![0, 1, 2], 0..=3), holders, [table(), table(), table()], routes).prop_map(
         move |(chosen, holders, tables, routes)| {
             let count = chosen.len();
-            let wanted = chosen.into_iter().enumerate().map(|(position, number): (usize, usize)| {
-                let held = vips.iter().zip(&holders).filter(|(_, holder)| **holder == Some(number));
-                let held: Vec<_> = held.map(|((last, port), _)| vip(*last, *port)).collect();
-                let (owners, tracked) = &tables[number];
-                let options = VipOptions::NONE.with_if(owners[0] == 0, VipOptions::HASH_SOURCE);
-                // Of those there are, the first one routes clients to the others.
-                let routes = routes.as_ref().filter(|_| position == 0 && count > 1).into_iter().flatten();
-                let routes: Vec<_> =
-                    routes.enumerate().map(|(i, p)| (p.parse().unwrap(), 1 + i % (count - 1))).collect();
-                // Some services have server IDs, of one or two octets, in two configurations.
-                let ids = owners.iter().enumerate().filter(|_| owners[2] % 2 == 1);
-                let octets = 1 + owners[1] % 2;
-                let server_ids: Vec<_> = ids.map(|(i, owner)| (i as u8 % 2, vec![i as u8; octets], *owner)).collect();
-                let options = options.with_if(!routes.is_empty(), VipOptions::ROUTED);
-                let options = options.with_if(!server_ids.is_empty(), VipOptions::QUIC);
-                WantService {
-                    tracked: *tracked,
-                    options,
-                    routes,
-                    server_ids,
-                    ..service(["x", "y", "z"][number], &held, owners)
-                }
-            });
+            let wanted =
+                chosen.into_iter().enumerate().map(|(position, number): (usize, usize)| {
+                    let held =
+                        vips.iter().zip(&holders).filter(|(_, holder)| **holder == Some(number));
+                    let held: Vec<_> = held.map(|((last, port), _)| vip(*last, *port)).collect();
+                    let (owners, tracked) = &tables[number];
+                    let options = VipOptions::NONE.with_if(owners[0] == 0, VipOptions::HASH_SOURCE);
+                    // Of those there are, the first one routes clients to the others.
+                    let routes = routes
+                        .as_ref()
+                        .filter(|_| position == 0 && count > 1)
+                        .into_iter()
+                        .flatten();
+                    let routes: Vec<_> = routes
+                        .enumerate()
+                        .map(|(i, p)| (p.parse().unwrap(), 1 + i % (count - 1)))
+                        .collect();
+                    // Some services have server IDs, of one or two octets, in two configurations.
+                    let ids = owners.iter().enumerate().filter(|_| owners[2] % 2 == 1);
+                    let octets = 1 + owners[1] % 2;
+                    let server_ids: Vec<_> = ids
+                        .map(|(i, owner)| (i as u8 % 2, vec![i as u8; octets], *owner))
+                        .collect();
+                    let options = options.with_if(!routes.is_empty(), VipOptions::ROUTED);
+                    let options = options.with_if(!server_ids.is_empty(), VipOptions::QUIC);
+                    WantService {
+                        tracked: *tracked,
+                        options,
+                        routes,
+                        server_ids,
+                        ..service(["x", "y", "z"][number], &held, owners)
+                    }
+                });
             wanted.collect()
         },
     )
@@ -95,11 +111,8 @@ fn want() -> impl Strategy<Value = Want> {
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
-    (want(), proptest::option::weighted(0.5, 0..30usize), 0..40u64).prop_map(|(want, dies_after, seconds)| Turn {
-        want,
-        dies_after,
-        seconds,
-    })
+    (want(), proptest::option::weighted(0.5, 0..30usize), 0..40u64)
+        .prop_map(|(want, dies_after, seconds)| Turn { want, dies_after, seconds })
 }
 
 /// Applies as the daemon does until everything is done or it dies; whether it got to the end.
@@ -115,7 +128,8 @@ fn run(model: &mut Model, want: &Want, dies_after: Option<usize>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// The model checks after every write what packets rely on, whatever was left by the last interruption.
+    /// The model checks after every write what packets rely on, whatever was left by the last
+    /// interruption.
     #[test]
     fn every_state_is_reached_from_whatever_is_there_without_a_gap(turns in proptest::collection::vec(turn(), 1..8)) {
         let mut model = Model::new(ROOMY);
