@@ -66,6 +66,7 @@ bench-kernels: build ## Count the instructions that kernels take to forward a pa
 
 lint: setup ## What a change must pass besides the tests: format, clippy, documentation
 	$(CARGO) fmt --check
+	@tools/check-columns.sh
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
 	@if [ -x /usr/bin/cargo-clippy ] && [ -x /usr/bin/cargo ]; then \

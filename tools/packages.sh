@@ -1,4 +1,5 @@
-# Sourced by the scripts that install Debian packages: says what it does, installs only what is missing, fails in one sentence.
+# Sourced by the scripts that install Debian packages: says what it does, installs only what is
+# missing, fails in one sentence.
 # shellcheck shell=bash
 
 say() { printf '  %-9s %s\n' "$1" "$2"; }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what Sluice is built with, and only what is missing: run it as often as you like. `make setup` calls it.
+# Installs what Sluice is built with, and only what is missing: run it as often as you like.
+# `make setup` calls it.
 #
-# Tested on Debian 12, as root, where every tool comes from Debian's packages and bpf-linker from crates.io. Elsewhere it looks
-# for rustup and says what it would need (untested).
+# Tested on Debian 12, as root, where every tool comes from Debian's packages and bpf-linker from
+# crates.io. Elsewhere it looks for rustup and says what it would need (untested).
 set -euo pipefail
 
 linker_version=0.13.0

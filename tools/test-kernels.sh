@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# Runs the privileged tests and the lab on other kernels, each in a virtual machine; `make test-kernels` calls it, as root.
+# Runs the privileged tests and the lab on other kernels, each in a virtual machine;
+# `make test-kernels` calls it, as root.
 #
-#   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that the archive does not have is skipped, and said.
-#            A series may have groups of tests of its own: "6.1=load,programs 6.12=lab-program"
-#   TESTS    groups of tests (default: all): the names of the test programs that need a kernel, lab-device and lab-program
-#   JOBS     how many machines run at a time (default 1); each has two CPUs and keeps one or two busy
-#   DOCUMENT the page that results are written into (default docs/kernels.md), where those of other kernels and tests stay; empty: none
+#   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that is not in the
+#            archive is skipped with a message. A series may name its own groups of tests:
+#            "6.1=load,programs 6.12=lab-program"
+#   TESTS    groups of tests (default: all): the names of the test programs that need a kernel,
+#            lab-device and lab-program
+#   JOBS     virtual machines that run at the same time (default 1); each has two CPUs and keeps one
+#            or two busy
+#   DOCUMENT page that receives the results (default docs/kernels.md); results of other kernels and
+#            tests are kept; empty: none
 #
-# Installs what it needs, builds the test programs once, here, and runs them inside. Logs are kept in target/kernels. Ends with one line
-# that adds up all tests; a skipped test is never counted as passed. Exit status 1 when a test failed.
+# Installs what it needs, builds the test programs once, here, and runs them inside. Logs are kept
+# in target/kernels. Ends with one line that adds up all tests; a skipped test is never counted as
+# passed. Exit status 1 when a test failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/packages.sh
 
 KERNELS=${KERNELS:-5.10 6.1 6.12 newest}
 jobs=${JOBS:-1}
-# Test programs that ask nothing of the kernel, or try what `make bench` measures with: they run on the host.
+# Test programs that ask nothing of the kernel, or try what `make bench` measures with: they run on
+# the host.
 without_kernel=" bench cli datapath known properties "
 document=${DOCUMENT-docs/kernels.md}
 
@@ -32,7 +39,8 @@ export QEMU_ROOT
 
 # 1. The test programs: name, package directory and executable of each.
 echo "test-kernels: building the test programs"
-# All of the workspace, as `make test` builds it: a selection would build every dependency once more, with other features.
+# All of the workspace, as `make test` builds it: a selection would build every dependency once
+# more, with other features.
 ${CARGO:-cargo} test --quiet --no-run --message-format=json >"$results/build.json" || fail "the test programs do not build; see above"
 field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" <<<"$2"; }
 grep '"kind":\["test"\]' "$results/build.json" | while read -r artefact; do
@@ -52,14 +60,16 @@ while IFS=$'\t' read -r name _; do
 done <"$results/plan"
 read -r -a groups <<<"${TESTS:-${all[*]}}"
 
-# The binary that users run, for lab and daemon. Beside it lies the one that the tests were built with, which is several times slower.
+# The binary that users run, for lab and daemon. Beside it lies the one that the tests were built
+# with, which is several times slower.
 release=${CARGO_TARGET_DIR:-target}/release/sluice
 [ -x "$release" ] || fail "$release is not built; run \`make build\`"
 ln -f "$release" "$results/bin/sluice"
 release=$results/bin/sluice
 
-# 2. Each kernel, with a directory of its own: tests.tsv (kernel, group, passed, failed, skipped), programs.tsv (program, kernel,
-#    instructions and verified instructions), skipped.tsv (kernel, group, test, reason) and `group`, the output of the group that runs.
+# 2. Each kernel, with a directory of its own: tests.tsv (kernel, group, passed, failed, skipped),
+#    programs.tsv (program, kernel, instructions and verified instructions), skipped.tsv (kernel,
+#    group, test, reason) and `group`, the output of the group that runs.
 rm -rf "$results/kernels"
 
 # judge GROUP STATUS: adds up one group's output and notes what was skipped.
@@ -132,7 +142,8 @@ examine() {
     echo "  $((SECONDS - began)) s; log in $log"
 }
 
-# Each in a process group of its own, which takes the machine with it when this script is interrupted.
+# Each in a process group of its own, which takes the machine with it when this script is
+# interrupted.
 set -m
 declare -A running=()
 stop() {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test and ends with one line that adds up the runners' own. `make test` calls it.
 #
-# What needs root is in the same test programs: without root they show those tests as ignored, each with the reason. A skipped test
-# is never counted as passed.
+# What needs root is in the same test programs: without root they show those tests as ignored, each
+# with the reason. A skipped test is never counted as passed.
 set -uo pipefail
 
 log=$(mktemp)

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# guest.sh PLAN GROUP...: runs groups of tests in a virtual machine; test-kernels.sh starts it there. PLAN has one line for each test
-# program: name, its package's directory, executable, separated by tabs. A group is the name of a test program, or `lab-device` or
-# `lab-program`: the lab with backends that decapsulate by tunnel devices, or by Sluice's program.
+# guest.sh PLAN GROUP...: runs groups of tests in a virtual machine; test-kernels.sh starts it
+# there. PLAN has one line for each test program: name, its package's directory, executable,
+# separated by tabs. A group is the name of a test program, or `lab-device` or `lab-program`: the
+# lab with backends that decapsulate by tunnel devices, or by Sluice's program.
 #
-# Each group's output stands between a line `@begin GROUP` and a line `@end GROUP STATUS`. A group that hangs is ended (status 124).
+# Each group's output stands between a line `@begin GROUP` and a line `@end GROUP STATUS`. A group
+# that hangs is ended (status 124).
 set -uo pipefail
 
 plan=$1
@@ -14,12 +16,14 @@ tunnels=/etc/modprobe.d/sluice-no-tunnels.conf
 TMPDIR=$(mktemp -d)
 export TMPDIR
 
-# Emulation is slow, and what depends on the frame more than on the kernel is tried at length on the host.
+# Emulation is slow, and what depends on the frame more than on the kernel is tried at length on the
+# host.
 export RANDOM_FRAMES=500 FUZZ_FRAMES=5000
 # No test judges how long something took.
 export SLUICE_EMULATED=1
 
-# Makes this kernel one without tunnel devices: it asks modprobe for their modules, which then refuses.
+# Makes this kernel one without tunnel devices: it asks modprobe for their modules, which then
+# refuses.
 forbid_tunnels() {
     mkdir -p "${tunnels%/*}"
     printf 'install %s /bin/false\n' ipip ip6_tunnel sit >"$tunnels"
@@ -28,7 +32,8 @@ forbid_tunnels() {
 
 for group in "$@"; do
     program=$group
-    # Against hangs, so generous: most groups take minutes, also beside another machine on two CPUs. Daemons start by the hundred.
+    # Against hangs, so generous: most groups take minutes, also beside another machine on two CPUs.
+    # Daemons start by the hundred.
     limit=1800
     case $group in
         daemon) limit=5400 ;;
@@ -40,7 +45,8 @@ for group in "$@"; do
     echo "@begin $group"
     case $group in
         lab-program) forbid_tunnels ;;
-        # Loading these modules adds a device to every namespace (tunl0, ip6tnl0, sit0), which would be a change that tests find.
+        # Loading these modules adds a device to every namespace (tunl0, ip6tnl0, sit0), which would
+        # be a change that tests find.
         *) modprobe -a ipip ip6_tunnel sit ;;
     esac
     if line=$(grep -P "^$program\t" "$plan"); then

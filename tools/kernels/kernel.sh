@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# kernel.sh SERIES: prints the directory that holds Debian's kernel of that series (5.10, 6.1, 6.12, ..., or `newest`): vmlinuz and
-# lib/modules/VERSION. The directory's name is the kernel's full version. Exit status 3: the archive has no such kernel.
+# kernel.sh SERIES: prints the directory that holds Debian's kernel of that series (5.10, 6.1, 6.12,
+# ..., or `newest`): vmlinuz and lib/modules/VERSION. The directory's name is the kernel's full
+# version. Exit status 3: the archive has no such kernel.
 #
-# Kernels are fetched by apt, which checks their signatures and checksums, and kept under ${XDG_CACHE_HOME:-~/.cache}/sluice/kernels; one
-# that is there is used without asking the archive (remove it to get a later one). They are unpacked, never installed. A series that
-# is not in this machine's suites is looked for in those of $SUITES, from the same mirrors, by an apt with lists and state of its own: what
-# this machine's apt knows and installs does not change.
+# Kernels are fetched by apt, which checks their signatures and checksums, and kept under
+# ${XDG_CACHE_HOME:-~/.cache}/sluice/kernels; one that is there is used without asking the archive
+# (remove it to get a later one). They are unpacked, never installed. A series that is not in this
+# machine's suites is looked for in those of $SUITES, from the same mirrors, by an apt with lists
+# and state of its own: what this machine's apt knows and installs does not change.
 set -euo pipefail
 . "$(dirname "$0")/../packages.sh"
 
@@ -42,7 +44,8 @@ quiet() {
     "$@" >"$log" 2>&1 || { cat "$log" >&2; fail "this failed: $*"; }
 }
 
-# The kernel packages' versions that apt knows with these options; linux-image-unsigned and debug packages do not match.
+# The kernel packages' versions that apt knows with these options; linux-image-unsigned and debug
+# packages do not match.
 known() {
     apt-cache "$@" pkgnames linux-image- | sed -n 's/^linux-image-//p' | of_series || true
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# qemu.sh: sees to it that QEMU and virtiofsd are here, and prints the root under which their packages are: empty, or that of a copy.
+# qemu.sh: sees to it that QEMU and virtiofsd are here, and prints the root under which their
+# packages are: empty, or that of a copy.
 #
-# They are Debian's, and installed where that removes nothing. On a machine that has parts of another QEMU (qemu-utils of a later release,
-# say) they cannot be installed beside these. There, they and what else they need are fetched by apt, which checks signatures and
-# checksums, and unpacked under ${XDG_CACHE_HOME:-~/.cache}/sluice/qemu; what is installed stays as it is.
+# They are Debian's, and installed where that removes nothing. On a machine that has parts of
+# another QEMU (qemu-utils of a later release, say) they cannot be installed beside these. There,
+# they and what else they need are fetched by apt, which checks signatures and checksums, and
+# unpacked under ${XDG_CACHE_HOME:-~/.cache}/sluice/qemu; what is installed stays as it is.
 set -euo pipefail
 . "$(dirname "$0")/../packages.sh"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# report.sh RESULTS DOCUMENT: writes what a run of test-kernels.sh found (tests.tsv, programs.tsv and skipped.tsv in directory RESULTS)
-# into DOCUMENT. Results of kernels and tests that were not in the run are kept from the document as it is.
+# report.sh RESULTS DOCUMENT: writes what a run of test-kernels.sh found (tests.tsv, programs.tsv
+# and skipped.tsv in directory RESULTS) into DOCUMENT. Results of kernels and tests that were not in
+# the run are kept from the document as it is.
 set -euo pipefail
 
 results=$1
@@ -14,9 +15,10 @@ section() {
     awk -v heading="## $1" '$0 == heading { inside = 1; next } /^## / { inside = 0 } inside && NF' "$old"
 }
 
-# table CORNER CELLS HEADING: merges the file CELLS (row, kernel and text, separated by tabs) into the table under HEADING. Each series of
-# kernels (6.1, 6.12, ...) has one column: results of another version of it go with the first of a new one. Rows stay in the order that
-# they have, new ones come last.
+# table CORNER CELLS HEADING: merges the file CELLS (row, kernel and text, separated by tabs) into
+# the table under HEADING. Each series of kernels (6.1, 6.12, ...) has one column: results of
+# another version of it go with the first of a new one. Rows stay in the order that they have, new
+# ones come last.
 table() {
     awk -F '\t' -v corner="$1" '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
@@ -54,7 +56,8 @@ table() {
         }' <(section "$3") "$2" <(section "$3")
 }
 
-# The reasons for skipping: those of this run, and those of tests on kernels of the table that were not in it.
+# The reasons for skipping: those of this run, and those of tests on kernels of the table that were
+# not in it.
 skips() {
     awk -F '\t' '
         function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
@@ -122,7 +125,11 @@ END
 
 ## Skipped, and why
 
+<!-- begin skipped -->
+
 END
     skips
+    echo
+    echo '<!-- end skipped -->'
 } >"$results/document.md"
 cp "$results/document.md" "$document"

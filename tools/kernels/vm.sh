@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# vm.sh KERNEL COMMAND...: boots the kernel in directory KERNEL (see kernel.sh) in a virtual machine and runs COMMAND there, as root and
-# in this directory. The command's output is this script's, and so is its exit status; 124: TIMEOUT ran out; 125: the machine died, and
-# the end of its console is shown. Needs root.
+# vm.sh KERNEL COMMAND...: boots the kernel in directory KERNEL (see kernel.sh) in a virtual machine
+# and runs COMMAND there, as root and in this directory. The command's output is this script's, and
+# so is its exit status; 124: TIMEOUT ran out; 125: the machine died, and the end of its console is
+# shown. Needs root.
 #
-# The machine sees this machine's root file system read-only; what it writes goes to its memory and is gone with it. It has no network
-# but loopback. QEMU always emulates (TCG): a /dev/kvm may be there and not work for stock kernels, and emulation is the same
-# everywhere. It is some ten times slower.
+# The machine sees this machine's root file system read-only; what it writes goes to its memory and
+# is gone with it. It has no network but loopback. QEMU always emulates (TCG): a /dev/kvm may be
+# there and not work for stock kernels, and emulation is the same everywhere. It is some ten times
+# slower.
 #
-# Environment: TIMEOUT seconds (600), CPUS (2), MEMORY in MiB (1536), CONSOLE a file for the kernel's messages, ACCEL (tcg,thread=multi),
-# QEMU_ROOT the root of QEMU's packages (see qemu.sh; this machine's), QEMU_OPTIONS more options for QEMU, SHARE more paths that are
-# file systems of their own and must be seen.
+# Environment: TIMEOUT seconds (600), CPUS (2), MEMORY in MiB (1536), CONSOLE a file for the
+# kernel's messages, ACCEL (tcg,thread=multi), QEMU_ROOT the root of QEMU's packages (see qemu.sh;
+# this machine's), QEMU_OPTIONS more options for QEMU, SHARE more paths that are file systems of
+# their own and must be seen.
 set -euo pipefail
 
 kernel=$(realpath "$1")
@@ -30,7 +33,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 console=${CONSOLE:-$work/console}
 
-# 1. The first root: busybox, the modules that reach the shared root, and an init that switches to it.
+# 1. The first root: busybox, the modules that reach the shared root, and an init that switches to
+#    it.
 mkdir -p "$work"/first/{bin,dev,lower,new,proc,rw,sys} "$work/root"
 cp "$(command -v busybox)" "$work/first/bin/busybox"
 number=100
@@ -55,8 +59,8 @@ $b cp /second /new/.second && $b umount /proc /dev && exec $b switch_root /new /
 END
 chmod +x "$work/first/init"
 
-# 2. What runs on the shared root: the rest of a boot, the command, its exit status on the console. Modules that Sluice's users'
-#    hosts have or load on demand are left to be loaded on demand.
+# 2. What runs on the shared root: the rest of a boot, the command, its exit status on the console.
+#    Modules that Sluice's users' hosts have or load on demand are left to be loaded on demand.
 cat >"$work/first/second" <<END
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run
 mkdir -p /dev/pts /dev/shm /lib/modules; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
@@ -72,8 +76,8 @@ sleep 0.2; echo "exit status \$status" >/dev/ttyS0; /bin/busybox poweroff -f
 END
 (cd "$work/first" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initrd"
 
-# 3. The server of the shared root: this root, read-only, without what is mounted below it. A directory of ours that lies on a file
-#    system of its own is mounted once more.
+# 3. The server of the shared root: this root, read-only, without what is mounted below it. A
+#    directory of ours that lies on a file system of its own is mounted once more.
 qemu=${QEMU_ROOT:-}
 for program in "$qemu"/usr/lib/qemu/virtiofsd "$qemu"/usr/libexec/virtiofsd; do
     [ ! -x "$program" ] || virtiofsd=$program
