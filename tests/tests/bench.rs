@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use libtest_mimic::{Arguments, Trial};
-use sluice::bpf;
+use sluice::kernel::bpf;
 use sluice_tests::bench::program::cases::CASES;
 use sluice_tests::bench::program::{self, Effort};
 use sluice_tests::packets::loaded::Hook;

@@ -18,8 +18,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
-use sluice::bpf::{self, BackendHost, BalancerMaps, Capacities, Footprint, Pins, Program};
-use sluice::journal::Role;
+use sluice::kernel::bpf::{self, BackendHost, BalancerMaps, Capacities, Footprint, Pins, Program};
+use sluice::role::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::flow::Port;
@@ -157,7 +157,7 @@ fn names_what_is_missing() -> Result<()> {
     )?;
     let filter: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter(&filter)?;
-    let error = match sluice::preflight::check() {
+    let error = match sluice::daemon::preflight::check() {
         Ok(()) => anyhow::bail!("the check finds nothing missing"),
         Err(error) => error.to_string(),
     };

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use libtest_mimic::{Arguments, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use sluice::bpf;
+use sluice::kernel::bpf;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::rates::Rate;

@@ -10,7 +10,7 @@ use sluice_datapath::entries::{Backend, NextHop};
 use sluice_datapath::quic::IdLengths;
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
-use crate::bpf::Error;
+use crate::kernel::bpf::Error;
 use crate::plan::{Have, HaveBackend, HaveService, NewBackend, REST_SECONDS, Step};
 
 mod maps;

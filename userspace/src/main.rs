@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sluice::cli::Cli;
+use sluice::args::Cli;
+use sluice::cli;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let command_line = match Cli::try_parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Nothing is left to try when the terminal is gone. Help and version are clap "errors",
             // too.
@@ -19,11 +20,11 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match cli.command.run() {
+    match cli::run(&command_line.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("sluice: error: {failure}");
-            ExitCode::from(failure.exit_code())
+        Err(error) => {
+            eprintln!("sluice: error: {error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -20,8 +20,8 @@ use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
 use sluice_datapath::quic::{IdLengths, ServerKey};
 
-use crate::bpf::{self, Capacities, Table, key_of};
 use crate::config::Vip;
+use crate::kernel::bpf::{self, Capacities, Table, key_of};
 use crate::want::{Want, WantService};
 
 /// What the maps hold. Indexes that were never used are not listed.

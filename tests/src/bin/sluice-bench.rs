@@ -72,7 +72,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Program { document, counted } => {
             ensure!(root, needs_root);
             let effort = if counted { Effort::COUNTED } else { Effort::FIGURES };
-            sluice::bpf::bpffs()?;
+            sluice::kernel::bpf::bpffs()?;
             let table = program::isolated(|interface| {
                 program::table(interface, effort, |line| println!("{line}"))
             })?;

@@ -158,7 +158,7 @@ pub fn balancers() -> impl Iterator<Item = &'static Host> {
 /// its kernel can take them out, by a tunnel device or by the flags that Sluice's program needs.
 pub fn joining_is_v4_only() -> bool {
     let device = std::env::var("LAB_DECAPSULATION").is_ok_and(|by| by == "device");
-    device || sluice::bpf::decapsulates_across_families()
+    device || sluice::kernel::bpf::decapsulates_across_families()
 }
 
 /// The hosts that can run `sluice backend`, [`JOINING`] among them.

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use libtest_mimic::Failed;
 use nix::sched::{CloneFlags, unshare};
-use sluice::bpf;
+use sluice::kernel::bpf;
 
 /// Why programs cannot be run here, in the kernel's terms; `None` when they can.
 pub fn missing() -> Option<String> {

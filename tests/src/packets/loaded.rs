@@ -11,11 +11,11 @@ use anyhow::{Context as _, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
-use sluice::bpf::{
+use sluice::kernel::bpf::{
     self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins,
     Program, Selection, Trie,
 };
-use sluice::journal::Role;
+use sluice::role::Role;
 use sluice_datapath::entries::{
     BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters,
     Settings, Slot, TableHead,

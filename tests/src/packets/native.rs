@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sluice::bpf::Selection;
+use sluice::kernel::bpf::Selection;
 use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead, VipKey};
 use sluice_datapath::flow::Port;
 use sluice_datapath::memory::{self, Buffer, Words};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use sluice::bpf::Selection;
+use sluice::kernel::bpf::Selection;
 use sluice_datapath::observe::{BURST, Event, HEAD};
 use sluice_datapath::{Reason, Verdict};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use sluice::bpf::{self, Selection};
+use sluice::kernel::bpf::{self, Selection};
 use sluice_datapath::Reason;
 use sluice_datapath::options::Features;
 use sluice_tests::packets::build::Client;

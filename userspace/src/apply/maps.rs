@@ -7,7 +7,7 @@ use sluice_datapath::entries::{Backend, Connection, NextHop, RouteKey, Vip, VipA
 use sluice_datapath::quic::{IdLengths, ServerKey};
 use sluice_datapath::records::{BackendRecord, ServiceRecord};
 
-use crate::bpf::{BalancerMaps, Capacities, Error, Table};
+use crate::kernel::bpf::{BalancerMaps, Capacities, Error, Table};
 
 /// Declares the trait and its implementation by [`BalancerMaps`], whose methods of the same names
 /// do the work.

@@ -492,7 +492,7 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
 fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
     let mut have = Have::default();
     let lost = entries::Vip { service: 3, options: VipOptions::NONE };
-    have.routes = (0..crate::bpf::ROUTES)
+    have.routes = (0..crate::kernel::bpf::ROUTES)
         .map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost))
         .collect();
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();

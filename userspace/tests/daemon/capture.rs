@@ -14,8 +14,8 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::json;
-use sluice::bpf::{Pins, is_captured};
-use sluice::journal::Role;
+use sluice::kernel::bpf::{Pins, is_captured};
+use sluice::role::Role;
 
 use crate::site::{SLUICE, Site, fails, our_filter, pins, wait_until, world};
 use crate::support::run;

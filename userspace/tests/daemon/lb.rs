@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sluice::netlink::{Direction, Netlink};
+use sluice::kernel::netlink::{Direction, Netlink};
 
 use crate::site::{Site, block_on, our_filter, pins, wait_until, world};
 use crate::support::{add_address, program, run, spec, veth};

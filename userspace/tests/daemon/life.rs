@@ -7,7 +7,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sluice::netlink::{Direction, Netlink};
+use sluice::kernel::netlink::{Direction, Netlink};
 
 use crate::site::{PINS, STATE, Site, fails, our_filter, pins, world};
 use crate::support::run;

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use sluice::netlink::{Detached, Direction, FilterSpec, Netlink};
+use sluice::kernel::netlink::{Detached, Direction, FilterSpec, Netlink};
 use tempfile::TempDir;
 
 use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};

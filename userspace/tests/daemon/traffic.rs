@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use sluice::bpf::{BalancerMaps, Pins};
-use sluice::journal::Role;
+use sluice::kernel::bpf::{BalancerMaps, Pins};
+use sluice::role::Role;
 
 use crate::site::wait_until;
 use crate::support::run;

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sluice::netlink::{Attached, Clsact, Detached, Direction, Error, Netlink};
+use sluice::kernel::netlink::{Attached, Clsact, Detached, Direction, Error, Netlink};
 
 use crate::support::{host, program, run, snapshot, spec, try_run, veth};
 

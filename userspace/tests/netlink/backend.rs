@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use libtest_mimic::Completion;
-use sluice::host::{Decapsulation, HostError};
-use sluice::netlink::{AddressAdded, Error};
+use sluice::kernel::host::{Decapsulation, HostError};
+use sluice::kernel::netlink::{AddressAdded, Error};
 
 use crate::support::{
     Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
@@ -105,7 +105,7 @@ pub(crate) async fn preparing_twice_changes_nothing_more() {
     assert_eq!(second.journal().changes(), written);
     assert_eq!(snapshot(), after);
     let without =
-        sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &vips) };
+        sluice::kernel::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &vips) };
     let report = second.prepare_backend(&without).await.unwrap();
     assert!(
         report.decapsulation.iter().all(|(_, how)| matches!(how, Decapsulation::Program { .. })),
@@ -123,8 +123,10 @@ pub(crate) async fn strict_reverse_path_filtering_is_loosened_only_where_it_is_s
         let base = tempfile::tempdir().unwrap();
         let mut host = host(base.path());
         let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
-        let without =
-            sluice::host::BackendSetup { tunnels: false, ..setup(&interfaces, &local, &[]) };
+        let without = sluice::kernel::host::BackendSetup {
+            tunnels: false,
+            ..setup(&interfaces, &local, &[])
+        };
         host.prepare_backend(&without).await.unwrap();
         assert_eq!(sysctl("one", "rp_filter"), expected, "all {all}, own {own}");
         assert_eq!(sysctl("all", "rp_filter"), all);

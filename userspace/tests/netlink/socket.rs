@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::Completion;
-use sluice::netlink::{AddressAdded, AddressRemoved, Error, Netlink, TunnelError, TunnelKind};
+use sluice::kernel::netlink::{
+    AddressAdded, AddressRemoved, Error, Netlink, TunnelError, TunnelKind,
+};
 
 use crate::support::{add_address, run, try_run, veth};
 

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Completion, Failed};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use sluice::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
-use sluice::journal::{Journal, Role};
-use sluice::netlink::{FilterSpec, Netlink};
+use sluice::kernel::host::journal::Journal;
+use sluice::kernel::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
+use sluice::kernel::netlink::{FilterSpec, Netlink};
+use sluice::role::Role;
 
 /// How long one test may take before it counts as hanging: generous, for emulated machines that
 /// share their CPUs.

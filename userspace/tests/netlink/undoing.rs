@@ -6,9 +6,10 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use libtest_mimic::Completion;
-use sluice::journal::{Change, Journal, Role, UndoReport};
-use sluice::netlink::{Clsact, Direction, Netlink, TunnelKind};
-use sluice::sysctl::Sysctl;
+use sluice::kernel::host::journal::{Change, Journal, UndoReport};
+use sluice::kernel::host::sysctl::Sysctl;
+use sluice::kernel::netlink::{Clsact, Direction, Netlink, TunnelKind};
+use sluice::role::Role;
 use sluice_datapath::Family;
 
 use crate::support::{

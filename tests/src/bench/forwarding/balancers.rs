@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use sluice::bpf::{self, BalancerMaps, Pins};
-use sluice::journal::Role;
+use sluice::kernel::bpf::{self, BalancerMaps, Pins};
+use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 use sluice::key::HashKey;
-use sluice::netlink::{Direction, FilterSpec, Netlink};
+use sluice::role::Role;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::options::Features;
@@ -176,7 +176,7 @@ impl Drop for Filter {
 
 fn netlink(
     host: &str,
-    task: impl AsyncFnOnce(Netlink) -> Result<(), sluice::netlink::Error> + Send,
+    task: impl AsyncFnOnce(Netlink) -> Result<(), sluice::kernel::netlink::Error> + Send,
 ) -> anyhow::Result<()> {
     enter(host, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

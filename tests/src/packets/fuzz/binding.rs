@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use ipnet::IpNet;
-use sluice::bpf;
+use sluice::kernel::bpf;
 
 use super::bench::Seen;
 use crate::packets::cases;

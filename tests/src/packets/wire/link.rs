@@ -20,8 +20,8 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
-use sluice::bpf::Program;
-use sluice::netlink::{Direction, FilterSpec, Netlink};
+use sluice::kernel::bpf::Program;
+use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 
 use super::onward::Onward;
 use super::socket::{Captured, Offload, PATIENCE, PacketSocket};

@@ -9,7 +9,7 @@ use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use super::*;
 use crate::apply::{self, Maps};
-use crate::bpf::Error;
+use crate::kernel::bpf::Error;
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
 const NO_BACKEND: BackendRecord =

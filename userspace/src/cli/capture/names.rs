@@ -1,0 +1,56 @@
+//! The names behind the indices of events.
+
+use anyhow::anyhow;
+
+use crate::error::CliError;
+use crate::kernel::bpf::{BalancerMaps, Pins};
+
+/// The names of services and backends by index, as they are at one moment; empty where there is
+/// none.
+pub(super) struct Names {
+    services: Vec<String>,
+    backends: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn open(pins: &Pins) -> Result<Self, CliError> {
+        let maps = BalancerMaps::open(pins).map_err(CliError::operation)?;
+        let services = maps.service_records().map_err(CliError::operation)?;
+        let backends = maps.backend_records().map_err(CliError::operation)?;
+        Ok(Self {
+            services: services.iter().map(|record| record.name.as_str().to_owned()).collect(),
+            backends: backends.iter().map(|record| record.name.as_str().to_owned()).collect(),
+        })
+    }
+
+    /// The index of a service.
+    pub(super) fn service_index(&self, wanted: &str) -> Result<u32, CliError> {
+        let found = self.services.iter().position(|name| !name.is_empty() && name == wanted);
+        found.map(|index| index as u32).ok_or_else(|| {
+            let names: Vec<_> =
+                self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            CliError::bad_input(anyhow!("there is no service {wanted:?}; there are: {names}"))
+        })
+    }
+
+    /// A service's name, or its index where it has none any more.
+    pub(super) fn service(&self, index: u32) -> String {
+        named(self.services.get(index as usize).map_or("", String::as_str), index)
+    }
+
+    /// A backend's name, or its index where it has none any more.
+    pub(super) fn backend(&self, index: u32) -> String {
+        named(self.backends.get(index as usize).map_or("", String::as_str), index)
+    }
+}
+
+/// An interface's name, or its index where it has none any more.
+pub(super) fn interface(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    named(name.as_deref().unwrap_or(""), index)
+}
+
+fn named(name: &str, index: u32) -> String {
+    if name.is_empty() { format!("(index {index})") } else { name.to_owned() }
+}

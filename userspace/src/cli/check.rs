@@ -1,0 +1,61 @@
+//! `sluice check`: validates a configuration and its hash key, and sums up what they ask for.
+
+use std::fmt::Write as _;
+
+use crate::args::CheckArgs;
+use crate::cli::output::print;
+use crate::config::Config;
+use crate::daemon::acl::{self, Scope};
+use crate::error::CliError;
+use crate::key::HashKey;
+
+/// Bytes of a slot in the lookup table's map.
+const SLOT_BYTES: u64 = 4;
+
+/// Runs `sluice check`.
+///
+/// # Errors
+/// [`CliError::BadInput`] with what is wrong.
+pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
+    let config = Config::load(&args.file)?;
+    let key = HashKey::load(config.hash_key_file())?;
+    let lists = acl::check(&config).map_err(CliError::bad_input)?;
+    let summary = summary(&config, &key, &lists);
+    print(&format!("{}: good\n{summary}", args.file.display()))
+}
+
+fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
+    let limits = config.limits();
+    let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
+    let draining = config.backends().iter().filter(|backend| backend.draining()).count();
+    let slots: u64 =
+        config.services().iter().map(|service| u64::from(service.table_size().get())).sum();
+    // The new tables are filled while the old ones are still in use.
+    let kibibytes = (slots * SLOT_BYTES).div_ceil(1024);
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<14} {value}");
+    };
+    line("instance", config.instance().to_owned());
+    line("interfaces", config.interfaces().join(", "));
+    line("services", format!("{} of at most {}", config.services().len(), limits.services));
+    line("VIPs", format!("{vips} of at most {}", limits.vips));
+    line(
+        "backends",
+        format!("{} of at most {}, {draining} draining", config.backends().len(), limits.backends),
+    );
+    line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
+    line("connections", format!("{} at most", limits.connections));
+    for (scope, prefixes) in lists {
+        let of = match scope {
+            Scope::All => "all VIPs".to_owned(),
+            Scope::Service(name) => format!("service {name}"),
+        };
+        line("sources", format!("{prefixes} prefixes for {of}"));
+    }
+    line(
+        "hash key",
+        format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()),
+    );
+    text
+}

@@ -1,0 +1,261 @@
+//! `sluice counters`: what the programs counted.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sluice_datapath::{Reason, Verdict};
+
+use crate::apply;
+use crate::args::ShowArgs;
+use crate::cli::output::print;
+use crate::cli::table::table;
+use crate::daemon::lock::Lock;
+use crate::error::CliError;
+use crate::kernel::bpf::{BackendMaps, BalancerMaps};
+use crate::kernel::routing::path_mtu::Outcome;
+use crate::read::instance;
+use crate::role::Role;
+
+/// What an instance counted on this host.
+#[derive(Debug, Serialize)]
+pub struct Counters {
+    /// Its name.
+    pub instance: String,
+    /// The balancer's, when this host is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lb: Option<LbCounters>,
+    /// The backend's, when this host is one and a program decapsulates or clamps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendCounters>,
+}
+
+/// What a balancer counted.
+#[derive(Debug, Serialize)]
+pub struct LbCounters {
+    /// Forwarded, by service.
+    pub services: BTreeMap<String, ServiceCount>,
+    /// Forwarded, by backend.
+    pub backends: BTreeMap<String, BackendCount>,
+    /// Not forwarded, by reason: all packets, those of services too.
+    pub reasons: BTreeMap<&'static str, u64>,
+    /// ICMP errors about encapsulated packets that the daemon heard, by what became of them; only
+    /// what occurred.
+    pub path_errors: BTreeMap<&'static str, u64>,
+}
+
+/// What a backend counted.
+#[derive(Debug, Serialize)]
+pub struct BackendCounters {
+    /// Decapsulated by the program; tunnel devices count for themselves.
+    pub decapsulated: Count,
+    /// SYNs and SYN-ACKs that were made to tell clients a smaller maximum segment size.
+    pub mss_clamped: u64,
+    /// Not decapsulated, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+/// Packets and bytes. A merged packet counts as its segments; bytes are those of the client's IP
+/// packets.
+#[derive(Debug, Serialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What a service forwarded and dropped.
+#[derive(Debug, Serialize)]
+pub struct ServiceCount {
+    /// Packets and bytes.
+    #[serde(flatten)]
+    pub count: Count,
+    /// TCP segments that opened a connection.
+    pub new_flows: u64,
+    /// Dropped, by reason; only reasons that occurred.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// What was forwarded to a backend.
+#[derive(Debug, Serialize)]
+pub struct BackendCount {
+    /// Packets and bytes.
+    #[serde(flatten)]
+    pub count: Count,
+    /// TCP segments that opened a connection.
+    pub new_flows: u64,
+}
+
+/// Runs `sluice counters`.
+///
+/// # Errors
+///
+/// [`CliError::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
+pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
+    let (lb, backend) = instance::open(&args.instance)?;
+    let by_program =
+        backend.as_ref().map(BackendMaps::decapsulates).transpose().map_err(CliError::operation)?;
+    let served_by_devices =
+        by_program != Some(true) && Lock::state_exists(&args.instance, Role::Backend);
+    if lb.is_none() && backend.is_none() && !served_by_devices {
+        return Err(instance::absent(&args.instance));
+    }
+    let counters = Counters {
+        instance: args.instance.clone(),
+        lb: lb.as_ref().map(lb_counters).transpose()?,
+        backend: backend.as_ref().map(backend_counters).transpose()?,
+    };
+    if args.json {
+        let json = serde_json::to_string_pretty(&counters).map_err(CliError::operation)?;
+        return print(&format!("{json}\n"));
+    }
+    print(&text(&counters))?;
+    if served_by_devices {
+        print("\nbackend: tunnel devices decapsulate, and they count: `ip -s link show`\n")?;
+    }
+    Ok(())
+}
+
+fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, CliError> {
+    let have = apply::have(maps).map_err(CliError::operation)?;
+    let heard = maps.path_errors().map_err(CliError::operation)?;
+    let heard = Outcome::ALL
+        .iter()
+        .filter_map(|outcome| Some((outcome.name(), *heard.get(outcome.index() as usize)?)));
+    let mut counters = LbCounters {
+        services: BTreeMap::new(),
+        backends: BTreeMap::new(),
+        reasons: reasons(maps.reasons())?,
+        path_errors: heard.filter(|(_, count)| *count != 0).collect(),
+    };
+    for (index, service) in &have.services {
+        if let Some(name) = &service.name {
+            let count = maps.service_counters(*index).map_err(CliError::operation)?;
+            let new_flows = count.new_flows;
+            let drops = Reason::ALL.iter().filter_map(|reason| {
+                let dropped = count.drops[reason.drop_index()? as usize];
+                (dropped != 0).then_some((reason.name(), dropped))
+            });
+            let drops = drops.collect();
+            let count = Count { packets: count.packets, bytes: count.bytes };
+            counters.services.insert(name.clone(), ServiceCount { count, new_flows, drops });
+        }
+    }
+    for (index, backend) in &have.backends {
+        if let Some(name) = &backend.name {
+            let count = maps.backend_counters(*index).map_err(CliError::operation)?;
+            let new_flows = count.new_flows;
+            let count = Count { packets: count.packets, bytes: count.bytes };
+            counters.backends.insert(name.clone(), BackendCount { count, new_flows });
+        }
+    }
+    Ok(counters)
+}
+
+fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, CliError> {
+    let count = maps.decapsulated().map_err(CliError::operation)?;
+    let decapsulated = Count { packets: count.packets, bytes: count.bytes };
+    let mss_clamped = maps.clamped().map_err(CliError::operation)?;
+    Ok(BackendCounters { decapsulated, mss_clamped, reasons: reasons(maps.reasons())? })
+}
+
+fn reasons(
+    counted: Result<Vec<(Reason, u64)>, crate::kernel::bpf::Error>,
+) -> Result<BTreeMap<&'static str, u64>, CliError> {
+    let counted = counted.map_err(CliError::operation)?;
+    Ok(counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect())
+}
+
+fn text(counters: &Counters) -> String {
+    let mut text = format!("instance {}\n", counters.instance);
+    let row = |name: &str, count: &Count| {
+        [name.to_owned(), count.packets.to_string(), count.bytes.to_string()]
+    };
+    if let Some(lb) = &counters.lb {
+        let rows = lb.services.iter().map(|(name, service)| {
+            let [name, packets, bytes] = row(name, &service.count);
+            [
+                name,
+                packets,
+                bytes,
+                service.new_flows.to_string(),
+                service.drops.values().sum::<u64>().to_string(),
+            ]
+        });
+        text += &format!(
+            "\n{}",
+            table(["service", "packets", "bytes", "new flows", "dropped"], &[1, 2, 3, 4], rows)
+        );
+        let rows = lb.backends.iter().map(|(name, backend)| {
+            let [name, packets, bytes] = row(name, &backend.count);
+            [name, packets, bytes, backend.new_flows.to_string()]
+        });
+        text +=
+            &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
+        let drops = lb
+            .services
+            .iter()
+            .flat_map(|(name, service)| service.drops.iter().map(move |drops| (name, drops)));
+        let rows: Vec<_> = drops
+            .map(|(name, (reason, count))| [name.clone(), (*reason).to_owned(), count.to_string()])
+            .collect();
+        if !rows.is_empty() {
+            text +=
+                &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
+        }
+        text += &reason_table("not forwarded", &lb.reasons);
+        let heard = Outcome::ALL
+            .iter()
+            .filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
+        let rows: Vec<_> = heard
+            .map(|(outcome, count)| {
+                let believed = if outcome.is_accepted() { "believed" } else { "refused" };
+                [
+                    outcome.name().to_owned(),
+                    believed.to_owned(),
+                    count.to_string(),
+                    outcome.meaning().to_owned(),
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            text += &format!(
+                "\n{}",
+                table(
+                    ["errors about encapsulated packets", "were", "errors", "meaning"],
+                    &[2],
+                    rows
+                )
+            );
+        }
+    }
+    if let Some(backend) = &counters.backend {
+        let clamped =
+            ["SYN-ACKs clamped (MSS)".to_owned(), backend.mss_clamped.to_string(), String::new()];
+        let rows = [row("decapsulated", &backend.decapsulated), clamped];
+        text += &format!("\n{}", table(["backend role", "packets", "bytes"], &[1, 2], rows));
+        text += &reason_table("not decapsulated", &backend.reasons);
+    }
+    text
+}
+
+fn reason_table(head: &str, counted: &BTreeMap<&'static str, u64>) -> String {
+    if counted.is_empty() {
+        return String::new();
+    }
+    let known = Reason::ALL.iter().filter_map(|reason| Some((reason, counted.get(reason.name())?)));
+    let rows = known.map(|(reason, count)| {
+        let verdict = match reason.verdict() {
+            Verdict::Pass => "passed",
+            Verdict::Drop => "dropped",
+            Verdict::Answer => "answered",
+        };
+        [
+            reason.name().to_owned(),
+            verdict.to_owned(),
+            count.to_string(),
+            reason.meaning().to_owned(),
+        ]
+    });
+    format!("\n{}", table([head, "packets were", "packets", "meaning"], &[2], rows))
+}

@@ -1,0 +1,28 @@
+//! The commands, one module each.
+
+mod capture;
+mod check;
+pub mod counters;
+mod down;
+mod key;
+mod output;
+pub mod status;
+mod table;
+
+use crate::args::{KeySubcommand, Subcommand};
+use crate::daemon;
+use crate::error::CliError;
+
+/// Runs a command to its end.
+pub fn run(command: &Subcommand) -> Result<(), CliError> {
+    match command {
+        Subcommand::Lb(args) => daemon::lb::run(args),
+        Subcommand::Backend(args) => daemon::backend::run(args),
+        Subcommand::Check(args) => check::run(args),
+        Subcommand::Status(args) => status::run(args),
+        Subcommand::Counters(args) => counters::run(args),
+        Subcommand::Capture(args) => capture::run(args),
+        Subcommand::Down(args) => down::run(args),
+        Subcommand::Key(KeySubcommand::New(args)) => key::create(args),
+    }
+}

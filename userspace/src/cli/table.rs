@@ -1,0 +1,42 @@
+//! Tables for people.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// A table with a head, its columns set apart by space alone; those in `numbers` are aligned to the
+/// right.
+pub(super) fn table<const N: usize>(
+    head: [&str; N],
+    numbers: &[usize],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(head);
+    for row in rows {
+        table.add_row(row);
+    }
+    for number in numbers {
+        if let Some(column) = table.column_mut(*number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_numbers_are_on_the_right() {
+        let rows =
+            [["web".to_owned(), "5".to_owned()], ["dns-long".to_owned(), "12345".to_owned()]];
+        assert_eq!(
+            table(["name", "packets"], &[1], rows),
+            " name      packets\n web             5\n dns-long    12345\n"
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! What must be true of this host before anything on it is changed.
+
+use std::io;
+
+use anyhow::{anyhow, bail};
+
+use crate::config::{AddressPolicy, Config, Unlisted};
+use crate::error::CliError;
+use crate::kernel::bpf;
+use crate::kernel::netlink::Netlink;
+
+/// The oldest kernel that has everything: lookup tables of different sizes in one map of maps
+/// (`BPF_F_INNER_MAP`).
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Capabilities as the kernel numbers them (`linux/capability.h`), with their names.
+const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
+const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
+
+/// Checks what a daemon needs: the kernel's version, this process's capabilities, the kernel's
+/// features.
+///
+/// # Errors
+///
+/// [`CliError::Operation`] with the first thing that is missing and the remedy.
+pub fn check() -> Result<(), CliError> {
+    let system =
+        nix::sys::utsname::uname().map_err(io::Error::from).map_err(CliError::operation)?;
+    let release = system.release().to_string_lossy();
+    check_kernel(&release).map_err(CliError::Operation)?;
+    check_undoing()?;
+    match bpf::missing_feature().map_err(CliError::operation)? {
+        Some(feature) => Err(CliError::Operation(anyhow!(
+            "this kernel is {release} and lacks {feature}; use one that has it, such as a stock kernel of {} or later",
+            oldest_kernel()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that this process may change the host, which is all that undoing takes.
+///
+/// # Errors
+///
+/// [`CliError::Operation`] with the capability that is missing and the remedy.
+pub fn check_undoing() -> Result<(), CliError> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(CliError::operation)?;
+    check_capabilities(&status, &[NET_ADMIN, SYS_ADMIN]).map_err(CliError::Operation)
+}
+
+/// Checks that this process may read the maps.
+///
+/// # Errors
+///
+/// [`CliError::Operation`] with what is missing and the remedy.
+pub fn check_reading() -> Result<(), CliError> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(CliError::operation)?;
+    check_capabilities(&status, &[SYS_ADMIN]).map_err(CliError::Operation)
+}
+
+/// Checks that interfaces exist and have Ethernet headers.
+///
+/// # Errors
+///
+/// [`CliError::BadInput`] for an interface that does not exist or cannot be balanced on.
+pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Result<(), CliError> {
+    for name in names {
+        let interface = netlink.interface(name).await.map_err(CliError::bad_input)?;
+        if !interface.ethernet {
+            return Err(CliError::bad_input(anyhow!(
+                "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet interface"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Dropping what no service listens to would cut the host itself off where it has a VIP address of
+/// its own: SSH to it, for one.
+///
+/// # Errors
+///
+/// [`CliError::BadInput`] with the address.
+pub(super) async fn check_own_addresses(
+    netlink: &Netlink,
+    config: &Config,
+) -> Result<(), CliError> {
+    let drops = |policy: &&AddressPolicy| policy.unlisted() == Unlisted::Drop && !policy.force();
+    if !config.addresses().iter().any(|policy| drops(&policy)) {
+        return Ok(());
+    }
+    let own = netlink.local_addresses().await.map_err(CliError::operation)?;
+    for (index, policy) in config.addresses().iter().enumerate().filter(|(_, policy)| drops(policy))
+    {
+        if let Some((_, address)) =
+            own.iter().find(|(_, address)| policy.prefix().contains(address))
+        {
+            return Err(CliError::bad_input(anyhow!(
+                "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
+                 whatever else listens there, such as SSH; take the address from the host, or write \"force\": true"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn oldest_kernel() -> String {
+    let (major, minor) = OLDEST_KERNEL;
+    format!("Linux {major}.{minor}")
+}
+
+fn check_kernel(release: &str) -> anyhow::Result<()> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        bail!("cannot tell this kernel's version from {release:?}");
+    };
+    if (major, minor) < OLDEST_KERNEL {
+        bail!(
+            "this kernel is {release}; Sluice needs {} or later (lookup tables of different sizes in one map: BPF_F_INNER_MAP)",
+            oldest_kernel()
+        );
+    }
+    Ok(())
+}
+
+/// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by
+/// id take.
+fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .ok_or_else(|| anyhow!("cannot tell this process's capabilities from /proc/self/status"))?;
+    for (bit, name) in needed {
+        if effective & (1 << bit) == 0 {
+            bail!(
+                "this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: [(u32, &str); 2] = [NET_ADMIN, SYS_ADMIN];
+
+    #[test]
+    fn an_old_kernel_is_refused_with_the_feature_it_lacks() {
+        for release in ["5.9.16-generic", "4.19.0-27-amd64", "3.10.0"] {
+            let error = check_kernel(release).unwrap_err().to_string();
+            assert!(
+                error.contains(release)
+                    && error.contains("5.10")
+                    && error.contains("BPF_F_INNER_MAP"),
+                "{error}"
+            );
+        }
+        for release in ["5.10.0-34-cloud-amd64", "6.1.0", "6.18.44-fc-v669", "7.3+deb14"] {
+            check_kernel(release).unwrap();
+        }
+        assert!(check_kernel("custom").is_err());
+    }
+
+    #[test]
+    fn a_missing_capability_is_named() {
+        assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n", &BOTH).is_ok());
+        let without_net_admin = format!("CapEff:\t{:016x}\n", !(1_u64 << 12));
+        assert!(
+            check_capabilities(&without_net_admin, &BOTH)
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_NET_ADMIN")
+        );
+        assert!(
+            check_capabilities("CapEff:\t0000000000001000\n", &BOTH)
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_SYS_ADMIN")
+        );
+        assert!(check_capabilities("Name:\tsluice\n", &BOTH).is_err());
+    }
+}

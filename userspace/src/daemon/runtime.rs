@@ -1,0 +1,42 @@
+//! The log, the runtime, and the service manager's notifications.
+
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::error::CliError;
+
+/// How long changes of routes and links are gathered before they are looked at.
+pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+
+/// How often routes are looked at although nothing was heard.
+pub(crate) const REFRESH: Duration = Duration::from_secs(30);
+
+/// Starts the log: standard error, one line an event, verbosity by `SLUICE_LOG` (default `info`).
+pub(crate) fn log() {
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Fails when a log was started already, as in tests.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .try_init();
+}
+
+/// Runs a daemon's future on a runtime of its own.
+pub(crate) fn block_on<T>(
+    future: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::operation)?;
+    runtime.block_on(future)
+}
+
+/// Tells the service manager, if there is one, how the daemon fares (`sd_notify`).
+pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[state]);
+}

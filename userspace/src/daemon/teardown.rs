@@ -1,0 +1,58 @@
+//! Restores the host: what `sluice down`, `--ephemeral` and a failed start do.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use super::lock::Lock;
+use crate::error::CliError;
+use crate::kernel::bpf::Pins;
+use crate::kernel::host::journal::{Journal, STATE_DIRECTORY, UndoReport};
+use crate::kernel::netlink::Netlink;
+use crate::role::Role;
+
+/// Restores what one role of an instance changed; `None` when it is not on this host. Detaches
+/// first, then removes the pins: no packet meets a program without its maps.
+///
+/// # Errors
+///
+/// [`CliError::Operation`].
+pub(crate) async fn role(
+    instance: &str,
+    role: Role,
+    lock: Option<Lock>,
+) -> Result<Option<UndoReport>, CliError> {
+    let pins = Pins::find(instance, role).map_err(CliError::operation)?;
+    let pinned = pins.as_ref().is_some_and(Pins::exist);
+    // A crash can leave any of these alone, also within `down` itself: each is reason enough to go
+    // through all of it.
+    if lock.is_none()
+        && !pinned
+        && !Lock::state_exists(instance, role)
+        && !Lock::exists(instance, role)
+    {
+        return Ok(None);
+    }
+    let lock = match lock {
+        Some(lock) => lock,
+        None => Lock::take(instance, role)?,
+    };
+    let journal = Journal::open_existing(Path::new(STATE_DIRECTORY), instance, role)
+        .map_err(CliError::operation)?;
+    let mut report = UndoReport::default();
+    if let Some(journal) = journal {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        report = journal.undo_all(&netlink).await.map_err(CliError::operation)?;
+    }
+    if !report.failed.is_empty() {
+        return Err(CliError::operation(anyhow!(
+            "not everything could be undone; once the cause is gone, `sluice down --instance {instance}` goes on: {}",
+            report.to_string().replace('\n', "; ")
+        )));
+    }
+    if let Some(pins) = pins {
+        pins.remove().map_err(CliError::operation)?;
+    }
+    lock.remove(instance, role);
+    Ok(Some(report))
+}

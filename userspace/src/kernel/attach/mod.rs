@@ -1,0 +1,3 @@
+//! Attaches programs.
+
+pub(crate) mod tc;

@@ -1,0 +1,396 @@
+//! What Sluice changed on the host, written down before it was changed, so that it can be undone:
+//! also after a crash.
+//!
+//! One file for each instance and role, `<base>/<instance>/<role>.journal`, of JSON lines: a
+//! version, then what was (about to be) done or undone, each line synchronised to disk before the
+//! change it announces. A line without its newline was never announced, so it is cut off. The
+//! directory lives in memory ([`STATE_DIRECTORY`]): a reboot undoes the changes and forgets them.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::host::sysctl::Sysctl;
+use crate::kernel::netlink::{Direction, TunnelKind};
+use crate::role::Role;
+
+mod undo;
+
+pub use undo::UndoReport;
+
+/// The directory of journals and locks, with a directory for each instance.
+pub const STATE_DIRECTORY: &str = "/run/sluice";
+
+const VERSION: u32 = 1;
+
+/// One change of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A clsact qdisc was added.
+    Clsact {
+        /// The interface's name.
+        interface: String,
+        /// The interface's index: the same after a rename, another one after the interface was made
+        /// anew.
+        index: u32,
+    },
+    /// A BPF filter was put on an interface.
+    Filter {
+        /// The interface's name.
+        interface: String,
+        /// The interface's index.
+        index: u32,
+        /// Which side of the interface.
+        direction: Direction,
+        /// The filter's name.
+        name: String,
+        /// The filter's priority.
+        priority: u16,
+    },
+    /// An address was added.
+    Address {
+        /// The interface's name.
+        interface: String,
+        /// The interface's index.
+        index: u32,
+        /// The address.
+        address: IpAddr,
+        /// Its prefix length, in bits.
+        prefix_len: u8,
+    },
+    /// A prefix was made local to the host, by a route of type local to `lo`.
+    LocalRoute {
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// A tunnel device was created.
+    Link {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: TunnelKind,
+        /// Its local address.
+        local: IpAddr,
+    },
+    /// A kernel setting was set.
+    Sysctl {
+        /// Which.
+        key: Sysctl,
+        /// Its value before Sluice touched it for the first time.
+        old: String,
+        /// The value that Sluice set.
+        new: String,
+    },
+}
+
+impl Change {
+    /// Whether both speak of the same thing: for a setting, whatever its values.
+    fn same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sysctl { key, .. }, Self::Sysctl { key: other, .. }) => key == other,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clsact { interface, .. } => write!(f, "clsact qdisc on {interface}"),
+            Self::Filter { interface, direction, name, priority, .. } => {
+                write!(f, "filter {name} on {interface} {direction}, priority {priority}")
+            }
+            Self::Address { interface, address, prefix_len, .. } => {
+                write!(f, "address {address}/{prefix_len} on {interface}")
+            }
+            Self::LocalRoute { prefix } => write!(f, "local route to {prefix}"),
+            Self::Link { name, kind, local } => write!(f, "{kind} device {name} for {local}"),
+            Self::Sysctl { key, old, new } => write!(f, "{key} set from {old} to {new}"),
+        }
+    }
+}
+
+/// Why the journal cannot be kept. Nothing on the host may be changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The file or its directory cannot be created, read or written.
+    #[error("cannot {doing} the journal {}: {source}", .path.display())]
+    Io {
+        /// "create", "read", "write" or "remove".
+        doing: &'static str,
+        /// The journal.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A whole line of it is not what Sluice writes.
+    #[error("{}:{line}: {source}; look at what it lists, undo that by hand and remove the file", .path.display())]
+    Corrupt {
+        /// The journal.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It was written by another version of Sluice.
+    #[error("{}: this journal has version {found}, this sluice knows version {VERSION}; run `sluice down` of the version that wrote it", .path.display())]
+    Version {
+        /// The journal.
+        path: PathBuf,
+        /// Its version; 0 when its first line gives none.
+        found: u32,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Version(u32),
+    Did(Change),
+    Undid(Change),
+}
+
+/// The open journal of one instance and role. Only one process may have it: the instance's lock is
+/// not kept here.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Where the file ends, to cut off a line that was not written whole.
+    len: u64,
+    changes: Vec<Change>,
+}
+
+impl Journal {
+    /// Where the journal of an instance and role is.
+    pub fn path_of(base: &Path, instance: &str, role: Role) -> PathBuf {
+        base.join(instance).join(format!("{role}.journal"))
+    }
+
+    /// Opens the journal, creating it (and its directory) if there is none.
+    ///
+    /// # Errors
+    /// [`JournalError`]: without a journal nothing may be changed.
+    pub fn open(base: &Path, instance: &str, role: Role) -> Result<Self, JournalError> {
+        let path = Self::path_of(base, instance, role);
+        let directory = base.join(instance);
+        let creating = |source| JournalError::Io { doing: "create", path: path.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(creating)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let journal = Self::read(path.clone(), file.map_err(creating)?)?;
+        // A file is only there for good when its directories say so.
+        for directory in [directory.as_path(), base] {
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(creating)?;
+        }
+        Ok(journal)
+    }
+
+    /// Opens the journal if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(
+        base: &Path,
+        instance: &str,
+        role: Role,
+    ) -> Result<Option<Self>, JournalError> {
+        let path = Self::path_of(base, instance, role);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => Self::read(path, file).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(JournalError::Io { doing: "read", path, source }),
+        }
+    }
+
+    fn read(path: PathBuf, mut file: File) -> Result<Self, JournalError> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| JournalError::Io {
+            doing: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let mut journal = Self { path, file, len: whole as u64, changes: Vec::new() };
+        journal.cut()?;
+        for (number, text) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
+            let line = serde_json::from_slice(text).map_err(|source| JournalError::Corrupt {
+                path: journal.path.clone(),
+                line: number + 1,
+                source,
+            });
+            match (number, line) {
+                (0, Ok(Line::Version(VERSION))) => {}
+                (0, Ok(Line::Version(found))) => {
+                    return Err(JournalError::Version { path: journal.path, found });
+                }
+                (0, Ok(_)) => {
+                    return Err(JournalError::Version { path: journal.path, found: 0 });
+                }
+                (_, line) => match line? {
+                    Line::Version(_) => {}
+                    Line::Did(change) => journal.merge(change),
+                    Line::Undid(change) => {
+                        journal.changes.retain(|known| !known.same_place(&change))
+                    }
+                },
+            }
+        }
+        if journal.len == 0 {
+            journal.append(&Line::Version(VERSION))?;
+        }
+        Ok(journal)
+    }
+
+    /// Where this journal is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was changed and not undone, oldest first.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Whether this very change (for a setting: any value of it) is written down.
+    pub fn contains(&self, change: &Change) -> bool {
+        self.changes.iter().any(|known| known.same_place(change))
+    }
+
+    /// The interfaces on which filters were put, each once.
+    pub fn filtered_interfaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for change in &self.changes {
+            if let Change::Filter { interface, .. } = change
+                && !names.contains(interface)
+            {
+                names.push(interface.clone());
+            }
+        }
+        names
+    }
+
+    /// The addresses that were put on interfaces.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let addresses = self.changes.iter().filter_map(|change| match change {
+            Change::Address { address, .. } => Some(*address),
+            _ => None,
+        });
+        addresses.collect()
+    }
+
+    /// The prefixes that were made local.
+    pub fn local_routes(&self) -> Vec<IpNet> {
+        let prefixes = self.changes.iter().filter_map(|change| match change {
+            Change::LocalRoute { prefix } => Some(*prefix),
+            _ => None,
+        });
+        prefixes.collect()
+    }
+
+    /// Writes a change down; when this returns, it survives a crash, and the change may be made.
+    ///
+    /// Recording a change again writes nothing. A setting recorded again with another new value
+    /// keeps its first old value.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]: the change must not be made then.
+    pub fn record(&mut self, change: Change) -> Result<(), JournalError> {
+        let before = self.changes.clone();
+        self.merge(change.clone());
+        if self.changes == before {
+            return Ok(());
+        }
+        let merged =
+            self.changes.iter().find(|known| known.same_place(&change)).unwrap_or(&change).clone();
+        self.append(&Line::Did(merged)).inspect_err(|_| self.changes = before)
+    }
+
+    /// Writes down that a change was undone, or turned out not to have been made.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`].
+    pub fn forget(&mut self, change: &Change) -> Result<(), JournalError> {
+        if self.contains(change) {
+            self.append(&Line::Undid(change.clone()))?;
+            self.changes.retain(|known| !known.same_place(change));
+        }
+        Ok(())
+    }
+
+    /// Removes the file, and its directory if that is empty then.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the file cannot be removed.
+    fn remove(self) -> Result<(), JournalError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(JournalError::Io { doing: "remove", path: self.path, source: error })
+            }
+            _ => {
+                // Others keep files there too (the lock, the other role's journal): then it stays.
+                let _ = self.path.parent().map(fs::remove_dir);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a change into the list; a known setting keeps its place and first old value, and gets
+    /// the new value.
+    fn merge(&mut self, change: Change) {
+        match (self.changes.iter_mut().find(|known| known.same_place(&change)), change) {
+            (Some(Change::Sysctl { new, .. }), Change::Sysctl { new: newer, .. }) => *new = newer,
+            (Some(_), _) => {}
+            (None, change) => self.changes.push(change),
+        }
+    }
+
+    fn append(&mut self, line: &Line) -> Result<(), JournalError> {
+        let write = |file: &mut File| {
+            let mut bytes = serde_json::to_vec(line)?;
+            bytes.push(b'\n');
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            Ok(bytes.len() as u64)
+        };
+        match write(&mut self.file) {
+            Ok(written) => {
+                self.len += written;
+                Ok(())
+            }
+            Err(source) => {
+                // Half a line must not become the beginning of the next; should this fail too,
+                // reading will find it out.
+                let _ = self.cut();
+                Err(JournalError::Io { doing: "write", path: self.path.clone(), source })
+            }
+        }
+    }
+
+    fn cut(&mut self) -> Result<(), JournalError> {
+        let cut =
+            self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+        cut.map(|_| ()).map_err(|source| JournalError::Io {
+            doing: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

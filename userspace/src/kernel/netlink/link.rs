@@ -1,0 +1,143 @@
+//! Interfaces.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+
+use super::tunnel_data::{TunnelData, tunnel_data};
+use super::{Error, Mode, Netlink, interface_name};
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index, which stays the same when it is renamed.
+    pub index: u32,
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// The largest packet it carries, in bytes from the IP header on; 0 when the kernel does not
+    /// say.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether its packets have an Ethernet header (`ARPHRD_ETHER`).
+    pub ethernet: bool,
+    /// Its Ethernet address.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// An interface with what is known of it as a tunnel.
+pub(super) struct Link {
+    pub(super) interface: Interface,
+    pub(super) tunnel: Option<TunnelData>,
+}
+
+impl Netlink {
+    /// The interface of that name.
+    ///
+    /// # Errors
+    /// [`Error::NoInterface`], which lists those that exist; or no answer.
+    pub async fn interface(&self, name: &str) -> Result<Interface, Error> {
+        match self.link_named(name).await? {
+            Some(link) => Ok(link.interface),
+            None => {
+                let existing =
+                    self.interfaces().await?.into_iter().map(|interface| interface.name).collect();
+                Err(Error::NoInterface { name: name.to_owned(), existing })
+            }
+        }
+    }
+
+    /// The interface with that index, if there is (still) one.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn interface_at(&self, index: u32) -> Result<Option<Interface>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let request = RouteNetlinkMessage::GetLink(message);
+        let answer = self
+            .request(request, Mode::One(0), || format!("look up {}", interface_name(index)))
+            .await;
+        Ok(first_link(answer)?.map(|link| link.interface))
+    }
+
+    /// All interfaces, in the kernel's order.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+        Ok(self.links().await?.into_iter().map(|link| link.interface).collect())
+    }
+
+    /// Removes an interface that can be removed, such as a tunnel device; one that is gone already
+    /// is no error.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn remove_link(&self, name: &str) -> Result<(), Error> {
+        let Some(link) = self.link_named(name).await? else {
+            return Ok(());
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = link.interface.index;
+        let request = RouteNetlinkMessage::DelLink(message);
+        match self.request(request, Mode::One(0), || format!("remove {name}")).await {
+            Err(error) if error.errno() != Some(libc::ENODEV) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn link_named(&self, name: &str) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let request = RouteNetlinkMessage::GetLink(message);
+        first_link(
+            self.request(request, Mode::One(0), || format!("look up interface {name}")).await,
+        )
+    }
+
+    pub(super) async fn links(&self) -> Result<Vec<Link>, Error> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers =
+            self.request(request, Mode::Dump, || "list the interfaces of this host".into()).await?;
+        Ok(answers.iter().filter_map(link).collect())
+    }
+}
+
+/// The link in an answer. A name that no interface can have (too long, empty) is a name that no
+/// interface has.
+fn first_link(answer: Result<Vec<RouteNetlinkMessage>, Error>) -> Result<Option<Link>, Error> {
+    match answer {
+        Ok(answers) => Ok(answers.iter().find_map(link)),
+        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    let mut interface = Interface {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        mac: None,
+    };
+    let mut tunnel = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name = name.clone(),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Address(bytes) if interface.ethernet => {
+                interface.mac = bytes.as_slice().try_into().ok()
+            }
+            LinkAttribute::LinkInfo(infos) => tunnel = tunnel_data(infos),
+            _ => {}
+        }
+    }
+    Some(Link { interface, tunnel })
+}

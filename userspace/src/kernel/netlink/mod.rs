@@ -1,0 +1,363 @@
+//! Everything Sluice asks of the kernel's routing socket: interfaces, addresses, tunnel devices,
+//! routes, qdiscs and filters.
+//!
+//! This is the one module that names `rtnetlink` and `netlink-packet-route`. Those crates lend
+//! their message types, builders and connection; requests go through one private function of
+//! [`Netlink`], which tells "done", "refused" and "no answer" apart: the crates' own helpers take a
+//! closed connection for success.
+
+mod address;
+mod changes;
+mod link;
+mod route;
+mod tc;
+mod tunnel;
+mod tunnel_data;
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, NlasIterator, parse_string,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::AsyncSocket;
+
+pub use self::address::{AddressAdded, AddressRemoved};
+pub use self::changes::Changes;
+pub use self::link::Interface;
+pub use self::route::{DeviceMtus, Route};
+pub use self::tc::{Attached, Clsact, Detached, Direction, Filter, FilterSpec};
+pub use self::tunnel::{Tunnel, TunnelError};
+pub use self::tunnel_data::TunnelKind;
+
+/// How long a request may wait for its answer. The kernel answers at once unless somebody holds its
+/// routing lock.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often a listing is repeated when the kernel says that it changed while it was being read.
+const DUMP_ATTEMPTS: u32 = 8;
+
+/// Flags of an error message that tell where its text is (include/uapi/linux/netlink.h).
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+const NETLINK_HEADER_LEN: usize = 16;
+
+/// A connection to the kernel's routing socket, in the network namespace of the thread that opened
+/// it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+/// Why the kernel's routing socket did not do what was asked. Each message is one sentence naming
+/// the place and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The socket could not be opened.
+    #[error("cannot open a netlink socket: {0}")]
+    Connect(#[source] io::Error),
+    /// The task that carries the connection is gone.
+    #[error("cannot {doing}: the netlink connection is closed; restart sluice")]
+    Closed {
+        /// What was asked, as "add 192.0.2.1/32 to lo".
+        doing: String,
+    },
+    /// The kernel did not answer.
+    #[error("cannot {doing}: the kernel did not answer within {} s; look for a process that holds the routing lock", ANSWER_WITHIN.as_secs())]
+    NoAnswer {
+        /// What was asked.
+        doing: String,
+    },
+    /// A listing kept changing while it was being read.
+    #[error(
+        "cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again"
+    )]
+    Unsteady {
+        /// What was asked.
+        doing: String,
+    },
+    /// The kernel refused.
+    #[error("cannot {doing}: {source}{}{}", detail_text(.detail), remedy(.source))]
+    Refused {
+        /// What was asked.
+        doing: String,
+        /// The kernel's error number.
+        source: io::Error,
+        /// The kernel's own words, where it has any (extended acknowledgement).
+        detail: Option<String>,
+    },
+    /// No interface has this name.
+    #[error("there is no interface {name} on this host: it has {}", .existing.join(", "))]
+    NoInterface {
+        /// The name that was asked for.
+        name: String,
+        /// The names of the interfaces that exist.
+        existing: Vec<String>,
+    },
+    /// Egress filters were asked for where only an old-style `ingress` qdisc exists.
+    #[error(
+        "cannot attach to the egress side of {interface}: it has an `ingress` qdisc, which has no egress side; replace it with \
+         `tc qdisc del dev {interface} ingress && tc qdisc add dev {interface} clsact` (this removes the filters on it)"
+    )]
+    IngressOnly {
+        /// The interface's name.
+        interface: String,
+    },
+    /// The place of our filter is taken by somebody else's.
+    #[error(
+        "cannot put filter {ours} on {interface} {direction} at priority {priority}: the place is held by {holder}; give Sluice \
+         another priority or remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
+    )]
+    Held {
+        /// The interface's name.
+        interface: String,
+        /// Which side of the interface.
+        direction: Direction,
+        /// The priority both want.
+        priority: u16,
+        /// The name of our filter.
+        ours: String,
+        /// Who holds the place: kind, name, handle and protocol.
+        holder: String,
+    },
+    /// A route was asked for from an address that this host does not have.
+    #[error(
+        "cannot look up the route to {destination} from {from}: {from} is not an address of this host; add it or correct the underlay address"
+    )]
+    SourceNotLocal {
+        /// Where the route should lead.
+        destination: std::net::IpAddr,
+        /// The address that is missing.
+        from: std::net::IpAddr,
+    },
+    /// A prefix length beyond the address.
+    #[error("{address}/{prefix_len} is not a prefix: the length of {address} is at most {}", if .address.is_ipv4() { 32 } else { 128 })]
+    PrefixLength {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The length that is too large.
+        prefix_len: u8,
+    },
+}
+
+impl Error {
+    /// The kernel's error number, when the kernel refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { source, .. } | Self::Connect(source) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the request certainly changed nothing. Without an answer nobody knows.
+    pub fn changed_nothing(&self) -> bool {
+        !matches!(self, Self::Closed { .. } | Self::NoAnswer { .. })
+    }
+}
+
+fn detail_text(detail: &Option<String>) -> String {
+    detail.as_ref().map(|text| format!(" ({})", text.trim_end_matches('.'))).unwrap_or_default()
+}
+
+/// What the person in front of the screen can do about an error number.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "; run as root, or with CAP_NET_ADMIN",
+        Some(libc::EACCES) => {
+            "; the host forbids it: look at the address family's disable_ipv6 sysctls and at the routes"
+        }
+        Some(libc::ENODEV | libc::ENXIO) => "; the interface is gone",
+        Some(libc::EOPNOTSUPP) => "; this kernel lacks the feature",
+        Some(libc::ENOENT) => "; it is not there, or the kernel lacks the module for it",
+        _ => "",
+    }
+}
+
+/// How a request is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// One answer, or only an acknowledgement; with these flags besides `REQUEST` and `ACK`.
+    One(u16),
+    /// A list, closed by "done".
+    Dump,
+}
+
+impl Netlink {
+    /// Opens the connection and spawns the task that carries it onto the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when the socket cannot be opened.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without its I/O and time drivers.
+    pub fn connect() -> Result<Self, Error> {
+        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
+        // Answers that carry nothing are dropped by default, and then a dying connection looks like
+        // success.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// A receiver of "links, addresses, routes or rules have changed", on a socket of its own.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when the socket cannot be opened.
+    pub fn changes(&self) -> Result<Changes, Error> {
+        Changes::subscribe()
+    }
+
+    /// Sends one request and collects its answers. `doing` completes the sentence "cannot ...".
+    async fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        mode: Mode,
+        doing: impl Fn() -> String,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let answer =
+                tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing))
+                    .await;
+            if let Some(answers) = answer.map_err(|_| Error::NoAnswer { doing: doing() })?? {
+                return Ok(answers);
+            }
+        }
+        Err(Error::Unsteady { doing: doing() })
+    }
+
+    /// One round of [`Self::request`]: `None` when a listing was interrupted by a change and has to
+    /// be read again.
+    async fn exchange(
+        &self,
+        message: RouteNetlinkMessage,
+        mode: Mode,
+        doing: &impl Fn() -> String,
+    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST
+            | match mode {
+                // An acknowledgement ends every exchange, also one whose answer cannot be decoded.
+                Mode::One(flags) => NLM_F_ACK | flags,
+                Mode::Dump => NLM_F_DUMP,
+            };
+        let closed = |_| Error::Closed { doing: doing() };
+        let mut responses = self.handle.clone().request(request).map_err(closed)?;
+        let mut answers = Vec::new();
+        let mut interrupted = false;
+        while let Some(response) = responses.next().await {
+            let flags = response.header.flags;
+            interrupted |= mode == Mode::Dump && flags & NLM_F_DUMP_INTR != 0;
+            match response.payload {
+                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Some(answers)),
+                NetlinkPayload::Error(error) => {
+                    let detail = kernel_words(&error, flags);
+                    return Err(Error::Refused { doing: doing(), source: error.to_io(), detail });
+                }
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    let source = io::Error::from_raw_os_error(-done.code);
+                    return Err(Error::Refused { doing: doing(), source, detail: None });
+                }
+                NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
+                _ => {}
+            }
+        }
+        Err(Error::Closed { doing: doing() })
+    }
+}
+
+/// The kernel's explanation in an error message: it follows the echo of the request, which may be
+/// cut to its header.
+fn kernel_words(error: &ErrorMessage, flags: u16) -> Option<String> {
+    if flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let request_len = match flags & NLM_F_CAPPED {
+        0 => u32::from_ne_bytes(*error.header.first_chunk::<4>()?) as usize,
+        _ => NETLINK_HEADER_LEN,
+    };
+    let attributes = error.header.get(request_len.next_multiple_of(4)..)?;
+    NlasIterator::new(attributes)
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .and_then(|attribute| parse_string(attribute.value()).ok())
+}
+
+/// The name of an interface for messages; its number when it has none (any more).
+fn interface_name(index: u32) -> String {
+    nix::net::if_::if_indextoname(index)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        // nix gives an empty name, not an error, for a number that no interface has.
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("interface number {index}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: i32, echo: &[u8], text: &str) -> ErrorMessage {
+        let mut message = ErrorMessage::default();
+        message.code = std::num::NonZeroI32::new(code);
+        message.header = echo.to_vec();
+        let attribute_len = 4 + text.len() + 1;
+        message.header.extend((attribute_len as u16).to_ne_bytes());
+        message.header.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
+        message.header.extend(text.as_bytes());
+        message.header.resize(message.header.len() + 1, 0);
+        message
+    }
+
+    fn echo_of(len: u32) -> Vec<u8> {
+        let mut echo = len.to_ne_bytes().to_vec();
+        echo.resize((len as usize).next_multiple_of(4), 0xaa);
+        echo
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_behind_the_whole_request() {
+        let message = refusal(-libc::EOPNOTSUPP, &echo_of(61), "Unknown device type");
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS).as_deref(), Some("Unknown device type"));
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_behind_a_request_cut_to_its_header() {
+        let mut echo = echo_of(NETLINK_HEADER_LEN as u32);
+        echo[..4].copy_from_slice(&400u32.to_ne_bytes());
+        let message = refusal(-libc::EINVAL, &echo, "no");
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS | NLM_F_CAPPED).as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn a_truncated_or_wordless_refusal_has_no_words() {
+        let mut message = refusal(-libc::EINVAL, &echo_of(61), "x");
+        assert_eq!(kernel_words(&message, 0), None);
+        message.header.truncate(3);
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS), None);
+        message.header = 4000u32.to_ne_bytes().to_vec();
+        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_deed_the_reason_and_the_remedy() {
+        let error = Error::Refused {
+            doing: "add 192.0.2.1/32 to lo".into(),
+            source: io::Error::from_raw_os_error(libc::EPERM),
+            detail: Some("Not allowed.".into()),
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot add 192.0.2.1/32 to lo: Operation not permitted"),
+            "{text}"
+        );
+        assert!(text.ends_with("(Not allowed); run as root, or with CAP_NET_ADMIN"), "{text}");
+    }
+}

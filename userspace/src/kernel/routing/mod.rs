@@ -1,0 +1,5 @@
+//! Routes to backends.
+
+pub mod next_hops;
+pub mod path;
+pub mod path_mtu;

@@ -1,0 +1,19 @@
+//! The path to a backend's address.
+
+use std::net::IpAddr;
+
+use sluice_datapath::entries::NextHop;
+
+/// The way to an address, as routing has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendPath {
+    /// Interface and MTU; no neighbour.
+    pub next_hop: NextHop,
+    /// The router to which packets are handed, if there is one.
+    pub gateway: Option<IpAddr>,
+}
+
+impl BackendPath {
+    /// No route.
+    pub(crate) const NONE: Self = Self { next_hop: NextHop::NONE, gateway: None };
+}

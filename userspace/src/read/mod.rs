@@ -1,0 +1,3 @@
+//! Reads the state of running instances.
+
+pub(crate) mod instance;
