@@ -68,6 +68,7 @@ lint: setup ## What a change must pass besides the tests: format, clippy, docume
 	$(CARGO) fmt --check
 	@tools/check-columns.sh
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) test --quiet --package sluice-modules
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
 	@if [ -x /usr/bin/cargo-clippy ] && [ -x /usr/bin/cargo ]; then \
 		PATH=/usr/bin:$$PATH RUSTC_BOOTSTRAP=1 cargo clippy --package sluice-probes --target bpfel-unknown-none \

@@ -21,9 +21,8 @@ cd "$(dirname "$0")/.."
 
 KERNELS=${KERNELS:-5.10 6.1 6.12 newest}
 jobs=${JOBS:-1}
-# Test programs that ask nothing of the kernel, or try what `make bench` measures with: they run on
-# the host.
-without_kernel=" bench cli datapath known properties "
+# Test programs that do not depend on the kernel, or test the benchmarks: they run on the host only.
+without_kernel=" bench cli datapath known modules properties "
 document=${DOCUMENT-docs/kernels.md}
 
 results=${CARGO_TARGET_DIR:-target}/kernels
