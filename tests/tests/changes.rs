@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Trial};
-use sluice::apply;
-use sluice::config::Vip;
-use sluice::plan::{REST_SECONDS, plan};
-use sluice::want::{Want, WantBackend, WantService};
+use sluice_control::apply;
+use sluice_control::config::Vip;
+use sluice_control::desired::{Desired, DesiredBackend, DesiredService};
+use sluice_control::have::REST_SECONDS;
+use sluice_control::plan::plan;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::NextHop;
 use sluice_datapath::options::VipOptions;
@@ -69,7 +70,7 @@ impl Daemon {
     }
 
     /// Makes the maps hold what is wanted, step by step.
-    fn reach(&mut self, want: &Want) -> anyhow::Result<()> {
+    fn reach(&mut self, want: &Desired) -> anyhow::Result<()> {
         let next_hop = |_: IpAddr| NextHop::new(INTERFACE, MTU as u16);
         let maps = self.loaded.maps();
         let (have, capacities) = (apply::have(maps)?, maps.capacities());
@@ -127,8 +128,8 @@ fn v6(last: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, last.into())
 }
 
-fn backend(last: u8) -> WantBackend {
-    WantBackend {
+fn backend(last: u8) -> DesiredBackend {
+    DesiredBackend {
         name: format!("backend-{last}"),
         v4: Some(v4(last)),
         v6: Some(v6(last)),
@@ -137,9 +138,9 @@ fn backend(last: u8) -> WantBackend {
 }
 
 /// A service of VIPs `address:port/protocol`, every slot at one position among the wanted backends.
-fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<WantService> {
+fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<DesiredService> {
     let vips: Result<Vec<Vip>, _> = vips.iter().map(|vip| vip.parse()).collect();
-    Ok(WantService {
+    Ok(DesiredService {
         name: name.to_owned(),
         vips: vips.context("a VIP of a test")?,
         options: VipOptions::NONE,
@@ -151,19 +152,19 @@ fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<WantServic
     })
 }
 
-fn web(owner: usize) -> anyhow::Result<WantService> {
+fn web(owner: usize) -> anyhow::Result<DesiredService> {
     service("web", &["203.0.113.10:443/tcp", "[2001:db8:1::10]:443/tcp"], owner)
 }
 
-fn dns(owner: usize) -> anyhow::Result<WantService> {
+fn dns(owner: usize) -> anyhow::Result<DesiredService> {
     service("dns", &["203.0.113.10:53/udp", "[2001:db8:1::10]:53/udp"], owner)
 }
 
-fn want(backends: &[u8], services: Vec<WantService>) -> Want {
-    Want {
+fn want(backends: &[u8], services: Vec<DesiredService>) -> Desired {
+    Desired {
         backends: backends.iter().map(|last| backend(*last)).collect(),
         services,
-        ..Want::default()
+        ..Desired::default()
     }
 }
 
@@ -179,7 +180,7 @@ fn removed_service(hook: Hook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1], vec![web(0)?]))?;
     daemon.expect(&segments(), Some(1))?;
-    daemon.reach(&Want::default())?;
+    daemon.reach(&Desired::default())?;
     daemon.expect(&segments(), None)?;
     ensure!(
         daemon.count(Reason::NotVip)? == segments().len() as u64,
@@ -228,7 +229,7 @@ fn recycled_address(hook: Hook) -> anyhow::Result<()> {
             .collect())
     };
     let before = numbers(&mut daemon)?;
-    daemon.reach(&Want::default())?;
+    daemon.reach(&Desired::default())?;
     daemon.rest();
     let other = ["203.0.113.77:80/tcp", "[2001:db8:1::77]:80/tcp"];
     daemon.reach(&want(&[1], vec![service("other", &other, 0)?]))?;
@@ -257,7 +258,7 @@ fn recycled_service(hook: Hook) -> anyhow::Result<()> {
     daemon.reach(&want(&[1, 2], vec![]))?;
     daemon.expect(&segments(), None)?;
     daemon.rest();
-    daemon.reach(&want(&[1, 2], vec![WantService { name: "new".to_owned(), ..dns(1)? }]))?;
+    daemon.reach(&want(&[1, 2], vec![DesiredService { name: "new".to_owned(), ..dns(1)? }]))?;
     let services = apply::have(daemon.loaded.maps())?.services;
     ensure!(
         services[&1].name.as_deref() == Some("new"),
@@ -268,7 +269,9 @@ fn recycled_service(hook: Hook) -> anyhow::Result<()> {
     daemon.expect(&segments(), None)?;
     // The web comes back under another index, to another backend: its old flows know nothing of the
     // former one that still is there.
-    daemon
-        .reach(&want(&[1, 2], vec![WantService { name: "new".to_owned(), ..dns(1)? }, web(1)?]))?;
+    daemon.reach(&want(
+        &[1, 2],
+        vec![DesiredService { name: "new".to_owned(), ..dns(1)? }, web(1)?],
+    ))?;
     daemon.expect(&[Client::syn(false), Client::syn(true), Client::tcp4(), Client::tcp6()], Some(2))
 }

@@ -18,8 +18,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
-use sluice::kernel::bpf::{self, BackendHost, BalancerMaps, Capacities, Footprint, Pins, Program};
+use sluice::kernel::bpf::{self, BackendHost, BalancerMaps, Footprint, Pins, Program};
 use sluice::role::Role;
+use sluice_control::capacities::Capacities;
 use sluice_datapath::Address;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::flow::Port;

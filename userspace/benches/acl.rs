@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use sluice::config::SourceLists;
 use sluice::daemon::acl::Entries;
 use sluice::kernel::bpf::Trie;
+use sluice_control::config::SourceLists;
 
 const PREFIXES: u64 = 1_000_000;
 

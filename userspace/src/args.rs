@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
-
-use crate::config::limits::{MAX_MTU, MIN_MTU};
-use crate::config::{DEFAULT_INSTANCE, instance_name, interface_name};
+use sluice_control::config::limits::{MAX_MTU, MIN_MTU};
+use sluice_control::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 
 /// The version, and what built the programs for the kernel.
 const LONG_VERSION: &str = concat!(

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::config::ConfigError;
+use sluice_control::config::ConfigError;
+
 use crate::key::KeyError;
 
 /// Why a command failed; decides the process's exit code.

@@ -12,10 +12,12 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
 use sluice::kernel::bpf::{
-    self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capacities, Capture, Pins,
-    Program, Selection, Trie,
+    self, BackendHost, BackendMaps, BackendPrograms, BalancerMaps, Capture, Pins, Program,
+    Selection, Trie,
 };
 use sluice::role::Role;
+use sluice_control::capacities::Capacities;
+use sluice_control::lookup_table::LookupTable;
 use sluice_datapath::entries::{
     BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters,
     Settings, Slot, TableHead,
@@ -232,7 +234,7 @@ impl Balancer for Loaded {
             }
         }
         self.set_backends(world)?;
-        let table = |table: &super::world::Table| bpf::Table {
+        let table = |table: &super::world::Table| LookupTable {
             head: TableHead { slots: table.slots.len() as u32, tracked: table.tracked },
             generation: 1,
             digest: 0,

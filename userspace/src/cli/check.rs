@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use sluice_control::config::Config;
+
 use crate::args::CheckArgs;
 use crate::cli::output::print;
-use crate::config::Config;
+use crate::config_file;
 use crate::daemon::acl::{self, Scope};
 use crate::error::CliError;
 use crate::key::HashKey;
@@ -17,7 +19,7 @@ const SLOT_BYTES: u64 = 4;
 /// # Errors
 /// [`CliError::BadInput`] with what is wrong.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
-    let config = Config::load(&args.file)?;
+    let config = config_file::load(&args.file)?;
     let key = HashKey::load(config.hash_key_file())?;
     let lists = acl::check(&config).map_err(CliError::bad_input)?;
     let summary = summary(&config, &key, &lists);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sluice_control::apply;
 use sluice_datapath::{Reason, Verdict};
 
-use crate::apply;
 use crate::args::ShowArgs;
 use crate::cli::output::print;
 use crate::cli::table::table;

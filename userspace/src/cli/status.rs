@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use sluice_control::apply;
+use sluice_control::config::{Protocol, Vip};
+use sluice_control::have::Have;
+use sluice_control::prefix::key_prefix;
 use sluice_datapath::entries::{NextHop, VipKey};
 use sluice_datapath::flow::ICMP;
 use sluice_datapath::records::PathMtuRecord;
 use sluice_datapath::{Address, Family};
 
-use crate::apply;
 use crate::args::ShowArgs;
 use crate::cli::output::print;
 use crate::cli::table::table;
-use crate::config::{Protocol, Vip};
+use crate::clock;
 use crate::daemon::lock::Lock;
 use crate::error::CliError;
-use crate::kernel::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage, prefix_of};
-use crate::plan::Have;
+use crate::kernel::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage};
 use crate::read::instance;
 use crate::role::Role;
 
@@ -177,7 +179,7 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, CliError> 
     let record = maps.instance().map_err(CliError::operation)?;
     let next_hops = maps.next_hops().map_err(CliError::operation)?;
     let path_mtus = maps.path_mtus().map_err(CliError::operation)?;
-    let now = apply::now();
+    let now = clock::now();
     let mut backends = Vec::new();
     for (index, backend) in &have.backends {
         let Some(name) = &backend.name else { continue };
@@ -258,7 +260,7 @@ fn services(have: &Have) -> Vec<ServiceStatus> {
                 let leads_to =
                     have.services.get(&to.service).and_then(|service| service.name.clone());
                 (
-                    prefix_of(key.clients()).to_string(),
+                    key_prefix(key.clients()).to_string(),
                     leads_to.unwrap_or_else(|| format!("(index {})", to.service)),
                 )
             });

@@ -12,12 +12,13 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
+use sluice_control::config::{self, Config, Limits};
 use sluice_datapath::Family;
 use sluice_datapath::flow::Port;
 use tracing::{info, warn};
 
 use crate::args::BackendArgs;
-use crate::config::{self, Config, Limits};
+use crate::config_file;
 use crate::daemon::guard::InstanceGuard;
 use crate::daemon::preflight::{self, check_interfaces};
 use crate::daemon::runtime::{self, REFRESH};
@@ -59,7 +60,7 @@ fn clamp_filter(instance: &str) -> FilterSpec {
 ///
 /// [`CliError::BadInput`] before anything was touched, [`CliError::Operation`] with what failed.
 pub fn run(args: &BackendArgs) -> Result<(), CliError> {
-    let config = Config::load(&args.config)?;
+    let config = config_file::load(&args.config)?;
     preflight::check()?;
     runtime::log();
     runtime::block_on(serve(args, config))
@@ -269,7 +270,7 @@ impl Running {
     }
 
     async fn reload(&mut self, args: &BackendArgs) -> Result<Assignment, CliError> {
-        let config = Config::load(&args.config)?;
+        let config = config_file::load(&args.config)?;
         if config.instance() != self.instance {
             return Err(CliError::bad_input(anyhow!(
                 "the instance cannot change while the daemon runs; restart it"

@@ -14,6 +14,12 @@ use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use siphasher::sip::SipHasher24;
+use sluice_control::capacities::Capacities;
+use sluice_control::config::Config;
+use sluice_control::desired::Desired;
+use sluice_control::have::Have;
+use sluice_control::step::Step;
+use sluice_control::{apply, plan};
 use sluice_datapath::entries::Settings;
 use sluice_datapath::flow::Port;
 use sluice_datapath::options::Features;
@@ -24,7 +30,8 @@ use sluice_maglev::Seed;
 use tracing::{debug, info, warn};
 
 use crate::args::LbArgs;
-use crate::config::Config;
+use crate::clock;
+use crate::config_file;
 use crate::daemon::acl::{self as acl_files, Loader};
 use crate::daemon::guard::InstanceGuard;
 use crate::daemon::preflight::{self, check_interfaces, check_own_addresses};
@@ -33,17 +40,14 @@ use crate::daemon::signals::{Command, Signals};
 use crate::daemon::teardown;
 use crate::error::CliError;
 use crate::kernel::attach::tc::Attachment;
-use crate::kernel::bpf::{self, BalancerMaps, Capacities, PendingResize, Pins, Program};
+use crate::kernel::bpf::{self, BalancerMaps, PendingResize, Pins, Program};
 use crate::kernel::host::Host;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::{Direction, FilterSpec, Netlink};
 use crate::kernel::routing::next_hops::{NextHops, Source};
 use crate::kernel::routing::path_mtu::{Listener, Outcome, PathMtus};
 use crate::key::HashKey;
-use crate::plan::{Have, Step};
 use crate::role::Role;
-use crate::want::Want;
-use crate::{apply, plan};
 
 mod acl;
 mod path_mtus;
@@ -84,7 +88,7 @@ struct Input {
 
 impl Input {
     fn read(args: &LbArgs) -> Result<Self, CliError> {
-        let config = Config::load(&args.config)?;
+        let config = config_file::load(&args.config)?;
         let key = HashKey::load(config.hash_key_file())?;
         let interfaces =
             if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces }
@@ -93,14 +97,14 @@ impl Input {
     }
 
     /// What the maps should hold.
-    fn want(&self) -> Result<Want, CliError> {
-        let want = Want::new(&self.config, &Seed::new(self.key.table_seed()));
+    fn want(&self) -> Result<Desired, CliError> {
+        let want = Desired::new(&self.config, &Seed::new(self.key.table_seed()));
         want.map_err(|(service, error)| anyhow!("service {service}: {error}"))
             .map_err(CliError::BadInput)
     }
 
     /// What the program is loaded with.
-    fn settings(&self, want: &Want) -> Settings {
+    fn settings(&self, want: &Desired) -> Settings {
         let underlay = self.config.underlay();
         let (source_v4, source_bits_v4) =
             source(underlay.v4.map(Address::from), underlay.v4_sources.map(IpNet::V4));
@@ -342,10 +346,10 @@ impl Balancer {
     }
 
     /// What the maps hold, and the steps from there to what is wanted.
-    fn plan(&self, input: &Input, want: &mut Want) -> Result<(Have, Vec<Step>), CliError> {
+    fn plan(&self, input: &Input, want: &mut Desired) -> Result<(Have, Vec<Step>), CliError> {
         let have = apply::have(&self.maps).map_err(CliError::operation)?;
         self.mark_listed(&input.config, &have, want)?;
-        let steps = plan::plan(&have, want, input.capacities(), apply::now())
+        let steps = plan::plan(&have, want, input.capacities(), clock::now())
             .map_err(CliError::operation)?;
         Ok((have, steps))
     }
@@ -396,7 +400,7 @@ impl Balancer {
 
     /// Makes the maps hold what the configuration says, once packets meet a program that finds what
     /// is added.
-    async fn apply(&mut self, want: &Want, have: &Have, steps: &[Step]) -> Result<(), CliError> {
+    async fn apply(&mut self, want: &Desired, have: &Have, steps: &[Step]) -> Result<(), CliError> {
         self.complete = false;
         let wider = wider(&self.settings, &self.input.settings(want));
         if wider != self.settings {
@@ -415,7 +419,7 @@ impl Balancer {
                 &mut self.maps,
                 step,
                 &|address| self.next_hops.towards(address, &self.path_mtus),
-                apply::now(),
+                clock::now(),
             )
             .with_context(|| format!("cannot {step}"))
             .map_err(CliError::Operation)?;
@@ -477,7 +481,7 @@ impl Balancer {
     ///
     /// That comes after a plan's steps: a program that does not look for what they remove does no
     /// harm.
-    async fn attach(&mut self, want: &Want) -> Result<(), CliError> {
+    async fn attach(&mut self, want: &Desired) -> Result<(), CliError> {
         self.set_rates()?;
         let settings = self.input.settings(want);
         if settings != self.settings {

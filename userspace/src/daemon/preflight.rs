@@ -3,8 +3,8 @@
 use std::io;
 
 use anyhow::{anyhow, bail};
+use sluice_control::config::{AddressPolicy, Config, Unlisted};
 
-use crate::config::{AddressPolicy, Config, Unlisted};
 use crate::error::CliError;
 use crate::kernel::bpf;
 use crate::kernel::netlink::Netlink;

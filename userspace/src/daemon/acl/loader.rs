@@ -7,11 +7,11 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sluice_control::config::SourceLists;
 use sluice_datapath::entries::{Listing, PrefixKey};
 use tokio::sync::mpsc;
 
 use super::{Entries, Scope, rest};
-use crate::config::SourceLists;
 use crate::kernel::bpf::Trie;
 
 /// Up to this many changed prefixes are changed in the trie that is in place; more are a new trie,

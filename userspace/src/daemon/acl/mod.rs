@@ -12,10 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use sluice_control::config::limits::{MAX_LIST_BYTES, MAX_LIST_PREFIXES};
+use sluice_control::config::{Config, SourceLists};
 use sluice_datapath::entries::{Listing, PrefixKey};
-
-use crate::config::limits::{MAX_LIST_BYTES, MAX_LIST_PREFIXES};
-use crate::config::{Config, SourceLists};
 
 mod loader;
 

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use sluice_control::config::{self, Config};
 use sluice_datapath::Family;
 use sluice_datapath::header::{Ipv4, Ipv6, Tcp};
 
 use crate::args::BackendArgs;
-use crate::config::{self, Config};
 use crate::kernel::netlink::{self, Netlink};
 
 /// What the configuration asks of a backend that clamps.

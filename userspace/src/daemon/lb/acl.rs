@@ -7,16 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sluice_control::config::{self, Config};
+use sluice_control::desired::Desired;
+use sluice_control::have::Have;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
 use sluice_datapath::rates::{Limit, Rate};
 use tracing::{info, warn};
 
 use super::{Balancer, CliError, anyhow, apply};
-use crate::config::{self, Config};
 use crate::daemon::acl::{self as acl_files, Change, List, Loaded, Scope};
-use crate::plan::Have;
-use crate::want::Want;
 
 impl Balancer {
     /// Marks what is to meet its list.
@@ -24,7 +24,7 @@ impl Balancer {
         &self,
         config: &Config,
         have: &Have,
-        want: &mut Want,
+        want: &mut Desired,
     ) -> Result<(), CliError> {
         want.list_of_all = !config.sources().is_empty() && self.has_list(Listing::OF_ALL)?;
         for (service, wanted) in config.services().iter().zip(&mut want.services) {
@@ -52,7 +52,7 @@ impl Balancer {
     }
 
     /// Waits for the lists, before anything is forwarded, and marks what is to meet them.
-    pub(super) async fn wait_for_lists(&mut self, want: &mut Want) -> Result<(), CliError> {
+    pub(super) async fn wait_for_lists(&mut self, want: &mut Desired) -> Result<(), CliError> {
         if acl_files::wanted(&self.input.config).is_empty() {
             return Ok(());
         }

@@ -5,12 +5,12 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sluice_control::have::HaveBackend;
 use tracing::{debug, warn};
 
-use super::{Balancer, CliError, apply};
+use super::{Balancer, CliError, apply, clock};
 use crate::kernel::routing::next_hops::NextHops;
 use crate::kernel::routing::path_mtu::{Heard, LIFETIME, Malformed, Outcome, PathMtus};
-use crate::plan::HaveBackend;
 
 /// So many backend addresses are said to have a smaller MTU, one by one.
 const MAX_WARNINGS: usize = 20;
@@ -19,7 +19,7 @@ const MAX_WARNINGS: usize = 20;
 pub(super) async fn expiry(next: Option<u64>) {
     match next {
         Some(next) => {
-            tokio::time::sleep(Duration::from_nanos(next.saturating_sub(apply::now()))).await
+            tokio::time::sleep(Duration::from_nanos(next.saturating_sub(clock::now()))).await
         }
         None => std::future::pending().await,
     }
@@ -32,7 +32,7 @@ impl Balancer {
         backends: &BTreeMap<u16, HaveBackend>,
     ) -> Result<(), CliError> {
         let records = self.maps.path_mtus().map_err(CliError::operation)?;
-        self.path_mtus = PathMtus::restored(backends, &records, apply::now());
+        self.path_mtus = PathMtus::restored(backends, &records, clock::now());
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl Balancer {
                 Err(Malformed) => Outcome::Malformed,
                 Ok(error) => {
                     let way = self.next_hops.way(error.destination);
-                    let outcome = self.path_mtus.hear(error, &self.settings, way, apply::now());
+                    let outcome = self.path_mtus.hear(error, &self.settings, way, clock::now());
                     let address = error.destination;
                     let mtu = error.mtu;
                     match outcome {
@@ -120,7 +120,7 @@ impl Balancer {
 
     /// Goes back to the MTUs of routes where what routers told has expired.
     pub(super) fn expire_path_mtus(&mut self) {
-        for address in self.path_mtus.expire(apply::now()) {
+        for address in self.path_mtus.expire(clock::now()) {
             debug!("backend address {address}: the smaller MTU has expired");
         }
         self.put_path_mtus();

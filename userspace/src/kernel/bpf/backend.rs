@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sluice_control::prefix::prefix_key;
 use sluice_datapath::entries::{Decapsulated, LocalAddress, PrefixKey, VipAddress};
 use sluice_datapath::options::AddressOptions;
 use sluice_datapath::{Address, Family, Plain, Reason};
 
-use super::balancer::{key_of, occurred};
+use super::balancer::occurred;
 use super::percpu::PerCpuCounters;
 use super::pins::Set;
 use super::raw::{bytes, value};
@@ -78,7 +79,7 @@ impl BackendMaps {
         let entry = |id| VipAddress::new(id, AddressOptions::NONE);
         replace(
             &self.vip_prefixes,
-            (1..).zip(vips).map(|(id, vip)| (key_of(*vip), entry(id))).collect(),
+            (1..).zip(vips).map(|(id, vip)| (prefix_key(*vip), entry(id))).collect(),
         )
     }
 

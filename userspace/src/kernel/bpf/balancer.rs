@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use sluice_control::capacities::Capacities;
+use sluice_control::lookup_table::LookupTable;
+use sluice_control::prefix::{key_prefix, prefix_key};
 use sluice_datapath::entries::{
     Backend, BackendCounters, Connection, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters,
     Vip, VipAddress, VipKey,
@@ -18,8 +21,8 @@ use super::acl::{self, Trie};
 use super::percpu::PerCpuCounters;
 use super::pins::Set;
 use super::raw::{RawMap, bytes, value};
-use super::spec::{self, BALANCER, Capacities};
-use super::table::{self, Table};
+use super::spec::{self, BALANCER};
+use super::table;
 use super::typed_map::{self, ArrayMap, HashMap};
 use super::usage::{self, Usage};
 use super::{Error, Pins};
@@ -140,7 +143,7 @@ impl BalancerMaps {
             .into_iter()
             .map(|(address, entry)| (IpAddr::from(address).into(), entry));
         let prefixes =
-            self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (prefix_of(key), entry));
+            self.vip_prefixes.all()?.into_iter().map(|(key, entry)| (key_prefix(key), entry));
         Ok(single.chain(prefixes).collect())
     }
 
@@ -158,7 +161,7 @@ impl BalancerMaps {
             .collect();
         self.vip_addresses.put(&single)?;
         let wide: Vec<_> =
-            wide.into_iter().map(|(prefix, entry)| (key_of(prefix), entry)).collect();
+            wide.into_iter().map(|(prefix, entry)| (prefix_key(prefix), entry)).collect();
         self.vip_prefixes.put(&wide)
     }
 
@@ -173,7 +176,7 @@ impl BalancerMaps {
         self.vip_addresses.remove(
             &single.into_iter().map(|prefix| Address::from(prefix.addr())).collect::<Vec<_>>(),
         )?;
-        self.vip_prefixes.remove(&wide.into_iter().map(key_of).collect::<Vec<_>>())
+        self.vip_prefixes.remove(&wide.into_iter().map(prefix_key).collect::<Vec<_>>())
     }
 
     /// VIPs and their services.
@@ -371,7 +374,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, Table>, Error> {
+    pub fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Error> {
         table::read(&self.tables, services)
     }
 
@@ -380,7 +383,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn replace_tables(&mut self, tables: &[(u32, &Table)]) -> Result<(), Error> {
+    pub fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Error> {
         table::replace(&self.tables, tables)
     }
 
@@ -584,15 +587,4 @@ pub(super) fn occurred(reasons: &PerCpuCounters) -> Result<Vec<(Reason, u64)>, E
 /// Whether a prefix is one address, which a hash finds faster than a trie.
 fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
-}
-
-pub(crate) fn key_of(prefix: IpNet) -> PrefixKey {
-    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
-}
-
-pub(crate) fn prefix_of(key: PrefixKey) -> IpNet {
-    let (address, length) = key.to_prefix();
-    let address = IpAddr::from(address);
-    // The daemon writes no longer prefixes than there are bits.
-    IpNet::new(address, length as u8).unwrap_or(address.into())
 }

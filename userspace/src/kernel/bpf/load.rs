@@ -5,11 +5,12 @@ use std::path::Path;
 
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use sluice_control::capacities::Capacities;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::flow::Port;
 
 use super::resize::{self, PendingResize};
-use super::spec::{BACKEND, BALANCER, Capacities, MapSpec};
+use super::spec::{BACKEND, BALANCER, MapSpec};
 use super::{Error, Pins, Raw};
 
 static BALANCER_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SLUICE_BALANCER_OBJECT"));

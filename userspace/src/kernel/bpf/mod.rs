@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod features;
 mod load;
+mod maps;
 mod memory;
 mod percpu;
 mod pins;
@@ -25,7 +26,6 @@ mod usage;
 pub use acl::Trie;
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
-pub(crate) use balancer::{key_of, prefix_of};
 pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
@@ -36,8 +36,6 @@ pub use load::{
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
 pub use resize::PendingResize;
-pub use spec::{Capacities, ROUTES};
-pub use table::Table;
 pub use usage::Usage;
 
 use sluice_datapath::Plain;

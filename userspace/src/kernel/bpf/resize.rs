@@ -17,10 +17,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
+use sluice_control::capacities::{Capacities, Limit};
+
 use super::percpu::{PerCpuCounters, missing};
 use super::pins::{self, COUNTED_BEFORE, Set};
 use super::raw::{IF_ABSENT, RawMap, bytes, value, wait_for_running_programs};
-use super::spec::{self, Capacities, Limit, MapSpec, Writer};
+use super::spec::{self, MapSpec, Writer};
 use super::{Error, Pins};
 
 /// How many inner maps are open at a time: a process may have only so many descriptors.

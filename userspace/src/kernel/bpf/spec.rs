@@ -5,11 +5,12 @@
 
 use std::path::Path;
 
+use sluice_control::capacities::{Capacities, Limit, ROUTES};
+
 use super::Error;
 use super::percpu::missing;
 use super::pins::Set;
 use super::raw::{RawMap, value};
-use crate::config::limits::MAX_ROUTES;
 
 /// First fragments that are remembered: a second of fragmented packets at a rate that no healthy
 /// network has.
@@ -18,55 +19,6 @@ const FRAGMENTS: u32 = 8_192;
 /// Sources whose rates are kept at once, for services that limit them: the buckets of one that was
 /// pushed out are full again.
 const SOURCES: u32 = 16_384;
-
-/// Routes: twice as many as a configuration may have, so that new ones are there before old ones
-/// go. What is not used takes no memory.
-pub const ROUTES: u32 = 2 * MAX_ROUTES;
-
-/// How much the maps can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacities {
-    /// Services.
-    pub services: u32,
-    /// Backends, at most 65,535.
-    pub backends: u32,
-    /// VIPs, and VIP addresses.
-    pub vips: u32,
-    /// Entries of the connection table.
-    pub connections: u32,
-}
-
-impl Capacities {
-    pub(super) fn of(&self, limit: Limit) -> u32 {
-        match limit {
-            Limit::Services => self.services,
-            Limit::Backends => self.backends,
-            Limit::Vips => self.vips,
-            Limit::Connections => self.connections,
-        }
-    }
-}
-
-/// A field of `limits` in the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
-    Services,
-    Backends,
-    Vips,
-    Connections,
-}
-
-impl Limit {
-    /// The field's name.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Services => "services",
-            Self::Backends => "backends",
-            Self::Vips => "vips",
-            Self::Connections => "connections",
-        }
-    }
-}
 
 /// Who writes a map, and so what replacing it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,15 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_control::config::Underlay;
+use sluice_control::have::HaveBackend;
 use sluice_datapath::Family;
 use sluice_datapath::entries::{Neighbour, NextHop};
 
-use crate::config::Underlay;
 use crate::kernel::bpf::{self, BalancerMaps};
 use crate::kernel::netlink::{self, DeviceMtus, Netlink};
 use crate::kernel::routing::path::BackendPath;
 use crate::kernel::routing::path_mtu::PathMtus;
-use crate::plan::HaveBackend;
 
 /// Bytes of a full Ethernet frame's IP packet, which is what most clients send.
 const FULL_PACKET: u32 = 1500;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sluice_control::have::HaveBackend;
 use sluice_datapath::entries::{NextHop, Settings};
 use sluice_datapath::options::Features;
 use sluice_datapath::records::{PATH_ERRORS, PathMtuRecord};
@@ -18,7 +19,6 @@ use sluice_datapath::reject::smallest;
 use sluice_datapath::{Address, Family};
 
 use crate::kernel::routing::path::BackendPath;
-use crate::plan::HaveBackend;
 
 mod error;
 mod socket;

@@ -9,7 +9,8 @@ use sluice_datapath::quic::{IdLengths, ServerKey};
 
 use super::*;
 use crate::config::Protocol;
-use crate::want::WantBackend;
+use crate::desired::DesiredBackend;
+use crate::have::HaveBackend;
 
 mod model;
 mod sequences;
@@ -20,8 +21,8 @@ const SECOND: u64 = 1_000_000_000;
 
 const CAPACITIES: Capacities = Capacities { services: 3, backends: 4, vips: 4, connections: 1024 };
 
-fn backend(name: &str, last: u8) -> WantBackend {
-    WantBackend {
+fn backend(name: &str, last: u8) -> DesiredBackend {
+    DesiredBackend {
         name: name.to_owned(),
         v4: Some(Ipv4Addr::new(10, 0, 0, last)),
         v6: None,
@@ -33,9 +34,9 @@ fn vip(last: u8, port: u16) -> Vip {
     Vip::new(IpAddr::from(Ipv4Addr::new(203, 0, 113, last)), port, Protocol::Tcp).unwrap()
 }
 
-fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
+fn service(name: &str, vips: &[Vip], owners: &[usize]) -> DesiredService {
     let digest = owners.iter().fold(0, |digest: u64, owner| digest * 31 + *owner as u64 + 1);
-    WantService {
+    DesiredService {
         name: name.to_owned(),
         vips: vips.to_vec(),
         options: VipOptions::NONE,
@@ -48,8 +49,8 @@ fn service(name: &str, vips: &[Vip], owners: &[usize]) -> WantService {
 }
 
 /// `web` on 203.0.113.1:80 over the backends `a` and `b`.
-fn web() -> Want {
-    Want {
+fn web() -> Desired {
+    Desired {
         backends: vec![backend("a", 1), backend("b", 2)],
         services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])],
         addresses: BTreeMap::new(),
@@ -67,7 +68,7 @@ fn holding(id: u32, options: AddressOptions, port: u16, entry: entries::Vip) -> 
 }
 
 /// Plans and applies; the steps that it took.
-fn reach(model: &mut Model, want: &Want) -> Vec<Step> {
+fn reach(model: &mut Model, want: &Desired) -> Vec<Step> {
     let steps = model.plan(want).unwrap();
     model.begin(want);
     for step in &steps {
@@ -77,7 +78,7 @@ fn reach(model: &mut Model, want: &Want) -> Vec<Step> {
     steps
 }
 
-fn reached(want: &Want) -> Model {
+fn reached(want: &Desired) -> Model {
     let mut model = Model::new(CAPACITIES);
     reach(&mut model, want);
     model
@@ -114,7 +115,7 @@ fn there_is_nothing_to_do_when_nothing_differs() {
     // The order in which backends and services are listed is no difference.
     let mut turned = web();
     turned.backends.reverse();
-    turned.services[0] = WantService { owners: vec![1, 0, 1], ..turned.services[0].clone() };
+    turned.services[0] = DesiredService { owners: vec![1, 0, 1], ..turned.services[0].clone() };
     assert_eq!(model.plan(&turned).unwrap(), []);
 }
 
@@ -196,7 +197,7 @@ fn a_vip_moves_to_another_service_in_place() {
 #[test]
 fn a_removed_service_loses_its_vips_before_its_table_and_its_table_before_its_backends() {
     let mut model = reached(&web());
-    let steps = reach(&mut model, &Want::default());
+    let steps = reach(&mut model, &Desired::default());
     assert!(
         matches!(&steps[..], [Step::RemoveVips { vips, addresses }, Step::RetireServices(services),
         Step::RetireBackends(backends)] if vips.len() == 1 && addresses.len() == 1 && services == &[1] && backends == &[1, 2]),
@@ -240,7 +241,7 @@ fn an_incarnation_that_overflows_skips_the_one_that_means_free() {
 #[test]
 fn what_does_not_fit_is_said_with_the_limit_to_raise() {
     let model = Model::new(CAPACITIES);
-    let full = |want: &Want| model.plan(want).unwrap_err();
+    let full = |want: &Desired| model.plan(want).unwrap_err();
     let mut want = web();
     want.backends = (1..=5).map(|i| backend(&format!("b{i}"), i)).collect();
     assert_eq!(full(&want), PlanError::Full { what: "backends", capacity: 4 });
@@ -426,11 +427,11 @@ fn forwarded_pings_go_to_the_service_with_the_lowest_port_and_stop_with_their_op
 
 /// The key of a route of the service at an index.
 fn route(service: u32, clients: &str) -> RouteKey {
-    RouteKey::new(service, &key_of(clients.parse().unwrap()))
+    RouteKey::new(service, &prefix_key(clients.parse().unwrap()))
 }
 
 /// `web` with a route of clients to `near`, which has no VIPs.
-fn routed() -> Want {
+fn routed() -> Desired {
     let mut want = web();
     want.services.push(service("near", &[], &[1]));
     want.services[0].options = VipOptions::ROUTED;
@@ -492,9 +493,8 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
 fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
     let mut have = Have::default();
     let lost = entries::Vip { service: 3, options: VipOptions::NONE };
-    have.routes = (0..crate::kernel::bpf::ROUTES)
-        .map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost))
-        .collect();
+    have.routes =
+        (0..ROUTES).map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost)).collect();
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();
     let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
     assert!(
@@ -504,7 +504,7 @@ fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
 }
 
 /// `web` with QUIC server IDs, by rotation, ID and backend.
-fn with_ids(ids: &[(u8, &[u8], usize)]) -> Want {
+fn with_ids(ids: &[(u8, &[u8], usize)]) -> Desired {
     let mut want = web();
     want.services[0].options = VipOptions::NONE.with_if(!ids.is_empty(), VipOptions::QUIC);
     want.services[0].server_ids =

@@ -1,7 +1,5 @@
 //! A model of the maps that checks, after every single write, what packets rely on.
 
-use std::io;
-
 use sluice_datapath::entries::{Connection, NextHop, RouteKey, Vip as VipEntry, VipAddress};
 use sluice_datapath::flow::ICMP;
 use sluice_datapath::quic::{IdLengths, ServerKey};
@@ -9,7 +7,6 @@ use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
 use super::*;
 use crate::apply::{self, Maps};
-use crate::kernel::bpf::Error;
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
 const NO_BACKEND: BackendRecord =
@@ -19,6 +16,10 @@ const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, rests_until:
 /// An address, a port and a protocol's number: what a packet says.
 type Aim = (IpNet, u16, u8);
 
+/// The daemon died before a write.
+#[derive(Debug)]
+pub(super) struct Interrupted;
+
 /// The maps, and what must hold while one wanted state is being reached.
 pub(super) struct Model {
     capacities: Capacities,
@@ -27,7 +28,7 @@ pub(super) struct Model {
     routes: BTreeMap<RouteKey, VipEntry>,
     quic_servers: BTreeMap<ServerKey, Connection>,
     quic_lengths: BTreeMap<u32, IdLengths>,
-    tables: BTreeMap<u32, Table>,
+    tables: BTreeMap<u32, LookupTable>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     backend_records: BTreeMap<u16, BackendRecord>,
@@ -63,7 +64,7 @@ impl Model {
         }
     }
 
-    pub(super) fn plan(&self, want: &Want) -> Result<Vec<Step>, PlanError> {
+    pub(super) fn plan(&self, want: &Desired) -> Result<Vec<Step>, PlanError> {
         plan(&apply::have(self).unwrap(), want, self.capacities, self.now)
     }
 
@@ -83,14 +84,14 @@ impl Model {
     }
 
     /// From now on the maps are on their way from what they hold to `want`.
-    pub(super) fn begin(&mut self, want: &Want) {
+    pub(super) fn begin(&mut self, want: &Desired) {
         let found = self.found();
         let wanted = aims(want);
         self.stays = found.intersection(&wanted).copied().collect();
         self.allowed = found.union(&wanted).copied().collect();
     }
 
-    pub(super) fn apply(&mut self, step: &Step) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, step: &Step) -> Result<(), Interrupted> {
         let now = self.now;
         apply::apply(self, step, &|_| NextHop::new(1, 1520), now)
     }
@@ -105,13 +106,10 @@ impl Model {
     }
 
     /// One write: the daemon may have died before it. What packets rely on is checked after it.
-    fn write(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), Error> {
+    fn write(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), Interrupted> {
         match &mut self.writes_left {
             Some(0) => {
-                return Err(Error::System {
-                    what: "go on".to_owned(),
-                    source: io::ErrorKind::Interrupted.into(),
-                });
+                return Err(Interrupted);
             }
             Some(left) => *left -= 1,
             None => {}
@@ -197,7 +195,7 @@ impl Model {
     }
 
     /// Checks that the maps hold `want`, all of it and nothing else.
-    pub(super) fn check_reached(&self, want: &Want) {
+    pub(super) fn check_reached(&self, want: &Desired) {
         assert_eq!(self.plan(want), Ok(vec![]), "nothing is left to do");
         assert_eq!(self.found(), aims(want));
         assert_eq!(self.vips.len(), aims(want).len());
@@ -235,7 +233,7 @@ impl Model {
                 .collect();
             let wanted = service.routes.iter().map(|(clients, to)| {
                 let to = &want.services[*to];
-                (key_of(*clients), Name::new(&to.name).unwrap(), to.options)
+                (prefix_key(*clients), Name::new(&to.name).unwrap(), to.options)
             });
             let mut wanted: Vec<_> = wanted.collect();
             wanted.sort_by_key(|(clients, ..)| *clients);
@@ -279,7 +277,7 @@ impl Model {
         self.backends.get(&index).copied().unwrap_or(FREE)
     }
 
-    fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Error> {
+    fn set_backend(&mut self, index: u16, backend: &Backend) -> Result<(), Interrupted> {
         assert!((1..=self.capacities.backends).contains(&u32::from(index)));
         let named =
             self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
@@ -293,7 +291,11 @@ impl Model {
         self.backend_records.get(&index).copied().unwrap_or(NO_BACKEND)
     }
 
-    fn set_backend_record(&mut self, index: u16, record: &BackendRecord) -> Result<(), Error> {
+    fn set_backend_record(
+        &mut self,
+        index: u16,
+        record: &BackendRecord,
+    ) -> Result<(), Interrupted> {
         let before = self.backend_record(index);
         assert!(record.incarnation >= before.incarnation, "incarnations never go back");
         if record.incarnation != before.incarnation {
@@ -307,7 +309,11 @@ impl Model {
         self.service_records.get(&index).copied().unwrap_or(NO_SERVICE)
     }
 
-    fn set_service_record(&mut self, index: u32, record: &ServiceRecord) -> Result<(), Error> {
+    fn set_service_record(
+        &mut self,
+        index: u32,
+        record: &ServiceRecord,
+    ) -> Result<(), Interrupted> {
         let before = self.service_record(index);
         if before.name != record.name && !record.name.as_str().is_empty() {
             assert!(before.rests_until <= self.now, "index {index} was to rest");
@@ -317,7 +323,7 @@ impl Model {
     }
 }
 
-fn aims(want: &Want) -> BTreeSet<Aim> {
+fn aims(want: &Desired) -> BTreeSet<Aim> {
     let vips = || want.services.iter().flat_map(|service| &service.vips);
     let options = |prefix: &IpNet| want.addresses.get(prefix).copied().unwrap_or_default();
     let forwarding =
@@ -327,86 +333,88 @@ fn aims(want: &Want) -> BTreeSet<Aim> {
 }
 
 impl Maps for Model {
-    fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Error> {
+    type Error = Interrupted;
+
+    fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Interrupted> {
         Ok(self.addresses.clone())
     }
 
-    fn put_vip_addresses(&mut self, addresses: &[(IpNet, VipAddress)]) -> Result<(), Error> {
+    fn put_vip_addresses(&mut self, addresses: &[(IpNet, VipAddress)]) -> Result<(), Interrupted> {
         addresses.iter().try_for_each(|(address, value)| {
             assert_ne!(value.id, 0, "0 means nothing");
             self.write(|model| _ = model.addresses.insert(*address, *value))
         })
     }
 
-    fn remove_vip_addresses(&mut self, addresses: &[IpNet]) -> Result<(), Error> {
+    fn remove_vip_addresses(&mut self, addresses: &[IpNet]) -> Result<(), Interrupted> {
         addresses
             .iter()
             .try_for_each(|address| self.write(|model| _ = model.addresses.remove(address)))
     }
 
-    fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Error> {
+    fn vips(&self) -> Result<BTreeMap<VipKey, VipEntry>, Interrupted> {
         Ok(self.vips.clone())
     }
 
-    fn put_vips(&mut self, vips: &[(VipKey, VipEntry)]) -> Result<(), Error> {
+    fn put_vips(&mut self, vips: &[(VipKey, VipEntry)]) -> Result<(), Interrupted> {
         vips.iter().try_for_each(|(key, vip)| {
             assert_ne!(vip.service, 0, "0 means nothing");
             self.write(|model| _ = model.vips.insert(*key, *vip))
         })
     }
 
-    fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Error> {
+    fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Interrupted> {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.vips.remove(key)))
     }
 
-    fn routes(&self) -> Result<BTreeMap<RouteKey, VipEntry>, Error> {
+    fn routes(&self) -> Result<BTreeMap<RouteKey, VipEntry>, Interrupted> {
         Ok(self.routes.clone())
     }
 
-    fn put_routes(&mut self, routes: &[(RouteKey, VipEntry)]) -> Result<(), Error> {
+    fn put_routes(&mut self, routes: &[(RouteKey, VipEntry)]) -> Result<(), Interrupted> {
         routes.iter().try_for_each(|(key, vip)| {
             assert!(key.service != 0 && vip.service != 0, "0 means nothing");
             self.write(|model| _ = model.routes.insert(*key, *vip))
         })
     }
 
-    fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Error> {
+    fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Interrupted> {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.routes.remove(key)))
     }
 
-    fn quic_lengths(&self) -> Result<Vec<IdLengths>, Error> {
+    fn quic_lengths(&self) -> Result<Vec<IdLengths>, Interrupted> {
         let of = |index| self.quic_lengths.get(&index).copied().unwrap_or(IdLengths::NONE);
         Ok((0..=self.capacities.services).map(of).collect())
     }
 
-    fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Error> {
+    fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Interrupted> {
         lengths.iter().try_for_each(|(index, lengths)| {
             assert!((1..=self.capacities.services).contains(index));
             self.write(|model| _ = model.quic_lengths.insert(*index, *lengths))
         })
     }
 
-    fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Error> {
+    fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Interrupted> {
         Ok(self.quic_servers.clone())
     }
 
-    fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Error> {
+    fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Interrupted> {
         servers.iter().try_for_each(|(key, server)| {
             self.write(|model| _ = model.quic_servers.insert(*key, *server))
         })
     }
 
-    fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Error> {
+    fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Interrupted> {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.quic_servers.remove(key)))
     }
 
-    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, Table>, Error> {
+    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Interrupted> {
         let has = |service: &u32| Some((*service, self.tables.get(service)?.clone()));
         Ok(services.iter().filter_map(has).collect())
     }
 
     /// A batch is not atomic as a whole: each swap is a write of its own.
-    fn replace_tables(&mut self, tables: &[(u32, &Table)]) -> Result<(), Error> {
+    fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Interrupted> {
         for (service, table) in tables {
             assert!((1..=self.capacities.services).contains(service));
             if let Some(old) = self.tables.get(service) {
@@ -426,7 +434,7 @@ impl Maps for Model {
         Ok(())
     }
 
-    fn remove_table(&mut self, service: u32) -> Result<(), Error> {
+    fn remove_table(&mut self, service: u32) -> Result<(), Interrupted> {
         assert!(
             !self.vips.values().any(|used| used.service == service),
             "a VIP leads to the table that goes"
@@ -446,7 +454,7 @@ impl Maps for Model {
         self.write(|model| _ = model.tables.remove(&service))
     }
 
-    fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+    fn remove_list(&mut self, index: u32) -> Result<(), Interrupted> {
         assert!(
             !self.vips.values().any(|used| used.service == index),
             "a VIP leads to the list that goes"
@@ -454,37 +462,37 @@ impl Maps for Model {
         self.write(|_| ())
     }
 
-    fn backends(&self) -> Result<Vec<Backend>, Error> {
+    fn backends(&self) -> Result<Vec<Backend>, Interrupted> {
         Ok((0..=self.capacities.backends as u16).map(|index| self.backend(index)).collect())
     }
 
-    fn set_backends(&mut self, backends: &[(u16, Backend)]) -> Result<(), Error> {
+    fn set_backends(&mut self, backends: &[(u16, Backend)]) -> Result<(), Interrupted> {
         backends.iter().try_for_each(|(index, backend)| self.set_backend(*index, backend))
     }
 
-    fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Error> {
+    fn set_next_hops(&mut self, next_hops: &[(u32, NextHop)]) -> Result<(), Interrupted> {
         next_hops.iter().try_for_each(|(index, next_hop)| {
             self.write(|model| _ = model.next_hops.insert(*index, *next_hop))
         })
     }
 
-    fn backend_records(&self) -> Result<Vec<BackendRecord>, Error> {
+    fn backend_records(&self) -> Result<Vec<BackendRecord>, Interrupted> {
         Ok((0..=self.capacities.backends as u16).map(|index| self.backend_record(index)).collect())
     }
 
-    fn set_backend_records(&mut self, records: &[(u16, BackendRecord)]) -> Result<(), Error> {
+    fn set_backend_records(&mut self, records: &[(u16, BackendRecord)]) -> Result<(), Interrupted> {
         records.iter().try_for_each(|(index, record)| self.set_backend_record(*index, record))
     }
 
-    fn service_records(&self) -> Result<Vec<ServiceRecord>, Error> {
+    fn service_records(&self) -> Result<Vec<ServiceRecord>, Interrupted> {
         Ok((0..=self.capacities.services).map(|index| self.service_record(index)).collect())
     }
 
-    fn set_service_records(&mut self, records: &[(u32, ServiceRecord)]) -> Result<(), Error> {
+    fn set_service_records(&mut self, records: &[(u32, ServiceRecord)]) -> Result<(), Interrupted> {
         records.iter().try_for_each(|(index, record)| self.set_service_record(*index, record))
     }
 
-    fn reset_service_counters(&mut self, indexes: &[u32]) -> Result<(), Error> {
+    fn reset_service_counters(&mut self, indexes: &[u32]) -> Result<(), Interrupted> {
         indexes.iter().try_for_each(|index| {
             let free = self.service_record(*index).name.as_str().is_empty();
             assert!(free, "counters of a service in use are lost");
@@ -492,7 +500,7 @@ impl Maps for Model {
         })
     }
 
-    fn reset_backend_counters(&mut self, indexes: &[u16]) -> Result<(), Error> {
+    fn reset_backend_counters(&mut self, indexes: &[u16]) -> Result<(), Interrupted> {
         indexes.iter().try_for_each(|index| {
             let free = self.backend_record(*index).name.as_str().is_empty();
             assert!(free, "counters of a backend in use are lost");

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
-use super::file::{Example, Object};
-use super::meaning::{Problem, Seen, at};
+use super::document::{Example, Object};
+use super::validate::{Problem, Seen, at};
 use super::{Service, limits, names, policy};
 
 /// The IPv6 addresses that stand for IPv4 addresses (RFC 4291 section 2.5.5.2).

@@ -374,21 +374,6 @@ fn a_table_needs_a_slot_for_every_backend_with_weight() {
     assert!(parse(&document.to_string()).is_ok());
 }
 
-#[test]
-fn a_file_that_cannot_be_read_or_is_not_text_is_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let missing = directory.path().join("none.json");
-    let error = Config::load(&missing).unwrap_err();
-    assert_eq!(error.file(), missing);
-    assert!(error.problem().contains("cannot read it"), "{error}");
-    assert!(Config::load(directory.path()).unwrap_err().problem().contains("cannot read it"));
-    let binary = directory.path().join("binary.json");
-    std::fs::write(&binary, b"{\xff}").unwrap();
-    assert!(Config::load(&binary).unwrap_err().problem().contains("not UTF-8 at byte 1"));
-    let endless = Config::load(Path::new("/dev/zero")).unwrap_err();
-    assert!(endless.problem().contains("larger than 64 MiB"), "{endless}");
-}
-
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

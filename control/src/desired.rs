@@ -22,11 +22,11 @@ const LISTED: usize = 4;
 
 /// Everything that the maps should hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Want {
+pub struct Desired {
     /// The backends, in the configuration's order.
-    pub backends: Vec<WantBackend>,
+    pub backends: Vec<DesiredBackend>,
     /// The services, in the configuration's order.
-    pub services: Vec<WantService>,
+    pub services: Vec<DesiredService>,
     /// Options of VIP addresses, for those that have any.
     pub addresses: BTreeMap<IpNet, AddressOptions>,
     /// Whether packets should meet the list of sources for all VIPs: it is wanted, and there.
@@ -35,7 +35,7 @@ pub struct Want {
 
 /// A backend that should be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantBackend {
+pub struct DesiredBackend {
     /// Its name: its identity.
     pub name: String,
     /// Its IPv4 address.
@@ -48,32 +48,32 @@ pub struct WantBackend {
 
 /// A service that should be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantService {
+pub struct DesiredService {
     /// Its name: its identity.
     pub name: String,
     /// Its VIPs.
     pub vips: Vec<Vip>,
     /// How packets of its VIPs are treated.
     pub options: VipOptions,
-    /// Clients that are another service's: that one's position in [`Want::services`]. It has no
+    /// Clients that are another service's: that one's position in [`Desired::services`]. It has no
     /// routes itself.
     pub routes: Vec<(IpNet, usize)>,
     /// QUIC server IDs: the configuration's rotation, the ID, and the position in
-    /// [`Want::backends`] of the backend that has it. Those of one rotation are of one length.
+    /// [`Desired::backends`] of the backend that has it. Those of one rotation are of one length.
     pub server_ids: Vec<(u8, Vec<u8>, usize)>,
     /// Whether its flows are kept in the connection table.
     pub tracked: bool,
-    /// For each slot, the position in [`Want::backends`] of the backend that takes it.
+    /// For each slot, the position in [`Desired::backends`] of the backend that takes it.
     pub owners: Vec<usize>,
     /// Digest of the owners' names, slot by slot: balancers that agree have the same.
     pub digest: u64,
 }
 
-impl Want {
+impl Desired {
     /// The features that packets need.
     pub fn features(&self) -> Features {
         let vips = || self.services.iter().flat_map(|service| &service.vips);
-        let hashed = |service: &WantService| {
+        let hashed = |service: &DesiredService| {
             service.options.has(VipOptions::HASH_CLIENT)
                 || service.options.has(VipOptions::HASH_SOURCE)
         };
@@ -100,7 +100,7 @@ impl Want {
     ///
     /// [`BuildError`] with the service's name. A checked configuration has none.
     pub fn new(config: &Config, seed: &Seed) -> Result<Self, (String, BuildError)> {
-        let backends = config.backends().iter().map(|backend| WantBackend {
+        let backends = config.backends().iter().map(|backend| DesiredBackend {
             name: backend.name().to_owned(),
             v4: backend.v4(),
             v6: backend.v6(),
@@ -113,7 +113,7 @@ impl Want {
             let owners = owners(config, service, seed)
                 .map_err(|error| (service.name().to_owned(), error))?;
             let digest = digest(owners.iter().map(|&owner| config.backends()[owner].name()));
-            Ok(WantService {
+            Ok(DesiredService {
                 name: service.name().to_owned(),
                 vips: service.vips().to_vec(),
                 options: match service.hash() {
@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    fn want(draining: &[&str]) -> Want {
+    fn want(draining: &[&str]) -> Desired {
         let backends = (1..=6).map(|i| {
             let name = format!("web-{i}");
             serde_json::json!({ "name": name, "address": format!("10.0.1.{i}"), "draining": draining.contains(&&*name) })
@@ -235,10 +235,10 @@ mod tests {
                            "backends": listed.collect::<Vec<_>>() }]
         });
         let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
-        Want::new(&config, &Seed::new([7; 16])).unwrap()
+        Desired::new(&config, &Seed::new([7; 16])).unwrap()
     }
 
-    fn moved(a: &Want, b: &Want) -> Vec<(usize, usize)> {
+    fn moved(a: &Desired, b: &Desired) -> Vec<(usize, usize)> {
         let pairs = a.services[0].owners.iter().copied().zip(b.services[0].owners.iter().copied());
         pairs.filter(|(before, after)| before != after).collect()
     }
@@ -272,7 +272,7 @@ mod tests {
                 .unwrap()
                 .extend(service.as_object().unwrap().clone());
             let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
-            let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
+            let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
             (want.services[0].options, want.features().has(Features::GUE))
         };
         let both = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
@@ -305,7 +305,7 @@ mod tests {
                 ]);
             }
             let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
-            let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
+            let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
             assert_eq!(want.features().has(Features::QUIC), with_ids.is_some());
             [0, 1, 2].map(|service| want.services[service].options.has(VipOptions::QUIC))
         };
@@ -328,7 +328,7 @@ mod tests {
         });
         let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
         let began = std::time::Instant::now();
-        let want = Want::new(&config, &Seed::new([7; 16])).unwrap();
+        let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
         // Seconds where nothing is optimised and the machine is busy; with lists of everybody it
         // would be many minutes.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());

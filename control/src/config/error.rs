@@ -28,7 +28,8 @@ enum Place {
 
 impl ConfigError {
     /// The file as a whole is wrong, or could not be read.
-    pub(super) fn whole(file: &Path, problem: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn whole(file: &Path, problem: impl Into<String>) -> Self {
         Self::new(file, Place::File, problem.into())
     }
 

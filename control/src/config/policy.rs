@@ -82,7 +82,7 @@ pub(super) struct Typed {
     force: bool,
 }
 
-impl super::file::Example for Typed {
+impl super::document::Example for Typed {
     const EXAMPLE: &'static str =
         "an object such as { \"address\": \"203.0.113.10\", \"ping\": \"host\" }";
 }

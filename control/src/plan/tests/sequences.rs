@@ -14,12 +14,12 @@ const ROOMY: Capacities = Capacities { services: 12, backends: 60, vips: 10, con
 /// takes until the next.
 #[derive(Debug, Clone)]
 struct Turn {
-    want: Want,
+    want: Desired,
     dies_after: Option<usize>,
     seconds: u64,
 }
 
-fn backends() -> impl Strategy<Value = Vec<WantBackend>> {
+fn backends() -> impl Strategy<Value = Vec<DesiredBackend>> {
     let some = subsequence(vec!["a", "b", "c", "d", "e"], 1..=5).prop_shuffle();
     some.prop_flat_map(|names| {
         let addresses = subsequence((1..=7).collect::<Vec<u8>>(), names.len()).prop_shuffle();
@@ -38,12 +38,12 @@ fn backends() -> impl Strategy<Value = Vec<WantBackend>> {
             }
         }
         let all = names.into_iter().zip(addresses).zip(draining);
-        all.map(|((name, address), draining)| WantBackend { draining, ..backend(name, address) })
+        all.map(|((name, address), draining)| DesiredBackend { draining, ..backend(name, address) })
             .collect()
     })
 }
 
-fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
+fn services(backends: usize) -> impl Strategy<Value = Vec<DesiredService>> {
     let table = || (proptest::collection::vec(0..backends, 5), any::<bool>());
     let vips = [(1, 80), (1, 443), (2, 80), (3, 80), (4, 53)];
     // Each VIP belongs to one of the services, or to none.
@@ -81,7 +81,7 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
                         .collect();
                     let options = options.with_if(!routes.is_empty(), VipOptions::ROUTED);
                     let options = options.with_if(!server_ids.is_empty(), VipOptions::QUIC);
-                    WantService {
+                    DesiredService {
                         tracked: *tracked,
                         options,
                         routes,
@@ -94,14 +94,14 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<WantService>> {
     )
 }
 
-fn want() -> impl Strategy<Value = Want> {
+fn want() -> impl Strategy<Value = Desired> {
     backends().prop_flat_map(|backends| {
         let services = services(backends.len());
         // VIP addresses 1 and 2 may drop what no VIP takes, 1 and 3 may forward pings.
         let drop = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_UNLISTED));
         let forward = [1, 3].map(|last| (vip(last, 80).prefix(), AddressOptions::PING_FORWARD));
         let addresses = subsequence([drop, forward].concat(), 0..=4);
-        (Just(backends), services, addresses).prop_map(|(backends, services, addresses)| Want {
+        (Just(backends), services, addresses).prop_map(|(backends, services, addresses)| Desired {
             backends,
             services,
             addresses: addresses.into_iter().collect(),
@@ -116,7 +116,7 @@ fn turn() -> impl Strategy<Value = Turn> {
 }
 
 /// Applies as the daemon does until everything is done or it dies; whether it got to the end.
-fn run(model: &mut Model, want: &Want, dies_after: Option<usize>) -> bool {
+fn run(model: &mut Model, want: &Desired, dies_after: Option<usize>) -> bool {
     let steps = model.plan(want).expect("there is room");
     model.begin(want);
     model.writes_left = dies_after;

@@ -228,22 +228,3 @@ fn names_have_at_most_63_characters_instances_32_and_interfaces_15() {
         }
     }
 }
-
-#[test]
-fn a_configuration_has_at_most_64_mib() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("edge.json");
-    let size = |bytes: usize| {
-        let mut text = good().to_string();
-        text.extend(std::iter::repeat_n('\n', bytes - text.len()));
-        std::fs::write(&file, text).unwrap();
-        Config::load(&file)
-    };
-    assert!(size(64 << 20).is_ok());
-    let error = size((64 << 20) + 1).unwrap_err();
-    assert!(
-        error.problem().contains("larger than 64 MiB")
-            && error.problem().contains("name a JSON file"),
-        "{error}"
-    );
-}

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use sluice_datapath::rates::Rate;
 
 use super::address::unusable;
-use super::file::{self, Object};
+use super::document::{self, Object};
 use super::limits::{self, Limits};
 use super::names::{self, DEFAULT_INSTANCE, instance_name, interface_name};
 use super::{
@@ -24,7 +24,7 @@ pub(super) fn check_version(
     version: Option<&serde_json::Value>,
     file: &Path,
 ) -> Result<(), ConfigError> {
-    let right = file::VERSION;
+    let right = document::VERSION;
     match version {
         Some(version) if version.as_u64() == Some(right) => Ok(()),
         Some(version) => Err(ConfigError::at(
@@ -41,11 +41,11 @@ pub(super) fn check_version(
 }
 
 /// The configuration that `document`, the contents of `file`, means.
-pub(super) fn config(document: file::Document, file: &Path) -> Result<Config, ConfigError> {
+pub(super) fn config(document: document::Document, file: &Path) -> Result<Config, ConfigError> {
     meant(document, file).map_err(|(place, problem)| ConfigError::at(file, place, problem))
 }
 
-fn meant(document: file::Document, file: &Path) -> Result<Config, Problem> {
+fn meant(document: document::Document, file: &Path) -> Result<Config, Problem> {
     let instance = document.instance.as_deref().unwrap_or(DEFAULT_INSTANCE);
     let instance = instance_name(instance).map_err(at("instance"))?;
     let interfaces = interfaces(&document.interfaces)?;
@@ -110,8 +110,8 @@ fn interfaces(typed: &[String]) -> Result<Vec<String>, Problem> {
     Ok(typed.to_vec())
 }
 
-fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
-    let file::Underlay { v4, v6, v4_sources, v6_sources, ref gue_port, ref mtu } = *typed;
+fn underlay(typed: &document::Underlay) -> Result<Underlay, Problem> {
+    let document::Underlay { v4, v6, v4_sources, v6_sources, ref gue_port, ref mtu } = *typed;
     if v4.is_none() && v6.is_none() {
         return Err(at("underlay")(
             "no address; write the balancer's own \"v4\" or \"v6\" address, or both: outer headers are sent from it"
@@ -167,7 +167,7 @@ fn underlay(typed: &file::Underlay) -> Result<Underlay, Problem> {
     })
 }
 
-fn limits(typed: Option<file::Limits>) -> Limits {
+fn limits(typed: Option<document::Limits>) -> Limits {
     let typed = typed.unwrap_or_default();
     let default = Limits::default();
     Limits {
@@ -179,7 +179,7 @@ fn limits(typed: Option<file::Limits>) -> Limits {
 }
 
 fn backends(
-    typed: Vec<Object<file::Backend>>,
+    typed: Vec<Object<document::Backend>>,
     underlay: Underlay,
     limits: Limits,
 ) -> Result<Vec<Backend>, Problem> {
@@ -219,7 +219,7 @@ fn backends(
 }
 
 fn services(
-    typed: Vec<Object<file::Service>>,
+    typed: Vec<Object<document::Service>>,
     backends: &[Backend],
     underlay: Underlay,
     limits: Limits,
@@ -309,8 +309,9 @@ fn addresses(
     Ok(policies)
 }
 
-fn rates(typed: file::Rates) -> Rates {
-    let rate = |typed: Option<file::Rate>| typed.map(|rate| Rate::new(rate.per_second, rate.burst));
+fn rates(typed: document::Rates) -> Rates {
+    let rate =
+        |typed: Option<document::Rate>| typed.map(|rate| Rate::new(rate.per_second, rate.burst));
     Rates {
         packets: rate(typed.packets),
         new_flows: rate(typed.new_flows),
@@ -361,7 +362,7 @@ fn check_vips(
 }
 
 fn service_backends(
-    typed: &[Object<file::ServiceBackend>],
+    typed: &[Object<document::ServiceBackend>],
     place: &str,
     backends: &[Backend],
     by_name: &HashMap<&str, usize>,

@@ -9,7 +9,6 @@
 //! anything else happens to the VIP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 
 use ipnet::IpNet;
 use sluice_datapath::Address;
@@ -20,180 +19,13 @@ use sluice_datapath::flow::Port;
 use sluice_datapath::options::AddressOptions;
 use sluice_datapath::quic::{IdLengths, ServerKey};
 
+use crate::capacities::{Capacities, ROUTES};
 use crate::config::Vip;
-use crate::kernel::bpf::{self, Capacities, Table, key_of};
-use crate::want::{Want, WantService};
-
-/// What the maps hold. Indexes that were never used are not listed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Have {
-    /// Backends and resting indexes, by index.
-    pub backends: BTreeMap<u16, HaveBackend>,
-    /// Services and resting indexes, by index.
-    pub services: BTreeMap<u32, HaveService>,
-    /// VIP addresses and prefixes.
-    pub addresses: BTreeMap<IpNet, VipAddress>,
-    /// VIPs.
-    pub vips: BTreeMap<VipKey, entries::Vip>,
-    /// Routes.
-    pub routes: BTreeMap<RouteKey, entries::Vip>,
-    /// QUIC server IDs and their backends.
-    pub quic_servers: BTreeMap<ServerKey, Connection>,
-    /// How long the QUIC server IDs of services are, of those that have any.
-    pub quic_lengths: BTreeMap<u32, IdLengths>,
-}
-
-/// What a backend's index holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HaveBackend {
-    /// The backend's name; `None` when the index is free, or rests.
-    pub name: Option<String>,
-    /// Its entry.
-    pub entry: Backend,
-    /// The incarnation that the index had last.
-    pub incarnation: u32,
-    /// Whether it is draining.
-    pub draining: bool,
-    /// Until when the index rests, nanoseconds since boot.
-    pub rests_until: u64,
-}
-
-/// What a service's index holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HaveService {
-    /// The service's name; `None` when the index is free, or rests.
-    pub name: Option<String>,
-    /// Its lookup table.
-    pub table: Option<Table>,
-    /// Until when the index rests, nanoseconds since boot.
-    pub rests_until: u64,
-}
-
-/// A backend to be written at an index that nothing refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewBackend {
-    /// Where.
-    pub index: u16,
-    /// Its name.
-    pub name: String,
-    /// What packets read.
-    pub entry: Backend,
-    /// Whether it is draining.
-    pub draining: bool,
-}
-
-/// A lookup table to be put in place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewTable {
-    /// Index of the service.
-    pub service: u32,
-    /// The service's name.
-    pub name: String,
-    /// Whether the index had no service before.
-    pub created: bool,
-    /// The table.
-    pub table: Table,
-}
-
-/// One change of the maps: a batch, applied whole before the next one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Write backends that no table names yet.
-    AddBackends(Vec<NewBackend>),
-    /// Write down which backends are draining. Packets do not read it: the tables say the same.
-    SetDraining(Vec<(u16, bool)>),
-    /// Swap lookup tables, all in one batch.
-    ReplaceTables(Vec<NewTable>),
-    /// Add routes or change where they lead, before any VIP leads to them.
-    PutRoutes(Vec<(RouteKey, entries::Vip)>),
-    /// Remove routes that are not wanted.
-    RemoveRoutes(Vec<RouteKey>),
-    /// Give QUIC server IDs to backends, then change how long services' server IDs are.
-    PutServerIds {
-        /// New or changed IDs.
-        servers: Vec<(ServerKey, Connection)>,
-        /// New or changed lengths.
-        lengths: Vec<(u32, IdLengths)>,
-    },
-    /// End QUIC server IDs of services, then remove those that are not wanted.
-    RemoveServerIds {
-        /// IDs that are not wanted.
-        servers: Vec<ServerKey>,
-        /// Services that have none any more.
-        services: Vec<u32>,
-    },
-    /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change
-    /// or to go.
-    ClearCopies(Vec<(IpNet, VipAddress)>),
-    /// Add VIPs or change their service or options, then add VIP addresses or change their options
-    /// and copies.
-    PutVips {
-        /// New or changed addresses.
-        addresses: Vec<(IpNet, VipAddress)>,
-        /// New or changed VIPs.
-        vips: Vec<(VipKey, entries::Vip)>,
-    },
-    /// Remove VIPs, then the addresses that have none left.
-    RemoveVips {
-        /// VIPs that are not wanted.
-        vips: Vec<VipKey>,
-        /// Addresses that are not wanted.
-        addresses: Vec<IpNet>,
-    },
-    /// Forget services; their indexes rest.
-    RetireServices(Vec<u32>),
-    /// Forget backends; their indexes rest.
-    RetireBackends(Vec<u16>),
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddBackends(new) => {
-                write!(f, "add backends {}", list(new.iter().map(|backend| backend.name.as_str())))
-            }
-            Self::SetDraining(changed) => {
-                write!(f, "change the draining mark of {} backends", changed.len())
-            }
-            Self::ReplaceTables(new) => {
-                write!(
-                    f,
-                    "replace the lookup tables of {}",
-                    list(new.iter().map(|table| table.name.as_str()))
-                )
-            }
-            Self::PutRoutes(routes) => write!(f, "add or change {} routes", routes.len()),
-            Self::RemoveRoutes(keys) => write!(f, "remove {} routes", keys.len()),
-            Self::PutServerIds { servers, .. } => {
-                write!(f, "add or change {} QUIC server IDs", servers.len())
-            }
-            Self::RemoveServerIds { servers, .. } => {
-                write!(f, "remove {} QUIC server IDs", servers.len())
-            }
-            Self::ClearCopies(addresses) => {
-                write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len())
-            }
-            Self::PutVips { addresses, vips } => {
-                write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
-            }
-            Self::RemoveVips { vips, addresses } => {
-                write!(f, "remove {} VIPs and {} VIP addresses", vips.len(), addresses.len())
-            }
-            Self::RetireServices(indexes) => write!(f, "retire {} services", indexes.len()),
-            Self::RetireBackends(indexes) => write!(f, "retire {} backends", indexes.len()),
-        }
-    }
-}
-
-/// Names as a sentence has room for: some, and how many more there are.
-fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 10;
-    let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
-    match names.count() {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
+use crate::desired::{Desired, DesiredService};
+use crate::have::{Have, REST_SECONDS};
+use crate::lookup_table::LookupTable;
+use crate::prefix::prefix_key;
+use crate::step::{NewBackend, NewTable, Step};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -212,12 +44,6 @@ pub enum PlanError {
     },
 }
 
-/// How long a freed index rests before it may be used again, in seconds.
-///
-/// A packet that read the index before it was freed has long been forwarded by then, and so have
-/// the counters been read that belong to the one who had it.
-pub const REST_SECONDS: u64 = 30;
-
 /// The steps from `have` to `want` at `now` (nanoseconds since boot); none when nothing differs.
 ///
 /// # Errors
@@ -225,7 +51,7 @@ pub const REST_SECONDS: u64 = 30;
 /// [`PlanError`].
 pub fn plan(
     have: &Have,
-    want: &Want,
+    want: &Desired,
     capacities: Capacities,
     now: u64,
 ) -> Result<Vec<Step>, PlanError> {
@@ -245,7 +71,7 @@ pub fn plan(
     steps.extend(ids);
     let (routes, unwanted) = changed_routes(have, want, &services);
     // As above.
-    let together = have.routes.len() + routes.len() <= bpf::ROUTES as usize;
+    let together = have.routes.len() + routes.len() <= ROUTES as usize;
     let (early, late) = if together { (Vec::new(), unwanted) } else { (unwanted, Vec::new()) };
     push(&mut steps, early, Step::RemoveRoutes);
     push(&mut steps, routes, Step::PutRoutes);
@@ -271,7 +97,7 @@ fn push<T>(steps: &mut Vec<Step>, batch: Vec<T>, step: impl Fn(Vec<T>) -> Step) 
 
 /// Where the wanted backends are or will be.
 struct Placed {
-    /// Index of each, in the order of [`Want::backends`].
+    /// Index of each, in the order of [`Desired::backends`].
     indexes: Vec<u16>,
     /// Those that have to be written.
     new: Vec<NewBackend>,
@@ -279,7 +105,12 @@ struct Placed {
 
 /// A backend keeps its index as long as its name and addresses stay; a backend with another address
 /// is written at a new index, since a live entry is never rewritten.
-fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<Placed, PlanError> {
+fn place_backends(
+    have: &Have,
+    want: &Desired,
+    capacity: u32,
+    now: u64,
+) -> Result<Placed, PlanError> {
     let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX)).filter(|index| {
         have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
     });
@@ -314,10 +145,10 @@ fn place_backends(have: &Have, want: &Want, capacity: u32, now: u64) -> Result<P
     Ok(placed)
 }
 
-/// The index of each wanted service, in the order of [`Want::services`].
+/// The index of each wanted service, in the order of [`Desired::services`].
 fn place_services(
     have: &Have,
-    want: &Want,
+    want: &Desired,
     capacity: u32,
     now: u64,
 ) -> Result<Vec<u32>, PlanError> {
@@ -329,14 +160,14 @@ fn place_services(
     let mut free = (1..=capacity).filter(|index| {
         have.services.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
     });
-    let place = |service: &WantService| match known.get(&*service.name) {
+    let place = |service: &DesiredService| match known.get(&*service.name) {
         Some(index) => Ok(*index),
         None => free.next().ok_or(PlanError::Full { what: "services", capacity }),
     };
     want.services.iter().map(place).collect()
 }
 
-fn changed_draining(have: &Have, want: &Want, placed: &Placed) -> Vec<(u16, bool)> {
+fn changed_draining(have: &Have, want: &Desired, placed: &Placed) -> Vec<(u16, bool)> {
     let wanted = placed.indexes.iter().zip(&want.backends);
     let new: BTreeSet<u16> = placed.new.iter().map(|backend| backend.index).collect();
     wanted
@@ -346,7 +177,12 @@ fn changed_draining(have: &Have, want: &Want, placed: &Placed) -> Vec<(u16, bool
         .collect()
 }
 
-fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32]) -> Vec<NewTable> {
+fn changed_tables(
+    have: &Have,
+    want: &Desired,
+    backends: &Placed,
+    services: &[u32],
+) -> Vec<NewTable> {
     let mut changed = Vec::new();
     for (service, wanted) in services.iter().zip(&want.services) {
         let slots: Vec<Slot> = wanted
@@ -367,7 +203,7 @@ fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32])
             service: *service,
             name: wanted.name.clone(),
             created: has.is_none(),
-            table: Table { head, generation, digest: wanted.digest, slots },
+            table: LookupTable { head, generation, digest: wanted.digest, slots },
         });
     }
     changed
@@ -376,7 +212,7 @@ fn changed_tables(have: &Have, want: &Want, backends: &Placed, services: &[u32])
 /// The steps that add or change QUIC server IDs, and that remove those that are not wanted.
 fn changed_server_ids(
     have: &Have,
-    want: &Want,
+    want: &Desired,
     placed: &Placed,
     services: &[u32],
 ) -> (Option<Step>, Option<Step>) {
@@ -415,7 +251,7 @@ fn changed_server_ids(
 /// Routes to be written, and routes to be removed.
 fn changed_routes(
     have: &Have,
-    want: &Want,
+    want: &Desired,
     services: &[u32],
 ) -> (Vec<(RouteKey, entries::Vip)>, Vec<RouteKey>) {
     let mut wanted = BTreeMap::new();
@@ -423,7 +259,7 @@ fn changed_routes(
         for (prefix, to) in &from.routes {
             let entry =
                 entries::Vip { service: services[*to], options: want.services[*to].options };
-            wanted.insert(RouteKey::new(*service, &key_of(*prefix)), entry);
+            wanted.insert(RouteKey::new(*service, &prefix_key(*prefix)), entry);
         }
     }
     let unwanted = have.routes.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
@@ -435,7 +271,7 @@ fn changed_routes(
 
 fn put_and_remove_vips(
     have: &Have,
-    want: &Want,
+    want: &Desired,
     services: &[u32],
     capacity: u32,
     steps: &mut Vec<Step>,

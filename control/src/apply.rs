@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use nix::time::{ClockId, clock_gettime};
 use sluice_datapath::Address;
 use sluice_datapath::Family;
 use sluice_datapath::entries::{Backend, NextHop};
 use sluice_datapath::quic::IdLengths;
 use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
 
-use crate::kernel::bpf::Error;
-use crate::plan::{Have, HaveBackend, HaveService, NewBackend, REST_SECONDS, Step};
+use crate::have::{Have, HaveBackend, HaveService, REST_SECONDS};
+use crate::step::{NewBackend, Step};
 
 mod maps;
 
@@ -19,20 +18,12 @@ pub use maps::Maps;
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
 
-/// Nanoseconds since boot, suspended time included: the clock of everything that rests.
-pub fn now() -> u64 {
-    // Cannot fail for a clock that the kernel has had since 2.6.39.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_or_else(|_| Default::default(), std::time::Duration::from);
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// What the maps hold, from the maps alone.
 ///
 /// # Errors
 ///
-/// [`Error::Read`], [`Error::System`].
-pub fn have(maps: &impl Maps) -> Result<Have, Error> {
+/// The error of [`Maps`].
+pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
     let mut have = Have { backends: backends(maps)?, ..Have::default() };
     for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
         let name = record.name.as_str();
@@ -69,8 +60,8 @@ pub fn have(maps: &impl Maps) -> Result<Have, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Read`], [`Error::System`].
-pub fn backends(maps: &impl Maps) -> Result<BTreeMap<u16, HaveBackend>, Error> {
+/// The error of [`Maps`].
+pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Error> {
     let mut backends = BTreeMap::new();
     let entries = maps.backends()?;
     for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
@@ -98,14 +89,14 @@ pub fn backends(maps: &impl Maps) -> Result<BTreeMap<u16, HaveBackend>, Error> {
 ///
 /// # Errors
 ///
-/// [`Error`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows
+/// The error of [`Maps`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows
 /// it.
-pub fn apply(
-    maps: &mut impl Maps,
+pub fn apply<M: Maps>(
+    maps: &mut M,
     step: &Step,
     next_hop: &dyn Fn(IpAddr) -> NextHop,
     now: u64,
-) -> Result<(), Error> {
+) -> Result<(), M::Error> {
     match step {
         Step::AddBackends(new) => add_backends(maps, new, next_hop),
         Step::SetDraining(changed) => {
@@ -199,11 +190,11 @@ fn rests_until(now: u64) -> u64 {
 
 /// The records come first: if the daemon dies behind them, the next one knows that these
 /// incarnations are taken.
-fn add_backends(
-    maps: &mut impl Maps,
+fn add_backends<M: Maps>(
+    maps: &mut M,
     new: &[NewBackend],
     next_hop: &dyn Fn(IpAddr) -> NextHop,
-) -> Result<(), Error> {
+) -> Result<(), M::Error> {
     maps.reset_backend_counters(&new.iter().map(|backend| backend.index).collect::<Vec<_>>())?;
     let records = new.iter().map(|backend| {
         let record = BackendRecord {

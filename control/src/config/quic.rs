@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Deserializer, de};
 use sluice_datapath::quic::IdLengths;
 
-use super::file::{Example, Object, Whole};
-use super::meaning::{Problem, Seen, at};
+use super::document::{Example, Object, Whole};
+use super::validate::{Problem, Seen, at};
 use super::{Limits, Service, ServiceBackend, limits, names};
 
 /// The largest number of a configuration: the next one says that a connection ID names nobody.

@@ -3,8 +3,6 @@
 //! Everything is checked on the way, before anything on the host is touched: a [`Config`] holds no
 //! bad value.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -16,10 +14,9 @@ use sluice_datapath::rates::{Limit, Rate};
 use sluice_maglev::TableSize;
 
 mod address;
+mod document;
 mod error;
-mod file;
 pub mod limits;
-mod meaning;
 mod names;
 mod policy;
 mod quic;
@@ -27,6 +24,7 @@ mod routes;
 mod size;
 #[cfg(test)]
 mod tests;
+mod validate;
 mod vip;
 
 pub use error::ConfigError;
@@ -208,34 +206,6 @@ impl Encapsulation {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when the file cannot be read, is not JSON or does not describe an instance.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable =
-            |error: std::io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
-        let mut bytes = Vec::new();
-        File::open(path)
-            .map_err(unreadable)?
-            .take(limits::MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        if bytes.len() as u64 > limits::MAX_FILE_BYTES {
-            let problem = format!(
-                "larger than {} MiB, so it is hardly a configuration; name a JSON file",
-                limits::MAX_FILE_BYTES >> 20
-            );
-            return Err(ConfigError::whole(path, problem));
-        }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let offset = error.utf8_error().valid_up_to();
-            let problem = format!("not UTF-8 at byte {offset}; save it as UTF-8");
-            ConfigError::whole(path, problem)
-        })?;
-        Self::parse(&text, path)
-    }
-
     /// Checks `text`, the contents of `file`; does no I/O. A relative `hash_key_file` is taken from
     /// `file`'s directory.
     ///
@@ -244,9 +214,9 @@ impl Config {
     /// and ranges in document order, then what needs more than one value in the order of the fields
     /// in this module's structs.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let header: file::Header = read(text, file)?;
-        meaning::check_version(header.version.as_ref(), file)?;
-        meaning::config(read(text, file)?, file)
+        let header: document::Header = read(text, file)?;
+        validate::check_version(header.version.as_ref(), file)?;
+        validate::config(read(text, file)?, file)
     }
 
     /// The instance's name, `edge` unless configured: names its directory of pins and its state on
@@ -469,12 +439,12 @@ impl ServiceBackend {
 }
 
 /// `text` as a `T`, with the place of what does not fit.
-fn read<'de, T: Deserialize<'de> + file::Example>(
+fn read<'de, T: Deserialize<'de> + document::Example>(
     text: &'de str,
     file: &Path,
 ) -> Result<T, ConfigError> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let file::Object(value) = serde_path_to_error::deserialize(&mut json)
+    let document::Object(value) = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| ConfigError::json(file, &error.path().to_string(), error.inner()))?;
     json.end().map_err(|error| ConfigError::json(file, ".", &error))?;
     Ok(value)
