@@ -1,8 +1,6 @@
-//! Building tables and preference lists, beside the pseudo-code of the Maglev paper in the same
-//! run.
+//! Times tables and preference lists, and the pseudo-code of the Maglev paper in the same run.
 //!
-//! `cargo bench -p sluice-maglev`; docs/benchmarks.md in the repository says how to read the
-//! figures.
+//! `cargo bench -p sluice-maglev`; docs/benchmarks.md in the repository explains the figures.
 
 extern crate alloc;
 
@@ -22,7 +20,7 @@ const SLOTS: [u32; 3] = [4_093, 65_537, 655_373];
 const MEMBERS: [usize; 4] = [10, 100, 1_000, 4_000];
 const KEY: [u8; 16] = *b"sixteen byte key";
 
-/// The paper's permutation matrix is left out where it would take more memory than this, in bytes.
+/// The maximum size of the paper's permutation matrix, in bytes; larger cases are left out.
 const LARGEST_MATRIX: usize = 270_000_000;
 
 fn names(members: usize) -> Vec<String> {
@@ -38,7 +36,7 @@ fn table(names: &[String], slots: u32) -> Table {
         .expect("a table")
 }
 
-/// Offset and skip as the paper has them, by modulo.
+/// Offset and skip as in the paper, by modulo.
 fn offset_skip(names: &[String], slots: u32) -> Vec<(u32, u32)> {
     let slots = u64::from(slots);
     names
@@ -106,7 +104,7 @@ fn lists(c: &mut Criterion) {
         }
         let lists = Lists::new(&table, 4);
         let mut chosen = vec![None; slots as usize];
-        // Member 3 is down; member 3 and every fifth after it are down.
+        // Members 3, 3 + period, 3 + 2 * period, ... are down.
         for (state, period) in [("one down", names.len()), ("a fifth down", 5)] {
             group.bench_function(BenchmarkId::new(format!("choose, {state}"), case), |b| {
                 b.iter(|| {

@@ -1,20 +1,21 @@
-//! Prints how evenly slots spread while members are down, and what adding or removing a member
-//! moves.
+//! Prints how evenly slots are spread while members are down, and how many slots move when a member
+//! is added or removed.
 //!
 //! `cargo run --release -p sluice-maglev --example balance`
 
 use sluice_maglev::{Lists, Member, Seed, Table, TableSize, diff};
 
-/// Each line is measured with this many seeds; the middle and the worst are printed.
+/// The number of seeds of each line; the median and the worst result are printed.
 const SEEDS: u8 = 20;
 
 fn main() {
     println!(
-        "Load of the busiest member that is up, over the mean of those that are up (middle and worst of {SEEDS} seeds)"
+        "Load of the busiest member that is up, divided by the mean of the members that are up\n\
+         (median and worst of {SEEDS} seeds), and the share of slots whose list is entirely\n\
+         down, for lists of 2, 3 and 4 members.\n"
     );
-    println!("and the share of slots whose whole list is down, for lists of 2, 3 and 4 members.\n");
     println!(
-        "|  slots | members | slots per member | down | middle | worst | nobody up, 2 | 3 | 4 |"
+        "|  slots | members | slots per member | down | median | worst | all down, 2 | 3 | 4 |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (slots, members, downs) in [
@@ -31,11 +32,12 @@ fn main() {
     }
 
     println!(
-        "\nSlots moved between members that stay, as a share of all slots (middle and worst of {SEEDS} seeds);"
+        "\nSlots that move beyond those that must, as a share of all slots\n\
+         (median and worst of {SEEDS} seeds).\n"
     );
-    println!("slots that have to move are not counted.\n");
     println!(
-        "|  slots | members | weights | add one | worst | remove one | worst | one weight + 10 % | worst |"
+        "|  slots | members | weights | add one | worst | remove one | worst \
+         | one weight + 10 % | worst |"
     );
     println!("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (slots, members) in [
@@ -66,7 +68,7 @@ fn build(names: &[String], slots: u32, seed: &Seed, weight: impl Fn(u32) -> u32)
     Table::build(&members, TableSize::new(slots).expect("a table size"), seed).expect("a table")
 }
 
-fn middle_and_worst(mut values: Vec<f64>) -> (f64, f64) {
+fn median_and_worst(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
     (values[values.len() / 2], values[values.len() - 1])
 }
@@ -82,12 +84,12 @@ fn spread(slots: u32, members: usize, downs: &[usize]) {
         .collect();
     for &down in downs {
         let up = |member: u16| usize::from(member) >= down;
-        let mut nobody = [0.0; 3];
+        let mut all_down = [0.0; 3];
         let mut loads = Vec::new();
         for lists in &lists {
-            for (nobody, lists) in nobody.iter_mut().zip(lists) {
+            for (all_down, lists) in all_down.iter_mut().zip(lists) {
                 let chosen = lists.choose(up);
-                *nobody += chosen.iter().filter(|chosen| chosen.is_none()).count() as f64;
+                *all_down += chosen.iter().filter(|chosen| chosen.is_none()).count() as f64;
             }
             let mut load = vec![0u32; members];
             for member in lists[2].choose(up).into_iter().flatten() {
@@ -96,12 +98,13 @@ fn spread(slots: u32, members: usize, downs: &[usize]) {
             let mean = f64::from(slots) / (members - down) as f64;
             loads.push(f64::from(*load.iter().max().expect("members")) / mean);
         }
-        let (middle, worst) = middle_and_worst(loads);
+        let (median, worst) = median_and_worst(loads);
         let [two, three, four] =
-            nobody.map(|slots_down| 100.0 * slots_down / f64::from(slots) / f64::from(seeds));
+            all_down.map(|slots_down| 100.0 * slots_down / f64::from(slots) / f64::from(seeds));
         let per_member = slots as usize / members;
         println!(
-            "| {slots} | {members} | {per_member} | {down} | {middle:.3} | {worst:.3} | {two:.2} % | {three:.3} % | {four:.4} % |"
+            "| {slots} | {members} | {per_member} | {down} | {median:.3} | {worst:.3} \
+             | {two:.2} % | {three:.3} % | {four:.4} % |"
         );
     }
 }
@@ -124,9 +127,10 @@ fn movement(slots: u32, members: usize, weights: &str, weight: impl Fn(u32) -> u
             values.push(100.0 * f64::from(change.moved - change.needed) / f64::from(slots));
         }
     }
-    let [add, remove, reweigh] = changes.map(middle_and_worst);
+    let [add, remove, reweigh] = changes.map(median_and_worst);
     println!(
-        "| {slots} | {members} | {weights} | {:.2} % | {:.2} % | {:.2} % | {:.2} % | {:.2} % | {:.2} % |",
+        "| {slots} | {members} | {weights} | {:.2} % | {:.2} % | {:.2} % | {:.2} % \
+         | {:.2} % | {:.2} % |",
         add.0, add.1, remove.0, remove.1, reweigh.0, reweigh.1
     );
 }

@@ -1,4 +1,4 @@
-//! What changes from one table to another.
+//! The difference between two tables.
 
 use alloc::string::String;
 use alloc::vec;
@@ -9,27 +9,27 @@ use core::fmt;
 use crate::size::TableSize;
 use crate::table::Table;
 
-/// What changes from one table to another, by the members' names.
+/// The difference between two tables, by the members' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
-    /// How many slots both tables have.
+    /// The number of slots of either table.
     pub slots: u32,
-    /// How many slots change their owner.
+    /// The number of slots that change their owner.
     pub moved: u32,
-    /// The least number of slots that any two tables with these slot counts differ in.
+    /// The smallest number of slots in which two tables with these slot counts can differ.
     pub needed: u32,
     /// The members of either table that gain or lose slots, ordered by name.
     pub members: Vec<MemberDiff>,
 }
 
-/// What changes for one member.
+/// The slots that one member gains and loses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberDiff {
-    /// The member.
+    /// The member's name.
     pub name: String,
-    /// How many slots it owns only in the second table.
+    /// The number of slots that it owns in the second table only.
     pub gained: u32,
-    /// How many slots it owned only in the first table.
+    /// The number of slots that it owns in the first table only.
     pub lost: u32,
 }
 
@@ -54,7 +54,8 @@ impl fmt::Display for DiffError {
 
 impl Error for DiffError {}
 
-/// Compares two tables slot by slot. Members are the same if their names are.
+/// Compares two tables of the same size slot by slot. Members with the same name are the same
+/// member.
 ///
 /// # Errors
 /// [`DiffError`] if the tables differ in size.
@@ -62,7 +63,7 @@ pub fn diff(before: &Table, after: &Table) -> Result<Diff, DiffError> {
     if before.size() != after.size() {
         return Err(DiffError { before: before.size(), after: after.size() });
     }
-    // Numbers for the names of both tables, in the order of the names.
+    // Numbers the names of both tables in their sorted order.
     let mut names: Vec<&str> = before.names().chain(after.names()).collect();
     names.sort_unstable();
     names.dedup();

@@ -1,34 +1,33 @@
-//! Members take turns at choosing slots until all are taken.
+//! Fills a table: members take turns at choosing slots until all are taken.
 //!
-//! Three things make this faster than walking the permutations one slot at a time, and change
-//! nothing in the result:
+//! Three optimisations make this faster than walking the permutations one slot at a time. They do
+//! not change the result:
 //!
-//! - A position in a permutation is kept as a 64-bit fraction of the table, so that a step is one
-//!   addition that wraps around by itself, and a slot is the upper half of a product. Nothing is
-//!   divided.
-//! - A member looks at a whole *window* of its next preferences at once, without a branch that
-//!   depends on what it finds, and remembers which were free. A few of those are gone when their
-//!   turn comes, hence the second look.
-//! - The last free slots cost a walk the most. When only the square root of the table is left, a
-//!   turn computes instead for each free slot where it stands in the member's permutation, and
-//!   takes the first.
+//! - A position in a permutation is stored as a 64-bit fraction of the table. A step is then one
+//!   wrapping addition, and the slot is the upper half of a product. There is no division.
+//! - A member tests a *window* of its next preferences at once, without data-dependent branches,
+//!   and stores which were free. Other members may take some of those before the member's later
+//!   turns, so each is tested again when it is used.
+//! - The last free slots are the most expensive for a walk. Once only the square root of the table
+//!   is left, a turn computes the place of each free slot in the member's permutation and takes the
+//!   first.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::permutation::Permutation;
 
-/// Fills a table of `slots` slots (a prime below 2^23, at least as many as members), and returns
-/// the owner of each as an index into `permutations`.
+/// Fills a table of `slots` slots (a prime below 2^23, not less than the number of members) and
+/// returns the owner of each slot as an index into `permutations`.
 ///
-/// In each round every member, in order, takes as many turns as its share asks for; in each turn it
-/// takes the first slot of its permutation that is still free. With equal shares that is the loop
-/// of the paper's section 3.4.
+/// In each round every member, in order, takes turns in proportion to its share. In each turn it
+/// takes the first free slot of its permutation. With equal shares this is the loop of the paper's
+/// section 3.4.
 ///
-/// `shares` are the slots each member is to get, and add up to `slots`.
+/// `shares` holds the number of slots of each member; the sum is `slots`.
 pub(crate) fn fill(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
-    // A large window saves time, but with many members the slots in it are taken by others before
-    // it is used up.
+    // A large window saves time. With many members it does not, because other members take its
+    // slots before it is used up.
     match slots as usize / permutations.len() {
         256.. => fill_by::<32>(slots, permutations, shares),
         48.. => fill_by::<16>(slots, permutations, shares),
@@ -42,7 +41,7 @@ fn fill_by<const WINDOW: u64>(
     shares: &[u32],
 ) -> Vec<u16> {
     let fractions = Fractions::new(slots);
-    let mut taken = Taken::new(slots);
+    let mut taken = TakenSlots::new(slots);
     let mut owners = vec![0; slots as usize];
     let mut walks: Vec<Walk> =
         permutations.iter().map(|permutation| fractions.walk::<WINDOW>(permutation)).collect();
@@ -65,11 +64,11 @@ fn fill_by<const WINDOW: u64>(
     owners
 }
 
-/// Whose turn it is.
+/// The order of turns.
 ///
-/// A round gives each member its share divided by the number of rounds, one turn at least for most;
-/// what does not come out even is carried over. With equal shares, every member has one turn in
-/// each round.
+/// A round gives each member its share divided by the number of rounds, for most members at least
+/// one turn. The remainder is carried over to the next round. With equal shares, every member has
+/// one turn per round.
 struct Turns {
     rounds: u32,
     at: usize,
@@ -78,14 +77,15 @@ struct Turns {
 
 struct Credit {
     share: u32,
-    /// What the member has saved; a turn costs `rounds`.
+    /// The credit that the member has accumulated; a turn costs `rounds`.
     saved: u32,
 }
 
 impl Turns {
     fn new(slots: u32, shares: &[u32]) -> Self {
         let rounds = slots.div_ceil(shares.len() as u32);
-        // All start with nearly a turn saved, so that the first round has everybody in it.
+        // Every member starts with nearly the credit of one turn, so that the first round includes
+        // all of them.
         let mut members: Vec<Credit> =
             shares.iter().map(|&share| Credit { share, saved: rounds - 1 }).collect();
         members[0].saved += members[0].share;
@@ -107,11 +107,10 @@ impl Turns {
     }
 }
 
-/// Which slots are taken: one bit each, so that 65,537 of them stay in the processor's nearest
-/// cache.
-struct Taken(Vec<u64>);
+/// The taken slots as a bit set: with 65,537 slots it fits into the level 1 data cache.
+struct TakenSlots(Vec<u64>);
 
-impl Taken {
+impl TakenSlots {
     fn new(slots: u32) -> Self {
         Self(vec![0; slots.div_ceil(64) as usize])
     }
@@ -127,22 +126,23 @@ impl Taken {
     }
 }
 
-/// Numbers of slots as 64-bit fractions of the table.
+/// Slot numbers as 64-bit fractions of the table.
 ///
-/// The fraction of x is x / slots in units of 2^-64, plus something above 0 and at most 1 of those
-/// units. Adding up n of them is off by at most n units, and a slot is 2^64 / slots > 2^41 units
-/// wide: the slot is right for n up to 2^41.
+/// The fraction of x is x / slots in units of 2^-64, plus an error above 0 and at most 1 unit. The
+/// sum of n fractions has an error of at most n units, and a slot is 2^64 / slots > 2^41 units
+/// wide, so the slot is exact for n up to 2^41.
 struct Fractions {
     slots: u32,
-    /// 2^64 divided by `slots`, and what remains.
+    /// The quotient of 2^64 and `slots`.
     unit: u64,
+    /// The remainder of 2^64 divided by `slots`.
     remainder: u64,
 }
 
 impl Fractions {
     fn new(slots: u32) -> Self {
-        // `slots` is an odd prime and does not divide 2^64, hence the quotient of 2^64 - 1 is that
-        // of 2^64.
+        // `slots` is an odd prime and does not divide 2^64, so 2^64 - 1 has the same quotient as
+        // 2^64.
         let divisor = u64::from(slots);
         Self { slots, unit: u64::MAX / divisor, remainder: u64::MAX % divisor + 1 }
     }
@@ -163,12 +163,13 @@ impl Fractions {
         Walk { start, step, free: 0 }
     }
 
-    /// Gives slots that stand earlier in the permutation a smaller number.
+    /// Returns a function that maps a slot to a rank: the earlier the slot's place in the
+    /// permutation, the smaller the rank.
     ///
-    /// A slot stands at place (slot - offset) / skip, modulo the number of slots. The place as a
-    /// fraction of the table is all that is needed, and takes one multiplication: by the fraction
-    /// of the skip's inverse. It is off by fewer than 2^23 of the 2^41 units between two places, to
-    /// either side, except at the offset itself, where it is 0.
+    /// The place of a slot is (slot - offset) / skip, modulo the number of slots. Its fraction of
+    /// the table suffices as a rank and takes one multiplication, by the fraction of the skip's
+    /// inverse. The error is below 2^23 of the 2^41 units between two places, in either direction;
+    /// at the offset itself the rank is exactly 0.
     fn rank(&self, permutation: &Permutation) -> impl Fn(u32) -> u64 + use<> {
         let inverse = self.of(inverse(permutation.skip, self.slots));
         let offset = u64::from(permutation.offset);
@@ -176,20 +177,20 @@ impl Fractions {
     }
 }
 
-/// A member on its way through its permutation.
+/// A member's position in its permutation.
 struct Walk {
     /// The fraction of the first preference in the window.
     start: u64,
     /// The fraction of the skip.
     step: u64,
-    /// One bit for each preference in the window that was free and is not yet tried.
+    /// A bit mask of the preferences in the window that were free and have not been tried.
     free: u64,
 }
 
 impl Walk {
-    /// Takes the first slot that is free. There must be one.
+    /// Takes the first free slot. There must be one.
     #[inline]
-    fn next<const WINDOW: u64>(&mut self, fractions: &Fractions, taken: &mut Taken) -> u32 {
+    fn next<const WINDOW: u64>(&mut self, fractions: &Fractions, taken: &mut TakenSlots) -> u32 {
         loop {
             while self.free == 0 {
                 self.start = self.start.wrapping_add(self.step.wrapping_mul(WINDOW));
@@ -210,12 +211,14 @@ impl Walk {
     }
 }
 
-/// The number from 1 to `prime` - 1 whose product with `number`, in the same range, is 1 modulo
-/// `prime`.
+/// The modular inverse: the number from 1 to `prime` - 1 whose product with `number` (in the same
+/// range) is 1 modulo `prime`.
 fn inverse(number: u32, prime: u32) -> u32 {
     // Euclid's algorithm, keeping `dividend = product * number` modulo `prime`.
-    let (mut dividend, mut product) = (prime, 0i64);
-    let (mut divisor, mut next_product) = (number, 1i64);
+    let mut dividend = prime;
+    let mut product = 0i64;
+    let mut divisor = number;
+    let mut next_product = 1i64;
     while divisor > 0 {
         let quotient = dividend / divisor;
         (dividend, divisor) = (divisor, dividend % divisor);
@@ -241,12 +244,12 @@ mod tests {
     fn table_1_of_the_paper() {
         let [zero, one, two] = [(3, 4), (0, 2), (3, 1)].map(permutation);
         assert_eq!(fill(7, &[zero, one, two], &[3, 2, 2]), [1, 0, 1, 0, 2, 2, 0]);
-        // Without member 1, so that 1 stands for member 2.
+        // Without member 1; index 1 is now member 2.
         assert_eq!(fill(7, &[zero, two], &[4, 3]), [0, 0, 0, 0, 1, 1, 1]);
     }
 
-    /// Walks the permutations slot by slot, for any shares.
-    fn fill_plainly(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
+    /// The reference implementation: walks the permutations slot by slot, for any shares.
+    fn fill_slot_by_slot(slots: u32, permutations: &[Permutation], shares: &[u32]) -> Vec<u16> {
         let mut owners = vec![None; slots as usize];
         let mut at: Vec<u32> = permutations.iter().map(|permutation| permutation.offset).collect();
         let mut turns = Turns::new(slots, shares);
@@ -272,21 +275,24 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
         #[test]
-        fn with_equal_shares_the_table_is_that_of_the_papers_pseudo_code(
-            (slots, permutations) in size().prop_flat_map(|slots| (Just(slots), permutations(slots)))
+        fn with_equal_shares_the_table_equals_that_of_the_papers_pseudo_code(
+            (slots, permutations) in
+                size().prop_flat_map(|slots| (Just(slots), permutations(slots)))
         ) {
-            let offset_skip: Vec<_> = permutations.iter().map(|one| (one.offset, one.skip)).collect();
+            let offset_skip: Vec<_> =
+                permutations.iter().map(|one| (one.offset, one.skip)).collect();
             let expected = paper::populate_without_matrix(&offset_skip, slots);
             let members = permutations.len() as u32;
-            // The first members get the slots that are left over, as they do in the paper.
-            let shares: Vec<u32> =
-                (0..members).map(|member| slots / members + u32::from(member < slots % members)).collect();
+            // The first members get the remaining slots, as in the paper.
+            let shares: Vec<u32> = (0..members)
+                .map(|member| slots / members + u32::from(member < slots % members))
+                .collect();
             let owners = fill(slots, &permutations, &shares);
             prop_assert!(owners.iter().map(|&owner| i32::from(owner)).eq(expected));
         }
 
         #[test]
-        fn with_any_shares_the_table_is_that_of_a_plain_walk(
+        fn with_any_shares_the_table_equals_that_of_a_slot_by_slot_walk(
             (slots, members) in size().prop_flat_map(|slots| {
                 let member = ((0..slots, 1..slots).prop_map(permutation), 1u32..=1000);
                 (Just(slots), prop::collection::vec(member, 1..=250))
@@ -294,7 +300,8 @@ mod tests {
         ) {
             let (permutations, weights): (Vec<_>, Vec<_>) = members.into_iter().unzip();
             let shares = shares(&weights, slots);
-            prop_assert_eq!(fill(slots, &permutations, &shares), fill_plainly(slots, &permutations, &shares));
+            let expected = fill_slot_by_slot(slots, &permutations, &shares);
+            prop_assert_eq!(fill(slots, &permutations, &shares), expected);
         }
     }
 

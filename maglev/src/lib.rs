@@ -9,7 +9,7 @@
 //! let table = Table::build(&members, TableSize::DEFAULT, &seed)?;
 //! assert_eq!(table.slot_counts(), [32_769, 16_384, 16_384]);
 //!
-//! // Who serves slot 7, who takes over while that member is down, and who after them?
+//! // The owner of slot 7, and the members that replace it while it is down, in order.
 //! let list = table.preference_list(7, 3);
 //! assert_eq!(list[0], table.owner(7));
 //! assert_eq!(list.len(), 3);
@@ -21,22 +21,21 @@
 //! # Ok::<(), sluice_maglev::BuildError>(())
 //! ```
 //!
-//! What the crate promises:
+//! Guarantees:
 //!
-//! - **The same table everywhere.** Which *name* owns a slot depends on the set of names and
-//!   weights, the size and the seed, and on nothing else: not on the order of the members, not on
-//!   history, not on the machine.
+//! - **The same table everywhere.** The *name* that owns a slot is a function of the set of names
+//!   and weights, the size and the seed. The order of the members, earlier tables and the machine
+//!   do not matter.
 //! - **Exact weights.** Each member owns its share of the slots to within one slot; weight 0 owns
 //!   none.
-//! - **Little movement.** Adding or removing a member moves little more than the slots that have to
-//!   move.
-//! - **None at all when health changes.** A slot's [preference list](Lists) is fixed by the
-//!   configured members; a member going down or coming back only changes which entry of the list is
-//!   the first one up.
+//! - **Little movement.** Adding or removing a member moves few slots beyond those that must move.
+//! - **No movement of other members' slots when health changes.** A slot's [preference list](Lists)
+//!   is fixed by the configured members. A member that goes down or comes back only changes which
+//!   entry of the list is the first one up.
 //!
 //! The algorithm is that of D. E. Eisenbud et al., *Maglev: A Fast and Reliable Software Network
-//! Load Balancer*, NSDI 2016, section 3.4, with weights and preference lists added and the work
-//! done differently.
+//! Load Balancer*, NSDI 2016, section 3.4, with weights and preference lists added. The
+//! implementation is faster than the paper's loop and gives the same table.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Preference lists: who takes a slot while its owner is down.
+//! Preference lists: the members that take a slot while its owner is down.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -7,30 +7,30 @@ use crate::permutation::scale;
 use crate::seed::{Purpose, Seed};
 use crate::table::Table;
 
-/// How many jumps one list may take before the rest of it is drawn directly.
+/// The maximum number of jumps of one list. The rest of a longer list is drawn.
 const MAX_JUMPS: u32 = 32;
-/// The places of a list that jumps can fill: the owner of the slot itself, and one of each jump.
+/// The maximum number of entries that jumps can fill: the owner of the slot, and one per jump.
 const JUMPED: usize = MAX_JUMPS as usize + 1;
 
-/// The preference lists of all slots of a table: for each slot, its owner and those who take over
-/// while it is down.
+/// The preference lists of all slots of a table: for each slot its owner, followed by the members
+/// that take the slot while those before them are down.
 ///
-/// # How a list comes about
-/// A pseudo-random permutation `h` of the slots, keyed by the table's seed, leads from slot to
-/// slot. The list of slot `s` is the owners of `s`, `h(s)`, `h(h(s))`, ..., each member once, until
-/// it is as long as asked for or names every member with weight. Since slots are owned by weight,
-/// so are the places in the lists. A list that is not complete after 32 jumps (when a few members
-/// own nearly everything) is completed by keyed draws among the members it lacks, in proportion to
-/// their slots; members whose weight is too small for a single slot come last, in an order fixed by
-/// their names and the seed.
+/// # Construction
+/// A pseudo-random permutation `h` of the slots, keyed by the table's seed, maps slot to slot. The
+/// list of slot `s` consists of the owners of `s`, `h(s)`, `h(h(s))`, ..., each member once, up to
+/// the requested length or until it contains every member with weight. Members own slots in
+/// proportion to their weights, so they occur in the lists in the same proportion. If a list is not
+/// complete after 32 jumps (when a few members own nearly all slots), keyed draws among the missing
+/// members complete it, in proportion to their slots. Members whose weight is too small for a
+/// single slot come last, in an order fixed by their names and the seed.
 ///
-/// A list is therefore a function of the names, weights, size and seed alone, and a shorter list is
-/// the beginning of a longer one.
+/// A list is therefore a function of the names, weights, size and seed, and a shorter list is a
+/// prefix of a longer one.
 ///
-/// # What follows for health
-/// [`Lists::choose`] gives each slot to the first member of its list that is up. Over any sequence
-/// of members going down and coming back, the only slots that move are those whose owner went down
-/// and those for whom a member placed better came back. When all are up, the table is
+/// # Health changes
+/// [`Lists::choose`] assigns each slot to the first member of its list that is up. Over any
+/// sequence of members going down and coming back, a slot moves only if the member that serves it
+/// goes down or if a member earlier in its list comes back. With all members up, the result is
 /// [`Table::owners`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lists {
@@ -42,10 +42,10 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// The lists of all slots of `table`, with `length` members each (or all members with weight,
-    /// if they are fewer).
+    /// Builds the lists of all slots of `table`, with `length` members each, or with all members
+    /// that have weight if those are fewer.
     ///
-    /// Lists of 2 to 4 members are usual. It takes two bytes per entry.
+    /// Lists of 2 to 4 members are usual. An entry takes two bytes.
     #[must_use]
     pub fn new(table: &Table, length: usize) -> Self {
         let jump = Jump::new(table.size().get(), table.seed());
@@ -53,9 +53,9 @@ impl Lists {
         let length = length.min(table.order().len());
         let slots = table.owners().len();
 
-        // Whom a slot meets on the next jump, the slot it leads to has met already. Most lists are
-        // complete with that, and the look-ups do not wait for each other, as those of a walk do:
-        // that matters for tables larger than caches.
+        // Entry n + 1 of a slot is entry n of the slot that it jumps to. This completes most lists.
+        // Its loads do not depend on each other, as those of a walk do, which saves time for tables
+        // larger than the caches.
         let mut entries = Vec::with_capacity(slots * length);
         for place in 0..length {
             if place == 0 {
@@ -98,7 +98,7 @@ impl Lists {
         self.slots as u32
     }
 
-    /// The list of `slot`, best placed member first.
+    /// The list of `slot`, its owner first.
     ///
     /// # Panics
     /// If the table has no such slot.
@@ -108,9 +108,9 @@ impl Lists {
         (0..self.length).map(move |place| self.entries[place * self.slots + slot])
     }
 
-    /// For each slot, the first member of its list that is up; `None` where all of them are down.
+    /// For each slot, the first member of its list that is up; `None` if all of them are down.
     ///
-    /// `up` is asked once for each member.
+    /// Calls `up` once per member.
     #[must_use]
     pub fn choose(&self, up: impl Fn(u16) -> bool) -> Vec<Option<u16>> {
         let mut chosen = vec![None; self.slots];
@@ -118,12 +118,12 @@ impl Lists {
         chosen
     }
 
-    /// Like [`Lists::choose`], into memory that is there already.
+    /// Like [`Lists::choose`], but writes the result into `chosen`.
     ///
     /// # Panics
-    /// If `chosen` is not as long as the table has slots.
+    /// If the length of `chosen` is not the number of slots.
     pub fn choose_into(&self, up: impl Fn(u16) -> bool, chosen: &mut [Option<u16>]) {
-        assert_eq!(chosen.len(), self.slots, "one place for each slot");
+        assert_eq!(chosen.len(), self.slots, "one element for each slot");
         let up: Vec<bool> = (0..self.members).map(|member| up(member as u16)).collect();
         for (slot, chosen) in chosen.iter_mut().enumerate() {
             *chosen = (0..self.length)
@@ -134,9 +134,8 @@ impl Lists {
 }
 
 impl Table {
-    /// The preference list of one slot: its owner, then those who take over while it is down;
-    /// `length` members, or all with weight if they are fewer. [`Lists`] says how it comes about
-    /// and is the faster way to many of them.
+    /// The preference list of one slot, with `length` members, or with all members that have weight
+    /// if those are fewer. [`Lists`] describes its construction and is faster for many slots.
     ///
     /// # Panics
     /// If the table has no such slot.
@@ -149,8 +148,8 @@ impl Table {
     }
 }
 
-/// Makes `list` the list of `slot`; `next` is the jump, and `length` at most the number of members
-/// with weight.
+/// Writes the list of `slot` into `list`. `next` is the jump; `length` must not exceed the number
+/// of members with weight.
 fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list: &mut Vec<u16>) {
     list.clear();
     let mut at = slot;
@@ -175,8 +174,8 @@ fn walk(table: &Table, next: impl Fn(u32) -> u32, slot: u32, length: usize, list
     }
 }
 
-/// Which of the members that the list of `slot` lacks has this place on it: drawn in proportion to
-/// the slots it owns.
+/// Draws the member at `place` of the list of `slot` from `missing`, in proportion to the slots
+/// that each owns. Returns its index in `missing`.
 fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
     let counts = table.slot_counts();
     let count = |member: u16| counts[usize::from(member)];
@@ -188,7 +187,7 @@ fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
     missing
         .iter()
         .position(|&member| {
-            // Once nobody has slots left to draw by, the first in order is as good as any.
+            // If none of the missing members owns a slot, the first one in order is taken.
             let found = total == 0 || number < count(member);
             number = number.wrapping_sub(count(member));
             found
@@ -200,8 +199,8 @@ fn draw(table: &Table, slot: u32, place: usize, missing: &[u16]) -> usize {
 /// number of slots.
 ///
 /// Raising to a power that has no common divisor with size - 1 is a permutation of the residues of
-/// a prime. The exponent is odd and at least 3, since a linear map would lead the evenly spaced
-/// slots that a member likes to the evenly spaced slots that some other member likes.
+/// a prime. The exponent is odd and at least 3, because a linear map would map the evenly spaced
+/// slots of one member's permutation to the evenly spaced slots of another's.
 struct Jump {
     slots: u64,
     /// 2^64 / slots, rounded down.
@@ -217,7 +216,7 @@ impl Jump {
         let exponent = (3..)
             .step_by(2)
             .find(|&exponent| gcd(exponent, slots - 1) == 1)
-            .expect("some prime does not divide it");
+            .expect("some odd number is coprime to it");
         Self {
             slots: slots.into(),
             reciprocal: u64::MAX / u64::from(slots),
@@ -239,7 +238,7 @@ impl Jump {
 
     /// `number` modulo the number of slots, without a division.
     fn reduce(&self, number: u64) -> u64 {
-        // The quotient is right or too small by one (Barrett).
+        // Barrett reduction: the quotient is exact or too small by one.
         let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
         let remainder = number - quotient * self.slots;
         if remainder < self.slots { remainder } else { remainder - self.slots }
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_reduced_as_by_division_up_to_the_largest_product() {
+    fn reduction_equals_division_up_to_the_largest_product() {
         for slots in [251, 65_537, 5_000_011] {
             let jump = Jump::new(slots, &SEED);
             let slots = u64::from(slots);
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_more_members_than_there_are_jumps_begin_as_shorter_ones_do() {
+    fn lists_longer_than_the_number_of_jumps_begin_with_the_shorter_lists() {
         let names: alloc::vec::Vec<_> =
             (0..400).map(|number| alloc::format!("web-{number}")).collect();
         let members: alloc::vec::Vec<_> = names.iter().map(|name| Member::new(name, 1)).collect();
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_the_owners_met_on_the_jumps_from_the_slot() {
+    fn a_list_consists_of_the_owners_along_the_jumps_from_the_slot() {
         let members = [("a", 5), ("b", 1), ("c", 3), ("d", 2)]
             .map(|(name, weight)| Member::new(name, weight));
         let table = Table::build(&members, TableSize::new(1021).unwrap(), &SEED).unwrap();

@@ -1,6 +1,5 @@
-//! The pseudo-code of the Maglev paper's section 3.4, line by line, to test and to measure against.
-//!
-//! It knows no weights. Compiled into the unit tests and into the benches, not into the library.
+//! The pseudo-code of the Maglev paper's section 3.4, line by line: the reference of unit tests and
+//! benches. It supports no weights and is not compiled into the library.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -22,8 +21,8 @@ pub(crate) fn populate(permutation: &[Vec<u32>], m: u32) -> Vec<i32> {
     populate_from(permutation.len(), m, |i, j| permutation[i][j as usize])
 }
 
-/// The same, with each element of the matrix computed when it is looked at: for when the matrix is
-/// too large.
+/// Like [`populate`], but computes each element of the matrix on access, because the matrix of a
+/// large table does not fit into memory.
 pub(crate) fn populate_without_matrix(offset_skip: &[(u32, u32)], m: u32) -> Vec<i32> {
     populate_from(offset_skip.len(), m, |i, j| {
         let (offset, skip) = offset_skip[i];

@@ -1,4 +1,4 @@
-//! The order in which a member would like to have the slots.
+//! The order in which a member prefers slots.
 
 use crate::seed::{Purpose, Seed};
 
@@ -6,18 +6,18 @@ use crate::seed::{Purpose, Seed};
 /// (prime) number of slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Permutation {
-    /// The slot liked best, below the number of slots.
+    /// The most preferred slot, below the number of slots.
     pub(crate) offset: u32,
     /// The step, from 1 to the number of slots - 1.
     pub(crate) skip: u32,
 }
 
-/// What the hash of a member's name decides.
+/// The values derived from the hash of a member's name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Preference {
     pub(crate) permutation: Permutation,
-    /// Its place among the members when they take turns. Independent of the permutation, so that
-    /// early members do not share a region of the table.
+    /// The sort key of the member in the order of turns. Independent of the permutation, so that
+    /// the first members do not prefer the same region of the table.
     pub(crate) order: u32,
 }
 
@@ -29,14 +29,14 @@ impl Preference {
                 offset: scale(first, slots),
                 skip: 1 + scale(second, slots - 1),
             },
-            // The offset is decided by the upper half.
+            // `offset` depends on the upper half.
             order: first as u32,
         }
     }
 }
 
-/// Maps a uniformly distributed 64-bit number to one below `bound`, by multiplication rather than
-/// division. No value is more likely than another by more than `bound / 2^64`.
+/// Maps a uniformly distributed 64-bit number to one below `bound`, by multiplication instead of
+/// division. The probabilities of two values differ by at most `bound / 2^64` (relative).
 pub(crate) fn scale(number: u64, bound: u32) -> u32 {
     ((u128::from(number) * u128::from(bound)) >> 64) as u32
 }

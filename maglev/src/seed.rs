@@ -1,38 +1,37 @@
-//! The key that makes one fleet's tables differ from another's.
+//! The key of all hashes of a table.
 
 use core::fmt;
 use core::hash::Hasher as _;
 
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 
-/// What a hash is for. Each purpose has a key of its own, so that no name a member may have can
-/// meet another purpose's input.
+/// The purpose of a hash. Each purpose has its own key, so that no member's name can collide with
+/// the input of another purpose.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose {
     /// A member's permutation of the slots.
     Permutation,
-    /// The jump from a slot to the slot that names its next candidate.
+    /// The jump from a slot to the slot whose owner is the next candidate.
     Jump,
-    /// The draw among the remaining members when jumping found none.
+    /// The draw among the members that a list still lacks after its jumps.
     Draw,
 }
 
 /// A 128-bit key for the permutations and the preference lists.
 ///
-/// Balancers that share a seed (and members, weights and size) compute the same table. Somebody who
-/// does not know it cannot tell which slot a member will own, so derive it from a secret.
+/// Balancers with the same seed, members, weights and size compute the same table. The slots of a
+/// member cannot be predicted without the seed, so derive it from a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seed([u8; 16]);
 
 impl Seed {
-    /// A seed from 16 bytes, used as a SipHash key: the first eight are its first word,
-    /// little-endian.
+    /// A seed from the 16 bytes of a SipHash key, which are its two words in little-endian order.
     #[must_use]
     pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// SipHash-2-4 with 128 bits of output, of `message`, for `purpose`.
+    /// SipHash-2-4-128 of `message`, with the key of `purpose`.
     pub(crate) fn hash(&self, purpose: Purpose, message: &[u8]) -> (u64, u64) {
         let mut key = self.0;
         key[15] ^= purpose as u8;
@@ -43,7 +42,7 @@ impl Seed {
     }
 }
 
-/// Hides the bytes: a seed is often derived from a secret, and logs are not.
+/// Omits the bytes, because a seed is often derived from a secret and must not appear in logs.
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(..)")

@@ -1,14 +1,14 @@
-//! How many slots each weight is worth.
+//! The number of slots of each member.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-/// Divides `slots` among `weights` (all positive, at least one, in the members' canonical order) in
-/// proportion, each to within one slot, by the largest remainder; equal remainders are settled by
-/// the canonical order.
+/// Divides `slots` in proportion to `weights` by the largest remainder method, exact to within one
+/// slot. `weights` are positive, at least one, and in the members' canonical order, which also
+/// breaks ties between equal remainders.
 ///
-/// Of the slots that are left after rounding down, those who would have none get one first. A
-/// member goes without only where another would otherwise be more than one slot away from its
+/// Of the slots that remain after rounding down, members without a slot get one first. A member is
+/// left without a slot only if otherwise another member would be more than one slot away from its
 /// share.
 pub(crate) fn shares(weights: &[u32], slots: u32) -> Vec<u32> {
     let total: u64 = weights.iter().copied().map(u64::from).sum();
@@ -23,8 +23,8 @@ pub(crate) fn shares(weights: &[u32], slots: u32) -> Vec<u32> {
         shares.push(share);
         remainders.push((share > 0, Reverse(product % total), member));
     }
-    // The remainders add up to `left` times the total, and each is below it: fewer slots are left
-    // than there are members.
+    // The sum of the remainders is `left` times the total, and each is below the total, so `left`
+    // is less than the number of members.
     let left = left as usize;
     if left > 0 {
         remainders.select_nth_unstable(left - 1);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_that_other_balancers_round_badly_come_out_right() {
+    fn weights_1_to_2_and_1_to_10_get_their_exact_shares() {
         assert_eq!(shares(&[1, 2], 1021), [340, 681]);
         assert_eq!(shares(&[1, 10], 65_537), [5958, 59_579]);
     }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn no_share_is_bent_by_more_than_a_slot_for_the_sake_of_small_weights() {
+    fn small_weights_change_no_share_by_more_than_one_slot() {
         let mut weights = vec![1; 200];
         weights.push(1_000_000);
         let shares = shares(&weights, 251);

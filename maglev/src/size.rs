@@ -1,13 +1,13 @@
-//! How many slots a table has.
+//! The number of slots of a table.
 
 use core::error::Error;
 use core::fmt;
 
 /// The number of slots of a table: a prime from 251 to 5,000,011.
 ///
-/// It is prime so that every skip from 1 to size - 1 visits every slot. A table of about 100 slots
-/// per member keeps the shares of equal members within 1 % of each other; how evenly the slots of
-/// members that are down spread over the others depends on it too (see the crate's README).
+/// The size is prime so that every skip from 1 to size - 1 visits every slot. About 100 slots per
+/// member keep the shares of equal members within 1 % of each other. The size also determines how
+/// evenly the slots of members that are down are spread over the others (see the crate's README).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableSize(u32);
 
@@ -22,7 +22,7 @@ impl TableSize {
     /// Checks that `slots` is a prime in range.
     ///
     /// # Errors
-    /// [`TableSizeError`] otherwise; it names the nearest sizes that are right.
+    /// [`TableSizeError`] otherwise, with the nearest valid sizes.
     pub const fn new(slots: u32) -> Result<Self, TableSizeError> {
         if Self::MIN.0 <= slots && slots <= Self::MAX.0 && is_prime(slots) {
             Ok(Self(slots))
@@ -58,27 +58,27 @@ impl TryFrom<u32> for TableSize {
     }
 }
 
-/// A number that is no [`TableSize`].
+/// A number that is not a valid [`TableSize`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizeError {
     slots: u32,
 }
 
 impl TableSizeError {
-    /// The number that was asked for.
+    /// The rejected number.
     #[must_use]
     pub const fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// The largest table size below the number asked for, if there is one.
+    /// The largest table size below the rejected number, if there is one.
     #[must_use]
     pub fn below(&self) -> Option<TableSize> {
         let highest = self.slots.saturating_sub(1).min(TableSize::MAX.0);
         (TableSize::MIN.0..=highest).rev().find_map(|slots| TableSize::new(slots).ok())
     }
 
-    /// The smallest table size above the number asked for, if there is one.
+    /// The smallest table size above the rejected number, if there is one.
     #[must_use]
     pub fn above(&self) -> Option<TableSize> {
         let lowest = self.slots.saturating_add(1).max(TableSize::MIN.0);
@@ -94,7 +94,7 @@ impl fmt::Display for TableSizeError {
         match (self.below(), self.above()) {
             (Some(below), Some(above)) => write!(f, "the nearest are {below} and {above}"),
             (Some(nearest), None) | (None, Some(nearest)) => write!(f, "the nearest is {nearest}"),
-            (None, None) => unreachable!("a number is below or above some table size"),
+            (None, None) => unreachable!("every number is below or above some table size"),
         }
     }
 }
@@ -123,14 +123,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_named_sizes_are_sizes() {
+    fn the_named_sizes_are_valid() {
         for size in [TableSize::MIN, TableSize::DEFAULT, TableSize::MAX] {
             assert_eq!(TableSize::new(size.get()), Ok(size));
         }
     }
 
     #[test]
-    fn every_size_up_to_10_000_is_what_a_sieve_says() {
+    fn the_sizes_up_to_10_000_are_the_primes_of_a_sieve() {
         let mut composite = [false; 10_000];
         for number in 2..composite.len() {
             for multiple in (2 * number..composite.len()).step_by(number) {
@@ -144,19 +144,20 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_size_names_the_right_ones() {
+    fn an_invalid_size_is_refused_with_the_nearest_valid_ones() {
         let error = TableSize::new(65_536).unwrap_err();
         assert_eq!(error.slots(), 65_536);
         assert_eq!(error.below(), TableSize::new(65_521).ok());
         assert_eq!(error.above(), Some(TableSize::DEFAULT));
         assert_eq!(
             error.to_string(),
-            "65536 is not a table size, which is a prime from 251 to 5000011; the nearest are 65521 and 65537"
+            "65536 is not a table size, which is a prime from 251 to 5000011; \
+             the nearest are 65521 and 65537"
         );
     }
 
     #[test]
-    fn a_size_out_of_range_names_the_end_of_the_range() {
+    fn a_size_out_of_range_is_refused_with_the_end_of_the_range() {
         for (slots, nearest) in
             [(0, 251), (2, 251), (250, 251), (5_000_012, 5_000_011), (u32::MAX, 5_000_011)]
         {

@@ -12,16 +12,17 @@ use crate::seed::Seed;
 use crate::share::shares;
 use crate::size::TableSize;
 
-/// The largest number of members: they are addressed by `u16`, of which the last value stays free
-/// for "nobody".
+/// The maximum number of members. A member's index is a `u16`; its largest value is reserved for
+/// "no member".
 pub const MAX_MEMBERS: usize = u16::MAX as usize;
 
-/// One of those that may own slots, for instance a backend of a load balancer.
+/// A candidate owner of slots, for instance a backend of a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member<'a> {
-    /// Its identity: what decides which slots it likes. A renamed member is another member.
+    /// The identity, which determines the slots that it prefers. A renamed member is another
+    /// member.
     pub name: &'a str,
-    /// Its share of the slots, relative to the other members' weights; 0 for none.
+    /// The share of the slots, relative to the other members' weights; 0 for none.
     pub weight: u32,
 }
 
@@ -33,7 +34,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Why a table cannot be built.
+/// The reason why a table cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -43,14 +44,14 @@ pub enum BuildError {
     DuplicateName(String),
     /// There are more members (with or without weight) than [`MAX_MEMBERS`].
     TooManyMembers {
-        /// How many there are.
+        /// The number of members.
         members: usize,
     },
     /// More members have weight than there are slots.
     TooFewSlots {
-        /// How many members have weight.
+        /// The number of members with weight.
         members: usize,
-        /// The size that was asked for.
+        /// The requested size.
         size: TableSize,
     },
 }
@@ -62,18 +63,18 @@ impl fmt::Display for BuildError {
                 f.write_str("no member has a weight above 0; give at least one a weight")
             }
             Self::DuplicateName(name) => {
-                write!(f, "two members are named {name:?}; give each a name of its own")
+                write!(f, "two members are named {name:?}; names must be unique")
             }
             Self::TooManyMembers { members } => {
                 write!(
                     f,
-                    "{members} members are too many for one table; leave at most {MAX_MEMBERS}"
+                    "{members} members are too many for one table; the maximum is {MAX_MEMBERS}"
                 )
             }
             Self::TooFewSlots { members, size } => write!(
                 f,
-                "{members} members have weight but the table has only {size} slots; choose a larger table size, \
-                 best 100 slots per member"
+                "{members} members have weight but the table has only {size} slots; \
+                 choose a larger table size, best 100 slots per member"
             ),
         }
     }
@@ -81,15 +82,15 @@ impl fmt::Display for BuildError {
 
 impl Error for BuildError {}
 
-/// A lookup table: for each slot the member that owns it.
+/// A lookup table: the owner of each slot.
 ///
-/// Members are named by their position in the slice given to [`Table::build`].
+/// A member's index is its position in the slice given to [`Table::build`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     size: TableSize,
     seed: Seed,
     owners: Vec<u16>,
-    /// For each member, how many slots it owns.
+    /// The number of slots of each member.
     slot_counts: Vec<u32>,
     /// The members with weight, in canonical order.
     order: Vec<u16>,
@@ -99,11 +100,11 @@ pub struct Table {
 impl Table {
     /// Divides the slots among the members in proportion to their weights.
     ///
-    /// Each member gets its exact share rounded up or down. The name that owns a slot depends only
-    /// on the set of names and weights, `size` and `seed`.
+    /// Each member gets its exact share rounded up or down. The name that owns a slot is a function
+    /// of the set of names and weights, `size` and `seed`.
     ///
     /// # Errors
-    /// [`BuildError`] if there is no such table.
+    /// [`BuildError`] if the members or the size allow no table.
     pub fn build(members: &[Member<'_>], size: TableSize, seed: &Seed) -> Result<Self, BuildError> {
         if members.len() > MAX_MEMBERS {
             return Err(BuildError::TooManyMembers { members: members.len() });
@@ -114,7 +115,8 @@ impl Table {
         let mut order: Vec<(u32, u16)> =
             preferences.iter().map(|preference| preference.order).zip(0..).collect();
         order.sort_unstable();
-        // Where hashes are equal, and only there, names decide; and equal names have equal hashes.
+        // Members with equal hashes are ordered by name. Equal names have equal hashes, so
+        // duplicate names are found here.
         for equal in order.chunk_by_mut(|a, b| a.0 == b.0).filter(|equal| equal.len() > 1) {
             equal.sort_unstable_by_key(|&(_, member)| name(member));
             if let Some([(_, twin), _]) =
@@ -174,18 +176,18 @@ impl Table {
         &self.owners
     }
 
-    /// How many slots each member owns, in the order of the members.
+    /// The number of slots of each member, in the order of the members.
     #[must_use]
     pub fn slot_counts(&self) -> &[u32] {
         &self.slot_counts
     }
 
-    /// The names of the members, in their order; those without weight too.
+    /// The names of the members, in their order, including members without weight.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         (0..self.slot_counts.len()).map(|member| self.names.name(member))
     }
 
-    /// The members with weight, in the canonical order, which depends on names and seed only.
+    /// The members with weight, in the canonical order, which is a function of names and seed.
     pub(crate) fn order(&self) -> &[u16] {
         &self.order
     }
@@ -195,11 +197,11 @@ impl Table {
     }
 }
 
-/// The members' names in one piece of memory.
+/// The members' names in one allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Names {
     text: String,
-    /// Where each name ends.
+    /// The end of each name in `text`.
     ends: Vec<usize>,
 }
 
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kept_whatever_their_length() {
+    fn names_of_any_length_are_kept() {
         let names = ["", "a", "", "a longer name", ""];
         let kept = Names::new(names.into_iter());
         assert!((0..5).all(|member| kept.name(member) == names[member]));

@@ -1,5 +1,4 @@
-//! Known answers: published ones, and those that must stay as they are because running balancers
-//! hold them.
+//! Known answers: published ones, and tables that running balancers use and that must not change.
 
 use sluice_maglev::{
     BuildError, DiffError, Lists, MAX_MEMBERS, Member, Seed, Table, TableSize, diff,
@@ -27,7 +26,7 @@ fn digest(numbers: impl Iterator<Item = u16>) -> u64 {
 }
 
 #[test]
-fn weights_1_and_2_at_1021_slots_and_1_and_10_at_65537_are_not_bent() {
+fn weights_1_and_2_at_1021_slots_and_1_and_10_at_65537_get_exact_shares() {
     let count = |weights: [u32; 2], slots| {
         let members = [Member::new("a", weights[0]), Member::new("b", weights[1])];
         Table::build(&members, size(slots), &SEED).unwrap().slot_counts().to_vec()
@@ -43,8 +42,8 @@ fn with_100_slots_per_member_and_more_shares_differ_by_at_most_1_percent() {
     assert!(table.slot_counts().iter().all(|&count| count == 100 || count == 101));
 }
 
-/// Balancers of different versions run side by side while a fleet is updated, and must agree. If
-/// this test fails, the tables have changed: that is a breaking change of the crate.
+/// Balancers of different versions run at the same time while a fleet is updated, and must agree.
+/// If this test fails, the tables have changed, which is a breaking change of the crate.
 #[test]
 fn tables_and_lists_are_the_same_in_every_version() {
     let names = names(50);
@@ -58,7 +57,7 @@ fn tables_and_lists_are_the_same_in_every_version() {
         (7_582_469_456_444_416_002, 5_137_851_110_476_603_845, vec![37, 19, 35, 48])
     );
 
-    // Lists that jumps alone do not complete.
+    // Lists that need draws.
     let members = [("huge", 10_000), ("a", 10), ("b", 20), ("c", 30)]
         .map(|(name, weight)| Member::new(name, weight));
     let table = Table::build(&members, TableSize::DEFAULT, &SEED).unwrap();
@@ -68,7 +67,7 @@ fn tables_and_lists_are_the_same_in_every_version() {
 }
 
 #[test]
-fn another_seed_is_another_table() {
+fn another_seed_gives_another_table() {
     let names = names(50);
     let tables = [SEED, Seed::new([9; 16])]
         .map(|seed| Table::build(&equal(&names), TableSize::DEFAULT, &seed).unwrap());
@@ -78,7 +77,7 @@ fn another_seed_is_another_table() {
 }
 
 #[test]
-fn one_member_owns_everything_and_nobody_takes_over() {
+fn a_single_member_owns_every_slot_and_has_no_successor() {
     let table =
         Table::build(&[Member::new("idle", 0), Member::new("only", 3)], size(251), &SEED).unwrap();
     assert_eq!(table.owners(), [1; 251]);
@@ -118,7 +117,7 @@ fn lists_are_complete_when_one_member_owns_nearly_everything() {
         let mut sorted = list.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3, 4, 5]);
-        // Those without a slot come last, in one order for all.
+        // Members without a slot come last, in the same order in every list.
         assert!(list[..2].contains(&3) && list[..2].contains(&second), "{list:?}");
         assert_eq!(list[2..], table.preference_list(0, 6)[2..]);
     }
@@ -141,7 +140,7 @@ fn members_drawn_for_a_list_are_drawn_by_weight() {
 }
 
 #[test]
-fn what_cannot_be_built_says_why() {
+fn build_errors_give_the_reason_and_the_remedy() {
     let error =
         |members: &[Member<'_>], slots| Table::build(members, size(slots), &SEED).unwrap_err();
     assert_eq!(error(&[], 251), BuildError::NoWeight);
@@ -151,19 +150,17 @@ fn what_cannot_be_built_says_why() {
     );
     let twins = [Member::new("a", 1), Member::new("b", 2), Member::new("a", 0)];
     assert_eq!(error(&twins, 251), BuildError::DuplicateName("a".into()));
-    assert_eq!(
-        error(&twins, 251).to_string(),
-        "two members are named \"a\"; give each a name of its own"
-    );
+    assert_eq!(error(&twins, 251).to_string(), "two members are named \"a\"; names must be unique");
 
     let many = names(MAX_MEMBERS + 1);
     assert_eq!(
         error(&equal(&many[..252]), 251).to_string(),
-        "252 members have weight but the table has only 251 slots; choose a larger table size, best 100 slots per member"
+        "252 members have weight but the table has only 251 slots; \
+         choose a larger table size, best 100 slots per member"
     );
     assert_eq!(
         error(&equal(&many), 65_537).to_string(),
-        "65536 members are too many for one table; leave at most 65535"
+        "65536 members are too many for one table; the maximum is 65535"
     );
 }
 
@@ -180,7 +177,7 @@ fn tables_of_different_sizes_are_not_compared() {
 }
 
 #[test]
-fn a_diff_names_who_gains_and_who_loses() {
+fn a_diff_lists_the_members_that_gain_or_lose_slots() {
     let before =
         Table::build(&[Member::new("b", 1), Member::new("a", 1)], size(251), &SEED).unwrap();
     let after =
@@ -194,6 +191,6 @@ fn a_diff_names_who_gains_and_who_loses() {
 }
 
 #[test]
-fn a_seed_does_not_show_in_logs() {
+fn debug_output_omits_the_seed() {
     assert_eq!(format!("{SEED:?}"), "Seed(..)");
 }

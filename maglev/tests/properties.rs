@@ -1,4 +1,4 @@
-//! What holds for every table, whatever its members.
+//! Properties of every table, for any members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ fn weight() -> impl Strategy<Value = u32> {
 
 fn config(most: usize) -> impl Strategy<Value = Config> {
     prop::collection::btree_map("[a-z]{1,3}(-[0-9]{1,3})?", weight(), 1..=most)
-        .prop_filter("somebody has weight", |config| config.values().any(|&weight| weight > 0))
+        .prop_filter("a member has weight", |config| config.values().any(|&weight| weight > 0))
 }
 
 fn size() -> impl Strategy<Value = TableSize> {
@@ -53,7 +53,10 @@ proptest! {
         let total: u128 = config.values().copied().map(u128::from).sum();
         for (&weight, &count) in config.values().zip(&counts) {
             let share = u128::from(weight) * u128::from(size.get());
-            prop_assert!(share.abs_diff(u128::from(count) * total) < total, "{} of {}: {}", weight, total, count);
+            prop_assert!(
+                share.abs_diff(u128::from(count) * total) < total,
+                "{} of {}: {}", weight, total, count
+            );
             prop_assert!(weight > 0 || count == 0);
         }
     }
@@ -68,54 +71,62 @@ proptest! {
         seed: [u8; 16],
     ) {
         let sorted = build(&config, size, seed);
-        let shuffled: Vec<Member<'_>> = order.iter().map(|(name, weight)| Member::new(name, *weight)).collect();
+        let shuffled: Vec<Member<'_>> =
+            order.iter().map(|(name, weight)| Member::new(name, *weight)).collect();
         let shuffled = Table::build(&shuffled, size, &Seed::new(seed)).unwrap();
         prop_assert_eq!(owner_names(&sorted), owner_names(&shuffled));
 
         let names = |table: &Table| -> Vec<Vec<String>> {
             let names: Vec<&str> = table.names().collect();
             let lists = Lists::new(table, 3);
-            (0..lists.slots())
-                .map(|slot| lists.list(slot).map(|member| names[usize::from(member)].into()).collect())
-                .collect()
+            let name = |member: u16| names[usize::from(member)].into();
+            (0..lists.slots()).map(|slot| lists.list(slot).map(name).collect()).collect()
         };
         prop_assert_eq!(names(&sorted), names(&shuffled));
     }
 
     #[test]
-    fn a_member_without_weight_changes_nothing(config in config(60), size in size(), seed: [u8; 16]) {
-        let mut weighty = config.clone();
-        weighty.retain(|_, weight| *weight > 0);
-        let (with, without) = (build(&config, size, seed), build(&weighty, size, seed));
+    fn a_member_without_weight_changes_nothing(
+        config in config(60), size in size(), seed: [u8; 16]
+    ) {
+        let mut weighted = config.clone();
+        weighted.retain(|_, weight| *weight > 0);
+        let with = build(&config, size, seed);
+        let without = build(&weighted, size, seed);
         prop_assert_eq!(owner_names(&with), owner_names(&without));
         let change = diff(&without, &with).unwrap();
         prop_assert_eq!((change.moved, change.needed), (0, 0));
     }
 
     #[test]
-    fn only_the_proportions_of_weights_matter(config in config(60), factor in 2u32..=50, seed: [u8; 16]) {
-        let small: Config = config.into_iter().map(|(name, weight)| (name, weight % 10_000)).collect();
+    fn only_the_proportions_of_weights_matter(
+        config in config(60), factor in 2u32..=50, seed: [u8; 16]
+    ) {
+        let small: Config =
+            config.into_iter().map(|(name, weight)| (name, weight % 10_000)).collect();
         prop_assume!(small.values().any(|&weight| weight > 0));
-        let large: Config = small.iter().map(|(name, weight)| (name.clone(), weight * factor)).collect();
+        let large: Config =
+            small.iter().map(|(name, weight)| (name.clone(), weight * factor)).collect();
         let size = TableSize::new(4093).unwrap();
-        let (small, large) = (build(&small, size, seed), build(&large, size, seed));
+        let small = build(&small, size, seed);
+        let large = build(&large, size, seed);
         prop_assert_eq!(small.owners(), large.owners());
     }
 
     #[test]
-    fn a_list_names_distinct_members_with_weight_from_the_owner_on(
+    fn a_list_starts_with_the_owner_and_contains_distinct_members_with_weight(
         config in config(12), size in size(), seed: [u8; 16], length in 0usize..=5
     ) {
         let table = build(&config, size, seed);
         let lists = Lists::new(&table, length);
         let longer = Lists::new(&table, length + 1);
-        let weighty = config.values().filter(|&&weight| weight > 0).count();
+        let weighted = config.values().filter(|&&weight| weight > 0).count();
         let weights: Vec<u32> = config.values().copied().collect();
-        prop_assert_eq!(lists.length(), length.min(weighty));
+        prop_assert_eq!(lists.length(), length.min(weighted));
         prop_assert_eq!(lists.slots(), size.get());
         for slot in 0..size.get() {
             let list: Vec<u16> = lists.list(slot).collect();
-            prop_assert_eq!(list.len(), length.min(weighty));
+            prop_assert_eq!(list.len(), length.min(weighted));
             prop_assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
             prop_assert!(list.iter().all(|&member| weights[usize::from(member)] > 0));
             prop_assert!(list.first().is_none_or(|&first| first == table.owner(slot)));
@@ -127,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn over_any_sequence_of_failures_and_returns_nobody_innocent_moves(
+    fn failures_and_returns_move_only_slots_of_the_members_concerned(
         config in config(30),
         seed: [u8; 16],
         length in 1usize..=4,
@@ -146,24 +157,28 @@ proptest! {
             let mut after = vec![None; before.len()];
             lists.choose_into(|member| !down[usize::from(member)], &mut after);
             for (slot, (old, new)) in (0..).zip(before.iter().zip(&after)) {
-                // Nobody is asked to serve while down, and nobody waits while somebody listed is
-                // up.
-                prop_assert!(new.is_none_or(|new| !down[usize::from(new)]));
-                let place = |member: Option<u16>| {
-                    lists.list(slot).position(|listed| Some(listed) == member).unwrap_or(lists.length())
-                };
-                prop_assert!(new.is_some() || lists.list(slot).all(|member| down[usize::from(member)]));
+                // No member that is down is chosen, and one is chosen if a listed member is up.
+                let is_down = |member: u16| down[usize::from(member)];
+                prop_assert!(new.is_none_or(|new| !is_down(new)));
+                prop_assert!(new.is_some() || lists.list(slot).all(is_down));
                 if old != new {
-                    let went_down = *old == Some(changed as u16) && down[changed];
-                    let came_back = *new == Some(changed as u16) && !down[changed] && place(*new) < place(*old);
-                    prop_assert!(went_down || came_back, "slot {} from {:?} to {:?}", slot, old, new);
+                    let place = |member: Option<u16>| {
+                        let found = lists.list(slot).position(|listed| Some(listed) == member);
+                        found.unwrap_or(lists.length())
+                    };
+                    let changed_member = Some(changed as u16);
+                    let went_down = *old == changed_member && down[changed];
+                    let came_back =
+                        *new == changed_member && !down[changed] && place(*new) < place(*old);
+                    prop_assert!(went_down || came_back, "slot {slot} from {old:?} to {new:?}");
                 }
             }
-            // No history: a balancer that learns only the present state agrees.
+            // The result is independent of the history.
             prop_assert_eq!(&after, &lists.choose(|member| !down[usize::from(member)]));
             before = after;
         }
-        prop_assert!(lists.choose(|_| true).into_iter().eq(table.owners().iter().copied().map(Some)));
+        let owners = table.owners().iter().copied().map(Some);
+        prop_assert!(lists.choose(|_| true).into_iter().eq(owners));
         prop_assert!(lists.choose(|_| false).iter().all(Option::is_none));
     }
 
@@ -174,7 +189,8 @@ proptest! {
         let size = TableSize::new(1021).unwrap();
         let tables = (build(&before, size, seed), build(&after, size, seed));
         let change = diff(&tables.0, &tables.1).unwrap();
-        let (old, new) = (owner_names(&tables.0), owner_names(&tables.1));
+        let old = owner_names(&tables.0);
+        let new = owner_names(&tables.1);
         let moved = old.iter().zip(&new).filter(|(old, new)| old != new).count();
         prop_assert_eq!((change.slots as usize, change.moved as usize), (1021, moved));
 
@@ -185,11 +201,13 @@ proptest! {
             let count = |one: &[String], other: &[String]| {
                 one.iter().zip(other).filter(|(one, other)| *one == name && *other != name).count()
             };
-            let (lost, gained) = (count(&old, &new), count(&new, &old));
+            let lost = count(&old, &new);
+            let gained = count(&new, &old);
             needed += gained.saturating_sub(lost);
             if gained + lost > 0 {
                 let member = members.next().unwrap();
-                prop_assert_eq!((&member.name, member.gained as usize, member.lost as usize), (name, gained, lost));
+                prop_assert_eq!(&member.name, name);
+                prop_assert_eq!((member.gained as usize, member.lost as usize), (gained, lost));
             }
         }
         prop_assert!(members.next().is_none());
@@ -201,16 +219,17 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// The bound is on what moves beyond what has to. `examples/balance.rs` prints what is usual in
-    /// such tables: less than 1 %.
+    /// The bound applies to the slots that move beyond those that must. `examples/balance.rs`
+    /// prints the usual share in such tables, which is below 1 %.
     #[test]
-    fn adding_or_removing_a_member_moves_little_more_than_it_must(
+    fn adding_or_removing_a_member_moves_few_slots_beyond_those_that_must_move(
         weights in prop::collection::vec(1u32..=8, 2..=160), seed: [u8; 16]
     ) {
         let few: Config = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
         let mut many = few.clone();
         many.insert("one-more".into(), 4);
-        let (few, many) = (build(&few, TableSize::DEFAULT, seed), build(&many, TableSize::DEFAULT, seed));
+        let few = build(&few, TableSize::DEFAULT, seed);
+        let many = build(&many, TableSize::DEFAULT, seed);
         for change in [diff(&few, &many).unwrap(), diff(&many, &few).unwrap()] {
             let avoidable = change.moved - change.needed;
             prop_assert!(avoidable * 100 < change.slots * 2, "{} of {}", avoidable, change.slots);
@@ -218,13 +237,15 @@ proptest! {
     }
 
     #[test]
-    fn changing_a_weight_moves_little_more_than_it_must(
+    fn changing_a_weight_moves_few_slots_beyond_those_that_must_move(
         weights in prop::collection::vec(1u32..=100, 2..=100), seed: [u8; 16]
     ) {
         let before: Config = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
         let mut after = before.clone();
         *after.get_mut("web-0").unwrap() += 1;
-        let change = diff(&build(&before, TableSize::DEFAULT, seed), &build(&after, TableSize::DEFAULT, seed)).unwrap();
+        let before = build(&before, TableSize::DEFAULT, seed);
+        let after = build(&after, TableSize::DEFAULT, seed);
+        let change = diff(&before, &after).unwrap();
         let avoidable = change.moved - change.needed;
         prop_assert!(avoidable * 100 < change.slots * 2, "{} of {}", avoidable, change.slots);
     }
