@@ -1,4 +1,4 @@
-# Sluice. `make help` lists the targets; README.md tells the story.
+# Sluice. `make help` lists the targets; see README.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -8,74 +8,75 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := $(TARGET)/release/sluice-lab
 
 KERNELS ?= 5.10 6.1 6.12 newest
-# Those that benchmarks run on, unless KERNELS is given.
+# The kernels of benchmarks, unless KERNELS is given.
 BENCH_KERNELS := $(if $(filter file undefined,$(origin KERNELS)),6.1 6.12,$(KERNELS))
 
-.PHONY: help setup build test test-largest fuzz test-kernels test-kernels-ci lab lab-up lab-status lab-shell lab-down bench bench-lists bench-program bench-kernels lint docs clean
+.PHONY: help setup build test test-largest fuzz test-kernels test-kernels-ci lab lab-up lab-status \
+	lab-shell lab-down bench bench-lists bench-program bench-kernels lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what Sluice is built with, as far as it is missing (Debian 12: as root)
+setup: ## Install missing build dependencies (Debian 12; root)
 	@tools/setup.sh
 
-build: setup ## Build everything: target/release/sluice and target/release/sluice-lab
+build: setup ## Build target/release/sluice, sluice-lab and sluice-bench
 	$(CARGO) build --release --bins
 
-test: setup ## Run all tests; as root also the privileged ones (packets through loaded programs, namespaces, the lab)
+test: setup ## Run all tests; the privileged ones (programs, namespaces, lab) are skipped unless root
 	@CARGO="$(CARGO)" tools/test.sh
 
-test-largest: setup ## The largest instance that limits allow, with a million flows (root; optimised; some minutes on an idle machine)
+test-largest: setup ## Test the largest configuration with a million flows (root; minutes)
 	SLUICE_LARGEST=1 $(CARGO) test --release --package sluice --test daemon -- --nocapture the_largest_instance
 
-fuzz: setup ## Look for packets on which memory, programs and oracle disagree (root; 20 minutes, or FUZZ_MINUTES=5; see tests/corpus/README.md)
+fuzz: setup ## Compare packet path, loaded programs and oracle on random packets (root; FUZZ_MINUTES=20)
 	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --release --test fuzz -- --nocapture
 
-test-kernels: build ## Run the privileged tests and the lab on other kernels, in virtual machines (root; KERNELS="6.1 6.12"; see docs/kernels.md)
+test-kernels: build ## Run privileged tests and lab on several kernels in VMs (root; hours; see docs/kernels.md)
 	@CARGO="$(CARGO)" KERNELS="$(KERNELS)" TESTS="$(TESTS)" JOBS="$(JOBS)" tools/test-kernels.sh
 
-test-kernels-ci: build ## Of test-kernels, what every change must pass: programs, packets and the lab on 6.1 and 6.12 (root; some seven minutes)
+test-kernels-ci: build ## Run programs, packets and lab on 6.1 and 6.12, as CI does (root; about 7 minutes)
 	@CARGO="$(CARGO)" KERNELS="6.1=load,programs,lab-device 6.12=load,wire,lab-program" JOBS=2 DOCUMENT= tools/test-kernels.sh
 
-lab: build ## The whole thing on real traffic in network namespaces, checked as it goes (root; under a minute after the build)
+lab: build ## Run the lab: clients, balancers and backends in network namespaces (root; under a minute)
 	@$(LAB) run
 
-lab-up: build ## Bring a lab up and leave it
+lab-up: build ## Set up a lab and keep it
 	@$(LAB) up
 
-lab-status: ## Show the lab that is up
+lab-status: ## Show the state of the lab
 	@$(LAB) status
 
-lab-shell: ## A shell in a host of the lab that is up: make lab-shell HOST=client1
+lab-shell: ## Open a shell in a host of the lab (HOST=client1)
 	@$(LAB) shell $(or $(HOST),client1)
 
-lab-down: ## Remove the lab that is up
+lab-down: ## Remove the lab
 	@$(LAB) down
 
-bench: setup ## Benchmark the lookup tables beside the paper's pseudo-code (several minutes; see docs/benchmarks.md)
+bench: setup ## Benchmark lookup tables against the Maglev paper's pseudo-code (minutes)
 	$(CARGO) bench --package sluice-maglev
 
-bench-lists: setup ## What a list of a million sources costs: time and memory (root; a minute)
+bench-lists: setup ## Measure time and memory of a source ACL with a million prefixes (root; a minute)
 	$(CARGO) bench --package sluice --bench lists
 
-bench-program: build ## Time the programs beside an empty and an encapsulating one (root; two minutes; see docs/benchmarks.md)
+bench-program: build ## Time the programs, an empty one and a minimal encapsulating one (root; 2 minutes)
 	@$(TARGET)/release/sluice-bench program --document docs/benchmarks.md
 
-bench-kernels: build ## Count the instructions that kernels take to forward a packet, beside IPVS (root; KERNELS="6.12"; see docs/benchmarks.md)
+bench-kernels: build ## Count instructions per forwarded packet in VMs, also of IPVS (root; KERNELS="6.12")
 	@KERNELS="$(BENCH_KERNELS)" tools/bench-kernels.sh
 
-lint: setup ## What a change must pass besides the tests: format, clippy, documentation
+lint: setup ## Run all checks but the tests: format, columns, clippy, import cycles, documentation
 	$(CARGO) fmt --check
 	@tools/check-columns.sh
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --quiet --package sluice-modules
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
 	@if [ -x /usr/bin/cargo-clippy ] && [ -x /usr/bin/cargo ]; then \
-		PATH=/usr/bin:$$PATH RUSTC_BOOTSTRAP=1 cargo clippy --package sluice-probes --target bpfel-unknown-none \
-			--target-dir $(TARGET)/probes-lint -- -D warnings; \
+		PATH=/usr/bin:$$PATH RUSTC_BOOTSTRAP=1 cargo clippy --package sluice-probes \
+			--target bpfel-unknown-none --target-dir $(TARGET)/probes-lint -- -D warnings; \
 	else \
-		echo "lint: clippy skipped for probes/: it takes that of the compiler for the BPF target (Debian: rust-web-clippy)"; \
+		echo "lint: clippy skipped for probes/: needs the BPF compiler's (Debian: rust-web-clippy)"; \
 	fi
 
-clean: ## Remove what was built here
+clean: ## Remove build artefacts
 	$(CARGO) clean

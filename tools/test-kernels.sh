@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the privileged tests and the lab on other kernels, each in a virtual machine;
+# Runs the privileged tests and the lab on several kernels, each in a virtual machine.
 # `make test-kernels` calls it, as root.
 #
 #   KERNELS  series of Debian's kernels (default "5.10 6.1 6.12 newest"); one that is not in the
@@ -12,9 +12,9 @@
 #   DOCUMENT page that receives the results (default docs/kernels.md); results of other kernels and
 #            tests are kept; empty: none
 #
-# Installs what it needs, builds the test programs once, here, and runs them inside. Logs are kept
-# in target/kernels. Ends with one line that adds up all tests; a skipped test is never counted as
-# passed. Exit status 1 when a test failed.
+# Installs the missing packages, builds the test programs once on the host, and runs them in the
+# virtual machines. Logs are kept in target/kernels. Ends with one line that sums up all tests; a
+# skipped test is never counted as passed. Exit status 1 if a test failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/packages.sh
@@ -30,22 +30,24 @@ mkdir -p "$results/bin"
 results=$(realpath "$results")
 start=$SECONDS
 
-[ "$(id -u)" = 0 ] || fail "the virtual machines see this machine's root file system, which takes root to share: run it as root"
-echo "test-kernels: what the virtual machines need"
+[ "$(id -u)" = 0 ] ||
+    fail "must run as root, because the virtual machines share this machine's root file system"
+echo "test-kernels: dependencies of the virtual machines"
 install_packages "$results/apt.log" busybox-static kmod iproute2 xz-utils zstd
 QEMU_ROOT=$(tools/kernels/qemu.sh)
 export QEMU_ROOT
 
-# 1. The test programs: name, package directory and executable of each.
+# 1. Build the test programs and list the name, package directory and executable of each.
 echo "test-kernels: building the test programs"
-# All of the workspace, as `make test` builds it: a selection would build every dependency once
-# more, with other features.
-${CARGO:-cargo} test --quiet --no-run --message-format=json >"$results/build.json" || fail "the test programs do not build; see above"
+# The whole workspace, as in `make test`. A selection of packages would compile the dependencies
+# again, with other features.
+${CARGO:-cargo} test --quiet --no-run --message-format=json >"$results/build.json" ||
+    fail "building the test programs failed; see above"
 field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" <<<"$2"; }
 grep '"kind":\["test"\]' "$results/build.json" | while read -r artefact; do
     manifest=$(field manifest_path "$artefact")
     name=$(field name "$artefact")
-    # Links of its own: a build meanwhile replaces the files, and not what runs here.
+    # Hard links, because a build during the run replaces the files.
     ln -f "$(field executable "$artefact")" "$results/bin/$name"
     printf '%s\t%s\t%s\n' "$name" "${manifest%/*}" "$results/bin/$name"
 done | sort >"$results/plan"
@@ -59,40 +61,44 @@ while IFS=$'\t' read -r name _; do
 done <"$results/plan"
 read -r -a groups <<<"${TESTS:-${all[*]}}"
 
-# The binary that users run, for lab and daemon. Beside it lies the one that the tests were built
-# with, which is several times slower.
+# The lab and daemon tests use the release binary. The test profile's is several times slower.
 release=${CARGO_TARGET_DIR:-target}/release/sluice
 [ -x "$release" ] || fail "$release is not built; run \`make build\`"
 ln -f "$release" "$results/bin/sluice"
 release=$results/bin/sluice
 
-# 2. Each kernel, with a directory of its own: tests.tsv (kernel, group, passed, failed, skipped),
-#    programs.tsv (program, kernel, instructions and verified instructions), skipped.tsv (kernel,
-#    group, test, reason) and `group`, the output of the group that runs.
+# 2. Run the groups on each kernel. A kernel's directory has tests.tsv (kernel, group, passed,
+#    failed, skipped), programs.tsv (program, kernel, instructions and verified instructions),
+#    skipped.tsv (kernel, group, test, reason) and `group`, the output of the current group.
 rm -rf "$results/kernels"
 
-# judge GROUP STATUS: adds up one group's output and notes what was skipped.
+# judge GROUP STATUS: sums up the results of one group and records its skipped tests.
 judge() {
     local group=$1 status=$2 passed=0 failed=0 skipped=0
     read -r passed failed skipped < <(
-        sed -nE 's/^test result: [A-Za-z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$own/group" |
-            awk '{ passed += $1; failed += $2; skipped += $3 } END { print passed + 0, failed + 0, skipped + 0 }'
+        awk '/^test result: [A-Za-z]+\. [0-9]+ passed; [0-9]+ failed; [0-9]+ ignored;/ {
+            passed += $4; failed += $6; skipped += $8
+        } END { print passed + 0, failed + 0, skipped + 0 }' "$own/group"
     )
-    # A program that ended without a verdict has failed; and so has one that tested nothing.
+    # A program that ended without a result, or without a test, has failed.
     if [ "$failed" = 0 ] && { [ "$status" != 0 ] || [ $((passed + skipped)) = 0 ]; }; then
         failed=1
     fi
-    printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" >>"$own/tests.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$version" "$group" "$passed" "$failed" "$skipped" \
+        >>"$own/tests.tsv"
     printf '  %-12s %s passed, %s failed, %s skipped\n' "$group" "$passed" "$failed" "$skipped"
-    # The reason stands behind the verdict, or in brackets before the name.
-    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' "$own/group" |
+    # The reason follows the result, or precedes the name in brackets.
+    sed -nE 's/^test +(\[([^]]*)\] )?(.*[^ ]) +\.\.\. ignored(, (.*)| \((.*)\))?$/\3\t\2\5\6/p' \
+        "$own/group" |
         while IFS=$'\t' read -r test reason; do
             printf '%s\t%s\t%s\t%s\n' "$version" "$group" "$test" "$reason" >>"$own/skipped.tsv"
             printf '  %-12s skipped %s: %s\n' "" "$test" "$reason"
         done
-    sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' "$own/group" |
+    sed -nE 's/^program ([^ :]+): instructions ([^,]+), verified ([^,]+),.*/\1\t\2\t\3/p' \
+        "$own/group" |
         while IFS=$'\t' read -r program instructions verified; do
-            printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" >>"$own/programs.tsv"
+            printf '%s\t%s\t%s\n' "$program" "$version" "$instructions / $verified" \
+                >>"$own/programs.tsv"
         done
     [ "$failed" = 0 ] || sed 's/^/    /' "$own/group"
 }
@@ -101,12 +107,13 @@ judge() {
 boot() {
     local status=0
     SHARE="$results $HOME" TIMEOUT=${TIMEOUT:-7200} CONSOLE=$2 nice -n 10 \
-        tools/kernels/vm.sh "$1" env SLUICE="$release" tools/kernels/guest.sh "$results/plan" "${groups[@]}" 2>&1 || status=$?
+        tools/kernels/vm.sh "$1" env SLUICE="$release" \
+        tools/kernels/guest.sh "$results/plan" "${groups[@]}" 2>&1 || status=$?
     echo "@exit $status"
 }
 
-# examine SERIES KERNEL: runs the groups on that kernel and judges each.
-examine() {
+# test_kernel SERIES KERNEL: runs the groups on that kernel and judges each.
+test_kernel() {
     local series=$1 kernel=$2 status=0 version log began=$SECONDS line group open
     own=$results/kernels/$series
     version=${kernel##*/}
@@ -133,7 +140,7 @@ examine() {
         tail -25 "$log"
         echo "test-kernels: the virtual machine ended with status $status"
     fi
-    # What did not come to its end did not pass.
+    # A group without an end has failed.
     for group in $open; do
         echo "no end" >"$own/group"
         judge "$group" "no end"
@@ -141,8 +148,7 @@ examine() {
     echo "  $((SECONDS - began)) s; log in $log"
 }
 
-# Each in a process group of its own, which takes the machine with it when this script is
-# interrupted.
+# Each kernel's job has its own process group, so that an interrupt also ends its virtual machine.
 set -m
 declare -A running=()
 stop() {
@@ -156,14 +162,14 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# finish: waits for one machine to end; one whose kernel cannot be had, or which broke, ends all.
+# finish: waits for one job; if it failed to run the tests at all, the script ends.
 finish() {
     local pid
-    wait -n -p pid "${!running[@]}" || fail "${running[$pid]}: the run broke off; see above"
+    wait -n -p pid "${!running[@]}" || fail "${running[$pid]}: the run was aborted; see above"
     unset "running[$pid]"
 }
 
-# All are fetched before any runs: apt is for one at a time.
+# All kernels are fetched before the first run, because apt does not run concurrently.
 declare -A kernels=()
 for entry in $KERNELS; do
     series=${entry%%=*}
@@ -173,12 +179,12 @@ for entry in $KERNELS; do
     status=0
     kernels[$series]=$(tools/kernels/kernel.sh "$series") || status=$?
     if [ $status = 3 ]; then
-        echo "test-kernels: $series: skipped, the archive has no such kernel"
-        printf '%s\t-\tall tests\tthe archive has no such kernel\n' "$series" >"$own/skipped.tsv"
+        echo "test-kernels: $series: skipped, not in the archive"
+        printf '%s\t-\tall tests\tnot in the archive\n' "$series" >"$own/skipped.tsv"
         printf '%s\t-\t0\t0\t1\n' "$series" >"$own/tests.tsv"
         continue
     fi
-    [ $status = 0 ] || fail "the kernel $series cannot be fetched"
+    [ $status = 0 ] || fail "fetching kernel $series failed; see above"
 done
 
 all_groups=("${groups[@]}")
@@ -190,9 +196,9 @@ for entry in $KERNELS; do
     [ "$series" = "$entry" ] || IFS=, read -r -a groups <<<"${entry#*=}"
     [ ${#running[@]} -lt "$jobs" ] || finish
     if [ "$jobs" = 1 ]; then
-        examine "$series" "$kernel" &
+        test_kernel "$series" "$kernel" &
     else
-        examine "$series" "$kernel" > >(sed -u "s/^/$series: /") 2>&1 &
+        test_kernel "$series" "$kernel" > >(sed -u "s/^/$series: /") 2>&1 &
     fi
     running[$!]=$series
 done
@@ -203,12 +209,12 @@ cat "$results"/kernels/*/tests.tsv >"$results/tests.tsv"
 cat "$results"/kernels/*/programs.tsv >"$results/programs.tsv"
 cat "$results"/kernels/*/skipped.tsv >"$results/skipped.tsv"
 
-# 3. What came out.
+# 3. Report.
 if [ -n "$document" ]; then
     tools/kernels/report.sh "$results" "$document"
-    echo "test-kernels: results are in $document"
+    echo "test-kernels: results written to $document"
 fi
 echo "test-kernels: done after $((SECONDS - start)) s"
 awk -F '\t' '{ passed += $3; failed += $4; skipped += $5 }
-    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$results/tests.tsv"
-awk -F '\t' '{ failed += $4; passed += $3 } END { exit failed > 0 || passed == 0 }' "$results/tests.tsv"
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+          exit failed > 0 || passed == 0 }' "$results/tests.tsv"

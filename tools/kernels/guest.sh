@@ -1,29 +1,28 @@
 #!/usr/bin/env bash
-# guest.sh PLAN GROUP...: runs groups of tests in a virtual machine; test-kernels.sh starts it
-# there. PLAN has one line for each test program: name, its package's directory, executable,
-# separated by tabs. A group is the name of a test program, or `lab-device` or `lab-program`: the
-# lab with backends that decapsulate by tunnel devices, or by Sluice's program.
+# guest.sh PLAN GROUP...: runs groups of tests in a virtual machine, started by test-kernels.sh.
+# PLAN has one line per test program with its name, package directory and executable, separated by
+# tabs. A group is the name of a test program, or `lab-device` or `lab-program`: the lab with
+# backends that decapsulate with tunnel devices or with Sluice's program.
 #
-# Each group's output stands between a line `@begin GROUP` and a line `@end GROUP STATUS`. A group
-# that hangs is ended (status 124).
+# The output of each group is enclosed in the lines `@begin GROUP` and `@end GROUP STATUS`. A group
+# that exceeds its time limit is killed (status 124).
 set -uo pipefail
 
 plan=$1
 shift
 tunnels=/etc/modprobe.d/sluice-no-tunnels.conf
 
-# Of this machine alone: artefacts of other runs may lie in the /tmp that is seen here.
+# The host's /tmp is visible here and may contain artefacts of other runs.
 TMPDIR=$(mktemp -d)
 export TMPDIR
 
-# Emulation is slow, and what depends on the frame more than on the kernel is tried at length on the
-# host.
+# Fewer random frames than on the host, because emulation is slow and most results depend on the
+# frame and not on the kernel.
 export RANDOM_FRAMES=500 FUZZ_FRAMES=5000
-# No test judges how long something took.
+# Disables the tests' time limits.
 export SLUICE_EMULATED=1
 
-# Makes this kernel one without tunnel devices: it asks modprobe for their modules, which then
-# refuses.
+# Prevents tunnel devices: the kernel loads their modules by modprobe, which then fails.
 forbid_tunnels() {
     mkdir -p "${tunnels%/*}"
     printf 'install %s /bin/false\n' ipip ip6_tunnel sit >"$tunnels"
@@ -32,8 +31,8 @@ forbid_tunnels() {
 
 for group in "$@"; do
     program=$group
-    # Against hangs, so generous: most groups take minutes, also beside another machine on two CPUs.
-    # Daemons start by the hundred.
+    # In seconds. Most groups take minutes, also with a second virtual machine on two CPUs; `daemon`
+    # starts hundreds of daemons.
     limit=1800
     case $group in
         daemon) limit=5400 ;;
@@ -45,17 +44,17 @@ for group in "$@"; do
     echo "@begin $group"
     case $group in
         lab-program) forbid_tunnels ;;
-        # Loading these modules adds a device to every namespace (tunl0, ip6tnl0, sit0), which would
-        # be a change that tests find.
+        # Loaded before the tests, because loading adds a device (tunl0, ip6tnl0, sit0) to every
+        # namespace, which tests would detect as a change.
         *) modprobe -a ipip ip6_tunnel sit ;;
     esac
     if line=$(grep -P "^$program\t" "$plan"); then
         IFS=$'\t' read -r _ directory executable <<<"$line"
-        # As cargo runs tests: in their package's directory.
+        # In the package's directory, as cargo runs tests.
         (cd "$directory" && timeout -k 10 "$limit" "$executable" --color never)
         status=$?
     else
-        echo "there is no test program $program"
+        echo "guest: error: no test program $program"
         status=1
     fi
     rm -f "$tunnels"

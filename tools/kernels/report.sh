@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# report.sh RESULTS DOCUMENT: writes what a run of test-kernels.sh found (tests.tsv, programs.tsv
-# and skipped.tsv in directory RESULTS) into DOCUMENT. Results of kernels and tests that were not in
-# the run are kept from the document as it is.
+# report.sh RESULTS DOCUMENT: writes the results of a run of test-kernels.sh (tests.tsv,
+# programs.tsv and skipped.tsv in directory RESULTS) into DOCUMENT. Results in DOCUMENT of kernels
+# and tests that were not in the run are kept.
 set -euo pipefail
 
 results=$1
@@ -12,36 +12,48 @@ trap 'rm -f "$old"' EXIT
 
 # section HEADING: the lines of a section of the old document.
 section() {
-    awk -v heading="## $1" '$0 == heading { inside = 1; next } /^## / { inside = 0 } inside && NF' "$old"
+    awk -v heading="## $1" '
+        $0 == heading { inside = 1; next }
+        /^## / { inside = 0 }
+        inside && NF' "$old"
 }
 
 # table CORNER CELLS HEADING: merges the file CELLS (row, kernel and text, separated by tabs) into
-# the table under HEADING. Each series of kernels (6.1, 6.12, ...) has one column: results of
-# another version of it go with the first of a new one. Rows stay in the order that they have, new
-# ones come last.
+# the table under HEADING. Each series of kernels (6.1, 6.12, ...) has one column. The first result
+# of a new version replaces the whole column. Rows keep their order; new rows are appended.
 table() {
     awk -F '\t' -v corner="$1" '
-        function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
+        function series(kernel,   parts) {
+            split(kernel, parts, ".")
+            return parts[1] "." (parts[2] + 0)
+        }
         function trim(text) { gsub(/^ +| +$/, "", text); return text }
         function add(row) { if (!(row in order)) { order[row] = ++rows; names[rows] = row } }
         function put(row, kernel, text) {
             add(row)
             if (!(series(kernel) in column)) column[series(kernel)] = kernel
-            if (column[series(kernel)] == kernel && !((row, series(kernel)) in cell)) cell[row, series(kernel)] = text
+            if (column[series(kernel)] == kernel && !((row, series(kernel)) in cell))
+                cell[row, series(kernel)] = text
         }
-        # The cells of this run come before those that are there.
+        # The cells of this run are read before those of the document.
         FILENAME == ARGV[2] { put($1, $2, $3); next }
         /^\|/ {
             count = split($0, cells, "|")
-            if (!heading) { for (i = 3; i < count; i++) heads[i] = trim(cells[i]); heading = 1; next }
+            if (!heading) {
+                for (i = 3; i < count; i++) heads[i] = trim(cells[i])
+                heading = 1
+                next
+            }
             if (cells[2] ~ /^ *-+ *$/ || trim(cells[2]) == corner) next
             if (FILENAME == ARGV[1]) { add(trim(cells[2])); next }
-            for (i = 3; i < count; i++) if (trim(cells[i]) != "-") put(trim(cells[2]), heads[i], trim(cells[i]))
+            for (i = 3; i < count; i++)
+                if (trim(cells[i]) != "-") put(trim(cells[2]), heads[i], trim(cells[i]))
         }
         END {
             for (key in column) { split(key, v, "."); sorted[v[1] * 1000 + v[2]] = key }
             n = 0
-            for (number = 0; number < 100000; number++) if (number in sorted) keys[++n] = sorted[number]
+            for (number = 0; number < 100000; number++)
+                if (number in sorted) keys[++n] = sorted[number]
             line = "| " corner " |"; rule = "| --- |"
             for (i = 1; i <= n; i++) { line = line " " column[keys[i]] " |"; rule = rule " --- |" }
             print line; print rule
@@ -56,11 +68,14 @@ table() {
         }' <(section "$3") "$2" <(section "$3")
 }
 
-# The reasons for skipping: those of this run, and those of tests on kernels of the table that were
-# not in it.
+# Prints the skipped tests with their reasons: those of this run, and those in the document of
+# kernels and tests that were not in the run.
 skips() {
     awk -F '\t' '
-        function series(kernel,   parts) { split(kernel, parts, "."); return parts[1] "." (parts[2] + 0) }
+        function series(kernel,   parts) {
+            split(kernel, parts, ".")
+            return parts[1] "." (parts[2] + 0)
+        }
         FILENAME == ARGV[1] { version[series($1)] = $1; ran[$1, $2] = 1; next }
         FILENAME == ARGV[2] { count[$1 ", " $2, $4]++; name[$1 ", " $2, $4] = $3; next }
         /^- / {
@@ -76,7 +91,7 @@ skips() {
                 print "- " parts[1] ", " which ": " parts[2]
             }
         }
-    ' "$results/tests.tsv" "$results/skipped.tsv" <(section "Skipped, and why") | sort -V
+    ' "$results/tests.tsv" "$results/skipped.tsv" <(section "Skipped tests") | sort -V
 }
 
 awk -F '\t' '$2 != "-" {
@@ -89,26 +104,28 @@ awk -F '\t' '$2 != "-" {
     cat <<'END'
 # Kernels
 
-`make test-kernels` runs the privileged tests and the lab in virtual machines with Debian's stock kernels, and writes this page.
-[operations.md](operations.md) says which kernels are supported; this page is what that rests on.
+`make test-kernels` runs the privileged tests and the lab in virtual machines with Debian's stock
+kernels and generates this page. [operations.md](operations.md) lists the supported kernels.
 
 ```
-make test-kernels                        # 5.10, 6.1, 6.12 and the newest in Debian's archive; as root; takes hours
-make test-kernels KERNELS="6.1 6.12"     # these only; results of the others stay
-make test-kernels TESTS="load daemon"    # these tests only; results of the others stay
-make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # tests of each kernel's own, two machines at a time
-make test-kernels-ci                     # what every change must pass: programs, packets and lab on 6.1 and 6.12; writes nothing
+make test-kernels                        # 5.10, 6.1, 6.12 and Debian's newest (as root; hours)
+make test-kernels KERNELS="6.1 6.12"     # these kernels; results of others are kept
+make test-kernels TESTS="load daemon"    # these groups of tests; results of others are kept
+make test-kernels KERNELS="6.1=load,programs 6.12=lab-program" JOBS=2   # groups per kernel, two VMs
+make test-kernels-ci                     # programs, packets and lab on 6.1 and 6.12; no report
 ```
 
-Kernels come from Debian's archive, checked by apt, and are kept under `~/.cache/sluice/kernels`; a kernel that the archive does not
-have is skipped, and the command says so. QEMU is Debian's, too; where it cannot be installed beside what a machine has
-of another release, it runs from a copy under `~/.cache/sluice/qemu`. It emulates, some ten times slower than the machine it runs on, so what a
-test allows in seconds is generous.
+Kernels come from Debian's archive. apt verifies them, and they are cached under
+`~/.cache/sluice/kernels`. A kernel that is not in the archive is skipped with a message. QEMU is
+Debian's package; if installing it would remove packages, a copy under `~/.cache/sluice/qemu` is
+used. QEMU emulates and is about ten times slower than the host, so the tests' time limits are
+generous.
 
 ## Tests
 
-Each row is a test program. `lab-device` is the lab with backends that decapsulate by the kernel's `ipip` and `ip6tnl` devices,
-`lab-program` the lab on the same kernel kept from making such devices, so that Sluice's own program decapsulates. `-`: not run.
+Each row is a test program. `lab-device` is the lab with backends that decapsulate with the kernel's
+`ipip` and `ip6tnl` devices. `lab-program` is the lab on the same kernel without these devices, so
+that Sluice's backend program decapsulates. `-`: not run.
 
 END
     table test "$results/cells.tsv" Tests
@@ -116,14 +133,15 @@ END
 
 ## Programs
 
-Instructions as the kernel runs them / instructions that its verifier went through. The verifier counts an instruction once for each
-path that leads through it, and refuses a program at a million. `-`: that kernel does not tell.
+Length of the loaded program / instructions processed by the verifier, both in instructions. The
+verifier counts an instruction once per explored path and rejects a program beyond one million. `-`:
+not reported by this kernel.
 
 END
     table program "$results/programs.tsv" Programs
     cat <<'END'
 
-## Skipped, and why
+## Skipped tests
 
 <!-- begin skipped -->
 

@@ -13,8 +13,8 @@ enum Target {
 }
 
 impl Tree {
-    /// The modules that define the item at `path`, seen from `module`: none if the path leads out of
-    /// the crate or to a module, several if the name has several meanings.
+    /// The modules that define the item at `path`, seen from `module`: none if the path leads out
+    /// of the crate or to a module, several if the name has several meanings.
     pub(crate) fn defining_modules(&self, module: ModuleId, path: &[String]) -> BTreeSet<ModuleId> {
         let targets = self.resolve(module, path, &mut Vec::new());
         targets
