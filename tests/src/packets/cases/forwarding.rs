@@ -149,7 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a packet of 3,000 bytes is forwarded where the MTU allows it",
             world.clone().with_mtu(9000),
-            { each(&|client| Client { payload: 3000, ..client }) },
+            each(&|client| Client { payload: 3000, ..client }),
         ),
         Case::new(
             "a merged packet is judged by its segments: three of 1,140 bytes fit 1,160",

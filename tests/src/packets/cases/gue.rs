@@ -98,7 +98,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a datagram without a checksum has none outside over IPv4 either",
             only(world(), false),
-            { [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec() },
+            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec(),
         ),
         Case::new("over IPv6 such a datagram is dropped", only(world(), true), {
             let bare =
@@ -108,12 +108,12 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "over IPv6 such a datagram goes where its receiver agreed",
             only(agreed(), true),
-            { [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec() },
+            [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec(),
         ),
         Case::new(
             "a datagram's checksum that covers less than the packet is not used",
             only(world(), false),
-            { [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec() },
+            [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec(),
         ),
         Case::new("what is merged has no checksum outside over IPv4", only(world(), false), {
             Client::each().map(|client| merged(&client, false)).to_vec()
@@ -126,7 +126,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "what is merged goes over IPv6 where its receiver agreed",
             only(agreed(), true),
-            { Client::each().map(|client| merged(&client, true)).to_vec() },
+            Client::each().map(|client| merged(&client, true)).to_vec(),
         ),
         Case::new(
             "fragments have no checksum outside, and follow each other in UDP",
@@ -157,7 +157,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "an ICMP error goes in UDP with a checksum, from its flow's source port",
             world(),
-            { super::icmp::few().map(|error| followed(&error)).collect() },
+            super::icmp::few().map(|error| followed(&error)).collect(),
         ),
         Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
             [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()

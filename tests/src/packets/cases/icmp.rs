@@ -71,7 +71,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "an ICMP error goes where its service's way of hashing sends the flow",
             hashing(),
-            { each().map(|error| followed(&hashing(), &error)).collect() },
+            each().map(|error| followed(&hashing(), &error)).collect(),
         ),
         Case::new("an ICMP error finds any-port and prefix VIPs", prefixes(), {
             let at = |error: Error| {

@@ -170,7 +170,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "pings that an address leaves to the host pass",
             options(AddressOptions::PING_HOST),
-            { both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec() },
+            both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec(),
         ),
         Case::new(
             "pings that an address forwards go to the backend of their two addresses",

@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a client whose packet does not fit is told the MTU without the outer header",
             world(1500),
-            { each(1500).iter().map(|client| answered(client, room(client, 1500))).collect() },
+            each(1500).iter().map(|client| answered(client, room(client, 1500))).collect(),
         ),
         Case::new(
             "a packet that fits to the byte is forwarded, one byte more is answered",
