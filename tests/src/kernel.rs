@@ -1,130 +1,126 @@
-//! Calls to the kernel that Sluice itself has no use for: attaching by link, and test runs that
-//! tell their time.
+//! BPF system calls that Sluice itself does not need: attaching by link, timed test runs, loading a
+//! classifier from instructions.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use aya_obj::generated::{
+    BPF_F_TEST_XDP_LIVE_FRAMES, XDP_FLAGS_DRV_MODE, bpf_attach_type, bpf_attr,
+    bpf_attr__bindgen_ty_7 as TestRun, bpf_cmd, bpf_insn, bpf_prog_type,
+};
 
 /// Where a program is attached by link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
+pub enum LinkHook {
     /// TCX ingress (Linux 6.6).
     Tcx,
-    /// XDP in the driver, before the kernel has made a socket buffer (Linux 5.9).
+    /// XDP in the driver, before the kernel allocates a socket buffer (Linux 5.9).
     NativeXdp,
 }
 
-/// Attaches a program to an interface; it is detached when the link is closed.
+/// Attaches a program to an interface; closing the link detaches it. A kernel without the hook
+/// returns `EINVAL`.
 ///
 /// # Errors
 ///
-/// What the kernel refused: `EINVAL` where it has no such hook.
-pub fn attach(program: BorrowedFd<'_>, interface: u32, hook: Hook) -> io::Result<OwnedFd> {
-    const LINK_CREATE: libc::c_long = 28;
-    const TCX_INGRESS: u32 = 46;
-    const XDP: u32 = 37;
-    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-    /// `struct { ... } link_create` of `union bpf_attr` (`linux/bpf.h`), up to TCX's part of it.
-    #[repr(C)]
-    struct LinkCreate {
-        program: i32,
-        interface: u32,
-        attach_type: u32,
-        flags: u32,
-        relative: u32,
-        pad: u32,
-        expected_revision: u64,
-    }
-
+/// The kernel's error.
+pub fn attach(program: BorrowedFd<'_>, interface: u32, hook: LinkHook) -> io::Result<OwnedFd> {
     let (attach_type, flags) = match hook {
-        Hook::Tcx => (TCX_INGRESS, 0),
-        Hook::NativeXdp => (XDP, XDP_FLAGS_DRV_MODE),
+        LinkHook::Tcx => (bpf_attach_type::BPF_TCX_INGRESS, 0),
+        LinkHook::NativeXdp => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
     };
-    let program = program.as_raw_fd();
-    let request = LinkCreate {
-        program,
-        interface,
-        attach_type,
-        flags,
-        relative: 0,
-        pad: 0,
-        expected_revision: 0,
-    };
-    // SAFETY: `request` is laid out as the kernel's attribute union for this command.
-    let descriptor = unsafe {
-        libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const request, size_of::<LinkCreate>())
-    };
-    match i32::try_from(descriptor) {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mut attributes = zeroed();
+    attributes.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attributes.link_create.__bindgen_anon_2.target_ifindex = interface;
+    attributes.link_create.attach_type = attach_type as u32;
+    attributes.link_create.flags = flags;
+    // SAFETY: `BPF_LINK_CREATE` reads `link_create`, which holds no pointers.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel has just created this descriptor for the link.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// `struct { ... } test` of `union bpf_attr` (`linux/bpf.h`).
-#[derive(Default)]
-#[repr(C)]
-struct TestRun {
-    program: i32,
-    value: u32,
-    size_in: u32,
-    size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    nanoseconds: u32,
-    context_size_in: u32,
-    context_size_out: u32,
-    context_in: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch: u32,
-    pad: u32,
+/// Loads a program for TC from its instructions.
+///
+/// # Errors
+///
+/// The kernel's error.
+pub fn load_classifier(instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attributes.__bindgen_anon_3.insn_cnt = instructions.len() as u32;
+    attributes.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
+    attributes.__bindgen_anon_3.license = c"MIT".as_ptr() as u64;
+    // SAFETY: `BPF_PROG_LOAD` reads the instructions and the licence, both of which outlive the
+    // call.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes) }?;
+    // SAFETY: the kernel has just created this descriptor for the program.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-impl TestRun {
-    fn new(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Self {
-        let (size_in, data_in) = (frame.len() as u32, frame.as_ptr() as u64);
-        Self { program: program.as_raw_fd(), size_in, data_in, repeat, ..Self::default() }
-    }
-
-    /// `frame` is what the request points to.
-    fn submit(mut self, frame: &[u8]) -> io::Result<Self> {
-        const PROG_TEST_RUN: libc::c_long = 10;
-
-        debug_assert_eq!(self.data_in, frame.as_ptr() as u64);
-        // SAFETY: `self` is laid out as the kernel's attribute union for this command, and `frame`
-        // outlives the call.
-        let outcome = unsafe {
-            libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut self, size_of::<Self>())
-        };
-        if outcome == 0 { Ok(self) } else { Err(io::Error::last_os_error()) }
-    }
-}
-
-/// Runs a program once on a frame (`BPF_PROG_TEST_RUN`): its return value, and how many nanoseconds
-/// it took, reading the clock included.
+/// Runs a program once on a frame (`BPF_PROG_TEST_RUN`): its return value and its run time in
+/// nanoseconds, which includes reading the clock.
 ///
 /// Once, because the kernel does not restore the frame before it repeats a run.
 ///
 /// # Errors
 ///
-/// What the kernel refused.
+/// The kernel's error.
 pub fn run_timed(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, u32)> {
-    let run = TestRun::new(program, frame, 1).submit(frame)?;
-    Ok((run.value, run.nanoseconds))
+    let run = test_run(program, frame, |run| run.repeat = 1)?;
+    Ok((run.retval, run.duration))
 }
 
-/// Runs a program for XDP live on frames of the kernel's own, as the driver of a busy network card
-/// does, 64 at a time: what it redirects leaves. Nanoseconds a frame, all that follows on the same
-/// CPU included. Linux 5.18.
+/// Runs an XDP program on live frames of the kernel (Linux 5.18), 64 at a time as the driver of a
+/// busy network card does: redirected frames are transmitted. Returns nanoseconds per frame, which
+/// include everything that follows on the same CPU.
 ///
 /// # Errors
 ///
-/// What the kernel refused.
+/// The kernel's error.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], frames: u32) -> io::Result<u32> {
-    const LIVE_FRAMES: u32 = 1 << 1;
+    let run = test_run(program, frame, |run| {
+        run.repeat = frames;
+        run.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+        run.batch_size = 64;
+    })?;
+    Ok(run.duration)
+}
 
-    let request = TestRun { flags: LIVE_FRAMES, batch: 64, ..TestRun::new(program, frame, frames) };
-    request.submit(frame).map(|run| run.nanoseconds)
+fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    set: impl FnOnce(&mut TestRun),
+) -> io::Result<TestRun> {
+    let mut attributes = zeroed();
+    // SAFETY: every bit pattern is a valid `TestRun`.
+    let run = unsafe { &mut attributes.test };
+    run.prog_fd = program.as_raw_fd().cast_unsigned();
+    run.data_size_in = frame.len() as u32;
+    run.data_in = frame.as_ptr() as u64;
+    set(run);
+    // SAFETY: `BPF_PROG_TEST_RUN` reads the frame, which outlives the call, and writes only the
+    // attributes, since they name no buffer for output.
+    unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes) }?;
+    // SAFETY: as above.
+    Ok(unsafe { attributes.test })
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: the union's members are integers and byte arrays, for which zero is valid.
+    unsafe { std::mem::zeroed() }
+}
+
+/// The `bpf()` system call; its return value, which may be a file descriptor.
+///
+/// # Safety
+///
+/// Pointers in the attributes of the command point to memory that outlives the call and is as long
+/// as the attributes say.
+unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<RawFd> {
+    let attributes: *mut bpf_attr = attributes;
+    // SAFETY: the attributes are the kernel's union; the caller vouches for its pointers.
+    let value =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, attributes, size_of::<bpf_attr>()) };
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value as RawFd) }
 }

@@ -8,14 +8,17 @@ use libtest_mimic::{Arguments, Trial};
 use sluice::kernel::bpf;
 use sluice_tests::bench::program::cases::CASES;
 use sluice_tests::bench::program::{self, Effort};
-use sluice_tests::packets::loaded::Hook;
+use sluice_tests::packets::bindings::test_run::BalancerHook;
 
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for case in CASES {
-        for (hook, v6) in
-            [(Hook::Tc, false), (Hook::Tc, true), (Hook::Xdp, false), (Hook::Xdp, true)]
-        {
+        for (hook, v6) in [
+            (BalancerHook::Tc, false),
+            (BalancerHook::Tc, true),
+            (BalancerHook::Xdp, false),
+            (BalancerHook::Xdp, true),
+        ] {
             let name = format!("{hook:?}, {}: {}", if v6 { "IPv6" } else { "IPv4" }, case.name);
             let trial = Trial::test(name, move || {
                 let thread = std::thread::spawn(move || {

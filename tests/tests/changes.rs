@@ -15,15 +15,18 @@ use sluice_control::plan::plan;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::NextHop;
 use sluice_datapath::options::VipOptions;
-use sluice_tests::packets::build::{Client, ETHERNET};
-use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{Hook, Loaded};
-use sluice_tests::packets::world::{Action, Balancer, INTERFACE, MTU, VIP_V4, VIP_V6};
+use sluice_tests::packets::addresses::{INTERFACE, VIP_V4, VIP_V6};
+use sluice_tests::packets::bindings::BalancerBinding;
+use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
+use sluice_tests::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
+use sluice_tests::packets::expectation::Action;
+use sluice_tests::packets::fixture::MTU;
+use sluice_tests::packets::frames::{Client, ETHERNET};
 
 const SECOND: u64 = 1_000_000_000;
 
 /// What is tried at each hook.
-type Test = fn(Hook) -> anyhow::Result<()>;
+type Test = fn(BalancerHook) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
     let tests: [(&str, Test); 5] = [
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
     let missing = missing();
     let mut trials = Vec::new();
     for (name, test) in tests {
-        for hook in [Hook::Tc, Hook::Xdp] {
+        for hook in [BalancerHook::Tc, BalancerHook::Xdp] {
             let name = format!("{}: {name}", format!("{hook:?}").to_lowercase());
             let trial = Trial::test(name, move || in_namespace(move || test(hook)));
             trials.push(match &missing {
@@ -60,13 +63,13 @@ fn main() -> ExitCode {
 
 /// A balancer whose maps are changed by plans alone, at a time of the test's own.
 struct Daemon {
-    loaded: Loaded,
+    loaded: TestRunBalancer,
     now: u64,
 }
 
 impl Daemon {
-    fn new(hook: Hook) -> anyhow::Result<Self> {
-        Ok(Self { loaded: Loaded::new(hook)?, now: SECOND })
+    fn new(hook: BalancerHook) -> anyhow::Result<Self> {
+        Ok(Self { loaded: TestRunBalancer::new(hook)?, now: SECOND })
     }
 
     /// Makes the maps hold what is wanted, step by step.
@@ -96,7 +99,7 @@ impl Daemon {
             ensure!(action != Action::Redirect, "the packet left as it came");
             return Ok(None);
         }
-        ensure!(action == self.loaded.forwards_as(), "an encapsulated packet meets {action:?}");
+        ensure!(action == self.loaded.forward_action(), "an encapsulated packet meets {action:?}");
         let packet = &bytes[ETHERNET..];
         Ok(Some(match packet[0] >> 4 {
             4 => Ipv4Addr::from(<[u8; 4]>::try_from(&packet[16..20])?).into(),
@@ -176,7 +179,7 @@ fn datagrams() -> Vec<Client> {
     vec![Client::udp4(), Client::udp6()]
 }
 
-fn removed_service(hook: Hook) -> anyhow::Result<()> {
+fn removed_service(hook: BalancerHook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1], vec![web(0)?]))?;
     daemon.expect(&segments(), Some(1))?;
@@ -189,7 +192,7 @@ fn removed_service(hook: Hook) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn removed_backend(hook: Hook) -> anyhow::Result<()> {
+fn removed_backend(hook: BalancerHook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1, 2], vec![web(0)?, dns(0)?]))?;
     daemon.expect(&segments(), Some(1))?;
@@ -199,12 +202,12 @@ fn removed_backend(hook: Hook) -> anyhow::Result<()> {
     daemon.expect(&datagrams(), Some(2))
 }
 
-fn recycled_backend(hook: Hook) -> anyhow::Result<()> {
+fn recycled_backend(hook: BalancerHook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1, 2], vec![web(0)?, dns(1)?]))?;
     daemon.expect(&segments(), Some(1))?;
     daemon.expect(&datagrams(), Some(2))?;
-    // Backend 1 goes; when its index may be used again, the other service gets a backend there.
+    // BackendSpec 1 goes; when its index may be used again, the other service gets a backend there.
     daemon.reach(&want(&[2], vec![web(0)?, dns(0)?]))?;
     daemon.rest();
     daemon.reach(&want(&[2, 3], vec![web(0)?, dns(1)?]))?;
@@ -218,7 +221,7 @@ fn recycled_backend(hook: Hook) -> anyhow::Result<()> {
     daemon.expect(&[Client::udp4().from_port(9), Client::udp6().from_port(9)], Some(3))
 }
 
-fn recycled_address(hook: Hook) -> anyhow::Result<()> {
+fn recycled_address(hook: BalancerHook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1], vec![web(0)?]))?;
     let numbers = |daemon: &mut Daemon| -> anyhow::Result<Vec<u32>> {
@@ -251,7 +254,7 @@ fn recycled_address(hook: Hook) -> anyhow::Result<()> {
     daemon.expect(&to(VIP_V4, VIP_V6, 80).collect::<Vec<_>>(), None)
 }
 
-fn recycled_service(hook: Hook) -> anyhow::Result<()> {
+fn recycled_service(hook: BalancerHook) -> anyhow::Result<()> {
     let mut daemon = Daemon::new(hook)?;
     daemon.reach(&want(&[1, 2], vec![web(0)?]))?;
     daemon.expect(&segments(), Some(1))?;

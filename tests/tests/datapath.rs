@@ -8,58 +8,64 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice_datapath::Reason;
-use sluice_tests::packets::build::Client;
-use sluice_tests::packets::native::{Native, NativeHost};
+use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
+use sluice_tests::packets::bindings::{BalancerBinding, DecapBinding};
+use sluice_tests::packets::checks::{capture, echo_checksums, regressions, source_spreading};
+use sluice_tests::packets::compare;
+use sluice_tests::packets::expectation::{Action, BalancerCounters, DecapCounters};
+use sluice_tests::packets::fixture::Fixture;
+use sluice_tests::packets::frames::{Client, Frame, SHORTEST};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::decapsulate::decapsulated;
-use sluice_tests::packets::world::{
-    Action, Balancer, Counters, Decapsulator, Frame, Unwraps, World,
-};
-use sluice_tests::packets::{cases, clamping, faults, icmp, random, sources, watching};
+use sluice_tests::packets::{cases, clamping, random};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     for case in cases::balancing() {
         let name = format!("balancer: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut Native::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBalancer::default()))));
     }
-    for case in cases::decapsulating() {
+    for case in cases::decapsulation() {
         let name = format!("backend: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBackend::default()))));
     }
-    for case in cases::clamping() {
+    for case in cases::mss_clamp() {
         let name = format!("clamp: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut NativeHost::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBackend::default()))));
     }
     for case in cases::balancing() {
         let name = format!("capture: {}", case.name);
-        trials
-            .push(Trial::test(name, move || report(watching::case(&case, &mut Native::default()))));
+        trials.push(Trial::test(name, move || {
+            report(capture::case(&case, &mut MemoryBalancer::default()))
+        }));
     }
-    for &(name, check) in watching::CHECKS {
+    for &(name, check) in capture::CHECKS {
         trials.push(Trial::test(format!("capture: {name}"), move || {
-            report(check(&mut Native::default()))
+            report(check(&mut MemoryBalancer::default()))
         }));
     }
     trials.push(Trial::test("the oracle agrees with every row of the table", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
-        cases::decapsulating().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
-        cases::clamping().iter().try_for_each(|case| report(case.agrees_with_oracle()))
+        cases::decapsulation().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
+        cases::mss_clamp().iter().try_for_each(|case| report(case.agrees_with_oracle()))
     }));
     trials.push(Trial::test("random handshakes leave the backend as the oracle says", || {
-        let mut host = NativeHost::default();
+        let mut host = MemoryBackend::default();
         report(clamping::agree(config(), &mut [("memory", &mut host)], |_| true))
     }));
     let name = "the answer to a ping has a right checksum, whatever the ping holds";
-    trials.push(Trial::test(name, || report(icmp::every_answer_is_valid(&mut Native::default()))));
-    for fault in faults::FAULTS {
+    trials.push(Trial::test(name, || {
+        report(echo_checksums::every_answer_is_valid(&mut MemoryBalancer::default()))
+    }));
+    for fault in regressions::REGRESSIONS {
         let name = format!("not here: {}", fault.0);
-        trials.push(Trial::test(name, || report(faults::check(fault, Native::default))));
+        trials
+            .push(Trial::test(name, || report(regressions::check(fault, MemoryBalancer::default))));
     }
     trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
     trials.push(Trial::test("where sources are spread, each flow has one of its own", || {
-        report(sources::check(&mut Native::with(sources::spread())))
+        report(source_spreading::check(&mut MemoryBalancer::with(source_spreading::spread())))
     }));
     trials.push(Trial::test("random frames end as the oracle says", random_frames));
     trials.push(Trial::test(
@@ -84,10 +90,10 @@ fn runner() -> TestRunner {
 /// The lengths that the kernel's test run does not take.
 fn shortest_frames() -> Result<(), Failed> {
     let whole = Client::tcp4().frame();
-    let (mut balancer, mut host) = (Native::default(), NativeHost::default());
-    balancer.configure(&World::new())?;
+    let (mut balancer, mut host) = (MemoryBalancer::default(), MemoryBackend::default());
+    balancer.configure(&Fixture::new())?;
     host.configure(&random::host())?;
-    for length in 0..cases::SHORTEST {
+    for length in 0..SHORTEST {
         let frame = Frame::from(whole[..length].to_vec());
         if (balancer.send(&frame)?, host.send(&frame)?)
             != ((Action::Pass, frame.bytes.clone()), (Action::Pass, frame.bytes))
@@ -95,7 +101,7 @@ fn shortest_frames() -> Result<(), Failed> {
             return Err(format!("{length} bytes do not pass untouched").into());
         }
     }
-    let expected = BTreeMap::from([(Reason::Truncated, cases::SHORTEST as u64)]);
+    let expected = BTreeMap::from([(Reason::Truncated, SHORTEST as u64)]);
     let reasons = (balancer.counters()?.reasons, host.counters()?.1);
     if reasons != (expected.clone(), expected) {
         Err(format!("reasons are {reasons:?}").into())
@@ -105,17 +111,18 @@ fn shortest_frames() -> Result<(), Failed> {
 }
 
 fn random_frames() -> Result<(), Failed> {
-    let world = random::world();
-    let state = RefCell::new((Native::default(), Oracle::default(), Counters::default()));
+    let fixture = random::fixture();
+    let state =
+        RefCell::new((MemoryBalancer::default(), Oracle::default(), BalancerCounters::default()));
     {
         let (native, oracle, _) = &mut *state.borrow_mut();
-        native.configure(&world)?;
-        oracle.configure(&world);
+        native.configure(&fixture)?;
+        oracle.configure(&fixture);
     }
     let tried = runner().run(&random::frame(true), |frame| {
         let (native, oracle, total) = &mut *state.borrow_mut();
         let expected = oracle.judge(&frame);
-        cases::send(native, &frame, &expected, total)
+        compare::send(native, &frame, &expected, total)
             .map_err(|error| TestCaseError::fail(format!("{error:#}")))
     });
     tried.map_err(|error| error.to_string())?;
@@ -125,12 +132,12 @@ fn random_frames() -> Result<(), Failed> {
 
 fn random_frames_to_the_backend() -> Result<(), Failed> {
     for crosses in [true, false] {
-        let state = RefCell::new((NativeHost::new(crosses), Unwraps::default()));
+        let state = RefCell::new((MemoryBackend::new(crosses), DecapCounters::default()));
         state.borrow_mut().0.configure(&random::host())?;
         let tried = runner().run(&random::encapsulated(true), |frame| {
             let (host, total) = &mut *state.borrow_mut();
             let expected = decapsulated(&frame, &random::host(), crosses);
-            cases::unwrap(host, &frame, &expected, total)
+            compare::send_to_backend(host, &frame, &expected, total)
                 .map_err(|error| TestCaseError::fail(format!("{error:#}")))
         });
         tried.map_err(|error| error.to_string())?;

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sluice_tests::kernel::run_timed;
-use sluice_tests::packets::build::Client;
-use sluice_tests::packets::loaded::{Hook, Loaded};
-use sluice_tests::packets::native::settings;
-use sluice_tests::packets::world::{Balancer as _, World};
+use sluice_tests::packets::bindings::BalancerBinding as _;
+use sluice_tests::packets::bindings::entries::settings;
+use sluice_tests::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
+use sluice_tests::packets::fixture::Fixture;
+use sluice_tests::packets::frames::Client;
 
 /// Entries of the connection table.
 const TABLE: u32 = 1024;
@@ -53,14 +54,14 @@ fn nobodys(number: u32) -> Client {
     client.to_address(address)
 }
 
-fn flood(hook: Hook) -> anyhow::Result<()> {
-    let mut balancer = Loaded::with(hook, TABLE, &settings())?;
-    balancer.configure(&World::new().all_to(1, 0).tracked(true))?;
+fn flood(hook: BalancerHook) -> anyhow::Result<()> {
+    let mut balancer = TestRunBalancer::with(hook, TABLE, &settings())?;
+    balancer.configure(&Fixture::new().all_to(1, 0).tracked(true))?;
     for number in 0..ESTABLISHED {
         balancer.send(&established(number).frame().into())?;
     }
     // From here on every new flow goes to another backend.
-    balancer.configure(&World::new().all_to(2, 0).tracked(true))?;
+    balancer.configure(&Fixture::new().all_to(2, 0).tracked(true))?;
     let before = balancer.counters()?.backends;
     let mut sent = 0;
     for _ in 0..ESTABLISHED * SYNS {
@@ -110,7 +111,7 @@ fn flood(hook: Hook) -> anyhow::Result<()> {
 }
 
 /// Nanoseconds that the program takes for a client's packet.
-fn time(balancer: &Loaded, client: &Client) -> anyhow::Result<u32> {
+fn time(balancer: &TestRunBalancer, client: &Client) -> anyhow::Result<u32> {
     Ok(run_timed(balancer.program().descriptor(), &client.frame())?.1)
 }
 
@@ -133,8 +134,8 @@ fn main() -> ExitCode {
         })
     };
     let trials = vec![
-        trial("tc: a flood of SYNs displaces no connection", Hook::Tc),
-        trial("xdp: a flood of SYNs displaces no connection", Hook::Xdp),
+        trial("tc: a flood of SYNs displaces no connection", BalancerHook::Tc),
+        trial("xdp: a flood of SYNs displaces no connection", BalancerHook::Xdp),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use sluice_tests::packets::fuzz::{Bench, Campaign, Seen, Until, corpus, worlds};
-use sluice_tests::packets::isolation::{in_namespace, missing};
+use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
+use sluice_tests::packets::fuzz::{DifferentialHarness, Run, Totals, Until, corpus, fixtures};
 use sluice_tests::packets::random;
 
 /// Frames of a run that nobody gave a number for.
@@ -60,42 +60,43 @@ fn number(name: &str) -> anyhow::Result<Option<u64>> {
 fn replay(kernel: bool) -> anyhow::Result<()> {
     let entries = corpus::read(&corpus::directory())?;
     ensure!(!entries.is_empty(), "there is no file in {}", corpus::directory().display());
-    let of = |bench: &mut Bench, name: &str| -> anyhow::Result<()> {
-        for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == name) {
+    let of = |harness: &mut DifferentialHarness, name: &str| -> anyhow::Result<()> {
+        for (file, entry) in entries.iter().filter(|(_, entry)| entry.fixture == name) {
             for (number, frame) in (1..).zip(&entry.frames) {
-                let judged = bench.judge(frame).and_then(|_| bench.settle());
+                let judged = harness.judge(frame).and_then(|_| harness.settle());
                 judged.with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
             }
         }
         Ok(())
     };
-    // Loading programs takes long: the worlds of the balancer share them.
-    let mut balancers = Bench::new(&worlds::Subject::Balancer(worlds::WORLDS[0].1), kernel)?;
-    for (name, make) in worlds::WORLDS {
+    // Loading programs takes long: the fixtures of the balancer share them.
+    let mut balancers =
+        DifferentialHarness::new(&fixtures::Subject::Balancer(fixtures::FIXTURES[0].1), kernel)?;
+    for (name, make) in fixtures::FIXTURES {
         balancers.configure(&make())?;
         of(&mut balancers, name)?;
     }
-    worlds::backend()
+    fixtures::backend()
         .iter()
-        .try_for_each(|(name, subject)| of(&mut Bench::new(subject, kernel)?, name))
+        .try_for_each(|(name, subject)| of(&mut DifferentialHarness::new(subject, kernel)?, name))
 }
 
 fn balanced_frames(kernel: bool) -> anyhow::Result<()> {
-    let (frames, seen) = random_frames(worlds::balancer(), FRAMES, kernel)?;
+    let (frames, totals) = random_frames(fixtures::balancer(), FRAMES, kernel)?;
     if frames >= ALL_REASONS {
-        random::reached(&seen.balanced).map_err(anyhow::Error::msg)
+        random::reached(&totals.balanced).map_err(anyhow::Error::msg)
     } else {
         Ok(())
     }
 }
 
 fn backend_frames(kernel: bool) -> anyhow::Result<()> {
-    let (frames, seen) = random_frames(worlds::backend(), BACKEND_FRAMES, kernel)?;
+    let (frames, totals) = random_frames(fixtures::backend(), BACKEND_FRAMES, kernel)?;
     if frames < ALL_REASONS {
         return Ok(());
     }
-    random::reached_by_backend(&seen.decapsulated).map_err(anyhow::Error::msg)?;
-    let ((taken, _), clamped) = (seen.decapsulated.0, seen.clamped);
+    random::reached_by_backend(&totals.decapsulated).map_err(anyhow::Error::msg)?;
+    let ((taken, _), clamped) = (totals.decapsulated.0, totals.clamped);
     ensure!(
         taken > frames / 20 && clamped > frames / 20,
         "of {frames} frames only {taken} were decapsulated and {clamped} clamped: they are too dull"
@@ -105,16 +106,16 @@ fn backend_frames(kernel: bool) -> anyhow::Result<()> {
 
 /// Tries random frames on programs: how many all bindings took, and what became of them.
 fn random_frames(
-    subjects: Vec<worlds::Named>,
+    subjects: Vec<fixtures::NamedSubject>,
     frames: u64,
     kernel: bool,
-) -> anyhow::Result<(u64, Seen)> {
+) -> anyhow::Result<(u64, Totals)> {
     let seed = number("FUZZ_SEED")?.unwrap_or_else(|| fastrand::u64(..));
     let until = match number("FUZZ_MINUTES")? {
         Some(minutes) => Until::Over(Duration::from_secs(60 * minutes)),
         None => Until::Frames(number("FUZZ_FRAMES")?.unwrap_or(frames)),
     };
-    let (summary, found) = Campaign { subjects, seed, until, kernel }.run()?;
+    let (summary, found) = Run { subjects, seed, until, kernel }.run()?;
     if let Some(found) = found {
         let kept = match corpus::write(
             &Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"),
@@ -142,5 +143,5 @@ fn random_frames(
         each.join(", "),
         summary.everywhere as f64 / seconds
     );
-    Ok((summary.everywhere, summary.seen))
+    Ok((summary.everywhere, summary.totals))
 }

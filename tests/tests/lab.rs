@@ -3,14 +3,15 @@
 //!
 //! `LAB_SCALE` chooses the size (`small` when unset), `SLUICE` the binary under test.
 
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 use sluice_tests::lab::lab::{Programs, Scale};
 use sluice_tests::lab::show::{Check, Show};
 use sluice_tests::lab::state::STATE;
 use sluice_tests::lab::steps::{STEPS, examine};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::OnceLock;
 
 struct Report {
     checks: Vec<Check>,

@@ -199,7 +199,7 @@ fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     let link = match kernel::attach(
         loaded.program.descriptor(),
         nix::net::if_::if_nametoindex("here")?,
-        kernel::Hook::Tcx,
+        kernel::LinkHook::Tcx,
     ) {
         Ok(link) => link,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) && version()? < (6, 6) => {

@@ -16,24 +16,23 @@ use sluice::kernel::bpf;
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Settings;
 use sluice_datapath::rates::Rate;
-use sluice_tests::packets::build::{self, Client, ETHERNET};
-use sluice_tests::packets::icmp;
-use sluice_tests::packets::isolation::{in_namespace, missing};
-use sluice_tests::packets::loaded::{
-    CONNECTIONS, Hook, Loaded, LoadedHost, refused_here, takes, takes_at_xdp,
+use sluice_tests::packets::bindings::entries::settings;
+use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
+use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
+use sluice_tests::packets::bindings::route;
+use sluice_tests::packets::bindings::test_run::pool::{lend, unload};
+use sluice_tests::packets::bindings::test_run::{
+    BalancerHook, CONNECTIONS, TestRunBackend, TestRunBalancer, takes, takes_at_xdp,
 };
-use sluice_tests::packets::native::{Native, NativeHost, settings};
-use sluice_tests::packets::network;
+use sluice_tests::packets::bindings::{BalancerBinding, DecapBinding};
+use sluice_tests::packets::checks::{capture, echo_checksums, source_spreading};
+use sluice_tests::packets::expectation::{Action, BalancerCounters, DecapCounters};
+use sluice_tests::packets::fixture::{Fixture, MTU};
+use sluice_tests::packets::frames::{self, Client, ETHERNET, Frame};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::decapsulate::decapsulated;
 use sluice_tests::packets::random;
-use sluice_tests::packets::shared::{lend, unload};
-use sluice_tests::packets::sources;
-use sluice_tests::packets::watching;
-use sluice_tests::packets::world::{
-    Action, Balancer, Counters, Decapsulator, Frame, MTU, Unwraps, World,
-};
-use sluice_tests::packets::{cases, clamping};
+use sluice_tests::packets::{cases, clamping, compare};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -47,8 +46,8 @@ fn main() -> ExitCode {
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
-    for hook in [Hook::Tc, Hook::Xdp] {
-        for &(name, check) in watching::CHECKS {
+    for hook in [BalancerHook::Tc, BalancerHook::Xdp] {
+        for &(name, check) in capture::CHECKS {
             let name = format!("{hook:?} capture: {name}").to_lowercase();
             add(name, Box::new(move || captures::check(hook, check)));
         }
@@ -61,7 +60,7 @@ fn main() -> ExitCode {
         if let Some(case) = case.clone().only(takes_at_xdp) {
             add(
                 format!("xdp: {}", case.name),
-                Box::new(move || lend(Hook::Xdp, |balancer| case.run(balancer))),
+                Box::new(move || lend(BalancerHook::Xdp, |balancer| case.run(balancer))),
             );
         }
         // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test
@@ -69,26 +68,39 @@ fn main() -> ExitCode {
         if let Some(case) = case.only(takes) {
             add(
                 format!("tc: {}", case.name),
-                Box::new(move || lend(Hook::Tc, |balancer| case.run(balancer))),
+                Box::new(move || lend(BalancerHook::Tc, |balancer| case.run(balancer))),
             );
         }
     }
-    for case in cases::clamping().into_iter().filter_map(|case| case.only(takes)) {
-        add(format!("clamp: {}", case.name), Box::new(move || case.run(&mut LoadedHost::new()?)));
+    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(takes)) {
+        add(
+            format!("clamp: {}", case.name),
+            Box::new(move || case.run(&mut TestRunBackend::new()?)),
+        );
     }
-    for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
+    for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
         let name =
             format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
-        add(name, Box::new(move || lend(hook, |balancer| icmp::every_answer_is_valid(balancer))));
+        add(
+            name,
+            Box::new(move || {
+                lend(hook, |balancer| echo_checksums::every_answer_is_valid(balancer))
+            }),
+        );
     }
-    for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
+    for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
         let name = format!("{name}: clients are told what fits only so often");
         add(name, Box::new(move || told_only_so_often(hook)));
     }
-    for (hook, name) in [(Hook::Tc, "tc"), (Hook::Xdp, "xdp")] {
+    for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
         let name = format!("{name}: where sources are spread, each flow has one of its own");
-        let check =
-            move || sources::check(&mut Loaded::with(hook, CONNECTIONS, &sources::spread())?);
+        let check = move || {
+            source_spreading::check(&mut TestRunBalancer::with(
+                hook,
+                CONNECTIONS,
+                &source_spreading::spread(),
+            )?)
+        };
         add(name, Box::new(check));
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
@@ -99,17 +111,17 @@ fn main() -> ExitCode {
     add(
         name.to_owned(),
         Box::new(|| {
-            let (mut memory, mut loaded) = (NativeHost::default(), LoadedHost::new()?);
+            let (mut memory, mut loaded) = (MemoryBackend::default(), TestRunBackend::new()?);
             clamping::agree(config(), &mut [("memory", &mut memory), ("clamp", &mut loaded)], takes)
         }),
     );
     let name = "memory, backend and the oracle agree on random encapsulated frames";
     add(name.to_owned(), Box::new(random_frames_to_the_backend));
-    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(takes)) {
-        let why = missing.as_deref().or_else(|| refused_here(&case));
+    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(takes)) {
+        let why = missing.as_deref().or_else(|| case.unsupported());
         let name = format!("backend: {}", case.name);
         let trial =
-            Trial::test(name, move || in_namespace(move || case.run(&mut LoadedHost::new()?)));
+            Trial::test(name, move || in_namespace(move || case.run(&mut TestRunBackend::new()?)));
         trials.push(match why {
             None => trial,
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
@@ -121,12 +133,12 @@ fn main() -> ExitCode {
 }
 
 /// Each CPU has a bucket of three, and gets no fourth within the test.
-fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
+fn told_only_so_often(hook: BalancerHook) -> anyhow::Result<()> {
     const BURST: u64 = 3;
 
     let errors = Rate::every(3600, BURST as u32);
-    let mut balancer = Loaded::with(hook, 1024, &Settings { errors, ..settings() })?;
-    balancer.configure(&World::new().with_mtu(1000))?;
+    let mut balancer = TestRunBalancer::with(hook, 1024, &Settings { errors, ..settings() })?;
+    balancer.configure(&Fixture::new().with_mtu(1000))?;
     let most = BURST
         * std::fs::read_to_string("/sys/devices/system/cpu/possible")
             .map(|text| text.trim().rsplit(['-', ',']).next().map_or(Ok(0), str::parse::<u64>))??
@@ -136,7 +148,7 @@ fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
     for number in 0..sent {
         let (action, _) = balancer.send(&frame)?;
         ensure!(
-            number >= BURST || action == balancer.answers_as(),
+            number >= BURST || action == balancer.reply_action(),
             "{action:?} for packet {number}"
         );
     }
@@ -149,25 +161,25 @@ fn told_only_so_often(hook: Hook) -> anyhow::Result<()> {
 }
 
 fn redirected_at_xdp() -> anyhow::Result<()> {
-    let interface = network::route_out()?;
-    let world = World::new()
+    let interface = route::route_out()?;
+    let fixture = Fixture::new()
         .all_to(3, 0x1240)
         .with_backend(3, |backend| backend.next_hop = Some((interface, MTU)));
-    let mut balancer = Loaded::new(Hook::Xdp)?;
-    balancer.configure(&world)?;
+    let mut balancer = TestRunBalancer::new(BalancerHook::Xdp)?;
+    balancer.configure(&fixture)?;
     for client in Client::each() {
         let (action, bytes) = balancer.send(&client.frame().into())?;
         ensure!(action == Action::Redirect, "{action:?} instead of a redirect");
-        let (length, class) = (client.packet().len(), client.traffic_class);
+        let (length, class) = (client.packet().len(), client.tos);
         let outer = if client.is_v6() {
-            build::outer_v6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3), class, 0x1240, length)
+            frames::outer_v6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3), class, 0x1240, length)
         } else {
-            build::outer_v4(Ipv4Addr::new(10, 0, 1, 3), class, 0x1240, length)
+            frames::outer_v4(Ipv4Addr::new(10, 0, 1, 3), class, 0x1240, length)
         };
         let expected = [
-            &network::NEIGHBOUR[..],
-            &network::OWN,
-            &build::wrapped(&client.frame(), &outer)[ETHERNET - 2..],
+            &route::NEIGHBOUR[..],
+            &route::OWN,
+            &frames::encapsulated(&client.frame(), &outer)[ETHERNET - 2..],
         ]
         .concat();
         ensure!(bytes == expected, "the frame became {bytes:02x?} instead of {expected:02x?}");
@@ -190,17 +202,17 @@ fn config() -> Config {
 }
 
 fn random_frames() -> anyhow::Result<()> {
-    let world = random::world();
-    let bindings: Vec<Box<dyn Balancer>> = vec![
-        Box::new(Native::default()),
-        Box::new(Loaded::new(Hook::Tc)?),
-        Box::new(Loaded::new(Hook::Xdp)?),
+    let fixture = random::fixture();
+    let bindings: Vec<Box<dyn BalancerBinding>> = vec![
+        Box::new(MemoryBalancer::default()),
+        Box::new(TestRunBalancer::new(BalancerHook::Tc)?),
+        Box::new(TestRunBalancer::new(BalancerHook::Xdp)?),
     ];
     let mut bindings: Vec<_> =
-        bindings.into_iter().map(|binding| (binding, Counters::default())).collect();
-    bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&world))?;
+        bindings.into_iter().map(|binding| (binding, BalancerCounters::default())).collect();
+    bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&fixture))?;
     let mut oracle = Oracle::default();
-    oracle.configure(&world);
+    oracle.configure(&fixture);
     let state = RefCell::new((bindings, oracle));
     let tried = TestRunner::new(config()).run(&random::frame(false), |frame| {
         let (bindings, oracle) = &mut *state.borrow_mut();
@@ -212,7 +224,7 @@ fn random_frames() -> anyhow::Result<()> {
             if !binding.accepts(&frame) {
                 continue;
             }
-            cases::send(binding.as_mut(), &frame, &expected, total)
+            compare::send(binding.as_mut(), &frame, &expected, total)
                 .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
         }
         Ok(())
@@ -227,10 +239,10 @@ fn random_frames() -> anyhow::Result<()> {
 
 fn random_frames_to_the_backend() -> anyhow::Result<()> {
     let crosses = bpf::decapsulates_across_families();
-    let bindings: Vec<Box<dyn Decapsulator>> =
-        vec![Box::new(NativeHost::new(crosses)), Box::new(LoadedHost::new()?)];
+    let bindings: Vec<Box<dyn DecapBinding>> =
+        vec![Box::new(MemoryBackend::new(crosses)), Box::new(TestRunBackend::new()?)];
     let mut bindings: Vec<_> =
-        bindings.into_iter().map(|binding| (binding, Unwraps::default())).collect();
+        bindings.into_iter().map(|binding| (binding, DecapCounters::default())).collect();
     bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&random::host()))?;
     let bindings = RefCell::new(bindings);
     let tried = TestRunner::new(config()).run(&random::encapsulated(true), |frame| {
@@ -240,7 +252,7 @@ fn random_frames_to_the_backend() -> anyhow::Result<()> {
         let expected = decapsulated(&frame, &random::host(), crosses);
         for ((binding, total), name) in bindings.borrow_mut().iter_mut().zip(["memory", "backend"])
         {
-            cases::unwrap(binding.as_mut(), &frame, &expected, total)
+            compare::send_to_backend(binding.as_mut(), &frame, &expected, total)
                 .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
         }
         Ok(())

@@ -11,28 +11,32 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sluice_datapath::options::VipOptions;
-use sluice_tests::packets::build::{Client, ETHERNET, Transport};
+use sluice_tests::packets::addresses::{VIP_V4, VIP_V6};
+use sluice_tests::packets::bindings::namespace::missing;
+use sluice_tests::packets::bindings::test_run::pool::unload;
+use sluice_tests::packets::bindings::test_run::{takes, takes_at_xdp};
+use sluice_tests::packets::bindings::wire::{
+    Link, WireBackend, WireBalancer, WireClamp, can_carry,
+};
+use sluice_tests::packets::bindings::{BalancerBinding, ClampBinding};
 use sluice_tests::packets::cases::{self, Case};
-use sluice_tests::packets::fuzz::{Generator, corpus, worlds};
-use sluice_tests::packets::isolation::missing;
-use sluice_tests::packets::loaded::{refused_here, takes, takes_at_xdp};
+use sluice_tests::packets::compare;
+use sluice_tests::packets::expectation::{BalancerCounters, Expectation};
+use sluice_tests::packets::fixture::{DNS, Fixture, MTU, WEB};
+use sluice_tests::packets::frames::{Client, ETHERNET, Frame, L4Kind};
+use sluice_tests::packets::fuzz::{Generator, corpus, fixtures};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
-use sluice_tests::packets::shared::unload;
-use sluice_tests::packets::wire::{Link, Wire, WireClamp, WireHost, can_carry};
-use sluice_tests::packets::world::{
-    Balancer, Clamper, Counters, DNS, Frame, MTU, Outcome, VIP_V4, VIP_V6, WEB, World,
-};
 
-/// A world whose backends are behind links of jumbo frames.
-fn wide() -> World {
-    World::new().with_mtu(9000)
+/// A fixture whose backends are behind links of jumbo frames.
+fn wide() -> Fixture {
+    Fixture::new().with_mtu(9000)
 }
 
 /// One whose packets go to backends in UDP, which take it without a checksum.
-fn gue(mtu: u32) -> World {
+fn gue(mtu: u32) -> Fixture {
     let options = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
-    World { vip_options: [(WEB, options), (DNS, options)].into(), ..World::new().with_mtu(mtu) }
+    Fixture { vip_options: [(WEB, options), (DNS, options)].into(), ..Fixture::new().with_mtu(mtu) }
 }
 
 fn main() -> ExitCode {
@@ -50,17 +54,17 @@ fn main() -> ExitCode {
     for case in cases::balancing().into_iter().filter_map(|case| case.only(can_carry)) {
         add(format!("balancer: {}", case.name), Box::new(move |link| run(&case, link)));
     }
-    for case in cases::decapsulating().into_iter().filter_map(|case| case.only(can_carry)) {
+    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(can_carry)) {
         let name = format!("backend: {}", case.name);
         add(
             name,
-            Box::new(move |link| match refused_here(&case) {
+            Box::new(move |link| match case.unsupported() {
                 Some(why) => Ok(Completion::ignored_with(why)),
-                None => case.run(&mut WireHost::new(link)?).map(|()| Completion::Completed),
+                None => case.run(&mut WireBackend::new(link)?).map(|()| Completion::Completed),
             }),
         );
     }
-    for case in cases::clamping().into_iter().filter_map(|case| case.only(can_carry)) {
+    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(can_carry)) {
         let name = format!("clamp: {}", case.name);
         add(
             name,
@@ -80,11 +84,11 @@ fn main() -> ExitCode {
     add(
         "merged segments of 60,000 bytes leave as one packet with the size of their segments"
             .into(),
-        Box::new(|link| judged(link, |judged| merged_segments(judged, World::new()))),
+        Box::new(|link| judged(link, |judged| merged_segments(judged, Fixture::new()))),
     );
     add(
         "merged datagrams leave as one packet with the size of their segments".into(),
-        Box::new(|link| judged(link, |judged| merged_datagrams(judged, World::new()))),
+        Box::new(|link| judged(link, |judged| merged_datagrams(judged, Fixture::new()))),
     );
     add(
         "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum"
@@ -131,12 +135,12 @@ fn nothing_left_out() -> Result<(), Failed> {
     let balancing =
         balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
     let balancing = balancing.map(|case| case.name);
-    let decapsulating = cases::decapsulating()
+    let decapsulating = cases::decapsulation()
         .into_iter()
         .filter_map(|case| case.only(left_out))
         .map(|case| case.name);
     let clamping =
-        cases::clamping().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
+        cases::mss_clamp().into_iter().filter_map(|case| case.only(left_out)).map(|case| case.name);
     let names: Vec<_> = balancing.chain(decapsulating).chain(clamping).collect();
     if names.is_empty() {
         Ok(())
@@ -170,15 +174,15 @@ fn run(case: &Case, link: &mut Link) -> anyhow::Result<Completion> {
     if let Some(why) = case.frames().find_map(|frame| link.refuses(frame)) {
         return Ok(Completion::ignored_with(why));
     }
-    Wire::lend(link, |mut wire| case.run(&mut wire))?;
+    WireBalancer::lend(link, |mut wire| case.run(&mut wire))?;
     Ok(Completion::Completed)
 }
 
 /// A program on the wire beside an oracle that says what should become of each frame.
 struct Judged<'a> {
-    wire: Wire<'a>,
+    wire: WireBalancer<'a>,
     oracle: Oracle,
-    total: Counters,
+    total: BalancerCounters,
     forwarded: usize,
 }
 
@@ -187,26 +191,26 @@ fn judged(
     link: &mut Link,
     test: impl FnOnce(&mut Judged<'_>) -> anyhow::Result<Completion>,
 ) -> anyhow::Result<Completion> {
-    Wire::lend(link, |wire| {
+    WireBalancer::lend(link, |wire| {
         test(&mut Judged {
             wire,
             oracle: Oracle::default(),
-            total: Counters::default(),
+            total: BalancerCounters::default(),
             forwarded: 0,
         })
     })
 }
 
 impl Judged<'_> {
-    fn configure(&mut self, world: &World) -> anyhow::Result<()> {
-        self.oracle.configure(world);
-        self.wire.configure(world)
+    fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+        self.oracle.configure(fixture);
+        self.wire.configure(fixture)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<()> {
         let expected = self.oracle.judge(frame);
-        self.forwarded += usize::from(matches!(expected, Outcome::Forward(_)));
-        cases::send(&mut self.wire, frame, &expected, &mut self.total)
+        self.forwarded += usize::from(matches!(expected, Expectation::Forward(_)));
+        compare::send(&mut self.wire, frame, &expected, &mut self.total)
     }
 }
 
@@ -218,9 +222,9 @@ fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
         Client { options: 40, ..Client::tcp4() },
         Client { options: 4, ..Client::udp4() },
         Client { tcp_options: 40, ..Client::tcp6() },
-        Client { transport: Transport::TcpSyn, ..Client::tcp4() },
+        Client { transport: L4Kind::TcpSyn, ..Client::tcp4() },
         Client::tcp4().to_port(80),
-        Client { hops: 0, ..Client::tcp6() },
+        Client { ttl: 0, ..Client::tcp6() },
     ]);
     let mut sent = 0;
     for client in clients {
@@ -245,8 +249,8 @@ fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-fn partial(judged: &mut Judged<'_>, world: &World) -> anyhow::Result<Completion> {
-    judged.configure(world)?;
+fn partial(judged: &mut Judged<'_>, fixture: &Fixture) -> anyhow::Result<Completion> {
+    judged.configure(fixture)?;
     judged.wire.partial = true;
     let mut count = 0;
     for payload in [0, 1, 64, 1400, 5000] {
@@ -320,7 +324,7 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
 /// Merged packets of several sizes, all headers linear or as little as the kernel takes.
 fn merged(
     judged: &mut Judged<'_>,
-    world: World,
+    fixture: Fixture,
     clients: &[Client],
     payloads: &[usize],
     size: u32,
@@ -337,7 +341,7 @@ fn merged(
     if let Some(why) = frames.iter().find_map(|frame| judged.wire.refuses(frame)) {
         return Ok(Completion::ignored_with(why));
     }
-    judged.configure(&world)?;
+    judged.configure(&fixture)?;
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
@@ -352,7 +356,7 @@ fn merged(
     ensure!(judged.forwarded == frames.len() * 2, "only {} were forwarded", judged.forwarded);
     // One byte more in each segment than fits the way to the backend.
     let headers = frames.iter().map(|frame| frame.bytes.len()).min().unwrap_or(0) - payloads[0];
-    let narrow = world.with_mtu((headers - ETHERNET) as u32 + size + 19);
+    let narrow = fixture.with_mtu((headers - ETHERNET) as u32 + size + 19);
     judged.configure(&narrow)?;
     judged.forwarded = 0;
     for frame in &frames {
@@ -366,8 +370,11 @@ fn merged(
     for (client, frames) in clients.iter().zip(frames.chunks(payloads.len())) {
         let headers = client.frame().len() - ETHERNET - client.payload;
         let vip_options = vip_options.clone();
-        judged.configure(&World { vip_options, ..World::new().with_mtu(headers as u32 + size) })?;
-        let cut = client.transport != Transport::Udp && client.options == 0;
+        judged.configure(&Fixture {
+            vip_options,
+            ..Fixture::new().with_mtu(headers as u32 + size)
+        })?;
+        let cut = client.transport != L4Kind::Udp && client.options == 0;
         for linear in [None, Some(1)] {
             judged.wire.linear = linear;
             judged.forwarded = 0;
@@ -385,28 +392,28 @@ fn merged(
     Ok(Completion::Completed)
 }
 
-fn merged_segments(judged: &mut Judged<'_>, world: World) -> anyhow::Result<Completion> {
+fn merged_segments(judged: &mut Judged<'_>, fixture: Fixture) -> anyhow::Result<Completion> {
     let clients = [
         Client::tcp4(),
         Client::tcp6(),
         Client { tcp_options: 12, ..Client::tcp4() },
         Client { options: 8, ..Client::tcp4() },
-        Client { traffic_class: 0xbb, ..Client::tcp6() },
+        Client { tos: 0xbb, ..Client::tcp6() },
     ];
-    merged(judged, world, &clients, &[1461, 2920, 20_000, 60_000], 1460)
+    merged(judged, fixture, &clients, &[1461, 2920, 20_000, 60_000], 1460)
 }
 
-fn merged_datagrams(judged: &mut Judged<'_>, world: World) -> anyhow::Result<Completion> {
-    merged(judged, world, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
+fn merged_datagrams(judged: &mut Judged<'_>, fixture: Fixture) -> anyhow::Result<Completion> {
+    merged(judged, fixture, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
 }
 
-/// The frames of the corpus, world by world. Frames that the kernel cannot be made to hold are left
+/// The frames of the corpus, fixture by fixture. Frames that the kernel cannot be made to hold are left
 /// out.
 fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     let entries = corpus::read(&corpus::directory())?;
-    for (name, make) in worlds::WORLDS {
+    for (name, make) in fixtures::FIXTURES {
         judged.configure(&make())?;
-        for (file, entry) in entries.iter().filter(|(_, entry)| entry.world == *name) {
+        for (file, entry) in entries.iter().filter(|(_, entry)| entry.fixture == *name) {
             for (number, frame) in (1..).zip(&entry.frames) {
                 if can_carry(frame) && judged.wire.refuses(frame).is_none() {
                     judged
@@ -433,9 +440,9 @@ fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     };
     let seed = fastrand::u64(..);
     let mut generator = Generator::new(seed);
-    for (_, make) in worlds::WORLDS {
+    for (_, make) in fixtures::FIXTURES {
         judged.configure(&make())?;
-        for number in 0..count / worlds::WORLDS.len() as u64 {
+        for number in 0..count / fixtures::FIXTURES.len() as u64 {
             let frame = generator.frame();
             if can_carry(&frame) && judged.wire.refuses(&frame).is_none() {
                 let sent = judged.send(&frame);

@@ -8,6 +8,12 @@
 
 pub mod cases;
 
+use crate::packets::bindings::BalancerBinding as _;
+use crate::packets::bindings::entries::settings;
+use crate::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
+use crate::packets::expectation::Action;
+use crate::packets::fixture::BackendSpec;
+use crate::packets::frames::{self, Client};
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context as _, ensure};
@@ -18,11 +24,7 @@ use sluice_datapath::entries::Settings;
 use self::cases::{CASES, Case, Flows, Frames};
 use super::baseline::{self, Baseline, Way};
 use crate::kernel::run_timed;
-use crate::packets::build::{self, Client};
-use crate::packets::loaded::{Hook, Loaded};
-use crate::packets::native::settings;
-use crate::packets::network;
-use crate::packets::world::{Action, Backend, Balancer as _};
+use crate::packets::bindings::route;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub fn isolated<T>(measure: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Re
     let mut one = CpuSet::new();
     one.set(last.context("this process may run on no CPU")?)?;
     sched_setaffinity(Pid::from_raw(0), &one)?;
-    measure(network::route_out()?)
+    measure(route::route_out()?)
 }
 
 /// Measures a case at a hook.
@@ -83,18 +85,21 @@ pub fn isolated<T>(measure: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Re
 pub fn measure(
     case: &Case,
     v6: bool,
-    hook: Hook,
+    hook: BalancerHook,
     interface: u32,
     effort: Effort,
 ) -> anyhow::Result<Cost> {
     let place = || format!("{} at {hook:?}, {}", case.name, family(v6));
-    let mut balancer =
-        Loaded::with(hook, case.connections, &Settings { features: case.features, ..settings() })?;
-    balancer.configure(&case.world_behind(interface))?;
+    let mut balancer = TestRunBalancer::with(
+        hook,
+        case.connections,
+        &Settings { features: case.features, ..settings() },
+    )?;
+    balancer.configure(&case.fixture_with_interface(interface))?;
     let way = way(&(case.client)(v6), interface);
     let (empty, encapsulate) = match hook {
-        Hook::Tc => (Baseline::EmptyTc, Baseline::EncapsulateTc),
-        Hook::Xdp => (Baseline::EmptyXdp, Baseline::EncapsulateXdp),
+        BalancerHook::Tc => (Baseline::EmptyTc, Baseline::EncapsulateTc),
+        BalancerHook::Xdp => (Baseline::EmptyXdp, Baseline::EncapsulateXdp),
     };
     let (empty, encapsulate) =
         (baseline::Loaded::new(empty, &way)?, baseline::Loaded::new(encapsulate, &way)?);
@@ -122,12 +127,12 @@ pub fn measure(
 
 /// The way of the encapsulating programs: to the first backend, for packets as long as this one.
 fn way(client: &Client, interface: u32) -> Way {
-    let backend = Backend::new(1);
+    let backend = BackendSpec::new(1);
     let length = client.packet().len();
     let outer_v4 =
-        backend.v4.and_then(|address| build::outer_v4(address, 0, 0, length).try_into().ok());
+        backend.v4.and_then(|address| frames::outer_v4(address, 0, 0, length).try_into().ok());
     let outer_v6 =
-        backend.v6.and_then(|address| build::outer_v6(address, 0, 0, length).try_into().ok());
+        backend.v6.and_then(|address| frames::outer_v6(address, 0, 0, length).try_into().ok());
     match (outer_v4, outer_v6) {
         (Some(outer_v4), Some(outer_v6)) => Way { interface, outer_v4, outer_v6, ..Way::default() },
         _ => unreachable!("a backend has both addresses, and the headers have their lengths"),
@@ -144,7 +149,7 @@ fn limited(flows: Flows, most: u32) -> Flows {
 /// Medians of the programs' times when they take turns.
 fn batch(
     programs: &[(BorrowedFd<'_>, Action); 3],
-    hook: Hook,
+    hook: BalancerHook,
     frames: &mut Frames,
     runs: usize,
 ) -> anyhow::Result<[f64; 3]> {
@@ -163,7 +168,7 @@ fn batch(
 /// Nanoseconds of a run, which must end as it should.
 fn run(
     (program, action): (BorrowedFd<'_>, Action),
-    hook: Hook,
+    hook: BalancerHook,
     frame: &[u8],
 ) -> anyhow::Result<u32> {
     let (value, nanoseconds) =
@@ -198,7 +203,7 @@ pub fn table(
     effort: Effort,
     mut progress: impl FnMut(&str),
 ) -> anyhow::Result<String> {
-    const HOOKS: [Hook; 2] = [Hook::Tc, Hook::Xdp];
+    const HOOKS: [BalancerHook; 2] = [BalancerHook::Tc, BalancerHook::Xdp];
 
     let mut lines = vec![
         "| packet | | TC | times encapsulating | XDP | times encapsulating |".to_owned(),

@@ -7,10 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::build;
-use super::cases::{LARGEST, SHORTEST, handshake};
+use super::cases::{LARGEST, handshake};
+use super::frames;
 use super::oracle::clamp::clamped;
-use super::world::{Clamper, Frame, VIP_V4, VIP_V6};
+use crate::packets::addresses::{VIP_V4, VIP_V6};
+use crate::packets::bindings::ClampBinding;
+use crate::packets::frames::Frame;
+use crate::packets::frames::SHORTEST;
 
 /// One option of a random handshake, as bytes.
 fn option() -> impl Strategy<Value = Vec<u8>> {
@@ -44,7 +47,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             {
                 *place = value;
             }
-            bytes = build::tagged(&bytes, &[(0x88a8, 7), (0x8100, 5), (0x8100, 6)][..tags]);
+            bytes = frames::tagged(&bytes, &[(0x88a8, 7), (0x8100, 5), (0x8100, 6)][..tags]);
             if let Some(cut) = cut {
                 let length = SHORTEST + cut.index(bytes.len() - SHORTEST + 1);
                 bytes.truncate(length);
@@ -61,7 +64,7 @@ fn frame() -> impl Strategy<Value = Frame> {
 /// What differs, or what the kernel refused.
 pub fn agree(
     config: Config,
-    ways: &mut [(&str, &mut dyn Clamper)],
+    ways: &mut [(&str, &mut dyn ClampBinding)],
     takes: impl Fn(&Frame) -> bool,
 ) -> anyhow::Result<()> {
     let vips =

@@ -1,29 +1,23 @@
-//! Packets in, packets out: one table of cases, run natively and through the programs in the
-//! kernel.
+//! Packets in, packets out: one table of cases, run in memory and through the programs in the kernel.
 //!
-//! A [`cases::Case`] says in a sentence what should happen, sends frames that were built with
-//! etherparse, and compares verdict, bytes and counters after each. [`native`] runs it on the
-//! packet path in memory, [`loaded`] through `BPF_PROG_TEST_RUN`, [`wire`] on virtual Ethernet.
-//! [`oracle`] says for any frame what should become of it; it shares no code with the packet path,
-//! and judges the random frames of [`random`]. [`watching`] says what a capture must see meanwhile,
-//! [`sources`] where outer headers come from when that differs from flow to flow, and [`faults`]
-//! which cases show that the faults of other balancers are not here.
+//! - [`fixture`]: what the maps hold; [`frames`]: the frames, built with etherparse;
+//!   [`expectation`]: what is expected of a frame.
+//! - [`bindings`]: the ways to run the packet path: in memory, by `BPF_PROG_TEST_RUN`, on virtual
+//!   Ethernet. [`compare`] sends a frame through one of them and compares verdict, bytes and
+//!   counters.
+//! - [`cases`]: the table of cases. [`checks`]: what needs more than a row of the table.
+//! - [`oracle`]: the expectation for any frame. It shares no code with the packet path and judges
+//!   the random frames of [`fuzz`].
 
-pub mod build;
+pub mod addresses;
+pub mod bindings;
 pub mod cases;
+pub mod checks;
 pub mod clamping;
-pub mod context;
-pub mod faults;
+pub mod compare;
+pub mod expectation;
+pub mod fixture;
+pub mod frames;
 pub mod fuzz;
-pub mod icmp;
-pub mod isolation;
-pub mod loaded;
-pub mod native;
-pub mod network;
 pub mod oracle;
 pub mod random;
-pub mod shared;
-pub mod sources;
-pub mod watching;
-pub mod wire;
-pub mod world;

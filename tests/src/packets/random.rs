@@ -5,16 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-
 use sluice_datapath::Reason;
 use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 use sluice_datapath::rates::Limit;
 
-use super::build::{self, Client, Transport};
-use super::cases::SHORTEST;
-use super::icmp::{Error, Ping};
-use super::world::{Backend, Counters, Frame, Host, ServerIds, Unwraps, VIP_V4, VIP_V6, World};
+use crate::packets::addresses::{VIP_V4, VIP_V6};
+use crate::packets::expectation::{BalancerCounters, DecapCounters};
+use crate::packets::fixture::{BackendSpec, Fixture, HostFixture, ServerIds};
+use crate::packets::frames::SHORTEST;
+use crate::packets::frames::icmp::{EchoRequest, IcmpError};
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 /// The addresses of the backend of [`host`].
 pub(super) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
@@ -44,33 +45,33 @@ enum Bend {
     Length(i8),
 }
 
-/// A world in which every outcome occurs: slots without backend, backends without address, route or
+/// A fixture in which every outcome occurs: slots without backend, backends without address, route or
 /// room, and a tracked service.
-pub fn world() -> World {
-    let mut world = World::new()
+pub fn fixture() -> Fixture {
+    let mut fixture = Fixture::new()
         .with_backend(3, |backend| backend.next_hop = None)
         .with_backend(4, |backend| backend.next_hop = Some((1000, 120)))
-        .with_backend(5, |backend| *backend = Backend { v4: None, ..Backend::new(5) })
-        .with_backend(6, |backend| *backend = Backend { v6: None, ..Backend::new(6) });
-    for (service, table) in &mut world.tables {
-        table.tracked = *service == super::world::DNS;
+        .with_backend(5, |backend| *backend = BackendSpec { v4: None, ..BackendSpec::new(5) })
+        .with_backend(6, |backend| *backend = BackendSpec { v6: None, ..BackendSpec::new(6) });
+    for (service, table) in &mut fixture.tables {
+        table.tracked = *service == super::fixture::DNS;
         for (position, slot) in table.slots.iter_mut().enumerate() {
             slot.0 = [1, 2, 1, 2, 3, 4, 5, 6, 7, 0, 9, 1][position % 12];
         }
     }
-    world.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
+    fixture.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
     // Two more addresses, which forward pings.
-    world.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
-    world
+    fixture.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
+    fixture
         .address_options
         .extend([(3, AddressOptions::PING_FORWARD), (4, AddressOptions::PING_FORWARD)]);
-    world.vips.extend([((3, 0, 1), super::world::WEB), ((4, 0, 1), super::world::DNS)]);
+    fixture.vips.extend([((3, 0, 1), super::fixture::WEB), ((4, 0, 1), super::fixture::DNS)]);
     // Clients are denied to all at one address, and those of one service must be allowed; both
     // lists tell the others by their last bits.
     let list = |entries: &[(&str, Listing)]| {
         entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
     };
-    world.lists = [
+    fixture.lists = [
         (
             0,
             list(&[
@@ -80,7 +81,7 @@ pub fn world() -> World {
             ]),
         ),
         (
-            super::world::DNS,
+            super::fixture::DNS,
             list(&[
                 ("0.0.0.0/0", Listing::NOT_ALLOWED),
                 ("::/0", Listing::NOT_ALLOWED),
@@ -91,61 +92,62 @@ pub fn world() -> World {
         ),
     ]
     .into();
-    world.vip_options.insert(super::world::DNS, VipOptions::LISTED.with(VipOptions::GUE));
-    world.quic = server_ids();
+    fixture.vip_options.insert(super::fixture::DNS, VipOptions::LISTED.with(VipOptions::GUE));
+    fixture.quic = server_ids();
     // Some clients of the other service are a fifth's, and some are a service's that has no table.
-    world.tables.insert(5, world.tables[&super::world::DNS].clone());
+    fixture.tables.insert(5, fixture.tables[&super::fixture::DNS].clone());
     let routes =
-        [("198.51.100.6/31", 5), ("198.51.100.7/32", super::world::WEB), ("198.51.99.0/24", 3)];
+        [("198.51.100.6/31", 5), ("198.51.100.7/32", super::fixture::WEB), ("198.51.99.0/24", 3)];
     let routes6 = [
         ("2001:db8:98::/47", 5),
-        ("2001:db8:99::7/128", super::world::WEB),
+        ("2001:db8:99::7/128", super::fixture::WEB),
         ("2001:db8:99::6/128", 3),
     ];
     let routes = routes.into_iter().chain(routes6);
-    world.routes =
-        routes.map(|(p, to)| ((super::world::WEB, p.parse().expect("a prefix")), to)).collect();
+    fixture.routes =
+        routes.map(|(p, to)| ((super::fixture::WEB, p.parse().expect("a prefix")), to)).collect();
     // A third service has VIPs and no table.
-    world.vips.insert((1, 80, 6), 3);
-    world.vips.insert((2, 80, 6), 3);
+    fixture.vips.insert((1, 80, 6), 3);
+    fixture.vips.insert((2, 80, 6), 3);
     // A fourth one is used up by the first few packets.
-    world.vips.insert((1, 22, 6), 4);
-    world.vips.insert((2, 22, 6), 4);
-    world.tables.insert(4, world.tables[&super::world::WEB].clone());
-    world.vip_options.insert(4, VipOptions::LIMITED);
-    world.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
-    world
+    fixture.vips.insert((1, 22, 6), 4);
+    fixture.vips.insert((2, 22, 6), 4);
+    fixture.tables.insert(4, fixture.tables[&super::fixture::WEB].clone());
+    fixture.vip_options.insert(4, VipOptions::LIMITED);
+    fixture.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
+    fixture
 }
 
-/// A world in which packets go to backends in UDP, of one service also without a checksum; backends
+/// A fixture in which packets go to backends in UDP, of one service also without a checksum; backends
 /// of either family, and of both.
-pub fn gue() -> World {
-    let mut world = World::new()
+pub fn gue() -> Fixture {
+    let mut fixture = Fixture::new()
         .with_backend(2, |backend| backend.v4 = None)
         .with_backend(3, |backend| backend.v6 = None)
         .with_backend(4, |backend| backend.next_hop = Some((1000, 160)));
-    world.vip_options = [
-        (super::world::WEB, VipOptions::GUE),
-        (super::world::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM)),
+    fixture.vip_options = [
+        (super::fixture::WEB, VipOptions::GUE),
+        (super::fixture::DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM)),
     ]
     .into();
-    world
+    fixture
 }
 
-/// A world in which backends have server IDs, and some clients are of another service, whose
+/// A fixture in which backends have server IDs, and some clients are of another service, whose
 /// backends have others.
-pub fn with_server_ids() -> World {
-    let mut world = World { quic: server_ids(), ..World::new() };
-    let (dns, other) = (super::world::DNS, 5);
-    world.tables.insert(other, world.tables[&dns].clone());
+pub fn with_server_ids() -> Fixture {
+    let mut fixture = Fixture { quic: server_ids(), ..Fixture::new() };
+    let (dns, other) = (super::fixture::DNS, 5);
+    fixture.tables.insert(other, fixture.tables[&dns].clone());
     let ids = |rotation| {
-        (world.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into())
+        (fixture.quic[&(dns, rotation)].0, [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into())
     };
-    world.quic.insert((other, 0), ids(0));
-    world.routes = ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
-        .map(|clients| ((dns, clients.parse().expect("a prefix")), other))
-        .into();
-    world
+    fixture.quic.insert((other, 0), ids(0));
+    fixture.routes =
+        ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
+            .map(|clients| ((dns, clients.parse().expect("a prefix")), other))
+            .into();
+    fixture
 }
 
 /// Server IDs of the datagrams' service, short ones and the longest, some of which are of backends
@@ -160,7 +162,7 @@ pub fn server_ids() -> BTreeMap<(u32, u8), ServerIds> {
     };
     [(0, 2), (1, 1), (2, 15), (3, 8), (6, 7)]
         .map(|(rotation, length)| {
-            ((super::world::DNS, rotation), (length, servers(rotation, length)))
+            ((super::fixture::DNS, rotation), (length, servers(rotation, length)))
         })
         .into()
 }
@@ -199,13 +201,13 @@ const SOURCES_V6: [Ipv6Addr; 4] = [
 
 fn client() -> impl Strategy<Value = Client> {
     let base = (0..4usize, 0..48u16, prop::sample::select(vec![443u16, 53, 80, 22]), 0..3u8);
-    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    let ttl = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
     // Some are so long that their senders can be told that they do not fit.
     let payload = prop_oneof![9 => 0..200usize, 1 => 500..1500usize];
-    let fields = (any::<u8>(), hops, 0..=10usize, 0..=10usize, payload);
+    let fields = (any::<u8>(), ttl, 0..=10usize, 0..=10usize, payload);
     let from = prop_oneof![6 => Just(0), 3 => 0..4usize];
     (base, fields, from, quic()).prop_map(
-        |((base, port, to, kind), (class, hops, options, tcp_options, payload), from, quic)| {
+        |((base, port, to, kind), (class, ttl, options, tcp_options, payload), from, quic)| {
             let mut client = Client::each()[base].clone().from_port(40_000 + port);
             client.source.set_ip(if client.is_v6() {
                 SOURCES_V6[from].into()
@@ -215,15 +217,15 @@ fn client() -> impl Strategy<Value = Client> {
             if kind == 2 {
                 client = client.to_port(to);
             }
-            if kind == 1 && client.transport == Transport::TcpAck {
-                client.transport = Transport::TcpSyn;
+            if kind == 1 && client.transport == L4Kind::TcpAck {
+                client.transport = L4Kind::TcpSyn;
             }
-            if client.transport == Transport::Udp {
+            if client.transport == L4Kind::Udp {
                 client.begins = quic;
             }
             Client {
-                traffic_class: class,
-                hops,
+                tos: class,
+                ttl,
                 options: options * 4,
                 tcp_options: tcp_options * 4,
                 payload,
@@ -234,14 +236,14 @@ fn client() -> impl Strategy<Value = Client> {
 }
 
 /// ICMP errors about such clients' flows.
-fn error() -> impl Strategy<Value = Error> {
+fn error() -> impl Strategy<Value = IcmpError> {
     let fragment =
         prop_oneof![4 => Just(None), 1 => Just(Some((0, true))), 1 => Just(Some((5, false)))];
     let quoted = prop_oneof![Just(None), (0..12usize).prop_map(Some)];
-    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    let ttl = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
     let other = prop::bool::weighted(0.05);
-    (client(), 0..14u8, (quoted, 0..4usize, fragment), (hops, any::<u8>(), other)).prop_map(
-        |(client, kind, (quoted, options, fragment), (hops, traffic_class, other))| {
+    (client(), 0..14u8, (quoted, 0..4usize, fragment), (ttl, any::<u8>(), other)).prop_map(
+        |(client, kind, (quoted, options, fragment), (ttl, tos, other))| {
             let client = Client { options: 0, ..client };
             let kind = if client.is_v6() {
                 [1, 2, 3, 4, 5, 127, 1, 2, 3, 4, 2, 2, 2, 2][usize::from(kind)]
@@ -252,29 +254,29 @@ fn error() -> impl Strategy<Value = Error> {
             let elsewhere =
                 if client.is_v6() { FORWARDING_V6.into() } else { FORWARDING_V4.into() };
             let to = other.then_some(elsewhere);
-            Error {
+            IcmpError {
                 quoted,
                 options: options * 8,
                 fragment,
-                hops,
-                traffic_class,
+                ttl,
+                tos,
                 to,
-                ..Error::new(&client, kind)
+                ..IcmpError::new(&client, kind)
             }
         },
     )
 }
 
 /// Pings to addresses that answer and to addresses that forward.
-fn ping() -> impl Strategy<Value = Ping> {
+fn ping() -> impl Strategy<Value = EchoRequest> {
     let fields = (any::<[u8; 4]>(), vec(any::<u8>(), 0..80), any::<u8>());
-    let hops = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
-    (client(), any::<bool>(), hops, fields).prop_map(
-        |(client, forwards, hops, (rest, payload, traffic_class))| {
-            let ping = Ping { rest, payload, hops, traffic_class, ..Ping::new(&client) };
+    let ttl = prop_oneof![19 => 1..=255u8, 1 => Just(0)];
+    (client(), any::<bool>(), ttl, fields).prop_map(
+        |(client, forwards, ttl, (rest, payload, tos))| {
+            let ping = EchoRequest { rest, payload, ttl, tos, ..EchoRequest::new(&client) };
             match (forwards, client.is_v6()) {
-                (true, true) => Ping { destination: FORWARDING_V6.into(), ..ping },
-                (true, false) => Ping { destination: FORWARDING_V4.into(), ..ping },
+                (true, true) => EchoRequest { destination: FORWARDING_V6.into(), ..ping },
+                (true, false) => EchoRequest { destination: FORWARDING_V4.into(), ..ping },
                 (false, _) => ping,
             }
         },
@@ -308,7 +310,7 @@ fn bent(mut bytes: Vec<u8>, bends: &[Bend]) -> Vec<u8> {
                     *byte ^= 1 << bit;
                 }
             }
-            Bend::Receiver => bytes[..6].copy_from_slice(&build::OTHERS[0]),
+            Bend::Receiver => bytes[..6].copy_from_slice(&crate::packets::addresses::OTHERS[0]),
             Bend::Cut(at) => bytes.truncate(SHORTEST + at.index(bytes.len() - SHORTEST + 1)),
             Bend::Pad(count) => bytes.resize(bytes.len() + count, 0),
             Bend::Tag(service) => {
@@ -365,8 +367,8 @@ pub fn frame(merged: bool) -> impl Strategy<Value = Frame> {
 }
 
 /// What the backend of [`encapsulated`] frames serves.
-pub fn host() -> Host {
-    Host {
+pub fn host() -> HostFixture {
+    HostFixture {
         local: vec![LOCAL_V4.into(), LOCAL_V6.into()],
         vips: vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()],
     }
@@ -395,17 +397,17 @@ pub fn encapsulated(merged: bool) -> impl Strategy<Value = Frame> {
                 let packet = client.packet();
                 let length = packet.len();
                 let outer = match (client.is_v6(), crosses) {
-                    (true, false) => build::outer_v6(LOCAL_V6, class, 0, length),
-                    (false, false) => build::outer_v4(LOCAL_V4, class, 0, length),
-                    (true, true) => build::outer_v4_of_v6(LOCAL_V4, class, 0, length),
-                    (false, true) => build::outer_v6_of_v4(LOCAL_V6, class, 0, length),
+                    (true, false) => frames::outer_v6(LOCAL_V6, class, 0, length),
+                    (false, false) => frames::outer_v4(LOCAL_V4, class, 0, length),
+                    (true, true) => frames::outer_v4_of_v6(LOCAL_V4, class, 0, length),
+                    (false, true) => frames::outer_v6_of_v4(LOCAL_V6, class, 0, length),
                 };
                 let outer = if gue {
-                    build::in_udp(&outer, length, class.into(), Some(&packet))
+                    frames::gue_headers(&outer, length, class.into(), Some(&packet))
                 } else {
                     outer
                 };
-                let bytes = bent(build::wrapped(&client.frame(), &outer), &bends);
+                let bytes = bent(frames::encapsulated(&client.frame(), &outer), &bends);
                 if merged { Frame { bytes, segment_size, segments, vlan } } else { bytes.into() }
             },
         )
@@ -416,7 +418,7 @@ pub fn encapsulated(merged: bool) -> impl Strategy<Value = Frame> {
 /// # Errors
 ///
 /// What did not occur.
-pub fn reached_by_backend((taken, reasons): &Unwraps) -> Result<(), String> {
+pub fn reached_by_backend((taken, reasons): &DecapCounters) -> Result<(), String> {
     use Reason::{BadHeader, BadLength, EcnForbidden, NotTunnel, NotVip, OtherHost, Truncated};
 
     for reason in [Truncated, BadHeader, NotVip, OtherHost, BadLength, NotTunnel, EcnForbidden] {
@@ -427,12 +429,12 @@ pub fn reached_by_backend((taken, reasons): &Unwraps) -> Result<(), String> {
     if taken.0 == 0 { Err("no random frame was decapsulated".to_owned()) } else { Ok(()) }
 }
 
-/// Checks that a run of random frames in [`world`] met every outcome that the balancer has.
+/// Checks that a run of random frames in [`fixture`] met every outcome that the balancer has.
 ///
 /// # Errors
 ///
 /// The reason that did not occur, or that nothing was forwarded.
-pub fn reached(counters: &Counters) -> Result<(), String> {
+pub fn reached(counters: &BalancerCounters) -> Result<(), String> {
     use Reason::{EcnForbidden, MtuNotTold, NoRoom, NotTunnel, Vlan};
 
     let elsewhere = [NotTunnel, EcnForbidden, NoRoom, Vlan, MtuNotTold];

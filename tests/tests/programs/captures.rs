@@ -9,16 +9,18 @@ use nix::unistd::Pid;
 use sluice::kernel::bpf::{self, Selection};
 use sluice_datapath::Reason;
 use sluice_datapath::options::Features;
-use sluice_tests::packets::build::Client;
-use sluice_tests::packets::cases;
-use sluice_tests::packets::loaded::{CONNECTIONS, Hook, Loaded};
-use sluice_tests::packets::native::settings;
-use sluice_tests::packets::shared::lend;
-use sluice_tests::packets::watching::{self, EVERYTHING, Watched};
-use sluice_tests::packets::world::{Balancer as _, Frame, Outcome, World};
+use sluice_tests::packets::bindings::entries::settings;
+use sluice_tests::packets::bindings::test_run::pool::lend;
+use sluice_tests::packets::bindings::test_run::{BalancerHook, CONNECTIONS, TestRunBalancer};
+use sluice_tests::packets::bindings::{BalancerBinding as _, CaptureBinding};
+use sluice_tests::packets::checks::capture::{self, EVERYTHING};
+use sluice_tests::packets::expectation::Expectation;
+use sluice_tests::packets::fixture::Fixture;
+use sluice_tests::packets::frames::{Client, Frame};
+use sluice_tests::packets::{cases, compare};
 
 /// A sentence, and what must hold for it at a hook.
-type Test = (&'static str, fn(Hook) -> anyhow::Result<()>);
+type Test = (&'static str, fn(BalancerHook) -> anyhow::Result<()>);
 
 /// All of them.
 pub(crate) const TESTS: &[Test] = &[
@@ -30,12 +32,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("there is one capture at a time", alone),
 ];
 
-fn every_case(hook: Hook) -> anyhow::Result<()> {
+fn every_case(hook: BalancerHook) -> anyhow::Result<()> {
     let mut ran = 0;
     for case in cases::balancing() {
         lend(hook, |balancer| {
             if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
-                watching::case(&case, balancer).with_context(|| case.name)?;
+                capture::case(&case, balancer).with_context(|| case.name)?;
                 ran += 1;
             }
             Ok(())
@@ -47,8 +49,8 @@ fn every_case(hook: Hook) -> anyhow::Result<()> {
 
 /// What must hold whichever binding runs, at a hook.
 pub(crate) fn check(
-    hook: Hook,
-    check: fn(&mut dyn Watched) -> anyhow::Result<()>,
+    hook: BalancerHook,
+    check: fn(&mut dyn CaptureBinding) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     on_one_cpu()?;
     lend(hook, |balancer| check(balancer))
@@ -62,30 +64,30 @@ fn on_one_cpu() -> anyhow::Result<()> {
 }
 
 fn dead() -> Frame {
-    Client { hops: 0, ..Client::tcp4() }.frame().into()
+    Client { ttl: 0, ..Client::tcp4() }.frame().into()
 }
 
 /// A test of a balancer whose packets are captured.
 fn watched(
-    hook: Hook,
+    hook: BalancerHook,
     selection: &Selection,
-    test: impl FnOnce(&mut Loaded) -> anyhow::Result<()>,
+    test: impl FnOnce(&mut TestRunBalancer) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     on_one_cpu()?;
     lend(hook, |balancer| {
-        balancer.configure(&World::new())?;
+        balancer.configure(&Fixture::new())?;
         balancer.watch(selection)?;
         test(balancer)
     })
 }
 
-fn full(hook: Hook) -> anyhow::Result<()> {
+fn full(hook: BalancerHook) -> anyhow::Result<()> {
     const PACKETS: u64 = 3200;
 
     watched(hook, &EVERYTHING, |balancer| {
         let mut total = balancer.counters()?;
         for _ in 0..PACKETS {
-            cases::send(balancer, &dead(), &Outcome::Drop(Reason::Expired), &mut total)?;
+            compare::send(balancer, &dead(), &Expectation::Drop(Reason::Expired), &mut total)?;
         }
         let (suppressed, lost) = balancer.missed()?;
         let events = balancer.events().len() as u64;
@@ -100,7 +102,7 @@ fn full(hook: Hook) -> anyhow::Result<()> {
     })
 }
 
-fn sampled(hook: Hook) -> anyhow::Result<()> {
+fn sampled(hook: BalancerHook) -> anyhow::Result<()> {
     /// Seven standard deviations on each side: once in 10¹¹ runs.
     const EXPECTED: std::ops::Range<usize> = 364..637;
 
@@ -117,7 +119,7 @@ fn sampled(hook: Hook) -> anyhow::Result<()> {
     })
 }
 
-fn expired(hook: Hook) -> anyhow::Result<()> {
+fn expired(hook: BalancerHook) -> anyhow::Result<()> {
     watched(hook, &EVERYTHING, |balancer| {
         balancer.capture().context("no capture")?.renew(Duration::from_secs(2))?;
         balancer.send(&dead())?;
@@ -136,20 +138,20 @@ fn expired(hook: Hook) -> anyhow::Result<()> {
     })
 }
 
-fn without_the_feature(hook: Hook) -> anyhow::Result<()> {
-    let mut balancer = Loaded::with(
+fn without_the_feature(hook: BalancerHook) -> anyhow::Result<()> {
+    let mut balancer = TestRunBalancer::with(
         hook,
         CONNECTIONS,
         &sluice_datapath::entries::Settings { features: Features::NONE, ..settings() },
     )?;
-    balancer.configure(&World::new())?;
+    balancer.configure(&Fixture::new())?;
     balancer.watch(&EVERYTHING)?;
     balancer.send(&dead())?;
     ensure!(balancer.events().is_empty(), "there is an event");
     Ok(())
 }
 
-fn alone(hook: Hook) -> anyhow::Result<()> {
+fn alone(hook: BalancerHook) -> anyhow::Result<()> {
     watched(hook, &EVERYTHING, |balancer| {
         let second = bpf::Capture::open(balancer.pins());
         ensure!(matches!(second, Err(bpf::Error::Captured)), "a second capture is not refused");

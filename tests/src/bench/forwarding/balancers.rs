@@ -23,7 +23,7 @@ use super::site::{
 };
 use crate::bench::baseline::{self, Baseline, Way};
 use crate::kernel;
-use crate::packets::build::{ETHERNET, ipv4};
+use crate::packets::frames::{ETHERNET, ipv4};
 
 /// One way to forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,8 @@ fn way() -> anyhow::Result<Way> {
 fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {
     let interface = index(BALANCER, "in")?;
     enter(BALANCER, || {
-        kernel::attach(program, interface, kernel::Hook::NativeXdp).context("cannot attach at XDP")
+        kernel::attach(program, interface, kernel::LinkHook::NativeXdp)
+            .context("cannot attach at XDP")
     })
 }
 

@@ -1,13 +1,14 @@
 //! What is measured: a case for each way that a packet can take through the balancer's program. A
 //! new feature adds its own.
 
+use crate::packets::addresses::VIP_V4;
+use crate::packets::expectation::Action;
+use crate::packets::fixture::{DNS, Fixture, TableSpec, WEB};
+use crate::packets::frames::{Client, ETHERNET, L4Kind};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::options::{Features, VipOptions};
-
-use crate::packets::build::{Client, ETHERNET, Transport};
-use crate::packets::world::{Action, DNS, Table, VIP_V4, WEB, World};
 
 /// Slots of every lookup table, as many as a configuration has when it does not say.
 const SLOTS: u32 = 65_537;
@@ -22,7 +23,7 @@ pub struct Case {
     /// The packet as the first flow sends it, of IPv4 or IPv6.
     pub client: fn(v6: bool) -> Client,
     /// What the maps hold, made from what they hold in most cases.
-    pub world: fn(World) -> World,
+    pub fixture: fn(Fixture) -> Fixture,
     /// Which flows the packets belong to.
     pub flows: Flows,
     /// Entries of the connection table.
@@ -56,13 +57,13 @@ pub const CASES: [Case; 22] = [
     },
     // Drops, each at a later step: what lies between two of them is what the steps between them
     // cost.
-    dropped("dropped: no lookup table", |world| World { tables: BTreeMap::new(), ..world }),
-    dropped("dropped: no backend in the slot", |world| world.all_to(0, 0)),
-    dropped("dropped: no route to the backend", |mut world| {
-        world.backends.values_mut().for_each(|backend| backend.next_hop = None);
-        world
+    dropped("dropped: no lookup table", |fixture| Fixture { tables: BTreeMap::new(), ..fixture }),
+    dropped("dropped: no backend in the slot", |fixture| fixture.all_to(0, 0)),
+    dropped("dropped: no route to the backend", |mut fixture| {
+        fixture.backends.values_mut().for_each(|backend| backend.next_hop = None);
+        fixture
     }),
-    dropped("dropped: too big for the route", |world| world.with_mtu(68)),
+    dropped("dropped: too big for the route", |fixture| fixture.with_mtu(68)),
     case("TCP segment, 1 flow", Flows::Known(1)),
     Case {
         features: Features::ALL,
@@ -95,7 +96,7 @@ const fn case(name: &'static str, flows: Flows) -> Case {
     Case {
         name,
         client: tcp,
-        world: |world| world,
+        fixture: |fixture| fixture,
         flows,
         connections: CONNECTIONS,
         features: Features::NONE,
@@ -103,28 +104,28 @@ const fn case(name: &'static str, flows: Flows) -> Case {
     }
 }
 
-const fn dropped(name: &'static str, world: fn(World) -> World) -> Case {
-    Case { world, action: Action::Drop, ..case(name, Flows::Known(1)) }
+const fn dropped(name: &'static str, fixture: fn(Fixture) -> Fixture) -> Case {
+    Case { fixture, action: Action::Drop, ..case(name, Flows::Known(1)) }
 }
 
 const fn gue(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
-    let world = |world: World| World {
+    let fixture = |fixture: Fixture| Fixture {
         vip_options: [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into(),
-        ..world
+        ..fixture
     };
-    Case { client, world, features: Features::GUE, ..case(name, Flows::Known(1)) }
+    Case { client, fixture, features: Features::GUE, ..case(name, Flows::Known(1)) }
 }
 
 const fn quic(name: &'static str, client: fn(v6: bool) -> Client) -> Case {
-    let world = |world: World| {
+    let fixture = |fixture: Fixture| {
         let servers = [(vec![0xc4, 0x60, 0x5e], (3, 1))].into();
-        World { quic: [((DNS, 0), (3, servers))].into(), ..world }
+        Fixture { quic: [((DNS, 0), (3, servers))].into(), ..fixture }
     };
-    Case { client, world, features: Features::QUIC, ..case(name, Flows::Known(1)) }
+    Case { client, fixture, features: Features::QUIC, ..case(name, Flows::Known(1)) }
 }
 
 const fn tracked(name: &'static str, flows: Flows) -> Case {
-    Case { world: |world| world.tracked(true), ..case(name, flows) }
+    Case { fixture: |fixture| fixture.tracked(true), ..case(name, flows) }
 }
 
 fn tcp(v6: bool) -> Client {
@@ -152,17 +153,17 @@ fn nobody(client: &Client) -> Client {
 
 impl Case {
     /// All that the maps hold, with backends behind an interface.
-    pub fn world_behind(&self, interface: u32) -> World {
-        let mut world = World::new();
-        for Table { slots, .. } in world.tables.values_mut() {
+    pub fn fixture_with_interface(&self, interface: u32) -> Fixture {
+        let mut fixture = Fixture::new();
+        for TableSpec { slots, .. } in fixture.tables.values_mut() {
             *slots = (0..SLOTS)
                 .map(|slot| ((slot % 4 + 1) as u16, slot.wrapping_mul(0x9e37) as u16))
                 .collect();
         }
-        for backend in world.backends.values_mut() {
+        for backend in fixture.backends.values_mut() {
             backend.next_hop = backend.next_hop.map(|(_, mtu)| (interface, mtu));
         }
-        (self.world)(world)
+        (self.fixture)(fixture)
     }
 }
 
@@ -190,9 +191,9 @@ impl Frames {
         let (Flows::Known(flows) | Flows::New(flows)) = case.flows;
         let mut frames = Self::new(case, v6);
         let client = (case.client)(v6);
-        if client.transport == Transport::TcpSyn {
+        if client.transport == L4Kind::TcpSyn {
             // A connection is remembered from its second segment on.
-            frames.bytes = Client { transport: Transport::TcpAck, ..client }.frame();
+            frames.bytes = Client { transport: L4Kind::TcpAck, ..client }.frame();
         }
         (frames.flows, frames.next) = (Flows::New(0), 0);
         (frames, flows)

@@ -2,15 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Case, forwarded, slot_of, to};
-use crate::packets::build::{self, Client, Transport};
-use crate::packets::world::{Frame, Outcome, VIP_V4, World};
+use super::case::{Case, CaseStep};
+use super::expect::{forwarded, slot_of, to};
+use crate::packets::addresses::VIP_V4;
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::Fixture;
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 /// A hint with both halves in use: IPv4 carries its upper ten bits, 0x5540 of 0x557f.
 const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
-    let world = World::new().all_to(3, HINT);
+    let fixture = Fixture::new().all_to(3, HINT);
     let each = |change: &dyn Fn(Client) -> Client| {
         Client::each().map(|client| to(&change(client), 3, HINT)).to_vec()
     };
@@ -18,49 +21,47 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(
             "an IPv4 TCP segment gets an IPv4 header in front",
-            world.clone(),
+            fixture.clone(),
             one(Client::tcp4()),
         ),
         Case::new(
             "an IPv6 TCP segment gets an IPv6 header in front",
-            world.clone(),
+            fixture.clone(),
             one(Client::tcp6()),
         ),
         Case::new(
             "an IPv4 UDP datagram gets an IPv4 header in front",
-            world.clone(),
+            fixture.clone(),
             one(Client::udp4()),
         ),
         Case::new(
             "an IPv6 UDP datagram gets an IPv6 header in front",
-            world.clone(),
+            fixture.clone(),
             one(Client::udp6()),
         ),
         Case::new(
             "the slot of the flow's SipHash names the backend and the hint",
-            World::new(),
+            Fixture::new(),
             spread(),
         ),
         Case::new(
             "every hint goes into the header: ten bits in IPv4, sixteen in IPv6",
-            World::new(),
+            Fixture::new(),
             Vec::new(),
         )
         .hints(),
         Case::new(
             "DSCP and ECN are copied into the outer header",
-            world.clone(),
-            (0..=255)
-                .flat_map(|class| each(&|client| Client { traffic_class: class, ..client }))
-                .collect(),
+            fixture.clone(),
+            (0..=255).flat_map(|class| each(&|client| Client { tos: class, ..client })).collect(),
         ),
-        Case::new("the outer time to live is 64 whatever the client's is", world.clone(), {
+        Case::new("the outer time to live is 64 whatever the client's is", fixture.clone(), {
             [1, 2, 63, 64, 65, 255]
                 .iter()
-                .flat_map(|&hops| each(&|client| Client { hops, ..client }))
+                .flat_map(|&ttl| each(&|client| Client { ttl, ..client }))
                 .collect()
         }),
-        Case::new("the outer checksum is right for every length", world.clone(), {
+        Case::new("the outer checksum is right for every length", fixture.clone(), {
             (0..=1400)
                 .step_by(7)
                 .map(|payload| to(&Client { payload, ..Client::tcp4() }, 3, HINT))
@@ -73,7 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "IPv4 options of every length stay in the inner packet",
-            world.clone(),
+            fixture.clone(),
             (0..=40)
                 .step_by(4)
                 .flat_map(|options| {
@@ -84,7 +85,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "TCP options of every length are left alone",
-            world.clone(),
+            fixture.clone(),
             (0..=40)
                 .step_by(4)
                 .flat_map(|tcp_options| {
@@ -95,12 +96,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a packet without payload is forwarded",
-            world.clone(),
+            fixture.clone(),
             each(&|client| Client { payload: 0, ..client }),
         ),
         Case::new(
             "Ethernet's padding of a short frame is not counted and not claimed",
-            world.clone(),
+            fixture.clone(),
             Client::each()
                 .into_iter()
                 .flat_map(|client| {
@@ -114,9 +115,8 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect(),
         ),
-        Case::new("a SYN counts as a new flow, a SYN-ACK or ACK does not", world.clone(), {
-            let kinds =
-                [Transport::TcpSyn, Transport::TcpAck, Transport::TcpSynAck, Transport::TcpSyn];
+        Case::new("a SYN counts as a new flow, a SYN-ACK or ACK does not", fixture.clone(), {
+            let kinds = [L4Kind::TcpSyn, L4Kind::TcpAck, L4Kind::TcpSynAck, L4Kind::TcpSyn];
             let both = kinds.iter().flat_map(|&transport| {
                 [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c })
             });
@@ -124,19 +124,19 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new(
             "segments are counted, not the merged packet",
-            world.clone(),
+            fixture.clone(),
             segments(&[1, 2, 3, 45, 65_535]),
         ),
         Case::new(
             "a packet is forwarded whether or not it may be fragmented",
-            world.clone(),
+            fixture.clone(),
             [true, false]
                 .map(|df| to(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT))
                 .to_vec(),
         ),
         Case::new(
             "a packet that fits the MTU to the byte is forwarded",
-            world.clone().with_mtu(1164),
+            fixture.clone().with_mtu(1164),
             {
                 let fits = |client: Client, outer: usize| {
                     let payload = client.payload + 1164 - outer - client.packet().len();
@@ -148,27 +148,27 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a packet of 3,000 bytes is forwarded where the MTU allows it",
-            world.clone().with_mtu(9000),
+            fixture.clone().with_mtu(9000),
             each(&|client| Client { payload: 3000, ..client }),
         ),
         Case::new(
             "a merged packet is judged by its segments: three of 1,140 bytes fit 1,160",
-            world.clone().with_mtu(1160),
+            fixture.clone().with_mtu(1160),
             vec![merged(Client::tcp4(), 1100)],
         ),
         Case::new(
             "a merged IPv6 packet is judged by its segments: three of 1,160 bytes fit 1,200",
-            world.clone().with_mtu(1200),
+            fixture.clone().with_mtu(1200),
             vec![merged(Client::tcp6(), 1100)],
         ),
         Case::new(
             "merged datagrams are judged one by one: three of 1,128 bytes fit 1,148",
-            world.clone().with_mtu(1148),
+            fixture.clone().with_mtu(1148),
             vec![merged(Client::udp4(), 1100)],
         ),
         Case::new(
             "a merged packet of one short segment is judged by its own length",
-            world.with_mtu(1160),
+            fixture.with_mtu(1160),
             {
                 let client = Client { payload: 900, ..Client::tcp4() };
                 let (frame, outcome) = to(&client, 3, HINT);
@@ -181,13 +181,13 @@ pub(super) fn cases() -> Vec<Case> {
 /// Three segments of a size in one packet. In a test run the kernel refuses to make room in it,
 /// after the judgement that is tested here: that it is then counted as no room, and not as too big,
 /// is what the programs show.
-fn merged(client: Client, segment_size: u32) -> (Frame, Outcome) {
+fn merged(client: Client, segment_size: u32) -> (Frame, Expectation) {
     let client = Client { payload: 3300, ..client };
     let (frame, outcome) = to(&client, 3, HINT);
     (Frame { segment_size, segments: 3, ..frame }, counted_as(outcome, 3))
 }
 
-fn segments(counts: &[u32]) -> Vec<(Frame, Outcome)> {
+fn segments(counts: &[u32]) -> Vec<(Frame, Expectation)> {
     let frames = counts.iter().flat_map(|&count| Client::each().map(|client| (client, count)));
     frames
         .map(|(client, count)| {
@@ -197,21 +197,21 @@ fn segments(counts: &[u32]) -> Vec<(Frame, Outcome)> {
         .collect()
 }
 
-fn counted_as(outcome: Outcome, packets: u64) -> Outcome {
+fn counted_as(outcome: Expectation, packets: u64) -> Expectation {
     match outcome {
-        Outcome::Forward(forwarded) => Outcome::Forward(super::Forwarded { packets, ..forwarded }),
+        Expectation::Forward(forwarded) => Expectation::Forward(Forwarded { packets, ..forwarded }),
         outcome => outcome,
     }
 }
 
 /// Sixty flows of each kind, over all backends.
-fn spread() -> Vec<(Frame, Outcome)> {
-    let world = World::new();
+fn spread() -> Vec<(Frame, Expectation)> {
+    let fixture = Fixture::new();
     let flows =
         (0..60).flat_map(|port| Client::each().map(|client| client.from_port(20_000 + port * 31)));
     flows
         .map(|client| {
-            let (backend, hint) = slot_of(&world, &client);
+            let (backend, hint) = slot_of(&fixture, &client);
             to(&client, backend, hint)
         })
         .collect()
@@ -222,19 +222,18 @@ fn spread() -> Vec<(Frame, Outcome)> {
 /// carry. One sum in some 20,000 is like this.
 const CARRYING: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 188, 255), 0xb0c0);
 
-fn carrying_world() -> World {
-    World::new().all_to(3, CARRYING.1).with_backend(3, |backend| backend.v4 = Some(CARRYING.0))
+fn carrying_world() -> Fixture {
+    Fixture::new().all_to(3, CARRYING.1).with_backend(3, |backend| backend.v4 = Some(CARRYING.0))
 }
 
-fn carrying() -> (Frame, Outcome) {
-    let client = Client { traffic_class: 0x3a, payload: 451, ..Client::tcp4() };
+fn carrying() -> (Frame, Expectation) {
+    let client = Client { tos: 0x3a, payload: 451, ..Client::tcp4() };
     let (frame, outcome) = to(&client, 3, CARRYING.1);
-    let outer =
-        build::outer_v4(CARRYING.0, client.traffic_class, CARRYING.1, client.packet().len());
-    let bytes = build::wrapped(&frame.bytes, &outer);
+    let outer = frames::outer_v4(CARRYING.0, client.tos, CARRYING.1, client.packet().len());
+    let bytes = frames::encapsulated(&frame.bytes, &outer);
     match outcome {
-        Outcome::Forward(forwarded) => {
-            (frame, Outcome::Forward(super::Forwarded { bytes, ..forwarded }))
+        Expectation::Forward(forwarded) => {
+            (frame, Expectation::Forward(Forwarded { bytes, ..forwarded }))
         }
         outcome => (frame, outcome),
     }
@@ -245,11 +244,11 @@ impl Case {
     fn hints(mut self) -> Self {
         self.steps.clear();
         for hint in (0..16).map(|bit| 1 << bit).chain([0, u16::MAX]) {
-            self.steps.push(super::Step::Configure(World::new().all_to(2, hint)));
+            self.steps.push(CaseStep::Configure(Fixture::new().all_to(2, hint)));
             let clients = [Client::tcp4().to_address(VIP_V4), Client::tcp6()];
             self.steps.extend(clients.map(|client| {
                 let (frame, outcome) = to(&client, 2, hint);
-                super::Step::Send(frame, outcome)
+                CaseStep::Send(frame, outcome)
             }));
         }
         self

@@ -3,25 +3,27 @@
 use etherparse::EtherType;
 use sluice_datapath::Reason;
 
-use super::{Case, Step, drops, passes};
-use crate::packets::build::{self, Client, Transport};
-use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World};
+use super::case::{Case, CaseStep};
+use super::expect::{drops, passes, with};
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::{BackendSpec, DNS, Fixture, WEB};
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
-    let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Outcome)>| {
+    let each = |send: &dyn Fn(&Client) -> Vec<(Frame, Expectation)>| {
         Client::each().iter().flat_map(send).collect()
     };
     vec![
         Case::new(
             "later fragments go to the backend of the first one",
-            world(),
+            fixture(),
             each(&|client| (0..4).map(|number| sent(client, 7, number, 4)).collect()),
         ),
         Case::new(
             "fragments out of order go to the backend of the first one, once it has come",
-            world(),
+            fixture(),
             each(&|client| {
                 vec![
                     passes(fragment(client, 7, 2, 3), Reason::Fragment),
@@ -33,7 +35,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "fragments of another packet, client or IPv4 protocol follow nobody",
-            world(),
+            fixture(),
             each(&|client| {
                 let id = 2 * OF_UDP;
                 let other = |id, change: &dyn Fn(&mut Client)| {
@@ -52,10 +54,10 @@ pub(super) fn cases() -> Vec<Case> {
                     }),
                 ];
                 if !client.is_v6() {
-                    let udp = client.transport == Transport::Udp;
+                    let udp = client.transport == L4Kind::Udp;
                     let same = if udp { id + OF_UDP } else { id - OF_UDP };
                     sequence.push(other(same, &|client| {
-                        client.transport = if udp { Transport::TcpAck } else { Transport::Udp };
+                        client.transport = if udp { L4Kind::TcpAck } else { L4Kind::Udp };
                     }));
                 }
                 sequence.push(sent(client, id, 1, 2));
@@ -64,7 +66,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "fragments of one IPv6 packet need not agree on what follows their headers (RFC 8200 section 4.5)",
-            world(),
+            fixture(),
             {
                 const NEXT: usize = 14 + 40;
                 const OPTIONS: u8 = 60;
@@ -77,8 +79,7 @@ pub(super) fn cases() -> Vec<Case> {
                     let transport = std::mem::replace(&mut first[NEXT], OPTIONS);
                     first.splice(NEXT + 8..NEXT + 8, [transport, 0, 1, 4, 0, 0, 0, 0]);
                     first[19] += 8;
-                    let later =
-                        |number, says| super::with(fragment(&client, 7, number, 3), NEXT, &[says]);
+                    let later = |number, says| with(fragment(&client, 7, number, 3), NEXT, &[says]);
                     [first, later(1, OPTIONS), later(2, 59)].map(|bytes| forwarded(&client, bytes))
                 };
                 clients.flat_map(of).collect()
@@ -86,7 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "fragments to a port that is no VIP's pass, all of them",
-            world(),
+            fixture(),
             each(&|client| {
                 let client = client.clone().to_port(9);
                 vec![
@@ -95,7 +96,7 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             }),
         ),
-        Case::new("fragments to anybody else pass", world(), {
+        Case::new("fragments to anybody else pass", fixture(), {
             let clients = [
                 Client::udp4().to_address([203, 0, 113, 11]),
                 Client::udp6().to_address([0, 0, 0, 0, 0, 0, 0, 1]),
@@ -107,36 +108,36 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new(
             "a tagged fragment follows its first one, and leaves without its tag",
-            world(),
+            fixture(),
             each(&|client| {
-                let tag = |(frame, outcome): (Frame, Outcome)| {
-                    (Frame::from(build::tagged(&frame.bytes, &[(0x8100, 5)])), outcome)
+                let tag = |(frame, outcome): (Frame, Expectation)| {
+                    (Frame::from(frames::tagged(&frame.bytes, &[(0x8100, 5)])), outcome)
                 };
                 vec![tag(sent(client, 7, 0, 2)), tag(sent(client, 7, 1, 2))]
             }),
         ),
-        Case::new("a fragment that is all of its packet is no fragment", world(), {
+        Case::new("a fragment that is all of its packet is no fragment", fixture(), {
             [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec()
         }),
         Case::new(
             "a later fragment that lies about its length is dropped",
-            world(),
+            fixture(),
             each(&|client| {
                 let at = if client.is_v6() { 18 } else { 16 };
-                let lying = super::with(fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
+                let lying = with(fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
                 vec![sent(client, 7, 0, 2), drops(lying, Reason::BadLength)]
             }),
         ),
         Case::new(
             "a later fragment whose time to live is zero is dropped",
-            world(),
+            fixture(),
             each(&|client| {
-                let expired = Client { hops: 0, ..client.clone() };
+                let expired = Client { ttl: 0, ..client.clone() };
                 vec![sent(client, 7, 0, 2), drops(fragment(&expired, 7, 1, 2), Reason::Expired)]
             }),
         ),
-        Case::new("a second fragment header passes", world(), {
-            let twice = super::with(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
+        Case::new("a second fragment header passes", fixture(), {
+            let twice = with(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
             vec![passes(twice, Reason::ExtensionHeaders)]
         }),
         reused(),
@@ -145,25 +146,25 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// After the first fragment the backend's index is given to another backend.
 fn reused() -> Case {
-    let before = world();
-    let after = World::new().all_to(4, HINT).with_backend(3, |backend| backend.incarnation += 1);
+    let before = fixture();
+    let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.incarnation += 1);
     let client = Client::udp4();
     let (first, forwarded) = sent(&client, 7, 0, 2);
     let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);
     Case {
         name: "a later fragment does not go to another backend that got the index of the first one's",
         steps: vec![
-            Step::Configure(before),
-            Step::Send(first, forwarded),
-            Step::Configure(after),
-            Step::Send(later, dropped),
+            CaseStep::Configure(before),
+            CaseStep::Send(first, forwarded),
+            CaseStep::Configure(after),
+            CaseStep::Send(later, dropped),
         ],
     }
 }
 
-/// A backend gets all packets of this world, and their fragments as [`sent`] says.
-pub(super) fn world() -> World {
-    World::new().all_to(3, HINT)
+/// A backend gets all packets of this fixture, and their fragments as [`sent`] says.
+pub(super) fn fixture() -> Fixture {
+    Fixture::new().all_to(3, HINT)
 }
 
 /// Bytes of each part but the last.
@@ -175,7 +176,7 @@ const OF_UDP: u16 = 100;
 /// Fragment `number` of `count` of a client's packet with this identification, or as much more as
 /// [`OF_UDP`] says.
 pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
-    let id = if client.transport == Transport::Udp { id + OF_UDP } else { id };
+    let id = if client.transport == L4Kind::Udp { id + OF_UDP } else { id };
     let packet = Client { payload: 150, ..client.clone() }.packet();
     let fixed = if client.is_v6() { 40 } else { 20 };
     let behind = &packet[fixed..];
@@ -189,30 +190,30 @@ pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) ->
         let bits = offset << 3 | u16::from(!last);
         header.extend([next, 0]);
         header.extend([bits.to_be_bytes(), [0, 0], id.to_be_bytes()].concat());
-        return build::ethernet(EtherType::IPV6, &[&header[..], part].concat());
+        return frames::ethernet(EtherType::IPV6, &[&header[..], part].concat());
     }
     header[2..4].copy_from_slice(&(part.len() as u16 + 20).to_be_bytes());
     header[4..6].copy_from_slice(&id.to_be_bytes());
     header[6..8].copy_from_slice(&(offset | u16::from(!last) << 13).to_be_bytes());
-    build::ethernet(EtherType::IPV4, &[&header[..], part].concat())
+    frames::ethernet(EtherType::IPV4, &[&header[..], part].concat())
 }
 
 /// The same, and where it goes: to backend 3.
-pub(super) fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Outcome) {
+pub(super) fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Expectation) {
     forwarded(client, fragment(client, id, number, count))
 }
 
 /// A fragment of a client's packet, and where it goes.
-fn forwarded(client: &Client, bytes: Vec<u8>) -> (Frame, Outcome) {
-    let (backend, length) = (Backend::new(3), bytes.len() - 14);
+fn forwarded(client: &Client, bytes: Vec<u8>) -> (Frame, Expectation) {
+    let (backend, length) = (BackendSpec::new(3), bytes.len() - 14);
     let outer = if client.is_v6() {
-        build::outer_v6(backend.v6.expect("it has one"), client.traffic_class, HINT, length)
+        frames::outer_v6(backend.v6.expect("it has one"), client.tos, HINT, length)
     } else {
-        build::outer_v4(backend.v4.expect("it has one"), client.traffic_class, HINT, length)
+        frames::outer_v4(backend.v4.expect("it has one"), client.tos, HINT, length)
     };
-    let outcome = Outcome::Forward(Forwarded {
-        bytes: build::wrapped(&bytes, &outer),
-        service: if client.transport == Transport::Udp { DNS } else { WEB },
+    let outcome = Expectation::Forward(Forwarded {
+        bytes: frames::encapsulated(&bytes, &outer),
+        service: if client.transport == L4Kind::Udp { DNS } else { WEB },
         backend: 3,
         packets: 1,
         length: length as u64,

@@ -7,34 +7,36 @@ use etherparse::EtherType;
 use sluice_datapath::Reason;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 
-use super::{Case, Step, drops, passes, to, with};
-use crate::packets::build::{self, Client, ETHERNET, Transport};
-use crate::packets::icmp::{Error, Ping, told};
-use crate::packets::oracle;
-use crate::packets::world::{Backend, DNS, Forwarded, Frame, Outcome, WEB, World};
+use super::case::{Case, CaseStep};
+use super::expect::{drops, passes, to, with};
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::{BackendSpec, DNS, Fixture, WEB};
+use crate::packets::frames::icmp::{EchoRequest, IcmpError, packet_too_big};
+use crate::packets::frames::{self, Client, ETHERNET, Frame, L4Kind};
+use crate::packets::oracle::flow;
 
 const HINT: u16 = 0x557f;
 /// The server ID in a plaintext connection ID of QUIC-LB's draft.
 const SERVER_ID: &[u8] = &[0xc4, 0x60, 0x5e];
 
 /// All packets go to backend 3, in UDP.
-fn world() -> World {
-    let mut world = World::new().all_to(3, HINT);
-    world.vip_options = [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into();
-    world
+fn fixture() -> Fixture {
+    let mut fixture = Fixture::new().all_to(3, HINT);
+    fixture.vip_options = [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into();
+    fixture
 }
 
 /// The same, and no checksum is needed.
-fn agreed() -> World {
-    let mut world = world();
-    for options in world.vip_options.values_mut() {
+fn agreed() -> Fixture {
+    let mut fixture = fixture();
+    for options in fixture.vip_options.values_mut() {
         *options = options.with(VipOptions::NO_CHECKSUM);
     }
-    world
+    fixture
 }
 
-fn only(world: World, v6: bool) -> World {
-    world.with_backend(3, |backend| if v6 { backend.v4 = None } else { backend.v6 = None })
+fn only(fixture: Fixture, v6: bool) -> Fixture {
+    fixture.with_backend(3, |backend| if v6 { backend.v4 = None } else { backend.v6 = None })
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -43,11 +45,11 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(
             "a packet goes to its backend in UDP, with a checksum over all of it",
-            world(),
+            fixture(),
             own,
         ),
-        Case::new("either family goes in UDP over IPv4", only(world(), false), each(false)),
-        Case::new("either family goes in UDP over IPv6", only(world(), true), each(true)),
+        Case::new("either family goes in UDP over IPv4", only(fixture(), false), each(false)),
+        Case::new("either family goes in UDP over IPv6", only(fixture(), true), each(true)),
         Case::new("a service without it goes in IP beside one with it", beside(), {
             let tcp = [Client::tcp4(), Client::tcp6()].map(|client| to(&client, 3, HINT));
             let udp =
@@ -56,12 +58,12 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new(
             "each flow has a source port of its own, every payload length a checksum",
-            world(),
+            fixture(),
             {
                 let flows = (0..300).flat_map(|number| {
                     Client::each().map(|client| Client {
                         payload: usize::from(number),
-                        traffic_class: number as u8,
+                        tos: number as u8,
                         ..client.from_port(30_000 + number)
                     })
                 });
@@ -70,10 +72,10 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a checksum of zero is written as all ones",
-            only(world(), false),
+            only(fixture(), false),
             vec![sums_to_zero()],
         ),
-        Case::new("padding is not summed", world(), {
+        Case::new("padding is not summed", fixture(), {
             let padded = |client: Client| {
                 let (frame, outcome) =
                     sent(&Client { payload: 1, ..client.clone() }, client.is_v6(), true);
@@ -82,25 +84,25 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().map(padded).to_vec()
         }),
-        Case::new("IPv4 options are summed, and IPv6 extension headers", world(), {
+        Case::new("IPv4 options are summed, and IPv6 extension headers", fixture(), {
             let options = Client { options: 12, ..Client::tcp4() };
             let extended =
                 [&[8][..], &[16, 8], &[256]].map(|sizes| extended(&Client::udp6(), sizes));
             [sent(&options, false, true)].into_iter().chain(extended).collect()
         }),
-        Case::new("a tagged packet goes in UDP without its tags", only(world(), true), {
+        Case::new("a tagged packet goes in UDP without its tags", only(fixture(), true), {
             let tagged = |client: Client| {
                 let (frame, outcome) = sent(&client, true, true);
-                (build::tagged(&frame.bytes, &[(0x8100, 6)]).into(), outcome)
+                (frames::tagged(&frame.bytes, &[(0x8100, 6)]).into(), outcome)
             };
             Client::each().map(tagged).to_vec()
         }),
         Case::new(
             "a datagram without a checksum has none outside over IPv4 either",
-            only(world(), false),
+            only(fixture(), false),
             [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec(),
         ),
-        Case::new("over IPv6 such a datagram is dropped", only(world(), true), {
+        Case::new("over IPv6 such a datagram is dropped", only(fixture(), true), {
             let bare =
                 [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true).0.bytes);
             bare.map(|bytes| drops(bytes, Reason::NoChecksum)).to_vec()
@@ -112,15 +114,15 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a datagram's checksum that covers less than the packet is not used",
-            only(world(), false),
+            only(fixture(), false),
             [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec(),
         ),
-        Case::new("what is merged has no checksum outside over IPv4", only(world(), false), {
+        Case::new("what is merged has no checksum outside over IPv4", only(fixture(), false), {
             Client::each().map(|client| merged(&client, false)).to_vec()
         }),
-        Case::new("what is merged is dropped over IPv6", only(world(), true), {
+        Case::new("what is merged is dropped over IPv6", only(fixture(), true), {
             let merged = Client::each()
-                .map(|client| (merged(&client, true).0, Outcome::Drop(Reason::NoChecksum)));
+                .map(|client| (merged(&client, true).0, Expectation::Drop(Reason::NoChecksum)));
             merged.to_vec()
         }),
         Case::new(
@@ -133,9 +135,9 @@ pub(super) fn cases() -> Vec<Case> {
             only(agreed(), true),
             fragments(),
         ),
-        Case::new("fragments are dropped over IPv6 where nobody agreed", only(world(), true), {
+        Case::new("fragments are dropped over IPv6 where nobody agreed", only(fixture(), true), {
             let drop = |(frame, outcome)| match outcome {
-                Outcome::Forward(_) => (frame, Outcome::Drop(Reason::NoChecksum)),
+                Expectation::Forward(_) => (frame, Expectation::Drop(Reason::NoChecksum)),
                 outcome => (frame, outcome),
             };
             fragments().into_iter().map(drop).collect()
@@ -144,20 +146,20 @@ pub(super) fn cases() -> Vec<Case> {
             name: "a later fragment goes in UDP though its service does so no more, as its first one did",
             steps: {
                 let [first, later] = fragments().try_into().expect("two");
-                let plain = World { vip_options: [].into(), ..only(agreed(), true) };
-                let send = |(frame, outcome)| Step::Send(frame, outcome);
+                let plain = Fixture { vip_options: [].into(), ..only(agreed(), true) };
+                let send = |(frame, outcome)| CaseStep::Send(frame, outcome);
                 vec![
-                    Step::Configure(only(agreed(), true)),
+                    CaseStep::Configure(only(agreed(), true)),
                     send(first),
-                    Step::Configure(plain),
+                    CaseStep::Configure(plain),
                     send(later),
                 ]
             },
         },
         Case::new(
             "an ICMP error goes in UDP with a checksum, from its flow's source port",
-            world(),
-            super::icmp::few().map(|error| followed(&error)).collect(),
+            fixture(),
+            super::icmp_errors::few().map(|error| followed(&error)).collect(),
         ),
         Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
             [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()
@@ -165,7 +167,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("a datagram goes in UDP to the backend that its connection ID names", ids(), {
             [Client::udp4(), Client::udp6()].map(|client| named(&client)).to_vec()
         }),
-        Case::new("the UDP header counts against the MTU", world().with_mtu(1500), {
+        Case::new("the UDP header counts against the MTU", fixture().with_mtu(1500), {
             let of_length = |client: &Client, length: usize| {
                 let headers = Client { payload: 0, ..client.clone() }.packet().len();
                 Client { payload: length - headers, ..client.clone() }
@@ -176,13 +178,13 @@ pub(super) fn cases() -> Vec<Case> {
             let larger = Client::each().map(|client| {
                 let frame = of_length(&client, room(&client) + 1).frame();
                 let header = if client.is_v6() { 40 } else { 20 };
-                let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
-                let answer = told(&frame, header, Some(protocol), room(&client) as u32);
-                (frame.into(), Outcome::Answer(Reason::MtuTold, answer))
+                let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
+                let answer = packet_too_big(&frame, header, Some(protocol), room(&client) as u32);
+                (frame.into(), Expectation::Reply(Reason::MtuTold, answer))
             });
             fits.into_iter().chain(larger).collect()
         }),
-        Case::new("what is not for a VIP passes", world(), {
+        Case::new("what is not for a VIP passes", fixture(), {
             Client::each()
                 .map(|client| passes(client.to_port(9).frame(), Reason::NotVipPort))
                 .to_vec()
@@ -192,15 +194,15 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// The hash of a client's flow, which selects the source port.
 fn hash(client: &Client) -> u64 {
-    oracle::hash(&tuple(client))
+    flow::hash(&tuple(client))
 }
 
 /// The bytes of a client's flow that are hashed.
 fn tuple(client: &Client) -> Vec<u8> {
     let ports =
         [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
-    let protocol = if client.transport == Transport::Udp { 17 } else { 6 };
-    oracle::tuple(client.source.ip(), client.destination.ip(), &ports, protocol)
+    let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
+    flow::tuple(client.source.ip(), client.destination.ip(), &ports, protocol)
 }
 
 /// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
@@ -212,68 +214,68 @@ fn outer(
     hash: u64,
     summed: Option<&[u8]>,
 ) -> Vec<u8> {
-    let backend = Backend::new(3);
+    let backend = BackendSpec::new(3);
     let outer = if v6 {
-        build::outer_v6(backend.v6.expect("it has one"), class, hint, length)
+        frames::outer_v6(backend.v6.expect("it has one"), class, hint, length)
     } else {
-        build::outer_v4(backend.v4.expect("it has one"), class, hint, length)
+        frames::outer_v4(backend.v4.expect("it has one"), class, hint, length)
     };
-    build::in_udp(&outer, length, hash, summed)
+    frames::gue_headers(&outer, length, hash, summed)
 }
 
 /// A client's packet and what becomes of it in UDP.
-fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Outcome) {
+fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Expectation) {
     let packet = client.packet();
-    wrapped(&client.frame(), client, hash(client), v6, summed.then_some(&packet))
+    encapsulated(&client.frame(), client, hash(client), v6, summed.then_some(&packet))
 }
 
 /// The frame of a client's packet, changed, and what becomes of it.
-fn wrapped(
+fn encapsulated(
     bytes: &[u8],
     client: &Client,
     hash: u64,
     v6: bool,
     summed: Option<&[u8]>,
-) -> (Frame, Outcome) {
+) -> (Frame, Expectation) {
     let length = bytes.len() - ETHERNET;
-    let outer = outer(v6, client.traffic_class, HINT, length, hash, summed);
-    let outcome = Outcome::Forward(Forwarded {
-        bytes: build::wrapped(bytes, &outer),
-        service: if client.transport == Transport::Udp { DNS } else { WEB },
+    let outer = outer(v6, client.tos, HINT, length, hash, summed);
+    let outcome = Expectation::Forward(Forwarded {
+        bytes: frames::encapsulated(bytes, &outer),
+        service: if client.transport == L4Kind::Udp { DNS } else { WEB },
         backend: 3,
         packets: 1,
         length: length as u64,
-        opens: client.transport == Transport::TcpSyn,
+        opens: client.transport == L4Kind::TcpSyn,
     });
     (bytes.to_vec().into(), outcome)
 }
 
 /// An outcome with other bytes.
-fn changed(outcome: Outcome, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Outcome {
+fn changed(outcome: Expectation, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Expectation {
     match outcome {
-        Outcome::Forward(forwarded) => {
-            Outcome::Forward(Forwarded { bytes: change(forwarded.bytes.clone()), ..forwarded })
+        Expectation::Forward(forwarded) => {
+            Expectation::Forward(Forwarded { bytes: change(forwarded.bytes.clone()), ..forwarded })
         }
         outcome => outcome,
     }
 }
 
 /// [`DNS`] alone goes in UDP.
-fn beside() -> World {
-    let mut world = world();
-    world.vip_options.remove(&WEB);
-    world
+fn beside() -> Fixture {
+    let mut fixture = fixture();
+    fixture.vip_options.remove(&WEB);
+    fixture
 }
 
 /// A packet whose outer checksum is zero before it is written as all ones.
-fn sums_to_zero() -> (Frame, Outcome) {
+fn sums_to_zero() -> (Frame, Expectation) {
     const UDP: usize = ETHERNET + 20;
     // The cases are made more than once.
     static FOUND: LazyLock<Client> = LazyLock::new(|| {
         let found = (0..=255).find_map(|third| {
             let mut client = Client::udp4();
             client.source.set_ip([198, 51, third, 7].into());
-            let Outcome::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else {
+            let Expectation::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else {
                 return None;
             };
             // The client's own port is in its pseudo-header's complement and so in no sum.
@@ -282,7 +284,7 @@ fn sums_to_zero() -> (Frame, Outcome) {
             let mut tuple = tuple(&client);
             let port = (1_024_u16..40_000).find(|port| {
                 tuple[8..10].copy_from_slice(&port.to_be_bytes());
-                wanted == 49_152 + oracle::hash(&tuple) % 16_384
+                wanted == 49_152 + flow::hash(&tuple) % 16_384
             })?;
             Some(client.from_port(port))
         });
@@ -291,14 +293,14 @@ fn sums_to_zero() -> (Frame, Outcome) {
 
     let (frame, outcome) = sent(&FOUND, false, true);
     assert!(
-        matches!(&outcome, Outcome::Forward(forwarded) if forwarded.bytes[UDP + 6..][..2] == [0xff; 2]),
+        matches!(&outcome, Expectation::Forward(forwarded) if forwarded.bytes[UDP + 6..][..2] == [0xff; 2]),
         "the checksum is zero"
     );
     (frame, outcome)
 }
 
 /// A client's IPv6 packet with destination options of these sizes, and what becomes of it.
-fn extended(client: &Client, sizes: &[usize]) -> (Frame, Outcome) {
+fn extended(client: &Client, sizes: &[usize]) -> (Frame, Expectation) {
     const DESTINATION: u8 = 60;
 
     let packet = client.packet();
@@ -312,7 +314,13 @@ fn extended(client: &Client, sizes: &[usize]) -> (Frame, Outcome) {
     fixed[4..6].copy_from_slice(&((packet.len() - 40 + headers.len()) as u16).to_be_bytes());
     fixed[6] = DESTINATION;
     let packet = [&fixed, &headers[..], &packet[40..]].concat();
-    wrapped(&build::ethernet(EtherType::IPV6, &packet), client, hash(client), true, Some(&packet))
+    encapsulated(
+        &frames::ethernet(EtherType::IPV6, &packet),
+        client,
+        hash(client),
+        true,
+        Some(&packet),
+    )
 }
 
 /// Offset in a frame of a client's transport header.
@@ -321,79 +329,85 @@ fn transport(client: &Client) -> usize {
 }
 
 /// A client's datagram without a checksum, and what becomes of it.
-fn unsummed(client: &Client, v6: bool) -> (Frame, Outcome) {
-    wrapped(&with(client.frame(), transport(client) + 6, &[0, 0]), client, hash(client), v6, None)
+fn unsummed(client: &Client, v6: bool) -> (Frame, Expectation) {
+    encapsulated(
+        &with(client.frame(), transport(client) + 6, &[0, 0]),
+        client,
+        hash(client),
+        v6,
+        None,
+    )
 }
 
 /// A client's datagram that is two bytes longer than its UDP header says, and what becomes of it
 /// over IPv4.
-fn longer(client: &Client) -> (Frame, Outcome) {
+fn longer(client: &Client) -> (Frame, Expectation) {
     let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len()
         - transport(client)
         + ETHERNET;
     let bytes = with(client.frame(), transport(client) + 4, &(length as u16).to_be_bytes());
-    wrapped(&bytes, client, hash(client), false, None)
+    encapsulated(&bytes, client, hash(client), false, None)
 }
 
 /// A client's packet as one of three that were merged, and what becomes of it.
-fn merged(client: &Client, v6: bool) -> (Frame, Outcome) {
+fn merged(client: &Client, v6: bool) -> (Frame, Expectation) {
     let (frame, outcome) = sent(&Client { payload: 300, ..client.clone() }, v6, false);
     let outcome = match outcome {
-        Outcome::Forward(forwarded) => Outcome::Forward(Forwarded { packets: 3, ..forwarded }),
+        Expectation::Forward(forwarded) => {
+            Expectation::Forward(Forwarded { packets: 3, ..forwarded })
+        }
         outcome => outcome,
     };
     (Frame { segment_size: 100, segments: 3, ..frame }, outcome)
 }
 
 /// A first and a later fragment over IPv6.
-fn fragments() -> Vec<(Frame, Outcome)> {
+fn fragments() -> Vec<(Frame, Expectation)> {
     let first = Client { fragment: (false, true, 0), ..Client::udp4() };
     let later = Client { fragment: (false, false, 9), ..Client::udp4() };
     // The later one has no ports.
-    let portless =
-        oracle::hash(&oracle::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
-    vec![sent(&first, true, false), wrapped(&later.frame(), &later, portless, true, None)]
+    let portless = flow::hash(&flow::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
+    vec![sent(&first, true, false), encapsulated(&later.frame(), &later, portless, true, None)]
 }
 
 /// An error about a client's flow, and what becomes of it.
-fn followed(error: &Error) -> (Frame, Outcome) {
+fn followed(error: &IcmpError) -> (Frame, Expectation) {
     let (bytes, client) = (error.frame(), &error.client);
-    let class = Client { traffic_class: error.traffic_class, ..client.clone() };
-    wrapped(&bytes, &class, hash(client), client.is_v6(), Some(&bytes[ETHERNET..]))
+    let class = Client { tos: error.tos, ..client.clone() };
+    encapsulated(&bytes, &class, hash(client), client.is_v6(), Some(&bytes[ETHERNET..]))
 }
 
 /// All packets go to backend 1, but those whose connection IDs have the ID of backend 3.
-fn ids() -> World {
-    let mut world = World::new().all_to(1, HINT);
-    world.vip_options = [(DNS, VipOptions::GUE)].into();
-    world.quic = [((DNS, 0), (3, [(SERVER_ID.to_vec(), (3, 1))].into()))].into();
-    world
+fn ids() -> Fixture {
+    let mut fixture = Fixture::new().all_to(1, HINT);
+    fixture.vip_options = [(DNS, VipOptions::GUE)].into();
+    fixture.quic = [((DNS, 0), (3, [(SERVER_ID.to_vec(), (3, 1))].into()))].into();
+    fixture
 }
 
 /// A client's packet of QUIC with a short header, and what becomes of it.
-fn named(client: &Client) -> (Frame, Outcome) {
+fn named(client: &Client) -> (Frame, Expectation) {
     let client = Client { begins: [&[0x41, 0x07], SERVER_ID].concat(), ..client.clone() };
     let (packet, bytes) = (client.packet(), client.frame());
-    let outer =
-        outer(client.is_v6(), client.traffic_class, 0, packet.len(), hash(&client), Some(&packet));
+    let outer = outer(client.is_v6(), client.tos, 0, packet.len(), hash(&client), Some(&packet));
     let (frame, outcome) = sent(&client, client.is_v6(), true);
-    (frame, changed(outcome, |_| build::wrapped(&bytes, &outer)))
+    (frame, changed(outcome, |_| frames::encapsulated(&bytes, &outer)))
 }
 
 /// Pings go to the backends of [`WEB`].
-fn pings() -> World {
-    let mut world = world();
-    world.address_options =
+fn pings() -> Fixture {
+    let mut fixture = fixture();
+    fixture.address_options =
         [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
-    world.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
-    world
+    fixture.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
+    fixture
 }
 
 /// A client's ping, and what becomes of it.
-fn pinged(client: &Client) -> (Frame, Outcome) {
-    let bytes = Ping::new(client).frame();
+fn pinged(client: &Client) -> (Frame, Expectation) {
+    let bytes = EchoRequest::new(client).frame();
     let addresses: (IpAddr, IpAddr) = (client.source.ip(), client.destination.ip());
     let protocol = if client.is_v6() { 58 } else { 1 };
-    let hash = oracle::hash(&oracle::tuple(addresses.0, addresses.1, &[0; 4], protocol));
-    wrapped(&bytes, client, hash, client.is_v6(), Some(&bytes[ETHERNET..]))
+    let hash = flow::hash(&flow::tuple(addresses.0, addresses.1, &[0; 4], protocol));
+    encapsulated(&bytes, client, hash, client.is_v6(), Some(&bytes[ETHERNET..]))
 }

@@ -8,10 +8,13 @@ use sluice_datapath::entries::Listing;
 use sluice_datapath::options::VipOptions;
 use sluice_datapath::rates::Limit;
 
-use super::{Case, Step, drops, icmp, to, unusual};
-use crate::packets::build::{self, Client};
-use crate::packets::icmp::{Error, told};
-use crate::packets::world::{DNS, Frame, Outcome, Table, WEB, World};
+use super::case::{Case, CaseStep};
+use super::expect::{drops, forwarded, passes, to};
+use super::{icmp_errors, vlan_and_extensions};
+use crate::packets::expectation::Expectation;
+use crate::packets::fixture::{DNS, Fixture, TableSpec, WEB};
+use crate::packets::frames::icmp::{IcmpError, packet_too_big};
+use crate::packets::frames::{self, Client, Frame};
 
 const HINT: u16 = 0x557f;
 /// The backend of every slot.
@@ -29,18 +32,18 @@ const SECOND_ID: &[u8] = &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d,
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 0x6b33_43cf;
 
-/// A world in which the datagrams' service has server IDs.
-fn world() -> World {
+/// A fixture in which the datagrams' service has server IDs.
+fn fixture() -> Fixture {
     let servers = |id: &[u8], backend: u16| BTreeMap::from([(id.to_vec(), (backend, 1))]);
-    let mut world = World::new().all_to(TABLE, HINT);
-    world.quic = [
+    let mut fixture = Fixture::new().all_to(TABLE, HINT);
+    fixture.quic = [
         ((DNS, 0), (3, servers(&FIRST_ID[1..4], FIRST))),
         ((DNS, 1), (5, servers(&SECOND_ID[1..6], SECOND))),
         // The longest ID there can be.
         ((DNS, 6), (15, servers(&[0x66; 15], FIRST))),
     ]
     .into();
-    world
+    fixture
 }
 
 /// A client of each family whose datagram begins like this.
@@ -59,32 +62,32 @@ fn long(version: u32, kind: u8, id: &[u8]) -> Vec<u8> {
 }
 
 /// Datagrams that go to the backend that their connection ID names.
-fn named(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Outcome)> {
+fn named(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
     packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, backend, 0)).collect()
 }
 
 /// Datagrams that go to the backend of their slot.
-fn by_table(packets: &[Vec<u8>]) -> Vec<(Frame, Outcome)> {
+fn by_table(packets: &[Vec<u8>]) -> Vec<(Frame, Expectation)> {
     packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, TABLE, HINT)).collect()
 }
 
-fn of((frame, outcome): (Frame, Outcome), service: u32) -> (Frame, Outcome) {
-    let Outcome::Forward(mut forwarded) = outcome else { return (frame, outcome) };
+fn of((frame, outcome): (Frame, Expectation), service: u32) -> (Frame, Expectation) {
+    let Expectation::Forward(mut forwarded) = outcome else { return (frame, outcome) };
     forwarded.service = service;
-    (frame, Outcome::Forward(forwarded))
+    (frame, Expectation::Forward(forwarded))
 }
 
-fn after(name: &'static str, steps: Vec<(World, Vec<(Frame, Outcome)>)>) -> Case {
-    let steps = steps.into_iter().flat_map(|(world, frames)| {
-        [Step::Configure(world)]
+fn after(name: &'static str, steps: Vec<(Fixture, Vec<(Frame, Expectation)>)>) -> Case {
+    let steps = steps.into_iter().flat_map(|(fixture, frames)| {
+        [CaseStep::Configure(fixture)]
             .into_iter()
-            .chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+            .chain(frames.into_iter().map(|(f, o)| CaseStep::Send(f, o)))
     });
     Case { name, steps: steps.collect() }
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, frames| Case::new(name, world(), frames);
+    let case = |name, frames| Case::new(name, fixture(), frames);
     let handshake = |id: &[u8]| long(VERSION_1, 2, id);
     vec![
         case("QUIC-LB vector 07c4605e4504cc4f is of server c4605e of configuration 0", {
@@ -168,7 +171,7 @@ pub(super) fn cases() -> Vec<Case> {
                 // What is behind the packet is nobody's.
                 frames.extend(of(4, &short(FIRST_ID)).map(|client| {
                     let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
-                    (bytes.clone().into(), super::forwarded(&bytes, &client, TABLE, HINT))
+                    (bytes.clone().into(), forwarded(&bytes, &client, TABLE, HINT))
                 }));
                 frames
             },
@@ -192,11 +195,11 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "TCP has no connection IDs",
             {
-                let mut world = world();
-                world.quic = [0, 1]
-                    .map(|rotation| ((WEB, rotation), world.quic[&(DNS, rotation)].clone()))
+                let mut fixture = fixture();
+                fixture.quic = [0, 1]
+                    .map(|rotation| ((WEB, rotation), fixture.quic[&(DNS, rotation)].clone()))
                     .into();
-                world
+                fixture
             },
             {
                 let tcp = [Client::tcp4(), Client::tcp6()]
@@ -210,7 +213,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("a connection ID is found behind VLAN tags, IPv4 options and extension headers", {
             let tagged = both(&short(FIRST_ID)).map(|client| {
                 let (frame, outcome) = to(&client, FIRST, 0);
-                (Frame::from(build::tagged(&frame.bytes, &[(0x88a8, 5), (0x8100, 6)])), outcome)
+                (Frame::from(frames::tagged(&frame.bytes, &[(0x88a8, 5), (0x8100, 6)])), outcome)
             });
             let beside = both(&handshake(SECOND_ID)).map(|client| {
                 let (frame, outcome) = to(&client, SECOND, 0);
@@ -220,7 +223,7 @@ pub(super) fn cases() -> Vec<Case> {
             let [_, v6] = both(&handshake(FIRST_ID));
             let mut frames = [tagged, beside].concat();
             frames.push(to(&options, SECOND, 0));
-            frames.push(unusual::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
+            frames.push(vlan_and_extensions::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
         }),
         case(
@@ -237,10 +240,10 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let packets = [short(FIRST_ID), handshake(FIRST_ID)];
                 vec![
-                    (world(), named(&packets, FIRST)),
-                    (world().without_backend(FIRST), by_table(&packets)),
+                    (fixture(), named(&packets, FIRST)),
+                    (fixture().without_backend(FIRST), by_table(&packets)),
                     (
-                        world().with_backend(FIRST, |backend| backend.incarnation += 1),
+                        fixture().with_backend(FIRST, |backend| backend.incarnation += 1),
                         by_table(&packets),
                     ),
                 ]
@@ -250,37 +253,37 @@ pub(super) fn cases() -> Vec<Case> {
             "a server ID that another backend gets counts for that one at once, and one that goes no longer",
             {
                 let given = |backend| {
-                    let mut world = world();
-                    world
+                    let mut fixture = fixture();
+                    fixture
                         .quic
                         .insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
-                    world
+                    fixture
                 };
                 // Shorter IDs of the same configuration, the first octets of the old one.
-                let mut shorter = world();
+                let mut shorter = fixture();
                 shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
                 let packets = [short(FIRST_ID)];
                 vec![
                     (given(FIRST), named(&packets, FIRST)),
                     (given(SECOND), named(&packets, SECOND)),
                     (shorter, named(&packets, 4)),
-                    (World::new().all_to(TABLE, HINT), by_table(&packets)),
+                    (Fixture::new().all_to(TABLE, HINT), by_table(&packets)),
                 ]
             },
         ),
         after(
             "in a tracked service a connection ID comes before the connection table, and writes nothing there",
             {
-                let mut second = world().tracked(true);
+                let mut second = fixture().tracked(true);
                 second.tables.get_mut(&DNS).expect("it is there").slots.fill((4, HINT));
                 let initial = [long(VERSION_1, 0, &[9; 8])];
                 let (id, moved) = ([short(FIRST_ID)], [short(&[0xe7; 8])]);
                 vec![
-                    (world().tracked(true), named(&id, FIRST)),
+                    (fixture().tracked(true), named(&id, FIRST)),
                     // The flow has no entry yet: it gets one here, and keeps it.
                     (second.clone(), by(&initial, 4)),
                     (
-                        world().tracked(true),
+                        fixture().tracked(true),
                         [by(&initial, 4), named(&id, FIRST), by(&moved, 4)].concat(),
                     ),
                 ]
@@ -289,14 +292,14 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a connection ID counts where a route leads, by the server IDs there",
             {
-                let mut world = world();
-                let first = world.quic[&(DNS, 0)].clone();
-                world.quic = [((5, 0), first)].into();
-                world.tables.insert(5, Table { tracked: false, slots: vec![(4, HINT); 251] });
-                world.routes = ["198.51.100.0/24", "2001:db8:99::/48"]
+                let mut fixture = fixture();
+                let first = fixture.quic[&(DNS, 0)].clone();
+                fixture.quic = [((5, 0), first)].into();
+                fixture.tables.insert(5, TableSpec { tracked: false, slots: vec![(4, HINT); 251] });
+                fixture.routes = ["198.51.100.0/24", "2001:db8:99::/48"]
                     .map(|clients| ((DNS, clients.parse().expect("a prefix")), 5))
                     .into();
-                world
+                fixture
             },
             {
                 let led = [named(&[short(FIRST_ID)], FIRST), by(&[short(SECOND_ID)], 4)].concat();
@@ -306,10 +309,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a connection ID counts for nobody where a route leads to a service without server IDs",
             {
-                let mut world = world();
-                world.tables.insert(5, Table { tracked: false, slots: vec![(4, HINT); 251] });
-                world.routes = [((DNS, "198.51.100.0/24".parse().expect("a prefix")), 5)].into();
-                world
+                let mut fixture = fixture();
+                fixture.tables.insert(5, TableSpec { tracked: false, slots: vec![(4, HINT); 251] });
+                fixture.routes = [((DNS, "198.51.100.0/24".parse().expect("a prefix")), 5)].into();
+                fixture
             },
             {
                 let [v4, v6] = both(&short(FIRST_ID));
@@ -319,9 +322,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "without a table connection IDs still name their backends",
             {
-                let mut world = world();
-                world.tables.remove(&DNS);
-                world
+                let mut fixture = fixture();
+                fixture.tables.remove(&DNS);
+                fixture
             },
             {
                 let others =
@@ -332,17 +335,17 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "lists, rates and the time to live come before connection IDs",
             {
-                let mut world = world();
-                world.lists =
+                let mut fixture = fixture();
+                fixture.lists =
                     [(0, [("198.51.100.7/32".parse().expect("a prefix"), Listing::DENIED)].into())]
                         .into();
-                world.vip_options = [(DNS, VipOptions::LIMITED)].into();
-                world.rates = [((DNS, Limit::Packets), 1)].into();
-                world
+                fixture.vip_options = [(DNS, VipOptions::LIMITED)].into();
+                fixture.rates = [((DNS, Limit::Packets), 1)].into();
+                fixture
             },
             {
                 let [v4, v6] = both(&short(FIRST_ID));
-                let expired = Client { hops: 0, ..v6.clone() };
+                let expired = Client { ttl: 0, ..v6.clone() };
                 vec![
                     drops(v4.frame(), Reason::Denied),
                     drops(expired.frame(), Reason::Expired),
@@ -353,14 +356,14 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a datagram with a connection ID that does not fit is answered",
-            world().with_mtu(1400),
+            fixture().with_mtu(1400),
             {
                 both(&short(FIRST_ID))
                     .map(|client| {
                         let client = Client { payload: 1400, ..client };
                         let (header, mtu) = if client.is_v6() { (40, 1360) } else { (20, 1380) };
-                        let answer = told(&client.frame(), header, Some(17), mtu);
-                        (client.frame().into(), Outcome::Answer(Reason::MtuTold, answer))
+                        let answer = packet_too_big(&client.frame(), header, Some(17), mtu);
+                        (client.frame().into(), Expectation::Reply(Reason::MtuTold, answer))
                     })
                     .to_vec()
             },
@@ -368,8 +371,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("an ICMP error goes by the table: what it quotes has the client's connection ID", {
             both(&short(FIRST_ID))
                 .map(|client| {
-                    let error = Error::new(&client, if client.is_v6() { 2 } else { 3 });
-                    icmp::to_backend(&error, DNS, (TABLE, HINT))
+                    let error = IcmpError::new(&client, if client.is_v6() { 2 } else { 3 });
+                    icmp_errors::to_backend(&error, DNS, (TABLE, HINT))
                 })
                 .to_vec()
         }),
@@ -379,8 +382,8 @@ pub(super) fn cases() -> Vec<Case> {
                 let [v4, _] = both(&short(FIRST_ID));
                 let whole = v4.frame();
                 vec![
-                    super::passes(
-                        build::ethernet(EtherType::IPV4, &v4.packet()[..24]),
+                    passes(
+                        frames::ethernet(EtherType::IPV4, &v4.packet()[..24]),
                         Reason::Truncated,
                     ),
                     drops(whole[..whole.len() - 60].to_vec(), Reason::BadLength),
@@ -391,7 +394,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Datagrams that go to a backend of their slot, or of their flow.
-fn by(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Outcome)> {
+fn by(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
     packets
         .iter()
         .flat_map(|begins| both(begins))

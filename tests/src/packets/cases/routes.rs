@@ -5,11 +5,14 @@ use sluice_datapath::entries::Listing;
 use sluice_datapath::options::{AddressOptions, VipOptions};
 use sluice_datapath::rates::Limit;
 
-use super::icmp::slot;
-use super::{Case, Step, drops, icmp, pings, to};
-use crate::packets::build::{self, Client, Transport};
-use crate::packets::icmp::Ping;
-use crate::packets::world::{DNS, Frame, Outcome, Table, WEB, World};
+use super::case::{Case, CaseStep};
+use super::expect::{drops, to};
+use super::icmp_errors::slot;
+use super::{echo, icmp_errors};
+use crate::packets::expectation::Expectation;
+use crate::packets::fixture::{DNS, Fixture, TableSpec, WEB};
+use crate::packets::frames::icmp::EchoRequest;
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 /// The services to which routes lead. They have no VIPs.
 const NEAR: u32 = 5;
@@ -24,27 +27,27 @@ const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 /// Where the routers are that send errors.
 const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 
-/// A world in which each service has tables of its own, and these routes, from both services with
+/// A fixture in which each service has tables of its own, and these routes, from both services with
 /// VIPs.
-fn world(routes: &[([&str; 2], u32)]) -> World {
+fn fixture(routes: &[([&str; 2], u32)]) -> Fixture {
     from(&[WEB, DNS], routes)
 }
 
-fn from(services: &[u32], routes: &[([&str; 2], u32)]) -> World {
-    let mut world = World::new();
-    let table = |backends: [u16; 2], hint| Table {
+fn from(services: &[u32], routes: &[([&str; 2], u32)]) -> Fixture {
+    let mut fixture = Fixture::new();
+    let table = |backends: [u16; 2], hint| TableSpec {
         tracked: false,
         slots: (0..251u16).map(|slot| (backends[usize::from(slot % 2)], slot ^ hint)).collect(),
     };
-    world.tables.extend([(NEAR, table([5, 6], 0x1240)), (FAR, table([7, 8], 0x0f81))]);
-    world = (5..=8).fold(world, |world, index| world.with_backend(index, |_| {}));
+    fixture.tables.extend([(NEAR, table([5, 6], 0x1240)), (FAR, table([7, 8], 0x0f81))]);
+    fixture = (5..=8).fold(fixture, |fixture, index| fixture.with_backend(index, |_| {}));
     for service in services {
         let prefixes = routes
             .iter()
             .flat_map(|(prefixes, to)| prefixes.map(|p| (p.parse().expect("a prefix"), *to)));
-        world.routes.extend(prefixes.map(|(prefix, to)| ((*service, prefix), to)));
+        fixture.routes.extend(prefixes.map(|(prefix, to)| ((*service, prefix), to)));
     }
-    world
+    fixture
 }
 
 /// Clients enough that every slot's neighbours are met.
@@ -54,46 +57,46 @@ fn clients() -> impl Iterator<Item = Client> {
 
 /// The service of whose VIP a client's packet is.
 fn own(client: &Client) -> u32 {
-    if client.transport == Transport::Udp { DNS } else { WEB }
+    if client.transport == L4Kind::Udp { DNS } else { WEB }
 }
 
 /// A client's packet that is forwarded as a service's.
-fn as_of(world: &World, client: &Client, service: u32) -> (Frame, Outcome) {
-    let (backend, hint) = slot(world, service, client);
+fn as_of(fixture: &Fixture, client: &Client, service: u32) -> (Frame, Expectation) {
+    let (backend, hint) = slot(fixture, service, client);
     of(to(client, backend, hint), service)
 }
 
-fn of((frame, outcome): (Frame, Outcome), service: u32) -> (Frame, Outcome) {
+fn of((frame, outcome): (Frame, Expectation), service: u32) -> (Frame, Expectation) {
     match outcome {
-        Outcome::Forward(mut forwarded) => {
+        Expectation::Forward(mut forwarded) => {
             forwarded.service = service;
-            (frame, Outcome::Forward(forwarded))
+            (frame, Expectation::Forward(forwarded))
         }
         outcome => (frame, outcome),
     }
 }
 
 /// All clients' packets, forwarded as the service's that `chosen` says.
-fn all(world: &World, chosen: impl Fn(&Client) -> u32) -> Vec<(Frame, Outcome)> {
-    clients().map(|client| as_of(world, &client, chosen(&client))).collect()
+fn all(fixture: &Fixture, chosen: impl Fn(&Client) -> u32) -> Vec<(Frame, Expectation)> {
+    clients().map(|client| as_of(fixture, &client, chosen(&client))).collect()
 }
 
-fn case(name: &'static str, world: World, chosen: impl Fn(&Client) -> u32) -> Case {
-    let frames = all(&world, chosen);
-    Case::new(name, world, frames)
+fn case(name: &'static str, fixture: Fixture, chosen: impl Fn(&Client) -> u32) -> Case {
+    let frames = all(&fixture, chosen);
+    Case::new(name, fixture, frames)
 }
 
-fn after(name: &'static str, steps: Vec<(World, Vec<(Frame, Outcome)>)>) -> Case {
-    let steps = steps.into_iter().flat_map(|(world, frames)| {
-        [Step::Configure(world)]
+fn after(name: &'static str, steps: Vec<(Fixture, Vec<(Frame, Expectation)>)>) -> Case {
+    let steps = steps.into_iter().flat_map(|(fixture, frames)| {
+        [CaseStep::Configure(fixture)]
             .into_iter()
-            .chain(frames.into_iter().map(|(f, o)| Step::Send(f, o)))
+            .chain(frames.into_iter().map(|(f, o)| CaseStep::Send(f, o)))
     });
     Case { name, steps: steps.collect() }
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let routed = || world(&[(CLIENTS, NEAR)]);
+    let routed = || fixture(&[(CLIENTS, NEAR)]);
     let named = routed();
     vec![
         case(
@@ -103,17 +106,17 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "a client that no route holds gets a backend of its VIP's service",
-            world(&[(OTHERS, NEAR)]),
+            fixture(&[(OTHERS, NEAR)]),
             own,
         ),
         case(
             "the longest prefix that holds a client decides",
-            world(&[(CLIENTS, NEAR), (CLIENT, FAR)]),
+            fixture(&[(CLIENTS, NEAR), (CLIENT, FAR)]),
             |_| FAR,
         ),
         case(
             "a longer prefix beside a client decides nothing",
-            world(&[(CLIENTS, NEAR), (OTHERS, FAR)]),
+            fixture(&[(CLIENTS, NEAR), (OTHERS, FAR)]),
             |_| NEAR,
         ),
         case(
@@ -126,23 +129,23 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "the routes of two services lead one client to different places",
             {
-                let mut world = from(&[WEB], &[(CLIENTS, NEAR)]);
-                world.routes.extend(from(&[DNS], &[(CLIENTS, FAR)]).routes);
-                world
+                let mut fixture = from(&[WEB], &[(CLIENTS, NEAR)]);
+                fixture.routes.extend(from(&[DNS], &[(CLIENTS, FAR)]).routes);
+                fixture
             },
             |client| if own(client) == WEB { NEAR } else { FAR },
         ),
         case(
             "one family's routes say nothing about the other, not even that of all its clients",
-            world(&[(["0.0.0.0/0", "2001:db8:98::/48"], NEAR)]),
+            fixture(&[(["0.0.0.0/0", "2001:db8:98::/48"], NEAR)]),
             |client| if client.is_v6() { own(client) } else { NEAR },
         ),
         case(
             "a client is routed once, whatever routes there are where it is led to",
             {
-                let mut world = routed();
-                world.routes.extend(from(&[NEAR], &[(CLIENTS, FAR)]).routes);
-                world
+                let mut fixture = routed();
+                fixture.routes.extend(from(&[NEAR], &[(CLIENTS, FAR)]).routes);
+                fixture
             },
             |_| NEAR,
         ),
@@ -155,26 +158,26 @@ pub(super) fn cases() -> Vec<Case> {
             "a route that changes counts at once, and so does one that goes",
             vec![
                 (routed(), all(&named, |_| NEAR)),
-                (world(&[(CLIENTS, FAR)]), all(&named, |_| FAR)),
-                (world(&[]), all(&named, own)),
+                (fixture(&[(CLIENTS, FAR)]), all(&named, |_| FAR)),
+                (fixture(&[]), all(&named, own)),
             ],
         ),
         Case::new(
             "a client that is led to a service without a table is dropped",
             {
-                let mut world = routed();
-                world.tables.remove(&NEAR);
-                world
+                let mut fixture = routed();
+                fixture.tables.remove(&NEAR);
+                fixture
             },
             Client::each().map(|client| drops(client.frame(), Reason::NoTable)).to_vec(),
         ),
         Case::new(
             "the slot is selected as the service wants to which a route leads",
             {
-                let mut world = routed();
-                world.vip_options =
+                let mut fixture = routed();
+                fixture.vip_options =
                     [(NEAR, VipOptions::HASH_CLIENT), (WEB, VipOptions::HASH_SOURCE)].into();
-                world
+                fixture
             },
             {
                 // Without the port, a client has one backend at a VIP.
@@ -188,11 +191,11 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         after("a flow is tracked as the service wants to which a route leads", {
             let tracked = |backend: u16| {
-                let mut world = world(&[(CLIENTS, NEAR)]);
-                world
+                let mut fixture = fixture(&[(CLIENTS, NEAR)]);
+                fixture
                     .tables
-                    .insert(NEAR, Table { tracked: true, slots: vec![(backend, 0x1240); 251] });
-                world
+                    .insert(NEAR, TableSpec { tracked: true, slots: vec![(backend, 0x1240); 251] });
+                fixture
             };
             let sent =
                 |backend| clients().map(|client| of(to(&client, backend, 0x1240), NEAR)).collect();
@@ -201,10 +204,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a client takes the tokens of the service to which a route leads",
             {
-                let mut world = from(&[WEB], &[(CLIENTS, NEAR)]);
-                world.vip_options = [(NEAR, VipOptions::LIMITED)].into();
-                world.rates = [((NEAR, Limit::Packets), 1)].into();
-                world
+                let mut fixture = from(&[WEB], &[(CLIENTS, NEAR)]);
+                fixture.vip_options = [(NEAR, VipOptions::LIMITED)].into();
+                fixture.rates = [((NEAR, Limit::Packets), 1)].into();
+                fixture
             },
             {
                 let own = as_of(&named, &Client::udp4(), DNS);
@@ -218,15 +221,15 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "the lists that count are those of the service whose VIP it is",
             {
-                let mut world = routed();
+                let mut fixture = routed();
                 let denied = |prefixes: [&str; 2]| {
                     prefixes.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into()
                 };
-                world.lists =
+                fixture.lists =
                     [(WEB, denied(CLIENTS)), (NEAR, denied(CLIENTS)), (DNS, denied(OTHERS))].into();
-                world.vip_options =
+                fixture.vip_options =
                     [WEB, DNS, NEAR].map(|service| (service, VipOptions::LISTED)).into();
-                world
+                fixture
             },
             Client::each()
                 .map(|client| match own(&client) {
@@ -237,13 +240,13 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         after("later fragments meet the lists of the service whose VIP their first one was for", {
             let listed = |service| {
-                let mut world = routed().all_to(5, 0x1240);
-                world.lists = [(
+                let mut fixture = routed().all_to(5, 0x1240);
+                fixture.lists = [(
                     service,
                     CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into(),
                 )]
                 .into();
-                world
+                fixture
             };
             let fragment = |fragment| Client { fragment, ..Client::udp4() };
             let (first, later) = (fragment((false, true, 0)), fragment((false, false, 9)));
@@ -255,22 +258,24 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new(
             "an ICMP error goes where the client is led whose flow it quotes, whoever sends it",
-            world(&[(CLIENT, NEAR), (ROUTERS, FAR)]),
-            icmp::few()
-                .map(|error| icmp::to_backend(&error, NEAR, slot(&named, NEAR, &error.client)))
+            fixture(&[(CLIENT, NEAR), (ROUTERS, FAR)]),
+            icmp_errors::few()
+                .map(|error| {
+                    icmp_errors::to_backend(&error, NEAR, slot(&named, NEAR, &error.client))
+                })
                 .collect(),
         ),
         Case::new(
             "pings that are forwarded go where their client is led",
             {
-                let mut world = routed().all_to(5, 0x1240);
-                world.address_options =
+                let mut fixture = routed().all_to(5, 0x1240);
+                fixture.address_options =
                     [(1, AddressOptions::PING_FORWARD), (2, AddressOptions::PING_FORWARD)].into();
-                world.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
-                world
+                fixture.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
+                fixture
             },
             [Client::tcp4(), Client::tcp6()]
-                .map(|client| pings::to_backend(&Ping::new(&client), NEAR, (5, 0x1240)))
+                .map(|client| echo::to_backend(&EchoRequest::new(&client), NEAR, (5, 0x1240)))
                 .to_vec(),
         ),
         Case::new(
@@ -280,7 +285,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);
                 let tagged = Client::each().map(|client| {
                     let (frame, outcome) = sent(&client);
-                    (Frame::from(build::tagged(&frame.bytes, &[(0x8100, 6)])), outcome)
+                    (Frame::from(frames::tagged(&frame.bytes, &[(0x8100, 6)])), outcome)
                 });
                 let fragments = [(false, true, 0), (false, false, 9)]
                     .map(|fragment| sent(&Client { fragment, ..Client::udp4() }));

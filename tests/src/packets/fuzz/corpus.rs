@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::worlds;
-use crate::packets::world::Frame;
+use super::fixtures;
+use crate::packets::frames::Frame;
 
 /// What a file ends in.
 const EXTENSION: &str = "frames";
 /// Bytes in a line.
 const LINE: usize = 16;
 
-/// Frames that were once wrong, or that are likely to be, and the world in which they are.
+/// Frames that were once wrong, or that are likely to be, and the fixture in which they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct CorpusEntry {
     /// What the frames show.
     pub comment: String,
-    /// The name of the world.
-    pub world: String,
+    /// The name of the fixture.
+    pub fixture: String,
     /// The frames, in the order in which they come.
     pub frames: Vec<Frame>,
 }
@@ -34,7 +34,7 @@ pub fn directory() -> PathBuf {
 /// # Errors
 ///
 /// The file that cannot be read, and its line.
-pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
+pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, CorpusEntry)>> {
     let mut entries = Vec::new();
     for file in std::fs::read_dir(directory)
         .with_context(|| format!("cannot read {}", directory.display()))?
@@ -57,7 +57,7 @@ pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
 /// # Errors
 ///
 /// That it cannot be written.
-pub fn write(directory: &Path, entry: &Entry) -> anyhow::Result<PathBuf> {
+pub fn write(directory: &Path, entry: &CorpusEntry) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let text = entry.to_text();
@@ -70,14 +70,14 @@ pub fn write(directory: &Path, entry: &Entry) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-impl Entry {
+impl CorpusEntry {
     /// The file's text.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for line in self.comment.lines() {
             text += &format!("# {line}\n");
         }
-        text += &format!("world {}\n", self.world);
+        text += &format!("fixture {}\n", self.fixture);
         for frame in &self.frames {
             text += "frame";
             if frame.segment_size != 0 {
@@ -104,18 +104,22 @@ impl Entry {
     }
 }
 
-impl std::str::FromStr for Entry {
+impl std::str::FromStr for CorpusEntry {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let (mut comment, mut world, mut frames) = (Vec::new(), None, Vec::new());
+        let (mut comment, mut fixture, mut frames) = (Vec::new(), None, Vec::new());
         for (number, line) in (1..).zip(text.lines()) {
             let place = || format!("line {number}: {line}");
             if let Some(words) = line.strip_prefix('#') {
                 comment.push(words.trim().to_owned());
-            } else if let Some(name) = line.strip_prefix("world ") {
-                ensure!(worlds::named(name).is_some(), "{}: there is no such world", place());
-                ensure!(world.replace(name.to_owned()).is_none(), "{}: a second world", place());
+            } else if let Some(name) = line.strip_prefix("fixture ") {
+                ensure!(fixtures::named(name).is_some(), "{}: there is no such fixture", place());
+                ensure!(
+                    fixture.replace(name.to_owned()).is_none(),
+                    "{}: a second fixture",
+                    place()
+                );
             } else if line == "frame" || line.starts_with("frame ") {
                 frames.push(beside(&line["frame".len()..]).with_context(place)?);
             } else if line.starts_with(' ') {
@@ -129,7 +133,7 @@ impl std::str::FromStr for Entry {
             } else {
                 ensure!(
                     line.is_empty(),
-                    "{}: neither a comment, a world, a frame nor bytes",
+                    "{}: neither a comment, a fixture, a frame nor bytes",
                     place()
                 );
             }
@@ -140,7 +144,11 @@ impl std::str::FromStr for Entry {
             frames.iter().all(|frame| frame.bytes.len() >= 14),
             "a frame is shorter than an Ethernet header"
         );
-        Ok(Self { comment: comment.join("\n"), world: world.context("there is no world")?, frames })
+        Ok(Self {
+            comment: comment.join("\n"),
+            fixture: fixture.context("there is no fixture")?,
+            frames,
+        })
     }
 }
 
@@ -168,25 +176,25 @@ mod tests {
         let mut generator = Generator::new(3);
         for _ in 0..500 {
             let frames = vec![generator.frame(), generator.frame()];
-            let entry = Entry {
+            let entry = CorpusEntry {
                 comment: "What it is.\nAnd why.".to_owned(),
-                world: "tracked".to_owned(),
+                fixture: "tracked".to_owned(),
                 frames,
             };
-            assert_eq!(entry.to_text().parse::<Entry>().unwrap(), entry);
+            assert_eq!(entry.to_text().parse::<CorpusEntry>().unwrap(), entry);
         }
     }
 
     #[test]
     fn a_fault_in_a_file_is_named_with_its_line() {
-        let fault = |text: &str| format!("{:#}", text.parse::<Entry>().unwrap_err());
+        let fault = |text: &str| format!("{:#}", text.parse::<CorpusEntry>().unwrap_err());
         assert!(fault("# x\nworld nowhere\n").contains("line 2"));
         assert!(fault("# x\nworld usual\n  00 11\n").contains("line 3"));
         assert!(fault("# x\nworld usual\nframe tagged\n").contains("line 3"));
         assert!(fault("# x\nworld usual\nframe\n  0\n").contains("line 4"));
         assert!(fault("# x\nworld usual\nframe\n  zz\n").contains("line 4"));
         assert!(fault("# x\nworld usual\nframe\n  00\n").contains("shorter"));
-        assert!(fault("world usual\nframe\n").contains("what the frames show"));
+        assert!(fault("fixture usual\nframe\n").contains("what the frames show"));
         assert!(fault("# x\nframes\n").contains("line 2"));
     }
 }

@@ -2,64 +2,57 @@
 
 use fastrand::Rng;
 
-use super::draft::Draft;
+use super::frame_builder::FrameBuilder;
 use super::layers;
 use super::mutate::{LONGEST, Mutator};
-use crate::packets::cases::SHORTEST;
-use crate::packets::world::Frame;
-
-/// Who the frames are from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Traffic {
-    /// Clients send them to VIPs.
-    OfClients,
-    /// Balancers send them to a backend.
-    Encapsulated,
-    /// A backend sends them to clients.
-    OfServers,
-}
+use super::traffic::Traffic;
+use crate::packets::frames::Frame;
+use crate::packets::frames::SHORTEST;
 
 /// Makes frames. Two generators of one seed make the same ones.
 #[derive(Debug)]
 pub struct Generator {
     traffic: Traffic,
     rng: Rng,
-    draft: Draft,
+    builder: FrameBuilder,
     mutator: Mutator,
 }
 
 impl Generator {
     /// A generator of its own sequence of what clients send.
     pub fn new(seed: u64) -> Self {
-        Self::of(Traffic::OfClients, seed)
+        Self::of(Traffic::FromClients, seed)
     }
 
     /// A generator of its own sequence.
     pub fn of(traffic: Traffic, seed: u64) -> Self {
-        let draft = Draft { handshakes: traffic == Traffic::OfServers, ..Draft::default() };
-        Self { traffic, rng: Rng::with_seed(seed), draft, mutator: Mutator::default() }
+        let builder = FrameBuilder {
+            handshakes: traffic == Traffic::FromBackends,
+            ..FrameBuilder::default()
+        };
+        Self { traffic, rng: Rng::with_seed(seed), builder, mutator: Mutator::default() }
     }
 
     /// The next frame: a third of them are right in themselves, the others bent one to four times;
     /// one in fifty is noise.
     pub fn frame(&mut self) -> Frame {
-        let Self { traffic, rng, draft, mutator } = self;
-        draft.clear();
+        let Self { traffic, rng, builder, mutator } = self;
+        builder.clear();
         if rng.u8(..50) == 0 {
-            draft.bytes.resize(rng.usize(SHORTEST..200), 0);
-            rng.fill(&mut draft.bytes);
+            builder.bytes.resize(rng.usize(SHORTEST..200), 0);
+            rng.fill(&mut builder.bytes);
         } else {
-            layers::frame(draft, rng, *traffic);
-            draft.bytes.truncate(LONGEST);
+            layers::frame(builder, rng, *traffic);
+            builder.bytes.truncate(LONGEST);
             if rng.u8(..64) == 0 {
-                mutator.keep(&draft.bytes, rng);
+                mutator.keep(&builder.bytes, rng);
             }
-            let bends = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 4][rng.usize(..12)];
-            for _ in 0..bends {
-                mutator.bend(draft, rng);
+            let mutations = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 4][rng.usize(..12)];
+            for _ in 0..mutations {
+                mutator.mutate(builder, rng);
             }
         }
-        let mut frame = Frame::from(draft.bytes.clone());
+        let mut frame = Frame::from(builder.bytes.clone());
         match rng.u8(..24) {
             0 => {
                 frame.segment_size = rng.u32(1..300);

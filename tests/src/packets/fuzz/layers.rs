@@ -1,64 +1,74 @@
-//! The layers of a frame, right in themselves: tags, IP headers with options or extension headers,
-//! what they carry.
+//! The layers of a valid frame: VLAN tags, IP packets, and what they carry: TCP, UDP with QUIC or
+//! tunnels inside, ICMP that quotes a flow, other protocols.
 
 use fastrand::Rng;
 
-use super::draft::{Draft, Ends, protocol};
-use super::{Traffic, content, pool};
+use super::frame_builder::{Endpoints, FrameBuilder, ones_complement, protocol};
+use super::traffic::Traffic;
+use super::{ip, values};
 
 /// How deep packets lie within packets.
 const DEEPEST: u8 = 3;
 
 /// A whole frame.
-pub(super) fn frame(draft: &mut Draft, rng: &mut Rng, traffic: Traffic) {
-    draft.put(&pool::link(rng));
+pub(super) fn frame(builder: &mut FrameBuilder, rng: &mut Rng, traffic: Traffic) {
+    builder.put(&values::link(rng));
     let tags = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3][rng.usize(..15)];
     for _ in 0..tags {
-        draft.edge();
-        draft.put16([0x8100, 0x88a8][rng.usize(..2)]);
-        draft.put16(rng.u16(..));
+        builder.edge();
+        builder.put16([0x8100, 0x88a8][rng.usize(..2)]);
+        builder.put16(rng.u16(..));
     }
     if rng.u8(..50) == 0 {
-        draft.put16(
+        builder.put16(
             [0x0806, 0x86dc, 0x8847, 0x8864, 0x88cc, 0x0000, 0x0040, rng.u16(..)][rng.usize(..8)],
         );
-        draft.payload(rng);
+        builder.payload(rng);
         return;
     }
-    let ends = match traffic {
-        Traffic::OfClients => Ends::forward(rng),
-        Traffic::Encapsulated => Ends::to_backend(rng),
-        Traffic::OfServers => Ends::forward(rng).reversed(),
+    let endpoints = match traffic {
+        Traffic::FromClients => Endpoints::forward(rng),
+        Traffic::Encapsulated => Endpoints::to_backend(rng),
+        Traffic::FromBackends => Endpoints::forward(rng).reversed(),
     };
-    draft.put16(if ends.is_v6() { 0x86dd } else { 0x0800 });
+    builder.put16(if endpoints.is_v6() { 0x86dd } else { 0x0800 });
     let kind = match traffic {
         Traffic::Encapsulated if rng.u8(..20) != 0 => {
             [protocol::IPV4, protocol::IPV6][rng.usize(..2)]
         }
-        Traffic::OfServers if rng.u8(..10) != 0 => protocol::TCP,
-        _ => kind(rng, ends.is_v6(), 0),
+        Traffic::FromBackends if rng.u8(..10) != 0 => protocol::TCP,
+        _ => kind(rng, endpoints.is_v6(), 0),
     };
-    carrying(draft, rng, &ends, kind, 0);
+    carrying(builder, rng, &endpoints, kind, 0);
     if rng.u8(..12) == 0 {
         // Ethernet's padding.
-        draft.edge();
-        let length = draft.bytes.len() + rng.usize(..50);
-        draft.bytes.resize(length, 0);
+        builder.edge();
+        let length = builder.bytes.len() + rng.usize(..50);
+        builder.bytes.resize(length, 0);
     }
 }
 
-/// An IP packet between two ends.
-pub(super) fn packet(draft: &mut Draft, rng: &mut Rng, ends: &Ends, depth: u8) {
-    let kind = kind(rng, ends.is_v6(), depth);
-    carrying(draft, rng, ends, kind, depth);
+/// An IP packet between two endpoints.
+fn packet(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
+    let kind = kind(rng, endpoints.is_v6(), depth);
+    carrying(builder, rng, endpoints, kind, depth);
 }
 
 /// An IP packet that carries a protocol.
-fn carrying(draft: &mut Draft, rng: &mut Rng, ends: &Ends, kind: u8, depth: u8) {
-    if ends.is_v6() {
-        ipv6(draft, rng, ends, kind, depth)
+fn carrying(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, kind: u8, depth: u8) {
+    if endpoints.is_v6() {
+        let (start, non_initial) = ip::ipv6(builder, rng, endpoints, kind);
+        if non_initial {
+            // A non-initial fragment begins anywhere in the packet.
+            builder.payload(rng);
+        } else {
+            carried(builder, rng, endpoints, kind, depth);
+        }
+        builder.finish_ipv6(start);
     } else {
-        ipv4(draft, rng, ends, kind, depth)
+        let (start, header) = ip::ipv4(builder, rng, endpoints, kind);
+        carried(builder, rng, endpoints, kind, depth);
+        builder.finish_ipv4(start, header);
     }
 }
 
@@ -76,125 +86,195 @@ fn kind(rng: &mut Rng, v6: bool, depth: u8) -> u8 {
     }
 }
 
-fn ipv4(draft: &mut Draft, rng: &mut Rng, ends: &Ends, kind: u8, depth: u8) {
-    let start = draft.edge();
-    let options = if rng.u8(..6) == 0 { rng.usize(1..=10) * 4 } else { 0 };
-    draft.put(&[0x45 + (options / 4) as u8, rng.u8(..)]);
-    draft.lengths.push(draft.bytes.len());
-    draft.put16(0);
-    draft.put16(rng.u16(..));
-    draft.put16(match rng.u8(..20) {
-        0 => 0x2000,
-        1 => 0x2000 | rng.u16(..0x2000),
-        2 => rng.u16(..0x2000),
-        3 => rng.u16(..),
-        4..=11 => 0x4000,
-        _ => 0,
-    });
-    draft.put(&[hops(rng), kind]);
-    draft.put16(0);
-    let [source, destination] = ends.v4();
-    draft.put(&source);
-    draft.put(&destination);
-    ipv4_options(draft, rng, options);
-    content::carried(draft, rng, ends, kind, depth);
-    draft.finish_ipv4(start, 20 + options);
-}
-
-fn hops(rng: &mut Rng) -> u8 {
-    match rng.u8(..24) {
-        0 => 0,
-        1 => 1,
-        _ => rng.u8(2..),
+/// What goes behind an IP header that names `kind`.
+fn carried(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, kind: u8, depth: u8) {
+    match kind {
+        protocol::TCP => tcp(builder, rng, endpoints),
+        protocol::UDP => udp(builder, rng, endpoints, depth),
+        protocol::ICMP => icmp(builder, rng, endpoints, depth),
+        protocol::ICMPV6 => icmpv6(builder, rng, endpoints, depth),
+        protocol::IPV4 | protocol::IPV6 => {
+            let inner = Endpoints::forward(rng);
+            // As a rule of the family that the number promises.
+            let fits = inner.is_v6() == (kind == protocol::IPV6);
+            let inner = if fits || rng.u8(..8) == 0 { inner } else { other_family(rng, inner) };
+            packet(builder, rng, &inner, depth + 1);
+        }
+        _ => builder.payload(rng),
     }
 }
 
-/// Options that fill `room`: record route, timestamps, router alert, source routes, padding; their
-/// lengths right as a rule.
-fn ipv4_options(draft: &mut Draft, rng: &mut Rng, room: usize) {
-    let end = draft.bytes.len() + room;
-    while draft.bytes.len() < end {
-        let left = end - draft.bytes.len();
-        let kind = [1, 1, 0, 7, 68, 131, 137, 148, 130, rng.u8(..)][rng.usize(..10)];
-        let length = rng.usize(2..12).min(left);
-        if kind < 2 || left < 3 {
-            draft.put(&[kind & 1]);
+fn other_family(rng: &mut Rng, endpoints: Endpoints) -> Endpoints {
+    let v6 = !endpoints.is_v6();
+    Endpoints { source: values::client(rng, v6), destination: values::vip(v6), ..endpoints }
+}
+
+fn tcp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints) {
+    let start = builder.edge();
+    builder.put16(endpoints.source_port);
+    builder.put16(endpoints.destination_port);
+    builder.put(&rng.u64(..).to_be_bytes());
+    let options = if builder.handshakes || rng.u8(..3) == 0 { rng.usize(..=10) * 4 } else { 0 };
+    let flags = match rng.u8(..16) {
+        _ if builder.handshakes && rng.u8(..8) != 0 => [0x02, 0x12][rng.usize(..2)],
+        0..=3 => 0x02,
+        4 => 0x12,
+        5 => 0x11,
+        6 => 0x04,
+        7 => rng.u8(..),
+        _ => 0x10,
+    };
+    builder.put(&[(5 + options as u8 / 4) << 4 | rng.u8(..16) & rng.u8(..16), flags]);
+    builder.put16(rng.u16(..));
+    builder.put16(0);
+    builder.put16(0);
+    tcp_options(builder, rng, options);
+    builder.payload(rng);
+    builder.finish_transport(start, start + 16, endpoints, protocol::TCP);
+}
+
+/// Options that fill `room`: segment size, window scale, timestamps, padding.
+fn tcp_options(builder: &mut FrameBuilder, rng: &mut Rng, room: usize) {
+    let end = builder.bytes.len() + room;
+    while builder.bytes.len() < end {
+        let left = end - builder.bytes.len();
+        let (kind, length) = [(2, 4), (3, 3), (4, 2), (8, 10), (5, 10), (34, 6)][rng.usize(..6)];
+        if length > left || rng.u8(..4) == 0 {
+            builder.put(&[1]);
             continue;
         }
-        let claimed = if rng.u8(..16) == 0 { rng.u8(..) } else { length as u8 };
-        draft.put(&[kind, claimed]);
+        builder.put(&[kind, length as u8]);
         for _ in 2..length {
-            draft.put(&[rng.u8(..)]);
+            builder.put(&[rng.u8(..)]);
         }
     }
 }
 
-fn ipv6(draft: &mut Draft, rng: &mut Rng, ends: &Ends, kind: u8, depth: u8) {
-    let start = draft.edge();
-    let class = rng.u32(..256);
-    draft.put(&(6 << 28 | class << 20 | rng.u32(..1 << 20)).to_be_bytes());
-    draft.lengths.push(draft.bytes.len());
-    draft.put16(0);
-    // The next header follows once it is known.
-    let mut next_header = draft.bytes.len();
-    draft.put(&[0, hops(rng)]);
-    let [source, destination] = ends.v6();
-    draft.put(&source);
-    draft.put(&destination);
-    let headers = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 8][rng.usize(..16)];
-    let mut last_fragment = false;
-    for position in 0..headers {
-        let header = extension(rng, position);
-        draft.bytes[next_header] = header;
-        next_header = draft.edge();
-        last_fragment |= extension_header(draft, rng, header);
-    }
-    draft.bytes[next_header] = if rng.u8(..60) == 0 { protocol::NOTHING } else { kind };
-    if last_fragment {
-        // What follows the first fragment begins anywhere in the packet.
-        draft.payload(rng);
-    } else {
-        content::carried(draft, rng, ends, kind, depth);
-    }
-    let length = draft.bytes.len() - start - 40;
-    draft.set16(start + 4, length);
-}
-
-fn extension(rng: &mut Rng, position: usize) -> u8 {
+fn udp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
+    let start = builder.edge();
+    builder.put16(endpoints.source_port);
+    builder.put16(endpoints.destination_port);
+    builder.lengths.push(builder.bytes.len());
+    builder.put16(0);
+    builder.put16(0);
     match rng.u8(..12) {
-        0..=2 if position == 0 => protocol::HOP_BY_HOP,
-        3..=5 => protocol::DESTINATION,
-        6 => protocol::ROUTING,
-        7..=8 => protocol::FRAGMENT,
-        9 => protocol::AUTHENTICATION,
-        10 => [135, 139, 140, 253, 254, protocol::HOP_BY_HOP][rng.usize(..6)],
-        _ => protocol::DESTINATION,
+        0..=4 => quic(builder, rng),
+        5 if depth < 2 => {
+            // Generic UDP encapsulation, variant 1: the IP packet follows at once.
+            let inner = Endpoints::forward(rng);
+            packet(builder, rng, &inner, depth + 1);
+        }
+        _ => builder.payload(rng),
+    }
+    let length = builder.bytes.len() - start;
+    builder.set16(start + 4, length);
+    if rng.u8(..8) != 0 {
+        builder.finish_transport(start, start + 6, endpoints, protocol::UDP);
     }
 }
 
-/// One extension header, its own next header still zero; whether what follows is a later fragment.
-fn extension_header(draft: &mut Draft, rng: &mut Rng, header: u8) -> bool {
-    if header == protocol::FRAGMENT {
-        let offset = if rng.bool() { 0 } else { rng.u16(..0x2000) };
-        draft.put(&[0, if rng.u8(..8) == 0 { rng.u8(..) } else { 0 }]);
-        draft.put16(offset << 3 | u16::from(rng.bool()));
-        draft.put(&rng.u32(..).to_be_bytes());
-        return offset != 0;
+/// A QUIC packet as far as a balancer looks at it: long headers with connection IDs (RFC 9000
+/// section 17.2), short headers whose connection ID starts with the rotation bits and length of
+/// QUIC-LB.
+fn quic(builder: &mut FrameBuilder, rng: &mut Rng) {
+    builder.edge();
+    let mut id = [0; 20];
+    rng.fill(&mut id);
+    let length = [8, 8, 8, 0, 1, 4, 19, 20][rng.usize(..8)];
+    id[0] = rng.u8(..8) << 5 | if rng.u8(..4) == 0 { rng.u8(..32) } else { 7 };
+    // Small server IDs, so that some are known.
+    id[1] = 0;
+    id[2] = rng.u8(..12);
+    if rng.bool() {
+        builder.put(&[0x40 | rng.u8(..64)]);
+        builder.put(&id[..length]);
+    } else {
+        builder.put(&[0xc0 | rng.u8(..64)]);
+        let version = [1, 0x6b33_43cf, 0, 0xff00_001d, rng.u32(..)][rng.usize(..5)];
+        builder.put(&version.to_be_bytes());
+        let claimed = if rng.u8(..16) == 0 { values::extreme8(rng) } else { length as u8 };
+        builder.put(&[claimed]);
+        builder.put(&id[..length]);
+        let source = rng.usize(..=20);
+        builder.put(&[source as u8]);
+        builder.put(&id[..source]);
     }
-    let words = [0, 0, 1, 2, 4, 15][rng.usize(..6)];
-    let bytes = if header == protocol::AUTHENTICATION { (words + 2) * 4 } else { (words + 1) * 8 };
-    let claimed = if rng.u8(..16) == 0 { pool::extreme8(rng) } else { words as u8 };
-    draft.put(&[0, claimed]);
-    if header == protocol::ROUTING {
-        draft.put(&[[0, 2, 3, 4][rng.usize(..4)], rng.u8(..4)]);
+    builder.payload(rng);
+}
+
+/// An echo, or an error that quotes a packet of a VIP's flow.
+fn icmp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
+    let start = builder.edge();
+    let error = rng.u8(..3) != 0;
+    let kind = if error {
+        [3, 3, 3, 11, 4, 5, 12][rng.usize(..7)]
+    } else {
+        [8, 8, 8, 0, 13, rng.u8(..)][rng.usize(..6)]
+    };
+    builder.put(&[kind, if error { [0, 1, 3, 4, 4, 4][rng.usize(..6)] } else { 0 }]);
+    builder.put16(0);
+    builder.put16(rng.u16(..));
+    builder.put16(mtu(rng));
+    if error {
+        quoted(builder, rng, endpoints, depth);
+    } else {
+        builder.payload(rng);
     }
-    let start = draft.bytes.len();
-    let length = bytes - if header == protocol::ROUTING { 4 } else { 2 };
-    // One option of padding over all of it.
-    draft.bytes.resize(start + length, 0);
-    if length > 2 {
-        draft.bytes[start] = 1;
-        draft.bytes[start + 1] = (length - 2) as u8;
+    let sum = ones_complement(0, &builder.bytes[start..]);
+    builder.set16(start + 2, sum.into());
+}
+
+fn icmpv6(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
+    let start = builder.edge();
+    let error = rng.u8(..3) != 0;
+    let kind = if error {
+        [1, 2, 2, 3, 4][rng.usize(..5)]
+    } else {
+        [128, 128, 128, 129, 135, 134, rng.u8(..)][rng.usize(..7)]
+    };
+    builder.put(&[kind, if error { [0, 0, 0, 1, 4][rng.usize(..5)] } else { 0 }]);
+    builder.put16(0);
+    builder.put16(if error { 0 } else { rng.u16(..) });
+    builder.put16(mtu(rng));
+    if error {
+        quoted(builder, rng, endpoints, depth);
+    } else {
+        builder.payload(rng);
     }
-    false
+    builder.finish_transport(start, start + 2, endpoints, protocol::ICMPV6);
+}
+
+fn mtu(rng: &mut Rng) -> u16 {
+    [1500, 1400, 1280, 576, 68, 0, 20, 65_535, rng.u16(..)][rng.usize(..9)]
+}
+
+/// The packet that an error is about: one of the flow's other direction as a rule, cut behind eight
+/// bytes of its transport header or later.
+fn quoted(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
+    let start = builder.bytes.len();
+    if depth >= 2 {
+        builder.payload(rng);
+        return;
+    }
+    // An error goes to the sender of what it quotes.
+    let inner = match rng.u8(..8) {
+        0 => Endpoints::forward(rng).reversed(),
+        1 => *endpoints,
+        _ => Endpoints {
+            destination: values::client(rng, endpoints.is_v6()),
+            ..endpoints.reversed()
+        },
+    };
+    packet(builder, rng, &inner, depth + 1);
+    let header = if inner.is_v6() { 40 } else { usize::from(builder.bytes[start] & 0x0f) * 4 };
+    let shortest = start + header + 8;
+    match rng.u8(..8) {
+        0 => builder.bytes.truncate(start + rng.usize(..=header + 8)),
+        1 | 2 => {}
+        3..=5 => builder.bytes.truncate(shortest),
+        _ => builder.bytes.truncate(shortest + rng.usize(..60)),
+    }
+    let length = builder.bytes.len();
+    builder.edges.retain(|edge| *edge <= length);
+    builder.lengths.retain(|at| at + 2 <= length);
 }

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::bench::Bench;
-use crate::packets::cases::SHORTEST;
-use crate::packets::world::Frame;
+use super::harness::DifferentialHarness;
+use crate::packets::frames::Frame;
+use crate::packets::frames::SHORTEST;
 
 /// How long to look for less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes benches of the world in which the frames failed.
-pub(super) type Make<'a> = &'a dyn Fn() -> anyhow::Result<Bench>;
+/// Makes benches of the fixture in which the frames failed.
+pub(super) type Make<'a> = &'a dyn Fn() -> anyhow::Result<DifferentialHarness>;
 
 /// Shortens the sequence, then its last frame.
 ///
@@ -23,15 +23,15 @@ pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec
     let (last, before) =
         frames.split_last().map_or((None, &[][..]), |(last, before)| (Some(last.clone()), before));
     let Some(whole) = last else { return Ok(frames) };
-    // A frame that fails without the others can be tried again and again on one bench; else each
+    // A frame that fails without the others can be tried again and again on one harness; else each
     // try begins anew.
-    let mut bench = make()?;
+    let mut harness = make()?;
     let mut still_fails = |candidate: &Frame| -> anyhow::Result<bool> {
         if Instant::now() > deadline {
             return Ok(false);
         }
         if before.is_empty() {
-            return Ok(fails(&mut bench, std::slice::from_ref(candidate)));
+            return Ok(fails(&mut harness, std::slice::from_ref(candidate)));
         }
         Ok(fails(&mut make()?, &[before, std::slice::from_ref(candidate)].concat()))
     };
@@ -42,11 +42,11 @@ pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec
 }
 
 /// Whether any of the frames fails.
-pub(super) fn fails(bench: &mut Bench, frames: &[Frame]) -> bool {
+pub(super) fn fails(harness: &mut DifferentialHarness, frames: &[Frame]) -> bool {
     frames.iter().any(|frame| {
-        let judged = bench.judge(frame).is_err();
+        let judged = harness.judge(frame).is_err();
         // Both, so that counters are the same again for the next frame.
-        bench.settle().is_err() || judged
+        harness.settle().is_err() || judged
     })
 }
 
@@ -130,34 +130,36 @@ fn frame(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packets::bindings::BalancerBinding;
+    use crate::packets::bindings::memory::MemoryBalancer;
+    use crate::packets::expectation::{Action, BalancerCounters};
+    use crate::packets::fixture::Fixture;
     use crate::packets::fuzz::Generator;
-    use crate::packets::native::Native;
-    use crate::packets::world::{Action, Balancer, Counters, World};
 
     /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many
     /// frames of ARP.
     #[derive(Default)]
     struct Faulty {
-        native: Native,
-        seen: usize,
+        native: MemoryBalancer,
+        totals: usize,
         after: usize,
     }
 
-    impl Balancer for Faulty {
-        fn configure(&mut self, world: &World) -> anyhow::Result<()> {
-            self.native.configure(world)
+    impl BalancerBinding for Faulty {
+        fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+            self.native.configure(fixture)
         }
 
         fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
             let (action, mut bytes) = self.native.send(frame)?;
-            self.seen += usize::from(frame.bytes[12..14] == [0x08, 0x06]);
-            if self.seen >= self.after && is_damaged(frame) {
+            self.totals += usize::from(frame.bytes[12..14] == [0x08, 0x06]);
+            if self.totals >= self.after && is_damaged(frame) {
                 bytes[17] ^= 1;
             }
             Ok((action, bytes))
         }
 
-        fn counters(&self) -> anyhow::Result<Counters> {
+        fn counters(&self) -> anyhow::Result<BalancerCounters> {
             self.native.counters()
         }
 
@@ -165,12 +167,12 @@ mod tests {
             true
         }
 
-        fn forwards_as(&self) -> Action {
-            self.native.forwards_as()
+        fn forward_action(&self) -> Action {
+            self.native.forward_action()
         }
 
-        fn answers_as(&self) -> Action {
-            Action::Return
+        fn reply_action(&self) -> Action {
+            Action::SendBack
         }
 
         fn refuses_merged(&self) -> bool {
@@ -187,12 +189,15 @@ mod tests {
 
     fn found(after: usize) -> Vec<Frame> {
         let make = || {
-            Bench::of(&World::new(), Box::new(Faulty { native: Native::default(), seen: 0, after }))
+            DifferentialHarness::of(
+                &Fixture::new(),
+                Box::new(Faulty { native: MemoryBalancer::default(), totals: 0, after }),
+            )
         };
         let mut generator = Generator::new(11);
         let mut frames = Vec::new();
-        let mut bench = make().unwrap();
-        while !fails(&mut bench, frames.last().map_or(&[][..], std::slice::from_ref)) {
+        let mut harness = make().unwrap();
+        while !fails(&mut harness, frames.last().map_or(&[][..], std::slice::from_ref)) {
             frames.push(generator.frame());
         }
         assert!(frames.len() > after + 1, "the fault shows too early to be a test");

@@ -1,23 +1,27 @@
-//! Random frames by the million: each program in memory, as it is loaded into the kernel, and its
-//! oracle must agree on each.
+//! Random frames by the million: each program in memory and in the kernel must agree with its
+//! oracle on every frame.
 //!
-//! [`Generator`] makes frames fast, [`Bench`] compares what becomes of them, [`Campaign`] does both
-//! on every CPU until there were enough, and makes what it finds small. [`corpus`] keeps what was
-//! found.
+//! [`Generator`] makes frames fast, [`DifferentialHarness`] gives each frame to every binding and
+//! compares, [`Run`] does both on every CPU until there were enough frames, and minimises what it
+//! finds. [`corpus`] keeps the frames that were found.
 
-mod bench;
-mod binding;
-mod campaign;
-mod content;
+mod checked;
 pub mod corpus;
-mod draft;
+pub mod fixtures;
+mod frame_builder;
 mod generate;
+mod harness;
+mod ip;
 mod layers;
 mod minimise;
 mod mutate;
-mod pool;
-pub mod worlds;
+mod run;
+mod totals;
+mod traffic;
+mod values;
 
-pub use bench::{Bench, Seen};
-pub use campaign::{Campaign, Found, Summary, Until};
-pub use generate::{Generator, Traffic};
+pub use generate::Generator;
+pub use harness::DifferentialHarness;
+pub use run::{Disagreement, Run, Summary, Until};
+pub use totals::Totals;
+pub use traffic::Traffic;

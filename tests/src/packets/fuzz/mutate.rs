@@ -3,9 +3,9 @@
 
 use fastrand::Rng;
 
-use super::draft::Draft;
-use super::pool;
-use crate::packets::cases::SHORTEST;
+use super::frame_builder::FrameBuilder;
+use super::values;
+use crate::packets::frames::SHORTEST;
 
 /// The longest frame, in bytes: what a test run takes, with room to grow.
 pub(super) const LONGEST: usize = 3_400;
@@ -31,117 +31,117 @@ impl Mutator {
     }
 
     /// Bends a frame once.
-    pub(super) fn bend(&mut self, draft: &mut Draft, rng: &mut Rng) {
+    pub(super) fn mutate(&mut self, builder: &mut FrameBuilder, rng: &mut Rng) {
         match rng.u8(..32) {
             0..=7 => {
-                let at = self.aim(draft, rng);
-                if let Some(byte) = draft.bytes.get_mut(at) {
+                let at = self.aim(builder, rng);
+                if let Some(byte) = builder.bytes.get_mut(at) {
                     *byte ^= 1 << rng.u8(..8);
                 }
             }
             8..=12 => {
-                let (at, value) = (self.aim(draft, rng), pool::extreme8(rng));
-                if let Some(byte) = draft.bytes.get_mut(at) {
+                let (at, value) = (self.aim(builder, rng), values::extreme8(rng));
+                if let Some(byte) = builder.bytes.get_mut(at) {
                     *byte = value;
                 }
             }
-            13..=18 => lie(draft, rng),
+            13..=18 => lie(builder, rng),
             19..=21 => {
-                let length = draft.bytes.len();
-                draft.bytes.truncate(SHORTEST + rng.usize(..=length.saturating_sub(SHORTEST)));
+                let length = builder.bytes.len();
+                builder.bytes.truncate(SHORTEST + rng.usize(..=length.saturating_sub(SHORTEST)));
             }
             22..=24 => {
-                let at = edge(draft, rng) + rng.usize(..44);
-                draft.bytes.truncate(at.max(SHORTEST));
+                let at = edge(builder, rng) + rng.usize(..44);
+                builder.bytes.truncate(at.max(SHORTEST));
             }
             25 => {
-                let length = draft.bytes.len() + rng.usize(1..60);
-                draft.bytes.resize(length, rng.u8(..) & rng.u8(..) & rng.u8(..));
+                let length = builder.bytes.len() + rng.usize(1..60);
+                builder.bytes.resize(length, rng.u8(..) & rng.u8(..) & rng.u8(..));
             }
             26 => {
-                let at = edge(draft, rng).max(12).min(draft.bytes.len());
+                let at = edge(builder, rng).max(12).min(builder.bytes.len());
                 let count = rng.usize(1..24);
-                draft.bytes.splice(at..at, std::iter::repeat_n(rng.u8(..), count));
+                builder.bytes.splice(at..at, std::iter::repeat_n(rng.u8(..), count));
             }
             27 => {
-                let at = edge(draft, rng).max(12).min(draft.bytes.len());
-                let end = (at + rng.usize(1..48)).min(draft.bytes.len());
-                draft.bytes.drain(at..end);
+                let at = edge(builder, rng).max(12).min(builder.bytes.len());
+                let end = (at + rng.usize(1..48)).min(builder.bytes.len());
+                builder.bytes.drain(at..end);
             }
-            28 => self.borrow(draft, rng),
-            29 => swap_addresses(draft),
+            28 => self.borrow(builder, rng),
+            29 => swap_addresses(builder),
             30 => {
                 let kind: u16 = [0x0800, 0x86dd, 0x8100, 0x88a8][rng.usize(..4)];
-                draft.set16(12, kind.into());
+                builder.set16(12, kind.into());
             }
             _ => {
-                let at = self.aim(draft, rng);
-                if at + 2 <= draft.bytes.len() {
-                    draft.set16(at, pool::extreme16(rng).into());
+                let at = self.aim(builder, rng);
+                if at + 2 <= builder.bytes.len() {
+                    builder.set16(at, values::extreme16(rng).into());
                 }
             }
         }
-        draft.bytes.truncate(LONGEST);
-        if draft.bytes.len() < SHORTEST {
-            draft.bytes.resize(SHORTEST, 0);
+        builder.bytes.truncate(LONGEST);
+        if builder.bytes.len() < SHORTEST {
+            builder.bytes.resize(SHORTEST, 0);
         }
     }
 
     /// Somewhere in the headers.
-    fn aim(&self, draft: &Draft, rng: &mut Rng) -> usize {
+    fn aim(&self, builder: &FrameBuilder, rng: &mut Rng) -> usize {
         if rng.u8(..8) == 0 {
-            rng.usize(..draft.bytes.len())
+            rng.usize(..builder.bytes.len())
         } else {
-            edge(draft, rng) + rng.usize(..24)
+            edge(builder, rng) + rng.usize(..24)
         }
     }
 
     /// From some layer on, the frame becomes another one.
-    fn borrow(&self, draft: &mut Draft, rng: &mut Rng) {
+    fn borrow(&self, builder: &mut FrameBuilder, rng: &mut Rng) {
         if self.kept.is_empty() {
             return;
         }
         let other = &self.kept[rng.usize(..self.kept.len())];
-        let at = edge(draft, rng).max(SHORTEST).min(draft.bytes.len());
+        let at = edge(builder, rng).max(SHORTEST).min(builder.bytes.len());
         let from = rng.usize(SHORTEST..=other.len());
-        draft.bytes.truncate(at);
-        draft.bytes.extend_from_slice(&other[from..]);
+        builder.bytes.truncate(at);
+        builder.bytes.extend_from_slice(&other[from..]);
     }
 }
 
 /// The start of a layer; the first ones as often as all others.
-fn edge(draft: &Draft, rng: &mut Rng) -> usize {
-    let within = |at: &usize| (*at).min(draft.bytes.len());
-    match draft.edges.len() {
-        0 => 12.min(draft.bytes.len()),
-        count => draft.edges.get(rng.usize(..count)).map_or(0, within),
+fn edge(builder: &FrameBuilder, rng: &mut Rng) -> usize {
+    let within = |at: &usize| (*at).min(builder.bytes.len());
+    match builder.edges.len() {
+        0 => 12.min(builder.bytes.len()),
+        count => builder.edges.get(rng.usize(..count)).map_or(0, within),
     }
 }
 
 /// A length becomes another one: a little off, or far from the truth.
-fn lie(draft: &mut Draft, rng: &mut Rng) {
-    if draft.lengths.is_empty() {
+fn lie(builder: &mut FrameBuilder, rng: &mut Rng) {
+    if builder.lengths.is_empty() {
         return;
     }
-    let at = draft.lengths[rng.usize(..draft.lengths.len())];
-    let Some(&[high, low]) = draft.bytes.get(at..at + 2) else { return };
+    let at = builder.lengths[rng.usize(..builder.lengths.len())];
+    let Some(&[high, low]) = builder.bytes.get(at..at + 2) else { return };
     let length = u16::from_be_bytes([high, low]);
     let claim = match rng.u8(..4) {
-        0 => pool::extreme16(rng),
+        0 => values::extreme16(rng),
         1 => rng.u16(..),
         _ => length.wrapping_add_signed(rng.i16(-60..60)),
     };
-    draft.set16(at, claim.into());
+    builder.set16(at, claim.into());
 }
 
 /// What the first IP header's source was becomes its destination.
-fn swap_addresses(draft: &mut Draft) {
-    let (at, size) = match draft.bytes.get(12..14) {
+fn swap_addresses(builder: &mut FrameBuilder) {
+    let (at, size) = match builder.bytes.get(12..14) {
         Some([0x08, 0x00]) => (26, 4),
         Some([0x86, 0xdd]) => (22, 16),
         _ => return,
     };
-    if let Some(both) = draft.bytes.get_mut(at..at + 2 * size) {
+    if let Some(both) = builder.bytes.get_mut(at..at + 2 * size) {
         both.rotate_left(size);
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
 use ipnet::IpNet;
 
-use crate::packets::world::Frame;
+use crate::packets::frames::Frame;
 
 /// The bytes of a frame that tells of too large a segment, as they should leave; `None` when it is
 /// to stay as it is.

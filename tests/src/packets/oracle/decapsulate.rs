@@ -10,25 +10,28 @@ use std::net::IpAddr;
 use sluice_datapath::Reason;
 
 use super::ip::{self, Ip, Part};
-use crate::packets::cases::Unwrapped;
-use crate::packets::world::{Action, Frame, GUE_PORT, Host};
+use crate::packets::addresses::GUE_PORT;
+
+use crate::packets::expectation::{Action, DecapExpectation};
+use crate::packets::fixture::HostFixture;
+use crate::packets::frames::Frame;
 
 /// Bytes of an Ethernet header.
 const LINK: usize = 14;
 
 /// What a backend should do with a frame. `crosses`: whether it can take off an outer header of
 /// another family than the inner one's.
-pub fn decapsulated(frame: &Frame, host: &Host, crosses: bool) -> Unwrapped {
+pub fn decapsulated(frame: &Frame, host: &HostFixture, crosses: bool) -> DecapExpectation {
     match unwrapped(frame, host, crosses) {
         Ok(taken) => taken,
         Err(reason @ (Reason::BadLength | Reason::EcnForbidden)) => {
-            Unwrapped::Refused(Action::Drop, reason)
+            DecapExpectation::Untouched(Action::Drop, reason)
         }
-        Err(reason) => Unwrapped::Refused(Action::Pass, reason),
+        Err(reason) => DecapExpectation::Untouched(Action::Pass, reason),
     }
 }
 
-fn unwrapped(frame: &Frame, host: &Host, crosses: bool) -> Result<Unwrapped, Reason> {
+fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapExpectation, Reason> {
     let bytes = &frame.bytes;
     let kind = bytes.get(12..14).ok_or(Reason::Truncated)?;
     let outer = match kind {
@@ -79,7 +82,7 @@ fn unwrapped(frame: &Frame, host: &Host, crosses: bool) -> Result<Unwrapped, Rea
     }
     let kind: [u8; 2] = if inner_is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
     let left = [&bytes[..12], &kind, &packet].concat();
-    Ok(Unwrapped::Taken(left, frame.segments.max(1).into(), of_inner as u64))
+    Ok(DecapExpectation::Decapsulated(left, frame.segments.max(1).into(), of_inner as u64))
 }
 
 fn is_mapped(address: IpAddr) -> bool {

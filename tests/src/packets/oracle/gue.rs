@@ -8,12 +8,12 @@ use sluice_datapath::Reason;
 use sluice_datapath::options::VipOptions;
 
 use super::ip::{Ip, Part};
-use crate::packets::build;
+use crate::packets::frames;
 
 /// The outer headers in front of `packet`: those of IP-in-IP, with a UDP header behind them that
 /// has the flow's own source port.
 pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: u64) -> Vec<u8> {
-    build::in_udp(outer, packet.len(), hash, summed(packet, ip, merged).as_deref())
+    frames::gue_headers(outer, packet.len(), hash, summed(packet, ip, merged).as_deref())
 }
 
 /// Whether the receiver takes such a packet.

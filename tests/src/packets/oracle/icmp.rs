@@ -8,10 +8,13 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4Header};
 use sluice_datapath::Reason;
 use sluice_datapath::options::AddressOptions;
 
+use super::encapsulate::{Way, unsaid};
+use super::flow::{self, tuple};
 use super::ip::{self, Ip, Part};
-use super::{Oracle, Way, tuple, unsaid};
-use crate::packets::icmp::told;
-use crate::packets::world::{Frame, Outcome};
+use super::lookup::Oracle;
+use crate::packets::expectation::Expectation;
+use crate::packets::frames::Frame;
+use crate::packets::frames::icmp::packet_too_big;
 
 /// What a message asks for.
 enum Asks {
@@ -49,17 +52,22 @@ impl Asks {
 }
 
 impl Oracle {
-    pub(super) fn icmp(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
+    pub(super) fn icmp(
+        &mut self,
+        frame: &Frame,
+        ip: &Ip,
+        address: u32,
+    ) -> Result<Expectation, Reason> {
         let start = ip.start + ip.header;
         let header = frame.bytes.get(start..start + 8).ok_or(Reason::Truncated)?;
-        let options = self.world.address_options.get(&address).copied().unwrap_or_default();
+        let options = self.fixture.address_options.get(&address).copied().unwrap_or_default();
         match Asks::new(ip, header).unwrap_or(Asks::Nothing) {
             Asks::Nothing => Err(Reason::OtherProtocol),
             Asks::Error => self.error(frame, ip, address),
             Asks::Ping if options.has(AddressOptions::PING_HOST) => Err(Reason::OtherProtocol),
             Asks::Ping if options.has(AddressOptions::PING_FORWARD) => {
                 let service =
-                    *self.world.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
+                    *self.fixture.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
                 self.admit(service, ip.source)?;
                 self.sent_to_backend_of(frame, ip, self.routed(service, ip.source), &tuple)
@@ -72,7 +80,7 @@ impl Oracle {
     }
 
     /// An error about a packet that a VIP sent goes where the packets come from that it answers.
-    fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Outcome, Reason> {
+    fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Expectation, Reason> {
         let bytes = &frame.bytes;
         let start = ip.start + ip.header + 8;
         let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
@@ -103,11 +111,11 @@ impl Oracle {
         ip: &Ip,
         service: u32,
         flow: &Vec<u8>,
-    ) -> Result<Outcome, Reason> {
+    ) -> Result<Expectation, Reason> {
         check(frame, ip, ip.header)?;
         self.take(service, ip.source, frame.segments.max(1), false)?;
         let (backend, hint) = self.choose(service, flow, false)?;
-        let (options, hash) = (self.options(service), super::hash(&self.hashed(service, flow)));
+        let (options, hash) = (self.options(service), flow::hash(&self.hashed(service, flow)));
         let way = Way { service, backend, hint, options, hash };
         self.encapsulated(frame, ip, way, (ip.length, ip.length), false).map_err(unsaid)
     }
@@ -117,7 +125,7 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
     if ip.length > frame.bytes.len() - ip.start || ip.length < least {
         return Err(Reason::BadLength);
     }
-    if ip.hops == 0 { Err(Reason::Expired) } else { Ok(()) }
+    if ip.ttl == 0 { Err(Reason::Expired) } else { Ok(()) }
 }
 
 /// Whether nobody in particular has a source address.
@@ -139,18 +147,21 @@ pub(super) fn too_big(
     ip: &Ip,
     largest: usize,
     room: usize,
-) -> Result<Outcome, Reason> {
+) -> Result<Expectation, Reason> {
     let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
     if largest <= mtu || ip.start != 14 || nobody(ip.source) {
         return Err(Reason::TooBig);
     }
     // Extension headers are quoted as they came, and what is behind them.
     let transport = (ip.source.is_ipv4() || ip.header == 40).then_some(ip.protocol);
-    Ok(Outcome::Answer(Reason::MtuTold, told(&frame.bytes, ip.header, transport, mtu as u32)))
+    Ok(Expectation::Reply(
+        Reason::MtuTold,
+        packet_too_big(&frame.bytes, ip.header, transport, mtu as u32),
+    ))
 }
 
 /// The frame turned into an echo reply.
-fn answer(frame: &Frame, ip: &Ip) -> Result<Outcome, Reason> {
+fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
     if ip.header != fixed || nobody(ip.source) {
         return Err(Reason::OtherProtocol);
@@ -192,7 +203,7 @@ fn answer(frame: &Frame, ip: &Ip) -> Result<Outcome, Reason> {
         new => new,
     };
     message[2..4].copy_from_slice(&new.to_be_bytes());
-    Ok(Outcome::Answer(Reason::PingAnswered, bytes))
+    Ok(Expectation::Reply(Reason::PingAnswered, bytes))
 }
 
 /// The right checksum of a message.

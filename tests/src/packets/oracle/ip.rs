@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use etherparse::{EtherType, Ipv4HeaderSlice, Ipv6HeaderSlice};
 use sluice_datapath::Reason;
 
-use crate::packets::world::Frame;
+use crate::packets::frames::Frame;
 
 /// Which part of a fragmented packet a packet is; fragments have an identification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) struct Ip {
     pub(super) header: usize,
     pub(super) length: usize,
     pub(super) class: u8,
-    pub(super) hops: u8,
+    pub(super) ttl: u8,
     pub(super) part: Part,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
         header: h.slice().len(),
         length: h.total_len().into(),
         class: h.dcp().value() << 2 | h.ecn().value(),
-        hops: h.ttl(),
+        ttl: h.ttl(),
         part: Part::new(
             h.fragments_offset().value(),
             h.more_fragments(),
@@ -99,7 +99,7 @@ pub(super) fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
         header: 40,
         length: usize::from(h.payload_length()) + 40,
         class: h.traffic_class(),
-        hops: h.hop_limit(),
+        ttl: h.hop_limit(),
         part: Part::Whole,
     })
 }

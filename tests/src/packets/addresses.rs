@@ -1,0 +1,29 @@
+//! Addresses, ports and link addresses of the packet tests.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use sluice_datapath::flow::Port;
+
+/// Link address of the sender of every frame.
+pub const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// Link address of the receiver: that of the device that a test run gives to a frame, the
+/// namespace's loopback device.
+pub const RECEIVER: [u8; 6] = [0; 6];
+/// Link addresses that are somebody else's: another host's, everybody's, a group's.
+pub const OTHERS: [[u8; 6]; 3] = [[0x02, 0, 0, 0, 0, 0x02], [0xff; 6], [0x01, 0, 0x5e, 0, 0, 0x01]];
+/// Source address of IPv4 outer headers.
+pub const UNDERLAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Source address of IPv6 outer headers.
+pub const UNDERLAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+/// The neighbour to whom IPv4 outer headers are handed.
+pub const NEIGHBOUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// The neighbour to whom IPv6 outer headers are handed.
+pub const NEIGHBOUR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
+/// The IPv4 VIP address.
+pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The IPv6 VIP address.
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+/// Destination port of GUE; not the usual one, so that no number is in two places.
+pub const GUE_PORT: Port = Port::new(5555);
+/// Index of an interface that exists only in the namespaces of the wire tests.
+pub const INTERFACE: u32 = 1000;

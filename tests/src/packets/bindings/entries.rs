@@ -1,0 +1,119 @@
+//! Map entries that hold what a fixture says.
+
+use ipnet::IpNet;
+use sluice_datapath::Address;
+use sluice_datapath::entries::{
+    self, Connection, FirstVip, NextHop, PrefixKey, RouteKey, Settings, Vip, VipAddress, VipKey,
+};
+use sluice_datapath::flow::Port;
+use sluice_datapath::options::{Features, VipOptions};
+use sluice_datapath::quic::{IdLengths, ServerKey};
+use sluice_datapath::rates::{Limit, Rate};
+
+use crate::packets::addresses::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6};
+use crate::packets::fixture::{BackendSpec, Fixture, HASH_KEY};
+
+/// The settings of every balancer in these tests.
+pub fn settings() -> Settings {
+    Settings {
+        features: Features::ALL,
+        hash_key: HASH_KEY,
+        source_v4: UNDERLAY_V4.into(),
+        source_v6: UNDERLAY_V6.into(),
+        source_bits_v4: 0,
+        source_bits_v6: 0,
+        gue_port: GUE_PORT,
+        errors: Rate::NONE,
+    }
+}
+
+/// A backend as it is in the map `BACKENDS`; all zero when the index is free.
+pub fn backend_entry(backend: Option<&BackendSpec>) -> entries::Backend {
+    let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
+    entries::Backend {
+        v4: v4.map_or(Address::NONE, Address::from),
+        v6: v6.map_or(Address::NONE, Address::from),
+        incarnation: backend.map_or(0, |backend| backend.incarnation),
+    }
+}
+
+/// A backend's next hop as it is in the map `NEXT_HOPS`; zero when there is none.
+pub fn next_hop_entry(backend: Option<&BackendSpec>) -> NextHop {
+    let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
+    NextHop::new(interface, u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// A prefix as the key of a trie.
+pub fn key(prefix: IpNet) -> PrefixKey {
+    PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
+}
+
+/// The key of a VIP in the map `VIPS`.
+pub fn vip_key((address, port, protocol): (u32, u16, u8)) -> VipKey {
+    VipKey::new(address, Port::new(port), protocol)
+}
+
+impl Fixture {
+    /// All VIP addresses and prefixes, as the maps hold them.
+    pub fn address_entries(&self) -> impl Iterator<Item = (IpNet, VipAddress)> {
+        let single = self.addresses.iter().map(|(address, id)| (IpNet::from(*address), *id));
+        let all = single.chain(self.prefixes.iter().map(|(prefix, id)| (*prefix, *id)));
+        all.map(|(prefix, id)| {
+            let options = self.address_options.get(&id).copied().unwrap_or_default();
+            (prefix, VipAddress { first: self.first_vip(id), ..VipAddress::new(id, options) })
+        })
+    }
+
+    /// The VIP that an address's entry holds: the last one of every other address, the first one of
+    /// the others, so that cases meet VIPs that are held and VIPs that are not in both families.
+    fn first_vip(&self, id: u32) -> FirstVip {
+        let mut vips =
+            self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
+        let chosen = if id.is_multiple_of(2) { vips.next() } else { vips.next_back() };
+        chosen.map_or(FirstVip::NONE, |((_, port, protocol), service)| {
+            FirstVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
+        })
+    }
+
+    /// A service's rate, as the map has it.
+    pub fn rate(&self, service: u32, limit: Limit) -> Rate {
+        self.rates.get(&(service, limit)).map_or(Rate::NONE, |burst| Rate::every(86_400, *burst))
+    }
+
+    /// The entry of the VIPs of a service.
+    pub fn vip_entry(&self, service: u32) -> Vip {
+        let routed = self.routes.keys().any(|(routing, _)| *routing == service);
+        let leads = |to| self.routes.iter().any(|((from, _), led)| *from == service && *led == to);
+        let quic = self.quic.keys().any(|(has, _)| *has == service || leads(*has));
+        let options = self.vip_options.get(&service).copied().unwrap_or_default();
+        Vip {
+            service,
+            options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC),
+        }
+    }
+
+    /// The QUIC server IDs, as the map has them.
+    pub fn server_entries(&self) -> impl Iterator<Item = (ServerKey, Connection)> {
+        self.quic.iter().flat_map(|((service, rotation), (_, servers))| {
+            servers.iter().map(|(id, (backend, incarnation))| {
+                let key = ServerKey::new(*service, *rotation, id).expect("a valid ID");
+                (key, Connection { backend: u32::from(*backend), incarnation: *incarnation })
+            })
+        })
+    }
+
+    /// How long a service's QUIC server IDs are, as the map has it.
+    pub fn id_lengths(&self, service: u32) -> IdLengths {
+        let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
+        configs.fold(IdLengths::NONE, |all, ((_, rotation), (length, _))| {
+            all.with(*rotation, *length as u8)
+        })
+    }
+
+    /// The routes, as the map has them.
+    pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, Vip)> {
+        self.routes.iter().map(|((service, clients), to)| {
+            (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to))
+        })
+    }
+}

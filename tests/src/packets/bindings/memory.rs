@@ -1,0 +1,259 @@
+//! The packet path in memory.
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use sluice::kernel::bpf::Selection;
+use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead};
+use sluice_datapath::memory::{self, Buffer, Words};
+use sluice_datapath::observe::{self, Event, Observer, switch};
+use sluice_datapath::rates::{Limit, Rate};
+use sluice_datapath::{Family, Reason, Verdict, balance, clamp, decapsulate};
+
+use super::binding::{BalancerBinding, CaptureBinding, ClampBinding, DecapBinding};
+use super::entries::{backend_entry, key, next_hop_entry, settings, vip_key};
+use crate::packets::addresses::GUE_PORT;
+use crate::packets::expectation::{Action, BalancerCounters, DecapCounters};
+use crate::packets::fixture::{Fixture, HostFixture, LARGEST_INDEX, TableSpec};
+use crate::packets::frames::Frame;
+
+/// The balancer's packet path on maps in memory.
+#[derive(Debug)]
+pub struct MemoryBalancer {
+    maps: memory::Balancer,
+}
+
+impl MemoryBalancer {
+    /// The packet path with other settings.
+    pub fn with(settings: Settings) -> Self {
+        Self { maps: memory::Balancer::new(settings) }
+    }
+}
+
+impl Default for MemoryBalancer {
+    fn default() -> Self {
+        Self::with(settings())
+    }
+}
+
+impl BalancerBinding for MemoryBalancer {
+    fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        let (single, prefixes): (Vec<_>, Vec<_>) = fixture
+            .address_entries()
+            .partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
+        maps.vip_addresses =
+            single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
+        maps.vip_prefixes =
+            prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
+        maps.vips = fixture
+            .vips
+            .iter()
+            .map(|(vip, service)| (vip_key(*vip), fixture.vip_entry(*service)))
+            .collect();
+        maps.quic_servers = fixture.server_entries().collect();
+        maps.quic_lengths = (1..=u32::from(LARGEST_INDEX))
+            .map(|service| (service, fixture.id_lengths(service)))
+            .collect();
+        maps.routes.clear();
+        for (key, to) in fixture.route_entries() {
+            maps.routes.entry(key.service).or_default().insert(key.clients(), to);
+        }
+        maps.lists = fixture
+            .lists
+            .iter()
+            .map(|(list, prefixes)| {
+                (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect())
+            })
+            .collect();
+        for service in 1..=u32::from(LARGEST_INDEX) {
+            for limit in Limit::ALL {
+                maps.rates.insert(Rate::index(service, limit), fixture.rate(service, limit));
+            }
+        }
+        let words = |table: &TableSpec| {
+            let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
+            Words::new(
+                head,
+                1,
+                0,
+                table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }),
+            )
+        };
+        maps.tables =
+            fixture.tables.iter().map(|(service, table)| (*service, words(table))).collect();
+        // The kernel's arrays hold zeros at every index that is free.
+        for index in 0..=LARGEST_INDEX {
+            let backend = fixture.backends.get(&index);
+            maps.backends.insert(index, backend_entry(backend));
+            for family in [Family::V4, Family::V6] {
+                maps.next_hops.insert(NextHop::index(index, family), next_hop_entry(backend));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        let mut bytes = frame.bytes.clone();
+        let packet = buffer(&mut bytes, frame);
+        self.maps.watched.set(observe::watched(&self.maps));
+        if self.maps.watched.get() != 0 {
+            observe::begin(&packet, &self.maps);
+        }
+        let outcome = balance(packet, &self.maps);
+        if self.maps.watched.get() != 0 {
+            observe::end(&self.maps);
+        }
+        Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
+    }
+
+    fn counters(&self) -> anyhow::Result<BalancerCounters> {
+        let services = self.maps.services.borrow();
+        let backends = self.maps.backend_counters.borrow();
+        Ok(BalancerCounters {
+            services: services
+                .iter()
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .filter(|(_, counts)| *counts != (0, 0, 0))
+                .collect(),
+            backends: backends
+                .iter()
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .collect(),
+            reasons: self.maps.reasons.borrow().clone(),
+        })
+    }
+
+    fn accepts(&self, _: &Frame) -> bool {
+        true
+    }
+
+    fn forward_action(&self) -> Action {
+        Action::Redirect
+    }
+
+    fn reply_action(&self) -> Action {
+        Action::SendBack
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
+    }
+}
+
+impl CaptureBinding for MemoryBalancer {
+    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        // An event's time is never 0.
+        maps.now.set(maps.now.get().max(1));
+        *maps.observer.borrow_mut() = Observer::default();
+        let set = |word: u32, value| maps.switch[word as usize].set(value);
+        for (word, value) in selection.words() {
+            set(word, value);
+        }
+        set(switch::UNTIL, u64::MAX);
+        Ok(())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        self.maps.events.take()
+    }
+
+    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+        let observer = self.maps.observer.borrow();
+        Ok((observer.suppressed, observer.lost))
+    }
+
+    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        Ok(self
+            .maps
+            .services
+            .borrow()
+            .get(&service)
+            .map_or(0, |counters| counters.drops[index as usize]))
+    }
+}
+
+/// The backend's packet path on maps in memory.
+#[derive(Debug)]
+pub struct MemoryBackend {
+    maps: memory::BackendHost,
+}
+
+impl MemoryBackend {
+    /// The packet path on a kernel that can, or cannot, take off an outer header of another family
+    /// than the inner one's.
+    pub fn new(crosses: bool) -> Self {
+        Self { maps: memory::BackendHost { crosses, gue_port: GUE_PORT, ..Default::default() } }
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl DecapBinding for MemoryBackend {
+    fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
+        self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
+        self.maps.vip_prefixes = host
+            .vips
+            .iter()
+            .map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into()))
+            .collect();
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        let mut bytes = frame.bytes.clone();
+        let outcome = decapsulate(buffer(&mut bytes, frame), &self.maps);
+        Ok((outcome.map_or_else(action, |()| Action::Pass), bytes))
+    }
+
+    fn counters(&self) -> anyhow::Result<DecapCounters> {
+        let total = self.maps.decapsulated.get();
+        Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        false
+    }
+}
+
+impl ClampBinding for MemoryBackend {
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
+        self.maps.vip_prefixes = vips.iter().map(|vip| key(*vip)).collect();
+        self.maps.largest_segments = largest;
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = frame.bytes.clone();
+        clamp(buffer(&mut bytes, frame), &self.maps);
+        Ok(bytes)
+    }
+
+    fn clamped(&self) -> anyhow::Result<u64> {
+        Ok(self.maps.clamped.get())
+    }
+}
+
+fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> Buffer<'a> {
+    let segments = u64::from(frame.segments.max(1));
+    Buffer {
+        segment_size: frame.segment_size as usize,
+        segments,
+        vlan: frame.vlan,
+        other_host: frame.is_for_other_host(),
+        ..Buffer::new(bytes)
+    }
+}
+
+fn action(reason: Reason) -> Action {
+    match reason.verdict() {
+        Verdict::Pass => Action::Pass,
+        Verdict::Drop => Action::Drop,
+        Verdict::Answer => Action::SendBack,
+    }
+}

@@ -1,0 +1,86 @@
+//! The backend's programs in test runs.
+
+use anyhow::ensure;
+use ipnet::IpNet;
+use sluice::kernel::bpf::{self, BackendHost, BackendMaps, BackendPrograms, Program};
+use sluice::role::Role;
+use sluice_datapath::Family;
+
+use super::hook::{BalancerHook, run};
+use super::pins::OwnPins;
+use crate::packets::addresses::GUE_PORT;
+use crate::packets::bindings::binding::{ClampBinding, DecapBinding};
+use crate::packets::expectation::{Action, DecapCounters};
+use crate::packets::fixture::HostFixture;
+use crate::packets::frames::Frame;
+
+/// The backend's programs.
+pub struct TestRunBackend {
+    programs: BackendPrograms,
+    maps: BackendMaps,
+    _pins: OwnPins,
+}
+
+impl TestRunBackend {
+    /// Loads the programs over maps of their own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new() -> anyhow::Result<Self> {
+        let pins = OwnPins::new(Role::Backend)?;
+        let programs = bpf::load_backend(
+            &pins.0,
+            &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT },
+        )?;
+        Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
+    }
+
+    /// The program that decapsulates, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.programs.decapsulate
+    }
+
+    /// The program that clamps, to attach it.
+    pub fn clamp(&self) -> &Program {
+        &self.programs.clamp
+    }
+}
+
+impl DecapBinding for TestRunBackend {
+    fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
+        Ok(self.maps.set(&host.local, &host.vips)?)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        run(&self.programs.decapsulate, BalancerHook::Tc, frame)
+    }
+
+    fn counters(&self) -> anyhow::Result<DecapCounters> {
+        let total = self.maps.decapsulated()?;
+        Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
+    }
+
+    fn refuses_merged(&self) -> bool {
+        true
+    }
+}
+
+impl ClampBinding for TestRunBackend {
+    fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
+        self.maps.set(&[], vips)?;
+        Ok(self.maps.set_largest_segments(
+            &[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])),
+        )?)
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
+        let (action, bytes) = run(&self.programs.clamp, BalancerHook::Tc, frame)?;
+        ensure!(action == Action::Pass, "{action:?} instead of {:?}", Action::Pass);
+        Ok(bytes)
+    }
+
+    fn clamped(&self) -> anyhow::Result<u64> {
+        Ok(self.maps.clamped()?)
+    }
+}

@@ -1,0 +1,325 @@
+//! The balancer's program in test runs.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use sluice::kernel::bpf::{self, BalancerMaps, Capture, Pins, Program, Selection, Trie};
+use sluice::role::Role;
+use sluice_control::capacities::Capacities;
+use sluice_control::lookup_table::LookupTable;
+use sluice_datapath::entries::{
+    BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters,
+    Settings, Slot, TableHead,
+};
+use sluice_datapath::observe::{Event, Observer};
+use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
+use sluice_datapath::{Family, Flow, Plain, Reason};
+
+use super::hook::{BalancerHook, run, takes, takes_at_xdp};
+use super::pins::OwnPins;
+use crate::packets::addresses::{NEIGHBOUR_V4, NEIGHBOUR_V6};
+use crate::packets::bindings::binding::{BalancerBinding, CaptureBinding};
+use crate::packets::bindings::entries::{backend_entry, key, next_hop_entry, settings, vip_key};
+use crate::packets::expectation::{Action, BalancerCounters};
+use crate::packets::fixture::{Fixture, LARGEST_INDEX, TableSpec};
+use crate::packets::frames::Frame;
+
+/// Entries of the connection table: more than the flows of any test, so that none is evicted.
+pub const CONNECTIONS: u32 = 1 << 17;
+
+/// The balancer's program.
+pub struct TestRunBalancer {
+    hook: BalancerHook,
+    program: Program,
+    maps: BalancerMaps,
+    fixture: Option<Fixture>,
+    capture: Option<Capture>,
+    pins: OwnPins,
+}
+
+impl TestRunBalancer {
+    /// Loads the program of a hook over maps of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn new(hook: BalancerHook) -> anyhow::Result<Self> {
+        Self::with(hook, CONNECTIONS, &settings())
+    }
+
+    /// The same with a connection table of another capacity and other settings.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn with(hook: BalancerHook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
+        let pins = OwnPins::new(Role::Lb)?;
+        let capacities = Capacities {
+            services: LARGEST_INDEX.into(),
+            backends: LARGEST_INDEX.into(),
+            vips: 16,
+            connections,
+        };
+        let program = match hook {
+            BalancerHook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
+            BalancerHook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
+        };
+        Ok(Self {
+            hook,
+            program,
+            maps: BalancerMaps::open(&pins.0)?,
+            fixture: None,
+            capture: None,
+            pins,
+        })
+    }
+
+    /// Its hook.
+    pub fn hook(&self) -> BalancerHook {
+        self.hook
+    }
+
+    /// Ends a capture, and empties all maps that packets write.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        self.events();
+        self.capture = None;
+        let directory = self.pins.0.directory();
+        empty::<Flow, Connection>(&directory.join("CONNECTIONS"))?;
+        empty::<FragmentKey, Fragment>(&directory.join("FRAGMENTS"))?;
+        empty::<SourceKey, Buckets>(&directory.join("SOURCES"))?;
+        let mut buckets: Array<_, Raw<Buckets>> =
+            Map::Array(MapData::from_pin(directory.join("BUCKETS"))?).try_into()?;
+        for index in 0..buckets.len() {
+            buckets.set(index, Raw(Buckets::default()), 0)?;
+        }
+        zero::<ServiceCounters>(&directory.join("SERVICE_COUNTERS"))?;
+        zero::<BackendCounters>(&directory.join("BACKEND_COUNTERS"))?;
+        zero::<u64>(&directory.join("REASONS"))?;
+        zero::<Observer>(&directory.join("OBSERVERS"))
+    }
+
+    /// The capture that [`CaptureBinding::watch`] began.
+    pub fn capture(&mut self) -> Option<&mut Capture> {
+        self.capture.as_mut()
+    }
+
+    /// Where the maps are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins.0
+    }
+
+    /// The program, to attach it.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The maps, to change them as the daemon does.
+    pub fn maps(&mut self) -> &mut BalancerMaps {
+        &mut self.maps
+    }
+
+    fn set_backends(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+        let backends = || (1..=LARGEST_INDEX).map(|index| (index, fixture.backends.get(&index)));
+        self.maps.set_backends(
+            &backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>(),
+        )?;
+        // The kernel finds the neighbours towards every other backend; those towards the others are
+        // known.
+        let next_hops = backends().flat_map(|(index, backend)| {
+            let next_hop = NextHop { neighbour: index % 2, ..next_hop_entry(backend) };
+            [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop))
+        });
+        let next_hops: Vec<_> = next_hops.collect();
+        let neighbours = next_hops.iter().filter(|(_, next_hop)| next_hop.neighbour != 0).map(
+            |(at, next_hop)| {
+                let neighbour =
+                    if at % 2 == 0 { IpAddr::V4(NEIGHBOUR_V4) } else { IpAddr::V6(NEIGHBOUR_V6) };
+                (next_hop.neighbour_index(*at), Neighbour::from(neighbour))
+            },
+        );
+        self.maps.set_neighbours(&neighbours.collect::<Vec<_>>())?;
+        Ok(self.maps.set_next_hops(&next_hops)?)
+    }
+}
+
+impl BalancerBinding for TestRunBalancer {
+    fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+        if let Some(old) = self.fixture.take() {
+            for vip in old.vips.keys().filter(|vip| !fixture.vips.contains_key(vip)) {
+                self.maps.remove_vips(&[vip_key(*vip)])?;
+            }
+            let wanted: BTreeMap<_, _> = fixture.address_entries().collect();
+            for (prefix, _) in
+                old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix))
+            {
+                self.maps.remove_vip_addresses(&[prefix])?;
+            }
+            let wanted: BTreeMap<_, _> = fixture.route_entries().collect();
+            let unwanted =
+                old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
+            let wanted: BTreeMap<_, _> = fixture.server_entries().collect();
+            let unwanted =
+                old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
+            self.maps.remove_quic_servers(&unwanted.collect::<Vec<_>>())?;
+            for list in old.lists.keys().filter(|list| !fixture.lists.contains_key(list)) {
+                self.maps.remove_list(*list)?;
+            }
+            for service in old.tables.keys().filter(|service| !fixture.tables.contains_key(service))
+            {
+                self.maps.remove_table(*service)?;
+            }
+        }
+        self.set_backends(fixture)?;
+        let table = |table: &TableSpec| LookupTable {
+            head: TableHead { slots: table.slots.len() as u32, tracked: table.tracked },
+            generation: 1,
+            digest: 0,
+            slots: table.slots.iter().map(|&(first, hint)| Slot { first, hint }).collect(),
+        };
+        let tables: Vec<_> =
+            fixture.tables.iter().map(|(service, t)| (*service, table(t))).collect();
+        self.maps.replace_tables(
+            &tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>(),
+        )?;
+        for (list, prefixes) in &fixture.lists {
+            let entries: Vec<_> =
+                prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
+            self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
+        }
+        let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
+            Limit::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
+        });
+        self.maps.set_rates(&rates.collect::<Vec<_>>())?;
+        self.maps.put_quic_servers(&fixture.server_entries().collect::<Vec<_>>())?;
+        let services = 1..=u32::from(LARGEST_INDEX);
+        self.maps.set_quic_lengths(
+            &services.map(|service| (service, fixture.id_lengths(service))).collect::<Vec<_>>(),
+        )?;
+        self.maps.put_routes(&fixture.route_entries().collect::<Vec<_>>())?;
+        for (vip, service) in &fixture.vips {
+            self.maps.put_vips(&[(vip_key(*vip), fixture.vip_entry(*service))])?;
+        }
+        for (prefix, entry) in fixture.address_entries() {
+            self.maps.put_vip_addresses(&[(prefix, entry)])?;
+        }
+        self.fixture = Some(fixture.clone());
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
+        run(&self.program, self.hook, frame)
+    }
+
+    fn counters(&self) -> anyhow::Result<BalancerCounters> {
+        let mut counters = BalancerCounters {
+            reasons: self.maps.reasons()?.into_iter().collect(),
+            ..BalancerCounters::default()
+        };
+        for index in 0..=LARGEST_INDEX {
+            let c = self.maps.service_counters(index.into())?;
+            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
+                counters.services.insert(index.into(), (c.packets, c.bytes, c.new_flows));
+            }
+            let c = self.maps.backend_counters(index)?;
+            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
+                counters.backends.insert(index, (c.packets, c.bytes, c.new_flows));
+            }
+        }
+        Ok(counters)
+    }
+
+    fn accepts(&self, frame: &Frame) -> bool {
+        match self.hook {
+            BalancerHook::Tc => takes(frame),
+            BalancerHook::Xdp => takes_at_xdp(frame),
+        }
+    }
+
+    /// At XDP the packets of these tests go up the stack: their interface does not exist, so the
+    /// kernel knows no neighbour.
+    fn forward_action(&self) -> Action {
+        match self.hook {
+            BalancerHook::Tc => Action::Redirect,
+            BalancerHook::Xdp => Action::Pass,
+        }
+    }
+
+    /// A test run does not show the interface of a redirect.
+    fn reply_action(&self) -> Action {
+        match self.hook {
+            BalancerHook::Tc => Action::Redirect,
+            BalancerHook::Xdp => Action::SendBack,
+        }
+    }
+
+    fn refuses_merged(&self) -> bool {
+        true
+    }
+}
+
+/// A plain value, as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw<T>(T);
+
+// SAFETY: a plain value has neither padding nor forbidden bit patterns.
+unsafe impl<T: Plain + 'static> Pod for Raw<T> {}
+
+/// Removes all entries of a pinned LRU hash map.
+fn empty<K: Plain + 'static, V: Plain + 'static>(pin: &Path) -> anyhow::Result<()> {
+    let mut map: HashMap<_, Raw<K>, Raw<V>> =
+        Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
+    for key in map.keys().collect::<Result<Vec<_>, _>>()? {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// Zeroes all elements of a pinned per-CPU array.
+fn zero<V: Plain + Default + 'static>(pin: &Path) -> anyhow::Result<()> {
+    let mut map: PerCpuArray<_, Raw<V>> = Map::PerCpuArray(MapData::from_pin(pin)?).try_into()?;
+    let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
+    for index in 0..map.len() {
+        map.set(index, PerCpuValues::try_from(vec![Raw(V::default()); cpus])?, 0)?;
+    }
+    Ok(())
+}
+
+impl CaptureBinding for TestRunBalancer {
+    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+        /// Longer than any test.
+        const HOUR: Duration = Duration::from_secs(3600);
+
+        // There can be one at a time.
+        self.capture = None;
+        let mut capture = Capture::open(&self.pins.0)?;
+        capture.select(selection)?;
+        capture.renew(HOUR)?;
+        self.capture = Some(capture);
+        Ok(())
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        let Some(capture) = &mut self.capture else { return Vec::new() };
+        std::iter::from_fn(|| capture.next_event()).collect()
+    }
+
+    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+        Ok(self.capture.as_ref().context("nothing is captured")?.missed()?)
+    }
+
+    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        Ok(self.maps.service_counters(service)?.drops[index as usize])
+    }
+}

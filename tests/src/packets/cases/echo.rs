@@ -1,0 +1,292 @@
+//! Pings to a VIP address: answered, forwarded, or left to the host; and what else might go round
+//! in circles.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_datapath::Reason;
+use sluice_datapath::options::AddressOptions;
+
+use super::case::Case;
+use super::expect::{drops, passes, with};
+use crate::packets::addresses::{VIP_V4, VIP_V6};
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::{BackendSpec, Fixture, Slot, WEB};
+use crate::packets::frames::icmp::EchoRequest;
+use crate::packets::frames::{self, Client, ETHERNET, Frame};
+use crate::packets::oracle::flow;
+
+/// One of each family.
+pub(super) fn both() -> [EchoRequest; 2] {
+    [EchoRequest::new(&Client::tcp4()), EchoRequest::new(&Client::tcp6())]
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let each = |change: &dyn Fn(EchoRequest) -> EchoRequest| {
+        both().map(|ping| answered(&change(ping))).to_vec()
+    };
+    let from = |v4: &[Ipv4Addr], v6: &[Ipv6Addr]| -> Vec<EchoRequest> {
+        let [ping4, ping6] = both();
+        let v4 = v4.iter().map(|source| EchoRequest { source: (*source).into(), ..ping4.clone() });
+        v4.chain(v6.iter().map(|source| EchoRequest { source: (*source).into(), ..ping6.clone() }))
+            .collect()
+    };
+    vec![
+        Case::new(
+            "a ping to a VIP address is answered from there",
+            Fixture::new(),
+            each(&|ping| ping),
+        ),
+        Case::new("a ping of any size is answered with its payload", Fixture::new(), {
+            let sizes = [0, 1, 2, 3, 17, 18, 56, 57, 1000, 1472, 2000];
+            sizes
+                .iter()
+                .flat_map(|&size| each(&|ping| EchoRequest { payload: vec![0xa5; size], ..ping }))
+                .collect()
+        }),
+        Case::new(
+            "a ping's answer keeps its traffic class, and has a time to live of its own",
+            Fixture::new(),
+            {
+                let fields = [(1, 0), (64, 0xff), (255, 0xb8)];
+                fields
+                    .iter()
+                    .flat_map(|&(ttl, tos)| each(&|p| EchoRequest { ttl, tos, ..p }))
+                    .collect()
+            },
+        ),
+        Case::new("a ping in a padded frame is answered in a padded frame", Fixture::new(), {
+            each(&|ping| EchoRequest { payload: vec![1], ..ping })
+                .into_iter()
+                .map(|(mut frame, mut outcome)| {
+                    frame.bytes.extend([0; 17]);
+                    if let Expectation::Reply(_, bytes) = &mut outcome {
+                        bytes.extend([0; 17]);
+                    }
+                    (frame, outcome)
+                })
+                .collect()
+        }),
+        Case::new("a ping behind VLAN tags is answered behind the same tags", Fixture::new(), {
+            let tags = [(0x88a8, 5), (0x8100, 6)];
+            let tagged = |(frame, outcome): (Frame, Expectation)| match outcome {
+                Expectation::Reply(reason, bytes) => {
+                    let outcome = Expectation::Reply(reason, frames::tagged(&bytes, &tags));
+                    (Frame::from(frames::tagged(&frame.bytes, &tags)), outcome)
+                }
+                outcome => (frame, outcome),
+            };
+            each(&|ping| ping).into_iter().map(tagged).collect()
+        }),
+        Case::new("pings to every address of a prefix are answered", prefix(), {
+            let v6 = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 9);
+            each(&|ping| EchoRequest {
+                destination: if ping.source.is_ipv6() { v6.into() } else { [192, 0, 3, 77].into() },
+                ..ping
+            })
+        }),
+        Case::new("a ping with a time to live of zero is dropped", Fixture::new(), {
+            both()
+                .map(|ping| drops(EchoRequest { ttl: 0, ..ping }.frame(), Reason::Expired))
+                .to_vec()
+        }),
+        Case::new(
+            "a ping that claims more than there is, or less than itself, is dropped",
+            Fixture::new(),
+            {
+                let claim = |length: u16| {
+                    both().map(move |ping| {
+                        let (at, of) =
+                            if ping.source.is_ipv6() { (4, length) } else { (2, length + 20) };
+                        drops(
+                            with(ping.frame(), ETHERNET + at, &of.to_be_bytes()),
+                            Reason::BadLength,
+                        )
+                    })
+                };
+                [0, 7, 65, 0xff00].into_iter().flat_map(claim).collect()
+            },
+        ),
+        Case::new(
+            "a ping from an address that nobody has is not answered",
+            Fixture::new(),
+            from(
+                &[
+                    Ipv4Addr::UNSPECIFIED,
+                    Ipv4Addr::LOCALHOST,
+                    Ipv4Addr::BROADCAST,
+                    [224, 0, 0, 1].into(),
+                    [240, 0, 0, 1].into(),
+                ],
+                &[
+                    Ipv6Addr::UNSPECIFIED,
+                    Ipv6Addr::LOCALHOST,
+                    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+                    Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped(),
+                ],
+            )
+            .iter()
+            .map(|ping| passes(ping.frame(), Reason::OtherProtocol))
+            .collect(),
+        ),
+        Case::new("a ping in fragments is not answered", Fixture::new(), {
+            let [ping4, ping6] = both();
+            let fragment = |bits: u16| with(ping4.frame(), ETHERNET + 6, &bits.to_be_bytes());
+            let first = {
+                let mut bytes = with(ping6.frame(), ETHERNET + 6, &[44]);
+                bytes.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 0, 1, 0, 0, 0, 7]);
+                bytes
+            };
+            vec![
+                passes(fragment(0x2000), Reason::OtherProtocol),
+                passes(fragment(0x2003), Reason::Fragment),
+                passes(fragment(0x0003), Reason::Fragment),
+                passes(first, Reason::OtherProtocol),
+            ]
+        }),
+        Case::new(
+            "a ping with IPv4 options or an IPv6 extension header is left to the host",
+            Fixture::new(),
+            {
+                let [ping4, ping6] = both();
+                let mut options = with(ping4.frame(), ETHERNET, &[0x47]);
+                options.splice(ETHERNET + 20..ETHERNET + 20, [1; 8]);
+                let mut extended = with(ping6.frame(), ETHERNET + 6, &[60]);
+                extended.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 1, 4, 0, 0, 0, 0]);
+                vec![
+                    passes(options, Reason::OtherProtocol),
+                    passes(extended, Reason::OtherProtocol),
+                ]
+            },
+        ),
+        Case::new(
+            "an echo reply, and an echo request with a code, are left to the host",
+            Fixture::new(),
+            {
+                both()
+                    .map(|ping| {
+                        let at = ETHERNET + if ping.source.is_ipv6() { 40 } else { 20 };
+                        let reply = if ping.source.is_ipv6() { 129 } else { 0 };
+                        [with(ping.frame(), at, &[reply]), with(ping.frame(), at + 1, &[1])]
+                    })
+                    .into_iter()
+                    .flatten()
+                    .map(|bytes| passes(bytes, Reason::OtherProtocol))
+                    .collect()
+            },
+        ),
+        Case::new(
+            "pings that an address leaves to the host pass",
+            options(AddressOptions::PING_HOST),
+            both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec(),
+        ),
+        Case::new(
+            "pings that an address forwards go to the backend of their two addresses",
+            forwarding(),
+            {
+                let clients = (1..40).flat_map(|host| {
+                    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, host);
+                    from(&[Ipv4Addr::new(198, 51, 100, host as u8)], &[v6])
+                });
+                clients.map(|ping| forwarded(&ping)).collect()
+            },
+        ),
+        Case::new(
+            "pings that an address forwards without a service pass",
+            options(AddressOptions::PING_FORWARD),
+            both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec(),
+        ),
+        Case::new(
+            "where unlisted ports are dropped, pings are answered still",
+            options(AddressOptions::DROP_UNLISTED),
+            {
+                let dropped =
+                    Client::each().map(|client| drops(client.to_port(9).frame(), Reason::Unlisted));
+                dropped.into_iter().chain(each(&|ping| ping)).collect()
+            },
+        ),
+        Case::new(
+            "with one hop left a ping is answered and an unlisted port passes: the host ends it",
+            Fixture::new(),
+            {
+                let unlisted = Client::each().map(|client| {
+                    passes(Client { ttl: 1, ..client.to_port(9) }.frame(), Reason::NotVipPort)
+                });
+                each(&|ping| EchoRequest { ttl: 1, ..ping }).into_iter().chain(unlisted).collect()
+            },
+        ),
+        Case::new(
+            "a ping of the balancer's own answer's form is nobody's question",
+            Fixture::new(),
+            {
+                both()
+                    .map(|ping| {
+                        let answer = EchoRequest {
+                            source: ping.destination,
+                            destination: ping.source,
+                            ..ping
+                        };
+                        passes(frames::framed(&answer.answer()), Reason::OtherProtocol)
+                    })
+                    .to_vec()
+            },
+        ),
+    ]
+}
+
+/// A ping and its answer.
+pub(super) fn answered(ping: &EchoRequest) -> (Frame, Expectation) {
+    let frame = ping.frame();
+    let answer = frames::turned_back(&frame, &ping.answer());
+    (frame.into(), Expectation::Reply(Reason::PingAnswered, answer))
+}
+
+fn options(options: AddressOptions) -> Fixture {
+    Fixture { address_options: [(1, options), (2, options)].into(), ..Fixture::new() }
+}
+
+/// Pings go to the backends of [`WEB`].
+fn forwarding() -> Fixture {
+    let mut fixture = options(AddressOptions::PING_FORWARD);
+    fixture.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
+    fixture
+}
+
+fn prefix() -> Fixture {
+    let mut fixture = Fixture::new();
+    fixture.prefixes = [("192.0.3.0/24", 3), ("2001:db8:7::/48", 4)]
+        .map(|(prefix, id)| (prefix.parse().expect("a prefix"), id))
+        .into();
+    fixture
+}
+
+fn forwarded(ping: &EchoRequest) -> (Frame, Expectation) {
+    let (destination, protocol): (IpAddr, u8) =
+        if ping.source.is_ipv6() { (VIP_V6.into(), 58) } else { (VIP_V4.into(), 1) };
+    let tuple = flow::tuple(ping.source, destination, &[0; 4], protocol);
+    let slot = flow::slot(&forwarding().tables[&WEB].slots, &tuple).expect("the table has slots");
+    to_backend(ping, WEB, slot)
+}
+
+/// The frame of a ping, and what it is on its way to a backend.
+pub(super) fn to_backend(
+    ping: &EchoRequest,
+    service: u32,
+    (backend, hint): Slot,
+) -> (Frame, Expectation) {
+    let (bytes, packet) = (ping.frame(), ping.packet());
+    let host = BackendSpec::new(backend);
+    let outer = if ping.source.is_ipv6() {
+        frames::outer_v6(host.v6.expect("it has one"), 0, hint, packet.len())
+    } else {
+        frames::outer_v4(host.v4.expect("it has one"), 0, hint, packet.len())
+    };
+    let outcome = Expectation::Forward(Forwarded {
+        bytes: frames::encapsulated(&bytes, &outer),
+        service,
+        backend,
+        packets: 1,
+        length: packet.len() as u64,
+        opens: false,
+    });
+    (bytes.into(), outcome)
+}

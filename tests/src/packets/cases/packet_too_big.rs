@@ -1,0 +1,259 @@
+//! Packets that do not fit with their outer header: their senders are told by ICMP, from the VIP.
+
+use etherparse::EtherType;
+use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
+
+use super::case::Case;
+use super::cross_family::crossing;
+use super::expect::{drops, to, with};
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::{DNS, Fixture, WEB};
+use crate::packets::frames::icmp::packet_too_big;
+use crate::packets::frames::{self, Client, ETHERNET, Frame, L4Kind};
+
+const HINT: u16 = 0x557f;
+
+pub(super) fn cases() -> Vec<Case> {
+    let fixture = |mtu| Fixture::new().all_to(3, HINT).with_mtu(mtu);
+    let each = |length: usize| Client::each().map(|client| of_length(client, length));
+    vec![
+        Case::new(
+            "a client whose packet does not fit is told the MTU without the outer header",
+            fixture(1500),
+            each(1500).iter().map(|client| answered(client, room(client, 1500))).collect(),
+        ),
+        Case::new(
+            "a packet that fits to the byte is forwarded, one byte more is answered",
+            fixture(1500),
+            {
+                let of = |client: Client, more: usize| {
+                    let length = room(&client, 1500) as usize + more;
+                    of_length(client, length)
+                };
+                let fits = Client::each().map(|client| to(&of(client, 0), 3, HINT));
+                let larger = Client::each()
+                    .map(|client| answered(&of(client.clone(), 1), room(&client, 1500)));
+                fits.into_iter().chain(larger).collect()
+            },
+        ),
+        Case::new(
+            "towards a backend of the other family its header counts",
+            fixture(1500).with_backend(3, |backend| backend.v4 = None),
+            vec![answered(&of_length(Client::tcp4(), 1480), 1460)],
+        ),
+        Case::new(
+            "an IPv6 client of an IPv4 backend is told more",
+            fixture(1500).with_backend(3, |backend| backend.v6 = None),
+            vec![answered(&of_length(Client::tcp6(), 1490), 1480)],
+        ),
+        Case::new(
+            "an IPv4 client is told whether or not its packet may be fragmented",
+            fixture(1500),
+            {
+                let clients = [Client::tcp4(), Client::udp4()];
+                clients
+                    .map(|client| {
+                        answered(
+                            &Client { fragment: (false, false, 0), ..of_length(client, 1490) },
+                            1480,
+                        )
+                    })
+                    .to_vec()
+            },
+        ),
+        Case::new("no MTU below 576 or 1280 is told", fixture(300), {
+            each(1300)
+                .iter()
+                .map(|client| answered(client, if client.is_v6() { 1280 } else { 576 }))
+                .collect()
+        }),
+        Case::new("who keeps to the smallest MTU already is told nothing", fixture(300), {
+            Client::each()
+                .map(|client| {
+                    let smallest = if client.is_v6() { 1280 } else { 576 };
+                    drops(of_length(client, smallest).frame(), Reason::TooBig)
+                })
+                .to_vec()
+        }),
+        Case::new("what is merged is answered when its segments do not fit", fixture(1500), {
+            let too_big = |client: Client, payload: usize, size: u32| {
+                let client = Client { payload, ..client };
+                merged(payload, size, answered(&client, room(&client, 1500)))
+            };
+            vec![
+                too_big(Client::tcp4(), 3000, 1460),
+                too_big(Client::tcp6(), 3000, 1440),
+                too_big(Client::udp4(), 3100, 1470),
+            ]
+        }),
+        Case::new(
+            "a service that drops what does not fit tells nobody, another one does",
+            Fixture { vip_options: [(WEB, VipOptions::DROP_TOO_BIG)].into(), ..fixture(1500) },
+            {
+                let silent = [Client::tcp4(), Client::tcp6()]
+                    .map(|client| drops(of_length(client, 1490).frame(), Reason::TooBig));
+                let told = [Client::udp4(), Client::udp6()].map(|client| {
+                    let client = of_length(client, 1490);
+                    answered(&client, room(&client, 1500))
+                });
+                let fits = [Client::tcp4(), Client::tcp6()]
+                    .map(|client| to(&of_length(client, 1460), 3, HINT));
+                silent.into_iter().chain(told).chain(fits).collect()
+            },
+        ),
+        Case::new(
+            "merged segments are cut smaller where the service says so, and nothing else is",
+            Fixture { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..fixture(1500) },
+            {
+                let forwarded = |client: Client, payload: usize, size: u32| {
+                    let client = Client { payload, ..client };
+                    merged(payload, size, to(&client, 3, HINT))
+                };
+                let too_big = |client: Client, payload: usize, size: u32| {
+                    let client = Client { payload, ..client };
+                    merged(payload, size, answered(&client, room(&client, 1500)))
+                };
+                let single = |client: Client| {
+                    let client = of_length(client, 1500);
+                    answered(&client, room(&client, 1500))
+                };
+                vec![
+                    forwarded(Client::tcp4(), 3000, 1460),
+                    forwarded(Client::tcp6(), 3000, 1440),
+                    forwarded(Client::tcp4(), 60_000, 1441),
+                    forwarded(Client { tcp_options: 12, ..Client::tcp4() }, 20_000, 1448),
+                    // They fit as they are.
+                    forwarded(Client::tcp4(), 3000, 1440),
+                    forwarded(Client::tcp6(), 3000, 1400),
+                    // One byte more than the underlay carries without a header.
+                    too_big(Client::tcp4(), 3000, 1461),
+                    too_big(Client::tcp6(), 3000, 1441),
+                    too_big(Client { options: 8, ..Client::tcp4() }, 3000, 1450),
+                    single(Client::tcp4()),
+                    single(Client::tcp6()),
+                ]
+            },
+        ),
+        Case::new(
+            "datagrams stay what they are also where merged segments are cut smaller",
+            Fixture { vip_options: [(DNS, VipOptions::RESEGMENT)].into(), ..fixture(1500) },
+            {
+                let too_big = |client: Client, size: u32| {
+                    let client = Client { payload: 3100, ..client };
+                    merged(3100, size, answered(&client, room(&client, 1500)))
+                };
+                let fits = Client { payload: 3100, ..Client::udp4() };
+                vec![
+                    too_big(Client::udp4(), 1470),
+                    too_big(Client::udp6(), 1450),
+                    merged(3100, 1450, to(&fits, 3, HINT)),
+                    answered(&of_length(Client::udp4(), 1500), 1480),
+                ]
+            },
+        ),
+        Case::new(
+            "towards a backend of the other family segments are cut smaller by its header",
+            Fixture { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..fixture(1500) }
+                .with_backend(3, |backend| backend.v4 = None),
+            {
+                // The 35 segments of 1440 bytes are 36 of 1400.
+                [(3000, 1460), (35 * 1440, 1440), (3000, 1421)]
+                    .map(|(payload, size)| {
+                        merged(payload, size, crossing(&Client { payload, ..Client::tcp4() }))
+                    })
+                    .to_vec()
+            },
+        ),
+        Case::new("IPv4 options and TCP options are quoted", fixture(1500), {
+            let client = Client { options: 40, tcp_options: 40, ..Client::tcp4() };
+            vec![
+                answered(&of_length(client, 1490), 1480),
+                answered(&Client { options: 4, ..of_length(Client::udp4(), 1490) }, 1480),
+            ]
+        }),
+        Case::new(
+            "IPv6 extension headers are quoted, and what is behind them is as it came",
+            fixture(1500),
+            {
+                let packet = of_length(Client::udp6(), 1490).packet();
+                let mut fixed = packet[..40].to_vec();
+                fixed[4..6].copy_from_slice(&(packet.len() as u16 - 40 + 8).to_be_bytes());
+                fixed[6] = 60;
+                let extended = [&fixed[..], &[17, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat();
+                let bytes = frames::ethernet(EtherType::IPV6, &extended);
+                let answer = packet_too_big(&bytes, 48, None, 1460);
+                vec![(bytes.into(), Expectation::Reply(Reason::MtuTold, answer))]
+            },
+        ),
+        Case::new(
+            "a first fragment that does not fit is answered, a later one is not",
+            fixture(1500),
+            {
+                let first = Client { fragment: (true, true, 0), ..of_length(Client::udp4(), 1496) };
+                let later = Client { fragment: (true, false, 100), ..first.clone() };
+                vec![answered(&first, 1480), drops(later.frame(), Reason::TooBig)]
+            },
+        ),
+        Case::new(
+            "a tag beside the bytes stays beside the answer; with tags in the bytes nothing is told",
+            fixture(1500),
+            {
+                let client = of_length(Client::tcp4(), 1490);
+                let (frame, outcome) = answered(&client, 1480);
+                let tagged = drops(frames::tagged(&client.frame(), &[(0x8100, 6)]), Reason::TooBig);
+                vec![(Frame { vlan: true, ..frame }, outcome), tagged]
+            },
+        ),
+        Case::new("an address that nobody has is told nothing", fixture(1500), {
+            let spoofed = |at: usize, address: &[u8], client: Client| {
+                drops(with(of_length(client, 1490).frame(), ETHERNET + at, address), Reason::TooBig)
+            };
+            let v6 = |first| [&[first][..], &[0; 14], &[1]].concat();
+            vec![
+                spoofed(12, &[127, 0, 0, 1], Client::tcp4()),
+                spoofed(12, &[224, 0, 0, 1], Client::udp4()),
+                spoofed(12, &[255; 4], Client::udp4()),
+                spoofed(8, &v6(0xff), Client::udp6()),
+                spoofed(8, &v6(0), Client::tcp6()),
+            ]
+        }),
+    ]
+}
+
+/// The client with as much payload as makes its IP packet so long.
+fn of_length(client: Client, length: usize) -> Client {
+    let headers = Client { payload: 0, ..client.clone() }.packet().len();
+    Client { payload: length - headers, ..client }
+}
+
+/// A client's packet of so many bytes of payload, and what becomes of it, merged of segments of a
+/// size.
+fn merged(
+    payload: usize,
+    size: u32,
+    (frame, outcome): (Frame, Expectation),
+) -> (Frame, Expectation) {
+    let segments = payload.div_ceil(size as usize) as u32;
+    let outcome = match outcome {
+        Expectation::Forward(forwarded) => {
+            Expectation::Forward(Forwarded { packets: segments.into(), ..forwarded })
+        }
+        other => other,
+    };
+    (Frame { segment_size: size, segments, ..frame }, outcome)
+}
+
+/// What an MTU leaves for a client's packet, behind a header of its family.
+fn room(client: &Client, mtu: u32) -> u32 {
+    mtu - if client.is_v6() { 40 } else { 20 }
+}
+
+/// A client's frame, and the answer to it.
+fn answered(client: &Client, mtu: u32) -> (Frame, Expectation) {
+    let frame = client.frame();
+    let header = if client.is_v6() { 40 } else { 20 + client.options };
+    let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
+    let answer = packet_too_big(&frame, header, Some(protocol), mtu);
+    (frame.into(), Expectation::Reply(Reason::MtuTold, answer))
+}

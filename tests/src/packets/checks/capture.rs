@@ -1,0 +1,231 @@
+//! What a capture must see of the packet path, whichever binding runs it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use sluice::kernel::bpf::Selection;
+use sluice_datapath::observe::{BURST, Event, HEAD};
+use sluice_datapath::{Reason, Verdict};
+
+use crate::packets::bindings::CaptureBinding;
+use crate::packets::cases::{Case, CaseStep};
+use crate::packets::compare;
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::fixture::{DNS, Fixture, LARGEST_INDEX, WEB};
+use crate::packets::frames::{Client, Frame};
+
+/// Every packet, as fast as they come.
+pub const EVERYTHING: Selection =
+    Selection { service: None, one_in: 1, new_flows: false, per_second: u32::MAX };
+
+/// A sentence, and what must hold for it.
+pub type Check = (&'static str, fn(&mut dyn CaptureBinding) -> anyhow::Result<()>);
+
+/// All of them but the table of cases.
+pub const CHECKS: &[Check] = &[
+    ("nothing is captured unless somebody asks", nothing_unasked),
+    ("drops only: what is forwarded is not captured", drops_only),
+    ("one service: nothing of others is captured", one_service),
+    ("new flows: of forwarded packets only those that open a connection are captured", new_flows),
+    ("beyond the rate, events are suppressed and counted, and packets treated as ever", limited),
+    ("a drop is accounted to its service as well as to its reason", drops_by_service),
+];
+
+/// Runs a case while everything is captured: each forwarded and dropped packet has one event with
+/// its bytes as it came, others none.
+///
+/// # Errors
+///
+/// What differs, or what the kernel refused.
+pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    balancer.watch(&EVERYTHING)?;
+    let (mut fixture, mut last, mut drops) = (Fixture::new(), 0, BTreeMap::new());
+    for service in 1..=u32::from(LARGEST_INDEX) {
+        for reason in Reason::ALL.iter().filter(|reason| reason.drop_index().is_some()) {
+            drops.insert((service, *reason), balancer.drops(service, *reason)?);
+        }
+    }
+    for (number, step) in case.steps.iter().enumerate() {
+        match step {
+            CaseStep::Configure(new) => {
+                fixture = new.clone();
+                balancer.configure(new)?;
+            }
+            CaseStep::Send(frame, outcome) => {
+                balancer.send(frame)?;
+                let events = balancer.events();
+                let refused = balancer.refuses_merged() && frame.segment_size != 0;
+                let outcome = match outcome {
+                    Expectation::Forward(_) if refused => Expectation::Drop(Reason::NoRoom),
+                    // Captured is the packet that came. Its answer, if it got one, is the
+                    // balancer's own.
+                    Expectation::Reply(Reason::MtuTold, _) => Expectation::Drop(Reason::TooBig),
+                    Expectation::Reply(reason, _) => Expectation::Pass(*reason),
+                    outcome => outcome.clone(),
+                };
+                judge(&events, frame, &outcome, &fixture)
+                    .with_context(|| format!("step {number}: {events:02x?}"))?;
+                if let Some(event) = events.first() {
+                    if let Expectation::Drop(reason) = outcome
+                        && event.service != 0
+                    {
+                        let dropped = drops.entry((event.service, reason)).or_insert(0);
+                        *dropped += 1;
+                        let counted = balancer.drops(event.service, reason)?;
+                        ensure!(
+                            counted == *dropped,
+                            "the service counts {counted} {reason}, not {dropped}"
+                        );
+                    }
+                    ensure!(event.time >= last, "time goes back from {last} to {}", event.time);
+                    last = event.time;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn judge(
+    events: &[Event],
+    frame: &Frame,
+    outcome: &Expectation,
+    fixture: &Fixture,
+) -> anyhow::Result<()> {
+    if matches!(outcome, Expectation::Pass(_)) {
+        ensure!(events.is_empty(), "there is an event of a packet that passes");
+        return Ok(());
+    }
+    let [event] = events else { anyhow::bail!("there is not one event") };
+    ensure!(event.time != 0 && event.interface == 1, "time or interface is missing");
+    ensure!(event.length as usize == frame.bytes.len(), "the length is {}", event.length);
+    ensure!(event.bytes() == &frame.bytes[..frame.bytes.len().min(HEAD)], "the bytes differ");
+    ensure!(event.segments == frame.segments.max(1), "the segments are {}", event.segments);
+    match outcome {
+        Expectation::Forward(Forwarded { service, backend, .. }) => {
+            let leaves = fixture.backends[backend].next_hop.map_or(0, |(interface, _)| interface);
+            let found = (event.reason, event.service, event.backend, event.leaves);
+            ensure!(
+                found == (0, *service, u32::from(*backend), leaves),
+                "it is not of a forwarded packet"
+            );
+        }
+        Expectation::Pass(reason) | Expectation::Drop(reason) | Expectation::Reply(reason, _) => {
+            ensure!(reason.verdict() == Verdict::Drop, "{reason} is no reason to drop");
+            ensure!(
+                (event.reason, event.backend, event.leaves) == (reason.index(), 0, 0),
+                "it is not of {reason}"
+            );
+            // What is to an address alone has no service.
+            let to_address = *reason == Reason::Unlisted || is_ping(frame);
+            ensure!(event.service != 0 || to_address, "the service is {}", event.service);
+            ensure!(
+                event.service == 0 || *reason != Reason::Unlisted,
+                "the service is {}",
+                event.service
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether an untagged frame without options is an echo request.
+fn is_ping(frame: &Frame) -> bool {
+    let bytes = &frame.bytes;
+    let at = |offset: usize| bytes.get(offset).copied();
+    match at(14).map(|version| version >> 4) {
+        Some(4) => at(14 + 9) == Some(1) && at(14 + 20) == Some(8),
+        _ => at(14 + 6) == Some(58) && at(14 + 40) == Some(128),
+    }
+}
+
+/// A packet of each kind: forwarded to WEB, opening a flow there, forwarded to DNS, dropped of WEB,
+/// dropped of DNS, nobody's.
+fn some(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    let (web, dns) = (Client::tcp4(), Client::udp6());
+    let syn = Client { transport: crate::packets::frames::L4Kind::TcpSyn, ..Client::tcp4() };
+    let dead = [Client { ttl: 0, ..Client::tcp4() }, Client { ttl: 0, ..Client::udp6() }];
+    for client in [&web, &syn, &dns, &dead[0], &dead[1]] {
+        balancer.send(&client.frame().into())?;
+    }
+    balancer.send(&vec![0x55; 60].into())?;
+    Ok(())
+}
+
+/// What of [`some`] was captured: service and reason.
+fn captured(
+    balancer: &mut dyn CaptureBinding,
+    selection: Selection,
+) -> anyhow::Result<Vec<(u32, u32)>> {
+    balancer.configure(&Fixture::new())?;
+    balancer.watch(&selection)?;
+    some(balancer)?;
+    Ok(balancer.events().iter().map(|event| (event.service, event.reason)).collect())
+}
+
+fn nothing_unasked(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    balancer.configure(&Fixture::new())?;
+    some(balancer)?;
+    ensure!(balancer.events().is_empty(), "there are events");
+    let expired = Reason::Expired.index();
+    let all = captured(balancer, EVERYTHING)?;
+    ensure!(
+        all == [(WEB, 0), (WEB, 0), (DNS, 0), (WEB, expired), (DNS, expired)],
+        "captured {all:?}"
+    );
+    Ok(())
+}
+
+fn drops_only(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    let expired = Reason::Expired.index();
+    let drops = captured(balancer, Selection { one_in: 0, ..EVERYTHING })?;
+    ensure!(drops == [(WEB, expired), (DNS, expired)], "captured {drops:?}");
+    Ok(())
+}
+
+fn one_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    let dns = captured(balancer, Selection { service: Some(DNS), ..EVERYTHING })?;
+    ensure!(dns == [(DNS, 0), (DNS, Reason::Expired.index())], "captured {dns:?}");
+    Ok(())
+}
+
+fn new_flows(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    let expired = Reason::Expired.index();
+    let found = captured(balancer, Selection { new_flows: true, ..EVERYTHING })?;
+    ensure!(found == [(WEB, 0), (WEB, expired), (DNS, expired)], "captured {found:?}");
+    Ok(())
+}
+
+fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    const PACKETS: u64 = 100;
+
+    balancer.configure(&Fixture::new())?;
+    balancer.watch(&Selection { per_second: 1, ..EVERYTHING })?;
+    let frame = Client { ttl: 0, ..Client::tcp4() }.frame().into();
+    let mut total = balancer.counters()?;
+    for _ in 0..PACKETS {
+        compare::send(balancer, &frame, &Expectation::Drop(Reason::Expired), &mut total)?;
+    }
+    let events = balancer.events().len() as u64;
+    let (suppressed, lost) = balancer.missed()?;
+    ensure!(
+        events + suppressed == PACKETS && lost == 0,
+        "{events} events, {suppressed} suppressed, {lost} lost"
+    );
+    // One is due at once, and a slow machine may take seconds.
+    ensure!((BURST + 1..BURST + 20).contains(&events), "{events} events");
+    Ok(())
+}
+
+fn drops_by_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
+    balancer.configure(&Fixture::new())?;
+    some(balancer)?;
+    balancer.send(&Client { ttl: 0, ..Client::udp4() }.frame().into())?;
+    let drops = |service, reason| balancer.drops(service, reason);
+    let found =
+        (drops(WEB, Reason::Expired)?, drops(DNS, Reason::Expired)?, drops(WEB, Reason::TooBig)?);
+    ensure!(found == (1, 2, 0), "drops are {found:?}");
+    let total = balancer.counters()?.reasons.get(&Reason::Expired).copied();
+    ensure!(total == Some(3), "the reason's counter is {total:?}");
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What the maps hold during a test.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
+
+use super::addresses::{INTERFACE, VIP_V4, VIP_V6};
+
+/// Key of the flow hash.
+pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+/// Largest IP packet on the way to every backend, unless a case says otherwise.
+pub const MTU: u32 = 1600;
+/// Service of port 443/tcp.
+pub const WEB: u32 = 1;
+/// Service of port 53/udp.
+pub const DNS: u32 = 2;
+/// The largest index of a service or a backend that any case uses.
+pub const LARGEST_INDEX: u16 = 8;
+
+/// One slot of a lookup table: the backend and the hint.
+pub type Slot = (u16, u16);
+
+/// A service's lookup table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSpec {
+    /// Whether its flows are kept in the connection table.
+    pub tracked: bool,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+}
+
+/// A backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// How often its index was used.
+    pub incarnation: u32,
+    /// Interface and MTU towards it in both families; `None` when there is no route.
+    pub next_hop: Option<(u32, u32)>,
+}
+
+impl BackendSpec {
+    /// BackendSpec `index` as most cases have it.
+    pub fn new(index: u16) -> Self {
+        Self {
+            v4: Some(Ipv4Addr::new(10, 0, 1, index as u8)),
+            v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, index)),
+            incarnation: 1,
+            next_hop: Some((INTERFACE, MTU)),
+        }
+    }
+}
+
+/// QUIC server IDs of a configuration: how long they are, and the backend and incarnation that has
+/// each.
+pub type ServerIds = (usize, BTreeMap<Vec<u8>, (u16, u32)>);
+
+/// What the balancer's maps hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixture {
+    /// VIP addresses and their numbers.
+    pub addresses: BTreeMap<IpAddr, u32>,
+    /// VIP prefixes and their numbers.
+    pub prefixes: BTreeMap<IpNet, u32>,
+    /// Options of addresses and prefixes that have any, by number.
+    pub address_options: BTreeMap<u32, AddressOptions>,
+    /// VIPs: number of the address, port and protocol to service.
+    pub vips: BTreeMap<(u32, u16, u8), u32>,
+    /// Options of the VIPs of services that have any.
+    pub vip_options: BTreeMap<u32, VipOptions>,
+    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts
+    /// for everybody else.
+    pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
+    /// Rates by service: tokens that buckets hold, which come again long after any test.
+    pub rates: BTreeMap<(u32, Limit), u32>,
+    /// Routes: a service and clients of it, and the service whose they are.
+    pub routes: BTreeMap<(u32, IpNet), u32>,
+    /// QUIC server IDs by service and rotation.
+    pub quic: BTreeMap<(u32, u8), ServerIds>,
+    /// Lookup tables by service.
+    pub tables: BTreeMap<u32, TableSpec>,
+    /// Backends by index.
+    pub backends: BTreeMap<u16, BackendSpec>,
+}
+
+impl Fixture {
+    /// Two services over four backends: [`WEB`] on 443/tcp and [`DNS`] on 53/udp, at [`VIP_V4`] and
+    /// [`VIP_V6`].
+    ///
+    /// The tables have a different backend in neighbouring slots and hints with bits in every
+    /// position.
+    pub fn new() -> Self {
+        let hint = |slot: u16| slot.wrapping_mul(0x9e37) ^ 0x55aa;
+        let table = |length: u16, shift: u16| TableSpec {
+            tracked: false,
+            slots: (0..length).map(|slot| ((slot + shift) % 4 + 1, hint(slot + shift))).collect(),
+        };
+        Self {
+            addresses: [(VIP_V4.into(), 1), (VIP_V6.into(), 2)].into(),
+            prefixes: BTreeMap::new(),
+            address_options: BTreeMap::new(),
+            vip_options: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            rates: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            quic: BTreeMap::new(),
+            vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)]
+                .into(),
+            tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),
+            backends: (1..=4).map(|index| (index, BackendSpec::new(index))).collect(),
+        }
+    }
+
+    /// The same with every slot of both services naming one backend.
+    #[must_use]
+    pub fn all_to(mut self, backend: u16, hint: u16) -> Self {
+        for table in self.tables.values_mut() {
+            table.slots.fill((backend, hint));
+        }
+        self
+    }
+
+    /// The same with both services tracked or not.
+    #[must_use]
+    pub fn tracked(mut self, tracked: bool) -> Self {
+        for table in self.tables.values_mut() {
+            table.tracked = tracked;
+        }
+        self
+    }
+
+    /// The same with one backend changed.
+    #[must_use]
+    pub fn with_backend(mut self, index: u16, change: impl FnOnce(&mut BackendSpec)) -> Self {
+        change(self.backends.entry(index).or_insert_with(|| BackendSpec::new(index)));
+        self
+    }
+
+    /// The same without one backend: its index is free.
+    #[must_use]
+    pub fn without_backend(mut self, index: u16) -> Self {
+        self.backends.remove(&index);
+        self
+    }
+
+    /// The same with another MTU towards every backend.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u32) -> Self {
+        for backend in self.backends.values_mut() {
+            backend.next_hop = backend.next_hop.map(|(interface, _)| (interface, mtu));
+        }
+        self
+    }
+}
+
+impl Default for Fixture {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a backend's maps hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFixture {
+    /// Addresses of the host to which encapsulated packets may come.
+    pub local: Vec<IpAddr>,
+    /// VIP addresses and prefixes that it serves.
+    pub vips: Vec<IpNet>,
+}

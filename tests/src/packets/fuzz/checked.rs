@@ -1,0 +1,223 @@
+//! Ways of running a program, each with the oracle that says what should come of it.
+
+use anyhow::{Context as _, bail, ensure};
+use ipnet::IpNet;
+use sluice::kernel::bpf;
+
+use super::totals::Totals;
+use crate::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
+use crate::packets::bindings::test_run::{self, BalancerHook, TestRunBackend, TestRunBalancer};
+use crate::packets::bindings::{BalancerBinding, ClampBinding, DecapBinding};
+use crate::packets::compare;
+use crate::packets::expectation::{BalancerCounters, DecapCounters};
+use crate::packets::fixture::{Fixture, HostFixture};
+use crate::packets::frames::Frame;
+use crate::packets::oracle::Oracle;
+use crate::packets::oracle::clamp::clamped;
+use crate::packets::oracle::decapsulate::decapsulated;
+
+/// One of them.
+pub(super) trait CheckedBinding {
+    /// Whether it can be given a frame.
+    fn accepts(&self, frame: &Frame) -> bool;
+
+    /// Gives it a frame: verdict and bytes must be the oracle's.
+    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()>;
+
+    /// Compares its counters with what the oracle's outcomes add up to.
+    fn settle(&mut self) -> anyhow::Result<()>;
+
+    /// Makes its maps hold another fixture; connections and counters stay.
+    fn configure(&mut self, _: &Fixture) -> anyhow::Result<()> {
+        bail!("a backend's program has no fixture")
+    }
+
+    /// Adds what became of its frames.
+    fn add_to(&self, totals: &mut Totals);
+}
+
+/// A binding and its name.
+pub(super) type NamedBinding = (&'static str, Box<dyn CheckedBinding>);
+
+/// The balancer's program, in memory and, if `kernel`, at both hooks.
+pub(super) fn of_balancer(fixture: &Fixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
+    let mut balancers: Vec<(_, Box<dyn BalancerBinding>)> =
+        vec![("memory", Box::<MemoryBalancer>::default())];
+    if kernel {
+        balancers.push(("tc", Box::new(TestRunBalancer::new(BalancerHook::Tc)?)));
+        balancers.push(("xdp", Box::new(TestRunBalancer::new(BalancerHook::Xdp)?)));
+    }
+    balancers
+        .into_iter()
+        .map(|(name, balancer)| Ok((name, balancing(fixture, balancer).context(name)?)))
+        .collect()
+}
+
+/// A balancer of whichever kind.
+pub(super) fn balancing(
+    fixture: &Fixture,
+    balancer: Box<dyn BalancerBinding>,
+) -> anyhow::Result<Box<dyn CheckedBinding>> {
+    let mut binding =
+        CheckedBalancer { balancer, oracle: Oracle::default(), total: BalancerCounters::default() };
+    binding.configure(fixture)?;
+    Ok(Box::new(binding))
+}
+
+/// The backend's program that decapsulates.
+pub(super) fn of_backend(host: &HostFixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
+    let crosses = !kernel || bpf::decapsulates_across_families();
+    let mut hosts: Vec<(_, Box<dyn DecapBinding>)> =
+        vec![("memory", Box::new(MemoryBackend::new(crosses)))];
+    if kernel {
+        hosts.push(("backend", Box::new(TestRunBackend::new()?)));
+    }
+    let binding =
+        |(name, mut decapsulator): (_, Box<dyn DecapBinding>)| -> anyhow::Result<NamedBinding> {
+            decapsulator.configure(host).context(name)?;
+            Ok((
+                name,
+                Box::new(CheckedDecap {
+                    decapsulator,
+                    host: host.clone(),
+                    crosses,
+                    total: DecapCounters::default(),
+                }),
+            ))
+        };
+    hosts.into_iter().map(binding).collect()
+}
+
+/// The backend's program that clamps.
+pub(super) fn of_clamp(
+    (vips, largest): (Vec<IpNet>, [u32; 2]),
+    kernel: bool,
+) -> anyhow::Result<Vec<NamedBinding>> {
+    let mut clampers: Vec<(_, Box<dyn ClampBinding>)> =
+        vec![("memory", Box::<MemoryBackend>::default())];
+    if kernel {
+        clampers.push(("clamp", Box::new(TestRunBackend::new()?)));
+    }
+    let binding =
+        |(name, mut clamper): (_, Box<dyn ClampBinding>)| -> anyhow::Result<NamedBinding> {
+            clamper.configure(&vips, largest).context(name)?;
+            Ok((name, Box::new(CheckedClamp { clamper, vips: vips.clone(), largest, total: 0 })))
+        };
+    clampers.into_iter().map(binding).collect()
+}
+
+struct CheckedBalancer {
+    balancer: Box<dyn BalancerBinding>,
+    /// Knows the frames that this binding was given: a flow or a first fragment that only others
+    /// saw is unknown here.
+    oracle: Oracle,
+    /// What its counters should be.
+    total: BalancerCounters,
+}
+
+impl CheckedBinding for CheckedBalancer {
+    fn accepts(&self, frame: &Frame) -> bool {
+        self.balancer.accepts(frame) && !self.oracle.cannot_tell(frame)
+    }
+
+    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+        let outcome = self.oracle.judge(frame);
+        compare::exchange(self.balancer.as_mut(), frame, &outcome, &mut self.total)
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        let counters = self.balancer.counters()?;
+        // After a difference the next frame is judged by itself.
+        let expected = std::mem::replace(&mut self.total, counters);
+        ensure!(expected == self.total, "counters are {:?} instead of {expected:?}", self.total);
+        Ok(())
+    }
+
+    fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
+        self.oracle.configure(fixture);
+        self.balancer.configure(fixture)
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        totals.balanced.add_all(&self.total);
+    }
+}
+
+struct CheckedDecap {
+    decapsulator: Box<dyn DecapBinding>,
+    host: HostFixture,
+    crosses: bool,
+    total: DecapCounters,
+}
+
+impl CheckedBinding for CheckedDecap {
+    fn accepts(&self, frame: &Frame) -> bool {
+        // Only a test run cannot be told that a frame is merged.
+        !self.decapsulator.refuses_merged() || test_run::takes(frame)
+    }
+
+    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+        let expected = decapsulated(frame, &self.host, self.crosses);
+        compare::exchange_with_backend(
+            self.decapsulator.as_mut(),
+            frame,
+            &expected,
+            &mut self.total,
+        )
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        let counters = self.decapsulator.counters()?;
+        let expected = std::mem::replace(&mut self.total, counters);
+        ensure!(expected == self.total, "counters are {:?} instead of {expected:?}", self.total);
+        Ok(())
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        let ((packets, bytes), reasons) = &mut totals.decapsulated;
+        *packets += self.total.0.0;
+        *bytes += self.total.0.1;
+        for (reason, count) in &self.total.1 {
+            *reasons.entry(*reason).or_default() += count;
+        }
+    }
+}
+
+struct CheckedClamp {
+    clamper: Box<dyn ClampBinding>,
+    vips: Vec<IpNet>,
+    largest: [u32; 2],
+    total: u64,
+}
+
+impl CheckedBinding for CheckedClamp {
+    fn accepts(&self, frame: &Frame) -> bool {
+        // The program asks for nothing that a test run cannot tell it; what one does not take,
+        // neither program gets.
+        test_run::takes(frame)
+    }
+
+    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+        let judged = clamped(frame, &self.vips, self.largest);
+        self.total += u64::from(judged.is_some());
+        let left = self.clamper.send(frame)?;
+        let expected = judged.as_ref().unwrap_or(&frame.bytes);
+        ensure!(
+            left == *expected,
+            "{:02x?} became {left:02x?} instead of {expected:02x?}",
+            frame.bytes
+        );
+        Ok(())
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        let counted = self.clamper.clamped()?;
+        let expected = std::mem::replace(&mut self.total, counted);
+        ensure!(expected == counted, "{counted} are counted instead of {expected}");
+        Ok(())
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        totals.clamped += self.total;
+    }
+}

@@ -1,0 +1,89 @@
+//! The outer headers of a packet on its way to a backend.
+
+use std::net::IpAddr;
+
+use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
+
+use super::gue;
+use super::ip::{Ip, Part};
+use super::lookup::Oracle;
+use crate::packets::expectation::{Expectation, Forwarded};
+use crate::packets::frames::{self, Frame};
+
+/// How a packet goes to its backend.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub(super) service: u32,
+    pub(super) backend: u16,
+    pub(super) hint: u16,
+    pub(super) options: VipOptions,
+    /// The hash of its flow.
+    pub(super) hash: u64,
+}
+
+impl Oracle {
+    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it
+    /// will be cut into. An error is the room that there is for a packet that does not fit, or
+    /// another reason.
+    pub(super) fn encapsulated(
+        &self,
+        frame: &Frame,
+        ip: &Ip,
+        Way { service, backend: chosen, hint, options, hash }: Way,
+        (length, largest): (usize, usize),
+        opens: bool,
+    ) -> Result<Expectation, Result<usize, Reason>> {
+        let backend = self.fixture.backends.get(&chosen);
+        let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
+        if v4.is_none() && v6.is_none() {
+            return Err(Err(Reason::NoEncapsulation));
+        }
+        let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
+        let mut outer = match (ip.source, v4, v6) {
+            (IpAddr::V4(_), Some(v4), _) => frames::outer_v4(v4, ip.class, hint, length),
+            (IpAddr::V6(_), _, Some(v6)) => frames::outer_v6(v6, ip.class, hint, length),
+            (IpAddr::V4(_), None, Some(v6)) => frames::outer_v6_of_v4(v6, ip.class, hint, length),
+            (IpAddr::V6(_), Some(v4), None) => frames::outer_v4_of_v6(v4, ip.class, hint, length),
+            (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
+        };
+        if options.has(VipOptions::GUE) {
+            outer = gue::headers(
+                &outer,
+                &frame.bytes[ip.start..][..length],
+                ip,
+                frame.segment_size != 0,
+                hash,
+            );
+        }
+        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many
+        // bytes as the outer header takes. Nobody merges fragments.
+        let smaller = self.has(service, VipOptions::RESEGMENT)
+            && ip.protocol == 6
+            && ip.part == Part::Whole
+            && !frame.vlan
+            && ip.start == 14
+            && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }
+            && frame.segment_size as usize > outer.len() + 64
+            && largest <= mtu as usize;
+        if largest + outer.len() > mtu as usize && !smaller {
+            return Err(Ok((mtu as usize).saturating_sub(outer.len())));
+        }
+        if options.has(VipOptions::GUE) {
+            gue::check(&outer, options).map_err(Err)?;
+        }
+        Ok(Expectation::Forward(Forwarded {
+            bytes: frames::encapsulated_from(&frame.bytes, ip.start, &outer),
+            service,
+            backend: chosen,
+            packets: frame.segments.max(1).into(),
+            length: length as u64,
+            opens,
+        }))
+    }
+}
+
+/// The reason why a packet is not encapsulated whose sender is not told.
+pub(super) fn unsaid(room: Result<usize, Reason>) -> Reason {
+    room.map_or_else(|reason| reason, |_| Reason::TooBig)
+}

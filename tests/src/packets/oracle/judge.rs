@@ -1,0 +1,153 @@
+//! What should become of a frame that a client sends.
+
+use std::time::{Duration, Instant};
+
+use sluice_datapath::Reason;
+use sluice_datapath::options::VipOptions;
+
+use super::encapsulate::{Way, unsaid};
+use super::flow::{hash, tuple};
+use super::icmp;
+use super::ip::{self, Ip, Part};
+use super::lookup::{First, Oracle, fragment_key};
+use crate::packets::expectation::Expectation;
+use crate::packets::frames::Frame;
+
+/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely
+/// is not.
+const REMEMBERED: Duration = Duration::from_secs(20);
+
+impl Oracle {
+    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose
+    /// first one came long ago.
+    pub fn cannot_tell(&self, frame: &Frame) -> bool {
+        let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
+        let Ok(ip @ Ip { part: Part::Later(id), .. }) = ip else { return false };
+        let first = self.fragments.get(&fragment_key(&ip, id));
+        first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
+    }
+
+    /// What should become of a frame.
+    pub fn judge(&mut self, frame: &Frame) -> Expectation {
+        use Reason::{
+            BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost,
+            OtherProtocol, QuotesFragment, QuotesOther, Truncated, Vlan,
+        };
+        match self.outcome(frame) {
+            Ok(outcome) => outcome,
+            Err(
+                reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip
+                | Fragment | OtherProtocol | NotVipPort | NotTunnel | OtherHost
+                | QuotesOther | QuotesFragment),
+            ) => Expectation::Pass(reason),
+            Err(reason) => Expectation::Drop(reason),
+        }
+    }
+
+    fn outcome(&mut self, frame: &Frame) -> Result<Expectation, Reason> {
+        let ip = ip::find(frame)?;
+        let address = self.address(&ip)?;
+        let ip = ip.past_extensions(&frame.bytes)?;
+        let icmp = if ip.source.is_ipv4() { 1 } else { 58 };
+        if ip.protocol == icmp && ip.part == Part::Whole {
+            return self.icmp(frame, &ip, address);
+        }
+        self.forward(frame, ip, address)
+    }
+
+    fn forward(&mut self, frame: &Frame, ip: Ip, address: u32) -> Result<Expectation, Reason> {
+        let present = frame.bytes.len() - ip.start;
+        if let Part::Later(id) = ip.part {
+            return self.follow(frame, &ip, id);
+        }
+        let behind = frame.bytes.get(ip.start + ip.header..).unwrap_or(&[]);
+        // Up to a TCP header's flags, or a whole UDP header.
+        let needed = match ip.protocol {
+            6 => 14,
+            17 => 8,
+            _ => return Err(Reason::OtherProtocol),
+        };
+        let transport = behind.get(..needed).ok_or(Reason::Truncated)?;
+        let service =
+            self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
+        self.admit(service, ip.source)?;
+        let owner = service;
+        let service = self.routed(owner, ip.source);
+
+        let tcp = ip.protocol == 6;
+        let transport_header = if tcp { usize::from(transport[12] >> 4) * 4 } else { 8 };
+        let headers = ip.header + transport_header;
+        let merged = frame.segment_size as usize;
+        let unclaimed = if ip.source.is_ipv4() { 0 } else { 40 };
+        let length = if merged > 0 && ip.length == unclaimed { present } else { ip.length };
+        if length > present || length < headers || tcp && transport_header < 20 {
+            return Err(Reason::BadLength);
+        }
+        if ip.ttl == 0 {
+            return Err(Reason::Expired);
+        }
+
+        let opens = tcp && transport[13] & 0x12 == 0x02;
+        self.take(service, ip.source, frame.segments.max(1), opens)?;
+        let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
+        let datagram = &behind[transport_header..length - ip.header];
+        // No packet of QUIC is ever cut (RFC 9000 section 14).
+        let whole = matches!(ip.part, Part::Whole);
+        let named = if tcp || !whole { None } else { self.named(service, datagram) };
+        let (chosen, hint) = named
+            .map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
+        let incarnation = self.incarnation(chosen);
+        let options = self.options(service);
+        let hash = hash(&self.hashed(service, &tuple));
+        // A segment that opens a connection changes an entry that is there, and makes none.
+        let tracked = named.is_none() && self.fixture.tables[&service].tracked;
+        if tracked && (!opens || self.connections.contains_key(&tuple)) {
+            self.connections.insert(tuple, (chosen, incarnation));
+        }
+        if let Part::First(id) = ip.part {
+            let first = First {
+                service,
+                owner,
+                backend: chosen,
+                incarnation,
+                hint,
+                options,
+                seen: Instant::now(),
+            };
+            self.fragments.insert(fragment_key(&ip, id), first);
+        }
+        let largest = if merged == 0 { length } else { length.min(headers + merged) };
+        let way = Way { service, backend: chosen, hint, options, hash };
+        let told = self.encapsulated(frame, &ip, way, (length, largest), opens);
+        told.or_else(|room| {
+            let room = room?;
+            if self.has(service, VipOptions::DROP_TOO_BIG) {
+                return Err(Reason::TooBig);
+            }
+            icmp::too_big(frame, &ip, largest, room)
+        })
+    }
+
+    /// A later fragment goes where the first one went.
+    fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Expectation, Reason> {
+        let First { service, owner, backend, incarnation, hint, options, .. } =
+            *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::Fragment)?;
+        self.admit_to_any(ip.source)?;
+        self.listed(owner, ip.source).unwrap_or(Ok(()))?;
+        if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
+            return Err(Reason::BadLength);
+        }
+        if ip.ttl == 0 {
+            return Err(Reason::Expired);
+        }
+        self.take(service, ip.source, frame.segments.max(1), false)?;
+        if self.incarnation(backend) != incarnation {
+            return Err(Reason::NoBackend);
+        }
+        // It has no ports.
+        let hash = hash(&tuple(ip.source, ip.destination, &[0; 4], ip.protocol));
+        let way = Way { service, backend, hint, options, hash };
+        let outcome = self.encapsulated(frame, ip, way, (ip.length, ip.length), false);
+        outcome.map_err(unsaid)
+    }
+}

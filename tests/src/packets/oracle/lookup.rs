@@ -1,0 +1,191 @@
+//! The oracle's state and its look-ups: VIP, service, route, source ACL, rate limit, backend.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use sluice_datapath::Reason;
+use sluice_datapath::entries::Listing;
+use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::rates::Limit;
+
+use super::flow::{Tuple, slot};
+use super::ip::Ip;
+use crate::packets::fixture::{Fixture, LARGEST_INDEX, Slot};
+
+/// Keeps what the connection table should hold.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    pub(super) fixture: Fixture,
+    pub(super) connections: HashMap<Tuple, (u16, u32)>,
+    pub(super) fragments: HashMap<FragmentKey, First>,
+    /// Tokens taken from buckets, which never fill again during a test.
+    pub(super) taken: HashMap<(u32, Limit, Vec<u8>), u32>,
+}
+
+/// What the fragments of one packet share: addresses, identification, and in IPv4 the protocol.
+type FragmentKey = (IpAddr, IpAddr, u32, Option<u8>);
+
+pub(super) fn fragment_key(ip: &Ip, id: u32) -> FragmentKey {
+    (ip.source, ip.destination, id, ip.source.is_ipv4().then_some(ip.protocol))
+}
+/// Where a first fragment went.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct First {
+    pub(super) service: u32,
+    /// Whose VIP it was for.
+    pub(super) owner: u32,
+    pub(super) backend: u16,
+    pub(super) incarnation: u32,
+    pub(super) hint: u16,
+    pub(super) options: VipOptions,
+    pub(super) seen: Instant,
+}
+
+impl Oracle {
+    /// Tells it what the maps hold from now on.
+    pub fn configure(&mut self, fixture: &Fixture) {
+        self.fixture = fixture.clone();
+    }
+
+    /// The backend of a flow, and its slot's hint.
+    pub(super) fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
+        let table = self.fixture.tables.get(&service).ok_or(Reason::NoTable)?;
+        let (first, hint) =
+            slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
+        let kept =
+            self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
+        match kept {
+            Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
+            _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
+            _ => Ok((first, hint)),
+        }
+    }
+
+    pub(super) fn incarnation(&self, index: u16) -> u32 {
+        self.fixture.backends.get(&index).map_or(0, |backend| backend.incarnation)
+    }
+
+    /// The number of the VIP address or prefix that a packet goes to.
+    pub(super) fn address(&self, ip: &Ip) -> Result<u32, Reason> {
+        let longest = || {
+            let holding =
+                self.fixture.prefixes.iter().filter(|(prefix, _)| prefix.contains(&ip.destination));
+            holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, id)| *id)
+        };
+        self.fixture.addresses.get(&ip.destination).copied().or_else(longest).ok_or(Reason::NotVip)
+    }
+
+    pub(super) fn service(&self, address: u32, port: u16, protocol: u8) -> Result<u32, Reason> {
+        let vips = &self.fixture.vips;
+        let service =
+            vips.get(&(address, port, protocol)).or_else(|| vips.get(&(address, 0, protocol)));
+        let drops = || {
+            self.fixture
+                .address_options
+                .get(&address)
+                .is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED))
+        };
+        service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+    }
+
+    /// The service whose a client of a service is: that of the longest prefix in its routes.
+    pub(super) fn routed(&self, service: u32, client: IpAddr) -> u32 {
+        let client = client.to_canonical();
+        let routes = self.fixture.routes.iter();
+        let holding = routes
+            .filter(|((routing, clients), _)| *routing == service && clients.contains(&client));
+        holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
+    }
+
+    /// Whether the lists let a source through: the one for all, then the service's.
+    pub(super) fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        self.admit_to_any(source)?;
+        let listed = self
+            .fixture
+            .vip_options
+            .get(&service)
+            .is_some_and(|options| options.has(VipOptions::LISTED));
+        if listed { self.listed(service, source).ok_or(Reason::NotAllowed)? } else { Ok(()) }
+    }
+
+    /// Whether the list for all lets a source through, if there is one.
+    pub(super) fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
+        self.listed(Listing::OF_ALL, source).unwrap_or(Ok(()))
+    }
+
+    /// What a list says of a source, if there is one.
+    pub(super) fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
+        // An IPv4-mapped address is the IPv4 address to lists, too.
+        let source = source.to_canonical();
+        let holding =
+            self.fixture.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
+        Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
+            Some((_, says)) if *says == Listing::DENIED => Err(Reason::Denied),
+            Some((_, says)) if *says == Listing::NOT_ALLOWED => Err(Reason::NotAllowed),
+            _ => Ok(()),
+        })
+    }
+
+    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source
+    /// is a /64.
+    pub(super) fn take(
+        &mut self,
+        service: u32,
+        source: IpAddr,
+        packets: u32,
+        opens: bool,
+    ) -> Result<(), Reason> {
+        let source = match source {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
+        };
+        let everybody = Vec::new();
+        for (limit, who, tokens, reason) in [
+            (Limit::SourcePackets, &source, packets, Reason::SourceLimit),
+            (Limit::SourceNewFlows, &source, u32::from(opens), Reason::SourceLimit),
+            (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
+            (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
+        ] {
+            let limited = self
+                .fixture
+                .vip_options
+                .get(&service)
+                .is_some_and(|options| options.has(VipOptions::LIMITED));
+            let Some(burst) =
+                self.fixture.rates.get(&(service, limit)).filter(|_| limited && tokens > 0)
+            else {
+                continue;
+            };
+            let taken = self.taken.entry((service, limit, who.clone())).or_default();
+            if *taken >= *burst {
+                return Err(reason);
+            }
+            *taken += tokens;
+        }
+        Ok(())
+    }
+
+    /// How packets of a service's VIPs are treated.
+    pub(super) fn options(&self, service: u32) -> VipOptions {
+        self.fixture.vip_options.get(&service).copied().unwrap_or_default()
+    }
+
+    /// The bytes of a 5-tuple that a service hashes.
+    pub(super) fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
+        let options = self.options(service);
+        let address = (tuple.len() - 5) / 2;
+        let mut hashed = tuple.clone();
+        if options.has(VipOptions::HASH_CLIENT) {
+            hashed[2 * address..][..2].fill(0);
+        }
+        if options.has(VipOptions::HASH_SOURCE) {
+            hashed[address..].fill(0);
+        }
+        hashed
+    }
+
+    pub(super) fn has(&self, service: u32, option: VipOptions) -> bool {
+        self.fixture.vip_options.get(&service).is_some_and(|options| options.has(option))
+    }
+}
