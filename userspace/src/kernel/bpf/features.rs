@@ -10,7 +10,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
 use super::Error;
-use super::raw::create_array;
+use super::syscall::create_array;
 use super::table::TABLE_FLAGS;
 
 /// The first thing missing from this kernel that the programs need, as a phrase; `None` when

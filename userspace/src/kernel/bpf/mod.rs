@@ -19,6 +19,7 @@ mod pins;
 mod raw;
 mod resize;
 mod spec;
+mod syscall;
 mod table;
 mod typed_map;
 mod usage;

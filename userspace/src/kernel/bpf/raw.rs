@@ -2,137 +2,47 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{MapData, MapInfo, MapType};
 use sluice_datapath::Plain;
 
 use super::Error;
+use super::syscall::{self, Batch, NO_EXIST};
 
-/// Commands of the `bpf` system call (`enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`).
-const MAP_CREATE: libc::c_long = 0;
-const LOOKUP_ELEM: libc::c_long = 1;
-const UPDATE_ELEM: libc::c_long = 2;
-const DELETE_ELEM: libc::c_long = 3;
-const GET_NEXT_KEY: libc::c_long = 4;
-const LOOKUP_BATCH: libc::c_long = 24;
-const UPDATE_BATCH: libc::c_long = 26;
-
-/// Map types (`enum bpf_map_type`).
-const ARRAY: u32 = 2;
-const PERCPU_HASH: u32 = 5;
-const PERCPU_ARRAY: u32 = 6;
-const LRU_PERCPU_HASH: u32 = 10;
-const LPM_TRIE: u32 = 11;
-const ARRAY_OF_MAPS: u32 = 12;
-const RINGBUF: u32 = 27;
-
-/// `BPF_F_NO_PREALLOC`, which the kernel asks of every trie.
-const NO_PREALLOC: u32 = 1;
-
-/// `BPF_NOEXIST`: write only what is not there.
-pub(super) const IF_ABSENT: u64 = 1;
-
-/// `ENOTSUPP`, which the kernel returns for map types that know no batches; libc has no name for
-/// it.
+/// `ENOTSUPP`, which the kernel returns for map types without batch operations; libc has no name
+/// for it.
 const ENOTSUPP: i32 = 524;
 
-/// How many entries go into one call, to begin with.
+/// Entries per batch call, at first.
 const BATCH: usize = 4_096;
 
-/// How many calls that wait are made at a time.
+/// How many threads make calls that wait.
 const AT_ONCE: usize = 64;
 
-/// The `batch` member of `union bpf_attr`.
-#[repr(C)]
-struct BatchAttributes {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
-/// The member of `union bpf_attr` for single elements. `value` is the next key's place for
-/// [`GET_NEXT_KEY`].
-#[repr(C)]
-struct ElementAttributes {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// The first members of `union bpf_attr` for [`MAP_CREATE`]; the kernel takes missing members as
-/// zeros.
-#[repr(C)]
-struct CreateAttributes {
-    kind: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-    inner_map: u32,
-}
-
-/// The `bpf` system call; what it returns when that is no error.
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are the command's member of `union bpf_attr`, and what they point to
-    // outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// Makes an array.
-pub(super) fn create_array(value_size: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
-    create(CreateAttributes {
-        kind: ARRAY,
-        key_size: 4,
-        value_size,
-        max_entries,
-        flags,
-        inner_map: 0,
-    })
+/// The error of a map that the kernel does not create.
+fn create_failed(name: &str, source: impl Into<io::Error>) -> Error {
+    Error::System { what: format!("create the map {name}"), source: source.into() }
 }
 
 /// Waits until every program that was running when this was called has ended.
 ///
-/// The kernel does so when an array of maps is written, for this very purpose
-/// (`maybe_wait_bpf_programs`).
+/// The kernel waits for that when an array of maps is updated (`maybe_wait_bpf_programs`).
 ///
 /// # Errors
 ///
 /// [`Error::System`].
 pub(super) fn wait_for_running_programs() -> Result<(), Error> {
     let wait = || -> io::Result<()> {
-        let inner = create_array(8, 1, 0)?;
-        let inner_map = inner.as_raw_fd() as u32;
-        let outer = CreateAttributes {
-            kind: ARRAY_OF_MAPS,
-            key_size: 4,
-            value_size: 4,
-            max_entries: 1,
-            flags: 0,
-            inner_map,
-        };
-        let outer = create(outer)?;
-        let (key, value) = (0_u32, inner_map);
-        let mut attributes = ElementAttributes {
-            map_fd: outer.as_raw_fd() as u32,
-            pad: 0,
-            key: std::ptr::from_ref(&key) as u64,
-            value: std::ptr::from_ref(&value) as u64,
-            flags: 0,
-        };
-        bpf(UPDATE_ELEM, &mut attributes).map(drop)
+        let inner = syscall::create_array(8, 1, 0)?;
+        let outer = syscall::create_array_of_maps(inner.as_fd())?;
+        let key = 0_u32;
+        let value = inner.as_raw_fd() as u32;
+        let (key, value) = (bytes(std::slice::from_ref(&key)), bytes(std::slice::from_ref(&value)));
+        // SAFETY: keys and values of an array of maps have four bytes each.
+        unsafe { syscall::update(outer.as_fd(), key.as_ptr(), value.as_ptr(), 0) }
     };
     wait().map_err(|source| Error::System {
         what: "wait for running programs to end".to_owned(),
@@ -140,13 +50,7 @@ pub(super) fn wait_for_running_programs() -> Result<(), Error> {
     })
 }
 
-fn create(mut request: CreateAttributes) -> io::Result<OwnedFd> {
-    let descriptor = bpf(MAP_CREATE, &mut request)?;
-    // SAFETY: the kernel has just made this descriptor for us; descriptors fit an i32.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
-}
-
-/// Whether a kernel that answers so knows no batches for a type of map.
+/// Whether this error means that the map's type has no batch operations.
 fn is_no_batch(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL | libc::EOPNOTSUPP))
 }
@@ -159,7 +63,7 @@ fn is(error: &io::Error, number: i32) -> bool {
 pub(super) struct RawMap {
     data: MapData,
     name: String,
-    kind: u32,
+    kind: MapType,
     key: usize,
     /// Bytes of a value, of one CPU where every CPU has its own.
     each: usize,
@@ -194,35 +98,28 @@ impl RawMap {
 
     /// Makes an array of `entries` values of `value` bytes each.
     pub(super) fn array(name: &str, value: usize, entries: u32, flags: u32) -> Result<Self, Error> {
-        let failed = |source| Error::System { what: format!("create the map {name}"), source };
-        let descriptor = create_array(value as u32, entries, flags).map_err(failed)?;
-        let data = MapData::from_fd(descriptor).map_err(|error| failed(io::Error::other(error)))?;
-        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+        let descriptor = syscall::create_array(value as u32, entries, flags)
+            .map_err(|source| create_failed(name, source))?;
+        Self::created(name, descriptor)
     }
 
     /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes
     /// memory for what it holds alone.
     pub(super) fn trie(name: &str, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
-        let failed = |source| Error::System { what: format!("create the map {name}"), source };
-        let (key_size, value_size) = (key as u32, value as u32);
-        let flags = NO_PREALLOC;
-        let request = CreateAttributes {
-            kind: LPM_TRIE,
-            key_size,
-            value_size,
-            max_entries: entries,
-            flags,
-            inner_map: 0,
-        };
-        let data = MapData::from_fd(create(request).map_err(failed)?);
-        let data = data.map_err(|error| failed(io::Error::other(error)))?;
-        Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
+        let descriptor = syscall::create_lpm_trie(key as u32, value as u32, entries)
+            .map_err(|source| create_failed(name, source))?;
+        Self::created(name, descriptor)
+    }
+
+    fn created(name: &str, descriptor: OwnedFd) -> Result<Self, Error> {
+        let failed = |error: aya::maps::MapError| create_failed(name, io::Error::other(error));
+        Self::of(MapData::from_fd(descriptor).map_err(failed)?, name.to_owned()).map_err(failed)
     }
 
     fn of(data: MapData, name: String) -> Result<Self, aya::maps::MapError> {
         let info: MapInfo = data.info()?;
-        let kind = info.map_type()? as u32;
-        let per_cpu = matches!(kind, PERCPU_HASH | PERCPU_ARRAY | LRU_PERCPU_HASH);
+        let kind = info.map_type()?;
+        let per_cpu = is_per_cpu(kind);
         let cpus = if per_cpu {
             aya::util::nr_cpus().map_err(|(_, error)| aya::maps::MapError::IoError(error))?
         } else {
@@ -270,7 +167,7 @@ impl RawMap {
 
     /// Whether every CPU has its own values.
     pub(super) fn is_per_cpu(&self) -> bool {
-        matches!(self.kind, PERCPU_HASH | PERCPU_ARRAY | LRU_PERCPU_HASH)
+        is_per_cpu(self.kind)
     }
 
     /// Bytes of a value as the calls hand it over: that of all CPUs.
@@ -306,21 +203,11 @@ impl RawMap {
             text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
         let told: u64 = found
             .ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))?;
-        Ok(if self.kind == RINGBUF { told.max(self.entries.into()) } else { told })
+        Ok(if self.kind == MapType::RingBuf { told.max(self.entries.into()) } else { told })
     }
 
     fn failed(&self, what: &str, source: io::Error) -> Error {
         Error::System { what: format!("{what} the map {}", self.name), source }
-    }
-
-    fn element(&self, key: *const u8, value: *const u8, flags: u64) -> ElementAttributes {
-        ElementAttributes {
-            map_fd: self.descriptor().as_raw_fd() as u32,
-            pad: 0,
-            key: key as u64,
-            value: value as u64,
-            flags,
-        }
     }
 
     /// One value; `None` when the key is not there.
@@ -331,9 +218,10 @@ impl RawMap {
     pub(super) fn lookup(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         assert_eq!(key.len(), self.key);
         let mut value = vec![0; self.value()];
-        let mut attributes = self.element(key.as_ptr(), value.as_mut_ptr(), 0);
-        match bpf(LOOKUP_ELEM, &mut attributes) {
-            Ok(_) => Ok(Some(value)),
+        // SAFETY: key and value have the map's sizes.
+        let found = unsafe { syscall::lookup(self.descriptor(), key.as_ptr(), value.as_mut_ptr()) };
+        match found {
+            Ok(()) => Ok(Some(value)),
             Err(error) if is(&error, libc::ENOENT) => Ok(None),
             Err(error) => Err(self.failed("read", error)),
         }
@@ -382,7 +270,7 @@ impl RawMap {
         })
     }
 
-    /// Writes one value; whether it was written, which with [`IF_ABSENT`] it is only where none
+    /// Writes one value; whether it was written, which with [`NO_EXIST`] it is only where none
     /// was.
     ///
     /// # Errors
@@ -390,10 +278,12 @@ impl RawMap {
     /// [`Error::System`].
     pub(super) fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<bool, Error> {
         assert_eq!((key.len(), value.len()), (self.key, self.value()));
-        let mut attributes = self.element(key.as_ptr(), value.as_ptr(), flags);
-        match bpf(UPDATE_ELEM, &mut attributes) {
-            Ok(_) => Ok(true),
-            Err(error) if flags == IF_ABSENT && is(&error, libc::EEXIST) => Ok(false),
+        // SAFETY: key and value have the map's sizes.
+        let updated =
+            unsafe { syscall::update(self.descriptor(), key.as_ptr(), value.as_ptr(), flags) };
+        match updated {
+            Ok(()) => Ok(true),
+            Err(error) if flags == NO_EXIST && is(&error, libc::EEXIST) => Ok(false),
             Err(error) => Err(self.failed("write", error)),
         }
     }
@@ -405,7 +295,8 @@ impl RawMap {
     /// [`Error::System`].
     pub(super) fn delete(&self, key: &[u8]) -> Result<(), Error> {
         assert_eq!(key.len(), self.key);
-        match bpf(DELETE_ELEM, &mut self.element(key.as_ptr(), std::ptr::null(), 0)) {
+        // SAFETY: the key has the map's size.
+        match unsafe { syscall::delete(self.descriptor(), key.as_ptr()) } {
             Err(error) if !is(&error, libc::ENOENT) => {
                 Err(self.failed("remove an entry of", error))
             }
@@ -421,7 +312,7 @@ impl RawMap {
     pub(super) fn write(&self, keys: &[u8], values: &[u8]) -> Result<(), Error> {
         let count = keys.len() / self.key;
         assert_eq!((keys.len(), values.len()), (count * self.key, count * self.value()));
-        if self.kind != ARRAY_OF_MAPS || count == 0 {
+        if self.kind != MapType::ArrayOfMaps || count == 0 {
             return self.write_in_turn(keys, values);
         }
         // Before Linux 6.8 each entry waits as each look-up does (see `inner_maps`), later each
@@ -437,18 +328,20 @@ impl RawMap {
         let mut done = 0;
         while done < count {
             let (keys, values) = (&keys[done * self.key..], &values[done * self.value()..]);
-            let mut attributes = BatchAttributes {
+            let mut batch = Batch {
                 in_batch: 0,
                 out_batch: 0,
                 keys: keys.as_ptr() as u64,
                 values: values.as_ptr() as u64,
                 count: (count - done) as u32,
                 map_fd: self.descriptor().as_raw_fd() as u32,
-                element_flags: 0,
+                elem_flags: 0,
                 flags: 0,
             };
-            match bpf(UPDATE_BATCH, &mut attributes) {
-                Ok(_) => return Ok(()),
+            // SAFETY: the slices hold `count - done` keys and values of the map's sizes; the
+            // kernel only reads them.
+            match unsafe { syscall::update_batch(&mut batch) } {
+                Ok(()) => return Ok(()),
                 Err(error) if is_no_batch(&error) => {
                     for (key, value) in keys.chunks(self.key).zip(values.chunks(self.value())) {
                         self.update(key, value, 0)?;
@@ -457,7 +350,7 @@ impl RawMap {
                 }
                 // What was written until then counts; a signal may have come.
                 Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => {
-                    done += attributes.count as usize
+                    done += batch.count as usize
                 }
                 Err(error) => return Err(self.failed("write", error)),
             }
@@ -484,19 +377,20 @@ impl RawMap {
         let (mut keys, mut values) = (vec![0; room * self.key], vec![0; room * self.value()]);
         loop {
             let mut next = vec![0; place.len()];
-            let mut attributes = BatchAttributes {
+            let mut batch = Batch {
                 in_batch: if begun { place.as_ptr() as u64 } else { 0 },
                 out_batch: next.as_mut_ptr() as u64,
                 keys: keys.as_mut_ptr() as u64,
                 values: values.as_mut_ptr() as u64,
                 count: room as u32,
                 map_fd: self.descriptor().as_raw_fd() as u32,
-                element_flags: 0,
+                elem_flags: 0,
                 flags: 0,
             };
-            let outcome = bpf(LOOKUP_BATCH, &mut attributes);
-            let last = match outcome {
-                Ok(_) => false,
+            // SAFETY: there is room for `room` keys and values of the map's sizes, and for the
+            // position, which is a bucket's number or a key.
+            let last = match unsafe { syscall::lookup_batch(&mut batch) } {
+                Ok(()) => false,
                 Err(error) if is(&error, libc::ENOENT) => true,
                 // A bucket has more entries than there is room for.
                 Err(error) if is(&error, libc::ENOSPC) && room < self.entries as usize => {
@@ -507,7 +401,7 @@ impl RawMap {
                 Err(error) if !begun && is_no_batch(&error) => return self.read_singly(each),
                 Err(error) => return Err(self.failed("read", error)),
             };
-            let count = (attributes.count as usize).min(room);
+            let count = (batch.count as usize).min(room);
             if count > 0 {
                 each(&keys[..count * self.key], &values[..count * self.value()])?;
             }
@@ -526,8 +420,9 @@ impl RawMap {
         loop {
             let mut next = vec![0; self.key];
             let from = key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
-            match bpf(GET_NEXT_KEY, &mut self.element(from, next.as_mut_ptr(), 0)) {
-                Ok(_) => {}
+            // SAFETY: both keys have the map's key size; a null key asks for the first one.
+            match unsafe { syscall::next_key(self.descriptor(), from, next.as_mut_ptr()) } {
+                Ok(()) => {}
                 Err(error) if is(&error, libc::ENOENT) => return Ok(()),
                 Err(error) => return Err(self.failed("read", error)),
             }
@@ -537,6 +432,10 @@ impl RawMap {
             key = Some(next);
         }
     }
+}
+
+fn is_per_cpu(kind: MapType) -> bool {
+    matches!(kind, MapType::PerCpuHash | MapType::PerCpuArray | MapType::LruPerCpuHash)
 }
 
 /// The bytes of a plain value.

@@ -21,8 +21,9 @@ use sluice_control::capacities::{Capacities, Limit};
 
 use super::percpu::{PerCpuCounters, missing};
 use super::pins::{self, COUNTED_BEFORE, Set};
-use super::raw::{IF_ABSENT, RawMap, bytes, value, wait_for_running_programs};
+use super::raw::{RawMap, bytes, value, wait_for_running_programs};
 use super::spec::{self, MapSpec, Writer};
+use super::syscall::NO_EXIST;
 use super::{Error, Pins};
 
 /// How many inner maps are open at a time: a process may have only so many descriptors.
@@ -258,7 +259,7 @@ impl PendingResize {
         old.read(|keys, values| {
             for (key, value) in keys.chunks(old.key()).zip(values.chunks(old.value())) {
                 if copied.is_some_and(|copied| copied.has(key, value))
-                    || new.update(key, value, IF_ABSENT)?
+                    || new.update(key, value, NO_EXIST)?
                 {
                     continue;
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 
+use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use sluice_control::lookup_table::LookupTable;
 
 use super::Error;
@@ -10,8 +11,8 @@ use super::memory::Memory;
 use super::raw::{RawMap, bytes};
 use super::resize::INNER_MAPS;
 
-/// `BPF_F_MMAPABLE` and `BPF_F_INNER_MAP`, as the program's prototype of a table has them.
-pub(super) const TABLE_FLAGS: u32 = 1 << 10 | 1 << 12;
+/// Flags of a lookup table, those of the program's prototype of it.
+pub(super) const TABLE_FLAGS: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 
 /// Reads the lookup tables of those of these services that have one.
 ///
