@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use sluice::daemon::acl::Entries;
-use sluice::kernel::bpf::Trie;
+use sluice::kernel::bpf::AclTrie;
 use sluice_control::config::SourceLists;
 
 const PREFIXES: u64 = 1_000_000;
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         let read = begin.elapsed();
         let before = available()?;
         let begin = Instant::now();
-        let trie = Trie::new(entries.as_slice())?;
+        let trie = AclTrie::new(entries.as_slice())?;
         let build = begin.elapsed();
         let taken = before.saturating_sub(available()?);
         let begin = Instant::now();

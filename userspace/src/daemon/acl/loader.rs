@@ -12,7 +12,7 @@ use sluice_datapath::entries::{Listing, PrefixKey};
 use tokio::sync::mpsc;
 
 use super::{Entries, Scope, rest};
-use crate::kernel::bpf::Trie;
+use crate::kernel::bpf::AclTrie;
 
 /// Up to this many changed prefixes are changed in the trie that is in place; more are a new trie,
 /// which is swapped in.
@@ -21,12 +21,12 @@ const IN_PLACE: usize = 64;
 /// A list that packets meet, or are about to.
 pub(crate) struct List {
     entries: Entries,
-    trie: Trie,
+    trie: AclTrie,
 }
 
 impl List {
     /// Its trie, to be put in place.
-    pub(crate) fn trie(&self) -> &Trie {
+    pub(crate) fn trie(&self) -> &AclTrie {
         &self.trie
     }
 
@@ -170,7 +170,7 @@ pub(super) fn in_order(
 }
 
 fn new(in_place: Option<List>, entries: Entries) -> (Option<List>, Result<Change, anyhow::Error>) {
-    match Trie::new(entries.as_slice()) {
+    match AclTrie::new(entries.as_slice()) {
         Ok(trie) => (Some(List { entries, trie }), Ok(Change::New)),
         Err(error) => (in_place, Err(error.into())),
     }

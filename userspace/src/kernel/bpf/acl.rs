@@ -9,11 +9,11 @@ use super::raw::{RawMap, bytes};
 use super::resize::INNER_MAPS;
 
 /// A list of sources: an inner map of `LISTS`, in place or not yet.
-pub struct Trie {
+pub struct AclTrie {
     map: RawMap,
 }
 
-impl Trie {
+impl AclTrie {
     /// A trie that holds these entries, with room for some more. Entries in the order of addresses
     /// are written faster.
     ///
@@ -57,7 +57,7 @@ impl Trie {
 /// # Errors
 ///
 /// [`Error::System`]; some may be in place.
-pub(super) fn replace(outer: &RawMap, lists: &[(u32, &Trie)]) -> Result<(), Error> {
+pub(super) fn replace(outer: &RawMap, lists: &[(u32, &AclTrie)]) -> Result<(), Error> {
     for lists in lists.chunks(INNER_MAPS) {
         let keys: Vec<u32> = lists.iter().map(|(index, _)| *index).collect();
         let tries: Vec<u32> =

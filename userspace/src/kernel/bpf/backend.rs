@@ -14,14 +14,14 @@ use super::percpu::PerCpuCounters;
 use super::pins::Set;
 use super::raw::{bytes, value};
 use super::spec::BACKEND;
-use super::typed_map::{ArrayMap, HashMap};
+use super::typed_map::{ArrayMap, KeyedMap};
 use super::usage::{self, Usage};
 use super::{Error, Pins};
 
 /// The maps of the backend's programs, opened from their pins.
 pub struct BackendMaps {
-    local_addresses: HashMap<Address, LocalAddress>,
-    vip_prefixes: HashMap<PrefixKey, VipAddress>,
+    local_addresses: KeyedMap<Address, LocalAddress>,
+    vip_prefixes: KeyedMap<PrefixKey, VipAddress>,
     decapsulated: PerCpuCounters,
     largest_segments: ArrayMap<u32>,
     clamped: PerCpuCounters,
@@ -40,8 +40,8 @@ impl BackendMaps {
 
     fn of(set: &Set) -> Result<Self, Error> {
         Ok(Self {
-            local_addresses: HashMap::open(set, "LOCAL_ADDRESSES")?,
-            vip_prefixes: HashMap::open(set, "VIP_PREFIXES")?,
+            local_addresses: KeyedMap::open(set, "LOCAL_ADDRESSES")?,
+            vip_prefixes: KeyedMap::open(set, "VIP_PREFIXES")?,
             decapsulated: PerCpuCounters::open(set, "DECAPSULATED")?,
             largest_segments: ArrayMap::open(set, "LARGEST_SEGMENTS")?,
             clamped: PerCpuCounters::open(set, "CLAMPED")?,
@@ -144,7 +144,7 @@ impl BackendMaps {
 /// the other way round where there is no room for both. An entry that is there says all that
 /// counts, whatever its value is.
 fn replace<K: Plain + Ord, V: Plain>(
-    map: &HashMap<K, V>,
+    map: &KeyedMap<K, V>,
     wanted: Vec<(K, V)>,
 ) -> Result<(), Error> {
     let keys: BTreeSet<K> = wanted.iter().map(|(key, _)| *key).collect();

@@ -17,13 +17,13 @@ use sluice_datapath::rates::{Buckets, Rate, SourceKey};
 use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
 use sluice_datapath::{Address, Plain, Reason};
 
-use super::acl::{self, Trie};
+use super::acl::{self, AclTrie};
 use super::percpu::PerCpuCounters;
 use super::pins::Set;
 use super::raw::{RawMap, bytes, value};
 use super::spec::{self, BALANCER};
 use super::table;
-use super::typed_map::{self, ArrayMap, HashMap};
+use super::typed_map::{self, ArrayMap, KeyedMap};
 use super::usage::{self, Usage};
 use super::{Error, Pins};
 
@@ -32,18 +32,18 @@ use super::{Error, Pins};
 /// What is written is written in as few calls as the kernel allows. Many entries in one call are
 /// still one write each to whoever reads.
 pub struct BalancerMaps {
-    vip_addresses: HashMap<Address, VipAddress>,
-    vip_prefixes: HashMap<PrefixKey, VipAddress>,
-    vips: HashMap<VipKey, Vip>,
-    routes: HashMap<RouteKey, Vip>,
+    vip_addresses: KeyedMap<Address, VipAddress>,
+    vip_prefixes: KeyedMap<PrefixKey, VipAddress>,
+    vips: KeyedMap<VipKey, Vip>,
+    routes: KeyedMap<RouteKey, Vip>,
     quic_lengths: ArrayMap<IdLengths>,
-    quic_servers: HashMap<ServerKey, Connection>,
+    quic_servers: KeyedMap<ServerKey, Connection>,
     lists: RawMap,
     /// Indexes at which there is a list, once they were asked for; nobody else changes them.
     listed: OnceCell<BTreeSet<u32>>,
     rates: ArrayMap<Rate>,
     buckets: ArrayMap<Buckets>,
-    sources: HashMap<SourceKey, Buckets>,
+    sources: KeyedMap<SourceKey, Buckets>,
     tables: RawMap,
     backends: ArrayMap<Backend>,
     next_hops: ArrayMap<NextHop>,
@@ -72,17 +72,17 @@ impl BalancerMaps {
     fn of(set: &Set) -> Result<Self, Error> {
         let maps = spec::open(BALANCER, set)?;
         Ok(Self {
-            vip_addresses: HashMap::open(set, "VIP_ADDRESSES")?,
-            vip_prefixes: HashMap::open(set, "VIP_PREFIXES")?,
-            vips: HashMap::open(set, "VIPS")?,
-            routes: HashMap::open(set, "ROUTES")?,
+            vip_addresses: KeyedMap::open(set, "VIP_ADDRESSES")?,
+            vip_prefixes: KeyedMap::open(set, "VIP_PREFIXES")?,
+            vips: KeyedMap::open(set, "VIPS")?,
+            routes: KeyedMap::open(set, "ROUTES")?,
             quic_lengths: ArrayMap::open(set, "QUIC_LENGTHS")?,
-            quic_servers: HashMap::open(set, "QUIC_SERVERS")?,
+            quic_servers: KeyedMap::open(set, "QUIC_SERVERS")?,
             lists: typed_map::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
             listed: OnceCell::new(),
             rates: ArrayMap::open(set, "RATES")?,
             buckets: ArrayMap::open(set, "BUCKETS")?,
-            sources: HashMap::open(set, "SOURCES")?,
+            sources: KeyedMap::open(set, "SOURCES")?,
             tables: typed_map::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: ArrayMap::open(set, "BACKENDS")?,
             next_hops: ArrayMap::open(set, "NEXT_HOPS")?,
@@ -286,7 +286,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`]; some lists may be in place.
-    pub fn put_lists(&mut self, lists: &[(u32, &Trie)]) -> Result<(), Error> {
+    pub fn put_lists(&mut self, lists: &[(u32, &AclTrie)]) -> Result<(), Error> {
         // Should it fail, nobody knows which are in place.
         let listed = self.listed.take();
         acl::replace(&self.lists, lists)?;

@@ -50,8 +50,11 @@ pub struct Capture {
     switch: Array<MapData, u64>,
     observers: PerCpuArray<MapData, Raw<Observer>>,
     ring: RingBuf<MapData>,
-    // The kernel lets go of it when the process ends, however it ends.
-    _alone: Flock<File>,
+    /// `flock` on the directory above the pins, released by the kernel when the process ends. An
+    /// exclusive `F_OFD_SETLK`, which the daemon's lock uses (`daemon/lock.rs`) because the lock
+    /// can then be tested without taking it, needs a descriptor open for writing, and a directory
+    /// has none.
+    _lock: Flock<File>,
 }
 
 impl Capture {
@@ -70,8 +73,8 @@ impl Capture {
         let system =
             |source| Error::System { what: format!("lock {}", directory.display()), source };
         let file = File::open(&directory).map_err(system)?;
-        let alone = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(alone) => alone,
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Captured),
             Err((_, errno)) => return Err(system(io::Error::from(errno))),
         };
@@ -79,7 +82,7 @@ impl Capture {
             switch: open(pins, "EVENT_SWITCH", Map::Array)?,
             observers: open(pins, "OBSERVERS", Map::PerCpuArray)?,
             ring: open(pins, "EVENTS", Map::RingBuf)?,
-            _alone: alone,
+            _lock: lock,
         };
         // A predecessor that died may have left all this.
         capture.set(switch::UNTIL, 0)?;

@@ -24,7 +24,7 @@ mod table;
 mod typed_map;
 mod usage;
 
-pub use acl::Trie;
+pub use acl::AclTrie;
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
 pub use error::Error;

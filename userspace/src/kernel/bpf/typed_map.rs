@@ -64,12 +64,12 @@ impl<T: Plain> ArrayMap<T> {
 }
 
 /// A map with keys.
-pub(super) struct HashMap<K, V> {
+pub(super) struct KeyedMap<K, V> {
     map: RawMap,
     marker: PhantomData<(K, V)>,
 }
 
-impl<K: Plain, V: Plain> HashMap<K, V> {
+impl<K: Plain, V: Plain> KeyedMap<K, V> {
     pub(super) fn open(set: &Set, name: &str) -> Result<Self, Error> {
         Ok(Self { map: open(set, name, size_of::<K>(), size_of::<V>())?, marker: PhantomData })
     }

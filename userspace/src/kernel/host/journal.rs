@@ -271,19 +271,6 @@ impl Journal {
         self.changes.iter().any(|known| known.same_place(change))
     }
 
-    /// The interfaces on which filters were put, each once.
-    pub fn filtered_interfaces(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for change in &self.changes {
-            if let Change::Filter { interface, .. } = change
-                && !names.contains(interface)
-            {
-                names.push(interface.clone());
-            }
-        }
-        names
-    }
-
     /// The addresses that were put on interfaces.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let addresses = self.changes.iter().filter_map(|change| match change {

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use crate::kernel::host::journal::{Change, Journal, JournalError, UndoReport};
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
 use crate::kernel::netlink::{
-    self, AddressAdded, Attached, Clsact, Detached, Direction, FilterSpec, Interface, Netlink,
-    Tunnel, TunnelError, TunnelKind,
+    self, AddressAdded, Attached, Clsact, Direction, FilterSpec, Interface, Netlink, Tunnel,
+    TunnelError, TunnelKind,
 };
 
 /// The interface that holds VIP addresses on a backend.
@@ -127,24 +127,6 @@ impl Host {
         Ok(attached?)
     }
 
-    /// Detaches our program from one side of an interface, and removes the qdisc if we made it and
-    /// nobody uses it.
-    ///
-    /// # Errors
-    /// As [`Netlink::interface`] and [`Netlink::remove_filter`].
-    pub async fn detach(
-        &mut self,
-        interface: &str,
-        direction: Direction,
-        spec: &FilterSpec,
-    ) -> Result<Detached, HostError> {
-        let interface = self.netlink.interface(interface).await?;
-        let detached = self.netlink.remove_filter(interface.index, direction, spec).await?;
-        self.journal.forget(&filter_change(&interface, direction, spec))?;
-        self.remove_unused_clsact(interface.index).await?;
-        Ok(detached)
-    }
-
     /// The number of the program that our filter runs on one side of an interface; `None` when our
     /// filter is not there.
     ///
@@ -198,7 +180,7 @@ impl Host {
     /// it: they are forgotten.
     ///
     /// # Errors
-    /// As [`Self::detach`].
+    /// As [`Netlink::interface_at`] and [`Netlink::remove_filter`].
     pub async fn detach_except(
         &mut self,
         direction: Direction,

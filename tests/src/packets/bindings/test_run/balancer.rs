@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
-use sluice::kernel::bpf::{self, BalancerMaps, Capture, Pins, Program, Selection, Trie};
+use sluice::kernel::bpf::{self, AclTrie, BalancerMaps, Capture, Pins, Program, Selection};
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_control::lookup_table::LookupTable;
@@ -194,7 +194,7 @@ impl BalancerBinding for TestRunBalancer {
         for (list, prefixes) in &fixture.lists {
             let entries: Vec<_> =
                 prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
-            self.maps.put_lists(&[(*list, &Trie::new(&entries)?)])?;
+            self.maps.put_lists(&[(*list, &AclTrie::new(&entries)?)])?;
         }
         let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
             Limit::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
