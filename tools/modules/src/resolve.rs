@@ -4,19 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::tree::{ModuleId, Name, Tree};
 
-/// What a path leads to, as far as it lies in this crate.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Target {
-    Module(ModuleId),
-    /// An item that is defined in this module.
-    ItemOf(ModuleId),
-}
-
 impl Tree {
     /// The modules that define the item at `path`, seen from `module`: none if the path leads out
     /// of the crate or to a module, several if the name has several meanings.
     pub(crate) fn defining_modules(&self, module: ModuleId, path: &[String]) -> BTreeSet<ModuleId> {
-        let targets = self.resolve(module, path, &mut Vec::new());
+        let mut resolver = Resolver { tree: self, imports: Vec::new(), globs: Vec::new() };
+        let targets = resolver.resolve(module, path);
         targets
             .into_iter()
             .filter_map(|target| match target {
@@ -25,71 +18,73 @@ impl Tree {
             })
             .collect()
     }
+}
 
-    /// `visited` holds the imports that are being resolved, because imports may lead back to
-    /// themselves.
-    fn resolve(
-        &self,
-        module: ModuleId,
-        path: &[String],
-        visited: &mut Vec<(ModuleId, Vec<String>)>,
-    ) -> BTreeSet<Target> {
+/// The target of a path inside this crate.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Target {
+    Module(ModuleId),
+    /// An item that is defined in this module.
+    ItemOf(ModuleId),
+}
+
+struct Resolver<'a> {
+    tree: &'a Tree,
+    /// The imports that are being resolved. An import may lead back to itself.
+    imports: Vec<(ModuleId, &'a [String])>,
+    /// The names that are being searched in glob imports. Modules may glob-import each other.
+    globs: Vec<(ModuleId, String)>,
+}
+
+impl<'a> Resolver<'a> {
+    fn resolve(&mut self, module: ModuleId, path: &[String]) -> BTreeSet<Target> {
         let Some((first, rest)) = path.split_first() else {
             return BTreeSet::new();
         };
         match first.as_str() {
-            "crate" => self.descend(0, rest, visited),
-            "self" => self.descend(module, rest, visited),
-            "super" => match self.modules[module].parent {
+            "crate" => self.descend(0, rest),
+            "self" => self.descend(module, rest),
+            "super" => match self.tree.modules[module].parent {
                 // `super::super::x` continues with `super`.
                 Some(parent) if rest.first().is_some_and(|next| next == "super") => {
-                    self.resolve(parent, rest, visited)
+                    self.resolve(parent, rest)
                 }
-                Some(parent) => self.descend(parent, rest, visited),
+                Some(parent) => self.descend(parent, rest),
                 None => BTreeSet::new(),
             },
-            _ => self.follow(self.lookup(module, first, visited), rest, visited),
+            _ => {
+                let found = self.lookup(module, first);
+                self.continue_with(found, rest)
+            }
         }
     }
 
     /// Resolves a path whose first name is a name in `module`.
-    fn descend(
-        &self,
-        module: ModuleId,
-        path: &[String],
-        visited: &mut Vec<(ModuleId, Vec<String>)>,
-    ) -> BTreeSet<Target> {
+    fn descend(&mut self, module: ModuleId, path: &[String]) -> BTreeSet<Target> {
         let Some((first, rest)) = path.split_first() else {
             return BTreeSet::from([Target::Module(module)]);
         };
-        let found = self.lookup(module, first, visited);
-        if found.is_empty() {
-            // A macro generates the item, or it is imported from another crate.
-            let external = self.modules[module].names.contains_key(first);
-            return if external { found } else { BTreeSet::from([Target::ItemOf(module)]) };
+        let found = self.lookup(module, first);
+        if found.is_empty() && !self.tree.modules[module].names.contains_key(first) {
+            // A macro generates the item.
+            return BTreeSet::from([Target::ItemOf(module)]);
         }
-        self.follow(found, rest, visited)
+        self.continue_with(found, rest)
     }
 
     /// Resolves the rest of a path whose first part leads to `found`.
-    fn follow(
-        &self,
-        found: BTreeSet<Target>,
-        rest: &[String],
-        visited: &mut Vec<(ModuleId, Vec<String>)>,
-    ) -> BTreeSet<Target> {
+    fn continue_with(&mut self, found: BTreeSet<Target>, rest: &[String]) -> BTreeSet<Target> {
         if rest.is_empty() {
             return found;
         }
-        let is_module = |target: &Target| matches!(target, Target::Module(_));
-        // A path continues in a module, if the name is that of one; else it names a variant or an
+        // The path continues in a module if the name is that of one. Else it names a variant or an
         // associated item.
-        let modules_only = found.iter().any(is_module);
+        let has_module = found.iter().any(|target| matches!(target, Target::Module(_)));
         let mut targets = BTreeSet::new();
         for target in found {
             match target {
-                Target::Module(module) => targets.extend(self.descend(module, rest, visited)),
-                Target::ItemOf(_) if modules_only => {}
+                Target::Module(module) => targets.extend(self.descend(module, rest)),
+                Target::ItemOf(_) if has_module => {}
                 Target::ItemOf(_) => {
                     targets.insert(target);
                 }
@@ -98,52 +93,47 @@ impl Tree {
         targets
     }
 
-    fn lookup(
-        &self,
-        module: ModuleId,
-        name: &str,
-        visited: &mut Vec<(ModuleId, Vec<String>)>,
-    ) -> BTreeSet<Target> {
+    /// The meanings of a name in a module, also through imports.
+    fn lookup(&mut self, module: ModuleId, name: &str) -> BTreeSet<Target> {
+        let scope = &self.tree.modules[module];
         let mut targets = BTreeSet::new();
-        let scope = &self.modules[module];
-        for meaning in scope.names.get(name).into_iter().flatten() {
-            match meaning {
-                Name::Module(child) => {
-                    targets.insert(Target::Module(*child));
-                }
-                Name::Item => {
-                    targets.insert(Target::ItemOf(module));
-                }
-                Name::Import(path) => {
-                    targets.extend(self.resolve_import(module, path, visited));
-                }
-            }
-        }
-        if targets.is_empty() && !scope.names.contains_key(name) {
-            for glob in &scope.globs {
-                for target in self.resolve_import(module, glob, visited) {
-                    if let Target::Module(module) = target {
-                        targets.extend(self.lookup(module, name, visited));
+        if let Some(meanings) = scope.names.get(name) {
+            for meaning in meanings {
+                match meaning {
+                    Name::Module(child) => {
+                        targets.insert(Target::Module(*child));
                     }
+                    Name::Item => {
+                        targets.insert(Target::ItemOf(module));
+                    }
+                    Name::Import(path) => targets.extend(self.resolve_import(module, path)),
+                }
+            }
+            return targets;
+        }
+        let search = (module, name.to_owned());
+        if self.globs.contains(&search) {
+            return targets;
+        }
+        self.globs.push(search);
+        for glob in &scope.globs {
+            for target in self.resolve_import(module, glob) {
+                if let Target::Module(module) = target {
+                    targets.extend(self.lookup(module, name));
                 }
             }
         }
+        self.globs.pop();
         targets
     }
 
-    fn resolve_import(
-        &self,
-        module: ModuleId,
-        path: &[String],
-        visited: &mut Vec<(ModuleId, Vec<String>)>,
-    ) -> BTreeSet<Target> {
-        let import = (module, path.to_vec());
-        if visited.contains(&import) {
+    fn resolve_import(&mut self, module: ModuleId, path: &'a [String]) -> BTreeSet<Target> {
+        if self.imports.contains(&(module, path)) {
             return BTreeSet::new();
         }
-        visited.push(import);
-        let targets = self.resolve(module, path, visited);
-        visited.pop();
+        self.imports.push((module, path));
+        let targets = self.resolve(module, path);
+        self.imports.pop();
         targets
     }
 }

@@ -75,6 +75,16 @@ fn a_glob_re_export_leads_to_the_defining_module() {
 }
 
 #[test]
+fn modules_that_glob_import_each_other_are_a_cycle_if_they_use_each_others_items() {
+    let source = "
+        mod b { use crate::c::*; pub struct B; pub type D = C; pub type E = Missing; }
+        mod c { use crate::b::*; pub struct C; pub type F = B; }
+        mod d { use crate::e::*; pub struct G; }
+        mod e { use crate::d::*; pub struct H(G); }";
+    assert_eq!(cycles_of(source), ["a::b a::c"]);
+}
+
+#[test]
 fn a_path_in_a_body_counts() {
     let source = "
         mod b { pub fn b() { crate::c::c() } }
