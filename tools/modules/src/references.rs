@@ -14,7 +14,7 @@ pub(crate) struct Reference {
     pub(crate) line: usize,
 }
 
-/// What [`references`] finds in an item.
+/// The result of [`references`].
 #[derive(Default)]
 pub(crate) struct References {
     pub(crate) paths: Vec<Reference>,
