@@ -1,26 +1,26 @@
-//! The lab's assertions as tests: one test for each step. The lab comes up once, for whichever test
-//! needs it first.
+//! The lab's scenarios as tests, one test for each. The first test runs the lab once for all.
 //!
-//! `LAB_SCALE` chooses the size (`small` when unset), `SLUICE` the binary under test.
+//! `LAB_SCALE` selects the scale (default: `small`), `SLUICE` the binary under test.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use sluice_tests::lab::lab::{Programs, Scale};
-use sluice_tests::lab::show::{Check, Show};
-use sluice_tests::lab::state::STATE;
-use sluice_tests::lab::steps::{STEPS, examine};
+use sluice_tests::lab::instance::Programs;
+use sluice_tests::lab::reporter::{CheckResult, Reporter};
+use sluice_tests::lab::scale::Scale;
+use sluice_tests::lab::scenarios::{SCENARIOS, run_all};
+use sluice_tests::lab::state::DEFAULT_STATE;
 
-struct Report {
-    checks: Vec<Check>,
+struct LabResults {
+    checks: Vec<CheckResult>,
     transcript: String,
 }
 
-fn report() -> &'static Result<Report, String> {
-    static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
-    REPORT.get_or_init(|| {
+fn results() -> &'static Result<LabResults, String> {
+    static RESULTS: OnceLock<Result<LabResults, String>> = OnceLock::new();
+    RESULTS.get_or_init(|| {
         let scale = match std::env::var_os("LAB_SCALE") {
             None => Ok(Scale::SMALL),
             Some(_) => Scale::from_environment(),
@@ -28,36 +28,39 @@ fn report() -> &'static Result<Report, String> {
         let programs = Programs::find(PathBuf::from(env!("CARGO_BIN_EXE_sluice-lab")));
         let (scale, programs) =
             scale.and_then(|scale| Ok((scale, programs?))).map_err(|error| format!("{error:#}"))?;
-        let mut show = Show::silent();
-        if !examine(Path::new(STATE), scale, programs, &mut show) {
-            show.verdict();
-            eprintln!("{}", show.transcript());
+        let mut reporter = Reporter::silent();
+        if !run_all(Path::new(DEFAULT_STATE), scale, programs, &mut reporter) {
+            reporter.summary();
+            eprintln!("{}", reporter.transcript());
         }
-        Ok(Report { checks: show.checks().to_vec(), transcript: show.transcript() })
+        Ok(LabResults { checks: reporter.results().to_vec(), transcript: reporter.transcript() })
     })
 }
 
-fn judge(title: &str) -> Result<(), Failed> {
-    let report = report().as_ref()?;
-    let mut own = report.checks.iter().filter(|check| check.step == title).peekable();
+fn scenario_result(title: &str) -> Result<(), Failed> {
+    let results = results().as_ref()?;
+    let mut own = results.checks.iter().filter(|check| check.scenario == title).peekable();
     if own.peek().is_none() {
-        let first = report.checks.iter().find(|check| !check.held);
-        let why = first.map_or_else(
-            || report.transcript.clone(),
-            |check| format!("{}: {}", check.step, check.what),
+        let first = results.checks.iter().find(|check| !check.statement.holds);
+        let reason = first.map_or_else(
+            || results.transcript.clone(),
+            |check| format!("{}: {}", check.scenario, check.statement.text),
         );
-        return Err(format!("not reached, because before it this failed: {why}").into());
+        return Err(format!("not run, because an earlier check failed: {reason}").into());
     }
-    let failed: Vec<_> = own.filter(|check| !check.held).map(|check| check.what.as_str()).collect();
+    let failed: Vec<_> = own
+        .filter(|check| !check.statement.holds)
+        .map(|check| check.statement.text.as_str())
+        .collect();
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let root = nix::unistd::geteuid().is_root();
-    let trials = STEPS.iter().map(|step| {
-        let trial = Trial::test(step.name, move || judge(step.title));
-        // The kind is printed beside the name: it says why the test does not run.
+    let trials = SCENARIOS.iter().map(|scenario| {
+        let trial = Trial::test(scenario.name, move || scenario_result(scenario.title));
+        // The kind is printed with the name and gives the reason for the skipped test.
         if root {
             trial
         } else {

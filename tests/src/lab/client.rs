@@ -1,124 +1,126 @@
-//! What the clients do: many short requests, datagrams, big bodies, and connections that stay open.
+//! The clients: short requests, UDP datagrams, large bodies, and connections that stay open.
 //!
-//! Each client host gets a thread that enters its network namespace and a current-thread runtime
-//! there, so results come back as values instead of through a pipe.
+//! A client is a thread in the network namespace of its host, with a current-thread runtime.
 
-use super::namespaces::Namespaces;
-use super::server::{Answer, Pattern, read_pattern};
-use super::topology::Host;
-use anyhow::{Context, Result, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Empty};
-use hyper::client::conn::http1::SendRequest;
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Either, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Requests in flight at once from one client.
+use super::namespaces::Namespaces;
+use super::server::{Pattern, ServerReply, read_pattern};
+use super::topology::{IpVersion, LabHost};
+
+/// Concurrent requests of one client.
 const CONCURRENCY: usize = 16;
-/// Sends of one datagram before the echo counts as missing.
+/// Transmissions of one datagram before its echo counts as missing.
 const DATAGRAM_TRIES: u32 = 3;
-/// Messages of failures that are kept; the rest is counted only.
-const FAILURES_KEPT: usize = 10;
+/// Stored failure messages; further failures are only counted.
+const MAX_FAILURES: usize = 10;
 
 type RequestBody = Either<Empty<Bytes>, Pattern>;
 
-/// What became of many requests.
+/// The results of many requests.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Answers by backend.
-    pub answers: BTreeMap<String, u64>,
-    /// Requests without a right answer.
+pub struct Responses {
+    /// Correct replies by backend.
+    pub by_backend: BTreeMap<String, u64>,
+    /// Requests without a correct reply.
     pub failed: u64,
-    /// The first failures, in words.
+    /// Messages of the first failures.
     pub failures: Vec<String>,
 }
 
-impl Tally {
-    /// Requests with a right answer.
+impl Responses {
+    /// Requests with a correct reply.
     pub fn answered(&self) -> u64 {
-        self.answers.values().sum()
+        self.by_backend.values().sum()
     }
 
-    /// Answers of one backend.
-    pub fn of(&self, backend: &str) -> u64 {
-        self.answers.get(backend).copied().unwrap_or(0)
+    /// All requests.
+    pub fn sent(&self) -> u64 {
+        self.answered() + self.failed
+    }
+
+    /// Replies of one backend.
+    pub fn from(&self, backend: &str) -> u64 {
+        self.by_backend.get(backend).copied().unwrap_or(0)
     }
 
     /// Adds one result.
     pub fn add(&mut self, result: Result<String>) {
         match result {
-            Ok(backend) => *self.answers.entry(backend).or_default() += 1,
+            Ok(backend) => *self.by_backend.entry(backend).or_default() += 1,
             Err(error) => {
                 self.failed += 1;
-                if self.failures.len() < FAILURES_KEPT {
+                if self.failures.len() < MAX_FAILURES {
                     self.failures.push(format!("{error:#}"));
                 }
             }
         }
     }
 
-    /// Adds all of another tally.
+    /// Adds the results of other requests.
     pub fn merge(&mut self, other: Self) {
-        for (backend, count) in other.answers {
-            *self.answers.entry(backend).or_default() += count;
+        for (backend, count) in other.by_backend {
+            *self.by_backend.entry(backend).or_default() += count;
         }
         self.failed += other.failed;
         self.failures.extend(other.failures);
-        self.failures.truncate(FAILURES_KEPT);
+        self.failures.truncate(MAX_FAILURES);
     }
 }
 
-/// Runs a future on a thread inside the client's network namespace.
-pub fn on<T: Send, F: Future<Output = Result<T>>>(
+/// Runs a future on a thread in the client's network namespace.
+pub fn run_in<T: Send, F: Future<Output = Result<T>>>(
     namespaces: &Namespaces,
-    client: &Host,
+    client: &LabHost,
     work: impl FnOnce() -> F + Send,
 ) -> Result<T> {
     namespaces.within(client, || runtime()?.block_on(work()))
 }
 
 /// A runtime for one thread.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot make a runtime")
+        .context("cannot create a runtime")
 }
 
 /// An HTTP/1.1 connection.
-pub struct Connection {
+pub struct HttpConnection {
     sender: SendRequest<RequestBody>,
     local: SocketAddr,
     target: SocketAddr,
 }
 
-impl Connection {
-    /// Connects; the future that drives the connection runs beside on the same runtime.
+impl HttpConnection {
+    /// Connects. A task on the same runtime drives the connection.
     pub async fn open(target: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(target)
             .await
             .with_context(|| format!("cannot connect to {target}"))?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Its end, good or bad, also shows as the result of the request in flight.
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // An error of this task is also returned by the request in flight.
         tokio::spawn(connection);
         Ok(Self { sender, local, target })
     }
 
-    async fn send(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: RequestBody,
-    ) -> Result<hyper::body::Incoming> {
+    async fn send(&mut self, method: Method, path: &str, body: RequestBody) -> Result<Incoming> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -126,133 +128,151 @@ impl Connection {
         let request = request.body(body)?;
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
-        ensure!(response.status() == StatusCode::OK, "{path} answered {}", response.status());
+        ensure!(response.status() == StatusCode::OK, "{path} returned {}", response.status());
         Ok(response.into_body())
     }
 
-    /// Sends a request and checks that the answer saw this end of the connection as its client,
-    /// untranslated.
-    async fn ask(&mut self, method: Method, path: &str, body: RequestBody) -> Result<Answer> {
+    /// Sends a request. The reply must contain this end of the connection as the client's address:
+    /// no address translation.
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<ServerReply> {
         let text = self.send(method, path, body).await?.collect().await?.to_bytes();
-        let answer: Answer =
-            serde_json::from_slice(&text).with_context(|| format!("{path}: no sensible answer"))?;
+        let reply: ServerReply =
+            serde_json::from_slice(&text).with_context(|| format!("{path}: invalid reply"))?;
         ensure!(
-            answer.client == self.local,
-            "{} saw the client {} as {}",
-            answer.backend,
+            reply.client == self.local,
+            "{} received the request of {} from {}",
+            reply.backend,
             self.local,
-            answer.client
+            reply.client
         );
-        Ok(answer)
+        Ok(reply)
     }
 
     /// `GET /`: the name of the backend.
-    pub async fn who(&mut self) -> Result<String> {
-        Ok(self.ask(Method::GET, "/", Either::Left(Empty::new())).await?.backend)
+    pub async fn backend(&mut self) -> Result<String> {
+        Ok(self.request(Method::GET, "/", Either::Left(Empty::new())).await?.backend)
     }
 
-    /// `GET /sequence/N`: the name of the backend, which must have echoed the number.
+    /// `GET /sequence/N`: the name of the backend. The reply must contain the number.
     pub async fn sequence(&mut self, number: u64) -> Result<String> {
-        let answer = self
-            .ask(Method::GET, &format!("/sequence/{number}"), Either::Left(Empty::new()))
-            .await?;
+        let path = format!("/sequence/{number}");
+        let reply = self.request(Method::GET, &path, Either::Left(Empty::new())).await?;
         ensure!(
-            answer.sequence == number,
-            "{} answered number {} to {number}",
-            answer.backend,
-            answer.sequence
+            reply.sequence == number,
+            "{} replied with number {} to {number}",
+            reply.backend,
+            reply.sequence
         );
-        Ok(answer.backend)
+        Ok(reply.backend)
     }
 
-    /// Downloads that many bytes and checks each.
+    /// Downloads that many bytes and verifies each.
     pub async fn download(&mut self, length: u64) -> Result<()> {
         let body =
             self.send(Method::GET, &format!("/bytes/{length}"), Either::Left(Empty::new())).await?;
         let (received, intact) = read_pattern(body).await?;
         ensure!(
             received == length && intact,
-            "of {length} bytes {received} arrived, intact: {intact}"
+            "{received} of {length} bytes arrived, intact: {intact}"
         );
         Ok(())
     }
 
-    /// Uploads that many bytes; the server checks each.
+    /// Uploads that many bytes. The server verifies each.
     pub async fn upload(&mut self, length: u64) -> Result<()> {
-        let answer = self.ask(Method::POST, "/upload", Either::Right(Pattern::new(length))).await?;
-        let Answer { received, intact, .. } = answer;
+        let body = Either::Right(Pattern::new(length));
+        let ServerReply { received, intact, .. } =
+            self.request(Method::POST, "/upload", body).await?;
         ensure!(
             received == length && intact,
-            "of {length} bytes {received} arrived, intact: {intact}"
+            "{received} of {length} bytes arrived, intact: {intact}"
         );
         Ok(())
     }
 }
 
-/// One request on a connection of its own; the name of the backend.
+/// Sends one HTTP request on a new connection; returns the name of the backend.
 pub async fn request(target: SocketAddr, limit: Duration) -> Result<String> {
-    let exchange = async { Connection::open(target).await?.who().await };
+    let exchange = async { HttpConnection::open(target).await?.backend().await };
     timeout(limit, exchange)
         .await
-        .with_context(|| format!("no answer from {target} within {limit:?}"))?
+        .with_context(|| format!("no reply from {target} within {limit:?}"))?
 }
 
-/// One datagram from a socket of its own, sent again when nothing comes back; the name of the
+/// Sends one datagram from a new socket, again if there is no echo; returns the name of the
 /// backend.
 pub async fn datagram(target: SocketAddr, payload: &str, limit: Duration) -> Result<String> {
-    let any: SocketAddr = if target.is_ipv4() {
+    let unspecified: SocketAddr = if target.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     };
-    let socket = UdpSocket::bind(any).await?;
-    // Connected: an answer from any address but the VIP is not delivered.
+    let socket = UdpSocket::bind(unspecified).await?;
+    // A connected socket receives nothing from addresses other than the VIP.
     socket.connect(target).await?;
     let mut buffer = [0; 2048];
     for _ in 0..DATAGRAM_TRIES {
         socket.send(payload.as_bytes()).await?;
         if let Ok(received) = timeout(limit / DATAGRAM_TRIES, socket.recv(&mut buffer)).await {
             let text = std::str::from_utf8(&buffer[..received?])?;
-            let (backend, echo) = text.split_once(' ').context("an answer without a name")?;
-            ensure!(echo == payload, "{backend} echoed `{echo}` for `{payload}`");
+            let (backend, echo) =
+                text.split_once(' ').context("an echo without a backend's name")?;
+            ensure!(echo == payload, "{backend} echoed `{echo}` instead of `{payload}`");
             return Ok(backend.into());
         }
     }
     bail!("no echo from {target} within {limit:?}")
 }
 
-/// How a request travels.
+/// A kind of request, each a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// An HTTP request on a TCP connection of its own.
-    Tcp,
-    /// A datagram from a socket of its own.
-    Udp,
+pub enum RequestKind {
+    /// An HTTP request on a new TCP connection.
+    Http,
+    /// A datagram from a new UDP socket.
+    Echo,
 }
 
-/// Sends `count` requests, each a flow of its own, several at a time.
-pub async fn many(
-    transport: Transport,
+impl RequestKind {
+    /// The VIP that serves these requests.
+    pub fn vip(self, version: IpVersion) -> SocketAddr {
+        match self {
+            Self::Http => version.web(),
+            Self::Echo => version.echo(),
+        }
+    }
+}
+
+/// Sends `count` requests, several at a time.
+pub async fn send_many(
+    kind: RequestKind,
     target: SocketAddr,
     count: usize,
     limit: Duration,
-) -> Result<Tally> {
+) -> Result<Responses> {
     let mut workers = JoinSet::new();
     for worker in 0..CONCURRENCY {
         workers.spawn(async move {
-            let mut tally = Tally::default();
+            let mut responses = Responses::default();
             for number in (worker..count).step_by(CONCURRENCY) {
-                tally.add(match transport {
-                    Transport::Tcp => request(target, limit).await,
-                    Transport::Udp => datagram(target, &format!("datagram {number}"), limit).await,
+                responses.add(match kind {
+                    RequestKind::Http => request(target, limit).await,
+                    RequestKind::Echo => {
+                        datagram(target, &format!("datagram {number}"), limit).await
+                    }
                 });
             }
-            tally
+            responses
         });
     }
-    let mut total = Tally::default();
-    while let Some(tally) = workers.join_next().await {
-        total.merge(tally.context("a client's task panicked")?);
+    let mut total = Responses::default();
+    while let Some(responses) = workers.join_next().await {
+        total.merge(responses.context("a client's task panicked")?);
     }
     Ok(total)
 }
@@ -262,25 +282,23 @@ mod tests {
     use super::*;
     use crate::lab::server::serve;
 
-    /// The servers and clients of the lab against each other on the loopback interface, without a
-    /// balancer.
     #[test]
-    fn clients_and_servers_agree_on_loopback() {
+    fn clients_and_servers_work_over_loopback_without_a_balancer() {
         runtime().unwrap().block_on(async {
             let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let server = tokio::spawn(async move { serve("web-1", &[free], &[free]).await });
             let limit = Duration::from_secs(5);
-            let patience = async {
+            let ready = async {
                 while request(free, limit).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(limit, patience).await.expect("the server does not answer");
-            for transport in [Transport::Tcp, Transport::Udp] {
-                let tally = many(transport, free, 40, limit).await.unwrap();
-                assert_eq!((tally.of("web-1"), tally.failed), (40, 0), "{:?}", tally.failures);
+            timeout(limit, ready).await.expect("the server does not reply");
+            for kind in [RequestKind::Http, RequestKind::Echo] {
+                let sent = send_many(kind, free, 40, limit).await.unwrap();
+                assert_eq!((sent.from("web-1"), sent.failed), (40, 0), "{:?}", sent.failures);
             }
-            let mut connection = Connection::open(free).await.unwrap();
+            let mut connection = HttpConnection::open(free).await.unwrap();
             for number in [0, 7, 8] {
                 assert_eq!(connection.sequence(number).await.unwrap(), "web-1");
             }
@@ -291,12 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_port_is_a_failure_in_words() {
-        let tally = runtime().unwrap().block_on(async {
+    fn a_closed_port_is_reported_as_a_failure() {
+        let responses = runtime().unwrap().block_on(async {
             let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            many(Transport::Tcp, closed, 3, Duration::from_secs(2)).await.unwrap()
+            send_many(RequestKind::Http, closed, 3, Duration::from_secs(2)).await.unwrap()
         });
-        assert_eq!((tally.answered(), tally.failed), (0, 3));
-        assert!(tally.failures[0].contains("cannot connect to 127.0.0.1:"), "{:?}", tally.failures);
+        assert_eq!((responses.answered(), responses.failed), (0, 3));
+        let failures = &responses.failures;
+        assert!(failures[0].contains("cannot connect to 127.0.0.1:"), "{failures:?}");
     }
 }

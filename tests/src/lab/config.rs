@@ -1,29 +1,47 @@
-//! The configuration files the lab generates, and the changes it makes to them.
+//! The configuration files that the lab generates, and the changes that scenarios make to them.
 
-use super::lab::Scale;
-use super::topology::{
-    DRAINED, ECHO, ECHO_PORT, Family, Host, INSTANCE, INTERFACE, JOINING, Role, UNDERLAY_MTU, WEB,
-    WEB_PORT, backends, balancers, joining_is_v4_only,
-};
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// What becomes of packets that do not fit the underlay.
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::scale::Scale;
+use super::topology::{
+    ECHO_PORT, HostRole, INTERFACE, IpVersion, LabHost, Topology, UNDERLAY_MTU, WEB_PORT,
+};
+
+/// Instance name of every `sluice` in the lab.
+pub const INSTANCE: &str = "edge";
+/// Name of the HTTP service.
+pub const WEB: &str = "web";
+/// Name of the UDP echo service.
+pub const ECHO: &str = "echo";
+/// The backend that is added to the services while connections are open.
+pub const ADDED: &str = "web-5";
+/// The backend that is drained while connections are open.
+pub const DRAINED: &str = "web-2";
+/// The config rotation (draft-ietf-quic-load-balancers) of the generated QUIC connection IDs. With
+/// it their first octet is a letter.
+pub const ROTATION: u8 = 2;
+
+/// The VIP address of a service without traffic.
+const UNUSED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+
+/// A service's `too_big`: the handling of packets that exceed the underlay MTU once encapsulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TooBig {
-    /// Their senders are told.
+pub enum OversizePolicy {
+    /// The packet is dropped and its sender gets an ICMP error.
     #[default]
     Reject,
-    /// Merged ones are cut smaller.
+    /// GSO packets are cut into smaller segments.
     Resegment,
-    /// There are none: the underlay is said to be large enough.
+    /// The configured underlay MTU is large enough for every packet.
     Jumbo,
 }
 
-impl TooBig {
-    /// Every policy.
+impl OversizePolicy {
+    /// All policies.
     pub const ALL: [Self; 3] = [Self::Reject, Self::Resegment, Self::Jumbo];
 
     /// Its name in a configuration.
@@ -36,115 +54,95 @@ impl TooBig {
     }
 }
 
-/// Which backends the services have, which of them is draining, how packets travel and what becomes
-/// of those that do not fit.
+/// The variable parts of the lab's configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Whether [`JOINING`] belongs to the services.
-    pub joined: bool,
-    /// Whether [`DRAINED`] takes no new flows.
+pub struct LabConfig {
+    /// Whether [`ADDED`] is a backend of the services.
+    pub added: bool,
+    /// Whether [`DRAINED`] is draining.
     pub drained: bool,
-    /// What becomes of packets that do not fit.
-    pub too_big: TooBig,
-    /// Whether packets travel in UDP, merged ones without a checksum.
-    pub in_udp: bool,
-    /// Whether QUIC connection IDs of [`ROTATION`] name backends of the service [`ECHO`]: a server
-    /// ID is the backend's name.
-    pub server_ids: bool,
+    /// `too_big` of the services.
+    pub oversize: OversizePolicy,
+    /// Whether packets are encapsulated in GUE, GSO packets without an outer UDP checksum.
+    pub gue: bool,
+    /// Whether the service [`ECHO`] routes by QUIC connection ID. A server ID is the backend's
+    /// name.
+    pub quic: bool,
 }
 
-/// The rotation of connection IDs that name backends: their first octet is a letter.
-pub const ROTATION: u8 = 2;
-
-/// The VIP address of a service that nobody asks for anything.
-const UNUSED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
-
-impl Wanted {
-    /// The backends of the services, draining ones among them.
-    pub fn listed(self) -> impl Iterator<Item = &'static Host> {
-        backends().filter(move |host| self.joined || host.name != JOINING)
+impl LabConfig {
+    /// The backends of the services, draining ones included.
+    pub fn members(self, topology: &Topology) -> impl Iterator<Item = &LabHost> {
+        topology.backends().iter().filter(move |host| self.added || host.name != ADDED)
     }
 
-    /// Whether the backend takes new flows.
-    pub fn takes_new_flows(self, name: &str) -> bool {
-        self.listed().any(|host| host.name == name) && !(self.drained && name == DRAINED)
+    /// Whether a member takes new flows.
+    pub fn takes_new_flows(self, host: &LabHost) -> bool {
+        (self.added || host.name != ADDED) && !(self.drained && host.name == DRAINED)
     }
 
-    /// The share of new flows that a backend is due by its weight, 0 to 1.
-    pub fn share(self, name: &str) -> f64 {
-        let weight = |host: &Host| if self.takes_new_flows(host.name) { host.weight() } else { 0 };
-        let total: u32 = self.listed().map(weight).sum();
-        let own: u32 = self.listed().filter(|host| host.name == name).map(weight).sum();
-        f64::from(own) / f64::from(total)
+    /// The share of new flows that follows from a backend's weight, 0 to 1.
+    pub fn share(self, topology: &Topology, host: &LabHost) -> f64 {
+        let weight = |host: &LabHost| if self.takes_new_flows(host) { host.weight() } else { 0 };
+        let total: u32 = topology.backends().iter().map(weight).sum();
+        f64::from(weight(host)) / f64::from(total)
     }
 
-    /// Bytes of the outer header, that of UDP included.
-    pub fn outer(self, family: Family) -> usize {
-        let outer = match family {
-            Family::V4 => 20,
-            Family::V6 => 40,
+    /// Bytes that encapsulation adds to a packet.
+    pub fn overhead(self, version: IpVersion) -> usize {
+        let ip = match version {
+            IpVersion::V4 => 20,
+            IpVersion::V6 => 40,
         };
-        outer + if self.in_udp { 8 } else { 0 }
+        ip + if self.gue { 8 } else { 0 }
     }
 
-    /// The configuration for one host. Backends read the same file as the first balancer.
-    pub fn configuration(self, host: &Host, scale: Scale, key: &Path) -> Value {
-        let first = balancers().next();
-        let balancer = if host.role == Role::Balancer { Some(host) } else { first };
-        let defined: Vec<_> = self
-            .listed()
-            .map(|host| {
-                let v4_only = host.name == JOINING && joining_is_v4_only();
-                let address =
-                    if v4_only { json!(host.v4) } else { json!({ "v4": host.v4, "v6": host.v6 }) };
-                if self.drained && host.name == DRAINED {
-                    json!({ "name": host.name, "address": address, "draining": true })
-                } else {
-                    json!({ "name": host.name, "address": address })
-                }
-            })
-            .collect();
+    /// The configuration of one host. Backends read the same file as the first balancer.
+    pub fn document(self, topology: &Topology, host: &LabHost, scale: Scale, key: &Path) -> Value {
+        let is_balancer = host.role == HostRole::Balancer;
+        let balancer = if is_balancer { Some(host) } else { topology.balancers().first() };
+        let backends: Vec<_> = self.members(topology).map(|host| self.backend(host)).collect();
         let members: Vec<_> = self
-            .listed()
+            .members(topology)
             .map(|host| json!({ "name": host.name, "weight": host.weight() }))
             .collect();
         let service = |name: &str, port: u16, protocol: &str| {
             let vip =
-                |family: Family| format!("{}/{protocol}", SocketAddr::new(family.vip(), port));
+                |version: IpVersion| format!("{}/{protocol}", SocketAddr::new(version.vip(), port));
             let mut service = json!({
                 "name": name,
-                "vips": Family::BOTH.map(vip),
+                "vips": IpVersion::BOTH.map(vip),
                 "table_size": scale.table_size,
-                // Connections must stay where they are while the tables change.
+                // Open connections must keep their backend while the tables change.
                 "tracking": "always",
-                "too_big": self.too_big.name(),
+                "too_big": self.oversize.name(),
                 "backends": members,
             });
-            if self.in_udp {
+            if self.gue {
                 service["encapsulation"] = json!("gue");
                 service["udp_zero_checksum"] = json!(true);
             }
-            if self.server_ids && name == ECHO {
-                service["quic"] = self.quic();
+            if self.quic && name == ECHO {
+                service["quic"] = self.quic(topology);
             }
             service
         };
         let mut services = vec![service(WEB, WEB_PORT, "tcp"), service(ECHO, ECHO_PORT, "udp")];
-        if scale.every_feature && host.role == Role::Balancer {
+        if scale.preload_features && is_balancer {
             services.push(json!({
                 "name": "unused",
                 "vips": [format!("{UNUSED}:{WEB_PORT}/udp")],
                 "table_size": scale.table_size,
                 "tracking": "always",
-                "too_big": TooBig::Resegment.name(),
+                "too_big": OversizePolicy::Resegment.name(),
                 "encapsulation": "gue",
-                "quic": self.quic(),
+                "quic": self.quic(topology),
                 "backends": members,
             }));
         }
         let underlay = balancer.map(|lb| {
             let mut underlay = json!({ "v4": lb.v4, "v6": lb.v6 });
-            if self.too_big == TooBig::Jumbo {
+            if self.oversize == OversizePolicy::Jumbo {
                 underlay["mtu"] = json!(UNDERLAY_MTU);
             }
             underlay
@@ -155,43 +153,61 @@ impl Wanted {
             "interfaces": [INTERFACE],
             "underlay": underlay,
             "hash_key_file": key,
-            "backends": defined,
+            "backends": backends,
             "services": services,
         })
     }
 
-    /// The connection IDs that name backends: a server ID is the backend's name.
-    fn quic(self) -> Value {
-        let id =
-            |host: &Host| host.name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
-        let ids: Vec<_> =
-            self.listed().map(|host| json!({ "backend": host.name, "id": id(host) })).collect();
-        let length = self.listed().map(|host| host.name.len()).max();
+    fn backend(self, host: &LabHost) -> Value {
+        let v4_only = host.name == ADDED && added_is_v4_only();
+        let address =
+            if v4_only { json!(host.v4) } else { json!({ "v4": host.v4, "v6": host.v6 }) };
+        let mut backend = json!({ "name": host.name, "address": address });
+        if self.drained && host.name == DRAINED {
+            backend["draining"] = json!(true);
+        }
+        backend
+    }
+
+    fn quic(self, topology: &Topology) -> Value {
+        let id = |name: &str| name.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let ids: Vec<_> = self
+            .members(topology)
+            .map(|host| json!({ "backend": host.name, "id": id(&host.name) }))
+            .collect();
+        let length = self.members(topology).map(|host| host.name.len()).max();
         json!([{ "rotation": ROTATION, "server_id_length": length, "server_ids": ids }])
     }
 
-    /// Writes every host's file, each replaced at once so that no reader sees half of it.
-    pub fn write(self, directory: &Path, scale: Scale) -> Result<()> {
-        for host in balancers().chain(backends()) {
-            let value = self.configuration(host, scale, &key_file(directory));
+    /// Writes every host's file. A reader sees the old or the new content, never a part.
+    pub fn write(self, topology: &Topology, directory: &Path, scale: Scale) -> Result<()> {
+        for host in topology.balancers().iter().chain(topology.backends()) {
+            let document = self.document(topology, host, scale, &key_file(directory));
             let path = file(directory, host);
-            let text = serde_json::to_string_pretty(&value)? + "\n";
-            let beside = path.with_extension("new");
-            std::fs::write(&beside, text)
-                .with_context(|| format!("cannot write {}", beside.display()))?;
-            std::fs::rename(&beside, &path)
+            let temporary = path.with_extension("new");
+            std::fs::write(&temporary, serde_json::to_string_pretty(&document)? + "\n")
+                .with_context(|| format!("cannot write {}", temporary.display()))?;
+            std::fs::rename(&temporary, &path)
                 .with_context(|| format!("cannot replace {}", path.display()))?;
         }
         Ok(())
     }
 }
 
-/// Where a host's configuration lies.
-pub fn file(directory: &Path, host: &Host) -> PathBuf {
+/// Whether [`ADDED`] has an IPv4 address only, so that IPv6 packets are encapsulated in IPv4. That
+/// needs a kernel that can decapsulate across address families, by a tunnel device or by the flags
+/// of `bpf_skb_adjust_room` that Sluice's program needs.
+pub fn added_is_v4_only() -> bool {
+    let device = std::env::var("LAB_DECAPSULATION").is_ok_and(|by| by == "device");
+    device || sluice::kernel::bpf::decapsulates_across_families()
+}
+
+/// The path of a host's configuration.
+pub fn file(directory: &Path, host: &LabHost) -> PathBuf {
     directory.join(format!("{}.json", host.name))
 }
 
-/// Where the fleet's hash key lies.
+/// The path of the hash key, which all balancers share.
 pub fn key_file(directory: &Path) -> PathBuf {
     directory.join("hash.key")
 }
@@ -199,28 +215,39 @@ pub fn key_file(directory: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::topology::host;
+
+    fn share(config: LabConfig, name: &str) -> f64 {
+        let topology = Topology::standard();
+        config.share(&topology, topology.host(name).unwrap())
+    }
+
+    fn document(config: LabConfig, name: &str, scale: Scale) -> Value {
+        let topology = Topology::standard();
+        let host = topology.host(name).unwrap();
+        config.document(&topology, host, scale, Path::new("/etc/sluice/hash.key"))
+    }
 
     #[test]
     fn shares_follow_the_weights_and_add_up_to_one() {
-        let start = Wanted::default();
-        assert_eq!(start.share("web-1"), 0.5);
-        assert_eq!(start.share(JOINING), 0.0);
-        let end = Wanted { joined: true, drained: true, ..start };
-        assert_eq!(end.share("web-1"), 0.5);
-        assert_eq!((end.share(JOINING), end.share(DRAINED)), (0.25, 0.0));
-        for wanted in [start, end, Wanted { joined: true, ..start }] {
-            let total: f64 = backends().map(|host| wanted.share(host.name)).sum();
-            assert!((total - 1.0).abs() < 1e-12, "{wanted:?}");
+        let start = LabConfig::default();
+        assert_eq!(share(start, "web-1"), 0.5);
+        assert_eq!(share(start, ADDED), 0.0);
+        let end = LabConfig { added: true, drained: true, ..start };
+        assert_eq!(share(end, "web-1"), 0.5);
+        assert_eq!((share(end, ADDED), share(end, DRAINED)), (0.25, 0.0));
+        let topology = Topology::standard();
+        for config in [start, end, LabConfig { added: true, ..start }] {
+            let total: f64 =
+                topology.backends().iter().map(|host| config.share(&topology, host)).sum();
+            assert!((total - 1.0).abs() < 1e-12, "{config:?}");
         }
     }
 
     #[test]
-    fn balancers_differ_in_their_underlay_only() {
-        let key = Path::new("/etc/sluice/hash.key");
-        let wanted = Wanted { joined: true, drained: true, ..Wanted::default() };
-        let mut first = wanted.configuration(host("lb1").unwrap(), Scale::FULL, key);
-        let second = wanted.configuration(host("lb2").unwrap(), Scale::FULL, key);
+    fn the_files_of_balancers_differ_only_in_the_underlay() {
+        let config = LabConfig { added: true, drained: true, ..LabConfig::default() };
+        let mut first = document(config, "lb1", Scale::FULL);
+        let second = document(config, "lb2", Scale::FULL);
         assert_ne!(first, second);
         first["underlay"] = second["underlay"].clone();
         assert_eq!(first, second);
@@ -232,22 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn on_slow_machines_balancers_have_a_service_with_every_feature_that_steps_switch() {
-        let named = |host_name, scale| {
-            let value = Wanted::default().configuration(
-                host(host_name).unwrap(),
-                scale,
-                Path::new("/etc/hash.key"),
-            );
-            value["services"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|service| service["name"].clone())
-                .collect::<Vec<_>>()
+    fn at_small_scale_balancers_have_an_unused_service_with_all_features() {
+        let services = |name, scale| {
+            let document = document(LabConfig::default(), name, scale);
+            let services = document["services"].as_array().unwrap().iter();
+            services.map(|service| service["name"].clone()).collect::<Vec<_>>()
         };
-        assert_eq!(named("lb1", Scale::SMALL), [WEB, ECHO, "unused"]);
-        assert_eq!(named("lb1", Scale::FULL), [WEB, ECHO]);
-        assert_eq!(named("web-1", Scale::SMALL), [WEB, ECHO]);
+        assert_eq!(services("lb1", Scale::SMALL), [WEB, ECHO, "unused"]);
+        assert_eq!(services("lb1", Scale::FULL), [WEB, ECHO]);
+        assert_eq!(services("web-1", Scale::SMALL), [WEB, ECHO]);
     }
 }

@@ -1,20 +1,23 @@
-//! Connections that stay open and keep exchanging data while the lab changes around them.
+//! Connections that stay open and exchange data during configuration changes and restarts.
 
-use super::client::{Connection, runtime};
-use super::namespaces::Namespaces;
-use super::topology::{Family, clients};
-use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
 use tokio::time::timeout;
 
+use super::client::{HttpConnection, runtime};
+use super::namespaces::Namespaces;
+use super::topology::{IpVersion, LabHost};
+
 #[derive(Debug, Default)]
-struct One {
+struct ConnectionState {
+    /// Completed exchanges.
     exchanges: AtomicU64,
-    /// The backend that answers, once it has answered.
+    /// The backend that served the first exchange.
     backend: Mutex<Option<String>>,
     /// Why the connection broke.
     broken: Mutex<Option<String>>,
@@ -23,67 +26,67 @@ struct One {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    connections: Vec<One>,
+    connections: Vec<ConnectionState>,
 }
 
-/// Many open connections, each with a request after every pause and each request numbered.
+/// Many open connections, each with a numbered request after every pause.
 #[derive(Debug)]
 pub struct Connections {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
-/// The connections at one moment.
+/// The state of all connections at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Request-and-answer pairs so far, by connection.
+pub struct ConnectionsSnapshot {
+    /// Completed exchanges by connection.
     pub exchanges: Vec<u64>,
     /// Open connections by backend.
     pub by_backend: BTreeMap<String, u64>,
-    /// Why each broken connection broke.
+    /// The reason of each broken connection.
     pub broken: Vec<String>,
 }
 
-impl Snapshot {
-    /// Exchanges so far on all connections.
+impl ConnectionsSnapshot {
+    /// Completed exchanges on all connections.
     pub fn total(&self) -> u64 {
         self.exchanges.iter().sum()
     }
 
-    /// Connections that have exchanged nothing since the earlier snapshot.
-    pub fn silent_since(&self, earlier: &Self) -> usize {
+    /// Connections without an exchange since the earlier snapshot.
+    pub fn idle_since(&self, earlier: &Self) -> usize {
         self.exchanges.iter().zip(&earlier.exchanges).filter(|(now, then)| now <= then).count()
     }
 }
 
 impl Connections {
-    /// Opens about `count` connections, spread evenly over clients and IP versions, and waits until
-    /// each has had an answer. Each pauses for `pause` between two exchanges. An exchange may take
-    /// as long as `limit`; after that the connection counts as broken.
+    /// Opens at least `count` connections, the same number from each client over each IP version,
+    /// and waits for the first reply on each. `pause` separates two exchanges of a connection. A
+    /// connection whose exchange takes longer than `limit` counts as broken.
     pub fn open(
         namespaces: &Namespaces,
+        clients: &[LabHost],
         count: usize,
         pause: Duration,
         limit: Duration,
     ) -> Result<Self> {
-        let share = count.div_ceil(clients().count() * Family::BOTH.len());
-        let all = share * clients().count() * Family::BOTH.len();
+        let versions = IpVersion::BOTH.len();
+        let per_client = versions * count.div_ceil(clients.len() * versions);
+        let all = per_client * clients.len();
         let shared = Shared {
             stop: AtomicBool::new(false),
-            connections: (0..all).map(|_| One::default()).collect(),
+            connections: (0..all).map(|_| ConnectionState::default()).collect(),
         };
         let shared = Arc::new(shared);
         let mut this = Self { shared, threads: Vec::new() };
-        for (place, client) in clients().enumerate() {
+        for (position, client) in clients.iter().enumerate() {
             let shared = Arc::clone(&this.shared);
-            let first = place * share * Family::BOTH.len();
+            let indexes = position * per_client..(position + 1) * per_client;
             this.threads.push(namespaces.background(client, move || {
                 runtime()?.block_on(async {
-                    let tasks: Vec<_> = (first..first + share * Family::BOTH.len())
-                        .map(|index| {
-                            tokio::spawn(converse(Arc::clone(&shared), index, pause, limit))
-                        })
-                        .collect();
+                    let spawn =
+                        |index| tokio::spawn(exchange(Arc::clone(&shared), index, pause, limit));
+                    let tasks: Vec<_> = indexes.map(spawn).collect();
                     for task in tasks {
                         task.await.context("a connection's task panicked")?;
                     }
@@ -101,20 +104,23 @@ impl Connections {
                 let waiting = now.exchanges.iter().filter(|count| **count == 0).count();
                 this.close()?;
                 return Err(anyhow!(
-                    "{waiting} of {all} connections had no answer within {limit:?}"
+                    "{waiting} of {all} connections had no reply within {limit:?}"
                 ));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// The connections now.
-    pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot =
-            Snapshot { exchanges: Vec::new(), by_backend: BTreeMap::new(), broken: Vec::new() };
-        for one in &self.shared.connections {
-            snapshot.exchanges.push(one.exchanges.load(Ordering::Relaxed));
-            match (lock(&one.broken).clone(), lock(&one.backend).clone()) {
+    /// The current state.
+    pub fn snapshot(&self) -> ConnectionsSnapshot {
+        let mut snapshot = ConnectionsSnapshot {
+            exchanges: Vec::new(),
+            by_backend: BTreeMap::new(),
+            broken: Vec::new(),
+        };
+        for connection in &self.shared.connections {
+            snapshot.exchanges.push(connection.exchanges.load(Ordering::Relaxed));
+            match (lock(&connection.broken).clone(), lock(&connection.backend).clone()) {
                 (Some(reason), _) => snapshot.broken.push(reason),
                 (None, Some(backend)) => *snapshot.by_backend.entry(backend).or_default() += 1,
                 (None, None) => {}
@@ -123,11 +129,10 @@ impl Connections {
         snapshot
     }
 
-    /// Waits until every open connection has had at least one more exchange that started after this
-    /// call.
+    /// Waits until every open connection has completed an exchange that started after this call.
     ///
-    /// Two counts more are needed: the first may be an exchange that was under way.
-    pub fn all_exchange_again(&self, limit: Duration) -> Result<Snapshot> {
+    /// That needs two more exchanges, because one may be in progress at the call.
+    pub fn wait_exchanges(&self, limit: Duration) -> Result<ConnectionsSnapshot> {
         let before = self.snapshot();
         let deadline = Instant::now() + limit;
         loop {
@@ -146,7 +151,7 @@ impl Connections {
     }
 
     /// Closes all connections and returns their last state.
-    pub fn close(mut self) -> Result<Snapshot> {
+    pub fn close(mut self) -> Result<ConnectionsSnapshot> {
         let last = self.snapshot();
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -158,44 +163,44 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        // The threads end by themselves within one exchange; nobody waits for them on the way out
-        // of a failure.
+        // The threads end after their current exchange; after a failure nothing waits for them.
         self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn converse(shared: Arc<Shared>, index: usize, pause: Duration, limit: Duration) {
-    let one = &shared.connections[index];
-    let family = Family::BOTH[index % Family::BOTH.len()];
-    let talk = async {
-        let mut connection = timeout(limit, Connection::open(family.web()))
+/// Exchanges messages on one connection until all connections are closed.
+async fn exchange(shared: Arc<Shared>, index: usize, pause: Duration, limit: Duration) {
+    let state = &shared.connections[index];
+    let version = IpVersion::BOTH[index % IpVersion::BOTH.len()];
+    let exchanges = async {
+        let mut connection = timeout(limit, HttpConnection::open(version.web()))
             .await
-            .context("no connection in time")??;
+            .context("the connection was not established in time")??;
         for number in 0.. {
             if shared.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let answered = timeout(limit, connection.sequence(number)).await;
-            let backend = answered
-                .with_context(|| format!("no answer to number {number} within {limit:?}"))??;
-            let earlier = lock(&one.backend).replace(backend.clone());
+            let reply = timeout(limit, connection.sequence(number)).await;
+            let backend = reply
+                .with_context(|| format!("no reply to number {number} within {limit:?}"))??;
+            let earlier = lock(&state.backend).replace(backend.clone());
             if let Some(earlier) = earlier.filter(|earlier| *earlier != backend) {
                 return Err(anyhow!(
-                    "{backend} answered number {number} on a connection of {earlier}"
+                    "{backend} replied to number {number} on a connection to {earlier}"
                 ));
             }
-            one.exchanges.fetch_add(1, Ordering::Relaxed);
+            state.exchanges.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(pause).await;
         }
         Ok(())
     };
-    if let Err(error) = talk.await {
-        let backend = lock(&one.backend).clone().unwrap_or_else(|| "nobody".into());
-        *lock(&one.broken) =
-            Some(format!("connection {index} ({}, served by {backend}): {error:#}", family.name()));
+    if let Err(error) = exchanges.await {
+        let backend = lock(&state.backend).clone().unwrap_or_else(|| "no backend".into());
+        *lock(&state.broken) =
+            Some(format!("connection {index} ({}, {backend}): {error:#}", version.name()));
     }
 }

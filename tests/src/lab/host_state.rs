@@ -1,13 +1,15 @@
-//! What a host looks like, so that "restored" can be checked instead of believed.
+//! A host's network state as text lines, for a comparison before and after `sluice`.
 
-use super::namespaces::Namespaces;
-use super::topology::{Host, INTERFACE};
-use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// Everything that `sluice` changes on a host, as lines that can be compared.
+use anyhow::Result;
+
+use super::namespaces::Namespaces;
+use super::topology::{INTERFACE, LabHost};
+
+/// Everything that `sluice` changes on a host, one line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostState(BTreeSet<String>);
 
@@ -15,12 +17,12 @@ impl HostState {
     /// Reads addresses, links, routes, rules, qdiscs, filters, sysctls, pinned objects and files
     /// under `/run`.
     ///
-    /// `state` is the lab's own directory, which hosts can see and which does not count.
-    pub fn read(namespaces: &Namespaces, host: &'static Host, state: &Path) -> Result<Self> {
+    /// `state` is the lab's own directory, which is excluded.
+    pub fn read(namespaces: &Namespaces, host: &LabHost, state: &Path) -> Result<Self> {
         let mut lines = BTreeSet::new();
         let ingress = ["filter", "show", "dev", INTERFACE, "ingress"];
         let egress = ["filter", "show", "dev", INTERFACE, "egress"];
-        let questions: [(&str, &[&str]); 9] = [
+        let commands: [(&str, &[&str]); 9] = [
             ("ip", &["-o", "addr", "show"]),
             ("ip", &["-o", "-br", "link", "show"]),
             ("ip", &["-4", "route", "show", "table", "all"]),
@@ -31,14 +33,13 @@ impl HostState {
             ("tc", &ingress),
             ("tc", &egress),
         ];
-        for (program, arguments) in questions {
+        for (program, arguments) in commands {
             let mut command = Command::new(program);
             command.args(arguments);
-            // `tc filter show` complains where there is no qdisc: an answer too, and not in what it
-            // writes to standard output.
+            // The exit status is ignored: `tc filter show` fails on an interface without a qdisc.
             let output = namespaces.output(host, command, "")?;
             for line in String::from_utf8_lossy(&output.stdout).lines() {
-                // Whether a link has a carrier yet is the kernel's matter, not a change by anyone.
+                // The carrier state changes without any configuration.
                 let line = line.replace(" linkdown", "").replace("LOWERLAYERDOWN", "UP");
                 lines.insert(format!("{program} {}: {}", arguments.join(" "), line.trim()));
             }
@@ -56,10 +57,10 @@ impl HostState {
         Ok(Self(lines))
     }
 
-    /// What differs: `- ` before a line that is gone, `+ ` before one that is new.
+    /// The differences: `- ` before a removed line, `+ ` before a new one.
     pub fn difference(&self, later: &Self) -> Vec<String> {
-        let gone = self.0.difference(&later.0).map(|line| format!("- {line}"));
-        gone.chain(later.0.difference(&self.0).map(|line| format!("+ {line}"))).collect()
+        let removed = self.0.difference(&later.0).map(|line| format!("- {line}"));
+        removed.chain(later.0.difference(&self.0).map(|line| format!("+ {line}"))).collect()
     }
 }
 
@@ -69,14 +70,13 @@ fn sysctls(directory: &Path, lines: &mut BTreeSet<String>) {
         if path.is_dir() {
             sysctls(&path, lines);
         } else if let Ok(value) = std::fs::read_to_string(&path) {
-            // Write-only and not-yet-set ones cannot be read; nobody can have changed what nobody
-            // can see.
+            // Write-only and unset sysctls cannot be read and are skipped.
             lines.insert(format!("{} = {}", path.display(), value.trim()));
         }
     }
 }
 
-/// Lists what lies below a directory of the host, whose root is `root` from here.
+/// Lists the files below a directory of the host, whose root directory is `root`.
 fn files(directory: &Path, root: &Path, state: &Path, lines: &mut BTreeSet<String>) {
     let outside = root.join(directory.strip_prefix("/").unwrap_or(directory));
     for entry in std::fs::read_dir(outside).into_iter().flatten().flatten() {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_names_what_is_gone_and_what_is_new() {
+    fn a_difference_lists_removed_and_new_lines() {
         let state =
             |lines: &[&str]| HostState(lines.iter().map(|line| (*line).to_owned()).collect());
         let before = state(&["file /a", "x = 1"]);

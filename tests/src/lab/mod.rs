@@ -1,25 +1,26 @@
-//! The lab: a whole fleet on one machine, in namespaces, with real packets and real processes.
+//! The lab: a fleet of balancers and backends in network namespaces, with real traffic.
 //!
-//! [`lab::Lab`] is a lab that is up; [`steps`] is what is done with it and what is asserted. Read
-//! [`topology`] first.
+//! [`instance::Lab`] is a running lab, [`topology`] its hosts and addresses, [`scenarios`] the list
+//! of what is tested.
 
 pub mod capture;
+mod checksums;
 pub mod client;
 pub mod config;
 pub mod connections;
 pub mod decode;
 pub mod holder;
 pub mod host_state;
-#[expect(clippy::module_inception, reason = "the thing itself, among its parts")]
-pub mod lab;
-mod layers;
+pub mod instance;
 pub mod namespaces;
 pub mod offload;
 pub mod ping;
+pub mod reporter;
+pub mod run;
+pub mod scale;
+pub mod scenarios;
 pub mod server;
-pub mod show;
 pub mod state;
 pub mod statistics;
 pub mod status;
-pub mod steps;
 pub mod topology;

@@ -1,57 +1,60 @@
-//! The servers that run on every backend: HTTP/1.1 over TCP, and UDP echo. They know nothing of the
-//! balancer.
+//! The servers on every backend: HTTP/1.1 and UDP echo. They are independent of Sluice.
 //!
-//! | request | answer |
+//! | request | reply |
 //! | --- | --- |
-//! | `GET /` | JSON: this backend's name and the client's address as seen here |
+//! | `GET /` | JSON: the backend's name and the client's address as the server sees it |
 //! | `GET /sequence/N` | the same with `"sequence": N`; for connections that stay open |
 //! | `GET /bytes/N` | N bytes of a known pattern |
-//! | `POST /upload` | JSON: how many bytes came, and whether they were the pattern |
-//! | UDP datagram | the backend's name, a blank, the datagram |
+//! | `POST /upload` | JSON: the number of received bytes, and whether they are the pattern |
+//! | UDP datagram | the backend's name, a space, the datagram |
 
-use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// The period of the pattern in bytes: prime, so that a shift by any power of two shows.
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+/// The period of the pattern in bytes: a prime, so that a shift by a power of two is detected.
 const PERIOD: u64 = 251;
-/// Bytes of the pattern sent at once.
+/// Bytes of the pattern in one write.
 const CHUNK: u64 = 64 << 10;
-/// The pattern, long enough to cut a chunk out of it at any phase.
+/// The pattern, long enough for a chunk at any phase.
 static PATTERN: LazyLock<Bytes> =
     LazyLock::new(|| (0..PERIOD + CHUNK).map(|i| (i % PERIOD) as u8).collect());
 
-/// That many bytes of the pattern, at most a chunk, from byte `at` of the endless pattern on.
+/// `count` bytes of the infinite pattern from byte `at` on, at most a chunk.
 fn pattern(at: u64, count: usize) -> Bytes {
     let phase = (at % PERIOD) as usize;
     PATTERN.slice(phase..phase + count)
 }
 
-/// What a server answers, as JSON.
+/// The JSON reply of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The backend that answered.
+pub struct ServerReply {
+    /// The backend's name.
     pub backend: String,
-    /// The client as the backend's socket sees it.
+    /// The peer address of the backend's socket.
     pub client: SocketAddr,
-    /// The number asked for with `/sequence/N`; 0 elsewhere.
+    /// The number in `/sequence/N`; 0 for other requests.
     pub sequence: u64,
-    /// Bytes received by `/upload`; 0 elsewhere.
+    /// Bytes received by `/upload`; 0 for other requests.
     pub received: u64,
-    /// Whether the bytes received were the pattern (true when none were asked for).
+    /// Whether the received bytes are the pattern; true for other requests.
     pub intact: bool,
 }
 
@@ -91,12 +94,13 @@ impl Body for Pattern {
     }
 }
 
-/// Reads a body to its end: its length, and whether it is the pattern from start to end.
+/// Reads a body to its end; returns its length and whether all of it is the pattern.
 pub async fn read_pattern<B>(mut body: B) -> Result<(u64, bool), B::Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut length, mut intact) = (0, true);
+    let mut length = 0;
+    let mut intact = true;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             for piece in data.chunks(CHUNK as usize) {
@@ -108,30 +112,30 @@ where
     Ok((length, intact))
 }
 
-/// Serves until the process ends. `http` and `echo` may name addresses that the host gets only
-/// later (`IP_FREEBIND`).
+/// Serves until the process ends. The host may get the addresses `http` and `echo` later
+/// (`IP_FREEBIND`).
 pub async fn serve(name: &str, http: &[SocketAddr], echo: &[SocketAddr]) -> Result<()> {
     let name: Arc<str> = name.into();
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for address in http {
-        let socket = bound(*address, Type::STREAM)
+        let socket = bind(*address, Type::STREAM)
             .with_context(|| format!("cannot listen on {address}/tcp"))?;
         socket.listen(1024)?;
         let listener = TcpListener::from_std(socket.into())?;
         tasks.spawn(accept(listener, Arc::clone(&name)));
     }
     for address in echo {
-        let socket = bound(*address, Type::DGRAM)
+        let socket = bind(*address, Type::DGRAM)
             .with_context(|| format!("cannot listen on {address}/udp"))?;
         let socket = UdpSocket::from_std(socket.into())?;
-        tasks.spawn(answer_datagrams(socket, Arc::clone(&name)));
+        tasks.spawn(echo_datagrams(socket, Arc::clone(&name)));
     }
     println!("ready");
     tasks.join_all().await;
     Ok(())
 }
 
-fn bound(address: SocketAddr, kind: Type) -> Result<Socket> {
+fn bind(address: SocketAddr, kind: Type) -> Result<Socket> {
     let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_reuse_address(true)?;
@@ -150,7 +154,7 @@ async fn accept(listener: TcpListener, name: Arc<str>) {
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
-                tokio::spawn(answer_connection(stream, client, Arc::clone(&name)));
+                tokio::spawn(serve_connection(stream, client, Arc::clone(&name)));
             }
             Err(error) => {
                 eprintln!("accept: {error}");
@@ -160,65 +164,63 @@ async fn accept(listener: TcpListener, name: Arc<str>) {
     }
 }
 
-async fn answer_connection(stream: TcpStream, client: SocketAddr, name: Arc<str>) {
-    let service = service_fn(|request| answer(request, client, &name));
-    let served = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+async fn serve_connection(stream: TcpStream, client: SocketAddr, name: Arc<str>) {
+    let service = service_fn(|request| reply_to(request, client, &name));
+    let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     if let Err(error) = served {
-        // A client that goes away between requests ends here too; what matters is asserted on the
-        // client's side.
+        // Includes clients that close the connection between requests. Failed requests are counted
+        // by the client.
         eprintln!("{client}: {error}");
     }
 }
 
-type Answered = Response<Either<Full<Bytes>, Pattern>>;
+type HttpResponse = Response<Either<Full<Bytes>, Pattern>>;
 
-async fn answer(
+async fn reply_to(
     request: Request<Incoming>,
     client: SocketAddr,
     name: &str,
-) -> Result<Answered, hyper::Error> {
-    let mut answer =
-        Answer { backend: name.into(), client, sequence: 0, received: 0, intact: true };
+) -> Result<HttpResponse, hyper::Error> {
+    let mut reply =
+        ServerReply { backend: name.into(), client, sequence: 0, received: 0, intact: true };
     let (kind, number) =
         request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
     match (request.method(), request.uri().path(), kind, number.parse()) {
         (&Method::GET, "/", ..) => {}
-        (&Method::GET, _, "sequence", Ok(sequence)) => answer.sequence = sequence,
+        (&Method::GET, _, "sequence", Ok(sequence)) => reply.sequence = sequence,
         (&Method::GET, _, "bytes", Ok(length)) => {
             return Ok(Response::new(Either::Right(Pattern::new(length))));
         }
         (&Method::POST, "/upload", ..) => {
-            (answer.received, answer.intact) = read_pattern(request.into_body()).await?
+            (reply.received, reply.intact) = read_pattern(request.into_body()).await?
         }
         _ => {
-            let text = "there are: GET /, GET /sequence/N, GET /bytes/N, POST /upload\n";
+            let text = "use GET /, GET /sequence/N, GET /bytes/N, POST /upload\n";
             let mut response = Response::new(Either::Left(Full::from(text)));
             *response.status_mut() = StatusCode::NOT_FOUND;
             return Ok(response);
         }
     }
-    let mut text = serde_json::to_vec(&answer).unwrap_or_default();
+    let mut text = serde_json::to_vec(&reply).unwrap_or_default();
     text.push(b'\n');
     let mut response = Response::new(Either::Left(Full::from(text)));
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
     Ok(response)
 }
 
-async fn answer_datagrams(socket: UdpSocket, name: Arc<str>) {
+async fn echo_datagrams(socket: UdpSocket, name: Arc<str>) {
     let mut buffer = vec![0; 65_536];
     loop {
         let sent = match socket.recv_from(&mut buffer).await {
             Ok((length, client)) => {
-                let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
-                socket.send_to(&answer, client).await.map(|_| ())
+                let echo = [name.as_bytes(), b" ", &buffer[..length]].concat();
+                socket.send_to(&echo, client).await.map(|_| ())
             }
             Err(error) => Err(error),
         };
         if let Err(error) = sent {
-            // An ICMP error of an earlier answer; the socket goes on working.
+            // An ICMP error about an earlier reply; the socket remains usable.
             eprintln!("echo: {error}");
         }
     }
@@ -228,21 +230,21 @@ async fn answer_datagrams(socket: UdpSocket, name: Arc<str>) {
 mod tests {
     use super::*;
 
-    fn block<F: Future>(future: F) -> F::Output {
+    fn block_on<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
     #[test]
-    fn the_pattern_has_the_length_asked_for_and_reads_as_intact() {
+    fn the_pattern_has_the_requested_length_and_reads_as_intact() {
         for length in [0, 1, 251, 65_536, 200_000] {
-            assert_eq!(block(read_pattern(Pattern::new(length))).unwrap(), (length, true));
+            assert_eq!(block_on(read_pattern(Pattern::new(length))).unwrap(), (length, true));
         }
     }
 
     #[test]
-    fn a_changed_byte_shows() {
+    fn a_changed_byte_is_detected() {
         let mut bytes: Vec<u8> = (0..1000_u64).map(|i| (i % PERIOD) as u8).collect();
         bytes[700] ^= 1;
-        assert_eq!(block(read_pattern(Full::new(Bytes::from(bytes)))).unwrap(), (1000, false));
+        assert_eq!(block_on(read_pattern(Full::new(Bytes::from(bytes)))).unwrap(), (1000, false));
     }
 }

@@ -1,115 +1,120 @@
-//! What `sluice status --json` and `sluice counters --json` say, as far as the lab reads it.
+//! The parts of the documents of `sluice status --json` and `sluice counters --json` that the lab
+//! reads.
 
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The answer of `sluice status --json`.
+use serde::Deserialize;
+
+/// The document of `sluice status --json`.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Status {
+pub struct StatusJson {
     /// The balancer's part.
-    pub lb: Balancer,
+    pub lb: BalancerJson,
 }
 
 /// A balancer.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Balancer {
-    /// PID of its daemon, while one runs.
-    pub daemon: Option<u32>,
-    /// The services, as they are in the kernel's maps.
-    pub services: Vec<ServiceStatus>,
-    /// The backends, as they are in the kernel's maps.
-    pub backends: Vec<BackendStatus>,
+pub struct BalancerJson {
+    /// The services in the kernel's maps.
+    pub services: Vec<ServiceJson>,
+    /// The backends in the kernel's maps.
+    pub backends: Vec<BackendJson>,
 }
 
 /// One service.
 #[derive(Clone, Debug, Deserialize)]
-pub struct ServiceStatus {
+pub struct ServiceJson {
     /// Its name.
     pub name: String,
-    /// Version of its table.
+    /// Version of its lookup table.
     pub generation: u64,
     /// Digest of the owners of all slots.
     pub table_digest: String,
-    /// Slots of its table.
+    /// Slots of its lookup table.
     pub table_size: u64,
-    /// Slots by the backend that takes their new flows.
+    /// Slots by the backend that their new flows are sent to.
     pub slots: BTreeMap<String, u64>,
 }
 
 /// One backend.
 #[derive(Clone, Debug, Deserialize)]
-pub struct BackendStatus {
+pub struct BackendJson {
     /// Its name.
     pub name: String,
     /// Whether it takes no new flows.
     pub draining: bool,
     /// Interface and MTU towards each of its addresses.
     pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
-    /// Where a router told that MTU: for how many more seconds it counts.
+    /// Remaining lifetime in seconds of the path MTU that a router reported for an address.
     pub path_mtus: BTreeMap<IpAddr, u64>,
 }
 
-impl Balancer {
+impl BalancerJson {
     /// The service of that name.
-    pub fn service(&self, name: &str) -> Option<&ServiceStatus> {
+    pub fn service(&self, name: &str) -> Option<&ServiceJson> {
         self.services.iter().find(|service| service.name == name)
     }
 
-    /// Whether the backend of that name is known and draining.
-    pub fn drains(&self, name: &str) -> bool {
+    /// Whether the backend of that name exists and is draining.
+    pub fn is_draining(&self, name: &str) -> bool {
         self.backends.iter().any(|backend| backend.name == name && backend.draining)
     }
 }
 
-impl ServiceStatus {
-    /// Slots whose new flows go to that backend.
+impl ServiceJson {
+    /// Slots whose new flows are sent to that backend.
     pub fn slots_of(&self, backend: &str) -> u64 {
         self.slots.get(backend).copied().unwrap_or(0)
     }
 
-    /// All backends with their slots, for a person.
-    pub fn slots_in_words(&self) -> String {
-        self.slots
-            .iter()
-            .map(|(name, slots)| format!("{name} {slots}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+    /// All backends with their slots: `web-1 500, web-2 250`.
+    pub fn slots_text(&self) -> String {
+        let slots: Vec<_> =
+            self.slots.iter().map(|(name, slots)| format!("{name} {slots}")).collect();
+        slots.join(", ")
     }
 }
 
-/// The answer of `sluice counters --json`.
+/// The document of `sluice counters --json`.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Counters {
+pub struct CountersJson {
     /// The balancer's part.
-    pub lb: Option<BalancerCounters>,
+    pub lb: Option<BalancerCountersJson>,
     /// The backend's part.
-    pub backend: Option<BackendCounters>,
+    pub backend: Option<BackendCountersJson>,
 }
 
-/// What a backend's programs counted.
+/// The counters of a backend's programs.
 #[derive(Clone, Debug, Deserialize)]
-pub struct BackendCounters {
-    /// SYN-ACKs that were made to tell of smaller segments.
+pub struct BackendCountersJson {
+    /// SYN-ACKs in which the MSS was lowered.
     pub mss_clamped: u64,
 }
 
-/// What a balancer's programs counted.
+/// The counters of a balancer's programs.
 #[derive(Clone, Debug, Deserialize)]
-pub struct BalancerCounters {
+pub struct BalancerCountersJson {
     /// Forwarded, by service.
-    pub services: BTreeMap<String, Traffic>,
+    pub services: BTreeMap<String, TrafficJson>,
     /// Forwarded, by backend.
-    pub backends: BTreeMap<String, Traffic>,
+    pub backends: BTreeMap<String, TrafficJson>,
     /// Packets not forwarded, by reason.
     pub reasons: BTreeMap<String, u64>,
-    /// Errors of routers about encapsulated packets, by what became of them.
+    /// ICMP errors about encapsulated packets, by outcome.
     pub path_errors: BTreeMap<String, u64>,
+}
+
+impl BalancerCountersJson {
+    /// Packets forwarded for all services.
+    pub fn forwarded(&self) -> u64 {
+        self.services.values().map(|traffic| traffic.packets).sum()
+    }
 }
 
 /// Packets and bytes forwarded.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub struct Traffic {
+pub struct TrafficJson {
     /// Packets.
     pub packets: u64,
     /// Bytes.
