@@ -10,8 +10,8 @@ use sluice_datapath::options::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
-    AddressPolicy, Config, Encapsulation, Hash, Ping, QuicConfig, Service, TooBig, Tracking,
-    Unlisted, Vip,
+    AddressPolicy, Config, Encapsulation, HashInput, OversizePolicy, PingPolicy, QuicConfig,
+    ServiceConfig, Tracking, UnlistedPolicy, Vip,
 };
 
 /// How many backends a slot's preference list names before the rest of them is looked up one by
@@ -106,7 +106,7 @@ impl Desired {
             v6: backend.v6(),
             draining: backend.draining(),
         });
-        let leads_to_server_ids = |service: &Service| {
+        let leads_to_server_ids = |service: &ServiceConfig| {
             service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty())
         };
         let services = config.services().iter().map(|service| {
@@ -117,18 +117,18 @@ impl Desired {
                 name: service.name().to_owned(),
                 vips: service.vips().to_vec(),
                 options: match service.hash() {
-                    Hash::Flow => VipOptions::NONE,
-                    Hash::Client => VipOptions::HASH_CLIENT,
-                    Hash::Source => VipOptions::HASH_SOURCE,
+                    HashInput::Flow => VipOptions::NONE,
+                    HashInput::Client => VipOptions::HASH_CLIENT,
+                    HashInput::Source => VipOptions::HASH_SOURCE,
                 }
-                .with_if(!service.rates().is_empty(), VipOptions::LIMITED)
+                .with_if(!service.rate_limits().is_empty(), VipOptions::LIMITED)
                 .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
                 .with_if(
                     service.encapsulation() == Encapsulation::Gue { zero_checksum: true },
                     VipOptions::NO_CHECKSUM,
                 )
-                .with_if(service.too_big() == TooBig::Drop, VipOptions::DROP_TOO_BIG)
-                .with_if(service.too_big() == TooBig::Resegment, VipOptions::RESEGMENT)
+                .with_if(service.too_big() == OversizePolicy::Drop, VipOptions::DROP_TOO_BIG)
+                .with_if(service.too_big() == OversizePolicy::Resegment, VipOptions::RESEGMENT)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
                 .with_if(
                     !service.quic().is_empty() || leads_to_server_ids(service),
@@ -159,9 +159,9 @@ impl Desired {
 /// What a policy is to packets.
 fn options(policy: &AddressPolicy) -> AddressOptions {
     AddressOptions::NONE
-        .with_if(policy.unlisted() == Unlisted::Drop, AddressOptions::DROP_UNLISTED)
-        .with_if(policy.ping() == Ping::Host, AddressOptions::PING_HOST)
-        .with_if(policy.ping() == Ping::Forward, AddressOptions::PING_FORWARD)
+        .with_if(policy.unlisted() == UnlistedPolicy::Drop, AddressOptions::DROP_UNLISTED)
+        .with_if(policy.ping() == PingPolicy::Host, AddressOptions::PING_HOST)
+        .with_if(policy.ping() == PingPolicy::Forward, AddressOptions::PING_FORWARD)
 }
 
 /// The backend of each slot: the first of the slot's preference list that is not draining, or the
@@ -169,7 +169,7 @@ fn options(policy: &AddressPolicy) -> AddressOptions {
 ///
 /// The table and the lists come from the configured set and weights alone, so draining a backend
 /// moves its slots and no others.
-fn owners(config: &Config, service: &Service, seed: &Seed) -> Result<Vec<usize>, BuildError> {
+fn owners(config: &Config, service: &ServiceConfig, seed: &Seed) -> Result<Vec<usize>, BuildError> {
     let backends = service.backends();
     let members: Vec<_> = backends
         .iter()

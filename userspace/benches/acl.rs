@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use sluice::daemon::acl::Entries;
 use sluice::kernel::bpf::AclTrie;
-use sluice_control::config::SourceLists;
+use sluice_control::config::AclFiles;
 
 const PREFIXES: u64 = 1_000_000;
 
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
         let file = directory.path().join("deny.txt");
         std::fs::write(&file, text)?;
         let begin = Instant::now();
-        let entries = Entries::read(&SourceLists { deny: Some(file), allow: None })?;
+        let entries = Entries::read(&AclFiles { deny: Some(file), allow: None })?;
         let read = begin.elapsed();
         let before = available()?;
         let begin = Instant::now();

@@ -1,415 +1,435 @@
-//! What was typed: the JSON document as serde reads it. Types and ranges of single values are
-//! checked here, everything that needs two values in `meaning`.
+//! The configuration document: the JSON text as plain data. Types and ranges of single values are
+//! checked here; conditions on several values are checked by [`super::validate`].
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Unexpected};
-use serde::{Deserialize, de::IgnoredAny};
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::{Deserialize, Serialize};
+use sluice_datapath::quic::IdLengths;
 use sluice_maglev::TableSize;
 
+use super::limits::{
+    MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_RATE, MAX_SERVICES, MAX_VIPS,
+    MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
+};
+use super::options::{HashInput, OversizePolicy, PingPolicy, Tracking, UnlistedPolicy};
+use super::prefix::AddressOrPrefix;
+use super::syntax::{Bounded, Object, ObjectSyntax, ScalarOrObject, Text, TextSyntax, keyword};
 use super::vip::Vip;
-use super::{Encapsulation, Hash, TooBig, Tracking, limits};
 
-/// The only `version` there is.
-pub(super) const VERSION: u64 = 1;
+/// The only supported version of the document.
+pub const VERSION: u32 = 1;
 
-/// The document's version alone, read before the rest: fields that another version has are not
-/// "unknown".
+/// The largest number of a QUIC-LB configuration. The next number marks connection IDs without a
+/// server ID.
+const MAX_ROTATION: u32 = IdLengths::ROTATIONS as u32 - 1;
+/// The longest server ID, in octets.
+const MAX_SERVER_ID_LENGTH: u32 = IdLengths::MOST as u32;
+
+/// The version of a document. It is read before the other fields, which may differ in another
+/// version.
 #[derive(Deserialize)]
 pub(super) struct Header {
     pub(super) version: Option<serde_json::Value>,
 }
 
-/// The whole document.
-#[derive(Deserialize)]
+impl Header {
+    /// Refuses all versions except [`VERSION`].
+    pub(super) fn check_version(&self) -> Result<(), String> {
+        match &self.version {
+            Some(version) if version.as_u64() == Some(VERSION.into()) => Ok(()),
+            Some(version) => Err(format!(
+                "{version} is not a version that this sluice reads; write \"version\": {VERSION}, or use the sluice that the file was written for"
+            )),
+            None => Err(format!("missing; write \"version\": {VERSION}")),
+        }
+    }
+}
+
+impl ObjectSyntax for Header {
+    const EXPECTED: &'static str = Document::EXPECTED;
+    const IGNORES_UNKNOWN_FIELDS: bool = true;
+}
+
+/// The configuration of an instance of Sluice, for its balancers and its backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Document {
-    // Read, and judged, as part of `Header`.
-    #[serde(rename = "version")]
-    _version: IgnoredAny,
-    pub(super) instance: Option<String>,
-    pub(super) interfaces: Vec<String>,
-    pub(super) underlay: Object<Underlay>,
-    #[serde(default = "yes")]
-    pub(super) clamp_mss: bool,
-    pub(super) hash_key_file: PathBuf,
-    pub(super) limits: Option<Object<Limits>>,
-    pub(super) deny_file: Option<PathBuf>,
-    pub(super) allow_file: Option<PathBuf>,
-    pub(super) backends: Vec<Object<Backend>>,
-    pub(super) services: Vec<Object<Service>>,
+#[schemars(title = "Sluice configuration")]
+pub struct Document {
+    /// Version of the document's format: 1.
+    pub version: Bounded<VERSION, VERSION>,
+    /// Name of the instance, part of the path of its pins and of its state on the host: 1 to 32
+    /// characters of `a-z`, `0-9` and `-`. Default: `edge`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[a-z0-9-]{1,32}$", "default" = "edge"))]
+    pub instance: Option<String>,
+    /// Interfaces on which VIP traffic arrives, each with a name of 1 to 15 bytes, none twice.
+    #[schemars(length(min = 1))]
+    pub interfaces: Vec<String>,
+    /// The network between balancers and backends.
+    pub underlay: Object<RawUnderlay>,
+    /// Whether backends lower the maximum segment size (MSS) of TCP SYN and SYN-ACK segments, so
+    /// that clients' segments fit with an outer header. Default: true.
+    #[serde(default = "enabled")]
+    pub clamp_mss: bool,
+    /// Path of the file with the hash key. A relative path starts at the directory of the
+    /// configuration.
+    #[schemars(length(min = 1))]
+    pub hash_key_file: PathBuf,
+    /// Capacities of the kernel's maps. Default: 256 services, 4096 backends, 1024 VIPs, 65536
+    /// connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Object<RawLimits>>,
+    /// Path of the file of client prefixes that are denied at all VIPs. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
+    pub deny_file: Option<PathBuf>,
+    /// Path of the file of client prefixes that are allowed at all VIPs. Others are denied.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
+    pub allow_file: Option<PathBuf>,
+    /// Hosts that receive encapsulated packets.
+    pub backends: Vec<Object<RawBackend>>,
+    /// Services.
+    pub services: Vec<Object<RawService>>,
+    /// Policies for packets to VIP addresses that belong to no service. Default: the default policy
+    /// for each VIP address.
     #[serde(default)]
-    pub(super) addresses: Vec<Object<super::policy::Typed>>,
+    pub addresses: Vec<Object<RawAddress>>,
 }
 
-#[derive(Deserialize)]
+/// The network between balancers and backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Underlay")]
+pub struct RawUnderlay {
+    /// The balancer's IPv4 address, the source of IPv4 outer headers. At least one of `v4` and `v6`
+    /// is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Ipv4Addr>,
+    /// The balancer's IPv6 address, the source of IPv6 outer headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
+    /// Destination UDP port of GUE. Default: 6080.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 6080))]
+    pub gue_port: Option<Bounded<1, { u16::MAX as u32 }>>,
+    /// MTU of the underlay in bytes, outer header included. Default: the MTU of interfaces and
+    /// routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Bounded<{ MIN_MTU }, { MAX_MTU }>>,
+    /// Prefix from which each flow gets its source address of IPv4 outer headers. Default: `v4` for
+    /// all flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v4_sources: Option<Text<Ipv4Net>>,
+    /// Prefix from which each flow gets its source address of IPv6 outer headers. Default: `v6` for
+    /// all flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6_sources: Option<Text<Ipv6Net>>,
+}
+
+/// Capacities of the kernel's maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Limits")]
+pub struct RawLimits {
+    /// Services. Default: 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 256))]
+    pub services: Option<Bounded<1, { MAX_SERVICES }>>,
+    /// Backends, and QUIC server IDs. Default: 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 4096))]
+    pub backends: Option<Bounded<1, { MAX_BACKENDS }>>,
+    /// VIPs of all services, plus VIP addresses with `"ping": "forward"`. Default: 1024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 1024))]
+    pub vips: Option<Bounded<1, { MAX_VIPS }>>,
+    /// Flows in the connection table. Default: 65536.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 65536))]
+    pub connections: Option<Bounded<{ MIN_CONNECTIONS }, { MAX_CONNECTIONS }>>,
+}
+
+/// A host that receives encapsulated packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Backend")]
+pub struct RawBackend {
+    /// Unique name: 1 to 63 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,63}$"))]
+    pub name: String,
+    /// Unicast address, or one address of each family.
+    pub address: ScalarOrObject<IpAddr, AddressPair>,
+    /// Whether the backend keeps existing connections and takes no new ones. Default: false.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// An address of each family, at least one of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Underlay {
-    pub(super) v4: Option<Ipv4Addr>,
-    pub(super) v6: Option<Ipv6Addr>,
-    pub(super) gue_port: Option<Whole<1, { u16::MAX as u32 }>>,
-    pub(super) mtu: Option<Whole<{ limits::MIN_MTU }, { limits::MAX_MTU }>>,
-    #[serde(default, deserialize_with = "v4_prefix")]
-    pub(super) v4_sources: Option<Ipv4Net>,
-    #[serde(default, deserialize_with = "v6_prefix")]
-    pub(super) v6_sources: Option<Ipv6Net>,
+#[schemars(extend("minProperties" = 1))]
+pub struct AddressPair {
+    /// Destination of IPv4 outer headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Ipv4Addr>,
+    /// Destination of IPv6 outer headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
 }
 
-fn v4_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv4Net>, D::Error> {
-    prefix(deserializer, "an IPv4 prefix such as \"10.0.9.0/24\"")
+/// VIPs and the backends that serve them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Service")]
+pub struct RawService {
+    /// Unique name: 1 to 63 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,63}$"))]
+    pub name: String,
+    /// VIPs as `address:port/protocol`, none in two services. Port 0 is any port; a prefix in place
+    /// of the address is all its addresses. May be empty for the target of a route.
+    pub vips: Vec<Text<Vip>>,
+    /// Slots of the lookup table: a prime, about 100 for each backend. Default: 65537.
+    #[serde(default = "default_table_size")]
+    #[schemars(extend("minimum" = 251, "maximum" = 5_000_011))]
+    pub table_size: Bounded<0, { u32::MAX }>,
+    /// Whether flows are kept in the connection table. Default: `never`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub tracking: Tracking,
+    /// The part of the 5-tuple that selects the slot. Default: `flow`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub hash: HashInput,
+    /// Encapsulation of packets to the service's backends. Default: `ipip`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub encapsulation: RawEncapsulation,
+    /// With `"encapsulation": "gue"`: whether the backends accept UDP over IPv6 without a checksum
+    /// (RFC 6935). Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp_zero_checksum: Option<bool>,
+    /// Rate limits. Default: no limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Object<RawRates>>,
+    /// Treatment of packets that exceed the path MTU with the outer header. Default: `reject`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub too_big: OversizePolicy,
+    /// Client prefixes that another service's backends serve. Default: none.
+    #[serde(default)]
+    pub routes: Vec<Object<RawRoute>>,
+    /// QUIC-LB configurations. Default: none.
+    #[serde(default)]
+    pub quic: Vec<Object<RawQuicConfig>>,
+    /// Path of the file of client prefixes that are denied at the service's VIPs. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
+    pub deny_file: Option<PathBuf>,
+    /// Path of the file of client prefixes that are allowed at the service's VIPs. Others are
+    /// denied. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
+    pub allow_file: Option<PathBuf>,
+    /// Backends of the service, none twice.
+    #[schemars(length(min = 1, max = 1024))]
+    pub backends: Vec<Object<RawServiceBackend>>,
 }
 
-fn v6_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv6Net>, D::Error> {
-    prefix(deserializer, "an IPv6 prefix such as \"2001:db8:9::/64\"")
+/// Encapsulation of packets to a service's backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", rename = "Encapsulation")]
+pub enum RawEncapsulation {
+    /// IP-in-IP: an outer IP header.
+    #[default]
+    Ipip,
+    /// GUE variant 1: an outer IP header and a UDP header.
+    Gue,
 }
 
-fn prefix<'de, D: Deserializer<'de>, N: FromStr>(
-    deserializer: D,
-    example: &'static str,
-) -> Result<Option<N>, D::Error> {
-    let typed = String::deserialize(deserializer)?;
-    typed.parse().map(Some).map_err(|_| de::Error::invalid_value(Unexpected::Str(&typed), &example))
+/// Rate limits of a service. Packets and connections beyond them are dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Rates")]
+pub struct RawRates {
+    /// Packets to the service. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<RawRate>,
+    /// New TCP connections (SYN segments) to the service. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<RawRate>,
+    /// Packets from one client (an IPv4 address or an IPv6 /64) to the service. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_packets: Option<RawRate>,
+    /// New TCP connections from one client to the service. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_new_connections: Option<RawRate>,
 }
 
-#[derive(Default, Deserialize)]
+/// A rate per second, with a burst of one second's worth unless it is given.
+pub type RawRate = ScalarOrObject<PerSecond, RateWithBurst>;
+
+/// A rate per second.
+pub type PerSecond = Bounded<1, { MAX_RATE }>;
+
+/// A token bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Limits {
-    pub(super) services: Option<Whole<1, { limits::MAX_SERVICES }>>,
-    pub(super) backends: Option<Whole<1, { limits::MAX_BACKENDS }>>,
-    pub(super) vips: Option<Whole<1, { limits::MAX_VIPS }>>,
-    pub(super) connections: Option<Whole<{ limits::MIN_CONNECTIONS }, { limits::MAX_CONNECTIONS }>>,
+pub struct RateWithBurst {
+    /// Tokens added per second.
+    pub per_second: PerSecond,
+    /// Tokens in a full bucket.
+    pub burst: Bounded<1, { MAX_BURST }>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Backend {
-    pub(super) name: String,
-    pub(super) address: Address,
+/// A backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "ServiceBackend")]
+pub struct RawServiceBackend {
+    /// Name of a backend of the instance.
+    pub name: String,
+    /// Share of the service's flows relative to the other backends; 0 takes none. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 100))]
+    pub weight: Option<Bounded<0, { MAX_WEIGHT }>>,
+}
+
+/// Client prefixes that another service's backends serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Route")]
+pub struct RawRoute {
+    /// Client addresses or prefixes, none in two routes of the service. The longest matching prefix
+    /// decides.
+    #[schemars(length(min = 1))]
+    pub sources: Vec<Text<AddressOrPrefix>>,
+    /// Name of the service that handles these clients. It has no routes itself.
+    pub service: String,
+}
+
+/// A QUIC-LB configuration (draft-ietf-quic-load-balancers) with plaintext connection IDs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "QuicConfig")]
+pub struct RawQuicConfig {
+    /// Configuration ID: the upper three bits of a connection ID's first octet. None twice.
+    pub rotation: Bounded<0, MAX_ROTATION>,
+    /// Length of the configuration's server IDs, in octets.
+    pub server_id_length: Bounded<1, MAX_SERVER_ID_LENGTH>,
+    /// Server IDs, none twice. A backend may have several.
+    #[schemars(length(min = 1))]
+    pub server_ids: Vec<Object<RawServerId>>,
+}
+
+/// A QUIC server ID and its backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "ServerId")]
+pub struct RawServerId {
+    /// Name of a backend of the service.
+    pub backend: String,
+    /// Server ID: two hexadecimal digits for each octet.
+    pub id: Text<HexOctets>,
+}
+
+/// Octets as hexadecimal digits, two for each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HexOctets(pub Vec<u8>);
+
+/// A text that is not [`HexOctets`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HexError;
+
+impl FromStr for HexOctets {
+    type Err = HexError;
+
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        let digits: Option<Vec<u8>> =
+            text.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
+        let digits = digits.filter(|digits| digits.len().is_multiple_of(2)).ok_or(HexError)?;
+        Ok(Self(digits.chunks_exact(2).map(|pair| (pair[0] << 4) | pair[1]).collect()))
+    }
+}
+
+impl fmt::Display for HexOctets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl TextSyntax for HexOctets {
+    const EXPECTED: &'static str = "two hexadecimal digits for each octet, such as \"c4605e\"";
+    const EXAMPLES: &'static [&'static str] = &["c4605e"];
+}
+
+/// Policy for packets to a VIP address that belong to no service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Address")]
+pub struct RawAddress {
+    /// VIP address or prefix as written in a service's `vips`, none twice.
+    pub address: Text<AddressOrPrefix>,
+    /// Treatment of ICMP echo requests. Default: `answer`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub ping: PingPolicy,
+    /// Treatment of TCP and UDP to a port that no VIP has. Default: `pass`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub unlisted: UnlistedPolicy,
+    /// Whether `"unlisted": "drop"` is accepted although the host itself has the address. Default:
+    /// false.
     #[serde(default)]
-    pub(super) draining: bool,
+    pub allow_host_address: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Service {
-    pub(super) name: String,
-    pub(super) vips: Vec<Vip>,
-    #[serde(default, deserialize_with = "table_size")]
-    pub(super) table_size: TableSize,
-    #[serde(default)]
-    pub(super) tracking: Tracking,
-    #[serde(default)]
-    pub(super) hash: Hash,
-    #[serde(default)]
-    pub(super) encapsulation: Encapsulation,
-    pub(super) udp_zero_checksum: Option<bool>,
-    pub(super) rate: Option<Object<Rates>>,
-    #[serde(default)]
-    pub(super) too_big: TooBig,
-    #[serde(default)]
-    pub(super) routes: Vec<Object<super::routes::Typed>>,
-    #[serde(default)]
-    pub(super) quic: Vec<Object<super::quic::Typed>>,
-    pub(super) deny_file: Option<PathBuf>,
-    pub(super) allow_file: Option<PathBuf>,
-    pub(super) backends: Vec<Object<ServiceBackend>>,
+impl ObjectSyntax for Document {
+    const EXPECTED: &'static str = "an object: { \"version\": 1, ... }";
 }
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rates {
-    pub(super) packets: Option<Rate>,
-    pub(super) new_flows: Option<Rate>,
-    pub(super) source_packets: Option<Rate>,
-    pub(super) source_new_flows: Option<Rate>,
-}
-
-/// A rate: tokens a second, and in a full bucket.
-pub(super) struct Rate {
-    pub(super) per_second: u32,
-    pub(super) burst: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ServiceBackend {
-    pub(super) name: String,
-    pub(super) weight: Option<Whole<0, { limits::MAX_WEIGHT }>>,
-}
-
-/// A backend's address: one, or one of each family.
-pub(super) struct Address {
-    pub(super) v4: Option<Ipv4Addr>,
-    pub(super) v6: Option<Ipv6Addr>,
-}
-
-/// What an object must look like, for errors.
-pub(super) trait Example {
-    const EXAMPLE: &'static str;
-}
-
-impl Example for Header {
-    const EXAMPLE: &'static str = "an object: { \"version\": 1, ... }";
-}
-impl Example for Document {
-    const EXAMPLE: &'static str = Header::EXAMPLE;
-}
-impl Example for Underlay {
-    const EXAMPLE: &'static str =
+impl ObjectSyntax for RawUnderlay {
+    const EXPECTED: &'static str =
         "an object such as { \"v4\": \"192.0.2.1\", \"v6\": \"2001:db8::1\" }";
 }
-impl Example for Limits {
-    const EXAMPLE: &'static str = "an object such as { \"connections\": 65536 }";
+impl ObjectSyntax for RawLimits {
+    const EXPECTED: &'static str = "an object such as { \"connections\": 65536 }";
 }
-impl Example for Backend {
-    const EXAMPLE: &'static str =
+impl ObjectSyntax for RawBackend {
+    const EXPECTED: &'static str =
         "an object such as { \"name\": \"web-1\", \"address\": \"10.0.1.11\" }";
 }
-impl Example for Service {
-    const EXAMPLE: &'static str =
+impl ObjectSyntax for AddressPair {
+    const EXPECTED: &'static str = "an IP address such as \"10.0.1.11\", or { \"v4\": \"10.0.1.11\", \"v6\": \"2001:db8:1::11\" } for a backend with both";
+}
+impl ObjectSyntax for RawService {
+    const EXPECTED: &'static str =
         "an object such as { \"name\": \"web\", \"vips\": [...], \"backends\": [...] }";
 }
-impl Example for Rates {
-    const EXAMPLE: &'static str = "an object such as { \"source_new_flows\": 50 }";
+impl ObjectSyntax for RawRates {
+    const EXPECTED: &'static str = "an object such as { \"source_new_connections\": 50 }";
 }
-impl Example for ServiceBackend {
-    const EXAMPLE: &'static str = "an object such as { \"name\": \"web-1\", \"weight\": 100 }";
+impl ObjectSyntax for RateWithBurst {
+    const EXPECTED: &'static str =
+        "a whole number a second, from 1 to 10000000, or { \"per_second\": 50, \"burst\": 200 }";
 }
-
-/// A `T` written as a JSON object. Derived structs would take an array of the fields' values, too.
-pub(super) struct Object<T>(pub(super) T);
-
-impl<'de, T: Deserialize<'de> + Example> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de> + Example> de::Visitor<'de> for Visitor<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(T::EXAMPLE)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-
-        deserializer.deserialize_map(Visitor(PhantomData))
-    }
+impl ObjectSyntax for RawServiceBackend {
+    const EXPECTED: &'static str = "an object such as { \"name\": \"web-1\", \"weight\": 100 }";
+}
+impl ObjectSyntax for RawRoute {
+    const EXPECTED: &'static str =
+        "an object such as { \"sources\": [\"198.51.100.0/24\"], \"service\": \"web-near\" }";
+}
+impl ObjectSyntax for RawQuicConfig {
+    const EXPECTED: &'static str = "an object such as { \"rotation\": 0, \"server_id_length\": 3, \"server_ids\": [{ \"backend\": \"web-1\", \"id\": \"c4605e\" }] }";
+}
+impl ObjectSyntax for RawServerId {
+    const EXPECTED: &'static str =
+        "an object such as { \"backend\": \"web-1\", \"id\": \"c4605e\" }";
+}
+impl ObjectSyntax for RawAddress {
+    const EXPECTED: &'static str =
+        "an object such as { \"address\": \"203.0.113.10\", \"ping\": \"host\" }";
 }
 
-/// A whole number from `MIN` to `MAX`.
-#[derive(Clone, Copy)]
-pub(super) struct Whole<const MIN: u32, const MAX: u32>(pub(super) u32);
-
-impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<const MIN: u32, const MAX: u32>;
-
-        impl<const MIN: u32, const MAX: u32> de::Visitor<'_> for Visitor<MIN, MAX> {
-            type Value = Whole<MIN, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a whole number from {MIN} to {MAX}")
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-                u32::try_from(number)
-                    .ok()
-                    .filter(|number| (MIN..=MAX).contains(number))
-                    .map(Whole)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-                Err(E::invalid_value(Unexpected::Signed(number), &self))
-            }
-        }
-
-        deserializer.deserialize_u64(Visitor)
-    }
-}
-
-/// What counts of a switch that is not written.
-const fn yes() -> bool {
+const fn enabled() -> bool {
     true
 }
 
-fn table_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TableSize, D::Error> {
-    let Whole(slots) = Whole::<0, { u32::MAX }>::deserialize(deserializer)?;
-    TableSize::new(slots).map_err(de::Error::custom)
+const fn default_table_size() -> Bounded<0, { u32::MAX }> {
+    Bounded(TableSize::DEFAULT.get())
 }
 
-impl<'de> Deserialize<'de> for Tracking {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Tracking;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"always\" or \"never\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Tracking, E> {
-                match text {
-                    "always" => Ok(Tracking::Always),
-                    "never" => Ok(Tracking::Never),
-                    "transitions" => Err(E::custom(
-                        "tracking \"transitions\" is not supported; write \"always\" to keep flows in place while backends change, or \"never\"",
-                    )),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-                }
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Hash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Hash;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"flow\", \"client\" or \"source\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Hash, E> {
-                match text {
-                    "flow" => Ok(Hash::Flow),
-                    "client" => Ok(Hash::Client),
-                    "source" => Ok(Hash::Source),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-                }
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
-}
-
-/// What is said beside is not known here.
-impl<'de> Deserialize<'de> for Encapsulation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Encapsulation;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"ipip\" or \"gue\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Encapsulation, E> {
-                match text {
-                    "ipip" => Ok(Encapsulation::Ipip),
-                    "gue" => Ok(Encapsulation::Gue { zero_checksum: false }),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-                }
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The object form.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Both {
-            v4: Option<Ipv4Addr>,
-            v6: Option<Ipv6Addr>,
-        }
-
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Address;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "an IP address such as \"10.0.1.11\", or { \"v4\": \"10.0.1.11\", \"v6\": \"2001:db8:1::11\" } for a backend with both",
-                )
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Address, E> {
-                match text.parse() {
-                    Ok(IpAddr::V4(v4)) => Ok(Address { v4: Some(v4), v6: None }),
-                    Ok(IpAddr::V6(v6)) => Ok(Address { v4: None, v6: Some(v6) }),
-                    Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
-                }
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Address, A::Error> {
-                match Both::deserialize(MapAccessDeserializer::new(map))? {
-                    Both { v4: None, v6: None } => Err(de::Error::custom(
-                        "no address; write \"v4\", \"v6\" or both, such as { \"v4\": \"10.0.1.11\" }",
-                    )),
-                    Both { v4, v6 } => Ok(Address { v4, v6 }),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        type PerSecond = Whole<1, { limits::MAX_RATE }>;
-
-        /// The object form.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Both {
-            per_second: PerSecond,
-            burst: Whole<1, { limits::MAX_BURST }>,
-        }
-
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Rate;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(
-                    f,
-                    "a whole number a second, from 1 to {}, or {{ \"per_second\": 50, \"burst\": 200 }}",
-                    limits::MAX_RATE
-                )
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Rate, E> {
-                let rate =
-                    u32::try_from(number).ok().filter(|rate| (1..=limits::MAX_RATE).contains(rate));
-                let rate =
-                    rate.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))?;
-                Ok(Rate { per_second: rate, burst: rate })
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Rate, E> {
-                Err(E::invalid_value(Unexpected::Signed(number), &self))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Rate, A::Error> {
-                let both = Both::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Rate { per_second: both.per_second.0, burst: both.burst.0 })
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
+/// The JSON Schema (draft 2020-12) of [`Document`].
+pub fn schema() -> Schema {
+    schema_for!(Document)
 }

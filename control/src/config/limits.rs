@@ -51,22 +51,3 @@ pub const MAX_MTU: u32 = 65_535;
 /// The smallest MTU of an underlay that is called larger than what clients send: a full Ethernet
 /// frame's packet and the largest outer header.
 pub const MIN_JUMBO_MTU: u32 = 1_540;
-
-/// The capacities that an instance's maps are made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Services, 1 to [`MAX_SERVICES`].
-    pub services: u32,
-    /// Backends, 1 to [`MAX_BACKENDS`].
-    pub backends: u32,
-    /// VIPs of all services together, 1 to [`MAX_VIPS`].
-    pub vips: u32,
-    /// Flows in the connection table, [`MIN_CONNECTIONS`] to [`MAX_CONNECTIONS`].
-    pub connections: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { services: 256, backends: 4_096, vips: 1_024, connections: 65_536 }
-    }
-}

@@ -6,10 +6,14 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Config, ConfigError, Encapsulation, Limit, Limits, Rate, Tracking};
+use sluice_datapath::rates::{Limit, Rate};
 
+use super::{Config, ConfigError, Encapsulation, Tracking};
+use crate::capacities::Capacities;
+
+mod addresses;
+mod documents;
 mod limits;
-mod policy;
 mod quic;
 mod routes;
 mod size;
@@ -65,7 +69,7 @@ fn refused(text: &str, place: Option<&str>, words: &str) {
 fn the_example_in_the_documentation_is_good() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!((config.services().len(), config.backends().len()), (2, 4));
-    assert_eq!(config.limits(), Limits::default());
+    assert_eq!(config.capacities(), Capacities::default());
     assert!(config.backends()[2].draining());
     assert_eq!(config.services()[0].tracking(), Tracking::Always);
 }
@@ -74,7 +78,7 @@ fn the_example_in_the_documentation_is_good() {
 fn what_is_left_out_has_its_default() {
     let config = parse(&good().to_string()).unwrap();
     assert_eq!(config.instance(), "edge");
-    assert_eq!(config.limits(), Limits::default());
+    assert_eq!(config.capacities(), Capacities::default());
     assert_eq!(config.hash_key_file(), Path::new("conf/hash.key"));
     let web = &config.services()[0];
     assert_eq!(web.table_size().get(), 65_537);
@@ -100,38 +104,39 @@ fn an_absolute_key_path_stays() {
 fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute() {
     let config = parse(&good().to_string()).unwrap();
     assert!(
-        config.sources().is_empty()
-            && config.services().iter().all(|service| service.sources().is_empty())
+        config.acl_files().is_empty()
+            && config.services().iter().all(|service| service.acl_files().is_empty())
     );
     let mut document = good();
     document["deny_file"] = json!("deny.txt");
     document["services"][1]["allow_file"] = json!("/etc/sluice/allow.txt");
     let config = parse(&document.to_string()).unwrap();
     assert_eq!(
-        (config.sources().deny.as_deref(), &config.sources().allow),
+        (config.acl_files().deny.as_deref(), &config.acl_files().allow),
         (Some(Path::new("conf/deny.txt")), &None)
     );
-    assert!(config.services()[0].sources().is_empty());
+    assert!(config.services()[0].acl_files().is_empty());
     assert_eq!(
-        config.services()[1].sources().allow.as_deref(),
+        config.services()[1].acl_files().allow.as_deref(),
         Some(Path::new("/etc/sluice/allow.txt"))
     );
 }
 
 #[test]
 fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
-    let rate = json!({ "packets": 1000, "source_new_flows": { "per_second": 5, "burst": 20 } });
+    let rate =
+        json!({ "packets": 1000, "source_new_connections": { "per_second": 5, "burst": 20 } });
     let config = parse(&with("/services/0/rate", rate)).unwrap();
-    let rates = config.services()[0].rates();
+    let rates = config.services()[0].rate_limits();
     assert_eq!(
-        (rates.packets, rates.source_new_flows),
+        (rates.packets, rates.source_new_connections),
         (Some(Rate::new(1000, 1000)), Some(Rate::new(5, 20)))
     );
     assert_eq!(
-        (rates.of(Limit::NewFlows), rates.of(Limit::SourcePackets)),
+        (rates.rate(Limit::NewFlows), rates.rate(Limit::SourcePackets)),
         (Rate::NONE, Rate::NONE)
     );
-    assert!(config.services()[1].rates().is_empty());
+    assert!(config.services()[1].rate_limits().is_empty());
 }
 
 #[test]
@@ -275,14 +280,14 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/underlay/v4_sources", json!("10.9.8.7"), "underlay.v4_sources", "prefix"),
         ("/underlay/v4_sources", json!("10.9.8.7/32"), "underlay.v4_sources", "one address"),
         ("/underlay/v4_sources", json!("10.9.8.7/24"), "underlay.v4_sources", "write 10.9.8.0/24"),
-        ("/underlay/v4_sources", json!("0.0.0.0/0"), "underlay.v4_sources", "nobody's own"),
+        ("/underlay/v4_sources", json!("0.0.0.0/0"), "underlay.v4_sources", "too short for a source prefix (minimum /8)"),
         ("/underlay/v4_sources", json!("224.0.0.0/24"), "underlay.v4_sources", "multicast"),
         ("/underlay/v6_sources", json!("2001:db8:9::1/64"), "underlay.v6_sources", "write 2001:db8:9::/64"),
         ("/underlay", json!({ "v6": "2001:db8::1", "v4_sources": "10.9.8.0/24" }), "underlay.v4_sources", "no \"v4\""),
         ("/hash_key_file", json!(""), "hash_key_file", "sluice key new"),
-        ("/services/0/rate", json!(5), "services[0].rate", "source_new_flows"),
+        ("/services/0/rate", json!(5), "services[0].rate", "source_new_connections"),
         ("/services/0/rate", json!({ "packets": 0 }), "services[0].rate.packets", "from 1 to 10000000"),
-        ("/services/0/rate", json!({ "new_flows": 10_000_001 }), "services[0].rate.new_flows", "from 1 to 10000000"),
+        ("/services/0/rate", json!({ "new_connections": 10_000_001 }), "services[0].rate.new_connections", "from 1 to 10000000"),
         ("/services/0/rate", json!({ "packets": { "per_second": 5 } }), "services[0].rate.packets", "burst"),
         ("/services/0/rate", json!({ "bytes": 1 }), "services[0].rate.bytes", "source_packets"),
         ("/deny_file", json!(""), "deny_file", "or remove the field"),
@@ -313,8 +318,8 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/services/1/name", json!(""), "services[1].name", "1 to 63 characters"),
         ("/services/0/vips", json!([]), "services[0].vips", "at least one VIP"),
         ("/services/0/vips/0", json!("203.0.113.10/24:0/tcp"), "services[0].vips[0]", "write 203.0.113.0/24"),
-        ("/services/0/vips/0", json!("10.0.1.0/24:443/tcp"), "services[0].vips[0]", "10.0.1.0/24 holds 10.0.1.11"),
-        ("/services/0/vips/0", json!("192.0.2.0/30:443/tcp"), "services[0].vips[0]", "192.0.2.0/30 holds 192.0.2.1"),
+        ("/services/0/vips/0", json!("10.0.1.0/24:443/tcp"), "services[0].vips[0]", "10.0.1.0/24 contains 10.0.1.11"),
+        ("/services/0/vips/0", json!("192.0.2.0/30:443/tcp"), "services[0].vips[0]", "192.0.2.0/30 contains 192.0.2.1"),
         ("/services/0/hash", json!("port"), "services[0].hash", "\"flow\", \"client\" or \"source\""),
         ("/services/0/vips/0", json!("203.0.113.10"), "services[0].vips[0]", "203.0.113.10:443/tcp"),
         ("/services/0/vips/0", json!(443), "services[0].vips[0]", "a VIP such as"),

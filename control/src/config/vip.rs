@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address;
+use super::syntax::TextSyntax;
 
 /// A transport protocol that Sluice balances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,29 +179,13 @@ impl FromStr for Vip {
     }
 }
 
-impl Serialize for Vip {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+impl TextSyntax for Vip {
+    const EXPECTED: &'static str = "a VIP such as \"203.0.113.10:443/tcp\"";
+    const EXAMPLES: &'static [&'static str] =
+        &["203.0.113.10:443/tcp", "[2001:db8::10]:443/udp", "203.0.113.0/24:0/tcp"];
 
-impl<'de> Deserialize<'de> for Vip {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Vip;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a VIP such as \"203.0.113.10:443/tcp\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vip, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
+    fn message(error: &VipError) -> Option<String> {
+        Some(error.to_string())
     }
 }
 
@@ -210,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::syntax::Text;
 
     fn error(text: &str) -> String {
         text.parse::<Vip>().unwrap_err().to_string()
@@ -288,8 +273,8 @@ mod tests {
             prop_assume!(address::unusable(prefix.network()).is_none() && address::unusable(prefix.broadcast()).is_none());
             let vip = Vip::new(prefix, port, protocol).unwrap();
             prop_assert_eq!(vip.to_string().parse(), Ok(vip));
-            let json = serde_json::to_string(&vip).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Vip>(&json).unwrap(), vip);
+            let json = serde_json::to_string(&Text(vip)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Text<Vip>>(&json).unwrap(), Text(vip));
         }
 
         #[test]

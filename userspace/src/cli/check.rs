@@ -27,7 +27,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
 }
 
 fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
-    let limits = config.limits();
+    let limits = config.capacities();
     let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
     let draining = config.backends().iter().filter(|backend| backend.draining()).count();
     let slots: u64 =

@@ -12,7 +12,8 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
-use sluice_control::config::{self, Config, Limits};
+use sluice_control::capacities::Capacities;
+use sluice_control::config::{self, Config};
 use sluice_datapath::Family;
 use sluice_datapath::flow::Port;
 use tracing::{info, warn};
@@ -99,11 +100,11 @@ impl Assignment {
             None => by_address(config, own).with_context(|| args.config.display().to_string())?,
         };
         let backend = &config.backends()[position];
-        let serves = |service: &&config::Service| {
+        let serves = |service: &&config::ServiceConfig| {
             service.backends().iter().any(|listed| listed.backend() == position)
         };
         // Packets to a service's VIPs come to the backends of those to which its routes lead, too.
-        let leads = |service: &config::Service| {
+        let leads = |service: &config::ServiceConfig| {
             service.routes().iter().any(|to| serves(&&config.services()[to.service]))
         };
         let services =
@@ -166,7 +167,7 @@ struct Running {
     by_program: bool,
     /// The interfaces through which clients are answered.
     replies: Vec<String>,
-    limits: Limits,
+    capacities: Capacities,
     /// The maps that were replaced by some of other sizes, until nothing reads them.
     replaced: Option<PendingResize>,
 }
@@ -261,7 +262,7 @@ impl Running {
             gue_port: Port::default(),
             by_program: false,
             replies: Vec::new(),
-            limits: config.limits(),
+            capacities: config.capacities(),
             replaced: None,
             instance,
         };
@@ -277,7 +278,7 @@ impl Running {
             )));
         }
         let assignment = find(args, &config, self.host.netlink()).await?;
-        self.limits = config.limits();
+        self.capacities = config.capacities();
         self.fulfil(&assignment).await?;
         Ok(assignment)
     }
@@ -363,7 +364,7 @@ impl Running {
         if self.by_program || assignment.clamping.is_some() {
             let host = BackendHost {
                 addresses: LOCAL_ADDRESSES,
-                vip_addresses: self.limits.vips,
+                vip_addresses: self.capacities.vips,
                 gue_port: Port::new(assignment.gue_port.unwrap_or(0)),
             };
             if self.programs.is_none() || self.gue_port != host.gue_port {

@@ -124,19 +124,13 @@ impl Input {
     }
 
     fn capacities(&self) -> Capacities {
-        let limits = self.config.limits();
-        Capacities {
-            services: limits.services,
-            backends: limits.backends,
-            vips: limits.vips,
-            connections: limits.connections,
-        }
+        self.config.capacities()
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let underlay = self.config.underlay();
         let addresses = self.config.backends().iter().flat_map(|backend| backend.addresses());
-        addresses.filter(move |address| underlay.like(*address).is_some())
+        addresses.filter(move |address| underlay.address_for(*address).is_some())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{anyhow, bail};
-use sluice_control::config::{AddressPolicy, Config, Unlisted};
+use sluice_control::config::{AddressPolicy, Config, UnlistedPolicy};
 
 use crate::error::CliError;
 use crate::kernel::bpf;
@@ -85,7 +85,9 @@ pub(super) async fn check_own_addresses(
     netlink: &Netlink,
     config: &Config,
 ) -> Result<(), CliError> {
-    let drops = |policy: &&AddressPolicy| policy.unlisted() == Unlisted::Drop && !policy.force();
+    let drops = |policy: &&AddressPolicy| {
+        policy.unlisted() == UnlistedPolicy::Drop && !policy.allow_host_address()
+    };
     if !config.addresses().iter().any(|policy| drops(&policy)) {
         return Ok(());
     }
@@ -97,7 +99,7 @@ pub(super) async fn check_own_addresses(
         {
             return Err(CliError::bad_input(anyhow!(
                 "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
-                 whatever else listens there, such as SSH; take the address from the host, or write \"force\": true"
+                 whatever else listens there, such as SSH; take the address from the host, or write \"allow_host_address\": true"
             )));
         }
     }

@@ -16,7 +16,7 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
     site.write();
     add_address("203.0.113.10/32", "lo");
     let before = world();
-    let words = ["addresses[1].unlisted", "203.0.113.10", "SSH", "\"force\": true"];
+    let words = ["addresses[1].unlisted", "203.0.113.10", "SSH", "\"allow_host_address\": true"];
     fails(&site.sluice(&LB), 2, &words);
     assert_eq!(world(), before);
 
@@ -34,7 +34,7 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
         daemon.log()
     );
 
-    site.config["addresses"][0]["force"] = json!(true);
+    site.config["addresses"][0]["allow_host_address"] = json!(true);
     site.write();
     daemon.reload();
     assert_eq!((daemon.said("reload refused"), daemon.said("ready: ")), (1, 2), "{}", daemon.log());

@@ -145,7 +145,7 @@ fn a_connection_table_has_1024_to_16777216_flows_among_them_a_million() {
         "limits.connections",
         "from 1024 to 16777216",
     );
-    assert_eq!(parse(&room(1_000_000)).unwrap().limits().connections, 1_000_000);
+    assert_eq!(parse(&room(1_000_000)).unwrap().capacities().connections, 1_000_000);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_weight_is_at_most_65535() {
 #[test]
 fn a_rate_is_at_most_ten_million_and_its_burst_16777215() {
     assert_eq!((MAX_RATE, MAX_BURST), (10_000_000, 16_777_215));
-    for field in ["packets", "new_flows", "source_packets", "source_new_flows"] {
+    for field in ["packets", "new_connections", "source_packets", "source_new_connections"] {
         let place = format!("services[0].rate.{field}");
         let rate = |rate: u32| with("/services/0/rate", json!({ field: rate }));
         limit(&rate(MAX_RATE), &rate(MAX_RATE + 1), &place, "from 1 to 10000000");

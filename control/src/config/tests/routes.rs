@@ -53,7 +53,7 @@ fn what_a_route_cannot_say_is_refused() {
     refused(
         json!([{ "sources": ["10.0.0.0/8"], "service": "web" }]),
         "[0].service",
-        "the service itself",
+        "cannot point to its own service",
     );
     refused(json!([{ "sources": ["10.0.0.0/8"] }]), "[0]", "missing field `service`");
     refused(json!(["near"]), "[0]", "an object such as");
@@ -88,14 +88,14 @@ fn a_service_without_vips_is_one_to_which_a_route_leads_and_has_no_lists() {
     refused(
         &routed(json!([])).to_string(),
         Some("services[2].vips"),
-        "lead another service's \"routes\" here",
+        "name this service in the \"routes\" of another one",
     );
     let mut document = routed(json!([{ "sources": ["10.0.0.0/8"], "service": "near" }]));
     document["services"][2]["deny_file"] = json!("deny.txt");
     refused(
         &document.to_string(),
         Some("services[2].deny_file"),
-        "the lists of the service whose VIP a client aims at",
+        "only the source ACLs of the VIP's service are applied",
     );
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Config, parse, refused, with};
-use crate::config::TooBig;
+use crate::config::OversizePolicy;
 
 #[test]
 fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
@@ -24,10 +24,12 @@ fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
 #[test]
 fn a_service_says_what_becomes_of_what_does_not_fit() {
     let said = |text: &str| parse(text).unwrap().services()[0].too_big();
-    assert_eq!(said(&with("/version", json!(1))), TooBig::Reject);
-    for (word, meant) in
-        [("reject", TooBig::Reject), ("drop", TooBig::Drop), ("resegment", TooBig::Resegment)]
-    {
+    assert_eq!(said(&with("/version", json!(1))), OversizePolicy::Reject);
+    for (word, meant) in [
+        ("reject", OversizePolicy::Reject),
+        ("drop", OversizePolicy::Drop),
+        ("resegment", OversizePolicy::Resegment),
+    ] {
         assert_eq!(said(&with("/services/0/too_big", json!(word))), meant);
     }
     refused(
@@ -41,13 +43,16 @@ fn a_service_says_what_becomes_of_what_does_not_fit() {
 fn who_calls_the_underlay_larger_says_how_large_it_is() {
     let mut document: serde_json::Value =
         serde_json::from_str(&with("/services/0/too_big", json!("jumbo"))).unwrap();
-    refused(&document.to_string(), Some("services[0].too_big"), "it is not written");
+    refused(&document.to_string(), Some("services[0].too_big"), "it has none");
     document["underlay"]["mtu"] = json!(1539);
     refused(
         &document.to_string(),
         Some("services[0].too_big"),
-        "an \"mtu\" of 1540 or more, and it is 1539",
+        "an \"mtu\" of 1540 or more, and it has 1539",
     );
     document["underlay"]["mtu"] = json!(1540);
-    assert_eq!(parse(&document.to_string()).unwrap().services()[0].too_big(), TooBig::Jumbo);
+    assert_eq!(
+        parse(&document.to_string()).unwrap().services()[0].too_big(),
+        OversizePolicy::Jumbo
+    );
 }

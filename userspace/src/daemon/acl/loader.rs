@@ -7,7 +7,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sluice_control::config::SourceLists;
+use sluice_control::config::AclFiles;
 use sluice_datapath::entries::{Listing, PrefixKey};
 use tokio::sync::mpsc;
 
@@ -65,7 +65,7 @@ pub(crate) struct Loader {
     in_place: BTreeMap<Scope, List>,
     running: Option<mpsc::UnboundedReceiver<Vec<Loaded>>>,
     /// What was asked for while a run was going on.
-    next: Option<Vec<(Scope, SourceLists)>>,
+    next: Option<Vec<(Scope, AclFiles)>>,
 }
 
 impl Loader {
@@ -79,7 +79,7 @@ impl Loader {
     /// # Errors
     ///
     /// There is no thread to be had.
-    pub(crate) fn start(&mut self, wanted: Vec<(Scope, SourceLists)>) -> io::Result<()> {
+    pub(crate) fn start(&mut self, wanted: Vec<(Scope, AclFiles)>) -> io::Result<()> {
         if self.running.is_some() {
             self.next = Some(wanted);
             return Ok(());
@@ -126,7 +126,7 @@ impl Loader {
 }
 
 /// Reads a scope's files and makes its trie say the same.
-fn load(scope: Scope, files: &SourceLists, in_place: Option<List>) -> Loaded {
+fn load(scope: Scope, files: &AclFiles, in_place: Option<List>) -> Loaded {
     let begin = Instant::now();
     let (list, outcome) = match Entries::read(files) {
         Ok(entries) => change(in_place, entries),

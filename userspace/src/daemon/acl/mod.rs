@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use sluice_control::config::limits::{MAX_LIST_BYTES, MAX_LIST_PREFIXES};
-use sluice_control::config::{Config, SourceLists};
+use sluice_control::config::{AclFiles, Config};
 use sluice_datapath::entries::{Listing, PrefixKey};
 
 mod loader;
@@ -62,12 +62,12 @@ pub enum ListError {
 }
 
 /// The scopes that a configuration has lists for, and their files.
-pub fn wanted(config: &Config) -> Vec<(Scope, SourceLists)> {
+pub fn wanted(config: &Config) -> Vec<(Scope, AclFiles)> {
     let services = config
         .services()
         .iter()
-        .map(|s| (Scope::Service(s.name().to_owned()), s.sources().clone()));
-    let all = [(Scope::All, config.sources().clone())].into_iter().chain(services);
+        .map(|s| (Scope::Service(s.name().to_owned()), s.acl_files().clone()));
+    let all = [(Scope::All, config.acl_files().clone())].into_iter().chain(services);
     all.filter(|(_, files)| !files.is_empty()).collect()
 }
 
@@ -98,7 +98,7 @@ impl Entries {
     /// # Errors
     ///
     /// The first thing that is wrong with a file.
-    pub fn read(files: &SourceLists) -> Result<Self, ListError> {
+    pub fn read(files: &AclFiles) -> Result<Self, ListError> {
         let mut typed = Vec::new();
         for (file, says) in [(&files.deny, Listing::DENIED), (&files.allow, Listing::ALLOWED)] {
             if let Some(file) = file {

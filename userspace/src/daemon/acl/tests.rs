@@ -54,7 +54,7 @@ fn an_error_names_the_file_and_the_line_and_what_would_be_right() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    let files = SourceLists { deny: Some("/nonexistent/deny.txt".into()), allow: None };
+    let files = AclFiles { deny: Some("/nonexistent/deny.txt".into()), allow: None };
     let error = Entries::read(&files).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/deny.txt: cannot read it"), "{error}");
 }

@@ -31,13 +31,14 @@ impl Clamping {
     pub(super) fn of(
         args: &BackendArgs,
         config: &Config,
-        backend: &config::Backend,
+        backend: &config::BackendConfig,
         overhead: u32,
     ) -> Option<Self> {
         let underlay = config.underlay();
         config.clamp_mss().then(|| Self {
             mtu: args.mtu.or(underlay.mtu),
-            outer: [Family::V4, Family::V6].map(|inner| (inner, underlay.outer(backend, inner))),
+            outer: [Family::V4, Family::V6]
+                .map(|inner| (inner, underlay.outer_family(backend, inner))),
             overhead,
             interfaces: args.reply_interfaces.clone(),
         })

@@ -26,9 +26,9 @@ impl Balancer {
         have: &Have,
         want: &mut Desired,
     ) -> Result<(), CliError> {
-        want.list_of_all = !config.sources().is_empty() && self.has_list(Listing::OF_ALL)?;
+        want.list_of_all = !config.acl_files().is_empty() && self.has_list(Listing::OF_ALL)?;
         for (service, wanted) in config.services().iter().zip(&mut want.services) {
-            if service.sources().is_empty() {
+            if service.acl_files().is_empty() {
                 continue;
             }
             let index =
@@ -151,20 +151,20 @@ impl Balancer {
     /// would get back in hours.
     pub(super) fn set_rates(&mut self) -> Result<(), CliError> {
         let indexes = self.indexes()?;
-        let index = |service: &config::Service| indexes.get(service.name()).copied();
+        let index = |service: &config::ServiceConfig| indexes.get(service.name()).copied();
         let rated = self
             .input
             .config
             .services()
             .iter()
-            .filter_map(|service| Some((index(service)?, service.rates())));
+            .filter_map(|service| Some((index(service)?, service.rate_limits())));
         let rated: BTreeMap<u32, _> = rated.collect();
         let (mut changed, mut services) = (Vec::new(), BTreeSet::new());
         let present = self.maps.rates().map_err(CliError::operation)?;
         for (service, present) in (0..).zip(present.chunks_exact(Limit::ALL.len())) {
             for (limit, has) in Limit::ALL.into_iter().zip(present) {
                 // An index that no service has keeps nothing for the next one.
-                let wanted = rated.get(&service).map_or(Rate::NONE, |rates| rates.of(limit));
+                let wanted = rated.get(&service).map_or(Rate::NONE, |rates| rates.rate(limit));
                 if *has != wanted {
                     changed.push((Rate::index(service, limit), wanted));
                     services.insert(service);

@@ -126,7 +126,7 @@ fn fill<P>(
         let new = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
         let refused = |used: String| Error::InUse {
             limit: spec.limit().map_or("", Limit::name),
-            capacity: spec.limit().map_or(0, |limit| capacities.of(limit)),
+            capacity: spec.limit().map_or(0, |limit| capacities.get(limit)),
             used,
         };
         match spec.writer {

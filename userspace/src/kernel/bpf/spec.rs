@@ -68,8 +68,8 @@ impl MapSpec {
         match self.size {
             Size::Fixed => None,
             Size::Exactly(entries) => Some(entries),
-            Size::Keyed(limit) => Some(capacities.of(limit)),
-            Size::Indexed(limit, each) => Some((capacities.of(limit) + 1) * each),
+            Size::Keyed(limit) => Some(capacities.get(limit)),
+            Size::Indexed(limit, each) => Some((capacities.get(limit) + 1) * each),
         }
     }
 

@@ -69,7 +69,8 @@ impl NextHops {
         let mut next_hops = Self { underlay, found: BTreeMap::new(), warnings: BTreeMap::new() };
         let mut mtus = DeviceMtus::default();
         for address in addresses {
-            let route = netlink.route_among(address, underlay.like(address), &mut mtus).await;
+            let route =
+                netlink.route_among(address, underlay.address_for(address), &mut mtus).await;
             let (way, warning) = match route {
                 Err(error @ netlink::Error::SourceNotLocal { .. })
                     if source == Source::MayBeLost =>
@@ -152,12 +153,13 @@ impl NextHops {
                 [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)]
             {
                 let asked = (!address.is_none()).then(|| IpAddr::from(address));
-                let hop = match asked.filter(|address| self.underlay.like(*address).is_some()) {
-                    // No address, or no source for its outer header.
-                    None => NONE,
-                    Some(address) if !self.found.contains_key(&address) => continue,
-                    Some(address) => self.hop(address, path_mtus),
-                };
+                let hop =
+                    match asked.filter(|address| self.underlay.address_for(*address).is_some()) {
+                        // No address, or no source for its outer header.
+                        None => NONE,
+                        Some(address) if !self.found.contains_key(&address) => continue,
+                        Some(address) => self.hop(address, path_mtus),
+                    };
                 changes.note(&present, NextHop::index(*index, family), &hop);
             }
         }

@@ -1,22 +1,22 @@
 //! Policies of VIP addresses.
 
 use super::*;
-use crate::config::{Ping, Unlisted};
+use crate::config::{PingPolicy, UnlistedPolicy};
 
 #[test]
 fn an_address_has_the_policy_that_is_written_and_the_default_otherwise() {
     let policies = json!([
-        { "address": "203.0.113.10", "ping": "host", "unlisted": "drop", "force": true },
+        { "address": "203.0.113.10", "ping": "host", "unlisted": "drop", "allow_host_address": true },
         { "address": "2001:db8:f::10/128", "ping": "forward" }
     ]);
     let config = parse(&with("/addresses", policies)).unwrap();
     let [four, six] = config.addresses() else { panic!("{config:?}") };
     assert_eq!(
         (four.prefix().to_string().as_str(), four.ping(), four.unlisted()),
-        ("203.0.113.10/32", Ping::Host, Unlisted::Drop)
+        ("203.0.113.10/32", PingPolicy::Host, UnlistedPolicy::Drop)
     );
-    assert!(four.force() && !six.force());
-    assert_eq!((six.ping(), six.unlisted()), (Ping::Forward, Unlisted::Pass));
+    assert!(four.allow_host_address() && !six.allow_host_address());
+    assert_eq!((six.ping(), six.unlisted()), (PingPolicy::Forward, UnlistedPolicy::Pass));
     assert!(parse(&good().to_string()).unwrap().addresses().is_empty());
 }
 
@@ -48,12 +48,12 @@ fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
     refused(
         &with("/addresses", with_field("ping", json!("drop"))),
         Some("addresses[0].ping"),
-        "\"answer\", \"forward\", \"host\"",
+        "\"answer\", \"forward\" or \"host\"",
     );
     refused(
         &with("/addresses", with_field("unlisted", json!(true))),
         Some("addresses[0].unlisted"),
-        "\"pass\", \"drop\"",
+        "\"pass\" or \"drop\"",
     );
     refused(
         &with("/addresses", with_field("colour", json!(1))),

@@ -1,0 +1,46 @@
+//! Checks `addresses`.
+
+use super::checks::check_limit;
+use crate::capacities::{Capacities, Limit};
+use crate::config::document::RawAddress;
+use crate::config::model::{AddressPolicy, ServiceConfig};
+use crate::config::options::PingPolicy;
+use crate::config::prefix::AddressOrPrefix;
+use crate::config::problem::{Problem, Unique};
+use crate::config::syntax::{Object, Text};
+use crate::config::vip::Vip;
+
+pub(super) fn validate(
+    raw: &[Object<RawAddress>],
+    services: &[ServiceConfig],
+    capacities: Capacities,
+) -> Result<Vec<AddressPolicy>, Problem> {
+    let mut unique = Unique::new();
+    let mut policies = Vec::with_capacity(raw.len());
+    for (index, Object(raw)) in raw.iter().enumerate() {
+        let place = format!("addresses[{index}].address");
+        let Text(address) = raw.address;
+        let AddressOrPrefix(prefix) = address;
+        let mut prefixes = services.iter().flat_map(ServiceConfig::vips).map(Vip::prefix);
+        if !prefixes.any(|vip| vip == prefix) {
+            return Err(Problem::new(
+                place,
+                format!(
+                    "no VIP has the address {address}; write an address or prefix as in a service's \"vips\""
+                ),
+            ));
+        }
+        unique.insert(prefix, place, |prefix| format!("{prefix}"))?;
+        policies.push(AddressPolicy {
+            prefix,
+            ping: raw.ping,
+            unlisted: raw.unlisted,
+            allow_host_address: raw.allow_host_address,
+        });
+    }
+    // A VIP address that forwards pings needs an entry in the map of VIPs.
+    let vips: usize = services.iter().map(|service| service.vips.len()).sum();
+    let forwarded = policies.iter().filter(|policy| policy.ping == PingPolicy::Forward).count();
+    check_limit(vips + forwarded, Limit::Vips, capacities.vips)?;
+    Ok(policies)
+}

@@ -1,0 +1,75 @@
+//! Checks `backends`.
+
+use std::net::IpAddr;
+
+use super::checks::{check_limit, check_usable};
+use crate::capacities::{Capacities, Limit};
+use crate::config::document::{AddressPair, RawBackend};
+use crate::config::model::{BackendConfig, Underlay};
+use crate::config::names;
+use crate::config::problem::{Problem, Unique, at};
+use crate::config::syntax::{Object, ScalarOrObject};
+
+pub(super) fn validate(
+    raw: Vec<Object<RawBackend>>,
+    underlay: Underlay,
+    capacities: Capacities,
+) -> Result<Vec<BackendConfig>, Problem> {
+    check_limit(raw.len(), Limit::Backends, capacities.backends)?;
+    let mut names = Unique::new();
+    let mut addresses = Unique::new();
+    let mut backends = Vec::with_capacity(raw.len());
+    for (index, Object(raw)) in raw.into_iter().enumerate() {
+        let place = format!("backends[{index}].name");
+        let name = names::name(&raw.name).map_err(at(&*place))?;
+        names.insert(raw.name, place, |name| format!("backend name {name:?}"))?;
+        let place = format!("backends[{index}].address");
+        let AddressPair { v4, v6 } = address_pair(raw.address, &place)?;
+        let backend = BackendConfig { name, v4, v6, draining: raw.draining };
+        for address in backend.addresses() {
+            check_address(address, underlay, &place)?;
+            addresses.insert(address, place.clone(), |address| format!("address {address}"))?;
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+fn address_pair(
+    raw: ScalarOrObject<IpAddr, AddressPair>,
+    place: &str,
+) -> Result<AddressPair, Problem> {
+    match raw {
+        ScalarOrObject::Scalar(IpAddr::V4(v4)) => Ok(AddressPair { v4: Some(v4), v6: None }),
+        ScalarOrObject::Scalar(IpAddr::V6(v6)) => Ok(AddressPair { v4: None, v6: Some(v6) }),
+        ScalarOrObject::Object(AddressPair { v4: None, v6: None }) => Err(Problem::new(
+            place,
+            "no address; write \"v4\", \"v6\" or both, such as { \"v4\": \"10.0.1.11\" }",
+        )),
+        ScalarOrObject::Object(pair) => Ok(pair),
+    }
+}
+
+fn check_address(address: IpAddr, underlay: Underlay, place: &str) -> Result<(), Problem> {
+    check_usable(address, || place.to_owned(), "a backend's address")?;
+    let sources = underlay
+        .own_prefixes()
+        .find(|own| own.prefix_len() < own.max_prefix_len() && own.contains(&address));
+    if let Some(sources) = sources {
+        return Err(Problem::new(
+            place,
+            format!(
+                "{address} is in {sources}, the prefix of the sources of outer headers (underlay); write the backend host's address"
+            ),
+        ));
+    }
+    if underlay.address_for(address) == Some(address) {
+        return Err(Problem::new(
+            place,
+            format!(
+                "{address} is also the balancer's own address (underlay); write the backend host's address"
+            ),
+        ));
+    }
+    Ok(())
+}
