@@ -12,7 +12,7 @@ KERNELS ?= 5.10 6.1 6.12 newest
 BENCH_KERNELS := $(if $(filter file undefined,$(origin KERNELS)),6.1 6.12,$(KERNELS))
 
 .PHONY: help setup build test test-largest fuzz test-kernels test-kernels-ci lab lab-up lab-status \
-	lab-shell lab-down bench bench-lists bench-program bench-kernels lint clean
+	lab-shell lab-down bench bench-acl bench-program bench-kernels lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,8 @@ lab-down: ## Remove the lab
 bench: setup ## Benchmark lookup tables against the Maglev paper's pseudo-code (minutes)
 	$(CARGO) bench --package sluice-maglev
 
-bench-lists: setup ## Measure time and memory of a source ACL with a million prefixes (root; a minute)
-	$(CARGO) bench --package sluice --bench lists
+bench-acl: setup ## Measure time and memory of a source ACL with a million prefixes (root; a minute)
+	$(CARGO) bench --package sluice --bench acl
 
 bench-program: build ## Time the programs, an empty one and a minimal encapsulating one (root; 2 minutes)
 	@$(TARGET)/release/sluice-bench program --document docs/benchmarks.md
