@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use sluice_datapath::Address;
-use sluice_datapath::Family;
-use sluice_datapath::entries::{Backend, NextHop};
-use sluice_datapath::quic::IdLengths;
-use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
+use sluice_datapath::abi::{Backend, BackendRecord, Name, NextHop, QuicIdLengths, ServiceRecord};
+use sluice_datapath::{Address, Family};
 
 use crate::have::{Have, HaveBackend, HaveService, REST_SECONDS};
 use crate::step::{NewBackend, Step};
@@ -16,7 +13,7 @@ mod maps;
 
 pub use maps::Maps;
 
-const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
+const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
 
 /// What the maps hold, from the maps alone.
 ///
@@ -27,12 +24,14 @@ pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
     let mut have = Have { backends: backends(maps)?, ..Have::default() };
     for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
         let name = record.name.as_str();
-        if name.is_empty() && record.rests_until == 0 {
+        if name.is_empty() && record.reusable_after == 0 {
             continue;
         }
         let name = (!name.is_empty()).then(|| name.to_owned());
-        have.services
-            .insert(index, HaveService { name, table: None, rests_until: record.rests_until });
+        have.services.insert(
+            index,
+            HaveService { name, table: None, reusable_after: record.reusable_after },
+        );
     }
     let named: Vec<u32> = have
         .services
@@ -51,7 +50,7 @@ pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
     have.quic_servers = maps.quic_servers()?;
     have.quic_lengths = (0..)
         .zip(maps.quic_lengths()?)
-        .filter(|(_, lengths)| *lengths != IdLengths::NONE)
+        .filter(|(_, lengths)| *lengths != QuicIdLengths::NONE)
         .collect();
     Ok(have)
 }
@@ -66,16 +65,16 @@ pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Erro
     let entries = maps.backends()?;
     for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
         // An index is 16 bits wide, and index 0 means nothing.
-        let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.incarnation) else { continue };
+        let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.epoch) else { continue };
         let name = record.name.as_str();
         backends.insert(
             index,
             HaveBackend {
                 name: (!name.is_empty()).then(|| name.to_owned()),
                 entry,
-                incarnation: record.incarnation,
+                epoch: record.epoch,
                 draining: record.draining != 0,
-                rests_until: record.rests_until,
+                reusable_after: record.reusable_after,
             },
         );
     }
@@ -116,7 +115,7 @@ pub fn apply<M: Maps>(
             maps.reset_service_counters(&indexes)?;
             let records: Vec<_> = created
                 .map(|table| {
-                    (table.service, ServiceRecord { name: name(&table.name), rests_until: 0 })
+                    (table.service, ServiceRecord { name: name(&table.name), reusable_after: 0 })
                 })
                 .collect();
             maps.set_service_records(&records)?;
@@ -131,7 +130,7 @@ pub fn apply<M: Maps>(
         }
         Step::RemoveServerIds { servers, services } => {
             maps.set_quic_lengths(
-                &services.iter().map(|index| (*index, IdLengths::NONE)).collect::<Vec<_>>(),
+                &services.iter().map(|index| (*index, QuicIdLengths::NONE)).collect::<Vec<_>>(),
             )?;
             maps.remove_quic_servers(servers)
         }
@@ -151,7 +150,7 @@ pub fn apply<M: Maps>(
             // this is not done.
             indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
             indexes.iter().try_for_each(|index| maps.remove_list(*index))?;
-            let rests = ServiceRecord { name: Name::NONE, rests_until: rests_until(now) };
+            let rests = ServiceRecord { name: Name::NONE, reusable_after: reusable_after(now) };
             maps.set_service_records(
                 &indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>(),
             )
@@ -171,10 +170,10 @@ pub fn apply<M: Maps>(
                 .iter()
                 .filter_map(|index| {
                     let record = records.get(usize::from(*index))?;
-                    let rests_until = rests_until(now);
+                    let reusable_after = reusable_after(now);
                     Some((
                         *index,
-                        BackendRecord { name: Name::NONE, draining: 0, rests_until, ..*record },
+                        BackendRecord { name: Name::NONE, draining: 0, reusable_after, ..*record },
                     ))
                 })
                 .collect();
@@ -184,7 +183,7 @@ pub fn apply<M: Maps>(
 }
 
 /// When an index that is freed now may be used again.
-fn rests_until(now: u64) -> u64 {
+fn reusable_after(now: u64) -> u64 {
     now.saturating_add(REST_SECONDS * 1_000_000_000)
 }
 
@@ -199,8 +198,8 @@ fn add_backends<M: Maps>(
     let records = new.iter().map(|backend| {
         let record = BackendRecord {
             name: name(&backend.name),
-            rests_until: 0,
-            incarnation: backend.entry.incarnation,
+            reusable_after: 0,
+            epoch: backend.entry.epoch,
             draining: u32::from(backend.draining),
         };
         (backend.index, record)

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
-use sluice_datapath::options::{AddressOptions, Features, VipOptions};
+use sluice_datapath::abi::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
@@ -79,13 +79,13 @@ impl Desired {
         };
         let asked = |option| self.services.iter().any(|service| service.options.has(option));
         // Whoever wants to capture does not want to replace the program first.
-        Features::EVENTS
+        Features::CAPTURE
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)
-            .with_if(self.list_of_all, Features::LIST_OF_ALL)
-            .with_if(asked(VipOptions::LISTED), Features::LISTS)
-            .with_if(asked(VipOptions::LIMITED), Features::RATES)
+            .with_if(self.list_of_all, Features::GLOBAL_ACL)
+            .with_if(asked(VipOptions::ACL), Features::SERVICE_ACLS)
+            .with_if(asked(VipOptions::RATE_LIMITED), Features::RATES)
             .with_if(asked(VipOptions::GUE), Features::GUE)
             .with_if(asked(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
             .with_if(asked(VipOptions::RESEGMENT), Features::RESEGMENT)
@@ -121,7 +121,7 @@ impl Desired {
                     HashInput::Client => VipOptions::HASH_CLIENT,
                     HashInput::Source => VipOptions::HASH_SOURCE,
                 }
-                .with_if(!service.rate_limits().is_empty(), VipOptions::LIMITED)
+                .with_if(!service.rate_limits().is_empty(), VipOptions::RATE_LIMITED)
                 .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
                 .with_if(
                     service.encapsulation() == Encapsulation::Gue { zero_checksum: true },
@@ -159,7 +159,7 @@ impl Desired {
 /// What a policy is to packets.
 fn options(policy: &AddressPolicy) -> AddressOptions {
     AddressOptions::NONE
-        .with_if(policy.unlisted() == UnlistedPolicy::Drop, AddressOptions::DROP_UNLISTED)
+        .with_if(policy.unlisted() == UnlistedPolicy::Drop, AddressOptions::DROP_NO_SERVICE)
         .with_if(policy.ping() == PingPolicy::Host, AddressOptions::PING_HOST)
         .with_if(policy.ping() == PingPolicy::Forward, AddressOptions::PING_FORWARD)
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::{self, Backend, Connection, RouteKey, VipAddress, VipKey};
-use sluice_datapath::quic::{IdLengths, ServerKey};
+use sluice_datapath::abi;
+use sluice_datapath::abi::{
+    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, VipAddress, VipKey,
+};
 
 use crate::lookup_table::LookupTable;
 
@@ -18,13 +20,13 @@ pub struct Have {
     /// VIP addresses and prefixes.
     pub addresses: BTreeMap<IpNet, VipAddress>,
     /// VIPs.
-    pub vips: BTreeMap<VipKey, entries::Vip>,
+    pub vips: BTreeMap<VipKey, abi::ServiceRef>,
     /// Routes.
-    pub routes: BTreeMap<RouteKey, entries::Vip>,
+    pub routes: BTreeMap<RouteKey, abi::ServiceRef>,
     /// QUIC server IDs and their backends.
-    pub quic_servers: BTreeMap<ServerKey, Connection>,
+    pub quic_servers: BTreeMap<QuicServerKey, Connection>,
     /// How long the QUIC server IDs of services are, of those that have any.
-    pub quic_lengths: BTreeMap<u32, IdLengths>,
+    pub quic_lengths: BTreeMap<u32, QuicIdLengths>,
 }
 
 /// What a backend's index holds.
@@ -34,12 +36,12 @@ pub struct HaveBackend {
     pub name: Option<String>,
     /// Its entry.
     pub entry: Backend,
-    /// The incarnation that the index had last.
-    pub incarnation: u32,
+    /// The epoch that the index had last.
+    pub epoch: u32,
     /// Whether it is draining.
     pub draining: bool,
     /// Until when the index rests, nanoseconds since boot.
-    pub rests_until: u64,
+    pub reusable_after: u64,
 }
 
 /// What a service's index holds.
@@ -50,7 +52,7 @@ pub struct HaveService {
     /// Its lookup table.
     pub table: Option<LookupTable>,
     /// Until when the index rests, nanoseconds since boot.
-    pub rests_until: u64,
+    pub reusable_after: u64,
 }
 
 /// How long a freed index rests before it may be used again, in seconds.

@@ -1,6 +1,6 @@
 //! A lookup table as it is in its inner map.
 
-use sluice_datapath::entries::{Slot, TableHead};
+use sluice_datapath::abi::{Slot, TableHead};
 
 /// A lookup table as it is in its inner map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +20,12 @@ impl LookupTable {
     pub fn elements(&self) -> Vec<u64> {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let mut elements = Vec::with_capacity(self.slots.len() / 2 + 3);
-        elements.push(pair(self.head.to_word(), self.generation));
+        elements.push(pair(self.head.encode(), self.generation));
         elements.push(self.digest);
         elements.extend(
             self.slots
                 .chunks(2)
-                .map(|two| pair(two[0].to_word(), two.get(1).map_or(0, |slot| slot.to_word()))),
+                .map(|two| pair(two[0].encode(), two.get(1).map_or(0, |slot| slot.encode()))),
         );
         elements
     }
@@ -33,12 +33,12 @@ impl LookupTable {
     /// The lookup table of an inner map's elements; `None` when slots are missing.
     pub fn from_elements(elements: &[u64]) -> Option<Self> {
         let [first, digest, slots @ ..] = elements else { return None };
-        let head = TableHead::from_word(*first as u32);
+        let head = TableHead::decode(*first as u32);
         let slots: Vec<Slot> = slots
             .iter()
             .flat_map(|pair| [*pair as u32, (pair >> 32) as u32])
             .take(head.slots as usize)
-            .map(Slot::from_word)
+            .map(Slot::decode)
             .collect();
         (slots.len() == head.slots as usize).then_some(Self {
             head,
@@ -58,7 +58,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_table_survives_the_round_trip(words in prop::collection::vec(any::<u32>(), 0..20), tracked: bool, generation: u32, digest: u64) {
-            let slots: Vec<Slot> = words.into_iter().map(Slot::from_word).collect();
+            let slots: Vec<Slot> = words.into_iter().map(Slot::decode).collect();
             let head = TableHead { slots: slots.len() as u32, tracked };
             let table = LookupTable { head, generation, digest, slots };
             prop_assert_eq!(LookupTable::from_elements(&table.elements()), Some(table));

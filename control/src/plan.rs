@@ -5,19 +5,17 @@
 //! that they named. Routes are like VIPs, and their own service's VIPs come behind them: no packet
 //! of a new service goes to a backend that is not its client's. After each step every packet still
 //! finds a whole table of known backends, so it does no harm to stop between two steps, or to start
-//! again from what is then there. A VIP address's copy of a VIP ([`FirstVip`]) is cleared before
+//! again from what is then there. A VIP address's copy of a VIP ([`CachedVip`]) is cleared before
 //! anything else happens to the VIP.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
-use sluice_datapath::Address;
-use sluice_datapath::entries::{
-    self, Backend, Connection, FirstVip, RouteKey, Slot, TableHead, VipAddress, VipKey,
+use sluice_datapath::abi::{
+    AddressOptions, Backend, CachedVip, Connection, Port, QuicIdLengths, QuicServerKey, RouteKey,
+    Slot, TableHead, VipAddress, VipKey,
 };
-use sluice_datapath::flow::Port;
-use sluice_datapath::options::AddressOptions;
-use sluice_datapath::quic::{IdLengths, ServerKey};
+use sluice_datapath::{Address, abi};
 
 use crate::capacities::{Capacities, ROUTES};
 use crate::config::Vip;
@@ -112,11 +110,11 @@ fn place_backends(
     now: u64,
 ) -> Result<Placed, PlanError> {
     let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX)).filter(|index| {
-        have.backends.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
+        have.backends.get(index).is_none_or(|has| has.name.is_none() && has.reusable_after <= now)
     });
     // An interrupted change leaves a name at two indexes, or at one whose entry is not written:
     // only a whole one counts.
-    let whole = have.backends.iter().filter(|(_, has)| has.entry.incarnation != 0);
+    let whole = have.backends.iter().filter(|(_, has)| has.entry.epoch != 0);
     let whole: HashMap<(&str, Address, Address), u16> = whole
         .filter_map(|(index, has)| {
             Some(((has.name.as_deref()?, has.entry.v4, has.entry.v6), *index))
@@ -131,14 +129,14 @@ fn place_backends(
             continue;
         }
         let index = free.next().ok_or(PlanError::Full { what: "backends", capacity })?;
-        let before = have.backends.get(&index).map_or(0, |has| has.incarnation);
+        let before = have.backends.get(&index).map_or(0, |has| has.epoch);
         // Zero means free, so the count skips it.
-        let incarnation = before.checked_add(1).unwrap_or(1);
+        let epoch = before.checked_add(1).unwrap_or(1);
         placed.indexes.push(index);
         placed.new.push(NewBackend {
             index,
             name: backend.name.clone(),
-            entry: Backend { v4, v6, incarnation },
+            entry: Backend { v4, v6, epoch },
             draining: backend.draining,
         });
     }
@@ -158,7 +156,7 @@ fn place_services(
         .filter_map(|(index, has)| Some((has.name.as_deref()?, *index)))
         .collect();
     let mut free = (1..=capacity).filter(|index| {
-        have.services.get(index).is_none_or(|has| has.name.is_none() && has.rests_until <= now)
+        have.services.get(index).is_none_or(|has| has.name.is_none() && has.reusable_after <= now)
     });
     let place = |service: &DesiredService| match known.get(&*service.name) {
         Some(index) => Ok(*index),
@@ -217,19 +215,18 @@ fn changed_server_ids(
     services: &[u32],
 ) -> (Option<Step>, Option<Step>) {
     let new: HashMap<u16, u32> =
-        placed.new.iter().map(|new| (new.index, new.entry.incarnation)).collect();
+        placed.new.iter().map(|new| (new.index, new.entry.epoch)).collect();
     let connection = |backend: usize| {
         let index = placed.indexes[backend];
-        let incarnation =
-            new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.incarnation);
-        Connection { backend: index.into(), incarnation }
+        let epoch = new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.epoch);
+        Connection { backend: index.into(), epoch }
     };
     let (mut servers, mut lengths) = (BTreeMap::new(), BTreeMap::new());
     for (service, wanted) in services.iter().zip(&want.services) {
         for (rotation, id, backend) in &wanted.server_ids {
-            let Some(key) = ServerKey::new(*service, *rotation, id) else { continue };
+            let Some(key) = QuicServerKey::new(*service, *rotation, id) else { continue };
             servers.insert(key, connection(*backend));
-            let all = lengths.entry(*service).or_insert(IdLengths::NONE);
+            let all = lengths.entry(*service).or_insert(QuicIdLengths::NONE);
             *all = all.with(*rotation, id.len() as u8);
         }
     }
@@ -253,12 +250,12 @@ fn changed_routes(
     have: &Have,
     want: &Desired,
     services: &[u32],
-) -> (Vec<(RouteKey, entries::Vip)>, Vec<RouteKey>) {
+) -> (Vec<(RouteKey, abi::ServiceRef)>, Vec<RouteKey>) {
     let mut wanted = BTreeMap::new();
     for (service, from) in services.iter().zip(&want.services) {
         for (prefix, to) in &from.routes {
             let entry =
-                entries::Vip { service: services[*to], options: want.services[*to].options };
+                abi::ServiceRef { service: services[*to], options: want.services[*to].options };
             wanted.insert(RouteKey::new(*service, &prefix_key(*prefix)), entry);
         }
     }
@@ -276,11 +273,11 @@ fn put_and_remove_vips(
     capacity: u32,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
-    let wanted: Vec<(Vip, entries::Vip)> = services
+    let wanted: Vec<(Vip, abi::ServiceRef)> = services
         .iter()
         .zip(&want.services)
         .flat_map(|(index, service)| {
-            let entry = entries::Vip { service: *index, options: service.options };
+            let entry = abi::ServiceRef { service: *index, options: service.options };
             service.vips.iter().map(move |vip| (*vip, entry))
         })
         .collect();
@@ -302,8 +299,8 @@ fn put_and_remove_vips(
         let address = entries.entry(vip.prefix()).or_insert(VipAddress::new(id, options));
         let (port, protocol) = (Port::new(vip.port()), vip.protocol().number());
         // The first one that the configuration names. No packet looks for an any-port VIP first.
-        if address.first == FirstVip::NONE && port != VipKey::ANY_PORT {
-            address.first = FirstVip::new(port, protocol, *entry);
+        if address.cached == CachedVip::NONE && port != VipKey::ANY_PORT {
+            address.cached = CachedVip::new(port, protocol, *entry);
         }
         keys.insert(VipKey::new(id, port, protocol), *entry);
         if options.has(AddressOptions::PING_FORWARD) {
@@ -321,7 +318,7 @@ fn put_and_remove_vips(
     let put: Vec<_> = changed.map(|(key, entry)| (*key, *entry)).collect();
     let cleared = have.addresses.iter().filter(|(prefix, has)| {
         // Those of addresses that go, go with them.
-        let stays = has.first_key().is_none_or(|key| keys.get(&key).copied() == has.first.vip());
+        let stays = has.cached_key().is_none_or(|key| keys.get(&key).copied() == has.cached.vip());
         !stays && entries.contains_key(prefix)
     });
     let cleared: Vec<_> =

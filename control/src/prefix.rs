@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::PrefixKey;
+use sluice_datapath::abi::PrefixKey;
 
 /// The key of a prefix.
 pub fn prefix_key(prefix: IpNet) -> PrefixKey {

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::{self, Backend, Connection, RouteKey, VipAddress, VipKey};
-use sluice_datapath::quic::{IdLengths, ServerKey};
+use sluice_datapath::abi;
+use sluice_datapath::abi::{
+    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, VipAddress, VipKey,
+};
 
 use crate::lookup_table::LookupTable;
 
@@ -44,20 +46,20 @@ pub enum Step {
     /// Swap lookup tables, all in one batch.
     ReplaceTables(Vec<NewTable>),
     /// Add routes or change where they lead, before any VIP leads to them.
-    PutRoutes(Vec<(RouteKey, entries::Vip)>),
+    PutRoutes(Vec<(RouteKey, abi::ServiceRef)>),
     /// Remove routes that are not wanted.
     RemoveRoutes(Vec<RouteKey>),
     /// Give QUIC server IDs to backends, then change how long services' server IDs are.
     PutServerIds {
         /// New or changed IDs.
-        servers: Vec<(ServerKey, Connection)>,
+        servers: Vec<(QuicServerKey, Connection)>,
         /// New or changed lengths.
-        lengths: Vec<(u32, IdLengths)>,
+        lengths: Vec<(u32, QuicIdLengths)>,
     },
     /// End QUIC server IDs of services, then remove those that are not wanted.
     RemoveServerIds {
         /// IDs that are not wanted.
-        servers: Vec<ServerKey>,
+        servers: Vec<QuicServerKey>,
         /// Services that have none any more.
         services: Vec<u32>,
     },
@@ -70,7 +72,7 @@ pub enum Step {
         /// New or changed addresses.
         addresses: Vec<(IpNet, VipAddress)>,
         /// New or changed VIPs.
-        vips: Vec<(VipKey, entries::Vip)>,
+        vips: Vec<(VipKey, abi::ServiceRef)>,
     },
     /// Remove VIPs, then the addresses that have none left.
     RemoveVips {

@@ -7,7 +7,7 @@
 /// alike. (A byte written into a word on the stack makes it forget the word, in all versions from
 /// Linux 5.10 on.)
 #[inline(always)]
-pub fn forgotten(number: u32) -> u32 {
+pub fn widen_for_verifier(number: u32) -> u32 {
     /// The byte of a word on the stack that is zero in any number.
     const HIGHEST: usize = if cfg!(target_endian = "big") { 0 } else { 7 };
 
@@ -28,7 +28,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_number_stays_what_it_is(number: u32) {
-            prop_assert_eq!(super::forgotten(number), number);
+            prop_assert_eq!(super::widen_for_verifier(number), number);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! touched.
 
 use aya_ebpf::helpers::bpf_csum_diff;
-use sluice_datapath::Plain;
+use sluice_datapath::Pod;
 
 /// The header at `start + offset`, if it ends at or before `end`.
 ///
@@ -12,7 +12,7 @@ use sluice_datapath::Plain;
 /// have moved the packet. The comparison stands directly before the access and on the same
 /// pointers: that is the form the verifier recognises.
 #[inline(always)]
-pub unsafe fn read<T: Plain>(start: usize, end: usize, offset: usize) -> Option<T> {
+pub unsafe fn read<T: Pod>(start: usize, end: usize, offset: usize) -> Option<T> {
     if start.wrapping_add(offset).wrapping_add(size_of::<T>()) > end {
         return None;
     }
@@ -28,7 +28,7 @@ pub unsafe fn read<T: Plain>(start: usize, end: usize, offset: usize) -> Option<
 ///
 /// As for [`read`]; no reference to these bytes is held.
 #[inline(always)]
-pub unsafe fn write<T: Plain>(start: usize, end: usize, offset: usize, header: &T) -> Option<()> {
+pub unsafe fn write<T: Pod>(start: usize, end: usize, offset: usize, header: &T) -> Option<()> {
     if start.wrapping_add(offset).wrapping_add(size_of::<T>()) > end {
         return None;
     }
@@ -43,7 +43,7 @@ pub unsafe fn write<T: Plain>(start: usize, end: usize, offset: usize, header: &
 ///
 /// As for [`read`].
 #[inline(always)]
-pub unsafe fn sum<const N: usize>(start: usize, end: usize, offset: usize) -> Option<u32> {
+pub unsafe fn csum_partial<const N: usize>(start: usize, end: usize, offset: usize) -> Option<u32> {
     // Else LLVM leaves out comparisons that earlier ones imply, and the verifier does not follow it
     // there.
     let end = core::hint::black_box(end);

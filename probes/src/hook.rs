@@ -1,7 +1,8 @@
 //! What TC and XDP have in common as places where a program meets packets.
 
-use sluice_datapath::entries::Neighbour;
-use sluice_datapath::{Forward, Packet, Reason};
+use sluice_datapath::abi::Neighbour;
+use sluice_datapath::balance::Forward;
+use sluice_datapath::{Packet, Reason};
 
 /// A packet's context at a hook.
 pub trait Hook: Copy {
@@ -9,9 +10,9 @@ pub trait Hook: Copy {
     type Packet: Packet;
 
     /// The packet, which nobody has read yet.
-    fn arrived(self) -> Self::Packet;
+    fn pull_and_wrap(self) -> Self::Packet;
 
-    /// The packet, once [`Hook::arrived`] has seen it.
+    /// The packet, once [`Hook::pull_and_wrap`] has seen it.
     fn packet(self) -> Self::Packet;
 
     /// The action for an encapsulated packet; `neighbours` looks up whom it is handed to, where

@@ -13,19 +13,19 @@ use aya_ebpf::helpers::{
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     bpf_skb_vlan_pop,
 };
-use sluice_datapath::entries::Neighbour;
-use sluice_datapath::header::{Ipv6, Udp};
-use sluice_datapath::observe::HEAD;
-use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
-use sluice_datapath::parse::is_tag;
-use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict};
+use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
+use sluice_datapath::balance::Forward;
+use sluice_datapath::wire::header::{Ipv6, Udp};
+use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
+use sluice_datapath::wire::parse::is_vlan_tag;
+use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
 
 use crate::access;
 use crate::hook::Hook;
 
 /// Bytes that are made linear before a packet is read: the headers that are read at constant
 /// offsets, on the balancer (Ethernet, IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
-const HEADERS: u32 = (ETHERNET + 2 * Ipv6::SIZE + Udp::SIZE) as u32;
+const HEADERS: u32 = (ETH_HLEN + 2 * Ipv6::SIZE + Udp::SIZE) as u32;
 
 /// A packet at a TC hook.
 pub struct TcPacket {
@@ -69,30 +69,30 @@ impl TcPacket {
     }
 
     #[inline(always)]
-    fn store_bytes<T: Plain>(&self, offset: usize, value: &T, flags: u64) -> Result<(), Reason> {
-        if offset > MAX_VARIABLE_OFFSET {
-            return Err(Reason::NoRoom);
+    fn store_bytes<T: Pod>(&self, offset: usize, value: &T, flags: u64) -> Result<(), Reason> {
+        if offset > MAX_LOAD_OFFSET {
+            return Err(Reason::AdjustRoomFailed);
         }
         let (value, size) = (core::ptr::from_ref(value).cast(), size_of::<T>() as u32);
         // SAFETY: `skb` is the context that the kernel gave, `value` holds `size` bytes; no
         // reference into the packet exists.
         match unsafe { bpf_skb_store_bytes(self.skb, offset as u32, value, size, flags) } {
             0 => Ok(()),
-            _ => Err(Reason::NoRoom),
+            _ => Err(Reason::AdjustRoomFailed),
         }
     }
 
     #[inline(always)]
-    fn put<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn put<T: Pod>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
-        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
+        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::AdjustRoomFailed)
     }
 }
 
 impl Packet for TcPacket {
     #[inline(always)]
-    fn length(&self) -> usize {
+    fn frame_len(&self) -> usize {
         self.bytes() as usize
     }
 
@@ -137,15 +137,15 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+    fn load<T: Pod>(&self, offset: usize) -> Option<T> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now.
         unsafe { access::read(start, end, offset) }
     }
 
     #[inline(always)]
-    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
-        if offset > MAX_VARIABLE_OFFSET {
+    fn load_at<T: Pod>(&self, offset: usize) -> Option<T> {
+        if offset > MAX_LOAD_OFFSET {
             return None;
         }
         let mut header = MaybeUninit::<T>::uninit();
@@ -165,12 +165,12 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn head(&self, head: &mut [u8; HEAD]) -> u32 {
-        /// Bits of a number below [`HEAD`].
-        const BELOW: u32 = HEAD as u32 - 1;
+    fn copy_head(&self, head: &mut [u8; CAPTURE_LEN]) -> u32 {
+        /// Bits of a number below [`CAPTURE_LEN`].
+        const BELOW: u32 = CAPTURE_LEN as u32 - 1;
 
         let bytes = self.bytes();
-        let last = if bytes > HEAD as u32 { BELOW } else { bytes.wrapping_sub(1) };
+        let last = if bytes > CAPTURE_LEN as u32 { BELOW } else { bytes.wrapping_sub(1) };
         // A packet has at least one byte. Written like this because old verifiers learn both bounds
         // from arithmetic only.
         let wanted = (core::hint::black_box(last) & BELOW).wrapping_add(1);
@@ -182,27 +182,26 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn untag(self, _: usize) -> Result<Self, Reason> {
+    fn vlan_pop(self, _: usize) -> Result<Self, Reason> {
         /// One beside the bytes and two in them.
         const MOST: usize = 3;
 
         for _ in 0..MOST {
-            let in_bytes =
-                matches!(self.load::<u16>(ETHERNET - 2), Some(ether_type) if is_tag(ether_type));
+            let in_bytes = matches!(self.load::<u16>(ETH_HLEN - 2), Some(ether_type) if is_vlan_tag(ether_type));
             if !self.has_vlan() && !in_bytes {
                 break;
             }
             // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
             // read from it is used again.
             if unsafe { bpf_skb_vlan_pop(self.skb) } != 0 {
-                return Err(Reason::NoRoom);
+                return Err(Reason::AdjustRoomFailed);
             }
         }
         Ok(self)
     }
 
     #[inline(always)]
-    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn store<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         // The kernel may hold a sum over the packet beside it (CHECKSUM_COMPLETE).
         self.store_bytes(offset, header, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
@@ -211,25 +210,25 @@ impl Packet for TcPacket {
     /// (CHECKSUM_PARTIAL), and then leaves it alone. Word and checksum change by as much, so a sum
     /// that the kernel holds beside the packet stays true.
     #[inline(always)]
-    fn store_summed(
+    fn csum_replace2(
         &mut self,
         offset: usize,
         old: u16,
         new: u16,
         checksum: usize,
     ) -> Result<(), Reason> {
-        if checksum > MAX_VARIABLE_OFFSET {
-            return Err(Reason::NoRoom);
+        if checksum > MAX_LOAD_OFFSET {
+            return Err(Reason::AdjustRoomFailed);
         }
-        let before: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
+        let before: u16 = self.load_at(checksum).ok_or(Reason::AdjustRoomFailed)?;
         // SAFETY: `skb` is the context that the kernel gave; no reference into the packet exists.
         if unsafe {
             bpf_l4_csum_replace(self.skb, checksum as u32, u64::from(old), u64::from(new), 2)
         } != 0
         {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
-        let after: u16 = self.load_variable(checksum).ok_or(Reason::NoRoom)?;
+        let after: u16 = self.load_at(checksum).ok_or(Reason::AdjustRoomFailed)?;
         if after == 0 && before != 0 {
             self.store_bytes(checksum, &u16::MAX, 0)?;
         }
@@ -238,8 +237,8 @@ impl Packet for TcPacket {
 
     /// No sum that the kernel holds covers the link addresses.
     #[inline(always)]
-    fn turn_back(&mut self) -> Result<(), Reason> {
-        let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::NoRoom)?;
+    fn swap_macs(&mut self) -> Result<(), Reason> {
+        let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
         if is_group(to) {
             return Err(Reason::OtherHost);
         }
@@ -247,32 +246,32 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    fn cut(self, length: usize) -> Result<Self, Reason> {
+    fn trim(self, length: usize) -> Result<Self, Reason> {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again. The helper makes the packet linear and forgets that it was
         // merged.
         match unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } {
             0 => Ok(self),
-            _ => Err(Reason::NoRoom),
+            _ => Err(Reason::AdjustRoomFailed),
         }
     }
 
     #[inline(always)]
-    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+    fn csum_partial<const N: usize>(&self, offset: usize) -> Option<u32> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now.
-        unsafe { access::sum::<N>(start, end, offset) }
+        unsafe { access::csum_partial::<N>(start, end, offset) }
     }
 
     #[inline(always)]
-    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+    fn push_headers<T: Pod>(self, headers: &T) -> Result<(), Reason> {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, 0) } != 0
         {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
-        self.store_bytes(ETHERNET, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
+        self.store_bytes(ETH_HLEN, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
     /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut
@@ -283,7 +282,7 @@ impl Packet for TcPacket {
     /// after that: kernels without the repair of CVE-2024-42281 panic (`BUG_ON` in `skb_segment`).
     /// No program sees which packets these are, so each is made linear before.
     #[inline(always)]
-    fn encapsulate<T: Plain>(
+    fn encapsulate<T: Pod>(
         self,
         family: Family,
         inner: Family,
@@ -297,7 +296,7 @@ impl Packet for TcPacket {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
         let flags = if shrink { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO }
             | match family {
@@ -312,22 +311,22 @@ impl Packet for TcPacket {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
         if family != inner {
-            self.put(ETHERNET - 2, &ether_type(family))?;
+            self.put(ETH_HLEN - 2, &ether_type(family))?;
         }
-        self.put(ETHERNET, outer)?;
+        self.put(ETH_HLEN, outer)?;
         Ok(self)
     }
 
     #[inline(always)]
-    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn write<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.put(offset, header)
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(
+    fn decapsulate<T: Pod, H: Pod>(
         self,
         outer: Family,
         inner: Family,
@@ -350,12 +349,12 @@ impl Packet for TcPacket {
             )
         } != 0
         {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
         if outer != inner {
-            self.put(ETHERNET - 2, &ether_type(inner))?;
+            self.put(ETH_HLEN - 2, &ether_type(inner))?;
         }
-        self.put(ETHERNET, head)
+        self.put(ETH_HLEN, head)
     }
 }
 
@@ -394,13 +393,13 @@ pub fn refuse(reason: Reason) -> i32 {
 /// A packet's context at TC.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct AtTc(pub *mut __sk_buff);
+pub struct TcHook(pub *mut __sk_buff);
 
-impl Hook for AtTc {
+impl Hook for TcHook {
     type Packet = TcPacket;
 
     #[inline(always)]
-    fn arrived(self) -> TcPacket {
+    fn pull_and_wrap(self) -> TcPacket {
         TcPacket::new(self.0)
     }
 

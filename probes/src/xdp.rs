@@ -5,10 +5,11 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use sluice_datapath::entries::Neighbour;
-use sluice_datapath::observe::HEAD;
-use sluice_datapath::packet::{ETHERNET, MAX_VARIABLE_OFFSET, ether_type, is_group};
-use sluice_datapath::{Family, Forward, Packet, Plain, Reason, Verdict, checksum};
+use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
+use sluice_datapath::balance::Forward;
+use sluice_datapath::wire::checksum;
+use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
+use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
 
 use crate::access;
 use crate::hook::Hook;
@@ -43,32 +44,32 @@ impl XdpPacket {
     ///
     /// # Errors
     ///
-    /// [`Reason::NoRoom`] when the packet ends before the header does.
+    /// [`Reason::AdjustRoomFailed`] when the packet ends before the header does.
     #[inline(always)]
-    pub fn put<T: Plain>(&self, offset: usize, header: &T) -> Result<(), Reason> {
+    pub fn put<T: Pod>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
-        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
+        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::AdjustRoomFailed)
     }
 
     /// Moves the start of the packet by `delta` bytes, and the Ethernet header with it.
     #[inline(always)]
     fn move_head(&self, delta: i32) -> Result<(), Reason> {
         // In words where there are whole ones.
-        let addresses: [u32; 3] = self.load(0).ok_or(Reason::NoRoom)?;
-        let ether_type: u16 = self.load(ETHERNET - 2).ok_or(Reason::NoRoom)?;
+        let addresses: [u32; 3] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
+        let ether_type: u16 = self.load(ETH_HLEN - 2).ok_or(Reason::AdjustRoomFailed)?;
         // SAFETY: `xdp` is the context that the kernel gave; both callers consume the packet.
         if unsafe { bpf_xdp_adjust_head(self.xdp, delta) } != 0 {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
         self.put(0, &addresses)?;
-        self.put(ETHERNET - 2, &ether_type)
+        self.put(ETH_HLEN - 2, &ether_type)
     }
 }
 
 impl Packet for XdpPacket {
     #[inline(always)]
-    fn length(&self) -> usize {
+    fn frame_len(&self) -> usize {
         let (start, end) = self.bounds();
         // Else LLVM subtracts the start from whatever is subtracted next, and the verifier refuses
         // to subtract pointers from numbers.
@@ -98,20 +99,20 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+    fn load<T: Pod>(&self, offset: usize) -> Option<T> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now.
         unsafe { access::read(start, end, offset) }
     }
 
     #[inline(always)]
-    fn load_variable<T: Plain>(&self, offset: usize) -> Option<T> {
+    fn load_at<T: Pod>(&self, offset: usize) -> Option<T> {
         // Else LLVM adds up in different ways for the comparison and for the access, and the
         // verifier does not follow it there.
         let offset = core::hint::black_box(offset);
         // The verifier wants an upper bound of what is added to a packet pointer; old ones, of this
         // very copy of the number.
-        if offset > MAX_VARIABLE_OFFSET {
+        if offset > MAX_LOAD_OFFSET {
             return None;
         }
         self.load(offset)
@@ -125,7 +126,7 @@ impl Packet for XdpPacket {
 
     /// Eight bytes at a time, then what is left; a helper for this came with Linux 5.18.
     #[inline(always)]
-    fn head(&self, head: &mut [u8; HEAD]) -> u32 {
+    fn copy_head(&self, head: &mut [u8; CAPTURE_LEN]) -> u32 {
         let (first, rest) = head.split_at_mut(size_of::<u64>());
         // A frame has an Ethernet header. From the very first byte alone the verifier would not
         // learn that there is one.
@@ -150,77 +151,84 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn untag(self, bytes: usize) -> Result<Self, Reason> {
+    fn vlan_pop(self, bytes: usize) -> Result<Self, Reason> {
         /// The words of two link addresses.
-        const ADDRESSES: usize = (ETHERNET - 2) / 2;
+        const ADDRESSES: usize = (ETH_HLEN - 2) / 2;
 
-        let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::NoRoom)?;
+        let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
         // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if unsafe { bpf_xdp_adjust_head(self.xdp, bytes as i32) } != 0 {
-            return Err(Reason::NoRoom);
+            return Err(Reason::AdjustRoomFailed);
         }
         self.put(0, &addresses)?;
         Ok(self)
     }
 
     #[inline(always)]
-    fn store<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn store<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         // The verifier wants an upper bound of what is added to a packet pointer.
-        if offset > MAX_VARIABLE_OFFSET {
-            return Err(Reason::NoRoom);
+        if offset > MAX_LOAD_OFFSET {
+            return Err(Reason::AdjustRoomFailed);
         }
         let (start, end) = self.checked_bounds();
         // SAFETY: the bounds were read just now, and no reference into the packet exists.
-        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::NoRoom)
+        unsafe { access::write(start, end, offset, header) }.ok_or(Reason::AdjustRoomFailed)
     }
 
     #[inline(always)]
-    fn store_summed(&mut self, offset: usize, old: u16, new: u16, at: usize) -> Result<(), Reason> {
-        let checksum = checksum::replaced(self.load_variable(at).ok_or(Reason::NoRoom)?, old, new);
+    fn csum_replace2(
+        &mut self,
+        offset: usize,
+        old: u16,
+        new: u16,
+        at: usize,
+    ) -> Result<(), Reason> {
+        let checksum =
+            checksum::replaced(self.load_at(at).ok_or(Reason::AdjustRoomFailed)?, old, new);
         self.store(offset, &new)?;
         self.store(at, &checksum)
     }
 
     #[inline(always)]
-    fn turn_back(&mut self) -> Result<(), Reason> {
+    fn swap_macs(&mut self) -> Result<(), Reason> {
         let (start, end) = self.checked_bounds();
         // SAFETY: the bounds were read just now.
         let [to, from]: [[u16; 3]; 2] =
-            unsafe { access::read(start, end, 0) }.ok_or(Reason::NoRoom)?;
+            unsafe { access::read(start, end, 0) }.ok_or(Reason::AdjustRoomFailed)?;
         if is_group(to) {
             return Err(Reason::OtherHost);
         }
         // SAFETY: as above, and no reference into the packet exists.
-        unsafe { access::write(start, end, 0, &[from, to]) }.ok_or(Reason::NoRoom)
+        unsafe { access::write(start, end, 0, &[from, to]) }.ok_or(Reason::AdjustRoomFailed)
     }
 
     #[inline(always)]
-    fn cut(self, length: usize) -> Result<Self, Reason> {
-        let by = (length as i32).wrapping_sub(self.length() as i32);
+    fn trim(self, length: usize) -> Result<Self, Reason> {
+        let by = (length as i32).wrapping_sub(self.frame_len() as i32);
         // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         match unsafe { bpf_xdp_adjust_tail(self.xdp, by) } {
             0 => Ok(self),
-            _ => Err(Reason::NoRoom),
+            _ => Err(Reason::AdjustRoomFailed),
         }
     }
 
     #[inline(always)]
-    fn sum<const N: usize>(&self, offset: usize) -> Option<u32> {
+    fn csum_partial<const N: usize>(&self, offset: usize) -> Option<u32> {
         let (start, end) = self.bounds();
         // SAFETY: the bounds were read just now.
-        unsafe { access::sum::<N>(start, end, offset) }
+        unsafe { access::csum_partial::<N>(start, end, offset) }
     }
 
     #[inline(always)]
-    fn insert<T: Plain>(self, headers: &T) -> Result<(), Reason> {
+    fn push_headers<T: Pod>(self, headers: &T) -> Result<(), Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_neg())?;
-        self.put(ETHERNET, headers)
+        self.put(ETH_HLEN, headers)
     }
 
     #[inline(always)]
-    fn encapsulate<T: Plain>(
+    fn encapsulate<T: Pod>(
         self,
         family: Family,
         inner: Family,
@@ -230,19 +238,19 @@ impl Packet for XdpPacket {
     ) -> Result<Self, Reason> {
         self.move_head((size_of::<T>() as i32).wrapping_add(between as i32).wrapping_neg())?;
         if family != inner {
-            self.put(ETHERNET - 2, &ether_type(family))?;
+            self.put(ETH_HLEN - 2, &ether_type(family))?;
         }
-        self.put(ETHERNET, outer)?;
+        self.put(ETH_HLEN, outer)?;
         Ok(self)
     }
 
     #[inline(always)]
-    fn write<T: Plain>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
+    fn write<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
         self.put(offset, header)
     }
 
     #[inline(always)]
-    fn decapsulate<T: Plain, H: Plain>(
+    fn decapsulate<T: Pod, H: Pod>(
         self,
         outer: Family,
         inner: Family,
@@ -250,9 +258,9 @@ impl Packet for XdpPacket {
     ) -> Result<(), Reason> {
         self.move_head(size_of::<T>() as i32)?;
         if outer != inner {
-            self.put(ETHERNET - 2, &ether_type(inner))?;
+            self.put(ETH_HLEN - 2, &ether_type(inner))?;
         }
-        self.put(ETHERNET, head)
+        self.put(ETH_HLEN, head)
     }
 }
 
@@ -285,13 +293,13 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     match forward.family {
         Family::V4 => {
             route.family = AF_INET;
-            route.__bindgen_anon_3.ipv4_src = packet.load(ETHERNET.wrapping_add(12))?;
-            route.__bindgen_anon_4.ipv4_dst = packet.load(ETHERNET.wrapping_add(16))?;
+            route.__bindgen_anon_3.ipv4_src = packet.load(ETH_HLEN.wrapping_add(12))?;
+            route.__bindgen_anon_4.ipv4_dst = packet.load(ETH_HLEN.wrapping_add(16))?;
         }
         Family::V6 => {
             route.family = AF_INET6;
-            route.__bindgen_anon_3.ipv6_src = packet.load(ETHERNET.wrapping_add(8))?;
-            route.__bindgen_anon_4.ipv6_dst = packet.load(ETHERNET.wrapping_add(24))?;
+            route.__bindgen_anon_3.ipv6_src = packet.load(ETH_HLEN.wrapping_add(8))?;
+            route.__bindgen_anon_4.ipv6_dst = packet.load(ETH_HLEN.wrapping_add(24))?;
         }
     }
     // SAFETY: the parameters are a whole struct of the size given.
@@ -319,13 +327,13 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
 /// A packet's context at XDP.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct AtXdp(pub *mut xdp_md);
+pub struct XdpHook(pub *mut xdp_md);
 
-impl Hook for AtXdp {
+impl Hook for XdpHook {
     type Packet = XdpPacket;
 
     #[inline(always)]
-    fn arrived(self) -> XdpPacket {
+    fn pull_and_wrap(self) -> XdpPacket {
         self.packet()
     }
 

@@ -22,10 +22,7 @@ use sluice::kernel::bpf::{self, BackendHost, BalancerMaps, Footprint, Pins, Prog
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_datapath::Address;
-use sluice_datapath::entries::Settings;
-use sluice_datapath::flow::Port;
-use sluice_datapath::options::Features;
-use sluice_datapath::rates::Rate;
+use sluice_datapath::abi::{Features, Port, Rate, Settings};
 use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.

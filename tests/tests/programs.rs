@@ -14,8 +14,7 @@ use libtest_mimic::{Arguments, Trial};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice::kernel::bpf;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Settings;
-use sluice_datapath::rates::Rate;
+use sluice_datapath::abi::{Rate, Settings};
 use sluice_tests::packets::bindings::entries::settings;
 use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
 use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
@@ -154,7 +153,7 @@ fn told_only_so_often(hook: BalancerHook) -> anyhow::Result<()> {
     }
     let reasons = balancer.counters()?.reasons;
     let count = |reason| reasons.get(&reason).copied().unwrap_or(0);
-    let (told, untold) = (count(Reason::MtuTold), count(Reason::MtuNotTold));
+    let (told, untold) = (count(Reason::IcmpTooBigSent), count(Reason::IcmpTooBigRateLimited));
     ensure!((BURST..=most).contains(&told) && untold > 0, "{told} told, {untold} not told");
     ensure!(told + untold == sent && count(Reason::TooBig) == sent, "{sent} packets: {reasons:?}");
     Ok(())

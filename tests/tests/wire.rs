@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 use sluice_tests::packets::addresses::{VIP_V4, VIP_V6};
 use sluice_tests::packets::bindings::namespace::missing;
 use sluice_tests::packets::bindings::test_run::pool::unload;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_datapath::entries::{Backend, Connection, NextHop, RouteKey, Vip, VipAddress, VipKey};
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::records::{BackendRecord, ServiceRecord};
+use sluice_datapath::abi::{
+    Backend, BackendRecord, Connection, NextHop, QuicIdLengths, QuicServerKey, RouteKey,
+    ServiceRecord, ServiceRef, VipAddress, VipKey,
+};
 
 use crate::capacities::Capacities;
 use crate::lookup_table::LookupTable;
@@ -25,27 +26,30 @@ pub trait Maps {
     /// Removes VIP addresses and prefixes, as far as they are there.
     fn remove_vip_addresses(&mut self, prefixes: &[IpNet]) -> Result<(), Self::Error>;
     /// VIPs and their services.
-    fn vips(&self) -> Result<BTreeMap<VipKey, Vip>, Self::Error>;
+    fn vips(&self) -> Result<BTreeMap<VipKey, ServiceRef>, Self::Error>;
     /// Adds VIPs, or changes their services or options.
-    fn put_vips(&mut self, vips: &[(VipKey, Vip)]) -> Result<(), Self::Error>;
+    fn put_vips(&mut self, vips: &[(VipKey, ServiceRef)]) -> Result<(), Self::Error>;
     /// Removes VIPs, as far as they are there.
     fn remove_vips(&mut self, keys: &[VipKey]) -> Result<(), Self::Error>;
     /// Routes.
-    fn routes(&self) -> Result<BTreeMap<RouteKey, Vip>, Self::Error>;
+    fn routes(&self) -> Result<BTreeMap<RouteKey, ServiceRef>, Self::Error>;
     /// Adds routes, or changes where they lead.
-    fn put_routes(&mut self, routes: &[(RouteKey, Vip)]) -> Result<(), Self::Error>;
+    fn put_routes(&mut self, routes: &[(RouteKey, ServiceRef)]) -> Result<(), Self::Error>;
     /// Removes routes, as far as they are there.
     fn remove_routes(&mut self, keys: &[RouteKey]) -> Result<(), Self::Error>;
     /// How long services' QUIC server IDs are, by index.
-    fn quic_lengths(&self) -> Result<Vec<IdLengths>, Self::Error>;
+    fn quic_lengths(&self) -> Result<Vec<QuicIdLengths>, Self::Error>;
     /// Writes how long services' QUIC server IDs are.
-    fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Self::Error>;
+    fn set_quic_lengths(&mut self, lengths: &[(u32, QuicIdLengths)]) -> Result<(), Self::Error>;
     /// QUIC server IDs and their backends.
-    fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Self::Error>;
+    fn quic_servers(&self) -> Result<BTreeMap<QuicServerKey, Connection>, Self::Error>;
     /// Adds QUIC server IDs, or gives them to other backends.
-    fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Self::Error>;
+    fn put_quic_servers(
+        &mut self,
+        servers: &[(QuicServerKey, Connection)],
+    ) -> Result<(), Self::Error>;
     /// Removes QUIC server IDs, as far as they are there.
-    fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Self::Error>;
+    fn remove_quic_servers(&mut self, keys: &[QuicServerKey]) -> Result<(), Self::Error>;
     /// The lookup tables of those of these services that have one.
     fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Self::Error>;
     /// Swaps lookup tables in.

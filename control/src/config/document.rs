@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
-use sluice_datapath::quic::IdLengths;
+use sluice_datapath::abi::QuicIdLengths;
 use sluice_maglev::TableSize;
 
 use super::limits::{
@@ -26,9 +26,9 @@ pub const VERSION: u32 = 1;
 
 /// The largest number of a QUIC-LB configuration. The next number marks connection IDs without a
 /// server ID.
-const MAX_ROTATION: u32 = IdLengths::ROTATIONS as u32 - 1;
+const MAX_ROTATION: u32 = QuicIdLengths::ROTATIONS as u32 - 1;
 /// The longest server ID, in octets.
-const MAX_SERVER_ID_LENGTH: u32 = IdLengths::MOST as u32;
+const MAX_SERVER_ID_LENGTH: u32 = QuicIdLengths::MOST as u32;
 
 /// The version of a document. It is read before the other fields, which may differ in another
 /// version.

@@ -21,9 +21,9 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 /// The most backends of one service.
 pub const MAX_SERVICE_BACKENDS: usize = 1_024;
 /// The largest rate of a service or a source, packets or new flows a second.
-pub const MAX_RATE: u32 = sluice_datapath::rates::Rate::MAX;
+pub const MAX_RATE: u32 = sluice_datapath::abi::Rate::MAX;
 /// The most packets or new flows that a rate lets through at once.
-pub const MAX_BURST: u32 = sluice_datapath::rates::Rate::MAX_BURST;
+pub const MAX_BURST: u32 = sluice_datapath::abi::Rate::MAX_BURST;
 /// The most prefixes of one scope's deny- and allow-list together (about 125 bytes of kernel memory
 /// each).
 pub const MAX_LIST_PREFIXES: usize = 4 << 20;
@@ -34,7 +34,7 @@ pub const MAX_LIST_BYTES: u64 = 256 << 20;
 /// The longest instance name, in bytes.
 pub const MAX_INSTANCE_NAME: usize = 32;
 /// The longest name of a backend or service, in bytes: what their records in the maps hold.
-pub const MAX_NAME: usize = sluice_datapath::records::NAME_LENGTH;
+pub const MAX_NAME: usize = sluice_datapath::abi::MAX_NAME_LEN;
 /// The longest interface name, in bytes (the kernel's `IFNAMSIZ` less the final zero).
 pub const MAX_INTERFACE_NAME: usize = 15;
 /// The largest configuration file that is read, in bytes: far more than 4,096 services and 65,535

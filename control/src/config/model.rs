@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sluice_datapath::Family;
-use sluice_datapath::header::Udp;
-use sluice_datapath::rates::{Limit, Rate};
+use sluice_datapath::abi::{Rate, RateKind};
+use sluice_datapath::wire::header::Udp;
 use sluice_maglev::TableSize;
 
 use super::options::{HashInput, OversizePolicy, PingPolicy, Tracking, UnlistedPolicy};
@@ -340,12 +340,12 @@ pub struct RateLimits {
 impl RateLimits {
     /// The rate of a limit, [`Rate::NONE`] for no limit.
     #[must_use]
-    pub fn rate(&self, limit: Limit) -> Rate {
+    pub fn rate(&self, limit: RateKind) -> Rate {
         let rate = match limit {
-            Limit::Packets => self.packets,
-            Limit::NewFlows => self.new_connections,
-            Limit::SourcePackets => self.source_packets,
-            Limit::SourceNewFlows => self.source_new_connections,
+            RateKind::Packets => self.packets,
+            RateKind::NewConnections => self.new_connections,
+            RateKind::SourcePackets => self.source_packets,
+            RateKind::SourceNewConnections => self.source_new_connections,
         };
         rate.unwrap_or(Rate::NONE)
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use sluice_datapath::rates::{Limit, Rate};
+use sluice_datapath::abi::{Rate, RateKind};
 
 use super::{Config, ConfigError, Encapsulation, Tracking};
 use crate::capacities::Capacities;
@@ -133,7 +133,7 @@ fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
         (Some(Rate::new(1000, 1000)), Some(Rate::new(5, 20)))
     );
     assert_eq!(
-        (rates.rate(Limit::NewFlows), rates.rate(Limit::SourcePackets)),
+        (rates.rate(RateKind::NewConnections), rates.rate(RateKind::SourcePackets)),
         (Rate::NONE, Rate::NONE)
     );
     assert!(config.services()[1].rate_limits().is_empty());

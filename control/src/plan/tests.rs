@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use sluice_datapath::entries::PrefixKey;
-use sluice_datapath::options::{AddressOptions, VipOptions};
-use sluice_datapath::quic::{IdLengths, ServerKey};
+use sluice_datapath::abi::{AddressOptions, PrefixKey, QuicIdLengths, QuicServerKey, VipOptions};
 
 use super::*;
 use crate::config::Protocol;
@@ -59,12 +57,12 @@ fn web() -> Desired {
 }
 
 /// The entry of the VIP of `web`.
-const WEB: entries::Vip = entries::Vip { service: 1, options: VipOptions::NONE };
+const WEB: abi::ServiceRef = abi::ServiceRef { service: 1, options: VipOptions::NONE };
 
 /// The entry of an address that holds a copy of a VIP.
-fn holding(id: u32, options: AddressOptions, port: u16, entry: entries::Vip) -> VipAddress {
-    let first = FirstVip::new(Port::new(port), Protocol::Tcp.number(), entry);
-    VipAddress { first, ..VipAddress::new(id, options) }
+fn holding(id: u32, options: AddressOptions, port: u16, entry: abi::ServiceRef) -> VipAddress {
+    let cached = CachedVip::new(Port::new(port), Protocol::Tcp.number(), entry);
+    VipAddress { cached, ..VipAddress::new(id, options) }
 }
 
 /// Plans and applies; the steps that it took.
@@ -97,7 +95,7 @@ fn a_first_plan_adds_backends_then_tables_then_vips() {
         panic!("{steps:?}");
     };
     let places: Vec<_> =
-        backends.iter().map(|new| (new.index, &*new.name, new.entry.incarnation)).collect();
+        backends.iter().map(|new| (new.index, &*new.name, new.entry.epoch)).collect();
     assert_eq!(places, [(1, "a", 1), (2, "b", 1)]);
     assert_eq!((tables[0].service, tables[0].created, tables[0].table.generation), (1, true, 1));
     let firsts: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.first).collect();
@@ -185,7 +183,7 @@ fn a_vip_moves_to_another_service_in_place() {
     want.services[1].vips.push(vip(1, 80));
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    let entry = entries::Vip { service: 2, options: VipOptions::NONE };
+    let entry = abi::ServiceRef { service: 2, options: VipOptions::NONE };
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
     let addresses = vec![(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, entry))];
     assert_eq!(
@@ -215,26 +213,26 @@ fn a_freed_index_rests_and_its_incarnation_counts_up() {
     want.backends[1].name = "d".to_owned();
     let steps = reach(&mut model, &want);
     assert!(
-        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (4, 1))
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.epoch) == (4, 1))
     );
     model.now += 1;
     want.backends[1].name = "e".to_owned();
     let steps = reach(&mut model, &want);
     assert!(
-        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (2, 2))
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.epoch) == (2, 2))
     );
 }
 
 #[test]
 fn an_incarnation_that_overflows_skips_the_one_that_means_free() {
     let mut have = Have::default();
-    let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
+    let entry = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
     let has =
-        HaveBackend { name: None, entry, incarnation: u32::MAX, draining: false, rests_until: 0 };
+        HaveBackend { name: None, entry, epoch: u32::MAX, draining: false, reusable_after: 0 };
     have.backends.insert(1, has);
     let steps = plan(&have, &web(), CAPACITIES, 0).unwrap();
     assert!(
-        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.incarnation) == (1, 1))
+        matches!(&steps[0], Step::AddBackends(new) if (new[0].index, new[0].entry.epoch) == (1, 1))
     );
 }
 
@@ -306,7 +304,7 @@ fn a_backend_half_written_by_a_crash_does_not_displace_the_one_in_use() {
 #[test]
 fn a_step_names_ten_and_counts_the_rest() {
     let step = |count: u16| {
-        let entry = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 1 };
+        let entry = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 1 };
         let new = (1..=count).map(|index| NewBackend {
             index,
             name: format!("b{index}"),
@@ -324,12 +322,12 @@ fn options_of_vips_and_addresses_change_in_place() {
     let mut model = reached(&web());
     let mut want = web();
     want.services[0].options = VipOptions::HASH_CLIENT;
-    want.addresses = [(vip(1, 80).prefix(), AddressOptions::DROP_UNLISTED)].into();
+    want.addresses = [(vip(1, 80).prefix(), AddressOptions::DROP_NO_SERVICE)].into();
     let steps = reach(&mut model, &want);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    let entry = entries::Vip { service: 1, options: VipOptions::HASH_CLIENT };
+    let entry = abi::ServiceRef { service: 1, options: VipOptions::HASH_CLIENT };
     let addresses =
-        vec![(vip(1, 80).prefix(), holding(1, AddressOptions::DROP_UNLISTED, 80, entry))];
+        vec![(vip(1, 80).prefix(), holding(1, AddressOptions::DROP_NO_SERVICE, 80, entry))];
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
     assert_eq!(
         steps,
@@ -388,7 +386,7 @@ fn copies_are_cleared_first_where_removed_vips_make_the_room() {
 #[test]
 fn a_copy_that_differs_from_its_vip_is_put_right() {
     let mut model = reached(&web());
-    let wrong = entries::Vip { service: 2, options: VipOptions::NONE };
+    let wrong = abi::ServiceRef { service: 2, options: VipOptions::NONE };
     model.damage(vip(1, 80).prefix(), holding(1, AddressOptions::NONE, 80, wrong));
     for step in model.plan(&web()).unwrap() {
         model.apply(&step).unwrap();
@@ -443,7 +441,7 @@ fn routed() -> Desired {
 fn routes_come_behind_the_tables_to_which_they_lead_and_before_the_vips_that_ask_for_them() {
     let mut model = reached(&web());
     let steps = reach(&mut model, &routed());
-    let near = entries::Vip { service: 2, options: VipOptions::NONE };
+    let near = abi::ServiceRef { service: 2, options: VipOptions::NONE };
     let [
         Step::ReplaceTables(tables),
         Step::PutRoutes(routes),
@@ -472,7 +470,7 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
     assert_eq!(model.plan(&want).unwrap(), []);
     want.services[1].options = VipOptions::HASH_SOURCE;
     let steps = reach(&mut model, &want);
-    let near = entries::Vip { service: 2, options: VipOptions::HASH_SOURCE };
+    let near = abi::ServiceRef { service: 2, options: VipOptions::HASH_SOURCE };
     assert_eq!(steps, [Step::PutRoutes(vec![(route(1, "198.51.100.0/24"), near)])]);
 
     // To another service, and other clients of the same one.
@@ -492,7 +490,7 @@ fn a_route_changes_in_place_with_the_options_of_the_service_to_which_it_leads() 
 #[test]
 fn unwanted_routes_go_first_where_they_leave_no_room_for_others() {
     let mut have = Have::default();
-    let lost = entries::Vip { service: 3, options: VipOptions::NONE };
+    let lost = abi::ServiceRef { service: 3, options: VipOptions::NONE };
     have.routes =
         (0..ROUTES).map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost)).collect();
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();
@@ -512,8 +510,8 @@ fn with_ids(ids: &[(u8, &[u8], usize)]) -> Desired {
     want
 }
 
-fn server(rotation: u8, id: &[u8]) -> ServerKey {
-    ServerKey::new(1, rotation, id).unwrap()
+fn server(rotation: u8, id: &[u8]) -> QuicServerKey {
+    QuicServerKey::new(1, rotation, id).unwrap()
 }
 
 #[test]
@@ -522,7 +520,7 @@ fn server_ids_come_behind_their_backends_and_go_before_them() {
     let mut want = with_ids(&[(0, &[1, 2, 3], 0), (1, &[9], 2)]);
     want.backends.push(backend("c", 3));
     let steps = reach(&mut model, &want);
-    let connection = |backend, incarnation| Connection { backend, incarnation };
+    let connection = |backend, epoch| Connection { backend, epoch };
     let put = Step::PutServerIds {
         // In the order of their keys' words.
         servers: BTreeMap::from([
@@ -531,7 +529,7 @@ fn server_ids_come_behind_their_backends_and_go_before_them() {
         ])
         .into_iter()
         .collect(),
-        lengths: vec![(1, IdLengths::NONE.with(0, 3).with(1, 1))],
+        lengths: vec![(1, QuicIdLengths::NONE.with(0, 3).with(1, 1))],
     };
     assert!(
         matches!(&steps[..], [Step::AddBackends(_), ids, Step::ClearCopies(_), Step::PutVips { .. }] if *ids == put),
@@ -557,7 +555,7 @@ fn a_server_id_follows_its_backend_to_a_new_index_and_goes_to_another_in_place()
     want.backends[1] = backend("b", 9);
     let steps = reach(&mut model, &want);
     let to = |backend| {
-        let servers = vec![(server(0, &[1, 2, 3]), Connection { backend, incarnation: 1 })];
+        let servers = vec![(server(0, &[1, 2, 3]), Connection { backend, epoch: 1 })];
         Step::PutServerIds { servers, lengths: vec![] }
     };
     assert!(
@@ -573,8 +571,8 @@ fn server_ids_of_another_length_are_there_before_the_length_and_the_old_ones_go_
     let mut model = reached(&with_ids(&[(0, &[1, 2, 3], 0)]));
     let steps = reach(&mut model, &with_ids(&[(0, &[1, 2], 0)]));
     let put = Step::PutServerIds {
-        servers: vec![(server(0, &[1, 2]), Connection { backend: 1, incarnation: 1 })],
-        lengths: vec![(1, IdLengths::NONE.with(0, 2))],
+        servers: vec![(server(0, &[1, 2]), Connection { backend: 1, epoch: 1 })],
+        lengths: vec![(1, QuicIdLengths::NONE.with(0, 2))],
     };
     let remove = Step::RemoveServerIds { servers: vec![server(0, &[1, 2, 3])], services: vec![] };
     assert_eq!(steps, [put, remove]);

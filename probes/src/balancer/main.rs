@@ -9,19 +9,19 @@ mod stages;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use sluice_probes::tc::AtTc;
-use sluice_probes::xdp::AtXdp;
+use sluice_probes::tc::TcHook;
+use sluice_probes::xdp::XdpHook;
 
 /// Balances at TC ingress.
 #[classifier]
 pub fn sluice_tc(context: TcContext) -> i32 {
-    stages::run(AtTc(context.skb.skb)) as i32
+    stages::run(TcHook(context.skb.skb)) as i32
 }
 
 /// Balances at XDP.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
-    stages::run(AtXdp(context.ctx))
+    stages::run(XdpHook(context.ctx))
 }
 
 sluice_probes::license!();

@@ -6,20 +6,16 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
-use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Fragment, FragmentKey, Listing, Neighbour, NextHop,
-    PrefixKey, RouteKey, ServiceCounters, Vip, VipAddress, VipKey,
+use sluice_datapath::abi::capture::control;
+use sluice_datapath::abi::{
+    AclVerdict, Backend, BackendCounters, BackendRecord, BucketUpdate, Buckets, CaptureEvent,
+    CaptureState, ClientKey, Connection, Features, Fragment, FragmentKey, InstanceRecord,
+    Neighbour, NextHop, PATH_MTU_ERRORS as OUTCOMES, PathMtuRecord, Port, PrefixKey, QuicIdLengths,
+    QuicServerKey, Rate, RateKind, RouteKey, ServiceCounters, ServiceRecord, ServiceRef,
+    TokenRequest, VipAddress, VipKey,
 };
-use sluice_datapath::flow::Port;
-use sluice_datapath::observe::{Event, Observer, switch};
-use sluice_datapath::options::Features;
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::rates::{Asks, Buckets, Limit, Rate, SourceKey, Taken};
-use sluice_datapath::records::{
-    BackendRecord, InstanceRecord, PATH_ERRORS as OUTCOMES, PathMtuRecord, ServiceRecord,
-};
-use sluice_datapath::tables::Forwarded;
-use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, LookupTable, Reason};
+use sluice_datapath::balance::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};
+use sluice_datapath::{Address, Family, Flow, Reason};
 
 // Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers
 // here are the smallest that the kernel accepts.
@@ -27,7 +23,7 @@ use sluice_datapath::{Address, BalancerTables, EventTables, Family, Flow, Lookup
 /// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
 type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// Inner maps of as many prefixes as each needs. Their value is a [`Listing`] as a plain number:
+/// Inner maps of as many prefixes as each needs. Their value is a [`AclVerdict`] as a plain number:
 /// kernels before 6.2 take no inner map without type information when the prototype's value is a
 /// structure.
 type List = LpmTrie<[u32; 4], u32, 1>;
@@ -61,7 +57,7 @@ static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
 /// How often each CPU may send an ICMP error.
 #[unsafe(no_mangle)]
-static ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
+static ICMP_ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
 
 /// VIP addresses: one look-up sends everybody else's packets on their way.
 #[btf_map]
@@ -71,21 +67,21 @@ static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
 static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
 /// VIPs: address, port and protocol to service.
 #[btf_map]
-static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+static VIPS: HashMap<VipKey, ServiceRef, 1> = HashMap::new();
 /// Routes: service and client to service.
 #[btf_map]
-static ROUTES: LpmTrie<[u32; 5], Vip, 1> = LpmTrie::new();
+static ROUTES: LpmTrie<[u32; 5], ServiceRef, 1> = LpmTrie::new();
 /// How long QUIC server IDs are, by service.
 #[btf_map]
-static QUIC_LENGTHS: Array<IdLengths, 1> = Array::new();
+static QUIC_ID_LENGTHS: Array<QuicIdLengths, 1> = Array::new();
 /// QUIC server IDs: service and ID to backend. Not preallocated: there are as many as servers have
 /// IDs, and for most services none.
 #[btf_map]
-static QUIC_SERVERS: HashMap<ServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> =
+static QUIC_SERVERS: HashMap<QuicServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 /// Lists of sources: at index 0 the one for all VIPs, else by service.
 #[btf_map]
-static LISTS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
+static ACLS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
 /// Lookup tables, by service.
 #[btf_map]
 static TABLES: ArrayOfMaps<Table, 1> = ArrayOfMaps::new();
@@ -106,10 +102,10 @@ static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
 static RATES: Array<Rate, 1> = Array::new();
 /// Token buckets, by service.
 #[btf_map]
-static BUCKETS: Array<Buckets, 1> = Array::new();
+static SERVICE_BUCKETS: Array<Buckets, 1> = Array::new();
 /// Token buckets, by source and service.
 #[btf_map]
-static SOURCES: LruHashMap<SourceKey, Buckets, 1> = LruHashMap::new();
+static CLIENT_BUCKETS: LruHashMap<ClientKey, Buckets, 1> = LruHashMap::new();
 /// Where first fragments went.
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
@@ -123,21 +119,21 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
 
-// Maps of captures. See `sluice_datapath::observe`.
+// Maps of captures. See `sluice_datapath::balance::capture`.
 
 /// Whether a capture is on, and what it wants.
 #[btf_map]
-static EVENT_SWITCH: Array<u64, { switch::WORDS as usize }> = Array::new();
+static CAPTURE_CONTROL: Array<u64, { control::WORDS as usize }> = Array::new();
 /// Each CPU's share of a capture.
 #[btf_map]
-static OBSERVERS: PerCpuArray<Observer, 1> = PerCpuArray::new();
+static CAPTURE_STATE: PerCpuArray<CaptureState, 1> = PerCpuArray::new();
 /// What captures read; some three thousand events.
 #[btf_map]
-static EVENTS: RingBuf<Event, { 512 << 10 }> = RingBuf::new();
+static CAPTURE_EVENTS: RingBuf<CaptureEvent, { 512 << 10 }> = RingBuf::new();
 
 /// Each CPU's bucket of ICMP errors. Not pinned: it starts full with each program.
 #[btf_map]
-static ERRORS: PerCpuArray<u64, 1> = PerCpuArray::new();
+static ICMP_ERROR_BUCKET: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 // Maps that no packet reads: what a daemon writes down for the next one.
 
@@ -152,30 +148,30 @@ static SERVICE_RECORDS: Array<ServiceRecord, 1> = Array::new();
 static PATH_MTUS: Array<PathMtuRecord, 1> = Array::new();
 /// Errors about encapsulated packets that the daemon heard, by what became of them.
 #[btf_map]
-static PATH_ERRORS: Array<u64, { OUTCOMES as usize }> = Array::new();
+static PATH_MTU_ERRORS: Array<u64, { OUTCOMES as usize }> = Array::new();
 /// What was applied last.
 #[btf_map]
 static INSTANCE: Array<InstanceRecord, 1> = Array::new();
 
 /// A service's rate.
 #[inline(always)]
-fn rate(service: u32, limit: Limit) -> Rate {
+fn rate(service: u32, limit: RateKind) -> Rate {
     RATES.get(Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
 }
 
 /// Takes tokens from a bucket in a map; false when there are none left.
 #[inline(always)]
-fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
+fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     if !rate.is_limit() {
         return true;
     }
     // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as
     // long as the program runs. Other CPUs write it, too, in the same two ways.
-    match rate.take(unsafe { bucket.read_volatile() }, tokens, now) {
+    match rate.consume(unsafe { bucket.read_volatile() }, tokens, now) {
         // SAFETY: as above.
-        Some(Taken::Full(is)) => unsafe { bucket.write_volatile(is) },
+        Some(BucketUpdate::Set(is)) => unsafe { bucket.write_volatile(is) },
         // SAFETY: as above; the instruction touches nothing else.
-        Some(Taken::Partly(more)) => unsafe {
+        Some(BucketUpdate::Add(more)) => unsafe {
             core::arch::asm!("lock *(u64 *)({bucket} + 0) += {more}", bucket = in(reg) bucket, more = in(reg) more);
         },
         None => return false,
@@ -185,53 +181,58 @@ fn take(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
 
 /// The buckets of a source that was not seen before. Here, and not on the stack, which has no room
 /// to spare.
-static FULL: Buckets = Buckets { packets: 0, new_flows: 0 };
+static FULL: Buckets = Buckets { packets: 0, new_connections: 0 };
 
-/// Takes what a packet asks for from buckets of packets and of new flows.
+/// Takes what a packet request for from buckets of packets and of new flows.
 #[inline(always)]
-fn take_both(buckets: *mut Buckets, packets: Rate, new_flows: Rate, asks: &Asks) -> bool {
+fn consume_both(
+    buckets: *mut Buckets,
+    packets: Rate,
+    new_connections: Rate,
+    request: &TokenRequest,
+) -> bool {
     // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or
     // written.
     let (of_packets, of_new_flows) =
-        unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_flows) };
-    take(packets, of_packets, asks.packets, asks.now)
-        && (!asks.opens || take(new_flows, of_new_flows, 1, asks.now))
+        unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_connections) };
+    consume(packets, of_packets, request.packets, request.now)
+        && (!request.is_syn || consume(new_connections, of_new_flows, 1, request.now))
 }
 
 /// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry
 /// may be given to another key.
 pub struct Maps {
     /// Not 0 when a capture watches the packet.
-    pub watched: u64,
+    pub capture_enabled: u64,
 }
 
 /// The maps before a capture has looked at the packet.
-pub const UNWATCHED: Maps = Maps { watched: 0 };
+pub const UNCAPTURED: Maps = Maps { capture_enabled: 0 };
 
 /// A lookup table of [`TABLES`].
-pub struct Words<'a>(&'a Table);
+pub struct TableWords<'a>(&'a Table);
 
-impl LookupTable for Words<'_> {
+impl LookupTable for TableWords<'_> {
     #[inline(always)]
     fn pair(&self, element: u32) -> Option<u64> {
         self.0.get(element).copied()
     }
 }
 
-impl EventTables for Maps {
+impl CaptureTables for Maps {
     #[inline(always)]
-    fn watched(&self) -> u64 {
-        self.watched
+    fn capture_enabled(&self) -> u64 {
+        self.capture_enabled
     }
 
     #[inline(always)]
-    fn switch(&self, word: u32) -> u64 {
-        EVENT_SWITCH.get(word).copied().unwrap_or(0)
+    fn control(&self, word: u32) -> u64 {
+        CAPTURE_CONTROL.get(word).copied().unwrap_or(0)
     }
 
     #[inline(always)]
-    fn switch_off(&self) {
-        let _ = EVENT_SWITCH.set(switch::UNTIL, 0, 0);
+    fn stop_capture(&self) {
+        let _ = CAPTURE_CONTROL.set(control::UNTIL, 0, 0);
     }
 
     #[inline(always)]
@@ -241,26 +242,26 @@ impl EventTables for Maps {
     }
 
     #[inline(always)]
-    fn observer(&self, work: impl FnOnce(&mut Observer)) -> Option<()> {
+    fn with_capture_state(&self, work: impl FnOnce(&mut CaptureState)) -> Option<()> {
         // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
-        let observer = unsafe { &mut *OBSERVERS.get_ptr_mut(0)? };
+        let observer = unsafe { &mut *CAPTURE_STATE.get_ptr_mut(0)? };
         work(observer);
         Some(())
     }
 
     #[inline(always)]
-    fn emit(&self, event: &Event) -> bool {
-        EVENTS.output(event, 0).is_ok()
+    fn output_event(&self, event: &CaptureEvent) -> bool {
+        CAPTURE_EVENTS.output(event, 0).is_ok()
     }
 }
 
 impl BalancerTables for Maps {
-    type Table<'a> = Words<'a>;
+    type Table<'a> = TableWords<'a>;
 
     #[inline(always)]
     fn uses(&self, feature: Features) -> bool {
         FEATURES
-            .get(feature.word().trailing_zeros() as usize)
+            .get(feature.bits().trailing_zeros() as usize)
             .is_some_and(|feature| feature.load() != 0)
     }
 
@@ -297,16 +298,16 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
-    fn take_error(&self) -> bool {
-        let rate = ERROR_RATE.load();
+    fn consume_icmp_error_token(&self) -> bool {
+        let rate = ICMP_ERROR_RATE.load();
         if !rate.is_limit() {
             return true;
         }
-        let Some(bucket) = ERRORS.get_ptr_mut(0) else { return false };
+        let Some(bucket) = ICMP_ERROR_BUCKET.get_ptr_mut(0) else { return false };
         // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
         let bucket = unsafe { &mut *bucket };
-        let Some(taken) = rate.take(*bucket, 1, self.now()) else { return false };
-        *bucket = taken.of(*bucket);
+        let Some(taken) = rate.consume(*bucket, 1, self.now()) else { return false };
+        *bucket = taken.apply(*bucket);
         true
     }
 
@@ -323,38 +324,38 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
-    fn vip(&self, key: &VipKey) -> Option<Vip> {
+    fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { VIPS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn route(&self, key: &RouteKey) -> Option<Vip> {
+    fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
         ROUTES.get(&Key::new(key.length, key.words())).copied()
     }
 
     #[inline(always)]
-    fn listing(&self, list: u32, source: &PrefixKey) -> Option<Listing> {
+    fn acl_verdict(&self, list: u32, source: &PrefixKey) -> Option<AclVerdict> {
         let key = Key::new(source.length, source.words());
-        LISTS
-            .get(list)
-            .map(|list| list.get(&key).map_or(Listing::ALLOWED, |word| Listing::from_word(*word)))
+        ACLS.get(list).map(|list| {
+            list.get(&key).map_or(AclVerdict::ALLOWED, |word| AclVerdict::from_bits(*word))
+        })
     }
 
     #[inline(always)]
-    fn quic_lengths(&self, service: u32) -> IdLengths {
-        QUIC_LENGTHS.get(service).copied().unwrap_or(IdLengths::NONE)
+    fn quic_lengths(&self, service: u32) -> QuicIdLengths {
+        QUIC_ID_LENGTHS.get(service).copied().unwrap_or(QuicIdLengths::NONE)
     }
 
     #[inline(always)]
-    fn quic_server(&self, key: &ServerKey) -> Option<Connection> {
+    fn quic_server(&self, key: &QuicServerKey) -> Option<Connection> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { QUIC_SERVERS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn table(&self, service: u32) -> Option<Words<'_>> {
-        TABLES.get(service).map(Words)
+    fn table(&self, service: u32) -> Option<TableWords<'_>> {
+        TABLES.get(service).map(TableWords)
     }
 
     #[inline(always)]
@@ -374,35 +375,37 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
-    fn remember(&self, flow: &Flow, connection: &Connection) {
+    fn insert_connection(&self, flow: &Flow, connection: &Connection) {
         let _ = CONNECTIONS.insert(flow, connection, 0);
     }
 
     #[inline(always)]
-    fn take_from_source(&self, key: &SourceKey, asks: &Asks) -> bool {
-        let packets = rate(asks.service, Limit::SourcePackets);
-        let new_flows = rate(asks.service, Limit::SourceNewFlows);
-        if !packets.is_limit() && !new_flows.is_limit() {
+    fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
+        let packets = rate(request.service, RateKind::SourcePackets);
+        let new_connections = rate(request.service, RateKind::SourceNewConnections);
+        if !packets.is_limit() && !new_connections.is_limit() {
             return true;
         }
-        let mut buckets = SOURCES.get_ptr_mut(key);
+        let mut buckets = CLIENT_BUCKETS.get_ptr_mut(key);
         if buckets.is_none() {
             // Another CPU may have put it there meanwhile; its takings stay.
             let full: &Buckets = &FULL;
-            let _ = SOURCES.insert(key, full, u64::from(BPF_NOEXIST));
-            buckets = SOURCES.get_ptr_mut(key);
+            let _ = CLIENT_BUCKETS.insert(key, full, u64::from(BPF_NOEXIST));
+            buckets = CLIENT_BUCKETS.get_ptr_mut(key);
         }
         // Without room for one more source, it goes unlimited.
-        buckets.is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+        buckets.is_none_or(|buckets| consume_both(buckets, packets, new_connections, request))
     }
 
     #[inline(always)]
-    fn take_from_service(&self, asks: &Asks) -> bool {
-        let (packets, new_flows) =
-            (rate(asks.service, Limit::Packets), rate(asks.service, Limit::NewFlows));
-        BUCKETS
-            .get_ptr_mut(asks.service)
-            .is_none_or(|buckets| take_both(buckets, packets, new_flows, asks))
+    fn consume_service_tokens(&self, request: &TokenRequest) -> bool {
+        let (packets, new_connections) = (
+            rate(request.service, RateKind::Packets),
+            rate(request.service, RateKind::NewConnections),
+        );
+        SERVICE_BUCKETS
+            .get_ptr_mut(request.service)
+            .is_none_or(|buckets| consume_both(buckets, packets, new_connections, request))
     }
 
     #[inline(always)]
@@ -412,26 +415,28 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
-    fn remember_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 
     #[inline(always)]
-    fn count_forwarded(&self, service: u32, backend: u16, forwarded: &Forwarded) {
+    fn count_forwarded(&self, service: u32, backend: u16, forwarded: &ForwardedCounts) {
         if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
             // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on
             // it.
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(forwarded.packets);
             counters.bytes = counters.bytes.wrapping_add(forwarded.bytes);
-            counters.new_flows = counters.new_flows.wrapping_add(forwarded.new_flows);
+            counters.new_connections =
+                counters.new_connections.wrapping_add(forwarded.new_connections);
         }
         if let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(u32::from(backend)) {
             // SAFETY: as above.
             let counters = unsafe { &mut *counters };
             counters.packets = counters.packets.wrapping_add(forwarded.packets);
             counters.bytes = counters.bytes.wrapping_add(forwarded.bytes);
-            counters.new_flows = counters.new_flows.wrapping_add(forwarded.new_flows);
+            counters.new_connections =
+                counters.new_connections.wrapping_add(forwarded.new_connections);
         }
     }
 

@@ -19,7 +19,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
-use sluice_datapath::entries::Settings;
+use sluice_datapath::abi::Settings;
 
 use self::cases::{CASES, Case, Flows, Frames};
 use super::baseline::{self, Baseline, Way};

@@ -350,7 +350,7 @@ impl Lab {
 
     /// ICMP errors about too big packets that the balancers have sent to clients.
     pub fn too_big_errors_sent(&self) -> Result<u64> {
-        self.reason("mtu_told")
+        self.reason("icmp_too_big_sent")
     }
 
     /// Packets that each balancer has forwarded.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sluice_datapath::flow::Port;
+use sluice_datapath::abi::Port;
 
 /// Link address of the sender of every frame.
 pub const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];

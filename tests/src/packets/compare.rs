@@ -42,7 +42,7 @@ pub fn exchange_with_backend(
     let refused = host.refuses_merged() && frame.segment_size != 0;
     let expected = match expected {
         DecapExpectation::Decapsulated(..) if refused => {
-            &DecapExpectation::Untouched(Action::Drop, Reason::NoRoom)
+            &DecapExpectation::Untouched(Action::Drop, Reason::AdjustRoomFailed)
         }
         expected => expected,
     };
@@ -95,7 +95,7 @@ pub fn exchange(
 ) -> anyhow::Result<()> {
     let refused = balancer.refuses_merged() && frame.segment_size != 0;
     let expected = match expected {
-        Expectation::Forward(_) if refused => &Expectation::Drop(Reason::NoRoom),
+        Expectation::Forward(_) if refused => &Expectation::Drop(Reason::AdjustRoomFailed),
         expected => expected,
     };
     total.add(expected);
@@ -108,7 +108,7 @@ pub fn exchange(
     let (did, left) = balancer.send(frame)?;
     ensure!(did == action, "{did:?} instead of {action:?}");
     // What was refused room may have lost its tags before; nobody sees it again.
-    let seen = *expected != Expectation::Drop(Reason::NoRoom);
+    let seen = *expected != Expectation::Drop(Reason::AdjustRoomFailed);
     ensure!(
         !seen || left == *bytes,
         "{:02x?} became {left:02x?} instead of {bytes:02x?}",

@@ -49,8 +49,8 @@ impl BalancerCounters {
     /// Adds what an outcome should add.
     pub fn add(&mut self, outcome: &Expectation) {
         match outcome {
-            Expectation::Drop(reason @ Reason::MtuNotTold)
-            | Expectation::Reply(reason @ Reason::MtuTold, _) => {
+            Expectation::Drop(reason @ Reason::IcmpTooBigRateLimited)
+            | Expectation::Reply(reason @ Reason::IcmpTooBigSent, _) => {
                 *self.reasons.entry(Reason::TooBig).or_default() += 1;
                 *self.reasons.entry(*reason).or_default() += 1;
             }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::{AddressOptions, VipOptions};
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::addresses::{INTERFACE, VIP_V4, VIP_V6};
 
@@ -41,7 +39,7 @@ pub struct BackendSpec {
     /// Its IPv6 address.
     pub v6: Option<Ipv6Addr>,
     /// How often its index was used.
-    pub incarnation: u32,
+    pub epoch: u32,
     /// Interface and MTU towards it in both families; `None` when there is no route.
     pub next_hop: Option<(u32, u32)>,
 }
@@ -52,13 +50,13 @@ impl BackendSpec {
         Self {
             v4: Some(Ipv4Addr::new(10, 0, 1, index as u8)),
             v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, index)),
-            incarnation: 1,
+            epoch: 1,
             next_hop: Some((INTERFACE, MTU)),
         }
     }
 }
 
-/// QUIC server IDs of a configuration: how long they are, and the backend and incarnation that has
+/// QUIC server IDs of a configuration: how long they are, and the backend and epoch that has
 /// each.
 pub type ServerIds = (usize, BTreeMap<Vec<u8>, (u16, u32)>);
 
@@ -77,9 +75,9 @@ pub struct Fixture {
     pub vip_options: BTreeMap<u32, VipOptions>,
     /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts
     /// for everybody else.
-    pub lists: BTreeMap<u32, BTreeMap<IpNet, Listing>>,
+    pub lists: BTreeMap<u32, BTreeMap<IpNet, AclVerdict>>,
     /// Rates by service: tokens that buckets hold, which come again long after any test.
-    pub rates: BTreeMap<(u32, Limit), u32>,
+    pub rates: BTreeMap<(u32, RateKind), u32>,
     /// Routes: a service and clients of it, and the service whose they are.
     pub routes: BTreeMap<(u32, IpNet), u32>,
     /// QUIC server IDs by service and rotation.

@@ -6,9 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::{AddressOptions, VipOptions};
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use crate::packets::addresses::{VIP_V4, VIP_V6};
 use crate::packets::expectation::{BalancerCounters, DecapCounters};
@@ -59,7 +57,7 @@ pub fn fixture() -> Fixture {
             slot.0 = [1, 2, 1, 2, 3, 4, 5, 6, 7, 0, 9, 1][position % 12];
         }
     }
-    fixture.address_options = [(2, AddressOptions::DROP_UNLISTED)].into();
+    fixture.address_options = [(2, AddressOptions::DROP_NO_SERVICE)].into();
     // Two more addresses, which forward pings.
     fixture.addresses.extend([(FORWARDING_V4.into(), 3), (FORWARDING_V6.into(), 4)]);
     fixture
@@ -68,31 +66,31 @@ pub fn fixture() -> Fixture {
     fixture.vips.extend([((3, 0, 1), super::fixture::WEB), ((4, 0, 1), super::fixture::DNS)]);
     // Clients are denied to all at one address, and those of one service must be allowed; both
     // lists tell the others by their last bits.
-    let list = |entries: &[(&str, Listing)]| {
+    let list = |entries: &[(&str, AclVerdict)]| {
         entries.iter().map(|(prefix, says)| (prefix.parse().expect("a prefix"), *says)).collect()
     };
     fixture.lists = [
         (
             0,
             list(&[
-                ("198.51.100.5/32", Listing::DENIED),
-                ("2001:db8:99::4/126", Listing::ALLOWED),
-                ("2001:db8:99::5/128", Listing::DENIED),
+                ("198.51.100.5/32", AclVerdict::DENIED),
+                ("2001:db8:99::4/126", AclVerdict::ALLOWED),
+                ("2001:db8:99::5/128", AclVerdict::DENIED),
             ]),
         ),
         (
             super::fixture::DNS,
             list(&[
-                ("0.0.0.0/0", Listing::NOT_ALLOWED),
-                ("::/0", Listing::NOT_ALLOWED),
-                ("198.51.100.0/24", Listing::ALLOWED),
-                ("198.51.100.6/32", Listing::DENIED),
-                ("2001:db8:99::/64", Listing::ALLOWED),
+                ("0.0.0.0/0", AclVerdict::NOT_ALLOWED),
+                ("::/0", AclVerdict::NOT_ALLOWED),
+                ("198.51.100.0/24", AclVerdict::ALLOWED),
+                ("198.51.100.6/32", AclVerdict::DENIED),
+                ("2001:db8:99::/64", AclVerdict::ALLOWED),
             ]),
         ),
     ]
     .into();
-    fixture.vip_options.insert(super::fixture::DNS, VipOptions::LISTED.with(VipOptions::GUE));
+    fixture.vip_options.insert(super::fixture::DNS, VipOptions::ACL.with(VipOptions::GUE));
     fixture.quic = server_ids();
     // Some clients of the other service are a fifth's, and some are a service's that has no table.
     fixture.tables.insert(5, fixture.tables[&super::fixture::DNS].clone());
@@ -113,8 +111,8 @@ pub fn fixture() -> Fixture {
     fixture.vips.insert((1, 22, 6), 4);
     fixture.vips.insert((2, 22, 6), 4);
     fixture.tables.insert(4, fixture.tables[&super::fixture::WEB].clone());
-    fixture.vip_options.insert(4, VipOptions::LIMITED);
-    fixture.rates = [((4, Limit::SourcePackets), 3), ((4, Limit::Packets), 4)].into();
+    fixture.vip_options.insert(4, VipOptions::RATE_LIMITED);
+    fixture.rates = [((4, RateKind::SourcePackets), 3), ((4, RateKind::Packets), 4)].into();
     fixture
 }
 
@@ -435,9 +433,9 @@ pub fn reached_by_backend((taken, reasons): &DecapCounters) -> Result<(), String
 ///
 /// The reason that did not occur, or that nothing was forwarded.
 pub fn reached(counters: &BalancerCounters) -> Result<(), String> {
-    use Reason::{EcnForbidden, MtuNotTold, NoRoom, NotTunnel, Vlan};
+    use Reason::{AdjustRoomFailed, EcnForbidden, IcmpTooBigRateLimited, NotTunnel, VlanDepth};
 
-    let elsewhere = [NotTunnel, EcnForbidden, NoRoom, Vlan, MtuNotTold];
+    let elsewhere = [NotTunnel, EcnForbidden, AdjustRoomFailed, VlanDepth, IcmpTooBigRateLimited];
     let expected = Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason));
     for reason in expected {
         if !counters.reasons.contains_key(reason) {

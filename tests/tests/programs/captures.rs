@@ -8,7 +8,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use sluice::kernel::bpf::{self, Selection};
 use sluice_datapath::Reason;
-use sluice_datapath::options::Features;
+use sluice_datapath::abi::Features;
 use sluice_tests::packets::bindings::entries::settings;
 use sluice_tests::packets::bindings::test_run::pool::lend;
 use sluice_tests::packets::bindings::test_run::{BalancerHook, CONNECTIONS, TestRunBalancer};
@@ -87,7 +87,7 @@ fn full(hook: BalancerHook) -> anyhow::Result<()> {
     watched(hook, &EVERYTHING, |balancer| {
         let mut total = balancer.counters()?;
         for _ in 0..PACKETS {
-            compare::send(balancer, &dead(), &Expectation::Drop(Reason::Expired), &mut total)?;
+            compare::send(balancer, &dead(), &Expectation::Drop(Reason::TtlExpired), &mut total)?;
         }
         let (suppressed, lost) = balancer.missed()?;
         let events = balancer.events().len() as u64;
@@ -142,7 +142,7 @@ fn without_the_feature(hook: BalancerHook) -> anyhow::Result<()> {
     let mut balancer = TestRunBalancer::with(
         hook,
         CONNECTIONS,
-        &sluice_datapath::entries::Settings { features: Features::NONE, ..settings() },
+        &sluice_datapath::abi::Settings { features: Features::NONE, ..settings() },
     )?;
     balancer.configure(&Fixture::new())?;
     balancer.watch(&EVERYTHING)?;

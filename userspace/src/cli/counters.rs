@@ -71,7 +71,7 @@ pub struct ServiceCount {
     #[serde(flatten)]
     pub count: Count,
     /// TCP segments that opened a connection.
-    pub new_flows: u64,
+    pub new_connections: u64,
     /// Dropped, by reason; only reasons that occurred.
     pub drops: BTreeMap<&'static str, u64>,
 }
@@ -83,7 +83,7 @@ pub struct BackendCount {
     #[serde(flatten)]
     pub count: Count,
     /// TCP segments that opened a connection.
-    pub new_flows: u64,
+    pub new_connections: u64,
 }
 
 /// Runs `sluice counters`.
@@ -131,22 +131,22 @@ fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, CliError> {
     for (index, service) in &have.services {
         if let Some(name) = &service.name {
             let count = maps.service_counters(*index).map_err(CliError::operation)?;
-            let new_flows = count.new_flows;
+            let new_connections = count.new_connections;
             let drops = Reason::ALL.iter().filter_map(|reason| {
                 let dropped = count.drops[reason.drop_index()? as usize];
                 (dropped != 0).then_some((reason.name(), dropped))
             });
             let drops = drops.collect();
             let count = Count { packets: count.packets, bytes: count.bytes };
-            counters.services.insert(name.clone(), ServiceCount { count, new_flows, drops });
+            counters.services.insert(name.clone(), ServiceCount { count, new_connections, drops });
         }
     }
     for (index, backend) in &have.backends {
         if let Some(name) = &backend.name {
             let count = maps.backend_counters(*index).map_err(CliError::operation)?;
-            let new_flows = count.new_flows;
+            let new_connections = count.new_connections;
             let count = Count { packets: count.packets, bytes: count.bytes };
-            counters.backends.insert(name.clone(), BackendCount { count, new_flows });
+            counters.backends.insert(name.clone(), BackendCount { count, new_connections });
         }
     }
     Ok(counters)
@@ -178,7 +178,7 @@ fn text(counters: &Counters) -> String {
                 name,
                 packets,
                 bytes,
-                service.new_flows.to_string(),
+                service.new_connections.to_string(),
                 service.drops.values().sum::<u64>().to_string(),
             ]
         });
@@ -188,7 +188,7 @@ fn text(counters: &Counters) -> String {
         );
         let rows = lb.backends.iter().map(|(name, backend)| {
             let [name, packets, bytes] = row(name, &backend.count);
-            [name, packets, bytes, backend.new_flows.to_string()]
+            [name, packets, bytes, backend.new_connections.to_string()]
         });
         text +=
             &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));

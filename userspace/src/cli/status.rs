@@ -10,9 +10,7 @@ use sluice_control::apply;
 use sluice_control::config::{Protocol, Vip};
 use sluice_control::have::Have;
 use sluice_control::prefix::key_prefix;
-use sluice_datapath::entries::{NextHop, VipKey};
-use sluice_datapath::flow::ICMP;
-use sluice_datapath::records::PathMtuRecord;
+use sluice_datapath::abi::{ICMP, NextHop, PathMtuRecord, VipKey};
 use sluice_datapath::{Address, Family};
 
 use crate::args::ShowArgs;
@@ -199,7 +197,7 @@ fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, CliError> 
                     let mtu = u32::from(next_hop.mtu);
                     entry.next_hops.insert(address.into(), (next_hop.interface, mtu));
                     let told = |record: &&PathMtuRecord| {
-                        (record.mtu, record.incarnation) == (mtu, backend.incarnation)
+                        (record.mtu, record.epoch) == (mtu, backend.epoch)
                     };
                     if let Some(record) = path_mtus.get(at).filter(told) {
                         let left = Duration::from_nanos(record.until.saturating_sub(now));

@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 use sluice_control::capacities::Capacities;
 use sluice_control::config::{self, Config};
 use sluice_datapath::Family;
-use sluice_datapath::flow::Port;
+use sluice_datapath::abi::Port;
 use tracing::{info, warn};
 
 use crate::args::BackendArgs;

@@ -20,11 +20,7 @@ use sluice_control::desired::Desired;
 use sluice_control::have::Have;
 use sluice_control::step::Step;
 use sluice_control::{apply, plan};
-use sluice_datapath::entries::Settings;
-use sluice_datapath::flow::Port;
-use sluice_datapath::options::Features;
-use sluice_datapath::rates::Rate;
-use sluice_datapath::records::InstanceRecord;
+use sluice_datapath::abi::{Features, InstanceRecord, Port, Rate, Settings};
 use sluice_datapath::{Address, LAYOUT_VERSION};
 use sluice_maglev::Seed;
 use tracing::{debug, info, warn};
@@ -112,7 +108,7 @@ impl Input {
             source(underlay.v6.map(Address::from), underlay.v6_sources.map(IpNet::V6));
         let spread = source_bits_v4 | source_bits_v6 != 0;
         Settings {
-            features: want.features().with_if(spread, Features::SOURCES),
+            features: want.features().with_if(spread, Features::SOURCE_SPREADING),
             hash_key: self.key.flow_key(),
             source_v4,
             source_v6,

@@ -180,8 +180,8 @@ pub(crate) fn a_capture_tells_what_became_of_each_packet() {
     assert_eq!(comment(&packets[1]).as_deref(), Some("verdict drop; reason expired; service web"));
 
     let counters = site.json("counters");
-    assert_eq!(counters["lb"]["services"]["web"]["drops"], json!({ "expired": 1 }));
-    assert_eq!(counters["lb"]["reasons"]["expired"], 1);
+    assert_eq!(counters["lb"]["services"]["web"]["drops"], json!({ "ttl_expired": 1 }));
+    assert_eq!(counters["lb"]["reasons"]["ttl_expired"], 1);
     assert!(!captured());
 }
 

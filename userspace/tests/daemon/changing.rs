@@ -79,7 +79,7 @@ pub(crate) fn a_new_service_with_a_list_is_closed_from_its_first_moment_on() {
     site.write();
     assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| knock()), None);
     daemon.wait_for_log("the list of sources of service new is in force", 1);
-    assert!(site.dropped("not_allowed") > 0, "{}", daemon.log());
+    assert!(site.dropped("acl_not_allowed") > 0, "{}", daemon.log());
     assert_eq!(site.served(), 0, "{}", daemon.log());
     assert_eq!(site.fate(FRIEND, NEW), "new");
 }
@@ -124,7 +124,7 @@ pub(crate) fn lists_are_read_when_a_change_is_completed_later() {
     daemon.wait_for_log("the list of sources of service new is in force", 1);
     assert_eq!(
         (site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)),
-        ("new".into(), "not_allowed".into())
+        ("new".into(), "acl_not_allowed".into())
     );
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn a_start_that_was_killed_before_it_attached_lets_nobody_through_aft
     daemon.wait_for_log("replace the lookup tables", 1);
     daemon.end(Signal::SIGKILL);
     let daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "denied", "{}", daemon.log());
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied", "{}", daemon.log());
     daemon.end(Signal::SIGTERM);
     site.down();
     assert_eq!(world(), before);

@@ -11,8 +11,7 @@ use serde_json::json;
 use sluice::kernel::bpf::Pins;
 use sluice::role::Role;
 use sluice_datapath::Flow;
-use sluice_datapath::entries::Connection;
-use sluice_datapath::flow::{Port, TCP};
+use sluice_datapath::abi::{Connection, Port, TCP};
 
 use crate::limits::map;
 use crate::site::{Site, wait_until, world};
@@ -52,7 +51,7 @@ fn flow(number: u32) -> (Raw<Flow>, Raw<Connection>) {
         Port::new(80),
         TCP,
     );
-    (Raw(flow), Raw(Connection { backend: 1 + number % 2, incarnation: 1 + number % 7 }))
+    (Raw(flow), Raw(Connection { backend: 1 + number % 2, epoch: 1 + number % 7 }))
 }
 
 pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {

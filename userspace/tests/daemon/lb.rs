@@ -35,11 +35,11 @@ pub(crate) fn status_and_counters_tell_the_truth() {
     let counters = site.json("counters");
     assert_eq!(
         counters["lb"]["services"]["web"],
-        json!({ "packets": 0, "bytes": 0, "new_flows": 0, "drops": {} })
+        json!({ "packets": 0, "bytes": 0, "new_connections": 0, "drops": {} })
     );
     assert_eq!(
         counters["lb"]["backends"]["b"],
-        json!({ "packets": 0, "bytes": 0, "new_flows": 0 })
+        json!({ "packets": 0, "bytes": 0, "new_connections": 0 })
     );
     for question in ["status", "counters"] {
         let output = site.sluice(&[question]);

@@ -259,7 +259,9 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
     packet.extend([156, 64, 0, 53, 0x05, 0xc8, 0, 0]);
     packet.resize(14 + 1500, 0);
     put("far", &packet);
-    wait_until("the client is told", || site.json("counters")["lb"]["reasons"]["mtu_told"] == 1);
+    wait_until("the client is told", || {
+        site.json("counters")["lb"]["reasons"]["icmp_too_big_sent"] == 1
+    });
 
     // Another way to a backend may have another MTU.
     run("ip route add 10.0.1.1/32 via 10.0.0.254 dev eth0");

@@ -41,7 +41,8 @@ impl Site {
                 .map(|(name, c)| (name.clone(), c.as_u64()));
             // Other packets of the host's own may come meanwhile.
             let of_lists = reasons.filter(|(name, _)| {
-                ["denied", "not_allowed", "service_limit", "source_limit"].contains(&name.as_str())
+                ["acl_denied", "acl_not_allowed", "rate_limited_service", "rate_limited_source"]
+                    .contains(&name.as_str())
             });
             services.chain(of_lists).collect::<std::collections::BTreeMap<_, _>>()
         };
@@ -81,7 +82,7 @@ pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
     site.config["deny_file"] = json!("deny.txt");
     site.write();
     let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "denied");
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied");
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
 
     // A little change is made in place.
@@ -90,7 +91,7 @@ pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
     daemon.wait_for_log("2 of 1 prefixes changed in place", 1);
     assert_eq!(
         (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
-        ("web".into(), "denied".into())
+        ("web".into(), "acl_denied".into())
     );
 
     // A service gets a list of its own, and another is made for all.
@@ -100,14 +101,14 @@ pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
     site.write();
     daemon.reload();
     daemon.wait_for_log("the list of sources of service web is in force", 1);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
 
     // A daemon that is killed leaves them in force, and the next one takes them over.
     daemon.end(Signal::SIGKILL);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "not_allowed");
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     daemon.wait_for_log("the list of sources of service web is in force", 1);
 
     // Out of the configuration, out of the way.
@@ -140,7 +141,7 @@ pub(crate) fn a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing
 
     site.write_list("deny.txt", CLIENT);
     let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "denied");
+    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied");
     site.write_list("deny.txt", &format!("{OTHER}\n{CLIENT}/0\n"));
     daemon.reload();
     daemon.wait_for_log("stays as it was: ", 1);
@@ -152,7 +153,7 @@ pub(crate) fn a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing
     );
     assert_eq!(
         (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
-        ("denied".into(), "web".into())
+        ("acl_denied".into(), "web".into())
     );
 }
 
@@ -187,7 +188,7 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
         daemon.log()
     );
     assert!(status["services"][0]["slots"]["b"].is_null(), "{status}");
-    assert_eq!(fates, ["web", "not_allowed"]);
+    assert_eq!(fates, ["web", "acl_not_allowed"]);
 
     // The run that the drain's reload asked for finds nothing new.
     let deadline = Instant::now() + READ_WITHIN;
@@ -197,7 +198,7 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     }
     assert_eq!(
         [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")],
-        ["denied", "new"]
+        ["acl_denied", "new"]
     );
     assert!(site.status()["services"][0]["slots"]["b"].is_null());
     println!(
@@ -228,8 +229,9 @@ pub(crate) fn rates_follow_the_configuration() {
             wire::put("far", &frame);
         }
     };
-    let limited =
-        |site: &Site| site.json("counters")["lb"]["reasons"]["source_limit"].as_u64().unwrap_or(0);
+    let limited = |site: &Site| {
+        site.json("counters")["lb"]["reasons"]["rate_limited_source"].as_u64().unwrap_or(0)
+    };
     burst(CLIENT.parse().unwrap());
     wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");

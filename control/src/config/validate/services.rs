@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use sluice_datapath::rates::Rate;
+use sluice_datapath::abi::Rate;
 use sluice_maglev::TableSize;
 
 use super::checks::{acl_files, check_limit};

@@ -1,17 +1,17 @@
 //! A model of the maps that checks, after every single write, what packets rely on.
 
-use sluice_datapath::entries::{Connection, NextHop, RouteKey, Vip as VipEntry, VipAddress};
-use sluice_datapath::flow::ICMP;
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::records::{BackendRecord, Name, ServiceRecord};
+use sluice_datapath::abi::{
+    BackendRecord, Connection, ICMP, Name, NextHop, QuicIdLengths, QuicServerKey, RouteKey,
+    ServiceRecord, ServiceRef as VipEntry, VipAddress,
+};
 
 use super::*;
 use crate::apply::{self, Maps};
 
-const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, incarnation: 0 };
+const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
 const NO_BACKEND: BackendRecord =
-    BackendRecord { name: Name::NONE, rests_until: 0, incarnation: 0, draining: 0 };
-const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, rests_until: 0 };
+    BackendRecord { name: Name::NONE, reusable_after: 0, epoch: 0, draining: 0 };
+const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, reusable_after: 0 };
 
 /// An address, a port and a protocol's number: what a packet says.
 type Aim = (IpNet, u16, u8);
@@ -26,8 +26,8 @@ pub(super) struct Model {
     addresses: BTreeMap<IpNet, VipAddress>,
     vips: BTreeMap<VipKey, VipEntry>,
     routes: BTreeMap<RouteKey, VipEntry>,
-    quic_servers: BTreeMap<ServerKey, Connection>,
-    quic_lengths: BTreeMap<u32, IdLengths>,
+    quic_servers: BTreeMap<QuicServerKey, Connection>,
+    quic_lengths: BTreeMap<u32, QuicIdLengths>,
     tables: BTreeMap<u32, LookupTable>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
@@ -140,11 +140,11 @@ impl Model {
             "two addresses share a number: {:?}",
             self.addresses
         );
-        for (prefix, has) in self.addresses.iter().filter(|(_, has)| has.first_key().is_some()) {
-            let key = has.first_key().expect("it is one of those that hold a copy");
+        for (prefix, has) in self.addresses.iter().filter(|(_, has)| has.cached_key().is_some()) {
+            let key = has.cached_key().expect("it is one of those that hold a copy");
             assert_eq!(
                 self.vips.get(&key).copied(),
-                has.first.vip(),
+                has.cached.vip(),
                 "{prefix} holds a copy of {key:?} that is none"
             );
         }
@@ -158,9 +158,9 @@ impl Model {
             for slot in &table.slots {
                 let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
                 let record = self.backend_records.get(&slot.first).unwrap_or(&NO_BACKEND);
-                assert!(entry.incarnation != 0, "a slot names index {}, which is free", slot.first);
+                assert!(entry.epoch != 0, "a slot names index {}, which is free", slot.first);
                 assert_eq!(
-                    entry.incarnation, record.incarnation,
+                    entry.epoch, record.epoch,
                     "incarnations of index {} differ",
                     slot.first
                 );
@@ -178,10 +178,7 @@ impl Model {
         // What is read while a server ID is in force is the backend that it was given to.
         for (key, server) in &self.quic_servers {
             let entry = self.backends.get(&(server.backend as u16)).unwrap_or(&FREE);
-            assert_eq!(
-                entry.incarnation, server.incarnation,
-                "{key:?} names a backend that is gone"
-            );
+            assert_eq!(entry.epoch, server.epoch, "{key:?} names a backend that is gone");
         }
         assert!(self.quic_servers.len() <= 2 * (self.capacities.backends as usize + 1));
         assert!(self.vips.len() <= self.capacities.vips as usize);
@@ -238,16 +235,19 @@ impl Model {
             let mut wanted: Vec<_> = wanted.collect();
             wanted.sort_by_key(|(clients, ..)| *clients);
             assert_eq!(routes, wanted);
-            let mut lengths = IdLengths::NONE;
+            let mut lengths = QuicIdLengths::NONE;
             for (rotation, id, backend) in &service.server_ids {
-                let server = self.quic_servers[&ServerKey::new(*index, *rotation, id).unwrap()];
+                let server = self.quic_servers[&QuicServerKey::new(*index, *rotation, id).unwrap()];
                 assert_eq!(self.who(server.backend as u16).0, want.backends[*backend].name);
                 lengths = lengths.with(*rotation, id.len() as u8);
             }
-            assert_eq!(self.quic_lengths.get(index).copied().unwrap_or(IdLengths::NONE), lengths);
+            assert_eq!(
+                self.quic_lengths.get(index).copied().unwrap_or(QuicIdLengths::NONE),
+                lengths
+            );
             for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
                 assert!(
-                    self.addresses[&vip.prefix()].first_key().is_some(),
+                    self.addresses[&vip.prefix()].cached_key().is_some(),
                     "{vip} has an address without a copy"
                 );
             }
@@ -282,7 +282,7 @@ impl Model {
         let named =
             self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
         assert!(!named, "index {index} is written while a slot names it");
-        let live = self.backend(index).incarnation != 0;
+        let live = self.backend(index).epoch != 0;
         assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
         self.write(|model| _ = model.backends.insert(index, *backend))
     }
@@ -297,9 +297,9 @@ impl Model {
         record: &BackendRecord,
     ) -> Result<(), Interrupted> {
         let before = self.backend_record(index);
-        assert!(record.incarnation >= before.incarnation, "incarnations never go back");
-        if record.incarnation != before.incarnation {
-            assert!(before.rests_until <= self.now, "index {index} was to rest");
+        assert!(record.epoch >= before.epoch, "incarnations never go back");
+        if record.epoch != before.epoch {
+            assert!(before.reusable_after <= self.now, "index {index} was to rest");
             assert!(before.name.as_str().is_empty(), "index {index} is taken");
         }
         self.write(|model| _ = model.backend_records.insert(index, *record))
@@ -316,7 +316,7 @@ impl Model {
     ) -> Result<(), Interrupted> {
         let before = self.service_record(index);
         if before.name != record.name && !record.name.as_str().is_empty() {
-            assert!(before.rests_until <= self.now, "index {index} was to rest");
+            assert!(before.reusable_after <= self.now, "index {index} was to rest");
             assert!(!self.tables.contains_key(&index), "index {index} still has a table");
         }
         self.write(|model| _ = model.service_records.insert(index, *record))
@@ -382,29 +382,32 @@ impl Maps for Model {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.routes.remove(key)))
     }
 
-    fn quic_lengths(&self) -> Result<Vec<IdLengths>, Interrupted> {
-        let of = |index| self.quic_lengths.get(&index).copied().unwrap_or(IdLengths::NONE);
+    fn quic_lengths(&self) -> Result<Vec<QuicIdLengths>, Interrupted> {
+        let of = |index| self.quic_lengths.get(&index).copied().unwrap_or(QuicIdLengths::NONE);
         Ok((0..=self.capacities.services).map(of).collect())
     }
 
-    fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Interrupted> {
+    fn set_quic_lengths(&mut self, lengths: &[(u32, QuicIdLengths)]) -> Result<(), Interrupted> {
         lengths.iter().try_for_each(|(index, lengths)| {
             assert!((1..=self.capacities.services).contains(index));
             self.write(|model| _ = model.quic_lengths.insert(*index, *lengths))
         })
     }
 
-    fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Interrupted> {
+    fn quic_servers(&self) -> Result<BTreeMap<QuicServerKey, Connection>, Interrupted> {
         Ok(self.quic_servers.clone())
     }
 
-    fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Interrupted> {
+    fn put_quic_servers(
+        &mut self,
+        servers: &[(QuicServerKey, Connection)],
+    ) -> Result<(), Interrupted> {
         servers.iter().try_for_each(|(key, server)| {
             self.write(|model| _ = model.quic_servers.insert(*key, *server))
         })
     }
 
-    fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Interrupted> {
+    fn remove_quic_servers(&mut self, keys: &[QuicServerKey]) -> Result<(), Interrupted> {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.quic_servers.remove(key)))
     }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::abi::{AddressOptions, VipOptions};
 
 use super::*;
 
@@ -98,7 +98,7 @@ fn want() -> impl Strategy<Value = Desired> {
     backends().prop_flat_map(|backends| {
         let services = services(backends.len());
         // VIP addresses 1 and 2 may drop what no VIP takes, 1 and 3 may forward pings.
-        let drop = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_UNLISTED));
+        let drop = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_NO_SERVICE));
         let forward = [1, 3].map(|last| (vip(last, 80).prefix(), AddressOptions::PING_FORWARD));
         let addresses = subsequence([drop, forward].concat(), 0..=4);
         (Just(backends), services, addresses).prop_map(|(backends, services, addresses)| Desired {

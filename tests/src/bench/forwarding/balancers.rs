@@ -13,9 +13,7 @@ use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 use sluice::key::HashKey;
 use sluice::role::Role;
 use sluice_datapath::Address;
-use sluice_datapath::entries::Settings;
-use sluice_datapath::options::Features;
-use sluice_datapath::rates::Rate;
+use sluice_datapath::abi::{Features, Rate, Settings};
 
 use super::generator::FRAME;
 use super::site::{

@@ -8,7 +8,7 @@ use crate::packets::frames::{Client, ETHERNET, L4Kind};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sluice_datapath::options::{Features, VipOptions};
+use sluice_datapath::abi::{Features, VipOptions};
 
 /// Slots of every lookup table, as many as a configuration has when it does not say.
 const SLOTS: u32 = 65_537;

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use sluice::kernel::bpf::Selection;
 use sluice_datapath::Reason;
-use sluice_datapath::observe::Event;
+use sluice_datapath::abi::CaptureEvent;
 
 use crate::packets::expectation::{Action, BalancerCounters, DecapCounters};
 use crate::packets::fixture::{Fixture, HostFixture};
@@ -109,7 +109,7 @@ pub trait CaptureBinding: BalancerBinding {
     fn watch(&mut self, selection: &Selection) -> anyhow::Result<()>;
 
     /// The events since the last call.
-    fn events(&mut self) -> Vec<Event>;
+    fn events(&mut self) -> Vec<CaptureEvent>;
 
     /// Events that were suppressed and lost since [`Self::watch`].
     ///

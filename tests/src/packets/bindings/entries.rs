@@ -1,14 +1,11 @@
 //! Map entries that hold what a fixture says.
 
 use ipnet::IpNet;
-use sluice_datapath::Address;
-use sluice_datapath::entries::{
-    self, Connection, FirstVip, NextHop, PrefixKey, RouteKey, Settings, Vip, VipAddress, VipKey,
+use sluice_datapath::abi::{
+    CachedVip, Connection, Features, NextHop, Port, PrefixKey, QuicIdLengths, QuicServerKey, Rate,
+    RateKind, RouteKey, ServiceRef, Settings, VipAddress, VipKey, VipOptions,
 };
-use sluice_datapath::flow::Port;
-use sluice_datapath::options::{Features, VipOptions};
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::rates::{Limit, Rate};
+use sluice_datapath::{Address, abi};
 
 use crate::packets::addresses::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6};
 use crate::packets::fixture::{BackendSpec, Fixture, HASH_KEY};
@@ -28,12 +25,12 @@ pub fn settings() -> Settings {
 }
 
 /// A backend as it is in the map `BACKENDS`; all zero when the index is free.
-pub fn backend_entry(backend: Option<&BackendSpec>) -> entries::Backend {
+pub fn backend_entry(backend: Option<&BackendSpec>) -> abi::Backend {
     let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
-    entries::Backend {
+    abi::Backend {
         v4: v4.map_or(Address::NONE, Address::from),
         v6: v6.map_or(Address::NONE, Address::from),
-        incarnation: backend.map_or(0, |backend| backend.incarnation),
+        epoch: backend.map_or(0, |backend| backend.epoch),
     }
 }
 
@@ -60,58 +57,58 @@ impl Fixture {
         let all = single.chain(self.prefixes.iter().map(|(prefix, id)| (*prefix, *id)));
         all.map(|(prefix, id)| {
             let options = self.address_options.get(&id).copied().unwrap_or_default();
-            (prefix, VipAddress { first: self.first_vip(id), ..VipAddress::new(id, options) })
+            (prefix, VipAddress { cached: self.first_vip(id), ..VipAddress::new(id, options) })
         })
     }
 
     /// The VIP that an address's entry holds: the last one of every other address, the first one of
     /// the others, so that cases meet VIPs that are held and VIPs that are not in both families.
-    fn first_vip(&self, id: u32) -> FirstVip {
+    fn first_vip(&self, id: u32) -> CachedVip {
         let mut vips =
             self.vips.iter().filter(|((address, port, _), _)| *address == id && *port != 0);
         let chosen = if id.is_multiple_of(2) { vips.next() } else { vips.next_back() };
-        chosen.map_or(FirstVip::NONE, |((_, port, protocol), service)| {
-            FirstVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
+        chosen.map_or(CachedVip::NONE, |((_, port, protocol), service)| {
+            CachedVip::new(Port::new(*port), *protocol, self.vip_entry(*service))
         })
     }
 
     /// A service's rate, as the map has it.
-    pub fn rate(&self, service: u32, limit: Limit) -> Rate {
+    pub fn rate(&self, service: u32, limit: RateKind) -> Rate {
         self.rates.get(&(service, limit)).map_or(Rate::NONE, |burst| Rate::every(86_400, *burst))
     }
 
     /// The entry of the VIPs of a service.
-    pub fn vip_entry(&self, service: u32) -> Vip {
+    pub fn vip_entry(&self, service: u32) -> ServiceRef {
         let routed = self.routes.keys().any(|(routing, _)| *routing == service);
         let leads = |to| self.routes.iter().any(|((from, _), led)| *from == service && *led == to);
         let quic = self.quic.keys().any(|(has, _)| *has == service || leads(*has));
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
-        Vip {
+        ServiceRef {
             service,
             options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC),
         }
     }
 
     /// The QUIC server IDs, as the map has them.
-    pub fn server_entries(&self) -> impl Iterator<Item = (ServerKey, Connection)> {
+    pub fn server_entries(&self) -> impl Iterator<Item = (QuicServerKey, Connection)> {
         self.quic.iter().flat_map(|((service, rotation), (_, servers))| {
-            servers.iter().map(|(id, (backend, incarnation))| {
-                let key = ServerKey::new(*service, *rotation, id).expect("a valid ID");
-                (key, Connection { backend: u32::from(*backend), incarnation: *incarnation })
+            servers.iter().map(|(id, (backend, epoch))| {
+                let key = QuicServerKey::new(*service, *rotation, id).expect("a valid ID");
+                (key, Connection { backend: u32::from(*backend), epoch: *epoch })
             })
         })
     }
 
     /// How long a service's QUIC server IDs are, as the map has it.
-    pub fn id_lengths(&self, service: u32) -> IdLengths {
+    pub fn id_lengths(&self, service: u32) -> QuicIdLengths {
         let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
-        configs.fold(IdLengths::NONE, |all, ((_, rotation), (length, _))| {
+        configs.fold(QuicIdLengths::NONE, |all, ((_, rotation), (length, _))| {
             all.with(*rotation, *length as u8)
         })
     }
 
     /// The routes, as the map has them.
-    pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, Vip)> {
+    pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, ServiceRef)> {
         self.routes.iter().map(|((service, clients), to)| {
             (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to))
         })

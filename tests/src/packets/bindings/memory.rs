@@ -3,11 +3,14 @@
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sluice::kernel::bpf::Selection;
-use sluice_datapath::entries::{self, NextHop, PrefixKey, Settings, TableHead};
-use sluice_datapath::memory::{self, Buffer, Words};
-use sluice_datapath::observe::{self, Event, Observer, switch};
-use sluice_datapath::rates::{Limit, Rate};
-use sluice_datapath::{Family, Reason, Verdict, balance, clamp, decapsulate};
+use sluice_datapath::abi::capture::control;
+use sluice_datapath::abi::{
+    CaptureEvent, CaptureState, NextHop, PrefixKey, Rate, RateKind, Settings, TableHead,
+};
+use sluice_datapath::backend::{clamp_mss, decapsulate};
+use sluice_datapath::balance::{balance, capture};
+use sluice_datapath::memory::{PacketBuffer, TableWords};
+use sluice_datapath::{Family, Reason, Verdict, abi, memory};
 
 use super::binding::{BalancerBinding, CaptureBinding, ClampBinding, DecapBinding};
 use super::entries::{backend_entry, key, next_hop_entry, settings, vip_key};
@@ -19,13 +22,13 @@ use crate::packets::frames::Frame;
 /// The balancer's packet path on maps in memory.
 #[derive(Debug)]
 pub struct MemoryBalancer {
-    maps: memory::Balancer,
+    maps: memory::MemoryBalancer,
 }
 
 impl MemoryBalancer {
     /// The packet path with other settings.
     pub fn with(settings: Settings) -> Self {
-        Self { maps: memory::Balancer::new(settings) }
+        Self { maps: memory::MemoryBalancer::new(settings) }
     }
 }
 
@@ -66,17 +69,17 @@ impl BalancerBinding for MemoryBalancer {
             })
             .collect();
         for service in 1..=u32::from(LARGEST_INDEX) {
-            for limit in Limit::ALL {
+            for limit in RateKind::ALL {
                 maps.rates.insert(Rate::index(service, limit), fixture.rate(service, limit));
             }
         }
         let words = |table: &TableSpec| {
             let head = TableHead { slots: table.slots.len() as u32, tracked: table.tracked };
-            Words::new(
+            TableWords::new(
                 head,
                 1,
                 0,
-                table.slots.iter().map(|&(first, hint)| entries::Slot { first, hint }),
+                table.slots.iter().map(|&(first, hint)| abi::Slot { first, hint }),
             )
         };
         maps.tables =
@@ -95,13 +98,13 @@ impl BalancerBinding for MemoryBalancer {
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
         let packet = buffer(&mut bytes, frame);
-        self.maps.watched.set(observe::watched(&self.maps));
+        self.maps.watched.set(capture::enabled_until(&self.maps));
         if self.maps.watched.get() != 0 {
-            observe::begin(&packet, &self.maps);
+            capture::start(&packet, &self.maps);
         }
         let outcome = balance(packet, &self.maps);
         if self.maps.watched.get() != 0 {
-            observe::end(&self.maps);
+            capture::emit(&self.maps);
         }
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
@@ -112,12 +115,12 @@ impl BalancerBinding for MemoryBalancer {
         Ok(BalancerCounters {
             services: services
                 .iter()
-                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_connections)))
                 .filter(|(_, counts)| *counts != (0, 0, 0))
                 .collect(),
             backends: backends
                 .iter()
-                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_flows)))
+                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_connections)))
                 .collect(),
             reasons: self.maps.reasons.borrow().clone(),
         })
@@ -145,22 +148,22 @@ impl CaptureBinding for MemoryBalancer {
         let maps = &mut self.maps;
         // An event's time is never 0.
         maps.now.set(maps.now.get().max(1));
-        *maps.observer.borrow_mut() = Observer::default();
+        *maps.capture_state.borrow_mut() = CaptureState::default();
         let set = |word: u32, value| maps.switch[word as usize].set(value);
         for (word, value) in selection.words() {
             set(word, value);
         }
-        set(switch::UNTIL, u64::MAX);
+        set(control::UNTIL, u64::MAX);
         Ok(())
     }
 
-    fn events(&mut self) -> Vec<Event> {
+    fn events(&mut self) -> Vec<CaptureEvent> {
         self.maps.events.take()
     }
 
     fn missed(&self) -> anyhow::Result<(u64, u64)> {
-        let observer = self.maps.observer.borrow();
-        Ok((observer.suppressed, observer.lost))
+        let state = self.maps.capture_state.borrow();
+        Ok((state.suppressed, state.lost))
     }
 
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
@@ -177,14 +180,16 @@ impl CaptureBinding for MemoryBalancer {
 /// The backend's packet path on maps in memory.
 #[derive(Debug)]
 pub struct MemoryBackend {
-    maps: memory::BackendHost,
+    maps: memory::MemoryBackend,
 }
 
 impl MemoryBackend {
     /// The packet path on a kernel that can, or cannot, take off an outer header of another family
     /// than the inner one's.
-    pub fn new(crosses: bool) -> Self {
-        Self { maps: memory::BackendHost { crosses, gue_port: GUE_PORT, ..Default::default() } }
+    pub fn new(cross_family: bool) -> Self {
+        Self {
+            maps: memory::MemoryBackend { cross_family, gue_port: GUE_PORT, ..Default::default() },
+        }
     }
 }
 
@@ -230,7 +235,7 @@ impl ClampBinding for MemoryBackend {
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
         let mut bytes = frame.bytes.clone();
-        clamp(buffer(&mut bytes, frame), &self.maps);
+        clamp_mss(buffer(&mut bytes, frame), &self.maps);
         Ok(bytes)
     }
 
@@ -239,14 +244,14 @@ impl ClampBinding for MemoryBackend {
     }
 }
 
-fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> Buffer<'a> {
+fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> PacketBuffer<'a> {
     let segments = u64::from(frame.segments.max(1));
-    Buffer {
+    PacketBuffer {
         segment_size: frame.segment_size as usize,
         segments,
         vlan: frame.vlan,
         other_host: frame.is_for_other_host(),
-        ..Buffer::new(bytes)
+        ..PacketBuffer::new(bytes)
     }
 }
 

@@ -1,8 +1,7 @@
 //! Deny- and allow-lists of sources.
 
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::{AclVerdict, VipOptions};
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, passes, to, with};
@@ -22,7 +21,7 @@ const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 /// Neighbours of the clients.
 const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 
-type Said = ([&'static str; 2], Listing);
+type Said = ([&'static str; 2], AclVerdict);
 
 /// A fixture whose services have a list, all packets of which go to one backend.
 fn fixture(list: u32, said: &[Said]) -> Fixture {
@@ -34,14 +33,14 @@ fn listed(mut fixture: Fixture, list: u32, said: &[Said]) -> Fixture {
         .iter()
         .flat_map(|(prefixes, says)| prefixes.map(|p| (p.parse().expect("a prefix"), *says)));
     fixture.lists.insert(list, prefixes.collect());
-    if list != Listing::OF_ALL {
-        fixture.vip_options.insert(list, VipOptions::LISTED);
+    if list != AclVerdict::GLOBAL {
+        fixture.vip_options.insert(list, VipOptions::ACL);
     }
     fixture
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    use Listing as Says;
+    use AclVerdict as Says;
 
     let all = || Client::each().map(|client| to(&client, 1, HINT)).to_vec();
     let refused = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
@@ -63,12 +62,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "a source in the deny-list of all is dropped at every VIP",
             fixture(0, &[(CLIENTS, Says::DENIED)]),
-            refused(Reason::Denied),
+            refused(Reason::AclDenied),
         ),
         case(
             "a source in a service's deny-list is dropped at that service only",
             fixture(WEB, &[(CLIENTS, Says::DENIED)]),
-            web_refused(Reason::Denied),
+            web_refused(Reason::AclDenied),
         ),
         case(
             "a source beside the denied ones is served",
@@ -78,12 +77,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "a prefix of one address denies that address",
             fixture(WEB, &[(CLIENT, Says::DENIED)]),
-            web_refused(Reason::Denied),
+            web_refused(Reason::AclDenied),
         ),
         case(
             "with an allow-list a source that is not in it is dropped",
             fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-            web_refused(Reason::NotAllowed),
+            web_refused(Reason::AclNotAllowed),
         ),
         case(
             "with an allow-list a source in it is served",
@@ -93,7 +92,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "with an allow-list for all a source that is not in it is dropped everywhere",
             fixture(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-            refused(Reason::NotAllowed),
+            refused(Reason::AclNotAllowed),
         ),
         case(
             "the longer of a denied and an allowed prefix counts: allowed inside denied",
@@ -106,7 +105,7 @@ pub(super) fn cases() -> Vec<Case> {
                 WEB,
                 &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)],
             ),
-            web_refused(Reason::Denied),
+            web_refused(Reason::AclDenied),
         ),
         case(
             "what a service allows is still dropped when it is denied to all",
@@ -115,7 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
                 WEB,
                 &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)],
             ),
-            refused(Reason::Denied),
+            refused(Reason::AclDenied),
         ),
         case(
             "what is allowed to all is still dropped when a service denies it",
@@ -124,7 +123,7 @@ pub(super) fn cases() -> Vec<Case> {
                 WEB,
                 &[(CLIENT, Says::DENIED)],
             ),
-            web_refused(Reason::Denied),
+            web_refused(Reason::AclDenied),
         ),
         case(
             "one family's list says nothing about the other",
@@ -137,7 +136,7 @@ pub(super) fn cases() -> Vec<Case> {
                     .insert("::/0".parse().expect("a prefix"), Says::DENIED);
                 fixture
             },
-            vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::Denied)],
+            vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::AclDenied)],
         ),
         case(
             "a new service whose list is not there yet serves nobody",
@@ -146,20 +145,23 @@ pub(super) fn cases() -> Vec<Case> {
                 fixture.lists.clear();
                 fixture
             },
-            web_refused(Reason::NotAllowed),
+            web_refused(Reason::AclNotAllowed),
         ),
         after(
             "a list that is replaced counts at once, and one that is removed no longer",
             vec![
-                (fixture(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::Denied)),
-                (fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]), web_refused(Reason::NotAllowed)),
+                (fixture(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::AclDenied)),
+                (
+                    fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
+                    web_refused(Reason::AclNotAllowed),
+                ),
                 (Fixture::new().all_to(1, HINT), all()),
             ],
         ),
         after(
             "a list for all that is removed no longer counts",
             vec![
-                (fixture(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::Denied)),
+                (fixture(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::AclDenied)),
                 (Fixture::new().all_to(1, HINT), all()),
             ],
         ),
@@ -169,7 +171,7 @@ pub(super) fn cases() -> Vec<Case> {
                 (Fixture::new().all_to(1, HINT).tracked(true), all()),
                 (
                     fixture(WEB, &[(CLIENTS, Says::DENIED)]).tracked(true),
-                    web_refused(Reason::Denied),
+                    web_refused(Reason::AclDenied),
                 ),
             ],
         ),
@@ -178,7 +180,7 @@ pub(super) fn cases() -> Vec<Case> {
             fixture(0, &[(EVERYBODY, Says::DENIED)]),
             [
                 Client::each()
-                    .map(|client| passes(client.to_port(22).frame(), Reason::NotVipPort))
+                    .map(|client| passes(client.to_port(22).frame(), Reason::NoService))
                     .to_vec(),
                 vec![passes(
                     with(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]),
@@ -194,7 +196,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "lists come before everything that is said about the packet: a packet that lies is denied, too",
             fixture(0, &[(CLIENTS, Says::DENIED)]),
-            vec![drops(with(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::Denied)],
+            vec![drops(
+                with(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]),
+                Reason::AclDenied,
+            )],
         ),
         case(
             "lists count behind VLAN tags, IPv4 options and in first fragments",
@@ -202,19 +207,19 @@ pub(super) fn cases() -> Vec<Case> {
             [
                 Client::each()
                     .map(|client| {
-                        drops(frames::tagged(&client.frame(), &[(0x8100, 6)]), Reason::Denied)
+                        drops(frames::tagged(&client.frame(), &[(0x8100, 6)]), Reason::AclDenied)
                     })
                     .to_vec(),
                 vec![
-                    drops(Client { options: 8, ..Client::tcp4() }.frame(), Reason::Denied),
+                    drops(Client { options: 8, ..Client::tcp4() }.frame(), Reason::AclDenied),
                     drops(
                         Client { fragment: (false, true, 0), ..Client::udp4() }.frame(),
-                        Reason::Denied,
+                        Reason::AclDenied,
                     ),
                     // Nobody wrote down where the first one went.
                     passes(
                         Client { fragment: (false, false, 8), ..Client::udp4() }.frame(),
-                        Reason::Fragment,
+                        Reason::FragmentUnknown,
                     ),
                 ],
             ]
@@ -233,15 +238,15 @@ pub(super) fn cases() -> Vec<Case> {
             let with = |list, said: &[Said]| listed(fragments::fixture(), list, said);
             vec![
                 (fragments::fixture(), firsts()),
-                (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::Denied)),
+                (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::AclDenied)),
                 (
                     with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-                    dropped(Reason::NotAllowed),
+                    dropped(Reason::AclNotAllowed),
                 ),
-                (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::Denied)),
+                (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::AclDenied)),
                 (
                     with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-                    web_dropped(Reason::NotAllowed),
+                    web_dropped(Reason::AclNotAllowed),
                 ),
                 (with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]), later()),
                 (with(0, &[(OTHERS, Says::DENIED)]), later()),
@@ -254,7 +259,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let at = if client.is_v6() { 18 } else { 16 };
                 let lying = with(fragments::fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
                 let expired = fragments::fragment(&Client { ttl: 0, ..client.clone() }, 7, 1, 2);
-                [drops(lying, Reason::Denied), drops(expired, Reason::Denied)]
+                [drops(lying, Reason::AclDenied), drops(expired, Reason::AclDenied)]
             };
             vec![
                 (
@@ -270,7 +275,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "an ICMP error is dropped when the client whose flow it quotes is denied, whoever sends it",
             fixture(0, &[(CLIENT, Says::DENIED)]),
-            icmp_errors::few().map(|error| drops(error.frame(), Reason::Denied)).collect(),
+            icmp_errors::few().map(|error| drops(error.frame(), Reason::AclDenied)).collect(),
         ),
         case(
             "an ICMP error from a router that is in no allow-list, and in a deny-list, is followed",
@@ -286,7 +291,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "pings of a source that is denied to all are dropped; a service's list says nothing of pings",
             listed(fixture(0, &[(CLIENT, Says::DENIED)]), WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
-            echo::both().into_iter().map(|ping| drops(ping.frame(), Reason::Denied)).collect(),
+            echo::both().into_iter().map(|ping| drops(ping.frame(), Reason::AclDenied)).collect(),
         ),
         case(
             "pings are answered whatever a service's list says",
@@ -296,7 +301,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "a service without a list pays no heed to another's",
             fixture(DNS, &[(EVERYBODY, Says::DENIED)]),
-            [&all()[..2], &refused(Reason::Denied)[2..]].concat(),
+            [&all()[..2], &refused(Reason::AclDenied)[2..]].concat(),
         ),
     ]
 }

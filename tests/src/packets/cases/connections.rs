@@ -101,7 +101,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
-                configure(tracked(2, SECOND).with_backend(1, |backend| backend.incarnation = 2)),
+                configure(tracked(2, SECOND).with_backend(1, |backend| backend.epoch = 2)),
                 all(2, SECOND),
             ],
         ),

@@ -1,7 +1,7 @@
 //! Packets to a VIP that cannot be forwarded: counted drops.
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::abi::AddressOptions;
 
 use super::case::Case;
 use super::expect::{drops, passes, to, with};
@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new("a packet whose time to live is zero is dropped", all_to(1), {
             Client::each()
-                .map(|client| drops(Client { ttl: 0, ..client }.frame(), Reason::Expired))
+                .map(|client| drops(Client { ttl: 0, ..client }.frame(), Reason::TtlExpired))
                 .to_vec()
         }),
         Case::new(
@@ -84,15 +84,15 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "a slot that names a free index drops its packets",
             all_to(LARGEST_INDEX),
-            each(Reason::NoEncapsulation),
+            each(Reason::BackendWithoutAddress),
         ),
         Case::new(
             "a packet to a port that no VIP has is dropped where the address says so",
-            Fixture { address_options: [(2, AddressOptions::DROP_UNLISTED)].into(), ..all_to(1) },
+            Fixture { address_options: [(2, AddressOptions::DROP_NO_SERVICE)].into(), ..all_to(1) },
             vec![
-                drops(Client::tcp6().to_port(444).frame(), Reason::Unlisted),
-                drops(Client::udp6().to_port(443).frame(), Reason::Unlisted),
-                passes(Client::tcp4().to_port(444).frame(), Reason::NotVipPort),
+                drops(Client::tcp6().to_port(444).frame(), Reason::NoServiceDropped),
+                drops(Client::udp6().to_port(443).frame(), Reason::NoServiceDropped),
+                passes(Client::tcp4().to_port(444).frame(), Reason::NoService),
                 to(&Client::tcp6(), 1, 0x1240),
             ],
         ),
@@ -145,7 +145,7 @@ pub(super) fn cases() -> Vec<Case> {
             "what is dropped is counted once by its reason, and what comes next is forwarded",
             all_to(1),
             {
-                let bad = || drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::Expired);
+                let bad = || drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::TtlExpired);
                 vec![
                     bad(),
                     to(&Client::tcp4(), 1, 0x1240),

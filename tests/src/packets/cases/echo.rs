@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::abi::AddressOptions;
 
 use super::case::Case;
 use super::expect::{drops, passes, with};
@@ -86,7 +86,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new("a ping with a time to live of zero is dropped", Fixture::new(), {
             both()
-                .map(|ping| drops(EchoRequest { ttl: 0, ..ping }.frame(), Reason::Expired))
+                .map(|ping| drops(EchoRequest { ttl: 0, ..ping }.frame(), Reason::TtlExpired))
                 .to_vec()
         }),
         Case::new(
@@ -138,8 +138,8 @@ pub(super) fn cases() -> Vec<Case> {
             };
             vec![
                 passes(fragment(0x2000), Reason::OtherProtocol),
-                passes(fragment(0x2003), Reason::Fragment),
-                passes(fragment(0x0003), Reason::Fragment),
+                passes(fragment(0x2003), Reason::FragmentUnknown),
+                passes(fragment(0x0003), Reason::FragmentUnknown),
                 passes(first, Reason::OtherProtocol),
             ]
         }),
@@ -197,10 +197,10 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "where unlisted ports are dropped, pings are answered still",
-            options(AddressOptions::DROP_UNLISTED),
+            options(AddressOptions::DROP_NO_SERVICE),
             {
-                let dropped =
-                    Client::each().map(|client| drops(client.to_port(9).frame(), Reason::Unlisted));
+                let dropped = Client::each()
+                    .map(|client| drops(client.to_port(9).frame(), Reason::NoServiceDropped));
                 dropped.into_iter().chain(each(&|ping| ping)).collect()
             },
         ),
@@ -209,7 +209,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fixture::new(),
             {
                 let unlisted = Client::each().map(|client| {
-                    passes(Client { ttl: 1, ..client.to_port(9) }.frame(), Reason::NotVipPort)
+                    passes(Client { ttl: 1, ..client.to_port(9) }.frame(), Reason::NoService)
                 });
                 each(&|ping| EchoRequest { ttl: 1, ..ping }).into_iter().chain(unlisted).collect()
             },
@@ -237,7 +237,7 @@ pub(super) fn cases() -> Vec<Case> {
 pub(super) fn answered(ping: &EchoRequest) -> (Frame, Expectation) {
     let frame = ping.frame();
     let answer = frames::turned_back(&frame, &ping.answer());
-    (frame.into(), Expectation::Reply(Reason::PingAnswered, answer))
+    (frame.into(), Expectation::Reply(Reason::IcmpEchoReplied, answer))
 }
 
 fn options(options: AddressOptions) -> Fixture {

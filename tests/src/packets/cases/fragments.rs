@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
             fixture(),
             each(&|client| {
                 vec![
-                    passes(fragment(client, 7, 2, 3), Reason::Fragment),
+                    passes(fragment(client, 7, 2, 3), Reason::FragmentUnknown),
                     sent(client, 7, 0, 3),
                     sent(client, 7, 2, 3),
                     sent(client, 7, 1, 3),
@@ -41,12 +41,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let other = |id, change: &dyn Fn(&mut Client)| {
                     let mut client = client.clone();
                     change(&mut client);
-                    passes(fragment(&client, id, 1, 2), Reason::Fragment)
+                    passes(fragment(&client, id, 1, 2), Reason::FragmentUnknown)
                 };
                 let port = client.source.port();
                 let mut sequence = vec![
                     sent(client, id, 0, 2),
-                    passes(fragment(client, id + 1, 1, 2), Reason::Fragment),
+                    passes(fragment(client, id + 1, 1, 2), Reason::FragmentUnknown),
                     other(id, &|client| {
                         client.source =
                             (Client::each()[usize::from(client.is_v6())].destination.ip(), port)
@@ -91,8 +91,8 @@ pub(super) fn cases() -> Vec<Case> {
             each(&|client| {
                 let client = client.clone().to_port(9);
                 vec![
-                    passes(fragment(&client, 7, 0, 2), Reason::NotVipPort),
-                    passes(fragment(&client, 7, 1, 2), Reason::Fragment),
+                    passes(fragment(&client, 7, 0, 2), Reason::NoService),
+                    passes(fragment(&client, 7, 1, 2), Reason::FragmentUnknown),
                 ]
             }),
         ),
@@ -133,7 +133,7 @@ pub(super) fn cases() -> Vec<Case> {
             fixture(),
             each(&|client| {
                 let expired = Client { ttl: 0, ..client.clone() };
-                vec![sent(client, 7, 0, 2), drops(fragment(&expired, 7, 1, 2), Reason::Expired)]
+                vec![sent(client, 7, 0, 2), drops(fragment(&expired, 7, 1, 2), Reason::TtlExpired)]
             }),
         ),
         Case::new("a second fragment header passes", fixture(), {
@@ -147,7 +147,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// After the first fragment the backend's index is given to another backend.
 fn reused() -> Case {
     let before = fixture();
-    let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.incarnation += 1);
+    let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
     let client = Client::udp4();
     let (first, forwarded) = sent(&client, 7, 0, 2);
     let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);

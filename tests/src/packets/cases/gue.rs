@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
-use sluice_datapath::options::{AddressOptions, VipOptions};
+use sluice_datapath::abi::{AddressOptions, VipOptions};
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, passes, to, with};
@@ -180,13 +180,13 @@ pub(super) fn cases() -> Vec<Case> {
                 let header = if client.is_v6() { 40 } else { 20 };
                 let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
                 let answer = packet_too_big(&frame, header, Some(protocol), room(&client) as u32);
-                (frame.into(), Expectation::Reply(Reason::MtuTold, answer))
+                (frame.into(), Expectation::Reply(Reason::IcmpTooBigSent, answer))
             });
             fits.into_iter().chain(larger).collect()
         }),
         Case::new("what is not for a VIP passes", fixture(), {
             Client::each()
-                .map(|client| passes(client.to_port(9).frame(), Reason::NotVipPort))
+                .map(|client| passes(client.to_port(9).frame(), Reason::NoService))
                 .to_vec()
         }),
     ]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, passes, to, with};
@@ -72,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fixture::new(),
             passing(
                 &|error| IcmpError { fragment: Some((3, false)), ..error },
-                Reason::QuotesFragment,
+                Reason::IcmpInnerFragment,
             ),
         ),
         Case::new(
@@ -111,7 +111,7 @@ pub(super) fn cases() -> Vec<Case> {
                     });
                     IcmpError { to: Some(error.client.destination.ip()), client: quoted, ..error }
                 };
-                passing(&to_other, Reason::QuotesOther)
+                passing(&to_other, Reason::IcmpUnrelated)
             },
         ),
         Case::new(
@@ -134,7 +134,7 @@ pub(super) fn cases() -> Vec<Case> {
             Fixture::new(),
             passing(
                 &|error| IcmpError { client: error.client.to_port(81), ..error },
-                Reason::QuotesOther,
+                Reason::IcmpUnrelated,
             ),
         ),
         Case::new(
@@ -145,7 +145,7 @@ pub(super) fn cases() -> Vec<Case> {
                     few().map(move |error| {
                         let at =
                             ETHERNET + error.fixed() + 8 + if error.client.is_v6() { 6 } else { 9 };
-                        passes(with(error.frame(), at, &[protocol]), Reason::QuotesOther)
+                        passes(with(error.frame(), at, &[protocol]), Reason::IcmpUnrelated)
                     })
                 };
                 [1, 4, 41, 58, 132].into_iter().flat_map(other).collect()
@@ -156,7 +156,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|error| {
                     let at = ETHERNET + error.fixed() + 8;
                     let first = if error.client.is_v6() { 0x45 } else { 0x60 };
-                    passes(with(error.frame(), at, &[first]), Reason::QuotesOther)
+                    passes(with(error.frame(), at, &[first]), Reason::IcmpUnrelated)
                 })
                 .collect()
         }),
@@ -169,7 +169,7 @@ pub(super) fn cases() -> Vec<Case> {
                         let (whole, quote) = (error.frame(), ETHERNET + error.fixed() + 8);
                         let lengths = quote..quote + error.fixed() + 4;
                         lengths.map(move |length| {
-                            passes(whole[..length].to_vec(), Reason::QuotesOther)
+                            passes(whole[..length].to_vec(), Reason::IcmpUnrelated)
                         })
                     })
                     .collect()
@@ -202,7 +202,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let ttl = |ttl| few().map(move |error| IcmpError { ttl, ..error });
                 ttl(0)
-                    .map(|error| drops(error.frame(), Reason::Expired))
+                    .map(|error| drops(error.frame(), Reason::TtlExpired))
                     .chain(ttl(1).map(follow))
                     .collect()
             },

@@ -2,7 +2,7 @@
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::case::Case;
 use super::cross_family::crossing;
@@ -183,7 +183,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let extended = [&fixed[..], &[17, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat();
                 let bytes = frames::ethernet(EtherType::IPV6, &extended);
                 let answer = packet_too_big(&bytes, 48, None, 1460);
-                vec![(bytes.into(), Expectation::Reply(Reason::MtuTold, answer))]
+                vec![(bytes.into(), Expectation::Reply(Reason::IcmpTooBigSent, answer))]
             },
         ),
         Case::new(
@@ -255,5 +255,5 @@ fn answered(client: &Client, mtu: u32) -> (Frame, Expectation) {
     let header = if client.is_v6() { 40 } else { 20 + client.options };
     let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
     let answer = packet_too_big(&frame, header, Some(protocol), mtu);
-    (frame.into(), Expectation::Reply(Reason::MtuTold, answer))
+    (frame.into(), Expectation::Reply(Reason::IcmpTooBigSent, answer))
 }

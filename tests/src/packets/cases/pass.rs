@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("more than two VLAN tags in the bytes pass", {
             let tags = [(0x88a8, 5), (0x8100, 6), (0x8100, 7)];
             Client::each()
-                .map(|client| passes(frames::tagged(&client.frame(), &tags), Reason::Vlan))
+                .map(|client| passes(frames::tagged(&client.frame(), &tags), Reason::VlanDepth))
                 .to_vec()
         }),
         case("a VLAN tag in front of anything but IP passes", {
@@ -94,14 +94,14 @@ pub(super) fn cases() -> Vec<Case> {
             let ports = [0, 1, 80, 442, 444, 0xbb01, 53 << 8, 65_535];
             let all =
                 ports.iter().flat_map(|&port| Client::each().map(|client| client.to_port(port)));
-            all.map(|client| passes(client.frame(), Reason::NotVipPort)).collect()
+            all.map(|client| passes(client.frame(), Reason::NoService)).collect()
         }),
         case("a VIP's port with the other protocol passes", {
             let all = Client::each().map(|client| match client.transport {
                 L4Kind::Udp => Client { transport: L4Kind::TcpSyn, ..client },
                 _ => Client { transport: L4Kind::Udp, ..client },
             });
-            all.map(|client| passes(client.frame(), Reason::NotVipPort)).to_vec()
+            all.map(|client| passes(client.frame(), Reason::NoService)).to_vec()
         }),
         case("other protocols to a VIP address pass", other_protocols()),
         case(

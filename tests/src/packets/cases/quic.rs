@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::VipOptions;
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{AclVerdict, RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, forwarded, passes, to};
@@ -243,7 +241,7 @@ pub(super) fn cases() -> Vec<Case> {
                     (fixture(), named(&packets, FIRST)),
                     (fixture().without_backend(FIRST), by_table(&packets)),
                     (
-                        fixture().with_backend(FIRST, |backend| backend.incarnation += 1),
+                        fixture().with_backend(FIRST, |backend| backend.epoch += 1),
                         by_table(&packets),
                     ),
                 ]
@@ -336,21 +334,23 @@ pub(super) fn cases() -> Vec<Case> {
             "lists, rates and the time to live come before connection IDs",
             {
                 let mut fixture = fixture();
-                fixture.lists =
-                    [(0, [("198.51.100.7/32".parse().expect("a prefix"), Listing::DENIED)].into())]
-                        .into();
-                fixture.vip_options = [(DNS, VipOptions::LIMITED)].into();
-                fixture.rates = [((DNS, Limit::Packets), 1)].into();
+                fixture.lists = [(
+                    0,
+                    [("198.51.100.7/32".parse().expect("a prefix"), AclVerdict::DENIED)].into(),
+                )]
+                .into();
+                fixture.vip_options = [(DNS, VipOptions::RATE_LIMITED)].into();
+                fixture.rates = [((DNS, RateKind::Packets), 1)].into();
                 fixture
             },
             {
                 let [v4, v6] = both(&short(FIRST_ID));
                 let expired = Client { ttl: 0, ..v6.clone() };
                 vec![
-                    drops(v4.frame(), Reason::Denied),
-                    drops(expired.frame(), Reason::Expired),
+                    drops(v4.frame(), Reason::AclDenied),
+                    drops(expired.frame(), Reason::TtlExpired),
                     to(&v6, FIRST, 0),
-                    drops(v6.frame(), Reason::ServiceLimit),
+                    drops(v6.frame(), Reason::RateLimitedService),
                 ]
             },
         ),
@@ -363,7 +363,7 @@ pub(super) fn cases() -> Vec<Case> {
                         let client = Client { payload: 1400, ..client };
                         let (header, mtu) = if client.is_v6() { (40, 1360) } else { (20, 1380) };
                         let answer = packet_too_big(&client.frame(), header, Some(17), mtu);
-                        (client.frame().into(), Expectation::Reply(Reason::MtuTold, answer))
+                        (client.frame().into(), Expectation::Reply(Reason::IcmpTooBigSent, answer))
                     })
                     .to_vec()
             },

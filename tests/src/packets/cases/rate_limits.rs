@@ -2,8 +2,7 @@
 //! matter.
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{RateKind, VipOptions};
 
 use super::case::Case;
 use super::expect::{drops, forwarded, passes, to, with};
@@ -14,14 +13,14 @@ use crate::packets::frames::{self, Client, ETHERNET, L4Kind};
 const HINT: u16 = 0x1240;
 
 /// A fixture with rates, all packets of which go to one backend.
-fn fixture(rates: &[(u32, Limit, u32)]) -> Fixture {
+fn fixture(rates: &[(u32, RateKind, u32)]) -> Fixture {
     limited(Fixture::new().all_to(1, HINT), rates)
 }
 
-fn limited(mut fixture: Fixture, rates: &[(u32, Limit, u32)]) -> Fixture {
+fn limited(mut fixture: Fixture, rates: &[(u32, RateKind, u32)]) -> Fixture {
     for (service, limit, burst) in rates {
         fixture.rates.insert((*service, *limit), *burst);
-        fixture.vip_options.insert(*service, VipOptions::LIMITED);
+        fixture.vip_options.insert(*service, VipOptions::RATE_LIMITED);
     }
     fixture
 }
@@ -31,11 +30,11 @@ fn from(client: Client, address: &str) -> Client {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    use Limit::{NewFlows, Packets, SourceNewFlows, SourcePackets};
+    use RateKind::{NewConnections, Packets, SourceNewConnections, SourcePackets};
 
     let served = |client: &Client| to(client, 1, HINT);
-    let service_limit = |client: &Client| drops(client.frame(), Reason::ServiceLimit);
-    let source_limit = |client: &Client| drops(client.frame(), Reason::SourceLimit);
+    let service_limit = |client: &Client| drops(client.frame(), Reason::RateLimitedService);
+    let source_limit = |client: &Client| drops(client.frame(), Reason::RateLimitedSource);
     let (tcp4, tcp6, udp4, udp6) = (Client::tcp4(), Client::tcp6(), Client::udp4(), Client::udp6());
     let (syn4, syn6) = (Client::syn(false), Client::syn(true));
     let other = from(Client::tcp4(), "198.51.100.8");
@@ -54,7 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "connections beyond a service's rate are not opened, and open ones go on",
-            fixture(&[(WEB, NewFlows, 1)]),
+            fixture(&[(WEB, NewConnections, 1)]),
             vec![
                 served(&syn4),
                 service_limit(&syn4),
@@ -78,7 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "a source opens no connections beyond its rate, and its open ones go on",
-            fixture(&[(WEB, SourceNewFlows, 1)]),
+            fixture(&[(WEB, SourceNewConnections, 1)]),
             vec![
                 served(&syn4),
                 source_limit(&syn4.clone().from_port(9)),
@@ -121,7 +120,11 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "UDP and the server's side of a handshake open nothing",
-            fixture(&[(WEB, NewFlows, 1), (DNS, NewFlows, 1), (DNS, SourceNewFlows, 1)]),
+            fixture(&[
+                (WEB, NewConnections, 1),
+                (DNS, NewConnections, 1),
+                (DNS, SourceNewConnections, 1),
+            ]),
             {
                 let answer = Client { transport: L4Kind::TcpSynAck, ..Client::tcp4() };
                 vec![
@@ -148,10 +151,10 @@ pub(super) fn cases() -> Vec<Case> {
             "what is not for a VIP, or lies, or is expired, takes no token",
             fixture(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]),
             vec![
-                passes(tcp4.clone().to_port(22).frame(), Reason::NotVipPort),
+                passes(tcp4.clone().to_port(22).frame(), Reason::NoService),
                 passes(with(tcp4.frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip),
                 drops(with(tcp4.frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::BadLength),
-                drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::Expired),
+                drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::TtlExpired),
                 served(&tcp4),
                 source_limit(&tcp4),
             ],
@@ -165,7 +168,7 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![
                     (frame.clone().into(), forwarded(&tcp4.frame(), &tcp4, 1, HINT)),
                     served(&options),
-                    drops(frame, Reason::ServiceLimit),
+                    drops(frame, Reason::RateLimitedService),
                     service_limit(&options),
                     service_limit(&tcp6),
                 ]
@@ -181,8 +184,8 @@ pub(super) fn cases() -> Vec<Case> {
                     fragments::sent(&tcp4, 7, 1, 4),
                     fragments::sent(&tcp6, 7, 0, 4),
                     fragments::sent(&tcp6, 7, 1, 4),
-                    drops(later(&tcp4, 2), Reason::ServiceLimit),
-                    drops(later(&tcp6, 2), Reason::ServiceLimit),
+                    drops(later(&tcp4, 2), Reason::RateLimitedService),
+                    drops(later(&tcp6, 2), Reason::RateLimitedService),
                     service_limit(&tcp4),
                     // Nobody's rate but the service's own.
                     fragments::sent(&udp4, 7, 0, 4),
@@ -196,11 +199,15 @@ pub(super) fn cases() -> Vec<Case> {
             "each fragment takes a token of its source, first or later, and none of another's or of new flows",
             limited(
                 fragments::fixture(),
-                &[(DNS, SourcePackets, 2), (WEB, NewFlows, 1), (WEB, SourceNewFlows, 1)],
+                &[
+                    (DNS, SourcePackets, 2),
+                    (WEB, NewConnections, 1),
+                    (WEB, SourceNewConnections, 1),
+                ],
             ),
             {
                 let over = |client: &Client| {
-                    drops(fragments::fragment(client, 7, 2, 3), Reason::SourceLimit)
+                    drops(fragments::fragment(client, 7, 2, 3), Reason::RateLimitedSource)
                 };
                 let other = from(udp4.clone(), "198.51.100.8");
                 let two =
@@ -227,12 +234,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let lying = with(fragments::fragment(&udp4, 7, 1, 2), ETHERNET + 2, &[0xff, 0xff]);
                 let expired = fragments::fragment(&Client { ttl: 0, ..udp4.clone() }, 7, 1, 2);
                 vec![
-                    passes(fragments::fragment(&udp4, 7, 1, 2), Reason::Fragment),
+                    passes(fragments::fragment(&udp4, 7, 1, 2), Reason::FragmentUnknown),
                     fragments::sent(&udp4, 7, 0, 2),
                     drops(lying, Reason::BadLength),
-                    drops(expired, Reason::Expired),
+                    drops(expired, Reason::TtlExpired),
                     fragments::sent(&udp4, 7, 1, 2),
-                    drops(fragments::fragment(&udp4, 7, 1, 2), Reason::SourceLimit),
+                    drops(fragments::fragment(&udp4, 7, 1, 2), Reason::RateLimitedSource),
                 ]
             },
         ),
@@ -247,7 +254,7 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![
                     followed.clone(),
                     followed,
-                    drops(error.frame(), Reason::ServiceLimit),
+                    drops(error.frame(), Reason::RateLimitedService),
                     service_limit(&tcp4),
                 ]
             },
@@ -259,10 +266,10 @@ pub(super) fn cases() -> Vec<Case> {
                 let denied = "198.51.100.8/32".parse().expect("a prefix");
                 fixture
                     .lists
-                    .insert(0, [(denied, sluice_datapath::entries::Listing::DENIED)].into());
+                    .insert(0, [(denied, sluice_datapath::abi::AclVerdict::DENIED)].into());
                 fixture
             },
-            vec![drops(other.frame(), Reason::Denied), served(&tcp4), service_limit(&tcp4)],
+            vec![drops(other.frame(), Reason::AclDenied), served(&tcp4), service_limit(&tcp4)],
         ),
     ]
 }

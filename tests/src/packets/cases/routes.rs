@@ -1,9 +1,7 @@
 //! Routes: clients of some prefixes are another service's.
 
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::{AddressOptions, VipOptions};
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, to};
@@ -205,15 +203,15 @@ pub(super) fn cases() -> Vec<Case> {
             "a client takes the tokens of the service to which a route leads",
             {
                 let mut fixture = from(&[WEB], &[(CLIENTS, NEAR)]);
-                fixture.vip_options = [(NEAR, VipOptions::LIMITED)].into();
-                fixture.rates = [((NEAR, Limit::Packets), 1)].into();
+                fixture.vip_options = [(NEAR, VipOptions::RATE_LIMITED)].into();
+                fixture.rates = [((NEAR, RateKind::Packets), 1)].into();
                 fixture
             },
             {
                 let own = as_of(&named, &Client::udp4(), DNS);
                 vec![
                     as_of(&named, &Client::tcp4(), NEAR),
-                    drops(Client::tcp6().frame(), Reason::ServiceLimit),
+                    drops(Client::tcp6().frame(), Reason::RateLimitedService),
                     own,
                 ]
             },
@@ -223,17 +221,17 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let mut fixture = routed();
                 let denied = |prefixes: [&str; 2]| {
-                    prefixes.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into()
+                    prefixes.map(|p| (p.parse().expect("a prefix"), AclVerdict::DENIED)).into()
                 };
                 fixture.lists =
                     [(WEB, denied(CLIENTS)), (NEAR, denied(CLIENTS)), (DNS, denied(OTHERS))].into();
                 fixture.vip_options =
-                    [WEB, DNS, NEAR].map(|service| (service, VipOptions::LISTED)).into();
+                    [WEB, DNS, NEAR].map(|service| (service, VipOptions::ACL)).into();
                 fixture
             },
             Client::each()
                 .map(|client| match own(&client) {
-                    WEB => drops(client.frame(), Reason::Denied),
+                    WEB => drops(client.frame(), Reason::AclDenied),
                     _ => as_of(&named, &client, NEAR),
                 })
                 .to_vec(),
@@ -243,7 +241,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let mut fixture = routed().all_to(5, 0x1240);
                 fixture.lists = [(
                     service,
-                    CLIENTS.map(|p| (p.parse().expect("a prefix"), Listing::DENIED)).into(),
+                    CLIENTS.map(|p| (p.parse().expect("a prefix"), AclVerdict::DENIED)).into(),
                 )]
                 .into();
                 fixture
@@ -253,7 +251,7 @@ pub(super) fn cases() -> Vec<Case> {
             let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);
             vec![
                 (listed(NEAR), vec![sent(&first), sent(&later)]),
-                (listed(DNS), vec![drops(later.frame(), Reason::Denied)]),
+                (listed(DNS), vec![drops(later.frame(), Reason::AclDenied)]),
             ]
         }),
         Case::new(

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::case::Case;
 use super::expect::{passes, to};
@@ -40,13 +40,13 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new("a port that no VIP of a prefix has passes", prefixes(), {
             let client = Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, 5)).to_port(80);
-            vec![passes(client.frame(), Reason::NotVipPort)]
+            vec![passes(client.frame(), Reason::NoService)]
         }),
         Case::new("the longest prefix counts, and an address before every prefix", nested(), {
             let web = |last: u8| Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, last));
             vec![
                 to(&web(0), 2, HINT),
-                passes(web(77).frame(), Reason::NotVipPort),
+                passes(web(77).frame(), Reason::NoService),
                 to(&web(78), 2, HINT),
             ]
         }),
@@ -66,7 +66,7 @@ pub(super) fn cases() -> Vec<Case> {
                     [Client::tcp4(), Client::tcp6()].map(|c| to(&c.to_port(port), 2, HINT))
                 });
                 let udp = [1, 443]
-                    .map(|port| passes(Client::udp4().to_port(port).frame(), Reason::NotVipPort));
+                    .map(|port| passes(Client::udp4().to_port(port).frame(), Reason::NoService));
                 tcp.chain(udp).collect()
             },
         ),

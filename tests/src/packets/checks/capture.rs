@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use sluice::kernel::bpf::Selection;
-use sluice_datapath::observe::{BURST, Event, HEAD};
+use sluice_datapath::abi::{BURST, CAPTURE_LEN, CaptureEvent};
 use sluice_datapath::{Reason, Verdict};
 
 use crate::packets::bindings::CaptureBinding;
@@ -56,10 +56,14 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
                 let events = balancer.events();
                 let refused = balancer.refuses_merged() && frame.segment_size != 0;
                 let outcome = match outcome {
-                    Expectation::Forward(_) if refused => Expectation::Drop(Reason::NoRoom),
+                    Expectation::Forward(_) if refused => {
+                        Expectation::Drop(Reason::AdjustRoomFailed)
+                    }
                     // Captured is the packet that came. Its answer, if it got one, is the
                     // balancer's own.
-                    Expectation::Reply(Reason::MtuTold, _) => Expectation::Drop(Reason::TooBig),
+                    Expectation::Reply(Reason::IcmpTooBigSent, _) => {
+                        Expectation::Drop(Reason::TooBig)
+                    }
                     Expectation::Reply(reason, _) => Expectation::Pass(*reason),
                     outcome => outcome.clone(),
                 };
@@ -87,7 +91,7 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
 }
 
 fn judge(
-    events: &[Event],
+    events: &[CaptureEvent],
     frame: &Frame,
     outcome: &Expectation,
     fixture: &Fixture,
@@ -99,7 +103,10 @@ fn judge(
     let [event] = events else { anyhow::bail!("there is not one event") };
     ensure!(event.time != 0 && event.interface == 1, "time or interface is missing");
     ensure!(event.length as usize == frame.bytes.len(), "the length is {}", event.length);
-    ensure!(event.bytes() == &frame.bytes[..frame.bytes.len().min(HEAD)], "the bytes differ");
+    ensure!(
+        event.bytes() == &frame.bytes[..frame.bytes.len().min(CAPTURE_LEN)],
+        "the bytes differ"
+    );
     ensure!(event.segments == frame.segments.max(1), "the segments are {}", event.segments);
     match outcome {
         Expectation::Forward(Forwarded { service, backend, .. }) => {
@@ -117,10 +124,10 @@ fn judge(
                 "it is not of {reason}"
             );
             // What is to an address alone has no service.
-            let to_address = *reason == Reason::Unlisted || is_ping(frame);
+            let to_address = *reason == Reason::NoServiceDropped || is_ping(frame);
             ensure!(event.service != 0 || to_address, "the service is {}", event.service);
             ensure!(
-                event.service == 0 || *reason != Reason::Unlisted,
+                event.service == 0 || *reason != Reason::NoServiceDropped,
                 "the service is {}",
                 event.service
             );
@@ -167,7 +174,7 @@ fn nothing_unasked(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     balancer.configure(&Fixture::new())?;
     some(balancer)?;
     ensure!(balancer.events().is_empty(), "there are events");
-    let expired = Reason::Expired.index();
+    let expired = Reason::TtlExpired.index();
     let all = captured(balancer, EVERYTHING)?;
     ensure!(
         all == [(WEB, 0), (WEB, 0), (DNS, 0), (WEB, expired), (DNS, expired)],
@@ -177,7 +184,7 @@ fn nothing_unasked(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
 }
 
 fn drops_only(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
-    let expired = Reason::Expired.index();
+    let expired = Reason::TtlExpired.index();
     let drops = captured(balancer, Selection { one_in: 0, ..EVERYTHING })?;
     ensure!(drops == [(WEB, expired), (DNS, expired)], "captured {drops:?}");
     Ok(())
@@ -185,12 +192,12 @@ fn drops_only(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
 
 fn one_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let dns = captured(balancer, Selection { service: Some(DNS), ..EVERYTHING })?;
-    ensure!(dns == [(DNS, 0), (DNS, Reason::Expired.index())], "captured {dns:?}");
+    ensure!(dns == [(DNS, 0), (DNS, Reason::TtlExpired.index())], "captured {dns:?}");
     Ok(())
 }
 
 fn new_flows(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
-    let expired = Reason::Expired.index();
+    let expired = Reason::TtlExpired.index();
     let found = captured(balancer, Selection { new_flows: true, ..EVERYTHING })?;
     ensure!(found == [(WEB, 0), (WEB, expired), (DNS, expired)], "captured {found:?}");
     Ok(())
@@ -204,7 +211,7 @@ fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let frame = Client { ttl: 0, ..Client::tcp4() }.frame().into();
     let mut total = balancer.counters()?;
     for _ in 0..PACKETS {
-        compare::send(balancer, &frame, &Expectation::Drop(Reason::Expired), &mut total)?;
+        compare::send(balancer, &frame, &Expectation::Drop(Reason::TtlExpired), &mut total)?;
     }
     let events = balancer.events().len() as u64;
     let (suppressed, lost) = balancer.missed()?;
@@ -222,10 +229,13 @@ fn drops_by_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     some(balancer)?;
     balancer.send(&Client { ttl: 0, ..Client::udp4() }.frame().into())?;
     let drops = |service, reason| balancer.drops(service, reason);
-    let found =
-        (drops(WEB, Reason::Expired)?, drops(DNS, Reason::Expired)?, drops(WEB, Reason::TooBig)?);
+    let found = (
+        drops(WEB, Reason::TtlExpired)?,
+        drops(DNS, Reason::TtlExpired)?,
+        drops(WEB, Reason::TooBig)?,
+    );
     ensure!(found == (1, 2, 0), "drops are {found:?}");
-    let total = balancer.counters()?.reasons.get(&Reason::Expired).copied();
+    let total = balancer.counters()?.reasons.get(&Reason::TtlExpired).copied();
     ensure!(total == Some(3), "the reason's counter is {total:?}");
     Ok(())
 }

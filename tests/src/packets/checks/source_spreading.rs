@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, ensure};
 use etherparse::SlicedPacket;
 use ipnet::IpNet;
-use sluice_datapath::entries::Settings;
+use sluice_datapath::abi::Settings;
 
 use crate::packets::bindings::BalancerBinding;
 use crate::packets::bindings::entries::settings;

@@ -2,7 +2,7 @@
 //! say which one it needs.
 
 use ipnet::IpNet;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::traffic::Traffic;
 use crate::packets::cases::LARGEST;

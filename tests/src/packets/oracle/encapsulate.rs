@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::gue;
 use super::ip::{Ip, Part};
@@ -37,7 +37,7 @@ impl Oracle {
         let backend = self.fixture.backends.get(&chosen);
         let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
         if v4.is_none() && v6.is_none() {
-            return Err(Err(Reason::NoEncapsulation));
+            return Err(Err(Reason::BackendWithoutAddress));
         }
         let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
         let mut outer = match (ip.source, v4, v6) {
@@ -45,7 +45,7 @@ impl Oracle {
             (IpAddr::V6(_), _, Some(v6)) => frames::outer_v6(v6, ip.class, hint, length),
             (IpAddr::V4(_), None, Some(v6)) => frames::outer_v6_of_v4(v6, ip.class, hint, length),
             (IpAddr::V6(_), Some(v4), None) => frames::outer_v4_of_v6(v4, ip.class, hint, length),
-            (_, None, None) => return Err(Err(Reason::NoEncapsulation)),
+            (_, None, None) => return Err(Err(Reason::BackendWithoutAddress)),
         };
         if options.has(VipOptions::GUE) {
             outer = gue::headers(

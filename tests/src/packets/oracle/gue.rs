@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use etherparse::checksum::Sum16BitWords;
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::ip::{Ip, Part};
 use crate::packets::frames;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4Header};
 use sluice_datapath::Reason;
-use sluice_datapath::options::AddressOptions;
+use sluice_datapath::abi::AddressOptions;
 
 use super::encapsulate::{Way, unsaid};
 use super::flow::{self, tuple};
@@ -86,18 +86,18 @@ impl Oracle {
         let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
         let quoted = quoted
             .and_then(|quoted| quoted.past_extensions(bytes))
-            .map_err(|_| Reason::QuotesOther)?;
+            .map_err(|_| Reason::IcmpUnrelated)?;
         if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
-            return Err(Reason::QuotesOther);
+            return Err(Reason::IcmpUnrelated);
         }
         if matches!(quoted.part, Part::Later(_)) {
-            return Err(Reason::QuotesFragment);
+            return Err(Reason::IcmpInnerFragment);
         }
         let at = quoted.start + quoted.header;
-        let ports = bytes.get(at..at + 4).ok_or(Reason::QuotesOther)?;
+        let ports = bytes.get(at..at + 4).ok_or(Reason::IcmpUnrelated)?;
         let port = u16::from_be_bytes([ports[0], ports[1]]);
         let service =
-            self.service(address, port, quoted.protocol).map_err(|_| Reason::QuotesOther)?;
+            self.service(address, port, quoted.protocol).map_err(|_| Reason::IcmpUnrelated)?;
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // Who is in a list is the client, not the router that tells of it.
@@ -125,7 +125,7 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
     if ip.length > frame.bytes.len() - ip.start || ip.length < least {
         return Err(Reason::BadLength);
     }
-    if ip.ttl == 0 { Err(Reason::Expired) } else { Ok(()) }
+    if ip.ttl == 0 { Err(Reason::TtlExpired) } else { Ok(()) }
 }
 
 /// Whether nobody in particular has a source address.
@@ -155,7 +155,7 @@ pub(super) fn too_big(
     // Extension headers are quoted as they came, and what is behind them.
     let transport = (ip.source.is_ipv4() || ip.header == 40).then_some(ip.protocol);
     Ok(Expectation::Reply(
-        Reason::MtuTold,
+        Reason::IcmpTooBigSent,
         packet_too_big(&frame.bytes, ip.header, transport, mtu as u32),
     ))
 }
@@ -203,7 +203,7 @@ fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
         new => new,
     };
     message[2..4].copy_from_slice(&new.to_be_bytes());
-    Ok(Expectation::Reply(Reason::PingAnswered, bytes))
+    Ok(Expectation::Reply(Reason::IcmpEchoReplied, bytes))
 }
 
 /// The right checksum of a message.

@@ -55,7 +55,7 @@ pub(super) fn find(frame: &Frame) -> Result<Ip, Reason> {
         EtherType::IPV4 | EtherType::IPV6 if frame.is_for_other_host() => Err(Reason::OtherHost),
         EtherType::IPV4 => v4(&frame.bytes, start),
         EtherType::IPV6 => v6(&frame.bytes, start),
-        EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING => Err(Reason::Vlan),
+        EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING => Err(Reason::VlanDepth),
         _ => Err(Reason::NotIp),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 
 use super::encapsulate::{Way, unsaid};
 use super::flow::{hash, tuple};
@@ -30,15 +30,15 @@ impl Oracle {
     /// What should become of a frame.
     pub fn judge(&mut self, frame: &Frame) -> Expectation {
         use Reason::{
-            BadHeader, ExtensionHeaders, Fragment, NotIp, NotTunnel, NotVip, NotVipPort, OtherHost,
-            OtherProtocol, QuotesFragment, QuotesOther, Truncated, Vlan,
+            BadHeader, ExtensionHeaders, FragmentUnknown, IcmpInnerFragment, IcmpUnrelated,
+            NoService, NotIp, NotTunnel, NotVip, OtherHost, OtherProtocol, Truncated, VlanDepth,
         };
         match self.outcome(frame) {
             Ok(outcome) => outcome,
             Err(
-                reason @ (ExtensionHeaders | NotIp | Vlan | Truncated | BadHeader | NotVip
-                | Fragment | OtherProtocol | NotVipPort | NotTunnel | OtherHost
-                | QuotesOther | QuotesFragment),
+                reason @ (ExtensionHeaders | NotIp | VlanDepth | Truncated | BadHeader | NotVip
+                | FragmentUnknown | OtherProtocol | NoService | NotTunnel | OtherHost
+                | IcmpUnrelated | IcmpInnerFragment),
             ) => Expectation::Pass(reason),
             Err(reason) => Expectation::Drop(reason),
         }
@@ -84,7 +84,7 @@ impl Oracle {
             return Err(Reason::BadLength);
         }
         if ip.ttl == 0 {
-            return Err(Reason::Expired);
+            return Err(Reason::TtlExpired);
         }
 
         let opens = tcp && transport[13] & 0x12 == 0x02;
@@ -96,20 +96,20 @@ impl Oracle {
         let named = if tcp || !whole { None } else { self.named(service, datagram) };
         let (chosen, hint) = named
             .map_or_else(|| self.choose(service, &tuple, opens), |backend| Ok((backend, 0)))?;
-        let incarnation = self.incarnation(chosen);
+        let epoch = self.epoch(chosen);
         let options = self.options(service);
         let hash = hash(&self.hashed(service, &tuple));
         // A segment that opens a connection changes an entry that is there, and makes none.
         let tracked = named.is_none() && self.fixture.tables[&service].tracked;
         if tracked && (!opens || self.connections.contains_key(&tuple)) {
-            self.connections.insert(tuple, (chosen, incarnation));
+            self.connections.insert(tuple, (chosen, epoch));
         }
         if let Part::First(id) = ip.part {
             let first = First {
                 service,
                 owner,
                 backend: chosen,
-                incarnation,
+                epoch,
                 hint,
                 options,
                 seen: Instant::now(),
@@ -130,18 +130,18 @@ impl Oracle {
 
     /// A later fragment goes where the first one went.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Expectation, Reason> {
-        let First { service, owner, backend, incarnation, hint, options, .. } =
-            *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::Fragment)?;
+        let First { service, owner, backend, epoch, hint, options, .. } =
+            *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::FragmentUnknown)?;
         self.admit_to_any(ip.source)?;
         self.listed(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {
             return Err(Reason::BadLength);
         }
         if ip.ttl == 0 {
-            return Err(Reason::Expired);
+            return Err(Reason::TtlExpired);
         }
         self.take(service, ip.source, frame.segments.max(1), false)?;
-        if self.incarnation(backend) != incarnation {
+        if self.epoch(backend) != epoch {
             return Err(Reason::NoBackend);
         }
         // It has no ports.

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use sluice_datapath::Reason;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::{AddressOptions, VipOptions};
-use sluice_datapath::rates::Limit;
+use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::flow::{Tuple, slot};
 use super::ip::Ip;
@@ -20,7 +18,7 @@ pub struct Oracle {
     pub(super) connections: HashMap<Tuple, (u16, u32)>,
     pub(super) fragments: HashMap<FragmentKey, First>,
     /// Tokens taken from buckets, which never fill again during a test.
-    pub(super) taken: HashMap<(u32, Limit, Vec<u8>), u32>,
+    pub(super) taken: HashMap<(u32, RateKind, Vec<u8>), u32>,
 }
 
 /// What the fragments of one packet share: addresses, identification, and in IPv4 the protocol.
@@ -36,7 +34,7 @@ pub(super) struct First {
     /// Whose VIP it was for.
     pub(super) owner: u32,
     pub(super) backend: u16,
-    pub(super) incarnation: u32,
+    pub(super) epoch: u32,
     pub(super) hint: u16,
     pub(super) options: VipOptions,
     pub(super) seen: Instant,
@@ -53,8 +51,7 @@ impl Oracle {
         let table = self.fixture.tables.get(&service).ok_or(Reason::NoTable)?;
         let (first, hint) =
             slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
-        let kept =
-            self.connections.get(tuple).filter(|(index, was)| self.incarnation(*index) == *was);
+        let kept = self.connections.get(tuple).filter(|(index, was)| self.epoch(*index) == *was);
         match kept {
             Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
             _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
@@ -62,8 +59,8 @@ impl Oracle {
         }
     }
 
-    pub(super) fn incarnation(&self, index: u16) -> u32 {
-        self.fixture.backends.get(&index).map_or(0, |backend| backend.incarnation)
+    pub(super) fn epoch(&self, index: u16) -> u32 {
+        self.fixture.backends.get(&index).map_or(0, |backend| backend.epoch)
     }
 
     /// The number of the VIP address or prefix that a packet goes to.
@@ -84,9 +81,11 @@ impl Oracle {
             self.fixture
                 .address_options
                 .get(&address)
-                .is_some_and(|o| o.has(AddressOptions::DROP_UNLISTED))
+                .is_some_and(|o| o.has(AddressOptions::DROP_NO_SERVICE))
         };
-        service.copied().ok_or_else(|| if drops() { Reason::Unlisted } else { Reason::NotVipPort })
+        service
+            .copied()
+            .ok_or_else(|| if drops() { Reason::NoServiceDropped } else { Reason::NoService })
     }
 
     /// The service whose a client of a service is: that of the longest prefix in its routes.
@@ -105,13 +104,13 @@ impl Oracle {
             .fixture
             .vip_options
             .get(&service)
-            .is_some_and(|options| options.has(VipOptions::LISTED));
-        if listed { self.listed(service, source).ok_or(Reason::NotAllowed)? } else { Ok(()) }
+            .is_some_and(|options| options.has(VipOptions::ACL));
+        if listed { self.listed(service, source).ok_or(Reason::AclNotAllowed)? } else { Ok(()) }
     }
 
     /// Whether the list for all lets a source through, if there is one.
     pub(super) fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
-        self.listed(Listing::OF_ALL, source).unwrap_or(Ok(()))
+        self.listed(AclVerdict::GLOBAL, source).unwrap_or(Ok(()))
     }
 
     /// What a list says of a source, if there is one.
@@ -121,8 +120,8 @@ impl Oracle {
         let holding =
             self.fixture.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
         Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
-            Some((_, says)) if *says == Listing::DENIED => Err(Reason::Denied),
-            Some((_, says)) if *says == Listing::NOT_ALLOWED => Err(Reason::NotAllowed),
+            Some((_, says)) if *says == AclVerdict::DENIED => Err(Reason::AclDenied),
+            Some((_, says)) if *says == AclVerdict::NOT_ALLOWED => Err(Reason::AclNotAllowed),
             _ => Ok(()),
         })
     }
@@ -142,16 +141,16 @@ impl Oracle {
         };
         let everybody = Vec::new();
         for (limit, who, tokens, reason) in [
-            (Limit::SourcePackets, &source, packets, Reason::SourceLimit),
-            (Limit::SourceNewFlows, &source, u32::from(opens), Reason::SourceLimit),
-            (Limit::Packets, &everybody, packets, Reason::ServiceLimit),
-            (Limit::NewFlows, &everybody, u32::from(opens), Reason::ServiceLimit),
+            (RateKind::SourcePackets, &source, packets, Reason::RateLimitedSource),
+            (RateKind::SourceNewConnections, &source, u32::from(opens), Reason::RateLimitedSource),
+            (RateKind::Packets, &everybody, packets, Reason::RateLimitedService),
+            (RateKind::NewConnections, &everybody, u32::from(opens), Reason::RateLimitedService),
         ] {
             let limited = self
                 .fixture
                 .vip_options
                 .get(&service)
-                .is_some_and(|options| options.has(VipOptions::LIMITED));
+                .is_some_and(|options| options.has(VipOptions::RATE_LIMITED));
             let Some(burst) =
                 self.fixture.rates.get(&(service, limit)).filter(|_| limited && tokens > 0)
             else {

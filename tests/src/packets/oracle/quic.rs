@@ -27,8 +27,7 @@ impl Oracle {
         // Less behind the start of an ID is no packet.
         let (rotation, behind) = id.get(..16)?.split_first()?;
         let (length, servers) = self.fixture.quic.get(&(service, rotation >> 5))?;
-        let (backend, incarnation) =
-            servers.get(behind.get(..*length)?).filter(|_| room > *length)?;
-        (self.incarnation(*backend) == *incarnation).then_some(*backend)
+        let (backend, epoch) = servers.get(behind.get(..*length)?).filter(|_| room > *length)?;
+        (self.epoch(*backend) == *epoch).then_some(*backend)
     }
 }

@@ -18,7 +18,7 @@ use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeade
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriter as Writer};
 use pcap_file::{DataLink, PcapError};
 use sluice_datapath::Reason;
-use sluice_datapath::observe::{Event, HEAD};
+use sluice_datapath::abi::{CAPTURE_LEN, CaptureEvent};
 
 use super::names::{self, Names};
 use crate::error::CliError;
@@ -38,7 +38,7 @@ impl Clock {
     }
 
     /// When an event was, since 1970, UTC.
-    fn wall(&self, event: &Event) -> Duration {
+    fn wall(&self, event: &CaptureEvent) -> Duration {
         self.ahead + Duration::from_nanos(event.time)
     }
 }
@@ -108,7 +108,7 @@ impl Output {
     /// Writes one packet.
     pub(super) fn write(
         &mut self,
-        event: &Event,
+        event: &CaptureEvent,
         names: &Names,
         clock: &Clock,
     ) -> Result<(), CliError> {
@@ -154,7 +154,7 @@ impl Output {
 fn write_block(
     writer: &mut Writer<Box<dyn Write>>,
     interfaces: &mut BTreeMap<u32, u32>,
-    event: &Event,
+    event: &CaptureEvent,
     names: &Names,
     wall: Duration,
 ) -> Result<(), PcapError> {
@@ -172,7 +172,7 @@ fn write_block(
         ];
         let block = InterfaceDescriptionBlock {
             linktype: DataLink::ETHERNET,
-            snaplen: HEAD as u32,
+            snaplen: CAPTURE_LEN as u32,
             options,
         };
         writer.write_block(&block.into_block())?;
@@ -192,7 +192,7 @@ fn write_block(
 }
 
 /// What became of the packet.
-fn comment(event: &Event, names: &Names) -> String {
+fn comment(event: &CaptureEvent, names: &Names) -> String {
     let mut text = match reason(event) {
         None => "verdict forward".to_owned(),
         Some(reason) => format!("verdict drop; reason {reason}"),
@@ -213,14 +213,14 @@ fn comment(event: &Event, names: &Names) -> String {
 }
 
 /// The reason's name, of a packet that was dropped.
-fn reason(event: &Event) -> Option<String> {
+fn reason(event: &CaptureEvent) -> Option<String> {
     let known = Reason::ALL.iter().find(|reason| reason.index() == event.reason);
     (event.reason != 0)
         .then(|| known.map_or_else(|| event.reason.to_string(), |reason| reason.name().to_owned()))
 }
 
 /// A packet as a line: time, interface, what it is, what became of it.
-fn line(event: &Event, names: &Names, wall: Duration) -> String {
+fn line(event: &CaptureEvent, names: &Names, wall: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
 
     let second = wall.as_secs() % DAY;
@@ -270,7 +270,7 @@ mod tests {
         let builder =
             PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [203, 0, 113, 10], 64);
         builder.tcp(40_000, 443, 1, 100).write(&mut bytes, &[0; 400]).unwrap();
-        assert_eq!(packet(&bytes[..HEAD]), "192.0.2.7:40000 > 203.0.113.10:443 tcp");
+        assert_eq!(packet(&bytes[..CAPTURE_LEN]), "192.0.2.7:40000 > 203.0.113.10:443 tcp");
         assert_eq!(packet(&bytes[..36]), "192.0.2.7 > 203.0.113.10");
         assert_eq!(packet(&bytes[..20]), "not IP");
         assert_eq!(packet(&bytes[..3]), "not Ethernet");
@@ -278,11 +278,15 @@ mod tests {
 
     #[test]
     fn an_unknown_reason_is_shown_by_its_number() {
-        assert_eq!(reason(&Event::NONE), None);
+        assert_eq!(reason(&CaptureEvent::NONE), None);
         assert_eq!(
-            reason(&Event { reason: Reason::TooBig.index(), ..Event::NONE }).as_deref(),
+            reason(&CaptureEvent { reason: Reason::TooBig.index(), ..CaptureEvent::NONE })
+                .as_deref(),
             Some("too_big")
         );
-        assert_eq!(reason(&Event { reason: 63, ..Event::NONE }).as_deref(), Some("63"));
+        assert_eq!(
+            reason(&CaptureEvent { reason: 63, ..CaptureEvent::NONE }).as_deref(),
+            Some("63")
+        );
     }
 }

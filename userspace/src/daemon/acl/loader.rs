@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_control::config::AclFiles;
-use sluice_datapath::entries::{Listing, PrefixKey};
+use sluice_datapath::abi::{AclVerdict, PrefixKey};
 use tokio::sync::mpsc;
 
 use super::{Entries, Scope, rest};
@@ -162,8 +162,8 @@ fn change(
 /// Changes in the order in which each source always meets what the old list or the new one says of
 /// it: what comes, the longest prefix first; then what goes, the shortest first.
 pub(super) fn in_order(
-    (mut put, mut remove): (Vec<(PrefixKey, Listing)>, Vec<PrefixKey>),
-) -> (Vec<(PrefixKey, Listing)>, Vec<PrefixKey>) {
+    (mut put, mut remove): (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>),
+) -> (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>) {
     put.sort_unstable_by_key(|(key, _)| Reverse(key.length));
     remove.sort_unstable_by_key(|key| key.length);
     (put, remove)

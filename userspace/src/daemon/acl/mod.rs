@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use sluice_control::config::limits::{MAX_LIST_BYTES, MAX_LIST_PREFIXES};
 use sluice_control::config::{AclFiles, Config};
-use sluice_datapath::entries::{Listing, PrefixKey};
+use sluice_datapath::abi::{AclVerdict, PrefixKey};
 
 mod loader;
 
@@ -87,7 +87,7 @@ pub fn check(config: &Config) -> Result<Vec<(Scope, usize)>, ListError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entries {
     /// Prefixes and what is said of them, in the order of addresses, none twice.
-    entries: Vec<(PrefixKey, Listing)>,
+    entries: Vec<(PrefixKey, AclVerdict)>,
     /// How many of them are from the files.
     prefixes: usize,
 }
@@ -100,7 +100,8 @@ impl Entries {
     /// The first thing that is wrong with a file.
     pub fn read(files: &AclFiles) -> Result<Self, ListError> {
         let mut typed = Vec::new();
-        for (file, says) in [(&files.deny, Listing::DENIED), (&files.allow, Listing::ALLOWED)] {
+        for (file, says) in [(&files.deny, AclVerdict::DENIED), (&files.allow, AclVerdict::ALLOWED)]
+        {
             if let Some(file) = file {
                 parse(&text(file)?, file, says, &mut typed)?;
             }
@@ -109,19 +110,19 @@ impl Entries {
     }
 
     /// The list of these prefixes; with an allow-list, all others are not allowed.
-    fn new(typed: Vec<(IpNet, Listing)>, only_allowed: bool) -> Self {
+    fn new(typed: Vec<(IpNet, AclVerdict)>, only_allowed: bool) -> Self {
         let key =
             |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
         let mut entries: Vec<_> =
             typed.into_iter().map(|(prefix, says)| (key(prefix), says)).collect();
         // In the order of addresses, near each other in the trie, which is filled much faster so. A
         // prefix that is named twice is denied.
-        entries.sort_unstable_by_key(|(key, says)| (order(key), *says != Listing::DENIED));
+        entries.sort_unstable_by_key(|(key, says)| (order(key), *says != AclVerdict::DENIED));
         entries.dedup_by_key(|(key, _)| *key);
         let prefixes = entries.len();
         // Both families have an entry of their own, because the trie has IPv4 inside of IPv6:
         // `::/0` in a file is about IPv6.
-        let others = if only_allowed { Listing::NOT_ALLOWED } else { Listing::ALLOWED };
+        let others = if only_allowed { AclVerdict::NOT_ALLOWED } else { AclVerdict::ALLOWED };
         for rest in rest() {
             if let Err(place) = entries.binary_search_by_key(&order(&rest), |(key, _)| order(key)) {
                 entries.insert(place, (rest, others));
@@ -136,12 +137,12 @@ impl Entries {
     }
 
     /// Everything that the trie holds.
-    pub fn as_slice(&self) -> &[(PrefixKey, Listing)] {
+    pub fn as_slice(&self) -> &[(PrefixKey, AclVerdict)] {
         &self.entries
     }
 
     /// What changes from this list to `other`: entries to be written, and keys to be removed.
-    fn changes(&self, other: &Self) -> (Vec<(PrefixKey, Listing)>, Vec<PrefixKey>) {
+    fn changes(&self, other: &Self) -> (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>) {
         let (mut put, mut remove) = (Vec::new(), Vec::new());
         let (mut old, mut new) = (self.entries.iter().peekable(), other.entries.iter().peekable());
         loop {
@@ -201,8 +202,8 @@ fn text(file: &Path) -> Result<Vec<u8>, ListError> {
 fn parse(
     text: &[u8],
     file: &Path,
-    says: Listing,
-    to: &mut Vec<(IpNet, Listing)>,
+    says: AclVerdict,
+    to: &mut Vec<(IpNet, AclVerdict)>,
 ) -> Result<(), ListError> {
     for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let problem = |problem| ListError::Line { file: file.to_owned(), line, problem };

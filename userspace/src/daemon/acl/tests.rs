@@ -4,26 +4,26 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn parsed(text: &str) -> Result<Vec<(IpNet, Listing)>, String> {
+fn parsed(text: &str) -> Result<Vec<(IpNet, AclVerdict)>, String> {
     let mut to = Vec::new();
-    parse(text.as_bytes(), Path::new("deny.txt"), Listing::DENIED, &mut to)
+    parse(text.as_bytes(), Path::new("deny.txt"), AclVerdict::DENIED, &mut to)
         .map_err(|error| error.to_string())?;
     Ok(to)
 }
 
 /// What a trie of these entries says of a source.
-fn says(entries: &Entries, source: &str) -> Listing {
+fn says(entries: &Entries, source: &str) -> AclVerdict {
     let key = PrefixKey::address(&source.parse::<IpAddr>().unwrap().into());
     let holding = entries.as_slice().iter().filter(|(prefix, _)| prefix.holds(&key));
-    holding.max_by_key(|(prefix, _)| prefix.length).map_or(Listing::ALLOWED, |(_, says)| *says)
+    holding.max_by_key(|(prefix, _)| prefix.length).map_or(AclVerdict::ALLOWED, |(_, says)| *says)
 }
 
 fn entries(deny: &[&str], allow: Option<&[&str]>) -> Entries {
     let typed = |prefixes: &[&str], says| {
         prefixes.iter().map(|text| (prefix(text).unwrap(), says)).collect::<Vec<_>>()
     };
-    let allowed = typed(allow.unwrap_or_default(), Listing::ALLOWED);
-    Entries::new([typed(deny, Listing::DENIED), allowed].concat(), allow.is_some())
+    let allowed = typed(allow.unwrap_or_default(), AclVerdict::ALLOWED);
+    Entries::new([typed(deny, AclVerdict::DENIED), allowed].concat(), allow.is_some())
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn an_error_names_the_file_and_the_line_and_what_would_be_right() {
         assert!(error.starts_with("deny.txt:2: ") && error.contains(remedy), "{error}");
     }
     let error =
-        parse(b"\xff\xfe", Path::new("deny.txt"), Listing::DENIED, &mut Vec::new()).unwrap_err();
+        parse(b"\xff\xfe", Path::new("deny.txt"), AclVerdict::DENIED, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().starts_with("deny.txt:1: not text"), "{error}");
 }
 
@@ -62,9 +62,11 @@ fn a_file_that_cannot_be_read_is_named() {
 #[test]
 fn the_two_files_of_a_place_have_at_most_4194304_prefixes() {
     assert_eq!(MAX_LIST_PREFIXES, 4_194_304);
-    let mut typed = vec![(prefix("192.0.2.0/24").unwrap(), Listing::DENIED); MAX_LIST_PREFIXES - 1];
-    let mut more =
-        |text: &str| parse(text.as_bytes(), Path::new("allow.txt"), Listing::ALLOWED, &mut typed);
+    let mut typed =
+        vec![(prefix("192.0.2.0/24").unwrap(), AclVerdict::DENIED); MAX_LIST_PREFIXES - 1];
+    let mut more = |text: &str| {
+        parse(text.as_bytes(), Path::new("allow.txt"), AclVerdict::ALLOWED, &mut typed)
+    };
     more("# the last one\n198.51.100.7\n").unwrap();
     let error = more("\n# one too many\n2001:db8::/32\n").unwrap_err().to_string();
     assert!(error.starts_with("allow.txt:3: more than 4194304 prefixes"), "{error}");
@@ -94,11 +96,11 @@ fn without_an_allow_list_everybody_else_may_come() {
     let entries = entries(&["192.0.2.0/24", "2001:db8::/32"], None);
     assert_eq!(
         (says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")),
-        (Listing::DENIED, Listing::ALLOWED)
+        (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
     assert_eq!(
         (says(&entries, "2001:db8::9"), says(&entries, "2001:db9::9")),
-        (Listing::DENIED, Listing::ALLOWED)
+        (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
 }
 
@@ -107,13 +109,13 @@ fn with_an_allow_list_nobody_else_may_come_even_when_it_is_empty() {
     let one = entries(&[], Some(&["192.0.2.0/24"]));
     assert_eq!(
         (says(&one, "192.0.2.9"), says(&one, "192.0.3.9")),
-        (Listing::ALLOWED, Listing::NOT_ALLOWED)
+        (AclVerdict::ALLOWED, AclVerdict::NOT_ALLOWED)
     );
-    assert_eq!(says(&one, "2001:db8::9"), Listing::NOT_ALLOWED);
+    assert_eq!(says(&one, "2001:db8::9"), AclVerdict::NOT_ALLOWED);
     let none = entries(&[], Some(&[]));
     assert_eq!(
         (says(&none, "192.0.2.9"), says(&none, "::1")),
-        (Listing::NOT_ALLOWED, Listing::NOT_ALLOWED)
+        (AclVerdict::NOT_ALLOWED, AclVerdict::NOT_ALLOWED)
     );
 }
 
@@ -122,11 +124,11 @@ fn the_longest_prefix_decides_and_deny_wins_between_equals() {
     let entries =
         entries(&["10.0.0.0/8", "10.1.2.0/24"], Some(&["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3"]));
     for (source, expected) in [
-        ("10.9.9.9", Listing::DENIED),
-        ("10.1.9.9", Listing::ALLOWED),
-        ("10.1.2.9", Listing::DENIED),
-        ("10.1.2.3", Listing::ALLOWED),
-        ("11.0.0.1", Listing::NOT_ALLOWED),
+        ("10.9.9.9", AclVerdict::DENIED),
+        ("10.1.9.9", AclVerdict::ALLOWED),
+        ("10.1.2.9", AclVerdict::DENIED),
+        ("10.1.2.3", AclVerdict::ALLOWED),
+        ("11.0.0.1", AclVerdict::NOT_ALLOWED),
     ] {
         assert_eq!(says(&entries, source), expected, "{source}");
     }
@@ -138,17 +140,17 @@ fn a_prefix_of_one_family_never_speaks_of_the_other() {
     let v6 = entries(&["::/0"], None);
     assert_eq!(
         (says(&v6, "2001:db8::1"), says(&v6, "192.0.2.1")),
-        (Listing::DENIED, Listing::ALLOWED)
+        (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
     let v4 = entries(&["0.0.0.0/0"], None);
     assert_eq!(
         (says(&v4, "2001:db8::1"), says(&v4, "192.0.2.1")),
-        (Listing::ALLOWED, Listing::DENIED)
+        (AclVerdict::ALLOWED, AclVerdict::DENIED)
     );
     let allowed = entries(&[], Some(&["::/0"]));
     assert_eq!(
         (says(&allowed, "::1"), says(&allowed, "192.0.2.1")),
-        (Listing::ALLOWED, Listing::NOT_ALLOWED)
+        (AclVerdict::ALLOWED, AclVerdict::NOT_ALLOWED)
     );
 }
 
@@ -158,7 +160,7 @@ fn any_entries() -> impl Strategy<Value = Entries> {
         let typed = lines.into_iter().map(|(number, length, denied)| {
             let address = Ipv4Addr::from(number.wrapping_mul(0x0101_0101));
             let prefix = IpNet::new(address.into(), length).unwrap().trunc();
-            (prefix, if denied { Listing::DENIED } else { Listing::ALLOWED })
+            (prefix, if denied { AclVerdict::DENIED } else { AclVerdict::ALLOWED })
         });
         Entries::new(typed.collect(), only_allowed)
     })

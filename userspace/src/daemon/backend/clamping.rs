@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use sluice_control::config::{self, Config};
 use sluice_datapath::Family;
-use sluice_datapath::header::{Ipv4, Ipv6, Tcp};
+use sluice_datapath::wire::header::{Ipv4, Ipv6, Tcp};
 
 use crate::args::BackendArgs;
 use crate::kernel::netlink::{self, Netlink};

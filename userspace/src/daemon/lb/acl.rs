@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_control::config::{self, Config};
 use sluice_control::desired::Desired;
 use sluice_control::have::Have;
-use sluice_datapath::entries::Listing;
-use sluice_datapath::options::VipOptions;
-use sluice_datapath::rates::{Limit, Rate};
+use sluice_datapath::abi::{AclVerdict, Rate, RateKind, VipOptions};
 use tracing::{info, warn};
 
 use super::{Balancer, CliError, anyhow, apply};
@@ -26,7 +24,7 @@ impl Balancer {
         have: &Have,
         want: &mut Desired,
     ) -> Result<(), CliError> {
-        want.list_of_all = !config.acl_files().is_empty() && self.has_list(Listing::OF_ALL)?;
+        want.list_of_all = !config.acl_files().is_empty() && self.has_list(AclVerdict::GLOBAL)?;
         for (service, wanted) in config.services().iter().zip(&mut want.services) {
             if service.acl_files().is_empty() {
                 continue;
@@ -34,13 +32,13 @@ impl Balancer {
             let index =
                 have.services.iter().find(|(_, has)| has.name.as_deref() == Some(service.name()));
             let marked = |index| {
-                have.vips.values().any(|v| v.service == index && v.options.has(VipOptions::LISTED))
+                have.vips.values().any(|v| v.service == index && v.options.has(VipOptions::ACL))
             };
             let listed = match index {
                 None => true,
                 Some((index, _)) => marked(*index) || self.has_list(*index)?,
             };
-            wanted.options = wanted.options.with_if(listed, VipOptions::LISTED);
+            wanted.options = wanted.options.with_if(listed, VipOptions::ACL);
         }
         Ok(())
     }
@@ -92,7 +90,7 @@ impl Balancer {
         let (mut put, mut stay) = (Vec::new(), Vec::new());
         for Loaded { scope, list, outcome, took } in loaded {
             let index = match &scope {
-                Scope::All => Some(Listing::OF_ALL),
+                Scope::All => Some(AclVerdict::GLOBAL),
                 Scope::Service(name) => indexes.get(name).copied(),
             };
             let (prefixes, seconds) = (list.as_ref().map_or(0, List::prefixes), took.as_secs_f32());
@@ -133,7 +131,7 @@ impl Balancer {
         let keep: Vec<u32> = wanted
             .iter()
             .filter_map(|(scope, _)| match scope {
-                Scope::All => Some(Listing::OF_ALL),
+                Scope::All => Some(AclVerdict::GLOBAL),
                 Scope::Service(name) => indexes.get(name).copied(),
             })
             .collect();
@@ -161,8 +159,8 @@ impl Balancer {
         let rated: BTreeMap<u32, _> = rated.collect();
         let (mut changed, mut services) = (Vec::new(), BTreeSet::new());
         let present = self.maps.rates().map_err(CliError::operation)?;
-        for (service, present) in (0..).zip(present.chunks_exact(Limit::ALL.len())) {
-            for (limit, has) in Limit::ALL.into_iter().zip(present) {
+        for (service, present) in (0..).zip(present.chunks_exact(RateKind::ALL.len())) {
+            for (limit, has) in RateKind::ALL.into_iter().zip(present) {
                 // An index that no service has keeps nothing for the next one.
                 let wanted = rated.get(&service).map_or(Rate::NONE, |rates| rates.rate(limit));
                 if *has != wanted {

@@ -2,13 +2,13 @@
 
 use std::os::fd::AsRawFd as _;
 
-use sluice_datapath::entries::{Listing, PrefixKey};
+use sluice_datapath::abi::{AclVerdict, PrefixKey};
 
 use super::Error;
 use super::raw::{RawMap, bytes};
 use super::resize::INNER_MAPS;
 
-/// A list of sources: an inner map of `LISTS`, in place or not yet.
+/// A list of sources: an inner map of `ACLS`, in place or not yet.
 pub struct AclTrie {
     map: RawMap,
 }
@@ -20,13 +20,13 @@ impl AclTrie {
     /// # Errors
     ///
     /// [`Error::System`], when memory runs out.
-    pub fn new(entries: &[(PrefixKey, Listing)]) -> Result<Self, Error> {
+    pub fn new(entries: &[(PrefixKey, AclVerdict)]) -> Result<Self, Error> {
         // A trie takes memory for what it holds; the room is a bound alone (but counted against
         // RLIMIT_MEMLOCK before Linux 5.11).
         let room = entries.len() + entries.len() / 8 + 1024;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let map =
-            RawMap::trie("list of sources", size_of::<PrefixKey>(), size_of::<Listing>(), room)?;
+            RawMap::trie("list of sources", size_of::<PrefixKey>(), size_of::<AclVerdict>(), room)?;
         let (keys, values): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
         map.write(bytes(&keys), bytes(&values))?;
         Ok(Self { map })
@@ -37,7 +37,7 @@ impl AclTrie {
     /// # Errors
     ///
     /// [`Error::System`], also when there is no room left.
-    pub fn put(&mut self, key: &PrefixKey, listing: Listing) -> Result<(), Error> {
+    pub fn put(&mut self, key: &PrefixKey, listing: AclVerdict) -> Result<(), Error> {
         self.map.write(bytes(&[*key]), bytes(&[listing]))
     }
 

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_control::prefix::prefix_key;
-use sluice_datapath::entries::{Decapsulated, LocalAddress, PrefixKey, VipAddress};
-use sluice_datapath::options::AddressOptions;
-use sluice_datapath::{Address, Family, Plain, Reason};
+use sluice_datapath::abi::{AddressOptions, Decapsulated, LocalAddress, PrefixKey, VipAddress};
+use sluice_datapath::{Address, Family, Pod, Reason};
 
 use super::balancer::occurred;
 use super::percpu::PerCpuCounters;
@@ -43,8 +42,8 @@ impl BackendMaps {
             local_addresses: KeyedMap::open(set, "LOCAL_ADDRESSES")?,
             vip_prefixes: KeyedMap::open(set, "VIP_PREFIXES")?,
             decapsulated: PerCpuCounters::open(set, "DECAPSULATED")?,
-            largest_segments: ArrayMap::open(set, "LARGEST_SEGMENTS")?,
-            clamped: PerCpuCounters::open(set, "CLAMPED")?,
+            largest_segments: ArrayMap::open(set, "MAX_SEGMENT_SIZES")?,
+            clamped: PerCpuCounters::open(set, "MSS_CLAMPED")?,
             reasons: PerCpuCounters::open(set, "REASONS")?,
         })
     }
@@ -143,10 +142,7 @@ impl BackendMaps {
 /// Makes a map hold entries with these keys: adds what is missing, then removes what is not wanted;
 /// the other way round where there is no room for both. An entry that is there says all that
 /// counts, whatever its value is.
-fn replace<K: Plain + Ord, V: Plain>(
-    map: &KeyedMap<K, V>,
-    wanted: Vec<(K, V)>,
-) -> Result<(), Error> {
+fn replace<K: Pod + Ord, V: Pod>(map: &KeyedMap<K, V>, wanted: Vec<(K, V)>) -> Result<(), Error> {
     let keys: BTreeSet<K> = wanted.iter().map(|(key, _)| *key).collect();
     let present: BTreeSet<K> = map.all()?.into_iter().map(|(key, _)| key).collect();
     let missing: Vec<(K, V)> =

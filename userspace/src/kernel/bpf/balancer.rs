@@ -8,14 +8,12 @@ use ipnet::IpNet;
 use sluice_control::capacities::Capacities;
 use sluice_control::lookup_table::LookupTable;
 use sluice_control::prefix::{key_prefix, prefix_key};
-use sluice_datapath::entries::{
-    Backend, BackendCounters, Connection, Neighbour, NextHop, PrefixKey, RouteKey, ServiceCounters,
-    Vip, VipAddress, VipKey,
+use sluice_datapath::abi::{
+    Backend, BackendCounters, BackendRecord, Buckets, ClientKey, Connection, InstanceRecord,
+    Neighbour, NextHop, PathMtuRecord, PrefixKey, QuicIdLengths, QuicServerKey, Rate, RouteKey,
+    ServiceCounters, ServiceRecord, ServiceRef, VipAddress, VipKey,
 };
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::rates::{Buckets, Rate, SourceKey};
-use sluice_datapath::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
-use sluice_datapath::{Address, Plain, Reason};
+use sluice_datapath::{Address, Pod, Reason};
 
 use super::acl::{self, AclTrie};
 use super::percpu::PerCpuCounters;
@@ -34,16 +32,16 @@ use super::{Error, Pins};
 pub struct BalancerMaps {
     vip_addresses: KeyedMap<Address, VipAddress>,
     vip_prefixes: KeyedMap<PrefixKey, VipAddress>,
-    vips: KeyedMap<VipKey, Vip>,
-    routes: KeyedMap<RouteKey, Vip>,
-    quic_lengths: ArrayMap<IdLengths>,
-    quic_servers: KeyedMap<ServerKey, Connection>,
+    vips: KeyedMap<VipKey, ServiceRef>,
+    routes: KeyedMap<RouteKey, ServiceRef>,
+    quic_lengths: ArrayMap<QuicIdLengths>,
+    quic_servers: KeyedMap<QuicServerKey, Connection>,
     lists: RawMap,
     /// Indexes at which there is a list, once they were asked for; nobody else changes them.
     listed: OnceCell<BTreeSet<u32>>,
     rates: ArrayMap<Rate>,
     buckets: ArrayMap<Buckets>,
-    sources: KeyedMap<SourceKey, Buckets>,
+    sources: KeyedMap<ClientKey, Buckets>,
     tables: RawMap,
     backends: ArrayMap<Backend>,
     next_hops: ArrayMap<NextHop>,
@@ -76,13 +74,13 @@ impl BalancerMaps {
             vip_prefixes: KeyedMap::open(set, "VIP_PREFIXES")?,
             vips: KeyedMap::open(set, "VIPS")?,
             routes: KeyedMap::open(set, "ROUTES")?,
-            quic_lengths: ArrayMap::open(set, "QUIC_LENGTHS")?,
+            quic_lengths: ArrayMap::open(set, "QUIC_ID_LENGTHS")?,
             quic_servers: KeyedMap::open(set, "QUIC_SERVERS")?,
-            lists: typed_map::open(set, "LISTS", size_of::<u32>(), size_of::<u32>())?,
+            lists: typed_map::open(set, "ACLS", size_of::<u32>(), size_of::<u32>())?,
             listed: OnceCell::new(),
             rates: ArrayMap::open(set, "RATES")?,
-            buckets: ArrayMap::open(set, "BUCKETS")?,
-            sources: KeyedMap::open(set, "SOURCES")?,
+            buckets: ArrayMap::open(set, "SERVICE_BUCKETS")?,
+            sources: KeyedMap::open(set, "CLIENT_BUCKETS")?,
             tables: typed_map::open(set, "TABLES", size_of::<u32>(), size_of::<u32>())?,
             backends: ArrayMap::open(set, "BACKENDS")?,
             next_hops: ArrayMap::open(set, "NEXT_HOPS")?,
@@ -93,7 +91,7 @@ impl BalancerMaps {
             backend_records: ArrayMap::open(set, "BACKEND_RECORDS")?,
             service_records: ArrayMap::open(set, "SERVICE_RECORDS")?,
             path_mtus: ArrayMap::open(set, "PATH_MTUS")?,
-            path_errors: ArrayMap::open(set, "PATH_ERRORS")?,
+            path_errors: ArrayMap::open(set, "PATH_MTU_ERRORS")?,
             instance: ArrayMap::open(set, "INSTANCE")?,
             capacities: spec::capacities(maps.iter().map(|(spec, map)| (*spec, map))),
         })
@@ -184,7 +182,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn vips(&self) -> Result<BTreeMap<VipKey, Vip>, Error> {
+    pub fn vips(&self) -> Result<BTreeMap<VipKey, ServiceRef>, Error> {
         Ok(self.vips.all()?.into_iter().collect())
     }
 
@@ -193,7 +191,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn put_vips(&mut self, vips: &[(VipKey, Vip)]) -> Result<(), Error> {
+    pub fn put_vips(&mut self, vips: &[(VipKey, ServiceRef)]) -> Result<(), Error> {
         self.vips.put(vips)
     }
 
@@ -211,7 +209,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn routes(&self) -> Result<BTreeMap<RouteKey, Vip>, Error> {
+    pub fn routes(&self) -> Result<BTreeMap<RouteKey, ServiceRef>, Error> {
         Ok(self.routes.all()?.into_iter().collect())
     }
 
@@ -220,7 +218,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn put_routes(&mut self, routes: &[(RouteKey, Vip)]) -> Result<(), Error> {
+    pub fn put_routes(&mut self, routes: &[(RouteKey, ServiceRef)]) -> Result<(), Error> {
         self.routes.put(routes)
     }
 
@@ -238,7 +236,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn quic_lengths(&self) -> Result<Vec<IdLengths>, Error> {
+    pub fn quic_lengths(&self) -> Result<Vec<QuicIdLengths>, Error> {
         self.quic_lengths.all()
     }
 
@@ -247,7 +245,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn set_quic_lengths(&mut self, lengths: &[(u32, IdLengths)]) -> Result<(), Error> {
+    pub fn set_quic_lengths(&mut self, lengths: &[(u32, QuicIdLengths)]) -> Result<(), Error> {
         self.quic_lengths.put(lengths)
     }
 
@@ -256,7 +254,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn quic_servers(&self) -> Result<BTreeMap<ServerKey, Connection>, Error> {
+    pub fn quic_servers(&self) -> Result<BTreeMap<QuicServerKey, Connection>, Error> {
         Ok(self.quic_servers.all()?.into_iter().collect())
     }
 
@@ -265,7 +263,10 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn put_quic_servers(&mut self, servers: &[(ServerKey, Connection)]) -> Result<(), Error> {
+    pub fn put_quic_servers(
+        &mut self,
+        servers: &[(QuicServerKey, Connection)],
+    ) -> Result<(), Error> {
         self.quic_servers.put(servers)
     }
 
@@ -274,14 +275,14 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn remove_quic_servers(&mut self, keys: &[ServerKey]) -> Result<(), Error> {
+    pub fn remove_quic_servers(&mut self, keys: &[QuicServerKey]) -> Result<(), Error> {
         self.quic_servers.remove(keys)
     }
 
     /// Swaps lists of sources in, many in one call: each packet meets a list as it was, or as it
     /// is, whole.
     ///
-    /// The index is a service's, or `Listing::OF_ALL`.
+    /// The index is a service's, or `AclVerdict::GLOBAL`.
     ///
     /// # Errors
     ///
@@ -569,7 +570,7 @@ impl BalancerMaps {
 }
 
 /// Backends' indexes as keys.
-fn wide<T: Plain>(entries: &[(u16, T)]) -> Vec<(u32, T)> {
+fn wide<T: Pod>(entries: &[(u16, T)]) -> Vec<(u32, T)> {
     entries.iter().map(|(index, value)| (u32::from(*index), *value)).collect()
 }
 

@@ -1,5 +1,5 @@
 //! The events of the balancer's program: switching a capture on, reading what it writes. See
-//! [`sluice_datapath::observe`].
+//! [`sluice_datapath::balance::capture`].
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,8 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBu
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
-use sluice_datapath::observe::{Event, Observer, switch};
+use sluice_datapath::abi::capture::control;
+use sluice_datapath::abi::{CaptureEvent, CaptureState};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -30,16 +31,16 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The words of the map `EVENT_SWITCH` that say so, each with its index.
+    /// The words of the map `CAPTURE_CONTROL` that say so, each with its index.
     pub fn words(&self) -> [(u32, u64); 3] {
         const SECOND: u64 = 1_000_000_000;
 
-        let sample = if self.one_in == 0 { 0 } else { switch::ALL / u64::from(self.one_in) };
-        let flows = if self.new_flows { switch::NEW_FLOWS } else { 0 };
+        let sample = if self.one_in == 0 { 0 } else { control::ALL / u64::from(self.one_in) };
+        let flows = if self.new_flows { control::NEW_CONNECTIONS } else { 0 };
         [
-            (switch::SAMPLE, sample),
-            (switch::SELECT, u64::from(self.service.unwrap_or(0)) | flows),
-            (switch::INTERVAL, SECOND / u64::from(self.per_second.max(1))),
+            (control::SAMPLE, sample),
+            (control::SELECT, u64::from(self.service.unwrap_or(0)) | flows),
+            (control::INTERVAL, SECOND / u64::from(self.per_second.max(1))),
         ]
     }
 }
@@ -48,7 +49,7 @@ impl Selection {
 /// is not renewed.
 pub struct Capture {
     switch: Array<MapData, u64>,
-    observers: PerCpuArray<MapData, Raw<Observer>>,
+    observers: PerCpuArray<MapData, Raw<CaptureState>>,
     ring: RingBuf<MapData>,
     /// `flock` on the directory above the pins, released by the kernel when the process ends. An
     /// exclusive `F_OFD_SETLK`, which the daemon's lock uses (`daemon/lock.rs`) because the lock
@@ -79,16 +80,16 @@ impl Capture {
             Err((_, errno)) => return Err(system(io::Error::from(errno))),
         };
         let mut capture = Self {
-            switch: open(pins, "EVENT_SWITCH", Map::Array)?,
-            observers: open(pins, "OBSERVERS", Map::PerCpuArray)?,
-            ring: open(pins, "EVENTS", Map::RingBuf)?,
+            switch: open(pins, "CAPTURE_CONTROL", Map::Array)?,
+            observers: open(pins, "CAPTURE_STATE", Map::PerCpuArray)?,
+            ring: open(pins, "CAPTURE_EVENTS", Map::RingBuf)?,
             _lock: lock,
         };
         // A predecessor that died may have left all this.
-        capture.set(switch::UNTIL, 0)?;
-        let failed = |source| Error::Write { map: "OBSERVERS", source };
+        capture.set(control::UNTIL, 0)?;
+        let failed = |source| Error::Write { map: "CAPTURE_STATE", source };
         let cpus = capture.observers.get(&0, 0).map_err(failed)?.len();
-        let zeros = PerCpuValues::try_from(vec![Raw(Observer::default()); cpus])
+        let zeros = PerCpuValues::try_from(vec![Raw(CaptureState::default()); cpus])
             .map_err(|source| Error::System { what: "reset OBSERVERS".to_owned(), source })?;
         capture.observers.set(0, zeros, 0).map_err(failed)?;
         while capture.ring.next().is_some() {}
@@ -110,7 +111,7 @@ impl Capture {
     ///
     /// [`Error::Write`], [`Error::System`].
     pub fn renew(&mut self, time: Duration) -> Result<(), Error> {
-        self.set(switch::UNTIL, (monotonic()? + time).as_nanos() as u64)
+        self.set(control::UNTIL, (monotonic()? + time).as_nanos() as u64)
     }
 
     /// Captures no more; what was captured can still be read.
@@ -119,16 +120,16 @@ impl Capture {
     ///
     /// [`Error::Write`].
     pub fn stop(&mut self) -> Result<(), Error> {
-        self.set(switch::UNTIL, 0)
+        self.set(control::UNTIL, 0)
     }
 
     /// The next event, in the order in which packets were done with; `None` when there is none yet.
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<CaptureEvent> {
         let item = self.ring.next()?;
         // The map is of this layout version, so each of its records is an event; the kernel aligns
         // them to 8 bytes. SAFETY: every bit pattern is a valid event, and the length is checked.
-        (item.len() >= size_of::<Event>())
-            .then(|| unsafe { item.as_ptr().cast::<Event>().read_unaligned() })
+        (item.len() >= size_of::<CaptureEvent>())
+            .then(|| unsafe { item.as_ptr().cast::<CaptureEvent>().read_unaligned() })
     }
 
     /// Events since the capture was opened that the rate limit suppressed, and for which the ring
@@ -138,8 +139,10 @@ impl Capture {
     ///
     /// [`Error::Read`].
     pub fn missed(&self) -> Result<(u64, u64), Error> {
-        let values =
-            self.observers.get(&0, 0).map_err(|source| Error::Read { map: "OBSERVERS", source })?;
+        let values = self
+            .observers
+            .get(&0, 0)
+            .map_err(|source| Error::Read { map: "CAPTURE_STATE", source })?;
         Ok(values.iter().fold((0, 0), |(suppressed, lost), Raw(cpu)| {
             (suppressed + cpu.suppressed, lost + cpu.lost)
         }))
@@ -165,7 +168,7 @@ impl Capture {
     fn set(&mut self, word: u32, value: u64) -> Result<(), Error> {
         self.switch
             .set(word, value, 0)
-            .map_err(|source| Error::Write { map: "EVENT_SWITCH", source })
+            .map_err(|source| Error::Write { map: "CAPTURE_CONTROL", source })
     }
 }
 
@@ -199,10 +202,10 @@ where
 /// [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Read`].
 pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
     pins.require()?;
-    let words: Array<MapData, u64> = open(pins, "EVENT_SWITCH", Map::Array)?;
+    let words: Array<MapData, u64> = open(pins, "CAPTURE_CONTROL", Map::Array)?;
     let until = words
-        .get(&switch::UNTIL, 0)
-        .map_err(|source| Error::Read { map: "EVENT_SWITCH", source })?;
+        .get(&control::UNTIL, 0)
+        .map_err(|source| Error::Read { map: "CAPTURE_CONTROL", source })?;
     Ok(until != 0)
 }
 

@@ -6,8 +6,7 @@ use std::path::Path;
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_control::capacities::Capacities;
-use sluice_datapath::entries::Settings;
-use sluice_datapath::flow::Port;
+use sluice_datapath::abi::{Port, Settings};
 
 use super::resize::{self, PendingResize};
 use super::spec::{BACKEND, BALANCER, MapSpec};
@@ -270,7 +269,7 @@ fn backend_over(directory: &Path, host: &BackendHost) -> Result<BackendPrograms,
     let program = |name| {
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("CROSSES", &crosses, true)
+            .override_global("CROSS_FAMILY", &crosses, true)
             .override_global("GUE_PORT", &gue_port, true)
             .map_max_entries("LOCAL_ADDRESSES", host.addresses.max(1));
         classifier(
@@ -299,7 +298,7 @@ fn load_balancer_object(
         .override_global("SOURCE_BITS_V4", &settings.source_bits_v4, true)
         .override_global("SOURCE_BITS_V6", &settings.source_bits_v6, true)
         .override_global("GUE_PORT", &gue_port, true)
-        .override_global("ERROR_RATE", &errors, true);
+        .override_global("ICMP_ERROR_RATE", &errors, true);
     load(loader, "balancer", BALANCER_OBJECT, BALANCER, capacities, directory)
 }
 

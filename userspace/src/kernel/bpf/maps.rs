@@ -6,9 +6,10 @@ use ipnet::IpNet;
 use sluice_control::apply::Maps;
 use sluice_control::capacities::Capacities;
 use sluice_control::lookup_table::LookupTable;
-use sluice_datapath::entries::{Backend, Connection, NextHop, RouteKey, Vip, VipAddress, VipKey};
-use sluice_datapath::quic::{IdLengths, ServerKey};
-use sluice_datapath::records::{BackendRecord, ServiceRecord};
+use sluice_datapath::abi::{
+    Backend, BackendRecord, Connection, NextHop, QuicIdLengths, QuicServerKey, RouteKey,
+    ServiceRecord, ServiceRef, VipAddress, VipKey,
+};
 
 use super::{BalancerMaps, Error};
 
@@ -33,17 +34,17 @@ maps! {
     fn vip_addresses(&;) -> BTreeMap<IpNet, VipAddress>;
     fn put_vip_addresses(&mut; prefixes: &[(IpNet, VipAddress)]) -> ();
     fn remove_vip_addresses(&mut; prefixes: &[IpNet]) -> ();
-    fn vips(&;) -> BTreeMap<VipKey, Vip>;
-    fn put_vips(&mut; vips: &[(VipKey, Vip)]) -> ();
+    fn vips(&;) -> BTreeMap<VipKey, ServiceRef>;
+    fn put_vips(&mut; vips: &[(VipKey, ServiceRef)]) -> ();
     fn remove_vips(&mut; keys: &[VipKey]) -> ();
-    fn routes(&;) -> BTreeMap<RouteKey, Vip>;
-    fn put_routes(&mut; routes: &[(RouteKey, Vip)]) -> ();
+    fn routes(&;) -> BTreeMap<RouteKey, ServiceRef>;
+    fn put_routes(&mut; routes: &[(RouteKey, ServiceRef)]) -> ();
     fn remove_routes(&mut; keys: &[RouteKey]) -> ();
-    fn quic_lengths(&;) -> Vec<IdLengths>;
-    fn set_quic_lengths(&mut; lengths: &[(u32, IdLengths)]) -> ();
-    fn quic_servers(&;) -> BTreeMap<ServerKey, Connection>;
-    fn put_quic_servers(&mut; servers: &[(ServerKey, Connection)]) -> ();
-    fn remove_quic_servers(&mut; keys: &[ServerKey]) -> ();
+    fn quic_lengths(&;) -> Vec<QuicIdLengths>;
+    fn set_quic_lengths(&mut; lengths: &[(u32, QuicIdLengths)]) -> ();
+    fn quic_servers(&;) -> BTreeMap<QuicServerKey, Connection>;
+    fn put_quic_servers(&mut; servers: &[(QuicServerKey, Connection)]) -> ();
+    fn remove_quic_servers(&mut; keys: &[QuicServerKey]) -> ();
     fn tables(&; services: &[u32]) -> BTreeMap<u32, LookupTable>;
     fn replace_tables(&mut; tables: &[(u32, &LookupTable)]) -> ();
     fn remove_table(&mut; service: u32) -> ();

@@ -39,13 +39,13 @@ pub use pins::{Pins, bpffs, mounted_bpffs};
 pub use resize::PendingResize;
 pub use usage::Usage;
 
-use sluice_datapath::Plain;
+use sluice_datapath::Pod;
 
 /// A plain value as aya wants it.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 struct Raw<T>(T);
 
-// SAFETY: `Plain` asks for everything that `Pod` does: no padding, every bit pattern valid, and a
+// SAFETY: `Pod` asks for everything that `Pod` does: no padding, every bit pattern valid, and a
 // stable layout.
-unsafe impl<T: Plain> aya::Pod for Raw<T> {}
+unsafe impl<T: Pod> aya::Pod for Raw<T> {}

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use aya::maps::{MapData, MapInfo, MapType};
-use sluice_datapath::Plain;
+use sluice_datapath::Pod;
 
 use super::Error;
 use super::syscall::{self, Batch, NO_EXIST};
@@ -439,17 +439,17 @@ fn is_per_cpu(kind: MapType) -> bool {
 }
 
 /// The bytes of a plain value.
-pub(super) fn bytes<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: `Plain` has no padding, so every byte is initialised; the slice covers exactly the
+pub(super) fn bytes<T: Pod>(values: &[T]) -> &[u8] {
+    // SAFETY: `Pod` has no padding, so every byte is initialised; the slice covers exactly the
     // values.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 /// The plain value that these bytes are. Bytes beyond its size, which the kernel adds to align
 /// CPUs' values, are left out.
-pub(super) fn value<T: Plain>(bytes: &[u8]) -> T {
+pub(super) fn value<T: Pod>(bytes: &[u8]) -> T {
     assert!(bytes.len() >= size_of::<T>(), "a value has the size that its map was opened with");
-    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Plain` type; alignment
+    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Pod` type; alignment
     // is not asked for.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }

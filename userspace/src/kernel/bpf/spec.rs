@@ -126,15 +126,15 @@ pub(super) const BALANCER: &[MapSpec] = &[
     MapSpec::new("VIP_PREFIXES", Writer::Keys, Size::Keyed(Limit::Vips)),
     MapSpec::new("VIPS", Writer::Keys, Size::Keyed(Limit::Vips)),
     MapSpec::new("ROUTES", Writer::Keys, Size::Exactly(ROUTES)),
-    MapSpec::new("QUIC_LENGTHS", Writer::Elements, Size::Indexed(Limit::Services, 1)),
+    MapSpec::new("QUIC_ID_LENGTHS", Writer::Elements, Size::Indexed(Limit::Services, 1)),
     // Twice as many as a configuration may have, so that new ones are there before old ones go.
     MapSpec::new("QUIC_SERVERS", Writer::Keys, Size::Indexed(Limit::Backends, 2)),
-    MapSpec::new("LISTS", Writer::Tables, Size::Indexed(Limit::Services, 1)),
+    MapSpec::new("ACLS", Writer::Tables, Size::Indexed(Limit::Services, 1)),
     MapSpec::new("RATES", Writer::Elements, Size::Indexed(Limit::Services, 4)),
     // Written by the program; what it writes while the map is replaced may be lost, which costs a
     // bucket a packet or two.
-    MapSpec::new("BUCKETS", Writer::Elements, Size::Indexed(Limit::Services, 1)),
-    MapSpec::new("SOURCES", Writer::Flows, Size::Exactly(SOURCES)),
+    MapSpec::new("SERVICE_BUCKETS", Writer::Elements, Size::Indexed(Limit::Services, 1)),
+    MapSpec::new("CLIENT_BUCKETS", Writer::Flows, Size::Exactly(SOURCES)),
     MapSpec::new("TABLES", Writer::Tables, Size::Indexed(Limit::Services, 1)),
     MapSpec::new("BACKENDS", Writer::Elements, Size::Indexed(Limit::Backends, 1)),
     MapSpec::new("NEXT_HOPS", Writer::Elements, Size::Indexed(Limit::Backends, 2)),
@@ -144,13 +144,13 @@ pub(super) const BALANCER: &[MapSpec] = &[
     MapSpec::new("SERVICE_COUNTERS", Writer::Counters, Size::Indexed(Limit::Services, 1)),
     MapSpec::new("BACKEND_COUNTERS", Writer::Counters, Size::Indexed(Limit::Backends, 1)),
     MapSpec::new("REASONS", Writer::Counters, Size::Fixed),
-    MapSpec::new("EVENT_SWITCH", Writer::Elements, Size::Fixed),
-    MapSpec::new("OBSERVERS", Writer::Elements, Size::Fixed),
-    MapSpec::new("EVENTS", Writer::Elements, Size::Fixed),
+    MapSpec::new("CAPTURE_CONTROL", Writer::Elements, Size::Fixed),
+    MapSpec::new("CAPTURE_STATE", Writer::Elements, Size::Fixed),
+    MapSpec::new("CAPTURE_EVENTS", Writer::Elements, Size::Fixed),
     MapSpec::new("BACKEND_RECORDS", Writer::Elements, Size::Indexed(Limit::Backends, 1)),
     MapSpec::new(SERVICE_RECORDS, Writer::Elements, Size::Indexed(Limit::Services, 1)),
     MapSpec::new("PATH_MTUS", Writer::Elements, Size::Indexed(Limit::Backends, 2)),
-    MapSpec::new("PATH_ERRORS", Writer::Elements, Size::Fixed),
+    MapSpec::new("PATH_MTU_ERRORS", Writer::Elements, Size::Fixed),
     MapSpec::new("INSTANCE", Writer::Elements, Size::Fixed),
 ];
 
@@ -159,8 +159,8 @@ pub(super) const BACKEND: &[MapSpec] = &[
     MapSpec::new("LOCAL_ADDRESSES", Writer::Keys, Size::Fixed),
     MapSpec::new("VIP_PREFIXES", Writer::Keys, Size::Keyed(Limit::Vips)),
     MapSpec::new("DECAPSULATED", Writer::Counters, Size::Fixed),
-    MapSpec::new("LARGEST_SEGMENTS", Writer::Elements, Size::Fixed),
-    MapSpec::new("CLAMPED", Writer::Counters, Size::Fixed),
+    MapSpec::new("MAX_SEGMENT_SIZES", Writer::Elements, Size::Fixed),
+    MapSpec::new("MSS_CLAMPED", Writer::Counters, Size::Fixed),
     MapSpec::new("REASONS", Writer::Counters, Size::Fixed),
 ];
 

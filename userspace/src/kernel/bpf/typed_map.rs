@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use sluice_datapath::Plain;
+use sluice_datapath::Pod;
 
 use super::Error;
 use super::percpu::missing;
@@ -34,7 +34,7 @@ pub(super) struct ArrayMap<T> {
     marker: PhantomData<T>,
 }
 
-impl<T: Plain> ArrayMap<T> {
+impl<T: Pod> ArrayMap<T> {
     pub(super) fn open(set: &Set, name: &str) -> Result<Self, Error> {
         Ok(Self { map: open(set, name, size_of::<u32>(), size_of::<T>())?, marker: PhantomData })
     }
@@ -69,7 +69,7 @@ pub(super) struct KeyedMap<K, V> {
     marker: PhantomData<(K, V)>,
 }
 
-impl<K: Plain, V: Plain> KeyedMap<K, V> {
+impl<K: Pod, V: Pod> KeyedMap<K, V> {
     pub(super) fn open(set: &Set, name: &str) -> Result<Self, Error> {
         Ok(Self { map: open(set, name, size_of::<K>(), size_of::<V>())?, marker: PhantomData })
     }
@@ -100,7 +100,7 @@ impl<K: Plain, V: Plain> KeyedMap<K, V> {
     }
 }
 
-fn put<K: Plain, V: Plain>(map: &RawMap, entries: &[(K, V)]) -> Result<(), Error> {
+fn put<K: Pod, V: Pod>(map: &RawMap, entries: &[(K, V)]) -> Result<(), Error> {
     let keys: Vec<K> = entries.iter().map(|(key, _)| *key).collect();
     let values: Vec<V> = entries.iter().map(|(_, value)| *value).collect();
     map.write(bytes(&keys), bytes(&values))

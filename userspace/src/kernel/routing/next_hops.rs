@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use sluice_control::config::Underlay;
 use sluice_control::have::HaveBackend;
 use sluice_datapath::Family;
-use sluice_datapath::entries::{Neighbour, NextHop};
+use sluice_datapath::abi::{Neighbour, NextHop};
 
 use crate::kernel::bpf::{self, BalancerMaps};
 use crate::kernel::netlink::{self, DeviceMtus, Netlink};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sluice_datapath::entries::NextHop;
+use sluice_datapath::abi::NextHop;
 
 /// The way to an address, as routing has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

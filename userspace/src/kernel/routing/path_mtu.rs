@@ -12,10 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use sluice_control::have::HaveBackend;
-use sluice_datapath::entries::{NextHop, Settings};
-use sluice_datapath::options::Features;
-use sluice_datapath::records::{PATH_ERRORS, PathMtuRecord};
-use sluice_datapath::reject::smallest;
+use sluice_datapath::abi::{Features, NextHop, PATH_MTU_ERRORS, PathMtuRecord, Settings};
 use sluice_datapath::{Address, Family};
 
 use crate::kernel::routing::path::BackendPath;
@@ -35,7 +32,7 @@ const RESTS: Duration = Duration::from_secs(1);
 
 /// What became of an error about an encapsulated packet.
 ///
-/// The number is the counter's index in `PATH_ERRORS`; none is ever used for something else.
+/// The number is the counter's index in `PATH_MTU_ERRORS`; none is ever used for something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
     /// It lowered the MTU towards a backend.
@@ -129,7 +126,7 @@ impl Outcome {
     }
 }
 
-const _: () = assert!(Outcome::ALL.len() <= PATH_ERRORS as usize);
+const _: () = assert!(Outcome::ALL.len() <= PATH_MTU_ERRORS as usize);
 
 /// An MTU that a router has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,9 +152,9 @@ impl PathMtus {
         now: u64,
     ) -> Self {
         let mut told = BTreeMap::new();
-        for (at, address, incarnation) in places(backends) {
+        for (at, address, epoch) in places(backends) {
             if let Some(path_mtu) =
-                records.get(at as usize).and_then(|record| counting(record, incarnation, now))
+                records.get(at as usize).and_then(|record| counting(record, epoch, now))
             {
                 told.insert(address, path_mtu);
             }
@@ -250,9 +247,9 @@ impl PathMtus {
         present: &[PathMtuRecord],
     ) -> Vec<(u32, PathMtuRecord)> {
         let mut changed = Vec::new();
-        for (at, address, incarnation) in places(backends) {
+        for (at, address, epoch) in places(backends) {
             let record = match self.told.get(&address) {
-                Some(told) => PathMtuRecord { until: told.until, mtu: told.mtu, incarnation },
+                Some(told) => PathMtuRecord { until: told.until, mtu: told.mtu, epoch },
                 None => PathMtuRecord::NONE,
             };
             if present.get(at as usize) != Some(&record) {
@@ -263,23 +260,21 @@ impl PathMtus {
     }
 }
 
-/// What a record says of a backend that has this incarnation; nothing when it has expired at `now`,
+/// What a record says of a backend that has this epoch; nothing when it has expired at `now`,
 /// or is of a backend before it.
-pub fn counting(record: &PathMtuRecord, incarnation: u32, now: u64) -> Option<PathMtu> {
-    let counts = record.mtu != 0 && record.incarnation == incarnation && record.until > now;
+pub fn counting(record: &PathMtuRecord, epoch: u32, now: u64) -> Option<PathMtu> {
+    let counts = record.mtu != 0 && record.epoch == epoch && record.until > now;
     counts.then_some(PathMtu { mtu: record.mtu, until: record.until })
 }
 
 /// Each address of the backends that are in use: its place in `NEXT_HOPS` and `PATH_MTUS`, and the
-/// backend's incarnation.
+/// backend's epoch.
 fn places(backends: &BTreeMap<u16, HaveBackend>) -> impl Iterator<Item = (u32, IpAddr, u32)> {
     let used = backends.iter().filter(|(_, backend)| backend.name.is_some());
     used.flat_map(|(index, backend)| {
         let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
         let has = addresses.into_iter().filter(|(_, address)| !address.is_none());
-        has.map(|(family, address)| {
-            (NextHop::index(*index, family), address.into(), backend.incarnation)
-        })
+        has.map(|(family, address)| (NextHop::index(*index, family), address.into(), backend.epoch))
     })
 }
 
@@ -301,10 +296,10 @@ fn is_own(source: IpAddr, settings: &Settings) -> bool {
 /// link below 1280 bytes. What nobody has seen may be IPv6.
 fn least(error: &TooBig) -> u32 {
     let carried =
-        smallest(error.inner.unwrap_or(Family::V6)) + if error.port.is_some() { 8 } else { 0 };
+        error.inner.unwrap_or(Family::V6).min_mtu() + if error.port.is_some() { 8 } else { 0 };
     match Family::of(error.destination) {
         Family::V4 => carried + 20,
-        Family::V6 => (carried + 40).max(smallest(Family::V6)),
+        Family::V6 => (carried + 40).max(Family::V6.min_mtu()),
     }
 }
 

@@ -12,13 +12,11 @@ use sluice::kernel::bpf::{self, AclTrie, BalancerMaps, Capture, Pins, Program, S
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_control::lookup_table::LookupTable;
-use sluice_datapath::entries::{
-    BackendCounters, Connection, Fragment, FragmentKey, Neighbour, NextHop, ServiceCounters,
-    Settings, Slot, TableHead,
+use sluice_datapath::abi::{
+    BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey, Connection, Fragment,
+    FragmentKey, Neighbour, NextHop, Rate, RateKind, ServiceCounters, Settings, Slot, TableHead,
 };
-use sluice_datapath::observe::{Event, Observer};
-use sluice_datapath::rates::{Buckets, Limit, Rate, SourceKey};
-use sluice_datapath::{Family, Flow, Plain, Reason};
+use sluice_datapath::{Family, Flow, Reason};
 
 use super::hook::{BalancerHook, run, takes, takes_at_xdp};
 use super::pins::OwnPins;
@@ -95,16 +93,16 @@ impl TestRunBalancer {
         let directory = self.pins.0.directory();
         empty::<Flow, Connection>(&directory.join("CONNECTIONS"))?;
         empty::<FragmentKey, Fragment>(&directory.join("FRAGMENTS"))?;
-        empty::<SourceKey, Buckets>(&directory.join("SOURCES"))?;
+        empty::<ClientKey, Buckets>(&directory.join("CLIENT_BUCKETS"))?;
         let mut buckets: Array<_, Raw<Buckets>> =
-            Map::Array(MapData::from_pin(directory.join("BUCKETS"))?).try_into()?;
+            Map::Array(MapData::from_pin(directory.join("SERVICE_BUCKETS"))?).try_into()?;
         for index in 0..buckets.len() {
             buckets.set(index, Raw(Buckets::default()), 0)?;
         }
         zero::<ServiceCounters>(&directory.join("SERVICE_COUNTERS"))?;
         zero::<BackendCounters>(&directory.join("BACKEND_COUNTERS"))?;
         zero::<u64>(&directory.join("REASONS"))?;
-        zero::<Observer>(&directory.join("OBSERVERS"))
+        zero::<CaptureState>(&directory.join("CAPTURE_STATE"))
     }
 
     /// The capture that [`CaptureBinding::watch`] began.
@@ -197,7 +195,7 @@ impl BalancerBinding for TestRunBalancer {
             self.maps.put_lists(&[(*list, &AclTrie::new(&entries)?)])?;
         }
         let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
-            Limit::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
+            RateKind::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
         });
         self.maps.set_rates(&rates.collect::<Vec<_>>())?;
         self.maps.put_quic_servers(&fixture.server_entries().collect::<Vec<_>>())?;
@@ -227,12 +225,12 @@ impl BalancerBinding for TestRunBalancer {
         };
         for index in 0..=LARGEST_INDEX {
             let c = self.maps.service_counters(index.into())?;
-            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
-                counters.services.insert(index.into(), (c.packets, c.bytes, c.new_flows));
+            if (c.packets, c.bytes, c.new_connections) != (0, 0, 0) {
+                counters.services.insert(index.into(), (c.packets, c.bytes, c.new_connections));
             }
             let c = self.maps.backend_counters(index)?;
-            if (c.packets, c.bytes, c.new_flows) != (0, 0, 0) {
-                counters.backends.insert(index, (c.packets, c.bytes, c.new_flows));
+            if (c.packets, c.bytes, c.new_connections) != (0, 0, 0) {
+                counters.backends.insert(index, (c.packets, c.bytes, c.new_connections));
             }
         }
         Ok(counters)
@@ -273,10 +271,12 @@ impl BalancerBinding for TestRunBalancer {
 struct Raw<T>(T);
 
 // SAFETY: a plain value has neither padding nor forbidden bit patterns.
-unsafe impl<T: Plain + 'static> Pod for Raw<T> {}
+unsafe impl<T: sluice_datapath::Pod + 'static> Pod for Raw<T> {}
 
 /// Removes all entries of a pinned LRU hash map.
-fn empty<K: Plain + 'static, V: Plain + 'static>(pin: &Path) -> anyhow::Result<()> {
+fn empty<K: sluice_datapath::Pod + 'static, V: sluice_datapath::Pod + 'static>(
+    pin: &Path,
+) -> anyhow::Result<()> {
     let mut map: HashMap<_, Raw<K>, Raw<V>> =
         Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
     for key in map.keys().collect::<Result<Vec<_>, _>>()? {
@@ -286,7 +286,7 @@ fn empty<K: Plain + 'static, V: Plain + 'static>(pin: &Path) -> anyhow::Result<(
 }
 
 /// Zeroes all elements of a pinned per-CPU array.
-fn zero<V: Plain + Default + 'static>(pin: &Path) -> anyhow::Result<()> {
+fn zero<V: sluice_datapath::Pod + Default + 'static>(pin: &Path) -> anyhow::Result<()> {
     let mut map: PerCpuArray<_, Raw<V>> = Map::PerCpuArray(MapData::from_pin(pin)?).try_into()?;
     let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
     for index in 0..map.len() {
@@ -309,7 +309,7 @@ impl CaptureBinding for TestRunBalancer {
         Ok(())
     }
 
-    fn events(&mut self) -> Vec<Event> {
+    fn events(&mut self) -> Vec<CaptureEvent> {
         let Some(capture) = &mut self.capture else { return Vec::new() };
         std::iter::from_fn(|| capture.next_event()).collect()
     }

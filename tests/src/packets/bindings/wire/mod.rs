@@ -16,7 +16,7 @@ use etherparse::{SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use link::{Arrived, IN, NEXT_HOP, OUT};
 use sluice_datapath::Reason;
-use sluice_datapath::options::VipOptions;
+use sluice_datapath::abi::VipOptions;
 use socket::{Captured, Offload};
 
 use super::test_run::{BalancerHook, TestRunBackend, TestRunBalancer, pool};

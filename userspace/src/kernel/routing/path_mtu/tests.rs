@@ -3,9 +3,7 @@ use etherparse::{
     Ipv6Header, UdpHeader,
 };
 use proptest::prelude::*;
-use sluice_datapath::entries::Backend;
-use sluice_datapath::flow::Port;
-use sluice_datapath::options::Features;
+use sluice_datapath::abi::{Backend, Features, Port};
 
 use super::*;
 
@@ -322,12 +320,12 @@ fn another_way_forgets_what_was_told_of_the_one_before() {
 
 #[test]
 fn the_next_daemon_takes_over_what_counts_and_no_more() {
-    let backend = |name: Option<&str>, address: &str, incarnation| HaveBackend {
+    let backend = |name: Option<&str>, address: &str, epoch| HaveBackend {
         name: name.map(str::to_owned),
-        entry: Backend { v4: self::address(address).into(), v6: Address::NONE, incarnation },
-        incarnation,
+        entry: Backend { v4: self::address(address).into(), v6: Address::NONE, epoch },
+        epoch,
         draining: false,
-        rests_until: 0,
+        reusable_after: 0,
     };
     let (error, mut path_mtus) = (told(Family::V4, Family::V4), PathMtus::default());
     hear(&mut path_mtus, &error, NOW);

@@ -1,0 +1,43 @@
+//! Load-time constants of the balancer's program.
+
+use crate::abi::address::Address;
+use crate::abi::flow::Port;
+use crate::abi::options::Features;
+use crate::abi::rate::Rate;
+
+/// What is fixed when the balancer's program is loaded, each member a constant of its own there;
+/// the program is replaced when it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The features in use.
+    pub features: Features,
+    /// Key of the flow hash; the same on every balancer of a fleet.
+    pub hash_key: [u64; 2],
+    /// Source address of IPv4 outer headers, or [`Address::NONE`].
+    pub source_v4: Address,
+    /// Source address of IPv6 outer headers, or [`Address::NONE`].
+    pub source_v6: Address,
+    /// Bits of the last word of `source_v4`, wire order, that a flow's hash fills in; zeros in the
+    /// address itself.
+    pub source_bits_v4: u32,
+    /// Bits of the last word of `source_v6`, as above.
+    pub source_bits_v6: u32,
+    /// Destination port of GUE.
+    pub gue_port: Port,
+    /// How often each CPU may send an ICMP error.
+    pub errors: Rate,
+}
+
+impl Settings {
+    /// No feature, no key, no address.
+    pub const NONE: Self = Self {
+        features: Features::NONE,
+        hash_key: [0; 2],
+        source_v4: Address::NONE,
+        source_v6: Address::NONE,
+        source_bits_v4: 0,
+        source_bits_v6: 0,
+        gue_port: Port::new(0),
+        errors: Rate::NONE,
+    };
+}

@@ -1,0 +1,10 @@
+//! The backend's path: decapsulation at ingress where its kernel has no tunnel device, and MSS
+//! clamping at egress.
+
+mod decapsulate;
+mod mss_clamp;
+mod tables;
+
+pub use decapsulate::decapsulate;
+pub use mss_clamp::clamp_mss;
+pub use tables::BackendTables;

@@ -1,0 +1,251 @@
+//! The answer to a packet that does not fit: an ICMP "fragmentation needed" or ICMPv6 "packet too
+//! big", from the VIP to the client.
+//!
+//! It quotes as much of the packet as the RFCs ask for (RFC 1812 section 4.3.2.3, RFC 4443 section
+//! 2.4). It is sent whether or not an IPv4 packet may be fragmented: the balancer cannot cut
+//! packets, and a client that hears of the MTU can (RFC 1191 section 4).
+
+use crate::abi::{Address, Family, ICMP, ICMPV6, Reason, TCP, pod};
+use crate::balance::tables::BalancerTables;
+use crate::wire::checksum::fold;
+use crate::wire::header::{Icmp, Ipv4, Ipv6, REPLY_TTL};
+use crate::wire::packet::{ETH_HLEN, Packet};
+use crate::wire::parse;
+use crate::wire::parse::IpHeader;
+
+/// Bytes that an IPv4 error quotes: it is 576 bytes long.
+pub const QUOTE_V4: usize = 576 - Ipv4::SIZE - Icmp::SIZE;
+/// Bytes that an IPv6 error quotes: it is 1280 bytes long.
+pub const QUOTE_V6: usize = 1280 - Ipv6::SIZE - Icmp::SIZE;
+
+/// Traffic class of errors: internetwork control (RFC 1812 section 4.3.2.5).
+const CLASS: u8 = 0xc0;
+
+/// The most bytes that [`Packet::csum_partial`] takes.
+const MOST: usize = 512;
+
+/// The headers of an IPv4 error.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct ErrorV4 {
+    ip: Ipv4,
+    icmp: Icmp,
+}
+pod!(ErrorV4, 28);
+
+/// The headers of an IPv6 error.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct ErrorV6 {
+    ip: Ipv6,
+    icmp: Icmp,
+}
+pod!(ErrorV6, 48);
+
+/// The last stage: turns a packet that does not fit
+/// ([`FastPathOutcome::TooBig`](crate::balance::outcome::FastPathOutcome::TooBig)), and is counted,
+/// into the error that tells its sender `mtu`, unless errors have been sent too often lately.
+///
+/// The reason returned is [`Reason::IcmpTooBigSent`] when the packet has become the error.
+#[inline(always)]
+pub fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> Reason {
+    // A tag beside the bytes stays there.
+    let family = packet
+        .load::<u16>(ETH_HLEN - 2)
+        .map(|ether_type| parse::family_for_this_host(&packet, ether_type));
+    let outcome = match family {
+        Some(Ok(Family::V4)) => tell_v4(packet, mtu, tables),
+        Some(Ok(Family::V6)) => tell_v6(packet, mtu, tables),
+        _ => return Reason::TooBig,
+    };
+    match outcome {
+        Ok(()) => {
+            tables.count_refused(Reason::IcmpTooBigSent);
+            Reason::IcmpTooBigSent
+        }
+        Err(reason) => {
+            if let Reason::IcmpTooBigRateLimited = reason {
+                tables.count_refused(reason);
+            }
+            Reason::TooBig
+        }
+    }
+}
+
+/// Whether the sender may be told: it has an address of its own, the frame was for this host alone,
+/// and not too many were told lately.
+#[inline(always)]
+fn begin<P: Packet, T: BalancerTables>(
+    packet: &mut P,
+    ip: &IpHeader,
+    tables: &T,
+) -> Result<(), Reason> {
+    if !ip.source.is_answerable(ip.family) {
+        return Err(Reason::TooBig);
+    }
+    if !tables.consume_icmp_error_token() {
+        return Err(Reason::IcmpTooBigRateLimited);
+    }
+    packet.swap_macs()
+}
+
+#[inline(always)]
+fn tell_v4<P: Packet, T: BalancerTables>(
+    mut packet: P,
+    mtu: u32,
+    tables: &T,
+) -> Result<(), Reason> {
+    let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
+    begin(&mut packet, &ip, tables)?;
+    let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
+    let first = packet.csum_partial::<MOST>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
+    let rest = packet
+        .csum_partial::<{ QUOTE_V4 - MOST }>(ETH_HLEN + MOST)
+        .ok_or(Reason::AdjustRoomFailed)?;
+    let mut sum = fold(first) as u32;
+    sum = sum.wrapping_add(fold(rest) as u32);
+    // An IPv4 header with its checksum sums to zero, so this is the sum of what follows it, too.
+    let quote = settle(&mut packet, &ip, sum, sum)?;
+    let mut icmp = Icmp { kind: 3, code: 4, checksum: 0, rest: (mtu & 0xffff).to_be() };
+    icmp.checksum = !fold(icmp.sum().wrapping_add(quote));
+    let [.., source] = ip.destination.words();
+    let [.., destination] = ip.source.words();
+    let length = (Ipv4::SIZE + Icmp::SIZE + QUOTE_V4) as u16;
+    let ip = Ipv4::new(CLASS, length, 0, REPLY_TTL, ICMP, source, destination);
+    packet.push_headers(&ErrorV4 { ip, icmp })
+}
+
+#[inline(always)]
+fn tell_v6<P: Packet, T: BalancerTables>(
+    mut packet: P,
+    mtu: u32,
+    tables: &T,
+) -> Result<(), Reason> {
+    const BEHIND: usize = ETH_HLEN + Ipv6::SIZE;
+    const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
+
+    let ip = parse::parse_ipv6(&packet, ETH_HLEN)?;
+    begin(&mut packet, &ip, tables)?;
+    let mut packet = packet.trim(ETH_HLEN + QUOTE_V6)?;
+    let header = packet.csum_partial::<{ Ipv6::SIZE }>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
+    let first = packet.csum_partial::<MOST>(BEHIND).ok_or(Reason::AdjustRoomFailed)?;
+    let second = packet.csum_partial::<MOST>(BEHIND + MOST).ok_or(Reason::AdjustRoomFailed)?;
+    let third = packet
+        .csum_partial::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MOST }>(BEHIND + 2 * MOST)
+        .ok_or(Reason::AdjustRoomFailed)?;
+    let gue =
+        (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
+    let quote = settle(&mut packet, &ip, gue.wrapping_add(fold(header) as u32), gue)?;
+    let mut icmp = Icmp { kind: 2, code: 0, checksum: 0, rest: mtu.to_be() };
+    // Of the pseudo-header (RFC 8200 section 8.1): length and next header; the addresses follow.
+    let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
+    let addresses = sum_of(&ip.source).wrapping_add(sum_of(&ip.destination));
+    icmp.checksum =
+        !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
+    let (source, destination) = (ip.destination.words(), ip.source.words());
+    let ip = Ipv6::new(CLASS, 0, LENGTH, ICMPV6, REPLY_TTL, source, destination);
+    packet.push_headers(&ErrorV6 { ip, icmp })
+}
+
+/// Gives the quoted transport checksum a value that nobody changes any more; the sum of the quote
+/// with it. `sum` is that of the quote, `behind` that of what follows its IP header.
+///
+/// A kernel that has not filled the checksum in yet (CHECKSUM_PARTIAL) does so when the error
+/// leaves: it writes the complement of the sum of everything from the transport header on, this
+/// field included, into the field. A program cannot see whether it will, and the ICMP checksum
+/// covers the field. So it gets the one value that stays: with `s` the sum without the field,
+/// `f = -(s + f)`, hence `f = -s / 2`. In one's complement, halving is turning right by a bit.
+/// Nobody checks a quoted packet's checksum: it is cut off before its end.
+#[inline(always)]
+fn settle<P: Packet>(packet: &mut P, ip: &IpHeader, sum: u32, gue: u32) -> Result<u32, Reason> {
+    const TCP_CHECKSUM: usize = 16;
+    const UDP_CHECKSUM: usize = 6;
+
+    if !ip.is_tcp_or_udp() {
+        return Ok(fold(sum) as u32);
+    }
+    let field = if ip.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let field = ETH_HLEN.wrapping_add(ip.header_len).wrapping_add(field);
+    let old: u16 = packet.load_at(field).ok_or(Reason::AdjustRoomFailed)?;
+    let without = fold((fold(gue) as u32).wrapping_add(!old as u32));
+    let new = (!without).rotate_right(1);
+    packet.store(field, &new)?;
+    Ok(fold((fold(sum) as u32).wrapping_add(!old as u32).wrapping_add(new as u32)) as u32)
+}
+
+/// The sum of an address's 16-bit words, at most 2^19.
+#[inline(always)]
+const fn sum_of(address: &Address) -> u32 {
+    let [a, b, c, d] = address.words();
+    let low =
+        (a & 0xffff).wrapping_add(b & 0xffff).wrapping_add(c & 0xffff).wrapping_add(d & 0xffff);
+    low.wrapping_add(a >> 16).wrapping_add(b >> 16).wrapping_add(c >> 16).wrapping_add(d >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::abi::settings::Settings;
+    use crate::memory::{MemoryBalancer, PacketBuffer};
+
+    /// Sums as RFC 1071 defines it, in wire order.
+    fn sum(bytes: &[u8]) -> u16 {
+        let words = bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]])));
+        let mut sum: u64 = words.sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    /// Whether the error in a frame is valid to its receiver.
+    fn is_valid(frame: &[u8]) -> bool {
+        let packet = &frame[ETH_HLEN..];
+        match packet[0] >> 4 {
+            4 => sum(&packet[..20]) == 0xffff && sum(&packet[20..]) == 0xffff,
+            _ => {
+                sum(&[&packet[8..], &(packet.len() as u16 - 40).to_be_bytes(), &[0, 58]].concat())
+                    == 0xffff
+            }
+        }
+    }
+
+    proptest! {
+        /// What a kernel does with CHECKSUM_PARTIAL while the error leaves (`skb_checksum_help`)
+        /// changes nothing.
+        #[test]
+        fn an_error_is_valid_whether_or_not_a_kernel_completes_the_quoted_checksum(
+            v6: bool, tcp: bool, options in 0..=10u8, bytes in proptest::collection::vec(any::<u8>(), 1500),
+        ) {
+            let mut frame = [vec![0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1], bytes].concat();
+            let protocol = if tcp { 6 } else { 17 };
+            let header = if v6 {
+                frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+                frame[20] = protocol;
+                frame[22] = 0x20;
+                40
+            } else {
+                let header = 20 + 4 * usize::from(options);
+                frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45 + options]);
+                (frame[23], frame[26]) = (protocol, 198);
+                frame[24..26].fill(0);
+                let checksum = !sum(&frame[14..][..header]);
+                frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+                header
+            };
+            let tables = MemoryBalancer::new(Settings::NONE);
+            prop_assert_eq!(packet_too_big(PacketBuffer::new(&mut frame), 1400, &tables), Reason::IcmpTooBigSent);
+            prop_assert!(is_valid(&frame), "{:02x?}", frame);
+
+            let start = ETH_HLEN + if v6 { 48 } else { 28 } + header;
+            let field = start + if tcp { 16 } else { 6 };
+            let completed = !sum(&frame[start..]);
+            let before = frame[field..field + 2].to_vec();
+            frame[field..field + 2].copy_from_slice(&completed.to_be_bytes());
+            prop_assert_eq!(&frame[field..field + 2], &before[..]);
+            prop_assert!(is_valid(&frame), "{:02x?}", frame);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The backend's maps in plain memory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+
+use crate::abi::{Address, Decapsulated, Family, Port, PrefixKey, Reason};
+use crate::backend::BackendTables;
+
+/// The backend's maps in plain memory.
+#[derive(Debug, Default)]
+pub struct MemoryBackend {
+    /// The map `LOCAL_ADDRESSES`.
+    pub local_addresses: HashSet<Address>,
+    /// Whether the kernel can cross families.
+    pub cross_family: bool,
+    /// The port of GUE.
+    pub gue_port: Port,
+    /// The map `VIP_PREFIXES`.
+    pub vip_prefixes: HashSet<PrefixKey>,
+    /// The map `MAX_SEGMENT_SIZES`, by [`Family::index`].
+    pub largest_segments: [u32; 2],
+    /// The map `MSS_CLAMPED`.
+    pub clamped: Cell<u64>,
+    /// The map `DECAPSULATED`.
+    pub decapsulated: Cell<Decapsulated>,
+    /// The map `REASONS`.
+    pub reasons: RefCell<BTreeMap<Reason, u64>>,
+}
+
+impl BackendTables for MemoryBackend {
+    fn is_local(&self, address: &Address) -> bool {
+        self.local_addresses.contains(address)
+    }
+
+    fn cross_family(&self) -> bool {
+        self.cross_family
+    }
+
+    fn gue_port(&self) -> Port {
+        self.gue_port
+    }
+
+    fn is_vip(&self, key: &PrefixKey) -> bool {
+        self.vip_prefixes.iter().any(|prefix| prefix.holds(key))
+    }
+
+    fn largest_segment(&self, family: Family) -> u32 {
+        self.largest_segments[family.index() as usize]
+    }
+
+    fn count_clamped(&self) {
+        self.clamped.set(self.clamped.get() + 1);
+    }
+
+    fn count_decapsulated(&self, packets: u64, bytes: u64) {
+        let before = self.decapsulated.get();
+        self.decapsulated
+            .set(Decapsulated { packets: before.packets + packets, bytes: before.bytes + bytes });
+    }
+
+    fn count_refused(&self, reason: Reason) {
+        *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+}

@@ -1,0 +1,9 @@
+//! The in-memory binding, for tests and tools: packets in byte buffers, maps in plain memory.
+
+mod backend;
+mod balancer;
+mod packet;
+
+pub use backend::MemoryBackend;
+pub use balancer::{MemoryBalancer, TableWords};
+pub use packet::{PacketBuffer, bytes_of};

@@ -1,0 +1,320 @@
+//! Reads headers into small values, at constant offsets: those of a packet without VLAN tags,
+//! options and extension headers.
+
+use crate::abi::{Address, Family, ICMP, ICMPV6, Port, Reason, TCP, UDP};
+use crate::wire::header::{Ipv4, Ipv6, Tcp, Udp};
+use crate::wire::packet::{ETH_HLEN, Packet, ether_type};
+
+/// EtherType of IPv4, wire order.
+const IPV4: u16 = ether_type(Family::V4);
+/// EtherType of IPv6, wire order.
+const IPV6: u16 = ether_type(Family::V6);
+/// EtherTypes of VLAN tags, wire order: 802.1Q and 802.1ad.
+const VLAN: u16 = 0x8100_u16.to_be();
+const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+
+/// What an IP header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Its family.
+    pub family: Family,
+    /// Its source address.
+    pub source: Address,
+    /// Its destination address.
+    pub destination: Address,
+    /// Protocol of what follows it (IPv6: its next-header field; extension headers are not
+    /// followed).
+    pub protocol: u8,
+    /// Bytes of the header, options included.
+    pub header_len: usize,
+    /// Bytes of the IP packet as the header claims, header included.
+    pub total_len: usize,
+    /// Type of service, or traffic class.
+    pub tos: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Whether an IPv4 header is that of a fragment, the first one included.
+    pub is_fragment: bool,
+}
+
+impl IpHeader {
+    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses do not belong on
+    /// the wire, and since IPv4 addresses are held in that form, a look-up would take it for the
+    /// IPv4 address.
+    #[inline(always)]
+    pub const fn has_mapped_destination(&self) -> bool {
+        matches!(self.family, Family::V6) && self.destination.is_mapped()
+    }
+
+    /// Whether this is an IPv6 header from an IPv4-mapped address.
+    #[inline(always)]
+    pub const fn has_mapped_source(&self) -> bool {
+        matches!(self.family, Family::V6) && self.source.is_mapped()
+    }
+
+    /// Whether what follows the header, and extension headers where they were followed, is its own
+    /// family's ICMP.
+    #[inline(always)]
+    pub const fn is_icmp(&self) -> bool {
+        self.protocol
+            == match self.family {
+                Family::V4 => ICMP,
+                Family::V6 => ICMPV6,
+            }
+    }
+
+    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet
+    /// that is no later fragment, of an IPv6 packet without extension headers.
+    #[inline(always)]
+    pub const fn is_tcp_or_udp(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
+    }
+
+    /// Whether a whole TCP or UDP packet directly follows an IP header without options.
+    #[inline(always)]
+    pub const fn has_fixed_offsets(&self) -> bool {
+        let plain = match self.family {
+            Family::V4 => self.header_len == Ipv4::SIZE && !self.is_fragment,
+            Family::V6 => true,
+        };
+        plain && (self.protocol == TCP || self.protocol == UDP)
+    }
+}
+
+/// What a TCP or UDP header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct L4Header {
+    /// Source port.
+    pub source_port: Port,
+    /// Destination port.
+    pub destination_port: Port,
+    /// Bytes of the header as it claims, options included.
+    pub header_len: usize,
+    /// Whether it is a TCP segment that is_syn a connection: SYN without ACK.
+    pub is_syn: bool,
+    /// Length and checksum of UDP, wire order; zeros of TCP.
+    pub udp: [u16; 2],
+}
+
+/// The family of the frame's IP header, from its EtherType; `None` when the frame is tagged.
+///
+/// # Errors
+///
+/// [`Reason::OtherHost`], [`Reason::NotIp`], [`Reason::Truncated`].
+#[inline(always)]
+pub fn family<P: Packet>(packet: &P) -> Result<Option<Family>, Reason> {
+    let ether_type = packet.load::<u16>(ETH_HLEN - 2).ok_or(Reason::Truncated)?;
+    if packet.has_vlan() || is_vlan_tag(ether_type) {
+        return Ok(None);
+    }
+    family_for_this_host(packet, ether_type).map(Some)
+}
+
+/// Whether an EtherType, wire order, is that of a VLAN tag.
+#[inline(always)]
+pub const fn is_vlan_tag(ether_type: u16) -> bool {
+    matches!(ether_type, VLAN | SERVICE_VLAN)
+}
+
+/// The family that an EtherType, wire order, says.
+#[inline(always)]
+pub(crate) const fn family_of_ether_type(ether_type: u16) -> Option<Family> {
+    match ether_type {
+        IPV4 => Some(Family::V4),
+        IPV6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// The family that an EtherType, wire order, says, if the frame is for this host.
+#[inline(always)]
+pub(crate) fn family_for_this_host<P: Packet>(
+    packet: &P,
+    ether_type: u16,
+) -> Result<Family, Reason> {
+    let family = match ether_type {
+        IPV4 => Family::V4,
+        IPV6 => Family::V6,
+        _ => return Err(Reason::NotIp),
+    };
+    if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
+}
+
+/// The IPv4 header at `offset`, which is a constant wherever the function is called.
+///
+/// # Errors
+///
+/// [`Reason::Truncated`], [`Reason::BadHeader`].
+#[inline(always)]
+pub fn parse_ipv4<P: Packet>(packet: &P, offset: usize) -> Result<IpHeader, Reason> {
+    from_ipv4(&packet.load(offset).ok_or(Reason::Truncated)?)
+}
+
+/// What an IPv4 header says.
+#[inline(always)]
+pub(crate) fn from_ipv4(h: &Ipv4) -> Result<IpHeader, Reason> {
+    if h.version() != 4 || h.length() < Ipv4::SIZE {
+        return Err(Reason::BadHeader);
+    }
+    Ok(IpHeader {
+        family: Family::V4,
+        source: h.source(),
+        destination: h.destination(),
+        protocol: h.protocol(),
+        header_len: h.length(),
+        total_len: h.total_length(),
+        tos: h.tos(),
+        ttl: h.ttl(),
+        is_fragment: h.is_fragment(),
+    })
+}
+
+/// The IPv6 header at `offset`, which is a constant wherever the function is called.
+///
+/// # Errors
+///
+/// [`Reason::Truncated`], [`Reason::BadHeader`].
+#[inline(always)]
+pub fn parse_ipv6<P: Packet>(packet: &P, offset: usize) -> Result<IpHeader, Reason> {
+    from_ipv6(&packet.load(offset).ok_or(Reason::Truncated)?)
+}
+
+/// What an IPv6 header says.
+#[inline(always)]
+pub(crate) fn from_ipv6(h: &Ipv6) -> Result<IpHeader, Reason> {
+    if h.version() != 6 {
+        return Err(Reason::BadHeader);
+    }
+    Ok(IpHeader {
+        family: Family::V6,
+        source: h.source(),
+        destination: h.destination(),
+        protocol: h.next_header(),
+        header_len: Ipv6::SIZE,
+        total_len: h.payload_length().wrapping_add(Ipv6::SIZE),
+        tos: h.traffic_class(),
+        ttl: h.hop_limit(),
+        is_fragment: false,
+    })
+}
+
+/// The TCP or UDP header behind `network`, the IP header of a direct packet
+/// ([`IpHeader::has_fixed_offsets`]).
+///
+/// # Errors
+///
+/// [`Reason::Truncated`].
+#[inline(always)]
+pub fn l4_header<P: Packet>(packet: &P, ip: &IpHeader) -> Result<L4Header, Reason> {
+    match (ip.family, ip.protocol) {
+        (Family::V4, TCP) => packet.load(ETH_HLEN + Ipv4::SIZE).map(from_tcp),
+        (Family::V4, _) => packet.load(ETH_HLEN + Ipv4::SIZE).map(from_udp),
+        (Family::V6, TCP) => packet.load(ETH_HLEN + Ipv6::SIZE).map(from_tcp),
+        (Family::V6, _) => packet.load(ETH_HLEN + Ipv6::SIZE).map(from_udp),
+    }
+    .ok_or(Reason::Truncated)
+}
+
+/// The transport header at an offset that is known at run time only.
+///
+/// # Errors
+///
+/// [`Reason::OtherProtocol`], [`Reason::Truncated`].
+#[inline(always)]
+pub fn l4_header_at<P: Packet>(
+    packet: &P,
+    offset: usize,
+    protocol: u8,
+) -> Result<L4Header, Reason> {
+    match protocol {
+        TCP => packet.load_at(offset).map(from_tcp),
+        UDP => packet.load_at(offset).map(from_udp),
+        _ => return Err(Reason::OtherProtocol),
+    }
+    .ok_or(Reason::Truncated)
+}
+
+#[inline(always)]
+const fn from_tcp(h: Tcp) -> L4Header {
+    L4Header {
+        source_port: h.source_port,
+        destination_port: h.destination_port,
+        header_len: h.length(),
+        is_syn: h.is_syn(),
+        udp: [0; 2],
+    }
+}
+
+#[inline(always)]
+const fn from_udp(h: Udp) -> L4Header {
+    L4Header {
+        source_port: h.source_port,
+        destination_port: h.destination_port,
+        header_len: Udp::SIZE,
+        is_syn: false,
+        udp: h.length_and_checksum(),
+    }
+}
+
+/// The size of a packet, judged by what is there and not by what is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketSize {
+    /// Bytes of the IP packet, without the padding that Ethernet adds to short frames.
+    pub packet: usize,
+    /// Bytes of the largest IP packet that it will be cut into: of one segment when it is merged,
+    /// else the same.
+    pub segment: usize,
+}
+
+/// Measures the packet whose IP header is at `start`.
+///
+/// The claim may be smaller than the frame, because Ethernet pads short frames. A merged packet of
+/// more than 65,535 bytes claims zero (Linux's "BIG TCP").
+///
+/// # Errors
+///
+/// [`Reason::BadLength`] when the headers claim more than there is, or less than themselves.
+#[inline(always)]
+pub fn packet_size<P: Packet>(
+    packet: &P,
+    start: usize,
+    ip: &IpHeader,
+    l4: &L4Header,
+) -> Result<PacketSize, Reason> {
+    let present = packet.frame_len().wrapping_sub(start);
+    let merged = packet.segment_size();
+    let unclaimed = match ip.family {
+        Family::V4 => 0,
+        Family::V6 => Ipv6::SIZE,
+    };
+    let length = if merged != 0 && ip.total_len == unclaimed { present } else { ip.total_len };
+    let smallest = if ip.protocol == TCP { Tcp::SMALLEST } else { Udp::SIZE };
+    let headers = ip.header_len.wrapping_add(l4.header_len);
+    if length > present || l4.header_len < smallest || length < headers {
+        return Err(Reason::BadLength);
+    }
+    let segment = headers.wrapping_add(merged);
+    Ok(PacketSize {
+        packet: length,
+        segment: if merged == 0 || segment > length { length } else { segment },
+    })
+}
+
+/// Measures a later fragment, whose IP header is at `start`: it has no transport header, and is
+/// never merged.
+///
+/// # Errors
+///
+/// As [`size`].
+#[inline(always)]
+pub fn fragment_size<P: Packet>(
+    packet: &P,
+    start: usize,
+    ip: &IpHeader,
+) -> Result<PacketSize, Reason> {
+    let length = ip.total_len;
+    if length > packet.frame_len().wrapping_sub(start) || length < ip.header_len {
+        return Err(Reason::BadLength);
+    }
+    Ok(PacketSize { packet: length, segment: length })
+}

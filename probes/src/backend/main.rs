@@ -1,0 +1,123 @@
+//! The backend's object: the program `sluice_clamp` (TC egress), and for hosts whose kernel has no
+//! tunnel device the program `sluice_decap` (TC ingress), over one set of maps.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+use sluice_datapath::abi::{Decapsulated, LocalAddress, Port, PrefixKey, VipAddress};
+use sluice_datapath::backend::{BackendTables, clamp_mss, decapsulate};
+use sluice_datapath::{Address, Family, Reason};
+use sluice_probes::tc::{self, TcPacket};
+
+/// Not 0 where the kernel can take off an outer header of another family than the inner one's;
+/// fixed when the program is loaded.
+#[unsafe(no_mangle)]
+static CROSS_FAMILY: Global<u32> = Global::new(0);
+
+/// The port of GUE, wire order; 0 where none is taken off.
+#[unsafe(no_mangle)]
+static GUE_PORT: Global<Port> = Global::new(Port::new(0));
+
+/// Addresses of this host to which encapsulated packets may come. The loader sets the capacity.
+#[btf_map]
+static LOCAL_ADDRESSES: HashMap<Address, LocalAddress, 1> = HashMap::new();
+/// VIP addresses and prefixes that this backend serves. The loader sets the capacity.
+#[btf_map]
+static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
+/// What was decapsulated.
+#[btf_map]
+static DECAPSULATED: PerCpuArray<Decapsulated, 1> = PerCpuArray::new();
+/// The largest maximum segment size that VIPs of a family may tell, by [`Family::index`]; 0 where
+/// any may be told.
+#[btf_map]
+static MAX_SEGMENT_SIZES: Array<u32, 2> = Array::new();
+/// How many segments were made to tell less.
+#[btf_map]
+static MSS_CLAMPED: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// Counters, by reason.
+#[btf_map]
+static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
+
+/// Decapsulates at TC ingress.
+#[classifier]
+pub fn sluice_decap(context: TcContext) -> i32 {
+    match decapsulate(TcPacket::new(context.skb.skb), &Maps) {
+        Ok(()) => tc::PASS,
+        Err(reason) => tc::refuse(reason),
+    }
+}
+
+/// Clamps the maximum segment size at TC egress.
+#[classifier]
+pub fn sluice_clamp(context: TcContext) -> i32 {
+    // Nothing is pulled in: of what the host sends, the headers are readable already, and
+    // everything else is somebody's data.
+    clamp_mss(TcPacket::of(context.skb.skb), &Maps);
+    tc::PASS
+}
+
+/// The maps above, as the packet path sees them.
+struct Maps;
+
+impl BackendTables for Maps {
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { LOCAL_ADDRESSES.get(address) }.is_some()
+    }
+
+    #[inline(always)]
+    fn cross_family(&self) -> bool {
+        CROSS_FAMILY.load() != 0
+    }
+
+    #[inline(always)]
+    fn gue_port(&self) -> Port {
+        GUE_PORT.load()
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, key: &PrefixKey) -> bool {
+        VIP_PREFIXES.get(&Key::new(key.length, key.words())).is_some()
+    }
+
+    #[inline(always)]
+    fn count_decapsulated(&self, packets: u64, bytes: u64) {
+        if let Some(counters) = DECAPSULATED.get_ptr_mut(0) {
+            // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on
+            // it.
+            let counters = unsafe { &mut *counters };
+            counters.packets = counters.packets.wrapping_add(packets);
+            counters.bytes = counters.bytes.wrapping_add(bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn largest_segment(&self, family: Family) -> u32 {
+        MAX_SEGMENT_SIZES.get(family.index()).map_or(0, |size| *size)
+    }
+
+    #[inline(always)]
+    fn count_clamped(&self) {
+        if let Some(counter) = MSS_CLAMPED.get_ptr_mut(0) {
+            // SAFETY: as above.
+            let counter = unsafe { &mut *counter };
+            *counter = counter.wrapping_add(1);
+        }
+    }
+
+    #[inline(always)]
+    fn count_refused(&self, reason: Reason) {
+        if let Some(counter) = REASONS.get_ptr_mut(reason.index()) {
+            // SAFETY: as above.
+            let counter = unsafe { &mut *counter };
+            *counter = counter.wrapping_add(1);
+        }
+    }
+}
+
+sluice_probes::license!();
