@@ -1,4 +1,5 @@
 //! What only the kernel's verifier has to do with.
+#![expect(unsafe_code, reason = "hides a value from the verifier by volatile accesses")]
 
 /// The same number, of which the verifier knows nothing any more.
 ///

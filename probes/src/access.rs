@@ -1,5 +1,6 @@
 //! Reads and writes packet bytes between two pointers, the one place where packet memory is
 //! touched.
+#![expect(unsafe_code, reason = "raw access to packets, after a bounds check")]
 
 use aya_ebpf::helpers::bpf_csum_diff;
 use sluice_datapath::Pod;

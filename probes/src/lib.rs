@@ -19,6 +19,7 @@ pub mod xdp;
 #[macro_export]
 macro_rules! license {
     () => {
+        #[expect(unsafe_code, reason = "the loader finds the licence by section and symbol")]
         #[unsafe(link_section = "license")]
         #[unsafe(no_mangle)]
         static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,5 @@
 //! The TC binding: a packet is a `__sk_buff` at the clsact hook.
+#![expect(unsafe_code, reason = "raw access to the context, and calls of kernel helpers")]
 
 use core::mem::MaybeUninit;
 

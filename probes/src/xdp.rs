@@ -1,4 +1,5 @@
 //! The XDP binding: a packet is an `xdp_md`, before the kernel has made a socket buffer of it.
+#![expect(unsafe_code, reason = "raw access to the context, and calls of kernel helpers")]
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{

@@ -1,5 +1,6 @@
 //! BPF system calls that Sluice itself does not need: attaching by link, timed test runs, loading a
 //! classifier from instructions.
+#![expect(unsafe_code, reason = "calls bpf(2)")]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};

@@ -1,4 +1,5 @@
 //! Which types may be copied to and from map values byte by byte.
+#![expect(unsafe_code, reason = "the trait `Pod` is unsafe to implement")]
 
 /// A type that may cross the kernel boundary as its bytes.
 ///
@@ -27,6 +28,7 @@ macro_rules! pod {
         const _: () = assert!(core::mem::size_of::<$type>() == $size);
         // SAFETY: `#[repr(C)]`, made of integers and byte arrays; the size above leaves no room for
         // padding.
+        #[expect(unsafe_code, reason = "the macro declares what the trait demands")]
         unsafe impl $crate::abi::pod::Pod for $type {}
     };
 }

@@ -1,4 +1,5 @@
 //! Packets in byte buffers.
+#![expect(unsafe_code, reason = "copies headers from and to bytes")]
 
 use crate::abi::{CAPTURE_LEN, Family, Pod, Reason};
 use crate::wire::checksum;

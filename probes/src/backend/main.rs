@@ -2,6 +2,7 @@
 //! tunnel device the program `sluice_decap` (TC ingress), over one set of maps.
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "raw pointers to map values, and exported constants")]
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;

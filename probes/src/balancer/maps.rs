@@ -1,4 +1,5 @@
 //! The balancer's maps, and how the packet path sees them.
+#![expect(unsafe_code, reason = "raw pointers to map values, and exported constants")]
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};

@@ -5,6 +5,7 @@
 //! decides: which packets, to whom, whether they fit, and what is counted.
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "exported constants, and calls of kernel helpers")]
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::TC_ACT_SHOT;

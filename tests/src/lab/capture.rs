@@ -1,6 +1,7 @@
 //! Packet capture inside a host with an AF_PACKET socket (packet(7)).
 //!
 //! The socket receives packets before any TC ingress program and after every TC egress program.
+#![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;

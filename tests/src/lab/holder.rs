@@ -4,6 +4,7 @@
 //! the lab and thereby removes every network namespace, link, program and pin, so clean-up searches
 //! nothing by name. The functions here run in single-threaded processes that [`super::namespaces`]
 //! starts.
+#![expect(unsafe_code, reason = "calls sigaction(2)")]
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

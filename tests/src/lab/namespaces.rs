@@ -1,5 +1,6 @@
 //! Entry into the lab's namespaces: processes started in a host, and code on a thread in its
 //! network namespace.
+#![expect(unsafe_code, reason = "calls setns(2) between fork and exec")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

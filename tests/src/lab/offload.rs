@@ -1,4 +1,5 @@
 //! Device offloads, set by the ioctl of ethtool(8), because the program may not be installed.
+#![expect(unsafe_code, reason = "calls ioctl(2)")]
 
 use std::os::fd::AsRawFd as _;
 

@@ -1,4 +1,5 @@
 //! Captures: what they write, how they end, and that the forwarding path is the same afterwards.
+#![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

@@ -1,4 +1,5 @@
 //! A million flows, and maps that are replaced by larger ones while packets come.
+#![expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! A daemon followed from one change of the host to the next, and killed in between.
+#![expect(unsafe_code, reason = "reads a union of ptrace(2)")]
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;

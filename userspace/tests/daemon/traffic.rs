@@ -1,4 +1,5 @@
 //! Packets of clients, and what the balancer counts of them while everything else changes.
+#![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

@@ -1,4 +1,5 @@
 //! Packets put on a wire by hand.
+#![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

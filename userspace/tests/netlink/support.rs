@@ -1,4 +1,5 @@
 //! Network namespaces, programs and snapshots for the privileged tests.
+#![expect(unsafe_code, reason = "calls bpf(2)")]
 
 use std::fs;
 use std::future::Future;

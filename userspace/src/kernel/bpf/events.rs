@@ -1,5 +1,6 @@
 //! The events of the balancer's program: switching a capture on, reading what it writes. See
 //! [`sluice_datapath::balance::capture`].
+#![expect(unsafe_code, reason = "reads ring buffer records, and registers a descriptor with tokio")]
 
 use std::fs::File;
 use std::io;

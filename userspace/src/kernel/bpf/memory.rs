@@ -1,4 +1,5 @@
 //! An array's memory, which aya does not give.
+#![expect(unsafe_code, reason = "maps arrays into memory")]
 
 use std::io;
 use std::num::NonZeroUsize;

@@ -48,4 +48,5 @@ struct Raw<T>(T);
 
 // SAFETY: `Pod` asks for everything that `Pod` does: no padding, every bit pattern valid, and a
 // stable layout.
+#[expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}

@@ -1,4 +1,5 @@
 //! Maps as bytes: many entries in one call where the kernel can, one by one where it cannot.
+#![expect(unsafe_code, reason = "reads and writes maps by bpf(2)")]
 
 use std::fs;
 use std::io;

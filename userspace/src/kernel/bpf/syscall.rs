@@ -1,5 +1,6 @@
 //! The `bpf` system call, for map operations that aya does not offer: maps that no program's object
 //! declares, values as bytes, batches.
+#![expect(unsafe_code, reason = "calls bpf(2)")]
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};

@@ -1,4 +1,5 @@
 //! The balancer's program in test runs.
+#![expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 //! The `__sk_buff` that a test run gives to a program, as the kernel's `include/uapi/linux/bpf.h`
 //! lays it out.
+#![expect(unsafe_code, reason = "passes a struct of the kernel as bytes")]
 
 use crate::packets::frames::Frame;
 

@@ -1,5 +1,6 @@
 //! A packet socket that says and hears what stands beside a frame's bytes: offloads
 //! (`PACKET_VNET_HDR`) and a VLAN tag (`PACKET_AUXDATA`), both as in packet(7).
+#![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

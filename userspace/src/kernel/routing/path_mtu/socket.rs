@@ -1,5 +1,6 @@
 //! Hearing ICMP errors about encapsulated packets: raw sockets, with filters that let nothing else
 //! wake the daemon.
+#![expect(unsafe_code, reason = "registers a descriptor with tokio")]
 
 use std::io;
 use std::net::IpAddr;
