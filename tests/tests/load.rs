@@ -18,7 +18,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
-use sluice::kernel::bpf::{self, BackendHost, BalancerMaps, Footprint, Pins, Program};
+use sluice::kernel::bpf::{
+    self, BalancerMaps, Footprint, LoadParameters, Pins, Program, ProgramSpec,
+};
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_datapath::Address;
@@ -27,10 +29,10 @@ use sluice_tests::kernel;
 
 /// Each program, and how it is loaded.
 const PROGRAMS: [(&str, Loader); 4] = [
-    ("sluice_tc", |pins| bpf::load_balancer(&pins(Role::Lb), &settings(), &CAPACITIES)),
-    ("sluice_xdp", |pins| bpf::load_balancer_xdp(&pins(Role::Lb), &settings(), &CAPACITIES)),
-    ("sluice_decap", |pins| Ok(bpf::load_backend(&pins(Role::Backend), &HOST)?.decapsulate)),
-    ("sluice_clamp", |pins| Ok(bpf::load_backend(&pins(Role::Backend), &HOST)?.clamp)),
+    ("sluice_tc", |pins| balancer(pins, bpf::BALANCER_TC)),
+    ("sluice_xdp", |pins| balancer(pins, bpf::BALANCER_XDP)),
+    ("sluice_decap", |pins| backend(pins, bpf::DECAPSULATE)),
+    ("sluice_clamp", |pins| backend(pins, bpf::CLAMP)),
 ];
 
 type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
@@ -39,9 +41,15 @@ type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
 const CAPACITIES: Capacities =
     Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
 
-/// A backend that takes everything.
-const HOST: BackendHost =
-    BackendHost { addresses: 2, vip_addresses: CAPACITIES.vips, gue_port: GUE_PORT };
+fn balancer(pins: &dyn Fn(Role) -> Pins, program: ProgramSpec) -> Result<Program, bpf::Error> {
+    let parameters = LoadParameters::balancer(&settings(), &CAPACITIES);
+    bpf::BALANCER.load_program(&pins(Role::Lb), &parameters, program)
+}
+
+fn backend(pins: &dyn Fn(Role) -> Pins, program: ProgramSpec) -> Result<Program, bpf::Error> {
+    let parameters = LoadParameters::backend(2, CAPACITIES.vips, GUE_PORT);
+    bpf::BACKEND.load_program(&pins(Role::Backend), &parameters, program)
+}
 
 const GUE_PORT: Port = Port::new(6080);
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use sluice::daemon::acl::Entries;
+use sluice::daemon::acl::AclEntries;
 use sluice::kernel::bpf::AclTrie;
 use sluice_control::config::AclFiles;
 
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
         let file = directory.path().join("deny.txt");
         std::fs::write(&file, text)?;
         let begin = Instant::now();
-        let entries = Entries::read(&AclFiles { deny: Some(file), allow: None })?;
+        let entries = AclEntries::read(&AclFiles { deny: Some(file), allow: None })?;
         let read = begin.elapsed();
         let before = available()?;
         let begin = Instant::now();

@@ -7,7 +7,7 @@ use sluice_control::config::Config;
 use crate::args::CheckArgs;
 use crate::cli::output::print;
 use crate::config_file;
-use crate::daemon::acl::{self, Scope};
+use crate::daemon::acl::{self, AclScope};
 use crate::error::CliError;
 use crate::key::HashKey;
 
@@ -21,12 +21,12 @@ const SLOT_BYTES: u64 = 4;
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
     let config = config_file::load(&args.file)?;
     let key = HashKey::load(config.hash_key_file())?;
-    let lists = acl::check(&config).map_err(CliError::bad_input)?;
-    let summary = summary(&config, &key, &lists);
+    let acls = acl::check(&config).map_err(CliError::bad_input)?;
+    let summary = summary(&config, &key, &acls);
     print(&format!("{}: good\n{summary}", args.file.display()))
 }
 
-fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
+fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String {
     let limits = config.capacities();
     let vips: usize = config.services().iter().map(|service| service.vips().len()).sum();
     let draining = config.backends().iter().filter(|backend| backend.draining()).count();
@@ -48,10 +48,10 @@ fn summary(config: &Config, key: &HashKey, lists: &[(Scope, usize)]) -> String {
     );
     line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
     line("connections", format!("{} at most", limits.connections));
-    for (scope, prefixes) in lists {
+    for (scope, prefixes) in acls {
         let of = match scope {
-            Scope::All => "all VIPs".to_owned(),
-            Scope::Service(name) => format!("service {name}"),
+            AclScope::All => "all VIPs".to_owned(),
+            AclScope::Service(name) => format!("service {name}"),
         };
         line("sources", format!("{prefixes} prefixes for {of}"));
     }

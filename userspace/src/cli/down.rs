@@ -5,9 +5,9 @@ use anyhow::anyhow;
 use crate::args::DownArgs;
 use crate::cli::output::print;
 use crate::daemon::lock::Lock;
+use crate::daemon::roles::ROLES;
 use crate::daemon::{preflight, runtime, teardown};
 use crate::error::CliError;
-use crate::role::Role;
 
 /// Runs `sluice down`.
 ///
@@ -17,7 +17,7 @@ use crate::role::Role;
 /// is undone all the same.
 pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     preflight::check_undoing()?;
-    for role in [Role::Lb, Role::Backend] {
+    for role in ROLES.map(|spec| spec.role) {
         if let Some(process) = Lock::holder(&args.instance, role) {
             return Err(CliError::operation(anyhow!(
                 "`sluice {role}` still runs for the instance {:?} (process {process}); end it first",
@@ -27,7 +27,7 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     }
     let mut found = false;
     let mut outcome = Ok(());
-    for role in [Role::Lb, Role::Backend] {
+    for role in ROLES.map(|spec| spec.role) {
         match runtime::block_on(teardown::role(&args.instance, role, None)) {
             Ok(None) => {}
             Ok(Some(report)) => {

@@ -2,10 +2,15 @@
 
 pub mod acl;
 pub mod backend;
+mod core;
 pub(crate) mod guard;
+pub(crate) mod input;
 pub mod lb;
 pub(crate) mod lock;
 pub mod preflight;
+mod programs;
+pub(crate) mod roles;
 pub(crate) mod runtime;
 pub(crate) mod signals;
+mod sources;
 pub(crate) mod teardown;

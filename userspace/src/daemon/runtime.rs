@@ -1,16 +1,8 @@
 //! The log, the runtime, and the service manager's notifications.
 
-use std::time::Duration;
-
 use tracing_subscriber::EnvFilter;
 
 use crate::error::CliError;
-
-/// How long changes of routes and links are gathered before they are looked at.
-pub(crate) const SETTLE: Duration = Duration::from_millis(200);
-
-/// How often routes are looked at although nothing was heard.
-pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
 /// Starts the log: standard error, one line an event, verbosity by `SLUICE_LOG` (default `info`).
 pub(crate) fn log() {

@@ -3,29 +3,22 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::input::Input;
 use crate::error::CliError;
 
-/// The signals that a daemon listens to.
+/// The handlers of SIGTERM, SIGINT and SIGHUP.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// SIGTERM or SIGINT: end.
-    End,
-    /// SIGHUP: read the configuration again.
-    Reload,
-}
-
 impl Signals {
-    /// Listens from now on.
+    /// Installs the handlers.
     pub(crate) fn listen() -> Result<Self, CliError> {
-        let listen =
-            |kind| signal(kind).context("cannot listen to signals").map_err(CliError::Operation);
+        let listen = |kind| {
+            signal(kind).context("cannot install a signal handler").map_err(CliError::Operation)
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -33,12 +26,12 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal. Dropping the future loses none.
-    pub(crate) async fn next(&mut self) -> Command {
+    /// Waits for the next signal. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Input {
         tokio::select! {
-            _ = self.terminate.recv() => Command::End,
-            _ = self.interrupt.recv() => Command::End,
-            _ = self.hangup.recv() => Command::Reload,
+            _ = self.terminate.recv() => Input::Stop,
+            _ = self.interrupt.recv() => Input::Stop,
+            _ = self.hangup.recv() => Input::Reload,
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
     site.config["addresses"][0] = json!({ "address": "203.0.113.10", "unlisted": "drop" });
     site.write();
     daemon.reload();
-    assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
+    assert_eq!(daemon.said("reload failed"), 1, "{}", daemon.log());
     assert!(
         words.iter().all(|words| daemon.log().contains(&words.replace("[1]", "[0]"))),
         "{}",
@@ -37,7 +37,7 @@ pub(crate) fn unlisted_ports_of_the_hosts_own_addresses_are_not_dropped_unless_f
     site.config["addresses"][0]["allow_host_address"] = json!(true);
     site.write();
     daemon.reload();
-    assert_eq!((daemon.said("reload refused"), daemon.said("ready: ")), (1, 2), "{}", daemon.log());
+    assert_eq!((daemon.said("reload failed"), daemon.said("ready: ")), (1, 2), "{}", daemon.log());
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     site.down();
 }

@@ -65,7 +65,7 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
             daemon.log()
         );
     }
-    assert_eq!(daemon.said("reload refused"), 0, "{}", daemon.log());
+    assert_eq!(daemon.said("reload failed"), 0, "{}", daemon.log());
     site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
     site.write();
     daemon.reload();
@@ -75,7 +75,7 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
     site.config["backends"][0]["address"] = json!("10.9.9.9");
     site.write();
     daemon.reload();
-    assert_eq!(daemon.said("reload refused"), 1, "{}", daemon.log());
+    assert_eq!(daemon.said("reload failed"), 1, "{}", daemon.log());
     assert_eq!(world(), with);
     site.config["backends"][0]["address"] = json!("10.0.1.1");
     site.write();

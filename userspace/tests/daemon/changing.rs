@@ -78,7 +78,7 @@ pub(crate) fn a_new_service_with_a_list_is_closed_from_its_first_moment_on() {
     site.add_listed_service();
     site.write();
     assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| knock()), None);
-    daemon.wait_for_log("the list of sources of service new is in force", 1);
+    daemon.wait_for_log("source ACL of service new is in force", 1);
     assert!(site.dropped("acl_not_allowed") > 0, "{}", daemon.log());
     assert_eq!(site.served(), 0, "{}", daemon.log());
     assert_eq!(site.fate(FRIEND, NEW), "new");
@@ -102,7 +102,7 @@ pub(crate) fn a_new_service_with_a_list_is_closed_while_a_daemon_starts() {
         started.store(true, Ordering::Relaxed);
         daemon
     });
-    daemon.wait_for_log("the list of sources of service new is in force", 1);
+    daemon.wait_for_log("source ACL of service new is in force", 1);
     assert_eq!(site.served(), 0, "{}", daemon.log());
     assert_eq!(site.fate(FRIEND, NEW), "new");
 }
@@ -116,12 +116,12 @@ pub(crate) fn lists_are_read_when_a_change_is_completed_later() {
     site.write();
     daemon.reload();
     assert_eq!(
-        daemon.said("reload refused, nothing of it is in force beyond what was logged: cannot attach to eth1"),
+        daemon.said("reload failed; changes logged above were applied, the rest were not error=cannot attach to eth1"),
         1
     );
     held.release();
     daemon.wait_for_log("completed the change that had failed", 1);
-    daemon.wait_for_log("the list of sources of service new is in force", 1);
+    daemon.wait_for_log("source ACL of service new is in force", 1);
     assert_eq!(
         (site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)),
         ("new".into(), "acl_not_allowed".into())

@@ -91,7 +91,7 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
             json!({ "services": room, "backends": room, "vips": room, "connections": connections });
         site.write();
         timed(&format!("reload to room for {connections} flows"), &mut || daemon.reload());
-        assert_eq!(daemon.said("maps replaced: "), round + 1, "{}", daemon.log());
+        assert_eq!(daemon.said("maps resized"), round + 1, "{}", daemon.log());
         // Every packet is counted once, the counters never went back, and every flow is where it
         // was.
         client = traffic.stop();

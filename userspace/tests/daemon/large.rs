@@ -181,11 +181,11 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     site.config["services"][0]["backends"][0]["weight"] = json!(1);
     site.write();
     timed("reload that changes one table", &mut || daemon.reload());
-    assert_eq!(daemon.said("reload refused"), 0);
+    assert_eq!(daemon.said("reload failed"), 0);
     site.config["limits"]["connections"] = json!(2 << 20);
     site.write();
     timed("reload that doubles the connection table", &mut || daemon.reload());
-    assert_eq!(daemon.said("maps replaced"), 1, "{}", daemon.log());
+    assert_eq!(daemon.said("maps resized"), 1, "{}", daemon.log());
     let status = site.status();
     assert_eq!(
         (flows(&status), &map(&status, "CONNECTIONS")["capacity"]),

@@ -112,7 +112,7 @@ pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
     site.write();
     daemon.reload();
     assert_ne!(our_filter("eth0", FILTER), filter);
-    assert_eq!((daemon.said("Replaced at TC ingress"), pins()), (1, maps));
+    assert_eq!((daemon.said("program replaced"), pins()), (1, maps));
 
     // Another interface: attached there, detached here.
     veth("eth1", "far1");
@@ -145,7 +145,7 @@ pub(crate) fn a_bad_reload_changes_nothing() {
         config[place] = value;
         site.write_text(&config.to_string());
         daemon.reload();
-        assert_eq!(daemon.said("reload refused"), number + 1, "{place}: {}", daemon.log());
+        assert_eq!(daemon.said("reload failed"), number + 1, "{place}: {}", daemon.log());
         assert_eq!((world(), site.status()), (before.clone(), status.clone()), "{place}");
     }
     // Indexes that rest leave no room: refused whole, and the daemon goes on with what it had.
@@ -165,7 +165,7 @@ pub(crate) fn a_bad_reload_changes_nothing() {
     );
     site.write();
     daemon.reload();
-    assert_eq!(daemon.said("reloaded"), 1, "{}", daemon.log());
+    assert_eq!(daemon.said("ready: "), 2, "{}", daemon.log());
 }
 
 pub(crate) fn filters_of_others_survive_everything() {
@@ -235,10 +235,10 @@ pub(crate) fn a_lost_filter_is_attached_again() {
     let mut daemon = site.start(&["lb"]);
     let filter = our_filter("eth0", FILTER);
     run("tc filter del dev eth0 ingress pref 100");
-    daemon.wait_for_log("the filter sluice_lb:edge was gone, attached it again", 1);
+    daemon.wait_for_log("program was missing, attached it again", 1);
     assert_eq!(our_filter("eth0", FILTER), filter);
     run("tc qdisc del dev eth0 clsact");
-    daemon.wait_for_log("the filter sluice_lb:edge was gone, attached it again", 2);
+    daemon.wait_for_log("program was missing, attached it again", 2);
     assert_eq!(our_filter("eth0", FILTER), filter);
     daemon.end(Signal::SIGTERM);
     site.down();
@@ -258,7 +258,7 @@ pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
     run("ip link del eth1");
     daemon.wait_for_log("cannot attach to eth1", 1);
     add();
-    daemon.wait_for_log("eth1: attached again", 1);
+    daemon.wait_for_log("program attached after an error target=eth1", 1);
     assert_ne!(our_filter("eth1", FILTER), "");
     assert_eq!(daemon.said("cannot attach to eth1"), 1, "{}", daemon.log());
     // Gone for good, and out of the configuration: neither a reload nor a restart stumbles over it.
@@ -266,7 +266,7 @@ pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
     site.config["interfaces"] = json!(["eth0"]);
     site.write();
     daemon.reload();
-    assert_eq!(daemon.said("reload refused"), 0, "{}", daemon.log());
+    assert_eq!(daemon.said("reload failed"), 0, "{}", daemon.log());
     daemon.end(Signal::SIGKILL);
     site.start(&["lb"]).end(Signal::SIGTERM);
     let report = site.down();

@@ -83,7 +83,7 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
         site.config["limits"] = limits;
         site.write();
         daemon.reload();
-        assert_eq!(daemon.said("maps replaced: "), round + 1, "{}", daemon.log());
+        assert_eq!(daemon.said("maps resized"), round + 1, "{}", daemon.log());
         client = traffic.stop();
         client.all_counted();
         let status = site.status();
@@ -115,7 +115,7 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
     let maps = pins();
     assert_eq!(daemon.end(Signal::SIGKILL), None);
     let daemon = site.start(&["lb"]);
-    assert_eq!((pins(), daemon.said("maps replaced")), (maps, 0));
+    assert_eq!((pins(), daemon.said("maps resized")), (maps, 0));
     daemon.end(Signal::SIGTERM);
     client.send(10);
     client.all_counted();
@@ -128,7 +128,7 @@ pub(crate) fn limits_change_under_traffic_and_nothing_is_lost() {
     client = traffic.stop();
     client.all_counted();
     assert_eq!(
-        (daemon.said("maps replaced"), map(&site.status(), "VIPS")["capacity"].as_u64()),
+        (daemon.said("maps resized"), map(&site.status(), "VIPS")["capacity"].as_u64()),
         (1, Some(1000))
     );
     assert_eq!(map(&site.status(), "CONNECTIONS")["entries"], 600);
@@ -187,10 +187,10 @@ pub(crate) fn a_limit_below_what_is_or_was_in_use_is_refused() {
         let old = site.config["limits"][limit].clone();
         site.config["limits"][limit] = json!(value);
         site.write();
-        let refused = daemon.said("reload refused");
+        let refused = daemon.said("reload failed");
         daemon.reload();
         assert_eq!(
-            (daemon.said("reload refused"), daemon.said(words)),
+            (daemon.said("reload failed"), daemon.said(words)),
             (refused + 1, 1),
             "{}",
             daemon.log()
@@ -322,12 +322,7 @@ pub(crate) fn a_backends_maps_grow_with_the_limits() {
         (10..30).map(|last| json!(format!("203.0.113.{last}:80/tcp"))).collect();
     site.write();
     daemon.reload();
-    assert_eq!(
-        (capacity(&site), daemon.said("reload refused")),
-        (json!(20), 0),
-        "{}",
-        daemon.log()
-    );
+    assert_eq!((capacity(&site), daemon.said("reload failed")), (json!(20), 0), "{}", daemon.log());
     daemon.end(Signal::SIGKILL);
     site.config["limits"]["vips"] = json!(40);
     site.write();

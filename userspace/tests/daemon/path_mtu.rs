@@ -211,7 +211,7 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
         json!({ "malformed": 1, "other_source": 2, "other_destination": 2, "never_sent": 3, "no_mtu": 1, "too_small": 2 })
     );
     assert_eq!(mtus(&site.status()), [1600; 4]);
-    assert_eq!(daemon.said("less than clients can be told of"), 2, "{}", daemon.log());
+    assert_eq!(daemon.said("less than clients can use"), 2, "{}", daemon.log());
 
     // Each lowers one backend's MTU in one family.
     good.send();
@@ -242,7 +242,7 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
         [("10.0.1.1", "10.0.0.254"), ("2001:db8:1::1", "2001:db8::fe"), ("10.0.1.2", "10.0.0.254")]
     {
         assert_eq!(
-            daemon.said(&format!("{address}: {router} says that packets of more than 14")),
+            daemon.said(&format!("address={address} router={router} mtu=14")),
             1,
             "{}",
             daemon.log()
@@ -310,7 +310,7 @@ pub(crate) fn a_told_mtu_outlives_the_daemon_and_expires() -> Completion {
     // It is told anew.
     Says::of("10.0.1.1", 1400).send();
     wait_for(&site, [1400, 1600, 1600, 1600]);
-    daemon.wait_for_log("says that packets of more than 1400 bytes", 1);
+    daemon.wait_for_log("mtu=1400", 1);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 
     // For one whose clock is past it, it has expired.

@@ -197,7 +197,7 @@ impl Daemon {
 
     /// Tells it to reload, and waits until it has, or has refused.
     pub(crate) fn reload(&mut self) {
-        let outcomes = |daemon: &Self| daemon.said("ready: ") + daemon.said("reload refused");
+        let outcomes = |daemon: &Self| daemon.said("ready: ") + daemon.said("reload failed");
         let before = outcomes(self);
         self.signal(Signal::SIGHUP);
         wait_until("the reload ends", || outcomes(self) > before);

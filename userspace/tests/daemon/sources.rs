@@ -100,7 +100,7 @@ pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
     site.config["services"][0]["allow_file"] = json!("allow.txt");
     site.write();
     daemon.reload();
-    daemon.wait_for_log("the list of sources of service web is in force", 1);
+    daemon.wait_for_log("source ACL of service web is in force", 1);
     assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
 
@@ -109,7 +109,7 @@ pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
     assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     let mut daemon = site.start(&["lb"]);
     assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
-    daemon.wait_for_log("the list of sources of service web is in force", 1);
+    daemon.wait_for_log("source ACL of service web is in force", 1);
 
     // Out of the configuration, out of the way.
     site.config["services"][0].as_object_mut().unwrap().remove("allow_file");

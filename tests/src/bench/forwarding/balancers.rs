@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use sluice::kernel::bpf::{self, BalancerMaps, Pins};
+use sluice::kernel::bpf::{self, BalancerMaps, LoadParameters, Pins};
 use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 use sluice::key::HashKey;
 use sluice::role::Role;
@@ -268,7 +268,9 @@ impl Sluice {
             errors: Rate::NONE,
             ..Settings::NONE
         };
-        Ok(bpf::load_balancer_xdp(&pins, &settings, &BalancerMaps::open(&pins)?.capacities())?)
+        let capacities = BalancerMaps::open(&pins)?.capacities();
+        let parameters = LoadParameters::balancer(&settings, &capacities);
+        Ok(bpf::BALANCER.load_program(&pins, &parameters, bpf::BALANCER_XDP)?)
     }
 }
 

@@ -1,166 +1,179 @@
-//! Reads lists and builds their tries beside the daemon's own work, on a thread that nobody waits
-//! for.
+//! Reads source ACLs and builds their tries on a thread, while the daemon core goes on.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_control::config::AclFiles;
 use sluice_datapath::abi::{AclVerdict, PrefixKey};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
-use super::{Entries, Scope, rest};
+use super::{AclEntries, AclScope, default_keys};
 use crate::kernel::bpf::AclTrie;
 
-/// Up to this many changed prefixes are changed in the trie that is in place; more are a new trie,
-/// which is swapped in.
-const IN_PLACE: usize = 64;
+/// Up to this many changed prefixes are written to the trie in place. For more, a new trie is built
+/// and swapped in.
+const MAX_CHANGES_IN_PLACE: usize = 64;
 
-/// A list that packets meet, or are about to.
-pub(crate) struct List {
-    entries: Entries,
+/// An ACL and its trie, in the map or about to be.
+pub(crate) struct Acl {
+    entries: AclEntries,
     trie: AclTrie,
 }
 
-impl List {
-    /// Its trie, to be put in place.
+impl Acl {
+    /// The trie.
     pub(crate) fn trie(&self) -> &AclTrie {
         &self.trie
     }
 
-    /// How many prefixes its files have.
+    /// The number of prefixes in the files.
     pub(crate) fn prefixes(&self) -> usize {
         self.entries.prefixes()
     }
 }
 
-/// What became of a list.
+/// What loading changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// The files say what they said before.
-    Nothing,
-    /// So many prefixes were changed in the trie that is in place.
+pub(crate) enum AclChange {
+    /// Nothing: the files have the same entries as before.
+    Unchanged,
+    /// This many prefixes, in the trie in place.
     InPlace(usize),
-    /// The trie is new, and to be put in place.
+    /// A new trie was built, and must be put in place.
     New,
 }
 
-/// What came of reading a scope's files.
-pub(crate) struct Loaded {
-    /// Whose list it is.
-    pub(crate) scope: Scope,
-    /// The list: the new one, else the one in place.
-    pub(crate) list: Option<List>,
-    /// What changed, or why nothing did.
-    pub(crate) outcome: Result<Change, anyhow::Error>,
-    /// How long it took.
+/// The result of loading the ACL of a scope.
+pub(crate) struct LoadedAcl {
+    /// The scope.
+    pub(crate) scope: AclScope,
+    /// The new ACL, or the one in place if nothing changed or loading failed.
+    pub(crate) acl: Option<Acl>,
+    /// What changed, or the error.
+    pub(crate) outcome: Result<AclChange, anyhow::Error>,
+    /// Duration of the load.
     pub(crate) took: Duration,
 }
 
-/// Loads lists, one run after the other.
-pub(crate) struct Loader {
-    /// What is in place, as far as this daemon put it there; lent to the thread while it runs.
-    in_place: BTreeMap<Scope, List>,
-    running: Option<mpsc::UnboundedReceiver<Vec<Loaded>>>,
-    /// What was asked for while a run was going on.
-    next: Option<Vec<(Scope, AclFiles)>>,
+/// The files of several scopes.
+type Files = Vec<(AclScope, AclFiles)>;
+
+/// Loads ACLs, one run at a time.
+pub(crate) struct AclLoader {
+    /// The ACLs that this daemon put in place; moved to the thread while it runs.
+    in_place: BTreeMap<AclScope, Acl>,
+    running: bool,
+    /// Requested during a run.
+    next: Option<Files>,
+    /// Called on the thread with the result of a run.
+    deliver: Arc<dyn Fn(Vec<LoadedAcl>) + Send + Sync>,
 }
 
-impl Loader {
-    pub(crate) const fn new() -> Self {
-        Self { in_place: BTreeMap::new(), running: None, next: None }
+impl AclLoader {
+    /// A loader that delivers its results by `deliver`.
+    pub(crate) fn new(deliver: impl Fn(Vec<LoadedAcl>) + Send + Sync + 'static) -> Self {
+        Self { in_place: BTreeMap::new(), running: false, next: None, deliver: Arc::new(deliver) }
     }
 
-    /// Starts to read the lists of these scopes, or does so when the run that is going on ends;
-    /// forgets all other scopes.
-    ///
-    /// # Errors
-    ///
-    /// There is no thread to be had.
-    pub(crate) fn start(&mut self, wanted: Vec<(Scope, AclFiles)>) -> io::Result<()> {
-        if self.running.is_some() {
-            self.next = Some(wanted);
+    /// Starts to load the ACLs of these scopes, after the run in progress if there is one. Other
+    /// scopes are dropped. Fails if no thread can be created.
+    pub(crate) fn start(&mut self, files: Files) -> io::Result<()> {
+        if self.running {
+            self.next = Some(files);
             return Ok(());
         }
-        let mut in_place = std::mem::take(&mut self.in_place);
-        if wanted.is_empty() {
+        let in_place = std::mem::take(&mut self.in_place);
+        if files.is_empty() {
             return Ok(());
         }
-        let (done, running) = mpsc::unbounded_channel();
-        // Not one of tokio's threads: those are waited for when the daemon ends.
-        thread::Builder::new().name("lists".to_owned()).spawn(move || {
-            let all = wanted.into_iter().map(|(scope, files)| {
-                let in_place = in_place.remove(&scope);
-                load(scope, &files, in_place)
-            });
-            // Nobody listens when the daemon ends.
-            let _ = done.send(all.collect());
-        })?;
-        self.running = Some(running);
+        let deliver = self.deliver.clone();
+        spawn(files, in_place, move |loaded| deliver(loaded))?;
+        self.running = true;
         Ok(())
     }
 
-    /// Waits until a run ends; forever when none is going on. Dropping the future loses nothing.
-    pub(crate) async fn loaded(&mut self) -> Vec<Loaded> {
-        let Some(running) = &mut self.running else { return std::future::pending().await };
-        let loaded = running.recv().await;
-        self.running = None;
-        loaded.unwrap_or_default()
+    /// Loads the ACLs of these scopes and waits for them. There must be no run in progress.
+    pub(crate) async fn load(&mut self, files: Files) -> io::Result<Vec<LoadedAcl>> {
+        let (sender, loaded) = oneshot::channel();
+        let in_place = std::mem::take(&mut self.in_place);
+        spawn(files, in_place, |loaded| drop(sender.send(loaded)))?;
+        loaded.await.map_err(io::Error::other)
     }
 
-    /// Says which list is in place from now on.
-    pub(crate) fn put(&mut self, scope: Scope, list: List) {
-        self.in_place.insert(scope, list);
+    /// Records that the result of a run was taken.
+    pub(crate) fn finish(&mut self) {
+        self.running = false;
     }
 
-    /// Starts what was asked for during the last run.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::start`].
+    /// Records an ACL that is in place.
+    pub(crate) fn put(&mut self, scope: AclScope, acl: Acl) {
+        self.in_place.insert(scope, acl);
+    }
+
+    /// Starts the run that was requested during the last one.
     pub(crate) fn start_next(&mut self) -> io::Result<()> {
-        self.next.take().map_or(Ok(()), |wanted| self.start(wanted))
+        self.next.take().map_or(Ok(()), |files| self.start(files))
     }
 }
 
-/// Reads a scope's files and makes its trie say the same.
-fn load(scope: Scope, files: &AclFiles, in_place: Option<List>) -> Loaded {
+/// Loads on a thread. It is not one of tokio's, because the runtime waits for those when the daemon
+/// ends.
+fn spawn(
+    files: Files,
+    mut in_place: BTreeMap<AclScope, Acl>,
+    deliver: impl FnOnce(Vec<LoadedAcl>) + Send + 'static,
+) -> io::Result<()> {
+    let run = move || {
+        let loaded = files.into_iter().map(|(scope, files)| {
+            let in_place = in_place.remove(&scope);
+            load(scope, &files, in_place)
+        });
+        deliver(loaded.collect());
+    };
+    thread::Builder::new().name("acl".to_owned()).spawn(run).map(|_| ())
+}
+
+/// Reads the files of a scope, and changes its trie accordingly.
+fn load(scope: AclScope, files: &AclFiles, in_place: Option<Acl>) -> LoadedAcl {
     let begin = Instant::now();
-    let (list, outcome) = match Entries::read(files) {
+    let (acl, outcome) = match AclEntries::read(files) {
         Ok(entries) => change(in_place, entries),
         Err(error) => (in_place, Err(error.into())),
     };
-    Loaded { scope, list, outcome, took: begin.elapsed() }
+    LoadedAcl { scope, acl, outcome, took: begin.elapsed() }
 }
 
 fn change(
-    in_place: Option<List>,
-    entries: Entries,
-) -> (Option<List>, Result<Change, anyhow::Error>) {
-    let Some(mut list) = in_place else { return new(None, entries) };
-    let (put, remove) = list.entries.changes(&entries);
+    in_place: Option<Acl>,
+    entries: AclEntries,
+) -> (Option<Acl>, Result<AclChange, anyhow::Error>) {
+    let Some(mut acl) = in_place else { return new(None, entries) };
+    let (put, remove) = acl.entries.changes(&entries);
     let changed = put.len() + remove.len();
     if changed == 0 {
-        return (Some(list), Ok(Change::Nothing));
+        return (Some(acl), Ok(AclChange::Unchanged));
     }
-    // What counts for everybody else never changes before the rest of the list does.
-    let for_others = put.iter().map(|(key, _)| key).chain(&remove).any(|key| rest().contains(key));
-    if changed > IN_PLACE || for_others {
-        return new(Some(list), entries);
+    // The default entries must not change before the rest of the ACL does.
+    let changes_default =
+        put.iter().map(|(key, _)| key).chain(&remove).any(|key| default_keys().contains(key));
+    if changed > MAX_CHANGES_IN_PLACE || changes_default {
+        return new(Some(acl), entries);
     }
     let (put, remove) = in_order((put, remove));
-    let written = put.iter().try_for_each(|(key, says)| list.trie.put(key, *says));
-    match written.and_then(|()| remove.iter().try_for_each(|key| list.trie.remove(key))) {
-        Ok(()) => (Some(List { entries, ..list }), Ok(Change::InPlace(changed))),
-        // There is no room left, say; the trie holds a part of the change, all of which was wanted.
-        Err(_) => new(Some(list), entries),
+    let written = put.iter().try_for_each(|(key, verdict)| acl.trie.put(key, *verdict));
+    match written.and_then(|()| remove.iter().try_for_each(|key| acl.trie.remove(key))) {
+        Ok(()) => (Some(Acl { entries, ..acl }), Ok(AclChange::InPlace(changed))),
+        // The trie may be full. It holds a part of the change, all of which is wanted.
+        Err(_) => new(Some(acl), entries),
     }
 }
 
-/// Changes in the order in which each source always meets what the old list or the new one says of
-/// it: what comes, the longest prefix first; then what goes, the shortest first.
+/// Orders changes so that each source always gets the verdict of the old ACL or of the new one:
+/// additions with the longest prefix first, then removals with the shortest prefix first.
 pub(super) fn in_order(
     (mut put, mut remove): (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>),
 ) -> (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>) {
@@ -169,9 +182,12 @@ pub(super) fn in_order(
     (put, remove)
 }
 
-fn new(in_place: Option<List>, entries: Entries) -> (Option<List>, Result<Change, anyhow::Error>) {
+fn new(
+    in_place: Option<Acl>,
+    entries: AclEntries,
+) -> (Option<Acl>, Result<AclChange, anyhow::Error>) {
     match AclTrie::new(entries.as_slice()) {
-        Ok(trie) => (Some(List { entries, trie }), Ok(Change::New)),
+        Ok(trie) => (Some(Acl { entries, trie }), Ok(AclChange::New)),
         Err(error) => (in_place, Err(error.into())),
     }
 }

@@ -1,9 +1,9 @@
-//! Lists of sources: what an operator writes into deny- and allow-files, and what packets meet of
-//! it.
+//! Source ACLs: reads the deny and allow files, and computes the entries of the trie that the
+//! program looks sources up in.
 //!
-//! A scope (all VIPs, or one service) has one list made of its two files. The longest prefix that
-//! holds a source decides; a prefix that both files name is denied. What no prefix holds may come,
-//! unless there is an allow-file.
+//! A scope (all VIPs, or one service) has one ACL, made of its two files. The longest prefix that
+//! contains the source decides; a prefix in both files is denied. A source outside all prefixes is
+//! allowed, unless the scope has an allow file.
 
 use std::fmt;
 use std::fs::File;
@@ -18,29 +18,29 @@ use sluice_datapath::abi::{AclVerdict, PrefixKey};
 
 mod loader;
 
-pub(crate) use loader::{Change, List, Loaded, Loader};
+pub(crate) use loader::{Acl, AclChange, AclLoader, LoadedAcl};
 
-/// Whose list it is.
+/// The VIPs that an ACL applies to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// It counts for every VIP.
+pub enum AclScope {
+    /// All VIPs.
     All,
-    /// It counts for the VIPs of the service of this name.
+    /// The VIPs of the service with this name.
     Service(String),
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for AclScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All => f.write_str("the list of sources for all VIPs"),
-            Self::Service(name) => write!(f, "the list of sources of service {name}"),
+            Self::All => f.write_str("source ACL of all VIPs"),
+            Self::Service(name) => write!(f, "source ACL of service {name}"),
         }
     }
 }
 
-/// What is wrong with a list's file.
+/// An error in an ACL file.
 #[derive(Debug, thiserror::Error)]
-pub enum ListError {
+pub enum AclError {
     /// The file as a whole.
     #[error("{}: {problem}", file.display())]
     File {
@@ -49,7 +49,7 @@ pub enum ListError {
         /// What is wrong, and what would be right.
         problem: String,
     },
-    /// One line.
+    /// One line of the file.
     #[error("{}:{line}: {problem}", file.display())]
     Line {
         /// Which file.
@@ -61,87 +61,83 @@ pub enum ListError {
     },
 }
 
-/// The scopes that a configuration has lists for, and their files.
-pub fn wanted(config: &Config) -> Vec<(Scope, AclFiles)> {
+/// The scopes that have an ACL in a configuration, and their files.
+pub fn acl_files(config: &Config) -> Vec<(AclScope, AclFiles)> {
     let services = config
         .services()
         .iter()
-        .map(|s| (Scope::Service(s.name().to_owned()), s.acl_files().clone()));
-    let all = [(Scope::All, config.acl_files().clone())].into_iter().chain(services);
+        .map(|s| (AclScope::Service(s.name().to_owned()), s.acl_files().clone()));
+    let all = [(AclScope::All, config.acl_files().clone())].into_iter().chain(services);
     all.filter(|(_, files)| !files.is_empty()).collect()
 }
 
-/// Reads every list of a configuration: the number of prefixes of each.
-///
-/// # Errors
-///
-/// The first thing that is wrong with a file.
-pub fn check(config: &Config) -> Result<Vec<(Scope, usize)>, ListError> {
-    wanted(config)
+/// Reads every ACL of a configuration and returns the number of prefixes of each. Fails with the
+/// first error in a file.
+pub fn check(config: &Config) -> Result<Vec<(AclScope, usize)>, AclError> {
+    acl_files(config)
         .into_iter()
-        .map(|(scope, files)| Ok((scope, Entries::read(&files)?.prefixes)))
+        .map(|(scope, files)| Ok((scope, AclEntries::read(&files)?.prefixes)))
         .collect()
 }
 
-/// A list as its trie should hold it.
+/// The entries of an ACL's trie.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entries {
-    /// Prefixes and what is said of them, in the order of addresses, none twice.
+pub struct AclEntries {
+    /// Prefixes and their verdicts, ordered by address, without duplicates.
     entries: Vec<(PrefixKey, AclVerdict)>,
-    /// How many of them are from the files.
+    /// The number of prefixes in the files.
     prefixes: usize,
 }
 
-impl Entries {
-    /// Reads the files of a scope.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that is wrong with a file.
-    pub fn read(files: &AclFiles) -> Result<Self, ListError> {
-        let mut typed = Vec::new();
-        for (file, says) in [(&files.deny, AclVerdict::DENIED), (&files.allow, AclVerdict::ALLOWED)]
+impl AclEntries {
+    /// Reads the files of a scope. Fails with the first error in a file.
+    pub fn read(files: &AclFiles) -> Result<Self, AclError> {
+        let mut prefixes = Vec::new();
+        for (file, verdict) in
+            [(&files.deny, AclVerdict::DENIED), (&files.allow, AclVerdict::ALLOWED)]
         {
             if let Some(file) = file {
-                parse(&text(file)?, file, says, &mut typed)?;
+                parse(&text(file)?, file, verdict, &mut prefixes)?;
             }
         }
-        Ok(Self::new(typed, files.allow.is_some()))
+        Ok(Self::new(prefixes, files.allow.is_some()))
     }
 
-    /// The list of these prefixes; with an allow-list, all others are not allowed.
-    fn new(typed: Vec<(IpNet, AclVerdict)>, only_allowed: bool) -> Self {
+    /// The ACL of these prefixes. With an allow file, all other sources are not allowed.
+    fn new(listed: Vec<(IpNet, AclVerdict)>, only_allowed: bool) -> Self {
         let key =
             |prefix: IpNet| PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into());
         let mut entries: Vec<_> =
-            typed.into_iter().map(|(prefix, says)| (key(prefix), says)).collect();
-        // In the order of addresses, near each other in the trie, which is filled much faster so. A
-        // prefix that is named twice is denied.
-        entries.sort_unstable_by_key(|(key, says)| (order(key), *says != AclVerdict::DENIED));
+            listed.into_iter().map(|(prefix, verdict)| (key(prefix), verdict)).collect();
+        // Ordered by address, because the kernel inserts neighbouring trie nodes much faster. Of
+        // duplicates, DENIED sorts first and is kept.
+        entries.sort_unstable_by_key(|(key, verdict)| (order(key), *verdict != AclVerdict::DENIED));
         entries.dedup_by_key(|(key, _)| *key);
         let prefixes = entries.len();
-        // Both families have an entry of their own, because the trie has IPv4 inside of IPv6:
-        // `::/0` in a file is about IPv6.
+        // Each family has a default entry of its own, because the trie holds IPv4 as mapped IPv6
+        // addresses: `::/0` in a file applies to IPv6 only.
         let others = if only_allowed { AclVerdict::NOT_ALLOWED } else { AclVerdict::ALLOWED };
-        for rest in rest() {
-            if let Err(place) = entries.binary_search_by_key(&order(&rest), |(key, _)| order(key)) {
-                entries.insert(place, (rest, others));
+        for default in default_keys() {
+            if let Err(place) =
+                entries.binary_search_by_key(&order(&default), |(key, _)| order(key))
+            {
+                entries.insert(place, (default, others));
             }
         }
         Self { entries, prefixes }
     }
 
-    /// How many prefixes the files have.
+    /// The number of prefixes in the files.
     pub fn prefixes(&self) -> usize {
         self.prefixes
     }
 
-    /// Everything that the trie holds.
+    /// All entries of the trie, the default entries included.
     pub fn as_slice(&self) -> &[(PrefixKey, AclVerdict)] {
         &self.entries
     }
 
-    /// What changes from this list to `other`: entries to be written, and keys to be removed.
+    /// The difference from this ACL to `other`: entries to write and keys to remove.
     fn changes(&self, other: &Self) -> (Vec<(PrefixKey, AclVerdict)>, Vec<PrefixKey>) {
         let (mut put, mut remove) = (Vec::new(), Vec::new());
         let (mut old, mut new) = (self.entries.iter().peekable(), other.entries.iter().peekable());
@@ -166,22 +162,22 @@ impl Entries {
     }
 }
 
-/// The keys of no bits, one for each family.
-fn rest() -> [PrefixKey; 2] {
+/// The keys of the default entries, one for each family.
+fn default_keys() -> [PrefixKey; 2] {
     [
         PrefixKey::prefix(Ipv6Addr::UNSPECIFIED.into(), 0),
         PrefixKey::prefix(Ipv4Addr::UNSPECIFIED.into(), 0),
     ]
 }
 
-/// Addresses as numbers, then short prefixes before long ones.
+/// The sort key of a prefix: by address, then short prefixes before long ones.
 fn order(key: &PrefixKey) -> ([u32; 4], u32) {
     (key.words().map(u32::from_be), key.length)
 }
 
-/// The bytes of a list's file.
-fn text(file: &Path) -> Result<Vec<u8>, ListError> {
-    let whole = |problem: String| ListError::File { file: file.to_owned(), problem };
+/// Reads an ACL file.
+fn text(file: &Path) -> Result<Vec<u8>, AclError> {
+    let whole = |problem: String| AclError::File { file: file.to_owned(), problem };
     let unreadable = |error: std::io::Error| whole(format!("cannot read it: {error}"));
     let mut bytes = Vec::new();
     File::open(file)
@@ -198,32 +194,32 @@ fn text(file: &Path) -> Result<Vec<u8>, ListError> {
     Ok(bytes)
 }
 
-/// Adds the prefixes of a file to those that were read before.
+/// Appends the prefixes of a file.
 fn parse(
     text: &[u8],
     file: &Path,
-    says: AclVerdict,
+    verdict: AclVerdict,
     to: &mut Vec<(IpNet, AclVerdict)>,
-) -> Result<(), ListError> {
+) -> Result<(), AclError> {
     for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
-        let problem = |problem| ListError::Line { file: file.to_owned(), line, problem };
+        let problem = |problem| AclError::Line { file: file.to_owned(), line, problem };
         let text = std::str::from_utf8(text)
             .map_err(|_| problem("not text; write one prefix a line".to_owned()))?;
         let text = text.split('#').next().unwrap_or_default().trim();
         if !text.is_empty() {
-            to.push((prefix(text).map_err(problem)?, says));
+            to.push((prefix(text).map_err(problem)?, verdict));
         }
         if to.len() > MAX_LIST_PREFIXES {
             let most = MAX_LIST_PREFIXES;
             return Err(problem(format!(
-                "more than {most} prefixes in the deny- and allow-list together; merge some"
+                "more than {most} prefixes in the deny and allow files together; merge some"
             )));
         }
     }
     Ok(())
 }
 
-/// The prefix, or the single address, that a line says.
+/// Parses a line: a prefix or a single address.
 fn prefix(text: &str) -> Result<IpNet, String> {
     let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let prefix = parsed.map_err(|_| {

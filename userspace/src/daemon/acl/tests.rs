@@ -12,18 +12,18 @@ fn parsed(text: &str) -> Result<Vec<(IpNet, AclVerdict)>, String> {
 }
 
 /// What a trie of these entries says of a source.
-fn says(entries: &Entries, source: &str) -> AclVerdict {
+fn says(entries: &AclEntries, source: &str) -> AclVerdict {
     let key = PrefixKey::address(&source.parse::<IpAddr>().unwrap().into());
     let holding = entries.as_slice().iter().filter(|(prefix, _)| prefix.holds(&key));
     holding.max_by_key(|(prefix, _)| prefix.length).map_or(AclVerdict::ALLOWED, |(_, says)| *says)
 }
 
-fn entries(deny: &[&str], allow: Option<&[&str]>) -> Entries {
+fn entries(deny: &[&str], allow: Option<&[&str]>) -> AclEntries {
     let typed = |prefixes: &[&str], says| {
         prefixes.iter().map(|text| (prefix(text).unwrap(), says)).collect::<Vec<_>>()
     };
     let allowed = typed(allow.unwrap_or_default(), AclVerdict::ALLOWED);
-    Entries::new([typed(deny, AclVerdict::DENIED), allowed].concat(), allow.is_some())
+    AclEntries::new([typed(deny, AclVerdict::DENIED), allowed].concat(), allow.is_some())
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn an_error_names_the_file_and_the_line_and_what_would_be_right() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let files = AclFiles { deny: Some("/nonexistent/deny.txt".into()), allow: None };
-    let error = Entries::read(&files).unwrap_err().to_string();
+    let error = AclEntries::read(&files).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/deny.txt: cannot read it"), "{error}");
 }
 
@@ -154,7 +154,7 @@ fn a_prefix_of_one_family_never_speaks_of_the_other() {
     );
 }
 
-fn any_entries() -> impl Strategy<Value = Entries> {
+fn any_entries() -> impl Strategy<Value = AclEntries> {
     let line = (0..40u32, prop::sample::select(vec![8u8, 16, 24, 32]), any::<bool>());
     (prop::collection::vec(line, 0..30), any::<bool>()).prop_map(|(lines, only_allowed)| {
         let typed = lines.into_iter().map(|(number, length, denied)| {
@@ -162,7 +162,7 @@ fn any_entries() -> impl Strategy<Value = Entries> {
             let prefix = IpNet::new(address.into(), length).unwrap().trunc();
             (prefix, if denied { AclVerdict::DENIED } else { AclVerdict::ALLOWED })
         });
-        Entries::new(typed.collect(), only_allowed)
+        AclEntries::new(typed.collect(), only_allowed)
     })
 }
 
@@ -185,7 +185,7 @@ proptest! {
     fn a_change_in_place_never_shows_a_source_what_neither_list_says(old in any_entries(), new in any_entries(), source: u32) {
         // The changes of what counts for all others are never made in place.
         let (put, remove) = loader::in_order(old.changes(&new));
-        let for_others = |key: &PrefixKey| rest().contains(key);
+        let for_others = |key: &PrefixKey| default_keys().contains(key);
         prop_assume!(!put.iter().map(|(key, _)| key).chain(&remove).any(for_others));
         let source = Ipv4Addr::from(source % 40 * 0x0101_0101).to_string();
         let allowed = [says(&old, &source), says(&new, &source)];
@@ -196,7 +196,7 @@ proptest! {
                 Some(listing) => _ = map.insert(key, listing),
                 None => _ = map.remove(&key),
             }
-            let now = Entries { entries: map.iter().map(|(key, says)| (*key, *says)).collect(), prefixes: 0 };
+            let now = AclEntries { entries: map.iter().map(|(key, says)| (*key, *says)).collect(), prefixes: 0 };
             prop_assert!(allowed.contains(&says(&now, &source)), "{} of {:?}", source, allowed);
         }
     }

@@ -11,11 +11,12 @@ mod balancer;
 mod error;
 mod events;
 mod features;
-mod load;
 mod maps;
 mod memory;
+mod object;
 mod percpu;
 mod pins;
+mod program;
 mod raw;
 mod resize;
 mod spec;
@@ -30,12 +31,12 @@ pub use balancer::BalancerMaps;
 pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
-pub use load::{
-    BackendHost, BackendPrograms, Footprint, Program, backend as load_backend,
-    balancer as load_balancer, balancer_xdp as load_balancer_xdp, programs_built_by,
-    resize_backend, resize_balancer, unfinished_backend, unfinished_balancer,
+pub use object::{
+    BACKEND, BALANCER, BALANCER_TC, BALANCER_XDP, CLAMP, DECAPSULATE, LoadParameters, Object,
+    ProgramSpec, programs_built_by,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
+pub use program::{Footprint, Program};
 pub use resize::PendingResize;
 pub use usage::Usage;
 

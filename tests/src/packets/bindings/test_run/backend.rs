@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use sluice::kernel::bpf::{self, BackendHost, BackendMaps, BackendPrograms, Program};
+use sluice::kernel::bpf::{self, BackendMaps, LoadParameters, Program};
 use sluice::role::Role;
 use sluice_datapath::Family;
 
@@ -16,7 +16,8 @@ use crate::packets::frames::Frame;
 
 /// The backend's programs.
 pub struct TestRunBackend {
-    programs: BackendPrograms,
+    decapsulate: Program,
+    clamp: Program,
     maps: BackendMaps,
     _pins: OwnPins,
 }
@@ -29,21 +30,24 @@ impl TestRunBackend {
     /// What the kernel refused.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
-        let programs = bpf::load_backend(
-            &pins.0,
-            &BackendHost { addresses: 16, vip_addresses: 16, gue_port: GUE_PORT },
-        )?;
-        Ok(Self { programs, maps: BackendMaps::open(&pins.0)?, _pins: pins })
+        let parameters = LoadParameters::backend(16, 16, GUE_PORT);
+        let load = |program| bpf::BACKEND.load_program(&pins.0, &parameters, program);
+        Ok(Self {
+            decapsulate: load(bpf::DECAPSULATE)?,
+            clamp: load(bpf::CLAMP)?,
+            maps: BackendMaps::open(&pins.0)?,
+            _pins: pins,
+        })
     }
 
     /// The program that decapsulates, to attach it.
     pub fn program(&self) -> &Program {
-        &self.programs.decapsulate
+        &self.decapsulate
     }
 
     /// The program that clamps, to attach it.
     pub fn clamp(&self) -> &Program {
-        &self.programs.clamp
+        &self.clamp
     }
 }
 
@@ -53,7 +57,7 @@ impl DecapBinding for TestRunBackend {
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
-        run(&self.programs.decapsulate, BalancerHook::Tc, frame)
+        run(&self.decapsulate, BalancerHook::Tc, frame)
     }
 
     fn counters(&self) -> anyhow::Result<DecapCounters> {
@@ -75,7 +79,7 @@ impl ClampBinding for TestRunBackend {
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
-        let (action, bytes) = run(&self.programs.clamp, BalancerHook::Tc, frame)?;
+        let (action, bytes) = run(&self.clamp, BalancerHook::Tc, frame)?;
         ensure!(action == Action::Pass, "{action:?} instead of {:?}", Action::Pass);
         Ok(bytes)
     }

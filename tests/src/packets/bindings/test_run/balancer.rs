@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
-use sluice::kernel::bpf::{self, AclTrie, BalancerMaps, Capture, Pins, Program, Selection};
+use sluice::kernel::bpf::{
+    self, AclTrie, BalancerMaps, Capture, LoadParameters, Pins, Program, Selection,
+};
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_control::lookup_table::LookupTable;
@@ -65,9 +67,11 @@ impl TestRunBalancer {
             connections,
         };
         let program = match hook {
-            BalancerHook::Tc => bpf::load_balancer(&pins.0, settings, &capacities)?,
-            BalancerHook::Xdp => bpf::load_balancer_xdp(&pins.0, settings, &capacities)?,
+            BalancerHook::Tc => bpf::BALANCER_TC,
+            BalancerHook::Xdp => bpf::BALANCER_XDP,
         };
+        let parameters = LoadParameters::balancer(settings, &capacities);
+        let program = bpf::BALANCER.load_program(&pins.0, &parameters, program)?;
         Ok(Self {
             hook,
             program,

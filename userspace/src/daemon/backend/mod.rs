@@ -1,0 +1,358 @@
+//! `sluice backend`: makes this host decapsulate packets for the VIPs that it serves.
+//!
+//! Tunnel devices of the kernel decapsulate where they can, the program at TC ingress otherwise. A
+//! program at TC egress clamps the MSS option of SYN-ACKs, so that segments fit with an outer
+//! header. As with the balancer, everything stays in place when the daemon stops.
+
+mod assignment;
+mod clamping;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::anyhow;
+use sluice_control::capacities::Capacities;
+use sluice_control::config::Config;
+use sluice_datapath::Family;
+use sluice_datapath::abi::Port;
+use tracing::{info, warn};
+
+use crate::args::BackendArgs;
+use crate::config_file;
+use crate::daemon::core::{self, Context, Daemon};
+use crate::daemon::input::Input;
+use crate::daemon::preflight::check_interfaces;
+use crate::daemon::programs::Programs;
+use crate::daemon::roles::{self, RoleSpec};
+use crate::error::CliError;
+use crate::kernel::attach::Attachment;
+use crate::kernel::bpf::{self, BackendMaps, LoadParameters, Pins};
+use crate::kernel::host::{
+    BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
+};
+use crate::kernel::netlink::Netlink;
+
+use assignment::Assignment;
+
+/// Capacity of the map of this host's addresses: one of each family.
+const LOCAL_ADDRESSES: u32 = 2;
+
+/// Runs `sluice backend` until a signal stops it.
+pub fn run(args: &BackendArgs) -> Result<(), CliError> {
+    core::run::<BackendDaemon>(args)
+}
+
+/// The state of a backend.
+struct BackendDaemon {
+    instance: String,
+    assignment: Assignment,
+    capacities: Capacities,
+    host: Host,
+    pins: Pins,
+    decapsulating: Attachment,
+    clamping: Attachment,
+    /// The programs and their maps, if one of the programs is needed.
+    loaded: Option<(Programs, BackendMaps)>,
+    /// The port of GUE that the programs were loaded with.
+    gue_port: Port,
+    /// Whether the program decapsulates. Tunnel devices may have been added since it was loaded.
+    by_program: bool,
+    /// The interfaces through which replies to clients leave.
+    reply_interfaces: Vec<String>,
+    pending: Pending,
+    /// What failed, until it is tried again.
+    failed: Pending,
+}
+
+/// What [`BackendDaemon::apply`] has to do.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pending {
+    /// Bring the host to the assignment.
+    assignment: bool,
+    /// Attach where a filter is missing, and follow the MTU of interfaces.
+    interfaces: bool,
+}
+
+impl Daemon for BackendDaemon {
+    type Args = BackendArgs;
+    type Files = Config;
+    type Prepared = (Config, Assignment);
+
+    const ROLE: &'static RoleSpec = &roles::BACKEND;
+
+    fn read(args: &BackendArgs) -> Result<Config, CliError> {
+        Ok(config_file::load(&args.config)?)
+    }
+
+    fn instance(config: &Config) -> &str {
+        config.instance()
+    }
+
+    async fn prepare(
+        args: &BackendArgs,
+        config: Config,
+        netlink: &Netlink,
+    ) -> Result<Self::Prepared, CliError> {
+        let own = netlink.local_addresses().await.map_err(CliError::operation)?;
+        let own: Vec<IpAddr> = own.into_iter().map(|(_, address)| address).collect();
+        let assignment = Assignment::find(args, &config, &own).map_err(CliError::BadInput)?;
+        check_interfaces(netlink, &assignment.interfaces).await?;
+        if let Some(clamping) = &assignment.clamping {
+            check_interfaces(netlink, clamping.named()).await?;
+        }
+        Ok((config, assignment))
+    }
+
+    async fn start(
+        (config, assignment): Self::Prepared,
+        Context { host, pins, .. }: Context,
+    ) -> Result<Self, CliError> {
+        let instance = config.instance().to_owned();
+        let [decapsulating, clamping] = Self::ROLE.programs else {
+            unreachable!("the role has two programs")
+        };
+        let mut daemon = Self {
+            decapsulating: decapsulating.attachment(&instance),
+            clamping: clamping.attachment(&instance),
+            instance,
+            assignment,
+            capacities: config.capacities(),
+            host,
+            pins,
+            loaded: None,
+            gue_port: Port::default(),
+            by_program: false,
+            reply_interfaces: Vec::new(),
+            pending: Pending { assignment: true, interfaces: false },
+            failed: Pending::default(),
+        };
+        daemon.apply().await?;
+        Ok(daemon)
+    }
+
+    async fn take(&mut self, args: &BackendArgs, input: Input) -> Result<(), CliError> {
+        match input {
+            Input::Reload => {
+                let config = Self::read(args)?;
+                if config.instance() != self.instance {
+                    return Err(CliError::bad_input(anyhow!(
+                        "the instance cannot change while the daemon runs; restart it"
+                    )));
+                }
+                let (config, assignment) = Self::prepare(args, config, self.host.netlink()).await?;
+                self.assignment = assignment;
+                self.capacities = config.capacities();
+                self.pending.assignment = true;
+            }
+            Input::RoutesChanged | Input::Refresh => {
+                self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
+                self.pending.interfaces = true;
+            }
+            // Inputs of other roles.
+            Input::Stop | Input::AclLoaded(_) | Input::PathErrors(_) | Input::PathMtuExpired => {}
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self) -> Result<(), CliError> {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.assignment {
+            self.apply_assignment().await.inspect_err(|_| self.failed.assignment = true)?;
+        } else if pending.interfaces {
+            self.watch_interfaces().await;
+        }
+        Ok(())
+    }
+
+    fn is_pending(&self) -> bool {
+        self.failed.assignment
+    }
+
+    fn log_ready(&self) {
+        info!(
+            backend = %self.assignment.name,
+            vip_addresses = self.assignment.vips.len(),
+            "ready: serving"
+        );
+    }
+
+    fn is_ephemeral(args: &BackendArgs) -> bool {
+        args.ephemeral
+    }
+}
+
+impl BackendDaemon {
+    /// Brings the host to the assignment: first adds what is new, then removes what is not wanted
+    /// any more.
+    async fn apply_assignment(&mut self) -> Result<(), CliError> {
+        let by_program = self.prepare_host().await?;
+        self.load(&by_program).await?;
+        self.attach().await?;
+        for address in self.host.journal().addresses() {
+            if !self.assignment.vips.contains(&address.into())
+                && self.host.remove_vip(address).await.map_err(CliError::operation)?
+            {
+                info!(%address, "VIP address removed from lo");
+            }
+        }
+        for prefix in self.host.journal().local_routes() {
+            if !self.assignment.vips.contains(&prefix)
+                && self.host.remove_vip_prefix(prefix).await.map_err(CliError::operation)?
+            {
+                info!(%prefix, "local route of VIP prefix removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds VIP addresses and tunnel devices. Returns the addresses for which the program must
+    /// decapsulate.
+    async fn prepare_host(&mut self) -> Result<Vec<IpAddr>, CliError> {
+        let assignment = &self.assignment;
+        let setup = BackendSetup {
+            interfaces: &assignment.interfaces,
+            local: &assignment.local,
+            vips: &assignment.vips,
+            tunnels: true,
+            tunnel_v4: TUNNEL_V4,
+            tunnel_v6: TUNNEL_V6,
+            tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
+        };
+        let report = self.host.prepare_backend(&setup).await.map_err(CliError::operation)?;
+        for change in &report.changed {
+            info!("{change}");
+        }
+        for (address, decapsulation) in &report.decapsulation {
+            info!("packets to {address} are decapsulated by: {decapsulation}");
+        }
+        let mut by_program: BTreeSet<IpAddr> = report
+            .decapsulation
+            .iter()
+            .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
+            .map(|(address, _)| *address)
+            .collect();
+        if let Some(port) = assignment.gue_port {
+            info!(port, "GUE packets are decapsulated by the program");
+            by_program.extend(&assignment.local);
+        }
+        let by_program: Vec<IpAddr> = by_program.into_iter().collect();
+        let crosses_families = |local: &IpAddr| {
+            assignment.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4())
+        };
+        if by_program.iter().any(crosses_families) && !bpf::decapsulates_across_families() {
+            warn!(
+                "this kernel cannot decapsulate across address families without a tunnel device \
+                 (it lacks BPF_F_ADJ_ROOM_DECAP_L3_*, Linux 6.3), and there is none, or none for \
+                 GUE; give this backend an address of each family that it serves"
+            );
+        }
+        Ok(by_program)
+    }
+
+    /// Attaches again where a filter is missing, and follows the MTU of interfaces.
+    async fn watch_interfaces(&mut self) {
+        let Some((programs, _)) = &self.loaded else { return };
+        if self.by_program {
+            let program = programs.get(bpf::DECAPSULATE);
+            self.decapsulating.watch(&mut self.host, &self.assignment.interfaces, program).await;
+        }
+        if self.assignment.clamping.is_some() {
+            let program = programs.get(bpf::CLAMP);
+            self.clamping.watch(&mut self.host, &self.reply_interfaces, program).await;
+            if let Err(error) = self.set_largest_segments().await {
+                warn!(%error, "cannot follow the MTU of interfaces; trying again every 30 s");
+            }
+        }
+    }
+
+    /// Loads the programs if one of them is needed, and fills their maps. `local` are the addresses
+    /// for which the program decapsulates.
+    async fn load(&mut self, local: &[IpAddr]) -> Result<(), CliError> {
+        self.by_program = !local.is_empty();
+        if self.by_program || self.assignment.clamping.is_some() {
+            let gue_port = Port::new(self.assignment.gue_port.unwrap_or(0));
+            let parameters =
+                LoadParameters::backend(LOCAL_ADDRESSES, self.capacities.vips, gue_port);
+            match &mut self.loaded {
+                Some(_) if self.gue_port == gue_port => {}
+                Some((programs, _)) => programs.reload(&parameters)?,
+                None => {
+                    let programs = Programs::load(Self::ROLE, &self.pins, &parameters)?;
+                    let maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
+                    self.loaded = Some((programs, maps));
+                }
+            }
+            self.gue_port = gue_port;
+            self.finish_resize().await?;
+            if let Some((programs, maps)) = &mut self.loaded
+                && let Some(resized) = programs.resize(&parameters)?
+            {
+                programs.adopt(resized);
+                *maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
+                self.finish_resize().await?;
+            }
+        }
+        if let Some((_, maps)) = &mut self.loaded {
+            maps.set(local, &self.assignment.vips).map_err(CliError::operation)?;
+        }
+        self.set_largest_segments().await
+    }
+
+    /// Writes the largest segment of each family where it differs.
+    async fn set_largest_segments(&mut self) -> Result<(), CliError> {
+        let Some((_, maps)) = &mut self.loaded else { return Ok(()) };
+        let largest = match &self.assignment.clamping {
+            Some(clamping) => clamping
+                .largest(self.host.netlink(), &self.assignment.interfaces)
+                .await
+                .map_err(CliError::operation)?,
+            None => [(Family::V4, 0), (Family::V6, 0)],
+        };
+        for (family, bytes) in largest {
+            if maps.largest_segment(family).map_err(CliError::operation)? != bytes {
+                maps.set_largest_segments(&[(family, bytes)]).map_err(CliError::operation)?;
+                match bytes {
+                    0 => info!(%family, "MSS is not clamped"),
+                    bytes => info!(%family, mss = bytes, "MSS is clamped"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs where they are wanted, and detaches them elsewhere.
+    async fn attach(&mut self) -> Result<(), CliError> {
+        self.reply_interfaces = match &self.assignment.clamping {
+            Some(clamping) => clamping
+                .replies(self.host.netlink(), &self.assignment.interfaces)
+                .await
+                .map_err(CliError::operation)?,
+            None => Vec::new(),
+        };
+        let programs = self.loaded.as_ref().map(|(programs, _)| programs);
+        let decapsulate =
+            programs.filter(|_| self.by_program).map(|programs| programs.get(bpf::DECAPSULATE));
+        self.decapsulating.ensure(&mut self.host, &self.assignment.interfaces, decapsulate).await?;
+        // Packets are served even if clamping cannot be attached, for example because of an
+        // `ingress` qdisc.
+        if let Some(programs) = programs {
+            let clamp = programs.get(bpf::CLAMP);
+            self.clamping.watch(&mut self.host, &self.reply_interfaces, clamp).await;
+        }
+        self.clamping.detach_except(&mut self.host, &self.reply_interfaces).await
+    }
+
+    /// Attaches the programs over resized maps everywhere, then removes the old maps.
+    async fn finish_resize(&mut self) -> Result<(), CliError> {
+        if !self.loaded.as_ref().is_some_and(|(programs, _)| programs.is_resizing()) {
+            return Ok(());
+        }
+        self.attach().await?;
+        if let Some((programs, maps)) = &mut self.loaded {
+            programs.finish_resize()?;
+            *maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
+            info!(vip_addresses = maps.vip_addresses(), "maps resized");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,279 @@
+//! The daemon core, common to all roles: takes one input at a time, changes the state, and applies
+//! the state.
+
+use std::path::Path;
+
+use sd_notify::NotifyState;
+use tokio::sync::mpsc::Receiver;
+use tracing::{info, warn};
+
+use super::guard::InstanceGuard;
+use super::input::{self, Input, InputSender};
+use super::roles::RoleSpec;
+use super::signals::Signals;
+use super::{preflight, runtime, sources, teardown};
+use crate::error::CliError;
+use crate::kernel::bpf::Pins;
+use crate::kernel::host::Host;
+use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
+use crate::kernel::netlink::Netlink;
+
+/// The behaviour of a role: its state, how inputs change it, and how it is applied.
+pub(super) trait Daemon: Sized {
+    /// The arguments of the command.
+    type Args;
+    /// The files that the arguments name, read and validated.
+    type Files;
+    /// The files, checked against the host.
+    type Prepared;
+
+    /// The row of the role.
+    const ROLE: &'static RoleSpec;
+
+    /// Reads the files. Changes nothing.
+    fn read(args: &Self::Args) -> Result<Self::Files, CliError>;
+
+    /// The instance that the files name.
+    fn instance(files: &Self::Files) -> &str;
+
+    /// Checks the files against the host. Changes nothing.
+    async fn prepare(
+        args: &Self::Args,
+        files: Self::Files,
+        netlink: &Netlink,
+    ) -> Result<Self::Prepared, CliError>;
+
+    /// Adopts or creates the maps, and applies the configuration for the first time.
+    async fn start(prepared: Self::Prepared, context: Context) -> Result<Self, CliError>;
+
+    /// Changes the state by an input. A reload that is refused leaves the state as it was.
+    async fn take(&mut self, args: &Self::Args, input: Input) -> Result<(), CliError>;
+
+    /// Applies the state where it differs from the maps and the host. What fails stays pending
+    /// until the next [`Input::Refresh`], [`Input::RoutesChanged`] or [`Input::Reload`].
+    async fn apply(&mut self) -> Result<(), CliError>;
+
+    /// Whether a failed change is still pending.
+    fn is_pending(&self) -> bool;
+
+    /// Logs that the configuration is applied.
+    fn log_ready(&self);
+
+    /// Whether the host is restored at the end.
+    fn is_ephemeral(args: &Self::Args) -> bool;
+}
+
+/// What a role gets to start.
+pub(super) struct Context {
+    /// The host, with the journal of the role.
+    pub(super) host: Host,
+    /// The pins of the role.
+    pub(super) pins: Pins,
+    /// The channel to the core.
+    pub(super) inputs: InputSender,
+}
+
+/// Runs a daemon until a signal stops it. Fails with [`CliError::BadInput`] before anything on the
+/// host is changed.
+pub(super) fn run<D: Daemon>(args: &D::Args) -> Result<(), CliError> {
+    let files = D::read(args)?;
+    preflight::check()?;
+    runtime::log();
+    runtime::block_on(serve::<D>(args, files))
+}
+
+async fn serve<D: Daemon>(args: &D::Args, files: D::Files) -> Result<(), CliError> {
+    let netlink = Netlink::connect().map_err(CliError::operation)?;
+    let instance = D::instance(&files).to_owned();
+    let prepared = D::prepare(args, files, &netlink).await?;
+    let (sender, inputs) = input::channel();
+    let _signals = sources::signals(Signals::listen()?, sender.clone());
+    let changes = netlink.changes().map_err(CliError::operation)?;
+
+    let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
+    let daemon = match start::<D>(prepared, netlink, &guard, sender.clone()).await {
+        Ok(daemon) => daemon,
+        Err(error) => return Err(guard.give_up(error).await),
+    };
+    runtime::notify(NotifyState::Ready);
+    daemon.log_ready();
+    let _changes = sources::route_changes(changes, sender.clone());
+    let _refresh = sources::refresh(sender);
+
+    let daemon = handle_inputs(daemon, args, inputs).await;
+    runtime::notify(NotifyState::Stopping);
+    // Descriptors of programs and maps are closed before teardown.
+    drop(daemon);
+    if D::is_ephemeral(args) {
+        info!(%instance, "stopping and restoring the host (--ephemeral)");
+        return teardown::role(&instance, D::ROLE.role, Some(guard.lock)).await.map(|_| ());
+    }
+    info!(%instance, "stopping; packets are handled until `sluice down`");
+    Ok(())
+}
+
+async fn start<D: Daemon>(
+    prepared: D::Prepared,
+    netlink: Netlink,
+    guard: &InstanceGuard,
+    inputs: InputSender,
+) -> Result<D, CliError> {
+    let journal = Journal::open(Path::new(STATE_DIRECTORY), &guard.instance, D::ROLE.role)
+        .map_err(CliError::operation)?;
+    let host = Host::new(netlink, journal);
+    D::start(prepared, Context { host, pins: guard.pins.clone(), inputs }).await
+}
+
+/// Takes inputs until [`Input::Stop`]. This is the one place where inputs change the state and the
+/// state is applied.
+async fn handle_inputs<D: Daemon>(mut daemon: D, args: &D::Args, mut inputs: Receiver<Input>) -> D {
+    let mut failed = false;
+    while let Some(input) = inputs.recv().await {
+        let name = input.name();
+        let is_reload = matches!(input, Input::Reload);
+        if matches!(input, Input::Stop) {
+            break;
+        }
+        if is_reload {
+            runtime::notify(NotifyState::Reloading);
+        }
+        let applied = match daemon.take(args, input).await {
+            Ok(()) => daemon.apply().await,
+            Err(error) => Err(error),
+        };
+        match applied {
+            Ok(()) => {
+                if is_reload {
+                    daemon.log_ready();
+                } else if failed && !daemon.is_pending() {
+                    info!("completed the change that had failed");
+                }
+            }
+            Err(error) => warn!(
+                %error,
+                "{name} failed; changes logged above were applied, the rest were not"
+            ),
+        }
+        failed = daemon.is_pending();
+        if is_reload {
+            runtime::notify(NotifyState::Ready);
+        }
+    }
+    daemon
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use anyhow::anyhow;
+
+    use super::super::roles;
+    use super::*;
+
+    /// A daemon that records what the core calls.
+    #[derive(Default)]
+    struct Recorder {
+        calls: RefCell<Vec<&'static str>>,
+        /// The next calls of `apply` fail.
+        failures: usize,
+        pending: bool,
+    }
+
+    impl Daemon for Recorder {
+        type Args = ();
+        type Files = ();
+        type Prepared = ();
+
+        const ROLE: &'static RoleSpec = &roles::LB;
+
+        fn read((): &()) -> Result<(), CliError> {
+            Ok(())
+        }
+
+        fn instance((): &()) -> &str {
+            "edge"
+        }
+
+        async fn prepare((): &(), (): (), _: &Netlink) -> Result<(), CliError> {
+            Ok(())
+        }
+
+        async fn start((): (), _: Context) -> Result<Self, CliError> {
+            Ok(Self::default())
+        }
+
+        async fn take(&mut self, (): &(), input: Input) -> Result<(), CliError> {
+            self.calls.borrow_mut().push(input.name());
+            match input {
+                Input::PathErrors(_) => Err(CliError::operation(anyhow!("refused"))),
+                _ => Ok(()),
+            }
+        }
+
+        async fn apply(&mut self) -> Result<(), CliError> {
+            self.calls.borrow_mut().push("apply");
+            self.pending = self.failures > 0;
+            match self.failures.checked_sub(1) {
+                None => Ok(()),
+                Some(left) => {
+                    self.failures = left;
+                    Err(CliError::operation(anyhow!("not now")))
+                }
+            }
+        }
+
+        fn is_pending(&self) -> bool {
+            self.pending
+        }
+
+        fn log_ready(&self) {
+            self.calls.borrow_mut().push("ready");
+        }
+
+        fn is_ephemeral((): &()) -> bool {
+            false
+        }
+    }
+
+    /// The calls that inputs lead to.
+    fn calls(failures: usize, given: Vec<Input>) -> Vec<&'static str> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (sender, inputs) = input::channel();
+            let source = tokio::spawn(async move {
+                for input in given {
+                    sender.send(input).await.map_err(|_| "the core is gone").unwrap();
+                }
+            });
+            let recorder = Recorder { failures, ..Recorder::default() };
+            let daemon = handle_inputs(recorder, &(), inputs).await;
+            source.await.unwrap();
+            daemon.calls.into_inner()
+        })
+    }
+
+    #[test]
+    fn every_input_is_taken_and_then_applied_until_stop() {
+        assert_eq!(
+            calls(0, vec![Input::Refresh, Input::Reload, Input::RoutesChanged, Input::Stop]),
+            ["refresh", "apply", "reload", "apply", "ready", "update of routes", "apply"]
+        );
+    }
+
+    #[test]
+    fn a_refused_input_is_not_applied() {
+        assert_eq!(
+            calls(0, vec![Input::PathErrors(Vec::new()), Input::Refresh, Input::Stop]),
+            ["update of path MTUs", "refresh", "apply"]
+        );
+    }
+
+    #[test]
+    fn a_failed_reload_is_not_ready_and_is_applied_again() {
+        assert_eq!(
+            calls(1, vec![Input::Reload, Input::Refresh, Input::Stop]),
+            ["reload", "apply", "refresh", "apply"]
+        );
+    }
+}

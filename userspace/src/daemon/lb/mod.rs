@@ -1,0 +1,452 @@
+//! `sluice lb`: fills the maps, attaches the program, and keeps both as configured.
+//!
+//! The maps are filled before the program is attached, so no packet meets empty maps. Packets only
+//! need what is in the kernel, pinned or attached, so the daemon may stop or be killed at any time.
+//! The next daemon adopts what it finds and changes what differs.
+
+mod acl;
+mod config;
+mod routing;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow};
+use sluice_control::capacities::Capacities;
+use sluice_control::desired::Desired;
+use sluice_control::have::Have;
+use sluice_control::step::Step;
+use sluice_control::{apply, plan};
+use sluice_datapath::LAYOUT_VERSION;
+use sluice_datapath::abi::{Features, InstanceRecord, Settings};
+use tracing::{info, warn};
+
+use crate::args::LbArgs;
+use crate::clock;
+use crate::daemon::acl::{self as source_acls, AclLoader, AclScope};
+use crate::daemon::core::{self, Context, Daemon};
+use crate::daemon::input::Input;
+use crate::daemon::preflight::{check_interfaces, check_own_addresses};
+use crate::daemon::programs::{Programs, Resized};
+use crate::daemon::roles::{self, RoleSpec};
+use crate::error::CliError;
+use crate::kernel::attach::Attachment;
+use crate::kernel::bpf::{self, BalancerMaps, LoadParameters, Pins};
+use crate::kernel::host::Host;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::routing::next_hops::{NextHops, Source};
+
+use config::LbConfig;
+use routing::PathMtuTracker;
+
+/// Runs `sluice lb` until a signal stops it.
+pub fn run(args: &LbArgs) -> Result<(), CliError> {
+    core::run::<LbDaemon>(args)
+}
+
+/// The state of a balancer.
+struct LbDaemon {
+    config: LbConfig,
+    host: Host,
+    pins: Pins,
+    programs: Programs,
+    maps: BalancerMaps,
+    /// The constants of the program that is loaded.
+    settings: Settings,
+    attachment: Attachment,
+    next_hops: NextHops,
+    path_mtus: PathMtuTracker,
+    /// Warnings about next hops that were logged, by backend address.
+    warned: BTreeMap<IpAddr, String>,
+    acls: AclLoader,
+    /// Whether packets are forwarded. Before that, source ACLs are loaded first.
+    is_forwarding: bool,
+    /// ACLs that were put in place and are not marked yet.
+    new_acls: Vec<AclScope>,
+    /// The plan that a reload has checked.
+    planned: Option<Planned>,
+    pending: Pending,
+    /// What failed, until it is tried again.
+    failed: Pending,
+}
+
+/// Desired state, and the steps to it.
+struct Planned {
+    desired: Desired,
+    have: Have,
+    steps: Vec<Step>,
+}
+
+/// What [`LbDaemon::apply`] has to do.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pending {
+    /// Look at the interfaces, and attach where the filter is missing.
+    attachments: bool,
+    /// Bring the maps and the program to the configuration.
+    configuration: bool,
+    /// Write next hops.
+    next_hops: bool,
+    /// Start to load source ACLs.
+    acls: bool,
+}
+
+impl Pending {
+    const CONFIGURATION: Self =
+        Self { attachments: false, configuration: true, next_hops: true, acls: true };
+
+    fn any(self) -> bool {
+        self.attachments || self.configuration || self.next_hops || self.acls
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            attachments: self.attachments || other.attachments,
+            configuration: self.configuration || other.configuration,
+            next_hops: self.next_hops || other.next_hops,
+            acls: self.acls || other.acls,
+        }
+    }
+}
+
+impl Daemon for LbDaemon {
+    type Args = LbArgs;
+    type Files = LbConfig;
+    /// The configuration, and the next hops of its backends.
+    type Prepared = (LbConfig, NextHops);
+
+    const ROLE: &'static RoleSpec = &roles::LB;
+
+    fn read(args: &LbArgs) -> Result<LbConfig, CliError> {
+        let config = LbConfig::read(args)?;
+        source_acls::check(&config.config).map_err(CliError::bad_input)?;
+        Ok(config)
+    }
+
+    fn instance(config: &LbConfig) -> &str {
+        config.config.instance()
+    }
+
+    async fn prepare(
+        _: &LbArgs,
+        config: LbConfig,
+        netlink: &Netlink,
+    ) -> Result<Self::Prepared, CliError> {
+        check_interfaces(netlink, &config.interfaces).await?;
+        check_own_addresses(netlink, &config.config).await?;
+        // A wrong underlay address is bad input.
+        let next_hops = find_next_hops(netlink, &config, Source::MustBeLocal).await?;
+        Ok((config, next_hops))
+    }
+
+    async fn start(
+        (config, next_hops): Self::Prepared,
+        Context { host, pins, inputs }: Context,
+    ) -> Result<Self, CliError> {
+        let settings = config.settings(&config.desired()?);
+        // The maps may hold entries of an earlier configuration. While they do, a program that
+        // receives packets must have all features, because the features of the attached one are not
+        // recorded.
+        let all_features = Settings { features: Features::ALL, ..settings };
+        let is_resizing = Self::ROLE.object.unfinished_resize(&pins).is_some();
+        // If the maps cannot be opened, no entries of an earlier configuration are in use.
+        let earlier = BalancerMaps::open(&pins).and_then(|maps| maps.instance()).ok();
+        let is_changed = earlier
+            .is_some_and(|record| record.config_digest != config.digest || record.changing != 0);
+        let settings = if is_resizing || is_changed { all_features } else { settings };
+        let parameters = LoadParameters::balancer(&settings, &config.capacities());
+        let programs = Programs::load(Self::ROLE, &pins, &parameters)?;
+        let maps = BalancerMaps::open(&pins).map_err(CliError::operation)?;
+        let before = maps.instance().map_err(CliError::operation)?;
+        if before.layout != 0 && before.key_fingerprint != config.fingerprint() {
+            warn!("the hash key changed; flows of untracked services move to other backends");
+        }
+        let attachment = Self::ROLE.programs[0].attachment(config.config.instance());
+        let loaded = inputs.clone();
+        let acls = AclLoader::new(move |acls| {
+            // The core is gone when the daemon ends.
+            let _ = loaded.blocking_send(Input::AclLoaded(acls));
+        });
+        let is_forwarding = !attachment.targets(&host).await?.is_empty();
+        let mut daemon = Self {
+            path_mtus: PathMtuTracker::new(inputs),
+            config,
+            host,
+            pins,
+            programs,
+            maps,
+            settings,
+            attachment,
+            next_hops,
+            warned: BTreeMap::new(),
+            acls,
+            is_forwarding,
+            new_acls: Vec::new(),
+            planned: None,
+            // Without forwarding, the ACLs are loaded before the program is attached.
+            pending: Pending { acls: is_forwarding, ..Pending::CONFIGURATION },
+            failed: Pending::default(),
+        };
+        let planned = daemon.plan(&daemon.config)?;
+        daemon.path_mtus.restore(&daemon.maps, &planned.have.backends)?;
+        daemon.path_mtus.listen(daemon.config.config.underlay());
+        if daemon.programs.is_resizing() {
+            info!("finishing the map resize of an earlier daemon");
+            daemon.finish_resize().await?;
+        }
+        let parameters = LoadParameters::balancer(&all_features, &daemon.config.capacities());
+        if let Some(resized) = daemon.programs.resize(&parameters)? {
+            daemon.adopt(resized, all_features)?;
+            daemon.finish_resize().await?;
+        }
+        if daemon.settings == all_features {
+            daemon.replace_attached().await?;
+        }
+        daemon.planned = Some(planned);
+        daemon.apply().await?;
+        Ok(daemon)
+    }
+
+    async fn take(&mut self, args: &LbArgs, input: Input) -> Result<(), CliError> {
+        match input {
+            Input::Stop => {}
+            Input::Reload => self.reload(args).await?,
+            Input::AclLoaded(loaded) => self.take_acls(loaded)?,
+            Input::PathErrors(reports) => self.take_path_errors(&reports),
+            Input::PathMtuExpired => {
+                self.path_mtus.expire();
+                self.pending.next_hops = true;
+            }
+            Input::RoutesChanged | Input::Refresh => {
+                self.pending = self.pending.or(std::mem::take(&mut self.failed));
+                self.pending.attachments = true;
+                self.look_up_routes().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self) -> Result<(), CliError> {
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.any() {
+            return Ok(());
+        }
+        let applied = self.converge(pending).await;
+        if applied.is_err() {
+            self.failed = self.failed.or(pending);
+        }
+        self.path_mtus.schedule_expiry();
+        applied
+    }
+
+    fn is_pending(&self) -> bool {
+        self.failed.any()
+    }
+
+    fn log_ready(&self) {
+        info!(
+            interfaces = %self.config.interfaces.join(","),
+            config_digest = %format_args!("{:016x}", self.config.digest),
+            "ready: forwarding"
+        );
+    }
+
+    fn is_ephemeral(args: &LbArgs) -> bool {
+        args.ephemeral
+    }
+}
+
+async fn find_next_hops(
+    netlink: &Netlink,
+    config: &LbConfig,
+    source: Source,
+) -> Result<NextHops, CliError> {
+    let underlay = config.config.underlay();
+    NextHops::find(netlink, underlay, config.overhead(), config.backend_addresses(), source)
+        .await
+        .map_err(CliError::bad_input)
+}
+
+impl LbDaemon {
+    /// Reads the configuration again, and checks it as a start does. What cannot change while
+    /// packets are forwarded is refused here.
+    async fn reload(&mut self, args: &LbArgs) -> Result<(), CliError> {
+        let config = LbConfig::read(args)?;
+        for (what, is_same) in [
+            ("instance", config.config.instance() == self.config.config.instance()),
+            ("the hash key", config.fingerprint() == self.config.fingerprint()),
+        ] {
+            if !is_same {
+                return Err(CliError::bad_input(anyhow!(
+                    "{what} cannot change while the daemon runs; restart it"
+                )));
+            }
+        }
+        let (config, next_hops) = Self::prepare(args, config, self.host.netlink()).await?;
+        if self.programs.is_resizing() {
+            self.config.interfaces.clone_from(&config.interfaces);
+            self.finish_resize().await?;
+        }
+        let planned = self.plan(&config)?;
+        let parameters = LoadParameters::balancer(&self.settings, &config.capacities());
+        let resized = self.programs.resize(&parameters)?;
+        // Nothing has changed so far. From here on the new configuration is the state.
+        self.take_next_hops(next_hops);
+        self.config = config;
+        self.path_mtus.listen(self.config.config.underlay());
+        if let Some(resized) = resized {
+            self.adopt(resized, self.settings)?;
+        }
+        self.planned = Some(planned);
+        self.pending = Pending::CONFIGURATION;
+        self.failed = Pending::default();
+        Ok(())
+    }
+
+    /// Computes the desired state, and the steps from the state of the maps to it.
+    fn plan(&self, config: &LbConfig) -> Result<Planned, CliError> {
+        let mut desired = config.desired()?;
+        let have = apply::have(&self.maps).map_err(CliError::operation)?;
+        self.mark_acls(&config.config, &have, &mut desired)?;
+        let steps = plan::plan(&have, &desired, config.capacities(), clock::now())
+            .map_err(CliError::operation)?;
+        Ok(Planned { desired, have, steps })
+    }
+
+    /// Applies what is pending.
+    async fn converge(&mut self, pending: Pending) -> Result<(), CliError> {
+        if pending.attachments {
+            let program = self.programs.get(bpf::BALANCER_TC);
+            self.attachment.watch(&mut self.host, &self.config.interfaces, program).await;
+        }
+        self.finish_resize().await?;
+        if pending.configuration {
+            let mut planned = match self.planned.take() {
+                Some(planned) => planned,
+                None => self.plan(&self.config)?,
+            };
+            self.apply_plan(&planned).await?;
+            if !self.is_forwarding {
+                self.load_acls(&mut planned.desired).await?;
+            }
+            self.attach(&planned.desired).await?;
+            self.is_forwarding = true;
+            self.log_new_acls();
+        } else if pending.next_hops {
+            self.put_next_hops()?;
+            self.warn_of_next_hops();
+        }
+        if pending.acls {
+            self.start_loading_acls();
+        }
+        Ok(())
+    }
+
+    /// Brings the maps to the desired state. The attached program gets the features that the new
+    /// entries need first.
+    async fn apply_plan(&mut self, planned: &Planned) -> Result<(), CliError> {
+        let wider = wider(&self.settings, &self.config.settings(&planned.desired));
+        if wider != self.settings {
+            self.load(wider)?;
+            self.replace_attached().await?;
+        }
+        self.path_mtus.write_next_hops(&mut self.maps, &self.next_hops, &planned.have.backends)?;
+        self.write_record(true)?;
+        for step in &planned.steps {
+            info!("{step}");
+            if matches!(step, Step::PutVips { .. }) {
+                self.set_rates()?;
+            }
+            apply::apply(
+                &mut self.maps,
+                step,
+                &|address| self.path_mtus.next_hop(&self.next_hops, address),
+                clock::now(),
+            )
+            .with_context(|| format!("cannot {step}"))
+            .map_err(CliError::Operation)?;
+        }
+        // The steps give new backends a next hop without a neighbour.
+        self.put_next_hops()?;
+        self.warn_of_next_hops();
+        self.write_record(false)
+    }
+
+    /// Attaches the program where it is not attached, with the constants that the desired state
+    /// needs.
+    ///
+    /// Features are removed after the steps of a plan: a program that ignores entries which the
+    /// steps remove is correct.
+    async fn attach(&mut self, desired: &Desired) -> Result<(), CliError> {
+        self.set_rates()?;
+        let settings = self.config.settings(desired);
+        if settings != self.settings {
+            self.load(settings)?;
+        }
+        let program = self.programs.get(bpf::BALANCER_TC);
+        self.attachment.ensure(&mut self.host, &self.config.interfaces, Some(program)).await?;
+        self.remove_acls()
+    }
+
+    /// Replaces the attached programs by the one that is loaded, and attaches nowhere else.
+    async fn replace_attached(&mut self) -> Result<(), CliError> {
+        let program = self.programs.get(bpf::BALANCER_TC);
+        self.attachment.replace(&mut self.host, program).await
+    }
+
+    fn load(&mut self, settings: Settings) -> Result<(), CliError> {
+        self.programs.reload(&LoadParameters::balancer(&settings, &self.config.capacities()))?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Takes resized maps into use.
+    fn adopt(&mut self, resized: Resized, settings: Settings) -> Result<(), CliError> {
+        self.programs.adopt(resized);
+        self.settings = settings;
+        self.maps = BalancerMaps::open(&self.pins).map_err(CliError::operation)?;
+        // If anything fails from here on, the whole configuration is applied again.
+        self.pending = self.pending.or(Pending::CONFIGURATION);
+        Ok(())
+    }
+
+    /// Attaches the program over resized maps everywhere, then removes the old maps.
+    async fn finish_resize(&mut self) -> Result<(), CliError> {
+        if !self.programs.is_resizing() {
+            return Ok(());
+        }
+        let program = self.programs.get(bpf::BALANCER_TC);
+        self.attachment.ensure(&mut self.host, &self.config.interfaces, Some(program)).await?;
+        self.programs.finish_resize()?;
+        self.maps = BalancerMaps::open(&self.pins).map_err(CliError::operation)?;
+        let Capacities { services, backends, vips, connections } = self.maps.capacities();
+        info!(services, backends, vips, connections, "maps resized");
+        Ok(())
+    }
+
+    /// Records which configuration the maps hold, and whether it is being changed.
+    fn write_record(&mut self, changing: bool) -> Result<(), CliError> {
+        let applied_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let record = InstanceRecord {
+            layout: LAYOUT_VERSION,
+            changing: u32::from(changing),
+            key_fingerprint: self.config.fingerprint(),
+            config_digest: self.config.digest,
+            applied_at,
+        };
+        self.maps.set_instance(&record).map_err(CliError::operation)
+    }
+}
+
+/// Constants of a program that handles the entries of both configurations.
+fn wider(present: &Settings, wanted: &Settings) -> Settings {
+    let mut wider = Settings { features: present.features.with(wanted.features), ..*wanted };
+    if wanted.source_v4.is_none() {
+        (wider.source_v4, wider.source_bits_v4) = (present.source_v4, present.source_bits_v4);
+    }
+    if wanted.source_v6.is_none() {
+        (wider.source_v6, wider.source_bits_v6) = (present.source_v6, present.source_bits_v6);
+    }
+    wider
+}

@@ -1,0 +1,78 @@
+//! The table of roles.
+//!
+//! Lock, journal, pins, loading, attaching and teardown work from a role's row. A role adds to it
+//! the behaviour of its daemon ([`super::core::Daemon`]).
+
+use crate::kernel::attach::{AttachPoint, Attachment, TcFilter};
+use crate::kernel::bpf::{self, Object, ProgramSpec};
+use crate::kernel::netlink::{Direction, FilterSpec};
+use crate::role::Role;
+
+/// A row of the table.
+pub(crate) struct RoleSpec {
+    /// The name of the role, of its lock, its journal and its pins.
+    pub(crate) role: Role,
+    /// The object that holds its programs and declares its maps.
+    pub(crate) object: &'static Object,
+    /// The programs, and where each is attached.
+    pub(crate) programs: &'static [RoleProgram],
+}
+
+/// A program of a role and its place at TC.
+pub(crate) struct RoleProgram {
+    /// The program.
+    pub(crate) program: ProgramSpec,
+    /// The filter's name, without the instance.
+    filter: &'static str,
+    direction: Direction,
+    priority: u16,
+}
+
+impl RoleProgram {
+    /// The attachment of the program for an instance.
+    pub(crate) fn attachment(&self, instance: &str) -> Attachment {
+        Attachment::new(AttachPoint::Tc(TcFilter {
+            spec: FilterSpec {
+                name: format!("{}:{instance}", self.filter),
+                priority: self.priority,
+            },
+            direction: self.direction,
+        }))
+    }
+}
+
+/// `sluice lb`: encapsulates packets to VIPs.
+pub(crate) static LB: RoleSpec = RoleSpec {
+    role: Role::Lb,
+    object: &bpf::BALANCER,
+    programs: &[RoleProgram {
+        program: bpf::BALANCER_TC,
+        filter: "sluice_lb",
+        direction: Direction::Ingress,
+        priority: 100,
+    }],
+};
+
+/// `sluice backend`: decapsulates, and clamps the MSS option. Its filters come after the balancer's
+/// on a host that has both roles.
+pub(crate) static BACKEND: RoleSpec = RoleSpec {
+    role: Role::Backend,
+    object: &bpf::BACKEND,
+    programs: &[
+        RoleProgram {
+            program: bpf::DECAPSULATE,
+            filter: "sluice_backend",
+            direction: Direction::Ingress,
+            priority: 101,
+        },
+        RoleProgram {
+            program: bpf::CLAMP,
+            filter: "sluice_clamp",
+            direction: Direction::Egress,
+            priority: 101,
+        },
+    ],
+};
+
+/// All roles.
+pub(crate) static ROLES: [&RoleSpec; 2] = [&LB, &BACKEND];

@@ -1,0 +1,93 @@
+//! The sources of inputs: one task each, which waits for its event and sends it to the core.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{debug, warn};
+
+use super::input::{Input, InputSender};
+use super::signals::Signals;
+use crate::clock;
+use crate::kernel::netlink::Changes;
+use crate::kernel::routing::path_mtu::Listener;
+
+/// How long notifications are gathered before the core looks routes up.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The period of [`Input::Refresh`].
+pub(crate) const REFRESH: Duration = Duration::from_secs(30);
+
+/// A task that ends when this value is dropped.
+pub(crate) struct Source(JoinHandle<()>);
+
+impl Source {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends [`Input::Stop`] and [`Input::Reload`].
+pub(super) fn signals(mut signals: Signals, inputs: InputSender) -> Source {
+    Source::spawn(async move { while inputs.send(signals.next().await).await.is_ok() {} })
+}
+
+/// Sends [`Input::Refresh`], the first one at once. Ticks that the core was too busy for are
+/// skipped.
+pub(super) fn refresh(inputs: InputSender) -> Source {
+    Source::spawn(async move {
+        let mut ticks = interval(REFRESH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if inputs.send(Input::Refresh).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Sends [`Input::RoutesChanged`].
+pub(super) fn route_changes(mut changes: Changes, inputs: InputSender) -> Source {
+    Source::spawn(async move {
+        loop {
+            if let Err(error) = changes.changed().await {
+                warn!(
+                    period_seconds = REFRESH.as_secs(),
+                    %error,
+                    "cannot receive route notifications; routes are only looked up periodically"
+                );
+                return;
+            }
+            sleep(SETTLE).await;
+            if let Err(error) = changes.gather() {
+                debug!(%error, "cannot gather route notifications");
+            }
+            if inputs.send(Input::RoutesChanged).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Sends [`Input::PathErrors`].
+pub(super) fn path_errors(mut listener: Listener, inputs: InputSender) -> Source {
+    Source::spawn(async move {
+        while inputs.send(Input::PathErrors(listener.next().await)).await.is_ok() {}
+    })
+}
+
+/// Sends [`Input::PathMtuExpired`] once, at a time in nanoseconds since boot.
+pub(super) fn path_mtu_expiry(at: u64, inputs: InputSender) -> Source {
+    Source::spawn(async move {
+        sleep(Duration::from_nanos(at.saturating_sub(clock::now()))).await;
+        // The core is gone when the daemon ends.
+        let _ = inputs.send(Input::PathMtuExpired).await;
+    })
+}

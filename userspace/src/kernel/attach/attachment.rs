@@ -1,0 +1,124 @@
+//! A program that is kept attached to a set of targets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use tracing::{info, warn};
+
+use super::AttachPoint;
+use crate::error::CliError;
+use crate::kernel::bpf::Program;
+use crate::kernel::host::Host;
+use crate::kernel::netlink::Attached;
+
+/// An attach point, and the targets of this daemon.
+pub(crate) struct Attachment {
+    point: AttachPoint,
+    /// Targets where this daemon has found or attached the program.
+    attached_on: BTreeSet<String>,
+    /// The error that was logged for a target, to log it once.
+    warned: BTreeMap<String, String>,
+}
+
+impl Attachment {
+    pub(crate) fn new(point: AttachPoint) -> Self {
+        Self { point, attached_on: BTreeSet::new(), warned: BTreeMap::new() }
+    }
+
+    /// Attaches to each target that does not run `program`, then detaches from all other targets.
+    /// Without a program it only detaches. Fails at the first target that fails.
+    pub(crate) async fn ensure(
+        &mut self,
+        host: &mut Host,
+        targets: &[String],
+        program: Option<&Program>,
+    ) -> Result<(), CliError> {
+        if let Some(program) = program {
+            for target in targets {
+                self.put(host, target, program).await.map_err(CliError::Operation)?;
+            }
+        }
+        self.warned.clear();
+        self.detach_except(host, if program.is_some() { targets } else { &[] }).await
+    }
+
+    /// The targets where a program is attached, by this daemon or an earlier one.
+    pub(crate) async fn targets(&self, host: &Host) -> Result<Vec<String>, CliError> {
+        self.point.targets(host).await.map_err(CliError::operation)
+    }
+
+    /// Replaces the program where one is attached. Fails at the first target that fails.
+    pub(crate) async fn replace(
+        &mut self,
+        host: &mut Host,
+        program: &Program,
+    ) -> Result<(), CliError> {
+        for target in self.targets(host).await? {
+            self.put(host, &target, program).await.map_err(CliError::Operation)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches from all targets but `keep`.
+    pub(crate) async fn detach_except(
+        &mut self,
+        host: &mut Host,
+        keep: &[String],
+    ) -> Result<(), CliError> {
+        for target in self.point.detach_except(host, keep).await.map_err(CliError::operation)? {
+            self.attached_on.remove(&target);
+            info!(%target, at = %self.point, "program detached");
+        }
+        Ok(())
+    }
+
+    /// Attaches again where the program is missing. An error is logged once, and the next call
+    /// tries again.
+    pub(crate) async fn watch(&mut self, host: &mut Host, targets: &[String], program: &Program) {
+        for target in targets {
+            match self.put(host, target, program).await {
+                Ok(()) => {
+                    if self.warned.remove(target).is_some() {
+                        info!(%target, at = %self.point, "program attached after an error");
+                    }
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if self.warned.get(target) != Some(&text) {
+                        warn!("{text}; trying again every 30 s");
+                        self.warned.insert(target.clone(), text);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn put(
+        &mut self,
+        host: &mut Host,
+        target: &str,
+        program: &Program,
+    ) -> anyhow::Result<()> {
+        let point = &self.point;
+        let attach = async {
+            let id = program.id()?;
+            let running = point.program_id(host, target).await?;
+            if running == Some(id) {
+                return Ok(None);
+            }
+            let attached = point.attach(host, target, program.descriptor()).await?;
+            anyhow::Ok(Some((running, attached)))
+        };
+        let changed = attach.await.with_context(|| format!("cannot attach to {target}"))?;
+        let is_first = self.attached_on.insert(target.to_owned());
+        match changed {
+            None => {}
+            Some((None, _)) if !is_first => {
+                warn!(%target, at = %point, "program was missing, attached it again");
+            }
+            Some((_, Attached::Created)) => info!(%target, at = %point, "program attached"),
+            Some((_, Attached::Replaced)) => info!(%target, at = %point, "program replaced"),
+        }
+        Ok(())
+    }
+}
