@@ -1,23 +1,18 @@
-//! The table of packet cases on the packet path in memory, and random frames against an oracle.
-//! Needs no privilege.
+//! The table of packet cases on the packet path in memory. Needs no privilege.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sluice_datapath::Reason;
 use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
 use sluice_tests::packets::bindings::{BalancerBinding, DecapBinding};
+use sluice_tests::packets::cases;
 use sluice_tests::packets::checks::{capture, echo_checksums, regressions, source_spreading};
-use sluice_tests::packets::compare;
-use sluice_tests::packets::expectation::{Action, BalancerCounters, DecapCounters};
+use sluice_tests::packets::expectation::Action;
 use sluice_tests::packets::fixture::Fixture;
 use sluice_tests::packets::frames::{Client, Frame, SHORTEST};
-use sluice_tests::packets::oracle::Oracle;
-use sluice_tests::packets::oracle::decapsulate::decapsulated;
-use sluice_tests::packets::{cases, clamping, random};
+use sluice_tests::packets::fuzz::fixtures;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -50,10 +45,6 @@ fn main() -> ExitCode {
         cases::decapsulation().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
         cases::mss_clamp().iter().try_for_each(|case| report(case.agrees_with_oracle()))
     }));
-    trials.push(Trial::test("random handshakes leave the backend as the oracle says", || {
-        let mut host = MemoryBackend::default();
-        report(clamping::agree(config(), &mut [("memory", &mut host)], |_| true))
-    }));
     let name = "the answer to a ping has a right checksum, whatever the ping holds";
     trials.push(Trial::test(name, || {
         report(echo_checksums::every_answer_is_valid(&mut MemoryBalancer::default()))
@@ -67,11 +58,6 @@ fn main() -> ExitCode {
     trials.push(Trial::test("where sources are spread, each flow has one of its own", || {
         report(source_spreading::check(&mut MemoryBalancer::with(source_spreading::spread())))
     }));
-    trials.push(Trial::test("random frames end as the oracle says", random_frames));
-    trials.push(Trial::test(
-        "random frames leave the outer header as the oracle says",
-        random_frames_to_the_backend,
-    ));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -79,20 +65,12 @@ fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
     outcome.map_err(|error| format!("{error:#}").into())
 }
 
-fn config() -> Config {
-    Config { cases: 20_000, failure_persistence: None, ..Config::default() }
-}
-
-fn runner() -> TestRunner {
-    TestRunner::new(config())
-}
-
 /// The lengths that the kernel's test run does not take.
 fn shortest_frames() -> Result<(), Failed> {
     let whole = Client::tcp4().frame();
     let (mut balancer, mut host) = (MemoryBalancer::default(), MemoryBackend::default());
     balancer.configure(&Fixture::new())?;
-    host.configure(&random::host())?;
+    host.configure(&fixtures::host())?;
     for length in 0..SHORTEST {
         let frame = Frame::from(whole[..length].to_vec());
         if (balancer.send(&frame)?, host.send(&frame)?)
@@ -108,40 +86,4 @@ fn shortest_frames() -> Result<(), Failed> {
     } else {
         Ok(())
     }
-}
-
-fn random_frames() -> Result<(), Failed> {
-    let fixture = random::fixture();
-    let state =
-        RefCell::new((MemoryBalancer::default(), Oracle::default(), BalancerCounters::default()));
-    {
-        let (native, oracle, _) = &mut *state.borrow_mut();
-        native.configure(&fixture)?;
-        oracle.configure(&fixture);
-    }
-    let tried = runner().run(&random::frame(true), |frame| {
-        let (native, oracle, total) = &mut *state.borrow_mut();
-        let expected = oracle.judge(&frame);
-        compare::send(native, &frame, &expected, total)
-            .map_err(|error| TestCaseError::fail(format!("{error:#}")))
-    });
-    tried.map_err(|error| error.to_string())?;
-    random::reached(&state.borrow().2)?;
-    Ok(())
-}
-
-fn random_frames_to_the_backend() -> Result<(), Failed> {
-    for crosses in [true, false] {
-        let state = RefCell::new((MemoryBackend::new(crosses), DecapCounters::default()));
-        state.borrow_mut().0.configure(&random::host())?;
-        let tried = runner().run(&random::encapsulated(true), |frame| {
-            let (host, total) = &mut *state.borrow_mut();
-            let expected = decapsulated(&frame, &random::host(), crosses);
-            compare::send_to_backend(host, &frame, &expected, total)
-                .map_err(|error| TestCaseError::fail(format!("{error:#}")))
-        });
-        tried.map_err(|error| error.to_string())?;
-        random::reached_by_backend(&state.borrow().1)?;
-    }
-    Ok(())
 }

@@ -11,15 +11,18 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
-use sluice_tests::packets::fuzz::{DifferentialHarness, Run, Totals, Until, corpus, fixtures};
-use sluice_tests::packets::random;
+use sluice_tests::packets::fuzz::{
+    DifferentialHarness, Run, Totals, Until, corpus, coverage, fixtures,
+};
 
-/// Frames of a run that nobody gave a number for.
+/// Frames of a run of the balancer's programs, unless the environment sets another number.
 const FRAMES: u64 = 1_000_000;
-/// Of the backend's programs, which do less with them.
+/// Frames of a run of the backend's programs, which handle fewer kinds of frames.
 const BACKEND_FRAMES: u64 = 500_000;
-/// As many frames meet every outcome that there is.
-const ALL_REASONS: u64 = 300_000;
+/// Frames of a run in memory alone.
+const MEMORY_FRAMES: u64 = 300_000;
+/// This many frames reach every outcome.
+const ALL_OUTCOMES: u64 = 300_000;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
             backend_frames,
         ),
         memory("memory and the oracle agree on the corpus", replay),
+        memory("memory and the oracle agree on random frames", balanced_frames),
+        memory("memory and its oracles agree on random frames of a backend", backend_frames),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -82,26 +87,15 @@ fn replay(kernel: bool) -> anyhow::Result<()> {
 }
 
 fn balanced_frames(kernel: bool) -> anyhow::Result<()> {
-    let (frames, totals) = random_frames(fixtures::balancer(), FRAMES, kernel)?;
-    if frames >= ALL_REASONS {
-        random::reached(&totals.balanced).map_err(anyhow::Error::msg)
-    } else {
-        Ok(())
-    }
+    let frames = if kernel { FRAMES } else { MEMORY_FRAMES };
+    let (frames, totals) = random_frames(fixtures::balancer(), frames, kernel)?;
+    if frames < ALL_OUTCOMES { Ok(()) } else { coverage::check_balancer(&totals) }
 }
 
 fn backend_frames(kernel: bool) -> anyhow::Result<()> {
-    let (frames, totals) = random_frames(fixtures::backend(), BACKEND_FRAMES, kernel)?;
-    if frames < ALL_REASONS {
-        return Ok(());
-    }
-    random::reached_by_backend(&totals.decapsulated).map_err(anyhow::Error::msg)?;
-    let ((taken, _), clamped) = (totals.decapsulated.0, totals.clamped);
-    ensure!(
-        taken > frames / 20 && clamped > frames / 20,
-        "of {frames} frames only {taken} were decapsulated and {clamped} clamped: they are too dull"
-    );
-    Ok(())
+    let frames = if kernel { BACKEND_FRAMES } else { MEMORY_FRAMES };
+    let (frames, totals) = random_frames(fixtures::backend(), frames, kernel)?;
+    if frames < ALL_OUTCOMES { Ok(()) } else { coverage::check_backend(&totals, frames) }
 }
 
 /// Tries random frames on programs: how many all bindings took, and what became of them.

@@ -5,33 +5,26 @@
 #[path = "programs/captures.rs"]
 mod captures;
 
-use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 use anyhow::ensure;
 use libtest_mimic::{Arguments, Trial};
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use sluice::kernel::bpf;
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{Rate, Settings};
+use sluice_tests::packets::bindings::BalancerBinding;
 use sluice_tests::packets::bindings::entries::settings;
-use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
 use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
 use sluice_tests::packets::bindings::route;
 use sluice_tests::packets::bindings::test_run::pool::{lend, unload};
 use sluice_tests::packets::bindings::test_run::{
     BalancerHook, CONNECTIONS, TestRunBackend, TestRunBalancer, takes, takes_at_xdp,
 };
-use sluice_tests::packets::bindings::{BalancerBinding, DecapBinding};
+use sluice_tests::packets::cases;
 use sluice_tests::packets::checks::{capture, echo_checksums, source_spreading};
-use sluice_tests::packets::expectation::{Action, BalancerCounters, DecapCounters};
+use sluice_tests::packets::expectation::Action;
 use sluice_tests::packets::fixture::{Fixture, MTU};
 use sluice_tests::packets::frames::{self, Client, ETHERNET, Frame};
-use sluice_tests::packets::oracle::Oracle;
-use sluice_tests::packets::oracle::decapsulate::decapsulated;
-use sluice_tests::packets::random;
-use sluice_tests::packets::{cases, clamping, compare};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -104,18 +97,6 @@ fn main() -> ExitCode {
     }
     let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp));
-    let name = "memory, tc, xdp and the oracle agree on random frames";
-    add(name.to_owned(), Box::new(random_frames));
-    let name = "memory, clamp and the oracle agree on random handshakes";
-    add(
-        name.to_owned(),
-        Box::new(|| {
-            let (mut memory, mut loaded) = (MemoryBackend::default(), TestRunBackend::new()?);
-            clamping::agree(config(), &mut [("memory", &mut memory), ("clamp", &mut loaded)], takes)
-        }),
-    );
-    let name = "memory, backend and the oracle agree on random encapsulated frames";
-    add(name.to_owned(), Box::new(random_frames_to_the_backend));
     for case in cases::decapsulation().into_iter().filter_map(|case| case.only(takes)) {
         let why = missing.as_deref().or_else(|| case.unsupported());
         let name = format!("backend: {}", case.name);
@@ -184,82 +165,4 @@ fn redirected_at_xdp() -> anyhow::Result<()> {
         ensure!(bytes == expected, "the frame became {bytes:02x?} instead of {expected:02x?}");
     }
     Ok(())
-}
-
-/// How many random frames there are where nobody says.
-const MANY: u32 = 20_000;
-
-/// How many random frames there are: `RANDOM_FRAMES`, for emulated machines, or many.
-fn config() -> Config {
-    let cases = match std::env::var("RANDOM_FRAMES") {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("RANDOM_FRAMES is `{text}`; it is a number of frames")),
-        Err(_) => MANY,
-    };
-    Config { cases, failure_persistence: None, ..Config::default() }
-}
-
-fn random_frames() -> anyhow::Result<()> {
-    let fixture = random::fixture();
-    let bindings: Vec<Box<dyn BalancerBinding>> = vec![
-        Box::new(MemoryBalancer::default()),
-        Box::new(TestRunBalancer::new(BalancerHook::Tc)?),
-        Box::new(TestRunBalancer::new(BalancerHook::Xdp)?),
-    ];
-    let mut bindings: Vec<_> =
-        bindings.into_iter().map(|binding| (binding, BalancerCounters::default())).collect();
-    bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&fixture))?;
-    let mut oracle = Oracle::default();
-    oracle.configure(&fixture);
-    let state = RefCell::new((bindings, oracle));
-    let tried = TestRunner::new(config()).run(&random::frame(false), |frame| {
-        let (bindings, oracle) = &mut *state.borrow_mut();
-        if oracle.cannot_tell(&frame) {
-            return Ok(());
-        }
-        let expected = oracle.judge(&frame);
-        for ((binding, total), name) in bindings.iter_mut().zip(["memory", "tc", "xdp"]) {
-            if !binding.accepts(&frame) {
-                continue;
-            }
-            compare::send(binding.as_mut(), &frame, &expected, total)
-                .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
-        }
-        Ok(())
-    });
-    tried.map_err(|error| anyhow::anyhow!("{error}"))?;
-    // A few frames need not end in every way there is; on other machines there are many.
-    if config().cases < MANY {
-        return Ok(());
-    }
-    random::reached(&state.borrow().0[0].1).map_err(anyhow::Error::msg)
-}
-
-fn random_frames_to_the_backend() -> anyhow::Result<()> {
-    let crosses = bpf::decapsulates_across_families();
-    let bindings: Vec<Box<dyn DecapBinding>> =
-        vec![Box::new(MemoryBackend::new(crosses)), Box::new(TestRunBackend::new()?)];
-    let mut bindings: Vec<_> =
-        bindings.into_iter().map(|binding| (binding, DecapCounters::default())).collect();
-    bindings.iter_mut().try_for_each(|(binding, _)| binding.configure(&random::host()))?;
-    let bindings = RefCell::new(bindings);
-    let tried = TestRunner::new(config()).run(&random::encapsulated(true), |frame| {
-        if !takes(&frame) {
-            return Ok(());
-        }
-        let expected = decapsulated(&frame, &random::host(), crosses);
-        for ((binding, total), name) in bindings.borrow_mut().iter_mut().zip(["memory", "backend"])
-        {
-            compare::send_to_backend(binding.as_mut(), &frame, &expected, total)
-                .map_err(|error| TestCaseError::fail(format!("{name}: {error:#}")))?;
-        }
-        Ok(())
-    });
-    tried.map_err(|error| anyhow::anyhow!("{error}"))?;
-    // As for the balancer.
-    if config().cases < MANY {
-        return Ok(());
-    }
-    random::reached_by_backend(&bindings.borrow()[0].1).map_err(anyhow::Error::msg)
 }

@@ -27,3 +27,11 @@ pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 pub const GUE_PORT: Port = Port::new(5555);
 /// Index of an interface that exists only in the namespaces of the wire tests.
 pub const INTERFACE: u32 = 1000;
+/// A VIP address that forwards echo requests to backends, in the fuzz fixtures that have one.
+pub const ECHO_VIP_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+/// The same for IPv6.
+pub const ECHO_VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
+/// The IPv4 address of the backend that decapsulates.
+pub const BACKEND_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+/// The IPv6 address of the backend that decapsulates.
+pub const BACKEND_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);

@@ -66,26 +66,21 @@ pub(super) fn balancing(
 
 /// The backend's program that decapsulates.
 pub(super) fn of_backend(host: &HostFixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
-    let crosses = !kernel || bpf::decapsulates_across_families();
-    let mut hosts: Vec<(_, Box<dyn DecapBinding>)> =
-        vec![("memory", Box::new(MemoryBackend::new(crosses)))];
+    let mut hosts: Vec<(_, Box<dyn DecapBinding>, _)> = vec![
+        ("memory", Box::new(MemoryBackend::new(true)), true),
+        ("memory without cross-family", Box::new(MemoryBackend::new(false)), false),
+    ];
     if kernel {
-        hosts.push(("backend", Box::new(TestRunBackend::new()?)));
+        let cross_family = bpf::decapsulates_across_families();
+        hosts.push(("backend", Box::new(TestRunBackend::new()?), cross_family));
     }
-    let binding =
-        |(name, mut decapsulator): (_, Box<dyn DecapBinding>)| -> anyhow::Result<NamedBinding> {
-            decapsulator.configure(host).context(name)?;
-            Ok((
-                name,
-                Box::new(CheckedDecap {
-                    decapsulator,
-                    host: host.clone(),
-                    crosses,
-                    total: DecapCounters::default(),
-                }),
-            ))
-        };
-    hosts.into_iter().map(binding).collect()
+    let mut bindings: Vec<NamedBinding> = Vec::new();
+    for (name, mut decapsulator, cross_family) in hosts {
+        decapsulator.configure(host).context(name)?;
+        let (host, total) = (host.clone(), DecapCounters::default());
+        bindings.push((name, Box::new(CheckedDecap { decapsulator, host, cross_family, total })));
+    }
+    Ok(bindings)
 }
 
 /// The backend's program that clamps.
@@ -146,7 +141,7 @@ impl CheckedBinding for CheckedBalancer {
 struct CheckedDecap {
     decapsulator: Box<dyn DecapBinding>,
     host: HostFixture,
-    crosses: bool,
+    cross_family: bool,
     total: DecapCounters,
 }
 
@@ -157,7 +152,7 @@ impl CheckedBinding for CheckedDecap {
     }
 
     fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
-        let expected = decapsulated(frame, &self.host, self.crosses);
+        let expected = decapsulated(frame, &self.host, self.cross_family);
         compare::exchange_with_backend(
             self.decapsulator.as_mut(),
             frame,

@@ -188,13 +188,13 @@ mod tests {
     #[test]
     fn a_fault_in_a_file_is_named_with_its_line() {
         let fault = |text: &str| format!("{:#}", text.parse::<CorpusEntry>().unwrap_err());
-        assert!(fault("# x\nworld nowhere\n").contains("line 2"));
-        assert!(fault("# x\nworld usual\n  00 11\n").contains("line 3"));
-        assert!(fault("# x\nworld usual\nframe tagged\n").contains("line 3"));
-        assert!(fault("# x\nworld usual\nframe\n  0\n").contains("line 4"));
-        assert!(fault("# x\nworld usual\nframe\n  zz\n").contains("line 4"));
-        assert!(fault("# x\nworld usual\nframe\n  00\n").contains("shorter"));
-        assert!(fault("fixture usual\nframe\n").contains("what the frames show"));
+        assert!(fault("# x\nfixture nowhere\n").contains("line 2"));
+        assert!(fault("# x\nfixture default\n  00 11\n").contains("line 3"));
+        assert!(fault("# x\nfixture default\nframe tagged\n").contains("line 3"));
+        assert!(fault("# x\nfixture default\nframe\n  0\n").contains("line 4"));
+        assert!(fault("# x\nfixture default\nframe\n  zz\n").contains("line 4"));
+        assert!(fault("# x\nfixture default\nframe\n  00\n").contains("shorter"));
+        assert!(fault("fixture default\nframe\n").contains("what the frames show"));
         assert!(fault("# x\nframes\n").contains("line 2"));
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use fastrand::Rng;
 
 use super::values;
+use crate::packets::addresses::GUE_PORT;
 
 /// Protocol numbers.
 pub(super) mod protocol {
@@ -171,7 +172,13 @@ impl Endpoints {
         let v6 = rng.bool();
         let destination =
             if rng.u8(..20) == 0 { values::any(rng, v6) } else { values::backend(v6) };
-        Self { source: values::any(rng, v6), destination, source_port: 0, destination_port: 0 }
+        let destination_port = if rng.u8(..20) == 0 { rng.u16(..) } else { GUE_PORT.number() };
+        Self {
+            source: values::any(rng, v6),
+            destination,
+            source_port: rng.u16(..),
+            destination_port,
+        }
     }
 
     /// The other way round.

@@ -3,9 +3,11 @@
 
 use fastrand::Rng;
 
+use super::fixtures::QUIC_CONFIGS;
 use super::frame_builder::{Endpoints, FrameBuilder, ones_complement, protocol};
 use super::traffic::Traffic;
 use super::{ip, values};
+use crate::packets::addresses::GUE_PORT;
 
 /// How deep packets lie within packets.
 const DEEPEST: u8 = 3;
@@ -26,7 +28,7 @@ pub(super) fn frame(builder: &mut FrameBuilder, rng: &mut Rng, traffic: Traffic)
         builder.payload(rng);
         return;
     }
-    let endpoints = match traffic {
+    let mut endpoints = match traffic {
         Traffic::FromClients => Endpoints::forward(rng),
         Traffic::Encapsulated => Endpoints::to_backend(rng),
         Traffic::FromBackends => Endpoints::forward(rng).reversed(),
@@ -34,11 +36,14 @@ pub(super) fn frame(builder: &mut FrameBuilder, rng: &mut Rng, traffic: Traffic)
     builder.put16(if endpoints.is_v6() { 0x86dd } else { 0x0800 });
     let kind = match traffic {
         Traffic::Encapsulated if rng.u8(..20) != 0 => {
-            [protocol::IPV4, protocol::IPV6][rng.usize(..2)]
+            [protocol::IPV4, protocol::IPV6, protocol::UDP][rng.usize(..3)]
         }
         Traffic::FromBackends if rng.u8(..10) != 0 => protocol::TCP,
         _ => kind(rng, endpoints.is_v6(), 0),
     };
+    if matches!(kind, protocol::ICMP | protocol::ICMPV6) && rng.u8(..4) == 0 {
+        endpoints.destination = values::echo_vip(endpoints.is_v6());
+    }
     carrying(builder, rng, &endpoints, kind, 0);
     if rng.u8(..12) == 0 {
         // Ethernet's padding.
@@ -139,13 +144,19 @@ fn tcp_options(builder: &mut FrameBuilder, rng: &mut Rng, room: usize) {
     while builder.bytes.len() < end {
         let left = end - builder.bytes.len();
         let (kind, length) = [(2, 4), (3, 3), (4, 2), (8, 10), (5, 10), (34, 6)][rng.usize(..6)];
-        if length > left || rng.u8(..4) == 0 {
-            builder.put(&[1]);
-            continue;
-        }
-        builder.put(&[kind, length as u8]);
-        for _ in 2..length {
-            builder.put(&[rng.u8(..)]);
+        match rng.u8(..64) {
+            // End of options, which need not be the end.
+            0 => builder.put(&[0]),
+            // A kind and a length that may be invalid, without a value.
+            1 if left >= 2 => builder.put(&[rng.u8(..), rng.u8(..)]),
+            2..=17 => builder.put(&[1]),
+            _ if length > left => builder.put(&[1]),
+            _ => {
+                builder.put(&[kind, length as u8]);
+                for _ in 2..length {
+                    builder.put(&[rng.u8(..)]);
+                }
+            }
         }
     }
 }
@@ -157,7 +168,12 @@ fn udp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: 
     builder.lengths.push(builder.bytes.len());
     builder.put16(0);
     builder.put16(0);
+    let tunnel = endpoints.destination_port == GUE_PORT.number();
     match rng.u8(..12) {
+        1.. if tunnel && depth < 2 => {
+            let inner = Endpoints::forward(rng);
+            packet(builder, rng, &inner, depth + 1);
+        }
         0..=4 => quic(builder, rng),
         5 if depth < 2 => {
             // Generic UDP encapsulation, variant 1: the IP packet follows at once.
@@ -180,11 +196,16 @@ fn quic(builder: &mut FrameBuilder, rng: &mut Rng) {
     builder.edge();
     let mut id = [0; 20];
     rng.fill(&mut id);
-    let length = [8, 8, 8, 0, 1, 4, 19, 20][rng.usize(..8)];
+    let mut length = [8, 8, 8, 0, 1, 4, 19, 20][rng.usize(..8)];
     id[0] = rng.u8(..8) << 5 | if rng.u8(..4) == 0 { rng.u8(..32) } else { 7 };
-    // Small server IDs, so that some are known.
-    id[1] = 0;
-    id[2] = rng.u8(..12);
+    if rng.u8(..4) != 0 {
+        // A server ID of a fixture, or nearly one.
+        let (rotation, server) = QUIC_CONFIGS[rng.usize(..QUIC_CONFIGS.len())];
+        id[0] = rotation << 5 | rng.u8(..32);
+        id[1..server].fill(0);
+        id[server] = rng.u8(..4);
+        length = [8, 20, 20, 1 + server][rng.usize(..4)];
+    }
     if rng.bool() {
         builder.put(&[0x40 | rng.u8(..64)]);
         builder.put(&id[..length]);
@@ -207,7 +228,7 @@ fn icmp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth:
     let start = builder.edge();
     let error = rng.u8(..3) != 0;
     let kind = if error {
-        [3, 3, 3, 11, 4, 5, 12][rng.usize(..7)]
+        [3, 3, 3, 11, 4, 5, 12, rng.u8(..14)][rng.usize(..8)]
     } else {
         [8, 8, 8, 0, 13, rng.u8(..)][rng.usize(..6)]
     };
@@ -228,7 +249,7 @@ fn icmpv6(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, dept
     let start = builder.edge();
     let error = rng.u8(..3) != 0;
     let kind = if error {
-        [1, 2, 2, 3, 4][rng.usize(..5)]
+        [1, 2, 2, 3, 4, 5, 127][rng.usize(..7)]
     } else {
         [128, 128, 128, 129, 135, 134, rng.u8(..)][rng.usize(..7)]
     };

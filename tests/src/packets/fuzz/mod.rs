@@ -7,6 +7,7 @@
 
 mod checked;
 pub mod corpus;
+pub mod coverage;
 pub mod fixtures;
 mod frame_builder;
 mod generate;

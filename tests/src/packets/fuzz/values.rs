@@ -6,18 +6,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use fastrand::Rng;
 
 use crate::packets::addresses::{
-    OTHERS, RECEIVER, SENDER, UNDERLAY_V4, UNDERLAY_V6, VIP_V4, VIP_V6,
+    BACKEND_V4, BACKEND_V6, ECHO_VIP_V4, ECHO_VIP_V6, OTHERS, RECEIVER, SENDER, UNDERLAY_V4,
+    UNDERLAY_V6, VIP_V4, VIP_V6,
 };
-use crate::packets::random::{LOCAL_V4, LOCAL_V6};
 
 /// The VIP address of a family.
 pub(super) fn vip(v6: bool) -> IpAddr {
     if v6 { VIP_V6.into() } else { VIP_V4.into() }
 }
 
+/// The VIP address of a family that forwards echo requests in some fixtures.
+pub(super) fn echo_vip(v6: bool) -> IpAddr {
+    if v6 { ECHO_VIP_V6.into() } else { ECHO_VIP_V4.into() }
+}
+
 /// The backend's address of a family.
 pub(super) fn backend(v6: bool) -> IpAddr {
-    if v6 { LOCAL_V6.into() } else { LOCAL_V4.into() }
+    if v6 { BACKEND_V6.into() } else { BACKEND_V4.into() }
 }
 
 /// An address that a careless look-up would take for a VIP address.
@@ -32,13 +37,14 @@ pub(super) fn near_vip(rng: &mut Rng, v6: bool) -> IpAddr {
     }
 }
 
-/// One of 16 clients: few, so that flows come back.
+/// One of 17 clients: few, so that flows occur again. ACLs and routes of the fixtures hold some of
+/// them; the last one is outside the prefix of the others.
 pub(super) fn client(rng: &mut Rng, v6: bool) -> IpAddr {
-    let number = rng.u16(..16);
-    if v6 {
-        Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, number).into()
-    } else {
-        Ipv4Addr::new(198, 51, 100, number as u8).into()
+    match (rng.u16(..17), v6) {
+        (16, true) => Ipv6Addr::new(0x2001, 0xdb8, 0x98, 0, 0, 0, 0, 7).into(),
+        (16, false) => Ipv4Addr::new(198, 51, 99, 7).into(),
+        (number, true) => Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, number).into(),
+        (number, false) => Ipv4Addr::new(198, 51, 100, number as u8).into(),
     }
 }
 
@@ -74,9 +80,10 @@ pub(super) fn any(rng: &mut Rng, v6: bool) -> IpAddr {
 /// A destination port: that of a service as a rule.
 pub(super) fn port(rng: &mut Rng) -> u16 {
     match rng.u8(..20) {
-        0..=8 => 443,
-        9..=15 => 53,
-        16 => 80,
+        0..=7 => 443,
+        8..=14 => 53,
+        15 => 80,
+        16 => 22,
         17 => [0, 22, 6080, 4789, 0xbb01, 0x3500, 65_535][rng.usize(..7)],
         18 => 443 ^ 1 << rng.u16(..16),
         _ => rng.u16(..),
