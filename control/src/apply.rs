@@ -1,4 +1,6 @@
-//! Reads what the maps hold, and applies a plan's steps to them.
+//! Reads the state of the maps, and executes the steps of a plan.
+//!
+//! Functions return the error of [`Maps`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,20 +8,17 @@ use std::net::IpAddr;
 use sluice_datapath::abi::{Backend, BackendRecord, Name, NextHop, QuicIdLengths, ServiceRecord};
 use sluice_datapath::{Address, Family};
 
-use crate::have::{Have, HaveBackend, HaveService, REST_SECONDS};
-use crate::step::{NewBackend, Step};
+use crate::have::{Have, HaveBackend, HaveService, QUARANTINE_SECONDS};
+use crate::step::{NewBackend, NewTable, Step};
 
 mod maps;
 
 pub use maps::Maps;
 
+/// The entry of an unused index.
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
 
-/// What the maps hold, from the maps alone.
-///
-/// # Errors
-///
-/// The error of [`Maps`].
+/// Reads the state of the maps.
 pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
     let mut have = Have { backends: backends(maps)?, ..Have::default() };
     for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
@@ -55,16 +54,12 @@ pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
     Ok(have)
 }
 
-/// The backends and resting indexes that the maps hold, by index: a part of [`have`].
-///
-/// # Errors
-///
-/// The error of [`Maps`].
+/// Reads [`Have::backends`].
 pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Error> {
     let mut backends = BTreeMap::new();
     let entries = maps.backends()?;
     for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
-        // An index is 16 bits wide, and index 0 means nothing.
+        // Index 0 means none.
         let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.epoch) else { continue };
         let name = record.name.as_str();
         backends.insert(
@@ -81,15 +76,13 @@ pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Erro
     Ok(backends)
 }
 
-/// Applies one step at `now` (nanoseconds since boot).
+/// Executes one step at `now` (nanoseconds since boot).
 ///
-/// `next_hop` tells how packets leave towards an address; new backends get theirs before anything
-/// names them.
+/// `next_hop` returns the next hop towards an address. New backends get theirs before a table or
+/// server ID refers to them.
 ///
-/// # Errors
-///
-/// The error of [`Maps`]. The maps then hold a part of the step, which does no harm: the next [`have`] shows
-/// it.
+/// After an error the maps hold a part of the step. That does no harm: the state that [`have`] then
+/// returns leads to a plan for the rest.
 pub fn apply<M: Maps>(
     maps: &mut M,
     step: &Step,
@@ -98,30 +91,8 @@ pub fn apply<M: Maps>(
 ) -> Result<(), M::Error> {
     match step {
         Step::AddBackends(new) => add_backends(maps, new, next_hop),
-        Step::SetDraining(changed) => {
-            let records = maps.backend_records()?;
-            let draining: Vec<_> = changed
-                .iter()
-                .filter_map(|(index, draining)| {
-                    let record = records.get(usize::from(*index))?;
-                    Some((*index, BackendRecord { draining: u32::from(*draining), ..*record }))
-                })
-                .collect();
-            maps.set_backend_records(&draining)
-        }
-        Step::ReplaceTables(new) => {
-            let created = new.iter().filter(|table| table.created);
-            let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
-            maps.reset_service_counters(&indexes)?;
-            let records: Vec<_> = created
-                .map(|table| {
-                    (table.service, ServiceRecord { name: name(&table.name), reusable_after: 0 })
-                })
-                .collect();
-            maps.set_service_records(&records)?;
-            let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
-            maps.replace_tables(&tables)
-        }
+        Step::SetDraining(changed) => set_draining(maps, changed),
+        Step::ReplaceTables(new) => replace_tables(maps, new),
         Step::PutRoutes(routes) => maps.put_routes(routes),
         Step::RemoveRoutes(keys) => maps.remove_routes(keys),
         Step::PutServerIds { servers, lengths } => {
@@ -129,72 +100,34 @@ pub fn apply<M: Maps>(
             maps.set_quic_lengths(lengths)
         }
         Step::RemoveServerIds { servers, services } => {
-            maps.set_quic_lengths(
-                &services.iter().map(|index| (*index, QuicIdLengths::NONE)).collect::<Vec<_>>(),
-            )?;
+            let lengths: Vec<_> =
+                services.iter().map(|index| (*index, QuicIdLengths::NONE)).collect();
+            maps.set_quic_lengths(&lengths)?;
             maps.remove_quic_servers(servers)
         }
-        Step::ClearCopies(addresses) => maps.put_vip_addresses(addresses),
+        Step::ClearCachedVips(addresses) => maps.put_vip_addresses(addresses),
         Step::PutVips { addresses, vips } => {
             maps.put_vips(vips)?;
-            // Last, so that an address is a VIP address only once its VIPs are there, and holds
-            // copies of no others.
+            // After the VIPs, so that an address is a VIP address only when its VIPs exist, and its
+            // cached VIP is equal to one of them.
             maps.put_vip_addresses(addresses)
         }
         Step::RemoveVips { vips, addresses } => {
             maps.remove_vip_addresses(addresses)?;
             maps.remove_vips(vips)
         }
-        Step::RetireServices(indexes) => {
-            // The records go last: as long as one names the service, the next daemon knows that
-            // this is not done.
-            indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
-            indexes.iter().try_for_each(|index| maps.remove_list(*index))?;
-            let rests = ServiceRecord { name: Name::NONE, reusable_after: reusable_after(now) };
-            maps.set_service_records(
-                &indexes.iter().map(|index| (*index, rests)).collect::<Vec<_>>(),
-            )
-        }
-        Step::RetireBackends(indexes) => {
-            // The incarnations go first with the entries: what the connection table says of these
-            // indexes counts no more.
-            maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
-            let next_hops = indexes.iter().flat_map(|index| {
-                [Family::V4, Family::V6]
-                    .map(|family| (NextHop::index(*index, family), NextHop::NONE))
-            });
-            maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
-            // The records go last, as above.
-            let records = maps.backend_records()?;
-            let rests: Vec<_> = indexes
-                .iter()
-                .filter_map(|index| {
-                    let record = records.get(usize::from(*index))?;
-                    let reusable_after = reusable_after(now);
-                    Some((
-                        *index,
-                        BackendRecord { name: Name::NONE, draining: 0, reusable_after, ..*record },
-                    ))
-                })
-                .collect();
-            maps.set_backend_records(&rests)
-        }
+        Step::RetireServices(indexes) => retire_services(maps, indexes, now),
+        Step::RetireBackends(indexes) => retire_backends(maps, indexes, now),
     }
 }
 
-/// When an index that is freed now may be used again.
-fn reusable_after(now: u64) -> u64 {
-    now.saturating_add(REST_SECONDS * 1_000_000_000)
-}
-
-/// The records come first: if the daemon dies behind them, the next one knows that these
-/// incarnations are taken.
 fn add_backends<M: Maps>(
     maps: &mut M,
     new: &[NewBackend],
     next_hop: &dyn Fn(IpAddr) -> NextHop,
 ) -> Result<(), M::Error> {
     maps.reset_backend_counters(&new.iter().map(|backend| backend.index).collect::<Vec<_>>())?;
+    // The records precede the entries: after a crash the next daemon does not reuse the epochs.
     let records = new.iter().map(|backend| {
         let record = BackendRecord {
             name: name(&backend.name),
@@ -216,7 +149,59 @@ fn add_backends<M: Maps>(
     maps.set_backends(&new.iter().map(|backend| (backend.index, backend.entry)).collect::<Vec<_>>())
 }
 
-/// A name as records hold it. The configuration holds no name that does not fit.
+fn set_draining<M: Maps>(maps: &mut M, changed: &[(u16, bool)]) -> Result<(), M::Error> {
+    let records = maps.backend_records()?;
+    let changed = changed.iter().filter_map(|(index, draining)| {
+        let record = records.get(usize::from(*index))?;
+        Some((*index, BackendRecord { draining: u32::from(*draining), ..*record }))
+    });
+    maps.set_backend_records(&changed.collect::<Vec<_>>())
+}
+
+fn replace_tables<M: Maps>(maps: &mut M, new: &[NewTable]) -> Result<(), M::Error> {
+    let created = new.iter().filter(|table| table.created);
+    let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
+    maps.reset_service_counters(&indexes)?;
+    let records = created
+        .map(|table| (table.service, ServiceRecord { name: name(&table.name), reusable_after: 0 }));
+    maps.set_service_records(&records.collect::<Vec<_>>())?;
+    let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
+    maps.replace_tables(&tables)
+}
+
+fn retire_services<M: Maps>(maps: &mut M, indexes: &[u32], now: u64) -> Result<(), M::Error> {
+    indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
+    indexes.iter().try_for_each(|index| maps.remove_acl(*index))?;
+    // The records are written last: while a record has the service's name, the next daemon repeats
+    // the step.
+    let record = ServiceRecord { name: Name::NONE, reusable_after: reusable_after(now) };
+    maps.set_service_records(&indexes.iter().map(|index| (*index, record)).collect::<Vec<_>>())
+}
+
+fn retire_backends<M: Maps>(maps: &mut M, indexes: &[u16], now: u64) -> Result<(), M::Error> {
+    // The entries, with their epochs, are cleared first: entries of the connection table for these
+    // indexes no longer match.
+    maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
+    let next_hops = indexes.iter().flat_map(|index| {
+        [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), NextHop::NONE))
+    });
+    maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
+    // The records are written last, as in `retire_services`.
+    let records = maps.backend_records()?;
+    let reusable_after = reusable_after(now);
+    let retired = indexes.iter().filter_map(|index| {
+        let record = records.get(usize::from(*index))?;
+        Some((*index, BackendRecord { name: Name::NONE, draining: 0, reusable_after, ..*record }))
+    });
+    maps.set_backend_records(&retired.collect::<Vec<_>>())
+}
+
+/// The end of the quarantine of an index that is freed at `now`.
+fn reusable_after(now: u64) -> u64 {
+    now.saturating_add(QUARANTINE_SECONDS * 1_000_000_000)
+}
+
+/// The name in a record. The configuration has no name that is too long for it.
 fn name(text: &str) -> Name {
     Name::new(text).unwrap_or(Name::NONE)
 }

@@ -1,4 +1,4 @@
-//! What the maps should hold: the configuration, with its lookup tables built.
+//! The desired state of the maps: the configuration with its lookup tables.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher as _;
@@ -14,91 +14,89 @@ use crate::config::{
     ServiceConfig, Tracking, UnlistedPolicy, Vip,
 };
 
-/// How many backends a slot's preference list names before the rest of them is looked up one by
-/// one.
-///
-/// While fewer than this many backends are draining, choosing is a look into a dense table.
-const LISTED: usize = 4;
+/// Length of the precomputed preference lists. While fewer backends than this are draining, the
+/// owner of a slot is read from a dense table.
+const LIST_LENGTH: usize = 4;
 
-/// Everything that the maps should hold.
+/// The desired state of the maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The backends, in the configuration's order.
+    /// Backends, in the order of the configuration.
     pub backends: Vec<DesiredBackend>,
-    /// The services, in the configuration's order.
+    /// Services, in the order of the configuration.
     pub services: Vec<DesiredService>,
-    /// Options of VIP addresses, for those that have any.
+    /// Options of the VIP addresses that have any.
     pub addresses: BTreeMap<IpNet, AddressOptions>,
-    /// Whether packets should meet the list of sources for all VIPs: it is wanted, and there.
-    pub list_of_all: bool,
+    /// Whether programs check the global source ACL: it is configured, and in its map.
+    pub global_acl: bool,
 }
 
-/// A backend that should be there.
+/// The desired state of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredBackend {
-    /// Its name: its identity.
+    /// The unique name.
     pub name: String,
-    /// Its IPv4 address.
+    /// The destination of IPv4 outer headers.
     pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// The destination of IPv6 outer headers.
     pub v6: Option<Ipv6Addr>,
-    /// Whether it keeps its flows and takes no new ones.
+    /// Whether the backend keeps existing connections and takes no new ones.
     pub draining: bool,
 }
 
-/// A service that should be there.
+/// The desired state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredService {
-    /// Its name: its identity.
+    /// The unique name.
     pub name: String,
-    /// Its VIPs.
+    /// The VIPs.
     pub vips: Vec<Vip>,
-    /// How packets of its VIPs are treated.
+    /// The options of the VIPs' entries.
     pub options: VipOptions,
-    /// Clients that are another service's: that one's position in [`Desired::services`]. It has no
-    /// routes itself.
+    /// Routes: the clients, and the position in [`Desired::services`] of the service that handles
+    /// them. That service has no routes.
     pub routes: Vec<(IpNet, usize)>,
-    /// QUIC server IDs: the configuration's rotation, the ID, and the position in
-    /// [`Desired::backends`] of the backend that has it. Those of one rotation are of one length.
+    /// QUIC server IDs: the QUIC-LB configuration ID, the server ID, and the position of its backend
+    /// in [`Desired::backends`]. Server IDs of one configuration have the same length.
     pub server_ids: Vec<(u8, Vec<u8>, usize)>,
-    /// Whether its flows are kept in the connection table.
+    /// Whether flows are kept in the connection table.
     pub tracked: bool,
-    /// For each slot, the position in [`Desired::backends`] of the backend that takes it.
+    /// The owner of each slot: a position in [`Desired::backends`].
     pub owners: Vec<usize>,
-    /// Digest of the owners' names, slot by slot: balancers that agree have the same.
+    /// Digest of the owners' names in slot order, equal on balancers with equal lookup tables.
     pub digest: u64,
 }
 
 impl Desired {
-    /// The features that packets need.
+    /// The program features that the state needs.
     pub fn features(&self) -> Features {
         let vips = || self.services.iter().flat_map(|service| &service.vips);
         let hashed = |service: &DesiredService| {
             service.options.has(VipOptions::HASH_CLIENT)
                 || service.options.has(VipOptions::HASH_SOURCE)
         };
-        let asked = |option| self.services.iter().any(|service| service.options.has(option));
-        // Whoever wants to capture does not want to replace the program first.
+        let any = |option| self.services.iter().any(|service| service.options.has(option));
+        // Always present, so that a capture starts without a replacement of the program.
         Features::CAPTURE
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
             .with_if(self.services.iter().any(hashed), Features::HASHING)
-            .with_if(self.list_of_all, Features::GLOBAL_ACL)
-            .with_if(asked(VipOptions::ACL), Features::SERVICE_ACLS)
-            .with_if(asked(VipOptions::RATE_LIMITED), Features::RATES)
-            .with_if(asked(VipOptions::GUE), Features::GUE)
-            .with_if(asked(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
-            .with_if(asked(VipOptions::RESEGMENT), Features::RESEGMENT)
-            .with_if(asked(VipOptions::ROUTED), Features::ROUTES)
-            .with_if(asked(VipOptions::QUIC), Features::QUIC)
+            .with_if(self.global_acl, Features::GLOBAL_ACL)
+            .with_if(any(VipOptions::ACL), Features::SERVICE_ACLS)
+            .with_if(any(VipOptions::RATE_LIMITED), Features::RATES)
+            .with_if(any(VipOptions::GUE), Features::GUE)
+            .with_if(any(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
+            .with_if(any(VipOptions::RESEGMENT), Features::RESEGMENT)
+            .with_if(any(VipOptions::ROUTED), Features::ROUTES)
+            .with_if(any(VipOptions::QUIC), Features::QUIC)
     }
 
-    /// Builds what `config` asks for. A pure function: every balancer with the same configuration
-    /// and seed gets the same.
+    /// The state that `config` describes. Balancers with equal configurations and seeds get equal
+    /// states.
     ///
     /// # Errors
     ///
-    /// [`BuildError`] with the service's name. A checked configuration has none.
+    /// [`BuildError`] with the service's name. It cannot occur for a checked configuration.
     pub fn new(config: &Config, seed: &Seed) -> Result<Self, (String, BuildError)> {
         let backends = config.backends().iter().map(|backend| DesiredBackend {
             name: backend.name().to_owned(),
@@ -106,7 +104,7 @@ impl Desired {
             v6: backend.v6(),
             draining: backend.draining(),
         });
-        let leads_to_server_ids = |service: &ServiceConfig| {
+        let routes_to_server_ids = |service: &ServiceConfig| {
             service.routes().iter().any(|route| !config.services()[route.service].quic().is_empty())
         };
         let services = config.services().iter().map(|service| {
@@ -131,7 +129,7 @@ impl Desired {
                 .with_if(service.too_big() == OversizePolicy::Resegment, VipOptions::RESEGMENT)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
                 .with_if(
-                    !service.quic().is_empty() || leads_to_server_ids(service),
+                    !service.quic().is_empty() || routes_to_server_ids(service),
                     VipOptions::QUIC,
                 ),
                 server_ids: service.quic().iter().flat_map(QuicConfig::server_ids).collect(),
@@ -151,12 +149,12 @@ impl Desired {
             backends: backends.collect(),
             services,
             addresses: addresses.collect(),
-            list_of_all: false,
+            global_acl: false,
         })
     }
 }
 
-/// What a policy is to packets.
+/// The options of a VIP address's entry.
 fn options(policy: &AddressPolicy) -> AddressOptions {
     AddressOptions::NONE
         .with_if(policy.unlisted() == UnlistedPolicy::Drop, AddressOptions::DROP_NO_SERVICE)
@@ -164,36 +162,38 @@ fn options(policy: &AddressPolicy) -> AddressOptions {
         .with_if(policy.ping() == PingPolicy::Forward, AddressOptions::PING_FORWARD)
 }
 
-/// The backend of each slot: the first of the slot's preference list that is not draining, or the
-/// first when all are.
+/// The owner of each slot: the first backend of the slot's preference list that is not draining, or
+/// the first backend when all are draining.
 ///
-/// The table and the lists come from the configured set and weights alone, so draining a backend
+/// The preference lists depend on the set of backends and their weights only, so draining a backend
 /// moves its slots and no others.
 fn owners(config: &Config, service: &ServiceConfig, seed: &Seed) -> Result<Vec<usize>, BuildError> {
     let backends = service.backends();
     let members: Vec<_> = backends
         .iter()
-        .map(|b| Member::new(config.backends()[b.backend()].name(), b.weight()))
+        .map(|member| Member::new(config.backends()[member.backend()].name(), member.weight()))
         .collect();
     let table = Table::build(&members, service.table_size(), seed)?;
     let draining =
         |member: u16| config.backends()[backends[usize::from(member)].backend()].draining();
-    let anybody =
+    let any_active =
         (0..).zip(backends).any(|(member, backend)| backend.weight() > 0 && !draining(member));
-    let chosen = Lists::new(&table, LISTED).choose(|member| !draining(member));
+    let chosen = Lists::new(&table, LIST_LENGTH).choose(|member| !draining(member));
     let owners = (0..).zip(chosen).map(|(slot, listed)| {
-        let member = listed.or_else(|| anybody.then(|| further(&table, slot, draining)).flatten());
+        let member =
+            listed.or_else(|| any_active.then(|| first_active(&table, slot, draining)).flatten());
         let member = member.unwrap_or_else(|| table.owner(slot));
         backends[usize::from(member)].backend()
     });
     Ok(owners.collect())
 }
 
-/// The first member of a slot's list that is not draining, where all of the first [`LISTED`] are.
-fn further(table: &Table, slot: u32, draining: impl Fn(u16) -> bool) -> Option<u16> {
-    // A list of all members takes long where they are many, and one of the next few is hardly ever
-    // draining, too.
-    let mut length = LISTED;
+/// The first member of a slot's preference list that is not draining, where the first
+/// [`LIST_LENGTH`] members are.
+fn first_active(table: &Table, slot: u32, draining: impl Fn(u16) -> bool) -> Option<u16> {
+    // The whole list is expensive when there are many members, and one of the next few is usually
+    // active.
+    let mut length = LIST_LENGTH;
     loop {
         length *= 2;
         let list = table.preference_list(slot, length);
@@ -204,7 +204,7 @@ fn further(table: &Table, slot: u32, draining: impl Fn(u16) -> bool) -> Option<u
     }
 }
 
-/// Digest of a sequence of names: equal on every machine, and for nothing but comparing.
+/// Digest of a sequence of names, equal on all machines.
 fn digest<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
     let mut hasher = SipHasher24::new();
     for name in names {
@@ -221,7 +221,8 @@ mod tests {
 
     use super::*;
 
-    fn want(draining: &[&str]) -> Desired {
+    /// Six backends of different weights, some of them draining.
+    fn desired(draining: &[&str]) -> Desired {
         let backends = (1..=6).map(|i| {
             let name = format!("web-{i}");
             serde_json::json!({ "name": name, "address": format!("10.0.1.{i}"), "draining": draining.contains(&&*name) })
@@ -238,6 +239,7 @@ mod tests {
         Desired::new(&config, &Seed::new([7; 16])).unwrap()
     }
 
+    /// Owners of the slots that differ, before and after.
     fn moved(a: &Desired, b: &Desired) -> Vec<(usize, usize)> {
         let pairs = a.services[0].owners.iter().copied().zip(b.services[0].owners.iter().copied());
         pairs.filter(|(before, after)| before != after).collect()
@@ -245,8 +247,8 @@ mod tests {
 
     #[test]
     fn draining_moves_the_slots_of_the_draining_backend_and_no_others() {
-        let before = want(&[]);
-        let after = want(&["web-6"]);
+        let before = desired(&[]);
+        let after = desired(&["web-6"]);
         let moved = moved(&before, &after);
         assert!(moved.iter().all(|(from, to)| *from == 5 && *to != 5), "{moved:?}");
         assert_eq!(moved.len(), before.services[0].owners.iter().filter(|o| **o == 5).count());
@@ -254,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn a_draining_backend_gets_nothing_while_anybody_else_is_left() {
-        let after = want(&["web-1", "web-2", "web-3", "web-5", "web-6"]);
+    fn a_draining_backend_has_no_slots_while_another_one_is_active() {
+        let after = desired(&["web-1", "web-2", "web-3", "web-5", "web-6"]);
         assert_eq!(after.services[0].owners.iter().collect::<BTreeSet<_>>(), BTreeSet::from([&3]));
     }
 
     #[test]
-    fn a_service_in_udp_says_so_to_packets_and_to_the_program() {
+    fn gue_sets_the_options_of_the_vip_and_the_feature_of_the_program() {
         let config = |service: serde_json::Value| {
             let mut text = serde_json::json!({
                 "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
@@ -272,8 +274,8 @@ mod tests {
                 .unwrap()
                 .extend(service.as_object().unwrap().clone());
             let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
-            let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
-            (want.services[0].options, want.features().has(Features::GUE))
+            let desired = Desired::new(&config, &Seed::new([7; 16])).unwrap();
+            (desired.services[0].options, desired.features().has(Features::GUE))
         };
         let both = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
         for (service, options) in [
@@ -286,8 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_show_their_connection_ids_where_their_service_has_server_ids_or_a_route_leads_to_some()
-     {
+    fn connection_ids_are_parsed_where_the_service_or_the_target_of_a_route_has_server_ids() {
         let options = |with_ids: Option<usize>| {
             let mut text = serde_json::json!({
                 "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
@@ -305,9 +306,9 @@ mod tests {
                 ]);
             }
             let config = Config::parse(&text.to_string(), Path::new("edge.json")).unwrap();
-            let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
-            assert_eq!(want.features().has(Features::QUIC), with_ids.is_some());
-            [0, 1, 2].map(|service| want.services[service].options.has(VipOptions::QUIC))
+            let desired = Desired::new(&config, &Seed::new([7; 16])).unwrap();
+            assert_eq!(desired.features().has(Features::QUIC), with_ids.is_some());
+            [0, 1, 2].map(|service| desired.services[service].options.has(VipOptions::QUIC))
         };
         assert_eq!(options(None), [false, false, false]);
         assert_eq!(options(Some(0)), [true, false, false]);
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_many_backends_drain_in_a_moment() {
+    fn draining_half_of_a_thousand_backends_is_fast() {
         let backends = 1..=1000;
         let config = serde_json::json!({
             "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
@@ -328,16 +329,16 @@ mod tests {
         });
         let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
         let began = std::time::Instant::now();
-        let want = Desired::new(&config, &Seed::new([7; 16])).unwrap();
-        // Seconds where nothing is optimised and the machine is busy; with lists of everybody it
-        // would be many minutes.
+        let desired = Desired::new(&config, &Seed::new([7; 16])).unwrap();
+        // Takes seconds without optimisation on a busy machine. Complete preference lists would take
+        // many minutes.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
-        assert!(want.services[0].owners.iter().all(|owner| owner % 2 == 0));
+        assert!(desired.services[0].owners.iter().all(|owner| owner % 2 == 0));
     }
 
     #[test]
-    fn when_everybody_drains_the_table_stays_as_it_was() {
-        let all = want(&["web-1", "web-2", "web-3", "web-4", "web-5", "web-6"]);
-        assert_eq!(all.services[0].owners, want(&[]).services[0].owners);
+    fn when_all_backends_drain_the_table_does_not_change() {
+        let all = desired(&["web-1", "web-2", "web-3", "web-4", "web-5", "web-6"]);
+        assert_eq!(all.services[0].owners, desired(&[]).services[0].owners);
     }
 }

@@ -1,62 +1,61 @@
-//! The state of the maps.
+//! The state that the maps hold.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_datapath::abi;
 use sluice_datapath::abi::{
-    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, VipAddress, VipKey,
+    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, ServiceRef, VipAddress, VipKey,
 };
 
 use crate::lookup_table::LookupTable;
 
-/// What the maps hold. Indexes that were never used are not listed.
+/// The state that the maps hold. Indexes that were never used are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Have {
-    /// Backends and resting indexes, by index.
+    /// Backends and indexes in quarantine, by index.
     pub backends: BTreeMap<u16, HaveBackend>,
-    /// Services and resting indexes, by index.
+    /// Services and indexes in quarantine, by index.
     pub services: BTreeMap<u32, HaveService>,
     /// VIP addresses and prefixes.
     pub addresses: BTreeMap<IpNet, VipAddress>,
     /// VIPs.
-    pub vips: BTreeMap<VipKey, abi::ServiceRef>,
+    pub vips: BTreeMap<VipKey, ServiceRef>,
     /// Routes.
-    pub routes: BTreeMap<RouteKey, abi::ServiceRef>,
+    pub routes: BTreeMap<RouteKey, ServiceRef>,
     /// QUIC server IDs and their backends.
     pub quic_servers: BTreeMap<QuicServerKey, Connection>,
-    /// How long the QUIC server IDs of services are, of those that have any.
+    /// Lengths of QUIC server IDs, by the index of the service.
     pub quic_lengths: BTreeMap<u32, QuicIdLengths>,
 }
 
-/// What a backend's index holds.
+/// The state of a backend index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaveBackend {
-    /// The backend's name; `None` when the index is free, or rests.
+    /// The backend's name; `None` for an index that is free or in quarantine.
     pub name: Option<String>,
-    /// Its entry.
+    /// The entry in `BACKENDS`.
     pub entry: Backend,
-    /// The epoch that the index had last.
+    /// The last epoch of the index.
     pub epoch: u32,
-    /// Whether it is draining.
+    /// Whether the backend is draining.
     pub draining: bool,
-    /// Until when the index rests, nanoseconds since boot.
+    /// The end of the index's quarantine, in nanoseconds since boot.
     pub reusable_after: u64,
 }
 
-/// What a service's index holds.
+/// The state of a service index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaveService {
-    /// The service's name; `None` when the index is free, or rests.
+    /// The service's name; `None` for an index that is free or in quarantine.
     pub name: Option<String>,
-    /// Its lookup table.
+    /// The lookup table.
     pub table: Option<LookupTable>,
-    /// Until when the index rests, nanoseconds since boot.
+    /// The end of the index's quarantine, in nanoseconds since boot.
     pub reusable_after: u64,
 }
 
-/// How long a freed index rests before it may be used again, in seconds.
+/// How long a freed index stays in quarantine, in seconds.
 ///
-/// A packet that read the index before it was freed has long been forwarded by then, and so have
-/// the counters been read that belong to the one who had it.
-pub const REST_SECONDS: u64 = 30;
+/// After that time no program run still uses the index, and readers of counters have seen the last
+/// values of the removed backend or service.
+pub const QUARANTINE_SECONDS: u64 = 30;

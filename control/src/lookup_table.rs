@@ -7,16 +7,16 @@ use sluice_datapath::abi::{Slot, TableHead};
 pub struct LookupTable {
     /// Number of slots, and whether flows are tracked.
     pub head: TableHead,
-    /// Counts up with every table of the service.
+    /// Version of the table: incremented with each replacement.
     pub generation: u32,
-    /// Digest of the owners' names, slot by slot: equal on balancers that agree.
+    /// Digest of the owners' names in slot order, equal on balancers with equal lookup tables.
     pub digest: u64,
     /// The slots.
     pub slots: Vec<Slot>,
 }
 
 impl LookupTable {
-    /// The elements of the inner map: two words each.
+    /// The elements of the inner map, two words in each.
     pub fn elements(&self) -> Vec<u64> {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let mut elements = Vec::with_capacity(self.slots.len() / 2 + 3);
@@ -30,7 +30,7 @@ impl LookupTable {
         elements
     }
 
-    /// The lookup table of an inner map's elements; `None` when slots are missing.
+    /// The inverse of [`Self::elements`]; `None` when elements are missing.
     pub fn from_elements(elements: &[u64]) -> Option<Self> {
         let [first, digest, slots @ ..] = elements else { return None };
         let head = TableHead::decode(*first as u32);

@@ -1,79 +1,75 @@
-//! From what is there to what is wanted: a pure function that returns the steps in between.
+//! Computes the steps from the state of the maps to the desired state.
 //!
-//! The order is make-before-break. Backends come before the tables that name them, tables before
-//! the VIPs that use them; VIPs go before the tables that they used, tables before the backends
-//! that they named. Routes are like VIPs, and their own service's VIPs come behind them: no packet
-//! of a new service goes to a backend that is not its client's. After each step every packet still
-//! finds a whole table of known backends, so it does no harm to stop between two steps, or to start
-//! again from what is then there. A VIP address's copy of a VIP ([`CachedVip`]) is cleared before
-//! anything else happens to the VIP.
+//! The order is make-before-break. Additions: backends, lookup tables, routes, VIPs. Removals: VIPs,
+//! routes, services with their tables, backends. A service's routes precede its VIPs, so that no
+//! packet of a new service goes to a backend that is not its client's.
+//!
+//! After each step, each packet finds a complete table of known backends. So the daemon may stop
+//! after any step and plan again from the state that it then finds. A VIP address's copy of a VIP
+//! ([`CachedVip`]) is cleared before that VIP is changed or removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
+use sluice_datapath::Address;
 use sluice_datapath::abi::{
     AddressOptions, Backend, CachedVip, Connection, Port, QuicIdLengths, QuicServerKey, RouteKey,
-    Slot, TableHead, VipAddress, VipKey,
+    ServiceRef, Slot, TableHead, VipAddress, VipKey,
 };
-use sluice_datapath::{Address, abi};
 
 use crate::capacities::{Capacities, ROUTES};
 use crate::config::Vip;
 use crate::desired::{Desired, DesiredService};
-use crate::have::{Have, REST_SECONDS};
+use crate::have::{Have, QUARANTINE_SECONDS};
 use crate::lookup_table::LookupTable;
 use crate::prefix::prefix_key;
 use crate::step::{NewBackend, NewTable, Step};
 
-/// Why there is no plan.
+/// The reason why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// There is no room.
+    /// A map is full.
     #[error(
-        "there is room for {capacity} {what}, which is not enough now (indexes that were freed within the last {} seconds still \
-         rest); raise limits.{what}, or reload again when they have rested",
-        REST_SECONDS
+        "not enough room for {what}: the capacity is {capacity}, and indexes stay in quarantine for {} seconds after they were \
+         freed; raise limits.{what}, or reload again after that time",
+        QUARANTINE_SECONDS
     )]
     Full {
-        /// Services, backends or vips.
+        /// `services`, `backends` or `vips`.
         what: &'static str,
-        /// How many there may be.
+        /// The capacity.
         capacity: u32,
     },
 }
 
-/// The steps from `have` to `want` at `now` (nanoseconds since boot); none when nothing differs.
-///
-/// # Errors
-///
-/// [`PlanError`].
+/// The steps from `have` to `desired` at `now` (nanoseconds since boot): none when nothing differs.
 pub fn plan(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     capacities: Capacities,
     now: u64,
 ) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::new();
-    let backends = place_backends(have, want, capacities.backends, now)?;
-    let services = place_services(have, want, capacities.services, now)?;
+    let backends = place_backends(have, desired, capacities.backends, now)?;
+    let services = place_services(have, desired, capacities.services, now)?;
 
     push(&mut steps, backends.new.clone(), Step::AddBackends);
-    push(&mut steps, changed_draining(have, want, &backends), Step::SetDraining);
-    push(&mut steps, changed_tables(have, want, &backends, &services), Step::ReplaceTables);
-    let (ids, mut unwanted_ids) = changed_server_ids(have, want, &backends, &services);
-    // The map has room for old and new ones, but for what interrupted changes have left.
+    push(&mut steps, changed_draining(have, desired, &backends), Step::SetDraining);
+    push(&mut steps, changed_tables(have, desired, &backends, &services), Step::ReplaceTables);
+    let (ids, mut unwanted_ids) = changed_server_ids(have, desired, &backends, &services);
+    // The map has room for old and new server IDs, except for leftovers of interrupted changes.
     let added = if let Some(Step::PutServerIds { servers, .. }) = &ids { servers.len() } else { 0 };
     if have.quic_servers.len() + added > 2 * capacities.backends as usize {
         steps.extend(unwanted_ids.take());
     }
     steps.extend(ids);
-    let (routes, unwanted) = changed_routes(have, want, &services);
-    // As above.
+    let (routes, unwanted) = changed_routes(have, desired, &services);
+    // The same holds for routes.
     let together = have.routes.len() + routes.len() <= ROUTES as usize;
     let (early, late) = if together { (Vec::new(), unwanted) } else { (unwanted, Vec::new()) };
     push(&mut steps, early, Step::RemoveRoutes);
     push(&mut steps, routes, Step::PutRoutes);
-    put_and_remove_vips(have, want, &services, capacities.vips, &mut steps)?;
+    put_and_remove_vips(have, desired, &services, capacities.vips, &mut steps)?;
     push(&mut steps, late, Step::RemoveRoutes);
     steps.extend(unwanted_ids);
     let kept: BTreeSet<u32> = services.iter().copied().collect();
@@ -93,44 +89,45 @@ fn push<T>(steps: &mut Vec<Step>, batch: Vec<T>, step: impl Fn(Vec<T>) -> Step) 
     }
 }
 
-/// Where the wanted backends are or will be.
+/// The indexes of the desired backends.
 struct Placed {
-    /// Index of each, in the order of [`Desired::backends`].
+    /// The index of each backend, in the order of [`Desired::backends`].
     indexes: Vec<u16>,
-    /// Those that have to be written.
+    /// The backends without an entry.
     new: Vec<NewBackend>,
 }
 
-/// A backend keeps its index as long as its name and addresses stay; a backend with another address
-/// is written at a new index, since a live entry is never rewritten.
+/// Assigns indexes to backends. A backend keeps its index while its name and addresses stay the
+/// same. A backend with a changed address gets a new index, because a live entry is never rewritten.
 fn place_backends(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     capacity: u32,
     now: u64,
 ) -> Result<Placed, PlanError> {
     let mut free = (1..=u16::try_from(capacity).unwrap_or(u16::MAX)).filter(|index| {
         have.backends.get(index).is_none_or(|has| has.name.is_none() && has.reusable_after <= now)
     });
-    // An interrupted change leaves a name at two indexes, or at one whose entry is not written:
-    // only a whole one counts.
-    let whole = have.backends.iter().filter(|(_, has)| has.entry.epoch != 0);
-    let whole: HashMap<(&str, Address, Address), u16> = whole
+    // An interrupted change may leave a name at two indexes, or at an index without an entry. Only
+    // an index with an entry counts.
+    let complete = have.backends.iter().filter(|(_, has)| has.entry.epoch != 0);
+    let complete: HashMap<(&str, Address, Address), u16> = complete
         .filter_map(|(index, has)| {
             Some(((has.name.as_deref()?, has.entry.v4, has.entry.v6), *index))
         })
         .collect();
-    let mut placed = Placed { indexes: Vec::with_capacity(want.backends.len()), new: Vec::new() };
-    for backend in &want.backends {
+    let mut placed =
+        Placed { indexes: Vec::with_capacity(desired.backends.len()), new: Vec::new() };
+    for backend in &desired.backends {
         let v4 = backend.v4.map_or(Address::NONE, Address::from);
         let v6 = backend.v6.map_or(Address::NONE, Address::from);
-        if let Some(index) = whole.get(&(&*backend.name, v4, v6)) {
+        if let Some(index) = complete.get(&(&*backend.name, v4, v6)) {
             placed.indexes.push(*index);
             continue;
         }
         let index = free.next().ok_or(PlanError::Full { what: "backends", capacity })?;
         let before = have.backends.get(&index).map_or(0, |has| has.epoch);
-        // Zero means free, so the count skips it.
+        // Epoch 0 marks a free index.
         let epoch = before.checked_add(1).unwrap_or(1);
         placed.indexes.push(index);
         placed.new.push(NewBackend {
@@ -143,10 +140,10 @@ fn place_backends(
     Ok(placed)
 }
 
-/// The index of each wanted service, in the order of [`Desired::services`].
+/// The index of each service, in the order of [`Desired::services`].
 fn place_services(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     capacity: u32,
     now: u64,
 ) -> Result<Vec<u32>, PlanError> {
@@ -162,11 +159,11 @@ fn place_services(
         Some(index) => Ok(*index),
         None => free.next().ok_or(PlanError::Full { what: "services", capacity }),
     };
-    want.services.iter().map(place).collect()
+    desired.services.iter().map(place).collect()
 }
 
-fn changed_draining(have: &Have, want: &Desired, placed: &Placed) -> Vec<(u16, bool)> {
-    let wanted = placed.indexes.iter().zip(&want.backends);
+fn changed_draining(have: &Have, desired: &Desired, placed: &Placed) -> Vec<(u16, bool)> {
+    let wanted = placed.indexes.iter().zip(&desired.backends);
     let new: BTreeSet<u16> = placed.new.iter().map(|backend| backend.index).collect();
     wanted
         .filter(|(index, _)| !new.contains(index))
@@ -177,12 +174,12 @@ fn changed_draining(have: &Have, want: &Desired, placed: &Placed) -> Vec<(u16, b
 
 fn changed_tables(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     backends: &Placed,
     services: &[u32],
 ) -> Vec<NewTable> {
     let mut changed = Vec::new();
-    for (service, wanted) in services.iter().zip(&want.services) {
+    for (service, wanted) in services.iter().zip(&desired.services) {
         let slots: Vec<Slot> = wanted
             .owners
             .iter()
@@ -207,10 +204,10 @@ fn changed_tables(
     changed
 }
 
-/// The steps that add or change QUIC server IDs, and that remove those that are not wanted.
+/// The step that adds or changes QUIC server IDs, and the step that removes the others.
 fn changed_server_ids(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     placed: &Placed,
     services: &[u32],
 ) -> (Option<Step>, Option<Step>) {
@@ -222,7 +219,7 @@ fn changed_server_ids(
         Connection { backend: index.into(), epoch }
     };
     let (mut servers, mut lengths) = (BTreeMap::new(), BTreeMap::new());
-    for (service, wanted) in services.iter().zip(&want.services) {
+    for (service, wanted) in services.iter().zip(&desired.services) {
         for (rotation, id, backend) in &wanted.server_ids {
             let Some(key) = QuicServerKey::new(*service, *rotation, id) else { continue };
             servers.insert(key, connection(*backend));
@@ -245,17 +242,17 @@ fn changed_server_ids(
     (put, remove)
 }
 
-/// Routes to be written, and routes to be removed.
+/// Routes to write, and routes to remove.
 fn changed_routes(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     services: &[u32],
-) -> (Vec<(RouteKey, abi::ServiceRef)>, Vec<RouteKey>) {
+) -> (Vec<(RouteKey, ServiceRef)>, Vec<RouteKey>) {
     let mut wanted = BTreeMap::new();
-    for (service, from) in services.iter().zip(&want.services) {
+    for (service, from) in services.iter().zip(&desired.services) {
         for (prefix, to) in &from.routes {
             let entry =
-                abi::ServiceRef { service: services[*to], options: want.services[*to].options };
+                ServiceRef { service: services[*to], options: desired.services[*to].options };
             wanted.insert(RouteKey::new(*service, &prefix_key(*prefix)), entry);
         }
     }
@@ -268,23 +265,23 @@ fn changed_routes(
 
 fn put_and_remove_vips(
     have: &Have,
-    want: &Desired,
+    desired: &Desired,
     services: &[u32],
     capacity: u32,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
-    let wanted: Vec<(Vip, abi::ServiceRef)> = services
+    let wanted: Vec<(Vip, ServiceRef)> = services
         .iter()
-        .zip(&want.services)
+        .zip(&desired.services)
         .flat_map(|(index, service)| {
-            let entry = abi::ServiceRef { service: *index, options: service.options };
+            let entry = ServiceRef { service: *index, options: service.options };
             service.vips.iter().map(move |vip| (*vip, entry))
         })
         .collect();
     let mut numbers: BTreeMap<IpNet, u32> =
         have.addresses.iter().map(|(prefix, has)| (*prefix, has.id)).collect();
-    // A crash may leave VIPs whose address is gone, or is not there yet: nobody else may inherit
-    // them with the number.
+    // A crash may leave VIPs without an entry of their address. Their number must not be given to
+    // another address.
     let mut next =
         numbers.values().copied().chain(have.vips.keys().map(|key| key.address)).max().unwrap_or(0);
     let mut entries = BTreeMap::new();
@@ -295,17 +292,17 @@ fn put_and_remove_vips(
             next += 1;
             next
         });
-        let options = want.addresses.get(&vip.prefix()).copied().unwrap_or_default();
+        let options = desired.addresses.get(&vip.prefix()).copied().unwrap_or_default();
         let address = entries.entry(vip.prefix()).or_insert(VipAddress::new(id, options));
         let (port, protocol) = (Port::new(vip.port()), vip.protocol().number());
-        // The first one that the configuration names. No packet looks for an any-port VIP first.
+        // The first VIP in the order of the configuration. An any-port VIP in the cache would never
+        // match, because no packet has port 0.
         if address.cached == CachedVip::NONE && port != VipKey::ANY_PORT {
             address.cached = CachedVip::new(port, protocol, *entry);
         }
         keys.insert(VipKey::new(id, port, protocol), *entry);
         if options.has(AddressOptions::PING_FORWARD) {
-            // The same service on every balancer, whatever the order in which the services are
-            // written.
+            // Independent of the order of the services, so that all balancers select the same one.
             let order = (vip.port(), vip.protocol());
             let lowest = pings.entry(id).or_insert((order, *entry));
             if order <= lowest.0 {
@@ -317,7 +314,7 @@ fn put_and_remove_vips(
     let changed = keys.iter().filter(|(key, entry)| have.vips.get(key) != Some(entry));
     let put: Vec<_> = changed.map(|(key, entry)| (*key, *entry)).collect();
     let cleared = have.addresses.iter().filter(|(prefix, has)| {
-        // Those of addresses that go, go with them.
+        // An address that is removed takes its cached VIP with it.
         let stays = has.cached_key().is_none_or(|key| keys.get(&key).copied() == has.cached.vip());
         !stays && entries.contains_key(prefix)
     });
@@ -335,8 +332,8 @@ fn put_and_remove_vips(
     if !fits(keys.len(), wanted.len()) {
         return Err(PlanError::Full { what: "vips", capacity });
     }
-    push(steps, cleared, Step::ClearCopies);
-    // No packet needs both the new ones and those that go, so which come first is a matter of room.
+    push(steps, cleared, Step::ClearCachedVips);
+    // No packet needs both added and removed VIPs, so the order depends on the room alone.
     let together = fits(have.vips.len() + added, numbers.len());
     let put = (!addresses.is_empty() || !put.is_empty())
         .then_some(Step::PutVips { addresses, vips: put });

@@ -1,89 +1,87 @@
-//! The steps of a plan.
+//! Steps of a plan.
 
 use std::fmt;
 
 use ipnet::IpNet;
-use sluice_datapath::abi;
 use sluice_datapath::abi::{
-    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, VipAddress, VipKey,
+    Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, ServiceRef, VipAddress, VipKey,
 };
 
 use crate::lookup_table::LookupTable;
 
-/// A backend to be written at an index that nothing refers to.
+/// A backend to write at an unused index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBackend {
-    /// Where.
+    /// The index.
     pub index: u16,
-    /// Its name.
+    /// The unique name.
     pub name: String,
-    /// What packets read.
+    /// The entry in `BACKENDS`.
     pub entry: Backend,
-    /// Whether it is draining.
+    /// Whether the backend is draining.
     pub draining: bool,
 }
 
-/// A lookup table to be put in place.
+/// A lookup table to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTable {
-    /// Index of the service.
+    /// The index of the service.
     pub service: u32,
     /// The service's name.
     pub name: String,
-    /// Whether the index had no service before.
+    /// Whether the index is new, so that its counters and record are written first.
     pub created: bool,
     /// The table.
     pub table: LookupTable,
 }
 
-/// One change of the maps: a batch, applied whole before the next one.
+/// One change of the maps: a batch that is complete before the next step starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Write backends that no table names yet.
+    /// Add backends. No slot refers to them yet.
     AddBackends(Vec<NewBackend>),
-    /// Write down which backends are draining. Packets do not read it: the tables say the same.
+    /// Update the draining flag of backends' records. Programs do not read it: the lookup tables
+    /// have the result.
     SetDraining(Vec<(u16, bool)>),
-    /// Swap lookup tables, all in one batch.
+    /// Replace lookup tables, in one batch.
     ReplaceTables(Vec<NewTable>),
-    /// Add routes or change where they lead, before any VIP leads to them.
-    PutRoutes(Vec<(RouteKey, abi::ServiceRef)>),
-    /// Remove routes that are not wanted.
+    /// Add routes or change their targets, before a VIP's options enable them.
+    PutRoutes(Vec<(RouteKey, ServiceRef)>),
+    /// Remove routes.
     RemoveRoutes(Vec<RouteKey>),
-    /// Give QUIC server IDs to backends, then change how long services' server IDs are.
+    /// Add or change QUIC server IDs, then the lengths of services' server IDs.
     PutServerIds {
-        /// New or changed IDs.
+        /// New or changed server IDs.
         servers: Vec<(QuicServerKey, Connection)>,
         /// New or changed lengths.
         lengths: Vec<(u32, QuicIdLengths)>,
     },
-    /// End QUIC server IDs of services, then remove those that are not wanted.
+    /// Clear the lengths of services without server IDs, then remove server IDs.
     RemoveServerIds {
-        /// IDs that are not wanted.
+        /// Server IDs to remove.
         servers: Vec<QuicServerKey>,
-        /// Services that have none any more.
+        /// Services without server IDs.
         services: Vec<u32>,
     },
-    /// Clear the VIPs that these addresses' entries hold copies of, since they are about to change
-    /// or to go.
-    ClearCopies(Vec<(IpNet, VipAddress)>),
-    /// Add VIPs or change their service or options, then add VIP addresses or change their options
-    /// and copies.
+    /// Clear the cached VIP of addresses, because that VIP is changed or removed next.
+    ClearCachedVips(Vec<(IpNet, VipAddress)>),
+    /// Add or change VIPs, then add or change VIP addresses, with their options and cached VIPs.
     PutVips {
         /// New or changed addresses.
         addresses: Vec<(IpNet, VipAddress)>,
         /// New or changed VIPs.
-        vips: Vec<(VipKey, abi::ServiceRef)>,
+        vips: Vec<(VipKey, ServiceRef)>,
     },
-    /// Remove VIPs, then the addresses that have none left.
+    /// Remove VIP addresses, then VIPs.
     RemoveVips {
-        /// VIPs that are not wanted.
+        /// VIPs to remove.
         vips: Vec<VipKey>,
-        /// Addresses that are not wanted.
+        /// VIP addresses to remove.
         addresses: Vec<IpNet>,
     },
-    /// Forget services; their indexes rest.
+    /// Remove services. Their indexes enter quarantine.
     RetireServices(Vec<u32>),
-    /// Forget backends; their indexes rest.
+    /// Remove backends. Their indexes enter quarantine.
     RetireBackends(Vec<u16>),
 }
 
@@ -94,7 +92,7 @@ impl fmt::Display for Step {
                 write!(f, "add backends {}", list(new.iter().map(|backend| backend.name.as_str())))
             }
             Self::SetDraining(changed) => {
-                write!(f, "change the draining mark of {} backends", changed.len())
+                write!(f, "change the draining flag of {} backends", changed.len())
             }
             Self::ReplaceTables(new) => {
                 write!(
@@ -111,8 +109,8 @@ impl fmt::Display for Step {
             Self::RemoveServerIds { servers, .. } => {
                 write!(f, "remove {} QUIC server IDs", servers.len())
             }
-            Self::ClearCopies(addresses) => {
-                write!(f, "clear the copies of VIPs at {} VIP addresses", addresses.len())
+            Self::ClearCachedVips(addresses) => {
+                write!(f, "clear the cached VIPs of {} VIP addresses", addresses.len())
             }
             Self::PutVips { addresses, vips } => {
                 write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
@@ -126,7 +124,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Names as a sentence has room for: some, and how many more there are.
+/// The first names, and the number of the others.
 fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 10;
     let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");

@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Trial};
 use sluice_control::apply;
 use sluice_control::config::Vip;
 use sluice_control::desired::{Desired, DesiredBackend, DesiredService};
-use sluice_control::have::REST_SECONDS;
+use sluice_control::have::QUARANTINE_SECONDS;
 use sluice_control::plan::plan;
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{NextHop, VipOptions};
@@ -86,7 +86,7 @@ impl Daemon {
 
     /// Waits until what is free may be used again, which costs a test no time.
     fn rest(&mut self) {
-        self.now += (REST_SECONDS + 1) * SECOND;
+        self.now += (QUARANTINE_SECONDS + 1) * SECOND;
     }
 
     /// Sends a packet and says to which backend it went; `None` when it passed or was dropped,

@@ -1,4 +1,4 @@
-//! A model of the maps that checks, after every single write, what packets rely on.
+//! A model of the maps that checks after each write that packets find consistent entries.
 
 use sluice_datapath::abi::{
     BackendRecord, Connection, ICMP, Name, NextHop, QuicIdLengths, QuicServerKey, RouteKey,
@@ -13,14 +13,14 @@ const NO_BACKEND: BackendRecord =
     BackendRecord { name: Name::NONE, reusable_after: 0, epoch: 0, draining: 0 };
 const NO_SERVICE: ServiceRecord = ServiceRecord { name: Name::NONE, reusable_after: 0 };
 
-/// An address, a port and a protocol's number: what a packet says.
-type Aim = (IpNet, u16, u8);
+/// The destination of a packet: address, port and protocol number.
+type Destination = (IpNet, u16, u8);
 
 /// The daemon died before a write.
 #[derive(Debug)]
 pub(super) struct Interrupted;
 
-/// The maps, and what must hold while one wanted state is being reached.
+/// The maps, and the conditions during the change to one desired state.
 pub(super) struct Model {
     capacities: Capacities,
     addresses: BTreeMap<IpNet, VipAddress>,
@@ -33,14 +33,14 @@ pub(super) struct Model {
     next_hops: BTreeMap<u32, NextHop>,
     backend_records: BTreeMap<u16, BackendRecord>,
     service_records: BTreeMap<u32, ServiceRecord>,
-    /// The clock, nanoseconds since boot.
+    /// The time in nanoseconds since boot.
     pub(super) now: u64,
-    /// How many more writes succeed before the daemon dies; `None` for all.
+    /// The number of writes before the daemon dies; `None` if it does not.
     pub(super) writes_left: Option<usize>,
-    /// What packets found when this change began and should still find when it ends.
-    stays: BTreeSet<Aim>,
-    /// All that packets may find during this change.
-    allowed: BTreeSet<Aim>,
+    /// Destinations of the state before and of the desired state, which must not have a gap.
+    kept: BTreeSet<Destination>,
+    /// Destinations that may be found during the change.
+    allowed: BTreeSet<Destination>,
 }
 
 impl Model {
@@ -59,16 +59,16 @@ impl Model {
             service_records: BTreeMap::new(),
             now: 1,
             writes_left: None,
-            stays: BTreeSet::new(),
+            kept: BTreeSet::new(),
             allowed: BTreeSet::new(),
         }
     }
 
-    pub(super) fn plan(&self, want: &Desired) -> Result<Vec<Step>, PlanError> {
-        plan(&apply::have(self).unwrap(), want, self.capacities, self.now)
+    pub(super) fn plan(&self, desired: &Desired) -> Result<Vec<Step>, PlanError> {
+        plan(&apply::have(self).unwrap(), desired, self.capacities, self.now)
     }
 
-    /// What a key of the VIPs holds.
+    /// The entry of a VIP.
     pub(super) fn vip(&self, key: &VipKey) -> Option<VipEntry> {
         self.vips.get(key).copied()
     }
@@ -78,16 +78,16 @@ impl Model {
         self.addresses.get(&prefix).copied()
     }
 
-    /// Writes what no plan would: the entry of a VIP address.
-    pub(super) fn damage(&mut self, prefix: IpNet, entry: VipAddress) {
+    /// Writes the entry of a VIP address without a plan.
+    pub(super) fn overwrite_address(&mut self, prefix: IpNet, entry: VipAddress) {
         self.addresses.insert(prefix, entry);
     }
 
-    /// From now on the maps are on their way from what they hold to `want`.
-    pub(super) fn begin(&mut self, want: &Desired) {
+    /// Starts the change from the present state to `desired`.
+    pub(super) fn start_change(&mut self, desired: &Desired) {
         let found = self.found();
-        let wanted = aims(want);
-        self.stays = found.intersection(&wanted).copied().collect();
+        let wanted = destinations(desired);
+        self.kept = found.intersection(&wanted).copied().collect();
         self.allowed = found.union(&wanted).copied().collect();
     }
 
@@ -96,8 +96,8 @@ impl Model {
         apply::apply(self, step, &|_| NextHop::new(1, 1520), now)
     }
 
-    /// Everything that packets find: the address, then the port.
-    fn found(&self) -> BTreeSet<Aim> {
+    /// All destinations that a packet finds: the address first, then the port.
+    fn found(&self) -> BTreeSet<Destination> {
         let vips = self.vips.keys().flat_map(|key| {
             let addresses = self.addresses.iter().filter(|(_, has)| has.id == key.address);
             addresses.map(|(address, _)| (*address, key.port.number(), key.protocol))
@@ -105,7 +105,7 @@ impl Model {
         vips.collect()
     }
 
-    /// One write: the daemon may have died before it. What packets rely on is checked after it.
+    /// Performs one write and checks the result, unless the daemon died before it.
     fn write(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), Interrupted> {
         match &mut self.writes_left {
             Some(0) => {
@@ -122,13 +122,13 @@ impl Model {
     fn check(&self) {
         let found = self.found();
         assert!(
-            self.stays.is_subset(&found),
-            "a VIP that stays is gone: {:?} of {found:?}",
-            self.stays
+            self.kept.is_subset(&found),
+            "a VIP of both states is missing: {:?} of {found:?}",
+            self.kept
         );
         assert!(
             found.is_subset(&self.allowed),
-            "{found:?} are VIPs, only {:?} may be",
+            "{found:?} are VIPs, only {:?} are allowed",
             self.allowed
         );
         let mut numbers: Vec<_> = self.addresses.values().map(|has| has.id).collect();
@@ -141,11 +141,11 @@ impl Model {
             self.addresses
         );
         for (prefix, has) in self.addresses.iter().filter(|(_, has)| has.cached_key().is_some()) {
-            let key = has.cached_key().expect("it is one of those that hold a copy");
+            let key = has.cached_key().expect("the filter keeps entries with a cached VIP");
             assert_eq!(
                 self.vips.get(&key).copied(),
                 has.cached.vip(),
-                "{prefix} holds a copy of {key:?} that is none"
+                "the cached VIP of {prefix} differs from {key:?}"
             );
         }
         let live: BTreeSet<u32> = self.addresses.values().map(|has| has.id).collect();
@@ -158,12 +158,8 @@ impl Model {
             for slot in &table.slots {
                 let entry = self.backends.get(&slot.first).unwrap_or(&FREE);
                 let record = self.backend_records.get(&slot.first).unwrap_or(&NO_BACKEND);
-                assert!(entry.epoch != 0, "a slot names index {}, which is free", slot.first);
-                assert_eq!(
-                    entry.epoch, record.epoch,
-                    "incarnations of index {} differ",
-                    slot.first
-                );
+                assert!(entry.epoch != 0, "a slot refers to index {}, which is free", slot.first);
+                assert_eq!(entry.epoch, record.epoch, "epochs of index {} differ", slot.first);
                 assert!(
                     !record.name.as_str().is_empty(),
                     "index {} is in use without a name",
@@ -175,42 +171,42 @@ impl Model {
                 );
             }
         }
-        // What is read while a server ID is in force is the backend that it was given to.
+        // A server ID refers to the backend that it was written for.
         for (key, server) in &self.quic_servers {
             let entry = self.backends.get(&(server.backend as u16)).unwrap_or(&FREE);
-            assert_eq!(entry.epoch, server.epoch, "{key:?} names a backend that is gone");
+            assert_eq!(entry.epoch, server.epoch, "{key:?} refers to a removed backend");
         }
         assert!(self.quic_servers.len() <= 2 * (self.capacities.backends as usize + 1));
         assert!(self.vips.len() <= self.capacities.vips as usize);
         assert!(self.addresses.len() <= self.capacities.vips as usize);
     }
 
-    /// The name and address behind an index.
-    fn who(&self, index: u16) -> (String, Address) {
+    /// The name and IPv4 address of the backend at an index.
+    fn identity(&self, index: u16) -> (String, Address) {
         let name = self.backend_records.get(&index).unwrap_or(&NO_BACKEND).name;
         (name.as_str().to_owned(), self.backends.get(&index).unwrap_or(&FREE).v4)
     }
 
-    /// Checks that the maps hold `want`, all of it and nothing else.
-    pub(super) fn check_reached(&self, want: &Desired) {
-        assert_eq!(self.plan(want), Ok(vec![]), "nothing is left to do");
-        assert_eq!(self.found(), aims(want));
-        assert_eq!(self.vips.len(), aims(want).len());
+    /// Checks that the maps hold exactly `desired`.
+    pub(super) fn check_reached(&self, desired: &Desired) {
+        assert_eq!(self.plan(desired), Ok(vec![]), "no step is left");
+        assert_eq!(self.found(), destinations(desired));
+        assert_eq!(self.vips.len(), destinations(desired).len());
         let addresses: BTreeSet<_> =
-            aims(want).into_iter().map(|(address, _, _)| address).collect();
+            destinations(desired).into_iter().map(|(address, _, _)| address).collect();
         assert_eq!(self.addresses.keys().copied().collect::<BTreeSet<_>>(), addresses);
-        for service in &want.services {
+        for service in &desired.services {
             let records = self
                 .service_records
                 .iter()
                 .filter(|(_, record)| record.name.as_str() == service.name);
             let [(index, _)] = records.collect::<Vec<_>>()[..] else {
-                panic!("{} is not there once", service.name)
+                panic!("{} does not occur exactly once", service.name)
             };
             let table = &self.tables[index];
-            let owners: Vec<_> = table.slots.iter().map(|slot| self.who(slot.first)).collect();
+            let owners: Vec<_> = table.slots.iter().map(|slot| self.identity(slot.first)).collect();
             let wanted = service.owners.iter().map(|owner| {
-                let backend = &want.backends[*owner];
+                let backend = &desired.backends[*owner];
                 (backend.name.clone(), backend.v4.map_or(Address::NONE, Address::from))
             });
             assert_eq!(owners, wanted.collect::<Vec<_>>());
@@ -222,14 +218,14 @@ impl Model {
                     vip.protocol().number(),
                 );
                 let entry = VipEntry { service: *index, options: service.options };
-                assert_eq!(self.vips[&key], entry, "{vip} leads to its service");
+                assert_eq!(self.vips[&key], entry, "{vip} refers to its service");
             }
             let routes = self.routes.iter().filter(|(key, _)| key.service == *index);
             let routes: Vec<_> = routes
                 .map(|(key, to)| (key.clients(), self.service_record(to.service).name, to.options))
                 .collect();
             let wanted = service.routes.iter().map(|(clients, to)| {
-                let to = &want.services[*to];
+                let to = &desired.services[*to];
                 (prefix_key(*clients), Name::new(&to.name).unwrap(), to.options)
             });
             let mut wanted: Vec<_> = wanted.collect();
@@ -238,7 +234,7 @@ impl Model {
             let mut lengths = QuicIdLengths::NONE;
             for (rotation, id, backend) in &service.server_ids {
                 let server = self.quic_servers[&QuicServerKey::new(*index, *rotation, id).unwrap()];
-                assert_eq!(self.who(server.backend as u16).0, want.backends[*backend].name);
+                assert_eq!(self.identity(server.backend as u16).0, desired.backends[*backend].name);
                 lengths = lengths.with(*rotation, id.len() as u8);
             }
             assert_eq!(
@@ -248,22 +244,26 @@ impl Model {
             for vip in service.vips.iter().filter(|vip| vip.port() != 0) {
                 assert!(
                     self.addresses[&vip.prefix()].cached_key().is_some(),
-                    "{vip} has an address without a copy"
+                    "{vip} has an address without a cached VIP"
                 );
             }
         }
-        let routes: usize = want.services.iter().map(|service| service.routes.len()).sum();
-        assert_eq!(self.routes.len(), routes, "routes of retired services are gone");
-        let ids: usize = want.services.iter().map(|service| service.server_ids.len()).sum();
-        assert_eq!(self.quic_servers.len(), ids, "server IDs of retired services are gone");
-        assert_eq!(self.tables.len(), want.services.len(), "tables of retired services are gone");
+        let routes: usize = desired.services.iter().map(|service| service.routes.len()).sum();
+        assert_eq!(self.routes.len(), routes, "routes of retired services are removed");
+        let ids: usize = desired.services.iter().map(|service| service.server_ids.len()).sum();
+        assert_eq!(self.quic_servers.len(), ids, "server IDs of retired services are removed");
+        assert_eq!(
+            self.tables.len(),
+            desired.services.len(),
+            "tables of retired services are removed"
+        );
         let live: BTreeMap<_, _> =
             self.backends.iter().filter(|(_, entry)| **entry != FREE).collect();
         let mut found: Vec<_> = live
             .keys()
-            .map(|index| (self.who(**index), self.backend_records[index].draining != 0))
+            .map(|index| (self.identity(**index), self.backend_records[index].draining != 0))
             .collect();
-        let mut wanted: Vec<_> = want
+        let mut wanted: Vec<_> = desired
             .backends
             .iter()
             .map(|b| ((b.name.clone(), b.v4.map_or(Address::NONE, Address::from)), b.draining))
@@ -281,7 +281,7 @@ impl Model {
         assert!((1..=self.capacities.backends).contains(&u32::from(index)));
         let named =
             self.tables.values().flat_map(|table| &table.slots).any(|slot| slot.first == index);
-        assert!(!named, "index {index} is written while a slot names it");
+        assert!(!named, "index {index} is written while a slot refers to it");
         let live = self.backend(index).epoch != 0;
         assert!(!live || *backend == FREE, "the live entry at {index} is rewritten");
         self.write(|model| _ = model.backends.insert(index, *backend))
@@ -297,9 +297,9 @@ impl Model {
         record: &BackendRecord,
     ) -> Result<(), Interrupted> {
         let before = self.backend_record(index);
-        assert!(record.epoch >= before.epoch, "incarnations never go back");
+        assert!(record.epoch >= before.epoch, "epochs never decrease");
         if record.epoch != before.epoch {
-            assert!(before.reusable_after <= self.now, "index {index} was to rest");
+            assert!(before.reusable_after <= self.now, "index {index} is in quarantine");
             assert!(before.name.as_str().is_empty(), "index {index} is taken");
         }
         self.write(|model| _ = model.backend_records.insert(index, *record))
@@ -316,16 +316,16 @@ impl Model {
     ) -> Result<(), Interrupted> {
         let before = self.service_record(index);
         if before.name != record.name && !record.name.as_str().is_empty() {
-            assert!(before.reusable_after <= self.now, "index {index} was to rest");
+            assert!(before.reusable_after <= self.now, "index {index} is in quarantine");
             assert!(!self.tables.contains_key(&index), "index {index} still has a table");
         }
         self.write(|model| _ = model.service_records.insert(index, *record))
     }
 }
 
-fn aims(want: &Desired) -> BTreeSet<Aim> {
-    let vips = || want.services.iter().flat_map(|service| &service.vips);
-    let options = |prefix: &IpNet| want.addresses.get(prefix).copied().unwrap_or_default();
+fn destinations(desired: &Desired) -> BTreeSet<Destination> {
+    let vips = || desired.services.iter().flat_map(|service| &service.vips);
+    let options = |prefix: &IpNet| desired.addresses.get(prefix).copied().unwrap_or_default();
     let forwarding =
         vips().map(Vip::prefix).filter(|prefix| options(prefix).has(AddressOptions::PING_FORWARD));
     let pings = forwarding.map(|prefix| (prefix, 0, ICMP));
@@ -341,7 +341,7 @@ impl Maps for Model {
 
     fn put_vip_addresses(&mut self, addresses: &[(IpNet, VipAddress)]) -> Result<(), Interrupted> {
         addresses.iter().try_for_each(|(address, value)| {
-            assert_ne!(value.id, 0, "0 means nothing");
+            assert_ne!(value.id, 0, "0 means none");
             self.write(|model| _ = model.addresses.insert(*address, *value))
         })
     }
@@ -358,7 +358,7 @@ impl Maps for Model {
 
     fn put_vips(&mut self, vips: &[(VipKey, VipEntry)]) -> Result<(), Interrupted> {
         vips.iter().try_for_each(|(key, vip)| {
-            assert_ne!(vip.service, 0, "0 means nothing");
+            assert_ne!(vip.service, 0, "0 means none");
             self.write(|model| _ = model.vips.insert(*key, *vip))
         })
     }
@@ -373,7 +373,7 @@ impl Maps for Model {
 
     fn put_routes(&mut self, routes: &[(RouteKey, VipEntry)]) -> Result<(), Interrupted> {
         routes.iter().try_for_each(|(key, vip)| {
-            assert!(key.service != 0 && vip.service != 0, "0 means nothing");
+            assert!(key.service != 0 && vip.service != 0, "0 means none");
             self.write(|model| _ = model.routes.insert(*key, *vip))
         })
     }
@@ -416,7 +416,7 @@ impl Maps for Model {
         Ok(services.iter().filter_map(has).collect())
     }
 
-    /// A batch is not atomic as a whole: each swap is a write of its own.
+    /// A batch is not atomic: each replacement is a write of its own.
     fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Interrupted> {
         for (service, table) in tables {
             assert!((1..=self.capacities.services).contains(service));
@@ -427,7 +427,7 @@ impl Maps for Model {
                     "generations count up"
                 );
                 for (before, after) in old.slots.iter().zip(&table.slots) {
-                    if self.who(before.first) == self.who(after.first) {
+                    if self.identity(before.first) == self.identity(after.first) {
                         assert_eq!(before, after, "a slot of an untouched backend moved");
                     }
                 }
@@ -440,27 +440,27 @@ impl Maps for Model {
     fn remove_table(&mut self, service: u32) -> Result<(), Interrupted> {
         assert!(
             !self.vips.values().any(|used| used.service == service),
-            "a VIP leads to the table that goes"
+            "a VIP refers to the removed table"
         );
         assert!(
             !self.routes.values().any(|to| to.service == service),
-            "a route leads to the table that goes"
+            "a route refers to the removed table"
         );
         assert!(
             !self.routes.keys().any(|key| key.service == service),
-            "the service that goes has routes"
+            "the removed service has routes"
         );
         assert!(
             !self.quic_servers.keys().any(|key| key.service == service),
-            "the service that goes has server IDs"
+            "the removed service has server IDs"
         );
         self.write(|model| _ = model.tables.remove(&service))
     }
 
-    fn remove_list(&mut self, index: u32) -> Result<(), Interrupted> {
+    fn remove_acl(&mut self, index: u32) -> Result<(), Interrupted> {
         assert!(
             !self.vips.values().any(|used| used.service == index),
-            "a VIP leads to the list that goes"
+            "a VIP refers to the removed source ACL"
         );
         self.write(|_| ())
     }
@@ -498,7 +498,7 @@ impl Maps for Model {
     fn reset_service_counters(&mut self, indexes: &[u32]) -> Result<(), Interrupted> {
         indexes.iter().try_for_each(|index| {
             let free = self.service_record(*index).name.as_str().is_empty();
-            assert!(free, "counters of a service in use are lost");
+            assert!(free, "counters of a service in use are reset");
             self.write(|_| {})
         })
     }
@@ -506,7 +506,7 @@ impl Maps for Model {
     fn reset_backend_counters(&mut self, indexes: &[u16]) -> Result<(), Interrupted> {
         indexes.iter().try_for_each(|index| {
             let free = self.backend_record(*index).name.as_str().is_empty();
-            assert!(free, "counters of a backend in use are lost");
+            assert!(free, "counters of a backend in use are reset");
             self.write(|_| {})
         })
     }

@@ -1,4 +1,4 @@
-//! Random sequences of wanted states, with the daemon dying anywhere in between.
+//! Random sequences of desired states, with crashes after any write.
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -7,14 +7,14 @@ use sluice_datapath::abi::{AddressOptions, VipOptions};
 
 use super::*;
 
-/// Room for what interrupted changes leave resting.
+/// Room for the indexes in quarantine after interrupted changes.
 const ROOMY: Capacities = Capacities { services: 12, backends: 60, vips: 10, connections: 1024 };
 
-/// One change: what is wanted, after how many writes the daemon dies (if it does), and how long it
-/// takes until the next.
+/// One change: the desired state, the number of writes before the daemon dies (if it does), and the
+/// time until the next change.
 #[derive(Debug, Clone)]
-struct Turn {
-    want: Desired,
+struct Change {
+    desired: Desired,
     dies_after: Option<usize>,
     seconds: u64,
 }
@@ -63,7 +63,7 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<DesiredService>> {
                     let held: Vec<_> = held.map(|((last, port), _)| vip(*last, *port)).collect();
                     let (owners, tracked) = &tables[number];
                     let options = VipOptions::NONE.with_if(owners[0] == 0, VipOptions::HASH_SOURCE);
-                    // Of those there are, the first one routes clients to the others.
+                    // The first service routes clients to the others.
                     let routes = routes
                         .as_ref()
                         .filter(|_| position == 0 && count > 1)
@@ -94,10 +94,10 @@ fn services(backends: usize) -> impl Strategy<Value = Vec<DesiredService>> {
     )
 }
 
-fn want() -> impl Strategy<Value = Desired> {
+fn desired() -> impl Strategy<Value = Desired> {
     backends().prop_flat_map(|backends| {
         let services = services(backends.len());
-        // VIP addresses 1 and 2 may drop what no VIP takes, 1 and 3 may forward pings.
+        // VIP addresses 1 and 2 may drop packets without a service, 1 and 3 may forward pings.
         let drop = [1, 2].map(|last| (vip(last, 80).prefix(), AddressOptions::DROP_NO_SERVICE));
         let forward = [1, 3].map(|last| (vip(last, 80).prefix(), AddressOptions::PING_FORWARD));
         let addresses = subsequence([drop, forward].concat(), 0..=4);
@@ -105,20 +105,20 @@ fn want() -> impl Strategy<Value = Desired> {
             backends,
             services,
             addresses: addresses.into_iter().collect(),
-            list_of_all: false,
+            global_acl: false,
         })
     })
 }
 
-fn turn() -> impl Strategy<Value = Turn> {
-    (want(), proptest::option::weighted(0.5, 0..30usize), 0..40u64)
-        .prop_map(|(want, dies_after, seconds)| Turn { want, dies_after, seconds })
+fn any_change() -> impl Strategy<Value = Change> {
+    (desired(), proptest::option::weighted(0.5, 0..30usize), 0..40u64)
+        .prop_map(|(desired, dies_after, seconds)| Change { desired, dies_after, seconds })
 }
 
-/// Applies as the daemon does until everything is done or it dies; whether it got to the end.
-fn run(model: &mut Model, want: &Desired, dies_after: Option<usize>) -> bool {
-    let steps = model.plan(want).expect("there is room");
-    model.begin(want);
+/// Plans and applies as the daemon does. Returns whether all steps are done, or the daemon died.
+fn run(model: &mut Model, desired: &Desired, dies_after: Option<usize>) -> bool {
+    let steps = model.plan(desired).expect("there is room");
+    model.start_change(desired);
     model.writes_left = dies_after;
     let done = steps.iter().all(|step| model.apply(step).is_ok());
     model.writes_left = None;
@@ -128,25 +128,25 @@ fn run(model: &mut Model, want: &Desired, dies_after: Option<usize>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// The model checks after every write what packets rely on, whatever was left by the last
-    /// interruption.
+    /// After each write the model checks that packets find consistent entries, also after earlier
+    /// interruptions.
     #[test]
-    fn every_state_is_reached_from_whatever_is_there_without_a_gap(turns in proptest::collection::vec(turn(), 1..8)) {
+    fn every_state_is_reached_from_every_other_without_a_gap(changes in proptest::collection::vec(any_change(), 1..8)) {
         let mut model = Model::new(ROOMY);
-        for turn in &turns {
-            if run(&mut model, &turn.want, turn.dies_after) {
-                model.check_reached(&turn.want);
+        for change in &changes {
+            if run(&mut model, &change.desired, change.dies_after) {
+                model.check_reached(&change.desired);
             }
-            model.now += turn.seconds * SECOND;
+            model.now += change.seconds * SECOND;
         }
-        let last = &turns[turns.len() - 1].want;
+        let last = &changes[changes.len() - 1].desired;
         prop_assert!(run(&mut model, last, None));
         model.check_reached(last);
     }
 
-    /// Each point at which the daemon can die in one change, and the start after it.
+    /// Each point at which the daemon can die during one change, with the restart after it.
     #[test]
-    fn a_change_may_be_interrupted_after_any_write(before in want(), after in want()) {
+    fn a_change_may_be_interrupted_after_any_write(before in desired(), after in desired()) {
         for dies_after in 0.. {
             let mut model = Model::new(ROOMY);
             prop_assert!(run(&mut model, &before, None));

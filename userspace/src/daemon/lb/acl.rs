@@ -28,7 +28,7 @@ impl LbDaemon {
         have: &Have,
         desired: &mut Desired,
     ) -> Result<(), CliError> {
-        desired.list_of_all = !config.acl_files().is_empty() && self.has_acl(AclVerdict::GLOBAL)?;
+        desired.global_acl = !config.acl_files().is_empty() && self.has_acl(AclVerdict::GLOBAL)?;
         for (service, wanted) in config.services().iter().zip(&mut desired.services) {
             if service.acl_files().is_empty() {
                 continue;
@@ -137,7 +137,7 @@ impl LbDaemon {
         let stale: Vec<u32> =
             present.iter().copied().filter(|index| !keep.contains(index)).collect();
         for index in stale {
-            self.maps.remove_list(index).map_err(CliError::operation)?;
+            self.maps.remove_acl(index).map_err(CliError::operation)?;
         }
         Ok(())
     }

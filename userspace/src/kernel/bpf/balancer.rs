@@ -330,7 +330,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn remove_list(&mut self, index: u32) -> Result<(), Error> {
+    pub fn remove_acl(&mut self, index: u32) -> Result<(), Error> {
         self.lists.delete(&index.to_ne_bytes())?;
         if let Some(listed) = self.listed.get_mut() {
             listed.remove(&index);

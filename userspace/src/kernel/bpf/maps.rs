@@ -48,7 +48,7 @@ maps! {
     fn tables(&; services: &[u32]) -> BTreeMap<u32, LookupTable>;
     fn replace_tables(&mut; tables: &[(u32, &LookupTable)]) -> ();
     fn remove_table(&mut; service: u32) -> ();
-    fn remove_list(&mut; index: u32) -> ();
+    fn remove_acl(&mut; index: u32) -> ();
     fn backends(&;) -> Vec<Backend>;
     fn set_backends(&mut; backends: &[(u16, Backend)]) -> ();
     fn set_next_hops(&mut; next_hops: &[(u32, NextHop)]) -> ();
