@@ -175,7 +175,7 @@ impl BalancerBinding for TestRunBalancer {
                 old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
             self.maps.remove_quic_servers(&unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !fixture.lists.contains_key(list)) {
-                self.maps.remove_list(*list)?;
+                self.maps.remove_acl(*list)?;
             }
             for service in old.tables.keys().filter(|service| !fixture.tables.contains_key(service))
             {
