@@ -1,5 +1,5 @@
 //! The configuration document: the JSON text as plain data. Types and ranges of single values are
-//! checked here; conditions on several values are checked by [`super::validate`].
+//! checked here; conditions on several values are checked by `validate`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
