@@ -1,87 +1,74 @@
-//! Instructions that a whole kernel takes to forward a packet: on a balancer between a source and a
-//! sink, in network namespaces of a virtual machine with one CPU, whose clock counts instructions
-//! (QEMU's `-icount shift=0`: one nanosecond each).
+//! Instructions per forwarded packet of a whole kernel: source, balancer and sink in network
+//! namespaces of a virtual machine with one CPU, whose clock counts instructions (QEMU's
+//! `-icount shift=0`: one nanosecond each).
 //!
-//! A figure is the time that the generator takes for a number of packets divided by that number. It
-//! is all that happens to a packet on that CPU: it is made and sent, received by the balancer,
-//! forwarded, received by the sink, dropped there. Only what the balancer does differs, and
-//! [`Balancer::Nothing`] tells what the rest is. There are no caches and no mispredicted branches
-//! in such a figure.
+//! A figure is the run time of the generator divided by the number of packets. It includes
+//! everything that happens to a packet on that CPU: the source creates and sends it, the balancer
+//! forwards it, the sink receives and drops it. Only the balancer differs between figures;
+//! [`Forwarder::Nothing`] measures the rest. Caches and branch prediction have no effect.
 
-mod balancers;
+mod figure;
+mod forwarders;
 mod generator;
-mod site;
+mod network;
 mod table;
 
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-pub use self::balancers::Balancer;
-use self::balancers::Filter;
-use self::generator::{FRAME, Generator};
-use self::site::{BALANCER, SINK, Site, enter};
+pub use self::figure::{FLOWS, Figure};
+pub use self::forwarders::Forwarder;
+use self::forwarders::TcBaseline;
+use self::generator::{FRAME, PacketGenerator};
+use self::network::{BALANCER, BenchNetwork, SINK, enter, received};
 pub use self::table::table;
 
-/// Source ports in turn.
-pub const FLOWS: [u16; 2] = [1, 10_000];
+/// Packets that may arrive at the sink besides the generator's, such as IPv6 neighbour discovery.
+const STRAY_PACKETS: u64 = 5;
+/// Bytes of the largest such packet.
+const STRAY_BYTES: u64 = 200;
 
-/// A figure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Figure {
-    /// What forwarded.
-    pub balancer: Balancer,
-    /// How many flows the packets belonged to.
-    pub flows: u16,
-    /// Nanoseconds of the machine's clock for a packet, from the generator to the sink.
-    pub nanoseconds: u32,
-}
-
-/// Measures each balancer with each number of flows; `told` gets each figure as soon as it is
-/// known.
-///
-/// # Errors
-///
-/// What the kernel refused, and packets that did not arrive as they should.
+/// Measures each forwarder with each number of flows. `report` receives each figure immediately.
 pub fn measure(
-    balancers: &[Balancer],
+    forwarders: &[Forwarder],
     packets: u32,
     sluice: &Path,
-    mut told: impl FnMut(Figure),
+    mut report: impl FnMut(Figure),
 ) -> anyhow::Result<()> {
-    let _site = Site::new()?;
-    let _sink = Filter::sink()?;
-    for balancer in balancers {
-        let place = || format!("with {}", balancer.name());
-        let _forwarding = balancer.start(sluice).with_context(place)?;
+    let _network = BenchNetwork::new()?;
+    let _sink = TcBaseline::sink()?;
+    for forwarder in forwarders {
+        let context = || format!("with {}", forwarder.name());
+        let _running = forwarder.start(sluice).with_context(context)?;
         for flows in FLOWS {
-            let generator = Generator::new(flows)?;
-            // Each flow is seen before, and all memory was used before.
-            forward(*balancer, &generator, u32::from(flows).max(1000)).with_context(place)?;
-            let nanoseconds = forward(*balancer, &generator, packets).with_context(place)?;
-            told(Figure { balancer: *balancer, flows, nanoseconds });
+            let generator = PacketGenerator::new(flows)?;
+            // Warm-up: each flow is known, and all memory is allocated.
+            forward(*forwarder, &generator, u32::from(flows).max(1000)).with_context(context)?;
+            let nanoseconds = forward(*forwarder, &generator, packets).with_context(context)?;
+            report(Figure { forwarder: *forwarder, flows, nanoseconds });
         }
     }
     Ok(())
 }
 
-/// Sends packets, which must arrive; nanoseconds of each.
-fn forward(balancer: Balancer, generator: &Generator, packets: u32) -> anyhow::Result<u32> {
-    let count = || -> anyhow::Result<_> {
-        Ok((enter(BALANCER, || site::received("in"))?, enter(SINK, || site::received("in"))?))
-    };
-    let ((reached, _), (arrived, bytes)) = count()?;
+/// Sends packets and checks that they arrive; returns nanoseconds per packet.
+fn forward(forwarder: Forwarder, generator: &PacketGenerator, packets: u32) -> anyhow::Result<u32> {
+    let count = |host| enter(host, || received("in"));
+    let balancer_before = count(BALANCER)?;
+    let sink_before = count(SINK)?;
     let nanoseconds = generator.send(packets)?;
-    let ((reached_after, _), (arrived_after, bytes_after)) = count()?;
-    let (reached, arrived, bytes) =
-        (reached_after - reached, arrived_after - arrived, bytes_after - bytes);
+    let reached = count(BALANCER)?.packets - balancer_before.packets;
+    let sink = count(SINK)?;
+    let arrived = sink.packets - sink_before.packets;
+    let bytes = sink.bytes - sink_before.bytes;
     let packets = u64::from(packets);
     ensure!(reached >= packets, "only {reached} of {packets} packets reached the balancer");
     let (expected, size) =
-        balancer.growth().map_or((0, 0), |growth| (packets, (FRAME + growth) as u64));
-    // A stray packet of the hosts' own is no error.
+        forwarder.overhead().map_or((0, 0), |overhead| (packets, (FRAME + overhead) as u64));
     ensure!(
-        arrived.abs_diff(expected) <= 5 && bytes.abs_diff(expected * size) <= 5 * 200,
+        arrived.abs_diff(expected) <= STRAY_PACKETS
+            && bytes.abs_diff(expected * size) <= STRAY_PACKETS * STRAY_BYTES,
         "{arrived} packets with {bytes} bytes arrived instead of {expected} with {size} each"
     );
     Ok(nanoseconds)

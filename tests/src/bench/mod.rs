@@ -1,6 +1,6 @@
-//! What Sluice costs: [`program`], nanoseconds a packet of the programs alone, and [`forwarding`],
-//! instructions a packet on a whole kernel beside what else forwards packets. The `sluice-bench`
-//! binary runs both.
+//! Benchmarks: [`program`] measures nanoseconds per packet of the programs alone, [`forwarding`]
+//! instructions per packet of a whole kernel, in comparison with other forwarders. The
+//! `sluice-bench` binary runs both.
 
 pub mod baseline;
 pub mod document;

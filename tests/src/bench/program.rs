@@ -1,19 +1,13 @@
-//! Nanoseconds a packet of the balancer's programs by themselves, by `BPF_PROG_TEST_RUN`, beside a
-//! program that does nothing and one that only encapsulates.
+//! Nanoseconds per packet of the balancer's programs alone, by `BPF_PROG_TEST_RUN`, in comparison
+//! with an empty program and one that only encapsulates.
 //!
-//! Machines are shared and their clocks change speed, so the three programs take turns on the same
-//! frames, and what is told is the median over many batches of what each batch found. The kernel
-//! restores no frame before it repeats a run, so each run is one call, and what it costs to read
-//! the clock is what the empty program shows: it is subtracted from both others.
+//! Machines are shared and change their clock speed. Therefore the three programs run in turn on
+//! the same frames, and a figure is the median of many batches. The kernel does not restore a frame
+//! before it repeats a run, so each run is its own system call. The time of the empty program,
+//! which is that of reading the clock, is subtracted from both others.
 
 pub mod cases;
 
-use crate::packets::bindings::BalancerBinding as _;
-use crate::packets::bindings::entries::settings;
-use crate::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
-use crate::packets::expectation::Action;
-use crate::packets::fixture::BackendSpec;
-use crate::packets::frames::{self, Client};
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context as _, ensure};
@@ -21,112 +15,107 @@ use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unsha
 use nix::unistd::Pid;
 use sluice_datapath::abi::Settings;
 
-use self::cases::{CASES, Case, Flows, Frames};
-use super::baseline::{self, Baseline, Way};
+use self::cases::{BenchCase, CASES, Flows, Frames};
+use super::baseline::{Baseline, BaselineSettings, LoadedBaseline};
 use crate::kernel::run_timed;
+use crate::packets::bindings::BalancerBinding as _;
+use crate::packets::bindings::entries::settings;
 use crate::packets::bindings::route;
+use crate::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
+use crate::packets::expectation::Action;
+use crate::packets::fixture::BackendSpec;
+use crate::packets::frames::{self, Client};
 
-/// How much is measured.
+/// The number of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {
-    /// Batches of a case.
+    /// Batches per case.
     pub batches: usize,
-    /// Runs of each program in a batch.
+    /// Runs of each program per batch.
     pub runs: usize,
-    /// The most flows that are sent before a case; cases of more have as many.
+    /// Limit of the flows of a case.
     pub flows: u32,
 }
 
 impl Effort {
-    /// Enough for figures that repeat within some percent.
+    /// For figures that repeat within some percent.
     pub const FIGURES: Self = Self { batches: 100, runs: 1000, flows: u32::MAX };
-    /// Enough where a nanosecond is an instruction.
+    /// For machines on which one instruction takes one nanosecond.
     pub const COUNTED: Self = Self { batches: 5, runs: 100, flows: 1 << 12 };
-    /// Enough to see that every case does what it says.
+    /// For a test of the cases.
     pub const TRIAL: Self = Self { batches: 2, runs: 50, flows: 1 << 10 };
 }
 
-/// What a case costs at a hook.
+/// The cost of a case at a hook.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Nanoseconds above the empty program.
     pub nanoseconds: f64,
-    /// Nanoseconds of the encapsulating program above the empty one, on the same frames in the same
-    /// turns.
+    /// Nanoseconds of the encapsulating program above the empty one, on the same frames.
     pub encapsulating: f64,
-    /// Median of the batches' ratios of the first to the second.
+    /// Median of the batches' ratios of `nanoseconds` to `encapsulating`.
     pub ratio: f64,
 }
 
-/// Runs `measure` in a network namespace with a way to the backends, on one CPU; it gets the
-/// interface.
-///
-/// The calling thread stays in that namespace.
-///
-/// # Errors
-///
-/// What the kernel refused, and those of `measure`.
+/// Moves the calling thread into a new network namespace with a route to the backends and onto one
+/// CPU, and calls `measure` with the route's interface.
 pub fn isolated<T>(measure: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace")?;
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
-    // The last one: interrupts tend to go to the first.
+    // The last CPU, because the first ones handle more interrupts.
     let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     let mut one = CpuSet::new();
-    one.set(last.context("this process may run on no CPU")?)?;
+    one.set(last.context("the CPU affinity of this process is empty")?)?;
     sched_setaffinity(Pid::from_raw(0), &one)?;
     measure(route::route_out()?)
 }
 
-/// Measures a case at a hook.
-///
-/// # Errors
-///
-/// What the kernel refused, and a packet that does not become what the case says.
+/// Measures a case at a hook. A packet with another action than the case's is an error.
 pub fn measure(
-    case: &Case,
+    case: &BenchCase,
     v6: bool,
     hook: BalancerHook,
     interface: u32,
     effort: Effort,
 ) -> anyhow::Result<Cost> {
-    let place = || format!("{} at {hook:?}, {}", case.name, family(v6));
+    let context = || format!("{} at {hook:?}, {}", case.name, family(v6));
     let mut balancer = TestRunBalancer::with(
         hook,
         case.connections,
         &Settings { features: case.features, ..settings() },
     )?;
     balancer.configure(&case.fixture_with_interface(interface))?;
-    let way = way(&(case.client)(v6), interface);
+    let baseline = baseline_settings(&(case.client)(v6), interface);
     let (empty, encapsulate) = match hook {
         BalancerHook::Tc => (Baseline::EmptyTc, Baseline::EncapsulateTc),
         BalancerHook::Xdp => (Baseline::EmptyXdp, Baseline::EncapsulateXdp),
     };
-    let (empty, encapsulate) =
-        (baseline::Loaded::new(empty, &way)?, baseline::Loaded::new(encapsulate, &way)?);
+    let empty = LoadedBaseline::new(empty, &baseline)?;
+    let encapsulate = LoadedBaseline::new(encapsulate, &baseline)?;
     let programs = [
         (empty.descriptor(), Action::Pass),
         (encapsulate.descriptor(), Action::Redirect),
         (balancer.program().descriptor(), case.action),
     ];
 
-    let case = &Case { flows: limited(case.flows, effort.flows), ..*case };
-    let (mut frames, count) = Frames::before(case, v6);
+    let case = &BenchCase { flows: limited(case.flows, effort.flows), ..*case };
+    let (mut frames, count) = Frames::warm_up(case, v6);
     for _ in 0..count {
-        run(programs[2], hook, frames.frame()).with_context(place)?;
+        run(programs[2], hook, frames.frame()).with_context(context)?;
     }
     let mut frames = Frames::new(case, v6);
     let batches = (0..effort.batches).map(|_| batch(&programs, hook, &mut frames, effort.runs));
-    let batches = batches.collect::<anyhow::Result<Vec<_>>>().with_context(place)?;
-    let of = |figure: fn(&[f64; 3]) -> f64| median(batches.iter().map(figure).collect());
+    let batches = batches.collect::<anyhow::Result<Vec<_>>>().with_context(context)?;
+    let median_of = |figure: fn(&[f64; 3]) -> f64| median(batches.iter().map(figure).collect());
     Ok(Cost {
-        nanoseconds: of(|[empty, _, sluice]| sluice - empty),
-        encapsulating: of(|[empty, encapsulate, _]| encapsulate - empty),
-        ratio: of(|[empty, encapsulate, sluice]| (sluice - empty) / (encapsulate - empty)),
+        nanoseconds: median_of(|[empty, _, sluice]| sluice - empty),
+        encapsulating: median_of(|[empty, encapsulate, _]| encapsulate - empty),
+        ratio: median_of(|[empty, encapsulate, sluice]| (sluice - empty) / (encapsulate - empty)),
     })
 }
 
-/// The way of the encapsulating programs: to the first backend, for packets as long as this one.
-fn way(client: &Client, interface: u32) -> Way {
+/// The constants of the encapsulating programs: the first backend, packets of this length.
+fn baseline_settings(client: &Client, interface: u32) -> BaselineSettings {
     let backend = BackendSpec::new(1);
     let length = client.packet().len();
     let outer_v4 =
@@ -134,19 +123,21 @@ fn way(client: &Client, interface: u32) -> Way {
     let outer_v6 =
         backend.v6.and_then(|address| frames::outer_v6(address, 0, 0, length).try_into().ok());
     match (outer_v4, outer_v6) {
-        (Some(outer_v4), Some(outer_v6)) => Way { interface, outer_v4, outer_v6, ..Way::default() },
-        _ => unreachable!("a backend has both addresses, and the headers have their lengths"),
+        (Some(outer_v4), Some(outer_v6)) => {
+            BaselineSettings { interface, outer_v4, outer_v6, ..BaselineSettings::default() }
+        }
+        _ => unreachable!("the backend has both addresses, and the headers have fixed lengths"),
     }
 }
 
-fn limited(flows: Flows, most: u32) -> Flows {
+fn limited(flows: Flows, limit: u32) -> Flows {
     match flows {
-        Flows::Known(flows) => Flows::Known(flows.min(most)),
-        Flows::New(seen) => Flows::New(seen.min(most)),
+        Flows::Known(flows) => Flows::Known(flows.min(limit)),
+        Flows::New(known) => Flows::New(known.min(limit)),
     }
 }
 
-/// Medians of the programs' times when they take turns.
+/// Medians of the programs' run times.
 fn batch(
     programs: &[(BorrowedFd<'_>, Action); 3],
     hook: BalancerHook,
@@ -156,7 +147,7 @@ fn batch(
     let mut times = [const { Vec::new() }; 3];
     for round in 0..runs {
         let frame = frames.frame();
-        // Who comes first changes: a run finds the caches as the one before it left them.
+        // The order rotates, because each run uses the caches as the previous one left them.
         for turn in 0..programs.len() {
             let program = (round + turn) % programs.len();
             times[program].push(f64::from(run(programs[program], hook, frame)?));
@@ -165,16 +156,15 @@ fn batch(
     Ok(times.map(median))
 }
 
-/// Nanoseconds of a run, which must end as it should.
+/// Runs a program once and checks its action; returns the run time in nanoseconds.
 fn run(
     (program, action): (BorrowedFd<'_>, Action),
     hook: BalancerHook,
     frame: &[u8],
 ) -> anyhow::Result<u32> {
-    let (value, nanoseconds) =
-        run_timed(program, frame).context("the kernel refuses a test run")?;
+    let (value, nanoseconds) = run_timed(program, frame).context("the test run failed")?;
     let found = hook.action(value)?;
-    ensure!(found == action, "a packet met with {found:?} instead of {action:?}");
+    ensure!(found == action, "the action is {found:?} instead of {action:?}");
     Ok(nanoseconds)
 }
 
@@ -192,12 +182,7 @@ fn family(v6: bool) -> &'static str {
     if v6 { "IPv6" } else { "IPv4" }
 }
 
-/// Measures every case, telling `progress` each line as it is known, and returns the table of
-/// figures.
-///
-/// # Errors
-///
-/// Those of [`measure`].
+/// Measures every case and returns the table of figures. `progress` receives each line immediately.
 pub fn table(
     interface: u32,
     effort: Effort,
@@ -229,14 +214,10 @@ pub fn table(
         }
     }
     for v6 in [false, true] {
-        let mut line = format!("| encapsulating only | {} |", family(v6));
+        let mut line = format!("| encapsulation only | {} |", family(v6));
         for hook in HOOKS {
-            let of_hook =
-                encapsulating.iter().filter(|(family, at, _)| (*family, *at) == (v6, hook));
-            line.push_str(&format!(
-                " {:.0} | 1 |",
-                median(of_hook.map(|(.., cost)| *cost).collect())
-            ));
+            let same = encapsulating.iter().filter(|(family, at, _)| (*family, *at) == (v6, hook));
+            line.push_str(&format!(" {:.0} | 1 |", median(same.map(|(.., cost)| *cost).collect())));
         }
         progress(&line);
         lines.push(line);
@@ -249,7 +230,7 @@ mod tests {
     use super::median;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn the_median_is_the_middle_value_or_the_mean_of_the_two() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(Vec::new()).is_nan());

@@ -1,4 +1,5 @@
-//! `sluice-bench`: what Sluice costs. `make bench-program` and `make bench-kernels` run it.
+//! `sluice-bench`: measures the cost of forwarding. `make bench-program` and `make bench-kernels`
+//! run it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,56 +8,56 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use sluice_tests::bench::document;
-use sluice_tests::bench::forwarding::{self, Balancer, Figure};
+use sluice_tests::bench::forwarding::{self, Figure, Forwarder};
 use sluice_tests::bench::program::{self, Effort};
 
-/// What Sluice costs.
+/// Measure the cost of forwarding, in comparison with other forwarders.
 #[derive(Parser)]
 #[command(name = "sluice-bench", version)]
-struct Arguments {
+struct BenchArgs {
     #[command(subcommand)]
-    verb: Verb,
+    command: BenchCommand,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    /// Nanoseconds a packet of the programs alone.
+enum BenchCommand {
+    /// Measure nanoseconds per packet of the programs alone.
     Program {
-        /// The page that figures are written into; without it they are shown only.
+        /// Markdown page whose block `bench-program` is replaced by the table.
         #[arg(long, value_name = "FILE")]
         document: Option<PathBuf>,
-        /// In a machine whose clock counts instructions: fewer runs and fewer flows.
+        /// Fewer runs and flows, for a machine whose clock counts instructions.
         #[arg(long)]
         counted: bool,
     },
-    /// Instructions a packet that a whole kernel takes, in the virtual machine of
+    /// Measure instructions per packet of a whole kernel, in the virtual machine of
     /// `make bench-kernels`.
     Forwarding {
         /// The `sluice` binary.
         #[arg(long, value_name = "FILE")]
         sluice: PathBuf,
-        /// Packets of each figure.
+        /// Packets per figure.
         #[arg(long, default_value_t = 50_000)]
         packets: u32,
-        /// What forwards, by name; nothing: all there is.
-        balancer: Vec<String>,
+        /// Names of forwarders (default: all).
+        forwarder: Vec<String>,
     },
-    /// Makes a table of what one of the others said in a virtual machine, and writes it into a
+    /// Format the output of the other commands in a virtual machine as a table, and write it into a
     /// page.
     Figures {
         /// The kernel's version.
         #[arg(long)]
         kernel: String,
-        /// The page, which has a place for each kernel whose figures it holds.
+        /// Markdown page with a block for each kernel.
         #[arg(long, value_name = "FILE")]
         document: Option<PathBuf>,
-        /// What was said.
+        /// File with the output.
         output: PathBuf,
     },
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().verb) {
+    match run(BenchArgs::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice-bench: error: {error:#}");
@@ -65,11 +66,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
+fn run(command: BenchCommand) -> Result<()> {
     let root = nix::unistd::geteuid().is_root();
-    let needs_root = "programs are loaded and network namespaces made here: run it as root";
-    match verb {
-        Verb::Program { document, counted } => {
+    let needs_root = "this command loads programs and creates network namespaces: run it as root";
+    match command {
+        BenchCommand::Program { document, counted } => {
             ensure!(root, needs_root);
             let effort = if counted { Effort::COUNTED } else { Effort::FIGURES };
             sluice::kernel::bpf::bpffs()?;
@@ -78,21 +79,21 @@ fn run(verb: Verb) -> Result<()> {
             })?;
             if let Some(page) = document {
                 document::replace(&page, "bench-program", &table)?;
-                println!("written into {}", page.display());
+                println!("written to {}", page.display());
             }
         }
-        Verb::Forwarding { sluice, packets, balancer } => {
+        BenchCommand::Forwarding { sluice, packets, forwarder: names } => {
             ensure!(root, needs_root);
-            let wanted = |known: &Balancer| {
-                balancer.is_empty() || balancer.iter().any(|name| name == known.name())
+            let selected = |forwarder: &Forwarder| {
+                names.is_empty() || names.iter().any(|name| name == forwarder.name())
             };
-            let balancers: Vec<_> = Balancer::ALL.into_iter().filter(wanted).collect();
-            ensure!(!balancers.is_empty(), "there is none of {balancer:?}");
-            forwarding::measure(&balancers, packets, &sluice, |figure| {
+            let forwarders: Vec<_> = Forwarder::ALL.into_iter().filter(selected).collect();
+            ensure!(!forwarders.is_empty(), "unknown forwarders {names:?}");
+            forwarding::measure(&forwarders, packets, &sluice, |figure| {
                 println!("{}", figure.line())
             })?;
         }
-        Verb::Figures { kernel, document, output } => {
+        BenchCommand::Figures { kernel, document, output } => {
             figures(&kernel, document.as_deref(), &output)?
         }
     }
@@ -103,23 +104,23 @@ fn figures(kernel: &str, document: Option<&Path>, output: &Path) -> Result<()> {
     let text =
         fs::read_to_string(output).with_context(|| format!("cannot read {}", output.display()))?;
     let figures: Vec<_> = text.lines().filter_map(Figure::from_line).collect();
-    let (place, table) = if figures.is_empty() {
+    let (block, table) = if figures.is_empty() {
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
-        ensure!(!lines.is_empty(), "{} holds no figures", output.display());
+        ensure!(!lines.is_empty(), "{} contains no figures", output.display());
         ("bench-counted", lines.join("\n"))
     } else {
         ("bench-kernels", forwarding::table(&figures))
     };
     println!("{table}");
-    // 6.12 of 6.12.117+deb12
+    // `6.12` in `6.12.117+deb12`
     let series: Vec<_> = kernel.split(['.', '-', '+']).take(2).collect();
-    let name = format!("{place} {}", series.join("."));
+    let name = format!("{block} {}", series.join("."));
     match document {
-        Some(page) if document::found(&fs::read_to_string(page)?, &name).is_some() => {
+        Some(page) if document::block(&fs::read_to_string(page)?, &name).is_some() => {
             document::replace(page, &name, &format!("Linux {kernel}:\n\n{table}"))?;
-            println!("written into {}", page.display());
+            println!("written to {}", page.display());
         }
-        Some(page) => println!("{} has no place for {name}: shown only", page.display()),
+        Some(page) => println!("{} has no block {name}, so it is not changed", page.display()),
         None => {}
     }
     Ok(())

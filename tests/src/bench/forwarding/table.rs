@@ -1,9 +1,10 @@
 //! The table of figures.
 
-use super::{Balancer, FLOWS, Figure};
+use super::figure::{FLOWS, Figure};
+use super::forwarders::Forwarder;
 
-impl Balancer {
-    /// What a reader of the table is told.
+impl Forwarder {
+    /// Its name in the table.
     fn description(self) -> &'static str {
         match self {
             Self::Nothing => "nothing: dropped at the balancer's TC ingress",
@@ -18,13 +19,13 @@ impl Balancer {
     }
 }
 
-/// Instructions of a balancer with a number of flows.
-fn of(figures: &[Figure], balancer: Balancer, flows: u16) -> Option<u32> {
-    let same = |figure: &&Figure| figure.balancer == balancer && figure.flows == flows;
+/// Instructions of a forwarder with a number of flows.
+fn find(figures: &[Figure], forwarder: Forwarder, flows: u16) -> Option<u32> {
+    let same = |figure: &&Figure| figure.forwarder == forwarder && figure.flows == flows;
     figures.iter().find(same).map(|figure| figure.nanoseconds)
 }
 
-/// The table of what was measured; ratios are those of the larger number of flows.
+/// The table of all figures. Ratios are those of the larger number of flows.
 pub fn table(figures: &[Figure]) -> String {
     let [one, many] = FLOWS;
     let mut lines = vec![
@@ -36,49 +37,32 @@ pub fn table(figures: &[Figure]) -> String {
         (thousands, rest) => format!("{thousands},{rest:03}"),
     };
     let cell = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), thousands);
-    for balancer in Balancer::ALL {
-        let (first, second) = (of(figures, balancer, one), of(figures, balancer, many));
+    for forwarder in Forwarder::ALL {
+        let first = find(figures, forwarder, one);
+        let second = find(figures, forwarder, many);
         if first.is_none() && second.is_none() {
             continue;
         }
         let above = second
-            .zip(of(figures, Balancer::Nothing, many))
+            .zip(find(figures, Forwarder::Nothing, many))
             .map(|(all, rest)| all.saturating_sub(rest));
-        let times = |other| match second.zip(of(figures, other, many)) {
-            Some((figure, other)) if balancer != Balancer::Nothing => {
+        let times = |other| match second.zip(find(figures, other, many)) {
+            Some((figure, other)) if forwarder != Forwarder::Nothing => {
                 format!("{:.2}", f64::from(figure) / f64::from(other))
             }
             _ => String::new(),
         };
         lines.push(format!(
             "| {} | {} | {} | {} | {} | {} |",
-            balancer.description(),
+            forwarder.description(),
             cell(first),
             cell(second),
-            if balancer == Balancer::Nothing { String::new() } else { cell(above) },
-            times(Balancer::Routing),
-            times(Balancer::Encapsulation)
+            if forwarder == Forwarder::Nothing { String::new() } else { cell(above) },
+            times(Forwarder::Routing),
+            times(Forwarder::Encapsulation)
         ));
     }
     lines.join("\n")
-}
-
-impl Figure {
-    /// The line that carries a figure out of the virtual machine.
-    pub fn line(&self) -> String {
-        format!("@figure {} {} {}", self.balancer.name(), self.flows, self.nanoseconds)
-    }
-
-    /// The figure of such a line.
-    pub fn from_line(line: &str) -> Option<Self> {
-        let mut words = line.strip_prefix("@figure ")?.split(' ');
-        let name = words.next()?;
-        Some(Self {
-            balancer: Balancer::ALL.into_iter().find(|balancer| balancer.name() == name)?,
-            flows: words.next()?.parse().ok()?,
-            nanoseconds: words.next()?.parse().ok()?,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -86,22 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_survives_its_line() {
-        for balancer in Balancer::ALL {
-            let figure = Figure { balancer, flows: 10_000, nanoseconds: 5842 };
-            assert_eq!(Figure::from_line(&figure.line()), Some(figure));
-        }
-        assert_eq!(Figure::from_line("@figure routing 1"), None);
-    }
-
-    #[test]
-    fn ratios_are_of_whole_figures() {
-        let figure = |balancer, nanoseconds| Figure { balancer, flows: 10_000, nanoseconds };
+    fn ratios_are_those_of_whole_figures() {
+        let figure = |forwarder, nanoseconds| Figure { forwarder, flows: 10_000, nanoseconds };
         let figures = [
-            figure(Balancer::Nothing, 2000),
-            figure(Balancer::Routing, 4000),
-            figure(Balancer::Encapsulation, 5000),
-            figure(Balancer::Sluice, 6000),
+            figure(Forwarder::Nothing, 2000),
+            figure(Forwarder::Routing, 4000),
+            figure(Forwarder::Encapsulation, 5000),
+            figure(Forwarder::Sluice, 6000),
         ];
         let table = table(&figures);
         assert!(

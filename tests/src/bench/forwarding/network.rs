@@ -1,29 +1,30 @@
-//! Three hosts in network namespaces: a source, a balancer and a sink, in a row.
+//! Three hosts in network namespaces, connected in a row: source, balancer, sink.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 
-/// The host that sends.
+/// The host of the generator.
 pub(super) const SOURCE: &str = "bench-source";
-/// The host that is measured. Its interface `in` leads to the source, `out` to the sink.
+/// The host under test. Its interface `in` connects to the source, `out` to the sink.
 pub(super) const BALANCER: &str = "bench-balancer";
-/// The host that drops what arrives on its interface `in`.
+/// The host that drops every packet on its interface `in`.
 pub(super) const SINK: &str = "bench-sink";
-/// Link address of the balancer's interface `in`.
-pub(super) const BALANCER_LINK: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x01];
-/// The balancer's address towards the sink: the source of outer headers.
+/// MAC address of the balancer's interface `in`.
+pub(super) const BALANCER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x01];
+/// The balancer's address towards the sink, the outer source address.
 pub(super) const UNDERLAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// Where the source sends.
+/// The VIP address.
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// Its port.
+/// The VIP's port.
 pub(super) const PORT: u16 = 443;
-/// The backends' addresses. All of them lead to the sink.
+/// The backends' addresses. Packets to all of them are sent to the sink.
 pub(super) const BACKENDS: [Ipv4Addr; 4] = [
     Ipv4Addr::new(10, 0, 1, 1),
     Ipv4Addr::new(10, 0, 1, 2),
@@ -31,25 +32,23 @@ pub(super) const BACKENDS: [Ipv4Addr; 4] = [
     Ipv4Addr::new(10, 0, 1, 4),
 ];
 
-const SINK_LINK: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x02];
-/// For slow, emulated machines.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// MAC address of the sink's interface `in`.
+const SINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 0xbb, 0x02];
+/// Long enough for emulated machines.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The namespaces, gone when this value is.
-pub(super) struct Site;
+/// The namespaces; dropping it deletes them.
+pub(super) struct BenchNetwork;
 
-impl Site {
-    /// Makes them.
-    ///
-    /// # Errors
-    ///
-    /// What `ip`, `ethtool` or the kernel refused.
+impl BenchNetwork {
+    /// Creates the namespaces, links, addresses and neighbours.
     pub(super) fn new() -> anyhow::Result<Self> {
-        let (balancer_link, sink_link) = (text(BALANCER_LINK), text(SINK_LINK));
+        let balancer_mac = mac_text(BALANCER_MAC);
+        let sink_mac = mac_text(SINK_MAC);
         for host in [SOURCE, BALANCER, SINK] {
             run("ip", &["netns", "add", host])?;
         }
-        let site = Self;
+        let network = Self;
         run(
             "ip",
             &[
@@ -64,13 +63,13 @@ impl Site {
                 "netns", SINK,
             ],
         )?;
-        let set_up: [(&str, &[&str]); 3] = [
+        let commands: [(&str, &[&str]); 3] = [
             (SOURCE, &["address add 198.51.100.1/24 dev out", "link set out mtu 1600 up"]),
             (
                 BALANCER,
                 &[
                     "link set lo up",
-                    &format!("link set in address {balancer_link} mtu 1600 up"),
+                    &format!("link set in address {balancer_mac} mtu 1600 up"),
                     "link set out mtu 1600 up",
                     "address add 198.51.100.254/24 dev in",
                     &format!("address add {UNDERLAY}/16 dev out"),
@@ -79,62 +78,58 @@ impl Site {
             (
                 SINK,
                 &[
-                    &format!("link set in address {sink_link} mtu 1600 up"),
+                    &format!("link set in address {sink_mac} mtu 1600 up"),
                     "address add 10.0.0.2/16 dev in",
                 ],
             ),
         ];
-        for (host, commands) in set_up {
+        for (host, commands) in commands {
             for command in commands {
                 ip(host, command)?;
             }
         }
         for backend in BACKENDS {
-            ip(BALANCER, &format!("neigh add {backend} lladdr {sink_link} dev out nud permanent"))?;
+            ip(BALANCER, &format!("neigh add {backend} lladdr {sink_mac} dev out nud permanent"))?;
         }
         enter(BALANCER, || {
             write("/proc/sys/net/ipv4/conf/all/forwarding", "1")?;
-            // The source's addresses are many more than it has.
+            // The generator's source addresses are not routed to the source.
             for interface in ["all", "in"] {
                 write(&format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "0")?;
             }
             Ok(())
         })?;
-        // A veth device takes frames from XDP only while its peer polls (NAPI), which receive
-        // offload makes it do, as with network cards. Socket buffers are received as without.
+        // A veth device accepts XDP frames only while its peer uses NAPI, which GRO enables, as
+        // with network cards. The reception of socket buffers does not change.
         for host in [BALANCER, SINK] {
-            enter(host, || run("ethtool", &["-K", "in", "gro", "on"]).map(drop))?;
+            enter(host, || run("ethtool", &["-K", "in", "gro", "on"]))?;
         }
-        Ok(site)
+        Ok(network)
     }
 }
 
-/// A link address as people write it.
-fn text(address: [u8; 6]) -> String {
+/// A MAC address in hexadecimal with colons.
+fn mac_text(address: [u8; 6]) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-impl Drop for Site {
+impl Drop for BenchNetwork {
     fn drop(&mut self) {
         for host in [SOURCE, BALANCER, SINK] {
             if let Err(error) = run("ip", &["netns", "delete", host]) {
-                eprintln!("{host} stays: {error:#}");
+                eprintln!("cannot delete {host}: {error:#}");
             }
         }
     }
 }
 
-/// Runs something in a host, on a thread of its own.
-///
-/// # Errors
-///
-/// Its own, and what the kernel refused.
+/// Runs a task on a new thread in a host's network namespace.
 pub(super) fn enter<T: Send>(
     host: &str,
     task: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
     let namespace = File::open(format!("/run/netns/{host}"))
-        .with_context(|| format!("there is no host {host}"))?;
+        .with_context(|| format!("host {host} does not exist"))?;
     thread::scope(|scope| {
         let entered = scope.spawn(|| {
             setns(&namespace, CloneFlags::CLONE_NEWNET)
@@ -148,94 +143,77 @@ pub(super) fn enter<T: Send>(
     })
 }
 
-/// Index of an interface of a host.
-///
-/// # Errors
-///
-/// When there is none.
+/// Index of a host's interface.
 pub(super) fn index(host: &str, interface: &str) -> anyhow::Result<u32> {
     enter(host, || {
-        nix::net::if_::if_nametoindex(interface).with_context(|| format!("there is no {interface}"))
+        if_nametoindex(interface).with_context(|| format!("interface {interface} does not exist"))
     })
 }
 
 /// Runs `ip` in a host.
-///
-/// # Errors
-///
-/// What it says.
 pub(super) fn ip(host: &str, arguments: &str) -> anyhow::Result<()> {
-    run("ip", &[&["-n", host][..], &arguments.split(' ').collect::<Vec<_>>()].concat()).map(drop)
+    run("ip", &[&["-n", host][..], &arguments.split(' ').collect::<Vec<_>>()].concat())
 }
 
-/// Runs a command to its end, which must be a good one.
-///
-/// # Errors
-///
-/// What it says.
-pub(super) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+/// Runs a command. A failure is an error with its standard error.
+pub(super) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new(program)
         .args(arguments)
         .output()
         .with_context(|| format!("cannot run {program}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), error.trim());
-    Ok(output)
+    Ok(())
 }
 
-/// Writes a setting of the kernel.
-///
-/// # Errors
-///
-/// What the kernel refused.
-pub(super) fn write(file: &str, value: &str) -> anyhow::Result<()> {
+/// Writes a sysctl.
+fn write(file: &str, value: &str) -> anyhow::Result<()> {
     fs::write(file, value).with_context(|| format!("cannot write {value:?} to {file}"))
 }
 
 /// Waits until a condition holds.
-///
-/// # Errors
-///
-/// The condition's own, or that it does not come to hold.
 pub(super) fn wait(
-    what: &str,
+    condition: &str,
     mut holds: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds()? {
         if Instant::now() > deadline {
-            bail!("{what} did not happen within {PATIENCE:?}");
+            bail!("timeout after {TIMEOUT:?}: {condition}");
         }
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-/// A process that ends with this value.
-pub(super) struct Running(pub(super) Child);
+/// A child process; dropping it kills the process.
+pub(super) struct ChildGuard(pub(super) Child);
 
-impl Drop for Running {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails if it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Packets and bytes, with their Ethernet headers, that an interface of this thread's host has
-/// received.
-///
-/// # Errors
-///
-/// When the kernel does not tell.
-pub(super) fn received(interface: &str) -> anyhow::Result<(u64, u64)> {
+/// Receive counters of an interface.
+pub(super) struct Received {
+    /// Packets.
+    pub(super) packets: u64,
+    /// Bytes, Ethernet headers included.
+    pub(super) bytes: u64,
+}
+
+/// The receive counters of an interface in this thread's network namespace.
+pub(super) fn received(interface: &str) -> anyhow::Result<Received> {
     let text = fs::read_to_string("/proc/thread-self/net/dev")
         .context("cannot read /proc/thread-self/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
     let mut numbers =
-        line.context("there is no such interface")?.split_whitespace().map(str::parse);
+        line.context("the interface does not exist")?.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(bytes)), Some(Ok(packets))) => Ok((packets, bytes)),
-        _ => bail!("/proc/thread-self/net/dev is not as it should be: {text}"),
+        (Some(Ok(bytes)), Some(Ok(packets))) => Ok(Received { packets, bytes }),
+        _ => bail!("cannot parse /proc/thread-self/net/dev: {text}"),
     }
 }

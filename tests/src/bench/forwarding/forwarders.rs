@@ -1,12 +1,14 @@
-//! What forwards packets on the balancer.
+//! The forwarders that are compared.
 
 use std::any::Any;
 use std::fs::{self, File};
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use etherparse::IpNumber;
 use serde_json::json;
 use sluice::kernel::bpf::{self, BalancerMaps, LoadParameters, Pins};
 use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
@@ -14,39 +16,40 @@ use sluice::key::HashKey;
 use sluice::role::Role;
 use sluice_datapath::Address;
 use sluice_datapath::abi::{Features, Rate, Settings};
+use tempfile::TempDir;
+use tokio::runtime;
 
 use super::generator::FRAME;
-use super::site::{
-    BACKENDS, BALANCER, PORT, Running, SINK, UNDERLAY, VIP, enter, index, ip, run, wait,
+use super::network::{
+    BACKENDS, BALANCER, ChildGuard, PORT, SINK, UNDERLAY, VIP, enter, index, ip, run, wait,
 };
-use crate::bench::baseline::{self, Baseline, Way};
+use crate::bench::baseline::{Baseline, BaselineSettings, LoadedBaseline};
 use crate::kernel;
 use crate::packets::frames::{ETHERNET, ipv4};
 
-/// One way to forward.
+/// A forwarder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balancer {
-    /// Nothing is forwarded: a program at TC drops what comes in. What is left is the generator's.
+pub enum Forwarder {
+    /// None: a program at TC drops every packet. Measures generator and delivery alone.
     Nothing,
     /// The kernel's router.
     Routing,
-    /// A program at TC that encapsulates everything for one backend.
+    /// A program at TC that encapsulates every packet for one backend.
     Encapsulation,
     /// The same at XDP.
     EncapsulationXdp,
     /// `sluice lb`.
     Sluice,
-    /// `sluice lb` with a service that is tracked.
+    /// `sluice lb` with a tracked service.
     SluiceTracked,
-    /// The program for XDP over the maps of `sluice lb`.
+    /// The XDP program with the maps of `sluice lb`.
     SluiceXdp,
     /// Linux IPVS, scheduler `mh`, tunnel mode.
     Ipvs,
 }
 
-impl Balancer {
-    /// All of them, in the order in which they are measured: IPVS last, since it stays hooked into
-    /// the network.
+impl Forwarder {
+    /// All forwarders in the order of measurement: IPVS last, because its netfilter hooks stay.
     pub const ALL: [Self; 8] = [
         Self::Nothing,
         Self::Routing,
@@ -58,7 +61,7 @@ impl Balancer {
         Self::Ipvs,
     ];
 
-    /// Its name among the figures.
+    /// Its name in a figure's line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -72,8 +75,8 @@ impl Balancer {
         }
     }
 
-    /// Bytes by which a frame grows on its way; `None` when it does not arrive.
-    pub fn growth(self) -> Option<usize> {
+    /// Bytes that it adds to a frame; `None` if it forwards nothing.
+    pub fn overhead(self) -> Option<usize> {
         match self {
             Self::Nothing => None,
             Self::Routing => Some(0),
@@ -81,29 +84,25 @@ impl Balancer {
         }
     }
 
-    /// Makes the balancer forward, until the value returned is dropped.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Starts forwarding; dropping the returned value ends it.
     pub fn start(self, sluice: &Path) -> anyhow::Result<Box<dyn Any>> {
         Ok(match self {
-            Self::Nothing => Box::new(Filter::new(BALANCER, Baseline::DropTc)?),
-            Self::Routing => Box::new(Undone::after(
+            Self::Nothing => Box::new(TcBaseline::new(BALANCER, Baseline::DropTc)?),
+            Self::Routing => Box::new(IpGuard::new(
                 &format!("route add {VIP}/32 via {}", BACKENDS[0]),
                 "route del",
             )?),
-            Self::Encapsulation => Box::new(Filter::new(BALANCER, Baseline::EncapsulateTc)?),
+            Self::Encapsulation => Box::new(TcBaseline::new(BALANCER, Baseline::EncapsulateTc)?),
             Self::EncapsulationXdp => {
-                let program = baseline::Loaded::new(Baseline::EncapsulateXdp, &way()?)?;
+                let program = LoadedBaseline::new(Baseline::EncapsulateXdp, &baseline_settings()?)?;
                 Box::new((attach_xdp(program.descriptor())?, program))
             }
-            Self::Sluice => Box::new(Sluice::start(sluice, false)?),
-            Self::SluiceTracked => Box::new(Sluice::start(sluice, true)?),
+            Self::Sluice => Box::new(SluiceDaemon::start(sluice, false)?),
+            Self::SluiceTracked => Box::new(SluiceDaemon::start(sluice, true)?),
             Self::SluiceXdp => {
-                let daemon = Sluice::start(sluice, false)?;
+                let daemon = SluiceDaemon::start(sluice, false)?;
                 let program = daemon.load_xdp()?;
-                // Dropped in this order: the daemon's maps are unpinned last.
+                // Drop order: the daemon's maps are unpinned last.
                 Box::new((attach_xdp(program.descriptor())?, program, daemon))
             }
             Self::Ipvs => Box::new(Ipvs::start()?),
@@ -111,16 +110,17 @@ impl Balancer {
     }
 }
 
-/// The way of the encapsulating programs. All frames have one length.
-fn way() -> anyhow::Result<Way> {
-    let mut outer = ipv4(UNDERLAY, BACKENDS[0], 0, 64, etherparse::IpNumber::IPV4);
+/// The constants of the encapsulating programs, for frames of one length.
+fn baseline_settings() -> anyhow::Result<BaselineSettings> {
+    let mut outer = ipv4(UNDERLAY, BACKENDS[0], 0, 64, IpNumber::IPV4);
     outer.total_len = (FRAME - ETHERNET + 20) as u16;
     outer.header_checksum = outer.calc_header_checksum();
     let outer_v4 = outer.to_bytes().as_slice().try_into().context("an IPv4 header has 20 bytes")?;
-    Ok(Way { interface: index(BALANCER, "out")?, outer_v4, ..Way::default() })
+    let interface = index(BALANCER, "out")?;
+    Ok(BaselineSettings { interface, outer_v4, ..BaselineSettings::default() })
 }
 
-fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {
+fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<OwnedFd> {
     let interface = index(BALANCER, "in")?;
     enter(BALANCER, || {
         kernel::attach(program, interface, kernel::LinkHook::NativeXdp)
@@ -128,21 +128,20 @@ fn attach_xdp(program: BorrowedFd<'_>) -> anyhow::Result<std::os::fd::OwnedFd> {
     })
 }
 
-/// A program of the baseline at the TC ingress of a host's interface `in`, until this value is
-/// dropped.
-pub(super) struct Filter {
+/// A baseline program at TC ingress of a host's interface `in`; dropping it detaches the program.
+pub(super) struct TcBaseline {
     host: &'static str,
     interface: u32,
 }
 
-impl Filter {
+impl TcBaseline {
     fn spec() -> FilterSpec {
         FilterSpec { name: "baseline".to_owned(), priority: 1 }
     }
 
     fn new(host: &'static str, baseline: Baseline) -> anyhow::Result<Self> {
         let interface = index(host, "in")?;
-        let program = baseline::Loaded::new(baseline, &way()?)?;
+        let program = LoadedBaseline::new(baseline, &baseline_settings()?)?;
         netlink(host, async |netlink| {
             netlink.ensure_clsact(interface).await?;
             netlink
@@ -153,22 +152,18 @@ impl Filter {
         Ok(Self { host, interface })
     }
 
-    /// Makes the sink drop what arrives.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Makes the sink drop every packet.
     pub(super) fn sink() -> anyhow::Result<Self> {
         Self::new(SINK, Baseline::DropTc)
     }
 }
 
-impl Drop for Filter {
+impl Drop for TcBaseline {
     fn drop(&mut self) {
         let removed =
             netlink(self.host, async |netlink| netlink.remove_clsact(self.interface).await);
         if let Err(error) = removed {
-            eprintln!("a filter stays: {error:#}");
+            eprintln!("cannot remove a filter: {error:#}");
         }
     }
 }
@@ -178,27 +173,27 @@ fn netlink(
     task: impl AsyncFnOnce(Netlink) -> Result<(), sluice::kernel::netlink::Error> + Send,
 ) -> anyhow::Result<()> {
     enter(host, || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { Ok(task(Netlink::connect()?).await?) })
     })
 }
 
-/// An `ip` command on the balancer, undone when this value is dropped.
-struct Undone {
+/// The effect of an `ip` command on the balancer; dropping it runs the reverse command.
+struct IpGuard {
     undo: String,
 }
 
-impl Undone {
-    /// Runs a command such as `route add ...`; undone by the same words after `undo` instead of its
-    /// first two.
-    fn after(command: &str, undo: &str) -> anyhow::Result<Self> {
+impl IpGuard {
+    /// Runs a command such as `route add ...`. In the reverse command, `undo` replaces the first
+    /// two words.
+    fn new(command: &str, undo: &str) -> anyhow::Result<Self> {
         ip(BALANCER, command)?;
         let rest: Vec<_> = command.split(' ').skip(2).collect();
         Ok(Self { undo: format!("{undo} {}", rest.join(" ")) })
     }
 }
 
-impl Drop for Undone {
+impl Drop for IpGuard {
     fn drop(&mut self) {
         if let Err(error) = ip(BALANCER, &self.undo) {
             eprintln!("{error:#}");
@@ -206,28 +201,28 @@ impl Drop for Undone {
     }
 }
 
-/// The daemon, with its configuration.
-struct Sluice {
-    binary: std::path::PathBuf,
-    directory: tempfile::TempDir,
-    /// Until it is ended, so that `sluice down` may restore the host.
-    daemon: Option<Running>,
+/// A running `sluice lb`; dropping it runs `sluice down`.
+struct SluiceDaemon {
+    binary: PathBuf,
+    directory: TempDir,
+    /// `None` once it has ended, which `sluice down` requires.
+    daemon: Option<ChildGuard>,
 }
 
-impl Sluice {
+impl SluiceDaemon {
     const INSTANCE: &str = "bench";
 
     fn start(binary: &Path, tracked: bool) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("edge.json");
-        let named = |index: usize| format!("backend-{}", index + 1);
+        let name = |index: usize| format!("backend-{}", index + 1);
         let backends: Vec<_> = BACKENDS
             .iter()
             .enumerate()
-            .map(|(i, address)| json!({ "name": named(i), "address": address }))
+            .map(|(i, address)| json!({ "name": name(i), "address": address }))
             .collect();
         let members: Vec<_> =
-            (0..BACKENDS.len()).map(|i| json!({ "name": named(i), "weight": 1 })).collect();
+            (0..BACKENDS.len()).map(|i| json!({ "name": name(i), "weight": 1 })).collect();
         let config = json!({
             "version": 1, "instance": Self::INSTANCE, "interfaces": ["in"], "underlay": { "v4": UNDERLAY },
             "hash_key_file": "hash.key",
@@ -245,7 +240,10 @@ impl Sluice {
         let daemon = enter(BALANCER, || {
             let mut command = Command::new(binary);
             command.args(["lb", "--config"]).arg(&file).stdin(Stdio::null()).stderr(output);
-            command.spawn().with_context(|| format!("cannot run {}", binary.display())).map(Running)
+            command
+                .spawn()
+                .with_context(|| format!("cannot run {}", binary.display()))
+                .map(ChildGuard)
         })?;
         let mut started = Self { binary: binary.to_owned(), directory, daemon: Some(daemon) };
         wait("the daemon's start", || {
@@ -258,13 +256,13 @@ impl Sluice {
         Ok(started)
     }
 
-    /// The program for XDP, over the daemon's maps.
+    /// Loads the XDP program with the daemon's maps.
     fn load_xdp(&self) -> anyhow::Result<bpf::Program> {
         let pins = Pins::new(&bpf::bpffs()?, Self::INSTANCE, Role::Lb);
         let settings = Settings {
             features: Features::NONE,
             hash_key: HashKey::load(&self.directory.path().join("hash.key"))?.flow_key(),
-            source_v4: Address::from(std::net::IpAddr::from(UNDERLAY)),
+            source_v4: Address::from(IpAddr::from(UNDERLAY)),
             errors: Rate::NONE,
             ..Settings::NONE
         };
@@ -274,7 +272,7 @@ impl Sluice {
     }
 }
 
-impl Drop for Sluice {
+impl Drop for SluiceDaemon {
     fn drop(&mut self) {
         self.daemon = None;
         let binary = self.binary.display().to_string();
@@ -287,13 +285,13 @@ impl Drop for Sluice {
 
 /// IPVS with a service for the VIP.
 struct Ipvs {
-    _address: Undone,
+    _address: IpGuard,
 }
 
 impl Ipvs {
     fn start() -> anyhow::Result<Self> {
         run("modprobe", &["-a", "ip_vs", "ip_vs_mh"])?;
-        let address = Undone::after(&format!("address add {VIP}/32 dev lo"), "address del")?;
+        let address = IpGuard::new(&format!("address add {VIP}/32 dev lo"), "address del")?;
         let service = format!("{VIP}:{PORT}");
         enter(BALANCER, || {
             run(
