@@ -24,7 +24,7 @@ fn edge() -> TempDir {
 }
 
 #[track_caller]
-fn fails(output: &Output, code: i32, words: &[&str]) {
+fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(stderr.starts_with("sluice: error: "), "{stderr}");
@@ -66,21 +66,25 @@ fn a_wrong_value_is_exit_code_2_with_file_place_and_remedy_on_one_line() {
     let text = EXAMPLE.replace("\"weight\": 50", "\"weight\": 65536");
     fs::write(directory.path().join("edge.json"), text).unwrap();
     let output = sluice(directory.path(), &["check", "edge.json"]);
-    fails(&output, 2, &["edge.json: services[0].backends[1].weight:", "from 0 to 65535"]);
+    assert_fails(&output, 2, &["edge.json: services[0].backends[1].weight:", "from 0 to 65535"]);
     assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
 }
 
 #[test]
 fn a_missing_configuration_is_exit_code_2() {
     let directory = tempfile::tempdir().unwrap();
-    fails(&sluice(directory.path(), &["check", "none.json"]), 2, &["none.json: cannot read it"]);
+    assert_fails(
+        &sluice(directory.path(), &["check", "none.json"]),
+        2,
+        &["none.json: cannot read it"],
+    );
 }
 
 #[test]
 fn a_missing_key_file_is_exit_code_2_with_the_command_to_type() {
     let directory = edge();
     fs::remove_file(directory.path().join("hash.key")).unwrap();
-    fails(
+    assert_fails(
         &sluice(directory.path(), &["check", "edge.json"]),
         2,
         &["`sluice key new --out hash.key`"],
@@ -92,7 +96,7 @@ fn a_key_file_for_everybody_is_exit_code_2_with_the_chmod_to_type() {
     let directory = edge();
     let key = directory.path().join("hash.key");
     fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
-    fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`chmod 600 hash.key`"]);
+    assert_fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`chmod 600 hash.key`"]);
 }
 
 #[test]
@@ -100,7 +104,7 @@ fn a_key_is_never_overwritten() {
     let directory = edge();
     let file = directory.path().join("hash.key");
     let before = fs::read(&file).unwrap();
-    fails(
+    assert_fails(
         &sluice(directory.path(), &["key", "new", "--out", "hash.key"]),
         2,
         &["hash.key: exists"],
@@ -111,7 +115,7 @@ fn a_key_is_never_overwritten() {
 #[test]
 fn a_key_that_cannot_be_written_is_exit_code_1() {
     let directory = tempfile::tempdir().unwrap();
-    fails(
+    assert_fails(
         &sluice(directory.path(), &["key", "new", "--out", "none/hash.key"]),
         1,
         &["cannot write the hash key: No such file"],

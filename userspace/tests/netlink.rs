@@ -4,16 +4,16 @@
 //! Each test has network namespaces of its own, so nothing here touches the host. They need root;
 //! without it they are reported as ignored.
 
-#[path = "netlink/attaching.rs"]
-mod attaching;
 #[path = "netlink/backend.rs"]
 mod backend;
-#[path = "netlink/socket.rs"]
-mod socket;
+#[path = "netlink/filters.rs"]
+mod filters;
+#[path = "netlink/requests.rs"]
+mod requests;
 #[path = "netlink/support.rs"]
 mod support;
-#[path = "netlink/undoing.rs"]
-mod undoing;
+#[path = "netlink/undo.rs"]
+mod undo;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -30,39 +30,39 @@ macro_rules! tests {
 }
 
 tests! {
-    socket:
-        interfaces_are_described_and_a_missing_one_is_told_with_those_that_exist,
-        addresses_come_and_go_once,
-        routes_tell_interface_gateway_and_mtu,
-        refusing_and_missing_routes_are_none,
-        a_route_from_an_address_of_somebody_else_is_an_error,
-        changes_of_links_addresses_and_routes_are_noticed,
+    requests:
+        interfaces_are_read_and_an_unknown_name_is_an_error_with_all_names,
+        addresses_are_added_and_removed_once,
+        a_route_contains_interface_gateway_and_mtu,
+        unreachable_and_missing_routes_are_none,
+        a_route_from_a_foreign_address_is_an_error,
+        changes_of_links_addresses_and_routes_are_reported,
         lost_notifications_count_as_a_change,
-        a_tunnel_device_is_created_adopted_or_told_to_be_unsupported;
-    attaching:
+        a_tunnel_device_is_created_adopted_or_reported_as_unsupported;
+    filters:
         clsact_is_created_once_and_removed,
-        an_ingress_qdisc_serves_ingress_and_is_never_taken_for_egress,
+        an_ingress_qdisc_is_used_for_ingress_only,
         a_filter_is_put_listed_replaced_and_removed,
-        replacing_leaves_no_moment_without_our_filter,
-        a_place_held_by_somebody_else_is_refused_and_left_alone,
-        filters_of_others_survive_everything_we_do;
-    undoing:
+        a_filter_is_replaced_without_a_gap,
+        a_foreign_filter_at_the_same_priority_is_an_error_and_stays,
+        foreign_filters_are_never_removed;
+    undo:
         undoing_a_balancer_restores_the_host,
         undoing_a_backend_restores_the_host,
-        a_kill_at_any_point_is_undone_completely,
-        what_others_changed_since_is_left_alone,
-        a_clsact_qdisc_with_filters_of_others_stays,
+        changes_are_undone_after_a_kill_at_any_point,
+        settings_that_others_changed_are_kept,
+        a_clsact_qdisc_with_foreign_filters_is_kept,
         filters_of_every_kind_keep_the_qdisc,
         an_interface_that_vanished_is_no_obstacle,
         a_failed_undo_stays_in_the_journal_and_can_be_repeated;
     backend:
         vip_addresses_on_lo_are_not_announced,
-        preparing_twice_changes_nothing_more,
-        strict_reverse_path_filtering_is_loosened_only_where_it_is_strict,
-        interfaces_with_dots_are_silenced_too,
-        a_set_up_that_cannot_work_is_refused_before_anything_changes,
-        a_removed_vip_leaves_and_one_that_was_there_stays,
-        what_is_sent_to_a_tunnel_device_arrives_at_the_vip;
+        a_second_preparation_changes_nothing,
+        only_strict_reverse_path_filtering_is_changed,
+        arp_sysctls_are_set_on_interfaces_with_dots_in_their_names,
+        an_impossible_setup_is_refused_before_any_change,
+        a_removed_vip_is_deleted_unless_it_existed_before,
+        encapsulated_packets_arrive_at_the_vip_through_tunnel_devices;
 }
 
 fn main() {

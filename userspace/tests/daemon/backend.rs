@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::site::{Site, fails, our_filter, world};
+use crate::fixture::{HostFixture, assert_fails, host_state, tc_filter};
 use crate::support::{add_address, run, sysctl};
 
 const FILTER: &str = "sluice_backend:edge";
@@ -15,46 +15,41 @@ fn on_lo() -> Vec<String> {
     addresses.filter(|address| address.starts_with("203.")).map(str::to_owned).collect()
 }
 
-pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
-    let mut site = Site::new();
+pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
+    let mut fixture = HostFixture::new();
     add_address("10.0.1.1/16", "eth0");
-    let before = world();
-    let mut daemon = site.start(&["backend"]);
+    let before = host_state();
+    let mut daemon = fixture.start(&["backend"]);
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.11/32"]);
     assert_eq!(sysctl("eth0", "arp_ignore"), "1");
     // Where the kernel has no tunnel devices our program decapsulates; which of the two it is, is
     // said.
-    let by_program = daemon.said("decapsulated by: BPF program") == 1;
-    assert_eq!(
-        by_program,
-        our_filter("eth0", FILTER).contains("direct-action"),
-        "{}",
-        daemon.log()
-    );
-    let status = site.json("status");
+    let by_program = daemon.log_count("decapsulated by: BPF program") == 1;
+    assert_eq!(by_program, tc_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
+    let status = fixture.json("status");
     assert_eq!(
         (&status["backend"]["daemon"], &status["backend"]["program"]),
         (&json!(daemon.id()), &json!(by_program))
     );
     // The same object clamps.
     assert!(status["backend"]["memory"].is_object(), "{status}");
-    assert!(site.json("counters")["backend"].is_object());
+    assert!(fixture.json("counters")["backend"].is_object());
 
     // A VIP goes, another comes.
-    let filter = our_filter("eth0", FILTER);
-    site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
-    site.write();
+    let filter = tc_filter("eth0", FILTER);
+    fixture.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
+    fixture.write();
     daemon.reload();
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"]);
-    assert_eq!(our_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
+    assert_eq!(tc_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
 
     // More go and come than the maps have room for at once; some of them stay.
     let vips = |last: std::ops::Range<u8>| {
         last.map(|last| format!("203.0.113.{last}:80/tcp")).collect::<Vec<_>>()
     };
     for range in [10..18, 14..22, 22..30] {
-        site.config["services"][0]["vips"] = json!(vips(range.clone()));
-        site.write();
+        fixture.config["services"][0]["vips"] = json!(vips(range.clone()));
+        fixture.write();
         daemon.reload();
         let mut found = on_lo();
         found.sort();
@@ -65,22 +60,22 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
             daemon.log()
         );
     }
-    assert_eq!(daemon.said("reload failed"), 0, "{}", daemon.log());
-    site.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
-    site.write();
+    assert_eq!(daemon.log_count("reload failed"), 0, "{}", daemon.log());
+    fixture.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
+    fixture.write();
     daemon.reload();
 
     // A bad change is refused whole.
-    let with = world();
-    site.config["backends"][0]["address"] = json!("10.9.9.9");
-    site.write();
+    let with = host_state();
+    fixture.config["backends"][0]["address"] = json!("10.9.9.9");
+    fixture.write();
     daemon.reload();
-    assert_eq!(daemon.said("reload failed"), 1, "{}", daemon.log());
-    assert_eq!(world(), with);
-    site.config["backends"][0]["address"] = json!("10.0.1.1");
-    site.write();
+    assert_eq!(daemon.log_count("reload failed"), 1, "{}", daemon.log());
+    assert_eq!(host_state(), with);
+    fixture.config["backends"][0]["address"] = json!("10.0.1.1");
+    fixture.write();
 
-    fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
+    assert_fails(&fixture.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         daemon.end(signal);
         assert_eq!(
@@ -88,21 +83,21 @@ pub(crate) fn a_backend_serves_reloads_and_is_taken_down() {
             ["203.0.113.10/32", "203.0.113.12/32"],
             "{signal}: packets are served on"
         );
-        assert_eq!(our_filter("eth0", FILTER).is_empty(), !by_program);
-        site.down();
-        assert_eq!(world(), before, "{signal}");
-        daemon = site.start(&["backend"]);
+        assert_eq!(tc_filter("eth0", FILTER).is_empty(), !by_program);
+        fixture.down();
+        assert_eq!(host_state(), before, "{signal}");
+        daemon = fixture.start(&["backend"]);
     }
     drop(daemon);
-    site.down();
-    let daemon = site.start(&["backend", "--ephemeral"]);
+    fixture.down();
+    let daemon = fixture.start(&["backend", "--ephemeral"]);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    assert_eq!(world(), before);
+    assert_eq!(host_state(), before);
 
     // A VIP address that this host announces is refused, and nothing stays.
     add_address("203.0.113.10/24", "eth0");
-    let before = world();
-    let output = site.sluice(&["backend", "--config", "edge.json"]);
-    fails(&output, 1, &["203.0.113.10 is on eth0"]);
-    assert_eq!(world(), before);
+    let before = host_state();
+    let output = fixture.sluice(&["backend", "--config", "edge.json"]);
+    assert_fails(&output, 1, &["203.0.113.10 is on eth0"]);
+    assert_eq!(host_state(), before);
 }

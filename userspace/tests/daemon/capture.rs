@@ -18,7 +18,7 @@ use serde_json::json;
 use sluice::kernel::bpf::{Pins, is_captured};
 use sluice::role::Role;
 
-use crate::site::{SLUICE, Site, fails, our_filter, pins, wait_until, world};
+use crate::fixture::{HostFixture, SLUICE, assert_fails, host_state, pins, tc_filter, wait_until};
 use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
@@ -31,15 +31,15 @@ struct Running {
 
 impl Running {
     /// Starts one and waits until it captures.
-    fn start(site: &Site, args: &[&str]) -> Self {
-        let directory = site.directory().to_owned();
+    fn start(fixture: &HostFixture, args: &[&str]) -> Self {
+        let directory = fixture.directory().to_owned();
         let file = |name: &str| File::create(directory.join(name)).unwrap();
         let mut command = Command::new(&*SLUICE);
         command.arg("capture").args(args).current_dir(&directory).stdin(Stdio::null());
         let child =
             command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
         let running = Self { child, directory };
-        wait_until("the capture begins", || running.said("capturing"));
+        wait_until("the capture begins", || running.log_count("capturing"));
         running
     }
 
@@ -47,7 +47,7 @@ impl Running {
         fs::read_to_string(self.directory.join(name)).unwrap()
     }
 
-    fn said(&self, words: &str) -> bool {
+    fn log_count(&self, words: &str) -> bool {
         self.text("capture.err").contains(words)
     }
 
@@ -125,11 +125,11 @@ fn captured() -> bool {
     is_captured(&Pins::new(Path::new("/sys/fs/bpf"), "edge", Role::Lb)).unwrap()
 }
 
-pub(crate) fn a_capture_tells_what_became_of_each_packet() {
-    let site = Site::new();
-    let _daemon = site.start(&["lb"]);
+pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
+    let fixture = HostFixture::new();
+    let _daemon = fixture.start(&["lb"]);
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let capture = Running::start(&site, &["--out", "edge.pcapng", "--count", "2"]);
+    let capture = Running::start(&fixture, &["--out", "edge.pcapng", "--count", "2"]);
     let frames = [segment(64), segment(0)];
     frames.iter().for_each(|frame| send(frame));
     let (code, out, err) = capture.end();
@@ -140,7 +140,7 @@ pub(crate) fn a_capture_tells_what_became_of_each_packet() {
     );
 
     let mut reader =
-        PcapNgReader::new(File::open(site.directory().join("edge.pcapng")).unwrap()).unwrap();
+        PcapNgReader::new(File::open(fixture.directory().join("edge.pcapng")).unwrap()).unwrap();
     let mut blocks = Vec::new();
     while let Some(block) = reader.next_block() {
         blocks.push(block.unwrap().into_owned());
@@ -180,19 +180,23 @@ pub(crate) fn a_capture_tells_what_became_of_each_packet() {
     );
     assert_eq!(comment(&packets[1]).as_deref(), Some("verdict drop; reason expired; service web"));
 
-    let counters = site.json("counters");
+    let counters = fixture.json("counters");
     assert_eq!(counters["lb"]["services"]["web"]["drops"], json!({ "ttl_expired": 1 }));
     assert_eq!(counters["lb"]["reasons"]["ttl_expired"], 1);
     assert!(!captured());
 }
 
-pub(crate) fn a_capture_as_text_ends_with_a_summary() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
+pub(crate) fn a_text_capture_ends_with_a_summary() {
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
     // Nobody needs a daemon for it.
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    let capture = Running::start(&site, &["--drops-only", "--service", "web"]);
-    fails(&site.sluice(&["capture", "--duration", "1"]), 1, &["another `sluice capture`"]);
+    let capture = Running::start(&fixture, &["--drops-only", "--service", "web"]);
+    assert_fails(
+        &fixture.sluice(&["capture", "--duration", "1"]),
+        1,
+        &["another `sluice capture`"],
+    );
     send(&segment(64));
     send(&segment(0));
     wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
@@ -203,21 +207,25 @@ pub(crate) fn a_capture_as_text_ends_with_a_summary() {
     let words = "Z eth0 198.51.100.7:40000 > 203.0.113.10:80 tcp, 254 bytes: verdict drop; reason expired; service web";
     assert!(out.contains(words), "{out}");
     assert!(err.contains("captured 1,"), "{err}");
-    fails(&site.sluice(&["capture", "--service", "wob"]), 2, &["no service \"wob\"", "web"]);
-    let output = site.sluice(&["capture", "--duration", "1"]);
+    assert_fails(
+        &fixture.sluice(&["capture", "--service", "wob"]),
+        2,
+        &["no service \"wob\"", "web"],
+    );
+    let output = fixture.sluice(&["capture", "--duration", "1"]);
     assert!(
         output.status.success() && String::from_utf8_lossy(&output.stderr).contains("captured 0,"),
         "{output:?}"
     );
 }
 
-pub(crate) fn a_killed_capture_leaves_no_trace() {
-    let site = Site::new();
-    let _daemon = site.start(&["lb"]);
-    let (before, filter, maps) = (world(), our_filter("eth0", FILTER), pins());
-    let mut capture = Running::start(&site, &["--out", "edge.pcapng"]);
+pub(crate) fn a_killed_capture_ends_by_its_deadline() {
+    let fixture = HostFixture::new();
+    let _daemon = fixture.start(&["lb"]);
+    let (before, filter, maps) = (host_state(), tc_filter("eth0", FILTER), pins());
+    let mut capture = Running::start(&fixture, &["--out", "edge.pcapng"]);
     assert_eq!(
-        (our_filter("eth0", FILTER), pins()),
+        (tc_filter("eth0", FILTER), pins()),
         (filter.clone(), maps.clone()),
         "nothing is replaced for it"
     );
@@ -229,29 +237,30 @@ pub(crate) fn a_killed_capture_leaves_no_trace() {
         send(&segment(64));
         !captured()
     });
-    assert_eq!((our_filter("eth0", FILTER), pins()), (filter, maps));
-    assert_eq!(world(), before);
-    let forwarded = || site.json("counters")["lb"]["services"]["web"]["packets"].as_u64().unwrap();
+    assert_eq!((tc_filter("eth0", FILTER), pins()), (filter, maps));
+    assert_eq!(host_state(), before);
+    let forwarded =
+        || fixture.json("counters")["lb"]["services"]["web"]["packets"].as_u64().unwrap();
     let count = forwarded();
     send(&segment(64));
     assert_eq!(forwarded(), count + 1);
     // The next one finds everything as it should be.
-    let capture = Running::start(&site, &["--count", "1"]);
+    let capture = Running::start(&fixture, &["--count", "1"]);
     send(&segment(64));
     assert_eq!(capture.end().0, Some(0));
 }
 
-pub(crate) fn a_capture_ends_with_its_instance_and_outlives_a_reload() {
-    let mut site = Site::new();
-    let mut daemon = site.start(&["lb"]);
-    let capture = Running::start(&site, &["--service", "web"]);
-    site.config["backends"][0]["draining"] = json!(true);
-    site.write();
+pub(crate) fn a_capture_ends_with_its_instance_but_not_with_a_reload() {
+    let mut fixture = HostFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let capture = Running::start(&fixture, &["--service", "web"]);
+    fixture.config["backends"][0]["draining"] = json!(true);
+    fixture.write();
     daemon.reload();
     send(&segment(64));
     wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    site.down();
+    fixture.down();
     let (code, out, err) = capture.end();
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("verdict forward; service web; backend b;"), "{out}");

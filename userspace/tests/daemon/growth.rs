@@ -14,8 +14,8 @@ use sluice::role::Role;
 use sluice_datapath::Flow;
 use sluice_datapath::abi::{Connection, Port, TCP};
 
+use crate::fixture::{HostFixture, host_state, wait_until};
 use crate::limits::map;
-use crate::site::{Site, wait_until, world};
 use crate::support::run;
 use crate::traffic::Client;
 
@@ -56,16 +56,16 @@ fn flow(number: u32) -> (Raw<Flow>, Raw<Connection>) {
 }
 
 pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
-    let mut site = Site::new();
+    let mut fixture = HostFixture::new();
     // Nobody is there to say where backends are; packets would wait for that, and hold up their
     // sender.
     run("ip link set eth0 arp off");
-    let before = world();
-    site.config["services"][0]["tracking"] = json!("always");
-    site.config["limits"] =
+    let before = host_state();
+    fixture.config["services"][0]["tracking"] = json!("always");
+    fixture.config["limits"] =
         json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1_200_000 });
-    site.write();
-    let mut daemon = site.start(&["lb"]);
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
     let timed = |what: &str, action: &mut dyn FnMut()| {
         let start = Instant::now();
         action();
@@ -77,26 +77,26 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
             connections.insert(flow, connection, 0).unwrap();
         }
     });
-    assert_eq!(map(&site.status(), "CONNECTIONS")["entries"], FLOWS);
+    assert_eq!(map(&fixture.status(), "CONNECTIONS")["entries"], FLOWS);
 
     // All maps twice, the one with the flows too: to more, and, since nothing else is as large, to
     // fewer again.
     let mut client = Client::new(COMING);
     for (round, connections) in [2_400_000, 1_300_000].into_iter().enumerate() {
-        let traffic = client.in_background();
+        let traffic = client.start_background();
         let begun = traffic.sent();
         wait_until("packets are sent", || traffic.sent() > begun);
         let room = 20 * (round + 1);
-        site.config["limits"] =
+        fixture.config["limits"] =
             json!({ "services": room, "backends": room, "vips": room, "connections": connections });
-        site.write();
+        fixture.write();
         timed(&format!("reload to room for {connections} flows"), &mut || daemon.reload());
-        assert_eq!(daemon.said("maps resized"), round + 1, "{}", daemon.log());
+        assert_eq!(daemon.log_count("maps resized"), round + 1, "{}", daemon.log());
         // Every packet is counted once, the counters never went back, and every flow is where it
         // was.
         client = traffic.stop();
-        client.all_counted();
-        let status = site.status();
+        client.assert_all_counted();
+        let status = fixture.status();
         for (name, capacity) in
             [("CONNECTIONS", connections), ("BACKENDS", room + 1), ("TABLES", room + 1)]
         {
@@ -107,7 +107,7 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
             u64::from(FLOWS) + client.sent().min(COMING)
         );
     }
-    assert_eq!(site.json("counters")["lb"]["services"]["web"]["packets"], client.sent());
+    assert_eq!(fixture.json("counters")["lb"]["services"]["web"]["packets"], client.sent());
     timed("a million flows read", &mut || {
         let connections = connections();
         for (flow, connection) in (0..FLOWS).map(flow) {
@@ -115,6 +115,6 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
         }
     });
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }

@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
-use crate::site::{PINS, STATE, Site, fails, hold_place, our_filter, world};
+use crate::fixture::{
+    HostFixture, PINS, STATE, assert_fails, attach_foreign_filter, host_state, tc_filter,
+};
 use crate::support::run;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
@@ -13,8 +15,8 @@ const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 /// What is done to a good configuration.
 type Spoil = fn(&mut Value);
 
-pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
-    let site = Site::new();
+pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing() {
+    let fixture = HostFixture::new();
     let cases: [(Spoil, &[&str]); 14] = [
         (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
         (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
@@ -40,98 +42,98 @@ pub(crate) fn bad_input_is_one_line_exit_code_2_and_leaves_nothing() {
         ),
         (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),
     ];
-    let before = world();
+    let before = host_state();
     for (spoil, words) in cases {
-        let mut config = site.config.clone();
+        let mut config = fixture.config.clone();
         spoil(&mut config);
-        site.write_text(&config.to_string());
-        let output = site.sluice(&LB);
-        fails(&output, 2, words);
+        fixture.write_text(&config.to_string());
+        let output = fixture.sluice(&LB);
+        assert_fails(&output, 2, words);
         assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1, "{output:?}");
-        assert_eq!(world(), before, "{config}");
+        assert_eq!(host_state(), before, "{config}");
     }
-    site.write_text("{ \"version\": 1, ");
-    fails(&site.sluice(&LB), 2, &["edge.json"]);
-    site.write();
-    let key = site.directory().join("hash.key");
+    fixture.write_text("{ \"version\": 1, ");
+    assert_fails(&fixture.sluice(&LB), 2, &["edge.json"]);
+    fixture.write();
+    let key = fixture.directory().join("hash.key");
     for public in ["00000000000000000000000000000000", "000102030405060708090a0b0c0d0e0f"] {
         fs::write(&key, format!("{public}\n")).unwrap();
-        fails(&site.sluice(&LB), 2, &["hash.key", "publicly known", "sluice key new"]);
+        assert_fails(&fixture.sluice(&LB), 2, &["hash.key", "publicly known", "sluice key new"]);
     }
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    fails(&site.sluice(&LB), 2, &["chmod 600"]);
-    fails(
-        &site.sluice(&["backend", "--config", "edge.json"]),
+    assert_fails(&fixture.sluice(&LB), 2, &["chmod 600"]);
+    assert_fails(
+        &fixture.sluice(&["backend", "--config", "edge.json"]),
         2,
         &["no backend has an address of this host"],
     );
-    fails(
-        &site.sluice(&["backend", "--config", "edge.json", "--name", "z"]),
+    assert_fails(
+        &fixture.sluice(&["backend", "--config", "edge.json", "--name", "z"]),
         2,
         &["no backend \"z\""],
     );
-    assert_eq!(world(), before);
+    assert_eq!(host_state(), before);
 }
 
-pub(crate) fn a_missing_capability_is_named_and_leaves_nothing() {
-    let site = Site::new();
-    let before = world();
+pub(crate) fn the_error_about_a_missing_capability_contains_its_name() {
+    let fixture = HostFixture::new();
+    let before = host_state();
     for (capability, name) in [("net_admin", "CAP_NET_ADMIN"), ("sys_admin", "CAP_SYS_ADMIN")] {
         let bounding = format!("--bounding-set=-{capability}");
         let inherited = format!("--inh-caps=-{capability}");
         for args in [&LB[..], &["backend", "--config", "edge.json", "--name", "a"], &["down"]] {
-            let output = site.wrapped(&["setpriv", &bounding, &inherited], args);
-            fails(&output, 1, &[name, "root"]);
+            let output = fixture.wrapped(&["setpriv", &bounding, &inherited], args);
+            assert_fails(&output, 1, &[name, "root"]);
         }
-        assert_eq!(world(), before);
+        assert_eq!(host_state(), before);
     }
-    let output = site
+    let output = fixture
         .wrapped(&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"], &["status"]);
-    fails(&output, 1, &["CAP_SYS_ADMIN"]);
+    assert_fails(&output, 1, &["CAP_SYS_ADMIN"]);
 }
 
-pub(crate) fn a_second_daemon_is_refused_and_disturbs_nothing() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
-    let before = world();
+pub(crate) fn a_second_daemon_is_refused_and_changes_nothing() {
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    let before = host_state();
     let process = daemon.id().to_string();
-    fails(&site.sluice(&LB), 1, &["already runs", "\"edge\"", &process]);
-    assert_eq!(world(), before);
-    assert_eq!(site.status()["daemon"], daemon.id());
+    assert_fails(&fixture.sluice(&LB), 1, &["already runs", "\"edge\"", &process]);
+    assert_eq!(host_state(), before);
+    assert_eq!(fixture.status()["daemon"], daemon.id());
 }
 
-pub(crate) fn a_place_held_by_somebody_else_leaves_nothing_half_done() {
-    let mut site = Site::new();
-    let _held = hold_place("eth1", "far1");
-    site.config["interfaces"] = json!(["eth0", "eth1"]);
-    site.write();
-    let before = world();
+pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {
+    let mut fixture = HostFixture::new();
+    let _foreign = attach_foreign_filter("eth1", "far1");
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.write();
+    let before = host_state();
     // The first interface works, the second does not: the first is given back.
-    fails(&site.sluice(&LB), 1, &["cannot attach to eth1", "theirs", "tc filter del"]);
-    assert_eq!(world(), before);
+    assert_fails(&fixture.sluice(&LB), 1, &["cannot attach to eth1", "foreign", "tc filter del"]);
+    assert_eq!(host_state(), before);
 }
 
-pub(crate) fn another_layout_is_refused_with_the_way_forward_and_removed_by_down() {
-    let site = Site::new();
-    let before = world();
+pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
+    let fixture = HostFixture::new();
+    let before = host_state();
     fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
-    let with = world();
+    let with = host_state();
     for args in [&LB[..], &["status"], &["counters"]] {
-        fails(
-            &site.sluice(args),
+        assert_fails(
+            &fixture.sluice(args),
             1,
             &["another version", "layout 9999", "sluice down --instance edge"],
         );
-        assert_eq!(world(), with);
+        assert_eq!(host_state(), with);
     }
-    site.down();
-    assert_eq!(world(), before);
-    let _daemon = site.start(&["lb"]);
-    assert_ne!(our_filter("eth0", "sluice_lb:edge"), "");
+    fixture.down();
+    assert_eq!(host_state(), before);
+    let _daemon = fixture.start(&["lb"]);
+    assert_ne!(tc_filter("eth0", "sluice_lb:edge"), "");
 }
 
-pub(crate) fn questions_change_nothing() {
-    let site = Site::new();
+pub(crate) fn status_and_counters_change_nothing() {
+    let fixture = HostFixture::new();
     let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
     // Below ours there may be the host's; in this namespace it can go, too.
     while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {
@@ -139,9 +141,13 @@ pub(crate) fn questions_change_nothing() {
     }
     let before = mounts();
     for question in ["status", "counters"] {
-        fails(&site.sluice(&[question]), 1, &["\"edge\" is not on this host", "--instance"]);
+        assert_fails(
+            &fixture.sluice(&[question]),
+            1,
+            &["\"edge\" is not on this host", "--instance"],
+        );
     }
-    assert!(site.down().contains("nothing to do"));
+    assert!(fixture.down().contains("nothing to do"));
     assert_eq!(mounts(), before);
     assert!(!fs::exists(STATE).unwrap());
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::fixture::{Daemon, HostFixture, host_state, pins};
 use crate::limits::map;
-use crate::site::{Daemon, Site, pins, world};
 use crate::support::run;
 use crate::traffic::Client;
 
@@ -27,17 +27,17 @@ fn bytes(status: &Value, cpus: u64) -> u64 {
 }
 
 pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
-    let mut site = Site::new();
-    site.config.as_object_mut().unwrap().remove("limits");
-    site.config["services"] = (0..10)
+    let mut fixture = HostFixture::new();
+    fixture.config.as_object_mut().unwrap().remove("limits");
+    fixture.config["services"] = (0..10)
         .map(|number| {
             json!({ "name": format!("web-{number}"), "vips": [format!("203.0.113.10:{}/tcp", 80 + number)],
                     "table_size": 65537, "backends": [{ "name": "a" }, { "name": "b" }] })
         })
         .collect();
-    site.write();
-    let _daemon = site.start(&["lb"]);
-    let status = site.status();
+    fixture.write();
+    let _daemon = fixture.start(&["lb"]);
+    let status = fixture.status();
     let (two, many) = (bytes(&status, 2), bytes(&status, 128));
     println!("ten services at 65,537 slots: {two} bytes on 2 CPUs, {many} on 128");
     assert!(two < 32 * MIB, "{two} bytes: {status}");
@@ -51,7 +51,7 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     // From Linux 5.11 to 6.3 the kernel tells the size of values alone.
     let least = if ((5, 11)..(6, 4)).contains(&release()) { 65_536 * 8 - 1 } else { 65_536 * 48 };
     assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > least, "{status}");
-    let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
+    let text = String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap();
     for words in ["bytes locked", "of them per CPU", "in all"] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
@@ -95,12 +95,12 @@ fn numbers() -> (usize, usize, u64) {
 }
 
 /// As much as limits allow, but for the connection table: a million flows in place of sixteen.
-fn largest(site: &mut Site, backends: usize, vips: usize) {
+fn largest(fixture: &mut HostFixture, backends: usize, vips: usize) {
     const OF_ONE: usize = 1_024;
     let name = |number: usize| json!({ "name": format!("b{number}") });
-    site.config["limits"] =
+    fixture.config["limits"] =
         json!({ "services": SERVICES, "backends": 65_535, "vips": 65_536, "connections": 1 << 20 });
-    site.config["backends"] = (0..backends)
+    fixture.config["backends"] = (0..backends)
         .map(|number| {
             json!({ "name": format!("b{number}"), "address": format!("10.1.{}.{}", number / 256, number % 256) })
         })
@@ -116,12 +116,12 @@ fn largest(site: &mut Site, backends: usize, vips: usize) {
         let backends: Vec<_> = (0..16).map(|backend| name((number * 16 + backend) % backends)).collect();
         json!({ "name": format!("s{number}"), "vips": vips, "table_size": 251, "backends": backends })
     }));
-    site.config["services"] = services.into();
-    site.write();
+    fixture.config["services"] = services.into();
+    fixture.write();
 }
 
 /// When the daemon first said something: seconds of the day.
-fn moment(daemon: &Daemon, words: &str) -> f64 {
+fn log_time(daemon: &Daemon, words: &str) -> f64 {
     let log = daemon.log();
     let line = log
         .lines()
@@ -137,14 +137,14 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     /// (`SLUICE_EMULATED`) takes what it takes.
     const SECONDS: f64 = 15.0;
 
-    let mut site = Site::new();
+    let mut fixture = HostFixture::new();
     // Nobody is there to say where backends are; packets would wait for that, and hold up their
     // sender.
     run("ip link set eth0 arp off");
-    let before = world();
+    let before = host_state();
     run("ip route add 10.1.0.0/16 dev eth0");
     let (backends, vips, sent) = numbers();
-    largest(&mut site, backends, vips);
+    largest(&mut fixture, backends, vips);
     let timed = |what: &str, action: &mut dyn FnMut()| {
         let start = Instant::now();
         action();
@@ -152,17 +152,17 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     };
     let mut daemon = None;
     timed(&format!("4,096 services, {backends} backends: start"), &mut || {
-        daemon = Some(site.start(&["lb"]))
+        daemon = Some(fixture.start(&["lb"]))
     });
     let mut daemon = daemon.unwrap();
     // Midnight may lie between.
     let applied =
-        (moment(&daemon, "ready: ") - moment(&daemon, "add backends")).rem_euclid(86_400.0);
+        (log_time(&daemon, "ready: ") - log_time(&daemon, "add backends")).rem_euclid(86_400.0);
     println!("of it for writing maps: {applied:.1} s");
     let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
     assert!(emulated || applied < SECONDS, "{applied}: {}", daemon.log());
     let mut status = Value::Null;
-    timed("status", &mut || status = site.status());
+    timed("status", &mut || status = fixture.status());
     assert_eq!(status["services"].as_array().unwrap().len(), 4_096);
     assert_eq!(status["backends"].as_array().unwrap().len(), backends);
     assert_eq!(map(&status, "VIPS")["entries"], 4_095 * vips + 2);
@@ -171,30 +171,30 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
 
     let mut client = Client::new(sent);
     timed(&format!("{sent} flows sent"), &mut || client.send(sent));
-    client.all_counted();
+    client.assert_all_counted();
     let flows = |status: &Value| map(status, "CONNECTIONS")["entries"].as_u64().unwrap();
-    let tracked = flows(&site.status());
+    let tracked = flows(&fixture.status());
     assert!(tracked > sent / 100 * 99, "{tracked} flows are tracked");
 
     // One change among all of that, then a larger connection table for a million flows. (With
     // packets all the while: `growth`.)
-    site.config["services"][0]["backends"][0]["weight"] = json!(1);
-    site.write();
+    fixture.config["services"][0]["backends"][0]["weight"] = json!(1);
+    fixture.write();
     timed("reload that changes one table", &mut || daemon.reload());
-    assert_eq!(daemon.said("reload failed"), 0);
-    site.config["limits"]["connections"] = json!(2 << 20);
-    site.write();
+    assert_eq!(daemon.log_count("reload failed"), 0);
+    fixture.config["limits"]["connections"] = json!(2 << 20);
+    fixture.write();
     timed("reload that doubles the connection table", &mut || daemon.reload());
-    assert_eq!(daemon.said("maps resized"), 1, "{}", daemon.log());
-    let status = site.status();
+    assert_eq!(daemon.log_count("maps resized"), 1, "{}", daemon.log());
+    let status = fixture.status();
     assert_eq!(
         (flows(&status), &map(&status, "CONNECTIONS")["capacity"]),
         (tracked, &json!(2 << 20))
     );
-    client.all_counted();
+    client.assert_all_counted();
 
     daemon.end(Signal::SIGTERM);
-    timed("down", &mut || drop(site.down()));
+    timed("down", &mut || drop(fixture.down()));
     run("ip route del 10.1.0.0/16 dev eth0");
-    assert_eq!(world(), before);
+    assert_eq!(host_state(), before);
 }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice::kernel::netlink::{Direction, Netlink};
 
-use crate::site::{Site, block_on, our_filter, pins, wait_until, world};
+use crate::fixture::{HostFixture, block_on, host_state, pins, tc_filter, wait_until};
 use crate::support::{add_address, program, run, spec, veth};
 
 const FILTER: &str = "sluice_lb:edge";
@@ -16,10 +16,10 @@ fn slots(status: &Value, service: usize) -> Value {
     status["services"][service]["slots"].clone()
 }
 
-pub(crate) fn status_and_counters_tell_the_truth() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
-    let status = site.status();
+pub(crate) fn status_and_counters_show_the_configured_state() {
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    let status = fixture.status();
     assert_eq!((&status["daemon"], &status["changing"]), (&json!(daemon.id()), &json!(false)));
     let web = &status["services"][0];
     assert_eq!(
@@ -32,7 +32,7 @@ pub(crate) fn status_and_counters_tell_the_truth() {
     assert!((167..=168).contains(&a), "two thirds of 251, to within a slot: {a}");
     let eth0: u64 = run("ip -o link show eth0").split(':').next().unwrap().trim().parse().unwrap();
     assert_eq!(status["backends"][0]["next_hops"]["10.0.1.1"], json!([eth0, 1500]));
-    let counters = site.json("counters");
+    let counters = fixture.json("counters");
     assert_eq!(
         counters["lb"]["services"]["web"],
         json!({ "packets": 0, "bytes": 0, "new_connections": 0, "drops": {} })
@@ -42,48 +42,48 @@ pub(crate) fn status_and_counters_tell_the_truth() {
         json!({ "packets": 0, "bytes": 0, "new_connections": 0 })
     );
     for question in ["status", "counters"] {
-        let output = site.sluice(&[question]);
+        let output = fixture.sluice(&[question]);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("web") && text.contains("edge"), "{text}");
     }
 }
 
-pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
-    let mut site = Site::new();
-    let before = world();
-    let mut daemon = site.start(&["lb"]);
-    let (first, maps) = (site.status(), pins());
-    let filter = our_filter("eth0", FILTER);
+pub(crate) fn a_reload_applies_only_the_differences() {
+    let mut fixture = HostFixture::new();
+    let before = host_state();
+    let mut daemon = fixture.start(&["lb"]);
+    let (first, maps) = (fixture.status(), pins());
+    let filter = tc_filter("eth0", FILTER);
 
     // Nothing changed: nothing is done, and nothing is said twice.
     daemon.reload();
-    assert_eq!(site.status()["services"], first["services"]);
+    assert_eq!(fixture.status()["services"], first["services"]);
     assert_eq!(
-        (daemon.said("at TC ingress"), daemon.said("replace the lookup tables")),
+        (daemon.log_count("at TC ingress"), daemon.log_count("replace the lookup tables")),
         (1, 1),
         "{}",
         daemon.log()
     );
     assert_eq!(
-        daemon.said("the MTU towards it is 1500"),
+        daemon.log_count("the MTU towards it is 1500"),
         2,
         "once for each backend: {}",
         daemon.log()
     );
 
     // A backend is added, another drains.
-    site.config["backends"][1]["draining"] = json!(true);
-    site.config["backends"]
+    fixture.config["backends"][1]["draining"] = json!(true);
+    fixture.config["backends"]
         .as_array_mut()
         .unwrap()
         .push(json!({ "name": "c", "address": "10.0.1.3" }));
-    site.config["services"][0]["backends"]
+    fixture.config["services"][0]["backends"]
         .as_array_mut()
         .unwrap()
         .push(json!({ "name": "c", "weight": 1 }));
-    site.write();
+    fixture.write();
     daemon.reload();
-    let status = site.status();
+    let status = fixture.status();
     assert_eq!(status["services"][0]["generation"], 2);
     assert_eq!(status["backends"][1]["draining"], true);
     assert!(
@@ -92,13 +92,13 @@ pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
     );
 
     // A VIP is removed, another moves to a new service.
-    site.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp"]);
-    site.config["services"].as_array_mut().unwrap().push(json!({
+    fixture.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp"]);
+    fixture.config["services"].as_array_mut().unwrap().push(json!({
         "name": "dns", "vips": ["203.0.113.11:53/udp"], "table_size": 251, "backends": [{ "name": "c" }]
     }));
-    site.write();
+    fixture.write();
     daemon.reload();
-    let status = site.status();
+    let status = fixture.status();
     assert_eq!(status["services"][1]["vips"], json!(["203.0.113.10:443/tcp"]));
     assert_eq!(
         (&status["services"][0]["vips"], slots(&status, 0)),
@@ -106,32 +106,32 @@ pub(crate) fn a_reload_applies_what_changed_and_nothing_else() {
     );
 
     // Another underlay address is another program, in place of the old one; maps stay.
-    assert_eq!(our_filter("eth0", FILTER), filter);
+    assert_eq!(tc_filter("eth0", FILTER), filter);
     add_address("10.0.0.9/16", "eth0");
-    site.config["underlay"]["v4"] = json!("10.0.0.9");
-    site.write();
+    fixture.config["underlay"]["v4"] = json!("10.0.0.9");
+    fixture.write();
     daemon.reload();
-    assert_ne!(our_filter("eth0", FILTER), filter);
-    assert_eq!((daemon.said("program replaced"), pins()), (1, maps));
+    assert_ne!(tc_filter("eth0", FILTER), filter);
+    assert_eq!((daemon.log_count("program replaced"), pins()), (1, maps));
 
     // Another interface: attached there, detached here.
     veth("eth1", "far1");
-    site.config["interfaces"] = json!(["eth1"]);
-    site.write();
+    fixture.config["interfaces"] = json!(["eth1"]);
+    fixture.write();
     daemon.reload();
-    assert_eq!(our_filter("eth0", FILTER), "");
-    assert_ne!(our_filter("eth1", FILTER), "");
+    assert_eq!(tc_filter("eth0", FILTER), "");
+    assert_ne!(tc_filter("eth1", FILTER), "");
     run("ip addr del 10.0.0.9/16 dev eth0");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     run("ip link del eth1");
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
 pub(crate) fn a_bad_reload_changes_nothing() {
-    let site = Site::new();
-    let mut daemon = site.start(&["lb"]);
-    let (before, status) = (world(), site.status());
+    let fixture = HostFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let (before, status) = (host_state(), fixture.status());
     let spoilt: [(&str, Value); 6] = [
         ("interfaces", json!(["eth7"])),
         ("underlay", json!({ "v4": "10.9.9.9" })),
@@ -141,35 +141,35 @@ pub(crate) fn a_bad_reload_changes_nothing() {
         ("services", json!([{ "name": "web" }])),
     ];
     for (number, (place, value)) in spoilt.into_iter().enumerate() {
-        let mut config = site.config.clone();
+        let mut config = fixture.config.clone();
         config[place] = value;
-        site.write_text(&config.to_string());
+        fixture.write_text(&config.to_string());
         daemon.reload();
-        assert_eq!(daemon.said("reload failed"), number + 1, "{place}: {}", daemon.log());
-        assert_eq!((world(), site.status()), (before.clone(), status.clone()), "{place}");
+        assert_eq!(daemon.log_count("reload failed"), number + 1, "{place}: {}", daemon.log());
+        assert_eq!((host_state(), fixture.status()), (before.clone(), status.clone()), "{place}");
     }
     // Indexes that rest leave no room: refused whole, and the daemon goes on with what it had.
-    let mut config = site.config.clone();
+    let mut config = fixture.config.clone();
     let backends: Vec<_> = (1..=15)
         .map(|i| json!({ "name": format!("n{i}"), "address": format!("10.0.2.{i}") }))
         .collect();
     config["backends"] = json!(backends);
     config["services"][0]["backends"] = json!([{ "name": "n1" }]);
-    site.write_text(&config.to_string());
+    fixture.write_text(&config.to_string());
     daemon.reload();
     assert_eq!(
-        (daemon.said("raise limits.backends"), site.status()),
+        (daemon.log_count("raise limits.backends"), fixture.status()),
         (1, status),
         "{}",
         daemon.log()
     );
-    site.write();
+    fixture.write();
     daemon.reload();
-    assert_eq!(daemon.said("ready: "), 2, "{}", daemon.log());
+    assert_eq!(daemon.log_count("ready: "), 2, "{}", daemon.log());
 }
 
-pub(crate) fn filters_of_others_survive_everything() {
-    let site = Site::new();
+pub(crate) fn foreign_filters_are_never_removed() {
+    let fixture = HostFixture::new();
     run("tc qdisc add dev eth0 clsact");
     let (program, _) = program();
     block_on(async {
@@ -179,41 +179,41 @@ pub(crate) fn filters_of_others_survive_everything() {
             [(Direction::Ingress, 5), (Direction::Ingress, 200), (Direction::Egress, 100)]
         {
             netlink
-                .put_filter(index, direction, &spec("theirs", priority), program.as_fd())
+                .put_filter(index, direction, &spec("foreign", priority), program.as_fd())
                 .await
                 .unwrap();
         }
     });
-    let before = world();
+    let before = host_state();
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let mut daemon = site.start(&["lb"]);
+        let mut daemon = fixture.start(&["lb"]);
         daemon.reload();
         daemon.end(signal);
-        site.down();
-        assert_eq!(world(), before, "{signal}");
+        fixture.down();
+        assert_eq!(host_state(), before, "{signal}");
     }
     // A qdisc of ours stays when somebody else has come to use it.
     run("tc qdisc del dev eth0 clsact");
-    let daemon = site.start(&["lb"]);
+    let daemon = fixture.start(&["lb"]);
     block_on(async {
         let netlink = Netlink::connect().unwrap();
         let index = netlink.interface("eth0").await.unwrap().index;
         netlink
-            .put_filter(index, Direction::Ingress, &spec("theirs", 5), program.as_fd())
+            .put_filter(index, Direction::Ingress, &spec("foreign", 5), program.as_fd())
             .await
             .unwrap();
     });
     daemon.end(Signal::SIGTERM);
-    assert!(site.down().contains("left alone: clsact"));
-    assert_ne!(our_filter("eth0", "theirs"), "");
-    assert_eq!(our_filter("eth0", FILTER), "");
+    assert!(fixture.down().contains("left alone: clsact"));
+    assert_ne!(tc_filter("eth0", "foreign"), "");
+    assert_eq!(tc_filter("eth0", FILTER), "");
 }
 
-pub(crate) fn a_route_change_reaches_the_next_hops() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
+pub(crate) fn a_route_change_updates_the_next_hops() {
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
     let hop = |backend: usize, address: &str| {
-        site.status()["backends"][backend]["next_hops"][address].clone()
+        fixture.status()["backends"][backend]["next_hops"][address].clone()
     };
     let eth0 = hop(0, "10.0.1.1")[0].clone();
     run("ip link set eth0 mtu 1600");
@@ -225,51 +225,51 @@ pub(crate) fn a_route_change_reaches_the_next_hops() {
     wait_until("the new interface reaches the map", || hop(1, "10.0.1.2")[0] != eth0);
     run("ip route replace unreachable 10.0.1.2/32");
     wait_until("the lost route reaches the map", || hop(1, "10.0.1.2").is_null());
-    assert_eq!(daemon.said("10.0.1.2: there is no route"), 1, "{}", daemon.log());
+    assert_eq!(daemon.log_count("10.0.1.2: there is no route"), 1, "{}", daemon.log());
     assert_eq!(hop(0, "10.0.1.1"), json!([eth0, 1600]), "the other backend's stays");
 }
 
 pub(crate) fn a_lost_filter_is_attached_again() {
-    let site = Site::new();
-    let before = world();
-    let mut daemon = site.start(&["lb"]);
-    let filter = our_filter("eth0", FILTER);
+    let fixture = HostFixture::new();
+    let before = host_state();
+    let mut daemon = fixture.start(&["lb"]);
+    let filter = tc_filter("eth0", FILTER);
     run("tc filter del dev eth0 ingress pref 100");
     daemon.wait_for_log("program was missing, attached it again", 1);
-    assert_eq!(our_filter("eth0", FILTER), filter);
+    assert_eq!(tc_filter("eth0", FILTER), filter);
     run("tc qdisc del dev eth0 clsact");
     daemon.wait_for_log("program was missing, attached it again", 2);
-    assert_eq!(our_filter("eth0", FILTER), filter);
+    assert_eq!(tc_filter("eth0", FILTER), filter);
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
 pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
-    let mut site = Site::new();
-    let before = world();
+    let mut fixture = HostFixture::new();
+    let before = host_state();
     let add = || {
         veth("eth1", "far1");
     };
     add();
-    site.config["interfaces"] = json!(["eth0", "eth1"]);
-    site.write();
-    let mut daemon = site.start(&["lb"]);
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
     run("ip link del eth1");
     daemon.wait_for_log("cannot attach to eth1", 1);
     add();
     daemon.wait_for_log("program attached after an error target=eth1", 1);
-    assert_ne!(our_filter("eth1", FILTER), "");
-    assert_eq!(daemon.said("cannot attach to eth1"), 1, "{}", daemon.log());
+    assert_ne!(tc_filter("eth1", FILTER), "");
+    assert_eq!(daemon.log_count("cannot attach to eth1"), 1, "{}", daemon.log());
     // Gone for good, and out of the configuration: neither a reload nor a restart stumbles over it.
     run("ip link del eth1");
-    site.config["interfaces"] = json!(["eth0"]);
-    site.write();
+    fixture.config["interfaces"] = json!(["eth0"]);
+    fixture.write();
     daemon.reload();
-    assert_eq!(daemon.said("reload failed"), 0, "{}", daemon.log());
+    assert_eq!(daemon.log_count("reload failed"), 0, "{}", daemon.log());
     daemon.end(Signal::SIGKILL);
-    site.start(&["lb"]).end(Signal::SIGTERM);
-    let report = site.down();
+    fixture.start(&["lb"]).end(Signal::SIGTERM);
+    let report = fixture.down();
     assert!(!report.contains("eth1"), "{report}");
-    assert_eq!(world(), before);
+    assert_eq!(host_state(), before);
 }

@@ -12,16 +12,16 @@ use libtest_mimic::Completion;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{Site, wait_until};
+use crate::fixture::{HostFixture, wait_until};
 use crate::support::{add_address, run, try_run};
-use crate::wire::{link_address, put};
+use crate::wire::{mac_address, send_frame};
 
 /// The MTU of `eth0`.
 const MTU: u16 = 1600;
 
 /// What a router says.
 #[derive(Clone, Copy)]
-struct Says {
+struct TooBigError {
     mtu: u16,
     /// The quoted packet's addresses, length, and what it holds.
     source: IpAddr,
@@ -31,7 +31,7 @@ struct Says {
     uncut: bool,
 }
 
-impl Says {
+impl TooBigError {
     /// That a packet of ours to a backend does not fit.
     fn of(destination: &str, mtu: u16) -> Self {
         let destination: IpAddr = destination.parse().unwrap();
@@ -54,7 +54,7 @@ impl Says {
     fn frame(&self) -> Vec<u8> {
         let version = if self.protocol == IpNumber::IPV6 { 0x60 } else { 0x45 };
         let inner = [version, 0, 0, 0, 0, 0, 0, 0];
-        let mut frame = link_address("eth0").to_vec();
+        let mut frame = mac_address("eth0").to_vec();
         frame.extend([2, 0, 0, 0, 0, 1]);
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -115,25 +115,25 @@ impl Says {
     }
 
     fn send(&self) {
-        put("far", &self.frame());
+        send_frame("far", &self.frame());
     }
 }
 
-/// A site of both families whose underlay has room.
-fn site() -> Site {
-    let mut site = Site::new();
+/// A fixture of both families whose underlay has room.
+fn dual_stack_fixture() -> HostFixture {
+    let mut fixture = HostFixture::new();
     for name in ["eth0", "far"] {
         run(&format!("ip link set {name} mtu {MTU}"));
     }
     add_address("2001:db8::1/64", "eth0");
     run("ip route add 2001:db8:1::/64 dev eth0");
-    site.config["underlay"] = json!({ "v4": "10.0.0.1", "v6": "2001:db8::1" });
-    site.config["backends"] = json!([
+    fixture.config["underlay"] = json!({ "v4": "10.0.0.1", "v6": "2001:db8::1" });
+    fixture.config["backends"] = json!([
         { "name": "a", "address": { "v4": "10.0.1.1", "v6": "2001:db8:1::1" } },
         { "name": "b", "address": { "v4": "10.0.1.2", "v6": "2001:db8:1::2" } }
     ]);
-    site.write();
-    site
+    fixture.write();
+    fixture
 }
 
 /// The MTU towards each address, in the order of backends, IPv4 first.
@@ -150,20 +150,20 @@ fn mtus(status: &Value) -> Vec<u64> {
 }
 
 #[track_caller]
-fn wait_for(site: &Site, wanted: [u64; 4]) {
+fn wait_for(fixture: &HostFixture, wanted: [u64; 4]) {
     let mut is = Vec::new();
     wait_until(&format!("the MTUs are {wanted:?}"), || {
-        is = mtus(&site.status());
+        is = mtus(&fixture.status());
         is == wanted
     });
 }
 
 /// What became of errors, once there are so many.
 #[track_caller]
-fn heard(site: &Site, errors: u64) -> Value {
+fn heard(fixture: &HostFixture, errors: u64) -> Value {
     let mut heard = Value::Null;
     wait_until(&format!("{errors} errors are counted"), || {
-        heard = site.json("counters")["lb"]["path_errors"].clone();
+        heard = fixture.json("counters")["lb"]["path_errors"].clone();
         heard.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
             >= errors
     });
@@ -178,58 +178,58 @@ fn raw_sockets() -> usize {
     lines("raw") + lines("raw6")
 }
 
-pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() {
-    let site = site();
-    let daemon = site.start(&["lb"]);
-    assert_eq!((mtus(&site.status()), raw_sockets()), (vec![1600; 4], 2));
+pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backend() {
+    let fixture = dual_stack_fixture();
+    let daemon = fixture.start(&["lb"]);
+    assert_eq!((mtus(&fixture.status()), raw_sockets()), (vec![1600; 4], 2));
 
     // Nobody believes these.
-    let good = Says::of("10.0.1.1", 1400);
+    let good = TooBigError::of("10.0.1.1", 1400);
     let mut broken = good.frame();
     broken[44] ^= 1;
-    put("far", &broken);
-    put("far", &good.frame()[..14 + 20 + 8 + 20 + 4]);
-    let v6 = Says::of("2001:db8:1::1", 1400);
+    send_frame("far", &broken);
+    send_frame("far", &good.frame()[..14 + 20 + 8 + 20 + 4]);
+    let v6 = TooBigError::of("2001:db8:1::1", 1400);
     let forged = [
-        Says { source: "10.0.0.2".parse().unwrap(), ..good },
-        Says { destination: "10.0.1.9".parse().unwrap(), ..good },
-        Says { uncut: false, ..good },
-        Says { length: 1400, ..good },
-        Says { mtu: 0, ..good },
-        Says { mtu: 595, ..good },
-        Says { mtu: 1600, ..good },
-        Says { source: "2001:db8::2".parse().unwrap(), ..v6 },
-        Says { destination: "2001:db8:1::9".parse().unwrap(), ..v6 },
-        Says { mtu: 1319, ..v6 },
+        TooBigError { source: "10.0.0.2".parse().unwrap(), ..good },
+        TooBigError { destination: "10.0.1.9".parse().unwrap(), ..good },
+        TooBigError { uncut: false, ..good },
+        TooBigError { length: 1400, ..good },
+        TooBigError { mtu: 0, ..good },
+        TooBigError { mtu: 595, ..good },
+        TooBigError { mtu: 1600, ..good },
+        TooBigError { source: "2001:db8::2".parse().unwrap(), ..v6 },
+        TooBigError { destination: "2001:db8:1::9".parse().unwrap(), ..v6 },
+        TooBigError { mtu: 1319, ..v6 },
     ];
-    forged.iter().for_each(Says::send);
+    forged.iter().for_each(TooBigError::send);
     // And of these, which are about what others sent, nobody hears.
-    Says { protocol: IpNumber::UDP, ..good }.send();
-    Says { protocol: IpNumber::TCP, ..v6 }.send();
+    TooBigError { protocol: IpNumber::UDP, ..good }.send();
+    TooBigError { protocol: IpNumber::TCP, ..v6 }.send();
     assert_eq!(
-        heard(&site, 11),
+        heard(&fixture, 11),
         json!({ "malformed": 1, "other_source": 2, "other_destination": 2, "never_sent": 3, "no_mtu": 1, "too_small": 2 })
     );
-    assert_eq!(mtus(&site.status()), [1600; 4]);
-    assert_eq!(daemon.said("less than clients can use"), 2, "{}", daemon.log());
+    assert_eq!(mtus(&fixture.status()), [1600; 4]);
+    assert_eq!(daemon.log_count("less than clients can use"), 2, "{}", daemon.log());
 
     // Each lowers one backend's MTU in one family.
     good.send();
-    wait_for(&site, [1400, 1600, 1600, 1600]);
+    wait_for(&fixture, [1400, 1600, 1600, 1600]);
     // A router that merges packets quotes what it merged.
-    Says { length: 9000, ..v6 }.send();
-    wait_for(&site, [1400, 1400, 1600, 1600]);
-    Says { protocol: IpNumber::IPV6, ..Says::of("10.0.1.2", 1450) }.send();
-    wait_for(&site, [1400, 1400, 1450, 1600]);
-    let status = site.status();
+    TooBigError { length: 9000, ..v6 }.send();
+    wait_for(&fixture, [1400, 1400, 1600, 1600]);
+    TooBigError { protocol: IpNumber::IPV6, ..TooBigError::of("10.0.1.2", 1450) }.send();
+    wait_for(&fixture, [1400, 1400, 1450, 1600]);
+    let status = fixture.status();
     let left = &status["backends"][0]["path_mtus"];
     for address in ["10.0.1.1", "2001:db8:1::1"] {
         assert!((1..=600).contains(&left[address].as_u64().unwrap()), "{status}");
     }
     assert_eq!(status["backends"][1]["path_mtus"].as_object().unwrap().len(), 1);
-    let text = String::from_utf8(site.sluice(&["status"]).stdout).unwrap();
+    let text = String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap();
     assert!(text.contains("MTU 1400 told by a router, for another "), "{text}");
-    let text = String::from_utf8(site.sluice(&["counters"]).stdout).unwrap();
+    let text = String::from_utf8(fixture.sluice(&["counters"]).stdout).unwrap();
     assert!(
         text.contains("lowered") && text.contains("believed") && text.contains("too_small"),
         "{text}"
@@ -237,12 +237,12 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
 
     // The same again is no news.
     good.send();
-    assert_eq!(heard(&site, 15)["known"], 1);
+    assert_eq!(heard(&fixture, 15)["known"], 1);
     for (address, router) in
         [("10.0.1.1", "10.0.0.254"), ("2001:db8:1::1", "2001:db8::fe"), ("10.0.1.2", "10.0.0.254")]
     {
         assert_eq!(
-            daemon.said(&format!("address={address} router={router} mtu=14")),
+            daemon.log_count(&format!("address={address} router={router} mtu=14")),
             1,
             "{}",
             daemon.log()
@@ -250,7 +250,7 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
     }
 
     // Clients are told, whichever backend it is.
-    let mut packet = link_address("eth0").to_vec();
+    let mut packet = mac_address("eth0").to_vec();
     packet.extend([2, 0, 0, 0, 0, 9, 0x08, 0x00]);
     let mut network =
         Ipv4Header::new(1480, 64, IpNumber::UDP, [198, 51, 100, 7], [203, 0, 113, 11]).unwrap();
@@ -258,21 +258,21 @@ pub(crate) fn errors_about_encapsulated_packets_lower_the_mtu_of_that_backend() 
     packet.extend(network.to_bytes());
     packet.extend([156, 64, 0, 53, 0x05, 0xc8, 0, 0]);
     packet.resize(14 + 1500, 0);
-    put("far", &packet);
+    send_frame("far", &packet);
     wait_until("the client is told", || {
-        site.json("counters")["lb"]["reasons"]["icmp_too_big_sent"] == 1
+        fixture.json("counters")["lb"]["reasons"]["icmp_too_big_sent"] == 1
     });
 
     // Another way to a backend may have another MTU.
     run("ip route add 10.0.1.1/32 via 10.0.0.254 dev eth0");
-    wait_for(&site, [1600, 1400, 1450, 1600]);
+    wait_for(&fixture, [1600, 1400, 1450, 1600]);
     good.send();
-    wait_for(&site, [1400, 1400, 1450, 1600]);
+    wait_for(&fixture, [1400, 1400, 1450, 1600]);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(raw_sockets(), 0);
 }
 
-pub(crate) fn a_told_mtu_outlives_the_daemon_and_expires() -> Completion {
+pub(crate) fn a_path_mtu_outlives_the_daemon_and_expires() -> Completion {
     // A clock that is ahead makes ten minutes short.
     let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
     let (has, ahead) = try_run("unshare -T --boottime 100000 cat /proc/uptime");
@@ -282,18 +282,18 @@ pub(crate) fn a_told_mtu_outlives_the_daemon_and_expires() -> Completion {
             "this kernel gives a process no clock of its own (time namespaces, CONFIG_TIME_NS)",
         );
     }
-    let site = site();
-    let daemon = site.start(&["lb"]);
-    Says::of("10.0.1.1", 1400).send();
-    Says::of("2001:db8:1::2", 1500).send();
-    wait_for(&site, [1400, 1600, 1600, 1500]);
+    let fixture = dual_stack_fixture();
+    let daemon = fixture.start(&["lb"]);
+    TooBigError::of("10.0.1.1", 1400).send();
+    TooBigError::of("2001:db8:1::2", 1500).send();
+    wait_for(&fixture, [1400, 1600, 1600, 1500]);
     assert_eq!(daemon.end(Signal::SIGKILL), None);
-    assert_eq!(mtus(&site.status()), [1400, 1600, 1600, 1500], "it counts while no daemon runs");
+    assert_eq!(mtus(&fixture.status()), [1400, 1600, 1600, 1500], "it counts while no daemon runs");
 
     // The next daemon believes it for as long as the first one would have, also over a reload.
-    let mut daemon = site.start(&["lb"]);
+    let mut daemon = fixture.start(&["lb"]);
     daemon.reload();
-    let status = site.status();
+    let status = fixture.status();
     assert_eq!(mtus(&status), [1400, 1600, 1600, 1500]);
     let left = status["backends"][0]["path_mtus"]["10.0.1.1"].as_u64().unwrap();
     assert!((1..600).contains(&left), "{status}");
@@ -301,39 +301,39 @@ pub(crate) fn a_told_mtu_outlives_the_daemon_and_expires() -> Completion {
 
     // One whose clock is almost there adopts it, and forgets it while it runs.
     let ahead = (left - 5).to_string();
-    let mut daemon = site.start_wrapped(&["unshare", "-T", "--boottime", &ahead], &["lb"]);
-    wait_for(&site, [1600; 4]);
-    let status = site.status();
+    let mut daemon = fixture.start_wrapped(&["unshare", "-T", "--boottime", &ahead], &["lb"]);
+    wait_for(&fixture, [1600; 4]);
+    let status = fixture.status();
     for backend in [0, 1] {
         assert_eq!(status["backends"][backend]["path_mtus"], json!({}), "{status}");
     }
     // It is told anew.
-    Says::of("10.0.1.1", 1400).send();
-    wait_for(&site, [1400, 1600, 1600, 1600]);
+    TooBigError::of("10.0.1.1", 1400).send();
+    wait_for(&fixture, [1400, 1600, 1600, 1600]);
     daemon.wait_for_log("mtu=1400", 1);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 
     // For one whose clock is past it, it has expired.
-    let _daemon = site.start_wrapped(&["unshare", "-T", "--boottime", "2000"], &["lb"]);
-    assert_eq!(mtus(&site.status()), [1600; 4]);
+    let _daemon = fixture.start_wrapped(&["unshare", "-T", "--boottime", "2000"], &["lb"]);
+    assert_eq!(mtus(&fixture.status()), [1600; 4]);
     Completion::Completed
 }
 
-pub(crate) fn without_cap_net_raw_errors_go_unheard_and_packets_flow() {
-    let site = site();
+pub(crate) fn without_cap_net_raw_icmp_errors_are_ignored_and_packets_forwarded() {
+    let fixture = dual_stack_fixture();
     let drop = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"];
-    let mut daemon = site.start_wrapped(&drop, &["lb"]);
+    let mut daemon = fixture.start_wrapped(&drop, &["lb"]);
     assert_eq!(raw_sockets(), 0);
     for family in ["IPv4", "IPv6"] {
         assert_eq!(
-            daemon.said(&format!("backends ({family}): this process lacks CAP_NET_RAW")),
+            daemon.log_count(&format!("backends ({family}): this process lacks CAP_NET_RAW")),
             1,
             "{}",
             daemon.log()
         );
     }
-    Says::of("10.0.1.1", 1400).send();
+    TooBigError::of("10.0.1.1", 1400).send();
     daemon.reload();
-    assert_eq!(mtus(&site.status()), [1600; 4]);
-    assert_eq!(site.json("counters")["lb"]["path_errors"], json!({}));
+    assert_eq!(mtus(&fixture.status()), [1600; 4]);
+    assert_eq!(fixture.json("counters")["lb"]["path_errors"], json!({}));
 }

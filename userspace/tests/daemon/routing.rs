@@ -4,14 +4,14 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{Site, wait_until, world};
+use crate::fixture::{HostFixture, host_state, wait_until};
 use crate::wire;
 
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 const VIP: &str = "203.0.113.10:80";
 
-impl Site {
+impl HostFixture {
     /// What `status` says of a service.
     fn service(&self, name: &str) -> Value {
         let services = self.status()["services"].clone();
@@ -20,64 +20,70 @@ impl Site {
 }
 
 pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
-    let mut site = Site::new();
-    let before = world();
+    let mut fixture = HostFixture::new();
+    let before = host_state();
     let near =
         json!({ "name": "near", "vips": [], "table_size": 251, "backends": [{ "name": "b" }] });
-    site.config["services"].as_array_mut().unwrap().push(near);
-    site.config["services"][0]["routes"] =
+    fixture.config["services"].as_array_mut().unwrap().push(near);
+    fixture.config["services"][0]["routes"] =
         json!([{ "sources": [CLIENT, "2001:db8:99::/48"], "service": "near" }]);
-    site.write();
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!((site.fate(CLIENT, VIP), site.fate(OTHER, VIP)), ("near".into(), "web".into()));
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
     assert_eq!(
-        site.service("web")["routes"],
+        (fixture.outcome(CLIENT, VIP), fixture.outcome(OTHER, VIP)),
+        ("near".into(), "web".into())
+    );
+    assert_eq!(
+        fixture.service("web")["routes"],
         json!({ "198.51.100.7/32": "near", "2001:db8:99::/48": "near" })
     );
-    assert_eq!(site.service("near")["routes"], Value::Null);
+    assert_eq!(fixture.service("near")["routes"], Value::Null);
 
     // Other clients.
-    site.config["services"][0]["routes"] =
+    fixture.config["services"][0]["routes"] =
         json!([{ "sources": ["198.51.100.8/31"], "service": "near" }]);
-    site.write();
+    fixture.write();
     daemon.reload();
-    assert_eq!((site.fate(CLIENT, VIP), site.fate(OTHER, VIP)), ("web".into(), "near".into()));
+    assert_eq!(
+        (fixture.outcome(CLIENT, VIP), fixture.outcome(OTHER, VIP)),
+        ("web".into(), "near".into())
+    );
 
     // A daemon that is killed leaves them in force, and the next one takes them over.
     daemon.end(Signal::SIGKILL);
-    assert_eq!(site.fate(OTHER, VIP), "near");
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(daemon.said("routes"), 0, "{}", daemon.log());
-    assert_eq!(site.service("web")["routes"], json!({ "198.51.100.8/31": "near" }));
+    assert_eq!(fixture.outcome(OTHER, VIP), "near");
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(daemon.log_count("routes"), 0, "{}", daemon.log());
+    assert_eq!(fixture.service("web")["routes"], json!({ "198.51.100.8/31": "near" }));
 
     // Where nothing leads any more there is no service left.
-    site.config["services"][0].as_object_mut().unwrap().remove("routes");
-    site.config["services"].as_array_mut().unwrap().pop();
-    site.write();
+    fixture.config["services"][0].as_object_mut().unwrap().remove("routes");
+    fixture.config["services"].as_array_mut().unwrap().pop();
+    fixture.write();
     daemon.reload();
-    assert_eq!(site.fate(OTHER, VIP), "web");
+    assert_eq!(fixture.outcome(OTHER, VIP), "web");
     assert_eq!(
-        (site.service("web")["routes"].clone(), daemon.said("remove 1 routes")),
+        (fixture.service("web")["routes"].clone(), daemon.log_count("remove 1 routes")),
         (Value::Null, 1)
     );
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
 /// Sends a UDP packet whose payload begins like this to 203.0.113.11:53.
 fn datagram(port: u16, begins: &[u8]) {
     let mut payload = begins.to_vec();
     payload.resize(40, 0xa5);
-    let mut frame = wire::link_address("eth0").to_vec();
+    let mut frame = wire::mac_address("eth0").to_vec();
     frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
     frame.extend([0x45, 0, 0, 68, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 11]);
     frame.extend([port.to_be_bytes(), 53_u16.to_be_bytes(), 48_u16.to_be_bytes(), [0, 0]].concat());
     frame.extend(payload);
-    wire::put("far", &frame);
+    wire::send_frame("far", &frame);
 }
 
-impl Site {
+impl HostFixture {
     /// How many packets each backend got of forty that come from as many ports and begin like this.
     fn spread(&self, begins: &[u8]) -> (u64, u64) {
         const PACKETS: u16 = 40;
@@ -98,61 +104,69 @@ impl Site {
     }
 }
 
-pub(crate) fn server_ids_follow_reloads_and_outlive_the_daemon() {
+pub(crate) fn quic_server_ids_follow_reloads_and_outlive_the_daemon() {
     /// Packets with short headers: of server c4605e of configuration 0, and of c46060 and 0102 of
     /// others.
     const FIRST: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x5e];
     const OTHER: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x60];
     const SECOND: &[u8] = &[0x41, 0x20, 0x01, 0x02];
 
-    let mut site = Site::new();
-    let before = world();
+    let mut fixture = HostFixture::new();
+    let before = host_state();
     let config = |rotation: u8, length: u8, backend: &str, id: &str| json!({ "rotation": rotation, "server_id_length": length, "server_ids": [{ "backend": backend, "id": id }] });
-    site.config["services"][0]["quic"] = json!([config(0, 3, "b", "c4605e")]);
-    site.write();
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.spread(FIRST), (0, 40));
-    let (a, b) = site.spread(OTHER);
+    fixture.config["services"][0]["quic"] = json!([config(0, 3, "b", "c4605e")]);
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.spread(FIRST), (0, 40));
+    let (a, b) = fixture.spread(OTHER);
     assert!(a > 0 && b > 0, "an ID that nobody has goes by the table: {a}, {b}");
-    assert_eq!(site.service("web")["server_ids"], json!({ "0:c4605e": "b" }));
+    assert_eq!(fixture.service("web")["server_ids"], json!({ "0:c4605e": "b" }));
 
     // The ID goes to another backend, and there is a second configuration.
-    site.config["services"][0]["quic"] =
+    fixture.config["services"][0]["quic"] =
         json!([config(0, 3, "a", "c4605e"), config(1, 2, "b", "0102")]);
-    site.write();
+    fixture.write();
     daemon.reload();
-    assert_eq!((site.spread(FIRST), site.spread(SECOND)), ((40, 0), (0, 40)));
+    assert_eq!((fixture.spread(FIRST), fixture.spread(SECOND)), ((40, 0), (0, 40)));
 
     // A draining backend keeps what names it.
-    site.config["backends"][1]["draining"] = json!(true);
-    site.write();
+    fixture.config["backends"][1]["draining"] = json!(true);
+    fixture.write();
     daemon.reload();
-    assert_eq!((site.spread(OTHER), site.spread(SECOND)), ((40, 0), (0, 40)));
-    site.config["backends"][1]["draining"] = json!(false);
+    assert_eq!((fixture.spread(OTHER), fixture.spread(SECOND)), ((40, 0), (0, 40)));
+    fixture.config["backends"][1]["draining"] = json!(false);
 
     // A daemon that is killed leaves them in force, and the next one takes them over.
     daemon.end(Signal::SIGKILL);
-    assert_eq!(site.spread(SECOND), (0, 40));
-    site.write();
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!((site.spread(FIRST), daemon.said("server IDs")), ((40, 0), 0), "{}", daemon.log());
+    assert_eq!(fixture.spread(SECOND), (0, 40));
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(
+        (fixture.spread(FIRST), daemon.log_count("server IDs")),
+        ((40, 0), 0),
+        "{}",
+        daemon.log()
+    );
 
     // A backend with another address has another place in the maps; its ID follows it there.
-    site.config["backends"][1]["address"] = json!("10.0.1.9");
-    site.write();
+    fixture.config["backends"][1]["address"] = json!("10.0.1.9");
+    fixture.write();
     daemon.reload();
-    assert_eq!(site.spread(SECOND), (0, 40));
+    assert_eq!(fixture.spread(SECOND), (0, 40));
 
-    site.config["services"][0].as_object_mut().unwrap().remove("quic");
-    site.write();
+    fixture.config["services"][0].as_object_mut().unwrap().remove("quic");
+    fixture.write();
     daemon.reload();
-    let (a, b) = site.spread(SECOND);
+    let (a, b) = fixture.spread(SECOND);
     assert!(a > 0 && b > 0, "{a}, {b}");
     assert_eq!(
-        (site.service("web")["server_ids"].clone(), daemon.said("remove 2 QUIC server IDs")),
+        (
+            fixture.service("web")["server_ids"].clone(),
+            daemon.log_count("remove 2 QUIC server IDs")
+        ),
         (Value::Null, 1)
     );
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }

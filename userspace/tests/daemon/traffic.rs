@@ -12,7 +12,7 @@ use std::time::Duration;
 use sluice::kernel::bpf::{BalancerMaps, Pins};
 use sluice::role::Role;
 
-use crate::site::wait_until;
+use crate::fixture::wait_until;
 use crate::support::run;
 
 /// How many packets go between two pauses: fewer than the receiving side queues.
@@ -93,7 +93,7 @@ impl Client {
 
     /// Waits until all that was sent is counted, no more and no less.
     #[track_caller]
-    pub(crate) fn all_counted(&self) {
+    pub(crate) fn assert_all_counted(&self) {
         let mut counted = 0;
         wait_until("every packet is counted", || {
             counted = self::counted();
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Sends from a thread of its own until [`Background::stop`].
-    pub(crate) fn in_background(mut self) -> Background {
+    pub(crate) fn start_background(mut self) -> Background {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(self.sent));
         let (stopped, so_far) = (stop.clone(), sent.clone());

@@ -1,19 +1,19 @@
 //! Packets put on a wire by hand.
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use crate::support::run;
 
 /// Sends a TCP segment out of one end of a wire, to the link address of the interface at the other.
-pub(crate) fn send(from: &str, to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) {
-    put(from, &segment(to, client, vip));
+pub(crate) fn send_segment(from: &str, to: &str, client: Ipv4Addr, vip: SocketAddrV4) {
+    send_frame(from, &segment(to, client, vip));
 }
 
 /// A frame with a TCP segment to the link address of an interface.
-pub(crate) fn segment(to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> {
-    let mut frame = link_address(to).to_vec();
+pub(crate) fn segment(to: &str, client: Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> {
+    let mut frame = mac_address(to).to_vec();
     frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
     frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
     frame.extend(client.octets());
@@ -25,7 +25,7 @@ pub(crate) fn segment(to: &str, client: std::net::Ipv4Addr, vip: SocketAddrV4) -
 }
 
 /// Sends a frame out of one end of a wire.
-pub(crate) fn put(from: &str, frame: &[u8]) {
+pub(crate) fn send_frame(from: &str, frame: &[u8]) {
     let index = nix::net::if_::if_nametoindex(from).expect("the interface exists");
     // SAFETY: the call takes no pointers.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -36,7 +36,7 @@ pub(crate) fn put(from: &str, frame: &[u8]) {
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_ifindex = index as i32;
-    // SAFETY: the frame and the address live through the call, and their lengths are theirs.
+    // SAFETY: the frame and the address live through the call, and their lengths are foreign.
     let sent = unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -51,7 +51,7 @@ pub(crate) fn put(from: &str, frame: &[u8]) {
 }
 
 /// An interface's link address, as `ip` shows it.
-pub(crate) fn link_address(interface: &str) -> [u8; 6] {
+pub(crate) fn mac_address(interface: &str) -> [u8; 6] {
     let shown = run(&format!("ip -o link show {interface}"));
     let text = shown
         .split_whitespace()

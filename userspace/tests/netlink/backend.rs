@@ -9,7 +9,7 @@ use sluice::kernel::host::{Decapsulation, HostError};
 use sluice::kernel::netlink::{AddressAdded, Error};
 
 use crate::support::{
-    Peer, add_address, answers_for, host, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
+    Peer, add_address, host, is_resolved, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -40,7 +40,7 @@ pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     // The proof that the question is asked, and answered without the settings.
     add_address("203.0.113.99/32", "lo");
     assert!(
-        peer.run(|| answers_for(ip("203.0.113.99"))),
+        peer.run(|| is_resolved(ip("203.0.113.99"))),
         "a kernel left alone answers ARP for addresses on lo"
     );
     run("ip addr del 203.0.113.99/32 dev lo");
@@ -57,17 +57,17 @@ pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     host.prepare_backend(&setup(&["one".into()], &[], &vips)).await.unwrap();
     for vip in vips {
         let address = vip.hosts().next().unwrap();
-        assert!(!peer.run(move || answers_for(address)), "{vip} is announced");
+        assert!(!peer.run(move || is_resolved(address)), "{vip} is announced");
         // Every address of a prefix is the host's own: packets for it are not forwarded.
         let route = run(&format!("ip route get {}", vip.broadcast()));
         assert!(route.starts_with("local "), "{vip}: {route}");
     }
     for own in ["192.0.2.1", "2001:db8::1"] {
-        assert!(peer.run(move || answers_for(ip(own))), "{own} must still be found");
+        assert!(peer.run(move || is_resolved(ip(own))), "{own} must still be found");
     }
 }
 
-pub(crate) async fn preparing_twice_changes_nothing_more() {
+pub(crate) async fn a_second_preparation_changes_nothing() {
     let _peer = neighbour();
     let base = tempfile::tempdir().unwrap();
     let interfaces = ["one".into()];
@@ -113,7 +113,7 @@ pub(crate) async fn preparing_twice_changes_nothing_more() {
     );
 }
 
-pub(crate) async fn strict_reverse_path_filtering_is_loosened_only_where_it_is_strict() {
+pub(crate) async fn only_strict_reverse_path_filtering_is_changed() {
     let _peer = neighbour();
     for (all, own, expected) in
         [("0", "0", "0"), ("0", "1", "2"), ("1", "0", "2"), ("1", "2", "2"), ("2", "1", "1")]
@@ -135,7 +135,7 @@ pub(crate) async fn strict_reverse_path_filtering_is_loosened_only_where_it_is_s
     }
 }
 
-pub(crate) async fn interfaces_with_dots_are_silenced_too() {
+pub(crate) async fn arp_sysctls_are_set_on_interfaces_with_dots_in_their_names() {
     veth("one", "other");
     run("ip link set one down");
     run("ip link set one name eth0.100");
@@ -155,7 +155,7 @@ pub(crate) async fn interfaces_with_dots_are_silenced_too() {
     );
 }
 
-pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes() {
+pub(crate) async fn an_impossible_setup_is_refused_before_any_change() {
     let _peer = neighbour();
     add_address("203.0.113.50/24", "one");
     set_sysctl("all", "arp_ignore", "3");
@@ -181,16 +181,16 @@ pub(crate) async fn a_set_up_that_cannot_work_is_refused_before_anything_changes
     assert_eq!(host.journal().changes(), []);
 }
 
-pub(crate) async fn a_removed_vip_leaves_and_one_that_was_there_stays() {
+pub(crate) async fn a_removed_vip_is_deleted_unless_it_existed_before() {
     add_address("203.0.113.30/32", "lo");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    let (ours, theirs) = (ip("203.0.113.10"), ip("203.0.113.30"));
+    let (ours, foreign) = (ip("203.0.113.10"), ip("203.0.113.30"));
     assert_eq!(host.ensure_vip(ours).await.unwrap(), AddressAdded::Created);
-    assert_eq!(host.ensure_vip(theirs).await.unwrap(), AddressAdded::Existed);
+    assert_eq!(host.ensure_vip(foreign).await.unwrap(), AddressAdded::Existed);
     assert!(host.remove_vip(ours).await.unwrap());
     assert!(!host.remove_vip(ours).await.unwrap());
-    assert!(!host.remove_vip(theirs).await.unwrap());
+    assert!(!host.remove_vip(foreign).await.unwrap());
     let shown = run("ip addr show lo");
     assert!(shown.contains("203.0.113.30") && !shown.contains("203.0.113.10"), "{shown}");
     assert_eq!(host.journal().changes(), []);
@@ -211,7 +211,7 @@ fn arrives(peer: &Peer, vip: IpAddr) -> bool {
     })
 }
 
-pub(crate) async fn what_is_sent_to_a_tunnel_device_arrives_at_the_vip() -> Completion {
+pub(crate) async fn encapsulated_packets_arrive_at_the_vip_through_tunnel_devices() -> Completion {
     for (kind, local) in [("ipip", "192.0.2.1"), ("sit", "192.0.2.1"), ("ip6tnl", "2001:db8::1")] {
         if !try_run(&format!("ip link add probe type {kind} local {local}")).0 {
             return Completion::ignored_with(format!("this kernel has no {kind} devices"));

@@ -305,7 +305,7 @@ pub(crate) fn program() -> (OwnedFd, u32) {
 
 /// Whether this namespace's neighbour table gets an Ethernet address for `address` when something
 /// is sent to it.
-pub(crate) fn answers_for(address: std::net::IpAddr) -> bool {
+pub(crate) fn is_resolved(address: std::net::IpAddr) -> bool {
     let any: SocketAddr = match address {
         std::net::IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         std::net::IpAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::site::{Site, hold_place, wait_until, world};
-use crate::sources::many;
-use crate::steps::kill_before;
+use crate::acl::many;
+use crate::fixture::{HostFixture, attach_foreign_filter, host_state, wait_until};
+use crate::ptrace::kill_before;
 use crate::support::{run, veth};
 use crate::traffic::Client;
 use crate::wire;
@@ -20,17 +20,17 @@ const FRIEND: &str = "198.51.100.8";
 /// The VIP of the service that is added.
 const NEW: &str = "203.0.113.12:80";
 
-impl Site {
+impl HostFixture {
     /// Adds a service that only [`FRIEND`] may use.
-    fn add_listed_service(&mut self) {
-        self.write_list("allow.txt", FRIEND);
+    fn add_service_with_acl(&mut self) {
+        self.write_file("allow.txt", FRIEND);
         self.config["services"].as_array_mut().unwrap().push(json!({
             "name": "new", "vips": ["203.0.113.12:80/tcp"], "table_size": 251, "allow_file": "allow.txt", "backends": [{ "name": "a" }]
         }));
     }
 
     /// How many packets of anybody the new service has forwarded.
-    fn served(&self) -> u64 {
+    fn forwarded_by_new(&self) -> u64 {
         self.json("counters")["lb"]["services"]["new"]["packets"].as_u64().unwrap_or(0)
     }
 
@@ -39,17 +39,17 @@ impl Site {
     }
 }
 
-fn knock() {
-    wire::send("far", "eth0", CLIENT.parse().unwrap(), NEW.parse().unwrap());
+fn send_denied() {
+    wire::send_segment("far", "eth0", CLIENT.parse().unwrap(), NEW.parse().unwrap());
 }
 
-pub(crate) fn a_backend_that_goes_away_loses_no_packet_of_those_that_others_take_over() {
-    let mut site = Site::new();
+pub(crate) fn removing_a_backend_drops_no_packet() {
+    let mut fixture = HostFixture::new();
     for address in ["10.0.1.1", "10.0.1.2", "10.0.1.3"] {
         // Otherwise packets wait for an answer of it that never comes, and the client with them.
         run(&format!("ip neigh add {address} lladdr 02:00:00:00:00:11 dev eth0 nud permanent"));
     }
-    let daemon = site.start(&["lb"]);
+    let daemon = fixture.start(&["lb"]);
     let mut client = Client::new(64);
     for (number, backends) in [
         // Away; back at another index; at another address.
@@ -62,100 +62,100 @@ pub(crate) fn a_backend_that_goes_away_loses_no_packet_of_those_that_others_take
     {
         let used =
             backends.as_array().unwrap().iter().map(|backend| json!({ "name": backend["name"] }));
-        site.config["services"][0]["backends"] = used.collect();
-        site.config["backends"] = backends;
-        site.write();
+        fixture.config["services"][0]["backends"] = used.collect();
+        fixture.config["backends"] = backends;
+        fixture.write();
         let killed = kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| client.send(64));
-        assert_eq!((killed, daemon.said("ready: ")), (None, number + 2), "{}", daemon.log());
-        assert_eq!(site.dropped("no_route"), 0, "{}", daemon.log());
-        client.all_counted();
+        assert_eq!((killed, daemon.log_count("ready: ")), (None, number + 2), "{}", daemon.log());
+        assert_eq!(fixture.dropped("no_route"), 0, "{}", daemon.log());
+        client.assert_all_counted();
     }
 }
 
-pub(crate) fn a_new_service_with_a_list_is_closed_from_its_first_moment_on() {
-    let mut site = Site::new();
-    let mut daemon = site.start(&["lb"]);
-    site.add_listed_service();
-    site.write();
-    assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| knock()), None);
+pub(crate) fn a_new_service_never_forwards_without_its_acl() {
+    let mut fixture = HostFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    fixture.add_service_with_acl();
+    fixture.write();
+    assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| send_denied()), None);
     daemon.wait_for_log("source ACL of service new is in force", 1);
-    assert!(site.dropped("acl_not_allowed") > 0, "{}", daemon.log());
-    assert_eq!(site.served(), 0, "{}", daemon.log());
-    assert_eq!(site.fate(FRIEND, NEW), "new");
+    assert!(fixture.dropped("acl_not_allowed") > 0, "{}", daemon.log());
+    assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
+    assert_eq!(fixture.outcome(FRIEND, NEW), "new");
 }
 
-pub(crate) fn a_new_service_with_a_list_is_closed_while_a_daemon_starts() {
-    let mut site = Site::new();
-    site.start(&["lb"]).end(Signal::SIGTERM);
-    site.add_listed_service();
-    site.write();
+pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
+    let mut fixture = HostFixture::new();
+    fixture.start(&["lb"]).end(Signal::SIGTERM);
+    fixture.add_service_with_acl();
+    fixture.write();
     let started = AtomicBool::new(false);
     let mut daemon = thread::scope(|scope| {
         // A namespace is a thread's own, and goes to the threads that it makes.
         scope.spawn(|| {
             while !started.load(Ordering::Relaxed) {
-                knock();
+                send_denied();
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let daemon = site.start(&["lb"]);
+        let daemon = fixture.start(&["lb"]);
         started.store(true, Ordering::Relaxed);
         daemon
     });
     daemon.wait_for_log("source ACL of service new is in force", 1);
-    assert_eq!(site.served(), 0, "{}", daemon.log());
-    assert_eq!(site.fate(FRIEND, NEW), "new");
+    assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
+    assert_eq!(fixture.outcome(FRIEND, NEW), "new");
 }
 
-pub(crate) fn lists_are_read_when_a_change_is_completed_later() {
-    let mut site = Site::new();
-    let held = hold_place("eth1", "far1");
-    let mut daemon = site.start(&["lb"]);
-    site.add_listed_service();
-    site.config["interfaces"] = json!(["eth0", "eth1"]);
-    site.write();
+pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
+    let mut fixture = HostFixture::new();
+    let foreign = attach_foreign_filter("eth1", "far1");
+    let mut daemon = fixture.start(&["lb"]);
+    fixture.add_service_with_acl();
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.write();
     daemon.reload();
     assert_eq!(
-        daemon.said("reload failed; changes logged above were applied, the rest were not error=cannot attach to eth1"),
+        daemon.log_count("reload failed; changes logged above were applied, the rest were not error=cannot attach to eth1"),
         1
     );
-    held.release();
+    foreign.remove();
     daemon.wait_for_log("completed the change that had failed", 1);
     daemon.wait_for_log("source ACL of service new is in force", 1);
     assert_eq!(
-        (site.fate(FRIEND, NEW), site.fate(CLIENT, NEW)),
+        (fixture.outcome(FRIEND, NEW), fixture.outcome(CLIENT, NEW)),
         ("new".into(), "acl_not_allowed".into())
     );
 }
 
-pub(crate) fn a_start_that_was_killed_before_it_attached_lets_nobody_through_after_it() {
-    let mut site = Site::new();
-    let before = world();
-    site.write_list("deny.txt", &many(CLIENT));
-    site.config["deny_file"] = json!("deny.txt");
-    site.write();
-    let mut daemon = site.spawn(&[], &["lb"]);
+pub(crate) fn the_start_after_a_killed_one_forwards_no_denied_packet() {
+    let mut fixture = HostFixture::new();
+    let before = host_state();
+    fixture.write_file("deny.txt", &many(CLIENT));
+    fixture.config["deny_file"] = json!("deny.txt");
+    fixture.write();
+    let mut daemon = fixture.spawn(&[], &["lb"]);
     daemon.wait_for_log("replace the lookup tables", 1);
     daemon.end(Signal::SIGKILL);
-    let daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied", "{}", daemon.log());
+    let daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_denied", "{}", daemon.log());
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
-pub(crate) fn the_routes_of_one_family_are_followed_when_the_other_has_lost_its_source() {
-    let mut site = Site::new();
+pub(crate) fn next_hops_of_one_family_are_updated_while_the_other_lacks_a_source() {
+    let mut fixture = HostFixture::new();
     veth("eth1", "far1");
     run("ip -6 addr add 2001:db8::1/64 dev eth0 nodad");
-    site.config["underlay"]["v6"] = json!("2001:db8::1");
-    site.config["backends"][0]["address"] = json!({ "v4": "10.0.1.1", "v6": "2001:db8::11" });
-    site.write();
-    let mut daemon = site.start(&["lb"]);
+    fixture.config["underlay"]["v6"] = json!("2001:db8::1");
+    fixture.config["backends"][0]["address"] = json!({ "v4": "10.0.1.1", "v6": "2001:db8::11" });
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
     run("ip -6 addr del 2001:db8::1/64 dev eth0");
     daemon.wait_for_log("2001:db8::1 is not an address of this host", 1);
     run("ip route replace 10.0.1.1/32 dev eth1");
-    let hop = |address: &str| site.status()["backends"][0]["next_hops"][address].clone();
+    let hop = |address: &str| fixture.status()["backends"][0]["next_hops"][address].clone();
     let eth1 = nix::net::if_::if_nametoindex("eth1").unwrap();
     wait_until("the route is followed", || hop("10.0.1.1")[0] == eth1);
     assert_eq!(hop("2001:db8::11"), Value::Null);

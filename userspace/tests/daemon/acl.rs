@@ -1,4 +1,4 @@
-//! Deny- and allow-lists of sources, while the balancer runs: from the files to the fate of
+//! Deny- and allow-lists of sources, while the balancer runs: from the files to the outcome of
 //! packets.
 
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::site::{Site, fails, wait_until, world};
+use crate::fixture::{HostFixture, assert_fails, host_state, wait_until};
 use crate::wire;
 
 /// How long reading the long list may take, on a machine that does other things, too.
@@ -19,14 +19,14 @@ const READ_WITHIN: Duration = Duration::from_secs(300);
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 
-impl Site {
-    pub(crate) fn write_list(&self, name: &str, text: &str) {
+impl HostFixture {
+    pub(crate) fn write_file(&self, name: &str, text: &str) {
         fs::write(self.directory().join(name), text).unwrap();
     }
 
     /// What becomes of a segment that a client sends to a VIP: the counter that it changes.
     #[track_caller]
-    pub(crate) fn fate(&self, client: &str, vip: &str) -> String {
+    pub(crate) fn outcome(&self, client: &str, vip: &str) -> String {
         let counted = || {
             let lb = self.json("counters")["lb"].clone();
             let services = lb["services"]
@@ -47,7 +47,7 @@ impl Site {
             services.chain(of_lists).collect::<std::collections::BTreeMap<_, _>>()
         };
         let before = counted();
-        wire::send("far", "eth0", client.parse().unwrap(), vip.parse().unwrap());
+        wire::send_segment("far", "eth0", client.parse().unwrap(), vip.parse().unwrap());
         let mut changed = Vec::new();
         wait_until("the packet is counted", || {
             let after = counted();
@@ -75,132 +75,133 @@ pub(crate) fn many(client: &str) -> String {
     text + client
 }
 
-pub(crate) fn lists_count_from_the_start_and_follow_their_files() {
-    let mut site = Site::new();
-    let before = world();
-    site.write_list("deny.txt", &format!("# the scanners\n{CLIENT}\n"));
-    site.config["deny_file"] = json!("deny.txt");
-    site.write();
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied");
-    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
+    let mut fixture = HostFixture::new();
+    let before = host_state();
+    fixture.write_file("deny.txt", &format!("# the scanners\n{CLIENT}\n"));
+    fixture.config["deny_file"] = json!("deny.txt");
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_denied");
+    assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
 
     // A little change is made in place.
-    site.write_list("deny.txt", &format!("{OTHER}\n"));
+    fixture.write_file("deny.txt", &format!("{OTHER}\n"));
     daemon.reload();
     daemon.wait_for_log("2 of 1 prefixes changed in place", 1);
     assert_eq!(
-        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        (fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(OTHER, "203.0.113.10:80")),
         ("web".into(), "acl_denied".into())
     );
 
     // A service gets a list of its own, and another is made for all.
-    site.write_list("allow.txt", &format!("{OTHER}\n"));
-    site.write_list("deny.txt", "");
-    site.config["services"][0]["allow_file"] = json!("allow.txt");
-    site.write();
+    fixture.write_file("allow.txt", &format!("{OTHER}\n"));
+    fixture.write_file("deny.txt", "");
+    fixture.config["services"][0]["allow_file"] = json!("allow.txt");
+    fixture.write();
     daemon.reload();
     daemon.wait_for_log("source ACL of service web is in force", 1);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
-    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
+    assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
 
     // A daemon that is killed leaves them in force, and the next one takes them over.
     daemon.end(Signal::SIGKILL);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     daemon.wait_for_log("source ACL of service web is in force", 1);
 
     // Out of the configuration, out of the way.
-    site.config["services"][0].as_object_mut().unwrap().remove("allow_file");
-    site.config.as_object_mut().unwrap().remove("deny_file");
-    site.write();
+    fixture.config["services"][0].as_object_mut().unwrap().remove("allow_file");
+    fixture.config.as_object_mut().unwrap().remove("deny_file");
+    fixture.write();
     daemon.reload();
     assert_eq!(
-        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        (fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(OTHER, "203.0.113.10:80")),
         ("web".into(), "web".into())
     );
     daemon.end(Signal::SIGTERM);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
-pub(crate) fn a_bad_list_keeps_a_start_from_happening_and_a_reload_from_changing_it() {
-    let mut site = Site::new();
-    let before = world();
-    site.config["services"][0]["deny_file"] = json!("deny.txt");
-    site.write();
-    let start = |site: &Site, words: &[&str]| {
-        fails(&site.sluice(&["lb", "--config", "edge.json"]), 2, words)
+pub(crate) fn a_bad_acl_file_fails_a_start_and_keeps_the_acl_on_reload() {
+    let mut fixture = HostFixture::new();
+    let before = host_state();
+    fixture.config["services"][0]["deny_file"] = json!("deny.txt");
+    fixture.write();
+    let start = |fixture: &HostFixture, words: &[&str]| {
+        assert_fails(&fixture.sluice(&["lb", "--config", "edge.json"]), 2, words)
     };
-    start(&site, &["deny.txt: cannot read it"]);
-    site.write_list("deny.txt", &format!("{CLIENT}\nexample.net\n"));
-    start(&site, &["deny.txt:2: \"example.net\" is neither a prefix nor an address"]);
-    fails(&site.sluice(&["check", "edge.json"]), 2, &["deny.txt:2: "]);
-    assert_eq!(world(), before);
+    start(&fixture, &["deny.txt: cannot read it"]);
+    fixture.write_file("deny.txt", &format!("{CLIENT}\nexample.net\n"));
+    start(&fixture, &["deny.txt:2: \"example.net\" is neither a prefix nor an address"]);
+    assert_fails(&fixture.sluice(&["check", "edge.json"]), 2, &["deny.txt:2: "]);
+    assert_eq!(host_state(), before);
 
-    site.write_list("deny.txt", CLIENT);
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "acl_denied");
-    site.write_list("deny.txt", &format!("{OTHER}\n{CLIENT}/0\n"));
+    fixture.write_file("deny.txt", CLIENT);
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_denied");
+    fixture.write_file("deny.txt", &format!("{OTHER}\n{CLIENT}/0\n"));
     daemon.reload();
     daemon.wait_for_log("stays as it was: ", 1);
     assert_eq!(
-        daemon.said("deny.txt:2: 198.51.100.7/0 has bits beyond its prefix; write 0.0.0.0/0"),
+        daemon.log_count("deny.txt:2: 198.51.100.7/0 has bits beyond its prefix; write 0.0.0.0/0"),
         1,
         "{}",
         daemon.log()
     );
     assert_eq!(
-        (site.fate(CLIENT, "203.0.113.10:80"), site.fate(OTHER, "203.0.113.10:80")),
+        (fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(OTHER, "203.0.113.10:80")),
         ("acl_denied".into(), "web".into())
     );
 }
 
 pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
-    let mut site = Site::new();
-    let mut daemon = site.start(&["lb"]);
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    let mut fixture = HostFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
     // The old service gets a list that denies the client, a new one gets a short one that allows
     // it.
-    site.write_list("many.txt", &many(CLIENT));
-    site.write_list("few.txt", CLIENT);
-    site.config["services"][0]["deny_file"] = json!("many.txt");
-    site.config["services"].as_array_mut().unwrap().push(json!({
+    fixture.write_file("many.txt", &many(CLIENT));
+    fixture.write_file("few.txt", CLIENT);
+    fixture.config["services"][0]["deny_file"] = json!("many.txt");
+    fixture.config["services"].as_array_mut().unwrap().push(json!({
         "name": "new", "vips": ["203.0.113.12:80/tcp"], "table_size": 251, "allow_file": "few.txt", "backends": [{ "name": "a" }]
     }));
-    site.write();
+    fixture.write();
     daemon.reload();
     let in_force = "is in force";
-    assert_eq!(daemon.said(in_force), 0, "{}", daemon.log());
+    assert_eq!(daemon.log_count(in_force), 0, "{}", daemon.log());
 
     // Meanwhile a backend drains, and the balancer serves whom it served, and nobody at the new
     // service.
-    site.config["backends"][1]["draining"] = json!(true);
-    site.write();
+    fixture.config["backends"][1]["draining"] = json!(true);
+    fixture.write();
     daemon.reload();
-    let status = site.status();
-    let fates = [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")];
+    let status = fixture.status();
+    let outcomes =
+        [fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(CLIENT, "203.0.113.12:80")];
     assert_eq!(
-        daemon.said(in_force),
+        daemon.log_count(in_force),
         0,
         "the lists were there before the drain was: {}",
         daemon.log()
     );
     assert!(status["services"][0]["slots"]["b"].is_null(), "{status}");
-    assert_eq!(fates, ["web", "acl_not_allowed"]);
+    assert_eq!(outcomes, ["web", "acl_not_allowed"]);
 
     // The run that the drain's reload asked for finds nothing new.
     let deadline = Instant::now() + READ_WITHIN;
-    while daemon.said(in_force) < 2 {
+    while daemon.log_count(in_force) < 2 {
         assert!(Instant::now() < deadline, "{}", daemon.log());
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(
-        [site.fate(CLIENT, "203.0.113.10:80"), site.fate(CLIENT, "203.0.113.12:80")],
+        [fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(CLIENT, "203.0.113.12:80")],
         ["acl_denied", "new"]
     );
-    assert!(site.status()["services"][0]["slots"]["b"].is_null());
+    assert!(fixture.status()["services"][0]["slots"]["b"].is_null());
     println!(
         "{}",
         daemon
@@ -213,46 +214,46 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
 }
 
 pub(crate) fn rates_follow_the_configuration() {
-    let mut site = Site::new();
-    let mut daemon = site.start(&["lb"]);
+    let mut fixture = HostFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
     for _ in 0..3 {
-        assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+        assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
     }
     // A burst of two, then one a second: forty at once are too many.
-    site.config["services"][0]["rate"] =
+    fixture.config["services"][0]["rate"] =
         json!({ "source_packets": { "per_second": 1, "burst": 2 } });
-    site.write();
+    fixture.write();
     daemon.reload();
     let burst = |client| {
         let frame = wire::segment("eth0", client, "203.0.113.10:80".parse().unwrap());
         for _ in 0..40 {
-            wire::put("far", &frame);
+            wire::send_frame("far", &frame);
         }
     };
-    let limited = |site: &Site| {
-        site.json("counters")["lb"]["reasons"]["rate_limited_source"].as_u64().unwrap_or(0)
+    let limited = |fixture: &HostFixture| {
+        fixture.json("counters")["lb"]["reasons"]["rate_limited_source"].as_u64().unwrap_or(0)
     };
     burst(CLIENT.parse().unwrap());
-    wait_until("packets beyond the rate are dropped", || limited(&site) > 0);
-    assert_eq!(site.fate(OTHER, "203.0.113.10:80"), "web");
+    wait_until("packets beyond the rate are dropped", || limited(&fixture) > 0);
+    assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
     // Another rate counts at once, however much was taken under the one before.
     let source = |per_second, burst| json!({ "source_packets": { "per_second": per_second, "burst": burst } });
-    site.config["services"][0]["rate"] = source(1, 20);
-    site.write();
+    fixture.config["services"][0]["rate"] = source(1, 20);
+    fixture.write();
     daemon.reload();
-    let before = limited(&site);
+    let before = limited(&fixture);
     burst(CLIENT.parse().unwrap());
-    wait_until("packets beyond that rate are dropped", || limited(&site) > before);
-    site.config["services"][0]["rate"] = source(10, 10);
-    site.write();
+    wait_until("packets beyond that rate are dropped", || limited(&fixture) > before);
+    fixture.config["services"][0]["rate"] = source(10, 10);
+    fixture.write();
     daemon.reload();
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
     // Gone from the configuration, gone from the packet path.
-    site.config["services"][0].as_object_mut().unwrap().remove("rate");
-    site.write();
+    fixture.config["services"][0].as_object_mut().unwrap().remove("rate");
+    fixture.write();
     daemon.reload();
-    let before = limited(&site);
+    let before = limited(&fixture);
     burst(CLIENT.parse().unwrap());
-    assert_eq!(site.fate(CLIENT, "203.0.113.10:80"), "web");
-    assert_eq!(limited(&site), before);
+    assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
+    assert_eq!(limited(&fixture), before);
 }

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::site::Daemon;
+use crate::fixture::Daemon;
 
 /// Commands of the `bpf` system call (`enum bpf_cmd`).
 const BPF: [(u64, &str); 3] = [(2, "write"), (6, "pin"), (26, "write")];
@@ -41,7 +41,7 @@ pub(crate) fn kill_before(
     mut between: impl FnMut(&'static str),
 ) -> Option<&'static str> {
     let process = Pid::from_raw(daemon.id() as i32);
-    let ready = daemon.said("ready: ");
+    let ready = daemon.log_count("ready: ");
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
     ptrace::interrupt(process).unwrap();
     waitpid(process, None).unwrap();
@@ -64,7 +64,7 @@ pub(crate) fn kill_before(
                         }
                         changes += 1;
                     } else if call.nr as i64 == libc::SYS_epoll_wait
-                        && daemon.said("ready: ") > ready
+                        && daemon.log_count("ready: ") > ready
                     {
                         ptrace::detach(process, None).unwrap();
                         return None;

@@ -54,7 +54,7 @@ pub(crate) async fn undoing_a_balancer_restores_the_host() {
     journal_is_gone(base.path());
 }
 
-fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [IpNet; 5]) {
+fn backend_host() -> ([String; 1], [std::net::IpAddr; 2], [IpNet; 5]) {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     add_address("2001:db8::1/64", "one");
@@ -76,7 +76,7 @@ fn backend_lab() -> ([String; 1], [std::net::IpAddr; 2], [IpNet; 5]) {
 }
 
 pub(crate) async fn undoing_a_backend_restores_the_host() {
-    let (interfaces, local, vips) = backend_lab();
+    let (interfaces, local, vips) = backend_host();
     let before = snapshot();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
@@ -142,8 +142,8 @@ async fn make(change: &Change, netlink: &Netlink) {
     }
 }
 
-pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
-    let (_, local, _) = backend_lab();
+pub(crate) async fn changes_are_undone_after_a_kill_at_any_point() {
+    let (_, local, _) = backend_host();
     let netlink = Netlink::connect().unwrap();
     let one = netlink.interface("one").await.unwrap().index;
     let mut changes = every_change(one);
@@ -189,8 +189,8 @@ pub(crate) async fn a_kill_at_any_point_is_undone_completely() {
     }
 }
 
-pub(crate) async fn what_others_changed_since_is_left_alone() {
-    let (interfaces, local, vips) = backend_lab();
+pub(crate) async fn settings_that_others_changed_are_kept() {
+    let (interfaces, local, vips) = backend_host();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
@@ -212,7 +212,7 @@ pub(crate) async fn what_others_changed_since_is_left_alone() {
     journal_is_gone(base.path());
 }
 
-pub(crate) async fn a_clsact_qdisc_with_filters_of_others_stays() {
+pub(crate) async fn a_clsact_qdisc_with_foreign_filters_is_kept() {
     veth("one", "other");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
@@ -222,17 +222,17 @@ pub(crate) async fn a_clsact_qdisc_with_filters_of_others_stays() {
         .await
         .unwrap();
     host.netlink()
-        .put_filter(index, Direction::Egress, &spec("theirs", 1), program.as_fd())
+        .put_filter(index, Direction::Egress, &spec("foreign", 1), program.as_fd())
         .await
         .unwrap();
     let report = host.undo_all().await.unwrap();
     assert_eq!(report.left.len(), 1, "{report}");
-    assert!(report.left[0].1.contains("others use it: egress bpf filter \"theirs\""), "{report}");
+    assert!(report.left[0].1.contains("others use it: egress bpf filter \"foreign\""), "{report}");
     let netlink = Netlink::connect().unwrap();
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
     assert_eq!(
         netlink.filters(index, Direction::Egress).await.unwrap()[0].bpf_name.as_deref(),
-        Some("theirs")
+        Some("foreign")
     );
     journal_is_gone(base.path());
 }
@@ -263,11 +263,11 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
             continue;
         }
         kinds += 1;
-        let theirs = || {
+        let foreign = || {
             let (listed, shown) = try_run("tc filter show dev one ingress");
             listed.then(|| shown.lines().filter(|line| line.contains("pref 20")).count())
         };
-        let before = theirs();
+        let before = foreign();
         assert_ne!(before, Some(0), "{rest}");
         let report = host.undo_all().await.unwrap();
         match before {
@@ -275,7 +275,7 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
             // Some filters the kernel itself fails to list. In doubt nothing is removed.
             None => assert!(!report.failed.is_empty(), "{rest}: {report}"),
         }
-        assert_eq!(theirs(), before, "{rest}");
+        assert_eq!(foreign(), before, "{rest}");
         assert_eq!(netlink.clsact(index).await.unwrap(), Some(Clsact::Existed), "{rest}");
         netlink.remove_clsact(index).await.unwrap();
     }
@@ -286,7 +286,7 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
 }
 
 pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
-    let (interfaces, local, vips) = backend_lab();
+    let (interfaces, local, vips) = backend_host();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
@@ -308,7 +308,7 @@ pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
 }
 
 pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
-    let (interfaces, local, vips) = backend_lab();
+    let (interfaces, local, vips) = backend_host();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();

@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_those_that_exist() {
+pub(crate) async fn interfaces_are_read_and_an_unknown_name_is_an_error_with_all_names() {
     veth("one", "other");
     run("ip link set one down mtu 1400 address 02:00:00:00:00:07");
     let netlink = Netlink::connect().unwrap();
@@ -41,7 +41,7 @@ pub(crate) async fn interfaces_are_described_and_a_missing_one_is_told_with_thos
     }
 }
 
-pub(crate) async fn addresses_come_and_go_once() {
+pub(crate) async fn addresses_are_added_and_removed_once() {
     let netlink = Netlink::connect().unwrap();
     for (address, prefix_len) in [(ip("203.0.113.10"), 32), (ip("2001:db8:1::10"), 128)] {
         assert_eq!(
@@ -74,7 +74,7 @@ pub(crate) async fn addresses_come_and_go_once() {
     assert!(text.contains("add 2001:db8::1/128 to lo") && text.contains("disable_ipv6"), "{text}");
 }
 
-pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
+pub(crate) async fn a_route_contains_interface_gateway_and_mtu() {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     add_address("2001:db8::1/64", "one");
@@ -110,7 +110,7 @@ pub(crate) async fn routes_tell_interface_gateway_and_mtu() {
     }
 }
 
-pub(crate) async fn refusing_and_missing_routes_are_none() {
+pub(crate) async fn unreachable_and_missing_routes_are_none() {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     add_address("2001:db8::1/64", "one");
@@ -135,7 +135,7 @@ pub(crate) async fn refusing_and_missing_routes_are_none() {
     );
 }
 
-pub(crate) async fn a_route_from_an_address_of_somebody_else_is_an_error() {
+pub(crate) async fn a_route_from_a_foreign_address_is_an_error() {
     veth("one", "other");
     add_address("192.0.2.1/24", "one");
     let netlink = Netlink::connect().unwrap();
@@ -143,7 +143,7 @@ pub(crate) async fn a_route_from_an_address_of_somebody_else_is_an_error() {
     assert!(matches!(error, Error::SourceNotLocal { .. }), "{error}");
 }
 
-pub(crate) async fn changes_of_links_addresses_and_routes_are_noticed() {
+pub(crate) async fn changes_of_links_addresses_and_routes_are_reported() {
     let mut changes = Netlink::connect().unwrap().changes().unwrap();
     let quiet = Duration::from_millis(500);
     let long = Duration::from_secs(60);
@@ -200,7 +200,7 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
         .unwrap();
 }
 
-pub(crate) async fn a_tunnel_device_is_created_adopted_or_told_to_be_unsupported() -> Completion {
+pub(crate) async fn a_tunnel_device_is_created_adopted_or_reported_as_unsupported() -> Completion {
     add_address("192.0.2.1/32", "lo");
     add_address("2001:db8::1/128", "lo");
     let netlink = Netlink::connect().unwrap();

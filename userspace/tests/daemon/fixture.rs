@@ -46,12 +46,12 @@ pub(crate) fn own_mounts() {
 }
 
 /// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
-pub(crate) struct Site {
+pub(crate) struct HostFixture {
     directory: TempDir,
     pub(crate) config: Value,
 }
 
-impl Site {
+impl HostFixture {
     pub(crate) fn new() -> Self {
         veth("eth0", "far");
         add_address("10.0.0.1/16", "eth0");
@@ -65,11 +65,11 @@ impl Site {
                 "backends": [{ "name": "a", "weight": 2 }, { "name": "b", "weight": 1 }]
             }]
         });
-        let site = Self { directory: tempfile::tempdir().unwrap(), config };
-        let made = site.sluice(&["key", "new", "--out", "hash.key"]);
+        let fixture = Self { directory: tempfile::tempdir().unwrap(), config };
+        let made = fixture.sluice(&["key", "new", "--out", "hash.key"]);
         assert!(made.status.success(), "{made:?}");
-        site.write();
-        site
+        fixture.write();
+        fixture
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -173,14 +173,14 @@ impl Daemon {
     }
 
     /// How often something is in the log.
-    pub(crate) fn said(&self, words: &str) -> usize {
+    pub(crate) fn log_count(&self, words: &str) -> usize {
         self.log().matches(words).count()
     }
 
     /// Waits until something is in the log for the n-th time.
     pub(crate) fn wait_for_log(&mut self, words: &str, times: usize) {
         let deadline = Instant::now() + WITHIN;
-        while self.said(words) < times {
+        while self.log_count(words) < times {
             let ended = self.child.try_wait().unwrap();
             assert!(
                 ended.is_none() && Instant::now() < deadline,
@@ -197,7 +197,8 @@ impl Daemon {
 
     /// Tells it to reload, and waits until it has, or has refused.
     pub(crate) fn reload(&mut self) {
-        let outcomes = |daemon: &Self| daemon.said("ready: ") + daemon.said("reload failed");
+        let outcomes =
+            |daemon: &Self| daemon.log_count("ready: ") + daemon.log_count("reload failed");
         let before = outcomes(self);
         self.signal(Signal::SIGHUP);
         wait_until("the reload ends", || outcomes(self) > before);
@@ -234,7 +235,7 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The host as its tools show it, with every pin and everything under `/run`.
-pub(crate) fn world() -> String {
+pub(crate) fn host_state() -> String {
     let mut text = snapshot();
     for root in [BPFFS, "/run"] {
         list(Path::new(root), &mut text);
@@ -269,39 +270,39 @@ pub(crate) fn pins() -> Vec<(String, u64)> {
 }
 
 /// Our filter on an interface as `tc` shows it; nothing when there is none.
-pub(crate) fn our_filter(interface: &str, name: &str) -> String {
+pub(crate) fn tc_filter(interface: &str, name: &str) -> String {
     let filters = try_run(&format!("tc filter show dev {interface} ingress")).1;
     filters.lines().filter(|line| line.contains(name)).collect()
 }
 
 /// Makes an interface where somebody else's filter has the place of ours.
-pub(crate) fn hold_place(interface: &str, peer: &str) -> Held {
+pub(crate) fn attach_foreign_filter(interface: &str, peer: &str) -> ForeignFilter {
     veth(interface, peer);
     run(&format!("tc qdisc add dev {interface} clsact"));
     let (program, _) = program();
-    let theirs = spec("theirs", 100);
+    let foreign = spec("foreign", 100);
     let index = block_on(async {
         let netlink = Netlink::connect().unwrap();
         let index = netlink.interface(interface).await.unwrap().index;
-        netlink.put_filter(index, Direction::Ingress, &theirs, program.as_fd()).await.unwrap();
+        netlink.put_filter(index, Direction::Ingress, &foreign, program.as_fd()).await.unwrap();
         index
     });
-    Held { index, theirs }
+    ForeignFilter { index, foreign }
 }
 
 /// A place that somebody else holds.
-pub(crate) struct Held {
+pub(crate) struct ForeignFilter {
     index: u32,
-    theirs: FilterSpec,
+    foreign: FilterSpec,
 }
 
-impl Held {
+impl ForeignFilter {
     /// Removes their filter.
-    pub(crate) fn release(self) {
+    pub(crate) fn remove(self) {
         let removed = block_on(async {
             Netlink::connect()
                 .unwrap()
-                .remove_filter(self.index, Direction::Ingress, &self.theirs)
+                .remove_filter(self.index, Direction::Ingress, &self.foreign)
                 .await
                 .unwrap()
         });
@@ -311,7 +312,7 @@ impl Held {
 
 /// Checks that a command failed as it should, with one line.
 #[track_caller]
-pub(crate) fn fails(output: &Output, code: i32, words: &[&str]) {
+pub(crate) fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     let errors: Vec<_> =

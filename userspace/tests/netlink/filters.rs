@@ -37,7 +37,7 @@ pub(crate) async fn clsact_is_created_once_and_removed() {
     );
 }
 
-pub(crate) async fn an_ingress_qdisc_serves_ingress_and_is_never_taken_for_egress() {
+pub(crate) async fn an_ingress_qdisc_is_used_for_ingress_only() {
     let (netlink, index) = on_veth().await;
     run("tc qdisc add dev one ingress");
     assert_eq!(netlink.ensure_clsact(index).await.unwrap(), Clsact::IngressOnly);
@@ -116,7 +116,7 @@ pub(crate) async fn a_filter_is_put_listed_replaced_and_removed() {
     );
 }
 
-pub(crate) async fn replacing_leaves_no_moment_without_our_filter() {
+pub(crate) async fn a_filter_is_replaced_without_a_gap() {
     let (netlink, index) = on_veth().await;
     netlink.ensure_clsact(index).await.unwrap();
     let programs = [program(), program()];
@@ -155,12 +155,12 @@ pub(crate) async fn replacing_leaves_no_moment_without_our_filter() {
     assert!(seen.iter().all(|times| *times > 0), "the watcher saw both programs: {seen:?}");
 }
 
-pub(crate) async fn a_place_held_by_somebody_else_is_refused_and_left_alone() {
+pub(crate) async fn a_foreign_filter_at_the_same_priority_is_an_error_and_stays() {
     let (netlink, index) = on_veth().await;
     netlink.ensure_clsact(index).await.unwrap();
     let (program, id) = program();
     netlink
-        .put_filter(index, Direction::Ingress, &spec("theirs", 10), program.as_fd())
+        .put_filter(index, Direction::Ingress, &spec("foreign", 10), program.as_fd())
         .await
         .unwrap();
     let error = netlink
@@ -170,7 +170,7 @@ pub(crate) async fn a_place_held_by_somebody_else_is_refused_and_left_alone() {
     assert!(matches!(error, Error::Held { .. }), "{error}");
     let text = error.to_string();
     for word in
-        ["theirs", "ours", "one ingress", "priority 10", "tc filter del dev one ingress pref 10"]
+        ["foreign", "ours", "one ingress", "priority 10", "tc filter del dev one ingress pref 10"]
     {
         assert!(text.contains(word), "{word}: {text}");
     }
@@ -181,19 +181,19 @@ pub(crate) async fn a_place_held_by_somebody_else_is_refused_and_left_alone() {
     let filters = netlink.filters(index, Direction::Ingress).await.unwrap();
     assert_eq!(
         (filters.len(), filters[0].bpf_name.as_deref(), filters[0].program_id),
-        (1, Some("theirs"), Some(id))
+        (1, Some("foreign"), Some(id))
     );
 }
 
 /// Filters of others on both sides of `one`: BPF ones, and those of other kinds where the kernel
 /// has them.
-async fn others_filters(netlink: &Netlink, index: u32) {
+async fn foreign_filters(netlink: &Netlink, index: u32) {
     let (program, _) = program();
     for (direction, priority) in
         [(Direction::Ingress, 5), (Direction::Ingress, 20), (Direction::Egress, 10)]
     {
         netlink
-            .put_filter(index, direction, &spec("theirs", priority), program.as_fd())
+            .put_filter(index, direction, &spec("foreign", priority), program.as_fd())
             .await
             .unwrap();
     }
@@ -207,10 +207,10 @@ async fn others_filters(netlink: &Netlink, index: u32) {
     }
 }
 
-pub(crate) async fn filters_of_others_survive_everything_we_do() {
+pub(crate) async fn foreign_filters_are_never_removed() {
     let (netlink, index) = on_veth().await;
     netlink.ensure_clsact(index).await.unwrap();
-    others_filters(&netlink, index).await;
+    foreign_filters(&netlink, index).await;
     let before = snapshot();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());

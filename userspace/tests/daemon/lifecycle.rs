@@ -9,58 +9,62 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice::kernel::netlink::{Direction, Netlink};
 
-use crate::site::{PINS, STATE, Site, fails, our_filter, pins, world};
+use crate::fixture::{HostFixture, PINS, STATE, assert_fails, host_state, pins, tc_filter};
 use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
 
-pub(crate) fn down_restores_the_host_after_sigterm_and_after_kill() {
-    let site = Site::new();
-    let before = world();
+pub(crate) fn down_restores_the_host_after_sigterm_and_sigkill() {
+    let fixture = HostFixture::new();
+    let before = host_state();
     for (signal, code) in
         [(Signal::SIGTERM, Some(0)), (Signal::SIGINT, Some(0)), (Signal::SIGKILL, None)]
     {
-        let daemon = site.start(&["lb"]);
-        let (filter, status) = (our_filter("eth0", FILTER), site.status());
+        let daemon = fixture.start(&["lb"]);
+        let (filter, status) = (tc_filter("eth0", FILTER), fixture.status());
         assert!(filter.contains("direct-action"), "{filter}");
         assert_eq!(daemon.end(signal), code, "{signal}");
-        assert_eq!(our_filter("eth0", FILTER), filter, "{signal}: packets keep flowing");
-        let after = site.status();
+        assert_eq!(tc_filter("eth0", FILTER), filter, "{signal}: packets keep flowing");
+        let after = fixture.status();
         assert_eq!(
             (&after["daemon"], &after["services"]),
             (&json!(null), &status["services"]),
             "{signal}"
         );
-        let report = site.down();
+        let report = fixture.down();
         assert!(
             report.contains("undone: filter sluice_lb:edge") && report.contains("undone: clsact"),
             "{report}"
         );
-        assert_eq!(world(), before, "{signal}");
-        assert!(site.down().contains("nothing to do"));
+        assert_eq!(host_state(), before, "{signal}");
+        assert!(fixture.down().contains("nothing to do"));
     }
 }
 
-pub(crate) fn an_ephemeral_daemon_leaves_nothing() {
-    let site = Site::new();
-    let before = world();
-    let daemon = site.start(&["lb", "--ephemeral"]);
-    assert_ne!(our_filter("eth0", FILTER), "");
+pub(crate) fn an_ephemeral_daemon_restores_the_host() {
+    let fixture = HostFixture::new();
+    let before = host_state();
+    let daemon = fixture.start(&["lb", "--ephemeral"]);
+    assert_ne!(tc_filter("eth0", FILTER), "");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    assert_eq!(world(), before);
+    assert_eq!(host_state(), before);
 }
 
 pub(crate) fn down_is_refused_while_the_daemon_runs() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
-    let before = world();
-    fails(&site.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string(), "end it first"]);
-    assert_eq!(world(), before);
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    let before = host_state();
+    assert_fails(
+        &fixture.sluice(&["down"]),
+        1,
+        &["still runs", &daemon.id().to_string(), "end it first"],
+    );
+    assert_eq!(host_state(), before);
 }
 
-pub(crate) fn down_finishes_what_any_crash_left() {
-    let site = Site::new();
-    let before = world();
+pub(crate) fn down_removes_the_remains_of_every_crash() {
+    let fixture = HostFixture::new();
+    let before = host_state();
     // What is left after a crash at each point of a start or of `down`, in turn: lock, journal,
     // directories, some maps.
     let remains: [fn(); 6] = [
@@ -77,19 +81,19 @@ pub(crate) fn down_finishes_what_any_crash_left() {
     for (number, remain) in remains.iter().enumerate() {
         fs::create_dir_all(STATE).unwrap();
         remain();
-        site.down();
+        fixture.down();
         let _ = fs::remove_dir(STATE).and_then(|()| fs::remove_dir("/run/sluice"));
-        assert_eq!(world(), before, "case {number}");
+        assert_eq!(host_state(), before, "case {number}");
     }
     // `down` itself died after the journal: filter gone, some pins gone.
-    assert_eq!(site.start(&["lb"]).end(Signal::SIGKILL), None);
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
     run("tc qdisc del dev eth0 clsact");
     fs::remove_file(format!("{STATE}/lb.journal")).unwrap();
     for name in ["VIPS", "TABLES", "CONNECTIONS"] {
         fs::remove_file(format!("{}/{name}", directory())).unwrap();
     }
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
 /// The directory of the balancer's pins.
@@ -98,10 +102,10 @@ fn directory() -> String {
     version.join("lb").display().to_string()
 }
 
-pub(crate) fn a_restart_adopts_everything_without_a_gap() {
-    let site = Site::new();
-    let daemon = site.start(&["lb"]);
-    let (before, maps) = (site.status(), pins());
+pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
+    let fixture = HostFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    let (before, maps) = (fixture.status(), pins());
     assert_eq!(maps.len(), 27);
     // Another thread of this namespace looks all the time.
     let stop = Arc::new(AtomicBool::new(false));
@@ -121,32 +125,32 @@ pub(crate) fn a_restart_adopts_everything_without_a_gap() {
         })
     });
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    let daemon = site.start(&["lb"]);
+    let daemon = fixture.start(&["lb"]);
     assert_eq!(daemon.end(Signal::SIGKILL), None);
-    let daemon = site.start(&["lb"]);
+    let daemon = fixture.start(&["lb"]);
     stop.store(true, Ordering::Relaxed);
     let programs = watcher.join().expect("the filter was there whenever the watcher looked");
     assert!((1..=3).contains(&programs), "{programs}");
-    let after = site.status();
+    let after = fixture.status();
     assert_eq!(pins(), maps);
     for same in ["services", "backends", "config_digest"] {
         assert_eq!(after[same], before[same]);
     }
     assert_eq!(
-        (&after["daemon"], daemon.said("replace the lookup tables")),
+        (&after["daemon"], daemon.log_count("replace the lookup tables")),
         (&json!(daemon.id()), 0)
     );
 }
 
-pub(crate) fn a_half_created_directory_is_completed() {
-    let site = Site::new();
-    let before = world();
-    assert_eq!(site.start(&["lb"]).end(Signal::SIGTERM), Some(0));
-    let (maps, status) = (pins(), site.status());
+pub(crate) fn an_incomplete_pin_directory_is_completed() {
+    let fixture = HostFixture::new();
+    let before = host_state();
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGTERM), Some(0));
+    let (maps, status) = (pins(), fixture.status());
     for name in ["VIPS", "VIP_ADDRESSES", "TABLES", "INSTANCE"] {
         fs::remove_file(format!("{}/{name}", directory())).unwrap();
     }
-    let _daemon = site.start(&["lb"]);
+    let _daemon = fixture.start(&["lb"]);
     let names =
         |pins: &[(String, u64)]| pins.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&pins()), names(&maps));
@@ -154,10 +158,10 @@ pub(crate) fn a_half_created_directory_is_completed() {
         maps.iter().find(|(map, _)| map == name).is_some_and(|pin| pins().contains(pin))
     };
     assert!(kept("BACKENDS") && kept("CONNECTIONS"));
-    let after = site.status();
+    let after = fixture.status();
     assert_eq!(after["services"][0]["slots"], status["services"][0]["slots"]);
     assert_eq!(after["services"][0]["vips"], status["services"][0]["vips"]);
     drop(_daemon);
-    site.down();
-    assert_eq!(world(), before);
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
