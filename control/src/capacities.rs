@@ -1,10 +1,15 @@
 //! Capacities of the maps.
 
+pub use sluice_datapath::abi::maps::Limit;
+use sluice_datapath::abi::maps::{MapSize, balancer};
+
 use crate::config::limits::{MAX_BACKENDS, MAX_CONNECTIONS, MAX_ROUTES, MAX_SERVICES, MAX_VIPS};
 
 /// Entries of the map of routes: twice as many as a configuration may have, so that new routes are
 /// added before old ones are removed. Unused entries take no memory.
 pub const ROUTES: u32 = 2 * MAX_ROUTES;
+
+const _: () = assert!(matches!(balancer::ROUTES.spec().size, MapSize::Exactly(ROUTES)));
 
 /// The capacities of an instance's maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +26,14 @@ pub struct Capacities {
 }
 
 impl Capacities {
+    /// The largest capacities.
+    pub const MAX: Self = Self {
+        services: MAX_SERVICES,
+        backends: MAX_BACKENDS,
+        vips: MAX_VIPS,
+        connections: MAX_CONNECTIONS,
+    };
+
     /// The capacity of a limit.
     pub const fn get(&self, limit: Limit) -> u32 {
         match limit {
@@ -35,40 +48,5 @@ impl Capacities {
 impl Default for Capacities {
     fn default() -> Self {
         Self { services: 256, backends: 4_096, vips: 1_024, connections: 65_536 }
-    }
-}
-
-/// A field of `limits` in the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// `services`.
-    Services,
-    /// `backends`.
-    Backends,
-    /// `vips`.
-    Vips,
-    /// `connections`.
-    Connections,
-}
-
-impl Limit {
-    /// The field's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Services => "services",
-            Self::Backends => "backends",
-            Self::Vips => "vips",
-            Self::Connections => "connections",
-        }
-    }
-
-    /// The largest value of the field.
-    pub const fn max(self) -> u32 {
-        match self {
-            Self::Services => MAX_SERVICES,
-            Self::Backends => MAX_BACKENDS,
-            Self::Vips => MAX_VIPS,
-            Self::Connections => MAX_CONNECTIONS,
-        }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod hook;
+pub mod maps;
 pub mod next;
 pub mod tc;
 pub mod xdp;

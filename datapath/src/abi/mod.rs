@@ -14,6 +14,7 @@ pub(crate) mod connection;
 pub(crate) mod counters;
 pub(crate) mod decapsulation;
 pub(crate) mod flow;
+pub mod maps;
 pub(crate) mod options;
 pub(crate) mod pod;
 pub(crate) mod prefix;

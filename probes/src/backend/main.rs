@@ -6,12 +6,11 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use sluice_datapath::abi::{Decapsulated, LocalAddress, Port, PrefixKey, VipAddress};
+use sluice_datapath::abi::*;
 use sluice_datapath::backend::{BackendTables, clamp_mss, decapsulate};
-use sluice_datapath::{Address, Family, Reason};
+use sluice_probes::statics;
 use sluice_probes::tc::{self, TcPacket};
 
 /// Not 0 where the kernel can take off an outer header of another family than the inner one's;
@@ -23,25 +22,7 @@ static CROSS_FAMILY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
-/// Addresses of this host to which encapsulated packets may come. The loader sets the capacity.
-#[btf_map]
-static LOCAL_ADDRESSES: HashMap<Address, LocalAddress, 1> = HashMap::new();
-/// VIP addresses and prefixes that this backend serves. The loader sets the capacity.
-#[btf_map]
-static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
-/// What was decapsulated.
-#[btf_map]
-static DECAPSULATED: PerCpuArray<Decapsulated, 1> = PerCpuArray::new();
-/// The largest maximum segment size that VIPs of a family may tell, by [`Family::index`]; 0 where
-/// any may be told.
-#[btf_map]
-static MAX_SEGMENT_SIZES: Array<u32, 2> = Array::new();
-/// How many segments were made to tell less.
-#[btf_map]
-static MSS_CLAMPED: PerCpuArray<u64, 1> = PerCpuArray::new();
-/// Counters, by reason.
-#[btf_map]
-static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
+sluice_datapath::backend_maps!(statics);
 
 /// Decapsulates at TC ingress.
 #[classifier]

@@ -2,32 +2,14 @@
 #![expect(unsafe_code, reason = "raw pointers to map values, and exported constants")]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use aya_ebpf::macros::btf_map;
 use sluice_datapath::abi::capture::control;
-use sluice_datapath::abi::{
-    AclVerdict, Backend, BackendCounters, BackendRecord, BucketUpdate, Buckets, CaptureEvent,
-    CaptureState, ClientKey, Connection, Features, Fragment, FragmentKey, InstanceRecord,
-    Neighbour, NextHop, PATH_MTU_ERRORS as OUTCOMES, PathMtuRecord, Port, PrefixKey, QuicIdLengths,
-    QuicServerKey, Rate, RateKind, RouteKey, ServiceCounters, ServiceRecord, ServiceRef,
-    TokenRequest, VipAddress, VipKey,
-};
+use sluice_datapath::abi::*;
 use sluice_datapath::balance::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};
-use sluice_datapath::{Address, Family, Flow, Reason};
-
-// Every capacity but those of REASONS and of the maps of captures is set by the loader; the numbers
-// here are the smallest that the kernel accepts.
-
-/// Inner maps of any length (`INNER_MAP`) that the loader fills through memory (`MMAPABLE`).
-type Table = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
-
-/// Inner maps of as many prefixes as each needs. Their value is a [`AclVerdict`] as a plain number:
-/// kernels before 6.2 take no inner map without type information when the prototype's value is a
-/// structure.
-type List = LpmTrie<[u32; 4], u32, 1>;
+use sluice_probes::maps::InnerArray;
+use sluice_probes::statics;
 
 // Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own:
 // the verifier follows it into the code, which leaves out what is switched off, and nothing is
@@ -60,99 +42,7 @@ static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 #[unsafe(no_mangle)]
 static ICMP_ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
 
-/// VIP addresses: one look-up sends everybody else's packets on their way.
-#[btf_map]
-static VIP_ADDRESSES: HashMap<Address, VipAddress, 1> = HashMap::new();
-/// VIP prefixes.
-#[btf_map]
-static VIP_PREFIXES: LpmTrie<[u32; 4], VipAddress, 1> = LpmTrie::new();
-/// VIPs: address, port and protocol to service.
-#[btf_map]
-static VIPS: HashMap<VipKey, ServiceRef, 1> = HashMap::new();
-/// Routes: service and client to service.
-#[btf_map]
-static ROUTES: LpmTrie<[u32; 5], ServiceRef, 1> = LpmTrie::new();
-/// How long QUIC server IDs are, by service.
-#[btf_map]
-static QUIC_ID_LENGTHS: Array<QuicIdLengths, 1> = Array::new();
-/// QUIC server IDs: service and ID to backend. Not preallocated: there are as many as servers have
-/// IDs, and for most services none.
-#[btf_map]
-static QUIC_SERVERS: HashMap<QuicServerKey, Connection, 1, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
-/// Lists of sources: at index 0 the one for all VIPs, else by service.
-#[btf_map]
-static ACLS: ArrayOfMaps<List, 1> = ArrayOfMaps::new();
-/// Lookup tables, by service.
-#[btf_map]
-static TABLES: ArrayOfMaps<Table, 1> = ArrayOfMaps::new();
-/// Backends, by index.
-#[btf_map]
-static BACKENDS: Array<Backend, 1> = Array::new();
-/// Next hops, two for each backend.
-#[btf_map]
-static NEXT_HOPS: Array<NextHop, 1> = Array::new();
-/// To whom packets are handed on the way, two for each next hop.
-#[btf_map]
-pub static NEIGHBOURS: Array<Neighbour, 1> = Array::new();
-/// The connection table, for services that are tracked.
-#[btf_map]
-static CONNECTIONS: LruHashMap<Flow, Connection, 1> = LruHashMap::new();
-/// Rates, four for each service.
-#[btf_map]
-static RATES: Array<Rate, 1> = Array::new();
-/// Token buckets, by service.
-#[btf_map]
-static SERVICE_BUCKETS: Array<Buckets, 1> = Array::new();
-/// Token buckets, by source and service.
-#[btf_map]
-static CLIENT_BUCKETS: LruHashMap<ClientKey, Buckets, 1> = LruHashMap::new();
-/// Where first fragments went.
-#[btf_map]
-static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
-/// Counters, by service.
-#[btf_map]
-static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 1> = PerCpuArray::new();
-/// Counters, by backend.
-#[btf_map]
-static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
-/// Counters, by reason.
-#[btf_map]
-static REASONS: PerCpuArray<u64, { Reason::COUNTERS as usize }> = PerCpuArray::new();
-
-// Maps of captures. See `sluice_datapath::balance::capture`.
-
-/// Whether a capture is on, and what it wants.
-#[btf_map]
-static CAPTURE_CONTROL: Array<u64, { control::WORDS as usize }> = Array::new();
-/// Each CPU's share of a capture.
-#[btf_map]
-static CAPTURE_STATE: PerCpuArray<CaptureState, 1> = PerCpuArray::new();
-/// What captures read; some three thousand events.
-#[btf_map]
-static CAPTURE_EVENTS: RingBuf<CaptureEvent, { 512 << 10 }> = RingBuf::new();
-
-/// Each CPU's bucket of ICMP errors. Not pinned: it starts full with each program.
-#[btf_map]
-static ICMP_ERROR_BUCKET: PerCpuArray<u64, 1> = PerCpuArray::new();
-
-// Maps that no packet reads: what a daemon writes down for the next one.
-
-/// Names and states of backends, by index.
-#[btf_map]
-static BACKEND_RECORDS: Array<BackendRecord, 1> = Array::new();
-/// Names and states of services, by index.
-#[btf_map]
-static SERVICE_RECORDS: Array<ServiceRecord, 1> = Array::new();
-/// MTUs that routers on the way to backends have told, two for each backend.
-#[btf_map]
-static PATH_MTUS: Array<PathMtuRecord, 1> = Array::new();
-/// Errors about encapsulated packets that the daemon heard, by what became of them.
-#[btf_map]
-static PATH_MTU_ERRORS: Array<u64, { OUTCOMES as usize }> = Array::new();
-/// What was applied last.
-#[btf_map]
-static INSTANCE: Array<InstanceRecord, 1> = Array::new();
+sluice_datapath::balancer_maps!(statics);
 
 /// A service's rate.
 #[inline(always)]
@@ -211,7 +101,7 @@ pub struct Maps {
 pub const UNCAPTURED: Maps = Maps { capture_enabled: 0 };
 
 /// A lookup table of [`TABLES`].
-pub struct TableWords<'a>(&'a Table);
+pub struct TableWords<'a>(&'a InnerArray<u64>);
 
 impl LookupTable for TableWords<'_> {
     #[inline(always)]

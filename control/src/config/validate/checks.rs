@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::capacities::Limit;
+use crate::capacities::{Capacities, Limit};
 use crate::config::address::unusable;
 use crate::config::model::AclFiles;
 use crate::config::problem::Problem;
@@ -32,7 +32,7 @@ pub(super) fn check_limit(count: usize, limit: Limit, capacity: u32) -> Result<(
         return Ok(());
     }
     let what = limit.name();
-    let most = limit.max();
+    let most = Capacities::MAX.get(limit);
     // VIPs are fields of services.
     let place = if limit == Limit::Vips { "services" } else { what };
     let message = if capacity == most {

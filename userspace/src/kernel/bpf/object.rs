@@ -196,9 +196,9 @@ impl Object {
         for (name, bytes) in &parameters.constants {
             loader.override_global(name, bytes.as_slice(), true);
         }
-        for spec in self.maps {
+        for spec in self.maps.iter().filter(|spec| spec.pinned) {
             loader.map_pin_path(spec.name, directory.join(spec.name));
-            if let Some(entries) = spec.entries(&parameters.capacities) {
+            if let Some(entries) = spec::entries(spec, &parameters.capacities) {
                 loader.map_max_entries(spec.name, entries);
             }
         }

@@ -22,7 +22,7 @@ use sluice_control::capacities::{Capacities, Limit};
 use super::percpu::{PerCpuCounters, missing};
 use super::pins::{self, COUNTED_BEFORE, Set};
 use super::raw::{RawMap, bytes, value, wait_for_running_programs};
-use super::spec::{self, MapSpec, Writer};
+use super::spec::{self, MapSpec, Transfer};
 use super::syscall::NO_EXIST;
 use super::{Error, Pins};
 
@@ -66,10 +66,10 @@ impl Copied {
 /// [`Error::Open`], [`Error::Absent`].
 pub(super) fn fits(pins: &Pins, specs: &[MapSpec], capacities: &Capacities) -> Result<bool, Error> {
     pins.open(|set| {
-        for spec in specs {
+        for spec in specs.iter().filter(|spec| spec.pinned) {
             let map = RawMap::open(&set.directory.join(spec.name))?;
             if map.is_some_and(|map| {
-                spec.entries(capacities).is_some_and(|entries| entries != map.entries())
+                spec::entries(spec, capacities).is_some_and(|entries| entries != map.entries())
             }) {
                 return Ok(false);
             }
@@ -112,9 +112,9 @@ fn fill<P>(
     pins::remove(&to)?;
     pins::make(&to)?;
     let mut replaced = Vec::new();
-    for spec in specs {
+    for spec in specs.iter().filter(|spec| spec.pinned) {
         let Some(map) = RawMap::open(&from.join(spec.name))? else { continue };
-        match spec.entries(capacities) {
+        match spec::entries(spec, capacities) {
             Some(entries) if entries != map.entries() => replaced.push((spec, map)),
             _ => map.pin(&to.join(spec.name))?,
         }
@@ -124,22 +124,23 @@ fn fill<P>(
     for (spec, old) in replaced {
         let path = to.join(spec.name);
         let new = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
+        let limit = spec.size.limit();
         let refused = |used: String| Error::InUse {
-            limit: spec.limit().map_or("", Limit::name),
-            capacity: spec.limit().map_or(0, |limit| capacities.get(limit)),
+            limit: limit.map_or("", Limit::name),
+            capacity: limit.map_or(0, |limit| capacities.get(limit)),
             used,
         };
-        match spec.writer {
-            Writer::Keys => copy(&old, &new, &refused, |_, _| {})?,
-            Writer::Elements => copy_elements(&old, &new, &refused)?,
-            Writer::Tables => copy_tables(&old, &new, &spec::outer_indexes(&from)?, &refused)?,
-            Writer::Flows => {
+        match Transfer::of(spec) {
+            Transfer::Entries => copy(&old, &new, &refused, |_, _| {})?,
+            Transfer::Elements => copy_elements(&old, &new, &refused)?,
+            Transfer::InnerMaps => copy_tables(&old, &new, &spec::outer_indexes(&from)?, &refused)?,
+            Transfer::LiveEntries => {
                 let mut entries = Copied::default();
                 copy(&old, &new, &refused, |key, value| entries.add(key, value))?;
                 copied.insert(spec.name, entries);
             }
-            // What they count stays beside them.
-            Writer::Counters => {}
+            // The counts of the old map are kept next to it.
+            Transfer::Counts | Transfer::None => {}
         }
     }
     Ok((program, copied))
@@ -234,13 +235,18 @@ impl PendingResize {
         }
         if !new.join(COUNTED_BEFORE).is_dir() && old.is_dir() {
             wait_for_running_programs()?;
-            for spec in self.specs.iter().filter(|spec| spec.writer == Writer::Flows) {
+            for spec in self.specs_of(Transfer::LiveEntries) {
                 self.carry_flows(spec.name)?;
             }
             self.keep_counters()?;
         }
         pins::remove(&old)?;
         pins::rename(&new, &old)
+    }
+
+    /// The maps whose content is transferred in this way.
+    fn specs_of(&self, transfer: Transfer) -> impl Iterator<Item = &'static MapSpec> + use<> {
+        self.specs.iter().filter(move |spec| spec.pinned && Transfer::of(spec) == transfer)
     }
 
     /// Brings over the entries that the old program wrote behind the copy.
@@ -280,7 +286,7 @@ impl PendingResize {
         pins::remove(&kept)?;
         pins::make(&kept)?;
         let before = Some(old.join(COUNTED_BEFORE)).filter(|kept| kept.is_dir());
-        for spec in self.specs.iter().filter(|spec| spec.writer == Writer::Counters) {
+        for spec in self.specs_of(Transfer::Counts) {
             let name = spec.name;
             let (Some(counted), Some(counts)) =
                 (RawMap::open(&old.join(name))?, RawMap::open(&new.join(name))?)

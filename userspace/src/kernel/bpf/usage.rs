@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Error;
 use super::pins::{COUNTED_BEFORE, Set};
 use super::raw::RawMap;
-use super::spec::{self, MapSpec, Writer};
+use super::spec::{self, MapSpec, Transfer};
 
 /// What a map takes and holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +38,7 @@ pub(super) fn of(specs: &'static [MapSpec], set: &Set) -> Result<Vec<Usage>, Err
     }
     let kept = set.earlier.iter().filter(|directory| directory.ends_with(COUNTED_BEFORE));
     for directory in kept {
-        for spec in specs.iter().filter(|spec| spec.writer == Writer::Counters) {
+        for spec in specs.iter().filter(|spec| Transfer::of(spec) == Transfer::Counts) {
             if let Some(map) = RawMap::open(&directory.join(spec.name))? {
                 usage.push(Usage {
                     name: format!("{COUNTED_BEFORE}/{}", spec.name),
@@ -53,8 +53,8 @@ pub(super) fn of(specs: &'static [MapSpec], set: &Set) -> Result<Vec<Usage>, Err
 fn of_map(spec: &MapSpec, map: &RawMap, directory: &Path) -> Result<Usage, Error> {
     let mut bytes = map.memory()?;
     let mut entries = None;
-    match spec.writer {
-        Writer::Keys | Writer::Flows => {
+    match Transfer::of(spec) {
+        Transfer::Entries | Transfer::LiveEntries => {
             let mut count = 0;
             map.read(|keys, _| {
                 count += (keys.len() / map.key()) as u64;
@@ -62,14 +62,14 @@ fn of_map(spec: &MapSpec, map: &RawMap, directory: &Path) -> Result<Usage, Error
             })?;
             entries = Some(count);
         }
-        Writer::Tables => {
+        Transfer::InnerMaps => {
             let inner = map.inner_maps(&spec::outer_indexes(directory)?)?;
             for (_, id) in &inner {
                 bytes += RawMap::by_id(*id, map.name())?.memory()?;
             }
             entries = Some(inner.len() as u64);
         }
-        Writer::Elements | Writer::Counters => {}
+        Transfer::Elements | Transfer::Counts | Transfer::None => {}
     }
     let bytes_per_cpu = map.is_per_cpu().then(|| map.each() as u64 * u64::from(map.entries()));
     Ok(Usage { name: spec.name.to_owned(), entries, capacity: map.entries(), bytes, bytes_per_cpu })
