@@ -56,8 +56,8 @@ pub struct DesiredService {
     /// Routes: the clients, and the position in [`Desired::services`] of the service that handles
     /// them. That service has no routes.
     pub routes: Vec<(IpNet, usize)>,
-    /// QUIC server IDs: the QUIC-LB configuration ID, the server ID, and the position of its backend
-    /// in [`Desired::backends`]. Server IDs of one configuration have the same length.
+    /// QUIC server IDs: the QUIC-LB configuration ID, the server ID, and the position of its
+    /// backend in [`Desired::backends`]. Server IDs of one configuration have the same length.
     pub server_ids: Vec<(u8, Vec<u8>, usize)>,
     /// Whether flows are kept in the connection table.
     pub tracked: bool,
@@ -330,8 +330,8 @@ mod tests {
         let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
         let began = std::time::Instant::now();
         let desired = Desired::new(&config, &Seed::new([7; 16])).unwrap();
-        // Takes seconds without optimisation on a busy machine. Complete preference lists would take
-        // many minutes.
+        // Takes seconds without optimisation on a busy machine. Complete preference lists would
+        // take many minutes.
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
         assert!(desired.services[0].owners.iter().all(|owner| owner % 2 == 0));
     }

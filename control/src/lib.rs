@@ -2,9 +2,9 @@
 //! no kernel.
 //!
 //! The text of a configuration becomes a checked [`Config`](config::Config), that becomes
-//! [`Desired`](desired::Desired) state, [`plan`](plan::plan) returns the steps from the state in the
-//! maps to the desired state, and [`apply`](apply::apply) executes steps against an implementation
-//! of [`Maps`](apply::Maps).
+//! [`Desired`](desired::Desired) state, [`plan`](plan::plan) returns the steps from the state in
+//! the maps to the desired state, and [`apply`](apply::apply) executes steps against an
+//! implementation of [`Maps`](apply::Maps).
 
 pub mod apply;
 pub mod capacities;

@@ -1,8 +1,8 @@
 //! Computes the steps from the state of the maps to the desired state.
 //!
-//! The order is make-before-break. Additions: backends, lookup tables, routes, VIPs. Removals: VIPs,
-//! routes, services with their tables, backends. A service's routes precede its VIPs, so that no
-//! packet of a new service goes to a backend that is not its client's.
+//! The order is make-before-break. Additions: backends, lookup tables, routes, VIPs. Removals:
+//! VIPs, routes, services with their tables, backends. A service's routes precede its VIPs, so that
+//! no packet of a new service goes to a backend that is not its client's.
 //!
 //! After each step, each packet finds a complete table of known backends. So the daemon may stop
 //! after any step and plan again from the state that it then finds. A VIP address's copy of a VIP
@@ -98,7 +98,8 @@ struct Placed {
 }
 
 /// Assigns indexes to backends. A backend keeps its index while its name and addresses stay the
-/// same. A backend with a changed address gets a new index, because a live entry is never rewritten.
+/// same. A backend with a changed address gets a new index, because a live entry is never
+/// rewritten.
 fn place_backends(
     have: &Have,
     desired: &Desired,

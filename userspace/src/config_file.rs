@@ -56,13 +56,13 @@ mod tests {
         let missing = directory.path().join("none.json");
         let error = load(&missing).unwrap_err();
         assert_eq!(error.file(), missing);
-        assert!(error.problem().contains("cannot read it"), "{error}");
-        assert!(load(directory.path()).unwrap_err().problem().contains("cannot read it"));
+        assert!(error.message().contains("cannot read it"), "{error}");
+        assert!(load(directory.path()).unwrap_err().message().contains("cannot read it"));
         let binary = directory.path().join("binary.json");
         std::fs::write(&binary, b"{\xff}").unwrap();
-        assert!(load(&binary).unwrap_err().problem().contains("not UTF-8 at byte 1"));
+        assert!(load(&binary).unwrap_err().message().contains("not UTF-8 at byte 1"));
         let endless = load(Path::new("/dev/zero")).unwrap_err();
-        assert!(endless.problem().contains("larger than 64 MiB"), "{endless}");
+        assert!(endless.message().contains("larger than 64 MiB"), "{endless}");
     }
 
     #[test]
@@ -78,8 +78,8 @@ mod tests {
         assert!(size(64 << 20).is_ok());
         let error = size((64 << 20) + 1).unwrap_err();
         assert!(
-            error.problem().contains("larger than 64 MiB")
-                && error.problem().contains("name a JSON file"),
+            error.message().contains("larger than 64 MiB")
+                && error.message().contains("name a JSON file"),
             "{error}"
         );
     }

@@ -11,11 +11,11 @@ use sluice_datapath::abi::{
 use crate::capacities::Capacities;
 use crate::lookup_table::LookupTable;
 
-/// The maps that [`have`](super::have) reads and [`apply`](super::apply) writes: those in the kernel,
-/// or a model in a test.
+/// The maps that [`have`](super::have) reads and [`apply`](super::apply) writes: those in the
+/// kernel, or a model in a test.
 ///
-/// A method that writes several entries writes them in the given order, each atomically. A crash may
-/// happen between any two.
+/// A method that writes several entries writes them in the given order, each atomically. A crash
+/// may happen between any two.
 pub trait Maps {
     /// The error of a read or write.
     type Error;

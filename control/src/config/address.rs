@@ -1,10 +1,10 @@
-//! Which addresses packets can be sent to.
+//! Kinds of addresses that packets cannot be routed to.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// What kind of address this is, with its article, if it is not one that a packet can be routed to;
-/// `None` for a unicast address. (IANA's special-purpose registries, RFC 6890; kinds that networks
-/// do route stay allowed.)
+/// The kind of an address that packets cannot be routed to, with its article; `None` for a unicast
+/// address. See the IANA special-purpose address registries (RFC 6890). Private and other kinds
+/// that networks route are allowed.
 pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some("the unspecified address"),
@@ -14,8 +14,8 @@ pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some("an IPv4-mapped IPv6 address (write the IPv4 address itself)")
         }
-        // It is an address on one link only, and a configuration that several hosts share cannot
-        // say which link.
+        // Valid on one link only, and the configuration is shared by several hosts, so it cannot
+        // name the link.
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
         IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
         address if address.is_loopback() => Some("a loopback address"),

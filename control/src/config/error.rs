@@ -1,24 +1,23 @@
-//! What is wrong with a configuration, and where.
+//! Errors of a configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The first thing that is wrong with a configuration: the file, the place in it, and what would be
-/// right.
+/// The first error of a configuration: the file, the location in it, and a message with the remedy.
 ///
-/// Displayed as `edge.json: services[2].backends[0].weight: ...`, or `edge.json:7:3: ...` (line and
-/// column, from 1) where the text is not JSON and so has no places.
+/// Displayed as `edge.json: services[2].backends[0].weight: ...`, or as `edge.json:7:3: ...` (line
+/// and column, from 1) for a text that is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     file: PathBuf,
-    place: Place,
-    problem: String,
+    location: Location,
+    message: String,
 }
 
-/// Where in the file.
+/// A location in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    /// The file as a whole.
+enum Location {
+    /// The whole file.
     File,
     /// Line and column, from 1.
     Text(usize, usize),
@@ -27,70 +26,69 @@ enum Place {
 }
 
 impl ConfigError {
-    /// The file as a whole is wrong, or could not be read.
+    /// An error of the whole file.
     #[must_use]
-    pub fn whole(file: &Path, problem: impl Into<String>) -> Self {
-        Self::new(file, Place::File, problem.into())
+    pub fn whole(file: &Path, message: impl Into<String>) -> Self {
+        Self::new(file, Location::File, message.into())
     }
 
-    /// The value at `place` is wrong.
-    pub(super) fn at(file: &Path, place: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::new(file, Place::Value(place.into()), problem.into())
+    /// An error of the value at `location`.
+    pub(super) fn at(file: &Path, location: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(file, Location::Value(location.into()), message.into())
     }
 
-    /// serde_json's error, at the value `path` (`.` for the whole document).
+    /// An error of serde_json at the value `path` (`.` for the whole document).
     pub(super) fn json(file: &Path, path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        // Its Display ends with the position, which is said elsewhere: before the text, or by the
-        // place.
+        // Its Display ends with line and column, which duplicate the location.
         let position = format!(" at line {} column {}", error.line(), error.column());
-        let problem = text.strip_suffix(&position).unwrap_or(&text);
+        let message = text.strip_suffix(&position).unwrap_or(&text);
         if error.is_data() {
-            let place = match path {
-                "." => Place::File,
-                path => Place::Value(path.to_owned()),
+            let location = match path {
+                "." => Location::File,
+                path => Location::Value(path.to_owned()),
             };
-            Self::new(file, place, problem.to_owned())
+            Self::new(file, location, message.to_owned())
         } else {
-            let place = Place::Text(error.line(), error.column());
-            Self::new(file, place, format!("not JSON: {problem}"))
+            let location = Location::Text(error.line(), error.column());
+            Self::new(file, location, format!("not JSON: {message}"))
         }
     }
 
-    fn new(file: &Path, place: Place, problem: String) -> Self {
-        Self { file: file.to_owned(), place, problem }
+    fn new(file: &Path, location: Location, message: String) -> Self {
+        Self { file: file.to_owned(), location, message }
     }
 
-    /// The file that was read.
+    /// The file.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The place of the wrong value, such as `services[2].backends[0].weight`; `None` if the file
-    /// as a whole is wrong or is not JSON.
+    /// The path of the value, such as `services[2].backends[0].weight`; `None` for the whole file
+    /// and for a text that is not JSON.
     #[must_use]
-    pub fn place(&self) -> Option<&str> {
-        match &self.place {
-            Place::Value(place) => Some(place),
-            Place::File | Place::Text(..) => None,
+    pub fn location(&self) -> Option<&str> {
+        match &self.location {
+            Location::Value(location) => Some(location),
+            Location::File | Location::Text(..) => None,
         }
     }
 
-    /// What is wrong, and what would be right: the message without file and place.
+    /// The message without file and location.
     #[must_use]
-    pub fn problem(&self) -> &str {
-        &self.problem
+    pub fn message(&self) -> &str {
+        &self.message
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, problem) = (self.file.display(), &self.problem);
-        match &self.place {
-            Place::File => write!(f, "{file}: {problem}"),
-            Place::Text(line, column) => write!(f, "{file}:{line}:{column}: {problem}"),
-            Place::Value(place) => write!(f, "{file}: {place}: {problem}"),
+        let (file, message) = (self.file.display(), &self.message);
+        match &self.location {
+            Location::File => write!(f, "{file}: {message}"),
+            Location::Text(line, column) => write!(f, "{file}:{line}:{column}: {message}"),
+            Location::Value(location) => write!(f, "{file}: {location}: {message}"),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Config {
     pub fn new(document: Document, file: &Path) -> Result<Self, ConfigError> {
         let directory = file.parent().unwrap_or(Path::new(""));
         validate::validate(document, directory)
-            .map_err(|problem| ConfigError::at(file, problem.place, problem.message))
+            .map_err(|problem| ConfigError::at(file, problem.location, problem.message))
     }
 }
 

@@ -1,15 +1,11 @@
-//! The form of names.
+//! Syntax of names. Errors are messages that describe the syntax.
 
 use super::limits::{MAX_INSTANCE_NAME, MAX_INTERFACE_NAME, MAX_NAME};
 
-/// The instance that is meant where none is named.
+/// The default instance name.
 pub const DEFAULT_INSTANCE: &str = "edge";
 
-/// `text` as the name of an instance: 1 to 32 characters of `a-z0-9-`, because it becomes a
-/// directory's name.
-///
-/// # Errors
-/// A sentence that says what the name may hold.
+/// Checks an instance name: 1 to 32 characters of `a-z0-9-`, because it becomes a directory name.
 pub fn instance_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if (1..=MAX_INSTANCE_NAME).contains(&text.len()) && text.bytes().all(allowed) {
@@ -21,11 +17,8 @@ pub fn instance_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `text` as the name of a network interface, by the kernel's rules (`dev_valid_name`); it need not
-/// exist.
-///
-/// # Errors
-/// A sentence that says what the name may hold.
+/// Checks the name of a network interface by the kernel's rules (`dev_valid_name`). The interface
+/// need not exist.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| !matches!(byte, b'/' | b':' | 0 | 0xA0) && !is_space(byte);
     if (1..=MAX_INTERFACE_NAME).contains(&text.len())
@@ -40,13 +33,12 @@ pub fn interface_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// C's `isspace`, which takes the vertical tab for a space, as Rust's `is_ascii_whitespace` does
-/// not.
+/// C's `isspace`. It includes the vertical tab, unlike `is_ascii_whitespace`.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0B
 }
 
-/// `text` as the name of a backend or service.
+/// Checks the name of a backend or service.
 pub(super) fn name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed) {
@@ -58,10 +50,10 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The one of `known` that `name` may be a slip of the pen for.
+/// The element of `known` that `name` may be a misspelling of.
 pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A third of the letters may differ, at least one: "web1" is near "web-1", "db" is not near
-    // "web".
+    // A third of the characters may differ, at least one: "web1" is close to "web-1", "db" is not
+    // close to "web".
     let most = (name.chars().count() / 3).max(1);
     known
         .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
@@ -85,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_name_follows_the_kernels_rules() {
+    fn an_interface_name_follows_the_rules_of_the_kernel() {
         for good in ["eth0", "enp0s31f6", "br-lan.100", "a@b", "123456789012345"] {
             assert_eq!(interface_name(good), Ok(good.to_owned()));
         }
@@ -97,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_pen_is_recognised_and_a_stranger_is_not() {
+    fn a_misspelling_is_recognised_and_an_unrelated_name_is_not() {
         let known = ["web-1", "web-2", "db"];
         let closest = |name| closest(name, known.into_iter());
         assert_eq!(closest("web1"), Some("web-1"));

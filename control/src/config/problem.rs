@@ -3,27 +3,27 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A problem with the value at a place of the document.
+/// A problem with the value at a location in the document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     /// A path such as `services[2].name`.
-    pub(super) place: String,
+    pub(super) location: String,
     /// What is wrong, and what would be right.
     pub(super) message: String,
 }
 
 impl Problem {
-    pub(super) fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { place: place.into(), message: message.into() }
+    pub(super) fn new(location: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { location: location.into(), message: message.into() }
     }
 }
 
-/// Adds the place to a message.
-pub(super) fn at(place: impl Into<String>) -> impl FnOnce(String) -> Problem {
-    |message| Problem::new(place, message)
+/// Adds the location to a message.
+pub(super) fn at(location: impl Into<String>) -> impl FnOnce(String) -> Problem {
+    |message| Problem::new(location, message)
 }
 
-/// Values that must be unique, each with the place of its first occurrence.
+/// Values that must be unique, each with the location of its first occurrence.
 pub(super) struct Unique<T>(HashMap<T, String>);
 
 impl<T: Eq + Hash> Unique<T> {
@@ -35,7 +35,7 @@ impl<T: Eq + Hash> Unique<T> {
     pub(super) fn insert(
         &mut self,
         value: T,
-        place: String,
+        location: String,
         describe: impl Fn(&T) -> String,
     ) -> Result<(), Problem> {
         match self.0.get(&value) {
@@ -44,10 +44,10 @@ impl<T: Eq + Hash> Unique<T> {
                     "{} is already at {first}; remove or change one of the two",
                     describe(&value)
                 );
-                Err(Problem::new(place, message))
+                Err(Problem::new(location, message))
             }
             None => {
-                self.0.insert(value, place);
+                self.0.insert(value, location);
                 Ok(())
             }
         }

@@ -69,9 +69,9 @@ mod tests {
         for RenamedField { object, old, new } in RENAMED_FIELDS {
             let (text, path) = with_field(object, old, json!(true));
             let error = Config::parse(&text, Path::new("edge.json")).unwrap_err();
-            assert_eq!(error.place(), Some(&*path));
+            assert_eq!(error.location(), Some(&*path));
             let message = format!("the field `{old}` was renamed; write `{new}`");
-            assert_eq!(error.problem(), message);
+            assert_eq!(error.message(), message);
         }
     }
 

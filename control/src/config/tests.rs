@@ -1,4 +1,4 @@
-//! Every way to be wrong, by replacing one value of a good configuration.
+//! Valid and invalid configurations, most of them a valid one with one value replaced.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("conf/edge.json"))
 }
 
-fn good() -> Value {
+fn valid() -> Value {
     json!({
         "version": 1,
         "interfaces": ["eth0"],
@@ -41,10 +41,10 @@ fn good() -> Value {
     })
 }
 
-/// The good configuration with `value` at `pointer` (RFC 6901); the last part may be new to an
-/// object or, as `-`, to an array.
+/// The valid configuration with `value` at `pointer` (RFC 6901). The last part of `pointer` may be
+/// a new field of an object, or `-` for a new element of an array.
 fn with(pointer: &str, value: Value) -> String {
-    let mut document = good();
+    let mut document = valid();
     let (parent, last) = pointer.rsplit_once('/').unwrap();
     match document.pointer_mut(parent).unwrap() {
         Value::Object(object) => drop(object.insert(last.to_owned(), value)),
@@ -55,18 +55,18 @@ fn with(pointer: &str, value: Value) -> String {
     document.to_string()
 }
 
-/// `text` is refused at `place` (`None`: the file as a whole, or its text), and the message holds
-/// `words`.
+/// Checks that `text` is refused at `location` (`None`: the whole file, or line and column) with a
+/// message that contains `words`.
 #[track_caller]
-fn refused(text: &str, place: Option<&str>, words: &str) {
+fn refused(text: &str, location: Option<&str>, words: &str) {
     let error = parse(text).expect_err(text);
-    assert_eq!(error.place(), place, "{error}\n{text:.300}");
-    assert!(error.problem().contains(words), "{words:?} is not in: {error}\n{text:.300}");
+    assert_eq!(error.location(), location, "{error}\n{text:.300}");
+    assert!(error.message().contains(words), "{words:?} is not in: {error}\n{text:.300}");
     assert!(error.to_string().starts_with("conf/edge.json:"), "{error}");
 }
 
 #[test]
-fn the_example_in_the_documentation_is_good() {
+fn the_example_file_is_valid() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!((config.services().len(), config.backends().len()), (2, 4));
     assert_eq!(config.capacities(), Capacities::default());
@@ -75,8 +75,8 @@ fn the_example_in_the_documentation_is_good() {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
-    let config = parse(&good().to_string()).unwrap();
+fn absent_fields_have_defaults() {
+    let config = parse(&valid().to_string()).unwrap();
     assert_eq!(config.instance(), "edge");
     assert_eq!(config.capacities(), Capacities::default());
     assert_eq!(config.hash_key_file(), Path::new("conf/hash.key"));
@@ -95,19 +95,19 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn an_absolute_key_path_stays() {
+fn an_absolute_key_path_is_not_changed() {
     let config = parse(&with("/hash_key_file", json!("/etc/sluice/hash.key"))).unwrap();
     assert_eq!(config.hash_key_file(), Path::new("/etc/sluice/hash.key"));
 }
 
 #[test]
-fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute() {
-    let config = parse(&good().to_string()).unwrap();
+fn relative_paths_of_acl_files_start_at_the_directory_of_the_configuration() {
+    let config = parse(&valid().to_string()).unwrap();
     assert!(
         config.acl_files().is_empty()
             && config.services().iter().all(|service| service.acl_files().is_empty())
     );
-    let mut document = good();
+    let mut document = valid();
     document["deny_file"] = json!("deny.txt");
     document["services"][1]["allow_file"] = json!("/etc/sluice/allow.txt");
     let config = parse(&document.to_string()).unwrap();
@@ -123,7 +123,7 @@ fn files_of_sources_lie_beside_the_configuration_unless_their_paths_are_absolute
 }
 
 #[test]
-fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
+fn a_rate_is_a_number_per_second_or_an_object_with_a_burst() {
     let rate =
         json!({ "packets": 1000, "source_new_connections": { "per_second": 5, "burst": 20 } });
     let config = parse(&with("/services/0/rate", rate)).unwrap();
@@ -140,20 +140,20 @@ fn a_rate_is_a_number_a_second_or_that_and_a_burst() {
 }
 
 #[test]
-fn an_instance_may_have_nothing_to_do() {
+fn an_instance_may_have_no_services() {
     let config = parse(&with("/services", json!([]))).unwrap();
     assert!(config.services().is_empty());
 }
 
 #[test]
-fn one_port_may_carry_both_protocols_and_one_address_several_ports() {
+fn a_port_may_have_both_protocols_and_an_address_several_ports() {
     for vip in ["203.0.113.10:443/udp", "203.0.113.10:80/tcp"] {
         assert!(parse(&with("/services/0/vips/-", json!(vip))).is_ok(), "{vip}");
     }
 }
 
 #[test]
-fn the_extremes_of_every_range_are_good() {
+fn the_bounds_of_ranges_are_valid() {
     for (pointer, value) in [
         ("/services/0/backends/0/weight", json!(0)),
         ("/services/0/backends/0/weight", json!(65535)),
@@ -179,13 +179,13 @@ fn text_that_is_not_json_is_refused_with_line_and_column() {
     for text in ["", "{", "{} x", "nonsense", &format!("{{\"version\": {}", "[".repeat(100_000))] {
         refused(text, None, "not JSON");
     }
-    refused(&format!("{} {{}}", good()), None, "trailing");
+    refused(&format!("{} {{}}", valid()), None, "trailing");
 }
 
 #[test]
 fn an_array_in_place_of_an_object_is_refused() {
     refused("[1]", None, "expected an object");
-    for (pointer, place) in [
+    for (pointer, location) in [
         ("/underlay", "underlay"),
         ("/limits", "limits"),
         ("/backends/0", "backends[0]"),
@@ -194,15 +194,15 @@ fn an_array_in_place_of_an_object_is_refused() {
     ] {
         refused(
             &with(pointer, json!(["web-1", "10.0.1.11"])),
-            Some(place),
+            Some(location),
             "expected an object such as",
         );
     }
 }
 
 #[test]
-fn another_version_is_named_before_its_unknown_fields() {
-    let mut document = good();
+fn another_version_is_refused_before_its_unknown_fields() {
+    let mut document = valid();
     document["version"] = json!(2);
     document["pools"] = json!([]);
     refused(&document.to_string(), Some("version"), "write \"version\": 1");
@@ -211,8 +211,8 @@ fn another_version_is_named_before_its_unknown_fields() {
 }
 
 #[test]
-fn a_missing_field_is_named() {
-    for (parent, field, place) in [
+fn a_missing_field_is_refused_with_its_name() {
+    for (parent, field, location) in [
         ("", "interfaces", None),
         ("", "underlay", None),
         ("", "hash_key_file", None),
@@ -224,15 +224,15 @@ fn a_missing_field_is_named() {
         ("/services/1", "backends", Some("services[1]")),
         ("/services/1/backends/0", "name", Some("services[1].backends[0]")),
     ] {
-        let mut document = good();
+        let mut document = valid();
         document.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field);
-        refused(&document.to_string(), place, &format!("missing field `{field}`"));
+        refused(&document.to_string(), location, &format!("missing field `{field}`"));
     }
 }
 
 #[test]
-fn an_unknown_field_is_answered_with_the_known_ones() {
-    for (pointer, place, known) in [
+fn an_unknown_field_is_refused_with_the_known_ones() {
+    for (pointer, location, known) in [
         ("/pools", "pools", "`services`"),
         ("/underlay/v5", "underlay.v5", "`v4`, `v6`"),
         ("/backends/0/weight", "backends[0].weight", "`draining`"),
@@ -240,14 +240,14 @@ fn an_unknown_field_is_answered_with_the_known_ones() {
         ("/services/0/port", "services[0].port", "`vips`"),
         ("/services/0/backends/0/wieght", "services[0].backends[0].wieght", "`weight`"),
     ] {
-        refused(&with(pointer, json!(1)), Some(place), known);
+        refused(&with(pointer, json!(1)), Some(location), known);
     }
     refused(&with("/limits", json!({ "flows": 1 })), Some("limits.flows"), "`connections`");
 }
 
 #[test]
-fn a_field_that_is_there_twice_is_refused_everywhere() {
-    let text = good().to_string();
+fn a_duplicate_field_is_refused_in_every_object() {
+    let text = valid().to_string();
     for (once, twice) in [
         ("\"version\":1", "\"version\":1,\"version\":1"),
         ("\"interfaces\":", "\"interfaces\":[],\"interfaces\":"),
@@ -258,15 +258,15 @@ fn a_field_that_is_there_twice_is_refused_everywhere() {
     ] {
         assert!(text.contains(once), "{once}");
         let error = parse(&text.replacen(once, twice, 1)).unwrap_err();
-        assert!(error.problem().contains("duplicate field"), "{error}");
+        assert!(error.message().contains("duplicate field"), "{error}");
     }
 }
 
 #[test]
 #[rustfmt::skip] // One case a line reads as a table.
-fn a_single_wrong_value_is_refused_at_its_place() {
+fn a_wrong_value_is_refused_with_its_location() {
     let many: Vec<Value> = (0..1_025).map(|_| json!({ "name": "web-1" })).collect();
-    for (pointer, value, place, words) in [
+    for (pointer, value, location, words) in [
         ("/instance", json!("Edge"), "instance", "1 to 32 characters of a-z"),
         ("/instance", json!("../x"), "instance", "not an instance name"),
         ("/interfaces", json!([]), "interfaces", "at least one interface"),
@@ -346,20 +346,20 @@ fn a_single_wrong_value_is_refused_at_its_place() {
         ("/services/0/backends/1/weight", json!(0.5), "services[0].backends[1].weight", "from 0 to 65535"),
         ("/services/0/backends/1/weight", json!("50"), "services[0].backends[1].weight", "from 0 to 65535"),
     ] {
-        refused(&with(pointer, value), Some(place), words);
+        refused(&with(pointer, value), Some(location), words);
     }
 }
 
 #[test]
 fn one_vip_belongs_to_one_service() {
-    let mut document = good();
+    let mut document = valid();
     document["services"][1]["vips"][0] = json!("203.0.113.10:443/tcp");
     refused(&document.to_string(), Some("services[1].vips[0]"), "already at services[0].vips[0]");
 }
 
 #[test]
 fn a_table_needs_a_slot_for_every_backend_with_weight() {
-    let mut document = good();
+    let mut document = valid();
     let names: Vec<String> = (0..252).map(|number| format!("b{number}")).collect();
     document["backends"] = names
         .iter()
@@ -415,18 +415,18 @@ fn pointers(value: &Value, prefix: String, into: &mut Vec<String>) {
 
 proptest! {
     #[test]
-    fn no_json_in_place_of_any_value_makes_the_parser_panic(which in any::<prop::sample::Index>(), value in any_json()) {
-        let mut document = good();
+    fn the_parser_never_panics_on_other_json_values(which in any::<prop::sample::Index>(), value in any_json()) {
+        let mut document = valid();
         let mut all = Vec::new();
         pointers(&document, String::new(), &mut all);
         *document.pointer_mut(&all[which.index(all.len())]).unwrap() = value;
         if let Err(error) = parse(&document.to_string()) {
-            prop_assert!(!error.problem().is_empty());
+            prop_assert!(!error.message().is_empty());
         }
     }
 
     #[test]
-    fn no_change_of_one_byte_makes_the_parser_panic(at in any::<prop::sample::Index>(), byte in 0_u8..128) {
+    fn the_parser_never_panics_after_a_change_of_one_byte(at in any::<prop::sample::Index>(), byte in 0_u8..128) {
         let mut text = EXAMPLE.as_bytes().to_vec();
         let at = at.index(text.len());
         text[at] = byte;
@@ -435,19 +435,19 @@ proptest! {
 }
 
 #[test]
-fn services_travel_in_ip_or_in_udp() {
-    let config = parse(&good().to_string()).unwrap();
+fn the_encapsulation_of_a_service_is_ipip_or_gue() {
+    let config = parse(&valid().to_string()).unwrap();
     assert_eq!(
         (config.services()[0].encapsulation(), config.underlay().gue_port),
         (Encapsulation::Ipip, 6080)
     );
     let gue = |zero_checksum| Encapsulation::Gue { zero_checksum };
-    for (said, meant) in [(json!("ipip"), Encapsulation::Ipip), (json!("gue"), gue(false))] {
-        let config = parse(&with("/services/0/encapsulation", said)).unwrap();
-        assert_eq!(config.services()[0].encapsulation(), meant);
+    for (word, expected) in [(json!("ipip"), Encapsulation::Ipip), (json!("gue"), gue(false))] {
+        let config = parse(&with("/services/0/encapsulation", word)).unwrap();
+        assert_eq!(config.services()[0].encapsulation(), expected);
         assert_eq!(config.services()[1].encapsulation(), Encapsulation::Ipip);
     }
-    let mut document = good();
+    let mut document = valid();
     document["services"][0]["encapsulation"] = json!("gue");
     for zero_checksum in [false, true] {
         document["services"][0]["udp_zero_checksum"] = json!(zero_checksum);
@@ -459,10 +459,10 @@ fn services_travel_in_ip_or_in_udp() {
 }
 
 #[test]
-fn what_gue_cannot_be_is_refused() {
-    let place = Some("services[0].encapsulation");
+fn wrong_gue_options_are_refused() {
+    let location = Some("services[0].encapsulation");
     for wrong in [json!("GUE"), json!("vxlan"), json!(true), json!(null)] {
-        refused(&with("/services/0/encapsulation", wrong), place, "\"ipip\" or \"gue\"");
+        refused(&with("/services/0/encapsulation", wrong), location, "\"ipip\" or \"gue\"");
     }
     for wrong in [json!(0), json!(65_536), json!("6080")] {
         refused(&with("/underlay/gue_port", wrong), Some("underlay.gue_port"), "from 1 to 65535");

@@ -1,4 +1,4 @@
-//! The VIP: what clients aim at.
+//! VIPs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,10 +38,10 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A VIP: (VIP address, port, protocol), written `203.0.113.10:443/tcp` or
+/// A VIP: VIP address, port and protocol, written as `203.0.113.10:443/tcp` or
 /// `[2001:db8::10]:443/udp`.
 ///
-/// Its address is a unicast address that can be routed to, or a prefix of them, written
+/// The address is a routable unicast address, or a prefix of such addresses as in
 /// `203.0.113.0/24:443/tcp`. Port 0 is any port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip {
@@ -51,11 +51,12 @@ pub struct Vip {
 }
 
 impl Vip {
-    /// A VIP of these three; `port` is in host byte order, 0 for any.
+    /// `port` is in host byte order, 0 for any port.
     ///
     /// # Errors
-    /// [`VipError`] when the prefix has bits behind its length, or when its first or last address
-    /// is not a unicast address that clients can be routed to.
+    ///
+    /// [`VipError`] when the prefix has bits beyond its length, or when its first or last address
+    /// is not a routable unicast address.
     pub fn new(prefix: impl Into<IpNet>, port: u16, protocol: Protocol) -> Result<Self, VipError> {
         let prefix = prefix.into();
         if prefix.trunc() != prefix {
@@ -69,25 +70,25 @@ impl Vip {
         Ok(Self { prefix, port, protocol })
     }
 
-    /// The VIP address as a prefix: all its bits when it is one address.
+    /// The VIP address or prefix. A single address is a prefix of full length.
     #[must_use]
     pub const fn prefix(&self) -> IpNet {
         self.prefix
     }
 
-    /// The VIP address, or the first one of the prefix.
+    /// The VIP address, or the first address of the prefix.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.prefix.addr()
     }
 
-    /// Whether it is more than one address.
+    /// Whether the VIP has more than one address.
     #[must_use]
     pub fn is_prefix(&self) -> bool {
         self.prefix.prefix_len() < self.prefix.max_prefix_len()
     }
 
-    /// The port in host byte order; 0 is any port.
+    /// The port in host byte order, 0 for any port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
@@ -113,15 +114,15 @@ impl fmt::Display for Vip {
     }
 }
 
-/// Why a text or a triple is no [`Vip`].
+/// The reason why a text or its parts are not a [`Vip`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VipError {
-    /// The text has not the form of a VIP.
+    /// The text has another form.
     #[error(
         "{0:?} is not a VIP; write it as \"203.0.113.10:443/tcp\" or \"[2001:db8::10]:443/udp\""
     )]
     Form(String),
-    /// The protocol is one that Sluice does not balance.
+    /// The protocol is not balanced.
     #[error(
         "{0:?} is not a protocol that Sluice balances; write \"tcp\" or \"udp\" after the slash"
     )]
@@ -133,15 +134,15 @@ pub enum VipError {
     Address {
         /// The address.
         address: IpAddr,
-        /// What kind of address it is, with its article.
+        /// The kind of address, with its article.
         kind: &'static str,
     },
-    /// The prefix has bits behind its length.
-    #[error("{prefix} has bits behind its {length} that count; write {right}", length = prefix.prefix_len())]
+    /// The prefix has bits beyond its length.
+    #[error("{prefix} has bits beyond its length; write {right}")]
     Bits {
-        /// The prefix as it was written.
+        /// The prefix as written.
         prefix: IpNet,
-        /// The prefix that it is part of.
+        /// The prefix without these bits.
         right: IpNet,
     },
 }
@@ -166,7 +167,7 @@ impl FromStr for Vip {
                 .or_else(|| address.parse().map(|v4: Ipv4Addr| IpAddr::V4(v4).into()).ok()),
         }
         .ok_or_else(form)?;
-        // `parse` alone would take "+443" and "0443" too, and one VIP would have several spellings.
+        // `parse` accepts "+443" and "0443" as well, and one VIP would have several spellings.
         let plain = port.bytes().all(|byte| byte.is_ascii_digit())
             && (port == "0" || !port.starts_with('0'));
         let port = port.parse().ok().filter(|_| plain).ok_or_else(form)?;
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vip_reads_as_it_is_written() {
+    fn a_vip_is_displayed_in_canonical_form() {
         let vip: Vip = "[2001:db8:0::10]:53/udp".parse().unwrap();
         assert_eq!(vip.address(), "2001:db8::10".parse::<IpAddr>().unwrap());
         assert_eq!((vip.port(), vip.protocol()), (53, Protocol::Udp));
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_another_form_is_answered_with_an_example() {
+    fn a_text_of_another_form_is_refused_with_an_example() {
         for text in [
             "",
             "203.0.113.10",
@@ -235,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn port_0_is_any_port_and_prefixes_stand_before_the_port() {
+    fn port_0_is_any_port_and_a_prefix_precedes_the_port() {
         assert_eq!("203.0.113.10:0/tcp".parse::<Vip>().unwrap().port(), 0);
         for text in ["203.0.113.0/24:443/tcp", "[2001:db8:1::/48]:0/udp"] {
             let vip: Vip = text.parse().unwrap();
             assert_eq!((vip.to_string().as_str(), vip.is_prefix()), (text, true));
         }
-        // All bits count: the same VIP as without a length.
+        // A prefix of full length is the same VIP as the address.
         assert_eq!("203.0.113.10/32:443/tcp".parse::<Vip>(), "203.0.113.10:443/tcp".parse());
         assert!(error("203.0.113.10/24:443/tcp").contains("write 203.0.113.0/24"));
         for text in
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_named() {
+    fn other_protocols_are_refused_with_the_supported_ones() {
         for text in ["203.0.113.10:443/sctp", "203.0.113.10:443/TCP"] {
             assert!(error(text).contains("write \"tcp\" or \"udp\""), "{text}");
         }
@@ -260,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_vip_survives_text_and_json(
+        fn every_vip_is_equal_after_text_and_json(
             address in prop_oneof![
                 any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
                 any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
@@ -278,7 +279,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "[\\[\\]:./0-9a-ftcpud%+]{0,40}") {
+        fn the_parser_never_panics(text in "[\\[\\]:./0-9a-ftcpud%+]{0,40}") {
             if let Ok(vip) = text.parse::<Vip>() {
                 prop_assert_eq!(vip.to_string().parse(), Ok(vip));
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{PingPolicy, UnlistedPolicy};
 
 #[test]
-fn an_address_has_the_policy_that_is_written_and_the_default_otherwise() {
+fn fields_of_a_policy_have_defaults() {
     let policies = json!([
         { "address": "203.0.113.10", "ping": "host", "unlisted": "drop", "allow_host_address": true },
         { "address": "2001:db8:f::10/128", "ping": "forward" }
@@ -17,21 +17,25 @@ fn an_address_has_the_policy_that_is_written_and_the_default_otherwise() {
     );
     assert!(four.allow_host_address() && !six.allow_host_address());
     assert_eq!((six.ping(), six.unlisted()), (PingPolicy::Forward, UnlistedPolicy::Pass));
-    assert!(parse(&good().to_string()).unwrap().addresses().is_empty());
+    assert!(parse(&valid().to_string()).unwrap().addresses().is_empty());
 }
 
 #[test]
-fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
+fn a_policy_needs_the_address_of_a_vip_and_is_unique() {
     let at = |address: &str| json!([{ "address": address }]);
-    let place = Some("addresses[0].address");
-    refused(&with("/addresses", at("203.0.113.11")), place, "no VIP has the address 203.0.113.11");
+    let location = Some("addresses[0].address");
+    refused(
+        &with("/addresses", at("203.0.113.11")),
+        location,
+        "no VIP has the address 203.0.113.11",
+    );
     refused(
         &with("/addresses", at("203.0.113.0/24")),
-        place,
+        location,
         "no VIP has the address 203.0.113.0/24",
     );
-    refused(&with("/addresses", at("203.0.113.10/24")), place, "write 203.0.113.0/24");
-    refused(&with("/addresses", at("www")), place, "an address such as");
+    refused(&with("/addresses", at("203.0.113.10/24")), location, "write 203.0.113.0/24");
+    refused(&with("/addresses", at("www")), location, "an address such as");
     refused(
         &with("/addresses", json!(["203.0.113.10"])),
         Some("addresses[0]"),
@@ -63,8 +67,8 @@ fn a_policy_is_for_an_address_of_a_vip_and_the_only_one() {
 }
 
 #[test]
-fn forwarded_pings_count_among_the_vips() {
-    let mut config = good();
+fn addresses_that_forward_pings_count_as_vips() {
+    let mut config = valid();
     config["limits"] = json!({ "vips": 2 });
     assert!(parse(&config.to_string()).is_ok());
     config["addresses"] = json!([{ "address": "203.0.113.10", "ping": "answer" }]);

@@ -92,7 +92,7 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
 proptest! {
     #[test]
     fn valid_documents_survive_writing(values in prop::sample::subsequence(valid_values(), 0..12)) {
-        let mut document = good();
+        let mut document = valid();
         for (pointer, value) in values {
             set(&mut document, pointer, value);
         }
@@ -102,7 +102,7 @@ proptest! {
 
     #[test]
     fn the_schema_accepts_every_document_that_parses(which in any::<prop::sample::Index>(), value in any_json()) {
-        let mut document = good();
+        let mut document = valid();
         let mut all = Vec::new();
         pointers(&document, String::new(), &mut all);
         *document.pointer_mut(&all[which.index(all.len())]).unwrap() = value;
@@ -113,7 +113,7 @@ proptest! {
 #[test]
 fn each_valid_value_survives_writing() {
     for (pointer, value) in valid_values() {
-        let mut document = good();
+        let mut document = valid();
         match pointer {
             "/services/0/udp_zero_checksum" => {
                 set(&mut document, "/services/0/encapsulation", json!("gue"));
@@ -141,7 +141,7 @@ fn the_examples_of_the_reference_survive_writing() {
         let text = format!("{{ {} }}", block.replace("[ ... ]", "[{ \"name\": \"web-1\" }]"));
         let fields: Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        let mut document = good();
+        let mut document = valid();
         for (name, value) in fields.as_object().unwrap() {
             let parent = if ["rate", "quic"].contains(&name.as_str()) { "/services/0" } else { "" };
             set(&mut document, &format!("{parent}/{name}"), value.clone());
@@ -178,7 +178,7 @@ fn the_schema_refuses_wrong_forms() {
         ("/services/0/backends/0/weight", json!(65_536)),
         ("/addresses", json!([{ "address": "203.0.113.10", "force": true }])),
     ] {
-        let mut document = good();
+        let mut document = valid();
         set(&mut document, pointer, value);
         assert!(parse(&document.to_string()).is_err(), "{pointer}");
         assert!(!VALIDATOR.is_valid(&document), "the schema accepts {document:#}");
@@ -235,7 +235,7 @@ fn fill_defaults(schema: &Value, value: &mut Value) {
 
 #[test]
 fn the_defaults_of_the_schema_are_those_of_the_parser() {
-    let mut document = good();
+    let mut document = valid();
     document["addresses"] = json!([{ "address": "203.0.113.10" }]);
     let expected = parse(&document.to_string()).unwrap();
     let mut filled = document.clone();

@@ -1,5 +1,4 @@
-//! Every limit: the most that is allowed is accepted, and one more is refused where it stands, with
-//! what to do about it.
+//! Limits: the maximum is accepted, and one more is refused with its location and a remedy.
 
 use super::*;
 use crate::config::limits::{
@@ -7,26 +6,26 @@ use crate::config::limits::{
     MAX_SERVICES, MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
 };
 
-/// `at_most` is accepted; `beyond` is refused at `place` with `words`.
+/// Checks that `at_most` is accepted, and `beyond` is refused at `location` with `words`.
 #[track_caller]
-fn limit(at_most: &str, beyond: &str, place: &str, words: &str) {
+fn limit(at_most: &str, beyond: &str, location: &str, words: &str) {
     if let Err(error) = parse(at_most) {
-        panic!("the most that is allowed is refused: {error}");
+        panic!("the maximum is refused: {error}");
     }
-    refused(beyond, Some(place), words);
+    refused(beyond, Some(location), words);
 }
 
-/// The good configuration with all the room that limits can make.
-fn roomy() -> Value {
-    let mut document = good();
+/// The valid configuration with the largest `limits`.
+fn largest() -> Value {
+    let mut document = valid();
     document["limits"] =
         json!({ "services": MAX_SERVICES, "backends": MAX_BACKENDS, "vips": MAX_VIPS });
     document
 }
 
-/// So many services, with so many VIPs each.
+/// `count` services with `vips` VIPs each.
 fn with_services(count: u32, vips: u32) -> Value {
-    let mut document = roomy();
+    let mut document = largest();
     document["services"] = (0..count)
         .map(|number| {
             let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + number);
@@ -37,9 +36,9 @@ fn with_services(count: u32, vips: u32) -> Value {
     document
 }
 
-/// So many backends, and one service with so many of them.
+/// `count` backends, and one service with the first `of_service` of them.
 fn with_backends(count: u32, of_service: usize) -> Value {
-    let mut document = roomy();
+    let mut document = largest();
     document["backends"] = (0..count)
         .map(|number| {
             let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + number);
@@ -63,7 +62,7 @@ fn an_instance_has_at_most_4096_services() {
         "4097 services are more than an instance can have",
     );
     let error = parse(&beyond).unwrap_err();
-    assert!(error.problem().ends_with("4096; remove some"), "{error}");
+    assert!(error.message().ends_with("4096; remove some"), "{error}");
     let room = |services: u32| with("/limits", json!({ "services": services }));
     limit(&room(4_096), &room(4_097), "limits.services", "from 1 to 4096");
 }
@@ -82,7 +81,7 @@ fn an_instance_has_at_most_65535_backends() {
 }
 
 #[test]
-fn an_instance_has_at_most_65536_vips_with_the_addresses_that_forward_pings() {
+fn an_instance_has_at_most_65536_vips_and_addresses_that_forward_pings() {
     let most = with_services(4_096, 16);
     let mut beyond = most.clone();
     beyond["services"][7]["vips"].as_array_mut().unwrap().push(json!("203.0.113.10:80/udp"));
@@ -96,7 +95,7 @@ fn an_instance_has_at_most_65536_vips_with_the_addresses_that_forward_pings() {
 }
 
 #[test]
-fn what_is_within_the_most_but_not_within_limits_is_told_to_raise_them() {
+fn a_configuration_above_its_limits_is_refused_with_the_limit_to_raise() {
     let beyond = |limits: Value, document: Value| {
         let mut document = document;
         document["limits"] = limits;
@@ -105,7 +104,7 @@ fn what_is_within_the_most_but_not_within_limits_is_told_to_raise_them() {
     let raise = |what: &str, limit: u32, most: u32| {
         format!("limits.{what}, {limit}; raise it (to at most {most})")
     };
-    for (document, place, what, held, most) in [
+    for (document, location, what, held, most) in [
         (with_services(257, 1), "services", "services", 256, MAX_SERVICES),
         (with_services(1, 257), "services", "vips", 256, MAX_VIPS),
         (with_backends(257, 1), "backends", "backends", 256, MAX_BACKENDS),
@@ -114,7 +113,7 @@ fn what_is_within_the_most_but_not_within_limits_is_told_to_raise_them() {
             beyond(json!({ what: held + 1 }), document.clone()),
             beyond(json!({ what: held }), document),
         );
-        limit(&fits, &over, place, &raise(what, held, most));
+        limit(&fits, &over, location, &raise(what, held, most));
     }
 }
 
@@ -130,7 +129,7 @@ fn a_service_has_at_most_1024_backends() {
 }
 
 #[test]
-fn a_connection_table_has_1024_to_16777216_flows_among_them_a_million() {
+fn a_connection_table_has_1024_to_16777216_flows() {
     let room = |connections: u32| with("/limits", json!({ "connections": connections }));
     assert_eq!((MIN_CONNECTIONS, MAX_CONNECTIONS), (1_024, 16_777_216));
     limit(
@@ -151,7 +150,7 @@ fn a_connection_table_has_1024_to_16777216_flows_among_them_a_million() {
 #[test]
 fn a_table_has_251_to_5000011_slots() {
     let size = |slots: u32| with("/services/0/table_size", json!(slots));
-    // The next primes beyond.
+    // The next primes outside of the range.
     limit(&size(5_000_011), &size(5_000_077), "services[0].table_size", "5000011");
     limit(&size(251), &size(241), "services[0].table_size", "251");
 }
@@ -171,29 +170,29 @@ fn a_weight_is_at_most_65535() {
 fn a_rate_is_at_most_ten_million_and_its_burst_16777215() {
     assert_eq!((MAX_RATE, MAX_BURST), (10_000_000, 16_777_215));
     for field in ["packets", "new_connections", "source_packets", "source_new_connections"] {
-        let place = format!("services[0].rate.{field}");
+        let location = format!("services[0].rate.{field}");
         let rate = |rate: u32| with("/services/0/rate", json!({ field: rate }));
-        limit(&rate(MAX_RATE), &rate(MAX_RATE + 1), &place, "from 1 to 10000000");
+        limit(&rate(MAX_RATE), &rate(MAX_RATE + 1), &location, "from 1 to 10000000");
         let burst = |per_second: u32, burst: u32| {
             with("/services/0/rate", json!({ field: { "per_second": per_second, "burst": burst } }))
         };
         limit(
             &burst(1, MAX_BURST),
             &burst(1, MAX_BURST + 1),
-            &format!("{place}.burst"),
+            &format!("{location}.burst"),
             "from 1 to 16777215",
         );
         limit(
             &burst(MAX_RATE, 1),
             &burst(MAX_RATE + 1, 1),
-            &format!("{place}.per_second"),
+            &format!("{location}.per_second"),
             "from 1 to 10000000",
         );
     }
 }
 
 #[test]
-fn an_underlay_carries_packets_of_1280_to_65535_bytes() {
+fn the_mtu_of_an_underlay_is_1280_to_65535() {
     let mtu = |mtu: u32| with("/underlay/mtu", json!(mtu));
     limit(&mtu(MAX_MTU), &mtu(MAX_MTU + 1), "underlay.mtu", "from 1280 to 65535");
     limit(&mtu(MIN_MTU), &mtu(MIN_MTU - 1), "underlay.mtu", "from 1280 to 65535");
@@ -215,8 +214,8 @@ fn names_have_at_most_63_characters_instances_32_and_interfaces_15() {
         "interfaces[0]",
         "1 to 15 bytes",
     );
-    // A backend's name is in its services, too.
-    let mut document = good();
+    // The backend's name also occurs in its services.
+    let mut document = valid();
     for length in [63, 64] {
         let name = json!("a".repeat(length));
         document["backends"][1]["name"] = name.clone();

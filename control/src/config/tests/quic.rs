@@ -11,7 +11,7 @@ fn one(backend: &str, id: &str) -> Value {
 }
 
 #[test]
-fn a_service_has_configurations_each_with_server_ids_of_one_length() {
+fn server_ids_of_a_configuration_have_one_length() {
     let ids =
         json!([{ "backend": "web-1", "id": "c4605e" }, { "backend": "web-2", "id": "C4605F" }]);
     let longest = "00112233445566778899aabbccddee";
@@ -38,11 +38,11 @@ fn a_backend_may_have_several_ids_and_an_id_may_be_in_several_configurations() {
 }
 
 #[test]
-fn what_no_connection_id_can_say_is_refused() {
-    let refused = |quic: Value, place: &str, words: &str| {
+fn wrong_quic_configurations_are_refused() {
+    let refused = |quic: Value, location: &str, words: &str| {
         super::refused(
             &with("/services/0/quic", quic),
-            Some(&format!("services[0].quic{place}")),
+            Some(&format!("services[0].quic{location}")),
             words,
         );
     };
@@ -84,7 +84,7 @@ fn what_no_connection_id_can_say_is_refused() {
 }
 
 #[test]
-fn a_server_id_is_given_to_a_backend_of_the_service() {
+fn the_backend_of_a_server_id_is_a_backend_of_the_service() {
     let quic = |backend: &str| json!([config(0, 3, one(backend, "c4605e"))]);
     let refused = |service: usize, backend: &str, words: &str| {
         let text = with(&format!("/services/{service}/quic"), quic(backend));
@@ -96,14 +96,14 @@ fn a_server_id_is_given_to_a_backend_of_the_service() {
     };
     refused(0, "web1", "did you mean \"web-1\"?");
     refused(0, "elsewhere", "with a weight of 0");
-    // There is such a backend, but not in this service.
+    // The backend exists, but not in this service.
     refused(1, "web-1", "the service has no backend \"web-1\"; did you mean \"web-2\"?");
 }
 
 #[test]
-fn server_ids_count_against_the_limit_of_backends() {
+fn the_number_of_server_ids_is_limited_by_the_capacity_of_backends() {
     let ids = json!([{ "backend": "web-1", "id": "01" }, { "backend": "web-1", "id": "02" }]);
-    let mut document = good();
+    let mut document = valid();
     document["limits"] = json!({ "backends": 2 });
     document["services"][0]["quic"] = json!([config(0, 1, ids)]);
     assert!(parse(&document.to_string()).is_ok());

@@ -1,11 +1,12 @@
-//! Routes: clients of a service that are another's.
+//! Routes.
 
 use super::*;
 use crate::config::limits;
 
-/// The good configuration with a third service without VIPs, and routes of the first one.
+/// The valid configuration with a third service, which has no VIPs, and with routes of the first
+/// service.
 fn routed(routes: Value) -> Value {
-    let mut document = good();
+    let mut document = valid();
     let near = json!({ "name": "near", "vips": [], "backends": [{ "name": "web-1" }] });
     document["services"].as_array_mut().unwrap().push(near);
     document["services"][0]["routes"] = routes;
@@ -13,7 +14,7 @@ fn routed(routes: Value) -> Value {
 }
 
 #[test]
-fn a_route_leads_prefixes_of_both_families_to_another_service_which_needs_no_vips() {
+fn a_route_has_prefixes_of_both_families_and_a_target_that_needs_no_vips() {
     let routes = json!([
         { "sources": ["198.51.100.0/24", "2001:db8:99::/48"], "service": "near" },
         { "sources": ["198.51.100.7", "0.0.0.0/0"], "service": "six" }
@@ -31,11 +32,11 @@ fn a_route_leads_prefixes_of_both_families_to_another_service_which_needs_no_vip
 }
 
 #[test]
-fn what_a_route_cannot_say_is_refused() {
-    let refused = |routes: Value, place: &str, words: &str| {
+fn wrong_routes_are_refused() {
+    let refused = |routes: Value, location: &str, words: &str| {
         super::refused(
             &routed(routes).to_string(),
-            Some(&format!("services[0].routes{place}")),
+            Some(&format!("services[0].routes{location}")),
             words,
         );
     };
@@ -84,7 +85,7 @@ fn a_client_is_routed_once() {
 }
 
 #[test]
-fn a_service_without_vips_is_one_to_which_a_route_leads_and_has_no_lists() {
+fn a_service_without_vips_is_the_target_of_a_route_and_has_no_acls() {
     refused(
         &routed(json!([])).to_string(),
         Some("services[2].vips"),
@@ -100,7 +101,7 @@ fn a_service_without_vips_is_one_to_which_a_route_leads_and_has_no_lists() {
 }
 
 #[test]
-fn routes_have_a_limit() {
+fn the_number_of_routes_is_limited() {
     let prefixes = |count: u32| {
         (0..count).map(|i| json!(std::net::Ipv4Addr::from(i << 8).to_string())).collect::<Vec<_>>()
     };

@@ -1,4 +1,4 @@
-//! What may be said of sizes.
+//! Packet sizes.
 
 use serde_json::json;
 
@@ -6,11 +6,11 @@ use super::{Config, parse, refused, with};
 use crate::config::OversizePolicy;
 
 #[test]
-fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
-    let said = |config: &Config| (config.clamp_mss(), config.underlay().mtu);
-    assert_eq!(said(&parse(&with("/version", json!(1))).unwrap()), (true, None));
-    assert_eq!(said(&parse(&with("/clamp_mss", json!(false))).unwrap()), (false, None));
-    assert_eq!(said(&parse(&with("/underlay/mtu", json!(1280))).unwrap()), (true, Some(1280)));
+fn the_mss_is_clamped_by_default_and_the_mtu_is_that_of_interfaces() {
+    let fields = |config: &Config| (config.clamp_mss(), config.underlay().mtu);
+    assert_eq!(fields(&parse(&with("/version", json!(1))).unwrap()), (true, None));
+    assert_eq!(fields(&parse(&with("/clamp_mss", json!(false))).unwrap()), (false, None));
+    assert_eq!(fields(&parse(&with("/underlay/mtu", json!(1280))).unwrap()), (true, Some(1280)));
     refused(&with("/clamp_mss", json!(1440)), Some("clamp_mss"), "expected a boolean");
     for mtu in [1279, 65_536] {
         refused(
@@ -22,15 +22,15 @@ fn the_mss_is_clamped_by_what_interfaces_say_unless_told_otherwise() {
 }
 
 #[test]
-fn a_service_says_what_becomes_of_what_does_not_fit() {
-    let said = |text: &str| parse(text).unwrap().services()[0].too_big();
-    assert_eq!(said(&with("/version", json!(1))), OversizePolicy::Reject);
-    for (word, meant) in [
+fn a_service_has_a_policy_for_oversized_packets() {
+    let policy = |text: &str| parse(text).unwrap().services()[0].too_big();
+    assert_eq!(policy(&with("/version", json!(1))), OversizePolicy::Reject);
+    for (word, expected) in [
         ("reject", OversizePolicy::Reject),
         ("drop", OversizePolicy::Drop),
         ("resegment", OversizePolicy::Resegment),
     ] {
-        assert_eq!(said(&with("/services/0/too_big", json!(word))), meant);
+        assert_eq!(policy(&with("/services/0/too_big", json!(word))), expected);
     }
     refused(
         &with("/services/0/too_big", json!("cut")),
@@ -40,7 +40,7 @@ fn a_service_says_what_becomes_of_what_does_not_fit() {
 }
 
 #[test]
-fn who_calls_the_underlay_larger_says_how_large_it_is() {
+fn jumbo_needs_a_stated_mtu_of_the_underlay() {
     let mut document: serde_json::Value =
         serde_json::from_str(&with("/services/0/too_big", json!("jumbo"))).unwrap();
     refused(&document.to_string(), Some("services[0].too_big"), "it has none");

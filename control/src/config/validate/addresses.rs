@@ -18,19 +18,19 @@ pub(super) fn validate(
     let mut unique = Unique::new();
     let mut policies = Vec::with_capacity(raw.len());
     for (index, Object(raw)) in raw.iter().enumerate() {
-        let place = format!("addresses[{index}].address");
+        let location = format!("addresses[{index}].address");
         let Text(address) = raw.address;
         let AddressOrPrefix(prefix) = address;
         let mut prefixes = services.iter().flat_map(ServiceConfig::vips).map(Vip::prefix);
         if !prefixes.any(|vip| vip == prefix) {
             return Err(Problem::new(
-                place,
+                location,
                 format!(
                     "no VIP has the address {address}; write an address or prefix as in a service's \"vips\""
                 ),
             ));
         }
-        unique.insert(prefix, place, |prefix| format!("{prefix}"))?;
+        unique.insert(prefix, location, |prefix| format!("{prefix}"))?;
         policies.push(AddressPolicy {
             prefix,
             ping: raw.ping,

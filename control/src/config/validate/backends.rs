@@ -20,15 +20,15 @@ pub(super) fn validate(
     let mut addresses = Unique::new();
     let mut backends = Vec::with_capacity(raw.len());
     for (index, Object(raw)) in raw.into_iter().enumerate() {
-        let place = format!("backends[{index}].name");
-        let name = names::name(&raw.name).map_err(at(&*place))?;
-        names.insert(raw.name, place, |name| format!("backend name {name:?}"))?;
-        let place = format!("backends[{index}].address");
-        let AddressPair { v4, v6 } = address_pair(raw.address, &place)?;
+        let location = format!("backends[{index}].name");
+        let name = names::name(&raw.name).map_err(at(&*location))?;
+        names.insert(raw.name, location, |name| format!("backend name {name:?}"))?;
+        let location = format!("backends[{index}].address");
+        let AddressPair { v4, v6 } = address_pair(raw.address, &location)?;
         let backend = BackendConfig { name, v4, v6, draining: raw.draining };
         for address in backend.addresses() {
-            check_address(address, underlay, &place)?;
-            addresses.insert(address, place.clone(), |address| format!("address {address}"))?;
+            check_address(address, underlay, &location)?;
+            addresses.insert(address, location.clone(), |address| format!("address {address}"))?;
         }
         backends.push(backend);
     }
@@ -37,27 +37,27 @@ pub(super) fn validate(
 
 fn address_pair(
     raw: ScalarOrObject<IpAddr, AddressPair>,
-    place: &str,
+    location: &str,
 ) -> Result<AddressPair, Problem> {
     match raw {
         ScalarOrObject::Scalar(IpAddr::V4(v4)) => Ok(AddressPair { v4: Some(v4), v6: None }),
         ScalarOrObject::Scalar(IpAddr::V6(v6)) => Ok(AddressPair { v4: None, v6: Some(v6) }),
         ScalarOrObject::Object(AddressPair { v4: None, v6: None }) => Err(Problem::new(
-            place,
+            location,
             "no address; write \"v4\", \"v6\" or both, such as { \"v4\": \"10.0.1.11\" }",
         )),
         ScalarOrObject::Object(pair) => Ok(pair),
     }
 }
 
-fn check_address(address: IpAddr, underlay: Underlay, place: &str) -> Result<(), Problem> {
-    check_usable(address, || place.to_owned(), "a backend's address")?;
+fn check_address(address: IpAddr, underlay: Underlay, location: &str) -> Result<(), Problem> {
+    check_usable(address, || location.to_owned(), "a backend's address")?;
     let sources = underlay
         .own_prefixes()
         .find(|own| own.prefix_len() < own.max_prefix_len() && own.contains(&address));
     if let Some(sources) = sources {
         return Err(Problem::new(
-            place,
+            location,
             format!(
                 "{address} is in {sources}, the prefix of the sources of outer headers (underlay); write the backend host's address"
             ),
@@ -65,7 +65,7 @@ fn check_address(address: IpAddr, underlay: Underlay, place: &str) -> Result<(),
     }
     if underlay.address_for(address) == Some(address) {
         return Err(Problem::new(
-            place,
+            location,
             format!(
                 "{address} is also the balancer's own address (underlay); write the backend host's address"
             ),

@@ -34,7 +34,7 @@ pub(super) fn check_limit(count: usize, limit: Limit, capacity: u32) -> Result<(
     let what = limit.name();
     let most = Capacities::MAX.get(limit);
     // VIPs are fields of services.
-    let place = if limit == Limit::Vips { "services" } else { what };
+    let location = if limit == Limit::Vips { "services" } else { what };
     let message = if capacity == most {
         format!("{count} {what} are more than an instance can have, {most}; remove some")
     } else {
@@ -42,18 +42,18 @@ pub(super) fn check_limit(count: usize, limit: Limit, capacity: u32) -> Result<(
             "{count} {what} are more than limits.{what}, {capacity}; raise it (to at most {most}) or remove some"
         )
     };
-    Err(Problem::new(place, message))
+    Err(Problem::new(location, message))
 }
 
 /// Refuses an address to which packets cannot be routed. `role` completes "cannot be".
 pub(super) fn check_usable(
     address: IpAddr,
-    place: impl Fn() -> String,
+    location: impl Fn() -> String,
     role: &str,
 ) -> Result<(), Problem> {
     match unusable(address) {
         Some(kind) => Err(Problem::new(
-            place(),
+            location(),
             format!(
                 "{address} is {kind}, which cannot be {role}; use a unicast address of the host"
             ),

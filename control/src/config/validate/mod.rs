@@ -59,9 +59,9 @@ fn interfaces(raw: Vec<String>) -> Result<Vec<String>, Problem> {
     }
     let mut seen = Unique::new();
     for (index, name) in raw.iter().enumerate() {
-        let place = format!("interfaces[{index}]");
-        interface_name(name).map_err(at(&*place))?;
-        seen.insert(name.as_str(), place, |name| format!("interface {name:?}"))?;
+        let location = format!("interfaces[{index}]");
+        interface_name(name).map_err(at(&*location))?;
+        seen.insert(name.as_str(), location, |name| format!("interface {name:?}"))?;
     }
     Ok(raw)
 }

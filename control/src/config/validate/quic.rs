@@ -9,45 +9,45 @@ use crate::config::problem::{Problem, Unique};
 use crate::config::syntax::{Object, Text};
 use crate::config::{limits, names};
 
-/// Checks the QUIC-LB configurations of the service at `place` with the backends `members`.
+/// Checks the QUIC-LB configurations of the service at `location` with the backends `members`.
 pub(super) fn validate(
     raw: &[Object<RawQuicConfig>],
-    place: &str,
+    location: &str,
     members: &[ServiceBackend],
     by_name: &HashMap<&str, usize>,
 ) -> Result<Vec<QuicConfig>, Problem> {
     let mut rotations = Unique::new();
     let mut configs = Vec::with_capacity(raw.len());
     for (index, Object(raw)) in raw.iter().enumerate() {
-        let place = format!("{place}.quic[{index}]");
+        let location = format!("{location}.quic[{index}]");
         let rotation = raw.rotation.0;
-        rotations.insert(rotation, format!("{place}.rotation"), |rotation| {
+        rotations.insert(rotation, format!("{location}.rotation"), |rotation| {
             format!("rotation {rotation}")
         })?;
         if raw.server_ids.is_empty() {
             return Err(Problem::new(
-                format!("{place}.server_ids"),
+                format!("{location}.server_ids"),
                 "empty; give a server ID to at least one backend, or remove the configuration",
             ));
         }
         let mut ids = Unique::new();
         let mut servers = Vec::with_capacity(raw.server_ids.len());
         for (number, Object(RawServerId { backend, id })) in raw.server_ids.iter().enumerate() {
-            let place = format!("{place}.server_ids[{number}]");
+            let location = format!("{location}.server_ids[{number}]");
             let backend = member(backend, members, by_name)
-                .map_err(|message| Problem::new(format!("{place}.backend"), message))?;
+                .map_err(|message| Problem::new(format!("{location}.backend"), message))?;
             let Text(HexOctets(id)) = id;
             let length = raw.server_id_length.0;
             if id.len() != length as usize {
                 return Err(Problem::new(
-                    format!("{place}.id"),
+                    format!("{location}.id"),
                     format!(
                         "{} octets, and server_id_length is {length}; all server IDs of a configuration have that length",
                         id.len()
                     ),
                 ));
             }
-            ids.insert(id.clone(), format!("{place}.id"), |_| "the server ID".to_owned())?;
+            ids.insert(id.clone(), format!("{location}.id"), |_| "the server ID".to_owned())?;
             servers.push((id.clone(), backend));
         }
         configs.push(QuicConfig { rotation: rotation as u8, servers });

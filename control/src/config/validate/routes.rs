@@ -27,20 +27,20 @@ pub(super) fn validate(
     for (index, routes) in raw.iter().enumerate() {
         let mut unique = Unique::new();
         for (number, Object(route)) in routes.iter().enumerate() {
-            let place = format!("services[{index}].routes[{number}]");
+            let location = format!("services[{index}].routes[{number}]");
             let target = target(&route.service, index, &by_name, raw)
-                .map_err(at(format!("{place}.service")))?;
+                .map_err(at(format!("{location}.service")))?;
             is_target[target] = true;
             if route.sources.is_empty() {
                 return Err(Problem::new(
-                    format!("{place}.sources"),
+                    format!("{location}.sources"),
                     "empty; write at least one prefix such as \"198.51.100.0/24\", or remove the route",
                 ));
             }
             for (position, Text(AddressOrPrefix(clients))) in route.sources.iter().enumerate() {
-                let place = format!("{place}.sources[{position}]");
-                check_mapped(*clients).map_err(at(&*place))?;
-                unique.insert(*clients, place, |clients| format!("prefix {clients}"))?;
+                let location = format!("{location}.sources[{position}]");
+                check_mapped(*clients).map_err(at(&*location))?;
+                unique.insert(*clients, location, |clients| format!("prefix {clients}"))?;
                 services[index].routes.push(Route { clients: *clients, service: target });
             }
         }

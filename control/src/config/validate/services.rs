@@ -42,21 +42,22 @@ pub(super) fn validate(
     let mut services = Vec::with_capacity(raw.len());
     let mut raw_routes = Vec::with_capacity(raw.len());
     for (index, Object(raw)) in raw.into_iter().enumerate() {
-        let place = format!("services[{index}]");
-        let name_place = format!("{place}.name");
-        let name = names::name(&raw.name).map_err(at(&*name_place))?;
-        names.insert(raw.name, name_place, |name| format!("service name {name:?}"))?;
+        let location = format!("services[{index}]");
+        let name_location = format!("{location}.name");
+        let name = names::name(&raw.name).map_err(at(&*name_location))?;
+        names.insert(raw.name, name_location, |name| format!("service name {name:?}"))?;
         let vips: Vec<Vip> = raw.vips.into_iter().map(|Text(vip)| vip).collect();
-        check_vips(&vips, &place, underlay, &hosts, &mut unique_vips)?;
-        let members = service_backends(&raw.backends, &place, backends, &by_name)?;
+        check_vips(&vips, &location, underlay, &hosts, &mut unique_vips)?;
+        let members = service_backends(&raw.backends, &location, backends, &by_name)?;
         let table_size = TableSize::new(raw.table_size.0)
-            .map_err(|error| Problem::new(format!("{place}.table_size"), error.to_string()))?;
-        check_weights(&members, table_size, &place)?;
-        check_families(&members, backends, underlay, &place)?;
-        let encapsulation = encapsulation(raw.encapsulation, raw.udp_zero_checksum, &place)?;
-        check_jumbo(raw.too_big, underlay, encapsulation, &place)?;
-        let acl_files = acl_files(raw.deny_file, raw.allow_file, directory, &format!("{place}."))?;
-        let quic = quic::validate(&raw.quic, &place, &members, &by_name)?;
+            .map_err(|error| Problem::new(format!("{location}.table_size"), error.to_string()))?;
+        check_weights(&members, table_size, &location)?;
+        check_families(&members, backends, underlay, &location)?;
+        let encapsulation = encapsulation(raw.encapsulation, raw.udp_zero_checksum, &location)?;
+        check_jumbo(raw.too_big, underlay, encapsulation, &location)?;
+        let acl_files =
+            acl_files(raw.deny_file, raw.allow_file, directory, &format!("{location}."))?;
+        let quic = quic::validate(&raw.quic, &location, &members, &by_name)?;
         services.push(ServiceConfig {
             name,
             vips,
@@ -80,18 +81,18 @@ pub(super) fn validate(
 
 fn check_vips(
     vips: &[Vip],
-    place: &str,
+    location: &str,
     underlay: Underlay,
     hosts: &HashMap<IpAddr, &str>,
     unique: &mut Unique<Vip>,
 ) -> Result<(), Problem> {
     for (index, vip) in vips.iter().enumerate() {
-        let place = format!("{place}.vips[{index}]");
+        let location = format!("{location}.vips[{index}]");
         let prefix = vip.prefix();
         for own in underlay.own_prefixes() {
             if own.prefix_len() == own.max_prefix_len() && prefix.contains(&own) {
                 return Err(Problem::new(
-                    place,
+                    location,
                     format!(
                         "{} {}, the balancer's own address (underlay); a VIP address must not be assigned to a backend or used as an underlay address",
                         is_or_contains(vip),
@@ -101,7 +102,7 @@ fn check_vips(
             }
             if own.contains(&prefix) || prefix.contains(&own) {
                 return Err(Problem::new(
-                    place,
+                    location,
                     format!(
                         "{prefix} overlaps {own}, the prefix of the sources of outer headers (underlay); a VIP address must not be assigned to a backend or used as an underlay address"
                     ),
@@ -116,14 +117,14 @@ fn check_vips(
         };
         if let Some((address, backend)) = host {
             return Err(Problem::new(
-                place,
+                location,
                 format!(
                     "{} {address}, the address of backend {backend:?}; a VIP address must not be assigned to a backend or used as an underlay address",
                     is_or_contains(vip)
                 ),
             ));
         }
-        unique.insert(*vip, place, |vip| format!("VIP {vip}"))?;
+        unique.insert(*vip, location, |vip| format!("VIP {vip}"))?;
     }
     Ok(())
 }
@@ -139,21 +140,21 @@ fn is_or_contains(vip: &Vip) -> String {
 
 fn service_backends(
     raw: &[Object<RawServiceBackend>],
-    place: &str,
+    location: &str,
     backends: &[BackendConfig],
     by_name: &HashMap<&str, usize>,
 ) -> Result<Vec<ServiceBackend>, Problem> {
     let most = limits::MAX_SERVICE_BACKENDS;
     if raw.len() > most {
         return Err(Problem::new(
-            format!("{place}.backends"),
+            format!("{location}.backends"),
             format!("{} backends are too many for one service; list at most {most}", raw.len()),
         ));
     }
     let mut unique = Unique::new();
     let mut members = Vec::with_capacity(raw.len());
     for (index, Object(raw)) in raw.iter().enumerate() {
-        let place = format!("{place}.backends[{index}].name");
+        let location = format!("{location}.backends[{index}].name");
         let name = raw.name.as_str();
         let Some(&backend) = by_name.get(name) else {
             let known = backends.iter().map(BackendConfig::name);
@@ -161,9 +162,9 @@ fn service_backends(
                 Some(near) => format!("did you mean {near:?}?"),
                 None => "define it under \"backends\" at the top of the file first".to_owned(),
             };
-            return Err(Problem::new(place, format!("there is no backend {name:?}; {remedy}")));
+            return Err(Problem::new(location, format!("there is no backend {name:?}; {remedy}")));
         };
-        unique.insert(name, place, |name| format!("backend {name:?}"))?;
+        unique.insert(name, location, |name| format!("backend {name:?}"))?;
         let weight = raw.weight.map_or(limits::DEFAULT_WEIGHT, |weight| weight.0);
         members.push(ServiceBackend { backend, weight });
     }
@@ -173,7 +174,7 @@ fn service_backends(
 fn check_weights(
     members: &[ServiceBackend],
     table_size: TableSize,
-    place: &str,
+    location: &str,
 ) -> Result<(), Problem> {
     let weighted = members.iter().filter(|member| member.weight > 0).count();
     if weighted == 0 {
@@ -182,11 +183,11 @@ fn check_weights(
         } else {
             "every weight is 0, so no backend would serve; give at least one backend a weight above 0"
         };
-        return Err(Problem::new(format!("{place}.backends"), message));
+        return Err(Problem::new(format!("{location}.backends"), message));
     }
     if weighted > table_size.get() as usize {
         return Err(Problem::new(
-            format!("{place}.table_size"),
+            format!("{location}.table_size"),
             format!(
                 "{table_size} slots are too few for {weighted} backends with weight; use about 100 slots for each backend, such as 65537"
             ),
@@ -201,7 +202,7 @@ fn check_families(
     members: &[ServiceBackend],
     backends: &[BackendConfig],
     underlay: Underlay,
-    place: &str,
+    location: &str,
 ) -> Result<(), Problem> {
     for (index, member) in members.iter().enumerate() {
         let backend = &backends[member.backend];
@@ -211,7 +212,7 @@ fn check_families(
         let (has, own, other) =
             if backend.v4.is_some() { ("IPv4", "v4", "v6") } else { ("IPv6", "v6", "v4") };
         return Err(Problem::new(
-            format!("{place}.backends[{index}].name"),
+            format!("{location}.backends[{index}].name"),
             format!(
                 "backend {:?} has an {has} address only, and underlay has none to send from; add {own:?} to underlay, or {other:?} to backends[{}].address",
                 backend.name(),
@@ -225,12 +226,12 @@ fn check_families(
 fn encapsulation(
     raw: RawEncapsulation,
     zero_checksum: Option<bool>,
-    place: &str,
+    location: &str,
 ) -> Result<Encapsulation, Problem> {
     match (raw, zero_checksum) {
         (RawEncapsulation::Ipip, None) => Ok(Encapsulation::Ipip),
         (RawEncapsulation::Ipip, Some(_)) => Err(Problem::new(
-            format!("{place}.udp_zero_checksum"),
+            format!("{location}.udp_zero_checksum"),
             "only UDP has a checksum to leave out; add \"encapsulation\": \"gue\", or remove this field",
         )),
         (RawEncapsulation::Gue, zero_checksum) => {
@@ -239,13 +240,13 @@ fn encapsulation(
     }
 }
 
-/// Refuses `"too_big": "jumbo"` on an underlay whose stated MTU does not hold a full Ethernet packet
-/// with an outer header.
+/// Refuses `"too_big": "jumbo"` on an underlay whose stated MTU does not hold a full Ethernet
+/// packet with an outer header.
 fn check_jumbo(
     policy: OversizePolicy,
     underlay: Underlay,
     encapsulation: Encapsulation,
-    place: &str,
+    location: &str,
 ) -> Result<(), Problem> {
     let least = limits::MIN_JUMBO_MTU + encapsulation.overhead();
     if policy != OversizePolicy::Jumbo || underlay.mtu.is_some_and(|mtu| mtu >= least) {
@@ -256,7 +257,7 @@ fn check_jumbo(
         Some(mtu) => format!("it has {mtu}"),
     };
     Err(Problem::new(
-        format!("{place}.too_big"),
+        format!("{location}.too_big"),
         format!(
             "\"jumbo\" needs an underlay that carries clients' 1500 bytes with an outer header, so \"underlay\" must have an \"mtu\" of {least} or more, and \
              {stated}; state it, or write \"reject\""

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use sluice_control::config::limits::{MAX_LIST_BYTES, MAX_LIST_PREFIXES};
+use sluice_control::config::limits::{MAX_ACL_BYTES, MAX_ACL_PREFIXES};
 use sluice_control::config::{AclFiles, Config};
 use sluice_datapath::abi::{AclVerdict, PrefixKey};
 
@@ -182,13 +182,13 @@ fn text(file: &Path) -> Result<Vec<u8>, AclError> {
     let mut bytes = Vec::new();
     File::open(file)
         .map_err(unreadable)?
-        .take(MAX_LIST_BYTES + 1)
+        .take(MAX_ACL_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_LIST_BYTES {
+    if bytes.len() as u64 > MAX_ACL_BYTES {
         return Err(whole(format!(
             "larger than {} MiB; name a file of prefixes, one a line",
-            MAX_LIST_BYTES >> 20
+            MAX_ACL_BYTES >> 20
         )));
     }
     Ok(bytes)
@@ -209,8 +209,8 @@ fn parse(
         if !text.is_empty() {
             to.push((prefix(text).map_err(problem)?, verdict));
         }
-        if to.len() > MAX_LIST_PREFIXES {
-            let most = MAX_LIST_PREFIXES;
+        if to.len() > MAX_ACL_PREFIXES {
+            let most = MAX_ACL_PREFIXES;
             return Err(problem(format!(
                 "more than {most} prefixes in the deny and allow files together; merge some"
             )));

@@ -61,9 +61,9 @@ fn a_file_that_cannot_be_read_is_named() {
 
 #[test]
 fn the_two_files_of_a_place_have_at_most_4194304_prefixes() {
-    assert_eq!(MAX_LIST_PREFIXES, 4_194_304);
+    assert_eq!(MAX_ACL_PREFIXES, 4_194_304);
     let mut typed =
-        vec![(prefix("192.0.2.0/24").unwrap(), AclVerdict::DENIED); MAX_LIST_PREFIXES - 1];
+        vec![(prefix("192.0.2.0/24").unwrap(), AclVerdict::DENIED); MAX_ACL_PREFIXES - 1];
     let mut more = |text: &str| {
         parse(text.as_bytes(), Path::new("allow.txt"), AclVerdict::ALLOWED, &mut typed)
     };
@@ -82,8 +82,8 @@ fn a_file_has_at_most_256_mib() {
         file.set_len(bytes).unwrap();
         text(&path).map(|bytes| bytes.len() as u64)
     };
-    assert_eq!(size(MAX_LIST_BYTES).unwrap(), 256 << 20);
-    let error = size(MAX_LIST_BYTES + 1).unwrap_err().to_string();
+    assert_eq!(size(MAX_ACL_BYTES).unwrap(), 256 << 20);
+    let error = size(MAX_ACL_BYTES + 1).unwrap_err().to_string();
     assert!(
         error.starts_with(&path.display().to_string())
             && error.contains("larger than 256 MiB; name a file"),
