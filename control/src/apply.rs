@@ -1,6 +1,6 @@
 //! Reads the state of the maps, and executes the steps of a plan.
 //!
-//! Functions return the error of [`Maps`].
+//! Functions return the error of [`MapStore`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ use crate::step::{NewBackend, NewTable, Step};
 
 mod maps;
 
-pub use maps::Maps;
+pub use maps::MapStore;
 
 /// The entry of an unused index.
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
 
 /// Reads the state of the maps.
-pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
+pub fn have<M: MapStore>(maps: &M) -> Result<Have, M::Error> {
     let mut have = Have { backends: backends(maps)?, ..Have::default() };
     for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
         let name = record.name.as_str();
@@ -55,7 +55,7 @@ pub fn have<M: Maps>(maps: &M) -> Result<Have, M::Error> {
 }
 
 /// Reads [`Have::backends`].
-pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Error> {
+pub fn backends<M: MapStore>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Error> {
     let mut backends = BTreeMap::new();
     let entries = maps.backends()?;
     for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
@@ -83,7 +83,7 @@ pub fn backends<M: Maps>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Erro
 ///
 /// After an error the maps hold a part of the step. That does no harm: the state that [`have`] then
 /// returns leads to a plan for the rest.
-pub fn apply<M: Maps>(
+pub fn apply<M: MapStore>(
     maps: &mut M,
     step: &Step,
     next_hop: &dyn Fn(IpAddr) -> NextHop,
@@ -121,7 +121,7 @@ pub fn apply<M: Maps>(
     }
 }
 
-fn add_backends<M: Maps>(
+fn add_backends<M: MapStore>(
     maps: &mut M,
     new: &[NewBackend],
     next_hop: &dyn Fn(IpAddr) -> NextHop,
@@ -149,7 +149,7 @@ fn add_backends<M: Maps>(
     maps.set_backends(&new.iter().map(|backend| (backend.index, backend.entry)).collect::<Vec<_>>())
 }
 
-fn set_draining<M: Maps>(maps: &mut M, changed: &[(u16, bool)]) -> Result<(), M::Error> {
+fn set_draining<M: MapStore>(maps: &mut M, changed: &[(u16, bool)]) -> Result<(), M::Error> {
     let records = maps.backend_records()?;
     let changed = changed.iter().filter_map(|(index, draining)| {
         let record = records.get(usize::from(*index))?;
@@ -158,7 +158,7 @@ fn set_draining<M: Maps>(maps: &mut M, changed: &[(u16, bool)]) -> Result<(), M:
     maps.set_backend_records(&changed.collect::<Vec<_>>())
 }
 
-fn replace_tables<M: Maps>(maps: &mut M, new: &[NewTable]) -> Result<(), M::Error> {
+fn replace_tables<M: MapStore>(maps: &mut M, new: &[NewTable]) -> Result<(), M::Error> {
     let created = new.iter().filter(|table| table.created);
     let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
     maps.reset_service_counters(&indexes)?;
@@ -169,7 +169,7 @@ fn replace_tables<M: Maps>(maps: &mut M, new: &[NewTable]) -> Result<(), M::Erro
     maps.replace_tables(&tables)
 }
 
-fn retire_services<M: Maps>(maps: &mut M, indexes: &[u32], now: u64) -> Result<(), M::Error> {
+fn retire_services<M: MapStore>(maps: &mut M, indexes: &[u32], now: u64) -> Result<(), M::Error> {
     indexes.iter().try_for_each(|index| maps.remove_table(*index))?;
     indexes.iter().try_for_each(|index| maps.remove_acl(*index))?;
     // The records are written last: while a record has the service's name, the next daemon repeats
@@ -178,7 +178,7 @@ fn retire_services<M: Maps>(maps: &mut M, indexes: &[u32], now: u64) -> Result<(
     maps.set_service_records(&indexes.iter().map(|index| (*index, record)).collect::<Vec<_>>())
 }
 
-fn retire_backends<M: Maps>(maps: &mut M, indexes: &[u16], now: u64) -> Result<(), M::Error> {
+fn retire_backends<M: MapStore>(maps: &mut M, indexes: &[u16], now: u64) -> Result<(), M::Error> {
     // The entries, with their epochs, are cleared first: entries of the connection table for these
     // indexes no longer match.
     maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;

@@ -10,8 +10,8 @@ use sluice_datapath::abi::{AddressOptions, Features, VipOptions};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
-    AddressPolicy, Config, Encapsulation, HashInput, OversizePolicy, PingPolicy, QuicConfig,
-    ServiceConfig, Tracking, UnlistedPolicy, Vip,
+    AddressPolicy, Config, Encapsulation, HashInput, PingPolicy, QuicConfig, ServiceConfig,
+    TooBigPolicy, Tracking, UnlistedPolicy, Vip,
 };
 
 /// Length of the precomputed preference lists. While fewer backends than this are draining, the
@@ -125,8 +125,8 @@ impl Desired {
                     service.encapsulation() == Encapsulation::Gue { zero_checksum: true },
                     VipOptions::NO_CHECKSUM,
                 )
-                .with_if(service.too_big() == OversizePolicy::Drop, VipOptions::DROP_TOO_BIG)
-                .with_if(service.too_big() == OversizePolicy::Resegment, VipOptions::RESEGMENT)
+                .with_if(service.too_big() == TooBigPolicy::Drop, VipOptions::DROP_TOO_BIG)
+                .with_if(service.too_big() == TooBigPolicy::Resegment, VipOptions::RESEGMENT)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
                 .with_if(
                     !service.quic().is_empty() || routes_to_server_ids(service),

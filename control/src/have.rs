@@ -7,7 +7,7 @@ use sluice_datapath::abi::{
     Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, ServiceRef, VipAddress, VipKey,
 };
 
-use crate::lookup_table::LookupTable;
+use crate::service_table::ServiceTable;
 
 /// The state that the maps hold. Indexes that were never used are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct HaveService {
     /// The service's name; `None` for an index that is free or in quarantine.
     pub name: Option<String>,
     /// The lookup table.
-    pub table: Option<LookupTable>,
+    pub table: Option<ServiceTable>,
     /// The end of the index's quarantine, in nanoseconds since boot.
     pub reusable_after: u64,
 }

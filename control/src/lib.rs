@@ -4,14 +4,14 @@
 //! The text of a configuration becomes a checked [`Config`](config::Config), that becomes
 //! [`Desired`](desired::Desired) state, [`plan`](plan::plan) returns the steps from the state in
 //! the maps to the desired state, and [`apply`](apply::apply) executes steps against an
-//! implementation of [`Maps`](apply::Maps).
+//! implementation of [`MapStore`](apply::MapStore).
 
 pub mod apply;
 pub mod capacities;
 pub mod config;
 pub mod desired;
 pub mod have;
-pub mod lookup_table;
 pub mod plan;
 pub mod prefix;
+pub mod service_table;
 pub mod step;

@@ -21,8 +21,8 @@ use crate::capacities::{Capacities, ROUTES};
 use crate::config::Vip;
 use crate::desired::{Desired, DesiredService};
 use crate::have::{Have, QUARANTINE_SECONDS};
-use crate::lookup_table::LookupTable;
 use crate::prefix::prefix_key;
+use crate::service_table::ServiceTable;
 use crate::step::{NewBackend, NewTable, Step};
 
 /// The reason why there is no plan.
@@ -199,7 +199,7 @@ fn changed_tables(
             service: *service,
             name: wanted.name.clone(),
             created: has.is_none(),
-            table: LookupTable { head, generation, digest: wanted.digest, slots },
+            table: ServiceTable { head, generation, digest: wanted.digest, slots },
         });
     }
     changed

@@ -7,7 +7,7 @@ use sluice_datapath::abi::{
     Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, ServiceRef, VipAddress, VipKey,
 };
 
-use crate::lookup_table::LookupTable;
+use crate::service_table::ServiceTable;
 
 /// A backend to write at an unused index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct NewTable {
     /// Whether the index is new, so that its counters and record are written first.
     pub created: bool,
     /// The table.
-    pub table: LookupTable,
+    pub table: ServiceTable,
 }
 
 /// One change of the maps: a batch that is complete before the next step starts.

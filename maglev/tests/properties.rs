@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use sluice_maglev::{Lists, Member, Seed, Table, TableSize, diff};
 
 /// Names and weights; at least one weight is above 0.
-type Config = BTreeMap<String, u32>;
+type Weights = BTreeMap<String, u32>;
 
-fn members(config: &Config) -> Vec<Member<'_>> {
+fn members(config: &Weights) -> Vec<Member<'_>> {
     config.iter().map(|(name, &weight)| Member::new(name, weight)).collect()
 }
 
-fn build(config: &Config, size: TableSize, seed: [u8; 16]) -> Table {
+fn build(config: &Weights, size: TableSize, seed: [u8; 16]) -> Table {
     Table::build(&members(config), size, &Seed::new(seed)).unwrap()
 }
 
@@ -25,7 +25,7 @@ fn weight() -> impl Strategy<Value = u32> {
     prop_oneof![1 => Just(0), 6 => 1u32..=4, 3 => 1u32..=1000, 1 => any::<u32>()]
 }
 
-fn config(most: usize) -> impl Strategy<Value = Config> {
+fn config(most: usize) -> impl Strategy<Value = Weights> {
     prop::collection::btree_map("[a-z]{1,3}(-[0-9]{1,3})?", weight(), 1..=most)
         .prop_filter("a member has weight", |config| config.values().any(|&weight| weight > 0))
 }
@@ -102,10 +102,10 @@ proptest! {
     fn only_the_proportions_of_weights_matter(
         config in config(60), factor in 2u32..=50, seed: [u8; 16]
     ) {
-        let small: Config =
+        let small: Weights =
             config.into_iter().map(|(name, weight)| (name, weight % 10_000)).collect();
         prop_assume!(small.values().any(|&weight| weight > 0));
-        let large: Config =
+        let large: Weights =
             small.iter().map(|(name, weight)| (name.clone(), weight * factor)).collect();
         let size = TableSize::new(4093).unwrap();
         let small = build(&small, size, seed);
@@ -225,7 +225,7 @@ proptest! {
     fn adding_or_removing_a_member_moves_few_slots_beyond_those_that_must_move(
         weights in prop::collection::vec(1u32..=8, 2..=160), seed: [u8; 16]
     ) {
-        let few: Config = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
+        let few: Weights = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
         let mut many = few.clone();
         many.insert("one-more".into(), 4);
         let few = build(&few, TableSize::DEFAULT, seed);
@@ -240,7 +240,7 @@ proptest! {
     fn changing_a_weight_moves_few_slots_beyond_those_that_must_move(
         weights in prop::collection::vec(1u32..=100, 2..=100), seed: [u8; 16]
     ) {
-        let before: Config = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
+        let before: Weights = (0..).map(|number| format!("web-{number}")).zip(weights).collect();
         let mut after = before.clone();
         *after.get_mut("web-0").unwrap() += 1;
         let before = build(&before, TableSize::DEFAULT, seed);

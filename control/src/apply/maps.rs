@@ -9,14 +9,14 @@ use sluice_datapath::abi::{
 };
 
 use crate::capacities::Capacities;
-use crate::lookup_table::LookupTable;
+use crate::service_table::ServiceTable;
 
 /// The maps that [`have`](super::have) reads and [`apply`](super::apply) writes: those in the
 /// kernel, or a model in a test.
 ///
 /// A method that writes several entries writes them in the given order, each atomically. A crash
 /// may happen between any two.
-pub trait Maps {
+pub trait MapStore {
     /// The error of a read or write.
     type Error;
 
@@ -52,9 +52,9 @@ pub trait Maps {
     /// Removes QUIC server IDs. Absent ones are ignored.
     fn remove_quic_servers(&mut self, keys: &[QuicServerKey]) -> Result<(), Self::Error>;
     /// The lookup tables of `services`. Services without a table are absent.
-    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Self::Error>;
+    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, ServiceTable>, Self::Error>;
     /// Replaces lookup tables.
-    fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Self::Error>;
+    fn replace_tables(&mut self, tables: &[(u32, &ServiceTable)]) -> Result<(), Self::Error>;
     /// Removes the lookup table of a service, if it has one.
     fn remove_table(&mut self, service: u32) -> Result<(), Self::Error>;
     /// Removes the source ACL of a service, if it has one.

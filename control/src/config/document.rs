@@ -16,9 +16,9 @@ use super::limits::{
     MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_RATE, MAX_SERVICES, MAX_VIPS,
     MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
 };
-use super::options::{HashInput, OversizePolicy, PingPolicy, Tracking, UnlistedPolicy};
+use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 use super::prefix::AddressOrPrefix;
-use super::syntax::{Bounded, Object, ObjectSyntax, ScalarOrObject, Text, TextSyntax, keyword};
+use super::syntax::{Bounded, JsonObject, ObjectSyntax, ScalarOrObject, Text, TextSyntax, keyword};
 use super::vip::Vip;
 
 /// The only supported version of the document.
@@ -71,7 +71,7 @@ pub struct Document {
     #[schemars(length(min = 1))]
     pub interfaces: Vec<String>,
     /// The network between balancers and backends.
-    pub underlay: Object<RawUnderlay>,
+    pub underlay: JsonObject<RawUnderlay>,
     /// Whether backends lower the maximum segment size (MSS) of TCP SYN and SYN-ACK segments, so
     /// that clients' segments fit with an outer header. Default: true.
     #[serde(default = "enabled")]
@@ -83,7 +83,7 @@ pub struct Document {
     /// Capacities of the kernel's maps. Default: 256 services, 4096 backends, 1024 VIPs, 65536
     /// connections.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<Object<RawLimits>>,
+    pub limits: Option<JsonObject<RawLimits>>,
     /// Path of the file of client prefixes that are denied at all VIPs. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1))]
@@ -94,13 +94,13 @@ pub struct Document {
     #[schemars(extend("minLength" = 1))]
     pub allow_file: Option<PathBuf>,
     /// Hosts that receive encapsulated packets.
-    pub backends: Vec<Object<RawBackend>>,
+    pub backends: Vec<JsonObject<RawBackend>>,
     /// Services.
-    pub services: Vec<Object<RawService>>,
+    pub services: Vec<JsonObject<RawService>>,
     /// Policies for packets to VIP addresses that belong to no service. Default: the default policy
     /// for each VIP address.
     #[serde(default)]
-    pub addresses: Vec<Object<RawAddress>>,
+    pub addresses: Vec<JsonObject<RawAddress>>,
 }
 
 /// The network between balancers and backends.
@@ -210,16 +210,16 @@ pub struct RawService {
     pub udp_zero_checksum: Option<bool>,
     /// Rate limits. Default: no limits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Object<RawRates>>,
+    pub rate: Option<JsonObject<RawRates>>,
     /// Treatment of packets that exceed the path MTU with the outer header. Default: `reject`.
     #[serde(default, deserialize_with = "keyword")]
-    pub too_big: OversizePolicy,
+    pub too_big: TooBigPolicy,
     /// Client prefixes that another service's backends serve. Default: none.
     #[serde(default)]
-    pub routes: Vec<Object<RawRoute>>,
+    pub routes: Vec<JsonObject<RawRoute>>,
     /// QUIC-LB configurations. Default: none.
     #[serde(default)]
-    pub quic: Vec<Object<RawQuicConfig>>,
+    pub quic: Vec<JsonObject<RawQuicConfig>>,
     /// Path of the file of client prefixes that are denied at the service's VIPs. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1))]
@@ -231,7 +231,7 @@ pub struct RawService {
     pub allow_file: Option<PathBuf>,
     /// Backends of the service, none twice.
     #[schemars(length(min = 1, max = 1024))]
-    pub backends: Vec<Object<RawServiceBackend>>,
+    pub backends: Vec<JsonObject<RawServiceBackend>>,
 }
 
 /// Encapsulation of packets to a service's backends.
@@ -313,7 +313,7 @@ pub struct RawQuicConfig {
     pub server_id_length: Bounded<1, MAX_SERVER_ID_LENGTH>,
     /// Server IDs, none twice. A backend may have several.
     #[schemars(length(min = 1))]
-    pub server_ids: Vec<Object<RawServerId>>,
+    pub server_ids: Vec<JsonObject<RawServerId>>,
 }
 
 /// A QUIC server ID and its backend.

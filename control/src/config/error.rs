@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     file: PathBuf,
-    location: Location,
+    location: ErrorLocation,
     message: String,
 }
 
 /// A location in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Location {
+enum ErrorLocation {
     /// The whole file.
     File,
     /// Line and column, from 1.
@@ -29,12 +29,12 @@ impl ConfigError {
     /// An error of the whole file.
     #[must_use]
     pub fn whole(file: &Path, message: impl Into<String>) -> Self {
-        Self::new(file, Location::File, message.into())
+        Self::new(file, ErrorLocation::File, message.into())
     }
 
     /// An error of the value at `location`.
     pub(super) fn at(file: &Path, location: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::new(file, Location::Value(location.into()), message.into())
+        Self::new(file, ErrorLocation::Value(location.into()), message.into())
     }
 
     /// An error of serde_json at the value `path` (`.` for the whole document).
@@ -45,17 +45,17 @@ impl ConfigError {
         let message = text.strip_suffix(&position).unwrap_or(&text);
         if error.is_data() {
             let location = match path {
-                "." => Location::File,
-                path => Location::Value(path.to_owned()),
+                "." => ErrorLocation::File,
+                path => ErrorLocation::Value(path.to_owned()),
             };
             Self::new(file, location, message.to_owned())
         } else {
-            let location = Location::Text(error.line(), error.column());
+            let location = ErrorLocation::Text(error.line(), error.column());
             Self::new(file, location, format!("not JSON: {message}"))
         }
     }
 
-    fn new(file: &Path, location: Location, message: String) -> Self {
+    fn new(file: &Path, location: ErrorLocation, message: String) -> Self {
         Self { file: file.to_owned(), location, message }
     }
 
@@ -70,8 +70,8 @@ impl ConfigError {
     #[must_use]
     pub fn location(&self) -> Option<&str> {
         match &self.location {
-            Location::Value(location) => Some(location),
-            Location::File | Location::Text(..) => None,
+            ErrorLocation::Value(location) => Some(location),
+            ErrorLocation::File | ErrorLocation::Text(..) => None,
         }
     }
 
@@ -86,9 +86,9 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, message) = (self.file.display(), &self.message);
         match &self.location {
-            Location::File => write!(f, "{file}: {message}"),
-            Location::Text(line, column) => write!(f, "{file}:{line}:{column}: {message}"),
-            Location::Value(location) => write!(f, "{file}: {location}: {message}"),
+            ErrorLocation::File => write!(f, "{file}: {message}"),
+            ErrorLocation::Text(line, column) => write!(f, "{file}:{line}:{column}: {message}"),
+            ErrorLocation::Value(location) => write!(f, "{file}: {location}: {message}"),
         }
     }
 }

@@ -25,13 +25,13 @@ mod vip;
 pub use document::Document;
 pub use error::ConfigError;
 pub use model::{
-    AclFiles, AddressPolicy, BackendConfig, Config, Encapsulation, QuicConfig, RateLimits, Route,
-    ServiceBackend, ServiceConfig, Underlay,
+    AclFiles, AddressPolicy, BackendConfig, Config, Encapsulation, QuicConfig, RateLimits,
+    RouteConfig, ServiceBackend, ServiceConfig, Underlay,
 };
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
-pub use options::{HashInput, OversizePolicy, PingPolicy, Tracking, UnlistedPolicy};
+pub use options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 pub use prefix::{AddressOrPrefix, PrefixError};
-pub use syntax::{Bounded, Object, ObjectSyntax, ScalarOrObject, Text, TextSyntax};
+pub use syntax::{Bounded, JsonObject, ObjectSyntax, ScalarOrObject, Text, TextSyntax};
 pub use vip::{Protocol, Vip, VipError};
 
 impl Config {
@@ -76,7 +76,7 @@ fn deserialize<'de, T: Deserialize<'de> + ObjectSyntax>(
     file: &Path,
 ) -> Result<T, ConfigError> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let Object(value) = serde_path_to_error::deserialize(&mut json)
+    let JsonObject(value) = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| ConfigError::json(file, &error.path().to_string(), error.inner()))?;
     json.end().map_err(|error| ConfigError::json(file, ".", &error))?;
     Ok(value)

@@ -10,7 +10,7 @@ use sluice_datapath::abi::{Rate, RateKind};
 use sluice_datapath::wire::header::Udp;
 use sluice_maglev::TableSize;
 
-use super::options::{HashInput, OversizePolicy, PingPolicy, Tracking, UnlistedPolicy};
+use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 use super::vip::Vip;
 use crate::capacities::Capacities;
 
@@ -214,9 +214,9 @@ pub struct ServiceConfig {
     pub(super) hash: HashInput,
     pub(super) encapsulation: Encapsulation,
     pub(super) rate_limits: RateLimits,
-    pub(super) too_big: OversizePolicy,
+    pub(super) too_big: TooBigPolicy,
     pub(super) acl_files: AclFiles,
-    pub(super) routes: Vec<Route>,
+    pub(super) routes: Vec<RouteConfig>,
     pub(super) quic: Vec<QuicConfig>,
     pub(super) backends: Vec<ServiceBackend>,
 }
@@ -266,7 +266,7 @@ impl ServiceConfig {
 
     /// The treatment of packets that exceed the path MTU with the outer header.
     #[must_use]
-    pub const fn too_big(&self) -> OversizePolicy {
+    pub const fn too_big(&self) -> TooBigPolicy {
         self.too_big
     }
 
@@ -278,7 +278,7 @@ impl ServiceConfig {
 
     /// Clients of the VIPs that another service handles. No prefix occurs twice.
     #[must_use]
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[RouteConfig] {
         &self.routes
     }
 
@@ -359,7 +359,7 @@ impl RateLimits {
 
 /// A route: clients of a service's VIPs that another service handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteConfig {
     /// The clients' addresses. The longest matching prefix of a service decides.
     pub clients: IpNet,
     /// The index in [`Config::services`] of the service that handles them: another service than the

@@ -36,7 +36,7 @@ pub enum HashInput {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case", rename = "TooBig")]
-pub enum OversizePolicy {
+pub enum TooBigPolicy {
     /// Dropped. An ICMP error reports the largest size that fits to the sender.
     #[default]
     Reject,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Config, parse, refused, with};
-use crate::config::OversizePolicy;
+use crate::config::TooBigPolicy;
 
 #[test]
 fn the_mss_is_clamped_by_default_and_the_mtu_is_that_of_interfaces() {
@@ -24,11 +24,11 @@ fn the_mss_is_clamped_by_default_and_the_mtu_is_that_of_interfaces() {
 #[test]
 fn a_service_has_a_policy_for_oversized_packets() {
     let policy = |text: &str| parse(text).unwrap().services()[0].too_big();
-    assert_eq!(policy(&with("/version", json!(1))), OversizePolicy::Reject);
+    assert_eq!(policy(&with("/version", json!(1))), TooBigPolicy::Reject);
     for (word, expected) in [
-        ("reject", OversizePolicy::Reject),
-        ("drop", OversizePolicy::Drop),
-        ("resegment", OversizePolicy::Resegment),
+        ("reject", TooBigPolicy::Reject),
+        ("drop", TooBigPolicy::Drop),
+        ("resegment", TooBigPolicy::Resegment),
     ] {
         assert_eq!(policy(&with("/services/0/too_big", json!(word))), expected);
     }
@@ -51,8 +51,5 @@ fn jumbo_needs_a_stated_mtu_of_the_underlay() {
         "an \"mtu\" of 1540 or more, and it has 1539",
     );
     document["underlay"]["mtu"] = json!(1540);
-    assert_eq!(
-        parse(&document.to_string()).unwrap().services()[0].too_big(),
-        OversizePolicy::Jumbo
-    );
+    assert_eq!(parse(&document.to_string()).unwrap().services()[0].too_big(), TooBigPolicy::Jumbo);
 }

@@ -7,17 +7,17 @@ use crate::config::model::{AddressPolicy, ServiceConfig};
 use crate::config::options::PingPolicy;
 use crate::config::prefix::AddressOrPrefix;
 use crate::config::problem::{Problem, Unique};
-use crate::config::syntax::{Object, Text};
+use crate::config::syntax::{JsonObject, Text};
 use crate::config::vip::Vip;
 
 pub(super) fn validate(
-    raw: &[Object<RawAddress>],
+    raw: &[JsonObject<RawAddress>],
     services: &[ServiceConfig],
     capacities: Capacities,
 ) -> Result<Vec<AddressPolicy>, Problem> {
     let mut unique = Unique::new();
     let mut policies = Vec::with_capacity(raw.len());
-    for (index, Object(raw)) in raw.iter().enumerate() {
+    for (index, JsonObject(raw)) in raw.iter().enumerate() {
         let location = format!("addresses[{index}].address");
         let Text(address) = raw.address;
         let AddressOrPrefix(prefix) = address;

@@ -8,10 +8,10 @@ use crate::config::document::{AddressPair, RawBackend};
 use crate::config::model::{BackendConfig, Underlay};
 use crate::config::names;
 use crate::config::problem::{Problem, Unique, at};
-use crate::config::syntax::{Object, ScalarOrObject};
+use crate::config::syntax::{JsonObject, ScalarOrObject};
 
 pub(super) fn validate(
-    raw: Vec<Object<RawBackend>>,
+    raw: Vec<JsonObject<RawBackend>>,
     underlay: Underlay,
     capacities: Capacities,
 ) -> Result<Vec<BackendConfig>, Problem> {
@@ -19,7 +19,7 @@ pub(super) fn validate(
     let mut names = Unique::new();
     let mut addresses = Unique::new();
     let mut backends = Vec::with_capacity(raw.len());
-    for (index, Object(raw)) in raw.into_iter().enumerate() {
+    for (index, JsonObject(raw)) in raw.into_iter().enumerate() {
         let location = format!("backends[{index}].name");
         let name = names::name(&raw.name).map_err(at(&*location))?;
         names.insert(raw.name, location, |name| format!("backend name {name:?}"))?;

@@ -6,19 +6,19 @@ use crate::capacities::Capacities;
 use crate::config::document::{HexOctets, RawQuicConfig, RawServerId};
 use crate::config::model::{QuicConfig, ServiceBackend, ServiceConfig};
 use crate::config::problem::{Problem, Unique};
-use crate::config::syntax::{Object, Text};
+use crate::config::syntax::{JsonObject, Text};
 use crate::config::{limits, names};
 
 /// Checks the QUIC-LB configurations of the service at `location` with the backends `members`.
 pub(super) fn validate(
-    raw: &[Object<RawQuicConfig>],
+    raw: &[JsonObject<RawQuicConfig>],
     location: &str,
     members: &[ServiceBackend],
     by_name: &HashMap<&str, usize>,
 ) -> Result<Vec<QuicConfig>, Problem> {
     let mut rotations = Unique::new();
     let mut configs = Vec::with_capacity(raw.len());
-    for (index, Object(raw)) in raw.iter().enumerate() {
+    for (index, JsonObject(raw)) in raw.iter().enumerate() {
         let location = format!("{location}.quic[{index}]");
         let rotation = raw.rotation.0;
         rotations.insert(rotation, format!("{location}.rotation"), |rotation| {
@@ -32,7 +32,7 @@ pub(super) fn validate(
         }
         let mut ids = Unique::new();
         let mut servers = Vec::with_capacity(raw.server_ids.len());
-        for (number, Object(RawServerId { backend, id })) in raw.server_ids.iter().enumerate() {
+        for (number, JsonObject(RawServerId { backend, id })) in raw.server_ids.iter().enumerate() {
             let location = format!("{location}.server_ids[{number}]");
             let backend = member(backend, members, by_name)
                 .map_err(|message| Problem::new(format!("{location}.backend"), message))?;

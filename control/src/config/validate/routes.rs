@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::config::document::RawRoute;
-use crate::config::model::{Route, ServiceConfig};
+use crate::config::model::{RouteConfig, ServiceConfig};
 use crate::config::prefix::AddressOrPrefix;
 use crate::config::problem::{Problem, Unique, at};
-use crate::config::syntax::{Object, Text};
+use crate::config::syntax::{JsonObject, Text};
 use crate::config::{limits, names};
 
 /// IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
@@ -19,14 +19,14 @@ const IPV4_MAPPED: IpNet =
 /// Adds to each service the routes at its index, and refuses services that no packet reaches.
 pub(super) fn validate(
     services: &mut [ServiceConfig],
-    raw: &[Vec<Object<RawRoute>>],
+    raw: &[Vec<JsonObject<RawRoute>>],
 ) -> Result<(), Problem> {
     let by_name: HashMap<String, usize> =
         services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect();
     let mut is_target = vec![false; services.len()];
     for (index, routes) in raw.iter().enumerate() {
         let mut unique = Unique::new();
-        for (number, Object(route)) in routes.iter().enumerate() {
+        for (number, JsonObject(route)) in routes.iter().enumerate() {
             let location = format!("services[{index}].routes[{number}]");
             let target = target(&route.service, index, &by_name, raw)
                 .map_err(at(format!("{location}.service")))?;
@@ -41,7 +41,7 @@ pub(super) fn validate(
                 let location = format!("{location}.sources[{position}]");
                 check_mapped(*clients).map_err(at(&*location))?;
                 unique.insert(*clients, location, |clients| format!("prefix {clients}"))?;
-                services[index].routes.push(Route { clients: *clients, service: target });
+                services[index].routes.push(RouteConfig { clients: *clients, service: target });
             }
         }
     }
@@ -68,7 +68,7 @@ fn target(
     name: &str,
     own: usize,
     by_name: &HashMap<String, usize>,
-    raw: &[Vec<Object<RawRoute>>],
+    raw: &[Vec<JsonObject<RawRoute>>],
 ) -> Result<usize, String> {
     let Some(&target) = by_name.get(name) else {
         let remedy = match names::closest(name, by_name.keys().map(String::as_str)) {

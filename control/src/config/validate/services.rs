@@ -14,21 +14,21 @@ use crate::config::document::{RawEncapsulation, RawRate, RawRates, RawService, R
 use crate::config::model::{
     BackendConfig, Encapsulation, RateLimits, ServiceBackend, ServiceConfig, Underlay,
 };
-use crate::config::options::OversizePolicy;
+use crate::config::options::TooBigPolicy;
 use crate::config::problem::{Problem, Unique, at};
-use crate::config::syntax::{Object, ScalarOrObject, Text};
+use crate::config::syntax::{JsonObject, ScalarOrObject, Text};
 use crate::config::vip::Vip;
 use crate::config::{limits, names};
 
 pub(super) fn validate(
-    raw: Vec<Object<RawService>>,
+    raw: Vec<JsonObject<RawService>>,
     backends: &[BackendConfig],
     underlay: Underlay,
     capacities: Capacities,
     directory: &Path,
 ) -> Result<Vec<ServiceConfig>, Problem> {
     check_limit(raw.len(), Limit::Services, capacities.services)?;
-    let vips = raw.iter().map(|Object(service)| service.vips.len()).sum();
+    let vips = raw.iter().map(|JsonObject(service)| service.vips.len()).sum();
     check_limit(vips, Limit::Vips, capacities.vips)?;
 
     let by_name: HashMap<&str, usize> =
@@ -41,7 +41,7 @@ pub(super) fn validate(
     let mut unique_vips = Unique::new();
     let mut services = Vec::with_capacity(raw.len());
     let mut raw_routes = Vec::with_capacity(raw.len());
-    for (index, Object(raw)) in raw.into_iter().enumerate() {
+    for (index, JsonObject(raw)) in raw.into_iter().enumerate() {
         let location = format!("services[{index}]");
         let name_location = format!("{location}.name");
         let name = names::name(&raw.name).map_err(at(&*name_location))?;
@@ -139,7 +139,7 @@ fn is_or_contains(vip: &Vip) -> String {
 }
 
 fn service_backends(
-    raw: &[Object<RawServiceBackend>],
+    raw: &[JsonObject<RawServiceBackend>],
     location: &str,
     backends: &[BackendConfig],
     by_name: &HashMap<&str, usize>,
@@ -153,7 +153,7 @@ fn service_backends(
     }
     let mut unique = Unique::new();
     let mut members = Vec::with_capacity(raw.len());
-    for (index, Object(raw)) in raw.iter().enumerate() {
+    for (index, JsonObject(raw)) in raw.iter().enumerate() {
         let location = format!("{location}.backends[{index}].name");
         let name = raw.name.as_str();
         let Some(&backend) = by_name.get(name) else {
@@ -243,13 +243,13 @@ fn encapsulation(
 /// Refuses `"too_big": "jumbo"` on an underlay whose stated MTU does not hold a full Ethernet
 /// packet with an outer header.
 fn check_jumbo(
-    policy: OversizePolicy,
+    policy: TooBigPolicy,
     underlay: Underlay,
     encapsulation: Encapsulation,
     location: &str,
 ) -> Result<(), Problem> {
     let least = limits::MIN_JUMBO_MTU + encapsulation.overhead();
-    if policy != OversizePolicy::Jumbo || underlay.mtu.is_some_and(|mtu| mtu >= least) {
+    if policy != TooBigPolicy::Jumbo || underlay.mtu.is_some_and(|mtu| mtu >= least) {
         return Ok(());
     }
     let stated = match underlay.mtu {

@@ -6,7 +6,7 @@ use sluice_datapath::abi::{
 };
 
 use super::*;
-use crate::apply::{self, Maps};
+use crate::apply::{self, MapStore};
 
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
 const NO_BACKEND: BackendRecord =
@@ -28,7 +28,7 @@ pub(super) struct Model {
     routes: BTreeMap<RouteKey, VipEntry>,
     quic_servers: BTreeMap<QuicServerKey, Connection>,
     quic_lengths: BTreeMap<u32, QuicIdLengths>,
-    tables: BTreeMap<u32, LookupTable>,
+    tables: BTreeMap<u32, ServiceTable>,
     backends: BTreeMap<u16, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     backend_records: BTreeMap<u16, BackendRecord>,
@@ -332,7 +332,7 @@ fn destinations(desired: &Desired) -> BTreeSet<Destination> {
     vips().map(|vip| (vip.prefix(), vip.port(), vip.protocol().number())).chain(pings).collect()
 }
 
-impl Maps for Model {
+impl MapStore for Model {
     type Error = Interrupted;
 
     fn vip_addresses(&self) -> Result<BTreeMap<IpNet, VipAddress>, Interrupted> {
@@ -411,13 +411,13 @@ impl Maps for Model {
         keys.iter().try_for_each(|key| self.write(|model| _ = model.quic_servers.remove(key)))
     }
 
-    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Interrupted> {
+    fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, ServiceTable>, Interrupted> {
         let has = |service: &u32| Some((*service, self.tables.get(service)?.clone()));
         Ok(services.iter().filter_map(has).collect())
     }
 
     /// A batch is not atomic: each replacement is a write of its own.
-    fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Interrupted> {
+    fn replace_tables(&mut self, tables: &[(u32, &ServiceTable)]) -> Result<(), Interrupted> {
         for (service, table) in tables {
             assert!((1..=self.capacities.services).contains(service));
             if let Some(old) = self.tables.get(service) {

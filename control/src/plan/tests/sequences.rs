@@ -13,7 +13,7 @@ const ROOMY: Capacities = Capacities { services: 12, backends: 60, vips: 10, con
 /// One change: the desired state, the number of writes before the daemon dies (if it does), and the
 /// time until the next change.
 #[derive(Debug, Clone)]
-struct Change {
+struct DesiredChange {
     desired: Desired,
     dies_after: Option<usize>,
     seconds: u64,
@@ -110,9 +110,9 @@ fn desired() -> impl Strategy<Value = Desired> {
     })
 }
 
-fn any_change() -> impl Strategy<Value = Change> {
+fn any_change() -> impl Strategy<Value = DesiredChange> {
     (desired(), proptest::option::weighted(0.5, 0..30usize), 0..40u64)
-        .prop_map(|(desired, dies_after, seconds)| Change { desired, dies_after, seconds })
+        .prop_map(|(desired, dies_after, seconds)| DesiredChange { desired, dies_after, seconds })
 }
 
 /// Plans and applies as the daemon does. Returns whether all steps are done, or the daemon died.

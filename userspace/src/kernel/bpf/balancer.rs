@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_control::capacities::Capacities;
-use sluice_control::lookup_table::LookupTable;
 use sluice_control::prefix::{key_prefix, prefix_key};
+use sluice_control::service_table::ServiceTable;
 use sluice_datapath::abi::{
     Backend, BackendCounters, BackendRecord, Buckets, ClientKey, Connection, InstanceRecord,
     Neighbour, NextHop, PathMtuRecord, PrefixKey, QuicIdLengths, QuicServerKey, Rate, RouteKey,
@@ -375,7 +375,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Error> {
+    pub fn tables(&self, services: &[u32]) -> Result<BTreeMap<u32, ServiceTable>, Error> {
         table::read(&self.tables, services)
     }
 
@@ -384,7 +384,7 @@ impl BalancerMaps {
     /// # Errors
     ///
     /// [`Error::System`].
-    pub fn replace_tables(&mut self, tables: &[(u32, &LookupTable)]) -> Result<(), Error> {
+    pub fn replace_tables(&mut self, tables: &[(u32, &ServiceTable)]) -> Result<(), Error> {
         table::replace(&self.tables, tables)
     }
 

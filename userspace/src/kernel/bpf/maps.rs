@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use sluice_control::apply::Maps;
+use sluice_control::apply::MapStore;
 use sluice_control::capacities::Capacities;
-use sluice_control::lookup_table::LookupTable;
+use sluice_control::service_table::ServiceTable;
 use sluice_datapath::abi::{
     Backend, BackendRecord, Connection, NextHop, QuicIdLengths, QuicServerKey, RouteKey,
     ServiceRecord, ServiceRef, VipAddress, VipKey,
@@ -13,10 +13,10 @@ use sluice_datapath::abi::{
 
 use super::{BalancerMaps, Error};
 
-/// Implements [`Maps`] by the methods of [`BalancerMaps`] that have the same names.
+/// Implements [`MapStore`] by the methods of [`BalancerMaps`] that have the same names.
 macro_rules! maps {
     ($(fn $name:ident(&$($mutable:ident)? ; $($argument:ident: $kind:ty),*) -> $answer:ty;)+) => {
-        impl Maps for BalancerMaps {
+        impl MapStore for BalancerMaps {
             type Error = Error;
 
             $(fn $name(&$($mutable)? self, $($argument: $kind),*) -> Result<$answer, Error> {
@@ -45,8 +45,8 @@ maps! {
     fn quic_servers(&;) -> BTreeMap<QuicServerKey, Connection>;
     fn put_quic_servers(&mut; servers: &[(QuicServerKey, Connection)]) -> ();
     fn remove_quic_servers(&mut; keys: &[QuicServerKey]) -> ();
-    fn tables(&; services: &[u32]) -> BTreeMap<u32, LookupTable>;
-    fn replace_tables(&mut; tables: &[(u32, &LookupTable)]) -> ();
+    fn tables(&; services: &[u32]) -> BTreeMap<u32, ServiceTable>;
+    fn replace_tables(&mut; tables: &[(u32, &ServiceTable)]) -> ();
     fn remove_table(&mut; service: u32) -> ();
     fn remove_acl(&mut; index: u32) -> ();
     fn backends(&;) -> Vec<Backend>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
-use sluice_control::lookup_table::LookupTable;
+use sluice_control::service_table::ServiceTable;
 
 use super::Error;
 use super::memory::Memory;
@@ -19,12 +19,12 @@ pub(super) const TABLE_FLAGS: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 /// # Errors
 ///
 /// [`Error::System`].
-pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, LookupTable>, Error> {
+pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, ServiceTable>, Error> {
     let mut tables = BTreeMap::new();
     for (service, id) in outer.inner_maps(services)? {
         let inner = RawMap::by_id(id, outer.name())?;
         let memory = Memory::map(inner.descriptor(), inner.entries(), false)?;
-        if let Some(table) = LookupTable::from_elements(&memory.read()) {
+        if let Some(table) = ServiceTable::from_elements(&memory.read()) {
             tables.insert(service, table);
         }
     }
@@ -40,7 +40,7 @@ pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Loo
 /// # Errors
 ///
 /// [`Error::System`]; some tables may be in place.
-pub(super) fn replace(outer: &RawMap, tables: &[(u32, &LookupTable)]) -> Result<(), Error> {
+pub(super) fn replace(outer: &RawMap, tables: &[(u32, &ServiceTable)]) -> Result<(), Error> {
     for tables in tables.chunks(INNER_MAPS) {
         let mut inner = Vec::with_capacity(tables.len());
         for (_, table) in tables {

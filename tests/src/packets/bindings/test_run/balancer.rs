@@ -14,7 +14,7 @@ use sluice::kernel::bpf::{
 };
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
-use sluice_control::lookup_table::LookupTable;
+use sluice_control::service_table::ServiceTable;
 use sluice_datapath::abi::{
     BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey, Connection, Fragment,
     FragmentKey, Neighbour, NextHop, Rate, RateKind, ServiceCounters, Settings, Slot, TableHead,
@@ -183,7 +183,7 @@ impl BalancerBinding for TestRunBalancer {
             }
         }
         self.set_backends(fixture)?;
-        let table = |table: &TableSpec| LookupTable {
+        let table = |table: &TableSpec| ServiceTable {
             head: TableHead { slots: table.slots.len() as u32, tracked: table.tracked },
             generation: 1,
             digest: 0,

@@ -4,7 +4,7 @@ use sluice_datapath::abi::{Slot, TableHead};
 
 /// A lookup table as it is in its inner map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LookupTable {
+pub struct ServiceTable {
     /// Number of slots, and whether flows are tracked.
     pub head: TableHead,
     /// Version of the table: incremented with each replacement.
@@ -15,7 +15,7 @@ pub struct LookupTable {
     pub slots: Vec<Slot>,
 }
 
-impl LookupTable {
+impl ServiceTable {
     /// The elements of the inner map, two words in each.
     pub fn elements(&self) -> Vec<u64> {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
@@ -60,8 +60,8 @@ mod tests {
         fn a_table_survives_the_round_trip(words in prop::collection::vec(any::<u32>(), 0..20), tracked: bool, generation: u32, digest: u64) {
             let slots: Vec<Slot> = words.into_iter().map(Slot::decode).collect();
             let head = TableHead { slots: slots.len() as u32, tracked };
-            let table = LookupTable { head, generation, digest, slots };
-            prop_assert_eq!(LookupTable::from_elements(&table.elements()), Some(table));
+            let table = ServiceTable { head, generation, digest, slots };
+            prop_assert_eq!(ServiceTable::from_elements(&table.elements()), Some(table));
         }
     }
 }
