@@ -1,4 +1,4 @@
-//! The binary as a user meets it: exit codes, and where its words go.
+//! The command line: exit codes, and the use of standard output and standard error.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,8 +13,8 @@ fn sluice(directory: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluice")).args(args).current_dir(directory).output().unwrap()
 }
 
-/// A directory with the example configuration, its key file beside it.
-fn edge() -> TempDir {
+/// A directory with the example configuration and its key file.
+fn example_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let text = EXAMPLE.replace("/etc/sluice/hash.key", "hash.key");
     fs::write(directory.path().join("edge.json"), text).unwrap();
@@ -35,8 +35,8 @@ fn assert_fails(output: &Output, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn check_sums_up_a_good_configuration() {
-    let directory = edge();
+fn check_prints_a_summary_of_a_valid_configuration() {
+    let directory = example_directory();
     let output = sluice(directory.path(), &["check", "edge.json"]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -53,16 +53,16 @@ fn check_sums_up_a_good_configuration() {
 }
 
 #[test]
-fn check_never_shows_the_key() {
-    let directory = edge();
+fn check_never_prints_the_hash_key() {
+    let directory = example_directory();
     let key = fs::read_to_string(directory.path().join("hash.key")).unwrap();
     let output = sluice(directory.path(), &["check", "edge.json"]);
     assert!(!String::from_utf8(output.stdout).unwrap().contains(key.trim()));
 }
 
 #[test]
-fn a_wrong_value_is_exit_code_2_with_file_place_and_remedy_on_one_line() {
-    let directory = edge();
+fn an_invalid_value_is_exit_code_2_with_file_path_and_remedy_on_one_line() {
+    let directory = example_directory();
     let text = EXAMPLE.replace("\"weight\": 50", "\"weight\": 65536");
     fs::write(directory.path().join("edge.json"), text).unwrap();
     let output = sluice(directory.path(), &["check", "edge.json"]);
@@ -81,8 +81,8 @@ fn a_missing_configuration_is_exit_code_2() {
 }
 
 #[test]
-fn a_missing_key_file_is_exit_code_2_with_the_command_to_type() {
-    let directory = edge();
+fn a_missing_key_file_is_exit_code_2_with_the_command_that_creates_it() {
+    let directory = example_directory();
     fs::remove_file(directory.path().join("hash.key")).unwrap();
     assert_fails(
         &sluice(directory.path(), &["check", "edge.json"]),
@@ -92,16 +92,16 @@ fn a_missing_key_file_is_exit_code_2_with_the_command_to_type() {
 }
 
 #[test]
-fn a_key_file_for_everybody_is_exit_code_2_with_the_chmod_to_type() {
-    let directory = edge();
+fn a_world_readable_key_file_is_exit_code_2_with_the_chmod_command() {
+    let directory = example_directory();
     let key = directory.path().join("hash.key");
     fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
     assert_fails(&sluice(directory.path(), &["check", "edge.json"]), 2, &["`chmod 600 hash.key`"]);
 }
 
 #[test]
-fn a_key_is_never_overwritten() {
-    let directory = edge();
+fn an_existing_key_file_is_never_overwritten() {
+    let directory = example_directory();
     let file = directory.path().join("hash.key");
     let before = fs::read(&file).unwrap();
     assert_fails(
@@ -113,7 +113,7 @@ fn a_key_is_never_overwritten() {
 }
 
 #[test]
-fn a_key_that_cannot_be_written_is_exit_code_1() {
+fn an_unwritable_key_file_is_exit_code_1() {
     let directory = tempfile::tempdir().unwrap();
     assert_fails(
         &sluice(directory.path(), &["key", "new", "--out", "none/hash.key"]),
@@ -155,7 +155,7 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
-fn version_and_help_are_answers_not_errors() {
+fn version_and_help_go_to_standard_output() {
     let directory = tempfile::tempdir().unwrap();
     let version = sluice(directory.path(), &["-V"]);
     assert_eq!(version.stdout, format!("sluice {}\n", env!("CARGO_PKG_VERSION")).into_bytes());

@@ -1,9 +1,7 @@
-//! The daemons as their users meet them: the real binary, started, told to reload, ended, killed
-//! and taken down.
+//! The daemons as processes: start, reload, end, kill, and `sluice down`.
 //!
-//! Each test has network and mount namespaces of its own, with a private BPF file system and a
-//! private `/run`, so nothing here touches the host. They need root; without it they are reported
-//! as ignored.
+//! Each test runs in its own network and mount namespaces with a private BPF file system and a
+//! private `/run`, so the host is not changed. The tests need root and are ignored without it.
 
 #[path = "daemon/acl.rs"]
 mod acl;
@@ -45,13 +43,13 @@ mod wire;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-/// One test: its name, and what it does in its namespaces.
-type Test = (&'static str, fn() -> Result<Completion, Failed>);
+/// One test: its name and function.
+type DaemonTest = (&'static str, fn() -> Result<Completion, Failed>);
 
-/// Turns functions into [`Test`]s that each run in namespaces of their own.
+/// Turns functions into tests that run in their own namespaces.
 macro_rules! tests {
     ($($module:ident: $($name:ident),+;)+) => {
-        const TESTS: &[Test] = &[
+        const TESTS: &[DaemonTest] = &[
             $($((stringify!($name), || support::in_namespace(|| async {
                 fixture::own_mounts();
                 $module::$name().into()

@@ -1,8 +1,8 @@
-//! Interfaces, filters, routes, tunnel devices, the journal and the backend's set-up on a real
+//! Interfaces, filters, routes, tunnel devices, the journal and the backend's setup on a real
 //! kernel.
 //!
-//! Each test has network namespaces of its own, so nothing here touches the host. They need root;
-//! without it they are reported as ignored.
+//! Each test runs in its own network namespaces, so the host is not changed. The tests need root
+//! and are ignored without it.
 
 #[path = "netlink/backend.rs"]
 mod backend;
@@ -17,13 +17,13 @@ mod undo;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-/// One test: its name, and what it does in its namespace.
-type Test = (&'static str, fn() -> Result<Completion, Failed>);
+/// One test: its name and function.
+type NetlinkTest = (&'static str, fn() -> Result<Completion, Failed>);
 
-/// Turns async functions into [`Test`]s that each run in a namespace.
+/// Turns async functions into tests that run in their own namespace.
 macro_rules! tests {
     ($($module:ident: $($name:ident),+;)+) => {
-        const TESTS: &[Test] = &[
+        const TESTS: &[NetlinkTest] = &[
             $($((stringify!($name), || support::in_namespace(|| async { $module::$name().await.into() })),)+)+
         ];
     };

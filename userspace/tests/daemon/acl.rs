@@ -1,5 +1,4 @@
-//! Deny- and allow-lists of sources, while the balancer runs: from the files to the outcome of
-//! packets.
+//! Source ACLs and rate limits of a running balancer: from the files to the verdicts of packets.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,8 +12,8 @@ use serde_json::json;
 use crate::fixture::{HostFixture, assert_fails, host_state, wait_until};
 use crate::wire;
 
-/// How long reading the long list may take, on a machine that does other things, too.
-const READ_WITHIN: Duration = Duration::from_secs(300);
+/// Limit for reading the long file, on a busy machine.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
 
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
@@ -24,7 +23,7 @@ impl HostFixture {
         fs::write(self.directory().join(name), text).unwrap();
     }
 
-    /// What becomes of a segment that a client sends to a VIP: the counter that it changes.
+    /// Sends a segment from a client to a VIP; returns the name of the counter that it increments.
     #[track_caller]
     pub(crate) fn outcome(&self, client: &str, vip: &str) -> String {
         let counted = || {
@@ -39,12 +38,12 @@ impl HostFixture {
                 .unwrap()
                 .iter()
                 .map(|(name, c)| (name.clone(), c.as_u64()));
-            // Other packets of the host's own may come meanwhile.
-            let of_lists = reasons.filter(|(name, _)| {
+            // Other reasons may count packets of the host itself.
+            let policy_reasons = reasons.filter(|(name, _)| {
                 ["acl_denied", "acl_not_allowed", "rate_limited_service", "rate_limited_source"]
                     .contains(&name.as_str())
             });
-            services.chain(of_lists).collect::<std::collections::BTreeMap<_, _>>()
+            services.chain(policy_reasons).collect::<std::collections::BTreeMap<_, _>>()
         };
         let before = counted();
         wire::send_segment("far", "eth0", client.parse().unwrap(), vip.parse().unwrap());
@@ -64,11 +63,11 @@ impl HostFixture {
     }
 }
 
-/// A long list: reading it takes many times what a drain takes. With a client's address at its end.
-pub(crate) fn many(client: &str) -> String {
+/// A long ACL file with a client's address at its end: reading it takes much longer than a drain.
+pub(crate) fn long_acl(client: &str) -> String {
     let mut text = String::new();
     for number in 0..1_000_000u32 {
-        // Apart from each other, in an order that is not that of addresses.
+        // Scattered addresses in no order.
         let address = Ipv4Addr::from(number.wrapping_mul(2_654_435_761) & 0x7fff_ffff);
         let _ = writeln!(text, "{address}");
     }
@@ -85,7 +84,7 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_denied");
     assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
 
-    // A little change is made in place.
+    // A small change is made in place.
     fixture.write_file("deny.txt", &format!("{OTHER}\n"));
     daemon.reload();
     daemon.wait_for_log("2 of 1 prefixes changed in place", 1);
@@ -94,7 +93,7 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
         ("web".into(), "acl_denied".into())
     );
 
-    // A service gets a list of its own, and another is made for all.
+    // A service gets its own ACL, and the global one is emptied.
     fixture.write_file("allow.txt", &format!("{OTHER}\n"));
     fixture.write_file("deny.txt", "");
     fixture.config["services"][0]["allow_file"] = json!("allow.txt");
@@ -104,14 +103,14 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
 
-    // A daemon that is killed leaves them in force, and the next one takes them over.
+    // They stay in effect after SIGKILL, and the next daemon adopts them.
     daemon.end(Signal::SIGKILL);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     daemon.wait_for_log("source ACL of service web is in force", 1);
 
-    // Out of the configuration, out of the way.
+    // Without ACLs in the configuration every client is allowed.
     fixture.config["services"][0].as_object_mut().unwrap().remove("allow_file");
     fixture.config.as_object_mut().unwrap().remove("deny_file");
     fixture.write();
@@ -161,9 +160,8 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     let mut fixture = HostFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
-    // The old service gets a list that denies the client, a new one gets a short one that allows
-    // it.
-    fixture.write_file("many.txt", &many(CLIENT));
+    // The old service gets a long ACL that denies the client, a new one a short ACL that allows it.
+    fixture.write_file("many.txt", &long_acl(CLIENT));
     fixture.write_file("few.txt", CLIENT);
     fixture.config["services"][0]["deny_file"] = json!("many.txt");
     fixture.config["services"].as_array_mut().unwrap().push(json!({
@@ -174,8 +172,7 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     let in_force = "is in force";
     assert_eq!(daemon.log_count(in_force), 0, "{}", daemon.log());
 
-    // Meanwhile a backend drains, and the balancer serves whom it served, and nobody at the new
-    // service.
+    // Meanwhile a backend is drained. The old service forwards without its ACL, the new one drops.
     fixture.config["backends"][1]["draining"] = json!(true);
     fixture.write();
     daemon.reload();
@@ -185,14 +182,14 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     assert_eq!(
         daemon.log_count(in_force),
         0,
-        "the lists were there before the drain was: {}",
+        "the ACLs were read before the drain: {}",
         daemon.log()
     );
     assert!(status["services"][0]["slots"]["b"].is_null(), "{status}");
     assert_eq!(outcomes, ["web", "acl_not_allowed"]);
 
-    // The run that the drain's reload asked for finds nothing new.
-    let deadline = Instant::now() + READ_WITHIN;
+    // The reload of the drain does not read the files again.
+    let deadline = Instant::now() + READ_TIMEOUT;
     while daemon.log_count(in_force) < 2 {
         assert!(Instant::now() < deadline, "{}", daemon.log());
         thread::sleep(Duration::from_millis(100));
@@ -219,7 +216,7 @@ pub(crate) fn rates_follow_the_configuration() {
     for _ in 0..3 {
         assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
     }
-    // A burst of two, then one a second: forty at once are too many.
+    // A burst of 2, then 1 per second: 40 packets at once exceed it.
     fixture.config["services"][0]["rate"] =
         json!({ "source_packets": { "per_second": 1, "burst": 2 } });
     fixture.write();
@@ -236,7 +233,7 @@ pub(crate) fn rates_follow_the_configuration() {
     burst(CLIENT.parse().unwrap());
     wait_until("packets beyond the rate are dropped", || limited(&fixture) > 0);
     assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
-    // Another rate counts at once, however much was taken under the one before.
+    // A new rate starts with full buckets.
     let source = |per_second, burst| json!({ "source_packets": { "per_second": per_second, "burst": burst } });
     fixture.config["services"][0]["rate"] = source(1, 20);
     fixture.write();
@@ -248,7 +245,7 @@ pub(crate) fn rates_follow_the_configuration() {
     fixture.write();
     daemon.reload();
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
-    // Gone from the configuration, gone from the packet path.
+    // Without a rate in the configuration nothing is limited.
     fixture.config["services"][0].as_object_mut().unwrap().remove("rate");
     fixture.write();
     daemon.reload();

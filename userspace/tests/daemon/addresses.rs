@@ -1,4 +1,4 @@
-//! VIP addresses that drop what no service listens to.
+//! VIP addresses that drop packets to ports without a service.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::support::add_address;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
-/// Else the host would no longer be reached there: by SSH, for one.
+/// Otherwise the host would no longer be reachable at that address, for example by SSH.
 pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
     let mut fixture = HostFixture::new();
     fixture.config["addresses"] =
@@ -20,7 +20,7 @@ pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
     assert_fails(&fixture.sluice(&LB), 2, &words);
     assert_eq!(host_state(), before);
 
-    // The address of the other policy is not the host's.
+    // The address that drops is not assigned to the host.
     fixture.config["addresses"] = json!([{ "address": "203.0.113.11", "unlisted": "drop" }]);
     fixture.write();
     let mut daemon = fixture.start(&["lb"]);
@@ -47,7 +47,7 @@ pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
     fixture.down();
 }
 
-/// A prefix is refused when the host has any address of it.
+/// A prefix is refused if any of its addresses is assigned to the host.
 pub(crate) fn a_prefix_that_contains_a_host_address_is_refused() {
     let mut fixture = HostFixture::new();
     fixture.config["services"][0]["vips"] = json!(["203.0.113.0/24:80/tcp"]);

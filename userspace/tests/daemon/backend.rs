@@ -1,4 +1,4 @@
-//! The agent on a backend.
+//! `sluice backend`.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -22,8 +22,8 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     let mut daemon = fixture.start(&["backend"]);
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.11/32"]);
     assert_eq!(sysctl("eth0", "arp_ignore"), "1");
-    // Where the kernel has no tunnel devices our program decapsulates; which of the two it is, is
-    // said.
+    // Without tunnel devices in the kernel the program decapsulates; the log and the status show
+    // which.
     let by_program = daemon.log_count("decapsulated by: BPF program") == 1;
     assert_eq!(by_program, tc_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
     let status = fixture.json("status");
@@ -31,19 +31,19 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
         (&status["backend"]["daemon"], &status["backend"]["program"]),
         (&json!(daemon.id()), &json!(by_program))
     );
-    // The same object clamps.
+    // The same object clamps the MSS.
     assert!(status["backend"]["memory"].is_object(), "{status}");
     assert!(fixture.json("counters")["backend"].is_object());
 
-    // A VIP goes, another comes.
+    // A VIP is removed, another is added.
     let filter = tc_filter("eth0", FILTER);
     fixture.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp", "203.0.113.12:80/tcp"]);
     fixture.write();
     daemon.reload();
     assert_eq!(on_lo(), ["203.0.113.10/32", "203.0.113.12/32"]);
-    assert_eq!(tc_filter("eth0", FILTER), filter, "a change of VIPs is no new program");
+    assert_eq!(tc_filter("eth0", FILTER), filter, "a change of VIPs keeps the program");
 
-    // More go and come than the maps have room for at once; some of them stay.
+    // More VIPs change than fit into the maps together; some of them stay.
     let vips = |last: std::ops::Range<u8>| {
         last.map(|last| format!("203.0.113.{last}:80/tcp")).collect::<Vec<_>>()
     };
@@ -65,7 +65,7 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     fixture.write();
     daemon.reload();
 
-    // A bad change is refused whole.
+    // An invalid configuration is refused completely.
     let with = host_state();
     fixture.config["backends"][0]["address"] = json!("10.9.9.9");
     fixture.write();
@@ -81,7 +81,7 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
         assert_eq!(
             on_lo(),
             ["203.0.113.10/32", "203.0.113.12/32"],
-            "{signal}: packets are served on"
+            "{signal}: the VIP addresses stay"
         );
         assert_eq!(tc_filter("eth0", FILTER).is_empty(), !by_program);
         fixture.down();
@@ -94,7 +94,7 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(host_state(), before);
 
-    // A VIP address that this host announces is refused, and nothing stays.
+    // A VIP address on an interface other than `lo` is refused, and nothing is changed.
     add_address("203.0.113.10/24", "eth0");
     let before = host_state();
     let output = fixture.sluice(&["backend", "--config", "edge.json"]);

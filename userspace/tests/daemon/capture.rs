@@ -1,4 +1,4 @@
-//! Captures: what they write, how they end, and that the forwarding path is the same afterwards.
+//! `sluice capture`: its output, its end, and the forwarding path afterwards.
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::fs::{self, File};
@@ -23,14 +23,14 @@ use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
 
-/// A capture that runs; killed when dropped.
-struct Running {
+/// A running capture; dropping it kills the process.
+struct CaptureProcess {
     child: Child,
     directory: PathBuf,
 }
 
-impl Running {
-    /// Starts one and waits until it captures.
+impl CaptureProcess {
+    /// Starts a capture and waits until it is enabled.
     fn start(fixture: &HostFixture, args: &[&str]) -> Self {
         let directory = fixture.directory().to_owned();
         let file = |name: &str| File::create(directory.join(name)).unwrap();
@@ -39,7 +39,7 @@ impl Running {
         let child =
             command.stdout(file("capture.out")).stderr(file("capture.err")).spawn().unwrap();
         let running = Self { child, directory };
-        wait_until("the capture begins", || running.log_count("capturing"));
+        wait_until("the capture begins", || running.stderr_contains("capturing"));
         running
     }
 
@@ -47,7 +47,7 @@ impl Running {
         fs::read_to_string(self.directory.join(name)).unwrap()
     }
 
-    fn log_count(&self, words: &str) -> bool {
+    fn stderr_contains(&self, words: &str) -> bool {
         self.text("capture.err").contains(words)
     }
 
@@ -55,7 +55,7 @@ impl Running {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Waits for its end: the exit code, what it printed, what it said.
+    /// Waits for its end; returns the exit code, standard output and standard error.
     fn end(mut self) -> (Option<i32>, String, String) {
         let mut status = None;
         wait_until("the capture ends", || {
@@ -70,16 +70,16 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for CaptureProcess {
     fn drop(&mut self) {
-        // Fails when it has ended already, which is as well.
+        // Fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A client's segment to the service `web`, with a time to live.
-fn segment(hops: u8) -> Vec<u8> {
+/// A client's segment to the service `web` with this TTL.
+fn segment(ttl: u8) -> Vec<u8> {
     let shown = run("ip -o link show eth0");
     let address =
         shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
@@ -89,24 +89,24 @@ fn segment(hops: u8) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], eth0).ipv4(
         [198, 51, 100, 7],
         [203, 0, 113, 10],
-        hops,
+        ttl,
     );
     let mut frame = Vec::new();
     builder.tcp(40_000, 80, 1, 1000).write(&mut frame, &[0x61; 200]).unwrap();
     frame
 }
 
-/// Sends a frame out of `far`, the other end of `eth0`.
+/// Sends a frame from `far`, the peer of `eth0`.
 fn send(frame: &[u8]) {
-    // SAFETY: a new socket; its descriptor is owned at once.
+    // SAFETY: the descriptor is new and not owned elsewhere.
     let socket = unsafe {
         OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))
     };
-    // SAFETY: all zero is a valid value of this plain C struct.
+    // SAFETY: all zero bytes are a valid value of this C struct.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = libc::AF_PACKET as u16;
     to.sll_ifindex = nix::net::if_::if_nametoindex("far").unwrap() as i32;
-    // SAFETY: buffer and address live through the call, and have the sizes that are given.
+    // SAFETY: the lengths are those of the frame and the address, which outlive the call.
     let sent = unsafe {
         let address = (&raw const to).cast();
         libc::sendto(
@@ -129,7 +129,7 @@ pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
     let fixture = HostFixture::new();
     let _daemon = fixture.start(&["lb"]);
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let capture = Running::start(&fixture, &["--out", "edge.pcapng", "--count", "2"]);
+    let capture = CaptureProcess::start(&fixture, &["--out", "edge.pcapng", "--count", "2"]);
     let frames = [segment(64), segment(0)];
     frames.iter().for_each(|frame| send(frame));
     let (code, out, err) = capture.end();
@@ -189,9 +189,9 @@ pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
 pub(crate) fn a_text_capture_ends_with_a_summary() {
     let fixture = HostFixture::new();
     let daemon = fixture.start(&["lb"]);
-    // Nobody needs a daemon for it.
+    // A capture does not need a running daemon.
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
-    let capture = Running::start(&fixture, &["--drops-only", "--service", "web"]);
+    let capture = CaptureProcess::start(&fixture, &["--drops-only", "--service", "web"]);
     assert_fails(
         &fixture.sluice(&["capture", "--duration", "1"]),
         1,
@@ -199,7 +199,7 @@ pub(crate) fn a_text_capture_ends_with_a_summary() {
     );
     send(&segment(64));
     send(&segment(0));
-    wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
+    wait_until("the capture has printed a line", || capture.text("capture.out").ends_with('\n'));
     capture.signal(Signal::SIGINT);
     let (code, out, err) = capture.end();
     assert_eq!(code, Some(0), "{err}");
@@ -223,17 +223,17 @@ pub(crate) fn a_killed_capture_ends_by_its_deadline() {
     let fixture = HostFixture::new();
     let _daemon = fixture.start(&["lb"]);
     let (before, filter, maps) = (host_state(), tc_filter("eth0", FILTER), pins());
-    let mut capture = Running::start(&fixture, &["--out", "edge.pcapng"]);
+    let mut capture = CaptureProcess::start(&fixture, &["--out", "edge.pcapng"]);
     assert_eq!(
         (tc_filter("eth0", FILTER), pins()),
         (filter.clone(), maps.clone()),
-        "nothing is replaced for it"
+        "a capture replaces neither filter nor maps"
     );
     assert!(captured());
     capture.signal(Signal::SIGKILL);
     capture.child.wait().unwrap();
-    // Nobody tells the program; the first packet after the capture's time does.
-    wait_until("the program notices", || {
+    // The program disables the capture with the first packet after its deadline.
+    wait_until("the program disables the capture", || {
         send(&segment(64));
         !captured()
     });
@@ -244,8 +244,8 @@ pub(crate) fn a_killed_capture_ends_by_its_deadline() {
     let count = forwarded();
     send(&segment(64));
     assert_eq!(forwarded(), count + 1);
-    // The next one finds everything as it should be.
-    let capture = Running::start(&fixture, &["--count", "1"]);
+    // The next capture works.
+    let capture = CaptureProcess::start(&fixture, &["--count", "1"]);
     send(&segment(64));
     assert_eq!(capture.end().0, Some(0));
 }
@@ -253,12 +253,12 @@ pub(crate) fn a_killed_capture_ends_by_its_deadline() {
 pub(crate) fn a_capture_ends_with_its_instance_but_not_with_a_reload() {
     let mut fixture = HostFixture::new();
     let mut daemon = fixture.start(&["lb"]);
-    let capture = Running::start(&fixture, &["--service", "web"]);
+    let capture = CaptureProcess::start(&fixture, &["--service", "web"]);
     fixture.config["backends"][0]["draining"] = json!(true);
     fixture.write();
     daemon.reload();
     send(&segment(64));
-    wait_until("there is a line", || capture.text("capture.out").ends_with('\n'));
+    wait_until("the capture has printed a line", || capture.text("capture.out").ends_with('\n'));
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     fixture.down();
     let (code, out, err) = capture.end();

@@ -1,4 +1,4 @@
-//! A host to run `sluice` on, and what can be seen from outside.
+//! The fixture: a host for `sluice`, its daemons, and the state of the host.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -19,30 +19,28 @@ use tempfile::TempDir;
 
 use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};
 
-/// The binary: the one that was built with the tests, or that which the environment variable
-/// `SLUICE` names.
+/// The binary under test: the environment variable `SLUICE`, by default the one built with the
+/// tests.
 pub(crate) static SLUICE: LazyLock<String> = LazyLock::new(|| {
     std::env::var("SLUICE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned())
 });
-/// How long anything may take: generous, for emulated machines.
-const WITHIN: Duration = Duration::from_secs(300);
+/// Limit of every wait, long enough for emulated machines.
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// The private BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
-/// The balancer's pins.
+/// The directory of the instance's pins.
 pub(crate) const PINS: &str = "/sys/fs/bpf/sluice/edge";
-/// What the instance keeps under `/run`.
+/// The instance's directory under `/run`.
 pub(crate) const STATE: &str = "/run/sluice/edge";
 
-/// Gives this thread, and what it starts, mounts of its own.
+/// Gives this thread and its children private mounts.
 pub(crate) fn own_mounts() {
     let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .expect("mounts can be made private");
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
-        .expect("/run can be private");
+    unshare(CloneFlags::CLONE_NEWNS).expect("unshare(CLONE_NEWNS)");
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("mount on /run");
     mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), none)
-        .expect("a BPF file system can be mounted");
+        .expect("mount of the BPF file system");
 }
 
 /// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
@@ -85,14 +83,13 @@ impl HostFixture {
         fs::write(self.directory().join("edge.json"), text).unwrap();
     }
 
-    /// Runs a command of the binary to its end; one that does not end in time fails with exit
-    /// code 124.
+    /// Runs the binary to its end. After the timeout the exit code is 124.
     pub(crate) fn sluice(&self, args: &[&str]) -> Output {
         self.command(&[&[SLUICE.as_str()], args].concat())
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Output {
-        let within = WITHIN.as_secs().to_string();
+        let within = TIMEOUT.as_secs().to_string();
         let mut command = Command::new("timeout");
         command
             .arg(within)
@@ -103,30 +100,29 @@ impl HostFixture {
             .unwrap()
     }
 
-    /// As [`Self::sluice`] with the binary's path, for wrappers.
+    /// Runs the binary through a wrapper command.
     pub(crate) fn wrapped(&self, wrapper: &[&str], args: &[&str]) -> Output {
         self.command(&[wrapper, &[SLUICE.as_str()], args].concat())
     }
 
     /// Starts a daemon and waits until it is ready.
-    pub(crate) fn start(&self, args: &[&str]) -> Daemon {
+    pub(crate) fn start(&self, args: &[&str]) -> DaemonProcess {
         self.start_wrapped(&[], args)
     }
 
-    /// As [`Self::start`], by a command that becomes the daemon.
-    pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
+    /// Like [`Self::start`], through a wrapper command that executes the daemon.
+    pub(crate) fn start_wrapped(&self, wrapper: &[&str], args: &[&str]) -> DaemonProcess {
         let mut daemon = self.spawn(wrapper, args);
         daemon.wait_for_log("ready: ", 1);
         daemon
     }
 
-    /// As [`Self::start_wrapped`], without waiting.
-    pub(crate) fn spawn(&self, wrapper: &[&str], args: &[&str]) -> Daemon {
+    /// Like [`Self::start_wrapped`], without waiting.
+    pub(crate) fn spawn(&self, wrapper: &[&str], args: &[&str]) -> DaemonProcess {
         let log = self
             .directory()
             .join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
-        // It ends with the test also when nobody is left to end it: a test killed for taking too
-        // long.
+        // The daemon also ends if the test process is killed.
         let words =
             [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
         let mut command = Command::new(words[0]);
@@ -137,7 +133,7 @@ impl HostFixture {
             .env_remove("SLUICE_LOG");
         let child =
             command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
-        Daemon { child, log }
+        DaemonProcess { child, log }
     }
 
     pub(crate) fn down(&self) -> String {
@@ -157,13 +153,13 @@ impl HostFixture {
     }
 }
 
-/// A running daemon; killed when dropped.
-pub(crate) struct Daemon {
+/// A running daemon; dropping it kills the process.
+pub(crate) struct DaemonProcess {
     child: Child,
     log: std::path::PathBuf,
 }
 
-impl Daemon {
+impl DaemonProcess {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -172,14 +168,14 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// How often something is in the log.
+    /// Occurrences of a text in the log.
     pub(crate) fn log_count(&self, words: &str) -> usize {
         self.log().matches(words).count()
     }
 
-    /// Waits until something is in the log for the n-th time.
+    /// Waits until a text is in the log this many times.
     pub(crate) fn wait_for_log(&mut self, words: &str, times: usize) {
-        let deadline = Instant::now() + WITHIN;
+        let deadline = Instant::now() + TIMEOUT;
         while self.log_count(words) < times {
             let ended = self.child.try_wait().unwrap();
             assert!(
@@ -195,7 +191,7 @@ impl Daemon {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Tells it to reload, and waits until it has, or has refused.
+    /// Sends SIGHUP and waits until the reload has succeeded or failed.
     pub(crate) fn reload(&mut self) {
         let outcomes =
             |daemon: &Self| daemon.log_count("ready: ") + daemon.log_count("reload failed");
@@ -204,7 +200,7 @@ impl Daemon {
         wait_until("the reload ends", || outcomes(self) > before);
     }
 
-    /// Sends a signal and waits for the end; the exit code, if there is one.
+    /// Sends a signal and waits for the end; returns the exit code, if there is one.
     pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
         let mut status = None;
@@ -216,25 +212,26 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
-        // Fails when it has ended already, which is as well.
+        // Fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + WITHIN;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within {} s: {what}", WITHIN.as_secs());
+pub(crate) fn wait_until(condition: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "timeout after {} s: {condition}", TIMEOUT.as_secs());
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The host as its tools show it, with every pin and everything under `/run`.
+/// The state of the host as text: the output of `ip` and `tc`, every pin, and every file under
+/// `/run`.
 pub(crate) fn host_state() -> String {
     let mut text = snapshot();
     for root in [BPFFS, "/run"] {
@@ -255,7 +252,7 @@ fn list(directory: &Path, text: &mut String) {
     }
 }
 
-/// The identity of every map: the inodes of the pins.
+/// Every pin with its inode, which identifies the pinned map.
 pub(crate) fn pins() -> Vec<(String, u64)> {
     let directory = fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path().join("lb");
     let mut pins: Vec<_> = fs::read_dir(directory)
@@ -269,13 +266,13 @@ pub(crate) fn pins() -> Vec<(String, u64)> {
     pins
 }
 
-/// Our filter on an interface as `tc` shows it; nothing when there is none.
+/// The lines of `tc filter show` about a filter; empty if there is none.
 pub(crate) fn tc_filter(interface: &str, name: &str) -> String {
     let filters = try_run(&format!("tc filter show dev {interface} ingress")).1;
     filters.lines().filter(|line| line.contains(name)).collect()
 }
 
-/// Makes an interface where somebody else's filter has the place of ours.
+/// Creates an interface with a foreign filter at the priority of Sluice's.
 pub(crate) fn attach_foreign_filter(interface: &str, peer: &str) -> ForeignFilter {
     veth(interface, peer);
     run(&format!("tc qdisc add dev {interface} clsact"));
@@ -290,14 +287,14 @@ pub(crate) fn attach_foreign_filter(interface: &str, peer: &str) -> ForeignFilte
     ForeignFilter { index, foreign }
 }
 
-/// A place that somebody else holds.
+/// A foreign filter.
 pub(crate) struct ForeignFilter {
     index: u32,
     foreign: FilterSpec,
 }
 
 impl ForeignFilter {
-    /// Removes their filter.
+    /// Removes the filter.
     pub(crate) fn remove(self) {
         let removed = block_on(async {
             Netlink::connect()
@@ -310,7 +307,7 @@ impl ForeignFilter {
     }
 }
 
-/// Checks that a command failed as it should, with one line.
+/// Checks the exit code and the single error line of a failed command.
 #[track_caller]
 pub(crate) fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -323,7 +320,7 @@ pub(crate) fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-/// Runs netlink requests from a thread of their own, in the same namespaces.
+/// Runs netlink requests on a new thread in the same namespaces.
 pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
         let job = scope.spawn(|| {
@@ -331,6 +328,6 @@ pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(future)
         });
-        job.join().expect("the requests succeed")
+        job.join().expect("the thread has not panicked")
     })
 }

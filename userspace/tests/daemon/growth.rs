@@ -1,4 +1,4 @@
-//! A million flows, and maps that are replaced by larger ones while packets come.
+//! Replacement of the maps by larger ones with a million flows and under traffic.
 #![expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
 
 use std::net::Ipv4Addr;
@@ -15,34 +15,34 @@ use sluice_datapath::Flow;
 use sluice_datapath::abi::{Connection, Port, TCP};
 
 use crate::fixture::{HostFixture, host_state, wait_until};
-use crate::limits::map;
+use crate::limits::map_status;
 use crate::support::run;
-use crate::traffic::Client;
+use crate::traffic::TrafficClient;
 
-/// Flows that are there before packets come.
+/// Flows in the connection table before the traffic.
 const FLOWS: u32 = 1_000_000;
-/// Flows of the packets, all of them new while the maps are replaced.
-const COMING: u64 = 30_000;
+/// Flows of the traffic, which are new while the maps are replaced.
+const NEW_FLOWS: u64 = 30_000;
 
-/// A plain value, as aya wants it.
+/// A wrapper that implements aya's `Pod`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[repr(transparent)]
-struct Raw<T>(T);
+struct AyaPod<T>(T);
 
-// SAFETY: flows and connections are plain values, without padding or forbidden bit patterns.
-unsafe impl Pod for Raw<Flow> {}
-// SAFETY: as above.
-unsafe impl Pod for Raw<Connection> {}
+// SAFETY: flows have no padding and no invalid bit patterns.
+unsafe impl Pod for AyaPod<Flow> {}
+// SAFETY: connections have no padding and no invalid bit patterns.
+unsafe impl Pod for AyaPod<Connection> {}
 
-/// The connection table in force.
-fn connections() -> HashMap<MapData, Raw<Flow>, Raw<Connection>> {
+/// The pinned connection table.
+fn connections() -> HashMap<MapData, AyaPod<Flow>, AyaPod<Connection>> {
     let pins = Pins::new(Path::new("/sys/fs/bpf"), "edge", Role::Lb);
     let map = MapData::from_pin(pins.directory().join("CONNECTIONS")).unwrap();
     Map::LruHashMap(map).try_into().unwrap()
 }
 
-/// One of the flows, and its entry, which no packet of it has written.
-fn flow(number: u32) -> (Raw<Flow>, Raw<Connection>) {
+/// A flow and its entry, which is written by the test and not by a packet.
+fn flow(number: u32) -> (AyaPod<Flow>, AyaPod<Connection>) {
     let source = Ipv4Addr::from_bits(0xc612_0000 | number >> 4);
     let destination = Ipv4Addr::new(203, 0, 113, 10);
     let flow = Flow::new(
@@ -52,13 +52,12 @@ fn flow(number: u32) -> (Raw<Flow>, Raw<Connection>) {
         Port::new(80),
         TCP,
     );
-    (Raw(flow), Raw(Connection { backend: 1 + number % 2, epoch: 1 + number % 7 }))
+    (AyaPod(flow), AyaPod(Connection { backend: 1 + number % 2, epoch: 1 + number % 7 }))
 }
 
 pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
     let mut fixture = HostFixture::new();
-    // Nobody is there to say where backends are; packets would wait for that, and hold up their
-    // sender.
+    // The backends do not exist: packets would wait for address resolution and block their sender.
     run("ip link set eth0 arp off");
     let before = host_state();
     fixture.config["services"][0]["tracking"] = json!("always");
@@ -77,11 +76,10 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
             connections.insert(flow, connection, 0).unwrap();
         }
     });
-    assert_eq!(map(&fixture.status(), "CONNECTIONS")["entries"], FLOWS);
+    assert_eq!(map_status(&fixture.status(), "CONNECTIONS")["entries"], FLOWS);
 
-    // All maps twice, the one with the flows too: to more, and, since nothing else is as large, to
-    // fewer again.
-    let mut client = Client::new(COMING);
+    // All maps are replaced twice; the connection table, by far the largest, grows and shrinks.
+    let mut client = TrafficClient::new(NEW_FLOWS);
     for (round, connections) in [2_400_000, 1_300_000].into_iter().enumerate() {
         let traffic = client.start_background();
         let begun = traffic.sent();
@@ -92,19 +90,18 @@ pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
         fixture.write();
         timed(&format!("reload to room for {connections} flows"), &mut || daemon.reload());
         assert_eq!(daemon.log_count("maps resized"), round + 1, "{}", daemon.log());
-        // Every packet is counted once, the counters never went back, and every flow is where it
-        // was.
+        // Every packet is counted once, the counters never decrease, and every flow is kept.
         client = traffic.stop();
         client.assert_all_counted();
         let status = fixture.status();
         for (name, capacity) in
             [("CONNECTIONS", connections), ("BACKENDS", room + 1), ("TABLES", room + 1)]
         {
-            assert_eq!(map(&status, name)["capacity"], capacity, "{name}");
+            assert_eq!(map_status(&status, name)["capacity"], capacity, "{name}");
         }
         assert_eq!(
-            map(&status, "CONNECTIONS")["entries"],
-            u64::from(FLOWS) + client.sent().min(COMING)
+            map_status(&status, "CONNECTIONS")["entries"],
+            u64::from(FLOWS) + client.sent().min(NEW_FLOWS)
         );
     }
     assert_eq!(fixture.json("counters")["lb"]["services"]["web"]["packets"], client.sent());

@@ -1,4 +1,4 @@
-//! What bad input gets: one clear error, the right exit code, and nothing left behind.
+//! Invalid input: one error line, the exit code, and no change of the host.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,12 +12,12 @@ use crate::support::run;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
-/// What is done to a good configuration.
-type Spoil = fn(&mut Value);
+/// A change that makes a valid configuration invalid.
+type Mutation = fn(&mut Value);
 
 pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing() {
     let fixture = HostFixture::new();
-    let cases: [(Spoil, &[&str]); 14] = [
+    let cases: [(Mutation, &[&str]); 14] = [
         (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
         (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
         (|c| c["underlay"]["v4"] = json!("10.9.9.9"), &["10.9.9.9"]),
@@ -43,9 +43,9 @@ pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing()
         (|c| c["hash_key_file"] = json!("none.key"), &["none.key", "sluice key new"]),
     ];
     let before = host_state();
-    for (spoil, words) in cases {
+    for (mutate, words) in cases {
         let mut config = fixture.config.clone();
-        spoil(&mut config);
+        mutate(&mut config);
         fixture.write_text(&config.to_string());
         let output = fixture.sluice(&LB);
         assert_fails(&output, 2, words);
@@ -108,7 +108,7 @@ pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {
     fixture.config["interfaces"] = json!(["eth0", "eth1"]);
     fixture.write();
     let before = host_state();
-    // The first interface works, the second does not: the first is given back.
+    // Attaching to the first interface succeeds and is undone after the second one fails.
     assert_fails(&fixture.sluice(&LB), 1, &["cannot attach to eth1", "foreign", "tc filter del"]);
     assert_eq!(host_state(), before);
 }
@@ -135,14 +135,14 @@ pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
 pub(crate) fn status_and_counters_change_nothing() {
     let fixture = HostFixture::new();
     let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
-    // Below ours there may be the host's; in this namespace it can go, too.
+    // Below the private BPF file system that of the host may be mounted; both are unmounted here.
     while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {
         run(&format!("umount {}", mount.split(' ').nth(1).unwrap()));
     }
     let before = mounts();
-    for question in ["status", "counters"] {
+    for command in ["status", "counters"] {
         assert_fails(
-            &fixture.sluice(&[question]),
+            &fixture.sluice(&[command]),
             1,
             &["\"edge\" is not on this host", "--instance"],
         );

@@ -1,19 +1,19 @@
-//! What instances of some size take: memory and time.
+//! Memory and time of large instances.
 
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{Daemon, HostFixture, host_state, pins};
-use crate::limits::map;
+use crate::fixture::{DaemonProcess, HostFixture, host_state, pins};
+use crate::limits::map_status;
 use crate::support::run;
-use crate::traffic::Client;
+use crate::traffic::TrafficClient;
 
 const MIB: u64 = 1 << 20;
 
-/// What `status` says of memory: of all maps, as if there were so many CPUs.
-fn bytes(status: &Value, cpus: u64) -> u64 {
+/// Memory of all maps according to `status`, converted to this number of CPUs.
+fn memory_bytes(status: &Value, cpus: u64) -> u64 {
     let number = |value: &Value| value.as_u64().unwrap();
     let memory = &status["memory"];
     let maps = memory["maps"].as_array().unwrap();
@@ -38,24 +38,24 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     fixture.write();
     let _daemon = fixture.start(&["lb"]);
     let status = fixture.status();
-    let (two, many) = (bytes(&status, 2), bytes(&status, 128));
+    let (two, many) = (memory_bytes(&status, 2), memory_bytes(&status, 128));
     println!("ten services at 65,537 slots: {two} bytes on 2 CPUs, {many} on 128");
     assert!(two < 32 * MIB, "{two} bytes: {status}");
     assert!(many < 64 * MIB, "{many} bytes: {status}");
-    // Nothing is forgotten: each table's slots are 4 bytes, and a backend's counters are three
-    // words on each CPU.
-    let tables = map(&status, "TABLES");
+    // The sum is complete: each slot of a table has 4 bytes, a backend's counters have three words
+    // per CPU.
+    let tables = map_status(&status, "TABLES");
     assert_eq!(tables["entries"], 10);
     assert!(tables["bytes"].as_u64().unwrap() > 10 * 65_537 * 4, "{tables}");
-    assert_eq!(map(&status, "BACKEND_COUNTERS")["bytes_per_cpu"], 24 * 4_097);
-    // From Linux 5.11 to 6.3 the kernel tells the size of values alone.
+    assert_eq!(map_status(&status, "BACKEND_COUNTERS")["bytes_per_cpu"], 24 * 4_097);
+    // From Linux 5.11 to 6.3 the kernel reports the size of values only.
     let least = if ((5, 11)..(6, 4)).contains(&release()) { 65_536 * 8 - 1 } else { 65_536 * 48 };
-    assert!(map(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > least, "{status}");
+    assert!(map_status(&status, "CONNECTIONS")["bytes"].as_u64().unwrap() > least, "{status}");
     let text = String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap();
     for words in ["bytes locked", "of them per CPU", "in all"] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
-    // Every map that is pinned is among them, and shown.
+    // The status lists every pinned map.
     let shown = status["memory"]["maps"].as_array().unwrap();
     let mut names: Vec<_> =
         shown.iter().map(|map| map["name"].as_str().unwrap().to_owned()).collect();
@@ -63,8 +63,8 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     let pinned: Vec<_> = pins().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, pinned);
     assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
-    // A trie takes memory for what it holds, all others for what they have room for. Before Linux
-    // 6.4 the kernel says so of tries, too.
+    // A trie allocates memory per entry, all other maps by capacity. Before Linux 6.4 the kernel
+    // reports a trie by capacity, too.
     let none: Vec<_> =
         shown.iter().filter(|map| map["bytes"] == 0).map(|map| &map["name"]).collect();
     let expected: &[&str] = if release() >= (6, 4) { &["VIP_PREFIXES", "ROUTES"] } else { &[] };
@@ -73,7 +73,7 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     assert_eq!(status["memory"]["bytes_per_cpu"], each);
 }
 
-/// The kernel's version.
+/// Major and minor version of the kernel.
 fn release() -> (u32, u32) {
     let system = nix::sys::utsname::uname().unwrap();
     let release = system.release().to_string_lossy().into_owned();
@@ -84,9 +84,8 @@ fn release() -> (u32, u32) {
 /// Services of the largest instance.
 const SERVICES: usize = 4_096;
 
-/// How many backends, VIPs of each service but the first, and flows the test of the largest
-/// instance has: in all the tests some, because looking up 65,535 routes takes unoptimised programs
-/// long; with `SLUICE_LARGEST` set, as many as there may be (`make test-largest`).
+/// Backends, VIPs per service, and flows of the largest instance: the maximum with `SLUICE_LARGEST`
+/// (`make test-largest`), else fewer, because unoptimised code needs long for 65,535 route lookups.
 fn numbers() -> (usize, usize, u64) {
     match std::env::var_os("SLUICE_LARGEST") {
         Some(_) => (65_535, 16, 1_000_000),
@@ -94,7 +93,8 @@ fn numbers() -> (usize, usize, u64) {
     }
 }
 
-/// As much as limits allow, but for the connection table: a million flows in place of sixteen.
+/// The largest configuration that limits allow, with a connection table of one million flows
+/// instead of sixteen.
 fn largest(fixture: &mut HostFixture, backends: usize, vips: usize) {
     const OF_ONE: usize = 1_024;
     let name = |number: usize| json!({ "name": format!("b{number}") });
@@ -109,7 +109,7 @@ fn largest(fixture: &mut HostFixture, backends: usize, vips: usize) {
         "name": "web", "vips": ["203.0.113.10:80/tcp", "203.0.113.11:53/udp"], "tracking": "always",
         "backends": (0..OF_ONE).map(name).collect::<Vec<_>>()
     })];
-    // Sixteen backends each, so that all are used.
+    // Sixteen backends per service, so that every backend is used.
     services.extend((1..SERVICES).map(|number| {
         let vips: Vec<_> =
             (0..vips).map(|vip| format!("198.18.{}.{}:{}/tcp", number / 256, number % 256, 1000 + vip)).collect();
@@ -120,8 +120,8 @@ fn largest(fixture: &mut HostFixture, backends: usize, vips: usize) {
     fixture.write();
 }
 
-/// When the daemon first said something: seconds of the day.
-fn log_time(daemon: &Daemon, words: &str) -> f64 {
+/// Time of the first log line with this text, in seconds of the day.
+fn log_time(daemon: &DaemonProcess, words: &str) -> f64 {
     let log = daemon.log();
     let line = log
         .lines()
@@ -132,14 +132,12 @@ fn log_time(daemon: &Daemon, words: &str) -> f64 {
 }
 
 pub(crate) fn the_largest_instance_is_applied_in_seconds() {
-    /// Far more than it takes, and far less than with one call after the other for each entry that
-    /// waits for the kernel: 4,096 tables alone would take half a minute. An emulated machine
-    /// (`SLUICE_EMULATED`) takes what it takes.
+    /// Well above the measured time, and well below that of one system call per entry: 4,096 tables
+    /// alone would take half a minute. Not checked on emulated machines (`SLUICE_EMULATED`).
     const SECONDS: f64 = 15.0;
 
     let mut fixture = HostFixture::new();
-    // Nobody is there to say where backends are; packets would wait for that, and hold up their
-    // sender.
+    // The backends do not exist: packets would wait for address resolution and block their sender.
     run("ip link set eth0 arp off");
     let before = host_state();
     run("ip route add 10.1.0.0/16 dev eth0");
@@ -155,7 +153,7 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
         daemon = Some(fixture.start(&["lb"]))
     });
     let mut daemon = daemon.unwrap();
-    // Midnight may lie between.
+    // The times may be before and after midnight.
     let applied =
         (log_time(&daemon, "ready: ") - log_time(&daemon, "add backends")).rem_euclid(86_400.0);
     println!("of it for writing maps: {applied:.1} s");
@@ -165,19 +163,19 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     timed("status", &mut || status = fixture.status());
     assert_eq!(status["services"].as_array().unwrap().len(), 4_096);
     assert_eq!(status["backends"].as_array().unwrap().len(), backends);
-    assert_eq!(map(&status, "VIPS")["entries"], 4_095 * vips + 2);
-    assert_eq!(map(&status, "BACKENDS")["capacity"], 65_536);
-    println!("memory: {} bytes on 2 CPUs", bytes(&status, 2));
+    assert_eq!(map_status(&status, "VIPS")["entries"], 4_095 * vips + 2);
+    assert_eq!(map_status(&status, "BACKENDS")["capacity"], 65_536);
+    println!("memory: {} bytes on 2 CPUs", memory_bytes(&status, 2));
 
-    let mut client = Client::new(sent);
+    let mut client = TrafficClient::new(sent);
     timed(&format!("{sent} flows sent"), &mut || client.send(sent));
     client.assert_all_counted();
-    let flows = |status: &Value| map(status, "CONNECTIONS")["entries"].as_u64().unwrap();
+    let flows = |status: &Value| map_status(status, "CONNECTIONS")["entries"].as_u64().unwrap();
     let tracked = flows(&fixture.status());
     assert!(tracked > sent / 100 * 99, "{tracked} flows are tracked");
 
-    // One change among all of that, then a larger connection table for a million flows. (With
-    // packets all the while: `growth`.)
+    // A change of one table, then a larger connection table for a million flows. (Under traffic:
+    // `growth`.)
     fixture.config["services"][0]["backends"][0]["weight"] = json!(1);
     fixture.write();
     timed("reload that changes one table", &mut || daemon.reload());
@@ -188,7 +186,7 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     assert_eq!(daemon.log_count("maps resized"), 1, "{}", daemon.log());
     let status = fixture.status();
     assert_eq!(
-        (flows(&status), &map(&status, "CONNECTIONS")["capacity"]),
+        (flows(&status), &map_status(&status, "CONNECTIONS")["capacity"]),
         (tracked, &json!(2 << 20))
     );
     client.assert_all_counted();

@@ -1,4 +1,4 @@
-//! The balancer while it runs: what it tells, reloads, routes, and what others do to its
+//! The running balancer: status and counters, reloads, route changes, and foreign changes of its
 //! interfaces.
 
 use std::os::fd::AsFd as _;
@@ -29,7 +29,7 @@ pub(crate) fn status_and_counters_show_the_configured_state() {
     assert_eq!(web["vips"], json!(["203.0.113.10:80/tcp", "203.0.113.11:53/udp"]));
     let (a, b) = (web["slots"]["a"].as_u64().unwrap(), web["slots"]["b"].as_u64().unwrap());
     assert_eq!(a + b, 251);
-    assert!((167..=168).contains(&a), "two thirds of 251, to within a slot: {a}");
+    assert!((167..=168).contains(&a), "two thirds of 251, within one slot: {a}");
     let eth0: u64 = run("ip -o link show eth0").split(':').next().unwrap().trim().parse().unwrap();
     assert_eq!(status["backends"][0]["next_hops"]["10.0.1.1"], json!([eth0, 1500]));
     let counters = fixture.json("counters");
@@ -41,8 +41,8 @@ pub(crate) fn status_and_counters_show_the_configured_state() {
         counters["lb"]["backends"]["b"],
         json!({ "packets": 0, "bytes": 0, "new_connections": 0 })
     );
-    for question in ["status", "counters"] {
-        let output = fixture.sluice(&[question]);
+    for command in ["status", "counters"] {
+        let output = fixture.sluice(&[command]);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("web") && text.contains("edge"), "{text}");
     }
@@ -55,7 +55,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
     let (first, maps) = (fixture.status(), pins());
     let filter = tc_filter("eth0", FILTER);
 
-    // Nothing changed: nothing is done, and nothing is said twice.
+    // Without a difference a reload does nothing and repeats no warning.
     daemon.reload();
     assert_eq!(fixture.status()["services"], first["services"]);
     assert_eq!(
@@ -71,7 +71,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
         daemon.log()
     );
 
-    // A backend is added, another drains.
+    // A backend is added, another is drained.
     fixture.config["backends"][1]["draining"] = json!(true);
     fixture.config["backends"]
         .as_array_mut()
@@ -91,7 +91,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
         "{status}"
     );
 
-    // A VIP is removed, another moves to a new service.
+    // A VIP is removed, another one moves to a new service.
     fixture.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp"]);
     fixture.config["services"].as_array_mut().unwrap().push(json!({
         "name": "dns", "vips": ["203.0.113.11:53/udp"], "table_size": 251, "backends": [{ "name": "c" }]
@@ -105,7 +105,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
         (&json!(["203.0.113.11:53/udp"]), json!({"c": 251}))
     );
 
-    // Another underlay address is another program, in place of the old one; maps stay.
+    // Another underlay address needs another program; the maps are kept.
     assert_eq!(tc_filter("eth0", FILTER), filter);
     add_address("10.0.0.9/16", "eth0");
     fixture.config["underlay"]["v4"] = json!("10.0.0.9");
@@ -114,7 +114,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
     assert_ne!(tc_filter("eth0", FILTER), filter);
     assert_eq!((daemon.log_count("program replaced"), pins()), (1, maps));
 
-    // Another interface: attached there, detached here.
+    // Another interface: the filter is attached there and detached from the old one.
     veth("eth1", "far1");
     fixture.config["interfaces"] = json!(["eth1"]);
     fixture.write();
@@ -148,7 +148,7 @@ pub(crate) fn a_bad_reload_changes_nothing() {
         assert_eq!(daemon.log_count("reload failed"), number + 1, "{place}: {}", daemon.log());
         assert_eq!((host_state(), fixture.status()), (before.clone(), status.clone()), "{place}");
     }
-    // Indexes that rest leave no room: refused whole, and the daemon goes on with what it had.
+    // Quarantined indexes leave no free ones: the whole reload fails, and the configuration stays.
     let mut config = fixture.config.clone();
     let backends: Vec<_> = (1..=15)
         .map(|i| json!({ "name": format!("n{i}"), "address": format!("10.0.2.{i}") }))
@@ -192,7 +192,7 @@ pub(crate) fn foreign_filters_are_never_removed() {
         fixture.down();
         assert_eq!(host_state(), before, "{signal}");
     }
-    // A qdisc of ours stays when somebody else has come to use it.
+    // The daemon's clsact qdisc is kept if a foreign filter uses it.
     run("tc qdisc del dev eth0 clsact");
     let daemon = fixture.start(&["lb"]);
     block_on(async {
@@ -217,16 +217,24 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     };
     let eth0 = hop(0, "10.0.1.1")[0].clone();
     run("ip link set eth0 mtu 1600");
-    wait_until("the MTU reaches the map", || hop(0, "10.0.1.1") == json!([eth0, 1600]));
+    wait_until("the next hop has the MTU of the interface", || {
+        hop(0, "10.0.1.1") == json!([eth0, 1600])
+    });
     run("ip route add 10.0.1.2/32 dev eth0 mtu 1400");
-    wait_until("the route's MTU reaches the map", || hop(1, "10.0.1.2") == json!([eth0, 1400]));
+    wait_until("the next hop has the MTU of the route", || {
+        hop(1, "10.0.1.2") == json!([eth0, 1400])
+    });
     veth("eth1", "far1");
     run("ip route replace 10.0.1.2/32 dev eth1");
-    wait_until("the new interface reaches the map", || hop(1, "10.0.1.2")[0] != eth0);
+    wait_until("the next hop has the new interface", || hop(1, "10.0.1.2")[0] != eth0);
     run("ip route replace unreachable 10.0.1.2/32");
-    wait_until("the lost route reaches the map", || hop(1, "10.0.1.2").is_null());
+    wait_until("the next hop is removed", || hop(1, "10.0.1.2").is_null());
     assert_eq!(daemon.log_count("10.0.1.2: there is no route"), 1, "{}", daemon.log());
-    assert_eq!(hop(0, "10.0.1.1"), json!([eth0, 1600]), "the other backend's stays");
+    assert_eq!(
+        hop(0, "10.0.1.1"),
+        json!([eth0, 1600]),
+        "the next hop of the other backend is unchanged"
+    );
 }
 
 pub(crate) fn a_lost_filter_is_attached_again() {
@@ -261,7 +269,7 @@ pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
     daemon.wait_for_log("program attached after an error target=eth1", 1);
     assert_ne!(tc_filter("eth1", FILTER), "");
     assert_eq!(daemon.log_count("cannot attach to eth1"), 1, "{}", daemon.log());
-    // Gone for good, and out of the configuration: neither a reload nor a restart stumbles over it.
+    // Deleted and removed from the configuration: a reload and a restart succeed.
     run("ip link del eth1");
     fixture.config["interfaces"] = json!(["eth0"]);
     fixture.write();

@@ -1,4 +1,4 @@
-//! Ends and beginnings: SIGTERM, `kill -9`, `--ephemeral`, restarts, `down`.
+//! The lifecycle of a daemon: SIGTERM, SIGKILL, `--ephemeral`, restarts, `down`.
 
 use std::fs;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) fn down_restores_the_host_after_sigterm_and_sigkill() {
         let (filter, status) = (tc_filter("eth0", FILTER), fixture.status());
         assert!(filter.contains("direct-action"), "{filter}");
         assert_eq!(daemon.end(signal), code, "{signal}");
-        assert_eq!(tc_filter("eth0", FILTER), filter, "{signal}: packets keep flowing");
+        assert_eq!(tc_filter("eth0", FILTER), filter, "{signal}: the filter stays");
         let after = fixture.status();
         assert_eq!(
             (&after["daemon"], &after["services"]),
@@ -65,8 +65,8 @@ pub(crate) fn down_is_refused_while_the_daemon_runs() {
 pub(crate) fn down_removes_the_remains_of_every_crash() {
     let fixture = HostFixture::new();
     let before = host_state();
-    // What is left after a crash at each point of a start or of `down`, in turn: lock, journal,
-    // directories, some maps.
+    // The remains of a crash at each point of a start or of `down`: lock, journal, directories,
+    // some maps.
     let remains: [fn(); 6] = [
         || fs::write(format!("{STATE}/lb.lock"), "1\n").unwrap(),
         || fs::write(format!("{STATE}/lb.lock"), "").unwrap(),
@@ -85,7 +85,7 @@ pub(crate) fn down_removes_the_remains_of_every_crash() {
         let _ = fs::remove_dir(STATE).and_then(|()| fs::remove_dir("/run/sluice"));
         assert_eq!(host_state(), before, "case {number}");
     }
-    // `down` itself died after the journal: filter gone, some pins gone.
+    // A crash of `down` after the removal of the journal, the filter and some pins.
     assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
     run("tc qdisc del dev eth0 clsact");
     fs::remove_file(format!("{STATE}/lb.journal")).unwrap();
@@ -107,7 +107,7 @@ pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
     let daemon = fixture.start(&["lb"]);
     let (before, maps) = (fixture.status(), pins());
     assert_eq!(maps.len(), 27);
-    // Another thread of this namespace looks all the time.
+    // Another thread in this namespace lists the filters continuously.
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let watcher = thread::spawn(move || {
@@ -129,7 +129,7 @@ pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
     assert_eq!(daemon.end(Signal::SIGKILL), None);
     let daemon = fixture.start(&["lb"]);
     stop.store(true, Ordering::Relaxed);
-    let programs = watcher.join().expect("the filter was there whenever the watcher looked");
+    let programs = watcher.join().expect("there is always one filter");
     assert!((1..=3).contains(&programs), "{programs}");
     let after = fixture.status();
     assert_eq!(pins(), maps);

@@ -1,4 +1,4 @@
-//! Limits that change while packets flow, and daemons that die over it.
+//! Changes of the limits under traffic, and kills of the daemon during them.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::fixture::{HostFixture, PINS, assert_fails, host_state, pins, tc_filter, wait_until};
 use crate::ptrace::kill_before;
 use crate::support::{add_address, run};
-use crate::traffic::Client;
+use crate::traffic::TrafficClient;
 
 const FILTER: &str = "sluice_lb:edge";
 
-/// A fixture whose service tracks its flows.
+/// A fixture with a tracked service.
 fn tracked_fixture() -> HostFixture {
     let mut fixture = HostFixture::new();
     fixture.config["services"][0]["tracking"] = json!("always");
@@ -24,14 +24,14 @@ fn larger_limits() -> Value {
     json!({ "services": 9, "backends": 100, "vips": 30, "connections": 4096 })
 }
 
-/// What `status` says of a map.
-pub(crate) fn map<'a>(status: &'a Value, name: &str) -> &'a Value {
+/// The status of a map.
+pub(crate) fn map_status<'a>(status: &'a Value, name: &str) -> &'a Value {
     let maps = status["memory"]["maps"].as_array().unwrap();
     maps.iter().find(|map| map["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}"))
 }
 
-/// The directories of pins.
-fn sets() -> Vec<String> {
+/// The names of the pin directories.
+fn pin_directories() -> Vec<String> {
     let version = fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path();
     let mut names: Vec<_> = fs::read_dir(version)
         .unwrap()
@@ -41,8 +41,8 @@ fn sets() -> Vec<String> {
     names
 }
 
-/// Checks that all of the maps have the sizes of [`larger`], and that nothing is left of the ones
-/// before them.
+/// Checks that all maps have the sizes of [`larger_limits`] and that no pin directory of old maps
+/// is left.
 #[track_caller]
 fn assert_larger(status: &Value) {
     for (name, capacity) in [
@@ -53,9 +53,9 @@ fn assert_larger(status: &Value) {
         ("CONNECTIONS", 4096),
         ("INSTANCE", 1),
     ] {
-        assert_eq!(map(status, name)["capacity"], capacity, "{name}: {status}");
+        assert_eq!(map_status(status, name)["capacity"], capacity, "{name}: {status}");
     }
-    assert_eq!(sets(), ["lb"]);
+    assert_eq!(pin_directories(), ["lb"]);
 }
 
 pub(crate) fn limits_change_under_traffic_without_loss() {
@@ -63,12 +63,12 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
     let before = host_state();
     let mut daemon = fixture.start(&["lb"]);
     let first = fixture.status();
-    let mut client = Client::new(600);
+    let mut client = TrafficClient::new(600);
     client.send(1200);
     client.assert_all_counted();
-    assert_eq!(map(&fixture.status(), "CONNECTIONS")["entries"], 600);
+    assert_eq!(map_status(&fixture.status(), "CONNECTIONS")["entries"], 600);
 
-    // Twice larger and once smaller again, with packets all the while.
+    // Larger twice and smaller once, under traffic.
     for (round, limits) in [
         larger_limits(),
         json!({ "services": 4096, "backends": 65535, "vips": 300, "connections": 8192 }),
@@ -90,8 +90,8 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
         for same in ["services", "backends", "daemon"] {
             assert_eq!(status[same], first[same]);
         }
-        assert_eq!(map(&status, "CONNECTIONS")["entries"], 600, "every flow is remembered");
-        assert_eq!(sets(), ["lb"]);
+        assert_eq!(map_status(&status, "CONNECTIONS")["entries"], 600, "every flow is kept");
+        assert_eq!(pin_directories(), ["lb"]);
     }
     assert_larger(&fixture.status());
     assert_eq!(fixture.json("counters")["lb"]["services"]["web"]["packets"], client.sent());
@@ -101,7 +101,7 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
         client.sent()
     );
 
-    // There is room for more, and what is new starts at zero.
+    // New services fit, and their counters start at zero.
     fixture.config["services"].as_array_mut().unwrap().extend((0..8).map(|number| {
         json!({ "name": format!("more-{number}"), "vips": [format!("203.0.113.20:{}/tcp", 80 + number)],
                 "table_size": 251, "backends": [{ "name": "a" }] })
@@ -111,7 +111,7 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
     assert_eq!(fixture.status()["services"].as_array().unwrap().len(), 9);
     assert_eq!(fixture.json("counters")["lb"]["services"]["more-7"]["packets"], 0);
 
-    // A daemon that starts again adopts what is there.
+    // A new daemon adopts the maps.
     let maps = pins();
     assert_eq!(daemon.end(Signal::SIGKILL), None);
     let daemon = fixture.start(&["lb"]);
@@ -120,7 +120,7 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
     client.send(10);
     client.assert_all_counted();
 
-    // Other limits at the next start: the same.
+    // A start with other limits replaces maps in the same way.
     fixture.config["limits"]["vips"] = json!(1000);
     fixture.write();
     let traffic = client.start_background();
@@ -128,10 +128,13 @@ pub(crate) fn limits_change_under_traffic_without_loss() {
     client = traffic.stop();
     client.assert_all_counted();
     assert_eq!(
-        (daemon.log_count("maps resized"), map(&fixture.status(), "VIPS")["capacity"].as_u64()),
+        (
+            daemon.log_count("maps resized"),
+            map_status(&fixture.status(), "VIPS")["capacity"].as_u64()
+        ),
         (1, Some(1000))
     );
-    assert_eq!(map(&fixture.status(), "CONNECTIONS")["entries"], 600);
+    assert_eq!(map_status(&fixture.status(), "CONNECTIONS")["entries"], 600);
     daemon.end(Signal::SIGTERM);
     fixture.down();
     assert_eq!(host_state(), before);
@@ -144,10 +147,13 @@ pub(crate) fn only_maps_with_a_new_size_are_replaced() {
     fixture.config["limits"]["vips"] = json!(9);
     fixture.write();
     daemon.reload();
-    // A pin is new, the map behind it is the same: the kernel's numbers tell.
+    // The pins are new, the map of an unchanged size is the same.
     let status = fixture.status();
     assert_eq!(
-        (map(&status, "VIPS")["capacity"].as_u64(), map(&status, "BACKENDS")["capacity"].as_u64()),
+        (
+            map_status(&status, "VIPS")["capacity"].as_u64(),
+            map_status(&status, "BACKENDS")["capacity"].as_u64()
+        ),
         (Some(9), Some(17))
     );
     assert_eq!(before.len(), 27);
@@ -165,7 +171,7 @@ pub(crate) fn only_maps_with_a_new_size_are_replaced() {
 pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
     let mut fixture = tracked_fixture();
     let mut daemon = fixture.start(&["lb"]);
-    // Ten backends, of which eight go again.
+    // Ten backends, of which eight are removed.
     let two = fixture.config["backends"].clone();
     fixture.config["backends"].as_array_mut().unwrap().extend((3..=10).map(
         |number| json!({ "name": format!("b{number}"), "address": format!("10.0.1.{number}") }),
@@ -176,7 +182,7 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
     fixture.write();
     daemon.reload();
     let (maps, status) = (pins(), fixture.status());
-    let mut client = Client::new(1100);
+    let mut client = TrafficClient::new(1100);
     client.send(1100);
 
     for (limit, value, words) in [
@@ -196,16 +202,20 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
             daemon.log()
         );
         assert_eq!((pins(), &fixture.status()["services"]), (maps.clone(), &status["services"]));
-        assert_eq!(sets(), ["lb"]);
+        assert_eq!(pin_directories(), ["lb"]);
         fixture.config["limits"][limit] = old;
     }
-    assert!(daemon.log_count("`sluice down`") == 1, "the remedy is told: {}", daemon.log());
-    // Down to what was in use it may.
+    assert!(
+        daemon.log_count("`sluice down`") == 1,
+        "the log contains the remedy: {}",
+        daemon.log()
+    );
+    // The highest used index is allowed.
     fixture.config["limits"]["backends"] = json!(10);
     fixture.write();
     daemon.reload();
-    assert_eq!(map(&fixture.status(), "BACKENDS")["capacity"], 11);
-    // A start that is refused touches nothing either, and packets flow on.
+    assert_eq!(map_status(&fixture.status(), "BACKENDS")["capacity"], 11);
+    // A refused start changes neither maps nor filter.
     fixture.config["limits"]["backends"] = json!(9);
     fixture.write();
     daemon.end(Signal::SIGTERM);
@@ -218,14 +228,14 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
     assert_eq!((pins(), tc_filter("eth0", FILTER)), (maps, filter));
 }
 
-/// Kills the daemon before what it does to the host while it replaces the maps: of equal things in
+/// Kills the daemon before each change of the host while it replaces the maps; of equal changes in
 /// a row, before the first and the last.
 pub(crate) fn killing_the_daemon_during_a_replacement_loses_nothing() {
     let mut fixture = tracked_fixture();
     let clean = host_state();
     let mut steps = Vec::new();
     let whole = replace_and_kill(&mut fixture, usize::MAX, |step| steps.push(step));
-    assert_eq!(whole, None, "the first one lives");
+    assert_eq!(whole, None, "the first daemon is not killed");
     fixture.down();
     assert_eq!(host_state(), clean);
     for what in ["rename", "pin", "mkdir", "unlink", "netlink", "write"] {
@@ -243,8 +253,8 @@ pub(crate) fn killing_the_daemon_during_a_replacement_loses_nothing() {
     }
 }
 
-/// Starts a daemon, has it replace the maps, and kills it before one of its steps, if it has so
-/// many; which that was.
+/// Starts a daemon, makes it replace the maps, and kills it before its change number `number`;
+/// returns the kind of that change, if there is one.
 fn replace_and_kill(
     fixture: &mut HostFixture,
     number: usize,
@@ -255,19 +265,19 @@ fn replace_and_kill(
     fixture.write();
     let daemon = fixture.start(&["lb"]);
     let status = fixture.status();
-    // Every packet is the first of its flow.
-    let mut client = Client::new(1000);
+    // Every packet is the first one of its flow.
+    let mut client = TrafficClient::new(1000);
     client.send(64);
     client.assert_all_counted();
     fixture.config["limits"] = larger_limits();
     fixture.write();
-    let killed = kill_before(&daemon, Signal::SIGHUP, number, |told| {
+    let killed = kill_before(&daemon, Signal::SIGHUP, number, |change| {
         client.send(1);
-        step(told);
+        step(change);
     });
     drop(daemon);
     let at = format!("killed before step {number}, {killed:?}");
-    // Packets flow, are counted, and what is there is whole.
+    // Packets are forwarded and counted, and the state is complete.
     client.send(64);
     client.assert_all_counted();
     assert!(tc_filter("eth0", FILTER).contains("direct-action"), "{at}");
@@ -280,18 +290,18 @@ fn replace_and_kill(
     if killed.is_none() {
         assert_larger(&now);
         assert_eq!(
-            map(&now, "CONNECTIONS")["entries"],
+            map_status(&now, "CONNECTIONS")["entries"],
             client.sent(),
-            "flows of packets between the steps are kept"
+            "flows of packets between the changes are kept"
         );
     }
     if number.is_multiple_of(2) {
-        // The next daemon completes it.
+        // The next daemon completes the replacement.
         let daemon = fixture.start(&["lb"]);
         client.assert_all_counted();
         let now = fixture.status();
         assert_larger(&now);
-        assert_eq!(map(&now, "CONNECTIONS")["entries"], client.sent(), "{at}");
+        assert_eq!(map_status(&now, "CONNECTIONS")["entries"], client.sent(), "{at}");
         assert_eq!(
             (&now["services"], &now["backends"]),
             (&status["services"], &status["backends"]),

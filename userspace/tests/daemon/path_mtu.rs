@@ -1,5 +1,4 @@
-//! Routers on the way to backends say that packets do not fit: ICMP errors as they come over the
-//! wire, and forged ones.
+//! Path MTU discovery towards backends: ICMP errors of routers, and forged ones.
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,20 +18,20 @@ use crate::wire::{mac_address, send_frame};
 /// The MTU of `eth0`.
 const MTU: u16 = 1600;
 
-/// What a router says.
+/// A router's ICMP error about a packet that is too big.
 #[derive(Clone, Copy)]
 struct TooBigError {
     mtu: u16,
-    /// The quoted packet's addresses, length, and what it holds.
+    // Fields of the quoted packet.
     source: IpAddr,
     destination: IpAddr,
     length: u16,
     protocol: IpNumber,
-    uncut: bool,
+    dont_fragment: bool,
 }
 
 impl TooBigError {
-    /// That a packet of ours to a backend does not fit.
+    /// An error about a packet of the balancer to a backend.
     fn of(destination: &str, mtu: u16) -> Self {
         let destination: IpAddr = destination.parse().unwrap();
         let (source, protocol) = if destination.is_ipv4() {
@@ -46,11 +45,11 @@ impl TooBigError {
             destination,
             length: MTU,
             protocol,
-            uncut: true,
+            dont_fragment: true,
         }
     }
 
-    /// The frame with the error, to this host.
+    /// The frame with the error, addressed to this host.
     fn frame(&self) -> Vec<u8> {
         let version = if self.protocol == IpNumber::IPV6 { 0x60 } else { 0x45 };
         let inner = [version, 0, 0, 0, 0, 0, 0, 0];
@@ -62,7 +61,7 @@ impl TooBigError {
                 let mut quoted =
                     Ipv4Header::new(self.length - 20, 63, self.protocol, addresses.0, addresses.1)
                         .unwrap();
-                quoted.dont_fragment = self.uncut;
+                quoted.dont_fragment = self.dont_fragment;
                 quoted.header_checksum = quoted.calc_header_checksum();
                 let quote = [&quoted.to_bytes()[..], &inner].concat();
                 let kind = Icmpv4Type::DestinationUnreachable(FragmentationNeeded {
@@ -109,7 +108,7 @@ impl TooBigError {
                 frame.extend([0x86, 0xdd]);
                 frame.extend([&network.to_bytes()[..], &icmp, &quote].concat());
             }
-            other => panic!("{other:?} in one packet"),
+            other => panic!("mixed address families: {other:?}"),
         }
         frame
     }
@@ -119,7 +118,7 @@ impl TooBigError {
     }
 }
 
-/// A fixture of both families whose underlay has room.
+/// A fixture with IPv4 and IPv6 whose underlay MTU is large enough.
 fn dual_stack_fixture() -> HostFixture {
     let mut fixture = HostFixture::new();
     for name in ["eth0", "far"] {
@@ -136,7 +135,7 @@ fn dual_stack_fixture() -> HostFixture {
     fixture
 }
 
-/// The MTU towards each address, in the order of backends, IPv4 first.
+/// The MTU towards each address, by backend, IPv4 first.
 fn mtus(status: &Value) -> Vec<u64> {
     let backends = status["backends"].as_array().unwrap();
     let addresses = backends.iter().flat_map(|backend| {
@@ -150,7 +149,7 @@ fn mtus(status: &Value) -> Vec<u64> {
 }
 
 #[track_caller]
-fn wait_for(fixture: &HostFixture, wanted: [u64; 4]) {
+fn wait_for_mtus(fixture: &HostFixture, wanted: [u64; 4]) {
     let mut is = Vec::new();
     wait_until(&format!("the MTUs are {wanted:?}"), || {
         is = mtus(&fixture.status());
@@ -158,19 +157,19 @@ fn wait_for(fixture: &HostFixture, wanted: [u64; 4]) {
     });
 }
 
-/// What became of errors, once there are so many.
+/// The counters of ICMP errors by outcome, once this number is counted.
 #[track_caller]
-fn heard(fixture: &HostFixture, errors: u64) -> Value {
-    let mut heard = Value::Null;
+fn path_errors(fixture: &HostFixture, errors: u64) -> Value {
+    let mut path_errors = Value::Null;
     wait_until(&format!("{errors} errors are counted"), || {
-        heard = fixture.json("counters")["lb"]["path_errors"].clone();
-        heard.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
+        path_errors = fixture.json("counters")["lb"]["path_errors"].clone();
+        path_errors.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
             >= errors
     });
-    heard
+    path_errors
 }
 
-/// Raw sockets in this network namespace.
+/// The number of raw sockets in this network namespace.
 fn raw_sockets() -> usize {
     let lines = |file| {
         fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap().lines().count() - 1
@@ -183,7 +182,7 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
     let daemon = fixture.start(&["lb"]);
     assert_eq!((mtus(&fixture.status()), raw_sockets()), (vec![1600; 4], 2));
 
-    // Nobody believes these.
+    // These errors are not accepted.
     let good = TooBigError::of("10.0.1.1", 1400);
     let mut broken = good.frame();
     broken[44] ^= 1;
@@ -193,7 +192,7 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
     let forged = [
         TooBigError { source: "10.0.0.2".parse().unwrap(), ..good },
         TooBigError { destination: "10.0.1.9".parse().unwrap(), ..good },
-        TooBigError { uncut: false, ..good },
+        TooBigError { dont_fragment: false, ..good },
         TooBigError { length: 1400, ..good },
         TooBigError { mtu: 0, ..good },
         TooBigError { mtu: 595, ..good },
@@ -203,24 +202,24 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
         TooBigError { mtu: 1319, ..v6 },
     ];
     forged.iter().for_each(TooBigError::send);
-    // And of these, which are about what others sent, nobody hears.
+    // These errors, about packets of other programs, are not counted.
     TooBigError { protocol: IpNumber::UDP, ..good }.send();
     TooBigError { protocol: IpNumber::TCP, ..v6 }.send();
     assert_eq!(
-        heard(&fixture, 11),
+        path_errors(&fixture, 11),
         json!({ "malformed": 1, "other_source": 2, "other_destination": 2, "never_sent": 3, "no_mtu": 1, "too_small": 2 })
     );
     assert_eq!(mtus(&fixture.status()), [1600; 4]);
     assert_eq!(daemon.log_count("less than clients can use"), 2, "{}", daemon.log());
 
-    // Each lowers one backend's MTU in one family.
+    // Each error lowers the MTU of one backend in one family.
     good.send();
-    wait_for(&fixture, [1400, 1600, 1600, 1600]);
-    // A router that merges packets quotes what it merged.
+    wait_for_mtus(&fixture, [1400, 1600, 1600, 1600]);
+    // A router with GRO quotes the merged packet.
     TooBigError { length: 9000, ..v6 }.send();
-    wait_for(&fixture, [1400, 1400, 1600, 1600]);
+    wait_for_mtus(&fixture, [1400, 1400, 1600, 1600]);
     TooBigError { protocol: IpNumber::IPV6, ..TooBigError::of("10.0.1.2", 1450) }.send();
-    wait_for(&fixture, [1400, 1400, 1450, 1600]);
+    wait_for_mtus(&fixture, [1400, 1400, 1450, 1600]);
     let status = fixture.status();
     let left = &status["backends"][0]["path_mtus"];
     for address in ["10.0.1.1", "2001:db8:1::1"] {
@@ -235,9 +234,9 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
         "{text}"
     );
 
-    // The same again is no news.
+    // A repeated error changes nothing.
     good.send();
-    assert_eq!(heard(&fixture, 15)["known"], 1);
+    assert_eq!(path_errors(&fixture, 15)["known"], 1);
     for (address, router) in
         [("10.0.1.1", "10.0.0.254"), ("2001:db8:1::1", "2001:db8::fe"), ("10.0.1.2", "10.0.0.254")]
     {
@@ -249,7 +248,7 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
         );
     }
 
-    // Clients are told, whichever backend it is.
+    // Clients get ICMP errors by the smallest MTU of the backends.
     let mut packet = mac_address("eth0").to_vec();
     packet.extend([2, 0, 0, 0, 0, 9, 0x08, 0x00]);
     let mut network =
@@ -259,38 +258,40 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
     packet.extend([156, 64, 0, 53, 0x05, 0xc8, 0, 0]);
     packet.resize(14 + 1500, 0);
     send_frame("far", &packet);
-    wait_until("the client is told", || {
+    wait_until("an ICMP error is sent to the client", || {
         fixture.json("counters")["lb"]["reasons"]["icmp_too_big_sent"] == 1
     });
 
-    // Another way to a backend may have another MTU.
+    // A path MTU is discarded when the route to the backend changes.
     run("ip route add 10.0.1.1/32 via 10.0.0.254 dev eth0");
-    wait_for(&fixture, [1600, 1400, 1450, 1600]);
+    wait_for_mtus(&fixture, [1600, 1400, 1450, 1600]);
     good.send();
-    wait_for(&fixture, [1400, 1400, 1450, 1600]);
+    wait_for_mtus(&fixture, [1400, 1400, 1450, 1600]);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(raw_sockets(), 0);
 }
 
 pub(crate) fn a_path_mtu_outlives_the_daemon_and_expires() -> Completion {
-    // A clock that is ahead makes ten minutes short.
+    // A time namespace with a clock ahead shortens the ten minutes.
     let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
     let (has, ahead) = try_run("unshare -T --boottime 100000 cat /proc/uptime");
     let here = uptime(&fs::read_to_string("/proc/uptime").unwrap());
     if !has || uptime(&ahead) < here + 99_000 {
-        return Completion::ignored_with(
-            "this kernel gives a process no clock of its own (time namespaces, CONFIG_TIME_NS)",
-        );
+        return Completion::ignored_with("this kernel has no time namespaces (CONFIG_TIME_NS)");
     }
     let fixture = dual_stack_fixture();
     let daemon = fixture.start(&["lb"]);
     TooBigError::of("10.0.1.1", 1400).send();
     TooBigError::of("2001:db8:1::2", 1500).send();
-    wait_for(&fixture, [1400, 1600, 1600, 1500]);
+    wait_for_mtus(&fixture, [1400, 1600, 1600, 1500]);
     assert_eq!(daemon.end(Signal::SIGKILL), None);
-    assert_eq!(mtus(&fixture.status()), [1400, 1600, 1600, 1500], "it counts while no daemon runs");
+    assert_eq!(
+        mtus(&fixture.status()),
+        [1400, 1600, 1600, 1500],
+        "the path MTU applies while no daemon runs"
+    );
 
-    // The next daemon believes it for as long as the first one would have, also over a reload.
+    // The next daemon keeps the path MTU and its lifetime, also over a reload.
     let mut daemon = fixture.start(&["lb"]);
     daemon.reload();
     let status = fixture.status();
@@ -299,21 +300,21 @@ pub(crate) fn a_path_mtu_outlives_the_daemon_and_expires() -> Completion {
     assert!((1..600).contains(&left), "{status}");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 
-    // One whose clock is almost there adopts it, and forgets it while it runs.
+    // A daemon whose clock is shortly before the expiry adopts the path MTU and discards it later.
     let ahead = (left - 5).to_string();
     let mut daemon = fixture.start_wrapped(&["unshare", "-T", "--boottime", &ahead], &["lb"]);
-    wait_for(&fixture, [1600; 4]);
+    wait_for_mtus(&fixture, [1600; 4]);
     let status = fixture.status();
     for backend in [0, 1] {
         assert_eq!(status["backends"][backend]["path_mtus"], json!({}), "{status}");
     }
-    // It is told anew.
+    // A new error lowers the MTU again.
     TooBigError::of("10.0.1.1", 1400).send();
-    wait_for(&fixture, [1400, 1600, 1600, 1600]);
+    wait_for_mtus(&fixture, [1400, 1600, 1600, 1600]);
     daemon.wait_for_log("mtu=1400", 1);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 
-    // For one whose clock is past it, it has expired.
+    // A daemon whose clock is after the expiry ignores the path MTU.
     let _daemon = fixture.start_wrapped(&["unshare", "-T", "--boottime", "2000"], &["lb"]);
     assert_eq!(mtus(&fixture.status()), [1600; 4]);
     Completion::Completed

@@ -1,4 +1,4 @@
-//! A daemon followed from one change of the host to the next, and killed in between.
+//! Traces a daemon and kills it before a chosen change of the host.
 #![expect(unsafe_code, reason = "reads a union of ptrace(2)")]
 
 use nix::sys::ptrace::{self, Options};
@@ -6,13 +6,13 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::fixture::Daemon;
+use crate::fixture::DaemonProcess;
 
-/// Commands of the `bpf` system call (`enum bpf_cmd`).
+/// Commands of the `bpf` system call (`enum bpf_cmd`) that change the host.
 const BPF: [(u64, &str); 3] = [(2, "write"), (6, "pin"), (26, "write")];
 
-/// What a system call does to the host, if anything.
-fn meaning(number: i64, first: u64) -> Option<&'static str> {
+/// The kind of change that a system call makes to the host, if any.
+fn host_change(number: i64, first: u64) -> Option<&'static str> {
     match number {
         libc::SYS_bpf => BPF.iter().find(|(command, _)| *command == first).map(|(_, name)| *name),
         libc::SYS_renameat | libc::SYS_renameat2 => Some("rename"),
@@ -29,16 +29,15 @@ fn meaning(number: i64, first: u64) -> Option<&'static str> {
     }
 }
 
-/// Sends a signal to a daemon that is ready, and kills it right before the change with this number
-/// (from 0) of those that it makes then: what that would have been. `None` when it makes no more
-/// than that, and is ready again.
+/// Sends a signal to a ready daemon, and kills it before its next change number `change` (from 0).
+/// Returns the kind of that change, or `None` if the daemon makes fewer and is ready again.
 ///
-/// `between` is called before each change.
+/// `before_change` is called before each change.
 pub(crate) fn kill_before(
-    daemon: &Daemon,
+    daemon: &DaemonProcess,
     signal: Signal,
     change: usize,
-    mut between: impl FnMut(&'static str),
+    mut before_change: impl FnMut(&'static str),
 ) -> Option<&'static str> {
     let process = Pid::from_raw(daemon.id() as i32);
     let ready = daemon.log_count("ready: ");
@@ -53,14 +52,14 @@ pub(crate) fn kill_before(
             WaitStatus::PtraceSyscall(_) => {
                 let info = ptrace::syscall_info(process).unwrap();
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
-                    // SAFETY: at the entry of a system call, this is the part of the union that the
-                    // kernel filled.
+                    // SAFETY: the kernel sets this member of the union at the entry of a system
+                    // call.
                     let call = unsafe { info.u.entry };
-                    if let Some(meaning) = meaning(call.nr as i64, call.args[0]) {
-                        between(meaning);
+                    if let Some(host_change) = host_change(call.nr as i64, call.args[0]) {
+                        before_change(host_change);
                         if changes == change {
                             daemon.signal(Signal::SIGKILL);
-                            return Some(meaning);
+                            return Some(host_change);
                         }
                         changes += 1;
                     } else if call.nr as i64 == libc::SYS_epoll_wait

@@ -1,5 +1,4 @@
-//! Who gets a client's packets, while the balancer runs: routes by source, server ids in QUIC's
-//! connection ids.
+//! Selection of service and backend: routes by source prefix, server IDs in QUIC connection IDs.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -12,7 +11,7 @@ const OTHER: &str = "198.51.100.8";
 const VIP: &str = "203.0.113.10:80";
 
 impl HostFixture {
-    /// What `status` says of a service.
+    /// The status of a service.
     fn service(&self, name: &str) -> Value {
         let services = self.status()["services"].clone();
         services.as_array().unwrap().iter().find(|service| service["name"] == name).unwrap().clone()
@@ -39,7 +38,7 @@ pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
     );
     assert_eq!(fixture.service("near")["routes"], Value::Null);
 
-    // Other clients.
+    // The route changes to other clients.
     fixture.config["services"][0]["routes"] =
         json!([{ "sources": ["198.51.100.8/31"], "service": "near" }]);
     fixture.write();
@@ -49,14 +48,14 @@ pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
         ("web".into(), "near".into())
     );
 
-    // A daemon that is killed leaves them in force, and the next one takes them over.
+    // They stay in effect after SIGKILL, and the next daemon adopts them.
     daemon.end(Signal::SIGKILL);
     assert_eq!(fixture.outcome(OTHER, VIP), "near");
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(daemon.log_count("routes"), 0, "{}", daemon.log());
     assert_eq!(fixture.service("web")["routes"], json!({ "198.51.100.8/31": "near" }));
 
-    // Where nothing leads any more there is no service left.
+    // The route and its target service are removed.
     fixture.config["services"][0].as_object_mut().unwrap().remove("routes");
     fixture.config["services"].as_array_mut().unwrap().pop();
     fixture.write();
@@ -71,9 +70,9 @@ pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
     assert_eq!(host_state(), before);
 }
 
-/// Sends a UDP packet whose payload begins like this to 203.0.113.11:53.
-fn datagram(port: u16, begins: &[u8]) {
-    let mut payload = begins.to_vec();
+/// Sends a UDP packet to 203.0.113.11:53 whose payload starts with `start`.
+fn datagram(port: u16, start: &[u8]) {
+    let mut payload = start.to_vec();
     payload.resize(40, 0xa5);
     let mut frame = wire::mac_address("eth0").to_vec();
     frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
@@ -84,8 +83,8 @@ fn datagram(port: u16, begins: &[u8]) {
 }
 
 impl HostFixture {
-    /// How many packets each backend got of forty that come from as many ports and begin like this.
-    fn spread(&self, begins: &[u8]) -> (u64, u64) {
+    /// Sends 40 packets from different ports; returns the numbers that backends `a` and `b` got.
+    fn packets_by_backend(&self, start: &[u8]) -> (u64, u64) {
         const PACKETS: u16 = 40;
 
         let count = || {
@@ -93,7 +92,7 @@ impl HostFixture {
             ["a", "b"].map(|name| backends[name]["packets"].as_u64().unwrap_or(0))
         };
         let before = count();
-        (0..PACKETS).for_each(|port| datagram(40_000 + port, begins));
+        (0..PACKETS).for_each(|port| datagram(40_000 + port, start));
         let mut got = (0, 0);
         wait_until("the packets are counted", || {
             let after = count();
@@ -105,10 +104,11 @@ impl HostFixture {
 }
 
 pub(crate) fn quic_server_ids_follow_reloads_and_outlive_the_daemon() {
-    /// Packets with short headers: of server c4605e of configuration 0, and of c46060 and 0102 of
-    /// others.
+    /// Short header with config rotation 0 and server ID c4605e.
     const FIRST: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x5e];
+    /// Config rotation 0, unknown server ID c46060.
     const OTHER: &[u8] = &[0x41, 0x07, 0xc4, 0x60, 0x60];
+    /// Config rotation 1, server ID 0102.
     const SECOND: &[u8] = &[0x41, 0x20, 0x01, 0x02];
 
     let mut fixture = HostFixture::new();
@@ -117,47 +117,53 @@ pub(crate) fn quic_server_ids_follow_reloads_and_outlive_the_daemon() {
     fixture.config["services"][0]["quic"] = json!([config(0, 3, "b", "c4605e")]);
     fixture.write();
     let mut daemon = fixture.start(&["lb"]);
-    assert_eq!(fixture.spread(FIRST), (0, 40));
-    let (a, b) = fixture.spread(OTHER);
-    assert!(a > 0 && b > 0, "an ID that nobody has goes by the table: {a}, {b}");
+    assert_eq!(fixture.packets_by_backend(FIRST), (0, 40));
+    let (a, b) = fixture.packets_by_backend(OTHER);
+    assert!(a > 0 && b > 0, "an unknown server ID follows the lookup table: {a}, {b}");
     assert_eq!(fixture.service("web")["server_ids"], json!({ "0:c4605e": "b" }));
 
-    // The ID goes to another backend, and there is a second configuration.
+    // The server ID moves to another backend, and a second config rotation is added.
     fixture.config["services"][0]["quic"] =
         json!([config(0, 3, "a", "c4605e"), config(1, 2, "b", "0102")]);
     fixture.write();
     daemon.reload();
-    assert_eq!((fixture.spread(FIRST), fixture.spread(SECOND)), ((40, 0), (0, 40)));
+    assert_eq!(
+        (fixture.packets_by_backend(FIRST), fixture.packets_by_backend(SECOND)),
+        ((40, 0), (0, 40))
+    );
 
-    // A draining backend keeps what names it.
+    // A draining backend keeps its server IDs.
     fixture.config["backends"][1]["draining"] = json!(true);
     fixture.write();
     daemon.reload();
-    assert_eq!((fixture.spread(OTHER), fixture.spread(SECOND)), ((40, 0), (0, 40)));
+    assert_eq!(
+        (fixture.packets_by_backend(OTHER), fixture.packets_by_backend(SECOND)),
+        ((40, 0), (0, 40))
+    );
     fixture.config["backends"][1]["draining"] = json!(false);
 
-    // A daemon that is killed leaves them in force, and the next one takes them over.
+    // They stay in effect after SIGKILL, and the next daemon adopts them.
     daemon.end(Signal::SIGKILL);
-    assert_eq!(fixture.spread(SECOND), (0, 40));
+    assert_eq!(fixture.packets_by_backend(SECOND), (0, 40));
     fixture.write();
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(
-        (fixture.spread(FIRST), daemon.log_count("server IDs")),
+        (fixture.packets_by_backend(FIRST), daemon.log_count("server IDs")),
         ((40, 0), 0),
         "{}",
         daemon.log()
     );
 
-    // A backend with another address has another place in the maps; its ID follows it there.
+    // A backend with a new address gets a new index, and its server ID follows.
     fixture.config["backends"][1]["address"] = json!("10.0.1.9");
     fixture.write();
     daemon.reload();
-    assert_eq!(fixture.spread(SECOND), (0, 40));
+    assert_eq!(fixture.packets_by_backend(SECOND), (0, 40));
 
     fixture.config["services"][0].as_object_mut().unwrap().remove("quic");
     fixture.write();
     daemon.reload();
-    let (a, b) = fixture.spread(SECOND);
+    let (a, b) = fixture.packets_by_backend(SECOND);
     assert!(a > 0 && b > 0, "{a}, {b}");
     assert_eq!(
         (

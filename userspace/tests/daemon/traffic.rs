@@ -1,4 +1,4 @@
-//! Packets of clients, and what the balancer counts of them while everything else changes.
+//! TrafficClient traffic, and its comparison with the counters of the balancer.
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::io;
@@ -15,21 +15,21 @@ use sluice::role::Role;
 use crate::fixture::wait_until;
 use crate::support::run;
 
-/// How many packets go between two pauses: fewer than the receiving side queues.
+/// Packets between two pauses: fewer than the receive queue holds.
 const BURST: u64 = 64;
-/// How many source ports are used of one source address.
+/// Source ports per source address.
 const PORTS: u64 = 1 << 15;
 
-/// A client at the far end of `eth0`, which sends UDP packets to the VIP 203.0.113.11:53.
-pub(crate) struct Client {
+/// A client at the peer of `eth0` that sends UDP packets to the VIP 203.0.113.11:53.
+pub(crate) struct TrafficClient {
     socket: OwnedFd,
     frame: [u8; 60],
-    /// How many source addresses and ports it uses: as many flows.
+    /// Number of flows: combinations of source address and port.
     flows: u64,
     sent: u64,
 }
 
-impl Client {
+impl TrafficClient {
     pub(crate) fn new(flows: u64) -> Self {
         let mac = run("ip -o link show dev eth0");
         let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
@@ -38,22 +38,22 @@ impl Client {
         let mut frame = [0; 60];
         frame[..6].copy_from_slice(&mac);
         frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x08, 0x00]);
-        // IPv4, 46 bytes, no options, TTL 64, UDP, from 198.51.100.0 and more.
+        // IPv4, 46 bytes, no options, TTL 64, UDP, from 198.51.100.0 on.
         frame[14..34].copy_from_slice(&[
             0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 0, 203, 0, 113, 11,
         ]);
         // To port 53, 26 bytes, without a checksum.
         frame[36..42].copy_from_slice(&[0, 53, 0, 26, 0, 0]);
-        // SAFETY: takes no pointers; what is returned is checked, and nobody else's.
+        // SAFETY: the call takes no pointers.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
         assert!(socket >= 0, "{}", io::Error::last_os_error());
-        // SAFETY: as above.
+        // SAFETY: the descriptor is valid and not owned elsewhere.
         Self { socket: unsafe { OwnedFd::from_raw_fd(socket) }, frame, flows, sent: 0 }
     }
 
-    /// Sends packets of all flows in turn, at a pace that nobody drops them at.
+    /// Sends packets of all flows in turn, slowly enough for the receive queue.
     pub(crate) fn send(&mut self, packets: u64) {
-        // SAFETY: all-zero is a valid address structure.
+        // SAFETY: all zero bytes are a valid value of this C struct.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
         to.sll_ifindex = nix::net::if_::if_nametoindex("far").unwrap() as i32;
@@ -68,7 +68,7 @@ impl Client {
             let sum: u32 = words.sum();
             self.frame[24..26]
                 .copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-            // SAFETY: frame and address are valid for their sizes during the call.
+            // SAFETY: the lengths are those of the frame and the address, which outlive the call.
             let sent = unsafe {
                 libc::sendto(
                     self.socket.as_raw_fd(),
@@ -91,7 +91,7 @@ impl Client {
         self.sent
     }
 
-    /// Waits until all that was sent is counted, no more and no less.
+    /// Waits until the counter equals the number of sent packets.
     #[track_caller]
     pub(crate) fn assert_all_counted(&self) {
         let mut counted = 0;
@@ -102,8 +102,8 @@ impl Client {
         assert_eq!(counted, self.sent, "packets are counted once");
     }
 
-    /// Sends from a thread of its own until [`Background::stop`].
-    pub(crate) fn start_background(mut self) -> Background {
+    /// Sends on a new thread until [`BackgroundTraffic::stop`].
+    pub(crate) fn start_background(mut self) -> BackgroundTraffic {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(self.sent));
         let (stopped, so_far) = (stop.clone(), sent.clone());
@@ -114,43 +114,43 @@ impl Client {
             }
             self
         });
-        // The counters are read all the time: they never go back, and there are never none.
+        // Another thread reads the counters continuously: they exist and never decrease.
         let stopped = stop.clone();
         let reader = thread::spawn(move || {
             let (mut last, mut reads) = (0, 0);
             while !stopped.load(Ordering::Relaxed) {
                 let now = counted();
-                assert!(now >= last, "the counter went from {last} to {now}");
+                assert!(now >= last, "the counter decreased from {last} to {now}");
                 (last, reads) = (now, reads + 1);
             }
             reads
         });
-        Background { thread, reader, stop, sent }
+        BackgroundTraffic { thread, reader, stop, sent }
     }
 }
 
-/// A client that sends, and an observer who reads the counters.
-pub(crate) struct Background {
-    thread: JoinHandle<Client>,
+/// TrafficClient traffic on one thread, reads of the counters on another.
+pub(crate) struct BackgroundTraffic {
+    thread: JoinHandle<TrafficClient>,
     reader: JoinHandle<u64>,
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
 }
 
-impl Background {
+impl BackgroundTraffic {
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn stop(self) -> Client {
+    pub(crate) fn stop(self) -> TrafficClient {
         self.stop.store(true, Ordering::Relaxed);
-        let reads = self.reader.join().expect("the counters never went back");
-        assert!(reads > 10, "the counters were read {reads} times only");
-        self.thread.join().expect("the client sends")
+        let reads = self.reader.join().expect("the counters never decrease");
+        assert!(reads > 10, "only {reads} reads of the counters");
+        self.thread.join().expect("the client has not panicked")
     }
 }
 
-/// Packets that the first service forwarded.
+/// Packets forwarded for the first service.
 pub(crate) fn counted() -> u64 {
     let pins = Pins::new(Path::new("/sys/fs/bpf"), "edge", Role::Lb);
     BalancerMaps::open(&pins).unwrap().service_counters(1).unwrap().packets

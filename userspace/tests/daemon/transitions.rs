@@ -1,5 +1,4 @@
-//! What packets meet while a configuration changes: between its steps, and where they cannot all be
-//! made at once.
+//! Packets during a configuration change: between its steps, and after it has failed halfway.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,28 +7,28 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::acl::many;
+use crate::acl::long_acl;
 use crate::fixture::{HostFixture, attach_foreign_filter, host_state, wait_until};
 use crate::ptrace::kill_before;
 use crate::support::{run, veth};
-use crate::traffic::Client;
+use crate::traffic::TrafficClient;
 use crate::wire;
 
 const CLIENT: &str = "198.51.100.7";
-const FRIEND: &str = "198.51.100.8";
-/// The VIP of the service that is added.
+const ALLOWED: &str = "198.51.100.8";
+/// The VIP of the added service.
 const NEW: &str = "203.0.113.12:80";
 
 impl HostFixture {
-    /// Adds a service that only [`FRIEND`] may use.
+    /// Adds a service with an ACL that allows [`ALLOWED`] only.
     fn add_service_with_acl(&mut self) {
-        self.write_file("allow.txt", FRIEND);
+        self.write_file("allow.txt", ALLOWED);
         self.config["services"].as_array_mut().unwrap().push(json!({
             "name": "new", "vips": ["203.0.113.12:80/tcp"], "table_size": 251, "allow_file": "allow.txt", "backends": [{ "name": "a" }]
         }));
     }
 
-    /// How many packets of anybody the new service has forwarded.
+    /// Packets that the new service has forwarded.
     fn forwarded_by_new(&self) -> u64 {
         self.json("counters")["lb"]["services"]["new"]["packets"].as_u64().unwrap_or(0)
     }
@@ -46,13 +45,14 @@ fn send_denied() {
 pub(crate) fn removing_a_backend_drops_no_packet() {
     let mut fixture = HostFixture::new();
     for address in ["10.0.1.1", "10.0.1.2", "10.0.1.3"] {
-        // Otherwise packets wait for an answer of it that never comes, and the client with them.
+        // Without a neighbour entry packets would wait for address resolution and block their
+        // sender.
         run(&format!("ip neigh add {address} lladdr 02:00:00:00:00:11 dev eth0 nud permanent"));
     }
     let daemon = fixture.start(&["lb"]);
-    let mut client = Client::new(64);
+    let mut client = TrafficClient::new(64);
     for (number, backends) in [
-        // Away; back at another index; at another address.
+        // Removed; added at another index; at another address.
         json!([{ "name": "a", "address": "10.0.1.1" }]),
         json!([{ "name": "a", "address": "10.0.1.1" }, { "name": "b", "address": "10.0.1.2" }]),
         json!([{ "name": "a", "address": "10.0.1.1" }, { "name": "b", "address": "10.0.1.3" }]),
@@ -81,7 +81,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl() {
     daemon.wait_for_log("source ACL of service new is in force", 1);
     assert!(fixture.dropped("acl_not_allowed") > 0, "{}", daemon.log());
     assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
-    assert_eq!(fixture.outcome(FRIEND, NEW), "new");
+    assert_eq!(fixture.outcome(ALLOWED, NEW), "new");
 }
 
 pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
@@ -91,7 +91,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
     fixture.write();
     let started = AtomicBool::new(false);
     let mut daemon = thread::scope(|scope| {
-        // A namespace is a thread's own, and goes to the threads that it makes.
+        // Threads inherit the namespaces of the thread that starts them.
         scope.spawn(|| {
             while !started.load(Ordering::Relaxed) {
                 send_denied();
@@ -104,7 +104,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
     });
     daemon.wait_for_log("source ACL of service new is in force", 1);
     assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
-    assert_eq!(fixture.outcome(FRIEND, NEW), "new");
+    assert_eq!(fixture.outcome(ALLOWED, NEW), "new");
 }
 
 pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
@@ -123,7 +123,7 @@ pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
     daemon.wait_for_log("completed the change that had failed", 1);
     daemon.wait_for_log("source ACL of service new is in force", 1);
     assert_eq!(
-        (fixture.outcome(FRIEND, NEW), fixture.outcome(CLIENT, NEW)),
+        (fixture.outcome(ALLOWED, NEW), fixture.outcome(CLIENT, NEW)),
         ("new".into(), "acl_not_allowed".into())
     );
 }
@@ -131,7 +131,7 @@ pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
 pub(crate) fn the_start_after_a_killed_one_forwards_no_denied_packet() {
     let mut fixture = HostFixture::new();
     let before = host_state();
-    fixture.write_file("deny.txt", &many(CLIENT));
+    fixture.write_file("deny.txt", &long_acl(CLIENT));
     fixture.config["deny_file"] = json!("deny.txt");
     fixture.write();
     let mut daemon = fixture.spawn(&[], &["lb"]);
@@ -157,8 +157,8 @@ pub(crate) fn next_hops_of_one_family_are_updated_while_the_other_lacks_a_source
     run("ip route replace 10.0.1.1/32 dev eth1");
     let hop = |address: &str| fixture.status()["backends"][0]["next_hops"][address].clone();
     let eth1 = nix::net::if_::if_nametoindex("eth1").unwrap();
-    wait_until("the route is followed", || hop("10.0.1.1")[0] == eth1);
+    wait_until("the next hop uses the new route", || hop("10.0.1.1")[0] == eth1);
     assert_eq!(hop("2001:db8::11"), Value::Null);
     run("ip -6 addr add 2001:db8::1/64 dev eth0 nodad");
-    wait_until("the other family is back", || hop("2001:db8::11") != Value::Null);
+    wait_until("the other family has a next hop", || hop("2001:db8::11") != Value::Null);
 }

@@ -1,4 +1,4 @@
-//! Packets put on a wire by hand.
+//! Frames sent to an interface through its veth peer.
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use crate::support::run;
 
-/// Sends a TCP segment out of one end of a wire, to the link address of the interface at the other.
+/// Sends a TCP segment from one end of a veth pair to the MAC address of the other end.
 pub(crate) fn send_segment(from: &str, to: &str, client: Ipv4Addr, vip: SocketAddrV4) {
     send_frame(from, &segment(to, client, vip));
 }
 
-/// A frame with a TCP segment to the link address of an interface.
+/// A frame with a TCP segment to the MAC address of an interface.
 pub(crate) fn segment(to: &str, client: Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> {
     let mut frame = mac_address(to).to_vec();
     frame.extend([0x02, 0, 0, 0, 0, 0x01, 0x08, 0x00]);
@@ -24,19 +24,19 @@ pub(crate) fn segment(to: &str, client: Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> 
     frame
 }
 
-/// Sends a frame out of one end of a wire.
+/// Sends a frame from one end of a veth pair.
 pub(crate) fn send_frame(from: &str, frame: &[u8]) {
     let index = nix::net::if_::if_nametoindex(from).expect("the interface exists");
     // SAFETY: the call takes no pointers.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    assert!(socket >= 0, "a packet socket can be made");
-    // SAFETY: the kernel has just made this descriptor for us.
+    assert!(socket >= 0, "cannot create a packet socket");
+    // SAFETY: the descriptor is valid and not owned elsewhere.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: all bytes zero is a value of this plain struct.
+    // SAFETY: all zero bytes are a valid value of this C struct.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_ifindex = index as i32;
-    // SAFETY: the frame and the address live through the call, and their lengths are foreign.
+    // SAFETY: the lengths are those of the frame and the address, which outlive the call.
     let sent = unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -47,17 +47,17 @@ pub(crate) fn send_frame(from: &str, frame: &[u8]) {
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
         )
     };
-    assert_eq!(sent, frame.len() as isize, "the frame leaves whole");
+    assert_eq!(sent, frame.len() as isize, "the whole frame is sent");
 }
 
-/// An interface's link address, as `ip` shows it.
+/// An interface's MAC address.
 pub(crate) fn mac_address(interface: &str) -> [u8; 6] {
     let shown = run(&format!("ip -o link show {interface}"));
     let text = shown
         .split_whitespace()
         .skip_while(|word| *word != "link/ether")
         .nth(1)
-        .expect("a link address");
+        .expect("a MAC address");
     let mut bytes = [0; 6];
     for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
         *byte = u8::from_str_radix(digits, 16).expect("two hexadecimal digits");

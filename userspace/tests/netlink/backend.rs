@@ -1,4 +1,4 @@
-//! What makes a host a backend, seen from the network.
+//! The setup of a backend: VIP addresses, sysctls, tunnel devices.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-/// A peer beyond `one`, in the same networks, that takes the VIP addresses for neighbours as well.
+/// A peer of `one` in the same networks, with routes that make the VIP addresses on-link.
 fn neighbour() -> Peer {
     let peer = Peer::new();
     peer.connect("one", "peer");
@@ -37,11 +37,11 @@ fn neighbour() -> Peer {
 
 pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     let peer = neighbour();
-    // The proof that the question is asked, and answered without the settings.
+    // Without the sysctls the kernel answers, so the test can detect an announcement.
     add_address("203.0.113.99/32", "lo");
     assert!(
         peer.run(|| is_resolved(ip("203.0.113.99"))),
-        "a kernel left alone answers ARP for addresses on lo"
+        "by default the kernel answers ARP for addresses on lo"
     );
     run("ip addr del 203.0.113.99/32 dev lo");
     peer.run(|| run("ip neigh flush all"));
@@ -58,12 +58,12 @@ pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     for vip in vips {
         let address = vip.hosts().next().unwrap();
         assert!(!peer.run(move || is_resolved(address)), "{vip} is announced");
-        // Every address of a prefix is the host's own: packets for it are not forwarded.
+        // Every address of a prefix is local: packets to it are not forwarded.
         let route = run(&format!("ip route get {}", vip.broadcast()));
         assert!(route.starts_with("local "), "{vip}: {route}");
     }
     for own in ["192.0.2.1", "2001:db8::1"] {
-        assert!(peer.run(move || is_resolved(ip(own))), "{own} must still be found");
+        assert!(peer.run(move || is_resolved(ip(own))), "{own} must be resolved");
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn a_second_preparation_changes_nothing() {
     let after = snapshot();
     let written = first.journal().changes().to_vec();
     drop(first);
-    // The next daemon finds everything as it should be, and the journal still knows what to undo.
+    // The next daemon changes nothing, and the journal still contains every change.
     let mut second = host(base.path());
     let again = second.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
     assert_eq!(again.changed, Vec::<String>::new());
@@ -196,7 +196,7 @@ pub(crate) async fn a_removed_vip_is_deleted_unless_it_existed_before() {
     assert_eq!(host.journal().changes(), []);
 }
 
-/// Sends to a VIP address from the peer until something arrives there, or not.
+/// Sends datagrams from the peer to a VIP address; returns whether one arrives.
 fn arrives(peer: &Peer, vip: IpAddr) -> bool {
     let socket = UdpSocket::bind((vip, 4000)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -204,7 +204,7 @@ fn arrives(peer: &Peer, vip: IpAddr) -> bool {
     (0..20).any(|_| {
         peer.run(move || {
             let any = if vip.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
-            // The first ones may fail while the peer looks for the neighbour.
+            // The first datagrams may fail during address resolution.
             let _ = UdpSocket::bind((any, 0)).unwrap().send_to(b"hello", (vip, 4000));
         });
         matches!(socket.recv(&mut buffer), Ok(5))
@@ -219,11 +219,11 @@ pub(crate) async fn encapsulated_packets_arrive_at_the_vip_through_tunnel_device
         run("ip link del probe");
     }
     let peer = neighbour();
-    // The client's packets come out of the tunnel while the way back to it leads through `one`.
+    // The client's packets arrive through the tunnel while the route to the client is over `one`.
     peer.run(|| {
         run("ip link add wrap44 type ipip local 192.0.2.2 remote 192.0.2.1");
         run("ip link add wrap64 type sit local 192.0.2.2 remote 192.0.2.1");
-        // The kernel has one such device for a pair of addresses: this one takes both families.
+        // The kernel allows one ip6tnl device per pair of addresses, so this one has both families.
         run("ip link add wrap6 type ip6tnl mode any local 2001:db8::2 remote 2001:db8::1 encaplimit none");
         for wrap in ["wrap44", "wrap64", "wrap6"] {
             run(&format!("ip link set {wrap} up"));
@@ -231,7 +231,7 @@ pub(crate) async fn encapsulated_packets_arrive_at_the_vip_through_tunnel_device
     });
     let vips = [net("203.0.113.10/32"), net("2001:db8:1::10/128")];
     let local = [ip("192.0.2.1"), ip("2001:db8::1")];
-    // Reverse path filtering of all interfaces, and of new ones: off, strict, loose.
+    // Reverse path filtering of `all` and `default`: off, strict, loose.
     for (all, new) in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "0"), ("0", "2")] {
         set_sysctl("all", "rp_filter", all);
         set_sysctl("default", "rp_filter", new);
@@ -245,7 +245,7 @@ pub(crate) async fn encapsulated_packets_arrive_at_the_vip_through_tunnel_device
                 run(&format!("ip route replace 2001:db8:1::10/128 dev {v6} src 2001:db8::2"));
             });
             for vip in vips.map(|vip| vip.addr()) {
-                let tunnels = format!("by {v4} and {v6}, rp_filter {all}, {new}");
+                let tunnels = format!("through {v4} and {v6}, rp_filter {all}, {new}");
                 assert!(
                     arrives(&peer, vip),
                     "{tunnels}: nothing arrived at {vip}: {}",

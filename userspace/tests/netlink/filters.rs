@@ -25,7 +25,7 @@ pub(crate) async fn clsact_is_created_once_and_removed() {
     assert!(run("tc qdisc show dev one").contains("qdisc clsact ffff:"));
     assert!(
         !run("tc qdisc show dev other").contains("clsact"),
-        "only the interface that was asked for has one"
+        "only the requested interface has one"
     );
     netlink.remove_clsact(index).await.unwrap();
     netlink.remove_clsact(index).await.unwrap();
@@ -55,7 +55,7 @@ pub(crate) async fn an_ingress_qdisc_is_used_for_ingress_only() {
             && error.to_string().contains("tc qdisc del dev one ingress"),
         "{error}"
     );
-    // The kernel itself would show, and remove, the ingress filter here.
+    // The kernel would list and remove the ingress filter here.
     assert_eq!(netlink.filters(index, Direction::Egress).await.unwrap(), []);
     assert_eq!(
         netlink.remove_filter(index, Direction::Egress, &ours).await.unwrap(),
@@ -66,7 +66,7 @@ pub(crate) async fn an_ingress_qdisc_is_used_for_ingress_only() {
         Detached::Removed
     );
     netlink.remove_clsact(index).await.unwrap();
-    assert!(run("tc qdisc show dev one").contains("ingress"), "the qdisc of somebody else stays");
+    assert!(run("tc qdisc show dev one").contains("ingress"), "the foreign qdisc stays");
 }
 
 pub(crate) async fn a_filter_is_put_listed_replaced_and_removed() {
@@ -112,7 +112,7 @@ pub(crate) async fn a_filter_is_put_listed_replaced_and_removed() {
     assert_eq!(
         netlink.filters(index, Direction::Egress).await.unwrap().len(),
         1,
-        "the other side is untouched"
+        "the egress filter is unchanged"
     );
 }
 
@@ -123,7 +123,7 @@ pub(crate) async fn a_filter_is_replaced_without_a_gap() {
     let ids = [programs[0].1, programs[1].1];
     let ours = spec("sluice/edge/lb", 10);
     netlink.put_filter(index, Direction::Ingress, &ours, programs[0].0.as_fd()).await.unwrap();
-    // A second thread in this namespace looks all the time, on another processor.
+    // A second thread in this namespace lists the filters continuously.
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let watcher = std::thread::spawn(move || {
@@ -151,8 +151,8 @@ pub(crate) async fn a_filter_is_replaced_without_a_gap() {
         );
     }
     stop.store(true, Ordering::Relaxed);
-    let seen = watcher.join().expect("our filter was there whenever the watcher looked");
-    assert!(seen.iter().all(|times| *times > 0), "the watcher saw both programs: {seen:?}");
+    let seen = watcher.join().expect("there is always one filter");
+    assert!(seen.iter().all(|times| *times > 0), "both programs were listed: {seen:?}");
 }
 
 pub(crate) async fn a_foreign_filter_at_the_same_priority_is_an_error_and_stays() {
@@ -185,8 +185,8 @@ pub(crate) async fn a_foreign_filter_at_the_same_priority_is_an_error_and_stays(
     );
 }
 
-/// Filters of others on both sides of `one`: BPF ones, and those of other kinds where the kernel
-/// has them.
+/// Foreign filters at ingress and egress of `one`: BPF filters, and other kinds that the kernel
+/// supports.
 async fn foreign_filters(netlink: &Netlink, index: u32) {
     let (program, _) = program();
     for (direction, priority) in

@@ -1,4 +1,4 @@
-//! Questions to the routing socket, and what it notices.
+//! Netlink requests and notifications.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -131,7 +131,7 @@ pub(crate) async fn unreachable_and_missing_routes_are_none() {
     assert_eq!(
         netlink.route(ip("192.0.2.255"), None).await.unwrap(),
         None,
-        "a broadcast address is no host's"
+        "a broadcast address has no route"
     );
 }
 
@@ -184,19 +184,19 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
     }
     assert!(
         noticed > 0 && noticed < 2 * rounds,
-        "{noticed} noticed: the test means to overflow the socket"
+        "{noticed} notifications: the socket must overflow"
     );
-    // Whoever looks after the first of them need not look after each.
+    // One call collects all pending notifications.
     run(&format!("ip -batch {}", batch.path().display()));
     changes.changed().await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     changes.gather().unwrap();
     let more = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
-    assert!(more.is_err(), "{more:?} is left of what had come already");
+    assert!(more.is_err(), "{more:?} is left after all pending notifications were collected");
     add_address("192.0.2.2/32", "lo");
     tokio::time::timeout(Duration::from_secs(60), changes.changed())
         .await
-        .expect("still listening")
+        .expect("a later change is reported")
         .unwrap();
 }
 
@@ -212,7 +212,7 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_reported_as_unsupporte
         (TunnelKind::Sit, "sluice64", ip("192.0.2.1"), ip("192.0.2.9")),
         (TunnelKind::Ip6Tnl, "sluice6", ip("2001:db8::1"), ip("2001:db8::9")),
     ] {
-        // What `ip` can do decides what we must be able to do.
+        // The expectation follows from `ip`: whether the kernel supports the device.
         let (can, why) = try_run(&format!("ip link add probe type {kind} local {other}"));
         let created = netlink.create_tunnel(name, kind, local).await;
         if !can {
@@ -254,7 +254,7 @@ pub(crate) async fn a_tunnel_device_is_created_adopted_or_reported_as_unsupporte
     match unsupported {
         0 | 1 => Completion::Completed,
         _ => Completion::ignored_with(
-            "this kernel has neither ipip nor ip6tnl devices: only their absence was recognised",
+            "this kernel has no ipip and ip6tnl devices; only the error was checked",
         ),
     }
 }

@@ -20,39 +20,37 @@ use sluice::kernel::host::{BackendSetup, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_I
 use sluice::kernel::netlink::{FilterSpec, Netlink};
 use sluice::role::Role;
 
-/// How long one test may take before it counts as hanging: generous, for emulated machines that
-/// share their CPUs.
-const TEST_WITHIN: Duration = Duration::from_secs(1200);
+/// Limit of one test, long enough for emulated machines with shared CPUs.
+const TEST_TIMEOUT: Duration = Duration::from_secs(1200);
 
-/// What a test returns: nothing, or that this kernel cannot run it.
-pub(crate) struct Verdict(Completion);
+/// The result of a test: completed, or ignored because this kernel lacks something.
+pub(crate) struct TestOutcome(Completion);
 
-impl From<()> for Verdict {
+impl From<()> for TestOutcome {
     fn from((): ()) -> Self {
         Self(Completion::Completed)
     }
 }
 
-impl From<Completion> for Verdict {
+impl From<Completion> for TestOutcome {
     fn from(completion: Completion) -> Self {
         Self(completion)
     }
 }
 
-/// Runs a test on a thread of its own in a network namespace of its own, which vanishes with the
-/// thread.
+/// Runs a test on a new thread in a new network namespace, which ends with the thread.
 pub(crate) fn in_namespace<F, R>(test: F) -> Result<Completion, Failed>
 where
     F: FnOnce() -> R + Send + 'static,
-    R: Future<Output = Verdict>,
+    R: Future<Output = TestOutcome>,
 {
     let (done, result) = mpsc::channel();
     thread::spawn(move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare(CLONE_NEWNET)");
             run("ip link set lo up");
             let mut runtime = tokio::runtime::Builder::new_current_thread();
-            runtime.enable_all().build().expect("a runtime can be built").block_on(test())
+            runtime.enable_all().build().expect("a runtime").block_on(test())
         }));
         let _ = done.send(outcome.map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -60,16 +58,16 @@ where
                 .unwrap_or_default()
         }));
     });
-    match result.recv_timeout(TEST_WITHIN) {
+    match result.recv_timeout(TEST_TIMEOUT) {
         Ok(Ok(verdict)) => Ok(verdict.0),
         Ok(Err(text)) => Err(text.into()),
-        Err(_) => Err(format!("not done within {} s", TEST_WITHIN.as_secs()).into()),
+        Err(_) => Err(format!("not done within {} s", TEST_TIMEOUT.as_secs()).into()),
     }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A second network namespace, with a thread in it.
+/// A second network namespace with a thread.
 pub(crate) struct Peer {
     jobs: mpsc::Sender<Job>,
     thread_id: i32,
@@ -80,7 +78,7 @@ impl Peer {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, is_ready) = mpsc::channel();
         thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare(CLONE_NEWNET)");
             run("ip link set lo up");
             let _ = ready.send(nix::unistd::gettid().as_raw());
             inbox.into_iter().for_each(|job| job());
@@ -88,16 +86,16 @@ impl Peer {
         Self { jobs, thread_id: is_ready.recv().expect("the namespace is ready") }
     }
 
-    /// Runs something in the namespace and waits for it.
+    /// Runs a job in the namespace and waits for its result.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         self.jobs
             .send(Box::new(move || drop(done.send(job()))))
-            .expect("the namespace's thread lives");
-        result.recv_timeout(TEST_WITHIN).expect("the job in the other namespace succeeds")
+            .expect("the namespace's thread runs");
+        result.recv_timeout(TEST_TIMEOUT).expect("the job in the other namespace succeeds")
     }
 
-    /// Joins both namespaces by a veth pair: `here` in this one, `there` in the peer's.
+    /// Connects both namespaces by a veth pair: `here` in this one, `there` in the peer's.
     pub(crate) fn connect(&self, here: &str, there: &str) {
         run(&format!("ip link add {here} type veth peer name {there} netns {}", self.thread_id));
         up(here);
@@ -106,14 +104,14 @@ impl Peer {
     }
 }
 
-/// Runs a command that must succeed; gives its output.
+/// Runs a command that must succeed; returns its output.
 pub(crate) fn run(command: &str) -> String {
     let (good, text) = try_run(command);
     assert!(good, "`{command}` failed: {text}");
     text
 }
 
-/// Runs a command; gives whether it succeeded, and its output.
+/// Runs a command; returns whether it succeeded, and its output.
 pub(crate) fn try_run(command: &str) -> (bool, String) {
     let mut words = command.split_whitespace();
     let program = words.next().expect("a command");
@@ -130,8 +128,8 @@ pub(crate) fn try_run(command: &str) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// Two ends of a veth pair in this namespace, up, without link-local addresses (which come and
-/// settle on their own).
+/// Creates a veth pair in this namespace, both ends up and without link-local addresses, which the
+/// kernel would add later.
 pub(crate) fn veth(one: &str, other: &str) {
     run(&format!("ip link add {one} type veth peer name {other}"));
     [one, other].into_iter().for_each(up);
@@ -139,14 +137,14 @@ pub(crate) fn veth(one: &str, other: &str) {
 
 /// Sets an interface up without a link-local address.
 ///
-/// In two steps: of one request with both, old kernels do the second first, and add the address.
+/// Two requests: old kernels execute one request with both in the other order and add the address.
 fn up(interface: &str) {
     run(&format!("ip link set {interface} addrgenmode none"));
     run(&format!("ip link set {interface} up"));
 }
 
-/// Gives an interface an address and waits until it is in use: the kernel adds IPv6 addresses'
-/// routes a moment later.
+/// Adds an address and waits until it is usable: the kernel adds the routes of IPv6 addresses
+/// later.
 pub(crate) fn add_address(prefix: &str, interface: &str) {
     let address = prefix.split('/').next().expect("an address");
     let v6 = address.contains(':');
@@ -160,14 +158,14 @@ pub(crate) fn add_address(prefix: &str, interface: &str) {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("{prefix} on {interface} does not come into use");
+    panic!("{prefix} on {interface} does not become usable");
 }
 
 pub(crate) fn spec(name: &str, priority: u16) -> FilterSpec {
     FilterSpec { name: name.into(), priority }
 }
 
-/// Opens a journal below a directory, and the host it belongs to.
+/// A host with a new journal below a directory.
 pub(crate) fn host(base: &Path) -> Host {
     let journal = Journal::open(base, "edge", Role::Backend).expect("the journal opens");
     Host::new(Netlink::connect().expect("netlink connects"), journal)
@@ -199,7 +197,7 @@ pub(crate) fn set_sysctl(interface: &str, setting: &str, value: &str) {
     fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
-/// The host as the usual tools show it. Taken twice until it rests: link states settle a moment
+/// The state of the host as text. It is read until two reads are equal, because link states settle
 /// after a change.
 pub(crate) fn snapshot() -> String {
     let mut last = snapshot_now();
@@ -211,7 +209,7 @@ pub(crate) fn snapshot() -> String {
         }
         last = next;
     }
-    panic!("the host does not come to rest:\n{last}");
+    panic!("the state of the host does not settle:\n{last}");
 }
 
 fn snapshot_now() -> String {
@@ -231,7 +229,7 @@ fn snapshot_now() -> String {
         for side in
             ["ingress", "egress"].iter().filter(|_| !matches!(name.as_str(), "all" | "default"))
         {
-            // Fails where there is no qdisc, which is a state like any other.
+            // Fails without a qdisc, which is also a state.
             text += &format!(
                 "$ filters {name} {side}\n{}",
                 try_run(&format!("tc filter show dev {name} {side}")).1
@@ -244,11 +242,11 @@ fn snapshot_now() -> String {
     text
 }
 
-/// Loads `r0 = -1; exit`, a filter that lets every packet pass (`TC_ACT_UNSPEC`): its descriptor
-/// and its id.
+/// Loads `r0 = -1; exit`, a filter that passes every packet (`TC_ACT_UNSPEC`); returns its
+/// descriptor and ID.
 pub(crate) fn program() -> (OwnedFd, u32) {
-    // Before Linux 5.11 programs count as locked memory, together with those of the daemons beside
-    // this process. Elsewhere it need not succeed.
+    // Before Linux 5.11 programs count as locked memory, together with those of the daemons. On
+    // later kernels an error has no effect.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -282,12 +280,12 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         kernel_version: 0,
         flags: 0,
     };
-    // SAFETY: `load` is laid out as the kernel's attribute union for this command, and what it
-    // points to outlives the call.
+    // SAFETY: `load` has the layout of `union bpf_attr` for this command, and the memory that it
+    // refers to outlives the call.
     let descriptor =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size_of::<Load>()) };
     assert!(descriptor >= 0, "cannot load a program: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the descriptor is new and not owned elsewhere.
     let program = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
     // struct bpf_prog_info: type, id, ...
     let mut words = [0u32; 2];
@@ -299,12 +297,11 @@ pub(crate) fn program() -> (OwnedFd, u32) {
     // SAFETY: as above; the kernel writes at most `len` bytes to `words`.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, size_of::<Info>()) };
-    assert_eq!(result, 0, "cannot ask for the program's id: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "cannot read the program's ID: {}", std::io::Error::last_os_error());
     (program, std::hint::black_box(words)[1])
 }
 
-/// Whether this namespace's neighbour table gets an Ethernet address for `address` when something
-/// is sent to it.
+/// Whether `address` resolves to a MAC address in this namespace.
 pub(crate) fn is_resolved(address: std::net::IpAddr) -> bool {
     let any: SocketAddr = match address {
         std::net::IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -313,8 +310,7 @@ pub(crate) fn is_resolved(address: std::net::IpAddr) -> bool {
     let socket = UdpSocket::bind(any).expect("a socket");
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
-        // A refused or unreachable neighbour makes later sends fail; the neighbour table has the
-        // verdict.
+        // Later sends to an unreachable neighbour fail; the neighbour table has the result.
         let _ = socket.send_to(b"who has it?", (address, 9));
         thread::sleep(Duration::from_millis(100));
         let state = run(&format!("ip neigh show {address}"));
@@ -324,5 +320,5 @@ pub(crate) fn is_resolved(address: std::net::IpAddr) -> bool {
             false => {}
         }
     }
-    panic!("no verdict about {address}: {}", run("ip neigh show"));
+    panic!("no result for {address}: {}", run("ip neigh show"));
 }

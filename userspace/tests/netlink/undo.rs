@@ -1,4 +1,4 @@
-//! The journal against the host: what is undone, what is left alone.
+//! Undo of the changes in a journal, and the cases in which a change is kept.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use crate::support::{
     add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth,
 };
 
-/// Opens the journal as a new process would, and undoes it.
+/// Opens the journal like a new process and undoes its changes.
 async fn undo(base: &Path) -> UndoReport {
     let journal = Journal::open_existing(base, "edge", Role::Backend).unwrap().expect("a journal");
     journal.undo_all(&Netlink::connect().unwrap()).await.unwrap()
@@ -42,7 +42,7 @@ pub(crate) async fn undoing_a_balancer_restores_the_host() {
         }
     }
     assert_ne!(snapshot(), before);
-    // As after `kill -9`: nothing but the file remains.
+    // As after SIGKILL: only the file remains.
     std::mem::forget(host);
     let report = undo(base.path()).await;
     assert_eq!(
@@ -86,11 +86,11 @@ pub(crate) async fn undoing_a_backend_restores_the_host() {
     std::mem::forget(host);
     let report = undo(base.path()).await;
     assert!(report.left.is_empty() && report.failed.is_empty(), "{report}");
-    assert_eq!(snapshot(), before, "the address that was on lo before stays, too");
+    assert_eq!(snapshot(), before, "the address that was on lo before is kept");
     journal_is_gone(base.path());
 }
 
-/// Everything that Sluice changes, one after the other.
+/// Every kind of change, in order.
 fn every_change(one: u32) -> Vec<Change> {
     let key = |setting| Sysctl::ipv4_interface("one", setting).unwrap();
     let address = |text: &str, prefix_len| Change::Address {
@@ -168,14 +168,14 @@ pub(crate) async fn changes_are_undone_after_a_kill_at_any_point() {
                 journal.record(change.clone()).unwrap();
                 make(change, &netlink).await;
             }
-            // Killed after the next change was announced and before it was made.
+            // Killed after the next change was recorded and before it was made.
             if let Some(next) = changes.get(made) {
                 journal.record(next.clone()).unwrap();
             }
             std::mem::forget(journal);
             if undone_before == 1 && made > 0 {
-                // An earlier attempt to undo was killed after undoing the last change and before
-                // saying so.
+                // An earlier undo was killed after it had undone the last change and before it
+                // recorded that.
                 let base = tempfile::tempdir().unwrap();
                 let mut journal = Journal::open(base.path(), "edge", Role::Backend).unwrap();
                 journal.record(changes[made - 1].clone()).unwrap();
@@ -272,7 +272,7 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
         let report = host.undo_all().await.unwrap();
         match before {
             Some(_) => assert!(report.to_string().contains("others use it"), "{rest}: {report}"),
-            // Some filters the kernel itself fails to list. In doubt nothing is removed.
+            // The kernel fails to list some filters. Then nothing is removed.
             None => assert!(!report.failed.is_empty(), "{rest}: {report}"),
         }
         assert_eq!(foreign(), before, "{rest}");
@@ -296,7 +296,7 @@ pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
         .unwrap();
     std::mem::forget(host);
     run("ip link del one");
-    // Another interface of the same name is not the one that we changed.
+    // A new interface with the same name was not changed by Sluice.
     veth("one", "other");
     run("tc qdisc add dev one clsact");
     let report = undo(base.path()).await;
@@ -313,7 +313,7 @@ pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
     let mut host = host(base.path());
     host.prepare_backend(&setup(&interfaces, &local, &vips)).await.unwrap();
     std::mem::forget(host);
-    // A value that the kernel does not take back.
+    // A value that the kernel rejects.
     let path = Journal::path_of(base.path(), "edge", Role::Backend);
     let text = std::fs::read_to_string(&path).unwrap();
     let spoilt =
