@@ -80,7 +80,7 @@ tests! {
         foreign_filters_are_never_removed,
         a_route_change_updates_the_next_hops,
         a_lost_filter_is_attached_again,
-        an_interface_that_vanished_is_no_obstacle;
+        a_deleted_interface_is_attached_again_or_ignored;
     transitions:
         removing_a_backend_drops_no_packet,
         a_new_service_never_forwards_without_its_acl,

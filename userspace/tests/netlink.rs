@@ -53,7 +53,7 @@ tests! {
         settings_that_others_changed_are_kept,
         a_clsact_qdisc_with_foreign_filters_is_kept,
         filters_of_every_kind_keep_the_qdisc,
-        an_interface_that_vanished_is_no_obstacle,
+        a_deleted_interface_needs_no_undo,
         a_failed_undo_stays_in_the_journal_and_can_be_repeated;
     backend:
         vip_addresses_on_lo_are_not_announced,

@@ -253,7 +253,7 @@ pub(crate) fn a_lost_filter_is_attached_again() {
     assert_eq!(host_state(), before);
 }
 
-pub(crate) fn an_interface_that_vanished_is_no_obstacle() {
+pub(crate) fn a_deleted_interface_is_attached_again_or_ignored() {
     let mut fixture = HostFixture::new();
     let before = host_state();
     let add = || {

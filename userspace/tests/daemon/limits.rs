@@ -233,23 +233,24 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
 pub(crate) fn killing_the_daemon_during_a_replacement_loses_nothing() {
     let mut fixture = tracked_fixture();
     let clean = host_state();
-    let mut steps = Vec::new();
-    let whole = replace_and_kill(&mut fixture, usize::MAX, |step| steps.push(step));
+    let mut changes = Vec::new();
+    let whole = replace_and_kill(&mut fixture, usize::MAX, |change| changes.push(change));
     assert_eq!(whole, None, "the first daemon is not killed");
     fixture.down();
     assert_eq!(host_state(), clean);
-    for what in ["rename", "pin", "mkdir", "unlink", "netlink", "write"] {
-        assert!(steps.contains(&what), "no {what} among {steps:?}");
+    for kind in ["rename", "pin", "mkdir", "unlink", "netlink", "write"] {
+        assert!(changes.contains(&kind), "no {kind} in {changes:?}");
     }
     let edge = |number: &usize| {
-        let same =
-            |other: Option<usize>| other.and_then(|other| steps.get(other)) == steps.get(*number);
+        let same = |other: Option<usize>| {
+            other.and_then(|other| changes.get(other)) == changes.get(*number)
+        };
         !same(number.checked_sub(1)) || !same(Some(number + 1))
     };
-    for number in (0..steps.len()).filter(edge) {
+    for number in (0..changes.len()).filter(edge) {
         replace_and_kill(&mut fixture, number, |_| {});
         fixture.down();
-        assert_eq!(host_state(), clean, "killed before step {number} of {steps:?}");
+        assert_eq!(host_state(), clean, "killed before change {number} of {changes:?}");
     }
 }
 
@@ -258,7 +259,7 @@ pub(crate) fn killing_the_daemon_during_a_replacement_loses_nothing() {
 fn replace_and_kill(
     fixture: &mut HostFixture,
     number: usize,
-    mut step: impl FnMut(&'static str),
+    mut record: impl FnMut(&'static str),
 ) -> Option<&'static str> {
     fixture.config["limits"] =
         json!({ "services": 4, "backends": 16, "vips": 8, "connections": 1024 });
@@ -273,10 +274,10 @@ fn replace_and_kill(
     fixture.write();
     let killed = kill_before(&daemon, Signal::SIGHUP, number, |change| {
         client.send(1);
-        step(change);
+        record(change);
     });
     drop(daemon);
-    let at = format!("killed before step {number}, {killed:?}");
+    let at = format!("killed before change {number}, {killed:?}");
     // Packets are forwarded and counted, and the state is complete.
     client.send(64);
     client.assert_all_counted();

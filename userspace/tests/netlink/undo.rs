@@ -285,7 +285,7 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
     }
 }
 
-pub(crate) async fn an_interface_that_vanished_is_no_obstacle() {
+pub(crate) async fn a_deleted_interface_needs_no_undo() {
     let (interfaces, local, vips) = backend_host();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
