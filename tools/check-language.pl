@@ -47,7 +47,7 @@ for my $file (@files) {
         if ($break) { judge($file, $text, @starts); ($text, @starts) = ('') }
         if (!defined $line) { $fence = 0; next }
         if ($line =~ /^\s*(?:```|~~~)/) { $fence = !$fence; next }
-        if ($line =~ /^<!-- (?:begin |bench-)/) { $generated = 1 }
+        if ($line =~ /^<!-- begin /) { $generated = 1 }
         if ($line =~ /^<!-- end /) { $generated = 0 }
         next if $fence || $generated || $line =~ /^<!--/;
         my $heading = $line =~ /^\s*#/;

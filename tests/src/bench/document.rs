@@ -5,20 +5,23 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Replaces the block of `page` between the lines `<!-- NAME -->` and `<!-- end NAME -->`. A
+/// Replaces the block of `page` between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`. A
 /// missing block is an error.
 pub fn replace(page: &Path, name: &str, block: &str) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
     let text = replaced(&text, name, block).with_context(|| {
-        format!("{} lacks the markers <!-- {name} --> and <!-- end {name} -->", page.display())
+        format!(
+            "{} lacks the markers <!-- begin {name} --> and <!-- end {name} -->",
+            page.display()
+        )
     })?;
     fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))
 }
 
 /// The block between the markers.
 pub fn block<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("<!-- {name} -->\n"))?;
+    let (_, rest) = text.split_once(&format!("<!-- begin {name} -->\n"))?;
     rest.split_once(&format!("<!-- end {name} -->\n")).map(|(block, _)| block)
 }
 
@@ -34,11 +37,13 @@ mod tests {
 
     #[test]
     fn only_the_named_block_is_replaced() {
-        let page = "# Page\n<!-- a -->\nold\n<!-- end a -->\nbetween\n<!-- b -->\n<!-- end b -->\n";
+        let page = "# Page\n<!-- begin a -->\nold\n<!-- end a -->\nbetween\n\
+                    <!-- begin b -->\n<!-- end b -->\n";
         let page = replaced(page, "a", "new\n").unwrap();
         assert_eq!(
             page,
-            "# Page\n<!-- a -->\n\nnew\n\n<!-- end a -->\nbetween\n<!-- b -->\n<!-- end b -->\n"
+            "# Page\n<!-- begin a -->\n\nnew\n\n<!-- end a -->\nbetween\n\
+             <!-- begin b -->\n<!-- end b -->\n"
         );
         assert_eq!(replaced(&page, "a", "new").as_deref(), Some(page.as_str()));
         assert_eq!(block(&page, "b"), Some(""));
