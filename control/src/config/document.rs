@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use schemars::{JsonSchema, Schema, schema_for};
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sluice_datapath::abi::QuicIdLengths;
 use sluice_maglev::TableSize;
 
@@ -34,7 +37,7 @@ const MAX_SERVER_ID_LENGTH: u32 = QuicIdLengths::MOST as u32;
 /// version.
 #[derive(Deserialize)]
 pub(super) struct Header {
-    pub(super) version: Option<serde_json::Value>,
+    pub(super) version: Option<Value>,
 }
 
 impl Header {
@@ -431,5 +434,11 @@ const fn default_table_size() -> Bounded<0, { u32::MAX }> {
 
 /// The JSON Schema (draft 2020-12) of [`Document`].
 pub fn schema() -> Schema {
-    schema_for!(Document)
+    let join_lines = RecursiveTransform(|schema: &mut Schema| {
+        if let Some(Value::String(description)) = schema.get_mut("description") {
+            *description = description.replace('\n', " ");
+        }
+    });
+    let settings = SchemaSettings::draft2020_12().with_transform(join_lines);
+    settings.into_generator().into_root_schema_for::<Document>()
 }

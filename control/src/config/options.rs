@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Tracking {
-    /// Every flow is: it stays with its backend on this balancer when the lookup table changes.
+    /// Yes: a flow keeps its backend on this balancer when the lookup table changes.
     Always,
-    /// No flow is: the lookup table alone selects the backend.
+    /// No: the lookup table alone selects the backend.
     #[default]
     Never,
 }

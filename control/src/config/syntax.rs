@@ -23,9 +23,8 @@ pub trait ObjectSyntax {
 
 /// A `T` that is written as a JSON object. The derived [`Deserialize`] alone would accept an array
 /// of the fields' values, too, and its error for an unknown field has no suggestion.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-#[schemars(inline)]
 pub struct JsonObject<T>(pub T);
 
 impl<'de, T: Deserialize<'de> + ObjectSyntax> Deserialize<'de> for JsonObject<T> {
@@ -45,6 +44,25 @@ impl<'de, T: Deserialize<'de> + ObjectSyntax> Deserialize<'de> for JsonObject<T>
         }
 
         deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+/// The schema of `T`.
+impl<T: JsonSchema> JsonSchema for JsonObject<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
     }
 }
 
@@ -157,9 +175,8 @@ fn unknown_field(object: &str, field: &str, fields: &[&str]) -> String {
 }
 
 /// A value in a short form, or all of it as an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-#[schemars(inline)]
 pub enum ScalarOrObject<S, O> {
     /// A JSON string or number.
     Scalar(S),
@@ -216,6 +233,22 @@ impl<'de, S: Deserialize<'de>, O: Deserialize<'de> + ObjectSyntax> Deserialize<'
         }
 
         deserializer.deserialize_any(EitherVisitor(PhantomData))
+    }
+}
+
+impl<S: JsonSchema, O: JsonSchema> JsonSchema for ScalarOrObject<S, O> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}Or{}", S::schema_name(), O::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let scalar = generator.subschema_for::<S>();
+        let object = generator.subschema_for::<O>();
+        json_schema!({ "anyOf": [scalar, object] })
     }
 }
 

@@ -203,6 +203,14 @@ fn every_field_and_object_of_the_schema_has_a_description() {
         }
     }
     assert!(objects().len() >= 12, "{}", objects().len());
+    let mut pointers = Vec::new();
+    super::pointers(&SCHEMA, String::new(), &mut pointers);
+    for pointer in pointers.iter().filter(|pointer| pointer.ends_with("/description")) {
+        if let Some(text) = SCHEMA.pointer(pointer).unwrap().as_str() {
+            // Documentation of wrapper types would have them.
+            assert!(!text.contains(['\n', '[']), "{pointer}: {text}");
+        }
+    }
 }
 
 /// Adds the defaults that the schema names to `value`.
