@@ -9,16 +9,16 @@ use rtnetlink::AddressMessageBuilder;
 
 use super::{Error, Mode, Netlink, interface_name};
 
-/// What [`Netlink::add_address`] found.
+/// The outcome of [`Netlink::add_address`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressAdded {
     /// The interface did not have the address.
     Created,
-    /// The interface had it already.
+    /// The interface had the address already.
     Existed,
 }
 
-/// What [`Netlink::remove_address`] found.
+/// The outcome of [`Netlink::remove_address`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressRemoved {
     /// The interface had the address.
@@ -40,8 +40,8 @@ fn message(index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressMessage
                 .index(index)
                 .address(v6, prefix_len)
                 .build();
-            // Every backend has the same VIP addresses: duplicate address detection would find them
-            // all.
+            // All backends have the same VIP addresses, which duplicate address detection would
+            // report.
             message.header.flags |= AddressHeaderFlags::Nodad;
             message
         }
@@ -49,11 +49,9 @@ fn message(index: u32, address: IpAddr, prefix_len: u8) -> Result<AddressMessage
 }
 
 impl Netlink {
-    /// Gives an interface an address; an IPv6 address without duplicate address detection.
-    ///
-    /// # Errors
-    /// [`Error::PrefixLength`], or the kernel's refusal (for example IPv6 switched off on the
-    /// interface).
+    /// Adds an address to an interface; an IPv6 address without duplicate address detection
+    /// (`IFA_F_NODAD`). Fails with [`Error::PrefixLength`], or if the kernel refuses, for example
+    /// because IPv6 is disabled on the interface.
     pub async fn add_address(
         &self,
         index: u32,
@@ -69,11 +67,7 @@ impl Netlink {
         }
     }
 
-    /// Takes an address from an interface; an address or interface that is gone already is no
-    /// error.
-    ///
-    /// # Errors
-    /// [`Error::PrefixLength`], or the kernel's refusal.
+    /// Removes an address from an interface. A missing address or interface is not an error.
     pub async fn remove_address(
         &self,
         index: u32,
@@ -92,18 +86,12 @@ impl Netlink {
     }
 
     /// All addresses of this host, each with the index of its interface.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
     pub async fn local_addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
         let addresses = self.addresses().await?;
         Ok(addresses.into_iter().map(|(index, address, _)| (index, address)).collect())
     }
 
-    /// Whether this very address and prefix length is on this interface.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// Whether the interface has this address with this prefix length.
     pub async fn has_address(
         &self,
         index: u32,
@@ -125,8 +113,8 @@ impl Netlink {
     }
 }
 
-/// The host's end of an address: on a point-to-point interface `Address` is the peer's and `Local`
-/// is ours.
+/// The local address: on a point-to-point interface, `Address` is the peer's and `Local` the
+/// host's.
 fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
     let mut own = None;
     for attribute in &message.attributes {
@@ -144,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_end_of_a_point_to_point_address_is_taken() {
+    fn the_local_end_of_a_point_to_point_address_is_used() {
         let own: IpAddr = "192.0.2.1".parse().unwrap();
         let peer: IpAddr = "192.0.2.2".parse().unwrap();
         for order in [

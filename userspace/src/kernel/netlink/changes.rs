@@ -1,4 +1,4 @@
-//! "Something about links, addresses, routes, rules or filters has changed": when to look again.
+//! Notifications of changes to links, addresses, routes, rules and filters.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::Error;
 
-/// What can move a route or the device it leads through, and what can take a filter away.
+/// The groups that report changes of routes, of their devices, and of filters.
 const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -22,11 +22,10 @@ const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Tc,
 ];
 
-/// A receiver of change notifications.
+/// Receives change notifications.
 ///
-/// The messages themselves are not decoded: a message of a kind that this version does not know is
-/// a change all the same, and so are messages that the kernel had to drop. Many changes may arrive
-/// at once: [`Self::gather`].
+/// Messages are not decoded: an unknown message is a change, and so are messages that the kernel
+/// dropped (`ENOBUFS`). Many changes may arrive at once: [`Self::gather`].
 pub struct Changes {
     socket: TokioSocket,
 }
@@ -42,12 +41,12 @@ impl Changes {
         Ok(Self { socket })
     }
 
-    /// Waits for the next change. Dropping the future loses nothing.
+    /// Waits for the next change. Dropping the future loses no notification.
     ///
     /// # Errors
-    /// An error of the socket other than lost messages, which count as a change.
+    /// Any socket error except lost messages, which count as a change.
     pub async fn changed(&mut self) -> io::Result<()> {
-        // Only the fact counts, so the message may be cut to this buffer.
+        // The content is not used, so the message may be truncated.
         let mut buffer = Vec::with_capacity(64);
         match self.socket.recv_from(&mut buffer).await {
             Ok(_) => Ok(()),
@@ -56,17 +55,14 @@ impl Changes {
         }
     }
 
-    /// Takes what has arrived already: who looks after this sees all of it. A full routing table
-    /// that comes and goes is thousands of messages.
-    ///
-    /// # Errors
-    /// As [`Self::changed`].
+    /// Reads all pending notifications, so that one look at the host covers them. A full routing
+    /// table that appears or disappears causes thousands of messages.
     pub fn gather(&mut self) -> io::Result<()> {
-        /// More than the socket holds: changes that go on and on are looked at all the same.
+        /// More than the socket buffer holds, so that a steady stream of changes does not block
+        /// forever.
         const MOST: usize = 1 << 16;
 
-        // One after the other as long as there are any, however many a task may usually take in a
-        // row.
+        // Without tokio's cooperative budget, which would end the loop early.
         (0..MOST).map_while(|_| tokio::task::unconstrained(self.changed()).now_or_never()).collect()
     }
 }

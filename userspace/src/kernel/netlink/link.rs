@@ -9,32 +9,29 @@ use super::{Error, Mode, Netlink, interface_name};
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its index, which stays the same when it is renamed.
+    /// The index; it stays when the interface is renamed.
     pub index: u32,
-    /// Its name, at most 15 bytes.
+    /// The name, at most 15 bytes.
     pub name: String,
-    /// The largest packet it carries, in bytes from the IP header on; 0 when the kernel does not
-    /// say.
+    /// The MTU in bytes, from the IP header on; 0 if the kernel does not report one.
     pub mtu: u32,
-    /// Whether it is administratively up.
+    /// Whether the interface is administratively up.
     pub up: bool,
     /// Whether its packets have an Ethernet header (`ARPHRD_ETHER`).
     pub ethernet: bool,
-    /// Its Ethernet address.
+    /// The Ethernet address.
     pub mac: Option<[u8; 6]>,
 }
 
-/// An interface with what is known of it as a tunnel.
+/// An interface and, for a tunnel device, its tunnel attributes.
 pub(super) struct Link {
     pub(super) interface: Interface,
     pub(super) tunnel: Option<TunnelData>,
 }
 
 impl Netlink {
-    /// The interface of that name.
-    ///
-    /// # Errors
-    /// [`Error::NoInterface`], which lists those that exist; or no answer.
+    /// The interface with this name. Fails with [`Error::NoInterface`], which lists those that
+    /// exist.
     pub async fn interface(&self, name: &str) -> Result<Interface, Error> {
         match self.link_named(name).await? {
             Some(link) => Ok(link.interface),
@@ -46,10 +43,7 @@ impl Netlink {
         }
     }
 
-    /// The interface with that index, if there is (still) one.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// The interface with this index, if it exists.
     pub async fn interface_at(&self, index: u32) -> Result<Option<Interface>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -61,18 +55,11 @@ impl Netlink {
     }
 
     /// All interfaces, in the kernel's order.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
         Ok(self.links().await?.into_iter().map(|link| link.interface).collect())
     }
 
-    /// Removes an interface that can be removed, such as a tunnel device; one that is gone already
-    /// is no error.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
+    /// Removes a virtual interface such as a tunnel device. A missing interface is not an error.
     pub async fn remove_link(&self, name: &str) -> Result<(), Error> {
         let Some(link) = self.link_named(name).await? else {
             return Ok(());
@@ -103,8 +90,8 @@ impl Netlink {
     }
 }
 
-/// The link in an answer. A name that no interface can have (too long, empty) is a name that no
-/// interface has.
+/// The link in an answer. A name that no interface can have (too long, empty) is reported as
+/// absent.
 fn first_link(answer: Result<Vec<RouteNetlinkMessage>, Error>) -> Result<Option<Link>, Error> {
     match answer {
         Ok(answers) => Ok(answers.iter().find_map(link)),

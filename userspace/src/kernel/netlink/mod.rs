@@ -1,10 +1,10 @@
-//! Everything Sluice asks of the kernel's routing socket: interfaces, addresses, tunnel devices,
-//! routes, qdiscs and filters.
+//! rtnetlink requests: interfaces, addresses, tunnel devices, routes, qdiscs and filters.
 //!
-//! This is the one module that names `rtnetlink` and `netlink-packet-route`. Those crates lend
-//! their message types, builders and connection; requests go through one private function of
-//! [`Netlink`], which tells "done", "refused" and "no answer" apart: the crates' own helpers take a
-//! closed connection for success.
+//! Only this module uses the crates `rtnetlink` and `netlink-packet-route`: their message types,
+//! builders and connection. Requests go through one private function of [`Netlink`], which
+//! distinguishes an acknowledgement, an error and a missing answer; the crates' own helpers report
+//! a closed connection as success. The kernel's error, or a missing answer, is an [`Error`] of
+//! every request.
 
 mod address;
 mod changes;
@@ -33,14 +33,15 @@ pub use self::tc::{Attached, Clsact, Detached, Direction, Filter, FilterSpec};
 pub use self::tunnel::{Tunnel, TunnelError};
 pub use self::tunnel_data::TunnelKind;
 
-/// How long a request may wait for its answer. The kernel answers at once unless somebody holds its
-/// routing lock.
+/// How long a request waits for its answer. The kernel answers at once unless another process holds
+/// the RTNL lock.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often a listing is repeated when the kernel says that it changed while it was being read.
+/// How often a dump is repeated that changed while it was read (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: u32 = 8;
 
-/// Flags of an error message that tell where its text is (include/uapi/linux/netlink.h).
+/// Flags of an error message: request echo cut to its header, attributes present
+/// (include/uapi/linux/netlink.h).
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -53,53 +54,52 @@ pub struct Netlink {
     handle: rtnetlink::Handle,
 }
 
-/// Why the kernel's routing socket did not do what was asked. Each message is one sentence naming
-/// the place and the remedy.
+/// Why a request failed. Each message is one sentence that names the object and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The socket could not be opened.
     #[error("cannot open a netlink socket: {0}")]
     Connect(#[source] io::Error),
-    /// The task that carries the connection is gone.
+    /// The task that drives the connection has ended.
     #[error("cannot {doing}: the netlink connection is closed; restart sluice")]
     Closed {
-        /// What was asked, as "add 192.0.2.1/32 to lo".
+        /// The request, such as "add 192.0.2.1/32 to lo".
         doing: String,
     },
     /// The kernel did not answer.
-    #[error("cannot {doing}: the kernel did not answer within {} s; look for a process that holds the routing lock", ANSWER_WITHIN.as_secs())]
+    #[error("cannot {doing}: the kernel did not answer within {} s; look for a process that holds the RTNL lock", ANSWER_WITHIN.as_secs())]
     NoAnswer {
-        /// What was asked.
+        /// The request.
         doing: String,
     },
-    /// A listing kept changing while it was being read.
+    /// A dump changed each time while it was read.
     #[error(
         "cannot {doing}: the list changed each of the {DUMP_ATTEMPTS} times it was read; try again"
     )]
     Unsteady {
-        /// What was asked.
+        /// The request.
         doing: String,
     },
     /// The kernel refused.
     #[error("cannot {doing}: {source}{}{}", detail_text(.detail), remedy(.source))]
     Refused {
-        /// What was asked.
+        /// The request.
         doing: String,
         /// The kernel's error number.
         source: io::Error,
-        /// The kernel's own words, where it has any (extended acknowledgement).
+        /// The kernel's message, if any (extended acknowledgement).
         detail: Option<String>,
     },
     /// No interface has this name.
     #[error("there is no interface {name} on this host: it has {}", .existing.join(", "))]
     NoInterface {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// The names of the interfaces that exist.
         existing: Vec<String>,
     },
-    /// Egress filters were asked for where only an old-style `ingress` qdisc exists.
+    /// An egress filter on an interface with an `ingress` qdisc, which has ingress filters only.
     #[error(
         "cannot attach to the egress side of {interface}: it has an `ingress` qdisc, which has no egress side; replace it with \
          `tc qdisc del dev {interface} ingress && tc qdisc add dev {interface} clsact` (this removes the filters on it)"
@@ -108,9 +108,9 @@ pub enum Error {
         /// The interface's name.
         interface: String,
     },
-    /// The place of our filter is taken by somebody else's.
+    /// Another program's filter is at this priority.
     #[error(
-        "cannot put filter {ours} on {interface} {direction} at priority {priority}: the place is held by {holder}; give Sluice \
+        "cannot put filter {ours} on {interface} {direction} at priority {priority}: {holder} is there already; give Sluice \
          another priority or remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
     )]
     Held {
@@ -118,29 +118,29 @@ pub enum Error {
         interface: String,
         /// Which side of the interface.
         direction: Direction,
-        /// The priority both want.
+        /// The requested priority.
         priority: u16,
         /// The name of our filter.
         ours: String,
-        /// Who holds the place: kind, name, handle and protocol.
+        /// The filter at that priority: kind, name, handle and protocol.
         holder: String,
     },
-    /// A route was asked for from an address that this host does not have.
+    /// A route lookup with a source address that this host does not have.
     #[error(
         "cannot look up the route to {destination} from {from}: {from} is not an address of this host; add it or correct the underlay address"
     )]
     SourceNotLocal {
-        /// Where the route should lead.
+        /// The destination.
         destination: std::net::IpAddr,
-        /// The address that is missing.
+        /// The missing source address.
         from: std::net::IpAddr,
     },
-    /// A prefix length beyond the address.
+    /// A prefix length above the address length.
     #[error("{address}/{prefix_len} is not a prefix: the length of {address} is at most {}", if .address.is_ipv4() { 32 } else { 128 })]
     PrefixLength {
         /// The address.
         address: std::net::IpAddr,
-        /// The length that is too large.
+        /// The length.
         prefix_len: u8,
     },
 }
@@ -154,7 +154,7 @@ impl Error {
         }
     }
 
-    /// Whether the request certainly changed nothing. Without an answer nobody knows.
+    /// Whether the request certainly changed nothing. Without an answer it may have.
     pub fn changed_nothing(&self) -> bool {
         !matches!(self, Self::Closed { .. } | Self::NoAnswer { .. })
     }
@@ -164,7 +164,7 @@ fn detail_text(detail: &Option<String>) -> String {
     detail.as_ref().map(|text| format!(" ({})", text.trim_end_matches('.'))).unwrap_or_default()
 }
 
-/// What the person in front of the screen can do about an error number.
+/// The remedy for an error number.
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "; run as root, or with CAP_NET_ADMIN",
@@ -178,27 +178,25 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// How a request is to be answered.
+/// The form of the answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// One answer, or only an acknowledgement; with these flags besides `REQUEST` and `ACK`.
+    /// At most one message and an acknowledgement. These flags are set in addition to
+    /// `NLM_F_REQUEST` and `NLM_F_ACK`.
     One(u16),
-    /// A list, closed by "done".
+    /// A dump, ended by `NLMSG_DONE`.
     Dump,
 }
 
 impl Netlink {
-    /// Opens the connection and spawns the task that carries it onto the current tokio runtime.
+    /// Opens the connection and spawns the task that drives it on the current tokio runtime.
     ///
-    /// # Errors
-    /// [`Error::Connect`] when the socket cannot be opened.
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without its I/O and time drivers.
     pub fn connect() -> Result<Self, Error> {
         let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
-        // Answers that carry nothing are dropped by default, and then a dying connection looks like
-        // success.
+        // By default empty answers are dropped, so that a closed connection looks like success.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
@@ -206,10 +204,9 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// A receiver of "links, addresses, routes or rules have changed", on a socket of its own.
+    /// Subscribes to changes of links, addresses, routes, rules and filters, on a socket of its
+    /// own.
     ///
-    /// # Errors
-    /// [`Error::Connect`] when the socket cannot be opened.
     pub fn changes(&self) -> Result<Changes, Error> {
         Changes::subscribe()
     }
@@ -232,8 +229,8 @@ impl Netlink {
         Err(Error::Unsteady { doing: doing() })
     }
 
-    /// One round of [`Self::request`]: `None` when a listing was interrupted by a change and has to
-    /// be read again.
+    /// One attempt of [`Self::request`]: `None` if a change interrupted the dump, which must be
+    /// repeated.
     async fn exchange(
         &self,
         message: RouteNetlinkMessage,
@@ -258,7 +255,7 @@ impl Netlink {
                 NetlinkPayload::InnerMessage(inner) => answers.push(inner),
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Some(answers)),
                 NetlinkPayload::Error(error) => {
-                    let detail = kernel_words(&error, flags);
+                    let detail = kernel_message(&error, flags);
                     return Err(Error::Refused { doing: doing(), source: error.to_io(), detail });
                 }
                 NetlinkPayload::Done(done) if done.code < 0 => {
@@ -273,9 +270,9 @@ impl Netlink {
     }
 }
 
-/// The kernel's explanation in an error message: it follows the echo of the request, which may be
-/// cut to its header.
-fn kernel_words(error: &ErrorMessage, flags: u16) -> Option<String> {
+/// The kernel's text in an error message. It follows the echo of the request, which may be cut to
+/// its header.
+fn kernel_message(error: &ErrorMessage, flags: u16) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
@@ -290,12 +287,12 @@ fn kernel_words(error: &ErrorMessage, flags: u16) -> Option<String> {
         .and_then(|attribute| parse_string(attribute.value()).ok())
 }
 
-/// The name of an interface for messages; its number when it has none (any more).
+/// The name of an interface for messages; its index if no interface has that index.
 fn interface_name(index: u32) -> String {
     nix::net::if_::if_indextoname(index)
         .ok()
         .and_then(|name| name.into_string().ok())
-        // nix gives an empty name, not an error, for a number that no interface has.
+        // For an unused index nix returns an empty name, not an error.
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("interface number {index}"))
 }
@@ -323,31 +320,34 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_words_are_found_behind_the_whole_request() {
+    fn the_kernel_message_follows_the_whole_request() {
         let message = refusal(-libc::EOPNOTSUPP, &echo_of(61), "Unknown device type");
-        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS).as_deref(), Some("Unknown device type"));
+        assert_eq!(
+            kernel_message(&message, NLM_F_ACK_TLVS).as_deref(),
+            Some("Unknown device type")
+        );
     }
 
     #[test]
-    fn the_kernels_words_are_found_behind_a_request_cut_to_its_header() {
+    fn the_kernel_message_follows_a_request_cut_to_its_header() {
         let mut echo = echo_of(NETLINK_HEADER_LEN as u32);
         echo[..4].copy_from_slice(&400u32.to_ne_bytes());
         let message = refusal(-libc::EINVAL, &echo, "no");
-        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS | NLM_F_CAPPED).as_deref(), Some("no"));
+        assert_eq!(kernel_message(&message, NLM_F_ACK_TLVS | NLM_F_CAPPED).as_deref(), Some("no"));
     }
 
     #[test]
-    fn a_truncated_or_wordless_refusal_has_no_words() {
+    fn a_truncated_error_or_one_without_text_has_no_message() {
         let mut message = refusal(-libc::EINVAL, &echo_of(61), "x");
-        assert_eq!(kernel_words(&message, 0), None);
+        assert_eq!(kernel_message(&message, 0), None);
         message.header.truncate(3);
-        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS), None);
+        assert_eq!(kernel_message(&message, NLM_F_ACK_TLVS), None);
         message.header = 4000u32.to_ne_bytes().to_vec();
-        assert_eq!(kernel_words(&message, NLM_F_ACK_TLVS), None);
+        assert_eq!(kernel_message(&message, NLM_F_ACK_TLVS), None);
     }
 
     #[test]
-    fn a_refusal_names_the_deed_the_reason_and_the_remedy() {
+    fn an_error_names_the_request_the_reason_and_the_remedy() {
         let error = Error::Refused {
             doing: "add 192.0.2.1/32 to lo".into(),
             source: io::Error::from_raw_os_error(libc::EPERM),

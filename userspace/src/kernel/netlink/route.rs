@@ -1,4 +1,4 @@
-//! Where packets to an address would go.
+//! Route lookups, local routes and default routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,30 +16,27 @@ use super::{AddressAdded, AddressRemoved, Error, Mode, Netlink};
 /// The kernel's table of local routes (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u8 = 255;
 
-/// The way to an address, as the kernel would choose it for a packet that this host sends.
+/// The route to an address, as the kernel selects it for a packet that this host sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The interface through which packets leave; the loopback interface for a local address.
+    /// The egress interface; the loopback interface for a local address.
     pub index: u32,
-    /// The largest packet that fits, in bytes from the outer IP header on: the route's own MTU
-    /// where it has one (set, or learned from a router), the device's otherwise.
+    /// The MTU in bytes, from the outer IP header on: the route's own if it has one (configured, or
+    /// learned from a router), otherwise the device's.
     pub mtu: u32,
-    /// The router to which packets are handed; `None` when the address is on the link itself.
+    /// The gateway; `None` if the address is on the link.
     pub gateway: Option<IpAddr>,
-    /// The address belongs to this very host, so packets to it never leave.
+    /// Whether the address is one of this host, so that packets to it never leave.
     pub local: bool,
 }
 
-/// MTUs of devices by index, as they were when first asked for.
+/// MTUs of devices by index, as of their first lookup.
 #[derive(Debug, Default)]
 pub struct DeviceMtus(BTreeMap<u32, u32>);
 
 impl Netlink {
-    /// Makes all addresses of a prefix this host's own: a route of type local, to the loopback
-    /// interface `index`, in the table `local`.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// Makes all addresses of a prefix local to this host: adds a route of type local, to the
+    /// loopback interface `index`, in the table `local`.
     pub async fn add_local_route(&self, index: u32, prefix: IpNet) -> Result<AddressAdded, Error> {
         let request = RouteNetlinkMessage::NewRoute(local_route(prefix, Some(index)));
         let doing = || format!("make {prefix} local to this host");
@@ -50,10 +47,7 @@ impl Netlink {
         }
     }
 
-    /// Removes what [`Self::add_local_route`] made.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// Removes the route that [`Self::add_local_route`] adds.
     pub async fn remove_local_route(&self, prefix: IpNet) -> Result<AddressRemoved, Error> {
         let request = RouteNetlinkMessage::DelRoute(local_route(prefix, None));
         match self
@@ -66,10 +60,7 @@ impl Netlink {
         }
     }
 
-    /// Whether there is such a route.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// Whether the route that [`Self::add_local_route`] adds exists.
     pub async fn has_local_route(&self, prefix: IpNet) -> Result<bool, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(prefix.addr());
@@ -95,11 +86,8 @@ impl Netlink {
         }))
     }
 
-    /// Indexes of the interfaces through which the main table's default routes of both families
-    /// lead, each once, in no order.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// Indexes of the egress interfaces of the main table's default routes, both families, each
+    /// once, in no order.
     pub async fn default_routes(&self) -> Result<Vec<u32>, Error> {
         let mut found = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -119,12 +107,11 @@ impl Netlink {
 
     /// Looks up the route to an address, optionally for packets from a given address of this host.
     ///
-    /// `None` when it cannot be reached: no route, or one that says blackhole, unreachable or
-    /// prohibit, or an address that is not one host's (broadcast, multicast).
+    /// `None` if the address is unreachable: no route, a route of type blackhole, unreachable or
+    /// prohibit, or a broadcast or multicast address.
     ///
     /// # Errors
-    /// [`Error::SourceNotLocal`] when `source` is not an address of this host; the kernel's
-    /// refusal; no answer.
+    /// [`Error::SourceNotLocal`] if `source` is not an address of this host.
     pub async fn route(
         &self,
         destination: IpAddr,
@@ -133,26 +120,23 @@ impl Netlink {
         self.route_among(destination, source, &mut DeviceMtus::default()).await
     }
 
-    /// As [`Self::route`], one of many asked in a row: each device's MTU is asked for once, which
-    /// is the larger part of the work.
-    ///
-    /// # Errors
-    /// As [`Self::route`].
+    /// As [`Self::route`], for many lookups in a row: each device's MTU, which takes most of the
+    /// time, is looked up once.
     pub async fn route_among(
         &self,
         destination: IpAddr,
         source: Option<IpAddr>,
         mtus: &mut DeviceMtus,
     ) -> Result<Option<Route>, Error> {
-        let request = RouteNetlinkMessage::GetRoute(question(destination, source));
+        let request = RouteNetlinkMessage::GetRoute(lookup_message(destination, source));
         let answer = self
             .request(request, Mode::One(0), || format!("look up the route to {destination}"))
             .await;
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) if error.errno().is_some_and(is_unreachable) => {
-                // The kernel gives the same numbers for a source that is not ours, and that is a
-                // fault of the configuration.
+                // The kernel returns the same errors for a source that is not local, which is a
+                // configuration error.
                 if let Some(from) = source
                     && !self.local_addresses().await?.iter().any(|(_, address)| *address == from)
                 {
@@ -163,7 +147,7 @@ impl Netlink {
             Err(error) => return Err(error),
         };
         let found = answers.iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => Some(answered(message)),
+            RouteNetlinkMessage::NewRoute(message) => Some(decode_route(message)),
             _ => None,
         });
         let Some(found) = found.flatten() else {
@@ -175,7 +159,7 @@ impl Netlink {
                 Some(mtu) => *mtu,
                 None => match self.interface_at(found.index).await? {
                     Some(interface) => *mtus.0.entry(found.index).or_insert(interface.mtu),
-                    // It vanished between the two questions, and the route with it.
+                    // The interface, and with it the route, was removed between the two requests.
                     None => return Ok(None),
                 },
             },
@@ -184,8 +168,7 @@ impl Netlink {
     }
 }
 
-/// Blackhole is `EINVAL`, prohibit `EACCES`, throw at the end of the rules `EAGAIN`; the others say
-/// what they mean.
+/// Blackhole is `EINVAL`, prohibit `EACCES`, throw at the end of the rules `EAGAIN`.
 fn is_unreachable(errno: i32) -> bool {
     matches!(
         errno,
@@ -199,8 +182,8 @@ fn is_unreachable(errno: i32) -> bool {
     )
 }
 
-/// A local route, as an administrator would make it: those of addresses are the kernel's, and not
-/// meant.
+/// A local route with protocol static. The local routes of the host's addresses have protocol
+/// kernel and do not match.
 fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -221,7 +204,7 @@ fn local_route(prefix: IpNet, index: Option<u32>) -> RouteMessage {
     message
 }
 
-/// The interfaces of a route, if it is a default route of the main table.
+/// The egress interfaces of a route, if it is a default route of the main table.
 fn default_interfaces(route: &RouteMessage) -> Vec<u32> {
     let header = &route.header;
     if header.kind != RouteType::Unicast
@@ -242,7 +225,7 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn question(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {
+fn lookup_message(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     let mut message = RouteMessage::default();
     let (family, bits) = match destination {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
@@ -258,16 +241,16 @@ fn question(destination: IpAddr, source: Option<IpAddr>) -> RouteMessage {
     message
 }
 
-/// The useful parts of an answer; `mtu` only where the route itself has one.
+/// The decoded answer to a route lookup; `mtu` only if the route itself has one.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
+struct RouteAnswer {
     index: u32,
     mtu: Option<u32>,
     gateway: Option<IpAddr>,
     local: bool,
 }
 
-fn answered(message: &RouteMessage) -> Option<Answer> {
+fn decode_route(message: &RouteMessage) -> Option<RouteAnswer> {
     let local = match message.header.kind {
         RouteType::Unicast | RouteType::Anycast => false,
         RouteType::Local => true,
@@ -292,7 +275,7 @@ fn answered(message: &RouteMessage) -> Option<Answer> {
             _ => {}
         }
     }
-    Some(Answer { index: index?, mtu, gateway, local })
+    Some(RouteAnswer { index: index?, mtu, gateway, local })
 }
 
 #[cfg(test)]
@@ -309,19 +292,19 @@ mod tests {
     }
 
     #[test]
-    fn refusing_routes_are_no_routes() {
+    fn blackhole_unreachable_prohibit_and_multicast_are_no_routes() {
         for kind in [
             RouteType::BlackHole,
             RouteType::Unreachable,
             RouteType::Prohibit,
             RouteType::Multicast,
         ] {
-            assert_eq!(answered(&answer(kind, vec![RouteAttribute::Oif(1)])), None, "{kind:?}");
+            assert_eq!(decode_route(&answer(kind, vec![RouteAttribute::Oif(1)])), None, "{kind:?}");
         }
     }
 
     #[test]
-    fn a_routes_own_mtu_and_a_gateway_of_the_other_family_are_read() {
+    fn a_route_with_its_own_mtu_and_a_gateway_of_the_other_family_is_decoded() {
         let gateway = "fe80::1".parse().unwrap();
         let message = answer(
             RouteType::Unicast,
@@ -331,13 +314,17 @@ mod tests {
                 RouteAttribute::Metrics(vec![RouteMetric::Hoplimit(64), RouteMetric::Mtu(1400)]),
             ],
         );
-        let expected =
-            Answer { index: 3, mtu: Some(1400), gateway: Some(IpAddr::V6(gateway)), local: false };
-        assert_eq!(answered(&message), Some(expected));
+        let expected = RouteAnswer {
+            index: 3,
+            mtu: Some(1400),
+            gateway: Some(IpAddr::V6(gateway)),
+            local: false,
+        };
+        assert_eq!(decode_route(&message), Some(expected));
     }
 
     #[test]
-    fn default_routes_lead_through_one_interface_or_several() {
+    fn a_default_route_has_one_egress_interface_or_several() {
         let hop = |interface_index| {
             let mut hop = RouteNextHop::default();
             hop.interface_index = interface_index;
@@ -348,24 +335,24 @@ mod tests {
         assert_eq!(default_interfaces(&route), [3]);
         route.attributes = vec![RouteAttribute::MultiPath(vec![hop(4), hop(5)])];
         assert_eq!(default_interfaces(&route), [4, 5]);
-        let to_a_network = RouteHeader { destination_prefix_length: 24, ..route.header.clone() };
-        let of_another_table = RouteHeader { table: 7, ..route.header.clone() };
-        let refusing = RouteHeader { kind: RouteType::Unreachable, ..route.header.clone() };
-        for header in [to_a_network, of_another_table, refusing] {
+        let network = RouteHeader { destination_prefix_length: 24, ..route.header.clone() };
+        let other_table = RouteHeader { table: 7, ..route.header.clone() };
+        let unreachable = RouteHeader { kind: RouteType::Unreachable, ..route.header.clone() };
+        for header in [network, other_table, unreachable] {
             route.header = header;
             assert!(default_interfaces(&route).is_empty());
         }
     }
 
     #[test]
-    fn an_mtu_of_zero_is_none() {
+    fn an_mtu_of_zero_counts_as_absent() {
         let message = answer(
             RouteType::Local,
             vec![RouteAttribute::Oif(1), RouteAttribute::Metrics(vec![RouteMetric::Mtu(0)])],
         );
         assert_eq!(
-            answered(&message),
-            Some(Answer { index: 1, mtu: None, gateway: None, local: true })
+            decode_route(&message),
+            Some(RouteAnswer { index: 1, mtu: None, gateway: None, local: true })
         );
     }
 }

@@ -1,9 +1,9 @@
 //! The clsact qdisc and the BPF filters on it.
 //!
-//! An interface has room for one qdisc with handle `ffff:`. It is `clsact` (both directions), or
-//! the older `ingress`, on which ingress filters work like on clsact, while a filter put on its
-//! "egress" side would silently see *ingress* packets: the kernel does not look at the direction
-//! there. So every egress operation asks first which of the two it is.
+//! An interface has one qdisc with handle `ffff:`: `clsact` (both directions), or the older
+//! `ingress`. Ingress filters work on both. The kernel ignores the direction on an `ingress` qdisc,
+//! so a filter added to its "egress" side silently sees *ingress* packets. Every egress operation
+//! therefore checks first which qdisc it is.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,7 +19,7 @@ use super::{Error, Mode, Netlink, interface_name};
 
 /// `ETH_P_ALL`: the filter sees every packet, VLAN-tagged ones too.
 const ETH_P_ALL: u16 = 0x0003;
-/// The handle of Sluice's filter within its priority; naming it makes replacing it atomic.
+/// The handle of Sluice's filter within its priority. A fixed handle makes replacement atomic.
 const FILTER_HANDLE: u32 = 1;
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
@@ -28,9 +28,9 @@ const INGRESS: &str = "ingress";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Those that arrive.
+    /// Packets that arrive.
     Ingress,
-    /// Those that leave.
+    /// Packets that leave.
     Egress,
 }
 
@@ -53,34 +53,33 @@ impl Direction {
     }
 }
 
-/// What [`Netlink::ensure_clsact`] found.
+/// The outcome of [`Netlink::ensure_clsact`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clsact {
-    /// There was none; there is now.
+    /// The qdisc was created.
     Created,
-    /// Somebody had made one.
+    /// A clsact qdisc existed.
     Existed,
-    /// There is an old-style `ingress` qdisc in its place: ingress filters work on it, egress
-    /// filters do not.
+    /// An `ingress` qdisc existed: ingress filters work on it, egress filters do not.
     IngressOnly,
 }
 
 /// A filter on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Its priority ("pref"): smaller numbers see a packet first.
+    /// The priority ("pref"): filters run in ascending order.
     pub priority: u16,
-    /// Its handle within the priority; 0 for a classifier without an element.
+    /// The handle within the priority; 0 for a classifier without an element.
     pub handle: u32,
-    /// The EtherType it looks at, in host byte order (3 is all of them).
+    /// The EtherType it matches, host byte order; 3 is all of them.
     pub protocol: u16,
-    /// The chain it is on: 0, unless somebody builds chains.
+    /// The chain; 0 by default.
     pub chain: u32,
-    /// The classifier's kind: "bpf", "flower", "u32", ...
+    /// The classifier: "bpf", "flower", "u32", ...
     pub kind: String,
-    /// The name given to a BPF filter by whoever put it there.
+    /// The name of a BPF filter, set by the program that added it.
     pub bpf_name: Option<String>,
-    /// The id of a BPF filter's program.
+    /// The program ID of a BPF filter.
     pub program_id: Option<u32>,
 }
 
@@ -94,18 +93,18 @@ impl fmt::Display for Filter {
     }
 }
 
-/// What makes a filter ours: its name and its priority. The rest is fixed (all protocols, direct
-/// action, handle 1).
+/// Identifies a filter of Sluice by its name and priority. The rest is fixed: all protocols, direct
+/// action, handle 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterSpec {
     /// The filter's name, as `tc filter show` prints it.
     pub name: String,
-    /// The filter's priority, from 1: smaller numbers see a packet first.
+    /// The filter's priority, from 1; filters run in ascending order.
     pub priority: u16,
 }
 
 impl FilterSpec {
-    /// Whether that filter was put there under this name and priority.
+    /// Whether the filter has this name and priority.
     pub fn owns(&self, filter: &Filter) -> bool {
         filter.kind == TcFilterBpf::KIND
             && filter.bpf_name.as_deref() == Some(&self.name)
@@ -113,35 +112,34 @@ impl FilterSpec {
             && (filter.protocol, filter.chain) == (ETH_P_ALL, 0)
     }
 
-    /// Whether the filter shares our place, so that ours cannot be put there.
+    /// Whether another filter occupies the priority.
     fn collides(&self, filter: &Filter) -> bool {
         filter.priority == self.priority && filter.chain == 0 && !self.owns(filter)
     }
 }
 
-/// What [`Netlink::put_filter`] did.
+/// The outcome of [`Netlink::put_filter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attached {
-    /// There was no filter of ours.
+    /// A filter was added.
     Created,
-    /// Our filter has the new program; every packet met either the old or the new one.
+    /// The program of the filter was replaced atomically.
     Replaced,
 }
 
-/// What [`Netlink::remove_filter`] found.
+/// The outcome of [`Netlink::remove_filter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
-    /// Our filter was there.
+    /// The filter was removed.
     Removed,
-    /// Our filter, its qdisc or its interface was gone already.
+    /// The filter, its qdisc or its interface did not exist.
     Absent,
 }
 
 impl Netlink {
-    /// Makes sure that filters can be attached to an interface.
-    ///
-    /// # Errors
-    /// The kernel's refusal: without `CONFIG_NET_SCH_INGRESS` it cannot make the qdisc.
+    /// Adds a clsact qdisc to an interface unless it has a qdisc for filters. Fails on kernels
+    /// without `CONFIG_NET_SCH_INGRESS`.
+
     pub async fn ensure_clsact(&self, index: u32) -> Result<Clsact, Error> {
         if let Some(found) = self.clsact(index).await? {
             return Ok(found);
@@ -150,16 +148,13 @@ impl Netlink {
         let doing = || format!("add a clsact qdisc to {}", interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | NLM_F_EXCL), doing).await {
             Ok(_) => Ok(Clsact::Created),
-            // Somebody was quicker: whatever they made decides.
+            // Another process may have added one in the meantime.
             Err(error) => self.clsact(index).await?.ok_or(error),
         }
     }
 
-    /// Which qdisc an interface has for filters: `None`, [`Clsact::Existed`] or
+    /// The qdisc for filters of an interface: `None`, [`Clsact::Existed`] or
     /// [`Clsact::IngressOnly`].
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
     pub async fn clsact(&self, index: u32) -> Result<Option<Clsact>, Error> {
         let mut message = TcMessage::default();
         message.header.index = index as i32;
@@ -185,12 +180,10 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Removes an interface's clsact qdisc **with all filters that are on it**: only for one that
-    /// is ours and empty.
-    ///
-    /// # Errors
-    /// The kernel's refusal; a qdisc or interface that is gone already is none, nor is an `ingress`
-    /// qdisc, which is left alone.
+    /// Removes the clsact qdisc of an interface **and all filters on it**: call it only for a qdisc
+    /// that Sluice added and that is empty. A missing qdisc or interface is not an error; an
+    /// `ingress` qdisc is left alone.
+
     pub async fn remove_clsact(&self, index: u32) -> Result<(), Error> {
         if self.clsact(index).await? != Some(Clsact::Existed) {
             return Ok(());
@@ -199,7 +192,7 @@ impl Netlink {
         let doing = || format!("remove the clsact qdisc of {}", interface_name(index));
         match self.request(request, Mode::One(0), doing).await {
             Ok(_) => Ok(()),
-            // For a qdisc that went meanwhile the kernel's error depends on its version.
+            // The error for a qdisc that has been removed depends on the kernel version.
             Err(error) => match self.clsact(index).await? {
                 Some(Clsact::Existed) => Err(error),
                 _ => Ok(()),
@@ -207,14 +200,10 @@ impl Netlink {
         }
     }
 
-    /// The filters on one side of an interface, in the order in which they see packets; empty
-    /// without a qdisc for them.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// The filters of one direction of an interface, in the order in which they run; empty without
+    /// a qdisc for them.
     pub async fn filters(&self, index: u32, direction: Direction) -> Result<Vec<Filter>, Error> {
-        // Asked for the egress side of an `ingress` qdisc, the kernel would list the ingress
-        // filters.
+        // For the egress side of an `ingress` qdisc the kernel would list the ingress filters.
         if direction == Direction::Egress && self.clsact(index).await? != Some(Clsact::Existed) {
             return Ok(Vec::new());
         }
@@ -238,12 +227,12 @@ impl Netlink {
         Ok(without_heads(listed.collect()))
     }
 
-    /// Puts a program on one side of an interface as our filter: new, or atomically in place of our
-    /// previous program.
+    /// Attaches a program to one direction of an interface as the filter `spec`, or atomically
+    /// replaces that filter's program.
     ///
     /// # Errors
-    /// [`Error::Held`] when somebody else's filter has that priority, [`Error::IngressOnly`] for
-    /// egress on an `ingress` qdisc, or the kernel's refusal.
+    /// [`Error::Held`] if another filter has that priority, [`Error::IngressOnly`] for egress on an
+    /// `ingress` qdisc, or the kernel's refusal.
     pub async fn put_filter(
         &self,
         index: u32,
@@ -268,7 +257,7 @@ impl Netlink {
         }
         let (done, exclusive) = match filters.iter().any(|filter| spec.owns(filter)) {
             true => (Attached::Replaced, 0),
-            // Somebody who takes the place after we looked must not be overwritten.
+            // A filter added after the listing must not be overwritten.
             false => (Attached::Created, NLM_F_EXCL),
         };
         let mut message = filter_message(index, direction, spec);
@@ -278,7 +267,7 @@ impl Netlink {
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]));
         let request = RouteNetlinkMessage::NewTrafficFilter(message);
-        let doing = || format!("put filter {} on {} {direction}", spec.name, interface_name(index));
+        let doing = || format!("add filter {} to {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
                 Err(held("a filter that has just appeared".into()))
@@ -287,10 +276,9 @@ impl Netlink {
         }
     }
 
-    /// Removes our filter, and no other.
-    ///
-    /// # Errors
-    /// The kernel's refusal; a filter, qdisc or interface that is gone already is none.
+    /// Removes the filter `spec`, and no other. A missing filter, qdisc or interface is not an
+    /// error.
+
     pub async fn remove_filter(
         &self,
         index: u32,

@@ -1,4 +1,4 @@
-//! Tunnel devices, which decapsulate on backends.
+//! Tunnel devices: kernel decapsulation on backends.
 
 use std::net::IpAddr;
 
@@ -11,88 +11,87 @@ use super::link::{Interface, Link};
 use super::tunnel_data::{TunnelData, TunnelKind};
 use super::{Error, Mode, Netlink};
 
-/// A tunnel device that decapsulates what anybody sends to its local address.
+/// A tunnel device that decapsulates packets from any source to its local address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Its interface index.
+    /// The interface index.
     pub index: u32,
-    /// Its interface name.
+    /// The interface name.
     pub name: String,
-    /// Whether this call made it, rather than found it.
+    /// Whether this call created the device.
     pub created: bool,
 }
 
-/// Why there is no tunnel device.
+/// Why a tunnel device cannot be created or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TunnelError {
-    /// This kernel has no such devices: decapsulate in BPF instead.
+    /// The kernel lacks this kind of device.
     #[error("this kernel cannot make {kind} devices: load its module, or decapsulate in BPF")]
     Unsupported {
-        /// The kind that is missing.
+        /// The missing kind.
         kind: TunnelKind,
     },
-    /// The local address is not of the kind's family.
+    /// The family of the local address does not fit the kind.
     #[error(
         "an {kind} device cannot have the local address {local}: give it one of its own family"
     )]
     Family {
-        /// The kind that was asked for.
+        /// The requested kind.
         kind: TunnelKind,
-        /// The address that does not fit.
+        /// The local address.
         local: IpAddr,
     },
-    /// A device of that name is not the one wanted.
+    /// A device with that name exists and differs.
     #[error(
         "cannot use {name} as {kind} device for {local}: it {found}; remove it with `ip link del {name}` or choose another name"
     )]
     Mismatch {
         /// The device's name.
         name: String,
-        /// The kind that was asked for.
+        /// The requested kind.
         kind: TunnelKind,
-        /// The local address that was asked for.
+        /// The requested local address.
         local: IpAddr,
-        /// What is different about it: "is ...".
+        /// The difference, such as "is down".
         found: String,
     },
-    /// Another device has these parameters.
+    /// Another device has the same parameters.
     #[error(
-        "cannot create {kind} device {name} for {local}: {holder} has the same local address and takes packets from anybody; use or remove it"
+        "cannot create {kind} device {name} for {local}: {holder} has the same local address and accepts any remote; use or remove it"
     )]
     Taken {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The kind that was asked for.
+        /// The requested kind.
         kind: TunnelKind,
-        /// The local address that both want.
+        /// The local address of both.
         local: IpAddr,
-        /// The device that has it.
+        /// The other device.
         holder: String,
     },
-    /// Anything else.
+    /// A netlink error.
     #[error(transparent)]
     Netlink(#[from] Error),
 }
 
 impl TunnelError {
-    /// Whether the request certainly changed nothing. Without an answer nobody knows.
+    /// Whether the request certainly changed nothing. Without an answer it may have.
     pub fn changed_nothing(&self) -> bool {
         !matches!(self, Self::Netlink(error) if !error.changed_nothing())
     }
 }
 
 impl Netlink {
-    /// Makes a tunnel device that is up and decapsulates what anybody sends to `local`, or adopts
-    /// one that already does.
+    /// Creates a tunnel device that is up and decapsulates packets from any source to `local`, or
+    /// adopts an existing one.
     ///
-    /// The first device of a kind loads the kernel's module for it, which adds a device of its own
-    /// to every namespace (`tunl0`, `sit0`, `ip6tnl0`: down and without effect) that stays until
-    /// the module is unloaded.
+    /// The first device of a kind loads the kernel module, which adds a default device to every
+    /// namespace (`tunl0`, `sit0`, `ip6tnl0`: down and without effect) until the module is
+    /// unloaded.
     ///
     /// # Errors
-    /// [`TunnelError::Unsupported`] when this kernel has no such devices, which is known only after
-    /// trying.
+    /// [`TunnelError::Unsupported`] if the kernel lacks this kind, which only the attempt shows.
     pub async fn create_tunnel(
         &self,
         name: &str,
@@ -106,12 +105,12 @@ impl Netlink {
             (TunnelKind::Ipip, IpAddr::V4(local)) => {
                 LinkIpIp::new(name).local(local).protocol(IpProtocol::Ipip).up().build()
             }
-            // Without a protocol of its own a `sit` device takes every kind of packet that the
-            // module knows.
+            // Without an explicit protocol, a `sit` device decapsulates every protocol that the
+            // module supports.
             (TunnelKind::Sit, IpAddr::V4(local)) => {
                 LinkSit::new(name).local(local).protocol(IpProtocol::Ipv6).up().build()
             }
-            // 0, which is also the hop-by-hop options' number, is mode `any`.
+            // Protocol 0 (also the number of hop-by-hop options) is mode `any`.
             (TunnelKind::Ip6Tnl, IpAddr::V6(local)) => LinkIp6Tnl::new(name)
                 .local(local)
                 .mode(IpProtocol::Hopopts)
@@ -141,8 +140,8 @@ impl Netlink {
         Ok(Tunnel { index, name, created: true })
     }
 
-    /// The tunnel device of that name: `None` if there is none, an error if it is not what
-    /// [`Self::create_tunnel`] would make.
+    /// The tunnel device with that name: `None` if there is none; [`TunnelError::Mismatch`] if it
+    /// differs from what [`Self::create_tunnel`] creates.
     ///
     /// # Errors
     /// [`TunnelError::Mismatch`], or the kernel's refusal.
@@ -177,8 +176,8 @@ impl Netlink {
     }
 }
 
-/// What is wrong about a device, as "is ...": `None` if it decapsulates what anybody sends to
-/// `local`.
+/// The difference of a device from a tunnel that decapsulates packets from any source to `local`,
+/// such as "is down"; `None` if there is none.
 fn difference(
     interface: &Interface,
     tunnel: Option<&TunnelData>,
@@ -189,7 +188,7 @@ fn difference(
         return Some(format!("is not an {kind} device"));
     };
     if tunnel.external {
-        return Some("is an external (route-steered) tunnel".into());
+        return Some("is an external (metadata) tunnel".into());
     }
     if tunnel.local != Some(local) {
         let found = tunnel.local.map_or_else(
@@ -199,7 +198,7 @@ fn difference(
         return Some(format!("has {found}"));
     }
     if let Some(remote) = tunnel.remote {
-        return Some(format!("takes packets from {remote} alone"));
+        return Some(format!("accepts packets from {remote} only"));
     }
     (!interface.up).then(|| "is down".into())
 }
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_does_the_work_is_adopted() {
+    fn a_matching_device_is_adopted() {
         let local = "192.0.2.1".parse().unwrap();
         assert_eq!(
             difference(
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_differs_is_refused_with_the_difference() {
+    fn a_device_that_differs_is_refused_and_the_error_names_the_difference() {
         let local = "192.0.2.1".parse().unwrap();
         let good = || data(TunnelKind::Ipip, "192.0.2.1");
         let cases = [
@@ -242,12 +241,12 @@ mod tests {
             (
                 true,
                 Some(TunnelData { remote: "192.0.2.7".parse().ok(), ..good() }),
-                "takes packets from 192.0.2.7 alone",
+                "accepts packets from 192.0.2.7 only",
             ),
             (
                 true,
                 Some(TunnelData { external: true, ..good() }),
-                "is an external (route-steered) tunnel",
+                "is an external (metadata) tunnel",
             ),
             (false, Some(good()), "is down"),
         ];

@@ -21,7 +21,7 @@ pub enum TunnelKind {
 }
 
 impl TunnelKind {
-    /// The kind that takes packets of one family out of those sent to an address.
+    /// The kind that decapsulates packets of the family `inner` sent to `local`.
     pub fn of(local: IpAddr, inner: Family) -> Self {
         match (local, inner) {
             (IpAddr::V4(_), Family::V4) => Self::Ipip,
@@ -41,14 +41,14 @@ impl fmt::Display for TunnelKind {
     }
 }
 
-/// How a tunnel device is set up.
+/// Attributes of a tunnel device.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TunnelData {
     pub(super) kind: TunnelKind,
     pub(super) local: Option<IpAddr>,
-    /// `None`: from anybody.
+    /// `None`: any source.
     pub(super) remote: Option<IpAddr>,
-    /// A device that is steered by routes (`external`), not by its own addresses.
+    /// Whether routes supply the tunnel metadata (`external`).
     pub(super) external: bool,
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unspecified_remote_means_anybody() {
+    fn an_unspecified_remote_is_decoded_as_any_source() {
         let infos = [
             LinkInfo::Kind(InfoKind::IpIp),
             LinkInfo::Data(InfoData::IpTunnel(vec![

@@ -17,7 +17,7 @@ fn ours() -> Filter {
 }
 
 #[test]
-fn a_filter_is_ours_by_name_and_place_only() {
+fn a_filter_is_ours_by_name_priority_and_handle() {
     assert!(spec().owns(&ours()));
     for other in [
         Filter { bpf_name: Some("sluice/other/lb".into()), ..ours() },
@@ -32,14 +32,14 @@ fn a_filter_is_ours_by_name_and_place_only() {
 }
 
 #[test]
-fn another_priority_or_chain_is_another_place() {
+fn a_filter_of_another_priority_or_chain_does_not_collide() {
     for other in [Filter { priority: 11, ..ours() }, Filter { chain: 3, ..ours() }] {
         assert!(!spec().owns(&other) && !spec().collides(&other), "{other:?}");
     }
 }
 
 #[test]
-fn a_classifier_without_elements_still_holds_its_place() {
+fn a_classifier_without_elements_occupies_its_priority() {
     let head = Filter { handle: 0, bpf_name: None, program_id: None, ..ours() };
     assert_eq!(without_heads(vec![head.clone(), ours()]), [ours()]);
     assert_eq!(without_heads(vec![head.clone()]), std::slice::from_ref(&head));
@@ -47,7 +47,7 @@ fn a_classifier_without_elements_still_holds_its_place() {
 }
 
 #[test]
-fn priority_and_protocol_travel_in_one_word_with_mixed_byte_order() {
+fn priority_and_protocol_share_one_word_of_mixed_byte_order() {
     let message = filter_message(4, Direction::Egress, &spec());
     assert_eq!(
         message.header.info.to_ne_bytes(),
@@ -59,6 +59,6 @@ fn priority_and_protocol_travel_in_one_word_with_mixed_byte_order() {
 }
 
 #[test]
-fn a_filter_is_described_so_that_it_can_be_found() {
+fn a_filter_is_displayed_with_kind_name_handle_and_protocol() {
     assert_eq!(ours().to_string(), "bpf filter \"sluice/edge/lb\" (handle 0x1, protocol 0x0003)");
 }
