@@ -126,14 +126,14 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
     /// Capture only what is dropped.
-    #[arg(long, conflicts_with_all = ["sample", "new_flows"])]
+    #[arg(long, conflicts_with_all = ["sample", "new_connections"])]
     pub drops_only: bool,
     /// Capture one in so many forwarded packets, at random. Drops are captured all the same.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: u32,
     /// Of forwarded packets capture only those that open a TCP connection.
     #[arg(long)]
-    pub new_flows: bool,
+    pub new_connections: bool,
     /// The most packets that each CPU captures in a second; what is beyond is counted.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,

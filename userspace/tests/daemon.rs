@@ -118,6 +118,7 @@ tests! {
         a_million_flows_move_to_larger_maps_under_traffic;
     large:
         ten_large_tables_and_default_limits_take_less_than_32_mib,
+        counters_of_256_large_tables_are_read_in_50_ms,
         the_largest_instance_is_applied_in_seconds;
     backend:
         a_backend_starts_reloads_and_is_removed_by_down;

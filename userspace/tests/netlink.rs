@@ -8,6 +8,8 @@
 mod backend;
 #[path = "netlink/filters.rs"]
 mod filters;
+#[path = "netlink/links.rs"]
+mod links;
 #[path = "netlink/requests.rs"]
 mod requests;
 #[path = "netlink/support.rs"]
@@ -46,6 +48,12 @@ tests! {
         a_filter_is_replaced_without_a_gap,
         a_foreign_filter_at_the_same_priority_is_an_error_and_stays,
         foreign_filters_are_never_removed;
+    links:
+        an_xdp_link_is_attached_replaced_and_detached,
+        an_xdp_link_outlives_the_daemon_and_is_undone,
+        a_kill_around_the_attachment_of_a_link_is_undone,
+        the_xdp_hook_of_another_program_is_refused_and_left_alone,
+        a_cgroup_link_is_attached_replaced_and_undone;
     undo:
         undoing_a_balancer_restores_the_host,
         undoing_a_backend_restores_the_host,

@@ -48,7 +48,7 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
     let mut selection = bpf::Selection {
         service: args.service.as_ref().map(|name| names.service_index(name)).transpose()?,
         one_in: if args.drops_only { 0 } else { args.sample },
-        new_flows: args.new_flows,
+        new_connections: args.new_connections,
         per_second: args.rate,
     };
     let mut capture = bpf::Capture::open(&pins).map_err(CliError::operation)?;

@@ -3,18 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use sluice_control::apply;
 use sluice_datapath::{Reason, Verdict};
 
 use crate::args::ShowArgs;
 use crate::cli::output::print;
 use crate::cli::table::table;
-use crate::daemon::lock::Lock;
 use crate::error::CliError;
-use crate::kernel::bpf::{BackendMaps, BalancerMaps};
+use crate::kernel::bpf::BackendMaps;
 use crate::kernel::routing::path_mtu::Outcome;
-use crate::read::instance;
-use crate::role::Role;
+use crate::read::snapshot::{BackendSnapshot, LbSnapshot, Snapshot};
 
 /// What an instance counted on this host.
 #[derive(Debug, Serialize)]
@@ -87,83 +84,74 @@ pub struct BackendCount {
 }
 
 /// Runs `sluice counters`.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
 pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
-    let (lb, backend) = instance::open(&args.instance)?;
-    let by_program =
-        backend.as_ref().map(BackendMaps::decapsulates).transpose().map_err(CliError::operation)?;
-    let served_by_devices =
-        by_program != Some(true) && Lock::state_exists(&args.instance, Role::Backend);
-    if lb.is_none() && backend.is_none() && !served_by_devices {
-        return Err(instance::absent(&args.instance));
-    }
+    let snapshot = Snapshot::read(&args.instance)?;
+    let backend = snapshot.backend.as_ref();
     let counters = Counters {
         instance: args.instance.clone(),
-        lb: lb.as_ref().map(lb_counters).transpose()?,
-        backend: backend.as_ref().map(backend_counters).transpose()?,
+        lb: snapshot.lb.as_ref().map(lb_counters).transpose()?,
+        backend: backend.and_then(BackendSnapshot::maps).map(backend_counters).transpose()?,
     };
     if args.json {
         let json = serde_json::to_string_pretty(&counters).map_err(CliError::operation)?;
         return print(&format!("{json}\n"));
     }
     print(&text(&counters))?;
-    if served_by_devices {
+    if let Some(backend) = backend
+        && !backend.is_by_program()?
+    {
         print("\nbackend: tunnel devices decapsulate, and they count: `ip -s link show`\n")?;
     }
     Ok(())
 }
 
-fn lb_counters(maps: &BalancerMaps) -> Result<LbCounters, CliError> {
-    let have = apply::have(maps).map_err(CliError::operation)?;
-    let heard = maps.path_errors().map_err(CliError::operation)?;
-    let heard = Outcome::ALL
-        .iter()
-        .filter_map(|outcome| Some((outcome.name(), *heard.get(outcome.index() as usize)?)));
-    let mut counters = LbCounters {
-        services: BTreeMap::new(),
-        backends: BTreeMap::new(),
-        reasons: reasons(maps.reasons())?,
-        path_errors: heard.filter(|(_, count)| *count != 0).collect(),
-    };
-    for (index, service) in &have.services {
-        if let Some(name) = &service.name {
-            let count = maps.service_counters(*index).map_err(CliError::operation)?;
-            let new_connections = count.new_connections;
-            let drops = Reason::ALL.iter().filter_map(|reason| {
-                let dropped = count.drops[reason.drop_index()? as usize];
-                (dropped != 0).then_some((reason.name(), dropped))
-            });
-            let drops = drops.collect();
-            let count = Count { packets: count.packets, bytes: count.bytes };
-            counters.services.insert(name.clone(), ServiceCount { count, new_connections, drops });
-        }
+fn lb_counters(lb: &LbSnapshot) -> Result<LbCounters, CliError> {
+    let mut services = BTreeMap::new();
+    for (index, name) in lb.services() {
+        let counted = lb.service_counters(index)?;
+        let drops = Reason::ALL.iter().filter_map(|reason| {
+            let dropped = counted.drops[reason.drop_index()? as usize];
+            (dropped != 0).then_some((reason.name(), dropped))
+        });
+        let count = ServiceCount {
+            count: Count { packets: counted.packets, bytes: counted.bytes },
+            new_connections: counted.new_connections,
+            drops: drops.collect(),
+        };
+        services.insert(name.to_owned(), count);
     }
-    for (index, backend) in &have.backends {
-        if let Some(name) = &backend.name {
-            let count = maps.backend_counters(*index).map_err(CliError::operation)?;
-            let new_connections = count.new_connections;
-            let count = Count { packets: count.packets, bytes: count.bytes };
-            counters.backends.insert(name.clone(), BackendCount { count, new_connections });
-        }
+    let mut backends = BTreeMap::new();
+    for (index, name, _) in lb.backends() {
+        let counted = lb.backend_counters(index)?;
+        let count = BackendCount {
+            count: Count { packets: counted.packets, bytes: counted.bytes },
+            new_connections: counted.new_connections,
+        };
+        backends.insert(name.to_owned(), count);
     }
-    Ok(counters)
+    let path_errors = lb.path_errors()?;
+    Ok(LbCounters {
+        services,
+        backends,
+        reasons: by_name(lb.reasons()?),
+        path_errors: path_errors
+            .into_iter()
+            .map(|(outcome, count)| (outcome.name(), count))
+            .collect(),
+    })
 }
 
 fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, CliError> {
     let count = maps.decapsulated().map_err(CliError::operation)?;
-    let decapsulated = Count { packets: count.packets, bytes: count.bytes };
-    let mss_clamped = maps.clamped().map_err(CliError::operation)?;
-    Ok(BackendCounters { decapsulated, mss_clamped, reasons: reasons(maps.reasons())? })
+    Ok(BackendCounters {
+        decapsulated: Count { packets: count.packets, bytes: count.bytes },
+        mss_clamped: maps.clamped().map_err(CliError::operation)?,
+        reasons: by_name(maps.reasons().map_err(CliError::operation)?),
+    })
 }
 
-fn reasons(
-    counted: Result<Vec<(Reason, u64)>, crate::kernel::bpf::Error>,
-) -> Result<BTreeMap<&'static str, u64>, CliError> {
-    let counted = counted.map_err(CliError::operation)?;
-    Ok(counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect())
+fn by_name(counted: Vec<(Reason, u64)>) -> BTreeMap<&'static str, u64> {
+    counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect()
 }
 
 fn text(counters: &Counters) -> String {
@@ -184,14 +172,20 @@ fn text(counters: &Counters) -> String {
         });
         text += &format!(
             "\n{}",
-            table(["service", "packets", "bytes", "new flows", "dropped"], &[1, 2, 3, 4], rows)
+            table(
+                ["service", "packets", "bytes", "new connections", "dropped"],
+                &[1, 2, 3, 4],
+                rows
+            )
         );
         let rows = lb.backends.iter().map(|(name, backend)| {
             let [name, packets, bytes] = row(name, &backend.count);
             [name, packets, bytes, backend.new_connections.to_string()]
         });
-        text +=
-            &format!("\n{}", table(["backend", "packets", "bytes", "new flows"], &[1, 2, 3], rows));
+        text += &format!(
+            "\n{}",
+            table(["backend", "packets", "bytes", "new connections"], &[1, 2, 3], rows)
+        );
         let drops = lb
             .services
             .iter()

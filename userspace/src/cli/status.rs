@@ -4,24 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::Serialize;
-use sluice_control::apply;
-use sluice_control::config::{Protocol, Vip};
-use sluice_control::have::Have;
-use sluice_control::prefix::key_prefix;
-use sluice_datapath::abi::{ICMP, NextHop, PathMtuRecord, VipKey};
-use sluice_datapath::{Address, Family};
 
 use crate::args::ShowArgs;
 use crate::cli::output::print;
 use crate::cli::table::table;
-use crate::clock;
-use crate::daemon::lock::Lock;
 use crate::error::CliError;
-use crate::kernel::bpf::{self, BackendMaps, BalancerMaps, Pins, Usage};
-use crate::read::instance;
-use crate::role::Role;
+use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
 
 mod memory;
 
@@ -119,10 +108,6 @@ pub struct BackendStatus {
 }
 
 /// Runs `sluice status`.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] when nothing of the instance is on this host, or its maps cannot be read.
 pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
     let status = read(&args.instance)?;
     if args.json {
@@ -133,169 +118,79 @@ pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
 }
 
 fn read(instance: &str) -> Result<Status, CliError> {
-    let (lb, backend) = instance::open(instance)?;
-    let served_by_devices = Lock::state_exists(instance, Role::Backend);
-    if lb.is_none() && backend.is_none() && !served_by_devices {
-        return Err(instance::absent(instance));
-    }
+    let snapshot = Snapshot::read(instance)?;
     Ok(Status {
         instance: instance.to_owned(),
-        lb: lb.map(|maps| lb_status(instance, &maps)).transpose()?,
-        backend: (backend.is_some() || served_by_devices)
-            .then(|| {
-                let memory = backend
-                    .is_some()
-                    .then(|| memory(instance, Role::Backend, BackendMaps::usage))
-                    .transpose()?;
-                let decapsulates = backend.as_ref().map(BackendMaps::decapsulates).transpose();
-                Ok::<_, CliError>(BackendStatus {
-                    daemon: Lock::holder(instance, Role::Backend),
-                    program: decapsulates.map_err(CliError::operation)?.unwrap_or(false),
-                    largest_segments: backend
-                        .as_ref()
-                        .map_or(Ok(BTreeMap::new()), largest_segments)?,
-                    memory,
-                })
-            })
-            .transpose()?,
+        lb: snapshot.lb.as_ref().map(lb_status).transpose()?,
+        backend: snapshot.backend.as_ref().map(backend_status).transpose()?,
     })
 }
 
-fn memory(
-    instance: &str,
-    role: Role,
-    usage: fn(&Pins) -> Result<Vec<Usage>, bpf::Error>,
-) -> Result<Memory, CliError> {
-    let pins = Pins::find(instance, role)
-        .map_err(CliError::operation)?
-        .ok_or_else(|| instance::absent(instance))?;
-    Ok(Memory::of(usage(&pins).map_err(CliError::operation)?))
-}
-
-fn lb_status(instance: &str, maps: &BalancerMaps) -> Result<LbStatus, CliError> {
-    let have = apply::have(maps).map_err(CliError::operation)?;
-    let record = maps.instance().map_err(CliError::operation)?;
-    let next_hops = maps.next_hops().map_err(CliError::operation)?;
-    let path_mtus = maps.path_mtus().map_err(CliError::operation)?;
-    let now = clock::now();
-    let mut backends = Vec::new();
-    for (index, backend) in &have.backends {
-        let Some(name) = &backend.name else { continue };
-        let mut entry = BackendEntry {
-            name: name.clone(),
-            addresses: Vec::new(),
-            draining: backend.draining,
-            next_hops: BTreeMap::new(),
-            path_mtus: BTreeMap::new(),
-        };
-        for (family, address) in [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)] {
-            if address != Address::NONE {
-                entry.addresses.push(address.into());
-                let at = NextHop::index(*index, family) as usize;
-                if let Some(next_hop) = next_hops.get(at).filter(|next_hop| next_hop.interface != 0)
-                {
-                    let mtu = u32::from(next_hop.mtu);
-                    entry.next_hops.insert(address.into(), (next_hop.interface, mtu));
-                    let told = |record: &&PathMtuRecord| {
-                        (record.mtu, record.epoch) == (mtu, backend.epoch)
-                    };
-                    if let Some(record) = path_mtus.get(at).filter(told) {
-                        let left = Duration::from_nanos(record.until.saturating_sub(now));
-                        entry.path_mtus.insert(address.into(), left.as_secs());
-                    }
-                }
-            }
-        }
-        backends.push(entry);
-    }
-    backends.sort_by(|a, b| a.name.cmp(&b.name));
+fn lb_status(lb: &LbSnapshot) -> Result<LbStatus, CliError> {
+    let record = lb.record()?;
     Ok(LbStatus {
-        daemon: Lock::holder(instance, Role::Lb),
+        daemon: lb.daemon(),
         config_digest: format!("{:016x}", record.config_digest),
         applied_at: record.applied_at,
         changing: record.changing != 0,
-        services: services(&have),
-        backends,
-        memory: memory(instance, Role::Lb, BalancerMaps::usage)?,
+        services: services(lb)?,
+        backends: backends(lb)?,
+        memory: Memory::of(lb.memory()?),
     })
 }
 
-fn largest_segments(maps: &BackendMaps) -> Result<BTreeMap<&'static str, u32>, CliError> {
-    let mut sizes = BTreeMap::new();
-    for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
-        let size = maps.largest_segment(family).map_err(CliError::operation)?;
-        if size != 0 {
-            sizes.insert(name, size);
-        }
-    }
-    Ok(sizes)
-}
-
-fn services(have: &Have) -> Vec<ServiceStatus> {
-    let addresses: BTreeMap<u32, IpNet> =
-        have.addresses.iter().map(|(prefix, has)| (has.id, *prefix)).collect();
-    let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for (key, entry) in have.vips.iter().filter(|(key, _)| key.protocol != ICMP) {
-        vips.entry(entry.service).or_default().push(vip(&addresses, key));
-    }
+fn services(lb: &LbSnapshot) -> Result<Vec<ServiceStatus>, CliError> {
+    let mut tables = lb.tables()?;
+    let mut vips = lb.vips()?;
+    let mut routes = lb.routes()?;
+    let mut server_ids = lb.server_ids()?;
     let mut services = Vec::new();
-    for (index, service) in &have.services {
-        let (Some(name), Some(table)) = (&service.name, &service.table) else { continue };
-        let mut owned: BTreeMap<u16, u32> = BTreeMap::new();
-        for slot in &table.slots {
-            *owned.entry(slot.first).or_default() += 1;
-        }
-        let backend = |index: u16| {
-            let name = have.backends.get(&index).and_then(|backend| backend.name.clone());
-            name.unwrap_or_else(|| format!("(index {index})"))
-        };
-        let mut slots: BTreeMap<String, u32> = BTreeMap::new();
-        for (index, count) in owned {
-            *slots.entry(backend(index)).or_default() += count;
-        }
-        let routes =
-            have.routes.iter().filter(|(key, _)| key.service == *index).map(|(key, to)| {
-                let leads_to =
-                    have.services.get(&to.service).and_then(|service| service.name.clone());
-                (
-                    key_prefix(key.clients()).to_string(),
-                    leads_to.unwrap_or_else(|| format!("(index {})", to.service)),
-                )
-            });
-        let server_ids = have.quic_servers.iter().filter(|(key, _)| key.service == *index).map(
-            |(key, server)| {
-                let (rotation, id, length) = key.server_id();
-                let id: String = id[..length].iter().map(|octet| format!("{octet:02x}")).collect();
-                (format!("{rotation}:{id}"), backend(server.backend as u16))
-            },
-        );
+    for (index, name) in lb.services() {
+        // A service without a table is being created or removed.
+        let Some(table) = tables.remove(&index) else { continue };
         services.push(ServiceStatus {
-            name: name.clone(),
-            server_ids: server_ids.collect(),
-            routes: routes.collect(),
-            vips: vips.remove(index).unwrap_or_default(),
-            tracked: table.head.tracked,
+            name: name.to_owned(),
+            vips: vips.remove(&index).unwrap_or_default(),
+            routes: routes.remove(&index).unwrap_or_default(),
+            server_ids: server_ids.remove(&index).unwrap_or_default(),
+            tracked: table.tracked,
             generation: table.generation,
             table_digest: format!("{:016x}", table.digest),
-            table_size: table.head.slots,
-            slots,
+            table_size: table.slots,
+            slots: table.owners,
         });
     }
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    services
+    Ok(services)
 }
 
-/// A VIP as the configuration writes it.
-fn vip(addresses: &BTreeMap<u32, IpNet>, key: &VipKey) -> String {
-    let protocol =
-        if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
-    let vip = addresses
-        .get(&key.address)
-        .and_then(|address| Vip::new(*address, key.port.number(), protocol).ok());
-    vip.map_or_else(
-        || format!("(address {}):{}/{protocol}", key.address, key.port.number()),
-        |vip| vip.to_string(),
-    )
+fn backends(lb: &LbSnapshot) -> Result<Vec<BackendEntry>, CliError> {
+    let mut paths = lb.paths()?;
+    let mut backends: Vec<_> = lb
+        .backends()
+        .map(|(index, name, backend)| {
+            let paths = paths.remove(&index).unwrap_or_default();
+            let seconds = |(address, left): (IpAddr, Duration)| (address, left.as_secs());
+            BackendEntry {
+                name: name.to_owned(),
+                addresses: snapshot::addresses(backend).map(|(_, address)| address).collect(),
+                draining: backend.draining,
+                next_hops: paths.next_hops,
+                path_mtus: paths.path_mtus.into_iter().map(seconds).collect(),
+            }
+        })
+        .collect();
+    backends.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(backends)
+}
+
+fn backend_status(backend: &BackendSnapshot) -> Result<BackendStatus, CliError> {
+    Ok(BackendStatus {
+        daemon: backend.daemon(),
+        program: backend.is_by_program()?,
+        largest_segments: backend.largest_segments()?,
+        memory: backend.memory()?.map(Memory::of),
+    })
 }
 
 fn text(status: &Status) -> String {

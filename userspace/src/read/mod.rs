@@ -1,3 +1,4 @@
 //! Reads the state of running instances.
 
 pub(crate) mod instance;
+pub(crate) mod snapshot;

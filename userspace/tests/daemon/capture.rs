@@ -178,7 +178,10 @@ pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
                 == format!("verdict forward; service web; backend {name}; out eth0")),
         "{forwarded}"
     );
-    assert_eq!(comment(&packets[1]).as_deref(), Some("verdict drop; reason expired; service web"));
+    assert_eq!(
+        comment(&packets[1]).as_deref(),
+        Some("verdict drop; reason ttl_expired; service web")
+    );
 
     let counters = fixture.json("counters");
     assert_eq!(counters["lb"]["services"]["web"]["drops"], json!({ "ttl_expired": 1 }));
@@ -204,7 +207,7 @@ pub(crate) fn a_text_capture_ends_with_a_summary() {
     let (code, out, err) = capture.end();
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(out.lines().count(), 1, "{out}");
-    let words = "Z eth0 198.51.100.7:40000 > 203.0.113.10:80 tcp, 254 bytes: verdict drop; reason expired; service web";
+    let words = "Z eth0 198.51.100.7:40000 > 203.0.113.10:80 tcp, 254 bytes: verdict drop; reason ttl_expired; service web";
     assert!(out.contains(words), "{out}");
     assert!(err.contains("captured 1,"), "{err}");
     assert_fails(

@@ -32,7 +32,7 @@ pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing()
         (|c| c["services"][0]["table_size"] = json!(252), &["services[0].table_size", "prime"]),
         (
             |c| c["services"][0]["vips"][0] = json!("10.0.0.0/8:80/tcp"),
-            &["services[0].vips[0]", "10.0.0.0/8 holds"],
+            &["services[0].vips[0]", "10.0.0.0/8 contains"],
         ),
         (|c| c["limits"]["backends"] = json!(1), &["limits.backends"]),
         (|c| c["limits"]["vips"] = json!(1), &["limits.vips"]),

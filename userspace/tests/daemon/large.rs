@@ -1,6 +1,6 @@
 //! Memory and time of large instances.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -71,6 +71,40 @@ pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
     assert_eq!(none, expected);
     let each = shown.iter().filter_map(|map| map["bytes_per_cpu"].as_u64()).sum::<u64>();
     assert_eq!(status["memory"]["bytes_per_cpu"], each);
+}
+
+pub(crate) fn counters_of_256_large_tables_are_read_in_50_ms() {
+    /// `counters` does not copy the 67 MB of slots. Not checked on an emulated machine
+    /// (`SLUICE_EMULATED`).
+    const LIMIT: Duration = Duration::from_millis(50);
+    const SERVICES: usize = 256;
+
+    let mut fixture = HostFixture::new();
+    fixture.config["limits"] =
+        json!({ "services": SERVICES, "backends": 16, "vips": SERVICES, "connections": 1024 });
+    fixture.config["services"] = (0..SERVICES)
+        .map(|number| {
+            json!({ "name": format!("web-{number}"),
+                    "vips": [format!("203.0.113.10:{}/tcp", 1000 + number)],
+                    "table_size": 65537, "backends": [{ "name": "a" }, { "name": "b" }] })
+        })
+        .collect();
+    fixture.write();
+    let daemon = fixture.start(&["lb"]);
+    let table_bytes = map_status(&fixture.status(), "TABLES")["bytes"].as_u64().unwrap();
+    assert!(table_bytes > 256 * 65_537 * 4, "{table_bytes}");
+    // The best of several runs, because other tests run at the same time.
+    let mut best = Duration::MAX;
+    for _ in 0..10 {
+        let start = Instant::now();
+        let counters = fixture.json("counters");
+        best = best.min(start.elapsed());
+        assert_eq!(counters["lb"]["services"].as_object().unwrap().len(), SERVICES);
+    }
+    println!("counters of {SERVICES} services of 65,537 slots: {best:.1?}");
+    let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
+    assert!(emulated || best < LIMIT, "{best:?}");
+    daemon.end(Signal::SIGTERM);
 }
 
 /// Major and minor version of the kernel.

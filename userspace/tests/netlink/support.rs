@@ -242,15 +242,44 @@ fn snapshot_now() -> String {
     text
 }
 
-/// Loads `r0 = -1; exit`, a filter that passes every packet (`TC_ACT_UNSPEC`); returns its
-/// descriptor and ID.
+/// The type of a program for tests.
+#[derive(Clone, Copy)]
+pub(crate) enum ProgramType {
+    /// A classifier at TC.
+    Tc,
+    /// At XDP.
+    Xdp,
+    /// At the egress hook of cgroups.
+    CgroupEgress,
+}
+
+impl ProgramType {
+    /// The number in `enum bpf_prog_type`, the expected attach type, and the return value that lets
+    /// every packet pass.
+    fn numbers(self) -> (u32, u32, i32) {
+        match self {
+            // TC_ACT_UNSPEC
+            Self::Tc => (3, 0, -1),
+            // XDP_PASS
+            Self::Xdp => (6, 0, 2),
+            // BPF_CGROUP_INET_EGRESS
+            Self::CgroupEgress => (8, 1, 1),
+        }
+    }
+}
+
+/// Loads a classifier that lets every packet pass: its descriptor and its ID.
 pub(crate) fn program() -> (OwnedFd, u32) {
+    load_program(ProgramType::Tc)
+}
+
+/// Loads a program that lets every packet pass: its descriptor and its ID.
+pub(crate) fn load_program(kind: ProgramType) -> (OwnedFd, u32) {
     // Before Linux 5.11 programs count as locked memory, together with those of the daemons. On
     // later kernels an error has no effect.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -261,6 +290,9 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         log_buffer: u64,
         kernel_version: u32,
         flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        expected_attach_type: u32,
     }
     #[repr(C)]
     struct Info {
@@ -268,10 +300,12 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         len: u32,
         info: u64,
     }
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    let (kind, expected_attach_type, passes) = kind.numbers();
+    // r0 = passes; exit
+    let instructions: [u64; 2] = [u64::from(passes as u32) << 32 | 0xb7, 0x95];
     let license = c"GPL";
     let load = Load {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         instructions: instructions.len() as u32,
         program: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -279,6 +313,9 @@ pub(crate) fn program() -> (OwnedFd, u32) {
         log_buffer: 0,
         kernel_version: 0,
         flags: 0,
+        name: [0; 16],
+        interface: 0,
+        expected_attach_type,
     };
     // SAFETY: `load` has the layout of `union bpf_attr` for this command, and the memory that it
     // refers to outlives the call.

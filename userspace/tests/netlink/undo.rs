@@ -1,19 +1,23 @@
 //! Undo of the changes in a journal, and the cases in which a change is kept.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use ipnet::IpNet;
 use libtest_mimic::Completion;
+use sluice::kernel::bpf::Link;
 use sluice::kernel::host::journal::{Change, Journal, UndoReport};
 use sluice::kernel::host::sysctl::Sysctl;
 use sluice::kernel::netlink::{Clsact, Direction, Netlink, TunnelKind};
 use sluice::role::Role;
 use sluice_datapath::Family;
 
+use crate::links::{EGRESS, Mount, XDP_FLAGS_SKB_MODE, own_mounts};
 use crate::support::{
-    add_address, host, program, run, set_sysctl, setup, snapshot, spec, sysctl, try_run, veth,
+    ProgramType, add_address, host, load_program, program, run, set_sysctl, setup, snapshot, spec,
+    sysctl, try_run, veth,
 };
 
 /// Opens the journal like a new process and undoes its changes.
@@ -132,6 +136,17 @@ async fn make(change: &Change, netlink: &Netlink) {
                 .await
                 .unwrap();
         }
+        Change::XdpLink { index, pin, .. } => {
+            let (program, _) = load_program(ProgramType::Xdp);
+            let link = Link::attach_xdp(program.as_fd(), *index, XDP_FLAGS_SKB_MODE).unwrap();
+            link.pin(pin).unwrap();
+        }
+        Change::CgroupLink { cgroup, pin, .. } => {
+            let (program, _) = load_program(ProgramType::CgroupEgress);
+            let cgroup = File::open(cgroup).unwrap();
+            let link = Link::attach_cgroup(program.as_fd(), cgroup.as_fd(), EGRESS).unwrap();
+            link.pin(pin).unwrap();
+        }
         Change::LocalRoute { prefix } => {
             let loopback = netlink.interface("lo").await.unwrap().index;
             netlink.add_local_route(loopback, *prefix).await.unwrap();
@@ -147,6 +162,11 @@ pub(crate) async fn changes_are_undone_after_a_kill_at_any_point() {
     let netlink = Netlink::connect().unwrap();
     let one = netlink.interface("one").await.unwrap().index;
     let mut changes = every_change(one);
+    let mounts = tempfile::tempdir().unwrap();
+    own_mounts();
+    let bpffs = Mount::new(mounts.path(), "bpf");
+    let pin = bpffs.path().join("links/xdp");
+    changes.push(Change::XdpLink { interface: "one".into(), index: one, pin });
     for prefix in ["198.18.4.0/22", "2001:db8:5::/48"] {
         changes.push(Change::LocalRoute { prefix: prefix.parse().unwrap() });
     }

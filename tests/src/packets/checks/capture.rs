@@ -16,7 +16,7 @@ use crate::packets::frames::{Client, Frame};
 
 /// Every packet, as fast as they come.
 pub const EVERYTHING: Selection =
-    Selection { service: None, one_in: 1, new_flows: false, per_second: u32::MAX };
+    Selection { service: None, one_in: 1, new_connections: false, per_second: u32::MAX };
 
 /// A sentence, and what must hold for it.
 pub type Check = (&'static str, fn(&mut dyn CaptureBinding) -> anyhow::Result<()>);
@@ -198,7 +198,7 @@ fn one_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
 
 fn new_flows(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let expired = Reason::TtlExpired.index();
-    let found = captured(balancer, Selection { new_flows: true, ..EVERYTHING })?;
+    let found = captured(balancer, Selection { new_connections: true, ..EVERYTHING })?;
     ensure!(found == [(WEB, 0), (WEB, expired), (DNS, expired)], "captured {found:?}");
     Ok(())
 }

@@ -5,13 +5,19 @@
 //! change and by which it is undone. [`Attachment`] keeps a program attached to a set of targets.
 
 mod attachment;
+mod cgroup;
 mod tc;
+mod xdp;
 
 use std::fmt;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 pub(crate) use attachment::Attachment;
+pub use cgroup::CgroupLink;
 pub use tc::TcFilter;
+pub use xdp::{XdpLink, XdpMode};
 
 use crate::kernel::host::{Host, HostError};
 use crate::kernel::netlink::Attached;
@@ -21,6 +27,10 @@ use crate::kernel::netlink::Attached;
 pub enum AttachPoint {
     /// A filter at TC ingress or egress of interfaces.
     Tc(TcFilter),
+    /// A link on the XDP hook of interfaces.
+    Xdp(XdpLink),
+    /// A link on a hook of cgroups.
+    Cgroup(CgroupLink),
 }
 
 impl AttachPoint {
@@ -28,6 +38,8 @@ impl AttachPoint {
     pub async fn program_id(&self, host: &Host, target: &str) -> Result<Option<u32>, HostError> {
         match self {
             Self::Tc(filter) => filter.program_id(host, target).await,
+            Self::Xdp(link) => link.program_id(host, target).await,
+            Self::Cgroup(link) => link.program_id(target),
         }
     }
 
@@ -40,6 +52,8 @@ impl AttachPoint {
     ) -> Result<Attached, HostError> {
         match self {
             Self::Tc(filter) => filter.attach(host, target, program).await,
+            Self::Xdp(link) => link.attach(host, target, program).await,
+            Self::Cgroup(link) => link.attach(host, target, program),
         }
     }
 
@@ -47,6 +61,8 @@ impl AttachPoint {
     pub async fn targets(&self, host: &Host) -> Result<Vec<String>, HostError> {
         match self {
             Self::Tc(filter) => filter.targets(host).await,
+            Self::Xdp(link) => link.targets(host).await,
+            Self::Cgroup(link) => link.targets(host),
         }
     }
 
@@ -59,6 +75,8 @@ impl AttachPoint {
     ) -> Result<Vec<String>, HostError> {
         match self {
             Self::Tc(filter) => filter.detach_except(host, keep).await,
+            Self::Xdp(link) => link.detach_except(host, keep).await,
+            Self::Cgroup(link) => link.detach_except(host, keep),
         }
     }
 }
@@ -67,6 +85,13 @@ impl fmt::Display for AttachPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tc(filter) => filter.fmt(f),
+            Self::Xdp(link) => link.fmt(f),
+            Self::Cgroup(link) => link.fmt(f),
         }
     }
+}
+
+/// The error of a link operation.
+fn link_failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError {
+    move |source| HostError::Link { doing, path: path.to_owned(), source }
 }

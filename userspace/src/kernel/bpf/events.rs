@@ -26,7 +26,7 @@ pub struct Selection {
     /// One in so many forwarded packets, at random; 0 for drops only.
     pub one_in: u32,
     /// Of forwarded packets only those that open a TCP connection.
-    pub new_flows: bool,
+    pub new_connections: bool,
     /// How many events each CPU may write in a second, at least 1.
     pub per_second: u32,
 }
@@ -37,7 +37,7 @@ impl Selection {
         const SECOND: u64 = 1_000_000_000;
 
         let sample = if self.one_in == 0 { 0 } else { control::ALL / u64::from(self.one_in) };
-        let flows = if self.new_flows { control::NEW_CONNECTIONS } else { 0 };
+        let flows = if self.new_connections { control::NEW_CONNECTIONS } else { 0 };
         [
             (control::SAMPLE, sample),
             (control::SELECT, u64::from(self.service.unwrap_or(0)) | flows),

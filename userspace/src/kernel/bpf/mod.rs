@@ -11,6 +11,7 @@ mod balancer;
 mod error;
 mod events;
 mod features;
+mod link;
 mod maps;
 mod memory;
 mod object;
@@ -31,6 +32,7 @@ pub use balancer::BalancerMaps;
 pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
+pub use link::{Link, LinkInfo, LinkTarget, remove_pinned as remove_pinned_link};
 pub use object::{
     BACKEND, BALANCER, BALANCER_TC, BALANCER_XDP, CLAMP, DECAPSULATE, LoadParameters, Object,
     ProgramSpec, programs_built_by,

@@ -17,7 +17,7 @@ pub(super) use aya_obj::generated::bpf_attr__bindgen_ty_3 as Batch;
 pub(super) const NO_EXIST: u64 = BPF_NOEXIST as u64;
 
 /// `union bpf_attr`, zeroed.
-fn zeroed() -> bpf_attr {
+pub(super) fn zeroed() -> bpf_attr {
     // SAFETY: the members of the union are integers and arrays of integers, valid when zero.
     unsafe { std::mem::zeroed() }
 }
@@ -28,7 +28,7 @@ fn zeroed() -> bpf_attr {
 ///
 /// The command's member of `attributes` is set, and its pointers are to as many bytes as the
 /// command reads or writes there.
-unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<libc::c_long> {
     let attributes = std::ptr::from_mut(attributes);
     // SAFETY: the caller vouches for the pointers in the attributes.
     let result = unsafe {

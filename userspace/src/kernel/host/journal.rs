@@ -54,6 +54,24 @@ pub enum Change {
         /// The filter's priority.
         priority: u16,
     },
+    /// A program was attached to the XDP hook of an interface, by a pinned link.
+    XdpLink {
+        /// The interface's name.
+        interface: String,
+        /// The interface's index.
+        index: u32,
+        /// The link's pin.
+        pin: PathBuf,
+    },
+    /// A program was attached to a hook of a cgroup, by a pinned link.
+    CgroupLink {
+        /// The cgroup's directory.
+        cgroup: PathBuf,
+        /// The cgroup's ID.
+        id: u64,
+        /// The link's pin.
+        pin: PathBuf,
+    },
     /// An address was added.
     Address {
         /// The interface's name.
@@ -107,6 +125,8 @@ impl fmt::Display for Change {
             Self::Filter { interface, direction, name, priority, .. } => {
                 write!(f, "filter {name} on {interface} {direction}, priority {priority}")
             }
+            Self::XdpLink { interface, .. } => write!(f, "XDP link on {interface}"),
+            Self::CgroupLink { cgroup, .. } => write!(f, "cgroup link on {}", cgroup.display()),
             Self::Address { interface, address, prefix_len, .. } => {
                 write!(f, "address {address}/{prefix_len} on {interface}")
             }

@@ -1,8 +1,10 @@
 //! Changes of the host, each written down before it is made, each made only where something
 //! differs.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -55,6 +57,16 @@ pub enum HostError {
         /// The interface that has it.
         interface: String,
     },
+    /// A BPF link cannot be created, changed or removed.
+    #[error("cannot {doing} the BPF link {}: {source}", .path.display())]
+    Link {
+        /// The operation, as "attach".
+        doing: &'static str,
+        /// The link's pin, or its cgroup.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// The host's own setting announces VIP addresses, and no interface can override it.
     #[error("{key} is {value}, so this backend would answer ARP for VIP addresses; set it to 1")]
     ArpForced {
@@ -86,6 +98,16 @@ impl Host {
     /// What was changed and not undone.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Records a change in the journal, before it is made.
+    pub fn record(&mut self, change: Change) -> Result<(), HostError> {
+        Ok(self.journal.record(change)?)
+    }
+
+    /// Records that a change was undone, or was not made.
+    pub fn forget(&mut self, change: &Change) -> Result<(), HostError> {
+        Ok(self.journal.forget(change)?)
     }
 
     /// Attaches a program to one side of an interface, or atomically replaces our previous one;

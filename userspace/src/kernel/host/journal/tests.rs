@@ -38,6 +38,16 @@ fn what_is_recorded_is_there_after_a_crash() {
             name: "sluice/edge/lb".into(),
             priority: 10,
         },
+        Change::XdpLink {
+            interface: "eth0".into(),
+            index: 2,
+            pin: "/sys/fs/bpf/sluice/edge/links/lb/xdp-2".into(),
+        },
+        Change::CgroupLink {
+            cgroup: "/sys/fs/cgroup/system.slice".into(),
+            id: 77,
+            pin: "/sys/fs/bpf/sluice/edge/links/node/cgroup-10-77".into(),
+        },
         address(1),
         Change::Link {
             name: "sluice4".into(),

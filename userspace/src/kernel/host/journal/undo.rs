@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Change, Journal, JournalError};
+use crate::kernel::bpf::remove_pinned_link;
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
 use crate::kernel::netlink::{
     AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError,
@@ -87,6 +88,12 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
             match netlink.remove_filter(*index, *direction, &spec).await.map_err(text)? {
                 Detached::Removed => Ok(Outcome::Undone),
                 Detached::Absent => Outcome::left("it is not there"),
+            }
+        }
+        Change::XdpLink { pin, .. } | Change::CgroupLink { pin, .. } => {
+            match remove_pinned_link(pin).map_err(text)? {
+                true => Ok(Outcome::Undone),
+                false => Outcome::left("it is not there"),
             }
         }
         Change::Address { index, address, prefix_len, .. } => {
