@@ -222,7 +222,7 @@ pub(crate) async fn settings_that_others_changed_are_kept() {
     assert!(report.failed.is_empty() && report.left.len() == 3, "{report}");
     let text = report.to_string();
     assert!(
-        text.contains("somebody has set it to 8 since") && text.contains("it is 1 already"),
+        text.contains("it has been set to 8 since") && text.contains("it is 1 already"),
         "{text}"
     );
     assert_eq!(
@@ -247,7 +247,10 @@ pub(crate) async fn a_clsact_qdisc_with_foreign_filters_is_kept() {
         .unwrap();
     let report = host.undo_all().await.unwrap();
     assert_eq!(report.left.len(), 1, "{report}");
-    assert!(report.left[0].1.contains("others use it: egress bpf filter \"foreign\""), "{report}");
+    assert!(
+        report.left[0].1.contains("it has other filters: egress bpf filter \"foreign\""),
+        "{report}"
+    );
     let netlink = Netlink::connect().unwrap();
     assert_eq!(netlink.filters(index, Direction::Ingress).await.unwrap(), []);
     assert_eq!(
@@ -291,7 +294,9 @@ pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
         assert_ne!(before, Some(0), "{rest}");
         let report = host.undo_all().await.unwrap();
         match before {
-            Some(_) => assert!(report.to_string().contains("others use it"), "{rest}: {report}"),
+            Some(_) => {
+                assert!(report.to_string().contains("it has other filters"), "{rest}: {report}")
+            }
             // The kernel fails to list some filters. Then nothing is removed.
             None => assert!(!report.failed.is_empty(), "{rest}: {report}"),
         }
@@ -321,7 +326,7 @@ pub(crate) async fn a_deleted_interface_needs_no_undo() {
     run("tc qdisc add dev one clsact");
     let report = undo(base.path()).await;
     assert!(report.failed.is_empty(), "{report}");
-    assert!(report.to_string().contains("its interface is gone"), "{report}");
+    assert!(report.to_string().contains("its interface no longer exists"), "{report}");
     assert!(run("tc qdisc show dev one").contains("clsact"));
     assert!(!run("ip addr show lo").contains("203.0.113.10"));
     journal_is_gone(base.path());

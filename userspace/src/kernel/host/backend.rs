@@ -1,5 +1,4 @@
-//! What makes a host a backend: VIP addresses that it has but does not announce, and somebody to
-//! decapsulate.
+//! Host set-up of a backend: VIP addresses that are local but not announced, and decapsulation.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,21 +11,21 @@ use crate::kernel::host::journal::Change;
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
 use crate::kernel::netlink::{AddressAdded, Interface, Tunnel, TunnelError, TunnelKind};
 
-/// The tunnel device for IPv4 in IPv4, unless told otherwise.
+/// Default name of the tunnel device for IPv4 in IPv4.
 pub const TUNNEL_V4: &str = "sluice4";
-/// The tunnel device for IPv4 and IPv6 in IPv6, unless told otherwise.
+/// Default name of the tunnel device for IPv4 and IPv6 in IPv6.
 pub const TUNNEL_V6: &str = "sluice6";
-/// The tunnel device for IPv6 in IPv4, unless told otherwise.
+/// Default name of the tunnel device for IPv6 in IPv4.
 pub const TUNNEL_V6_IN_V4: &str = "sluice64";
 
 /// How packets that reach this backend are decapsulated, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decapsulation {
-    /// The kernel's tunnel device does it.
+    /// By a tunnel device of the kernel.
     Device(Tunnel),
-    /// A BPF program has to be attached to the interfaces for it.
+    /// By a BPF program on the interfaces.
     Program {
-        /// Why: a sentence for the log.
+        /// Why no tunnel device is used.
         reason: String,
     },
 }
@@ -45,7 +44,7 @@ impl fmt::Display for Decapsulation {
     }
 }
 
-/// What a backend needs.
+/// The set-up of a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct BackendSetup<'a> {
     /// The interfaces through which encapsulated packets arrive: they must not announce VIP
@@ -55,7 +54,7 @@ pub struct BackendSetup<'a> {
     pub local: &'a [IpAddr],
     /// The VIP addresses and prefixes of the services it serves.
     pub vips: &'a [IpNet],
-    /// Whether tunnel devices may be used; otherwise everything is left to BPF programs.
+    /// Whether tunnel devices may be used; otherwise BPF programs decapsulate.
     pub tunnels: bool,
     /// The name of the IPv4 tunnel device, [`TUNNEL_V4`] by default.
     pub tunnel_v4: &'a str,
@@ -66,35 +65,34 @@ pub struct BackendSetup<'a> {
 }
 
 impl BackendSetup<'_> {
-    /// Whether it serves a VIP of a family.
+    /// Whether the backend serves a VIP of a family.
     fn serves(&self, family: Family) -> bool {
         self.vips.iter().any(|vip| Family::of(vip.addr()) == family)
     }
 }
 
-/// What [`Host::prepare_backend`] found and did.
+/// The outcome of [`Host::prepare_backend`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendReport {
-    /// For each address of [`BackendSetup::local`] and each family of VIPs that needs a device of
-    /// its own, who decapsulates what is sent to it.
+    /// How packets are decapsulated, for each address of [`BackendSetup::local`] and each inner
+    /// family that needs a device of its own.
     pub decapsulation: Vec<(IpAddr, Decapsulation)>,
-    /// What was changed, a sentence each; empty when everything was right already.
+    /// The changes, a sentence each; empty if the host needed none.
     pub changed: Vec<String>,
 }
 
 impl Host {
-    /// Makes this host a backend: VIP addresses on `lo` that nobody announces, and a tunnel device
-    /// for each family where the kernel can.
+    /// Makes this host a backend: VIP addresses on `lo` that are not announced, and tunnel devices
+    /// where the kernel supports them.
     ///
-    /// The order matters: the interfaces fall silent before there is a VIP address to answer for,
-    /// and there is a VIP address before anything is decapsulated. Everything is checked before
-    /// anything is changed.
+    /// The order matters: ARP is restricted before a VIP address is added, and VIP addresses are
+    /// added before packets are decapsulated. All checks come before the first change.
     ///
-    /// IPv6 needs no setting: the kernel answers neighbour solicitations for addresses of the
-    /// interface that they arrive on only.
+    /// IPv6 needs no sysctl: the kernel answers neighbour solicitations only for addresses of the
+    /// receiving interface.
     ///
     /// # Errors
-    /// [`HostError`]: what was done until then is in the journal, and a second call continues.
+    /// [`HostError`]. Changes made before the failure are in the journal; a second call continues.
     pub async fn prepare_backend(
         &mut self,
         setup: &BackendSetup<'_>,
@@ -103,21 +101,21 @@ impl Host {
         let mut report = BackendReport::default();
         if setup.serves(Family::V4) {
             for interface in &interfaces {
-                self.silence(&interface.name, &mut report)?;
+                self.restrict_arp(&interface.name, &mut report)?;
             }
         }
         for vip in setup.vips {
             if vip.prefix_len() == vip.max_prefix_len() {
                 if self.ensure_vip(vip.addr()).await? == AddressAdded::Created {
-                    report.changed.push(format!("put VIP address {} on {LOOPBACK}", vip.addr()));
+                    report.changed.push(format!("added VIP address {} to {LOOPBACK}", vip.addr()));
                 }
             } else if self.ensure_vip_prefix(*vip).await? == AddressAdded::Created {
                 report.changed.push(format!("made VIP prefix {vip} local"));
             }
         }
         for local in setup.local {
-            // In its own family packets may come whatever is served now; in the other, when a VIP
-            // of that is.
+            // Packets of the address's own family may arrive whatever is served now; packets of the
+            // other family only if a VIP of that family is served.
             let own = Family::of(*local);
             for inner in [own, own.other()] {
                 if inner == own || setup.serves(inner) {
@@ -128,7 +126,7 @@ impl Host {
         Ok(report)
     }
 
-    /// Sees to it that packets of the family `inner` are taken out of those sent to `local`.
+    /// Sets up decapsulation of inner packets of the family `inner` sent to `local`.
     async fn decapsulate_to(
         &mut self,
         setup: &BackendSetup<'_>,
@@ -149,24 +147,24 @@ impl Host {
                 if inner == Family::V4
                     && let Some(address) = own.next()
                 {
-                    // Loose filtering drops all that arrives on a device without any IPv4 address,
-                    // and whether filtering is on may change later.
+                    // Loose reverse-path filtering drops all packets that arrive on a device
+                    // without an IPv4 address, and filtering may be enabled later.
                     if self.ensure_address(name, address).await? == AddressAdded::Created {
-                        report.changed.push(format!("put {address} on {name}"));
+                        report.changed.push(format!("added {address} to {name}"));
                     }
-                    self.loosen(name, report)?;
+                    self.loosen_rp_filter(name, report)?;
                 }
             }
-            // Decapsulated in BPF, the client's packet arrives on the interface itself, and its
-            // answer may leave by another.
+            // With BPF decapsulation, the client's packet arrives on the interface itself, and the
+            // reply may leave through another one.
             Decapsulation::Program { .. } if inner == Family::V4 => {
                 for interface in interfaces {
-                    self.loosen(&interface.name, report)?;
+                    self.loosen_rp_filter(&interface.name, report)?;
                 }
             }
             Decapsulation::Program { .. } => {}
         }
-        // One `ip6tnl` device does both families, and so does the program.
+        // One `ip6tnl` device handles both families, and so does the program.
         let same = |(address, by): &(IpAddr, Decapsulation)| match (by, &decapsulation) {
             (Decapsulation::Device(one), Decapsulation::Device(other)) => one.index == other.index,
             (Decapsulation::Program { .. }, Decapsulation::Program { .. }) => *address == local,
@@ -178,7 +176,7 @@ impl Host {
         Ok(())
     }
 
-    /// Finds what is wrong with a set-up while nothing has been touched yet.
+    /// Checks a set-up against the host before the first change.
     async fn check(&self, setup: &BackendSetup<'_>) -> Result<Vec<Interface>, HostError> {
         let mut interfaces = Vec::new();
         for name in setup.interfaces {
@@ -193,7 +191,7 @@ impl Host {
         }
         for (index, address) in addresses {
             let is_vip = setup.vips.iter().any(|vip| vip.contains(&address));
-            if index != loopback && is_vip && !self.put_there(index, address) {
+            if index != loopback && is_vip && !self.added_by_sluice(index, address) {
                 let found = self.netlink.interface_at(index).await?;
                 let interface =
                     found.map_or_else(|| format!("interface number {index}"), |found| found.name);
@@ -203,8 +201,8 @@ impl Host {
         Ok(interfaces)
     }
 
-    /// Whether the journal says that we gave an interface an address.
-    fn put_there(&self, index: u32, address: IpAddr) -> bool {
+    /// Whether the journal lists the address as added to the interface.
+    fn added_by_sluice(&self, index: u32, address: IpAddr) -> bool {
         let ours = |change: &Change| matches!(change, Change::Address { index: on, address: own, .. } if (*on, *own) == (index, address));
         self.journal.changes().iter().any(ours)
     }
@@ -232,8 +230,13 @@ impl Host {
         }
     }
 
-    /// Keeps an interface from answering and asking by ARP in the name of addresses on `lo`.
-    fn silence(&mut self, interface: &str, report: &mut BackendReport) -> Result<(), HostError> {
+    /// Restricts ARP on an interface: no replies for addresses on `lo`, and no requests with such a
+    /// sender address.
+    fn restrict_arp(
+        &mut self,
+        interface: &str,
+        report: &mut BackendReport,
+    ) -> Result<(), HostError> {
         let (all, own) = Setting::pair(interface, "arp_ignore")?;
         match arp_ignore(all.value, own.value) {
             Need::Nothing => {}
@@ -249,8 +252,13 @@ impl Host {
         Ok(())
     }
 
-    /// Lets an interface take packets whose answers leave by another one, unless it already does.
-    fn loosen(&mut self, interface: &str, report: &mut BackendReport) -> Result<(), HostError> {
+    /// Sets reverse-path filtering of an interface to loose if it is strict, because replies may
+    /// leave through another interface.
+    fn loosen_rp_filter(
+        &mut self,
+        interface: &str,
+        report: &mut BackendReport,
+    ) -> Result<(), HostError> {
         let (all, own) = Setting::pair(interface, "rp_filter")?;
         // 0 is off, 1 is strict, 2 is loose, and the larger of both wins.
         if all.value.max(own.value) == 1 {
@@ -272,7 +280,7 @@ impl Host {
     }
 }
 
-/// One kernel setting and its value.
+/// A sysctl and its value.
 struct Setting {
     key: Sysctl,
     value: i64,
@@ -285,13 +293,13 @@ impl Setting {
         Ok(Self { key, value })
     }
 
-    /// A setting of all interfaces, and the same of one: the kernel takes the larger.
+    /// The sysctl of `all` and that of one interface; the larger value applies.
     fn pair(interface: &str, setting: &str) -> Result<(Self, Self), SysctlError> {
         Ok((Self::read("all", setting)?, Self::read(interface, setting)?))
     }
 }
 
-/// What has to be done to one interface's setting.
+/// The change that one interface's sysctl needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
     Nothing,
@@ -299,9 +307,9 @@ enum Need {
     Impossible,
 }
 
-/// 1 and 2 answer for addresses of the asked interface only, 8 never answers. 0 answers for all
-/// addresses, 3 for all but those of host scope, and 4 to 7 have no meaning, which is 0's
-/// (Documentation/networking/ip-sysctl.rst).
+/// With 1 and 2 the kernel answers only for addresses of the receiving interface, with 8 never.
+/// With 0 it answers for all addresses, with 3 for all but those of host scope; 4 to 7 are reserved
+/// and act as 0 (Documentation/networking/ip-sysctl.rst).
 fn arp_ignore(all: i64, own: i64) -> Need {
     let silent = |value| matches!(value, 1 | 2 | 8);
     match (silent(all.max(own)), all) {
@@ -317,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_falls_silent_for_addresses_on_lo() {
+    fn arp_ignore_is_set_only_if_the_interface_answers_for_addresses_on_lo() {
         for (all, own) in [(0, 1), (1, 0), (1, 1), (2, 0), (0, 2), (0, 8), (8, 3)] {
             assert_eq!(arp_ignore(all, own), Need::Nothing, "all {all}, own {own}");
         }
@@ -325,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_answers_for_lo_is_replaced_where_the_larger_of_both_allows() {
+    fn an_arp_ignore_that_answers_for_lo_is_replaced_unless_all_forbids_it() {
         for (all, own, set) in [(0, 3, "1"), (1, 3, "1"), (2, 3, "0"), (0, 7, "1")] {
             assert_eq!(arp_ignore(all, own), Need::Set(set), "all {all}, own {own}");
             assert_eq!(
@@ -340,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn who_decapsulates_is_said_in_words() {
+    fn decapsulation_is_displayed_in_words() {
         let tunnel = Tunnel { index: 4, name: "sluice4".into(), created: true };
         assert_eq!(Decapsulation::Device(tunnel).to_string(), "tunnel device sluice4 (created)");
         let program = Decapsulation::Program { reason: "this kernel has no ipip devices".into() };

@@ -1,10 +1,10 @@
-//! What Sluice changed on the host, written down before it was changed, so that it can be undone:
-//! also after a crash.
+//! The journal: Sluice's changes to the host, recorded before they are made, so that they can be
+//! undone, also after a crash.
 //!
 //! One file for each instance and role, `<base>/<instance>/<role>.journal`, of JSON lines: a
-//! version, then what was (about to be) done or undone, each line synchronised to disk before the
-//! change it announces. A line without its newline was never announced, so it is cut off. The
-//! directory lives in memory ([`STATE_DIRECTORY`]): a reboot undoes the changes and forgets them.
+//! version, then changes made and undone. Each line is synchronised to disk before its change is
+//! made. A line without its newline was not completely written and is truncated. The directory is
+//! in memory ([`STATE_DIRECTORY`]): a reboot removes both the changes and the journal.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -37,17 +37,17 @@ pub enum Change {
     Clsact {
         /// The interface's name.
         interface: String,
-        /// The interface's index: the same after a rename, another one after the interface was made
+        /// The interface's index: unchanged by a rename, different after the interface was created
         /// anew.
         index: u32,
     },
-    /// A BPF filter was put on an interface.
+    /// A BPF filter was added to an interface.
     Filter {
         /// The interface's name.
         interface: String,
         /// The interface's index.
         index: u32,
-        /// Which side of the interface.
+        /// The direction.
         direction: Direction,
         /// The filter's name.
         name: String,
@@ -80,7 +80,7 @@ pub enum Change {
         index: u32,
         /// The address.
         address: IpAddr,
-        /// Its prefix length, in bits.
+        /// The prefix length, in bits.
         prefix_len: u8,
     },
     /// A prefix was made local to the host, by a route of type local to `lo`.
@@ -97,11 +97,11 @@ pub enum Change {
         /// Its local address.
         local: IpAddr,
     },
-    /// A kernel setting was set.
+    /// A sysctl was set.
     Sysctl {
         /// Which.
         key: Sysctl,
-        /// Its value before Sluice touched it for the first time.
+        /// The value before Sluice set it for the first time.
         old: String,
         /// The value that Sluice set.
         new: String,
@@ -109,8 +109,8 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether both speak of the same thing: for a setting, whatever its values.
-    fn same_place(&self, other: &Self) -> bool {
+    /// Whether both changes concern the same object; for a sysctl, whatever the values.
+    fn same_object(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Sysctl { key, .. }, Self::Sysctl { key: other, .. }) => key == other,
             _ => self == other,
@@ -137,7 +137,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Why the journal cannot be kept. Nothing on the host may be changed then.
+/// Why the journal cannot be read or written. The host must not be changed then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -151,22 +151,22 @@ pub enum JournalError {
         /// Why not.
         source: io::Error,
     },
-    /// A whole line of it is not what Sluice writes.
-    #[error("{}:{line}: {source}; look at what it lists, undo that by hand and remove the file", .path.display())]
+    /// A complete line is invalid.
+    #[error("{}:{line}: {source}; undo the changes that it lists by hand and remove the file", .path.display())]
     Corrupt {
         /// The journal.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The parse error.
         source: serde_json::Error,
     },
-    /// It was written by another version of Sluice.
-    #[error("{}: this journal has version {found}, this sluice knows version {VERSION}; run `sluice down` of the version that wrote it", .path.display())]
+    /// Another version of Sluice wrote it.
+    #[error("{}: the journal has version {found}, this sluice supports version {VERSION}; run `sluice down` of the version that wrote it", .path.display())]
     Version {
         /// The journal.
         path: PathBuf,
-        /// Its version; 0 when its first line gives none.
+        /// The version; 0 if the first line has none.
         found: u32,
     },
 }
@@ -179,19 +179,19 @@ enum Line {
     Undid(Change),
 }
 
-/// The open journal of one instance and role. Only one process may have it: the instance's lock is
-/// not kept here.
+/// The open journal of one instance and role. Only the process that holds the instance's lock may
+/// open it.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Where the file ends, to cut off a line that was not written whole.
+    /// The length up to the last complete line, to truncate a partial one.
     len: u64,
     changes: Vec<Change>,
 }
 
 impl Journal {
-    /// Where the journal of an instance and role is.
+    /// The path of the journal of an instance and role.
     pub fn path_of(base: &Path, instance: &str, role: Role) -> PathBuf {
         base.join(instance).join(format!("{role}.journal"))
     }
@@ -199,7 +199,7 @@ impl Journal {
     /// Opens the journal, creating it (and its directory) if there is none.
     ///
     /// # Errors
-    /// [`JournalError`]: without a journal nothing may be changed.
+    /// [`JournalError`]: without a journal the host must not be changed.
     pub fn open(base: &Path, instance: &str, role: Role) -> Result<Self, JournalError> {
         let path = Self::path_of(base, instance, role);
         let directory = base.join(instance);
@@ -213,7 +213,7 @@ impl Journal {
             .mode(0o600)
             .open(&path);
         let journal = Self::read(path.clone(), file.map_err(creating)?)?;
-        // A file is only there for good when its directories say so.
+        // A new file survives a crash only once its directories are synchronised.
         for directory in [directory.as_path(), base] {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(creating)?;
         }
@@ -221,9 +221,6 @@ impl Journal {
     }
 
     /// Opens the journal if there is one.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub fn open_existing(
         base: &Path,
         instance: &str,
@@ -265,7 +262,7 @@ impl Journal {
                     Line::Version(_) => {}
                     Line::Did(change) => journal.merge(change),
                     Line::Undid(change) => {
-                        journal.changes.retain(|known| !known.same_place(&change))
+                        journal.changes.retain(|known| !known.same_object(&change))
                     }
                 },
             }
@@ -276,22 +273,22 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Where this journal is.
+    /// The path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What was changed and not undone, oldest first.
+    /// The changes that were made and not undone, oldest first.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
 
-    /// Whether this very change (for a setting: any value of it) is written down.
+    /// Whether the change is recorded; for a sysctl, with any value.
     pub fn contains(&self, change: &Change) -> bool {
-        self.changes.iter().any(|known| known.same_place(change))
+        self.changes.iter().any(|known| known.same_object(change))
     }
 
-    /// The addresses that were put on interfaces.
+    /// The addresses that were added to interfaces.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let addresses = self.changes.iter().filter_map(|change| match change {
             Change::Address { address, .. } => Some(*address),
@@ -309,9 +306,9 @@ impl Journal {
         prefixes.collect()
     }
 
-    /// Writes a change down; when this returns, it survives a crash, and the change may be made.
+    /// Records a change. On return the record survives a crash, and the change may be made.
     ///
-    /// Recording a change again writes nothing. A setting recorded again with another new value
+    /// Recording a change again writes nothing. A sysctl recorded again with another new value
     /// keeps its first old value.
     ///
     /// # Errors
@@ -323,23 +320,20 @@ impl Journal {
             return Ok(());
         }
         let merged =
-            self.changes.iter().find(|known| known.same_place(&change)).unwrap_or(&change).clone();
+            self.changes.iter().find(|known| known.same_object(&change)).unwrap_or(&change).clone();
         self.append(&Line::Did(merged)).inspect_err(|_| self.changes = before)
     }
 
-    /// Writes down that a change was undone, or turned out not to have been made.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`].
+    /// Records that a change was undone, or was not made after all.
     pub fn forget(&mut self, change: &Change) -> Result<(), JournalError> {
         if self.contains(change) {
             self.append(&Line::Undid(change.clone()))?;
-            self.changes.retain(|known| !known.same_place(change));
+            self.changes.retain(|known| !known.same_object(change));
         }
         Ok(())
     }
 
-    /// Removes the file, and its directory if that is empty then.
+    /// Removes the file, and its directory if empty.
     ///
     /// # Errors
     /// [`JournalError::Io`] when the file cannot be removed.
@@ -349,17 +343,17 @@ impl Journal {
                 Err(JournalError::Io { doing: "remove", path: self.path, source: error })
             }
             _ => {
-                // Others keep files there too (the lock, the other role's journal): then it stays.
+                // The directory stays if it holds other files: the lock, the other role's journal.
                 let _ = self.path.parent().map(fs::remove_dir);
                 Ok(())
             }
         }
     }
 
-    /// Takes a change into the list; a known setting keeps its place and first old value, and gets
-    /// the new value.
+    /// Adds a change to the list. A recorded sysctl keeps its position and first old value, and
+    /// takes the new value.
     fn merge(&mut self, change: Change) {
-        match (self.changes.iter_mut().find(|known| known.same_place(&change)), change) {
+        match (self.changes.iter_mut().find(|known| known.same_object(&change)), change) {
             (Some(Change::Sysctl { new, .. }), Change::Sysctl { new: newer, .. }) => *new = newer,
             (Some(_), _) => {}
             (None, change) => self.changes.push(change),
@@ -380,8 +374,8 @@ impl Journal {
                 Ok(())
             }
             Err(source) => {
-                // Half a line must not become the beginning of the next; should this fail too,
-                // reading will find it out.
+                // A partial line must not become the start of the next one. If this fails too, the
+                // next read reports it.
                 let _ = self.cut();
                 Err(JournalError::Io { doing: "write", path: self.path.clone(), source })
             }

@@ -1,5 +1,5 @@
-//! Changes of the host, each written down before it is made, each made only where something
-//! differs.
+//! Changes to the host. Each change is recorded in the journal before it is made, and only made
+//! where the host differs.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,30 +26,30 @@ pub use backend::{
     BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
 };
 
-/// Why the host is not as it should be. What was done until then is in the journal.
+/// Why the host could not be changed. Changes made before the failure are in the journal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The routing socket refused something.
+    /// A netlink request failed.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// A tunnel device cannot be made or used.
+    /// A tunnel device cannot be created or used.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
     /// The journal cannot be written, so nothing may be changed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A kernel setting cannot be read or written.
+    /// A sysctl cannot be read or written.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
     /// The address that balancers send to is not on this host.
     #[error(
-        "{0} is not an address of this host, so nothing sent to this backend would be unwrapped; add it or correct the backend's address"
+        "{0} is not an address of this host, so packets to this backend would not be decapsulated; add it or correct the backend's address"
     )]
     NotLocal(IpAddr),
     /// A VIP address is announced to the network by a backend.
     #[error(
-        "the VIP address {address} is on {interface} of this backend, which answers ARP and neighbour requests for it; remove it there, `lo` is the place for it"
+        "the VIP address {address} is on {interface} of this backend, which answers ARP and neighbour requests for it; remove it there; VIP addresses belong on `lo`"
     )]
     VipAnnounced {
         /// The VIP address.
@@ -67,7 +67,8 @@ pub enum HostError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// The host's own setting announces VIP addresses, and no interface can override it.
+    /// The setting of `all` makes the host answer ARP for VIP addresses, and no interface can
+    /// override it.
     #[error("{key} is {value}, so this backend would answer ARP for VIP addresses; set it to 1")]
     ArpForced {
         /// The setting, that of `all`.
@@ -77,7 +78,7 @@ pub enum HostError {
     },
 }
 
-/// The host: the routing socket to change it, the journal to write it down first.
+/// The host: netlink to change it, and the journal that records each change first.
 #[derive(Debug)]
 pub struct Host {
     netlink: Netlink,
@@ -85,17 +86,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host whose changes go through this socket and into this journal.
+    /// Changes go through this netlink connection and into this journal.
     pub fn new(netlink: Netlink, journal: Journal) -> Self {
         Self { netlink, journal }
     }
 
-    /// The routing socket, for questions.
+    /// The netlink connection, for lookups.
     pub fn netlink(&self) -> &Netlink {
         &self.netlink
     }
 
-    /// What was changed and not undone.
+    /// The changes that were made and not undone.
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
@@ -110,11 +111,8 @@ impl Host {
         Ok(self.journal.forget(change)?)
     }
 
-    /// Attaches a program to one side of an interface, or atomically replaces our previous one;
-    /// makes the qdisc if needed.
-    ///
-    /// # Errors
-    /// As [`Netlink::interface`], [`Netlink::ensure_clsact`] and [`Netlink::put_filter`].
+    /// Attaches a program to one direction of an interface, or atomically replaces Sluice's
+    /// previous one; adds the qdisc if needed.
     pub async fn attach(
         &mut self,
         interface: &str,
@@ -129,7 +127,7 @@ impl Host {
             self.journal.record(change.clone())?;
             let ensured = self.netlink.ensure_clsact(interface.index).await;
             let ours = match &ensured {
-                // Somebody was quicker, so it is theirs.
+                // Another process added it in the meantime.
                 Ok(found) => *found == Clsact::Created,
                 Err(error) => !error.changed_nothing(),
             };
@@ -143,17 +141,14 @@ impl Host {
         self.journal.record(change.clone())?;
         let attached = self.netlink.put_filter(interface.index, direction, spec, program).await;
         if attached.as_ref().is_err_and(netlink::Error::changed_nothing) && !known {
-            // Not made after all: the journal must not claim a place that is somebody else's.
+            // Not made after all: the journal must not list another program's filter.
             self.journal.forget(&change)?;
         }
         Ok(attached?)
     }
 
-    /// The number of the program that our filter runs on one side of an interface; `None` when our
-    /// filter is not there.
-    ///
-    /// # Errors
-    /// As [`Netlink::interface`] and [`Netlink::filters`].
+    /// The ID of the program that the filter `spec` runs on one direction of an interface; `None`
+    /// without that filter.
     pub async fn attached(
         &self,
         interface: &str,
@@ -162,17 +157,14 @@ impl Host {
     ) -> Result<Option<u32>, HostError> {
         let index = self.netlink.interface(interface).await?.index;
         let filters = self.netlink.filters(index, direction).await?;
-        // Programs are numbered from 1.
+        // Program IDs start at 1.
         Ok(filters
             .iter()
             .find(|filter| spec.owns(filter))
             .map(|filter| filter.program_id.unwrap_or(0)))
     }
 
-    /// The interfaces on one side of which our filter is, by the names that they have now.
-    ///
-    /// # Errors
-    /// As [`Self::attached`].
+    /// The current names of the interfaces with the filter `spec` in one direction.
     pub async fn interfaces_with(
         &self,
         direction: Direction,
@@ -197,12 +189,9 @@ impl Host {
         Ok(names)
     }
 
-    /// Detaches our program from every interface in the journal that is not to be kept, by the
-    /// names that they have now; the names. An interface that is gone took filter and qdisc with
-    /// it: they are forgotten.
-    ///
-    /// # Errors
-    /// As [`Netlink::interface_at`] and [`Netlink::remove_filter`].
+    /// Detaches the filter `spec` from every interface in the journal whose current name is not in
+    /// `keep`, and returns the names. The filter and qdisc of a removed interface are dropped from
+    /// the journal.
     pub async fn detach_except(
         &mut self,
         direction: Direction,
@@ -231,16 +220,12 @@ impl Host {
         Ok(detached)
     }
 
-    /// Puts a VIP address on `lo`. One that is there already is left as it is, and stays when
-    /// everything is undone.
-    ///
-    /// # Errors
-    /// As [`Netlink::add_address`].
+    /// Adds a VIP address to `lo`. An address that exists already stays after teardown.
     pub async fn ensure_vip(&mut self, address: IpAddr) -> Result<AddressAdded, HostError> {
         self.ensure_address(LOOPBACK, address).await
     }
 
-    /// Gives an interface one address, without a network around it (/32, /128), if it has not got
+    /// Adds an address with the full prefix length (/32, /128) to an interface that does not have
     /// it.
     pub(crate) async fn ensure_address(
         &mut self,
@@ -256,7 +241,7 @@ impl Host {
         self.settle(&change, added)
     }
 
-    /// Keeps a change that was written down, unless nothing came of it.
+    /// Drops a recorded change from the journal if it was certainly not made by this call.
     fn settle(
         &mut self,
         change: &Change,
@@ -272,11 +257,7 @@ impl Host {
         Ok(added?)
     }
 
-    /// Takes a VIP address from `lo` if it was put there by [`Self::ensure_vip`]; says whether it
-    /// was.
-    ///
-    /// # Errors
-    /// As [`Netlink::remove_address`].
+    /// Removes a VIP address from `lo` if [`Self::ensure_vip`] added it; returns whether it did.
     pub async fn remove_vip(&mut self, address: IpAddr) -> Result<bool, HostError> {
         let (change, index, prefix_len) = self.address_change(LOOPBACK, address).await?;
         if !self.journal.contains(&change) {
@@ -287,15 +268,12 @@ impl Host {
         Ok(true)
     }
 
-    /// Makes all addresses of a prefix this host's own, by a local route to `lo`. One that is there
-    /// already is left as it is, and stays when everything is undone.
-    ///
-    /// # Errors
-    /// As [`Netlink::add_local_route`].
+    /// Makes all addresses of a prefix local, by a local route to `lo`. A route that exists already
+    /// stays after teardown.
     pub async fn ensure_vip_prefix(&mut self, prefix: IpNet) -> Result<AddressAdded, HostError> {
         let index = self.netlink.interface(LOOPBACK).await?.index;
         let change = Change::LocalRoute { prefix };
-        // Ours from an earlier time, or somebody else's: the journal knows.
+        // The journal shows whether an existing route is Sluice's.
         if self.journal.contains(&change) && self.netlink.has_local_route(prefix).await? {
             return Ok(AddressAdded::Existed);
         }
@@ -304,11 +282,8 @@ impl Host {
         self.settle(&change, added)
     }
 
-    /// Removes the local route of a prefix if it was made by [`Self::ensure_vip_prefix`]; says
-    /// whether it was.
-    ///
-    /// # Errors
-    /// As [`Netlink::remove_local_route`].
+    /// Removes the local route of a prefix if [`Self::ensure_vip_prefix`] added it; returns whether
+    /// it did.
     pub async fn remove_vip_prefix(&mut self, prefix: IpNet) -> Result<bool, HostError> {
         let change = Change::LocalRoute { prefix };
         if !self.journal.contains(&change) {
@@ -319,10 +294,7 @@ impl Host {
         Ok(true)
     }
 
-    /// Sets a kernel setting; says whether it had another value.
-    ///
-    /// # Errors
-    /// As [`Sysctl::read`] and [`Sysctl::write`].
+    /// Sets a sysctl; returns whether its value changed.
     pub fn ensure_sysctl(&mut self, key: &Sysctl, value: &str) -> Result<bool, HostError> {
         let old = key.read()?;
         if old == value {
@@ -333,11 +305,10 @@ impl Host {
         Ok(true)
     }
 
-    /// Makes or adopts a tunnel device of a kind that decapsulates what anybody sends to `local`.
+    /// Creates or adopts a tunnel device that decapsulates packets from any source to `local`.
     ///
     /// # Errors
-    /// As [`Netlink::create_tunnel`]; [`TunnelError::Unsupported`] when the kernel has no such
-    /// devices.
+    /// [`TunnelError::Unsupported`] if the kernel lacks this kind of device.
     pub async fn ensure_tunnel(
         &mut self,
         name: &str,
@@ -360,10 +331,7 @@ impl Host {
         Ok(created?)
     }
 
-    /// Undoes everything that the journal lists, and ends the journal.
-    ///
-    /// # Errors
-    /// As [`Journal::undo_all`].
+    /// Undoes all changes in the journal and removes it.
     pub async fn undo_all(self) -> Result<UndoReport, HostError> {
         Ok(self.journal.undo_all(&self.netlink).await?)
     }
@@ -379,7 +347,7 @@ impl Host {
         Ok((change, index, prefix_len))
     }
 
-    /// Removes the qdisc of an interface if we made it and nobody uses it.
+    /// Removes the qdisc of an interface if Sluice added it and it has no filters.
     async fn remove_unused_clsact(&mut self, index: u32) -> Result<(), HostError> {
         let ours = |change: &&Change| matches!(change, Change::Clsact { index: other, .. } if *other == index);
         if let Some(qdisc) = self.journal.changes().iter().find(ours).cloned()

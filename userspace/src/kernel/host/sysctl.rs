@@ -1,8 +1,7 @@
-//! Kernel settings under `/proc/sys`.
+//! Sysctls under `/proc/sys`.
 //!
-//! Settings are named by path (`net/ipv4/conf/eth0.100/arp_ignore`), never by dotted key: interface
-//! names may contain dots, and a dotted key that names one is another setting. Network settings are
-//! those of the calling thread's namespace.
+//! Sysctls are named by path (`net/ipv4/conf/eth0.100/arp_ignore`), never by dotted key, because
+//! interface names may contain dots. Network sysctls are those of the calling thread's namespace.
 
 use std::fmt;
 use std::fs;
@@ -13,59 +12,59 @@ use serde::{Deserialize, Serialize};
 
 const ROOT: &str = "/proc/sys";
 
-/// The name of a setting: its path below `/proc/sys`, every component checked.
+/// The name of a sysctl: its path below `/proc/sys`, every component validated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sysctl(String);
 
-/// Why a setting could not be read or written.
+/// Why a sysctl could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SysctlError {
     /// The name is not a path below `/proc/sys`.
     #[error(
-        "{0:?} is not the name of a kernel setting: give its path below {ROOT}, as net/ipv4/conf/eth0/rp_filter"
+        "{0:?} is not a sysctl; give its path below {ROOT}, such as net/ipv4/conf/eth0/rp_filter"
     )]
     Name(String),
-    /// It does not exist: the kernel lacks the feature, or its interface is gone.
+    /// The sysctl does not exist: the kernel lacks the feature, or the interface was removed.
     #[error(
-        "the kernel setting {ROOT}/{0} does not exist: the interface is gone, or this kernel lacks the feature"
+        "the sysctl {ROOT}/{0} does not exist: the interface was removed, or this kernel lacks the feature"
     )]
     Missing(Sysctl),
-    /// It cannot be read.
+    /// The sysctl cannot be read.
     #[error("cannot read {ROOT}/{key}: {source}")]
     Read {
-        /// The setting.
+        /// The sysctl.
         key: Sysctl,
         /// Why not.
         source: io::Error,
     },
-    /// It cannot be written.
+    /// The sysctl cannot be written.
     #[error("cannot set {ROOT}/{key} to {value}: {source}; run as root with a writable {ROOT}")]
     Write {
-        /// The setting.
+        /// The sysctl.
         key: Sysctl,
         /// The value that was refused.
         value: String,
         /// Why.
         source: io::Error,
     },
-    /// Its value is not the number that it should be.
+    /// The value is not a number.
     #[error("{ROOT}/{key} is {value:?}, which is not a number")]
     NotANumber {
-        /// The setting.
+        /// The sysctl.
         key: Sysctl,
-        /// What it holds.
+        /// The value.
         value: String,
     },
 }
 
 impl Sysctl {
-    /// Names a setting by its path components.
+    /// The sysctl with these path components.
     ///
     /// # Errors
-    /// [`SysctlError::Name`] when a component is empty, `.` or `..`, or holds `/` or NUL: no such
-    /// name can leave `/proc/sys`.
+    /// [`SysctlError::Name`] if a component is empty, `.` or `..`, or contains `/` or NUL, so that
+    /// no name points outside `/proc/sys`.
     pub fn new<'a>(components: impl IntoIterator<Item = &'a str>) -> Result<Self, SysctlError> {
         let components: Vec<_> = components.into_iter().collect();
         let good = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['/', '\0']);
@@ -75,23 +74,20 @@ impl Sysctl {
         }
     }
 
-    /// An IPv4 setting of one interface (or of `all` or `default`), as `arp_ignore`.
+    /// An IPv4 sysctl of one interface (or of `all` or `default`), such as `arp_ignore`.
     ///
     /// # Errors
-    /// [`SysctlError::Name`] when no interface can have that name.
+    /// [`SysctlError::Name`] if no interface can have that name.
     pub fn ipv4_interface(interface: &str, setting: &str) -> Result<Self, SysctlError> {
         Self::new(["net", "ipv4", "conf", interface, setting])
     }
 
-    /// Where it is.
+    /// The path.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(ROOT).join(&self.0)
     }
 
-    /// Its value, without surrounding white space.
-    ///
-    /// # Errors
-    /// [`SysctlError::Missing`] or [`SysctlError::Read`].
+    /// The value, without surrounding white space.
     pub fn read(&self) -> Result<String, SysctlError> {
         match fs::read_to_string(self.path()) {
             Ok(value) => Ok(value.trim().to_owned()),
@@ -102,22 +98,15 @@ impl Sysctl {
         }
     }
 
-    /// Its value as a number.
-    ///
-    /// # Errors
-    /// As [`Self::read`], and [`SysctlError::NotANumber`].
+    /// The value as a number.
     pub fn read_number(&self) -> Result<i64, SysctlError> {
         let value = self.read()?;
         value.parse().map_err(|_| SysctlError::NotANumber { key: self.clone(), value })
     }
 
-    /// Sets it.
-    ///
-    /// # Errors
-    /// [`SysctlError::Missing`] or [`SysctlError::Write`].
+    /// Writes a value.
     pub fn write(&self, value: &str) -> Result<(), SysctlError> {
-        // Never creates: /proc would refuse anyway, and the refusal would hide that the setting
-        // does not exist.
+        // Without O_CREAT, because the resulting error would hide that the sysctl does not exist.
         let written = fs::OpenOptions::new()
             .write(true)
             .open(self.path())
@@ -160,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_leads_out_of_proc_sys() {
+    fn no_name_points_outside_proc_sys() {
         for interface in ["", ".", "..", "a/b", "/etc", "a\0b"] {
             assert!(
                 matches!(Sysctl::ipv4_interface(interface, "x"), Err(SysctlError::Name(_))),
@@ -189,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_does_not_exist_is_told_apart() {
+    fn a_missing_sysctl_is_reported_as_missing() {
         let key = Sysctl::ipv4_interface("no-such-if", "rp_filter").unwrap();
         assert!(matches!(key.read(), Err(SysctlError::Missing(_))));
         assert!(matches!(key.write("1"), Err(SysctlError::Missing(_))));

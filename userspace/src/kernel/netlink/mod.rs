@@ -173,7 +173,7 @@ fn remedy(error: &io::Error) -> &'static str {
         }
         Some(libc::ENODEV | libc::ENXIO) => "; the interface is gone",
         Some(libc::EOPNOTSUPP) => "; this kernel lacks the feature",
-        Some(libc::ENOENT) => "; it is not there, or the kernel lacks the module for it",
+        Some(libc::ENOENT) => "; it does not exist, or the kernel lacks the module for it",
         _ => "",
     }
 }

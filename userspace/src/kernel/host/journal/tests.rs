@@ -27,7 +27,7 @@ fn text(base: &tempfile::TempDir) -> String {
 }
 
 #[test]
-fn what_is_recorded_is_there_after_a_crash() {
+fn a_recorded_change_survives_a_crash() {
     let base = base();
     let changes = [
         Change::Clsact { interface: "eth0".into(), index: 2 },
@@ -77,7 +77,7 @@ fn recording_a_change_again_writes_nothing() {
 }
 
 #[test]
-fn a_setting_keeps_its_first_old_value_and_its_last_new_one() {
+fn a_sysctl_keeps_its_first_old_value_and_its_last_new_one() {
     let base = base();
     let mut journal = open(&base);
     journal.record(setting("0", "1")).unwrap();
@@ -87,7 +87,7 @@ fn a_setting_keeps_its_first_old_value_and_its_last_new_one() {
 }
 
 #[test]
-fn what_was_undone_is_forgotten_for_good() {
+fn an_undone_change_is_dropped() {
     let base = base();
     let mut journal = open(&base);
     journal.record(address(1)).unwrap();
@@ -95,14 +95,14 @@ fn what_was_undone_is_forgotten_for_good() {
     journal.forget(&address(1)).unwrap();
     journal.forget(&address(2)).unwrap();
     assert_eq!(open(&base).changes(), [setting("0", "1")]);
-    // Its old value is the one that is found the next time.
+    // The next record takes the value found then as old value.
     journal.forget(&setting("?", "?")).unwrap();
     journal.record(setting("2", "1")).unwrap();
     assert_eq!(open(&base).changes(), [setting("2", "1")]);
 }
 
 #[test]
-fn every_way_to_tear_the_last_line_loses_that_line_alone() {
+fn a_last_line_truncated_at_any_byte_loses_only_that_line() {
     let base = base();
     let mut journal = open(&base);
     journal.record(address(1)).unwrap();
@@ -117,7 +117,7 @@ fn every_way_to_tear_the_last_line_loses_that_line_alone() {
         torn.record(address(3)).unwrap();
         assert_eq!(open(&base).changes(), [address(1), address(3)], "cut at {len}");
     }
-    // Torn within the very first line: nothing can have been recorded.
+    // Truncated within the first line: no change was recorded.
     for len in 0..whole.iter().position(|byte| *byte == b'\n').unwrap() {
         fs::write(&path, &whole[..len]).unwrap();
         assert_eq!(open(&base).changes(), []);
@@ -126,7 +126,7 @@ fn every_way_to_tear_the_last_line_loses_that_line_alone() {
 }
 
 #[test]
-fn a_whole_line_that_makes_no_sense_is_an_error_that_names_it() {
+fn an_invalid_complete_line_is_an_error_with_its_number() {
     let base = base();
     let path = open(&base).path().to_owned();
     fs::write(&path, "{\"version\":1}\n{\"did\":{\"flood\":{}}}\n").unwrap();
@@ -136,7 +136,7 @@ fn a_whole_line_that_makes_no_sense_is_an_error_that_names_it() {
 }
 
 #[test]
-fn another_versions_journal_is_refused_and_left_as_it_is() {
+fn a_journal_of_another_version_is_refused_and_left_unchanged() {
     let base = base();
     let path = open(&base).path().to_owned();
     for (content, found) in [
@@ -162,7 +162,7 @@ fn roles_and_instances_have_journals_of_their_own() {
 }
 
 #[test]
-fn looking_for_a_journal_does_not_make_one() {
+fn open_existing_does_not_create_a_journal() {
     let base = base();
     assert!(Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().is_none());
     assert!(!base.path().join("edge").exists());
@@ -172,7 +172,7 @@ fn looking_for_a_journal_does_not_make_one() {
 }
 
 #[test]
-fn a_removed_journal_takes_its_empty_directory_along_and_no_other() {
+fn removing_a_journal_removes_its_directory_only_if_empty() {
     let base = base();
     open(&base).remove().unwrap();
     assert!(!base.path().join("edge").exists());
@@ -183,11 +183,11 @@ fn a_removed_journal_takes_its_empty_directory_along_and_no_other() {
 }
 
 #[test]
-fn a_line_that_cannot_be_written_is_not_recorded() {
+fn a_change_whose_line_cannot_be_written_is_not_recorded() {
     let base = base();
     let mut journal = open(&base);
     journal.record(address(1)).unwrap();
-    // A descriptor that refuses writes, as a full disk would.
+    // A descriptor that refuses writes, like a full disk.
     journal.file = File::open(journal.path()).unwrap();
     assert!(matches!(journal.record(address(2)), Err(JournalError::Io { doing: "write", .. })));
     assert!(matches!(journal.record(setting("0", "1")), Err(JournalError::Io { .. })));

@@ -1,4 +1,4 @@
-//! Undoing what a journal lists, last change first.
+//! Undoes the changes in a journal, last change first.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use crate::kernel::netlink::{
     AddressRemoved, Clsact, Detached, Direction, FilterSpec, Netlink, TunnelError,
 };
 
-/// What became of the changes in a journal.
+/// The outcome of undoing a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UndoReport {
-    /// Undone.
+    /// Changes that were undone.
     pub undone: Vec<Change>,
-    /// Left alone, each with the reason: it was not made after all, or it is somebody else's by
-    /// now.
+    /// Changes left alone, each with the reason: it was not made, or another program has replaced
+    /// it.
     pub left: Vec<(Change, String)>,
-    /// Not undone, each with the error. These stay in the journal.
+    /// Changes that could not be undone, each with the error. They stay in the journal.
     pub failed: Vec<(Change, String)>,
 }
 
@@ -31,27 +31,26 @@ impl fmt::Display for UndoReport {
     }
 }
 
-/// What became of one change.
-enum Outcome {
+/// The outcome of undoing one change.
+enum UndoOutcome {
     Undone,
     Left(String),
 }
 
-impl Outcome {
+impl UndoOutcome {
     fn left(why: impl Into<String>) -> Result<Self, String> {
         Ok(Self::Left(why.into()))
     }
 }
 
 impl Journal {
-    /// Undoes everything that is written down, last change first, and removes the journal when
-    /// nothing is left in it.
+    /// Undoes all recorded changes, last change first, and removes the journal once it is empty.
     ///
-    /// What somebody else has changed since is left alone. What fails stays in the journal, and the
-    /// rest is undone all the same, so this can be called again.
+    /// A change that another program has replaced is left alone. A change that fails stays in the
+    /// journal, the others are undone, and this can be called again.
     ///
     /// # Errors
-    /// [`JournalError`] when the journal itself cannot be written.
+    /// [`JournalError`] if the journal itself cannot be written.
     pub async fn undo_all(mut self, netlink: &Netlink) -> Result<UndoReport, JournalError> {
         let mut report = UndoReport::default();
         for change in self.changes.clone().into_iter().rev() {
@@ -60,8 +59,8 @@ impl Journal {
                 Ok(outcome) => {
                     self.forget(&change)?;
                     match outcome {
-                        Outcome::Undone => report.undone.push(change),
-                        Outcome::Left(why) => report.left.push((change, why)),
+                        UndoOutcome::Undone => report.undone.push(change),
+                        UndoOutcome::Left(why) => report.left.push((change, why)),
                     }
                 }
             }
@@ -73,21 +72,21 @@ impl Journal {
     }
 }
 
-async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
+async fn undo(change: &Change, netlink: &Netlink) -> Result<UndoOutcome, String> {
     if let Change::Clsact { index, .. }
     | Change::Filter { index, .. }
     | Change::Address { index, .. } = change
         && netlink.interface_at(*index).await.map_err(text)?.is_none()
     {
-        return Outcome::left("its interface is gone, and it with it");
+        return UndoOutcome::left("its interface no longer exists");
     }
     match change {
         Change::Clsact { index, .. } => undo_clsact(netlink, *index).await,
         Change::Filter { index, direction, name, priority, .. } => {
             let spec = FilterSpec { name: name.clone(), priority: *priority };
             match netlink.remove_filter(*index, *direction, &spec).await.map_err(text)? {
-                Detached::Removed => Ok(Outcome::Undone),
-                Detached::Absent => Outcome::left("it is not there"),
+                Detached::Removed => Ok(UndoOutcome::Undone),
+                Detached::Absent => UndoOutcome::left("it does not exist"),
             }
         }
         Change::XdpLink { pin, .. } | Change::CgroupLink { pin, .. } => {
@@ -98,20 +97,22 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<Outcome, String> {
         }
         Change::Address { index, address, prefix_len, .. } => {
             match netlink.remove_address(*index, *address, *prefix_len).await.map_err(text)? {
-                AddressRemoved::Removed => Ok(Outcome::Undone),
-                AddressRemoved::Absent => Outcome::left("it is not there"),
+                AddressRemoved::Removed => Ok(UndoOutcome::Undone),
+                AddressRemoved::Absent => UndoOutcome::left("it does not exist"),
             }
         }
         Change::LocalRoute { prefix } => {
             match netlink.remove_local_route(*prefix).await.map_err(text)? {
-                AddressRemoved::Removed => Ok(Outcome::Undone),
-                AddressRemoved::Absent => Outcome::left("it is not there"),
+                AddressRemoved::Removed => Ok(UndoOutcome::Undone),
+                AddressRemoved::Absent => UndoOutcome::left("it does not exist"),
             }
         }
         Change::Link { name, kind, local } => match netlink.tunnel(name, *kind, *local).await {
-            Ok(None) => Outcome::left("it is not there"),
-            Ok(Some(_)) => netlink.remove_link(name).await.map(|()| Outcome::Undone).map_err(text),
-            Err(mismatch @ TunnelError::Mismatch { .. }) => Outcome::left(mismatch.to_string()),
+            Ok(None) => UndoOutcome::left("it does not exist"),
+            Ok(Some(_)) => {
+                netlink.remove_link(name).await.map(|()| UndoOutcome::Undone).map_err(text)
+            }
+            Err(mismatch @ TunnelError::Mismatch { .. }) => UndoOutcome::left(mismatch.to_string()),
             Err(error) => Err(text(error)),
         },
         Change::Sysctl { key, old, new } => undo_sysctl(key, old, new).map_err(text),
@@ -122,12 +123,12 @@ fn text(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-/// Removing the qdisc removes every filter on it, so it stays as long as there is one.
-async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<Outcome, String> {
+/// Removing the qdisc removes every filter on it, so it stays while it has filters.
+async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<UndoOutcome, String> {
     match netlink.clsact(index).await.map_err(text)? {
-        None => return Outcome::left("it is not there"),
+        None => return UndoOutcome::left("it does not exist"),
         Some(Clsact::IngressOnly) => {
-            return Outcome::left("somebody put an ingress qdisc in its place");
+            return UndoOutcome::left("an ingress qdisc has replaced it");
         }
         Some(_) => {}
     }
@@ -137,19 +138,19 @@ async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<Outcome, String> {
         others.extend(filters.iter().map(|filter| format!("{direction} {filter}")));
     }
     if !others.is_empty() {
-        return Outcome::left(format!("others use it: {}", others.join(", ")));
+        return UndoOutcome::left(format!("it has other filters: {}", others.join(", ")));
     }
-    netlink.remove_clsact(index).await.map(|()| Outcome::Undone).map_err(text)
+    netlink.remove_clsact(index).await.map(|()| UndoOutcome::Undone).map_err(text)
 }
 
-fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<Outcome, SysctlError> {
+fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<UndoOutcome, SysctlError> {
     match key.read() {
-        Err(SysctlError::Missing(_)) => Ok(Outcome::Left("it does not exist any more".into())),
+        Err(SysctlError::Missing(_)) => Ok(UndoOutcome::Left("it no longer exists".into())),
         Err(error) => Err(error),
-        Ok(current) if current == old => Ok(Outcome::Left(format!("it is {old} already"))),
+        Ok(current) if current == old => Ok(UndoOutcome::Left(format!("it is {old} already"))),
         Ok(current) if current != new => {
-            Ok(Outcome::Left(format!("somebody has set it to {current} since")))
+            Ok(UndoOutcome::Left(format!("it has been set to {current} since")))
         }
-        Ok(_) => key.write(old).map(|()| Outcome::Undone),
+        Ok(_) => key.write(old).map(|()| UndoOutcome::Undone),
     }
 }
