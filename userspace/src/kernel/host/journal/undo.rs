@@ -91,8 +91,8 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<UndoOutcome, String>
         }
         Change::XdpLink { pin, .. } | Change::CgroupLink { pin, .. } => {
             match remove_pinned_link(pin).map_err(text)? {
-                true => Ok(Outcome::Undone),
-                false => Outcome::left("it is not there"),
+                true => Ok(UndoOutcome::Undone),
+                false => UndoOutcome::left("it does not exist"),
             }
         }
         Change::Address { index, address, prefix_len, .. } => {
