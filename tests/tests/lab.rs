@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use sluice_tests::lab::instance::Programs;
+use sluice_tests::lab::instance::LabBinaries;
 use sluice_tests::lab::reporter::{CheckResult, Reporter};
 use sluice_tests::lab::scale::Scale;
 use sluice_tests::lab::scenarios::{SCENARIOS, run_all};
@@ -25,11 +25,11 @@ fn results() -> &'static Result<LabResults, String> {
             None => Ok(Scale::SMALL),
             Some(_) => Scale::from_environment(),
         };
-        let programs = Programs::find(PathBuf::from(env!("CARGO_BIN_EXE_sluice-lab")));
-        let (scale, programs) =
-            scale.and_then(|scale| Ok((scale, programs?))).map_err(|error| format!("{error:#}"))?;
+        let binaries = LabBinaries::find(PathBuf::from(env!("CARGO_BIN_EXE_sluice-lab")));
+        let (scale, binaries) =
+            scale.and_then(|scale| Ok((scale, binaries?))).map_err(|error| format!("{error:#}"))?;
         let mut reporter = Reporter::silent();
-        if !run_all(Path::new(DEFAULT_STATE), scale, programs, &mut reporter) {
+        if !run_all(Path::new(DEFAULT_STATE), scale, binaries, &mut reporter) {
             reporter.summary();
             eprintln!("{}", reporter.transcript());
         }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use sluice_tests::lab::client::{self, RequestKind};
 use sluice_tests::lab::config::LabConfig;
-use sluice_tests::lab::instance::{Lab, Programs};
+use sluice_tests::lab::instance::{Lab, LabBinaries};
 use sluice_tests::lab::reporter::Reporter;
 use sluice_tests::lab::scale::Scale;
 use sluice_tests::lab::state::{DEFAULT_STATE, StateDir};
@@ -127,14 +127,14 @@ fn need_root() -> Result<()> {
     Ok(())
 }
 
-fn programs() -> Result<Programs> {
-    Programs::find(std::env::current_exe().context("cannot find the path of this program")?)
+fn binaries() -> Result<LabBinaries> {
+    LabBinaries::find(std::env::current_exe().context("cannot find the path of this program")?)
 }
 
 fn run(base: &Path) -> Result<ExitCode> {
     need_root()?;
     let mut reporter = Reporter::new();
-    let passed = scenarios::run_all(base, Scale::from_environment()?, programs()?, &mut reporter);
+    let passed = scenarios::run_all(base, Scale::from_environment()?, binaries()?, &mut reporter);
     reporter.summary();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -143,7 +143,7 @@ fn up(state: StateDir, bare: bool) -> Result<()> {
     need_root()?;
     let reporter = Reporter::new();
     let scale = Scale::from_environment()?;
-    let lab = Lab::up(Topology::standard(), state, scale, programs()?, true)?;
+    let lab = Lab::up(Topology::standard(), state, scale, binaries()?, true)?;
     if !bare {
         let config = LabConfig::default();
         if let Err(error) = lab.configure(config).and_then(|()| lab.start_all(config)) {
@@ -163,7 +163,7 @@ fn up(state: StateDir, bare: bool) -> Result<()> {
 
 fn open(state: StateDir) -> Result<Lab> {
     need_root()?;
-    Lab::open(state, Scale::from_environment()?, programs()?)
+    Lab::open(state, Scale::from_environment()?, binaries()?)
 }
 
 fn status(state: StateDir) -> Result<()> {

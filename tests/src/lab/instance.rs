@@ -24,14 +24,14 @@ use super::topology::{HostRole, INTERFACE, IpVersion, LabHost, Topology};
 
 /// The binaries that a lab runs.
 #[derive(Clone, Debug)]
-pub struct Programs {
+pub struct LabBinaries {
     /// `sluice-lab`: holders and servers.
     pub lab: PathBuf,
     /// `sluice`: the program under test.
     pub sluice: PathBuf,
 }
 
-impl Programs {
+impl LabBinaries {
     /// Uses the `sluice` in the environment variable `SLUICE`, by default the one in the directory
     /// of `sluice-lab`.
     pub fn find(lab: PathBuf) -> Result<Self> {
@@ -58,7 +58,7 @@ pub struct Lab {
     pub state: StateDir,
     /// Its amounts and timeouts.
     pub scale: Scale,
-    programs: Programs,
+    binaries: LabBinaries,
     started: Mutex<BTreeMap<String, StartedProcess>>,
     /// Whether the lab outlives this value.
     detached: bool,
@@ -80,11 +80,11 @@ impl Lab {
         topology: Topology,
         state: StateDir,
         scale: Scale,
-        programs: Programs,
+        binaries: LabBinaries,
         detached: bool,
     ) -> Result<Self> {
         state.create()?;
-        let lab = Self::create(topology, state.clone(), scale, programs, detached);
+        let lab = Self::create(topology, state.clone(), scale, binaries, detached);
         if lab.is_err() {
             // Only the first error is returned; the next `down` finds a leftover directory.
             drop(state.remove());
@@ -96,12 +96,12 @@ impl Lab {
         topology: Topology,
         state: StateDir,
         scale: Scale,
-        programs: Programs,
+        binaries: LabBinaries,
         detached: bool,
     ) -> Result<Self> {
-        let namespaces = Namespaces::create(&programs.lab, state.path(), &topology, detached)?;
+        let namespaces = Namespaces::create(&binaries.lab, state.path(), &topology, detached)?;
         let started = Mutex::default();
-        let lab = Self { topology, namespaces, state, scale, programs, started, detached };
+        let lab = Self { topology, namespaces, state, scale, binaries, started, detached };
         lab.save()?;
         lab.create_links()?;
         lab.start_servers()?;
@@ -109,7 +109,7 @@ impl Lab {
     }
 
     /// Opens a lab that another process created.
-    pub fn open(state: StateDir, scale: Scale, programs: Programs) -> Result<Self> {
+    pub fn open(state: StateDir, scale: Scale, binaries: LabBinaries) -> Result<Self> {
         let record = state.load()?;
         let namespaces = Namespaces::open(record.processes)?;
         Ok(Self {
@@ -117,7 +117,7 @@ impl Lab {
             namespaces,
             state,
             scale,
-            programs,
+            binaries,
             started: Mutex::new(record.started),
             detached: true,
         })
@@ -159,7 +159,7 @@ impl Lab {
 
     fn start_servers(&self) -> Result<()> {
         for host in self.topology.backends() {
-            let mut command = Command::new(&self.programs.lab);
+            let mut command = Command::new(&self.binaries.lab);
             command.args(["serve", "--name", &host.name]);
             for version in IpVersion::BOTH {
                 let own = |vip: SocketAddr| SocketAddr::new(host.address(version), vip.port());
@@ -259,7 +259,7 @@ impl Lab {
     /// Starts the host's `sluice` daemon and waits until it is ready.
     pub fn start_sluice(&self, host: &LabHost) -> Result<()> {
         let role = if host.role == HostRole::Balancer { "lb" } else { "backend" };
-        let mut command = Command::new(&self.programs.sluice);
+        let mut command = Command::new(&self.binaries.sluice);
         command.arg(role).arg("--config").arg(config::file(&self.state.config(), host));
         let start = self.launch(host, "sluice", &format!("sluice {role}"), command)?;
         self.wait_ready(host, "sluice", start)
@@ -318,7 +318,7 @@ impl Lab {
 
     /// Runs a `sluice` command in a host; returns its standard output.
     pub fn sluice(&self, host: &LabHost, arguments: &[&str]) -> Result<String> {
-        self.namespaces.run(host, &self.programs.sluice, arguments, "")
+        self.namespaces.run(host, &self.binaries.sluice, arguments, "")
     }
 
     /// `sluice status --json` of a balancer.

@@ -17,7 +17,7 @@ use super::status::BalancerJson;
 use super::topology::{INTERFACE, LabHost};
 
 /// The state that scenarios share.
-pub struct Run<'a> {
+pub struct LabRun<'a> {
     /// The lab.
     pub lab: &'a Lab,
     /// Prints and stores results.
@@ -36,7 +36,7 @@ pub struct Run<'a> {
     pub connections: Option<Connections>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> LabRun<'a> {
     /// A run with the default configuration and no measurements.
     pub fn new(lab: &'a Lab, reporter: &'a mut Reporter) -> Self {
         Self {

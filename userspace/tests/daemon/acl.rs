@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{HostFixture, assert_fails, host_state, wait_until};
+use crate::fixture::{DaemonFixture, assert_fails, host_state, wait_until};
 use crate::wire;
 
 /// Limit for reading the long file, on a busy machine.
@@ -18,7 +18,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(300);
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 
-impl HostFixture {
+impl DaemonFixture {
     pub(crate) fn write_file(&self, name: &str, text: &str) {
         fs::write(self.directory().join(name), text).unwrap();
     }
@@ -75,7 +75,7 @@ pub(crate) fn long_acl(client: &str) -> String {
 }
 
 pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     fixture.write_file("deny.txt", &format!("# the scanners\n{CLIENT}\n"));
     fixture.config["deny_file"] = json!("deny.txt");
@@ -125,11 +125,11 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
 }
 
 pub(crate) fn a_bad_acl_file_fails_a_start_and_keeps_the_acl_on_reload() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     fixture.config["services"][0]["deny_file"] = json!("deny.txt");
     fixture.write();
-    let start = |fixture: &HostFixture, words: &[&str]| {
+    let start = |fixture: &DaemonFixture, words: &[&str]| {
         assert_fails(&fixture.sluice(&["lb", "--config", "edge.json"]), 2, words)
     };
     start(&fixture, &["deny.txt: cannot read it"]);
@@ -157,7 +157,7 @@ pub(crate) fn a_bad_acl_file_fails_a_start_and_keeps_the_acl_on_reload() {
 }
 
 pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
     // The old service gets a long ACL that denies the client, a new one a short ACL that allows it.
@@ -211,7 +211,7 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
 }
 
 pub(crate) fn rates_follow_the_configuration() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     for _ in 0..3 {
         assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "web");
@@ -227,7 +227,7 @@ pub(crate) fn rates_follow_the_configuration() {
             wire::send_frame("far", &frame);
         }
     };
-    let limited = |fixture: &HostFixture| {
+    let limited = |fixture: &DaemonFixture| {
         fixture.json("counters")["lb"]["reasons"]["rate_limited_source"].as_u64().unwrap_or(0)
     };
     burst(CLIENT.parse().unwrap());

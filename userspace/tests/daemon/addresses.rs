@@ -3,14 +3,14 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{HostFixture, assert_fails, host_state};
+use crate::fixture::{DaemonFixture, assert_fails, host_state};
 use crate::support::add_address;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
 /// Otherwise the host would no longer be reachable at that address, for example by SSH.
 pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     fixture.config["addresses"] =
         json!([{ "address": "203.0.113.11" }, { "address": "203.0.113.10", "unlisted": "drop" }]);
     fixture.write();
@@ -49,7 +49,7 @@ pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
 
 /// A prefix is refused if any of its addresses is assigned to the host.
 pub(crate) fn a_prefix_that_contains_a_host_address_is_refused() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     fixture.config["services"][0]["vips"] = json!(["203.0.113.0/24:80/tcp"]);
     fixture.config["addresses"] =
         json!([{ "address": "203.0.113.0/24", "unlisted": "drop", "ping": "forward" }]);

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{HostFixture, assert_fails, host_state, tc_filter};
+use crate::fixture::{DaemonFixture, assert_fails, host_state, tc_filter};
 use crate::support::{add_address, run, sysctl};
 
 const FILTER: &str = "sluice_backend:edge";
@@ -16,7 +16,7 @@ fn on_lo() -> Vec<String> {
 }
 
 pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     add_address("10.0.1.1/16", "eth0");
     let before = host_state();
     let mut daemon = fixture.start(&["backend"]);

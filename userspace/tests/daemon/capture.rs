@@ -18,7 +18,9 @@ use serde_json::json;
 use sluice::kernel::bpf::{Pins, is_captured};
 use sluice::role::Role;
 
-use crate::fixture::{HostFixture, SLUICE, assert_fails, host_state, pins, tc_filter, wait_until};
+use crate::fixture::{
+    DaemonFixture, SLUICE, assert_fails, host_state, pins, tc_filter, wait_until,
+};
 use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
@@ -31,7 +33,7 @@ struct CaptureProcess {
 
 impl CaptureProcess {
     /// Starts a capture and waits until it is enabled.
-    fn start(fixture: &HostFixture, args: &[&str]) -> Self {
+    fn start(fixture: &DaemonFixture, args: &[&str]) -> Self {
         let directory = fixture.directory().to_owned();
         let file = |name: &str| File::create(directory.join(name)).unwrap();
         let mut command = Command::new(&*SLUICE);
@@ -126,7 +128,7 @@ fn captured() -> bool {
 }
 
 pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let _daemon = fixture.start(&["lb"]);
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let capture = CaptureProcess::start(&fixture, &["--out", "edge.pcapng", "--count", "2"]);
@@ -190,7 +192,7 @@ pub(crate) fn a_capture_contains_the_verdict_of_each_packet() {
 }
 
 pub(crate) fn a_text_capture_ends_with_a_summary() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     // A capture does not need a running daemon.
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
@@ -223,7 +225,7 @@ pub(crate) fn a_text_capture_ends_with_a_summary() {
 }
 
 pub(crate) fn a_killed_capture_ends_by_its_deadline() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let _daemon = fixture.start(&["lb"]);
     let (before, filter, maps) = (host_state(), tc_filter("eth0", FILTER), pins());
     let mut capture = CaptureProcess::start(&fixture, &["--out", "edge.pcapng"]);
@@ -254,7 +256,7 @@ pub(crate) fn a_killed_capture_ends_by_its_deadline() {
 }
 
 pub(crate) fn a_capture_ends_with_its_instance_but_not_with_a_reload() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     let capture = CaptureProcess::start(&fixture, &["--service", "web"]);
     fixture.config["backends"][0]["draining"] = json!(true);

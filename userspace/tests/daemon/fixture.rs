@@ -44,12 +44,12 @@ pub(crate) fn own_mounts() {
 }
 
 /// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
-pub(crate) struct HostFixture {
+pub(crate) struct DaemonFixture {
     directory: TempDir,
     pub(crate) config: Value,
 }
 
-impl HostFixture {
+impl DaemonFixture {
     pub(crate) fn new() -> Self {
         veth("eth0", "far");
         add_address("10.0.0.1/16", "eth0");
@@ -284,13 +284,13 @@ pub(crate) fn attach_foreign_filter(interface: &str, peer: &str) -> ForeignFilte
         netlink.put_filter(index, Direction::Ingress, &foreign, program.as_fd()).await.unwrap();
         index
     });
-    ForeignFilter { index, foreign }
+    ForeignFilter { index, spec: foreign }
 }
 
 /// A foreign filter.
 pub(crate) struct ForeignFilter {
     index: u32,
-    foreign: FilterSpec,
+    spec: FilterSpec,
 }
 
 impl ForeignFilter {
@@ -299,7 +299,7 @@ impl ForeignFilter {
         let removed = block_on(async {
             Netlink::connect()
                 .unwrap()
-                .remove_filter(self.index, Direction::Ingress, &self.foreign)
+                .remove_filter(self.index, Direction::Ingress, &self.spec)
                 .await
                 .unwrap()
         });

@@ -14,7 +14,7 @@ use sluice::role::Role;
 use sluice_datapath::Flow;
 use sluice_datapath::abi::{Connection, Port, TCP};
 
-use crate::fixture::{HostFixture, host_state, wait_until};
+use crate::fixture::{DaemonFixture, host_state, wait_until};
 use crate::limits::map_status;
 use crate::support::run;
 use crate::traffic::TrafficClient;
@@ -56,7 +56,7 @@ fn flow(number: u32) -> (AyaPod<Flow>, AyaPod<Connection>) {
 }
 
 pub(crate) fn a_million_flows_move_to_larger_maps_under_traffic() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     // The backends do not exist: packets would wait for address resolution and block their sender.
     run("ip link set eth0 arp off");
     let before = host_state();

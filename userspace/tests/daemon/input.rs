@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    HostFixture, PINS, STATE, assert_fails, attach_foreign_filter, host_state, tc_filter,
+    DaemonFixture, PINS, STATE, assert_fails, attach_foreign_filter, host_state, tc_filter,
 };
 use crate::support::run;
 
@@ -16,7 +16,7 @@ const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 type Mutation = fn(&mut Value);
 
 pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let cases: [(Mutation, &[&str]); 14] = [
         (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
         (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
@@ -76,7 +76,7 @@ pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing()
 }
 
 pub(crate) fn the_error_about_a_missing_capability_contains_its_name() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     for (capability, name) in [("net_admin", "CAP_NET_ADMIN"), ("sys_admin", "CAP_SYS_ADMIN")] {
         let bounding = format!("--bounding-set=-{capability}");
@@ -93,7 +93,7 @@ pub(crate) fn the_error_about_a_missing_capability_contains_its_name() {
 }
 
 pub(crate) fn a_second_daemon_is_refused_and_changes_nothing() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let before = host_state();
     let process = daemon.id().to_string();
@@ -103,7 +103,7 @@ pub(crate) fn a_second_daemon_is_refused_and_changes_nothing() {
 }
 
 pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let _foreign = attach_foreign_filter("eth1", "far1");
     fixture.config["interfaces"] = json!(["eth0", "eth1"]);
     fixture.write();
@@ -114,7 +114,7 @@ pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {
 }
 
 pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
     let with = host_state();
@@ -133,7 +133,7 @@ pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
 }
 
 pub(crate) fn status_and_counters_change_nothing() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
     // Below the private BPF file system that of the host may be mounted; both are unmounted here.
     while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {

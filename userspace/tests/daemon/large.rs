@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{DaemonProcess, HostFixture, host_state, pins};
+use crate::fixture::{DaemonFixture, DaemonProcess, host_state, pins};
 use crate::limits::map_status;
 use crate::support::run;
 use crate::traffic::TrafficClient;
@@ -27,7 +27,7 @@ fn memory_bytes(status: &Value, cpus: u64) -> u64 {
 }
 
 pub(crate) fn ten_large_tables_and_default_limits_take_less_than_32_mib() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     fixture.config.as_object_mut().unwrap().remove("limits");
     fixture.config["services"] = (0..10)
         .map(|number| {
@@ -129,7 +129,7 @@ fn numbers() -> (usize, usize, u64) {
 
 /// The largest configuration that limits allow, with a connection table of one million flows
 /// instead of sixteen.
-fn largest(fixture: &mut HostFixture, backends: usize, vips: usize) {
+fn largest(fixture: &mut DaemonFixture, backends: usize, vips: usize) {
     const OF_ONE: usize = 1_024;
     let name = |number: usize| json!({ "name": format!("b{number}") });
     fixture.config["limits"] =
@@ -170,7 +170,7 @@ pub(crate) fn the_largest_instance_is_applied_in_seconds() {
     /// alone would take half a minute. Not checked on emulated machines (`SLUICE_EMULATED`).
     const SECONDS: f64 = 15.0;
 
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     // The backends do not exist: packets would wait for address resolution and block their sender.
     run("ip link set eth0 arp off");
     let before = host_state();

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice::kernel::netlink::{Direction, Netlink};
 
-use crate::fixture::{HostFixture, block_on, host_state, pins, tc_filter, wait_until};
+use crate::fixture::{DaemonFixture, block_on, host_state, pins, tc_filter, wait_until};
 use crate::support::{add_address, program, run, spec, veth};
 
 const FILTER: &str = "sluice_lb:edge";
@@ -17,7 +17,7 @@ fn slots(status: &Value, service: usize) -> Value {
 }
 
 pub(crate) fn status_and_counters_show_the_configured_state() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let status = fixture.status();
     assert_eq!((&status["daemon"], &status["changing"]), (&json!(daemon.id()), &json!(false)));
@@ -49,7 +49,7 @@ pub(crate) fn status_and_counters_show_the_configured_state() {
 }
 
 pub(crate) fn a_reload_applies_only_the_differences() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     let mut daemon = fixture.start(&["lb"]);
     let (first, maps) = (fixture.status(), pins());
@@ -129,7 +129,7 @@ pub(crate) fn a_reload_applies_only_the_differences() {
 }
 
 pub(crate) fn a_bad_reload_changes_nothing() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     let (before, status) = (host_state(), fixture.status());
     let spoilt: [(&str, Value); 6] = [
@@ -169,7 +169,7 @@ pub(crate) fn a_bad_reload_changes_nothing() {
 }
 
 pub(crate) fn foreign_filters_are_never_removed() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     run("tc qdisc add dev eth0 clsact");
     let (program, _) = program();
     block_on(async {
@@ -210,7 +210,7 @@ pub(crate) fn foreign_filters_are_never_removed() {
 }
 
 pub(crate) fn a_route_change_updates_the_next_hops() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let hop = |backend: usize, address: &str| {
         fixture.status()["backends"][backend]["next_hops"][address].clone()
@@ -238,7 +238,7 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
 }
 
 pub(crate) fn a_lost_filter_is_attached_again() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     let mut daemon = fixture.start(&["lb"]);
     let filter = tc_filter("eth0", FILTER);
@@ -254,7 +254,7 @@ pub(crate) fn a_lost_filter_is_attached_again() {
 }
 
 pub(crate) fn a_deleted_interface_is_attached_again_or_ignored() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     let add = || {
         veth("eth1", "far1");

@@ -9,13 +9,13 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice::kernel::netlink::{Direction, Netlink};
 
-use crate::fixture::{HostFixture, PINS, STATE, assert_fails, host_state, pins, tc_filter};
+use crate::fixture::{DaemonFixture, PINS, STATE, assert_fails, host_state, pins, tc_filter};
 use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
 
 pub(crate) fn down_restores_the_host_after_sigterm_and_sigkill() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     for (signal, code) in
         [(Signal::SIGTERM, Some(0)), (Signal::SIGINT, Some(0)), (Signal::SIGKILL, None)]
@@ -42,7 +42,7 @@ pub(crate) fn down_restores_the_host_after_sigterm_and_sigkill() {
 }
 
 pub(crate) fn an_ephemeral_daemon_restores_the_host() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     let daemon = fixture.start(&["lb", "--ephemeral"]);
     assert_ne!(tc_filter("eth0", FILTER), "");
@@ -51,7 +51,7 @@ pub(crate) fn an_ephemeral_daemon_restores_the_host() {
 }
 
 pub(crate) fn down_is_refused_while_the_daemon_runs() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let before = host_state();
     assert_fails(
@@ -63,7 +63,7 @@ pub(crate) fn down_is_refused_while_the_daemon_runs() {
 }
 
 pub(crate) fn down_removes_the_remains_of_every_crash() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     // The remains of a crash at each point of a start or of `down`: lock, journal, directories,
     // some maps.
@@ -103,7 +103,7 @@ fn directory() -> String {
 }
 
 pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let (before, maps) = (fixture.status(), pins());
     assert_eq!(maps.len(), 27);
@@ -143,7 +143,7 @@ pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
 }
 
 pub(crate) fn an_incomplete_pin_directory_is_completed() {
-    let fixture = HostFixture::new();
+    let fixture = DaemonFixture::new();
     let before = host_state();
     assert_eq!(fixture.start(&["lb"]).end(Signal::SIGTERM), Some(0));
     let (maps, status) = (pins(), fixture.status());

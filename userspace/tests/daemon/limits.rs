@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{HostFixture, PINS, assert_fails, host_state, pins, tc_filter, wait_until};
+use crate::fixture::{DaemonFixture, PINS, assert_fails, host_state, pins, tc_filter, wait_until};
 use crate::ptrace::kill_before;
 use crate::support::{add_address, run};
 use crate::traffic::TrafficClient;
@@ -13,8 +13,8 @@ use crate::traffic::TrafficClient;
 const FILTER: &str = "sluice_lb:edge";
 
 /// A fixture with a tracked service.
-fn tracked_fixture() -> HostFixture {
-    let mut fixture = HostFixture::new();
+fn tracked_fixture() -> DaemonFixture {
+    let mut fixture = DaemonFixture::new();
     fixture.config["services"][0]["tracking"] = json!("always");
     fixture.write();
     fixture
@@ -257,7 +257,7 @@ pub(crate) fn killing_the_daemon_during_a_replacement_loses_nothing() {
 /// Starts a daemon, makes it replace the maps, and kills it before its change number `number`;
 /// returns the kind of that change, if there is one.
 fn replace_and_kill(
-    fixture: &mut HostFixture,
+    fixture: &mut DaemonFixture,
     number: usize,
     mut record: impl FnMut(&'static str),
 ) -> Option<&'static str> {
@@ -314,7 +314,7 @@ fn replace_and_kill(
 }
 
 pub(crate) fn a_backends_maps_grow_with_the_limits() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     add_address("10.0.1.1/16", "eth0");
     let before = host_state();
     let mut daemon = fixture.start(&["backend"]);
@@ -322,7 +322,7 @@ pub(crate) fn a_backends_maps_grow_with_the_limits() {
         // Tunnel devices have no maps.
         return;
     }
-    let capacity = |fixture: &HostFixture| {
+    let capacity = |fixture: &DaemonFixture| {
         let status = fixture.json("status");
         let maps = status["backend"]["memory"]["maps"].as_array().unwrap().clone();
         maps.iter().find(|map| map["name"] == "VIP_PREFIXES").unwrap()["capacity"].clone()

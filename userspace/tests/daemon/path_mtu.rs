@@ -11,7 +11,7 @@ use libtest_mimic::Completion;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{HostFixture, wait_until};
+use crate::fixture::{DaemonFixture, wait_until};
 use crate::support::{add_address, run, try_run};
 use crate::wire::{mac_address, send_frame};
 
@@ -119,8 +119,8 @@ impl TooBigError {
 }
 
 /// A fixture with IPv4 and IPv6 whose underlay MTU is large enough.
-fn dual_stack_fixture() -> HostFixture {
-    let mut fixture = HostFixture::new();
+fn dual_stack_fixture() -> DaemonFixture {
+    let mut fixture = DaemonFixture::new();
     for name in ["eth0", "far"] {
         run(&format!("ip link set {name} mtu {MTU}"));
     }
@@ -149,7 +149,7 @@ fn mtus(status: &Value) -> Vec<u64> {
 }
 
 #[track_caller]
-fn wait_for_mtus(fixture: &HostFixture, wanted: [u64; 4]) {
+fn wait_for_mtus(fixture: &DaemonFixture, wanted: [u64; 4]) {
     let mut is = Vec::new();
     wait_until(&format!("the MTUs are {wanted:?}"), || {
         is = mtus(&fixture.status());
@@ -159,7 +159,7 @@ fn wait_for_mtus(fixture: &HostFixture, wanted: [u64; 4]) {
 
 /// The counters of ICMP errors by outcome, once this number is counted.
 #[track_caller]
-fn path_errors(fixture: &HostFixture, errors: u64) -> Value {
+fn path_errors(fixture: &DaemonFixture, errors: u64) -> Value {
     let mut path_errors = Value::Null;
     wait_until(&format!("{errors} errors are counted"), || {
         path_errors = fixture.json("counters")["lb"]["path_errors"].clone();

@@ -3,14 +3,14 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{HostFixture, host_state, wait_until};
+use crate::fixture::{DaemonFixture, host_state, wait_until};
 use crate::wire;
 
 const CLIENT: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 const VIP: &str = "203.0.113.10:80";
 
-impl HostFixture {
+impl DaemonFixture {
     /// The status of a service.
     fn service(&self, name: &str) -> Value {
         let services = self.status()["services"].clone();
@@ -19,7 +19,7 @@ impl HostFixture {
 }
 
 pub(crate) fn routes_follow_reloads_and_outlive_the_daemon() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     let near =
         json!({ "name": "near", "vips": [], "table_size": 251, "backends": [{ "name": "b" }] });
@@ -82,7 +82,7 @@ fn datagram(port: u16, start: &[u8]) {
     wire::send_frame("far", &frame);
 }
 
-impl HostFixture {
+impl DaemonFixture {
     /// Sends 40 packets from different ports; returns the numbers that backends `a` and `b` got.
     fn packets_by_backend(&self, start: &[u8]) -> (u64, u64) {
         const PACKETS: u16 = 40;
@@ -111,7 +111,7 @@ pub(crate) fn quic_server_ids_follow_reloads_and_outlive_the_daemon() {
     /// Config rotation 1, server ID 0102.
     const SECOND: &[u8] = &[0x41, 0x20, 0x01, 0x02];
 
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     let config = |rotation: u8, length: u8, backend: &str, id: &str| json!({ "rotation": rotation, "server_id_length": length, "server_ids": [{ "backend": backend, "id": id }] });
     fixture.config["services"][0]["quic"] = json!([config(0, 3, "b", "c4605e")]);

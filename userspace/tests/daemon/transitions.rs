@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::acl::long_acl;
-use crate::fixture::{HostFixture, attach_foreign_filter, host_state, wait_until};
+use crate::fixture::{DaemonFixture, attach_foreign_filter, host_state, wait_until};
 use crate::ptrace::kill_before;
 use crate::support::{run, veth};
 use crate::traffic::TrafficClient;
@@ -19,7 +19,7 @@ const ALLOWED: &str = "198.51.100.8";
 /// The VIP of the added service.
 const NEW: &str = "203.0.113.12:80";
 
-impl HostFixture {
+impl DaemonFixture {
     /// Adds a service with an ACL that allows [`ALLOWED`] only.
     fn add_service_with_acl(&mut self) {
         self.write_file("allow.txt", ALLOWED);
@@ -43,7 +43,7 @@ fn send_denied() {
 }
 
 pub(crate) fn removing_a_backend_drops_no_packet() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     for address in ["10.0.1.1", "10.0.1.2", "10.0.1.3"] {
         // Without a neighbour entry packets would wait for address resolution and block their
         // sender.
@@ -73,7 +73,7 @@ pub(crate) fn removing_a_backend_drops_no_packet() {
 }
 
 pub(crate) fn a_new_service_never_forwards_without_its_acl() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let mut daemon = fixture.start(&["lb"]);
     fixture.add_service_with_acl();
     fixture.write();
@@ -85,7 +85,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl() {
 }
 
 pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     fixture.start(&["lb"]).end(Signal::SIGTERM);
     fixture.add_service_with_acl();
     fixture.write();
@@ -108,7 +108,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
 }
 
 pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let foreign = attach_foreign_filter("eth1", "far1");
     let mut daemon = fixture.start(&["lb"]);
     fixture.add_service_with_acl();
@@ -129,7 +129,7 @@ pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
 }
 
 pub(crate) fn the_start_after_a_killed_one_forwards_no_denied_packet() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     let before = host_state();
     fixture.write_file("deny.txt", &long_acl(CLIENT));
     fixture.config["deny_file"] = json!("deny.txt");
@@ -145,7 +145,7 @@ pub(crate) fn the_start_after_a_killed_one_forwards_no_denied_packet() {
 }
 
 pub(crate) fn next_hops_of_one_family_are_updated_while_the_other_lacks_a_source() {
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     veth("eth1", "far1");
     run("ip -6 addr add 2001:db8::1/64 dev eth0 nodad");
     fixture.config["underlay"]["v6"] = json!("2001:db8::1");

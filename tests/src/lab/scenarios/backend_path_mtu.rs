@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::underlay_mtu::upload;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{BRIDGE, INTERFACE, IpVersion, UNDERLAY_MTU};
 
 /// MTU of the router's routes to the backends in bytes: smaller than the path MTU that clients have
@@ -18,7 +18,7 @@ const SMALL_MTU: u32 = 1440;
 /// MTU of the balancers' own routes over the router. It identifies these routes in the status.
 const DETOUR_MTU: u32 = UNDERLAY_MTU - 10;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     change_routes(run, "add")?;
     run.wait_for_status("packets to backends are routed over the router", |status| {
@@ -75,7 +75,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 
 /// Adds or removes the balancers' routes to backends over the router, and the router's routes with
 /// a smaller MTU.
-fn change_routes(run: &Run<'_>, verb: &str) -> Result<()> {
+fn change_routes(run: &LabRun<'_>, verb: &str) -> Result<()> {
     let topology = &run.lab.topology;
     let router = topology.router();
     let mut small = String::new();
@@ -97,12 +97,12 @@ fn change_routes(run: &Run<'_>, verb: &str) -> Result<()> {
 }
 
 /// ICMP errors that have lowered an MTU on the balancers.
-fn lowered(run: &Run<'_>) -> Result<u64> {
+fn lowered(run: &LabRun<'_>) -> Result<u64> {
     run.lab.sum_counters(|counters| counters.path_errors.get("lowered").copied().unwrap_or(0))
 }
 
 /// The addresses of backends with a path MTU that a router has reported, and the MTU in use.
-fn path_mtus(run: &Run<'_>, version: IpVersion) -> Result<Vec<(IpAddr, u32)>> {
+fn path_mtus(run: &LabRun<'_>, version: IpVersion) -> Result<Vec<(IpAddr, u32)>> {
     let mut known = Vec::new();
     for balancer in run.balancers() {
         for backend in run.lab.status(balancer)?.backends {

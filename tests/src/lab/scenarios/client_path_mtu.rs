@@ -3,16 +3,16 @@
 
 use anyhow::Result;
 
-use super::transfer::Transfer;
+use super::transfer::BulkTransfer;
 use crate::lab::capture::CaptureResult;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::IpVersion;
 
 /// MTU of the router's route to the client in bytes; IPv6 needs at least 1280.
 const SMALL_MTU: u32 = 1400;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let client = lab.topology.first_client()?;
     let router = lab.topology.router();
@@ -27,7 +27,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
         let mtu = SMALL_MTU.to_string();
         let add = ["route", "add", &address, "dev", &client.name, "mtu", "lock", &mtu];
         lab.namespaces.run(router, "ip", &add, "")?;
-        let transfer = Transfer::run(run, client, version, lab.scale.captured_bytes)?;
+        let transfer = BulkTransfer::run(run, client, version, lab.scale.captured_bytes)?;
         lab.namespaces.run(router, "ip", &["route", "del", &address, "dev", &client.name], "")?;
         let count = |encapsulated: bool| -> usize {
             let too_big = |capture: &CaptureResult| capture.too_big_errors(encapsulated);

@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let reporter = &mut *run.reporter;
     let topology = &run.lab.topology;
     reporter.info("packets on the wire during the requests above, counted in each host:");

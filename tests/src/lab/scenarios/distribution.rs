@@ -11,12 +11,12 @@ use crate::lab::capture::PacketCapture;
 use crate::lab::client::{self, HttpConnection, RequestKind};
 use crate::lab::config::{ECHO, WEB};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::IpVersion;
 
 /// HTTP and UDP requests, then large bodies in both directions. The packets of every balancer and
 /// backend are captured during the requests.
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let hosts: Vec<_> = run.balancers().iter().chain(run.members()).collect();
     let captures = PacketCapture::start_all(&lab.namespaces, hosts.iter().copied())?;
@@ -52,7 +52,7 @@ fn difference(now: BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTr
 }
 
 /// The slots of each lookup table follow the weights to within one.
-fn check_slots(run: &mut Run<'_>) -> Result<()> {
+fn check_slots(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let mut statements = Vec::new();
     for balancer in run.balancers() {
@@ -80,7 +80,7 @@ fn check_slots(run: &mut Run<'_>) -> Result<()> {
     Ok(())
 }
 
-fn transfer_bodies(run: &mut Run<'_>) -> Result<()> {
+fn transfer_bodies(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let bytes = lab.scale.body_bytes;
     let limit = lab.scale.timeout;

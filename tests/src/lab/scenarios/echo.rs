@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::lab::capture::{PacketCapture, PacketCounts};
 use crate::lab::ping::ping;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{IpVersion, LabHost};
 
 /// Payload sizes in bytes: none, an odd number, that of ping(8), and the largest that fits the
@@ -19,7 +19,7 @@ const PAYLOADS: [usize; 4] = [0, 1, 56, 1452];
 /// A port without a service in the lab (the discard port of RFC 863).
 const PORT_WITHOUT_SERVICE: u16 = 9;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     run.reporter.info(format!(
         "each client also sends a packet to port {PORT_WITHOUT_SERVICE} of the VIPs, \
          which has no service"
@@ -59,7 +59,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// Sends pings from every client and checks the replies; returns the number of pings.
-fn send_pings(run: &mut Run<'_>, version: IpVersion) -> u64 {
+fn send_pings(run: &mut LabRun<'_>, version: IpVersion) -> u64 {
     let lab = run.lab;
     let limit = lab.scale.timeout;
     let mut failures = Vec::new();
@@ -85,7 +85,11 @@ fn send_pings(run: &mut Run<'_>, version: IpVersion) -> u64 {
     sent
 }
 
-fn send_to_port_without_service(run: &Run<'_>, client: &LabHost, version: IpVersion) -> Result<()> {
+fn send_to_port_without_service(
+    run: &LabRun<'_>,
+    client: &LabHost,
+    version: IpVersion,
+) -> Result<()> {
     run.lab.namespaces.within(client, || {
         let unspecified: SocketAddr = match version {
             IpVersion::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),

@@ -6,13 +6,13 @@ use etherparse::{Ethernet2Header, Ipv4Header, Ipv6Header, LaxNetSlice};
 use crate::lab::capture::CapturedFrame;
 use crate::lab::decode::{DecodedFrame, destination, source};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{IpVersion, LabHost, Topology, WEB_PORT};
 
 /// The least outer TTL or hop limit of an encapsulated packet.
 const MIN_OUTER_TTL: u8 = 32;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let topology = &run.lab.topology;
     for version in IpVersion::BOTH {
         let found = topology.backends().iter().find_map(|backend| {

@@ -6,14 +6,14 @@ use tokio::time::timeout;
 use crate::lab::capture::PacketCapture;
 use crate::lab::client::{self, HttpConnection};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{CLIENT_MTU, IpVersion, UNDERLAY_MTU};
 
 /// Bytes of each upload. All of its packets are captured completely.
 const UPLOAD_BYTES: u64 = 1_000_000;
 
 /// Uploads over each IP version while the balancers' packets are captured.
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let limit = lab.scale.timeout;
     let sender = lab.topology.first_client()?;

@@ -10,13 +10,13 @@ use crate::lab::capture::{CaptureResult, PacketCapture};
 use crate::lab::client::RequestKind;
 use crate::lab::config::OversizePolicy;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::UNDERLAY_MTU;
 
 /// The lowest outer source port: the range is the dynamic ports (RFC 6335), 16,384 of them.
 const FIRST_SOURCE_PORT: u16 = 49_152;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     // Backends are reloaded first and still accept IP-in-IP. At the end they are reloaded last.
     run.config.gue = true;
@@ -35,7 +35,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// Many flows over TCP and UDP while every backend's packets are captured.
-fn check_requests(run: &mut Run<'_>) -> Result<()> {
+fn check_requests(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let captures = PacketCapture::start_all(&lab.namespaces, run.members())?;
     let http = send(lab, RequestKind::Http, lab.scale.requests / 4)?;

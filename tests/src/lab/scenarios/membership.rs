@@ -7,11 +7,11 @@ use crate::lab::client::RequestKind;
 use crate::lab::config::{ADDED, DRAINED, ECHO, WEB, added_is_v4_only};
 use crate::lab::connections::{Connections, ConnectionsSnapshot};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 
 /// Checks that no connection is broken and that each has exchanged data since the earlier snapshot.
 pub(super) fn check_connections(
-    run: &mut Run<'_>,
+    run: &mut LabRun<'_>,
     when: &str,
     earlier: &ConnectionsSnapshot,
 ) -> Result<ConnectionsSnapshot> {
@@ -32,7 +32,7 @@ pub(super) fn check_connections(
     Ok(now)
 }
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     run.connections = Some(Connections::open(
         &lab.namespaces,
@@ -92,7 +92,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// New connections follow the changed weights.
-fn check_new_connections(run: &mut Run<'_>) -> Result<()> {
+fn check_new_connections(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let [v4, v6] = send(lab, RequestKind::Http, lab.scale.requests / 4)?;
     let columns = [("HTTP IPv4", &v4), ("HTTP IPv6", &v6)];

@@ -29,9 +29,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::runtime;
 use super::config::ADDED;
-use super::instance::{Lab, Programs};
+use super::instance::{Lab, LabBinaries};
 use super::reporter::{Reporter, Statement};
-use super::run::Run;
+use super::run::LabRun;
 use super::scale::Scale;
 use super::state::{StateDir, sweep};
 use super::topology::{LabHost, Topology};
@@ -43,7 +43,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// A heading.
     pub title: &'static str,
-    run: fn(&mut Run<'_>) -> Result<()>,
+    run: fn(&mut LabRun<'_>) -> Result<()>,
     /// Whether it removes state that a failure report needs. It is skipped after a failure.
     destructive: bool,
 }
@@ -52,7 +52,7 @@ impl Scenario {
     const fn new(
         name: &'static str,
         title: &'static str,
-        run: fn(&mut Run<'_>) -> Result<()>,
+        run: fn(&mut LabRun<'_>) -> Result<()>,
     ) -> Self {
         Self { name, title, run, destructive: false }
     }
@@ -132,7 +132,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Creates a lab, runs all scenarios and removes the lab. Returns whether every statement holds.
 /// After a failure the artefacts are saved, and their directory is printed.
-pub fn run_all(base: &Path, scale: Scale, programs: Programs, reporter: &mut Reporter) -> bool {
+pub fn run_all(base: &Path, scale: Scale, binaries: LabBinaries, reporter: &mut Reporter) -> bool {
     sweep(base);
     let topology = Topology::standard();
     reporter.heading("The topology");
@@ -144,14 +144,14 @@ pub fn run_all(base: &Path, scale: Scale, programs: Programs, reporter: &mut Rep
     if let Err(error) = remove_on_signal(state.clone()) {
         return failed(reporter, "the signal handlers are installed", error);
     }
-    let lab = match Lab::up(topology, state, scale, programs, false) {
+    let lab = match Lab::up(topology, state, scale, binaries, false) {
         Ok(lab) => lab,
         Err(error) => return failed(reporter, "the lab is created", error),
     };
     let count = lab.topology.hosts().count();
     let text = format!("{count} hosts with links; HTTP and UDP echo servers on the backends");
     reporter.check(Statement::new(true, text));
-    let mut run = Run::new(&lab, reporter);
+    let mut run = LabRun::new(&lab, reporter);
     for scenario in SCENARIOS {
         if scenario.destructive && !run.reporter.all_hold() {
             break;

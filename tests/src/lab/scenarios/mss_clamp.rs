@@ -3,16 +3,16 @@
 
 use anyhow::Result;
 
-use super::transfer::Transfer;
+use super::transfer::BulkTransfer;
 use crate::lab::offload::enable_gso_and_gro;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{CLIENT_MTU, INTERFACE, IpVersion, LabHost, UNDERLAY_MTU};
 
 /// Bytes of each transfer with checksums computed by the kernel.
 const KERNEL_CHECKSUM_BYTES: u64 = 1_000_000;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let sender = lab.topology.last_client()?;
     run.set_balancer_mtu(CLIENT_MTU)?;
@@ -35,7 +35,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 }
 
 fn transfer(
-    run: &mut Run<'_>,
+    run: &mut LabRun<'_>,
     version: IpVersion,
     sender: &LabHost,
     bytes: u64,
@@ -44,7 +44,7 @@ fn transfer(
     let lab = run.lab;
     let errors_before = lab.too_big_errors_sent()?;
     let clamped_before = clamped(run)?;
-    let transfer = Transfer::run(run, sender, version, bytes)?;
+    let transfer = BulkTransfer::run(run, sender, version, bytes)?;
     let errors = lab.too_big_errors_sent()? - errors_before;
     let clamped = clamped(run)? - clamped_before;
     let label = format!("{}, {offload}", version.name());
@@ -58,7 +58,7 @@ fn transfer(
 }
 
 /// Sets the MTU of the backends' interfaces, and reloads their daemons, which read it.
-fn set_backend_mtu(run: &Run<'_>, mtu: u32) -> Result<()> {
+fn set_backend_mtu(run: &LabRun<'_>, mtu: u32) -> Result<()> {
     for backend in run.members() {
         run.set_mtu(backend, mtu)?;
         run.lab.reload_sluice(backend)?;
@@ -67,6 +67,6 @@ fn set_backend_mtu(run: &Run<'_>, mtu: u32) -> Result<()> {
 }
 
 /// SYN-ACKs that the backends have clamped.
-fn clamped(run: &Run<'_>) -> Result<u64> {
+fn clamped(run: &LabRun<'_>) -> Result<u64> {
     run.members().map(|host| Ok(run.lab.backend_counters(host)?.mss_clamped)).sum()
 }

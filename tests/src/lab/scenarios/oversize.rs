@@ -3,19 +3,19 @@
 
 use anyhow::Result;
 
-use super::transfer::Transfer;
+use super::transfer::BulkTransfer;
 use crate::lab::capture::CaptureResult;
 use crate::lab::config::OversizePolicy;
 use crate::lab::instance::Lab;
 use crate::lab::offload::enable_gso_and_gro;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{CLIENT_MTU, INTERFACE, IpVersion, LabHost, UNDERLAY_MTU};
 
 /// Bytes of each transfer whose segments the balancers' kernels cut.
 const KERNEL_SEGMENTED_BYTES: u64 = 1_000_000;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     // Not the first client: backends still cache its path MTU, so its segments would fit.
     let sender = lab.topology.last_client()?;
@@ -30,7 +30,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 
 /// Applies a policy and transfers large bodies, on an underlay of 1500 bytes or, for `jumbo`, 1600.
 pub(super) fn check_policy(
-    run: &mut Run<'_>,
+    run: &mut LabRun<'_>,
     policy: OversizePolicy,
     sender: &LabHost,
 ) -> Result<()> {
@@ -57,7 +57,7 @@ pub(super) fn check_policy(
 
 /// GSO packets stay whole from end to end.
 fn transfer_gso_packets(
-    run: &mut Run<'_>,
+    run: &mut LabRun<'_>,
     policy: OversizePolicy,
     sender: &LabHost,
     version: IpVersion,
@@ -66,7 +66,7 @@ fn transfer_gso_packets(
     flush_path_mtus(lab, sender)?;
     let errors_before = lab.too_big_errors_sent()?;
     let dropped_before = lab.reason("too_big")?;
-    let transfer = Transfer::run(run, sender, version, lab.scale.captured_bytes)?;
+    let transfer = BulkTransfer::run(run, sender, version, lab.scale.captured_bytes)?;
     let errors = lab.too_big_errors_sent()? - errors_before;
     let dropped = lab.reason("too_big")? - dropped_before;
     let resegmented = transfer.resegmented();
@@ -110,14 +110,14 @@ fn transfer_gso_packets(
 /// Without TX checksum offload the balancers' kernels segment GSO packets and compute checksums,
 /// and the backends verify these.
 fn transfer_kernel_segmented(
-    run: &mut Run<'_>,
+    run: &mut LabRun<'_>,
     sender: &LabHost,
     version: IpVersion,
 ) -> Result<()> {
     let lab = run.lab;
     flush_path_mtus(lab, sender)?;
     lab.set_tx_checksum(run.balancers(), false)?;
-    let transfer = Transfer::run(run, sender, version, KERNEL_SEGMENTED_BYTES)?;
+    let transfer = BulkTransfer::run(run, sender, version, KERNEL_SEGMENTED_BYTES)?;
     lab.set_tx_checksum(run.balancers(), true)?;
     let label = format!("resegment by the balancer's kernel, {}", version.name());
     let longest = transfer.balancers.iter().map(CaptureResult::longest).max();

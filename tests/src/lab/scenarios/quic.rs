@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::lab::client::{self, Responses, datagram};
 use crate::lab::config::ROTATION;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::IpVersion;
 
 /// Datagrams with each connection ID over each IP version.
@@ -15,7 +15,7 @@ const DATAGRAMS: usize = 40;
 /// A server ID without a backend, as long as a backend's name.
 const UNKNOWN_ID: &str = "web-0";
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     run.config.quic = true;
     run.reload_balancers()?;
     for version in IpVersion::BOTH {
@@ -55,7 +55,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 
 /// Sends datagrams that start like a QUIC packet with a short header, whose connection ID has this
 /// server ID. Each is sent from a new port.
-fn send(run: &Run<'_>, version: IpVersion, id: &str) -> Result<Responses> {
+fn send(run: &LabRun<'_>, version: IpVersion, id: &str) -> Result<Responses> {
     let lab = run.lab;
     let sender = lab.topology.first_client()?;
     client::run_in(&lab.namespaces, sender, || async move {

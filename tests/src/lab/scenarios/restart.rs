@@ -9,10 +9,10 @@ use super::requests::{send, total};
 use crate::lab::client::RequestKind;
 use crate::lab::config::{ECHO, WEB};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::status::BalancerJson;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let mut snapshot = run.connections()?.snapshot();
     for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::KILL, "SIGKILL")] {
@@ -48,12 +48,12 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
     Ok(())
 }
 
-fn statuses(run: &Run<'_>) -> Result<Vec<BalancerJson>> {
+fn statuses(run: &LabRun<'_>) -> Result<Vec<BalancerJson>> {
     run.balancers().iter().map(|balancer| run.lab.status(balancer)).collect()
 }
 
 /// The new daemons use the lookup tables that the old ones left.
-fn check_tables_adopted(run: &mut Run<'_>, before: &[BalancerJson]) -> Result<()> {
+fn check_tables_adopted(run: &mut LabRun<'_>, before: &[BalancerJson]) -> Result<()> {
     let mut statements = Vec::new();
     for ((balancer, before), after) in run.balancers().iter().zip(before).zip(statuses(run)?) {
         for service in [WEB, ECHO] {

@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use crate::lab::client;
 use crate::lab::host_state::HostState;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{IpVersion, WEB_PORT};
 
 /// Every client reaches every backend's own address, so that later failures are not caused by the
 /// network. The state of each host is stored for a comparison at the end.
-pub(super) fn network(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn network(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let limit = lab.scale.timeout;
     let mut failures = Vec::new();
@@ -51,7 +51,7 @@ pub(super) fn network(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// The configuration is generated and checked; then backends start, then balancers.
-pub(super) fn daemons(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn daemons(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     lab.configure(run.config)?;
     let mut accepted = Vec::new();

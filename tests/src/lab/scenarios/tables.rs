@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result};
 
 use crate::lab::config::{ECHO, WEB};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::status::ServiceJson;
 use crate::lab::topology::LabHost;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let balancers = run.balancers();
     let statuses: Vec<_> =

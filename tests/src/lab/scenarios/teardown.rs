@@ -9,10 +9,10 @@ use rustix::process::Signal;
 use crate::lab::config::INSTANCE;
 use crate::lab::host_state::HostState;
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 
 /// `sluice down` restores the state that each host had before its first daemon.
-pub(super) fn down(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn down(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let mut statements = Vec::new();
     let mut differences = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn down(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// The lab ends without a process in its namespaces, a link outside, or a file.
-pub(super) fn remove(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn remove(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     let namespaces = network_namespaces(run);
     let links_before = links();
@@ -68,7 +68,7 @@ pub(super) fn remove(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// The lab's network namespaces, by the link that contains the inode.
-fn network_namespaces(run: &Run<'_>) -> BTreeSet<PathBuf> {
+fn network_namespaces(run: &LabRun<'_>) -> BTreeSet<PathBuf> {
     let holders = run.lab.namespaces.processes().holders.values();
     let link = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     holders.filter_map(|holder| link(holder.process.pid)).collect()

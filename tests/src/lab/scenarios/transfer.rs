@@ -6,11 +6,11 @@ use tokio::time::timeout;
 use crate::lab::capture::{CaptureResult, PacketCapture, PacketCounts, Resegmented};
 use crate::lab::client::{self, HttpConnection};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{IpVersion, LabHost};
 
 /// A finished or failed upload and download.
-pub(super) struct Transfer {
+pub(super) struct BulkTransfer {
     bytes: u64,
     /// Why it failed.
     failure: Option<String>,
@@ -20,11 +20,11 @@ pub(super) struct Transfer {
     pub(super) balancers: Vec<CaptureResult>,
 }
 
-impl Transfer {
+impl BulkTransfer {
     /// Uploads and downloads `bytes` bytes while the packets of the client, the balancers and the
     /// backends are captured.
     pub(super) fn run(
-        run: &Run<'_>,
+        run: &LabRun<'_>,
         sender: &LabHost,
         version: IpVersion,
         bytes: u64,
@@ -57,7 +57,7 @@ impl Transfer {
     /// group, whose summary ends with `observation`. `label` starts each line.
     pub(super) fn check(
         &self,
-        run: &mut Run<'_>,
+        run: &mut LabRun<'_>,
         label: &str,
         more: impl IntoIterator<Item = Statement>,
         observation: &str,

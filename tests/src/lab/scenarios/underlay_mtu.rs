@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::lab::client::{self, HttpConnection};
 use crate::lab::reporter::Statement;
-use crate::lab::run::Run;
+use crate::lab::run::LabRun;
 use crate::lab::topology::{CLIENT_MTU, IpVersion, LabHost, UNDERLAY_MTU};
 
 /// Bytes of each upload: many full packets.
@@ -15,7 +15,7 @@ pub(super) const UPLOAD_BYTES: u64 = 2_000_000;
 /// GSO packets cause one ICMP error each, so a correct balancer sends few.
 const MAX_ERRORS: u64 = 50;
 
-pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     let lab = run.lab;
     run.set_balancer_mtu(CLIENT_MTU)?;
     run.reporter.info(format!(
@@ -43,7 +43,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
 }
 
 /// Uploads from a client, and checks that all bytes arrive.
-pub(super) fn upload(run: &mut Run<'_>, sender: &LabHost, version: IpVersion) {
+pub(super) fn upload(run: &mut LabRun<'_>, sender: &LabHost, version: IpVersion) {
     let limit = run.lab.scale.timeout;
     let upload = client::run_in(&run.lab.namespaces, sender, || async move {
         let mut connection = HttpConnection::open(version.web()).await?;
