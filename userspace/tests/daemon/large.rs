@@ -79,7 +79,7 @@ pub(crate) fn counters_of_256_large_tables_are_read_in_50_ms() {
     const LIMIT: Duration = Duration::from_millis(50);
     const SERVICES: usize = 256;
 
-    let mut fixture = HostFixture::new();
+    let mut fixture = DaemonFixture::new();
     fixture.config["limits"] =
         json!({ "services": SERVICES, "backends": 16, "vips": SERVICES, "connections": 1024 });
     fixture.config["services"] = (0..SERVICES)
