@@ -1,10 +1,14 @@
-//! What the maps should hold, and how they get there, as pure functions: no clock, no file access,
-//! no kernel.
+//! The desired state of the maps and the way to reach it, as pure functions: no clock, no file
+//! access, no kernel.
 //!
-//! The text of a configuration becomes a checked [`Config`](config::Config), that becomes
-//! [`Desired`](desired::Desired) state, [`plan`](plan::plan) returns the steps from the state in
-//! the maps to the desired state, and [`apply`](apply::apply) executes steps against an
-//! implementation of [`MapStore`](apply::MapStore).
+//! 1. The text of a configuration becomes a checked [`Config`](config::Config).
+//! 2. [`Desired`](desired::Desired) is the state of the maps that the configuration describes.
+//! 3. [`plan`](plan::plan) returns the steps from the present state ([`Have`](have::Have)) to the
+//!    desired state.
+//! 4. [`apply`](apply::apply) executes a step on an implementation of
+//!    [`MapStore`](apply::MapStore).
+
+#![forbid(unsafe_code)]
 
 pub mod apply;
 pub mod capacities;

@@ -219,7 +219,8 @@ fn changed_server_ids(
         let epoch = new.get(&index).copied().unwrap_or_else(|| have.backends[&index].entry.epoch);
         Connection { backend: index.into(), epoch }
     };
-    let (mut servers, mut lengths) = (BTreeMap::new(), BTreeMap::new());
+    let mut servers = BTreeMap::new();
+    let mut lengths = BTreeMap::new();
     for (service, wanted) in services.iter().zip(&desired.services) {
         for (rotation, id, backend) in &wanted.server_ids {
             let Some(key) = QuicServerKey::new(*service, *rotation, id) else { continue };
@@ -295,7 +296,8 @@ fn put_and_remove_vips(
         });
         let options = desired.addresses.get(&vip.prefix()).copied().unwrap_or_default();
         let address = entries.entry(vip.prefix()).or_insert(VipAddress::new(id, options));
-        let (port, protocol) = (Port::new(vip.port()), vip.protocol().number());
+        let port = Port::new(vip.port());
+        let protocol = vip.protocol().number();
         // The first VIP in the order of the configuration. An any-port VIP in the cache would never
         // match, because no packet has port 0.
         if address.cached == CachedVip::NONE && port != VipKey::ANY_PORT {

@@ -1,11 +1,11 @@
-//! A lookup table as it is in its inner map.
+//! The lookup table of a service, and its form in the inner map of `TABLES`.
 
 use sluice_datapath::abi::{Slot, TableHead};
 
-/// A lookup table as it is in its inner map.
+/// The lookup table of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceTable {
-    /// Number of slots, and whether flows are tracked.
+    /// The number of slots, and whether flows are kept in the connection table.
     pub head: TableHead,
     /// Version of the table: incremented with each replacement.
     pub generation: u32,
@@ -18,7 +18,7 @@ pub struct ServiceTable {
 impl ServiceTable {
     /// The elements of the inner map, two words in each.
     pub fn elements(&self) -> Vec<u64> {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let pair = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
         let mut elements = Vec::with_capacity(self.slots.len() / 2 + 3);
         elements.push(pair(self.head.encode(), self.generation));
         elements.push(self.digest);

@@ -84,7 +84,8 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, message) = (self.file.display(), &self.message);
+        let file = self.file.display();
+        let message = &self.message;
         match &self.location {
             ErrorLocation::File => write!(f, "{file}: {message}"),
             ErrorLocation::Text(line, column) => write!(f, "{file}:{line}:{column}: {message}"),

@@ -103,7 +103,7 @@ impl Vip {
 
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (port, protocol) = (self.port, self.protocol);
+        let Self { port, protocol, .. } = self;
         let length = self.prefix.prefix_len();
         match (self.address(), self.is_prefix()) {
             (IpAddr::V4(address), false) => write!(f, "{address}:{port}/{protocol}"),
