@@ -8,7 +8,7 @@ use std::hash::Hash;
 pub(super) struct Problem {
     /// A path such as `services[2].name`.
     pub(super) location: String,
-    /// What is wrong, and what would be right.
+    /// The error and its remedy.
     pub(super) message: String,
 }
 

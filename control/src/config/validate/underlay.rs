@@ -13,7 +13,7 @@ use crate::config::problem::Problem;
 /// The shortest prefix of source addresses: the largest block that one network is allocated.
 const MIN_SOURCES_LENGTH: u8 = 8;
 
-/// What an address of the underlay is used for, in messages.
+/// The use of an underlay address, for messages.
 const ROLE: &str = "the source of outer headers";
 
 pub(super) fn validate(raw: &RawUnderlay) -> Result<Underlay, Problem> {
