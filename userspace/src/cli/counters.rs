@@ -10,7 +10,7 @@ use crate::cli::output::print;
 use crate::cli::table::table;
 use crate::error::CliError;
 use crate::kernel::bpf::BackendMaps;
-use crate::kernel::routing::path_mtu::Outcome;
+use crate::kernel::routing::path_mtu::PathErrorOutcome;
 use crate::read::snapshot::{BackendSnapshot, LbSnapshot, Snapshot};
 
 /// What an instance counted on this host.
@@ -198,7 +198,7 @@ fn text(counters: &Counters) -> String {
                 &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
         }
         text += &reason_table("not forwarded", &lb.reasons);
-        let heard = Outcome::ALL
+        let heard = PathErrorOutcome::ALL
             .iter()
             .filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
         let rows: Vec<_> = heard

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::acl::LoadedAcl;
-use crate::kernel::routing::path_mtu::Heard;
+use crate::kernel::routing::path_mtu::PathError;
 
 /// One event for the daemon core.
 pub(crate) enum Input {
@@ -14,7 +14,7 @@ pub(crate) enum Input {
     /// Source ACLs were read.
     AclLoaded(Vec<LoadedAcl>),
     /// ICMP errors about encapsulated packets arrived.
-    PathErrors(Vec<Heard>),
+    PathErrors(Vec<PathError>),
     /// The earliest path MTU expires.
     PathMtuExpired,
     /// Links, addresses, routes, rules or filters changed.

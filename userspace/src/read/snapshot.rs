@@ -22,7 +22,7 @@ use crate::clock;
 use crate::daemon::lock::Lock;
 use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins, Usage};
-use crate::kernel::routing::path_mtu::Outcome;
+use crate::kernel::routing::path_mtu::PathErrorOutcome;
 use crate::role::Role;
 
 /// An instance on this host. At least one role is present.
@@ -239,9 +239,10 @@ impl LbSnapshot {
     }
 
     /// ICMP errors about the paths to backends, by outcome, if there were any.
-    pub(crate) fn path_errors(&self) -> Result<Vec<(Outcome, u64)>, CliError> {
+    pub(crate) fn path_errors(&self) -> Result<Vec<(PathErrorOutcome, u64)>, CliError> {
         let counted = self.maps.path_errors().map_err(CliError::operation)?;
-        let counts = Outcome::ALL.into_iter().zip(counted).filter(|(_, count)| *count != 0);
+        let counts =
+            PathErrorOutcome::ALL.into_iter().zip(counted).filter(|(_, count)| *count != 0);
         Ok(counts.collect())
     }
 }

@@ -17,7 +17,9 @@ use crate::daemon::sources::{self, Source};
 use crate::error::CliError;
 use crate::kernel::bpf::BalancerMaps;
 use crate::kernel::routing::next_hops::{self, NextHops};
-use crate::kernel::routing::path_mtu::{Heard, LIFETIME, Listener, Malformed, Outcome, PathMtus};
+use crate::kernel::routing::path_mtu::{
+    LIFETIME, Listener, Malformed, PathError, PathErrorOutcome, PathMtus,
+};
 
 /// Warnings about backend addresses that are logged one by one. Further ones are only counted.
 const MAX_WARNINGS: usize = 20;
@@ -26,7 +28,7 @@ const MAX_WARNINGS: usize = 20;
 pub(super) struct PathMtuTracker {
     path_mtus: PathMtus,
     /// Addresses and outcomes that were logged.
-    warned_paths: BTreeSet<(IpAddr, Outcome)>,
+    warned_paths: BTreeSet<(IpAddr, PathErrorOutcome)>,
     inputs: InputSender,
     listener: Option<PathErrorSource>,
     expiry: Option<(u64, Source)>,
@@ -120,7 +122,8 @@ impl PathMtuTracker {
         backends: &BTreeMap<u16, HaveBackend>,
     ) -> Result<(), CliError> {
         let present = maps.path_mtus().map_err(CliError::operation)?;
-        maps.set_path_mtus(&self.path_mtus.records(backends, &present)).map_err(CliError::operation)
+        maps.set_path_mtus(&self.path_mtus.changed_records(backends, &present))
+            .map_err(CliError::operation)
     }
 
     /// Drops the path MTUs that have expired.
@@ -139,7 +142,7 @@ impl PathMtuTracker {
     }
 
     /// Whether an outcome for an address is to be logged: once, and not after [`MAX_WARNINGS`].
-    fn is_new(&mut self, address: IpAddr, outcome: Outcome) -> bool {
+    fn is_new(&mut self, address: IpAddr, outcome: PathErrorOutcome) -> bool {
         let warned = self.warned_paths.len();
         if warned > MAX_WARNINGS || !self.warned_paths.insert((address, outcome)) {
             return false;
@@ -153,32 +156,37 @@ impl PathMtuTracker {
 
 impl LbDaemon {
     /// Evaluates ICMP errors, and lowers the path MTUs that they justify.
-    pub(super) fn take_path_errors(&mut self, reports: &[Heard]) {
+    pub(super) fn take_path_errors(&mut self, reports: &[PathError]) {
         let mut counts = BTreeMap::new();
-        for Heard { from, error } in reports {
+        for PathError { from, error } in reports {
             let outcome = match error {
-                Err(Malformed) => Outcome::Malformed,
+                Err(Malformed) => PathErrorOutcome::Malformed,
                 Ok(error) => {
                     let address = error.destination;
-                    let path = self.next_hops.way(address);
+                    let path = self.next_hops.path(address);
                     let now = clock::now();
-                    let outcome = self.path_mtus.path_mtus.hear(error, &self.settings, path, now);
+                    let outcome =
+                        self.path_mtus.path_mtus.take_error(error, &self.settings, path, now);
                     match outcome {
-                        Outcome::Lowered if self.path_mtus.is_new(address, outcome) => warn!(
-                            %address,
-                            router = %from,
-                            mtu = error.mtu,
-                            lifetime_minutes = LIFETIME.as_secs() / 60,
-                            "path MTU to a backend lowered by an ICMP error; clients get \"packet \
-                             too big\"; raise the MTU of that link"
-                        ),
-                        Outcome::TooSmall if self.path_mtus.is_new(address, outcome) => warn!(
-                            %address,
-                            router = %from,
-                            mtu = error.mtu,
-                            "path MTU to a backend is less than clients can use; larger packets \
-                             are lost there; raise the MTU of that link"
-                        ),
+                        PathErrorOutcome::Lowered if self.path_mtus.is_new(address, outcome) => {
+                            warn!(
+                                %address,
+                                router = %from,
+                                mtu = error.mtu,
+                                lifetime_minutes = LIFETIME.as_secs() / 60,
+                                "path MTU to a backend lowered by an ICMP error; clients get \"packet \
+                                 too big\"; raise the MTU of that link"
+                            )
+                        }
+                        PathErrorOutcome::TooSmall if self.path_mtus.is_new(address, outcome) => {
+                            warn!(
+                                %address,
+                                router = %from,
+                                mtu = error.mtu,
+                                "path MTU to a backend is less than clients can use; larger packets \
+                                 are lost there; raise the MTU of that link"
+                            )
+                        }
                         _ => {}
                     }
                     outcome
@@ -186,16 +194,20 @@ impl LbDaemon {
             };
             *counts.entry(outcome).or_insert(0) += 1;
         }
-        self.pending.next_hops |= counts.contains_key(&Outcome::Lowered);
+        self.pending.next_hops |= counts.contains_key(&PathErrorOutcome::Lowered);
         if let Err(error) = self.count_path_errors(&counts) {
             warn!(%error, "cannot count ICMP errors about the paths to backends");
         }
     }
 
-    fn count_path_errors(&mut self, counts: &BTreeMap<Outcome, u64>) -> Result<(), CliError> {
+    fn count_path_errors(
+        &mut self,
+        counts: &BTreeMap<PathErrorOutcome, u64>,
+    ) -> Result<(), CliError> {
         let present = self.maps.path_errors().map_err(CliError::operation)?;
-        let counted =
-            |outcome: &Outcome| present.get(outcome.index() as usize).copied().unwrap_or(0);
+        let counted = |outcome: &PathErrorOutcome| {
+            present.get(outcome.index() as usize).copied().unwrap_or(0)
+        };
         let counts: Vec<_> = counts
             .iter()
             .map(|(outcome, count)| (outcome.index(), counted(outcome) + count))
@@ -205,7 +217,7 @@ impl LbDaemon {
 
     /// Looks up the routes to all backends.
     pub(super) async fn look_up_routes(&mut self) {
-        let mode = next_hops::Source::MayBeLost;
+        let mode = next_hops::Source::MayBeMissing;
         match find_next_hops(self.host.netlink(), &self.config, mode).await {
             Ok(found) if found == self.next_hops => {}
             Ok(found) => {
@@ -220,8 +232,8 @@ impl LbDaemon {
 
     /// Takes new next hops. A path MTU stays only if the path is the same.
     pub(super) fn take_next_hops(&mut self, found: NextHops) {
-        let is_same = |address| found.way(address) == self.next_hops.way(address);
-        self.path_mtus.path_mtus.keep(is_same);
+        let is_same = |address| found.path(address) == self.next_hops.path(address);
+        self.path_mtus.path_mtus.retain(is_same);
         self.path_mtus.warned_paths.retain(|(address, _)| is_same(*address));
         self.next_hops = found;
     }

@@ -1,9 +1,9 @@
-//! How packets leave towards each backend: asked of the kernel's routing, kept up to date in the
-//! map `NEXT_HOPS`.
+//! Next hops towards backends: looked up in the kernel's routing tables and written to the map
+//! `NEXT_HOPS`.
 //!
-//! A packet needs an interface, an MTU and the neighbour to whom it is handed on the link: the
-//! router, or the backend itself. Its link address is the kernel's business when it redirects.
-//! While no daemon runs, packets keep to what was found last.
+//! A packet needs an egress interface, an MTU and a neighbour: the gateway, or the backend itself.
+//! The kernel resolves the neighbour's link address on redirect. While no daemon runs, packets use
+//! the next hops found last.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,47 +18,47 @@ use crate::kernel::netlink::{self, DeviceMtus, Netlink};
 use crate::kernel::routing::path::BackendPath;
 use crate::kernel::routing::path_mtu::PathMtus;
 
-/// Bytes of a full Ethernet frame's IP packet, which is what most clients send.
+/// Bytes of the IP packet in a full Ethernet frame, the largest that most clients send.
 const FULL_PACKET: u32 = 1500;
 
-/// How packets leave towards an address.
+/// The next hop towards an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hop {
-    /// As in the map, but without a neighbour.
+    /// The entry of the map, without its neighbour index.
     entry: NextHop,
-    /// To whom they are handed; `None` when the kernel should find out.
+    /// The neighbour; `None` if the kernel should look it up.
     neighbour: Option<IpAddr>,
 }
 
 const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 
-/// What is thought of an underlay address that is not an address of this host.
+/// How an underlay address that this host does not have is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A wrong configuration.
+    /// As a configuration error.
     MustBeLocal,
-    /// It was there when the configuration was read, and may come back. What is sent from the other
-    /// family's goes on.
-    MayBeLost,
+    /// As a warning: the address existed when the configuration was applied and may come back. The
+    /// other family keeps working.
+    MayBeMissing,
 }
 
-/// The ways to backends, by address.
+/// The paths to backends, by address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHops {
     underlay: Underlay,
     found: BTreeMap<IpAddr, BackendPath>,
-    /// What an operator should know, a sentence for each address that has a problem.
+    /// Warnings, one sentence for each address with a problem.
     pub warnings: BTreeMap<IpAddr, String>,
 }
 
 impl NextHops {
-    /// Asks for the route to each address, from the underlay address of its family. `overhead` is
-    /// what encapsulation takes beside the outer IP header, in bytes.
+    /// Looks up the route to each address, from the underlay address of its family. `overhead` is
+    /// the size of the encapsulation without the outer IP header, in bytes.
     ///
     /// # Errors
     ///
-    /// [`netlink::Error`]; also when an underlay address is not an address of this host, where
-    /// `source` wants that: otherwise nothing is sent from it, and the warnings say so.
+    /// [`netlink::Error`]; also for an underlay address that this host does not have, if `source`
+    /// is [`Source::MustBeLocal`]. Otherwise that is a warning, and no packet is sent from it.
     pub async fn find(
         netlink: &Netlink,
         underlay: Underlay,
@@ -71,9 +71,9 @@ impl NextHops {
         for address in addresses {
             let route =
                 netlink.route_among(address, underlay.address_for(address), &mut mtus).await;
-            let (way, warning) = match route {
+            let (path, warning) = match route {
                 Err(error @ netlink::Error::SourceNotLocal { .. })
-                    if source == Source::MayBeLost =>
+                    if source == Source::MayBeMissing =>
                 {
                     (
                         BackendPath::NONE,
@@ -105,7 +105,7 @@ impl NextHops {
                     )
                 }
             };
-            next_hops.found.insert(address, way);
+            next_hops.found.insert(address, path);
             if let Some(warning) = warning {
                 next_hops.warnings.insert(address, warning);
             }
@@ -113,15 +113,15 @@ impl NextHops {
         Ok(next_hops)
     }
 
-    /// The way to an address; `None` when it was not asked for, because no backend has it.
-    pub fn way(&self, address: IpAddr) -> Option<BackendPath> {
+    /// The path to an address; `None` for the address of no backend.
+    pub fn path(&self, address: IpAddr) -> Option<BackendPath> {
         self.found.get(&address).copied()
     }
 
-    /// The next hop towards an address, with the MTU that fits all of the way, as far as it is
-    /// known; for a backend that has none yet: whoever the neighbour is, the kernel finds out.
+    /// The next hop towards an address, with the path MTU as far as it is known, and without a
+    /// neighbour: for a backend that has no next hop yet. The kernel looks the neighbour up.
     pub fn towards(&self, address: IpAddr, path_mtus: &PathMtus) -> NextHop {
-        path_mtus.limit(address, self.way(address).unwrap_or(BackendPath::NONE).next_hop)
+        path_mtus.limit(address, self.path(address).unwrap_or(BackendPath::NONE).next_hop)
     }
 
     fn hop(&self, address: IpAddr, path_mtus: &PathMtus) -> Hop {
@@ -129,13 +129,13 @@ impl NextHops {
         if entry.interface == 0 {
             return NONE;
         }
-        let gateway = self.way(address).and_then(|way| way.gateway);
+        let gateway = self.path(address).and_then(|path| path.gateway);
         Hop { entry, neighbour: Some(gateway.unwrap_or(address)) }
     }
 
-    /// Writes what differs for the backends that are in the maps; how many next hops that were. A
-    /// backend whose address was not asked for is about to go, and keeps what it has while tables
-    /// may still lead to it.
+    /// Writes the next hops that differ, for the backends in the maps, and returns their number. A
+    /// backend whose address was not looked up is about to be removed; its next hop stays while
+    /// lookup tables may refer to it.
     ///
     /// # Errors
     ///
@@ -146,8 +146,8 @@ impl NextHops {
         backends: &BTreeMap<u16, HaveBackend>,
         path_mtus: &PathMtus,
     ) -> Result<usize, bpf::Error> {
-        let present = Present { next_hops: maps.next_hops()?, neighbours: maps.neighbours()? };
-        let mut changes = Changes::default();
+        let present = PresentHops { next_hops: maps.next_hops()?, neighbours: maps.neighbours()? };
+        let mut changes = HopChanges::default();
         for (index, backend) in backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in
                 [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)]
@@ -155,7 +155,7 @@ impl NextHops {
                 let asked = (!address.is_none()).then(|| IpAddr::from(address));
                 let hop =
                     match asked.filter(|address| self.underlay.address_for(*address).is_some()) {
-                        // No address, or no source for its outer header.
+                        // No address, or no underlay address for its outer header.
                         None => NONE,
                         Some(address) if !self.found.contains_key(&address) => continue,
                         Some(address) => self.hop(address, path_mtus),
@@ -163,29 +163,29 @@ impl NextHops {
                 changes.note(&present, NextHop::index(*index, family), &hop);
             }
         }
-        // In this order: a next hop never names a neighbour that is not written.
+        // In this order, so that a next hop never refers to a neighbour that is not written.
         maps.set_neighbours(&changes.neighbours)?;
         maps.set_next_hops(&changes.next_hops)?;
         Ok(changes.next_hops.len())
     }
 }
 
-/// What the maps hold.
-struct Present {
+/// The content of the maps.
+struct PresentHops {
     next_hops: Vec<NextHop>,
     neighbours: Vec<Neighbour>,
 }
 
-/// What is to be written: neighbours that no next hop names, then next hops.
+/// The entries to write: neighbours that no next hop refers to, then next hops.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Changes {
+struct HopChanges {
     neighbours: Vec<(u32, Neighbour)>,
     next_hops: Vec<(u32, NextHop)>,
 }
 
-impl Changes {
-    /// Notes what makes the next hop at an index what it should be.
-    fn note(&mut self, present: &Present, at: u32, wanted: &Hop) {
+impl HopChanges {
+    /// Adds the writes that change the next hop at an index to `wanted`.
+    fn note(&mut self, present: &PresentHops, at: u32, wanted: &Hop) {
         let has = present.next_hops.get(at as usize).copied().unwrap_or(NextHop::NONE);
         let wanted_neighbour = wanted.neighbour.map(Neighbour::from);
         let known = (has.neighbour != 0).then(|| has.neighbour_index(at) as usize);
@@ -201,7 +201,7 @@ impl Changes {
             self.next_hops.push((at, wanted.entry));
             return;
         };
-        // Packets on other CPUs may be reading the one that counts now.
+        // Programs on other CPUs may be reading the current neighbour.
         let other = if has.neighbour == 1 { 2 } else { 1 };
         let next_hop = NextHop { neighbour: other, ..wanted.entry };
         self.neighbours.push((next_hop.neighbour_index(at), wanted_neighbour));
@@ -209,18 +209,18 @@ impl Changes {
     }
 }
 
-/// What is wrong with an MTU towards a backend's address: it is less than what is stated of the
-/// underlay, or full packets of clients do not fit.
+/// The warning for an MTU that is below the configured `underlay.mtu`, or that does not fit full
+/// packets of clients.
 fn too_small(address: IpAddr, mtu: u32, overhead: u32, stated: Option<u32>) -> Option<String> {
     let overhead = overhead + if address.is_ipv4() { 20 } else { 40 };
     let largest = mtu.saturating_sub(overhead);
     match stated {
         Some(stated) if mtu < stated => Some(format!(
-            "the MTU towards it is {mtu}, though underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
+            "the MTU towards it is {mtu}, but underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
              raise the MTU of the interface or route, or correct underlay.mtu"
         )),
         _ if mtu < FULL_PACKET + overhead => Some(format!(
-            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that heed the \
+            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that follow the \
              backend's MSS do not send; raise the underlay's MTU to {} or more",
             FULL_PACKET + overhead
         )),
@@ -241,12 +241,12 @@ mod tests {
         }
     }
 
-    /// Notes a change and makes it, one write after the other; what a packet finds after each of
-    /// them.
-    fn turn(present: &mut Present, wanted: &Hop) -> Vec<(NextHop, Option<Neighbour>)> {
-        let mut changes = Changes::default();
+    /// Applies a change one write at a time, and returns the next hop that a packet would use after
+    /// each write.
+    fn apply_hop(present: &mut PresentHops, wanted: &Hop) -> Vec<(NextHop, Option<Neighbour>)> {
+        let mut changes = HopChanges::default();
         changes.note(present, AT, wanted);
-        let found = |present: &Present| {
+        let found = |present: &PresentHops| {
             let has = present.next_hops[AT as usize];
             let known =
                 (has.neighbour != 0).then(|| present.neighbours[has.neighbour_index(AT) as usize]);
@@ -265,11 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn packets_find_the_next_hop_as_it_was_or_as_it_is_and_never_half_of_it() {
-        let nobody = Neighbour { family: 0, address: [0; 4] };
+    fn a_packet_uses_the_old_or_the_new_next_hop_and_never_a_mixture() {
+        let none = Neighbour { family: 0, address: [0; 4] };
         let mut present =
-            Present { next_hops: vec![NextHop::NONE; 8], neighbours: vec![nobody; 16] };
-        let turns = [
+            PresentHops { next_hops: vec![NextHop::NONE; 8], neighbours: vec![none; 16] };
+        let hops = [
             hop(3, Some("10.0.0.254")),
             hop(3, Some("10.0.0.253")),
             hop(4, Some("fe80::1")),
@@ -279,18 +279,18 @@ mod tests {
             NONE,
         ];
         let mut before = (NextHop::NONE, None);
-        for wanted in &turns {
+        for wanted in &hops {
             let after = (wanted.entry, wanted.neighbour.map(Neighbour::from));
-            let seen = turn(&mut present, wanted);
+            let seen = apply_hop(&mut present, wanted);
             assert!(seen.iter().all(|found| *found == before || *found == after), "{seen:?}");
             assert_eq!(seen.last(), Some(&after));
-            assert_eq!(turn(&mut present, wanted).len(), 1, "nothing is left to do");
+            assert_eq!(apply_hop(&mut present, wanted).len(), 1, "nothing is left to do");
             before = after;
         }
     }
 
     #[test]
-    fn neighbours_are_what_the_kernel_reads() {
+    fn neighbours_have_the_layout_of_the_kernel() {
         let family = |text: &str| Neighbour::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(
             family("10.0.0.1"),
@@ -301,23 +301,25 @@ mod tests {
     }
 
     #[test]
-    fn an_underlay_that_is_smaller_than_clients_need_or_than_is_stated_is_told() {
+    fn an_underlay_mtu_below_the_clients_or_below_the_configured_one_is_a_warning() {
         let v4 = IpAddr::from([10, 0, 1, 1]);
         let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
-        for (address, mtu, overhead, stated, says) in [
+        for (address, mtu, overhead, stated, expected) in [
             (v4, 1520, 0, None, None),
             (v4, 1520, 8, None, Some("raise the underlay's MTU to 1528")),
             (v6, 1540, 0, Some(1540), None),
             (v6, 1548, 8, Some(1548), None),
             (v6, 1520, 0, None, Some("more than 1480 bytes")),
             (v4, 1500, 0, Some(1500), Some("raise the underlay's MTU to 1520")),
-            (v4, 1500, 0, Some(9000), Some("though underlay.mtu is 9000")),
+            (v4, 1500, 0, Some(9000), Some("but underlay.mtu is 9000")),
         ] {
-            let told = too_small(address, mtu, overhead, stated);
-            assert_eq!(told.is_some(), says.is_some(), "{told:?}");
+            let warning = too_small(address, mtu, overhead, stated);
+            assert_eq!(warning.is_some(), expected.is_some(), "{warning:?}");
             assert!(
-                says.is_none_or(|says| told.as_ref().is_some_and(|told| told.contains(says))),
-                "{told:?}"
+                expected.is_none_or(|expected| warning
+                    .as_ref()
+                    .is_some_and(|warning| warning.contains(expected))),
+                "{warning:?}"
             );
         }
     }

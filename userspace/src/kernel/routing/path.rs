@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use sluice_datapath::abi::NextHop;
 
-/// The way to an address, as routing has it.
+/// The path to an address according to the routing tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendPath {
     /// Interface and MTU; no neighbour.
     pub next_hop: NextHop,
-    /// The router to which packets are handed, if there is one.
+    /// The gateway, if there is one.
     pub gateway: Option<IpAddr>,
 }
 

@@ -1,11 +1,11 @@
-//! MTUs that routers between balancer and backends have told.
+//! Path MTUs reported by routers between balancer and backends.
 //!
-//! A router on the way to a backend whose next link is too small for an encapsulated packet drops
-//! it, and tells the source of the outer header: this host. Such an error lowers what `NEXT_HOPS`
-//! says of the backend, so that clients are told what fits. As anybody can forge errors, one counts
-//! only when it quotes a packet that could be ours, and never lowers an MTU below what clients can
-//! be told of. After [`LIFETIME`] it is forgotten, and the next large packet finds out anew; a
-//! changed way to the backend forgets it at once.
+//! A router on the path to a backend whose next link is too small for an encapsulated packet drops
+//! the packet and sends an ICMP error to the source of the outer header: this host. Such an error
+//! lowers the backend's MTU in `NEXT_HOPS`, so that the balancer reports the MTU to clients. Errors
+//! can be forged, so one is accepted only if it quotes a packet that this balancer could have sent,
+//! and it never lowers an MTU below the smallest that can be reported to clients. A path MTU
+//! expires after [`LIFETIME`], and at once when the route to the backend changes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,43 +20,43 @@ use crate::kernel::routing::path::BackendPath;
 mod error;
 mod socket;
 
-pub use error::{Malformed, TooBig};
-pub use socket::{Heard, Listener};
+pub use error::{Malformed, TooBigError};
+pub use socket::{Listener, PathError};
 
-/// How long an MTU counts: as long as Linux believes one (`net.ipv4.route.mtu_expires`).
+/// The lifetime of a path MTU, as in Linux (`net.ipv4.route.mtu_expires`).
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
-/// How long nothing further lowers an MTU that was lowered: one packet finds one link, and the way
-/// has few that are ever smaller.
-const RESTS: Duration = Duration::from_secs(1);
+/// The minimum time between two reductions of one path MTU: each large packet finds one small link,
+/// and a path has few of these.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What became of an error about an encapsulated packet.
+/// The outcome of an ICMP error about an encapsulated packet.
 ///
-/// The number is the counter's index in `PATH_MTU_ERRORS`; none is ever used for something else.
+/// The number is the counter's index in `PATH_MTU_ERRORS` and is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Outcome {
-    /// It lowered the MTU towards a backend.
+pub enum PathErrorOutcome {
+    /// Lowered the MTU towards a backend.
     Lowered = 0,
-    /// It tells what is known already.
+    /// Reports an MTU that is known already.
     Known = 1,
-    /// It cannot be read.
+    /// Cannot be parsed.
     Malformed = 2,
-    /// It quotes a packet from another source.
+    /// Quotes a packet from another source.
     OtherSource = 3,
-    /// It quotes a packet to somewhere else.
+    /// Quotes a packet to an address that is no backend's.
     OtherDestination = 4,
-    /// It quotes a packet that the balancer cannot have sent.
+    /// Quotes a packet that the balancer cannot have sent.
     NeverSent = 5,
-    /// It tells no MTU.
+    /// Reports no MTU.
     NoMtu = 6,
-    /// It tells an MTU with which clients can do nothing.
+    /// Reports an MTU below the smallest usable one.
     TooSmall = 7,
-    /// It comes too soon after another one.
+    /// Follows another error too soon.
     TooOften = 8,
 }
 
-impl Outcome {
-    /// All of them, by index.
+impl PathErrorOutcome {
+    /// All outcomes, by index.
     pub const ALL: [Self; 9] = [
         Self::Lowered,
         Self::Known,
@@ -89,35 +89,35 @@ impl Outcome {
         }
     }
 
-    /// Whether the error was believed.
+    /// Whether the error was accepted.
     pub const fn is_accepted(self) -> bool {
         matches!(self, Self::Lowered | Self::Known)
     }
 
-    /// What happened, and whether that is normal.
+    /// A description, and whether the outcome is normal in production.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Lowered => {
-                "The MTU towards a backend was lowered to what a router tells. Raise the MTU of its link."
+                "The MTU towards a backend was lowered to the one that a router reported. Raise the MTU of its link."
             }
             Self::Known => {
-                "The MTU was as low already. Normal: packets that were under way when it was lowered, or a route that says the same."
+                "The MTU was as low already. Normal: packets that were under path when it was lowered, or a route that says the same."
             }
-            Self::Malformed => "The error is cut short, or its checksum is wrong. Not normal.",
+            Self::Malformed => "The error is truncated, or its checksum is wrong. Not normal.",
             Self::OtherSource => {
-                "The quoted packet is not from this balancer's underlay address. Normal beside other tunnels; else forged."
+                "The quoted packet is not from this balancer's underlay address. Normal if the host has other tunnels; otherwise forged."
             }
             Self::OtherDestination => {
-                "The quoted packet is to no backend. Normal beside other tunnels, or after a backend was removed; else forged."
+                "The quoted packet is not to a backend. Normal if the host has other tunnels, or after a backend was removed; otherwise forged."
             }
             Self::NeverSent => {
-                "The quoted packet would have fitted, or could have been cut. Not normal: a broken router, or forged."
+                "The quoted packet fits the reported MTU, or may be fragmented. Not normal: a broken router, or forged."
             }
             Self::NoMtu => {
-                "The router tells no MTU. Not normal: an old router; set the MTU on the route by hand."
+                "The router reports no MTU. Not normal: an old router; set the MTU on the route by hand."
             }
             Self::TooSmall => {
-                "The MTU is too small for what every host may send. Not normal: such a link cannot be used; or forged."
+                "The MTU is too small for packets that every host may send. Not normal: the link cannot be used, or the error is forged."
             }
             Self::TooOften => {
                 "The MTU was lowered less than a second ago. Normal when several links are too small."
@@ -126,9 +126,9 @@ impl Outcome {
     }
 }
 
-const _: () = assert!(Outcome::ALL.len() <= PATH_MTU_ERRORS as usize);
+const _: () = assert!(PathErrorOutcome::ALL.len() <= PATH_MTU_ERRORS as usize);
 
-/// An MTU that a router has told.
+/// A path MTU reported by a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathMtu {
     /// Largest IP packet, outer header included, in bytes.
@@ -137,119 +137,122 @@ pub struct PathMtu {
     pub until: u64,
 }
 
-/// The MTUs that routers have told, by the backend's address.
+/// The path MTUs, by the backend's address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PathMtus {
-    told: BTreeMap<IpAddr, PathMtu>,
+    entries: BTreeMap<IpAddr, PathMtu>,
 }
 
 impl PathMtus {
-    /// Takes over what an earlier daemon wrote down of the backends that are in the maps, as far as
-    /// it has not expired.
+    /// Restores the path MTUs that an earlier daemon recorded for the backends in the maps and that
+    /// have not expired.
     pub fn restored(
         backends: &BTreeMap<u16, HaveBackend>,
         records: &[PathMtuRecord],
         now: u64,
     ) -> Self {
-        let mut told = BTreeMap::new();
-        for (at, address, epoch) in places(backends) {
+        let mut entries = BTreeMap::new();
+        for (at, address, epoch) in next_hop_indexes(backends) {
             if let Some(path_mtu) =
-                records.get(at as usize).and_then(|record| counting(record, epoch, now))
+                records.get(at as usize).and_then(|record| valid_path_mtu(record, epoch, now))
             {
-                told.insert(address, path_mtu);
+                entries.insert(address, path_mtu);
             }
         }
-        Self { told }
+        Self { entries }
     }
 
-    /// Judges an error that was heard at `now` (nanoseconds since boot), and does what it asks for
-    /// if it is believed.
+    /// Validates an error received at `now` (nanoseconds since boot), and lowers the path MTU if it
+    /// is accepted.
     ///
-    /// `settings` has the sources of outer headers, `way` leads to the quoted packet's destination,
-    /// if that is a backend's.
-    pub fn hear(
+    /// `settings` has the sources of outer headers; `path` is the path to the quoted packet's
+    /// destination, if that is a backend's address.
+    pub fn take_error(
         &mut self,
-        error: &TooBig,
+        error: &TooBigError,
         settings: &Settings,
-        way: Option<BackendPath>,
+        path: Option<BackendPath>,
         now: u64,
-    ) -> Outcome {
-        if !is_own(error.source, settings) {
-            return Outcome::OtherSource;
+    ) -> PathErrorOutcome {
+        if !is_underlay_source(error.source, settings) {
+            return PathErrorOutcome::OtherSource;
         }
         if error.port.is_some_and(|port| {
             !settings.features.has(Features::GUE) || port != settings.gue_port.number()
         }) {
-            return Outcome::NeverSent;
+            return PathErrorOutcome::NeverSent;
         }
-        let Some(way) = way.filter(|way| way.next_hop.interface != 0) else {
-            return Outcome::OtherDestination;
+        let Some(path) = path.filter(|path| path.next_hop.interface != 0) else {
+            return PathErrorOutcome::OtherDestination;
         };
         if error.mtu == 0 {
-            return Outcome::NoMtu;
+            return PathErrorOutcome::NoMtu;
         }
-        // It may be longer than any that was sent: routers merge packets, too (GRO), and quote what
-        // they merged.
-        if !error.uncut || error.length <= error.mtu {
-            return Outcome::NeverSent;
+        // The quoted length may exceed that of any packet sent: routers merge packets, too (GRO),
+        // and quote the merged one.
+        if !error.dont_fragment || error.length <= error.mtu {
+            return PathErrorOutcome::NeverSent;
         }
-        if error.mtu < least(error) {
-            return Outcome::TooSmall;
+        if error.mtu < min_usable_mtu(error) {
+            return PathErrorOutcome::TooSmall;
         }
-        if error.mtu >= u32::from(self.limit(error.destination, way.next_hop).mtu) {
-            return Outcome::Known;
+        if error.mtu >= u32::from(self.limit(error.destination, path.next_hop).mtu) {
+            return PathErrorOutcome::Known;
         }
         let until = now.saturating_add(nanoseconds(LIFETIME));
-        let rests = nanoseconds(LIFETIME) - nanoseconds(RESTS);
+        let recent = nanoseconds(LIFETIME) - nanoseconds(MIN_INTERVAL);
         if self
-            .told
+            .entries
             .get(&error.destination)
-            .is_some_and(|told| told.until > now.saturating_add(rests))
+            .is_some_and(|entry| entry.until > now.saturating_add(recent))
         {
-            return Outcome::TooOften;
+            return PathErrorOutcome::TooOften;
         }
-        self.told.insert(error.destination, PathMtu { mtu: error.mtu, until });
-        Outcome::Lowered
+        self.entries.insert(error.destination, PathMtu { mtu: error.mtu, until });
+        PathErrorOutcome::Lowered
     }
 
-    /// The next hop towards an address, with the MTU that a router has told where that is smaller.
+    /// The next hop towards an address, with the path MTU where that is smaller.
     #[must_use]
     pub fn limit(&self, address: IpAddr, next_hop: NextHop) -> NextHop {
-        match self.told.get(&address) {
-            Some(told) if next_hop.interface != 0 => NextHop {
-                mtu: next_hop.mtu.min(u16::try_from(told.mtu).unwrap_or(u16::MAX)),
+        match self.entries.get(&address) {
+            Some(entry) if next_hop.interface != 0 => NextHop {
+                mtu: next_hop.mtu.min(u16::try_from(entry.mtu).unwrap_or(u16::MAX)),
                 ..next_hop
             },
             _ => next_hop,
         }
     }
 
-    /// Forgets what `still` is false for: the way there is another one.
-    pub fn keep(&mut self, still: impl Fn(IpAddr) -> bool) {
-        self.told.retain(|address, _| still(*address));
+    /// Drops the path MTUs of addresses for which `still` is false because their route has changed.
+    pub fn retain(&mut self, still: impl Fn(IpAddr) -> bool) {
+        self.entries.retain(|address, _| still(*address));
     }
 
-    /// Forgets what has expired at `now`, and tells of which addresses.
+    /// Drops the path MTUs that have expired at `now`, and returns their addresses.
     pub fn expire(&mut self, now: u64) -> Vec<IpAddr> {
-        self.told.extract_if(.., |_, told| told.until <= now).map(|(address, _)| address).collect()
+        self.entries
+            .extract_if(.., |_, entry| entry.until <= now)
+            .map(|(address, _)| address)
+            .collect()
     }
 
-    /// When the next one expires: nanoseconds since boot.
+    /// When the next path MTU expires, in nanoseconds since boot.
     pub fn next_expiry(&self) -> Option<u64> {
-        self.told.values().map(|told| told.until).min()
+        self.entries.values().map(|entry| entry.until).min()
     }
 
-    /// What is to be written down for the next daemon, and for whoever looks: what differs from
-    /// `present`, which is what the map holds.
-    pub fn records(
+    /// The records to write for the next daemon and for `sluice status`: those that differ from
+    /// `present`, the content of the map.
+    pub fn changed_records(
         &self,
         backends: &BTreeMap<u16, HaveBackend>,
         present: &[PathMtuRecord],
     ) -> Vec<(u32, PathMtuRecord)> {
         let mut changed = Vec::new();
-        for (at, address, epoch) in places(backends) {
-            let record = match self.told.get(&address) {
-                Some(told) => PathMtuRecord { until: told.until, mtu: told.mtu, epoch },
+        for (at, address, epoch) in next_hop_indexes(backends) {
+            let record = match self.entries.get(&address) {
+                Some(entry) => PathMtuRecord { until: entry.until, mtu: entry.mtu, epoch },
                 None => PathMtuRecord::NONE,
             };
             if present.get(at as usize) != Some(&record) {
@@ -260,16 +263,18 @@ impl PathMtus {
     }
 }
 
-/// What a record says of a backend that has this epoch; nothing when it has expired at `now`,
-/// or is of a backend before it.
-pub fn counting(record: &PathMtuRecord, epoch: u32, now: u64) -> Option<PathMtu> {
+/// The path MTU in a record, for a backend with this epoch; `None` if it has expired at `now` or
+/// belongs to an earlier backend at this index.
+pub fn valid_path_mtu(record: &PathMtuRecord, epoch: u32, now: u64) -> Option<PathMtu> {
     let counts = record.mtu != 0 && record.epoch == epoch && record.until > now;
     counts.then_some(PathMtu { mtu: record.mtu, until: record.until })
 }
 
-/// Each address of the backends that are in use: its place in `NEXT_HOPS` and `PATH_MTUS`, and the
+/// For each address of the backends in use: its index in `NEXT_HOPS` and `PATH_MTUS`, and the
 /// backend's epoch.
-fn places(backends: &BTreeMap<u16, HaveBackend>) -> impl Iterator<Item = (u32, IpAddr, u32)> {
+fn next_hop_indexes(
+    backends: &BTreeMap<u16, HaveBackend>,
+) -> impl Iterator<Item = (u32, IpAddr, u32)> {
     let used = backends.iter().filter(|(_, backend)| backend.name.is_some());
     used.flat_map(|(index, backend)| {
         let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
@@ -278,8 +283,8 @@ fn places(backends: &BTreeMap<u16, HaveBackend>) -> impl Iterator<Item = (u32, I
     })
 }
 
-/// Whether outer headers have this source.
-fn is_own(source: IpAddr, settings: &Settings) -> bool {
+/// Whether this is a source of outer headers.
+fn is_underlay_source(source: IpAddr, settings: &Settings) -> bool {
     let (own, bits) = match source {
         IpAddr::V4(_) => (settings.source_v4, settings.source_bits_v4),
         IpAddr::V6(_) => (settings.source_v6, settings.source_bits_v6),
@@ -291,10 +296,10 @@ fn is_own(source: IpAddr, settings: &Settings) -> bool {
     !own.is_none() && fixed(source.into()) == fixed(own)
 }
 
-/// The least MTU that helps a packet such as the quoted one carries: every host may send packets of
-/// the smallest size that it can be told, and with its outer header that has to fit. IPv6 has no
-/// link below 1280 bytes. What nobody has seen may be IPv6.
-fn least(error: &TooBig) -> u32 {
+/// The smallest usable MTU for packets like the quoted one: the minimum MTU of the inner family,
+/// which every host may send, and the outer header must fit. IPv6 has no link below 1280 bytes (RFC
+/// 8200 section 5). An inner packet of unknown family is treated as IPv6.
+fn min_usable_mtu(error: &TooBigError) -> u32 {
     let carried =
         error.inner.unwrap_or(Family::V6).min_mtu() + if error.port.is_some() { 8 } else { 0 };
     match Family::of(error.destination) {

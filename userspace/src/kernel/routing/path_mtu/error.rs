@@ -1,4 +1,4 @@
-//! Reading an ICMP error that says "too big": what it tells, and of which packet.
+//! Parses "fragmentation needed" (ICMP) and "packet too big" (ICMPv6) errors.
 
 use std::net::IpAddr;
 
@@ -10,14 +10,13 @@ use etherparse::{
 };
 use sluice_datapath::Family;
 
-/// Bytes that an error quotes at least behind the IP header of the packet that it is about (RFC
-/// 792).
-const QUOTED: usize = 8;
+/// Bytes that an error quotes at least after the quoted IP header (RFC 792).
+const MIN_QUOTED: usize = 8;
 
-/// What an error tells of an IP packet that carries another one.
+/// A "too big" error about an encapsulated packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooBig {
-    /// The MTU that the router tells, in bytes; 0 when it does not (RFC 1191 section 5).
+pub struct TooBigError {
+    /// The reported MTU, in bytes; 0 if the router reports none (RFC 1191 section 5).
     pub mtu: u32,
     /// The quoted packet's source.
     pub source: IpAddr,
@@ -25,22 +24,22 @@ pub struct TooBig {
     pub destination: IpAddr,
     /// The quoted packet's length in bytes, outer header included.
     pub length: u32,
-    /// The family of the packet inside it; `None` where the router quotes a UDP header and nothing
-    /// behind it, which is as much as it must.
+    /// The family of the inner packet; `None` if the router quotes nothing after a UDP header, the
+    /// minimum that it must quote.
     pub inner: Option<Family>,
-    /// The port that it is sent to, where it is UDP.
+    /// The quoted packet's destination port, for UDP.
     pub port: Option<u16>,
-    /// Whether the quoted packet forbade routers to cut it, as every IPv6 packet does.
-    pub uncut: bool,
+    /// Whether routers must not fragment the quoted packet; always true for IPv6.
+    pub dont_fragment: bool,
 }
 
-/// The error is cut short, broken, or about something else.
+/// The error is truncated, invalid, or about another kind of packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-impl TooBig {
-    /// Reads an ICMP message from its IPv4 header on, as a raw socket gives it: nobody has looked
-    /// at its checksum yet.
+impl TooBigError {
+    /// Parses an ICMP message from its IPv4 header on, as received from a raw socket, which does
+    /// not verify the ICMP checksum.
     ///
     /// # Errors
     ///
@@ -57,7 +56,7 @@ impl TooBig {
             return Err(Malformed);
         };
         let quoted = Ipv4HeaderSlice::from_slice(icmp.payload()).map_err(|_| Malformed)?;
-        // Outer headers have no options, and later fragments have no header behind theirs.
+        // Outer headers have no options, and non-initial fragments have no transport header.
         if quoted.slice().len() != 20 || quoted.fragments_offset().value() != 0 {
             return Err(Malformed);
         }
@@ -69,12 +68,12 @@ impl TooBig {
             length: quoted.total_len().into(),
             inner,
             port,
-            uncut: quoted.dont_fragment(),
+            dont_fragment: quoted.dont_fragment(),
         })
     }
 
-    /// Reads an ICMPv6 message from its own header on, as a raw socket gives it: the kernel has
-    /// checked its checksum.
+    /// Parses an ICMPv6 message from its own header on, as received from a raw socket; the kernel
+    /// has verified its checksum.
     ///
     /// # Errors
     ///
@@ -84,7 +83,7 @@ impl TooBig {
         let Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else { return Err(Malformed) };
         let quoted = Ipv6HeaderSlice::from_slice(icmp.payload()).map_err(|_| Malformed)?;
         let (inner, port) = inner(quoted.next_header(), &icmp.payload()[quoted.slice().len()..])?;
-        // Here routers quote as much as fits (RFC 4443 section 3.2).
+        // ICMPv6 errors quote as much as fits (RFC 4443 section 3.2).
         if inner.is_none() {
             return Err(Malformed);
         }
@@ -95,13 +94,14 @@ impl TooBig {
             length: u32::from(quoted.payload_length()) + 40,
             inner,
             port,
-            uncut: true,
+            dont_fragment: true,
         })
     }
 }
 
-/// The family of the packet inside, where it is quoted, and the port that it is sent to if it is
-/// UDP; enough of it is quoted, and it is of the version that its protocol number says.
+/// The family of the inner packet, if quoted, and the destination port of an outer UDP header.
+/// Fails if fewer than [`MIN_QUOTED`] bytes are quoted, or if the IP version does not match the
+/// protocol number.
 fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Option<Family>, Option<u16>), Malformed> {
     let version = |at: usize| quoted.get(at).map(|first| first >> 4);
     let (family, port) = match (protocol, version(0)) {
@@ -119,5 +119,5 @@ fn inner(protocol: IpNumber, quoted: &[u8]) -> Result<(Option<Family>, Option<u1
         }
         _ => return Err(Malformed),
     };
-    if quoted.len() >= QUOTED { Ok((family, port)) } else { Err(Malformed) }
+    if quoted.len() >= MIN_QUOTED { Ok((family, port)) } else { Err(Malformed) }
 }

@@ -8,7 +8,7 @@ use sluice_datapath::abi::{Backend, Features, Port};
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
-/// When things happen: an hour after boot.
+/// The time of the tests: an hour after boot.
 const NOW: u64 = 3_600 * SECOND;
 
 const GUE_PORT: u16 = 6080;
@@ -29,21 +29,21 @@ fn settings() -> Settings {
     }
 }
 
-/// What a router says when an outer packet of 1600 bytes does not fit a link of 1500.
-fn told(outer: Family, inner: Family) -> TooBig {
+/// The error for an outer packet of 1600 bytes that does not fit a link of 1500.
+fn too_big_error(outer: Family, inner: Family) -> TooBigError {
     let (source, destination) = match outer {
         Family::V4 => ("10.0.0.1", "10.0.1.1"),
         Family::V6 => ("2001:db8::1", "2001:db8:1::1"),
     };
     let (source, destination) = (address(source), address(destination));
-    TooBig {
+    TooBigError {
         mtu: 1500,
         source,
         destination,
         length: 1600,
         inner: Some(inner),
         port: None,
-        uncut: true,
+        dont_fragment: true,
     }
 }
 
@@ -54,20 +54,20 @@ const FAMILIES: [(Family, Family); 4] = [
     (Family::V6, Family::V4),
 ];
 
-/// The error as it comes out of a raw socket, built by etherparse.
-fn wire(error: &TooBig) -> Vec<u8> {
+/// The error as received from a raw socket, built with etherparse.
+fn wire(error: &TooBigError) -> Vec<u8> {
     let (mut protocol, version) = match error.inner {
         Some(Family::V4) | None => (IpNumber::IPV4, 0x45),
         Some(Family::V6) => (IpNumber::IPV6, 0x60),
     };
-    let mut behind = vec![version, 0, 0, 0, 0, 0, 0, 0];
+    let mut inner_bytes = vec![version, 0, 0, 0, 0, 0, 0, 0];
     if let Some(port) = error.port {
         protocol = IpNumber::UDP;
         let header =
             UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
-        // Not a byte more than it takes.
-        behind.truncate(usize::from(error.inner.is_some()));
-        behind.splice(0..0, header.to_bytes());
+        // The minimum quote.
+        inner_bytes.truncate(usize::from(error.inner.is_some()));
+        inner_bytes.splice(0..0, header.to_bytes());
     }
     let mut quote = Vec::new();
     match (error.source, error.destination) {
@@ -76,10 +76,10 @@ fn wire(error: &TooBig) -> Vec<u8> {
             let mut header =
                 Ipv4Header::new(payload, 63, protocol, source.octets(), destination.octets())
                     .unwrap();
-            header.dont_fragment = error.uncut;
+            header.dont_fragment = error.dont_fragment;
             header.header_checksum = header.calc_header_checksum();
             header.write(&mut quote).unwrap();
-            quote.extend(&behind);
+            quote.extend(&inner_bytes);
             let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded {
                 next_hop_mtu: error.mtu as u16,
             };
@@ -104,7 +104,7 @@ fn wire(error: &TooBig) -> Vec<u8> {
                 ..Ipv6Header::default()
             };
             header.write(&mut quote).unwrap();
-            quote.extend(&behind);
+            quote.extend(&inner_bytes);
             let mut message = Vec::new();
             Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: error.mtu })
                 .write(&mut message)
@@ -115,29 +115,29 @@ fn wire(error: &TooBig) -> Vec<u8> {
     }
 }
 
-fn read(outer: Family, bytes: &[u8]) -> Result<TooBig, Malformed> {
+fn read(outer: Family, bytes: &[u8]) -> Result<TooBigError, Malformed> {
     match outer {
-        Family::V4 => TooBig::from_ipv4(bytes),
-        Family::V6 => TooBig::from_icmpv6(bytes),
+        Family::V4 => TooBigError::from_ipv4(bytes),
+        Family::V6 => TooBigError::from_icmpv6(bytes),
     }
 }
 
-fn hear(path_mtus: &mut PathMtus, error: &TooBig, now: u64) -> Outcome {
-    path_mtus.hear(error, &settings(), Some(ROUTE), now)
+fn take_error(path_mtus: &mut PathMtus, error: &TooBigError, now: u64) -> PathErrorOutcome {
+    path_mtus.take_error(error, &settings(), Some(ROUTE), now)
 }
 
-/// The MTU that counts towards the error's destination.
-fn mtu(path_mtus: &PathMtus, error: &TooBig) -> u32 {
+/// The MTU towards the error's destination.
+fn mtu(path_mtus: &PathMtus, error: &TooBigError) -> u32 {
     path_mtus.limit(error.destination, ROUTE.next_hop).mtu.into()
 }
 
 #[test]
-fn an_error_is_read_and_lowers_the_mtu_of_that_backend_and_family_alone() {
+fn an_error_lowers_the_mtu_of_its_backend_and_family_only() {
     for (outer, inner) in FAMILIES {
-        let error = told(outer, inner);
+        let error = too_big_error(outer, inner);
         assert_eq!(read(outer, &wire(&error)), Ok(error), "{inner} in {outer}");
         let mut path_mtus = PathMtus::default();
-        assert_eq!(hear(&mut path_mtus, &error, NOW), Outcome::Lowered);
+        assert_eq!(take_error(&mut path_mtus, &error, NOW), PathErrorOutcome::Lowered);
         assert_eq!(mtu(&path_mtus, &error), 1500);
         for other in ["10.0.1.2", "2001:db8:1::2", "192.0.2.1"] {
             assert_eq!(path_mtus.limit(address(other), ROUTE.next_hop), ROUTE.next_hop);
@@ -148,9 +148,9 @@ fn an_error_is_read_and_lowers_the_mtu_of_that_backend_and_family_alone() {
 }
 
 #[test]
-fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
+fn an_error_about_a_gue_packet_is_accepted_only_with_gue() {
     for (outer, inner) in FAMILIES {
-        let error = TooBig { port: Some(GUE_PORT), ..told(outer, inner) };
+        let error = TooBigError { port: Some(GUE_PORT), ..too_big_error(outer, inner) };
         assert_eq!(read(outer, &wire(&error)), Ok(error), "{inner} in {outer}");
         let least = match (outer, inner) {
             (Family::V4, Family::V4) => 604,
@@ -158,17 +158,20 @@ fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
             (Family::V6, Family::V4) => 1280,
             (Family::V6, Family::V6) => 1328,
         };
-        let elsewhere = TooBig { port: Some(GUE_PORT + 1), ..error };
+        let elsewhere = TooBigError { port: Some(GUE_PORT + 1), ..error };
         for (error, outcome) in [
-            (elsewhere, Outcome::NeverSent),
-            (TooBig { mtu: least - 1, ..error }, Outcome::TooSmall),
-            (TooBig { mtu: least, ..error }, Outcome::Lowered),
+            (elsewhere, PathErrorOutcome::NeverSent),
+            (TooBigError { mtu: least - 1, ..error }, PathErrorOutcome::TooSmall),
+            (TooBigError { mtu: least, ..error }, PathErrorOutcome::Lowered),
         ] {
-            assert_eq!(hear(&mut PathMtus::default(), &error, NOW), outcome, "{error:?}");
+            assert_eq!(take_error(&mut PathMtus::default(), &error, NOW), outcome, "{error:?}");
         }
         let unused = Settings { features: Features::NONE, ..settings() };
-        assert_eq!(PathMtus::default().hear(&error, &unused, Some(ROUTE), NOW), Outcome::NeverSent);
-        // Not enough of it is quoted, or it is neither of IPv4 nor of IPv6.
+        assert_eq!(
+            PathMtus::default().take_error(&error, &unused, Some(ROUTE), NOW),
+            PathErrorOutcome::NeverSent
+        );
+        // Too little is quoted, or the inner version is neither 4 nor 6.
         let mut cut = wire(&error);
         cut.pop();
         assert_eq!(read(outer, &cut), Err(Malformed));
@@ -182,24 +185,30 @@ fn an_error_about_a_packet_in_udp_counts_where_packets_are_sent_so() {
 }
 
 #[test]
-fn a_router_may_quote_eight_bytes_which_are_a_udp_header() {
-    let error = TooBig { inner: None, port: Some(GUE_PORT), ..told(Family::V4, Family::V4) };
+fn a_quote_of_eight_bytes_holds_a_udp_header() {
+    let error =
+        TooBigError { inner: None, port: Some(GUE_PORT), ..too_big_error(Family::V4, Family::V4) };
     let bytes = wire(&error);
     assert_eq!(bytes.len(), 20 + 8 + 20 + 8);
     assert_eq!(read(Family::V4, &bytes), Ok(error));
-    // It may have been an IPv6 packet.
-    for (mtu, outcome) in [(1307, Outcome::TooSmall), (1308, Outcome::Lowered)] {
-        assert_eq!(hear(&mut PathMtus::default(), &TooBig { mtu, ..error }, NOW), outcome, "{mtu}");
+    // The inner packet may be IPv6.
+    for (mtu, outcome) in [(1307, PathErrorOutcome::TooSmall), (1308, PathErrorOutcome::Lowered)] {
+        assert_eq!(
+            take_error(&mut PathMtus::default(), &TooBigError { mtu, ..error }, NOW),
+            outcome,
+            "{mtu}"
+        );
     }
-    // Of IPv6 packets routers quote as much as fits.
-    let error = TooBig { inner: None, port: Some(GUE_PORT), ..told(Family::V6, Family::V4) };
+    // ICMPv6 errors quote as much as fits.
+    let error =
+        TooBigError { inner: None, port: Some(GUE_PORT), ..too_big_error(Family::V6, Family::V4) };
     assert_eq!(read(Family::V6, &wire(&error)), Err(Malformed));
 }
 
 #[test]
-fn each_thing_that_is_wrong_is_refused_with_its_name_and_lowers_nothing() {
+fn every_invalid_error_has_its_outcome_and_lowers_nothing() {
     for (outer, inner) in FAMILIES {
-        let good = told(outer, inner);
+        let good = too_big_error(outer, inner);
         let least = match (outer, inner) {
             (Family::V4, Family::V4) => 596,
             (Family::V4, Family::V6) => 1300,
@@ -208,35 +217,44 @@ fn each_thing_that_is_wrong_is_refused_with_its_name_and_lowers_nothing() {
         };
         let other_source = if outer == Family::V4 { "10.0.0.2" } else { "2001:db8::2" };
         let mut cases = vec![
-            (TooBig { source: address(other_source), ..good }, Outcome::OtherSource),
-            (TooBig { mtu: 0, ..good }, Outcome::NoMtu),
-            (TooBig { length: 1500, ..good }, Outcome::NeverSent),
-            (TooBig { mtu: 1600, length: 1600, ..good }, Outcome::NeverSent),
-            (TooBig { mtu: u32::MAX, ..good }, Outcome::NeverSent),
-            (TooBig { mtu: least - 1, ..good }, Outcome::TooSmall),
-            (TooBig { mtu: 68, ..good }, Outcome::TooSmall),
+            (TooBigError { source: address(other_source), ..good }, PathErrorOutcome::OtherSource),
+            (TooBigError { mtu: 0, ..good }, PathErrorOutcome::NoMtu),
+            (TooBigError { length: 1500, ..good }, PathErrorOutcome::NeverSent),
+            (TooBigError { mtu: 1600, length: 1600, ..good }, PathErrorOutcome::NeverSent),
+            (TooBigError { mtu: u32::MAX, ..good }, PathErrorOutcome::NeverSent),
+            (TooBigError { mtu: least - 1, ..good }, PathErrorOutcome::TooSmall),
+            (TooBigError { mtu: 68, ..good }, PathErrorOutcome::TooSmall),
         ];
         if outer == Family::V4 {
-            cases.push((TooBig { uncut: false, ..good }, Outcome::NeverSent));
+            cases.push((TooBigError { dont_fragment: false, ..good }, PathErrorOutcome::NeverSent));
         }
         for (error, outcome) in cases {
             let mut path_mtus = PathMtus::default();
-            assert_eq!(hear(&mut path_mtus, &error, NOW), outcome, "{error:?}");
+            assert_eq!(take_error(&mut path_mtus, &error, NOW), outcome, "{error:?}");
             assert_eq!(path_mtus, PathMtus::default());
         }
         let mut path_mtus = PathMtus::default();
         let unreachable = BackendPath { next_hop: NextHop::NONE, gateway: None };
-        for way in [None, Some(unreachable)] {
-            assert_eq!(path_mtus.hear(&good, &settings(), way, NOW), Outcome::OtherDestination);
+        for path in [None, Some(unreachable)] {
+            assert_eq!(
+                path_mtus.take_error(&good, &settings(), path, NOW),
+                PathErrorOutcome::OtherDestination
+            );
         }
-        assert_eq!(path_mtus.hear(&good, &Settings::NONE, Some(ROUTE), NOW), Outcome::OtherSource);
+        assert_eq!(
+            path_mtus.take_error(&good, &Settings::NONE, Some(ROUTE), NOW),
+            PathErrorOutcome::OtherSource
+        );
         assert_eq!(path_mtus, PathMtus::default());
-        assert_eq!(hear(&mut path_mtus, &TooBig { mtu: least, ..good }, NOW), Outcome::Lowered);
+        assert_eq!(
+            take_error(&mut path_mtus, &TooBigError { mtu: least, ..good }, NOW),
+            PathErrorOutcome::Lowered
+        );
     }
 }
 
 #[test]
-fn an_error_about_any_source_of_the_prefix_counts() {
+fn an_error_about_any_source_in_the_prefix_is_accepted() {
     let bits = u32::from_ne_bytes([0, 0, 0x0f, 0xff]);
     let settings = Settings {
         source_v4: address("10.0.0.0").into(),
@@ -245,21 +263,25 @@ fn an_error_about_any_source_of_the_prefix_counts() {
         source_bits_v6: bits,
         ..Settings::NONE
     };
-    for (source, outcome) in [("10.0.15.7", Outcome::Lowered), ("10.0.16.7", Outcome::OtherSource)]
+    for (source, outcome) in
+        [("10.0.15.7", PathErrorOutcome::Lowered), ("10.0.16.7", PathErrorOutcome::OtherSource)]
     {
-        let error = TooBig { source: address(source), ..told(Family::V4, Family::V4) };
+        let error =
+            TooBigError { source: address(source), ..too_big_error(Family::V4, Family::V4) };
         assert_eq!(
-            PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW),
+            PathMtus::default().take_error(&error, &settings, Some(ROUTE), NOW),
             outcome,
             "{source}"
         );
     }
-    for (source, outcome) in
-        [("2001:db8::fff", Outcome::Lowered), ("2001:db8:0:1::fff", Outcome::OtherSource)]
-    {
-        let error = TooBig { source: address(source), ..told(Family::V6, Family::V6) };
+    for (source, outcome) in [
+        ("2001:db8::fff", PathErrorOutcome::Lowered),
+        ("2001:db8:0:1::fff", PathErrorOutcome::OtherSource),
+    ] {
+        let error =
+            TooBigError { source: address(source), ..too_big_error(Family::V6, Family::V6) };
         assert_eq!(
-            PathMtus::default().hear(&error, &settings, Some(ROUTE), NOW),
+            PathMtus::default().take_error(&error, &settings, Some(ROUTE), NOW),
             outcome,
             "{source}"
         );
@@ -268,11 +290,11 @@ fn an_error_about_any_source_of_the_prefix_counts() {
 
 #[test]
 fn an_mtu_expires_after_ten_minutes_and_the_next_error_lowers_it_again() {
-    let (error, mut path_mtus) = (told(Family::V4, Family::V4), PathMtus::default());
+    let (error, mut path_mtus) = (too_big_error(Family::V4, Family::V4), PathMtus::default());
     assert_eq!(path_mtus.next_expiry(), None);
-    assert_eq!(hear(&mut path_mtus, &error, NOW), Outcome::Lowered);
-    // What was under way does not put it off.
-    assert_eq!(hear(&mut path_mtus, &error, NOW + 5 * SECOND), Outcome::Known);
+    assert_eq!(take_error(&mut path_mtus, &error, NOW), PathErrorOutcome::Lowered);
+    // Errors about packets in flight do not extend the lifetime.
+    assert_eq!(take_error(&mut path_mtus, &error, NOW + 5 * SECOND), PathErrorOutcome::Known);
     assert_eq!(path_mtus.next_expiry(), Some(NOW + 600 * SECOND));
     assert_eq!((path_mtus.expire(NOW + 600 * SECOND - 1), mtu(&path_mtus, &error)), (vec![], 1500));
     assert_eq!(
@@ -280,46 +302,50 @@ fn an_mtu_expires_after_ten_minutes_and_the_next_error_lowers_it_again() {
         (vec![error.destination], 1600)
     );
     assert_eq!(
-        (path_mtus.next_expiry(), hear(&mut path_mtus, &error, NOW)),
-        (None, Outcome::Lowered)
+        (path_mtus.next_expiry(), take_error(&mut path_mtus, &error, NOW)),
+        (None, PathErrorOutcome::Lowered)
     );
 }
 
 #[test]
-fn errors_lower_step_by_step_never_raise_and_not_too_often() {
-    let (error, mut path_mtus) = (told(Family::V6, Family::V6), PathMtus::default());
-    let of = |mtu| TooBig { mtu, ..error };
+fn errors_lower_the_mtu_step_by_step_never_raise_it_and_not_too_often() {
+    let (error, mut path_mtus) = (too_big_error(Family::V6, Family::V6), PathMtus::default());
+    let of = |mtu| TooBigError { mtu, ..error };
     let later = NOW + SECOND;
-    for (told, when, outcome, is) in [
-        (1500, NOW, Outcome::Lowered, 1500),
-        (1400, NOW, Outcome::TooOften, 1500),
-        (1400, later - 1, Outcome::TooOften, 1500),
-        (1400, later, Outcome::Lowered, 1400),
-        (1500, later + 5 * SECOND, Outcome::Known, 1400),
-        (1400, later + 5 * SECOND, Outcome::Known, 1400),
-        (1320, later + 5 * SECOND, Outcome::Lowered, 1320),
+    for (reported, when, outcome, expected) in [
+        (1500, NOW, PathErrorOutcome::Lowered, 1500),
+        (1400, NOW, PathErrorOutcome::TooOften, 1500),
+        (1400, later - 1, PathErrorOutcome::TooOften, 1500),
+        (1400, later, PathErrorOutcome::Lowered, 1400),
+        (1500, later + 5 * SECOND, PathErrorOutcome::Known, 1400),
+        (1400, later + 5 * SECOND, PathErrorOutcome::Known, 1400),
+        (1320, later + 5 * SECOND, PathErrorOutcome::Lowered, 1320),
     ] {
-        assert_eq!(hear(&mut path_mtus, &of(told), when), outcome, "{told} at {when}");
-        assert_eq!(mtu(&path_mtus, &error), is);
+        assert_eq!(
+            take_error(&mut path_mtus, &of(reported), when),
+            outcome,
+            "{reported} at {when}"
+        );
+        assert_eq!(mtu(&path_mtus, &error), expected);
     }
 }
 
 #[test]
-fn another_way_forgets_what_was_told_of_the_one_before() {
-    let (v4, v6) = (told(Family::V4, Family::V4), told(Family::V6, Family::V6));
+fn a_changed_route_drops_the_path_mtu() {
+    let (v4, v6) = (too_big_error(Family::V4, Family::V4), too_big_error(Family::V6, Family::V6));
     let mut path_mtus = PathMtus::default();
     for error in [v4, v6] {
-        assert_eq!(hear(&mut path_mtus, &error, NOW), Outcome::Lowered);
+        assert_eq!(take_error(&mut path_mtus, &error, NOW), PathErrorOutcome::Lowered);
     }
-    path_mtus.keep(|address| address.is_ipv6());
+    path_mtus.retain(|address| address.is_ipv6());
     assert_eq!((mtu(&path_mtus, &v4), mtu(&path_mtus, &v6)), (1600, 1500));
-    // A route with an MTU of its own is not raised by it.
+    // The path MTU does not raise a route's own MTU.
     let small = NextHop::new(7, 1400);
     assert_eq!(path_mtus.limit(v6.destination, small), small);
 }
 
 #[test]
-fn the_next_daemon_takes_over_what_counts_and_no_more() {
+fn the_next_daemon_restores_valid_path_mtus_only() {
     let backend = |name: Option<&str>, address: &str, epoch| HaveBackend {
         name: name.map(str::to_owned),
         entry: Backend { v4: self::address(address).into(), v6: Address::NONE, epoch },
@@ -327,42 +353,42 @@ fn the_next_daemon_takes_over_what_counts_and_no_more() {
         draining: false,
         reusable_after: 0,
     };
-    let (error, mut path_mtus) = (told(Family::V4, Family::V4), PathMtus::default());
-    hear(&mut path_mtus, &error, NOW);
+    let (error, mut path_mtus) = (too_big_error(Family::V4, Family::V4), PathMtus::default());
+    take_error(&mut path_mtus, &error, NOW);
     let backends = BTreeMap::from([
         (1, backend(Some("a"), "10.0.1.1", 3)),
         (2, backend(Some("b"), "10.0.1.2", 1)),
     ]);
     let mut map = vec![PathMtuRecord::NONE; 6];
-    let changed = path_mtus.records(&backends, &map);
+    let changed = path_mtus.changed_records(&backends, &map);
     assert_eq!(changed.len(), 1, "{changed:?}");
     map[changed[0].0 as usize] = changed[0].1;
-    assert_eq!(path_mtus.records(&backends, &map), []);
+    assert_eq!(path_mtus.changed_records(&backends, &map), []);
 
     assert_eq!(PathMtus::restored(&backends, &map, NOW + 599 * SECOND), path_mtus);
     assert_eq!(PathMtus::restored(&backends, &map, NOW + 600 * SECOND), PathMtus::default());
-    // The index has another backend now, or none.
+    // The index belongs to another backend now, or to none.
     for other in [backend(Some("c"), "10.0.1.3", 4), backend(None, "10.0.1.1", 3)] {
         let backends = BTreeMap::from([(1, other)]);
         assert_eq!(PathMtus::restored(&backends, &map, NOW), PathMtus::default());
     }
-    // What has expired is removed from the map.
+    // Expired path MTUs are removed from the map.
     path_mtus.expire(NOW + 600 * SECOND);
-    assert_eq!(path_mtus.records(&backends, &map), [(2, PathMtuRecord::NONE)]);
+    assert_eq!(path_mtus.changed_records(&backends, &map), [(2, PathMtuRecord::NONE)]);
 }
 
 #[test]
-fn outcomes_have_places_and_names_of_their_own() {
-    let indexes: Vec<u32> = Outcome::ALL.iter().map(|outcome| outcome.index()).collect();
-    assert_eq!(indexes, (0..Outcome::ALL.len() as u32).collect::<Vec<_>>());
+fn outcomes_have_unique_indexes_and_names() {
+    let indexes: Vec<u32> = PathErrorOutcome::ALL.iter().map(|outcome| outcome.index()).collect();
+    assert_eq!(indexes, (0..PathErrorOutcome::ALL.len() as u32).collect::<Vec<_>>());
     let names: std::collections::BTreeSet<_> =
-        Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
-    assert_eq!(names.len(), Outcome::ALL.len());
+        PathErrorOutcome::ALL.iter().map(|outcome| outcome.name()).collect();
+    assert_eq!(names.len(), PathErrorOutcome::ALL.len());
 }
 
 #[test]
-fn errors_about_options_and_later_fragments_are_malformed() {
-    let mut error = wire(&told(Family::V4, Family::V4));
+fn errors_about_packets_with_options_or_non_initial_fragments_are_malformed() {
+    let mut error = wire(&too_big_error(Family::V4, Family::V4));
     let sum = |packet: &mut [u8]| {
         packet[22..24].fill(0);
         let sum =
@@ -383,44 +409,55 @@ fn errors_about_options_and_later_fragments_are_malformed() {
     for (number, spoil) in spoil.iter().enumerate() {
         let mut error = good.clone();
         spoil(&mut error);
-        assert_eq!(TooBig::from_ipv4(&error), Err(Malformed), "{number}: the checksum is wrong");
+        assert_eq!(
+            TooBigError::from_ipv4(&error),
+            Err(Malformed),
+            "{number}: the checksum is wrong"
+        );
         sum(&mut error);
-        assert_eq!(TooBig::from_ipv4(&error), Err(Malformed), "{number}");
+        assert_eq!(TooBigError::from_ipv4(&error), Err(Malformed), "{number}");
     }
 }
 
-fn any_error() -> impl Strategy<Value = TooBig> {
+fn any_error() -> impl Strategy<Value = TooBigError> {
     let lengths = prop_oneof![596_u32..2000, 596_u32..=u32::from(u16::MAX)];
     let mtus = prop_oneof![0_u32..2000, 0_u32..=u32::from(u16::MAX)];
     let fields = (0..FAMILIES.len(), lengths, mtus, any::<bool>(), any::<bool>(), any::<bool>());
-    fields.prop_map(|(families, length, mtu, uncut, own, gue)| {
+    fields.prop_map(|(families, length, mtu, dont_fragment, own, gue)| {
         let (outer, inner) = FAMILIES[families];
-        let error = told(outer, inner);
+        let error = too_big_error(outer, inner);
         let source = if own { error.source } else { error.destination };
         let port = gue.then_some(GUE_PORT);
-        TooBig { length, mtu, uncut: uncut || outer == Family::V6, source, port, ..error }
+        TooBigError {
+            length,
+            mtu,
+            dont_fragment: dont_fragment || outer == Family::V6,
+            source,
+            port,
+            ..error
+        }
     })
 }
 
 proptest! {
     #[test]
-    fn what_is_read_is_what_the_router_wrote(error in any_error()) {
+    fn a_serialised_error_is_parsed_back(error in any_error()) {
         prop_assert_eq!(read(Family::of(error.source), &wire(&error)), Ok(error));
     }
 
     #[test]
-    fn an_error_cut_anywhere_is_malformed(error in any_error(), cut in 1_usize..100) {
+    fn an_error_truncated_anywhere_is_malformed(error in any_error(), cut in 1_usize..100) {
         let mut bytes = wire(&error);
         bytes.truncate(bytes.len().saturating_sub(cut));
         prop_assert_eq!(read(Family::of(error.source), &bytes), Err(Malformed));
     }
 
     #[test]
-    fn a_byte_that_was_changed_spoils_an_ipv4_error(error in any_error(), at in 20_usize..56, by in 1_u8..=255) {
+    fn an_ipv4_error_with_a_changed_byte_is_malformed(error in any_error(), at in 20_usize..56, by in 1_u8..=255) {
         let mut bytes = wire(&error);
         if error.source.is_ipv4() {
             bytes[at] ^= by;
-            prop_assert_eq!(TooBig::from_ipv4(&bytes), Err(Malformed));
+            prop_assert_eq!(TooBigError::from_ipv4(&bytes), Err(Malformed));
         }
     }
 
@@ -441,19 +478,19 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_heard_an_mtu_only_falls_and_stays_usable(errors in prop::collection::vec((any_error(), 0_u64..3), 1..20)) {
+    fn after_any_errors_an_mtu_only_falls_and_stays_usable(errors in prop::collection::vec((any_error(), 0_u64..3), 1..20)) {
         let (mut path_mtus, mut now) = (PathMtus::default(), NOW);
         for (error, seconds) in errors {
             now += seconds * SECOND;
             let before = mtu(&path_mtus, &error);
-            let outcome = hear(&mut path_mtus, &error, now);
+            let outcome = take_error(&mut path_mtus, &error, now);
             let after = mtu(&path_mtus, &error);
-            prop_assert_eq!(outcome == Outcome::Lowered, after < before);
+            prop_assert_eq!(outcome == PathErrorOutcome::Lowered, after < before);
             if after < before {
                 prop_assert_eq!(after, error.mtu);
-                prop_assert!(error.uncut && error.source == told(Family::of(error.destination), Family::V4).source);
+                prop_assert!(error.dont_fragment && error.source == too_big_error(Family::of(error.destination), Family::V4).source);
                 prop_assert!(error.length > after);
-                // What every host may send still fits.
+                // Packets of the minimum MTU still fit.
                 let outer = if error.destination.is_ipv4() { 20 } else { 40 };
                 prop_assert!(after >= outer + 576 && (outer == 20 || after >= 1280));
                 prop_assert!(error.inner == Some(Family::V4) || after >= outer + 1280);
