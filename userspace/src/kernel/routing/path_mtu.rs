@@ -101,7 +101,7 @@ impl PathErrorOutcome {
                 "The MTU towards a backend was lowered to the one that a router reported. Raise the MTU of its link."
             }
             Self::Known => {
-                "The MTU was as low already. Normal: packets that were under path when it was lowered, or a route that says the same."
+                "The MTU was as low already. Normal: packets in flight when it was lowered, or a route with that MTU."
             }
             Self::Malformed => "The error is truncated, or its checksum is wrong. Not normal.",
             Self::OtherSource => {
