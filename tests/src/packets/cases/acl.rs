@@ -1,4 +1,4 @@
-//! Deny- and allow-lists of sources.
+//! Source ACLs: deny lists and allow lists, global and per service.
 
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{AclVerdict, VipOptions};
@@ -10,20 +10,20 @@ use crate::packets::fixture::{DNS, Fixture, WEB};
 use crate::packets::frames::{self, Client, ETHERNET};
 
 const HINT: u16 = 0x1240;
-/// The prefixes of no bits: what counts for sources that no other prefix holds.
+/// Prefixes of length 0: the default verdict for sources outside all other prefixes.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
-/// The prefixes that hold every client of the cases.
+/// Prefixes that contain every client of the cases.
 const CLIENTS: [&str; 2] = ["198.51.100.0/24", "2001:db8:99::/48"];
-/// Each client's address alone.
+/// Host prefixes of the clients.
 const CLIENT: [&str; 2] = ["198.51.100.7/32", "2001:db8:99::7/128"];
-/// The routers that send errors.
+/// Host prefixes of the routers that send ICMP errors.
 const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
-/// Neighbours of the clients.
+/// Host prefixes of addresses next to the clients'.
 const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 
 type Said = ([&'static str; 2], AclVerdict);
 
-/// A fixture whose services have a list, all packets of which go to one backend.
+/// A fixture with one ACL. All packets go to one backend.
 fn fixture(list: u32, said: &[Said]) -> Fixture {
     listed(Fixture::new().all_to(1, HINT), list, said)
 }
@@ -44,7 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
 
     let all = || Client::each().map(|client| to(&client, 1, HINT)).to_vec();
     let refused = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
-    // Two clients to the service WEB, then two to DNS.
+    // Two clients of WEB, then two of DNS.
     let web_refused = |reason| [&refused(reason)[..2], &all()[2..]].concat();
     let case = |name, fixture, frames| Case::new(name, fixture, frames);
     let after = |name, steps: Vec<(Fixture, Vec<_>)>| Case {
@@ -60,47 +60,47 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         case(
-            "a source in the deny-list of all is dropped at every VIP",
+            "a source in the global deny list is dropped at every VIP",
             fixture(0, &[(CLIENTS, Says::DENIED)]),
             refused(Reason::AclDenied),
         ),
         case(
-            "a source in a service's deny-list is dropped at that service only",
+            "a source in a service's deny list is dropped at that service only",
             fixture(WEB, &[(CLIENTS, Says::DENIED)]),
             web_refused(Reason::AclDenied),
         ),
         case(
-            "a source beside the denied ones is served",
+            "a source outside the denied prefixes is forwarded",
             fixture(0, &[(OTHERS, Says::DENIED)]),
             all(),
         ),
         case(
-            "a prefix of one address denies that address",
+            "a host prefix denies one address",
             fixture(WEB, &[(CLIENT, Says::DENIED)]),
             web_refused(Reason::AclDenied),
         ),
         case(
-            "with an allow-list a source that is not in it is dropped",
+            "a source outside a service's allow list is dropped",
             fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
             web_refused(Reason::AclNotAllowed),
         ),
         case(
-            "with an allow-list a source in it is served",
+            "a source in a service's allow list is forwarded",
             fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
             all(),
         ),
         case(
-            "with an allow-list for all a source that is not in it is dropped everywhere",
+            "a source outside the global allow list is dropped at every VIP",
             fixture(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
             refused(Reason::AclNotAllowed),
         ),
         case(
-            "the longer of a denied and an allowed prefix counts: allowed inside denied",
+            "the longest prefix decides: allowed inside denied",
             fixture(0, &[(CLIENTS, Says::DENIED), (CLIENT, Says::ALLOWED)]),
             all(),
         ),
         case(
-            "the longer of a denied and an allowed prefix counts: denied inside allowed",
+            "the longest prefix decides: denied inside allowed",
             fixture(
                 WEB,
                 &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)],
@@ -108,7 +108,7 @@ pub(super) fn cases() -> Vec<Case> {
             web_refused(Reason::AclDenied),
         ),
         case(
-            "what a service allows is still dropped when it is denied to all",
+            "the global deny list overrides a service's allow list",
             listed(
                 fixture(0, &[(CLIENTS, Says::DENIED)]),
                 WEB,
@@ -117,7 +117,7 @@ pub(super) fn cases() -> Vec<Case> {
             refused(Reason::AclDenied),
         ),
         case(
-            "what is allowed to all is still dropped when a service denies it",
+            "a service's deny list overrides the global allow list",
             listed(
                 fixture(0, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
                 WEB,
@@ -126,7 +126,7 @@ pub(super) fn cases() -> Vec<Case> {
             web_refused(Reason::AclDenied),
         ),
         case(
-            "one family's list says nothing about the other",
+            "an ACL entry of one family does not affect the other family",
             {
                 let mut fixture = fixture(WEB, &[(EVERYBODY, Says::ALLOWED)]);
                 fixture
@@ -139,7 +139,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::AclDenied)],
         ),
         case(
-            "a new service whose list is not there yet serves nobody",
+            "a service whose ACL is missing drops all packets",
             {
                 let mut fixture = fixture(WEB, &[]);
                 fixture.lists.clear();
@@ -148,7 +148,7 @@ pub(super) fn cases() -> Vec<Case> {
             web_refused(Reason::AclNotAllowed),
         ),
         after(
-            "a list that is replaced counts at once, and one that is removed no longer",
+            "replacing or removing a service's ACL takes effect at once",
             vec![
                 (fixture(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::AclDenied)),
                 (
@@ -159,14 +159,14 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         after(
-            "a list for all that is removed no longer counts",
+            "removing the global ACL takes effect at once",
             vec![
                 (fixture(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::AclDenied)),
                 (Fixture::new().all_to(1, HINT), all()),
             ],
         ),
         after(
-            "an established flow of a tracked service is cut off by the list",
+            "an ACL drops packets of flows in the connection table",
             vec![
                 (Fixture::new().all_to(1, HINT).tracked(true), all()),
                 (
@@ -176,7 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "nobody else's packets meet a list: other addresses, other ports, other protocols",
+            "packets to other addresses, ports and protocols are not checked against ACLs",
             fixture(0, &[(EVERYBODY, Says::DENIED)]),
             [
                 Client::each()
@@ -194,7 +194,7 @@ pub(super) fn cases() -> Vec<Case> {
             .concat(),
         ),
         case(
-            "lists come before everything that is said about the packet: a packet that lies is denied, too",
+            "ACLs are checked before the packet's length",
             fixture(0, &[(CLIENTS, Says::DENIED)]),
             vec![drops(
                 with(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]),
@@ -202,7 +202,7 @@ pub(super) fn cases() -> Vec<Case> {
             )],
         ),
         case(
-            "lists count behind VLAN tags, IPv4 options and in first fragments",
+            "ACLs apply to tagged packets, IPv4 options and first fragments",
             fixture(0, &[(CLIENTS, Says::DENIED)]),
             [
                 Client::each()
@@ -216,7 +216,7 @@ pub(super) fn cases() -> Vec<Case> {
                         Client { fragment: (false, true, 0), ..Client::udp4() }.frame(),
                         Reason::AclDenied,
                     ),
-                    // Nobody wrote down where the first one went.
+                    // The denied first fragment left no entry in the fragment table.
                     passes(
                         Client { fragment: (false, false, 8), ..Client::udp4() }.frame(),
                         Reason::FragmentUnknown,
@@ -225,36 +225,44 @@ pub(super) fn cases() -> Vec<Case> {
             ]
             .concat(),
         ),
-        after("a later fragment is dropped when its source has been denied since the first one", {
-            let firsts = || Client::each().map(|client| fragments::sent(&client, 7, 0, 3)).to_vec();
-            let later = || Client::each().map(|client| fragments::sent(&client, 7, 1, 3)).to_vec();
-            let dropped = |reason| {
-                Client::each()
-                    .map(|client| drops(fragments::fragment(&client, 7, 1, 3), reason))
-                    .to_vec()
-            };
-            // Two clients to the service WEB, then two to DNS.
-            let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
-            let with = |list, said: &[Said]| listed(fragments::fixture(), list, said);
-            vec![
-                (fragments::fixture(), firsts()),
-                (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::AclDenied)),
-                (
-                    with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-                    dropped(Reason::AclNotAllowed),
-                ),
-                (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::AclDenied)),
-                (
-                    with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
-                    web_dropped(Reason::AclNotAllowed),
-                ),
-                (with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]), later()),
-                (with(0, &[(OTHERS, Says::DENIED)]), later()),
-                // Without any list they are served as before.
-                (fragments::fixture(), later()),
-            ]
-        }),
-        after("a later fragment that lies or is expired is denied before that is said of it", {
+        after(
+            "a non-initial fragment is dropped if its source was denied after the first fragment",
+            {
+                let firsts =
+                    || Client::each().map(|client| fragments::sent(&client, 7, 0, 3)).to_vec();
+                let later =
+                    || Client::each().map(|client| fragments::sent(&client, 7, 1, 3)).to_vec();
+                let dropped = |reason| {
+                    Client::each()
+                        .map(|client| drops(fragments::fragment(&client, 7, 1, 3), reason))
+                        .to_vec()
+                };
+                // Two clients of WEB, then two of DNS.
+                let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
+                let with = |list, said: &[Said]| listed(fragments::fixture(), list, said);
+                vec![
+                    (fragments::fixture(), firsts()),
+                    (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::AclDenied)),
+                    (
+                        with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                        dropped(Reason::AclNotAllowed),
+                    ),
+                    (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::AclDenied)),
+                    (
+                        with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                        web_dropped(Reason::AclNotAllowed),
+                    ),
+                    (
+                        with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
+                        later(),
+                    ),
+                    (with(0, &[(OTHERS, Says::DENIED)]), later()),
+                    // Without an ACL they are forwarded again.
+                    (fragments::fixture(), later()),
+                ]
+            },
+        ),
+        after("ACLs are checked before the length and the TTL of a non-initial fragment", {
             let bent = |client: &Client| {
                 let at = if client.is_v6() { 18 } else { 16 };
                 let lying = with(fragments::fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
@@ -273,12 +281,12 @@ pub(super) fn cases() -> Vec<Case> {
             ]
         }),
         case(
-            "an ICMP error is dropped when the client whose flow it quotes is denied, whoever sends it",
+            "an ICMP error is dropped if the client of the quoted flow is denied",
             fixture(0, &[(CLIENT, Says::DENIED)]),
             icmp_errors::few().map(|error| drops(error.frame(), Reason::AclDenied)).collect(),
         ),
         case(
-            "an ICMP error from a router that is in no allow-list, and in a deny-list, is followed",
+            "an ICMP error from a denied router is forwarded if the client is allowed",
             listed(
                 fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
                 0,
@@ -289,17 +297,17 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect(),
         ),
         case(
-            "pings of a source that is denied to all are dropped; a service's list says nothing of pings",
+            "echo requests from a globally denied source are dropped",
             listed(fixture(0, &[(CLIENT, Says::DENIED)]), WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
             echo::both().into_iter().map(|ping| drops(ping.frame(), Reason::AclDenied)).collect(),
         ),
         case(
-            "pings are answered whatever a service's list says",
+            "a service's ACL does not apply to echo requests that the balancer answers",
             fixture(WEB, &[(EVERYBODY, Says::DENIED)]),
             echo::both().iter().map(echo::answered).collect(),
         ),
         case(
-            "a service without a list pays no heed to another's",
+            "a service's ACL does not apply to another service",
             fixture(DNS, &[(EVERYBODY, Says::DENIED)]),
             [&all()[..2], &refused(Reason::AclDenied)[2..]].concat(),
         ),

@@ -1,4 +1,4 @@
-//! The connection table of services that are tracked.
+//! The connection table of tracked services.
 
 use sluice_datapath::Reason;
 
@@ -8,7 +8,7 @@ use crate::packets::expectation::Expectation;
 use crate::packets::fixture::Fixture;
 use crate::packets::frames::{Client, Frame};
 
-/// The hint of the first table, and of the one that replaces it.
+/// The hint of the first lookup table and of its replacement.
 const FIRST: u16 = 0x1240;
 const SECOND: u16 = 0xa5c0;
 
@@ -18,17 +18,17 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |name, steps: Vec<Vec<CaseStep>>| Case { name, steps: steps.concat() };
     vec![
         case(
-            "a tracked flow stays with its backend when the table changes",
+            "a tracked flow stays with its backend when the lookup table changes",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
                 configure(tracked(2, SECOND)),
-                // The backend is kept; the hint is the slot's.
+                // The backend comes from the connection table, the hint from the slot.
                 all(1, SECOND),
             ],
         ),
         case(
-            "a flow that is new after the table changed takes the new backend",
+            "a flow that starts after the lookup table changed goes to the new backend",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -38,7 +38,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a SYN ignores the connection table, and the flow follows it",
+            "a SYN ignores the connection table and moves the flow to its slot's backend",
             vec![
                 configure(tracked(1, FIRST)),
                 syns(1, FIRST),
@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a SYN alone is not remembered: the flow's next segment takes what the table then says",
+            "a SYN creates no connection entry; the next segment follows the lookup table",
             vec![
                 configure(tracked(1, FIRST)),
                 syns(1, FIRST),
@@ -58,7 +58,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "after a SYN the flow's next segment is remembered",
+            "the first segment after a SYN creates the connection entry",
             vec![
                 configure(tracked(1, FIRST)),
                 syns(1, FIRST),
@@ -68,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "an untracked service follows its table",
+            "an untracked service follows its lookup table",
             vec![
                 configure(plain(1, FIRST)),
                 all(1, FIRST),
@@ -82,13 +82,13 @@ pub(super) fn cases() -> Vec<Case> {
                 configure(plain(1, FIRST)),
                 syns(1, FIRST),
                 all(1, FIRST),
-                // An entry written above would keep these flows at backend 1.
+                // A connection entry from above would keep these flows at backend 1.
                 configure(tracked(2, SECOND)),
                 all(2, SECOND),
             ],
         ),
         case(
-            "a service that is no longer tracked does not read the connection table",
+            "a service that stops tracking does not read the connection table",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -97,7 +97,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a backend index that was given to another backend keeps no flows of the earlier one",
+            "a reused backend index keeps no flows of its previous backend",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -106,7 +106,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "flows of a retired backend take the slot's, and stay there",
+            "flows of a removed backend move to their slot's backend and stay there",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -117,7 +117,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a tracked flow stays even when its slot has no backend",
+            "a tracked flow stays with its backend when its slot is empty",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -129,7 +129,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a tracked flow to a backend that lost its route is dropped, not moved",
+            "a tracked flow to a backend without a route is dropped, not moved",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),
@@ -138,7 +138,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "flows that differ in one field are tracked apart",
+            "flows that differ in one field of the 5-tuple have their own entries",
             vec![
                 configure(tracked(1, FIRST)),
                 all(1, FIRST),

@@ -1,4 +1,4 @@
-//! Backends that are reached in the other family than the packet's.
+//! Backends with an address of the other IP family only.
 
 use sluice_datapath::Reason;
 
@@ -14,29 +14,25 @@ pub(super) fn cases() -> Vec<Case> {
     let v4_only = || Fixture::new().all_to(3, HINT).with_backend(3, |backend| backend.v6 = None);
     let v6_only = || Fixture::new().all_to(3, HINT).with_backend(3, |backend| backend.v4 = None);
     vec![
-        Case::new("an IPv6 packet goes to an IPv4 backend behind an IPv4 header", v4_only(), {
+        Case::new("an IPv6 packet to an IPv4 backend gets an IPv4 outer header", v4_only(), {
             let each = Client::each().map(|client| {
                 if client.is_v6() { crossing(&client) } else { to(&client, 3, HINT) }
             });
             each.to_vec()
         }),
-        Case::new("an IPv4 packet goes to an IPv6 backend behind an IPv6 header", v6_only(), {
+        Case::new("an IPv4 packet to an IPv6 backend gets an IPv6 outer header", v6_only(), {
             let each = Client::each().map(|client| {
                 if client.is_v6() { to(&client, 3, HINT) } else { crossing(&client) }
             });
             each.to_vec()
         }),
+        Case::new("across families DSCP and ECN are copied, and the outer TTL is 64", v6_only(), {
+            let clients =
+                [0, 3, 0x2e << 2, 0xff].map(|tos| Client { tos, ttl: 9, ..Client::udp4() });
+            clients.iter().map(crossing).collect()
+        }),
         Case::new(
-            "across families DSCP, ECN and the outer time to live are as within one",
-            v6_only(),
-            {
-                let clients =
-                    [0, 3, 0x2e << 2, 0xff].map(|tos| Client { tos, ttl: 9, ..Client::udp4() });
-                clients.iter().map(crossing).collect()
-            },
-        ),
-        Case::new(
-            "an IPv4 packet in an IPv6 header fits the MTU to the byte",
+            "an IPv4 packet with an IPv6 outer header may be exactly as long as the MTU",
             v6_only().with_mtu(564),
             {
                 let client = Client { payload: 564 - 40 - 40, ..Client::tcp4() };
@@ -45,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an IPv6 packet in an IPv4 header fits the MTU to the byte",
+            "an IPv6 packet with an IPv4 outer header may be exactly as long as the MTU",
             v4_only().with_mtu(1164),
             {
                 let client = Client { payload: 1164 - 20 - 60, ..Client::tcp6() };
@@ -53,22 +49,30 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![crossing(&client), drops(larger.frame(), Reason::TooBig)]
             },
         ),
-        Case::new("a padded IPv6 packet in an IPv4 header claims no padding", v4_only(), {
-            let client = Client { payload: 0, ..Client::udp6() };
-            let (frame, outcome) = crossing(&client);
-            let pad = |mut bytes: Vec<u8>| {
-                bytes.extend([0; 9]);
-                bytes
-            };
-            let Expectation::Forward(forwarded) = outcome else { unreachable!("it is forwarded") };
-            let bytes = pad(forwarded.bytes);
-            vec![(pad(frame.bytes).into(), Expectation::Forward(Forwarded { bytes, ..forwarded }))]
-        }),
+        Case::new(
+            "the IPv4 outer header of a padded IPv6 packet does not include the padding",
+            v4_only(),
+            {
+                let client = Client { payload: 0, ..Client::udp6() };
+                let (frame, outcome) = crossing(&client);
+                let pad = |mut bytes: Vec<u8>| {
+                    bytes.extend([0; 9]);
+                    bytes
+                };
+                let Expectation::Forward(forwarded) = outcome else {
+                    unreachable!("it is forwarded")
+                };
+                let bytes = pad(forwarded.bytes);
+                vec![(
+                    pad(frame.bytes).into(),
+                    Expectation::Forward(Forwarded { bytes, ..forwarded }),
+                )]
+            },
+        ),
     ]
 }
 
-/// A client's packet and what becomes of it behind the outer header of the other family, to
-/// backend 3.
+/// A client's packet that goes to backend 3 with an outer header of the other family.
 pub(super) fn crossing(client: &Client) -> (Frame, Expectation) {
     let (bytes, length) = (client.frame(), client.packet().len());
     let backend = BackendSpec::new(3);

@@ -1,4 +1,4 @@
-//! The backend: outer headers come off packets for its VIPs, and off nothing else.
+//! The backend decapsulates packets for its VIPs and leaves all other frames unchanged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ use crate::packets::frames::{self, Client, ETHERNET, Frame, SHORTEST};
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
 const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
 
-/// Every case of the backend.
+/// Every case of decapsulation.
 pub fn cases() -> Vec<DecapCase> {
     let case = |name, frames| {
         let local = vec![LOCAL_V4.into(), LOCAL_V6.into()];
@@ -35,16 +35,16 @@ pub fn cases() -> Vec<DecapCase> {
         (Frame::from(bytes), DecapExpectation::Untouched(Action::Drop, reason))
     };
     vec![
-        case("an outer header in front of a packet for a VIP is taken off", {
+        case("a packet for a VIP is decapsulated", {
             Client::each().map(|client| taken(wrap(&client, 0), &client, 1)).to_vec()
         }),
-        case("inner IPv4 options and every payload length survive", {
+        case("decapsulation keeps inner IPv4 options and every payload length", {
             let options = (0..=40).step_by(4).map(|options| Client { options, ..Client::tcp4() });
             let payloads = (0..100)
                 .flat_map(|payload| Client::each().map(|client| Client { payload, ..client }));
             options.chain(payloads).map(|client| taken(wrap(&client, 0), &client, 1)).collect()
         }),
-        case("Ethernet's padding is not counted", {
+        case("Ethernet padding is not counted", {
             let padded = |client: Client| {
                 let (mut bytes, mut inner) = (wrap(&client, 0), client.frame());
                 bytes.extend([0; 6]);
@@ -56,22 +56,22 @@ pub fn cases() -> Vec<DecapCase> {
             };
             Client::each().map(padded).to_vec()
         }),
-        case("segments are counted, not the merged packet", {
+        case("a merged packet counts as its segments", {
             let merged = |client: Client| {
                 let (frame, outcome) = taken(wrap(&client, 0), &client, 7);
                 (Frame { segments: 7, ..frame }, outcome)
             };
             Client::each().map(merged).to_vec()
         }),
-        case("congestion marks follow the table of RFC 6040", congestion()),
-        case("a frame for another host, for everybody or for a group passes", {
+        case("ECN follows the table of RFC 6040", congestion()),
+        case("a frame to another host's, the broadcast or a multicast link address passes", {
             let to = |receiver: [u8; 6]| {
                 Client::each()
                     .map(|client| pass(with(wrap(&client, 0), 0, &receiver), Reason::OtherHost))
             };
             OTHERS.into_iter().flat_map(to).collect()
         }),
-        case("what is not for an address of this host passes", {
+        case("a packet whose outer destination is not local passes", {
             let v4 =
                 frames::outer_v4(Ipv4Addr::new(10, 0, 1, 4), 0, 0, Client::tcp4().packet().len());
             let v6 = frames::outer_v6(VIP_V6, 0, 0, Client::tcp6().packet().len());
@@ -80,13 +80,13 @@ pub fn cases() -> Vec<DecapCase> {
                 pass(frames::encapsulated(&Client::tcp6().frame(), &v6), Reason::NotTunnel),
             ]
         }),
-        case("an inner packet for no VIP address passes", {
+        case("an inner packet to an address that is not a VIP address passes", {
             let other = |client: Client, address: IpAddr| {
                 pass(wrap(&client.to_address(address), 0), Reason::NotVip)
             };
             vec![other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())]
         }),
-        case("an inner packet for the IPv4-mapped form of a VIP address passes", {
+        case("an inner packet to the IPv4-mapped form of a VIP address passes", {
             vec![pass(wrap(&Client::tcp6().to_address(VIP_V4.to_ipv6_mapped()), 0), Reason::NotVip)]
         }),
         case("packets that are not encapsulated pass", {
@@ -98,7 +98,7 @@ pub fn cases() -> Vec<DecapCase> {
             });
             to_vip.into_iter().chain(to_host).collect()
         }),
-        case("an outer header of the other family is taken off", {
+        case("a packet with an outer header of the other family is decapsulated", {
             let each = Client::each().map(|client| taken(wrap_across(&client, 0), &client, 1));
             let marked = Client::each().map(|client| {
                 let left = Client { tos: 3, ..client.clone() };
@@ -106,14 +106,17 @@ pub fn cases() -> Vec<DecapCase> {
             });
             each.into_iter().chain(marked).collect()
         }),
-        case("an inner packet of the other family for no VIP address passes", {
-            let other = |client: Client, address: IpAddr| {
-                pass(wrap_across(&client.to_address(address), 0), Reason::NotVip)
-            };
-            vec![other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())]
-        }),
+        case(
+            "an inner packet of the other family to an address that is not a VIP address passes",
+            {
+                let other = |client: Client, address: IpAddr| {
+                    pass(wrap_across(&client.to_address(address), 0), Reason::NotVip)
+                };
+                vec![other(Client::tcp4(), LOCAL_V4.into()), other(Client::tcp6(), LOCAL_V6.into())]
+            },
+        ),
         DecapCase {
-            name: "packets for every address of a VIP prefix are taken, for its neighbours not",
+            name: "packets to every address of a VIP prefix are decapsulated, to addresses next to it not",
             host: HostFixture {
                 local: vec![LOCAL_V4.into(), LOCAL_V6.into()],
                 vips: ["198.18.4.0/22", "2001:db8:5::/48"]
@@ -132,7 +135,7 @@ pub fn cases() -> Vec<DecapCase> {
                 inside.into_iter().chain(outside).collect()
             },
         },
-        case("outer fragments and outer options pass", {
+        case("outer fragments and outer headers with options pass", {
             let length = Client::tcp4().packet().len();
             let outer = |change: &dyn Fn(&mut Ipv4Header)| {
                 pass(
@@ -153,7 +156,7 @@ pub fn cases() -> Vec<DecapCase> {
                 pass(with(wrap(&Client::tcp6(), 0), ETHERNET + 40, &[0x40]), Reason::BadHeader),
             ]
         }),
-        case("a frame that ends inside its outer header passes, wherever it ends", {
+        case("a frame truncated anywhere in its outer header passes", {
             let v4 = (SHORTEST..ETHERNET + 20).map(|length| (Client::tcp4(), length));
             let v6 = (SHORTEST..ETHERNET + 40).map(|length| (Client::tcp6(), length));
             v4.chain(v6)
@@ -162,7 +165,7 @@ pub fn cases() -> Vec<DecapCase> {
                 })
                 .collect()
         }),
-        case("a frame that ends inside its inner header passes, wherever it ends", {
+        case("a frame truncated anywhere in its inner header passes", {
             let v4 = (ETHERNET + 20..ETHERNET + 40).map(|length| (Client::tcp4(), length));
             let v6 = (ETHERNET + 40..ETHERNET + 80).map(|length| (Client::tcp6(), length));
             v4.chain(v6)
@@ -171,7 +174,7 @@ pub fn cases() -> Vec<DecapCase> {
                 })
                 .collect()
         }),
-        case("an inner length of more than there is is dropped", {
+        case("an inner length beyond the outer packet is dropped", {
             let long = |client: Client, at: usize, length: usize| {
                 drop(with(wrap(&client, 0), at, &(length as u16).to_be_bytes()), Reason::BadLength)
             };
@@ -184,7 +187,7 @@ pub fn cases() -> Vec<DecapCase> {
                 long(Client::tcp6(), ETHERNET + 40 + 4, 65_535),
             ]
         }),
-        case("outer headers of GUE are taken off, whatever their checksum", {
+        case("GUE is decapsulated whatever its UDP checksum", {
             let checksums = |bytes: Vec<u8>, v6: bool| {
                 let at = ETHERNET + 6 + if v6 { 40 } else { 20 };
                 [with(bytes.clone(), at, &[0, 0]), with(bytes.clone(), at, &[0x12, 0x34]), bytes]
@@ -196,76 +199,67 @@ pub fn cases() -> Vec<DecapCase> {
             })
             .collect()
         }),
-        case("outer headers of GUE of the other family are taken off", {
+        case("GUE over the other family is decapsulated", {
             Client::each()
                 .map(|client| taken(gue_headers(&wrap_across(&client, 0)), &client, 1))
                 .to_vec()
         }),
-        case(
-            "in GUE every payload length and inner options survive, padding and segments are counted",
-            {
-                let payloads = (0..100)
-                    .flat_map(|payload| Client::each().map(|client| Client { payload, ..client }));
-                let options = [Client { options: 40, ..Client::tcp4() }];
-                let plain = options
-                    .into_iter()
-                    .chain(payloads)
-                    .map(|client| taken(gue_headers(&wrap(&client, 0)), &client, 1));
-                let padded = Client::each().map(|client| {
-                    let pad = |bytes: Vec<u8>| [bytes, vec![0; 6]].concat();
-                    let taken = DecapExpectation::Decapsulated(
-                        pad(client.frame()),
-                        7,
-                        client.packet().len() as u64,
-                    );
-                    (Frame { segments: 7, ..pad(gue_headers(&wrap(&client, 0))).into() }, taken)
-                });
-                plain.chain(padded).collect()
-            },
-        ),
-        case("in GUE congestion marks follow the table of RFC 6040", {
+        case("GUE decapsulation keeps options and payload and counts segments without padding", {
+            let payloads = (0..100)
+                .flat_map(|payload| Client::each().map(|client| Client { payload, ..client }));
+            let options = [Client { options: 40, ..Client::tcp4() }];
+            let plain = options
+                .into_iter()
+                .chain(payloads)
+                .map(|client| taken(gue_headers(&wrap(&client, 0)), &client, 1));
+            let padded = Client::each().map(|client| {
+                let pad = |bytes: Vec<u8>| [bytes, vec![0; 6]].concat();
+                let taken = DecapExpectation::Decapsulated(
+                    pad(client.frame()),
+                    7,
+                    client.packet().len() as u64,
+                );
+                (Frame { segments: 7, ..pad(gue_headers(&wrap(&client, 0))).into() }, taken)
+            });
+            plain.chain(padded).collect()
+        }),
+        case("in GUE ECN follows the table of RFC 6040", {
             congestion()
                 .into_iter()
                 .map(|(frame, outcome)| (gue_headers(&frame.bytes).into(), outcome))
                 .collect()
         }),
-        case(
-            "UDP to another port, from anywhere to nobody here, and what is not variant 1 passes",
-            {
-                let behind = |client: &Client| ETHERNET + if client.is_v6() { 40 } else { 20 };
-                let pass = |client: Client, at: usize, bytes: &[u8], reason| {
-                    let at = behind(&client) + at;
-                    pass(with(gue_headers(&wrap(&client, 0)), at, bytes), reason)
-                };
-                let each = |at, bytes: &[u8], reason| {
-                    Client::each().map(|client| pass(client, at, bytes, reason))
-                };
-                let elsewhere = |client: Client| {
-                    let bytes = with(gue_headers(&wrap(&client, 0)), behind(&client) - 1, &[77]);
-                    (
-                        Frame::from(bytes),
-                        DecapExpectation::Untouched(Action::Pass, Reason::NotTunnel),
-                    )
-                };
-                let other = |client: Client, address: IpAddr| {
-                    (
-                        Frame::from(gue_headers(&wrap(&client.to_address(address), 0))),
-                        DecapExpectation::Untouched(Action::Pass, Reason::NotVip),
-                    )
-                };
-                each(2, &[0x17, 0xc0], Reason::NotTunnel)
-                    .into_iter()
-                    .chain(each(8, &[0x00], Reason::NotTunnel))
-                    .chain(each(8, &[0x80], Reason::NotTunnel))
-                    .chain(Client::each().map(elsewhere))
-                    .chain([
-                        other(Client::tcp4(), LOCAL_V4.into()),
-                        other(Client::tcp6(), LOCAL_V6.into()),
-                    ])
-                    .collect()
-            },
-        ),
-        case("an outer fragment of GUE passes", {
+        case("UDP to another port or address, and GUE other than variant 1, passes", {
+            let behind = |client: &Client| ETHERNET + if client.is_v6() { 40 } else { 20 };
+            let pass = |client: Client, at: usize, bytes: &[u8], reason| {
+                let at = behind(&client) + at;
+                pass(with(gue_headers(&wrap(&client, 0)), at, bytes), reason)
+            };
+            let each = |at, bytes: &[u8], reason| {
+                Client::each().map(|client| pass(client, at, bytes, reason))
+            };
+            let elsewhere = |client: Client| {
+                let bytes = with(gue_headers(&wrap(&client, 0)), behind(&client) - 1, &[77]);
+                (Frame::from(bytes), DecapExpectation::Untouched(Action::Pass, Reason::NotTunnel))
+            };
+            let other = |client: Client, address: IpAddr| {
+                (
+                    Frame::from(gue_headers(&wrap(&client.to_address(address), 0))),
+                    DecapExpectation::Untouched(Action::Pass, Reason::NotVip),
+                )
+            };
+            each(2, &[0x17, 0xc0], Reason::NotTunnel)
+                .into_iter()
+                .chain(each(8, &[0x00], Reason::NotTunnel))
+                .chain(each(8, &[0x80], Reason::NotTunnel))
+                .chain(Client::each().map(elsewhere))
+                .chain([
+                    other(Client::tcp4(), LOCAL_V4.into()),
+                    other(Client::tcp6(), LOCAL_V6.into()),
+                ])
+                .collect()
+        }),
+        case("a fragment of a GUE packet passes", {
             let fragment = |bits: u16| {
                 pass(
                     with(gue_headers(&wrap(&Client::udp4(), 0)), ETHERNET + 6, &bits.to_be_bytes()),
@@ -274,7 +268,7 @@ pub fn cases() -> Vec<DecapCase> {
             };
             vec![fragment(0x2000), fragment(0x0003), fragment(0x2003)]
         }),
-        case("a frame that ends inside the headers of GUE passes, wherever it ends", {
+        case("a frame truncated anywhere in its GUE headers passes", {
             let each = |client: Client, outer: usize, inner: usize| {
                 let bytes = gue_headers(&wrap(&client, 0));
                 (SHORTEST..ETHERNET + outer + 8 + inner).map(move |length| {
@@ -292,7 +286,7 @@ pub fn cases() -> Vec<DecapCase> {
             };
             each(Client::tcp4(), 20, 20).chain(each(Client::tcp6(), 40, 40)).collect()
         }),
-        case("in GUE an inner length of more than there is is dropped", {
+        case("in GUE an inner length beyond the outer packet is dropped", {
             let (v4, v6) =
                 (Client::tcp4().packet().len() + 1, Client::tcp6().packet().len() - 40 + 1);
             let long = |client: Client, at: usize, length: usize| {
@@ -306,22 +300,19 @@ pub fn cases() -> Vec<DecapCase> {
                 long(Client::tcp6(), ETHERNET + 48 + 4, v6),
             ]
         }),
-        case(
-            "an outer length of more than there is, or of less than the inner packet, is dropped",
-            {
-                Client::each()
-                    .iter()
-                    .flat_map(|client| lying(client, wrap(client, 0), client.is_v6()))
-                    .collect()
-            },
-        ),
-        case("an outer length of the other family that lies is dropped", {
+        case("an outer length beyond the frame, or short of the inner packet, is dropped", {
+            Client::each()
+                .iter()
+                .flat_map(|client| lying(client, wrap(client, 0), client.is_v6()))
+                .collect()
+        }),
+        case("a wrong outer length of the other family is dropped", {
             Client::each()
                 .iter()
                 .flat_map(|client| lying(client, wrap_across(client, 0), !client.is_v6()))
                 .collect()
         }),
-        case("what an outer length counts beyond the inner packet is taken for padding", {
+        case("bytes between the end of the inner and of the outer packet are ignored", {
             let longer = |client: Client| {
                 let (mut bytes, mut inner) = (wrap(&client, 0), client.frame());
                 let (at, outer) =
@@ -338,7 +329,7 @@ pub fn cases() -> Vec<DecapCase> {
             Client::each().map(longer).to_vec()
         }),
         case(
-            "a time to live of zero, outer or inner, is no reason not to take a packet that is here",
+            "a packet with an outer or inner TTL of 0 is decapsulated (RFC 1122 section 3.2.1.7)",
             {
                 let each = |client: Client| {
                     let at = if client.is_v6() { 7 } else { 8 };
@@ -359,7 +350,7 @@ pub fn cases() -> Vec<DecapCase> {
     ]
 }
 
-/// A client's frame as it comes from a balancer, its outer header with a traffic class.
+/// A client's encapsulated frame whose outer header has this TOS or traffic class.
 fn wrap(client: &Client, class: u8) -> Vec<u8> {
     let length = client.packet().len();
     let outer = if client.is_v6() {
@@ -370,11 +361,10 @@ fn wrap(client: &Client, class: u8) -> Vec<u8> {
     frames::encapsulated(&client.frame(), &outer)
 }
 
-/// A client's encapsulated frame, the outer header's length, of IPv6 or of IPv4, anything but
-/// right; each is dropped.
+/// A client's encapsulated frame with wrong outer IPv4 or IPv6 lengths; each is dropped.
 fn lying(client: &Client, bytes: Vec<u8>, outer_is_v6: bool) -> Vec<(Frame, DecapExpectation)> {
     let inner = client.packet().len();
-    // An IPv4 header counts itself.
+    // The IPv4 total length includes the header.
     let (at, right) = if outer_is_v6 { (ETHERNET + 4, inner) } else { (ETHERNET + 2, inner + 20) };
     let lies = [right + 1, right - 1, 65_535, 20, 1, 0];
     let lie = |length: usize| with(bytes.clone(), at, &(length as u16).to_be_bytes());
@@ -384,7 +374,7 @@ fn lying(client: &Client, bytes: Vec<u8>, outer_is_v6: bool) -> Vec<(Frame, Deca
     .to_vec()
 }
 
-/// The same behind an outer header of the other family.
+/// The same with an outer header of the other family.
 fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
     let length = client.packet().len();
     let outer = if client.is_v6() {
@@ -395,8 +385,7 @@ fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
     frames::encapsulated(&client.frame(), &outer)
 }
 
-/// A frame with the outer header of IP-in-IP as one with those of GUE; their checksum covers all of
-/// it.
+/// Converts a frame in IP-in-IP to GUE. The UDP checksum covers the inner packet.
 fn gue_headers(frame: &[u8]) -> Vec<u8> {
     let header = if frame[ETHERNET] >> 4 == 4 { 20 } else { 40 };
     let (outer, inner) = frame[ETHERNET..].split_at(header);
@@ -407,7 +396,7 @@ fn gue_headers(frame: &[u8]) -> Vec<u8> {
     )
 }
 
-/// The outer IPv4 header in front of `length` bytes, changed, its checksum right.
+/// An outer IPv4 header for an inner packet of `length` bytes, changed, with a valid checksum.
 fn with_v4(length: usize, change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
     let mut header = frames::ipv4(Ipv4Addr::new(192, 0, 2, 1), LOCAL_V4, 0, 64, IpNumber::IPV4);
     change(&mut header);
@@ -423,8 +412,8 @@ fn taken(bytes: Vec<u8>, client: &Client, packets: u64) -> (Frame, DecapExpectat
     )
 }
 
-/// Figure 4 of RFC 6040: for each inner field (0 not capable, 1 and 2 capable, 3 congestion) and
-/// outer field, the field that leaves; `None` where the packet is dropped.
+/// Figure 4 of RFC 6040: the resulting ECN field for each inner field (0 Not-ECT, 1 and 2 ECT, 3
+/// CE) and outer field; `None` where the packet is dropped.
 fn congestion() -> Vec<(Frame, DecapExpectation)> {
     let table = [
         (0, [Some(0), Some(0), Some(0), None]),

@@ -13,13 +13,13 @@ pub(super) fn cases() -> Vec<Case> {
     let all_to = |backend| Fixture::new().all_to(backend, 0x1240);
     let each = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
     vec![
-        Case::new("a claim of one byte more than the frame has is dropped", all_to(1), {
+        Case::new("an IP length of one byte more than the frame is dropped", all_to(1), {
             Client::each().map(|client| claiming(&client, |length| length + 1)).to_vec()
         }),
-        Case::new("a claim of 65,535 bytes is dropped", all_to(1), {
+        Case::new("an IP length of 65,535 bytes is dropped", all_to(1), {
             Client::each().map(|client| claiming(&client, |_| 65_535)).to_vec()
         }),
-        Case::new("a claim that ends inside the transport header is dropped", all_to(1), {
+        Case::new("an IP length that ends inside the L4 header is dropped", all_to(1), {
             let short = |client: Client| {
                 let headers = if client.transport == L4Kind::Udp { 8 } else { 20 };
                 let network = if client.is_v6() { 0 } else { 20 };
@@ -29,19 +29,15 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().into_iter().flat_map(short).collect()
         }),
-        Case::new(
-            "a frame cut inside the payload is dropped, for its header claims more",
-            all_to(1),
-            {
-                let cut = |client: Client| {
-                    let whole = client.frame();
-                    (whole.len() - client.payload..whole.len())
-                        .map(move |length| drops(whole[..length].to_vec(), Reason::BadLength))
-                };
-                Client::each().into_iter().flat_map(cut).collect()
-            },
-        ),
-        Case::new("a TCP header that says to be shorter than 20 bytes is dropped", all_to(1), {
+        Case::new("a frame shorter than its IP length is dropped", all_to(1), {
+            let cut = |client: Client| {
+                let whole = client.frame();
+                (whole.len() - client.payload..whole.len())
+                    .map(move |length| drops(whole[..length].to_vec(), Reason::BadLength))
+            };
+            Client::each().into_iter().flat_map(cut).collect()
+        }),
+        Case::new("a TCP data offset below 20 bytes is dropped", all_to(1), {
             let short = |words: u8| {
                 [(Client::tcp4(), 20), (Client::tcp6(), 40)].map(|(client, network)| {
                     drops(
@@ -52,7 +48,7 @@ pub(super) fn cases() -> Vec<Case> {
             };
             (0..5).flat_map(short).collect()
         }),
-        Case::new("a TCP header that says to be longer than the packet is dropped", all_to(1), {
+        Case::new("a TCP data offset beyond the packet is dropped", all_to(1), {
             [(Client::tcp4(), 20), (Client::tcp6(), 40)]
                 .map(|(client, network)| {
                     let frame = Client { payload: 39, ..client }.frame();
@@ -60,34 +56,38 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .to_vec()
         }),
-        Case::new("a packet whose time to live is zero is dropped", all_to(1), {
+        Case::new("a TTL of 0 is dropped", all_to(1), {
             Client::each()
                 .map(|client| drops(Client { ttl: 0, ..client }.frame(), Reason::TtlExpired))
                 .to_vec()
         }),
         Case::new(
-            "without a lookup table packets are dropped",
+            "packets of a service without a lookup table are dropped",
             Fixture { tables: [].into(), ..Fixture::new() },
             each(Reason::NoTable),
         ),
         Case::new(
-            "a lookup table without slots drops packets",
+            "packets of a service with an empty lookup table are dropped",
             empty_tables(),
             each(Reason::NoTable),
         ),
-        Case::new("a slot without a backend drops its packets", all_to(0), each(Reason::NoBackend)),
         Case::new(
-            "a slot that names an index beyond the array drops its packets",
+            "packets of a slot without a backend are dropped",
+            all_to(0),
+            each(Reason::NoBackend),
+        ),
+        Case::new(
+            "packets of a slot whose backend index is out of range are dropped",
             all_to(LARGEST_INDEX + 1),
             each(Reason::NoBackend),
         ),
         Case::new(
-            "a slot that names a free index drops its packets",
+            "packets of a slot with a free backend index are dropped",
             all_to(LARGEST_INDEX),
             each(Reason::BackendWithoutAddress),
         ),
         Case::new(
-            "a packet to a port that no VIP has is dropped where the address says so",
+            "a packet to a port without a VIP is dropped if the address has that option",
             Fixture { address_options: [(2, AddressOptions::DROP_NO_SERVICE)].into(), ..all_to(1) },
             vec![
                 drops(Client::tcp6().to_port(444).frame(), Reason::NoServiceDropped),
@@ -97,12 +97,12 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "without a route to the backend packets are dropped",
+            "packets to a backend without a route are dropped",
             all_to(2).with_backend(2, |backend| backend.next_hop = None),
             each(Reason::NoRoute),
         ),
         Case::new(
-            "a packet of one byte more than fits the MTU is dropped",
+            "a packet one byte longer than the MTU allows is dropped",
             all_to(1).with_mtu(564),
             {
                 let too_big = |client: Client, outer: usize| {
@@ -114,7 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "merged segments of one byte more than fit the MTU are dropped",
+            "a merged packet with segments one byte longer than the MTU allows is dropped",
             all_to(1).with_mtu(559),
             {
                 let client = Client { payload: 3300, ..Client::tcp4() };
@@ -122,7 +122,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "merged IPv6 segments of one byte more than fit the MTU are dropped",
+            "a merged IPv6 packet with segments one byte longer than the MTU allows is dropped",
             all_to(1).with_mtu(1199),
             {
                 let client = Client { payload: 3300, ..Client::tcp6() };
@@ -130,19 +130,19 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "TCP options count against the MTU of merged segments",
+            "TCP options count towards the length of merged segments",
             all_to(1).with_mtu(571),
             {
                 let client = Client { payload: 3300, tcp_options: 12, ..Client::tcp4() };
                 vec![merged(client.frame(), 500, Reason::TooBig)]
             },
         ),
-        Case::new("a merged packet is one refusal, whatever it holds", all_to(0), {
+        Case::new("a dropped merged packet counts once", all_to(0), {
             let frame = Client { payload: 3000, ..Client::tcp4() }.frame();
             vec![merged(frame, 1000, Reason::NoBackend)]
         }),
         Case::new(
-            "what is dropped is counted once by its reason, and what comes next is forwarded",
+            "a drop counts once by its reason, and the next packet is forwarded",
             all_to(1),
             {
                 let bad = || drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::TtlExpired);
@@ -158,7 +158,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The packet with another length in its IP header: IPv4's total length, IPv6's payload length.
+/// The frame with another IPv4 total length or IPv6 payload length.
 fn claiming(client: &Client, claim: impl Fn(u16) -> u16) -> (Frame, Expectation) {
     let bytes = client.frame();
     let at = ETHERNET + if client.is_v6() { 4 } else { 2 };

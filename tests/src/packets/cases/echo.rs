@@ -1,5 +1,4 @@
-//! Pings to a VIP address: answered, forwarded, or left to the host; and what else might go round
-//! in circles.
+//! Echo requests to a VIP address: answered, forwarded, or passed to the host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +14,7 @@ use crate::packets::frames::icmp::EchoRequest;
 use crate::packets::frames::{self, Client, ETHERNET, Frame};
 use crate::packets::oracle::flow;
 
-/// One of each family.
+/// An echo request of each family.
 pub(super) fn both() -> [EchoRequest; 2] {
     [EchoRequest::new(&Client::tcp4()), EchoRequest::new(&Client::tcp6())]
 }
@@ -32,41 +31,38 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         Case::new(
-            "a ping to a VIP address is answered from there",
+            "an echo request to a VIP address is answered from that address",
             Fixture::new(),
             each(&|ping| ping),
         ),
-        Case::new("a ping of any size is answered with its payload", Fixture::new(), {
+        Case::new("an echo reply has the payload of the request, at every size", Fixture::new(), {
             let sizes = [0, 1, 2, 3, 17, 18, 56, 57, 1000, 1472, 2000];
             sizes
                 .iter()
                 .flat_map(|&size| each(&|ping| EchoRequest { payload: vec![0xa5; size], ..ping }))
                 .collect()
         }),
+        Case::new("an echo reply keeps the request's TOS and has a TTL of 64", Fixture::new(), {
+            let fields = [(1, 0), (64, 0xff), (255, 0xb8)];
+            fields.iter().flat_map(|&(ttl, tos)| each(&|p| EchoRequest { ttl, tos, ..p })).collect()
+        }),
         Case::new(
-            "a ping's answer keeps its traffic class, and has a time to live of its own",
+            "an echo request in a padded frame is answered in a padded frame",
             Fixture::new(),
             {
-                let fields = [(1, 0), (64, 0xff), (255, 0xb8)];
-                fields
-                    .iter()
-                    .flat_map(|&(ttl, tos)| each(&|p| EchoRequest { ttl, tos, ..p }))
+                each(&|ping| EchoRequest { payload: vec![1], ..ping })
+                    .into_iter()
+                    .map(|(mut frame, mut outcome)| {
+                        frame.bytes.extend([0; 17]);
+                        if let Expectation::Reply(_, bytes) = &mut outcome {
+                            bytes.extend([0; 17]);
+                        }
+                        (frame, outcome)
+                    })
                     .collect()
             },
         ),
-        Case::new("a ping in a padded frame is answered in a padded frame", Fixture::new(), {
-            each(&|ping| EchoRequest { payload: vec![1], ..ping })
-                .into_iter()
-                .map(|(mut frame, mut outcome)| {
-                    frame.bytes.extend([0; 17]);
-                    if let Expectation::Reply(_, bytes) = &mut outcome {
-                        bytes.extend([0; 17]);
-                    }
-                    (frame, outcome)
-                })
-                .collect()
-        }),
-        Case::new("a ping behind VLAN tags is answered behind the same tags", Fixture::new(), {
+        Case::new("a tagged echo request is answered with the same tags", Fixture::new(), {
             let tags = [(0x88a8, 5), (0x8100, 6)];
             let tagged = |(frame, outcome): (Frame, Expectation)| match outcome {
                 Expectation::Reply(reason, bytes) => {
@@ -77,20 +73,20 @@ pub(super) fn cases() -> Vec<Case> {
             };
             each(&|ping| ping).into_iter().map(tagged).collect()
         }),
-        Case::new("pings to every address of a prefix are answered", prefix(), {
+        Case::new("echo requests to every address of a VIP prefix are answered", prefix(), {
             let v6 = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 9);
             each(&|ping| EchoRequest {
                 destination: if ping.source.is_ipv6() { v6.into() } else { [192, 0, 3, 77].into() },
                 ..ping
             })
         }),
-        Case::new("a ping with a time to live of zero is dropped", Fixture::new(), {
+        Case::new("an echo request with a TTL of 0 is dropped", Fixture::new(), {
             both()
                 .map(|ping| drops(EchoRequest { ttl: 0, ..ping }.frame(), Reason::TtlExpired))
                 .to_vec()
         }),
         Case::new(
-            "a ping that claims more than there is, or less than itself, is dropped",
+            "an echo request with an IP length beyond the frame, or shorter than its header, is dropped",
             Fixture::new(),
             {
                 let claim = |length: u16| {
@@ -107,7 +103,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a ping from an address that nobody has is not answered",
+            "an echo request from a multicast, loopback or reserved address is not answered",
             Fixture::new(),
             from(
                 &[
@@ -128,7 +124,7 @@ pub(super) fn cases() -> Vec<Case> {
             .map(|ping| passes(ping.frame(), Reason::OtherProtocol))
             .collect(),
         ),
-        Case::new("a ping in fragments is not answered", Fixture::new(), {
+        Case::new("a fragmented echo request is not answered", Fixture::new(), {
             let [ping4, ping6] = both();
             let fragment = |bits: u16| with(ping4.frame(), ETHERNET + 6, &bits.to_be_bytes());
             let first = {
@@ -144,7 +140,7 @@ pub(super) fn cases() -> Vec<Case> {
             ]
         }),
         Case::new(
-            "a ping with IPv4 options or an IPv6 extension header is left to the host",
+            "an echo request with IPv4 options or an IPv6 extension header passes to the host",
             Fixture::new(),
             {
                 let [ping4, ping6] = both();
@@ -159,7 +155,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an echo reply, and an echo request with a code, are left to the host",
+            "an echo reply and an echo request with a non-zero code pass to the host",
             Fixture::new(),
             {
                 both()
@@ -175,12 +171,12 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "pings that an address leaves to the host pass",
+            "echo requests to an address with the host option pass",
             options(AddressOptions::PING_HOST),
             both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec(),
         ),
         Case::new(
-            "pings that an address forwards go to the backend of their two addresses",
+            "forwarded echo requests go to the backend that their address pair selects",
             forwarding(),
             {
                 let clients = (1..40).flat_map(|host| {
@@ -191,12 +187,12 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "pings that an address forwards without a service pass",
+            "echo requests to a forwarding address without a service pass",
             options(AddressOptions::PING_FORWARD),
             both().map(|ping| passes(ping.frame(), Reason::OtherProtocol)).to_vec(),
         ),
         Case::new(
-            "where unlisted ports are dropped, pings are answered still",
+            "an address that drops unknown ports still answers echo requests",
             options(AddressOptions::DROP_NO_SERVICE),
             {
                 let dropped = Client::each()
@@ -205,7 +201,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "with one hop left a ping is answered and an unlisted port passes: the host ends it",
+            "with a TTL of 1 an echo request is answered, and a packet to an unknown port passes",
             Fixture::new(),
             {
                 let unlisted = Client::each().map(|client| {
@@ -215,7 +211,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a ping of the balancer's own answer's form is nobody's question",
+            "an echo reply with the layout of the balancer's own replies is not answered",
             Fixture::new(),
             {
                 both()
@@ -233,7 +229,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A ping and its answer.
+/// An echo request and its reply.
 pub(super) fn answered(ping: &EchoRequest) -> (Frame, Expectation) {
     let frame = ping.frame();
     let answer = frames::turned_back(&frame, &ping.answer());
@@ -244,7 +240,7 @@ fn options(options: AddressOptions) -> Fixture {
     Fixture { address_options: [(1, options), (2, options)].into(), ..Fixture::new() }
 }
 
-/// Pings go to the backends of [`WEB`].
+/// A fixture that forwards echo requests to the backends of [`WEB`].
 fn forwarding() -> Fixture {
     let mut fixture = options(AddressOptions::PING_FORWARD);
     fixture.vips.extend([((1, 0, 1), WEB), ((2, 0, 1), WEB)]);
@@ -267,7 +263,7 @@ fn forwarded(ping: &EchoRequest) -> (Frame, Expectation) {
     to_backend(ping, WEB, slot)
 }
 
-/// The frame of a ping, and what it is on its way to a backend.
+/// An echo request that is forwarded to a backend.
 pub(super) fn to_backend(
     ping: &EchoRequest,
     service: u32,

@@ -1,4 +1,4 @@
-//! Packets to a VIP that reach a backend.
+//! Packets to a VIP that are forwarded to a backend.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::Fixture;
 use crate::packets::frames::{self, Client, Frame, L4Kind};
 
-/// A hint with both halves in use: IPv4 carries its upper ten bits, 0x5540 of 0x557f.
+/// A hint with bits in both halves. IPv4 carries its upper ten bits: 0x5540 of 0x557f.
 const HINT: u16 = 0x557f;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -20,32 +20,32 @@ pub(super) fn cases() -> Vec<Case> {
     let one = |client: Client| vec![to(&client, 3, HINT)];
     vec![
         Case::new(
-            "an IPv4 TCP segment gets an IPv4 header in front",
+            "an IPv4 TCP segment gets an IPv4 outer header",
             fixture.clone(),
             one(Client::tcp4()),
         ),
         Case::new(
-            "an IPv6 TCP segment gets an IPv6 header in front",
+            "an IPv6 TCP segment gets an IPv6 outer header",
             fixture.clone(),
             one(Client::tcp6()),
         ),
         Case::new(
-            "an IPv4 UDP datagram gets an IPv4 header in front",
+            "an IPv4 UDP datagram gets an IPv4 outer header",
             fixture.clone(),
             one(Client::udp4()),
         ),
         Case::new(
-            "an IPv6 UDP datagram gets an IPv6 header in front",
+            "an IPv6 UDP datagram gets an IPv6 outer header",
             fixture.clone(),
             one(Client::udp6()),
         ),
         Case::new(
-            "the slot of the flow's SipHash names the backend and the hint",
+            "the SipHash of the flow selects the slot with backend and hint",
             Fixture::new(),
             spread(),
         ),
         Case::new(
-            "every hint goes into the header: ten bits in IPv4, sixteen in IPv6",
+            "the outer header carries the hint: ten bits in IPv4, sixteen in IPv6",
             Fixture::new(),
             Vec::new(),
         )
@@ -55,20 +55,20 @@ pub(super) fn cases() -> Vec<Case> {
             fixture.clone(),
             (0..=255).flat_map(|class| each(&|client| Client { tos: class, ..client })).collect(),
         ),
-        Case::new("the outer time to live is 64 whatever the client's is", fixture.clone(), {
+        Case::new("the outer TTL is 64 whatever the client's TTL", fixture.clone(), {
             [1, 2, 63, 64, 65, 255]
                 .iter()
                 .flat_map(|&ttl| each(&|client| Client { ttl, ..client }))
                 .collect()
         }),
-        Case::new("the outer checksum is right for every length", fixture.clone(), {
+        Case::new("the outer checksum is valid for every length", fixture.clone(), {
             (0..=1400)
                 .step_by(7)
                 .map(|payload| to(&Client { payload, ..Client::tcp4() }, 3, HINT))
                 .collect()
         }),
         Case::new(
-            "the outer checksum is right when its sum carries twice",
+            "the outer checksum is valid when its sum carries twice",
             carrying_world(),
             vec![carrying()],
         ),
@@ -84,7 +84,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect(),
         ),
         Case::new(
-            "TCP options of every length are left alone",
+            "TCP options of every length stay unchanged",
             fixture.clone(),
             (0..=40)
                 .step_by(4)
@@ -100,7 +100,7 @@ pub(super) fn cases() -> Vec<Case> {
             each(&|client| Client { payload: 0, ..client }),
         ),
         Case::new(
-            "Ethernet's padding of a short frame is not counted and not claimed",
+            "Ethernet padding is neither counted nor included in the outer length",
             fixture.clone(),
             Client::each()
                 .into_iter()
@@ -115,27 +115,31 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect(),
         ),
-        Case::new("a SYN counts as a new flow, a SYN-ACK or ACK does not", fixture.clone(), {
-            let kinds = [L4Kind::TcpSyn, L4Kind::TcpAck, L4Kind::TcpSynAck, L4Kind::TcpSyn];
-            let both = kinds.iter().flat_map(|&transport| {
-                [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c })
-            });
-            both.map(|client| to(&client, 3, HINT)).collect()
-        }),
         Case::new(
-            "segments are counted, not the merged packet",
+            "a SYN counts as a new connection, a SYN-ACK or ACK does not",
+            fixture.clone(),
+            {
+                let kinds = [L4Kind::TcpSyn, L4Kind::TcpAck, L4Kind::TcpSynAck, L4Kind::TcpSyn];
+                let both = kinds.iter().flat_map(|&transport| {
+                    [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c })
+                });
+                both.map(|client| to(&client, 3, HINT)).collect()
+            },
+        ),
+        Case::new(
+            "a merged packet counts as its segments",
             fixture.clone(),
             segments(&[1, 2, 3, 45, 65_535]),
         ),
         Case::new(
-            "a packet is forwarded whether or not it may be fragmented",
+            "a packet is forwarded with and without the DF flag",
             fixture.clone(),
             [true, false]
                 .map(|df| to(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT))
                 .to_vec(),
         ),
         Case::new(
-            "a packet that fits the MTU to the byte is forwarded",
+            "a packet exactly as long as the MTU allows is forwarded",
             fixture.clone().with_mtu(1164),
             {
                 let fits = |client: Client, outer: usize| {
@@ -147,27 +151,27 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a packet of 3,000 bytes is forwarded where the MTU allows it",
+            "a packet of 3,000 bytes is forwarded if the MTU allows it",
             fixture.clone().with_mtu(9000),
             each(&|client| Client { payload: 3000, ..client }),
         ),
         Case::new(
-            "a merged packet is judged by its segments: three of 1,140 bytes fit 1,160",
+            "the MTU applies to the segments of a merged packet: three of 1,140 bytes fit 1,160",
             fixture.clone().with_mtu(1160),
             vec![merged(Client::tcp4(), 1100)],
         ),
         Case::new(
-            "a merged IPv6 packet is judged by its segments: three of 1,160 bytes fit 1,200",
+            "the MTU applies to the segments of a merged IPv6 packet: three of 1,160 bytes fit 1,200",
             fixture.clone().with_mtu(1200),
             vec![merged(Client::tcp6(), 1100)],
         ),
         Case::new(
-            "merged datagrams are judged one by one: three of 1,128 bytes fit 1,148",
+            "the MTU applies to each merged datagram: three of 1,128 bytes fit 1,148",
             fixture.clone().with_mtu(1148),
             vec![merged(Client::udp4(), 1100)],
         ),
         Case::new(
-            "a merged packet of one short segment is judged by its own length",
+            "the MTU applies to the length of a merged packet with one short segment",
             fixture.with_mtu(1160),
             {
                 let client = Client { payload: 900, ..Client::tcp4() };
@@ -178,9 +182,9 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Three segments of a size in one packet. In a test run the kernel refuses to make room in it,
-/// after the judgement that is tested here: that it is then counted as no room, and not as too big,
-/// is what the programs show.
+/// Three segments of one size in a merged packet. In a test run the kernel refuses to make room in
+/// it, after the MTU check that is tested here: the packet then counts as `adjust_room_failed`, not
+/// as `too_big`.
 fn merged(client: Client, segment_size: u32) -> (Frame, Expectation) {
     let client = Client { payload: 3300, ..client };
     let (frame, outcome) = to(&client, 3, HINT);
@@ -204,7 +208,7 @@ fn counted_as(outcome: Expectation, packets: u64) -> Expectation {
     }
 }
 
-/// Sixty flows of each kind, over all backends.
+/// Sixty flows of each kind, spread over all backends.
 fn spread() -> Vec<(Frame, Expectation)> {
     let fixture = Fixture::new();
     let flows =
@@ -217,9 +221,9 @@ fn spread() -> Vec<(Frame, Expectation)> {
         .collect()
 }
 
-/// The backend's address and the hint that, with the length and class of [`carrying`], sum the
-/// outer header to 0x1ffff: folding it once gives 0x10000, and only a second fold takes up that
-/// carry. One sum in some 20,000 is like this.
+/// The backend's address and the hint that, with the length and TOS of [`carrying`], sum the outer
+/// header to 0x1ffff: folding it once gives 0x10000, and only a second fold adds that carry. About
+/// one sum in 20,000 needs the second fold.
 const CARRYING: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 188, 255), 0xb0c0);
 
 fn carrying_world() -> Fixture {
@@ -240,7 +244,7 @@ fn carrying() -> (Frame, Expectation) {
 }
 
 impl Case {
-    /// Every bit of the hint alone, and all of them, for both families.
+    /// Each bit of the hint alone, and all bits together, for both families.
     fn hints(mut self) -> Self {
         self.steps.clear();
         for hint in (0..16).map(|bit| 1 << bit).chain([0, u16::MAX]) {

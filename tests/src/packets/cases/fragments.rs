@@ -1,4 +1,4 @@
-//! Fragments: the later ones follow the first one.
+//! Non-initial fragments follow the first fragment.
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
@@ -17,12 +17,12 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         Case::new(
-            "later fragments go to the backend of the first one",
+            "non-initial fragments go to the backend of the first fragment",
             fixture(),
             each(&|client| (0..4).map(|number| sent(client, 7, number, 4)).collect()),
         ),
         Case::new(
-            "fragments out of order go to the backend of the first one, once it has come",
+            "non-initial fragments pass before the first fragment and follow it afterwards",
             fixture(),
             each(&|client| {
                 vec![
@@ -34,7 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new(
-            "fragments of another packet, client or IPv4 protocol follow nobody",
+            "non-initial fragments of another packet, client or IPv4 protocol pass",
             fixture(),
             each(&|client| {
                 let id = 2 * OF_UDP;
@@ -65,7 +65,7 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new(
-            "fragments of one IPv6 packet need not agree on what follows their headers (RFC 8200 section 4.5)",
+            "fragments of one IPv6 packet may name different next headers (RFC 8200 section 4.5)",
             fixture(),
             {
                 const NEXT: usize = 14 + 40;
@@ -74,8 +74,9 @@ pub(super) fn cases() -> Vec<Case> {
                 let clients = Client::each().into_iter().filter(Client::is_v6);
                 let of = |client: Client| {
                     let mut first = fragment(&client, 7, 0, 3);
-                    // Destination options in front of the transport header, in the first fragment;
-                    // the others say that they come next, as most senders do, or anything else.
+                    // The first fragment has destination options before the L4 header. The fragment
+                    // headers of the others name destination options as next header, as most
+                    // senders do, or another value.
                     let transport = std::mem::replace(&mut first[NEXT], OPTIONS);
                     first.splice(NEXT + 8..NEXT + 8, [transport, 0, 1, 4, 0, 0, 0, 0]);
                     first[19] += 8;
@@ -86,7 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "fragments to a port that is no VIP's pass, all of them",
+            "all fragments to a port without a VIP pass",
             fixture(),
             each(&|client| {
                 let client = client.clone().to_port(9);
@@ -96,7 +97,7 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             }),
         ),
-        Case::new("fragments to anybody else pass", fixture(), {
+        Case::new("fragments to other addresses pass", fixture(), {
             let clients = [
                 Client::udp4().to_address([203, 0, 113, 11]),
                 Client::udp6().to_address([0, 0, 0, 0, 0, 0, 0, 1]),
@@ -107,7 +108,7 @@ pub(super) fn cases() -> Vec<Case> {
             both.collect()
         }),
         Case::new(
-            "a tagged fragment follows its first one, and leaves without its tag",
+            "a tagged non-initial fragment follows the first fragment and leaves without its tag",
             fixture(),
             each(&|client| {
                 let tag = |(frame, outcome): (Frame, Expectation)| {
@@ -116,11 +117,13 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![tag(sent(client, 7, 0, 2)), tag(sent(client, 7, 1, 2))]
             }),
         ),
-        Case::new("a fragment that is all of its packet is no fragment", fixture(), {
-            [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec()
-        }),
         Case::new(
-            "a later fragment that lies about its length is dropped",
+            "an atomic fragment is forwarded like a packet without a fragment header",
+            fixture(),
+            { [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec() },
+        ),
+        Case::new(
+            "a non-initial fragment with a wrong length is dropped",
             fixture(),
             each(&|client| {
                 let at = if client.is_v6() { 18 } else { 16 };
@@ -129,14 +132,14 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new(
-            "a later fragment whose time to live is zero is dropped",
+            "a non-initial fragment with a TTL of 0 is dropped",
             fixture(),
             each(&|client| {
                 let expired = Client { ttl: 0, ..client.clone() };
                 vec![sent(client, 7, 0, 2), drops(fragment(&expired, 7, 1, 2), Reason::TtlExpired)]
             }),
         ),
-        Case::new("a second fragment header passes", fixture(), {
+        Case::new("a packet with two fragment headers passes", fixture(), {
             let twice = with(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
             vec![passes(twice, Reason::ExtensionHeaders)]
         }),
@@ -144,7 +147,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// After the first fragment the backend's index is given to another backend.
+/// After the first fragment another backend gets the backend's index.
 fn reused() -> Case {
     let before = fixture();
     let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
@@ -152,7 +155,7 @@ fn reused() -> Case {
     let (first, forwarded) = sent(&client, 7, 0, 2);
     let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);
     Case {
-        name: "a later fragment does not go to another backend that got the index of the first one's",
+        name: "a non-initial fragment does not go to a new backend with the index of the first fragment's backend",
         steps: vec![
             CaseStep::Configure(before),
             CaseStep::Send(first, forwarded),
@@ -162,19 +165,19 @@ fn reused() -> Case {
     }
 }
 
-/// A backend gets all packets of this fixture, and their fragments as [`sent`] says.
+/// A fixture whose packets, and their fragments by [`sent`], go to one backend.
 pub(super) fn fixture() -> Fixture {
     Fixture::new().all_to(3, HINT)
 }
 
-/// Bytes of each part but the last.
+/// Bytes of each fragment except the last.
 const PART: usize = 48;
-/// What the identification of a datagram is higher by than that of a segment: the same client sends
-/// both, and fragments of IPv6 have nothing else that tells.
+/// Added to the identification of datagrams: one client sends segments and datagrams, and fragments
+/// of IPv6 packets belong together by addresses and identification alone.
 const OF_UDP: u16 = 100;
 
-/// Fragment `number` of `count` of a client's packet with this identification, or as much more as
-/// [`OF_UDP`] says.
+/// Fragment `number` of `count` of a client's packet with this identification, plus [`OF_UDP`] for
+/// datagrams.
 pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) -> Vec<u8> {
     let id = if client.transport == L4Kind::Udp { id + OF_UDP } else { id };
     let packet = Client { payload: 150, ..client.clone() }.packet();
@@ -198,12 +201,12 @@ pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) ->
     frames::ethernet(EtherType::IPV4, &[&header[..], part].concat())
 }
 
-/// The same, and where it goes: to backend 3.
+/// The same with the expectation that it goes to backend 3.
 pub(super) fn sent(client: &Client, id: u16, number: usize, count: usize) -> (Frame, Expectation) {
     forwarded(client, fragment(client, id, number, count))
 }
 
-/// A fragment of a client's packet, and where it goes.
+/// A fragment of a client's packet with the expected backend.
 fn forwarded(client: &Client, bytes: Vec<u8>) -> (Frame, Expectation) {
     let (backend, length) = (BackendSpec::new(3), bytes.len() - 14);
     let outer = if client.is_v6() {

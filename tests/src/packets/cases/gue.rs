@@ -1,4 +1,4 @@
-//! Services whose packets go to backends in UDP.
+//! Services that encapsulate in GUE (UDP).
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -16,17 +16,17 @@ use crate::packets::frames::{self, Client, ETHERNET, Frame, L4Kind};
 use crate::packets::oracle::flow;
 
 const HINT: u16 = 0x557f;
-/// The server ID in a plaintext connection ID of QUIC-LB's draft.
+/// The server ID in a plaintext connection ID of the QUIC-LB draft.
 const SERVER_ID: &[u8] = &[0xc4, 0x60, 0x5e];
 
-/// All packets go to backend 3, in UDP.
+/// A fixture whose packets go to backend 3 in GUE.
 fn fixture() -> Fixture {
     let mut fixture = Fixture::new().all_to(3, HINT);
     fixture.vip_options = [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE)].into();
     fixture
 }
 
-/// The same, and no checksum is needed.
+/// The same with [`VipOptions::NO_CHECKSUM`].
 fn agreed() -> Fixture {
     let mut fixture = fixture();
     for options in fixture.vip_options.values_mut() {
@@ -44,20 +44,28 @@ pub(super) fn cases() -> Vec<Case> {
     let own = Client::each().map(|client| sent(&client, client.is_v6(), true)).to_vec();
     vec![
         Case::new(
-            "a packet goes to its backend in UDP, with a checksum over all of it",
+            "a packet is encapsulated in GUE with a UDP checksum over the whole inner packet",
             fixture(),
             own,
         ),
-        Case::new("either family goes in UDP over IPv4", only(fixture(), false), each(false)),
-        Case::new("either family goes in UDP over IPv6", only(fixture(), true), each(true)),
-        Case::new("a service without it goes in IP beside one with it", beside(), {
+        Case::new(
+            "both families are encapsulated in GUE over IPv4",
+            only(fixture(), false),
+            each(false),
+        ),
+        Case::new(
+            "both families are encapsulated in GUE over IPv6",
+            only(fixture(), true),
+            each(true),
+        ),
+        Case::new("one service uses IP-in-IP while another uses GUE", beside(), {
             let tcp = [Client::tcp4(), Client::tcp6()].map(|client| to(&client, 3, HINT));
             let udp =
                 [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
             tcp.into_iter().chain(udp).collect()
         }),
         Case::new(
-            "each flow has a source port of its own, every payload length a checksum",
+            "the outer source port depends on the flow, and the checksum is valid for every length",
             fixture(),
             {
                 let flows = (0..300).flat_map(|number| {
@@ -71,11 +79,11 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a checksum of zero is written as all ones",
+            "a UDP checksum of 0 is sent as all ones",
             only(fixture(), false),
             vec![sums_to_zero()],
         ),
-        Case::new("padding is not summed", fixture(), {
+        Case::new("the UDP checksum does not cover Ethernet padding", fixture(), {
             let padded = |client: Client| {
                 let (frame, outcome) =
                     sent(&Client { payload: 1, ..client.clone() }, client.is_v6(), true);
@@ -84,66 +92,76 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().map(padded).to_vec()
         }),
-        Case::new("IPv4 options are summed, and IPv6 extension headers", fixture(), {
+        Case::new("the UDP checksum covers IPv4 options and IPv6 extension headers", fixture(), {
             let options = Client { options: 12, ..Client::tcp4() };
             let extended =
                 [&[8][..], &[16, 8], &[256]].map(|sizes| extended(&Client::udp6(), sizes));
             [sent(&options, false, true)].into_iter().chain(extended).collect()
         }),
-        Case::new("a tagged packet goes in UDP without its tags", only(fixture(), true), {
-            let tagged = |client: Client| {
-                let (frame, outcome) = sent(&client, true, true);
-                (frames::tagged(&frame.bytes, &[(0x8100, 6)]).into(), outcome)
-            };
-            Client::each().map(tagged).to_vec()
-        }),
         Case::new(
-            "a datagram without a checksum has none outside over IPv4 either",
+            "a tagged packet is encapsulated in GUE without its tags",
+            only(fixture(), true),
+            {
+                let tagged = |client: Client| {
+                    let (frame, outcome) = sent(&client, true, true);
+                    (frames::tagged(&frame.bytes, &[(0x8100, 6)]).into(), outcome)
+                };
+                Client::each().map(tagged).to_vec()
+            },
+        ),
+        Case::new(
+            "over IPv4 a datagram without a checksum gets an outer checksum of 0",
             only(fixture(), false),
             [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, false)).to_vec(),
         ),
-        Case::new("over IPv6 such a datagram is dropped", only(fixture(), true), {
+        Case::new("over IPv6 a datagram without a checksum is dropped", only(fixture(), true), {
             let bare =
                 [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true).0.bytes);
             bare.map(|bytes| drops(bytes, Reason::NoChecksum)).to_vec()
         }),
         Case::new(
-            "over IPv6 such a datagram goes where its receiver agreed",
+            "over IPv6 a datagram without a checksum is forwarded if the service allows it (RFC 6935)",
             only(agreed(), true),
             [Client::udp4(), Client::udp6()].map(|client| unsummed(&client, true)).to_vec(),
         ),
         Case::new(
-            "a datagram's checksum that covers less than the packet is not used",
+            "a datagram whose checksum covers less than the packet gets an outer checksum of 0",
             only(fixture(), false),
             [Client::udp4(), Client::udp6()].map(|client| longer(&client)).to_vec(),
         ),
-        Case::new("what is merged has no checksum outside over IPv4", only(fixture(), false), {
-            Client::each().map(|client| merged(&client, false)).to_vec()
-        }),
-        Case::new("what is merged is dropped over IPv6", only(fixture(), true), {
+        Case::new(
+            "over IPv4 a merged packet gets an outer checksum of 0",
+            only(fixture(), false),
+            { Client::each().map(|client| merged(&client, false)).to_vec() },
+        ),
+        Case::new("over IPv6 a merged packet is dropped", only(fixture(), true), {
             let merged = Client::each()
                 .map(|client| (merged(&client, true).0, Expectation::Drop(Reason::NoChecksum)));
             merged.to_vec()
         }),
         Case::new(
-            "what is merged goes over IPv6 where its receiver agreed",
+            "over IPv6 a merged packet is forwarded if the service allows no checksum",
             only(agreed(), true),
             Client::each().map(|client| merged(&client, true)).to_vec(),
         ),
         Case::new(
-            "fragments have no checksum outside, and follow each other in UDP",
+            "fragments get an outer checksum of 0 and follow the first fragment in GUE",
             only(agreed(), true),
             fragments(),
         ),
-        Case::new("fragments are dropped over IPv6 where nobody agreed", only(fixture(), true), {
-            let drop = |(frame, outcome)| match outcome {
-                Expectation::Forward(_) => (frame, Expectation::Drop(Reason::NoChecksum)),
-                outcome => (frame, outcome),
-            };
-            fragments().into_iter().map(drop).collect()
-        }),
+        Case::new(
+            "over IPv6 fragments are dropped unless the service allows no checksum",
+            only(fixture(), true),
+            {
+                let drop = |(frame, outcome)| match outcome {
+                    Expectation::Forward(_) => (frame, Expectation::Drop(Reason::NoChecksum)),
+                    outcome => (frame, outcome),
+                };
+                fragments().into_iter().map(drop).collect()
+            },
+        ),
         Case {
-            name: "a later fragment goes in UDP though its service does so no more, as its first one did",
+            name: "a non-initial fragment uses the encapsulation of the first fragment after the service changed",
             steps: {
                 let [first, later] = fragments().try_into().expect("two");
                 let plain = Fixture { vip_options: [].into(), ..only(agreed(), true) };
@@ -157,17 +175,17 @@ pub(super) fn cases() -> Vec<Case> {
             },
         },
         Case::new(
-            "an ICMP error goes in UDP with a checksum, from its flow's source port",
+            "an ICMP error is encapsulated in GUE with a checksum and the source port of its flow",
             fixture(),
             super::icmp_errors::few().map(|error| followed(&error)).collect(),
         ),
-        Case::new("a ping that is forwarded goes in UDP with a checksum", pings(), {
+        Case::new("a forwarded echo request is encapsulated in GUE with a checksum", pings(), {
             [Client::tcp4(), Client::tcp6()].map(|client| pinged(&client)).to_vec()
         }),
-        Case::new("a datagram goes in UDP to the backend that its connection ID names", ids(), {
+        Case::new("a datagram goes in GUE to the backend of its connection ID", ids(), {
             [Client::udp4(), Client::udp6()].map(|client| named(&client)).to_vec()
         }),
-        Case::new("the UDP header counts against the MTU", fixture().with_mtu(1500), {
+        Case::new("the outer UDP header counts towards the MTU", fixture().with_mtu(1500), {
             let of_length = |client: &Client, length: usize| {
                 let headers = Client { payload: 0, ..client.clone() }.packet().len();
                 Client { payload: length - headers, ..client.clone() }
@@ -184,7 +202,7 @@ pub(super) fn cases() -> Vec<Case> {
             });
             fits.into_iter().chain(larger).collect()
         }),
-        Case::new("what is not for a VIP passes", fixture(), {
+        Case::new("a packet that is not addressed to a VIP passes", fixture(), {
             Client::each()
                 .map(|client| passes(client.to_port(9).frame(), Reason::NoService))
                 .to_vec()
@@ -192,7 +210,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The hash of a client's flow, which selects the source port.
+/// The hash of a client's flow, which selects the outer source port.
 fn hash(client: &Client) -> u64 {
     flow::hash(&tuple(client))
 }
@@ -205,7 +223,7 @@ fn tuple(client: &Client) -> Vec<u8> {
     flow::tuple(client.source.ip(), client.destination.ip(), &ports, protocol)
 }
 
-/// The outer headers of GUE to backend 3; `summed` is what the checksum covers.
+/// The outer GUE headers to backend 3; `summed` is the inner packet that the checksum covers.
 fn outer(
     v6: bool,
     class: u8,
@@ -223,13 +241,13 @@ fn outer(
     frames::gue_headers(&outer, length, hash, summed)
 }
 
-/// A client's packet and what becomes of it in UDP.
+/// A client's packet with the expected GUE frame.
 fn sent(client: &Client, v6: bool, summed: bool) -> (Frame, Expectation) {
     let packet = client.packet();
     encapsulated(&client.frame(), client, hash(client), v6, summed.then_some(&packet))
 }
 
-/// The frame of a client's packet, changed, and what becomes of it.
+/// The changed frame of a client's packet with the expected GUE frame.
 fn encapsulated(
     bytes: &[u8],
     client: &Client,
@@ -250,7 +268,7 @@ fn encapsulated(
     (bytes.to_vec().into(), outcome)
 }
 
-/// An outcome with other bytes.
+/// An expectation with other bytes.
 fn changed(outcome: Expectation, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Expectation {
     match outcome {
         Expectation::Forward(forwarded) => {
@@ -260,17 +278,17 @@ fn changed(outcome: Expectation, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Exp
     }
 }
 
-/// [`DNS`] alone goes in UDP.
+/// A fixture in which only [`DNS`] uses GUE.
 fn beside() -> Fixture {
     let mut fixture = fixture();
     fixture.vip_options.remove(&WEB);
     fixture
 }
 
-/// A packet whose outer checksum is zero before it is written as all ones.
+/// A packet whose outer checksum is computed as 0, which is sent as all ones.
 fn sums_to_zero() -> (Frame, Expectation) {
     const UDP: usize = ETHERNET + 20;
-    // The cases are made more than once.
+    // Computed once, because the cases are built more than once.
     static FOUND: LazyLock<Client> = LazyLock::new(|| {
         let found = (0..=255).find_map(|third| {
             let mut client = Client::udp4();
@@ -278,7 +296,7 @@ fn sums_to_zero() -> (Frame, Expectation) {
             let Expectation::Forward(Forwarded { bytes, .. }) = sent(&client, false, true).1 else {
                 return None;
             };
-            // The client's own port is in its pseudo-header's complement and so in no sum.
+            // The client's port cancels out: the inner checksum contains its complement.
             let word = |at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
             let wanted = (word(UDP) + word(UDP + 6)) % 0xffff;
             let mut tuple = tuple(&client);
@@ -299,7 +317,7 @@ fn sums_to_zero() -> (Frame, Expectation) {
     (frame, outcome)
 }
 
-/// A client's IPv6 packet with destination options of these sizes, and what becomes of it.
+/// A client's IPv6 packet with destination options of these sizes, with the expected GUE frame.
 fn extended(client: &Client, sizes: &[usize]) -> (Frame, Expectation) {
     const DESTINATION: u8 = 60;
 
@@ -323,12 +341,12 @@ fn extended(client: &Client, sizes: &[usize]) -> (Frame, Expectation) {
     )
 }
 
-/// Offset in a frame of a client's transport header.
+/// Offset of the L4 header in a client's frame.
 fn transport(client: &Client) -> usize {
     ETHERNET + if client.is_v6() { 40 } else { 20 }
 }
 
-/// A client's datagram without a checksum, and what becomes of it.
+/// A client's datagram without a checksum, with the expected GUE frame.
 fn unsummed(client: &Client, v6: bool) -> (Frame, Expectation) {
     encapsulated(
         &with(client.frame(), transport(client) + 6, &[0, 0]),
@@ -339,8 +357,7 @@ fn unsummed(client: &Client, v6: bool) -> (Frame, Expectation) {
     )
 }
 
-/// A client's datagram that is two bytes longer than its UDP header says, and what becomes of it
-/// over IPv4.
+/// A client's datagram two bytes longer than its UDP length, with the expected GUE frame over IPv4.
 fn longer(client: &Client) -> (Frame, Expectation) {
     let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len()
         - transport(client)
@@ -349,7 +366,7 @@ fn longer(client: &Client) -> (Frame, Expectation) {
     encapsulated(&bytes, client, hash(client), false, None)
 }
 
-/// A client's packet as one of three that were merged, and what becomes of it.
+/// A merged packet of three segments, with the expected GUE frame.
 fn merged(client: &Client, v6: bool) -> (Frame, Expectation) {
     let (frame, outcome) = sent(&Client { payload: 300, ..client.clone() }, v6, false);
     let outcome = match outcome {
@@ -361,23 +378,23 @@ fn merged(client: &Client, v6: bool) -> (Frame, Expectation) {
     (Frame { segment_size: 100, segments: 3, ..frame }, outcome)
 }
 
-/// A first and a later fragment over IPv6.
+/// A first and a non-initial fragment over IPv6.
 fn fragments() -> Vec<(Frame, Expectation)> {
     let first = Client { fragment: (false, true, 0), ..Client::udp4() };
     let later = Client { fragment: (false, false, 9), ..Client::udp4() };
-    // The later one has no ports.
+    // A non-initial fragment has no ports.
     let portless = flow::hash(&flow::tuple(later.source.ip(), later.destination.ip(), &[0; 4], 17));
     vec![sent(&first, true, false), encapsulated(&later.frame(), &later, portless, true, None)]
 }
 
-/// An error about a client's flow, and what becomes of it.
+/// An ICMP error about a client's flow, with the expected GUE frame.
 fn followed(error: &IcmpError) -> (Frame, Expectation) {
     let (bytes, client) = (error.frame(), &error.client);
     let class = Client { tos: error.tos, ..client.clone() };
     encapsulated(&bytes, &class, hash(client), client.is_v6(), Some(&bytes[ETHERNET..]))
 }
 
-/// All packets go to backend 1, but those whose connection IDs have the ID of backend 3.
+/// A fixture whose packets go to backend 1, except those with the server ID of backend 3.
 fn ids() -> Fixture {
     let mut fixture = Fixture::new().all_to(1, HINT);
     fixture.vip_options = [(DNS, VipOptions::GUE)].into();
@@ -385,7 +402,7 @@ fn ids() -> Fixture {
     fixture
 }
 
-/// A client's packet of QUIC with a short header, and what becomes of it.
+/// A client's QUIC packet with a short header, with the expected GUE frame.
 fn named(client: &Client) -> (Frame, Expectation) {
     let client = Client { begins: [&[0x41, 0x07], SERVER_ID].concat(), ..client.clone() };
     let (packet, bytes) = (client.packet(), client.frame());
@@ -394,7 +411,7 @@ fn named(client: &Client) -> (Frame, Expectation) {
     (frame, changed(outcome, |_| frames::encapsulated(&bytes, &outer)))
 }
 
-/// Pings go to the backends of [`WEB`].
+/// A fixture that forwards echo requests to the backends of [`WEB`].
 fn pings() -> Fixture {
     let mut fixture = fixture();
     fixture.address_options =
@@ -403,7 +420,7 @@ fn pings() -> Fixture {
     fixture
 }
 
-/// A client's ping, and what becomes of it.
+/// A client's echo request, with the expected GUE frame.
 fn pinged(client: &Client) -> (Frame, Expectation) {
     let bytes = EchoRequest::new(client).frame();
     let addresses: (IpAddr, IpAddr) = (client.source.ip(), client.destination.ip());

@@ -1,4 +1,4 @@
-//! ICMP errors to a VIP address follow the flow that they quote.
+//! ICMP errors to a VIP address go to the backend of the flow that they quote.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ use crate::packets::oracle::flow;
 
 const HINT: u16 = 0x557f;
 
-/// Every kind of flow, from many clients' ports, with every type of error of its family.
+/// Every kind of flow, from many ports, with every ICMP error type of its family.
 fn each() -> impl Iterator<Item = IcmpError> {
     let flows =
         (0..12).flat_map(|port| Client::each().map(|client| client.from_port(41_000 + port)));
@@ -25,7 +25,7 @@ fn each() -> impl Iterator<Item = IcmpError> {
     })
 }
 
-/// One of each.
+/// One error for each kind of flow.
 pub(super) fn few() -> impl Iterator<Item = IcmpError> {
     Client::each()
         .into_iter()
@@ -42,17 +42,17 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         Case::new(
-            "an ICMP error goes to the backend of the flow that it quotes, every flow and type",
+            "an ICMP error of any type goes to the backend of the flow that it quotes",
             Fixture::new(),
             quoting(&|error| error),
         ),
         Case::new(
-            "an ICMP error that quotes only 8 bytes of TCP or UDP is followed",
+            "an ICMP error that quotes only 8 bytes of TCP or UDP is forwarded",
             Fixture::new(),
             quoting(&|error| IcmpError { quoted: Some(8), ..error }),
         ),
         Case::new(
-            "a quoted packet may have IPv4 options or an IPv6 extension header",
+            "an ICMP error that quotes IPv4 options or an IPv6 extension header is forwarded",
             Fixture::new(),
             {
                 [8, 24, 40]
@@ -63,12 +63,12 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an ICMP error that quotes a first fragment is followed",
+            "an ICMP error that quotes a first fragment is forwarded",
             Fixture::new(),
             quoting(&|error| IcmpError { fragment: Some((0, true)), quoted: Some(8), ..error }),
         ),
         Case::new(
-            "an ICMP error that quotes a later fragment passes: nobody can tell whose it is",
+            "an ICMP error that quotes a non-initial fragment passes",
             Fixture::new(),
             passing(
                 &|error| IcmpError { fragment: Some((3, false)), ..error },
@@ -76,11 +76,11 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ),
         Case::new(
-            "an ICMP error goes where its service's way of hashing sends the flow",
+            "an ICMP error uses the hash options of its service",
             hashing(),
             each().map(|error| followed(&hashing(), &error)).collect(),
         ),
-        Case::new("an ICMP error finds any-port and prefix VIPs", prefixes(), {
+        Case::new("an ICMP error matches any-port and prefix VIPs", prefixes(), {
             let at = |error: IcmpError| {
                 let v6 = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 9);
                 let address: IpAddr =
@@ -90,7 +90,7 @@ pub(super) fn cases() -> Vec<Case> {
             each().map(at).map(|error| followed(&prefixes(), &error)).collect()
         }),
         tracked(),
-        Case::new("an ICMP error behind VLAN tags leaves without them", all_to_3(), {
+        Case::new("a tagged ICMP error leaves without its tags", all_to_3(), {
             few()
                 .map(|error| {
                     let (frame, outcome) = followed(&all_to_3(), &error);
@@ -99,7 +99,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect()
         }),
         Case::new(
-            "an ICMP error about another address than the one it comes to passes",
+            "an ICMP error that quotes another source than its own destination passes",
             Fixture::new(),
             {
                 let to_other = |error: IcmpError| {
@@ -115,7 +115,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an ICMP error to an address that is no VIP passes, whatever it quotes",
+            "an ICMP error to an address that is not a VIP address passes",
             Fixture::new(),
             passing(
                 &|error| IcmpError {
@@ -130,7 +130,7 @@ pub(super) fn cases() -> Vec<Case> {
             ),
         ),
         Case::new(
-            "an ICMP error about a port that no VIP has passes",
+            "an ICMP error about a port without a VIP passes",
             Fixture::new(),
             passing(
                 &|error| IcmpError { client: error.client.to_port(81), ..error },
@@ -161,7 +161,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect()
         }),
         Case::new(
-            "an ICMP error whose quote ends before the ports passes, wherever it ends",
+            "an ICMP error whose quote is truncated anywhere before the ports passes",
             Fixture::new(),
             {
                 few()
@@ -175,7 +175,7 @@ pub(super) fn cases() -> Vec<Case> {
                     .collect()
             },
         ),
-        Case::new("an ICMP message that ends inside its header passes", Fixture::new(), {
+        Case::new("an ICMP message truncated in its header passes", Fixture::new(), {
             few()
                 .flat_map(|error| {
                     let (whole, start) = (error.frame(), ETHERNET + error.fixed());
@@ -184,20 +184,16 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect()
         }),
+        Case::new("an ICMP error with an IP length beyond the frame is dropped", Fixture::new(), {
+            few()
+                .map(|error| {
+                    let at = ETHERNET + if error.client.is_v6() { 4 } else { 2 };
+                    drops(with(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
+                })
+                .collect()
+        }),
         Case::new(
-            "an ICMP error about a VIP's flow that claims more than there is is dropped",
-            Fixture::new(),
-            {
-                few()
-                    .map(|error| {
-                        let at = ETHERNET + if error.client.is_v6() { 4 } else { 2 };
-                        drops(with(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
-                    })
-                    .collect()
-            },
-        ),
-        Case::new(
-            "an ICMP error whose time to live is zero is dropped, with one hop left it is followed",
+            "an ICMP error with a TTL of 0 is dropped, with a TTL of 1 forwarded",
             Fixture::new(),
             {
                 let ttl = |ttl| few().map(move |error| IcmpError { ttl, ..error });
@@ -208,18 +204,18 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an ICMP error that does not fit with its outer header is dropped, and nothing is sent",
+            "an ICMP error too long for the MTU is dropped without a reply",
             Fixture::new().with_mtu(100),
             few().map(|error| drops(error.frame(), Reason::TooBig)).collect(),
         ),
-        Case::new("ICMP that is neither an error nor a ping passes", Fixture::new(), {
+        Case::new("ICMP that is neither an error nor an echo request passes", Fixture::new(), {
             let v4 =
                 [0, 1, 4, 5, 9, 10, 13, 42, 255].map(|kind| IcmpError::new(&Client::tcp4(), kind));
             let v6 = [0, 5, 100, 127, 129, 133, 134, 135, 136, 137, 255]
                 .map(|kind| IcmpError::new(&Client::tcp6(), kind));
             v4.iter().chain(&v6).map(|error| passes(error.frame(), Reason::OtherProtocol)).collect()
         }),
-        Case::new("an ICMP error in fragments passes", Fixture::new(), {
+        Case::new("a fragmented ICMP error passes", Fixture::new(), {
             let bits = [0x20, 0x00];
             vec![passes(
                 with(IcmpError::new(&Client::tcp4(), 3).frame(), ETHERNET + 6, &bits),
@@ -233,7 +229,7 @@ fn follow(error: IcmpError) -> (Frame, Expectation) {
     followed(&Fixture::new(), &error)
 }
 
-/// The frame of an error, and what becomes of it: it goes where its client's packets go.
+/// An ICMP error that goes to the backend of the quoted flow.
 pub(super) fn followed(fixture: &Fixture, error: &IcmpError) -> (Frame, Expectation) {
     let service = if error.client.transport == L4Kind::Udp { DNS } else { WEB };
     to_backend(error, service, slot(fixture, service, &error.client))
@@ -262,7 +258,7 @@ pub(super) fn to_backend(
     (bytes.into(), outcome)
 }
 
-/// The slot of a client's packets, hashed as their service hashes.
+/// The slot of a client's flow, by the hash options of its service.
 pub(super) fn slot(fixture: &Fixture, service: u32, client: &Client) -> Slot {
     let options = fixture.vip_options.get(&service).copied().unwrap_or_default();
     let (mut source, mut destination) = (client.source, client.destination);
@@ -289,7 +285,7 @@ fn hashing() -> Fixture {
     Fixture { vip_options, ..Fixture::new() }
 }
 
-/// The services at any port of a prefix in each family.
+/// A fixture with any-port VIPs on one prefix per family.
 fn prefixes() -> Fixture {
     let mut fixture = Fixture::new();
     for (id, prefix) in [(3, "192.0.3.0/24"), (4, "2001:db8:7::/48")] {
@@ -299,8 +295,8 @@ fn prefixes() -> Fixture {
     fixture
 }
 
-/// The connection table knows the flow's backend better than the lookup table; an error writes
-/// nothing into it.
+/// The backend comes from the connection table, not from the lookup table. An error creates no
+/// entry.
 fn tracked() -> Case {
     let before = Fixture::new().all_to(3, HINT).tracked(true);
     let after = Fixture::new().all_to(1, HINT).tracked(true);
@@ -311,8 +307,7 @@ fn tracked() -> Case {
     for error in few() {
         let service = if error.client.transport == L4Kind::Udp { DNS } else { WEB };
         steps.push(send(to_backend(&error, service, (3, HINT))));
-        // Of this flow nothing was seen, so the slot decides, and decides again after the next
-        // change.
+        // This flow has no entry, so the slot selects the backend, also after the next change.
         let unseen = IcmpError { client: error.client.from_port(999), ..error };
         steps.push(send(to_backend(&unseen, service, (1, HINT))));
     }
@@ -322,8 +317,5 @@ fn tracked() -> Case {
         let unseen = IcmpError { client: error.client.from_port(999), ..error };
         steps.push(send(to_backend(&unseen, service, (2, HINT))));
     }
-    Case {
-        name: "an ICMP error follows its flow's entry in the connection table, and writes none",
-        steps,
-    }
+    Case { name: "an ICMP error follows its flow's connection entry and creates none", steps }
 }

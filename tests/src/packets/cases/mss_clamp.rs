@@ -1,5 +1,5 @@
-//! What leaves a backend: SYN-ACKs of VIPs tell clients of segments that fit with an outer header,
-//! and nothing else is changed.
+//! MSS clamping on packets that leave a backend: the MSS option of SYNs and SYN-ACKs from VIPs is
+//! lowered so that segments fit with an outer header. Nothing else changes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,28 +13,26 @@ use crate::packets::bindings::ClampBinding;
 use crate::packets::frames::{self, Client, ETHERNET, Frame, SHORTEST};
 use crate::packets::oracle::clamp::clamped;
 
-/// The largest segments of IPv4 and IPv6 that may be told in most cases: those that fit into 1500
-/// bytes.
+/// The largest MSS of IPv4 and IPv6 in most cases: with outer headers, segments fit 1500 bytes.
 pub const LARGEST: [u32; 2] = [1440, 1400];
 /// Offset of the TCP header in the frames of both families.
 const TCP: [usize; 2] = [ETHERNET + 20, ETHERNET + 40];
 
-/// What should become of frames that leave a backend, in a sentence, and the frames that show it.
+/// Frames that leave a backend, with the expected frame for each.
 #[derive(Debug, Clone)]
 pub struct ClampCase {
-    /// The sentence.
+    /// A sentence that states the expected behaviour.
     pub name: &'static str,
     /// VIP addresses and prefixes of the backend.
     pub vips: Vec<IpNet>,
-    /// The largest segments that may be told.
+    /// The largest MSS of IPv4 and IPv6.
     pub largest: [u32; 2],
-    /// Frames, and what should become of each; `None` for nothing.
+    /// Frames and the expected bytes after the program; `None` if the frame stays unchanged.
     pub frames: Vec<(Frame, Option<Vec<u8>>)>,
 }
 
 impl ClampCase {
-    /// The same with only those frames that a binding of the packet path can be given; `None` when
-    /// there are none.
+    /// The same with only the frames that the binding accepts; `None` if no frame is left.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
         self.frames.retain(|(frame, _)| accepts(frame));
@@ -59,13 +57,16 @@ impl ClampCase {
                 frame.bytes
             );
             let counted = clamper.clamped()?;
-            ensure!(counted == count, "frame {number}: {counted} are counted instead of {count}");
+            ensure!(
+                counted == count,
+                "frame {number}: the counter is {counted} instead of {count}"
+            );
         }
-        ensure!(!self.frames.is_empty(), "the case sends nothing");
+        ensure!(!self.frames.is_empty(), "the case sends no frames");
         Ok(())
     }
 
-    /// Whether the oracle, which judges random frames, says the same as this row of the table.
+    /// Checks that the oracle's expectations equal those of this case.
     ///
     /// # Errors
     ///
@@ -83,7 +84,7 @@ impl ClampCase {
     }
 }
 
-/// The IP packet of a segment from a VIP address, both checksums right.
+/// The IP packet of a segment from a VIP address, with valid checksums.
 fn segment(source: IpAddr, options: &[u8], flags: impl Fn(&mut TcpHeader)) -> Vec<u8> {
     let mut header = TcpHeader::new(443, 40_001, 0x1122_3344, 64_000);
     (header.syn, header.ack) = (true, true);
@@ -110,8 +111,8 @@ fn segment(source: IpAddr, options: &[u8], flags: impl Fn(&mut TcpHeader)) -> Ve
     }
 }
 
-/// The frame of a handshake's segment from the VIP address of a family, or from a neighbour of it;
-/// with or without SYN.
+/// The frame of a segment with these options from the VIP address of a family, or from the address
+/// next to it; with or without SYN.
 pub fn handshake(v6: bool, vip: bool, syn: bool, options: &[u8]) -> Vec<u8> {
     let neighbour: [IpAddr; 2] = [
         Ipv4Addr::new(203, 0, 113, 11).into(),
@@ -121,7 +122,7 @@ pub fn handshake(v6: bool, vip: bool, syn: bool, options: &[u8]) -> Vec<u8> {
     framed(&segment(source, options, |header| header.syn = syn))
 }
 
-/// Frames that leave go to somebody else's link address.
+/// The link address of frames that leave is that of another host.
 fn framed(packet: &[u8]) -> Vec<u8> {
     let ether_type = if packet[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
     with(frames::ethernet(ether_type, packet), 0, &addresses::OTHERS[0])
@@ -134,24 +135,23 @@ fn syn_ack(family: usize, options: &[u8]) -> Vec<u8> {
 
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP_V4), IpAddr::V6(VIP_V6)];
 
-/// The option that tells a maximum segment size.
+/// The MSS option.
 fn mss(size: u32) -> [u8; 4] {
     let [high, low] = (size as u16).to_be_bytes();
     [2, 4, high, low]
 }
 
-/// A frame that is to become another one.
+/// A frame that the program changes.
 fn becomes(frame: Vec<u8>, expected: Vec<u8>) -> (Frame, Option<Vec<u8>>) {
     (frame.into(), Some(expected))
 }
 
-/// A frame that is to stay as it is.
+/// A frame that stays unchanged.
 fn stays(frame: Vec<u8>) -> (Frame, Option<Vec<u8>>) {
     (frame.into(), None)
 }
 
-/// SYN-ACKs of a family with options around the one that tells too much, which is to be made
-/// smaller.
+/// SYN-ACKs of a family with options before and after an MSS option that is lowered.
 fn around(family: usize, before: &[u8], after: &[u8]) -> (Frame, Option<Vec<u8>>) {
     let options = |size| [before, &mss(size), after].concat();
     becomes(syn_ack(family, &options(8960)), syn_ack(family, &options(LARGEST[family])))
@@ -161,15 +161,15 @@ fn both<T>(each: impl Fn(usize) -> Vec<T>) -> Vec<T> {
     [0, 1].into_iter().flat_map(each).collect()
 }
 
-/// A SYN-ACK that tells too much, and what it is to become.
+/// A SYN-ACK with too large an MSS, and the expected frame.
 fn plain(family: usize) -> (Vec<u8>, Vec<u8>) {
     (syn_ack(family, &mss(8960)), syn_ack(family, &mss(LARGEST[family])))
 }
 
-/// Every case of what leaves a backend.
+/// Every case of MSS clamping.
 pub fn cases() -> Vec<ClampCase> {
-    /// Options that hosts send beside: SACK permitted, timestamps, window scale, and one that
-    /// nobody knows.
+    /// Other options of a SYN: SACK permitted, timestamps, window scale, and one of an unassigned
+    /// kind.
     const OTHERS: [&[u8]; 4] =
         [&[4, 2], &[8, 10, 1, 2, 3, 4, 0, 0, 0, 0], &[3, 3, 7], &[254, 5, 2, 4, 9]];
 
@@ -180,31 +180,36 @@ pub fn cases() -> Vec<ClampCase> {
         frames,
     };
     vec![
-        case("a SYN-ACK of a VIP that tells too much tells what fits", {
+        case("the MSS of a SYN-ACK from a VIP is lowered to the limit", {
             let sizes = |family| [LARGEST[family] + 1, 1460, 8960, 65_535];
             both(|family| {
                 let expected = || syn_ack(family, &mss(LARGEST[family]));
                 sizes(family).map(|size| becomes(syn_ack(family, &mss(size)), expected())).to_vec()
             })
         }),
-        case("a SYN of a VIP that tells too much tells what fits", {
+        case("the MSS of a SYN from a VIP is lowered to the limit", {
             both(|family| {
                 let syn =
                     |size| framed(&segment(VIPS[family], &mss(size), |header| header.ack = false));
                 vec![becomes(syn(8960), syn(LARGEST[family]))]
             })
         }),
-        case("what fits is never raised", {
+        case("an MSS below the limit is not raised", {
             both(|family| {
                 [0, 1, 536, 1220, LARGEST[family] - 1, LARGEST[family]]
                     .map(|size| stays(syn_ack(family, &mss(size))))
                     .to_vec()
             })
         }),
-        case("the option may stand anywhere, also across the words of the checksum", {
-            both(|family| (0..=36).map(|before| around(family, &[1; 36][..before], &[])).collect())
-        }),
-        case("the option may stand among others", {
+        case(
+            "the MSS option is found at every offset, also across the 16-bit words of the checksum",
+            {
+                both(|family| {
+                    (0..=36).map(|before| around(family, &[1; 36][..before], &[])).collect()
+                })
+            },
+        ),
+        case("the MSS option is found among other options", {
             both(|family| {
                 let one = OTHERS
                     .iter()
@@ -218,7 +223,7 @@ pub fn cases() -> Vec<ClampCase> {
                 .collect()
             })
         }),
-        case("of several that tell a size the first counts", {
+        case("only the first of several MSS options is lowered", {
             both(|family| {
                 let options = |first| [mss(first), mss(8960)].concat();
                 vec![becomes(
@@ -227,7 +232,7 @@ pub fn cases() -> Vec<ClampCase> {
                 )]
             })
         }),
-        case("a handshake without the option stays as it is", {
+        case("a SYN-ACK without an MSS option stays unchanged", {
             both(|family| {
                 let without = OTHERS.iter().map(|other| stays(syn_ack(family, other)));
                 without
@@ -235,7 +240,7 @@ pub fn cases() -> Vec<ClampCase> {
                     .collect()
             })
         }),
-        case("other segments stay as they are, whatever their options say", {
+        case("segments without SYN stay unchanged", {
             both(|family| {
                 let flags: [fn(&mut TcpHeader); 4] = [
                     |_| {},
@@ -252,28 +257,31 @@ pub fn cases() -> Vec<ClampCase> {
                 flags.map(|flag| stays(framed(&other(flag)))).to_vec()
             })
         }),
-        case("what is not from a VIP stays as it is, also when it is to one", {
-            let others: [IpAddr; 4] = [
-                Ipv4Addr::new(203, 0, 113, 11).into(),
-                Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11).into(),
-                VIP_V4.to_ipv6_mapped().into(),
-                Ipv4Addr::new(10, 0, 1, 3).into(),
-            ];
-            let from = others.map(|source| stays(framed(&segment(source, &mss(8960), |_| {}))));
-            let to = both(|family| {
-                let (mut frame, _) = plain(family);
-                let (start, length) =
-                    if family == 0 { (ETHERNET + 12, 4) } else { (ETHERNET + 8, 16) };
-                let (source, destination) = (start, start + length);
-                for byte in 0..length {
-                    frame.swap(source + byte, destination + byte);
-                }
-                vec![stays(frame)]
-            });
-            from.into_iter().chain(to).collect()
-        }),
+        case(
+            "a packet from an address that is not a VIP address stays unchanged, also if it is to a VIP",
+            {
+                let others: [IpAddr; 4] = [
+                    Ipv4Addr::new(203, 0, 113, 11).into(),
+                    Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11).into(),
+                    VIP_V4.to_ipv6_mapped().into(),
+                    Ipv4Addr::new(10, 0, 1, 3).into(),
+                ];
+                let from = others.map(|source| stays(framed(&segment(source, &mss(8960), |_| {}))));
+                let to = both(|family| {
+                    let (mut frame, _) = plain(family);
+                    let (start, length) =
+                        if family == 0 { (ETHERNET + 12, 4) } else { (ETHERNET + 8, 16) };
+                    let (source, destination) = (start, start + length);
+                    for byte in 0..length {
+                        frame.swap(source + byte, destination + byte);
+                    }
+                    vec![stays(frame)]
+                });
+                from.into_iter().chain(to).collect()
+            },
+        ),
         ClampCase {
-            name: "all addresses of a VIP prefix count",
+            name: "packets from every address of a VIP prefix are clamped",
             vips: ["198.18.4.0/22", "2001:db8:5::/48"]
                 .map(|prefix| prefix.parse().expect("a prefix"))
                 .to_vec(),
@@ -293,12 +301,12 @@ pub fn cases() -> Vec<ClampCase> {
             },
         },
         ClampCase {
-            name: "a family without a limit stays as it is",
+            name: "packets of a family without a limit stay unchanged",
             vips: VIPS.map(IpNet::from).to_vec(),
             largest: [0, LARGEST[1]],
             frames: vec![stays(plain(0).0), becomes(plain(1).0, plain(1).1)],
         },
-        case("an option whose length lies ends the search", {
+        case("an option with an invalid length ends the search", {
             both(|family| {
                 let lengths = [0, 1, 2, 3, 5, 40, 255]
                     .map(|length| stays(syn_ack(family, &[2, length, 0x23, 0, 1, 1, 1, 1])));
@@ -309,42 +317,39 @@ pub fn cases() -> Vec<ClampCase> {
                     stays(syn_ack(family, &[&[8, length, 1, 1][..], &mss(8960)].concat()))
                 });
                 let ended = stays(syn_ack(family, &[&[0, 1, 1, 1][..], &mss(8960)].concat()));
-                // The last bytes of the header begin an option that has no room.
+                // The last byte of the header is the kind of an option without length.
                 let cut = [&[1, 1, 1, 2][..], &[1, 1, 2, 4], &[1, 2, 4, 35]]
                     .map(|end| stays(syn_ack(family, end)));
                 lengths.into_iter().chain(before).chain(beyond).chain([ended]).chain(cut).collect()
             })
         }),
-        case(
-            "a length that ends within the option that tells hides it, one that ends before does not",
-            {
-                both(|family| {
-                    let options = |length: u8, size| {
-                        [&[254, length, 1, 1, 1, 1][..], &mss(size), &[1, 1]].concat()
-                    };
-                    vec![
-                        stays(syn_ack(family, &options(7, 8960))),
-                        stays(syn_ack(family, &options(8, 8960))),
-                        becomes(
-                            syn_ack(family, &options(6, 8960)),
-                            syn_ack(family, &options(6, LARGEST[family])),
-                        ),
-                        becomes(
-                            syn_ack(family, &options(2, 8960)),
-                            syn_ack(family, &options(2, LARGEST[family])),
-                        ),
-                    ]
-                })
-            },
-        ),
-        case("a frame that ends inside its headers stays as it is, wherever it ends", {
+        case("an MSS option that extends beyond the packet's length stays unchanged", {
+            both(|family| {
+                let options = |length: u8, size| {
+                    [&[254, length, 1, 1, 1, 1][..], &mss(size), &[1, 1]].concat()
+                };
+                vec![
+                    stays(syn_ack(family, &options(7, 8960))),
+                    stays(syn_ack(family, &options(8, 8960))),
+                    becomes(
+                        syn_ack(family, &options(6, 8960)),
+                        syn_ack(family, &options(6, LARGEST[family])),
+                    ),
+                    becomes(
+                        syn_ack(family, &options(2, 8960)),
+                        syn_ack(family, &options(2, LARGEST[family])),
+                    ),
+                ]
+            })
+        }),
+        case("a frame truncated anywhere in its headers stays unchanged", {
             both(|family| {
                 let frame = syn_ack(family, &[&[1; 12][..], &mss(8960), &[1; 8]].concat());
                 (SHORTEST..frame.len()).map(|length| stays(frame[..length].to_vec())).collect()
             })
         }),
         case(
-            "a TCP header that claims more than the packet has, or less than itself, stays as it is",
+            "a packet with a TCP data offset beyond the packet or below 20 bytes stays unchanged",
             {
                 both(|family| {
                     let at = TCP[family] + 12;
@@ -354,21 +359,21 @@ pub fn cases() -> Vec<ClampCase> {
                 })
             },
         ),
-        case("an IP header that claims less than its TCP header stays as it is", {
+        case("a packet with an IP length that ends inside the TCP header stays unchanged", {
             let v4 = (0..44)
                 .map(|length: u16| stays(with(plain(0).0, ETHERNET + 2, &length.to_be_bytes())));
             let v6 = (0..24)
                 .map(|length: u16| stays(with(plain(1).0, ETHERNET + 4, &length.to_be_bytes())));
             v4.chain(v6).collect()
         }),
-        case("Ethernet's padding changes nothing", {
+        case("a padded frame is clamped", {
             both(|family| {
                 let padded = |bytes: Vec<u8>| [bytes, vec![0; 8]].concat();
                 let (frame, expected) = plain(family);
                 vec![becomes(padded(frame), padded(expected))]
             })
         }),
-        case("IPv4 options do not hide it", {
+        case("a packet with IPv4 options is clamped", {
             let long = |size, options: usize| {
                 let packet = segment(VIPS[0], &mss(size), |_| {});
                 let mut header = etherparse::Ipv4Header::from_slice(&packet).expect("a header").0;
@@ -382,7 +387,7 @@ pub fn cases() -> Vec<ClampCase> {
                 .map(|options| becomes(long(8960, options), long(LARGEST[0], options)))
                 .collect()
         }),
-        case("a packet with IPv6 extension headers stays as it is", {
+        case("a packet with IPv6 extension headers stays unchanged", {
             let with_header = |kind: u8| {
                 let packet = segment(VIPS[1], &mss(8960), |_| {});
                 let length = (packet.len() - 40 + 8) as u16;
@@ -391,7 +396,7 @@ pub fn cases() -> Vec<ClampCase> {
             };
             [0, 43, 44, 60].map(|kind| stays(with_header(kind))).to_vec()
         }),
-        case("a fragment stays as it is", {
+        case("a fragment stays unchanged", {
             let fragment = |flags: u16| {
                 let mut packet = segment(VIPS[0], &mss(8960), |_| {});
                 packet[6..8].copy_from_slice(&flags.to_be_bytes());
@@ -402,7 +407,7 @@ pub fn cases() -> Vec<ClampCase> {
             };
             [0x2000, 1, 0x2001, 0x1fff].map(|flags| stays(fragment(flags))).to_vec()
         }),
-        case("VLAN tags do not hide it, in the bytes or beside them; more than two do", {
+        case("a packet with up to two VLAN tags is clamped, with or without a tag in metadata", {
             let tags = [(0x88a8, 7), (0x8100, 5), (0x8100, 6)];
             both(|family| {
                 let (frame, expected) = plain(family);
@@ -425,7 +430,7 @@ pub fn cases() -> Vec<ClampCase> {
                 ]
             })
         }),
-        case("what is no TCP stays as it is", {
+        case("a packet other than TCP stays unchanged", {
             let udp = [Client::udp4(), Client::udp6()].map(|client| {
                 let client =
                     Client { source: client.destination, destination: client.source, ..client };
@@ -439,12 +444,12 @@ pub fn cases() -> Vec<ClampCase> {
                 stays(with(frames::ethernet(EtherType::ARP, &[1; 46]), 0, &addresses::OTHERS[1]));
             udp.into_iter().chain(protocol).chain([arp]).collect()
         }),
-        case("a checksum that is wrong stays as wrong", {
+        case("clamping keeps the error of a wrong TCP checksum", {
             both(|family| {
                 let wrong = |frame: Vec<u8>| {
                     let at = TCP[family] + 16;
                     let checksum = u16::from_be_bytes([frame[at], frame[at + 1]]);
-                    // In one's complement, adding 256 to the sum and to the result is the same.
+                    // In ones' complement, adding 256 to the sum and to the result is the same.
                     let (sum, carry) = checksum.overflowing_add(0x0100);
                     with(frame, at, &(sum + u16::from(carry)).to_be_bytes())
                 };

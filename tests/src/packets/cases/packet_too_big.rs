@@ -1,4 +1,5 @@
-//! Packets that do not fit with their outer header: their senders are told by ICMP, from the VIP.
+//! Packets too long for the MTU with their outer header: the balancer replies with an ICMP error
+//! from the VIP address.
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
@@ -19,12 +20,12 @@ pub(super) fn cases() -> Vec<Case> {
     let each = |length: usize| Client::each().map(|client| of_length(client, length));
     vec![
         Case::new(
-            "a client whose packet does not fit is told the MTU without the outer header",
+            "an ICMP error reports the MTU less the outer header",
             fixture(1500),
             each(1500).iter().map(|client| answered(client, room(client, 1500))).collect(),
         ),
         Case::new(
-            "a packet that fits to the byte is forwarded, one byte more is answered",
+            "a packet exactly as long as the MTU allows is forwarded, one byte more causes an ICMP error",
             fixture(1500),
             {
                 let of = |client: Client, more: usize| {
@@ -38,17 +39,17 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "towards a backend of the other family its header counts",
+            "the reported MTU depends on the outer header of a backend of the other family",
             fixture(1500).with_backend(3, |backend| backend.v4 = None),
             vec![answered(&of_length(Client::tcp4(), 1480), 1460)],
         ),
         Case::new(
-            "an IPv6 client of an IPv4 backend is told more",
+            "the reported MTU is larger for an IPv6 client of an IPv4 backend",
             fixture(1500).with_backend(3, |backend| backend.v6 = None),
             vec![answered(&of_length(Client::tcp6(), 1490), 1480)],
         ),
         Case::new(
-            "an IPv4 client is told whether or not its packet may be fragmented",
+            "an IPv4 packet causes an ICMP error with and without the DF flag",
             fixture(1500),
             {
                 let clients = [Client::tcp4(), Client::udp4()];
@@ -62,13 +63,13 @@ pub(super) fn cases() -> Vec<Case> {
                     .to_vec()
             },
         ),
-        Case::new("no MTU below 576 or 1280 is told", fixture(300), {
+        Case::new("no MTU below 576 or 1280 is reported", fixture(300), {
             each(1300)
                 .iter()
                 .map(|client| answered(client, if client.is_v6() { 1280 } else { 576 }))
                 .collect()
         }),
-        Case::new("who keeps to the smallest MTU already is told nothing", fixture(300), {
+        Case::new("a packet of the minimum MTU causes no ICMP error", fixture(300), {
             Client::each()
                 .map(|client| {
                     let smallest = if client.is_v6() { 1280 } else { 576 };
@@ -76,19 +77,23 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .to_vec()
         }),
-        Case::new("what is merged is answered when its segments do not fit", fixture(1500), {
-            let too_big = |client: Client, payload: usize, size: u32| {
-                let client = Client { payload, ..client };
-                merged(payload, size, answered(&client, room(&client, 1500)))
-            };
-            vec![
-                too_big(Client::tcp4(), 3000, 1460),
-                too_big(Client::tcp6(), 3000, 1440),
-                too_big(Client::udp4(), 3100, 1470),
-            ]
-        }),
         Case::new(
-            "a service that drops what does not fit tells nobody, another one does",
+            "a merged packet causes an ICMP error if its segments are too long",
+            fixture(1500),
+            {
+                let too_big = |client: Client, payload: usize, size: u32| {
+                    let client = Client { payload, ..client };
+                    merged(payload, size, answered(&client, room(&client, 1500)))
+                };
+                vec![
+                    too_big(Client::tcp4(), 3000, 1460),
+                    too_big(Client::tcp6(), 3000, 1440),
+                    too_big(Client::udp4(), 3100, 1470),
+                ]
+            },
+        ),
+        Case::new(
+            "a service with the drop option sends no ICMP error",
             Fixture { vip_options: [(WEB, VipOptions::DROP_TOO_BIG)].into(), ..fixture(1500) },
             {
                 let silent = [Client::tcp4(), Client::tcp6()]
@@ -103,7 +108,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "merged segments are cut smaller where the service says so, and nothing else is",
+            "a service with the resegment option shortens merged TCP segments and nothing else",
             Fixture { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..fixture(1500) },
             {
                 let forwarded = |client: Client, payload: usize, size: u32| {
@@ -123,10 +128,10 @@ pub(super) fn cases() -> Vec<Case> {
                     forwarded(Client::tcp6(), 3000, 1440),
                     forwarded(Client::tcp4(), 60_000, 1441),
                     forwarded(Client { tcp_options: 12, ..Client::tcp4() }, 20_000, 1448),
-                    // They fit as they are.
+                    // These segments fit without resegmenting.
                     forwarded(Client::tcp4(), 3000, 1440),
                     forwarded(Client::tcp6(), 3000, 1400),
-                    // One byte more than the underlay carries without a header.
+                    // One byte longer than the MTU without an outer header.
                     too_big(Client::tcp4(), 3000, 1461),
                     too_big(Client::tcp6(), 3000, 1441),
                     too_big(Client { options: 8, ..Client::tcp4() }, 3000, 1450),
@@ -136,7 +141,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "datagrams stay what they are also where merged segments are cut smaller",
+            "the resegment option does not apply to datagrams",
             Fixture { vip_options: [(DNS, VipOptions::RESEGMENT)].into(), ..fixture(1500) },
             {
                 let too_big = |client: Client, size: u32| {
@@ -153,11 +158,11 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "towards a backend of the other family segments are cut smaller by its header",
+            "resegmenting subtracts the outer header of a backend of the other family",
             Fixture { vip_options: [(WEB, VipOptions::RESEGMENT)].into(), ..fixture(1500) }
                 .with_backend(3, |backend| backend.v4 = None),
             {
-                // The 35 segments of 1440 bytes are 36 of 1400.
+                // 35 segments of 1440 bytes become 36 of 1400.
                 [(3000, 1460), (35 * 1440, 1440), (3000, 1421)]
                     .map(|(payload, size)| {
                         merged(payload, size, crossing(&Client { payload, ..Client::tcp4() }))
@@ -165,7 +170,7 @@ pub(super) fn cases() -> Vec<Case> {
                     .to_vec()
             },
         ),
-        Case::new("IPv4 options and TCP options are quoted", fixture(1500), {
+        Case::new("an ICMP error quotes IPv4 options and TCP options", fixture(1500), {
             let client = Client { options: 40, tcp_options: 40, ..Client::tcp4() };
             vec![
                 answered(&of_length(client, 1490), 1480),
@@ -173,7 +178,7 @@ pub(super) fn cases() -> Vec<Case> {
             ]
         }),
         Case::new(
-            "IPv6 extension headers are quoted, and what is behind them is as it came",
+            "an ICMP error quotes IPv6 extension headers, with the L4 header unchanged",
             fixture(1500),
             {
                 let packet = of_length(Client::udp6(), 1490).packet();
@@ -187,7 +192,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a first fragment that does not fit is answered, a later one is not",
+            "a first fragment causes an ICMP error, a non-initial fragment does not",
             fixture(1500),
             {
                 let first = Client { fragment: (true, true, 0), ..of_length(Client::udp4(), 1496) };
@@ -196,7 +201,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a tag beside the bytes stays beside the answer; with tags in the bytes nothing is told",
+            "an ICMP error keeps a VLAN tag in metadata; a frame with tags in its bytes causes none",
             fixture(1500),
             {
                 let client = of_length(Client::tcp4(), 1490);
@@ -205,30 +210,36 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![(Frame { vlan: true, ..frame }, outcome), tagged]
             },
         ),
-        Case::new("an address that nobody has is told nothing", fixture(1500), {
-            let spoofed = |at: usize, address: &[u8], client: Client| {
-                drops(with(of_length(client, 1490).frame(), ETHERNET + at, address), Reason::TooBig)
-            };
-            let v6 = |first| [&[first][..], &[0; 14], &[1]].concat();
-            vec![
-                spoofed(12, &[127, 0, 0, 1], Client::tcp4()),
-                spoofed(12, &[224, 0, 0, 1], Client::udp4()),
-                spoofed(12, &[255; 4], Client::udp4()),
-                spoofed(8, &v6(0xff), Client::udp6()),
-                spoofed(8, &v6(0), Client::tcp6()),
-            ]
-        }),
+        Case::new(
+            "no ICMP error goes to a multicast, loopback or reserved address",
+            fixture(1500),
+            {
+                let spoofed = |at: usize, address: &[u8], client: Client| {
+                    drops(
+                        with(of_length(client, 1490).frame(), ETHERNET + at, address),
+                        Reason::TooBig,
+                    )
+                };
+                let v6 = |first| [&[first][..], &[0; 14], &[1]].concat();
+                vec![
+                    spoofed(12, &[127, 0, 0, 1], Client::tcp4()),
+                    spoofed(12, &[224, 0, 0, 1], Client::udp4()),
+                    spoofed(12, &[255; 4], Client::udp4()),
+                    spoofed(8, &v6(0xff), Client::udp6()),
+                    spoofed(8, &v6(0), Client::tcp6()),
+                ]
+            },
+        ),
     ]
 }
 
-/// The client with as much payload as makes its IP packet so long.
+/// The client with the payload for an IP packet of this length.
 fn of_length(client: Client, length: usize) -> Client {
     let headers = Client { payload: 0, ..client.clone() }.packet().len();
     Client { payload: length - headers, ..client }
 }
 
-/// A client's packet of so many bytes of payload, and what becomes of it, merged of segments of a
-/// size.
+/// The same as a merged packet of segments of this size.
 fn merged(
     payload: usize,
     size: u32,
@@ -244,12 +255,12 @@ fn merged(
     (Frame { segment_size: size, segments, ..frame }, outcome)
 }
 
-/// What an MTU leaves for a client's packet, behind a header of its family.
+/// The MTU for a client's packet after an outer header of its family.
 fn room(client: &Client, mtu: u32) -> u32 {
     mtu - if client.is_v6() { 40 } else { 20 }
 }
 
-/// A client's frame, and the answer to it.
+/// A client's frame and the ICMP error in reply.
 fn answered(client: &Client, mtu: u32) -> (Frame, Expectation) {
     let frame = client.frame();
     let header = if client.is_v6() { 40 } else { 20 + client.options };

@@ -1,4 +1,4 @@
-//! Packets that are somebody else's: they go on untouched.
+//! Packets that the balancer passes unchanged.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,26 +23,26 @@ pub(super) fn cases() -> Vec<Case> {
     };
     vec![
         case("ARP passes", vec![passes(frames::ethernet(EtherType::ARP, &[0; 46]), Reason::NotIp)]),
-        case("other EtherTypes pass, though IP bytes follow", {
+        case("other EtherTypes pass, even if an IP header follows", {
             let types =
                 [0x0000, 0x05dc, 0x0806, 0x86dc, 0x86de, 0x8847, 0x88cc, 0xffff].map(EtherType);
             types
                 .map(|kind| passes(frames::ethernet(kind, &Client::tcp4().packet()), Reason::NotIp))
                 .to_vec()
         }),
-        case("more than two VLAN tags in the bytes pass", {
+        case("a frame with more than two VLAN tags in its bytes passes", {
             let tags = [(0x88a8, 5), (0x8100, 6), (0x8100, 7)];
             Client::each()
                 .map(|client| passes(frames::tagged(&client.frame(), &tags), Reason::VlanDepth))
                 .to_vec()
         }),
-        case("a VLAN tag in front of anything but IP passes", {
+        case("a tagged frame without IP passes", {
             let arp = frames::ethernet(EtherType::ARP, &[0; 46]);
             [&[(0x8100, 5)][..], &[(0x88a8, 5), (0x8100, 6)]]
                 .map(|tags| passes(frames::tagged(&arp, tags), Reason::NotIp))
                 .to_vec()
         }),
-        case("a tagged frame to no VIP address passes, with its tags", {
+        case("a tagged frame to an address that is not a VIP address passes with its tags", {
             let clients = [
                 Client::tcp4().to_address(Ipv4Addr::new(203, 0, 113, 11)),
                 Client::tcp6().to_address(Ipv6Addr::LOCALHOST),
@@ -52,20 +52,20 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|client| passes(frames::tagged(&client.frame(), &tags), Reason::NotVip))
                 .to_vec()
         }),
-        case("a frame that ends inside its tags passes, wherever it ends", {
+        case("a frame truncated anywhere in its tags passes", {
             let whole = frames::tagged(&Client::tcp4().frame(), &[(0x88a8, 5), (0x8100, 6)]);
             (SHORTEST..ETHERNET + 8)
                 .map(|length| passes(whole[..length].to_vec(), Reason::Truncated))
                 .collect()
         }),
-        case("a frame for another host, for everybody or for a group passes", {
+        case("a frame to another host's, the broadcast or a multicast link address passes", {
             let to = |receiver: [u8; 6]| {
                 Client::each()
                     .map(|client| passes(with(client.frame(), 0, &receiver), Reason::OtherHost))
             };
             OTHERS.into_iter().flat_map(to).collect()
         }),
-        case("what is not for a VIP address passes", {
+        case("a packet to an address that is not a VIP address passes", {
             let v4 = [
                 Ipv4Addr::new(203, 0, 113, 11),
                 Ipv4Addr::new(10, 113, 0, 203),
@@ -82,7 +82,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|client| client.to_address(VIP_V4.to_ipv6_mapped()));
             clients.map(|client| passes(client.frame(), Reason::NotVip)).to_vec()
         }),
-        case("what comes from a VIP address passes", {
+        case("a packet from a VIP address passes", {
             let reply = |client: Client| Client {
                 source: client.destination,
                 destination: client.source,
@@ -90,13 +90,13 @@ pub(super) fn cases() -> Vec<Case> {
             };
             Client::each().map(|client| passes(reply(client).frame(), Reason::NotVip)).to_vec()
         }),
-        case("a VIP address with another port passes", {
+        case("a packet to a VIP address and another port passes", {
             let ports = [0, 1, 80, 442, 444, 0xbb01, 53 << 8, 65_535];
             let all =
                 ports.iter().flat_map(|&port| Client::each().map(|client| client.to_port(port)));
             all.map(|client| passes(client.frame(), Reason::NoService)).collect()
         }),
-        case("a VIP's port with the other protocol passes", {
+        case("a packet to the port of a VIP with the other protocol passes", {
             let all = Client::each().map(|client| match client.transport {
                 L4Kind::Udp => Client { transport: L4Kind::TcpSyn, ..client },
                 _ => Client { transport: L4Kind::Udp, ..client },
@@ -114,35 +114,32 @@ pub(super) fn cases() -> Vec<Case> {
             };
             vec![swapped(EtherType::IPV4, Client::tcp6()), swapped(EtherType::IPV6, Client::tcp4())]
         }),
-        case("an IPv4 header that says to be shorter than 20 bytes passes", {
+        case("an IPv4 IHL below 5 passes", {
             let short = |ihl: u8| {
                 passes(with(Client::tcp4().frame(), ETHERNET, &[0x40 | ihl]), Reason::BadHeader)
             };
             (0..5).map(short).collect()
         }),
-        case("a frame that ends inside its IP header passes, wherever it ends", {
+        case("a frame truncated anywhere in its IP header passes", {
             Client::each()
                 .iter()
                 .flat_map(|client| cut(client, SHORTEST, ETHERNET + fixed(client)))
                 .collect()
         }),
-        case(
-            "a frame that ends inside its options or transport header passes, wherever it ends",
-            {
-                let clients =
-                    Client::each().into_iter().chain([Client { options: 40, ..Client::tcp4() }]);
-                let needed = |client: &Client| match client.transport {
-                    L4Kind::Udp => 8,
-                    _ => 14,
-                };
-                clients
-                    .flat_map(|client| {
-                        let network = ETHERNET + fixed(&client);
-                        cut(&client, network, network + client.options + needed(&client))
-                    })
-                    .collect()
-            },
-        ),
+        case("a frame truncated anywhere in its options or L4 header passes", {
+            let clients =
+                Client::each().into_iter().chain([Client { options: 40, ..Client::tcp4() }]);
+            let needed = |client: &Client| match client.transport {
+                L4Kind::Udp => 8,
+                _ => 14,
+            };
+            clients
+                .flat_map(|client| {
+                    let network = ETHERNET + fixed(&client);
+                    cut(&client, network, network + client.options + needed(&client))
+                })
+                .collect()
+        }),
     ]
 }
 
@@ -151,8 +148,8 @@ fn fixed(client: &Client) -> usize {
     if client.is_v6() { 40 } else { 20 }
 }
 
-/// The frame cut at every length from `shortest` on, below the `needed` one at which it is known to
-/// be for a VIP.
+/// The frame truncated to every length from `shortest` to below `needed`, from which on it is known
+/// to be for a VIP.
 fn cut(client: &Client, shortest: usize, needed: usize) -> Vec<(Frame, Expectation)> {
     let whole = client.frame();
     (shortest..needed).map(|length| passes(whole[..length].to_vec(), Reason::Truncated)).collect()
@@ -160,7 +157,7 @@ fn cut(client: &Client, shortest: usize, needed: usize) -> Vec<(Frame, Expectati
 
 fn other_protocols() -> Vec<(Frame, Expectation)> {
     let client = Ipv4Addr::new(198, 51, 100, 7);
-    // What would be an echo request in ICMP.
+    // These bytes would be an echo request in ICMP.
     let content = [8, 0, 0, 0, 0x12, 0x34, 0, 1, 0xca, 0xfe, 0, 0, 0, 0, 0, 0];
     let numbers = [0, 1, 2, 4, 41, 47, 50, 58, 132, 255];
     let v4 = numbers.into_iter().filter(|number| *number != 1).map(|number| {

@@ -1,4 +1,4 @@
-//! QUIC: connection IDs that name backends, as QUIC-LB's draft has them in plain text.
+//! QUIC connection IDs with plaintext server IDs (draft QUIC-LB).
 
 use std::collections::BTreeMap;
 
@@ -17,34 +17,33 @@ use crate::packets::frames::{self, Client, Frame};
 const HINT: u16 = 0x557f;
 /// The backend of every slot.
 const TABLE: u16 = 1;
-/// The backend of the server ID in the draft's first plaintext connection ID, and that of the
-/// second one's.
+/// The backends of the server IDs in the draft's first and second plaintext connection ID.
 const FIRST: u16 = 3;
 const SECOND: u16 = 2;
 
-/// The draft's plaintext connection IDs: configuration 0 with three octets of server ID, 1 with
-/// five.
+/// The draft's plaintext connection IDs: configuration 0 with a server ID of three octets,
+/// configuration 1 with five.
 const FIRST_ID: &[u8] = &[0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f];
 const SECOND_ID: &[u8] = &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d, 0x97, 0x0b];
 
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 0x6b33_43cf;
 
-/// A fixture in which the datagrams' service has server IDs.
+/// A fixture in which [`DNS`] has server IDs.
 fn fixture() -> Fixture {
     let servers = |id: &[u8], backend: u16| BTreeMap::from([(id.to_vec(), (backend, 1))]);
     let mut fixture = Fixture::new().all_to(TABLE, HINT);
     fixture.quic = [
         ((DNS, 0), (3, servers(&FIRST_ID[1..4], FIRST))),
         ((DNS, 1), (5, servers(&SECOND_ID[1..6], SECOND))),
-        // The longest ID there can be.
+        // The longest possible server ID.
         ((DNS, 6), (15, servers(&[0x66; 15], FIRST))),
     ]
     .into();
     fixture
 }
 
-/// A client of each family whose datagram begins like this.
+/// A client of each family whose datagram begins with these bytes.
 fn both(begins: &[u8]) -> [Client; 2] {
     [Client::udp4(), Client::udp6()].map(|client| Client { begins: begins.to_vec(), ..client })
 }
@@ -54,12 +53,12 @@ fn short(id: &[u8]) -> Vec<u8> {
     [&[0x40 | 0x1d], id].concat()
 }
 
-/// A packet with a long header, of one of a version's four types, to a connection ID.
+/// A packet with a long header: version, type and destination connection ID.
 fn long(version: u32, kind: u8, id: &[u8]) -> Vec<u8> {
     [&[0xc0 | kind << 4 | 0x0b], &version.to_be_bytes()[..], &[id.len() as u8], id, &[0]].concat()
 }
 
-/// Datagrams that go to the backend that their connection ID names.
+/// Datagrams that go to the backend of their connection ID.
 fn named(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
     packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, backend, 0)).collect()
 }
@@ -88,18 +87,19 @@ pub(super) fn cases() -> Vec<Case> {
     let case = |name, frames| Case::new(name, fixture(), frames);
     let handshake = |id: &[u8]| long(VERSION_1, 2, id);
     vec![
-        case("QUIC-LB vector 07c4605e4504cc4f is of server c4605e of configuration 0", {
+        case("QUIC-LB vector 07c4605e4504cc4f has server ID c4605e of configuration 0", {
             named(&[short(FIRST_ID), handshake(FIRST_ID)], FIRST)
         }),
-        case("QUIC-LB vector 2a350d28b42003487d970b is of server 350d28b420 of configuration 1", {
-            named(&[short(SECOND_ID), handshake(SECOND_ID)], SECOND)
-        }),
-        case("a server ID of fifteen octets is found", {
+        case(
+            "QUIC-LB vector 2a350d28b42003487d970b has server ID 350d28b420 of configuration 1",
+            { named(&[short(SECOND_ID), handshake(SECOND_ID)], SECOND) },
+        ),
+        case("a server ID of fifteen octets selects its backend", {
             let id = [&[6 << 5 | 19][..], &[0x66; 15], &[1, 2, 3, 4]].concat();
             named(&[short(&id), handshake(&id)], FIRST)
         }),
         case(
-            "the connection ID of a Handshake, a Retry or a packet of an unknown version names its backend",
+            "the server ID of a Handshake, Retry or unknown-version packet selects its backend",
             {
                 let (v1, v2) = ([2, 3], [0, 3]);
                 let known = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
@@ -111,7 +111,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         case(
-            "Initial and 0-RTT packets of versions 1 and 2 go by the table, even with an ID that is known",
+            "Initial and 0-RTT packets of versions 1 and 2 follow the lookup table, even with a known server ID",
             {
                 let (v1, v2) = ([0, 1], [1, 2]);
                 let packets = v1.map(|kind| long(VERSION_1, kind, FIRST_ID)).into_iter();
@@ -122,31 +122,34 @@ pub(super) fn cases() -> Vec<Case> {
                 )
             },
         ),
-        case("a connection ID that no server has goes by the table", {
+        case("a packet with an unknown server ID follows the lookup table", {
             let unknown = [0x07, 0xc4, 0x60, 0x5f, 0x45, 0x04, 0xcc, 0x4f];
             let zero = [0x07, 0, 0, 0, 0x45, 0x04, 0xcc, 0x4f];
             by_table(&[short(&unknown), handshake(&unknown), short(&zero), vec![], vec![0x3c; 40]])
         }),
         case(
-            "a connection ID of a configuration that there is not, or that names nobody, goes by the table",
+            "a packet with an unused or unroutable configuration rotation follows the lookup table",
             {
                 let of = |rotation: u8| [&[rotation << 5 | 7], &FIRST_ID[1..]].concat();
                 by_table(&[1, 2, 3, 4, 5, 6, 7].map(|rotation| short(&of(rotation))))
             },
         ),
-        case("of the first octets only form, type and configuration count", {
-            let id = |low: u8| [&[low], &FIRST_ID[1..]].concat();
-            let ids = (0..32).map(|low| short(&id(low)));
-            // The bit that is fixed in version 1 may be cleared (RFC 9287).
-            let firsts = (0..128).step_by(5).map(|first| [&[first], FIRST_ID].concat());
-            let long = (0..64)
-                .filter(|low| low >> 4 & 3 > 1)
-                .step_by(3)
-                .map(|low| [&[0x80 | low], &handshake(FIRST_ID)[1..]].concat());
-            named(&ids.chain(firsts).chain(long).collect::<Vec<_>>(), FIRST)
-        }),
         case(
-            "a long header's connection ID that is too short for a server ID goes by the table",
+            "only header form, packet type and configuration rotation of the first octets are read",
+            {
+                let id = |low: u8| [&[low], &FIRST_ID[1..]].concat();
+                let ids = (0..32).map(|low| short(&id(low)));
+                // The fixed bit of version 1 may be cleared (RFC 9287).
+                let firsts = (0..128).step_by(5).map(|first| [&[first], FIRST_ID].concat());
+                let long = (0..64)
+                    .filter(|low| low >> 4 & 3 > 1)
+                    .step_by(3)
+                    .map(|low| [&[0x80 | low], &handshake(FIRST_ID)[1..]].concat());
+                named(&ids.chain(firsts).chain(long).collect::<Vec<_>>(), FIRST)
+            },
+        ),
+        case(
+            "a long header with a connection ID shorter than a server ID follows the lookup table",
             {
                 let of = |length: u8| [&handshake(FIRST_ID)[..5], &[length], FIRST_ID].concat();
                 let mut frames = by_table(&[0, 1, 2, 3].map(of));
@@ -154,44 +157,38 @@ pub(super) fn cases() -> Vec<Case> {
                 frames
             },
         ),
-        case(
-            "a datagram too short for any packet of QUIC goes by the table, also in a padded frame",
-            {
-                let of = |payload: usize, begins: &[u8]| {
-                    both(begins).map(|client| Client { payload, ..client })
-                };
-                let table = |client: &Client| to(client, TABLE, HINT);
-                let shorts = (0..=16).flat_map(|payload| of(payload, &short(FIRST_ID)));
-                let longs = (0..=21).flat_map(|payload| of(payload, &handshake(FIRST_ID)));
-                let mut frames: Vec<_> = shorts.chain(longs).map(|client| table(&client)).collect();
-                frames.extend(of(17, &short(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
-                frames.extend(of(22, &handshake(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
-                // What is behind the packet is nobody's.
-                frames.extend(of(4, &short(FIRST_ID)).map(|client| {
-                    let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
-                    (bytes.clone().into(), forwarded(&bytes, &client, TABLE, HINT))
-                }));
-                frames
-            },
-        ),
-        case(
-            "a client that has moved keeps its backend, whatever its address, port and family are now",
-            {
-                let moved = (0..32u16).flat_map(|port| {
-                    both(&short(FIRST_ID)).map(|client| client.from_port(43_000 + port))
-                });
-                moved
-                    .map(|mut client| {
-                        if !client.is_v6() {
-                            client.source.set_ip([192, 0, 2, client.source.port() as u8].into());
-                        }
-                        to(&client, FIRST, 0)
-                    })
-                    .collect()
-            },
-        ),
+        case("a datagram too short for QUIC follows the lookup table, also in a padded frame", {
+            let of = |payload: usize, begins: &[u8]| {
+                both(begins).map(|client| Client { payload, ..client })
+            };
+            let table = |client: &Client| to(client, TABLE, HINT);
+            let shorts = (0..=16).flat_map(|payload| of(payload, &short(FIRST_ID)));
+            let longs = (0..=21).flat_map(|payload| of(payload, &handshake(FIRST_ID)));
+            let mut frames: Vec<_> = shorts.chain(longs).map(|client| table(&client)).collect();
+            frames.extend(of(17, &short(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
+            frames.extend(of(22, &handshake(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
+            // The frame has padding after the packet.
+            frames.extend(of(4, &short(FIRST_ID)).map(|client| {
+                let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
+                (bytes.clone().into(), forwarded(&bytes, &client, TABLE, HINT))
+            }));
+            frames
+        }),
+        case("a client that migrates to another address, port or family keeps its backend", {
+            let moved = (0..32u16).flat_map(|port| {
+                both(&short(FIRST_ID)).map(|client| client.from_port(43_000 + port))
+            });
+            moved
+                .map(|mut client| {
+                    if !client.is_v6() {
+                        client.source.set_ip([192, 0, 2, client.source.port() as u8].into());
+                    }
+                    to(&client, FIRST, 0)
+                })
+                .collect()
+        }),
         Case::new(
-            "TCP has no connection IDs",
+            "a TCP segment with the bytes of a connection ID follows the lookup table",
             {
                 let mut fixture = fixture();
                 fixture.quic = [0, 1]
@@ -203,12 +200,12 @@ pub(super) fn cases() -> Vec<Case> {
                 let tcp = [Client::tcp4(), Client::tcp6()]
                     .map(|client| Client { begins: short(FIRST_ID), ..client });
                 let mut frames = tcp.map(|client| to(&client, TABLE, HINT)).to_vec();
-                // Nor has a service what another one has.
+                // Server IDs of one service do not apply to another.
                 frames.extend(by_table(&[short(FIRST_ID)]));
                 frames
             },
         ),
-        case("a connection ID is found behind VLAN tags, IPv4 options and extension headers", {
+        case("a server ID is found after VLAN tags, IPv4 options and extension headers", {
             let tagged = both(&short(FIRST_ID)).map(|client| {
                 let (frame, outcome) = to(&client, FIRST, 0);
                 (Frame::from(frames::tagged(&frame.bytes, &[(0x88a8, 5), (0x8100, 6)])), outcome)
@@ -224,53 +221,41 @@ pub(super) fn cases() -> Vec<Case> {
             frames.push(vlan_and_extensions::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
         }),
-        case(
-            "fragments go by the table, whose connection ID there may be: no packet of QUIC is cut",
-            {
-                let v4 = both(&short(FIRST_ID))[0].clone();
-                let first = Client { fragment: (false, true, 0), ..v4.clone() };
-                let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
-                vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
-            },
-        ),
+        case("fragments follow the lookup table, because QUIC packets are not fragmented", {
+            let v4 = both(&short(FIRST_ID))[0].clone();
+            let first = Client { fragment: (false, true, 0), ..v4.clone() };
+            let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
+            vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
+        }),
+        after("a server ID of a removed or replaced backend follows the lookup table", {
+            let packets = [short(FIRST_ID), handshake(FIRST_ID)];
+            vec![
+                (fixture(), named(&packets, FIRST)),
+                (fixture().without_backend(FIRST), by_table(&packets)),
+                (fixture().with_backend(FIRST, |backend| backend.epoch += 1), by_table(&packets)),
+            ]
+        }),
+        after("reassigning or removing a server ID takes effect at once", {
+            let given = |backend| {
+                let mut fixture = fixture();
+                fixture
+                    .quic
+                    .insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
+                fixture
+            };
+            // Shorter IDs of the same configuration: the first octets of the old ID.
+            let mut shorter = fixture();
+            shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
+            let packets = [short(FIRST_ID)];
+            vec![
+                (given(FIRST), named(&packets, FIRST)),
+                (given(SECOND), named(&packets, SECOND)),
+                (shorter, named(&packets, 4)),
+                (Fixture::new().all_to(TABLE, HINT), by_table(&packets)),
+            ]
+        }),
         after(
-            "a server ID whose backend is gone, or whose index another one has, goes by the table",
-            {
-                let packets = [short(FIRST_ID), handshake(FIRST_ID)];
-                vec![
-                    (fixture(), named(&packets, FIRST)),
-                    (fixture().without_backend(FIRST), by_table(&packets)),
-                    (
-                        fixture().with_backend(FIRST, |backend| backend.epoch += 1),
-                        by_table(&packets),
-                    ),
-                ]
-            },
-        ),
-        after(
-            "a server ID that another backend gets counts for that one at once, and one that goes no longer",
-            {
-                let given = |backend| {
-                    let mut fixture = fixture();
-                    fixture
-                        .quic
-                        .insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
-                    fixture
-                };
-                // Shorter IDs of the same configuration, the first octets of the old one.
-                let mut shorter = fixture();
-                shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
-                let packets = [short(FIRST_ID)];
-                vec![
-                    (given(FIRST), named(&packets, FIRST)),
-                    (given(SECOND), named(&packets, SECOND)),
-                    (shorter, named(&packets, 4)),
-                    (Fixture::new().all_to(TABLE, HINT), by_table(&packets)),
-                ]
-            },
-        ),
-        after(
-            "in a tracked service a connection ID comes before the connection table, and writes nothing there",
+            "in a tracked service a server ID overrides the connection table and creates no entry",
             {
                 let mut second = fixture().tracked(true);
                 second.tables.get_mut(&DNS).expect("it is there").slots.fill((4, HINT));
@@ -278,7 +263,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let (id, moved) = ([short(FIRST_ID)], [short(&[0xe7; 8])]);
                 vec![
                     (fixture().tracked(true), named(&id, FIRST)),
-                    // The flow has no entry yet: it gets one here, and keeps it.
+                    // The flow has no connection entry yet, gets one here and keeps it.
                     (second.clone(), by(&initial, 4)),
                     (
                         fixture().tracked(true),
@@ -288,7 +273,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a connection ID counts where a route leads, by the server IDs there",
+            "after a route the server IDs of the target service apply",
             {
                 let mut fixture = fixture();
                 let first = fixture.quic[&(DNS, 0)].clone();
@@ -305,7 +290,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a connection ID counts for nobody where a route leads to a service without server IDs",
+            "after a route to a service without server IDs packets follow its lookup table",
             {
                 let mut fixture = fixture();
                 fixture.tables.insert(5, TableSpec { tracked: false, slots: vec![(4, HINT); 251] });
@@ -318,7 +303,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "without a table connection IDs still name their backends",
+            "server IDs select backends of a service without a lookup table",
             {
                 let mut fixture = fixture();
                 fixture.tables.remove(&DNS);
@@ -331,7 +316,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "lists, rates and the time to live come before connection IDs",
+            "ACLs, rate limits and the TTL are checked before server IDs",
             {
                 let mut fixture = fixture();
                 fixture.lists = [(
@@ -355,7 +340,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a datagram with a connection ID that does not fit is answered",
+            "a datagram with a server ID that is too long for the MTU causes an ICMP error",
             fixture().with_mtu(1400),
             {
                 both(&short(FIRST_ID))
@@ -368,32 +353,29 @@ pub(super) fn cases() -> Vec<Case> {
                     .to_vec()
             },
         ),
-        case("an ICMP error goes by the table: what it quotes has the client's connection ID", {
-            both(&short(FIRST_ID))
-                .map(|client| {
-                    let error = IcmpError::new(&client, if client.is_v6() { 2 } else { 3 });
-                    icmp_errors::to_backend(&error, DNS, (TABLE, HINT))
-                })
-                .to_vec()
-        }),
         case(
-            "a packet in a frame that ends inside its connection ID passes or is dropped as any other",
+            "an ICMP error follows the lookup table, because it quotes the client's connection ID",
             {
-                let [v4, _] = both(&short(FIRST_ID));
-                let whole = v4.frame();
-                vec![
-                    passes(
-                        frames::ethernet(EtherType::IPV4, &v4.packet()[..24]),
-                        Reason::Truncated,
-                    ),
-                    drops(whole[..whole.len() - 60].to_vec(), Reason::BadLength),
-                ]
+                both(&short(FIRST_ID))
+                    .map(|client| {
+                        let error = IcmpError::new(&client, if client.is_v6() { 2 } else { 3 });
+                        icmp_errors::to_backend(&error, DNS, (TABLE, HINT))
+                    })
+                    .to_vec()
             },
         ),
+        case("a frame truncated in its connection ID passes or is dropped like any other", {
+            let [v4, _] = both(&short(FIRST_ID));
+            let whole = v4.frame();
+            vec![
+                passes(frames::ethernet(EtherType::IPV4, &v4.packet()[..24]), Reason::Truncated),
+                drops(whole[..whole.len() - 60].to_vec(), Reason::BadLength),
+            ]
+        }),
     ]
 }
 
-/// Datagrams that go to a backend of their slot, or of their flow.
+/// Datagrams that go to a backend chosen by their slot or connection entry.
 fn by(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
     packets
         .iter()

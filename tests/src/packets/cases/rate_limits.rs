@@ -1,5 +1,5 @@
-//! Rates of packets and of new flows. No bucket fills again during a case, so that time does not
-//! matter.
+//! Rate limits of packets and of new connections. No bucket refills during a case, so results do
+//! not depend on time.
 
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{RateKind, VipOptions};
@@ -12,7 +12,7 @@ use crate::packets::frames::{self, Client, ETHERNET, L4Kind};
 
 const HINT: u16 = 0x1240;
 
-/// A fixture with rates, all packets of which go to one backend.
+/// A fixture with rate limits whose packets go to one backend.
 fn fixture(rates: &[(u32, RateKind, u32)]) -> Fixture {
     limited(Fixture::new().all_to(1, HINT), rates)
 }
@@ -40,7 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
     let other = from(Client::tcp4(), "198.51.100.8");
     vec![
         Case::new(
-            "a service's packets beyond its rate are dropped, of whichever family, and no other service's",
+            "packets beyond a service's rate are dropped in both families, those of other services are not",
             fixture(&[(WEB, Packets, 2)]),
             vec![
                 served(&tcp4),
@@ -52,7 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "connections beyond a service's rate are not opened, and open ones go on",
+            "SYNs beyond a service's rate of new connections are dropped, other segments are not",
             fixture(&[(WEB, NewConnections, 1)]),
             vec![
                 served(&syn4),
@@ -64,7 +64,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "a source's packets beyond its rate are dropped, and no other source's",
+            "packets beyond a source's rate are dropped, those of other sources are not",
             fixture(&[(WEB, SourcePackets, 2)]),
             vec![
                 served(&tcp4),
@@ -76,7 +76,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "a source opens no connections beyond its rate, and its open ones go on",
+            "SYNs beyond a source's rate of new connections are dropped, other segments are not",
             fixture(&[(WEB, SourceNewConnections, 1)]),
             vec![
                 served(&syn4),
@@ -87,7 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "an IPv6 source is its whole /64",
+            "an IPv6 source is a /64",
             fixture(&[(WEB, SourcePackets, 1)]),
             vec![
                 served(&tcp6),
@@ -96,7 +96,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "a source has a bucket at each service",
+            "a source has one bucket per service",
             fixture(&[(WEB, SourcePackets, 1), (DNS, SourcePackets, 2)]),
             vec![
                 served(&tcp4),
@@ -108,7 +108,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "what a source sends too much costs its service nothing",
+            "packets dropped by a source's rate consume no tokens of the service",
             fixture(&[(WEB, SourcePackets, 1), (WEB, Packets, 2)]),
             vec![
                 served(&tcp4),
@@ -119,7 +119,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "UDP and the server's side of a handshake open nothing",
+            "datagrams and SYN-ACKs consume no tokens of new connections",
             fixture(&[
                 (WEB, NewConnections, 1),
                 (DNS, NewConnections, 1),
@@ -139,7 +139,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "rates of a service whose VIPs do not ask for them are not looked at",
+            "rates of a service without the rate-limit option have no effect",
             {
                 let mut fixture = fixture(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]);
                 fixture.vip_options.clear();
@@ -148,7 +148,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![served(&tcp4), served(&tcp4), served(&tcp4)],
         ),
         Case::new(
-            "what is not for a VIP, or lies, or is expired, takes no token",
+            "packets to other ports, with wrong lengths or a TTL of 0 consume no token",
             fixture(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]),
             vec![
                 passes(tcp4.clone().to_port(22).frame(), Reason::NoService),
@@ -160,7 +160,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "tagged packets and those with options take from the same buckets",
+            "tagged packets and packets with options consume tokens of the same buckets",
             fixture(&[(WEB, Packets, 2)]),
             {
                 let options = Client { options: 8, ..Client::tcp4() };
@@ -175,7 +175,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "each fragment takes a token of its service, first or later, of whichever family",
+            "first and non-initial fragments of both families consume tokens of their service",
             limited(fragments::fixture(), &[(WEB, Packets, 4)]),
             {
                 let later = |client: &Client, number| fragments::fragment(client, 7, number, 4);
@@ -187,7 +187,7 @@ pub(super) fn cases() -> Vec<Case> {
                     drops(later(&tcp4, 2), Reason::RateLimitedService),
                     drops(later(&tcp6, 2), Reason::RateLimitedService),
                     service_limit(&tcp4),
-                    // Nobody's rate but the service's own.
+                    // Only the service's own rate applies.
                     fragments::sent(&udp4, 7, 0, 4),
                     fragments::sent(&udp4, 7, 1, 4),
                     fragments::sent(&udp6, 7, 0, 4),
@@ -196,7 +196,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "each fragment takes a token of its source, first or later, and none of another's or of new flows",
+            "first and non-initial fragments consume packet tokens of their source, no tokens of new connections",
             limited(
                 fragments::fixture(),
                 &[
@@ -228,7 +228,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a later fragment that follows nobody, or lies, or is expired, takes no token",
+            "a non-initial fragment without a first, with a wrong length or a TTL of 0 consumes no token",
             limited(fragments::fixture(), &[(DNS, Packets, 2), (DNS, SourcePackets, 2)]),
             {
                 let lying = with(fragments::fragment(&udp4, 7, 1, 2), ETHERNET + 2, &[0xff, 0xff]);
@@ -244,7 +244,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "ICMP errors about a service's flows take from its buckets",
+            "ICMP errors about a service's flows consume its tokens",
             fixture(&[(WEB, Packets, 2)]),
             {
                 let error =
@@ -260,7 +260,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "lists come before rates: who is denied takes no token",
+            "a packet that an ACL denies consumes no token",
             {
                 let mut fixture = fixture(&[(WEB, Packets, 1)]);
                 let denied = "198.51.100.8/32".parse().expect("a prefix");

@@ -1,4 +1,4 @@
-//! Routes: clients of some prefixes are another service's.
+//! Routes: another service handles clients of some prefixes.
 
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
@@ -12,20 +12,20 @@ use crate::packets::fixture::{DNS, Fixture, TableSpec, WEB};
 use crate::packets::frames::icmp::EchoRequest;
 use crate::packets::frames::{self, Client, Frame, L4Kind};
 
-/// The services to which routes lead. They have no VIPs.
+/// The services that routes point to. They have no VIPs.
 const NEAR: u32 = 5;
 const FAR: u32 = 6;
 
-/// The prefixes that hold every client of the cases.
+/// Prefixes that contain every client of the cases.
 const CLIENTS: [&str; 2] = ["198.51.100.0/24", "2001:db8:99::/48"];
-/// Each client's address alone.
+/// Host prefixes of the clients.
 const CLIENT: [&str; 2] = ["198.51.100.7/32", "2001:db8:99::7/128"];
-/// Neighbours of the clients.
+/// Host prefixes of addresses next to the clients'.
 const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
-/// Where the routers are that send errors.
+/// Host prefixes of the routers that send ICMP errors.
 const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 
-/// A fixture in which each service has tables of its own, and these routes, from both services with
+/// A fixture in which each service has its own backends, with these routes from both services with
 /// VIPs.
 fn fixture(routes: &[([&str; 2], u32)]) -> Fixture {
     from(&[WEB, DNS], routes)
@@ -48,17 +48,17 @@ fn from(services: &[u32], routes: &[([&str; 2], u32)]) -> Fixture {
     fixture
 }
 
-/// Clients enough that every slot's neighbours are met.
+/// Enough clients to reach different slots.
 fn clients() -> impl Iterator<Item = Client> {
     (0..8).flat_map(|port| Client::each().map(|client| client.from_port(42_000 + port)))
 }
 
-/// The service of whose VIP a client's packet is.
+/// The service of the VIP that a client's packet is addressed to.
 fn own(client: &Client) -> u32 {
     if client.transport == L4Kind::Udp { DNS } else { WEB }
 }
 
-/// A client's packet that is forwarded as a service's.
+/// A client's packet that is forwarded and counted for a service.
 fn as_of(fixture: &Fixture, client: &Client, service: u32) -> (Frame, Expectation) {
     let (backend, hint) = slot(fixture, service, client);
     of(to(client, backend, hint), service)
@@ -74,7 +74,7 @@ fn of((frame, outcome): (Frame, Expectation), service: u32) -> (Frame, Expectati
     }
 }
 
-/// All clients' packets, forwarded as the service's that `chosen` says.
+/// The packets of all clients, each forwarded for the service that `chosen` returns.
 fn all(fixture: &Fixture, chosen: impl Fn(&Client) -> u32) -> Vec<(Frame, Expectation)> {
     clients().map(|client| as_of(fixture, &client, chosen(&client))).collect()
 }
@@ -97,35 +97,33 @@ pub(super) fn cases() -> Vec<Case> {
     let routed = || fixture(&[(CLIENTS, NEAR)]);
     let named = routed();
     vec![
+        case("a client in a route's prefix gets a backend of the route's target", routed(), |_| {
+            NEAR
+        }),
         case(
-            "a client that a route holds gets a backend of the service to which it leads",
-            routed(),
-            |_| NEAR,
-        ),
-        case(
-            "a client that no route holds gets a backend of its VIP's service",
+            "a client outside all routes gets a backend of the VIP's service",
             fixture(&[(OTHERS, NEAR)]),
             own,
         ),
         case(
-            "the longest prefix that holds a client decides",
+            "the longest matching prefix selects the route",
             fixture(&[(CLIENTS, NEAR), (CLIENT, FAR)]),
             |_| FAR,
         ),
         case(
-            "a longer prefix beside a client decides nothing",
+            "a longer prefix that does not contain the client has no effect",
             fixture(&[(CLIENTS, NEAR), (OTHERS, FAR)]),
             |_| NEAR,
         ),
         case(
-            "a route of a service says nothing about the VIPs of another",
+            "a service's route does not apply to VIPs of another service",
             from(&[WEB], &[(CLIENTS, NEAR)]),
             |client| {
                 if own(client) == WEB { NEAR } else { DNS }
             },
         ),
         case(
-            "the routes of two services lead one client to different places",
+            "routes of two services send one client to different targets",
             {
                 let mut fixture = from(&[WEB], &[(CLIENTS, NEAR)]);
                 fixture.routes.extend(from(&[DNS], &[(CLIENTS, FAR)]).routes);
@@ -134,12 +132,12 @@ pub(super) fn cases() -> Vec<Case> {
             |client| if own(client) == WEB { NEAR } else { FAR },
         ),
         case(
-            "one family's routes say nothing about the other, not even that of all its clients",
+            "a default route of one family does not apply to the other family",
             fixture(&[(["0.0.0.0/0", "2001:db8:98::/48"], NEAR)]),
             |client| if client.is_v6() { own(client) } else { NEAR },
         ),
         case(
-            "a client is routed once, whatever routes there are where it is led to",
+            "routes are not chained",
             {
                 let mut fixture = routed();
                 fixture.routes.extend(from(&[NEAR], &[(CLIENTS, FAR)]).routes);
@@ -147,13 +145,9 @@ pub(super) fn cases() -> Vec<Case> {
             },
             |_| NEAR,
         ),
-        case(
-            "a route may lead to a service that has VIPs",
-            from(&[WEB], &[(CLIENTS, DNS)]),
-            |_| DNS,
-        ),
+        case("a route may point to a service with VIPs", from(&[WEB], &[(CLIENTS, DNS)]), |_| DNS),
         after(
-            "a route that changes counts at once, and so does one that goes",
+            "changing or removing a route takes effect at once",
             vec![
                 (routed(), all(&named, |_| NEAR)),
                 (fixture(&[(CLIENTS, FAR)]), all(&named, |_| FAR)),
@@ -161,7 +155,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         Case::new(
-            "a client that is led to a service without a table is dropped",
+            "a packet routed to a service without a lookup table is dropped",
             {
                 let mut fixture = routed();
                 fixture.tables.remove(&NEAR);
@@ -170,7 +164,7 @@ pub(super) fn cases() -> Vec<Case> {
             Client::each().map(|client| drops(client.frame(), Reason::NoTable)).to_vec(),
         ),
         Case::new(
-            "the slot is selected as the service wants to which a route leads",
+            "the hash options of the route's target select the slot",
             {
                 let mut fixture = routed();
                 fixture.vip_options =
@@ -178,7 +172,7 @@ pub(super) fn cases() -> Vec<Case> {
                 fixture
             },
             {
-                // Without the port, a client has one backend at a VIP.
+                // Without the source port, all flows of a client to a VIP have one backend.
                 clients()
                     .map(|client| {
                         let (backend, hint) = slot(&named, NEAR, &client.clone().from_port(0));
@@ -187,7 +181,7 @@ pub(super) fn cases() -> Vec<Case> {
                     .collect()
             },
         ),
-        after("a flow is tracked as the service wants to which a route leads", {
+        after("the tracking option of the route's target applies", {
             let tracked = |backend: u16| {
                 let mut fixture = fixture(&[(CLIENTS, NEAR)]);
                 fixture
@@ -200,7 +194,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![(tracked(5), sent(5)), (tracked(6), sent(5))]
         }),
         Case::new(
-            "a client takes the tokens of the service to which a route leads",
+            "a routed packet consumes tokens of the route's target",
             {
                 let mut fixture = from(&[WEB], &[(CLIENTS, NEAR)]);
                 fixture.vip_options = [(NEAR, VipOptions::RATE_LIMITED)].into();
@@ -217,7 +211,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "the lists that count are those of the service whose VIP it is",
+            "the ACL of the VIP's service applies, not that of the route's target",
             {
                 let mut fixture = routed();
                 let denied = |prefixes: [&str; 2]| {
@@ -236,7 +230,7 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .to_vec(),
         ),
-        after("later fragments meet the lists of the service whose VIP their first one was for", {
+        after("the ACL of the VIP's service applies to non-initial fragments", {
             let listed = |service| {
                 let mut fixture = routed().all_to(5, 0x1240);
                 fixture.lists = [(
@@ -255,7 +249,7 @@ pub(super) fn cases() -> Vec<Case> {
             ]
         }),
         Case::new(
-            "an ICMP error goes where the client is led whose flow it quotes, whoever sends it",
+            "an ICMP error follows the route of the quoted flow's client",
             fixture(&[(CLIENT, NEAR), (ROUTERS, FAR)]),
             icmp_errors::few()
                 .map(|error| {
@@ -264,7 +258,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect(),
         ),
         Case::new(
-            "pings that are forwarded go where their client is led",
+            "forwarded echo requests follow the route of their source",
             {
                 let mut fixture = routed().all_to(5, 0x1240);
                 fixture.address_options =
@@ -277,7 +271,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec(),
         ),
         Case::new(
-            "a client is led behind VLAN tags and IPv4 options, and all its fragments are",
+            "routes apply to tagged packets, IPv4 options and all fragments",
             routed().all_to(5, 0x1240),
             {
                 let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);

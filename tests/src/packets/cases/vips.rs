@@ -1,4 +1,4 @@
-//! What a VIP may be: prefixes, any port; and what of a flow is hashed.
+//! VIP prefixes, any-port VIPs and hash options.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +18,7 @@ const HINT: u16 = 0x1240;
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new(
-            "every address of a VIP prefix is a VIP address, its neighbours are not",
+            "every address of a VIP prefix is a VIP address, addresses next to it are not",
             prefixes(),
             {
                 let inside =
@@ -38,19 +38,23 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             },
         ),
-        Case::new("a port that no VIP of a prefix has passes", prefixes(), {
+        Case::new("a packet to a VIP prefix and another port passes", prefixes(), {
             let client = Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, 5)).to_port(80);
             vec![passes(client.frame(), Reason::NoService)]
         }),
-        Case::new("the longest prefix counts, and an address before every prefix", nested(), {
-            let web = |last: u8| Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, last));
-            vec![
-                to(&web(0), 2, HINT),
-                passes(web(77).frame(), Reason::NoService),
-                to(&web(78), 2, HINT),
-            ]
-        }),
-        Case::new("an IPv4 prefix holds no IPv6 address", prefixes(), {
+        Case::new(
+            "the longest VIP prefix matches, and an address before every prefix",
+            nested(),
+            {
+                let web = |last: u8| Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, last));
+                vec![
+                    to(&web(0), 2, HINT),
+                    passes(web(77).frame(), Reason::NoService),
+                    to(&web(78), 2, HINT),
+                ]
+            },
+        ),
+        Case::new("an IPv4 prefix does not match IPv6 addresses", prefixes(), {
             let mapped = Ipv4Addr::new(198, 18, 4, 0).to_ipv6_mapped();
             let compatible = Ipv6Addr::from(u128::from(Ipv4Addr::new(198, 18, 4, 0).to_bits()));
             [mapped, compatible]
@@ -58,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec()
         }),
         Case::new(
-            "an any-port VIP takes every port of its protocol, and no other protocol",
+            "an any-port VIP matches every port of its protocol and no other protocol",
             any_port(),
             {
                 let ports = [0, 1, 53, 443, 65_535];
@@ -71,7 +75,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a VIP with a port comes before one of any port",
+            "a VIP with a port matches before an any-port VIP",
             {
                 let mut fixture = any_port();
                 fixture.tables.get_mut(&DNS).expect("it is there").slots.fill((4, HINT));
@@ -90,7 +94,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a client's connections stay together where its port is not hashed",
+            "without the source port in the hash all connections of a client to a VIP have one backend",
             hashing(VipOptions::HASH_CLIENT),
             {
                 let tuple = |client: &Client| Tuple { source_port: 0, ..Tuple::of(client) };
@@ -101,7 +105,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "a client's flows to all VIPs stay together where its address alone is hashed",
+            "with only the source address in the hash all flows of a client have one backend",
             hashing(VipOptions::HASH_SOURCE),
             {
                 let tuple = |client: &Client| Tuple {
@@ -124,7 +128,7 @@ fn v6(subnet: u16, last: u16) -> IpAddr {
     Ipv6Addr::new(0x2001, 0xdb8, subnet, last, last, last, last, last).into()
 }
 
-/// Two prefixes, with 443/tcp and 53/udp.
+/// Two VIP prefixes with 443/tcp and 53/udp.
 fn prefixes() -> Fixture {
     let mut fixture = Fixture::new().all_to(2, HINT);
     fixture.prefixes = [("198.18.4.0/22", 7), ("2001:db8:5::/48", 8)]
@@ -137,7 +141,7 @@ fn prefixes() -> Fixture {
     fixture
 }
 
-/// A longer prefix and an address in the first one, which have other ports.
+/// A longer prefix and an address inside the first prefix, with other ports.
 fn nested() -> Fixture {
     let mut fixture = prefixes();
     fixture.prefixes.insert("198.18.5.76/31".parse().expect("a prefix"), 9);
@@ -157,13 +161,13 @@ fn hashing(options: VipOptions) -> Fixture {
     Fixture { vip_options: [(WEB, options), (DNS, options)].into(), ..Fixture::new() }
 }
 
-/// Ports of one client, of each kind, to both VIP addresses of its family.
+/// Flows of one client of each kind from several ports.
 fn flows() -> Vec<Client> {
     let ports = (0..12).map(|i| 30_000 + 997 * i);
     ports.flat_map(|port| Client::each().map(|client| client.from_port(port))).collect()
 }
 
-/// What is hashed.
+/// The hashed fields of a flow.
 struct Tuple {
     source: IpAddr,
     destination: Option<IpAddr>,
@@ -184,7 +188,7 @@ impl Tuple {
     }
 }
 
-/// A client's packet, which goes where the slot of `tuple` says.
+/// A client's packet that goes to the backend of the slot of `tuple`.
 fn to_slot(options: VipOptions, client: &Client, tuple: Tuple) -> (Frame, Expectation) {
     let fixture = hashing(options);
     let nobody = if client.is_v6() {

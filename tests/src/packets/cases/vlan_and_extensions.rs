@@ -1,4 +1,4 @@
-//! Headers that stand elsewhere than usual: VLAN tags, IPv4 options, IPv6 extension headers.
+//! Headers at other offsets than in a plain frame: VLAN tags, IPv4 options, IPv6 extension headers.
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
@@ -30,7 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .flat_map(|tags| Client::each().map(|client| tagged(&client, tags)))
                 .collect()
         }),
-        Case::new("a packet with a VLAN tag beside its bytes leaves without it", fixture(), {
+        Case::new("a packet with a VLAN tag in metadata leaves without it", fixture(), {
             let beside = |client: Client, tags: &[(u16, u16)]| {
                 let (frame, outcome) = tagged(&client, tags);
                 (Frame { vlan: true, ..frame }, outcome)
@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect()
         }),
         Case::new(
-            "a tagged packet crosses families, has options, and is padded",
+            "a tagged packet is forwarded across families, with options and with padding",
             fixture().with_backend(3, |b| b.v6 = None),
             {
                 let client = Client { payload: 1, ..Client::tcp6() };
@@ -62,12 +62,12 @@ pub(super) fn cases() -> Vec<Case> {
                 ]
             },
         ),
-        Case::new("a tagged packet whose header lies is dropped with its tags", fixture(), {
+        Case::new("a tagged packet with a wrong IP length is dropped", fixture(), {
             let lying = with(Client::tcp4().frame(), 16, &[0xff, 0xff]);
             vec![drops(frames::tagged(&lying, &[(0x8100, 6)]), Reason::BadLength)]
         }),
         Case::new(
-            "extension headers are followed to the transport header, each kind and several",
+            "extension headers of every kind, also several, are skipped to the L4 header",
             fixture(),
             {
                 let chains: [&[(u8, usize)]; 7] = [
@@ -88,7 +88,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "behind more extension headers than eight or 256 bytes a packet passes",
+            "a packet with more than eight extension headers or 256 bytes of them passes",
             fixture(),
             {
                 let chains: [&[(u8, usize)]; 2] =
@@ -99,45 +99,45 @@ pub(super) fn cases() -> Vec<Case> {
                     .collect()
             },
         ),
-        Case::new("a packet on its way through a routing header passes", fixture(), {
+        Case::new("a packet with segments left in a routing header passes", fixture(), {
             let bytes = with(chained(&Client::tcp6(), &[(ROUTING, 24)]), 14 + 40 + 3, &[1]);
             vec![passes(bytes, Reason::ExtensionHeaders)]
         }),
-        Case::new("what is neither TCP nor UDP behind extension headers passes", fixture(), {
+        Case::new("a packet other than TCP and UDP after extension headers passes", fixture(), {
             let other =
                 |last: u8| with(chained(&Client::tcp6(), &[(DESTINATION, 8)]), 14 + 40, &[last]);
             [1, 4, 41, 50, 58, 59, 132, 135]
                 .map(|last| passes(other(last), Reason::OtherProtocol))
                 .to_vec()
         }),
+        Case::new("a frame truncated anywhere in its extension headers passes", fixture(), {
+            let whole = chained(&Client::udp6(), &[(HOP_BY_HOP, 16), (AUTHENTICATION, 12)]);
+            (14 + 40..14 + 40 + 28 + 8)
+                .map(|length| passes(whole[..length].to_vec(), Reason::Truncated))
+                .collect()
+        }),
         Case::new(
-            "a frame that ends inside its extension headers passes, wherever it ends",
-            fixture(),
+            "extension headers count towards the packet's length",
+            fixture().with_mtu(1164),
             {
-                let whole = chained(&Client::udp6(), &[(HOP_BY_HOP, 16), (AUTHENTICATION, 12)]);
-                (14 + 40..14 + 40 + 28 + 8)
-                    .map(|length| passes(whole[..length].to_vec(), Reason::Truncated))
-                    .collect()
+                let client = |payload| Client { payload, ..Client::tcp6() };
+                let fits = client(1164 - 40 - 40 - 16 - 20);
+                let larger = client(fits.payload + 1);
+                vec![
+                    extended(&fits, &[(DESTINATION, 16)]),
+                    drops(chained(&larger, &[(DESTINATION, 16)]), Reason::TooBig),
+                ]
             },
         ),
-        Case::new("extension headers count against the MTU", fixture().with_mtu(1164), {
-            let client = |payload| Client { payload, ..Client::tcp6() };
-            let fits = client(1164 - 40 - 40 - 16 - 20);
-            let larger = client(fits.payload + 1);
-            vec![
-                extended(&fits, &[(DESTINATION, 16)]),
-                drops(chained(&larger, &[(DESTINATION, 16)]), Reason::TooBig),
-            ]
-        }),
     ]
 }
 
-/// A client's packet with tags in the bytes of its frame, and what becomes of it.
+/// A client's packet with VLAN tags in its bytes, forwarded to backend 3.
 fn tagged(client: &Client, tags: &[(u16, u16)]) -> (Frame, Expectation) {
     (frames::tagged(&client.frame(), tags).into(), forwarded(&client.frame(), client, 3, HINT))
 }
 
-/// The frame of a client's packet with extension headers, all but the last of them zeros inside.
+/// The frame of a client's packet with these extension headers, filled with zeros.
 fn chained(client: &Client, chain: &[(u8, usize)]) -> Vec<u8> {
     let packet = client.packet();
     let mut kinds: Vec<u8> = chain.iter().map(|(kind, _)| *kind).collect();
@@ -159,7 +159,7 @@ fn extended(client: &Client, chain: &[(u8, usize)]) -> (Frame, Expectation) {
     behind(client, chain, 3, HINT)
 }
 
-/// A client's packet behind extension headers on its way to a backend.
+/// A client's packet with extension headers, forwarded to a backend.
 pub(super) fn behind(
     client: &Client,
     chain: &[(u8, usize)],

@@ -1,109 +1,108 @@
-//! Faults that were found in other balancers by sending them packets, and the cases that show that
-//! they are not here.
+//! Regressions: faults that packets revealed in other balancers, each with the cases that exclude
+//! it here.
 //!
-//! What needs no packet is tested where it belongs: that a service's table goes before its backends
-//! and its VIPs before its table (`userspace/src/plan/tests.rs`), that weights come out as
-//! configured (`maglev/tests/known.rs`), and that ten services at 65,537 slots take less than 32
-//! MiB (`userspace/tests/daemon/large.rs`).
+//! Faults that need no packet have other tests: the order of removals (VIPs, lookup table,
+//! backends), weights (`maglev/tests/known.rs`), and the memory of ten services with 65,537 slots
+//! (`userspace/tests/daemon/large.rs`).
 
 use anyhow::{Context as _, Result};
 
 use crate::packets::bindings::BalancerBinding;
 use crate::packets::cases;
 
-/// A fault in a sentence, and the names of the cases that show its absence.
+/// A fault, and the names of the cases that exclude it.
 pub type Regression = (&'static str, &'static [&'static str]);
 
-/// All of them.
+/// Every regression.
 pub const REGRESSIONS: &[Regression] = &[
     (
-        "new connections still go to the last backend after it was deleted",
+        "new connections go to the last backend after its removal",
         &[
-            "a slot without a backend drops its packets",
-            "a slot that names a free index drops its packets",
+            "packets of a slot without a backend are dropped",
+            "packets of a slot with a free backend index are dropped",
         ],
     ),
     (
-        "a recycled index sends old flows to another backend or service",
+        "a reused index sends old flows to another backend or service",
         &[
-            "a backend index that was given to another backend keeps no flows of the earlier one",
-            "a later fragment does not go to another backend that got the index of the first one's",
+            "a reused backend index keeps no flows of its previous backend",
+            "a non-initial fragment does not go to a new backend with the index of the first fragment's backend",
         ],
     ),
     (
-        "a flood or untracked traffic keeps flows out of the connection table",
+        "a flood or untracked traffic evicts flows from the connection table",
         &[
-            "a SYN alone is not remembered: the flow's next segment takes what the table then says",
+            "a SYN creates no connection entry; the next segment follows the lookup table",
             "an untracked service writes nothing into the connection table",
         ],
     ),
     (
-        "fragments and packets with options are dropped, whoever they are for",
+        "fragments and packets with options are dropped, whatever their destination",
         &[
-            "fragments to anybody else pass",
-            "fragments to a port that is no VIP's pass, all of them",
-            "later fragments go to the backend of the first one",
+            "fragments to other addresses pass",
+            "all fragments to a port without a VIP pass",
+            "non-initial fragments go to the backend of the first fragment",
             "IPv4 options of every length stay in the inner packet",
         ],
     ),
     (
-        "pings are answered for every address of the interface",
-        &["what is not for a VIP address passes", "a ping to a VIP address is answered from there"],
-    ),
-    (
-        "ICMP errors that quote no more than RFC 792 asks for are dropped",
-        &["an ICMP error that quotes only 8 bytes of TCP or UDP is followed"],
-    ),
-    (
-        "the length that a header claims is trusted",
+        "echo requests to every address of the interface are answered",
         &[
-            "a claim of 65,535 bytes is dropped",
-            "a claim of one byte more than the frame has is dropped",
-            "a later fragment that lies about its length is dropped",
-            "a ping that claims more than there is, or less than itself, is dropped",
+            "a packet to an address that is not a VIP address passes",
+            "an echo request to a VIP address is answered from that address",
         ],
     ),
     (
-        "packets whose time to live is zero are forwarded",
+        "ICMP errors with the minimum quote of RFC 792 are dropped",
+        &["an ICMP error that quotes only 8 bytes of TCP or UDP is forwarded"],
+    ),
+    (
+        "the length in a header is trusted",
         &[
-            "a packet whose time to live is zero is dropped",
-            "a later fragment whose time to live is zero is dropped",
+            "an IP length of 65,535 bytes is dropped",
+            "an IP length of one byte more than the frame is dropped",
+            "a non-initial fragment with a wrong length is dropped",
+            "an echo request with an IP length beyond the frame, or shorter than its header, is dropped",
         ],
     ),
     (
-        "full packets leave too long for the link",
+        "packets with a TTL of 0 are forwarded",
+        &["a TTL of 0 is dropped", "a non-initial fragment with a TTL of 0 is dropped"],
+    ),
+    (
+        "packets leave longer than the MTU",
         &[
-            "a packet of one byte more than fits the MTU is dropped",
-            "merged segments of one byte more than fit the MTU are dropped",
-            "a client whose packet does not fit is told the MTU without the outer header",
+            "a packet one byte longer than the MTU allows is dropped",
+            "a merged packet with segments one byte longer than the MTU allows is dropped",
+            "an ICMP error reports the MTU less the outer header",
         ],
     ),
     (
         "an IPv4 backend of an IPv6 VIP gets malformed packets",
         &[
-            "an IPv6 packet goes to an IPv4 backend behind an IPv4 header",
-            "an IPv4 packet goes to an IPv6 backend behind an IPv6 header",
+            "an IPv6 packet to an IPv4 backend gets an IPv4 outer header",
+            "an IPv4 packet to an IPv6 backend gets an IPv6 outer header",
         ],
     ),
     (
-        "VLAN tags and IPv6 extension headers pass by",
+        "packets with VLAN tags or IPv6 extension headers are not forwarded",
         &[
-            "a packet with a VLAN tag beside its bytes leaves without it",
+            "a packet with a VLAN tag in metadata leaves without it",
             "a packet with VLAN tags in its bytes leaves without them",
-            "extension headers are followed to the transport header, each kind and several",
+            "extension headers of every kind, also several, are skipped to the L4 header",
         ],
     ),
     (
         "drops have no reason",
-        &["what is dropped is counted once by its reason, and what comes next is forwarded"],
+        &["a drop counts once by its reason, and the next packet is forwarded"],
     ),
 ];
 
-/// Runs the cases of a fault, each on a balancer of its own.
+/// Runs the cases of a regression, each on a new balancer.
 ///
 /// # Errors
 ///
-/// What did not end as the case says; a name that no case has.
+/// The first difference, or a name without a case.
 pub fn check<B: BalancerBinding>(fault: &Regression, new: impl Fn() -> B) -> Result<()> {
     let all = cases::balancing();
     for name in fault.1 {
