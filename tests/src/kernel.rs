@@ -21,10 +21,6 @@ pub enum LinkHook {
 
 /// Attaches a program to an interface; closing the link detaches it. A kernel without the hook
 /// returns `EINVAL`.
-///
-/// # Errors
-///
-/// The kernel's error.
 pub fn attach(program: BorrowedFd<'_>, interface: u32, hook: LinkHook) -> io::Result<OwnedFd> {
     let (attach_type, flags) = match hook {
         LinkHook::Tcx => (bpf_attach_type::BPF_TCX_INGRESS, 0),
@@ -42,10 +38,6 @@ pub fn attach(program: BorrowedFd<'_>, interface: u32, hook: LinkHook) -> io::Re
 }
 
 /// Loads a program for TC from its instructions.
-///
-/// # Errors
-///
-/// The kernel's error.
 pub fn load_classifier(instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
     let mut attributes = zeroed();
     attributes.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
@@ -63,10 +55,6 @@ pub fn load_classifier(instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
 /// nanoseconds, which includes reading the clock.
 ///
 /// Once, because the kernel does not restore the frame before it repeats a run.
-///
-/// # Errors
-///
-/// The kernel's error.
 pub fn run_timed(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, u32)> {
     let run = test_run(program, frame, |run| run.repeat = 1)?;
     Ok((run.retval, run.duration))
@@ -75,10 +63,6 @@ pub fn run_timed(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, u32)
 /// Runs an XDP program on live frames of the kernel (Linux 5.18), 64 at a time as the driver of a
 /// busy network card does: redirected frames are transmitted. Returns nanoseconds per frame, which
 /// include everything that follows on the same CPU.
-///
-/// # Errors
-///
-/// The kernel's error.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], frames: u32) -> io::Result<u32> {
     let run = test_run(program, frame, |run| {
         run.repeat = frames;

@@ -1,7 +1,5 @@
-//! Support for the tests that need root: real namespaces, real packets, real processes.
-//!
-//! The library holds what the test programs share; the `sluice-lab` binary is the same lab for
-//! people.
+//! Shared code of the tests that need root: network namespaces, packets and processes.
+//! The test programs use it as a library; the `sluice-lab` binary runs the lab interactively.
 
 pub mod bench;
 pub mod kernel;

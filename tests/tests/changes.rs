@@ -1,6 +1,6 @@
-//! Changes as the daemon makes them, planned and applied to real maps, with packets through the
-//! loaded programs before and after: where other balancers send flows to backends that are gone, or
-//! to those of another service.
+//! Changes planned and applied to kernel maps like the daemon does, with packets through the loaded
+//! programs before and after. Flows must not go to removed backends or to backends of another
+//! service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -24,23 +24,17 @@ use sluice_tests::packets::frames::{Client, ETHERNET};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What is tried at each hook.
+/// A test at one hook.
 type Test = fn(BalancerHook) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
     let tests: [(&str, Test); 5] = [
-        ("packets of a service that is removed go to none of its backends", removed_service),
-        ("packets go to no backend that is removed, tracked flows neither", removed_backend),
+        ("packets to a removed service go to no backend", removed_service),
+        ("packets go to no removed backend, not even those of tracked flows", removed_backend),
+        ("a backend with a reused index gets no flows of another service", recycled_backend),
+        ("a VIP address with a reused number gets no ports of the previous one", recycled_address),
         (
-            "a backend that gets the index of another service's gets none of its flows",
-            recycled_backend,
-        ),
-        (
-            "a VIP address that gets the number of another inherits none of its ports",
-            recycled_address,
-        ),
-        (
-            "a service that gets the index of another inherits nothing of its table",
+            "a service with a reused index gets nothing of the previous lookup table",
             recycled_service,
         ),
     ];
@@ -52,7 +46,7 @@ fn main() -> ExitCode {
             let trial = Trial::test(name, move || in_namespace(move || test(hook)));
             trials.push(match &missing {
                 None => trial,
-                // The kind is printed beside the name: it says why the test does not run.
+                // The kind is printed with the name and contains the reason for skipping.
                 Some(why) => trial.with_kind(why).with_ignored_flag(true),
             });
         }
@@ -60,7 +54,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A balancer whose maps are changed by plans alone, at a time of the test's own.
+/// A balancer whose maps change only by plans, with a simulated clock.
 struct Daemon {
     loaded: TestRunBalancer,
     now: u64,
@@ -71,7 +65,7 @@ impl Daemon {
         Ok(Self { loaded: TestRunBalancer::new(hook)?, now: SECOND })
     }
 
-    /// Makes the maps hold what is wanted, step by step.
+    /// Applies the steps to the desired state.
     fn reach(&mut self, want: &Desired) -> anyhow::Result<()> {
         let next_hop = |_: IpAddr| NextHop::new(INTERFACE, MTU as u16);
         let maps = self.loaded.maps();
@@ -80,25 +74,28 @@ impl Daemon {
             apply::apply(maps, &step, &next_hop, self.now)?;
         }
         let steps = plan(&apply::have(maps)?, want, capacities, self.now)?;
-        ensure!(steps.is_empty(), "after all steps there are more: {steps:?}");
+        ensure!(steps.is_empty(), "the plan after all steps is not empty: {steps:?}");
         Ok(())
     }
 
-    /// Waits until what is free may be used again, which costs a test no time.
+    /// Advances the clock past the quarantine of freed indexes.
     fn rest(&mut self) {
         self.now += (QUARANTINE_SECONDS + 1) * SECOND;
     }
 
-    /// Sends a packet and says to which backend it went; `None` when it passed or was dropped,
-    /// untouched.
+    /// Sends a packet and returns the address of its backend; `None` if it passed or was dropped
+    /// unchanged.
     fn backend_of(&mut self, client: &Client) -> anyhow::Result<Option<IpAddr>> {
         let frame = client.frame();
         let (action, bytes) = self.loaded.send(&frame.clone().into())?;
         if bytes == frame {
-            ensure!(action != Action::Redirect, "the packet left as it came");
+            ensure!(action != Action::Redirect, "the packet was redirected unchanged");
             return Ok(None);
         }
-        ensure!(action == self.loaded.forward_action(), "an encapsulated packet meets {action:?}");
+        ensure!(
+            action == self.loaded.forward_action(),
+            "the verdict for an encapsulated packet is {action:?}"
+        );
         let packet = &bytes[ETHERNET..];
         Ok(Some(match packet[0] >> 4 {
             4 => Ipv4Addr::from(<[u8; 4]>::try_from(&packet[16..20])?).into(),
@@ -106,7 +103,7 @@ impl Daemon {
         }))
     }
 
-    /// Sends each packet, all of which should go to one backend, or nowhere.
+    /// Sends each packet. All must go to one backend, or to none.
     fn expect(&mut self, clients: &[Client], last: Option<u8>) -> anyhow::Result<()> {
         for client in clients {
             let expected =
@@ -139,7 +136,8 @@ fn backend(last: u8) -> DesiredBackend {
     }
 }
 
-/// A service of VIPs `address:port/protocol`, every slot at one position among the wanted backends.
+/// A service with VIPs `address:port/protocol` whose slots all belong to the backend at one
+/// position.
 fn service(name: &str, vips: &[&str], owner: usize) -> anyhow::Result<DesiredService> {
     let vips: Result<Vec<Vip>, _> = vips.iter().map(|vip| vip.parse()).collect();
     Ok(DesiredService {
@@ -186,7 +184,7 @@ fn removed_service(hook: BalancerHook) -> anyhow::Result<()> {
     daemon.expect(&segments(), None)?;
     ensure!(
         daemon.count(Reason::NotVip)? == segments().len() as u64,
-        "they are not counted as anybody's packets"
+        "the packets are not counted as not_vip"
     );
     Ok(())
 }
@@ -206,16 +204,16 @@ fn recycled_backend(hook: BalancerHook) -> anyhow::Result<()> {
     daemon.reach(&want(&[1, 2], vec![web(0)?, dns(1)?]))?;
     daemon.expect(&segments(), Some(1))?;
     daemon.expect(&datagrams(), Some(2))?;
-    // BackendSpec 1 goes; when its index may be used again, the other service gets a backend there.
+    // Backend 1 is removed. After the quarantine a backend of the other service gets its index.
     daemon.reach(&want(&[2], vec![web(0)?, dns(0)?]))?;
     daemon.rest();
     daemon.reach(&want(&[2, 3], vec![web(0)?, dns(1)?]))?;
     let index = apply::have(daemon.loaded.maps())?.backends[&1].name.clone();
     ensure!(
         index.as_deref() == Some("backend-3"),
-        "the index was not used again: it has {index:?}"
+        "the index was not reused: its backend is {index:?}"
     );
-    // The flows of the old one follow their own service's table, those without SYN too.
+    // Flows of the removed backend follow the lookup table of their service, also without SYN.
     daemon.expect(&segments(), Some(2))?;
     daemon.expect(&[Client::udp4().from_port(9), Client::udp6().from_port(9)], Some(3))
 }
@@ -238,7 +236,7 @@ fn recycled_address(hook: BalancerHook) -> anyhow::Result<()> {
     let after = numbers(&mut daemon)?;
     ensure!(
         after.iter().any(|number| before.contains(number)),
-        "no number was used again: {before:?}, then {after:?}"
+        "no number was reused: {before:?}, then {after:?}"
     );
     let to = |v4: Ipv4Addr, v6: Ipv6Addr, port: u16| {
         segments().into_iter().map(move |client| {
@@ -264,13 +262,13 @@ fn recycled_service(hook: BalancerHook) -> anyhow::Result<()> {
     let services = apply::have(daemon.loaded.maps())?.services;
     ensure!(
         services[&1].name.as_deref() == Some("new"),
-        "the index was not used again: {:?}",
+        "the index was not reused: {:?}",
         services[&1].name
     );
     daemon.expect(&datagrams(), Some(2))?;
     daemon.expect(&segments(), None)?;
-    // The web comes back under another index, to another backend: its old flows know nothing of the
-    // former one that still is there.
+    // The service "web" returns with another index and backend. Its old flows do not go to the
+    // previous backend, which still exists.
     daemon.reach(&want(
         &[1, 2],
         vec![DesiredService { name: "new".to_owned(), ..dns(1)? }, web(1)?],

@@ -40,22 +40,22 @@ fn main() -> ExitCode {
             report(check(&mut MemoryBalancer::default()))
         }));
     }
-    trials.push(Trial::test("the oracle agrees with every row of the table", || {
+    trials.push(Trial::test("the oracle agrees with every case", || {
         cases::balancing().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
         cases::decapsulation().iter().try_for_each(|case| report(case.agrees_with_oracle()))?;
         cases::mss_clamp().iter().try_for_each(|case| report(case.agrees_with_oracle()))
     }));
-    let name = "the answer to a ping has a right checksum, whatever the ping holds";
+    let name = "every echo reply has a valid checksum";
     trials.push(Trial::test(name, || {
         report(echo_checksums::every_answer_is_valid(&mut MemoryBalancer::default()))
     }));
     for fault in regressions::REGRESSIONS {
-        let name = format!("not here: {}", fault.0);
+        let name = format!("regression: {}", fault.0);
         trials
             .push(Trial::test(name, || report(regressions::check(fault, MemoryBalancer::default))));
     }
-    trials.push(Trial::test("a frame of an Ethernet header or less passes", shortest_frames));
-    trials.push(Trial::test("where sources are spread, each flow has one of its own", || {
+    trials.push(Trial::test("a frame shorter than an Ethernet header passes", shortest_frames));
+    trials.push(Trial::test("with spread sources the outer source depends on the flow", || {
         report(source_spreading::check(&mut MemoryBalancer::with(source_spreading::spread())))
     }));
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -65,7 +65,7 @@ fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
     outcome.map_err(|error| format!("{error:#}").into())
 }
 
-/// The lengths that the kernel's test run does not take.
+/// Frames too short for a test run in the kernel.
 fn shortest_frames() -> Result<(), Failed> {
     let whole = Client::tcp4().frame();
     let (mut balancer, mut host) = (MemoryBalancer::default(), MemoryBackend::default());
@@ -76,7 +76,7 @@ fn shortest_frames() -> Result<(), Failed> {
         if (balancer.send(&frame)?, host.send(&frame)?)
             != ((Action::Pass, frame.bytes.clone()), (Action::Pass, frame.bytes))
         {
-            return Err(format!("{length} bytes do not pass untouched").into());
+            return Err(format!("a frame of {length} bytes does not pass unchanged").into());
         }
     }
     let expected = BTreeMap::from([(Reason::Truncated, SHORTEST as u64)]);

@@ -1,6 +1,6 @@
-//! A flood of SYNs from ever new sources, ten times as many as the connection table holds, against
-//! established connections of a tracked service: they keep their backends, and their packets cost
-//! what they cost before. Prints nanoseconds a packet.
+//! A flood of SYNs from new sources, ten times the capacity of the connection table, against
+//! established connections of a tracked service: the connections keep their backends. Prints
+//! nanoseconds per packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -14,18 +14,17 @@ use sluice_tests::packets::bindings::test_run::{BalancerHook, TestRunBalancer};
 use sluice_tests::packets::fixture::Fixture;
 use sluice_tests::packets::frames::Client;
 
-/// Entries of the connection table.
+/// Capacity of the connection table.
 const TABLE: u32 = 1024;
-/// Connections that are established: as many as a table of this size keeps on any number of CPUs.
+/// Established connections: as many as a table of this size holds on any number of CPUs.
 const ESTABLISHED: u32 = 256;
-/// SYNs for each packet of an established connection, so that all of them together are ten times
-/// the table.
+/// SYNs per packet of an established connection, ten times the capacity in total.
 const SYNS: u32 = 10 * TABLE / ESTABLISHED;
-/// How often the time is taken, in each way: every connection four times.
+/// Measurements of each kind: four per connection.
 const ROUNDS: u32 = 4 * ESTABLISHED;
 
-/// An address that is no VIP.
-const NOBODY: [IpAddr; 2] = [
+/// Addresses that are not VIP addresses.
+const NOT_VIP: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
 ];
@@ -35,7 +34,7 @@ fn established(number: u32) -> Client {
     client.from_port(10_000 + number as u16)
 }
 
-/// The SYN of a source that sends nothing else.
+/// A SYN of a source that sends nothing else.
 fn syn(number: u32) -> Client {
     let client = Client::syn(number.is_multiple_of(2));
     let address: IpAddr = if client.is_v6() {
@@ -46,10 +45,10 @@ fn syn(number: u32) -> Client {
     Client { source: (address, 1024).into(), ..client }
 }
 
-/// The same to an address that is no VIP.
-fn nobodys(number: u32) -> Client {
+/// The same to an address that is not a VIP address.
+fn to_other_address(number: u32) -> Client {
     let client = syn(number);
-    let [v4, v6] = NOBODY;
+    let [v4, v6] = NOT_VIP;
     let address = if client.is_v6() { v6 } else { v4 };
     client.to_address(address)
 }
@@ -60,7 +59,7 @@ fn flood(hook: BalancerHook) -> anyhow::Result<()> {
     for number in 0..ESTABLISHED {
         balancer.send(&established(number).frame().into())?;
     }
-    // From here on every new flow goes to another backend.
+    // From here on new flows go to another backend.
     balancer.configure(&Fixture::new().all_to(2, 0).tracked(true))?;
     let before = balancer.counters()?.backends;
     let mut sent = 0;
@@ -68,8 +67,8 @@ fn flood(hook: BalancerHook) -> anyhow::Result<()> {
         balancer.send(&syn(sent).frame().into())?;
         sent += 1;
     }
-    // In turn between packets of other connections, between packets that are nobody's, and within
-    // the flood, as many of each.
+    // Measured in turn: between packets of other connections, between packets to other addresses,
+    // and during the flood.
     let mut times = [const { Vec::new() }; 3];
     for round in 0..ROUNDS {
         for (way, times) in times.iter_mut().enumerate() {
@@ -78,7 +77,7 @@ fn flood(hook: BalancerHook) -> anyhow::Result<()> {
                     0 => {
                         balancer.send(&established((round + other) % ESTABLISHED).frame().into())?
                     }
-                    1 => balancer.send(&nobodys(sent).frame().into())?,
+                    1 => balancer.send(&to_other_address(sent).frame().into())?,
                     _ => balancer.send(&syn(sent).frame().into())?,
                 };
                 sent += u32::from(way != 0);
@@ -93,7 +92,7 @@ fn flood(hook: BalancerHook) -> anyhow::Result<()> {
     let flooding = u64::from(ESTABLISHED * SYNS + ROUNDS * SYNS);
     ensure!(
         to(2) == flooding,
-        "{} packets went to the new backend, {flooding} are of the flood",
+        "{} packets went to the new backend instead of the {flooding} of the flood",
         to(2)
     );
     let kept = u64::from(ROUNDS * (SYNS + 3));
@@ -102,15 +101,15 @@ fn flood(hook: BalancerHook) -> anyhow::Result<()> {
         "{} of {kept} packets of established connections went to their backend",
         to(1)
     );
-    let [own, nobodys, flooded] = times.map(median);
+    let [own, others, flooded] = times.map(median);
     println!(
-        "{hook:?}: a packet of an established connection takes {own} ns between those of others, {nobodys} ns between packets that are nobody's, \
-         {flooded} ns within the flood of {flooding} SYNs (medians)"
+        "{hook:?}: a packet of an established connection takes {own} ns between packets of other connections, {others} ns between packets to other addresses, \
+         {flooded} ns during the flood of {flooding} SYNs (medians)"
     );
     Ok(())
 }
 
-/// Nanoseconds that the program takes for a client's packet.
+/// Run time of the program for a client's packet, in nanoseconds.
 fn time(balancer: &TestRunBalancer, client: &Client) -> anyhow::Result<u32> {
     Ok(run_timed(balancer.program().descriptor(), &client.frame())?.1)
 }
@@ -134,8 +133,8 @@ fn main() -> ExitCode {
         })
     };
     let trials = vec![
-        trial("tc: a flood of SYNs displaces no connection", BalancerHook::Tc),
-        trial("xdp: a flood of SYNs displaces no connection", BalancerHook::Xdp),
+        trial("tc: a flood of SYNs evicts no connection", BalancerHook::Tc),
+        trial("xdp: a flood of SYNs evicts no connection", BalancerHook::Xdp),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -1,8 +1,6 @@
-//! Random frames by the million through each program in memory and in the kernel, judged by the
-//! program's oracle; before them the corpus, every frame of which was once wrong or is likely to
-//! be.
-//!
-//! `FUZZ_FRAMES` says how many frames, `FUZZ_MINUTES` how long instead, `FUZZ_SEED` which.
+//! The corpus and millions of random frames through each program in memory and in the kernel,
+//! compared with the program's oracle. `FUZZ_FRAMES` sets the number of frames, `FUZZ_MINUTES` a
+//! time instead, `FUZZ_SEED` the seed.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,7 +29,7 @@ fn main() -> ExitCode {
         let trial = Trial::test(name, move || in_namespace(move || test(true)));
         match &missing {
             None => trial,
-            // The kind is printed beside the name: it says why the test does not run.
+            // The kind is printed with the name and contains the reason for skipping.
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         }
     };
@@ -55,16 +53,16 @@ fn main() -> ExitCode {
 /// A number in an environment variable.
 fn number(name: &str) -> anyhow::Result<Option<u64>> {
     match std::env::var(name) {
-        Ok(text) => {
-            Ok(Some(text.parse().with_context(|| format!("{name} is `{text}`; it is a number"))?))
-        }
+        Ok(text) => Ok(Some(
+            text.parse().with_context(|| format!("{name} is `{text}`; it must be a number"))?,
+        )),
         Err(_) => Ok(None),
     }
 }
 
 fn replay(kernel: bool) -> anyhow::Result<()> {
     let entries = corpus::read(&corpus::directory())?;
-    ensure!(!entries.is_empty(), "there is no file in {}", corpus::directory().display());
+    ensure!(!entries.is_empty(), "there are no files in {}", corpus::directory().display());
     let of = |harness: &mut DifferentialHarness, name: &str| -> anyhow::Result<()> {
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.fixture == name) {
             for (number, frame) in (1..).zip(&entry.frames) {
@@ -74,7 +72,7 @@ fn replay(kernel: bool) -> anyhow::Result<()> {
         }
         Ok(())
     };
-    // Loading programs takes long: the fixtures of the balancer share them.
+    // The balancer's fixtures share the programs, because loading takes long.
     let mut balancers =
         DifferentialHarness::new(&fixtures::Subject::Balancer(fixtures::FIXTURES[0].1), kernel)?;
     for (name, make) in fixtures::FIXTURES {
@@ -98,7 +96,7 @@ fn backend_frames(kernel: bool) -> anyhow::Result<()> {
     if frames < ALL_OUTCOMES { Ok(()) } else { coverage::check_backend(&totals, frames) }
 }
 
-/// Tries random frames on programs: how many all bindings took, and what became of them.
+/// Compares random frames. Returns the number that all bindings accepted, and the counters.
 fn random_frames(
     subjects: Vec<fixtures::NamedSubject>,
     frames: u64,
@@ -111,28 +109,27 @@ fn random_frames(
     };
     let (summary, found) = Run { subjects, seed, until, kernel }.run()?;
     if let Some(found) = found {
-        let kept = match corpus::write(
-            &Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"),
-            &found.entry,
-        ) {
-            Ok(path) => {
-                format!(
-                    "\nKept as {}; move it to tests/corpus under a name that says what it shows.",
-                    path.display()
-                )
-            }
-            Err(error) => format!(
-                "\nNot kept: {error:#}. As a file of tests/corpus it is:\n{}",
-                found.entry.to_text()
-            ),
-        };
+        let kept =
+            match corpus::write(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"), &found.entry)
+            {
+                Ok(path) => {
+                    format!(
+                        "\nWritten to {}; move it to tests/corpus under a name that describes it.",
+                        path.display()
+                    )
+                }
+                Err(error) => format!(
+                    "\nNot written: {error:#}. The file for tests/corpus:\n{}",
+                    found.entry.to_text()
+                ),
+            };
         bail!("{}{kept}", found.report);
     }
     let seconds = summary.time.as_secs_f64();
     let each: Vec<_> =
         summary.frames.iter().map(|(name, frames)| format!("{frames} {name}")).collect();
     println!(
-        "fuzz: {} frames on which all agree ({}), {seconds:.0} s, {:.0} a second, FUZZ_SEED={seed}",
+        "fuzz: {} frames without a difference ({}), {seconds:.0} s, {:.0} per second, FUZZ_SEED={seed}",
         summary.everywhere,
         each.join(", "),
         summary.everywhere as f64 / seconds

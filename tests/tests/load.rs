@@ -1,9 +1,7 @@
-//! What a kernel makes of the programs: it loads each of them, also where it has no type
-//! information (BTF) of its own, takes them at TCX where it has it, and says what it lacks. Prints
-//! how many instructions each program has and how many the verifier went through.
-//!
-//! Everything happens in a network and a mount namespace of this process's own, with a BPF file
-//! system of their own.
+//! Loads each program, also without kernel type information (BTF), attaches at TCX if the kernel
+//! has it, and checks the message about a missing feature. Prints instructions and verified
+//! instructions of each program. The process runs in new network and mount namespaces with a BPF
+//! file system.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -27,7 +25,7 @@ use sluice_datapath::Address;
 use sluice_datapath::abi::{Features, Port, Rate, Settings};
 use sluice_tests::kernel;
 
-/// Each program, and how it is loaded.
+/// Each program with the function that loads it.
 const PROGRAMS: [(&str, Loader); 4] = [
     ("sluice_tc", |pins| balancer(pins, bpf::BALANCER_TC)),
     ("sluice_xdp", |pins| balancer(pins, bpf::BALANCER_XDP)),
@@ -37,7 +35,7 @@ const PROGRAMS: [(&str, Loader); 4] = [
 
 type Loader = fn(&dyn Fn(Role) -> Pins) -> Result<Program, bpf::Error>;
 
-/// As the default limits of a configuration, with a smaller connection table.
+/// The default limits of a configuration, with a smaller connection table.
 const CAPACITIES: Capacities =
     Capacities { services: 256, backends: 4096, vips: 1024, connections: 1024 };
 
@@ -53,16 +51,16 @@ fn backend(pins: &dyn Fn(Role) -> Pins, program: ProgramSpec) -> Result<Program,
 
 const GUE_PORT: Port = Port::new(6080);
 
-/// What this process does, when it is its own child: the name of a program, to load it without the
-/// kernel's type information, or [`REFUSED`].
+/// Task of a child process: the name of a program to load without kernel type information, or
+/// [`REFUSED`].
 const CHILD: &str = "SLUICE_LOAD_CHILD";
-/// Asks a child to look for features on a kernel that makes no map.
+/// Task of a child process: check for features while the kernel refuses to create maps.
 const REFUSED: &str = "maps are refused";
 
-/// For slow, emulated machines.
+/// Timeout, long enough for emulated machines.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Both underlay addresses are set, so that no path of a program is dead code to the verifier.
+/// Both underlay addresses are set, so that the verifier removes no path as dead code.
 fn settings() -> Settings {
     let address = |text: &str| match text.parse::<std::net::IpAddr>() {
         Ok(address) => Address::from(address),
@@ -80,7 +78,7 @@ fn settings() -> Settings {
     }
 }
 
-/// A program loaded with maps of its own, which are unpinned when it is dropped.
+/// A program with new maps, which are unpinned on drop.
 struct Loaded {
     program: Program,
     pins: [Pins; 2],
@@ -99,7 +97,7 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         for pins in &self.pins {
             if let Err(error) = pins.remove() {
-                eprintln!("pins stay until this process ends: {error}");
+                eprintln!("cannot remove pins: {error}");
             }
         }
     }
@@ -108,7 +106,7 @@ impl Drop for Loaded {
 fn loads(name: &str) -> Result<()> {
     let footprint = Loaded::new(name, &format!("{name}-loads"))?.program.footprint()?;
     let Footprint { instructions, verified, machine_code, type_information } = footprint;
-    ensure!(type_information, "the kernel took {name} without its type information");
+    ensure!(type_information, "the kernel loaded {name} without its type information");
     let number =
         |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     println!(
@@ -116,42 +114,41 @@ fn loads(name: &str) -> Result<()> {
         number(instructions),
         number(verified)
     );
-    // The verifier counts an instruction once for each path that it follows through it. A kernel's
-    // limit is a million.
+    // The verifier counts an instruction once per explored path. The limit is a million.
     ensure!(
         verified.is_none_or(|count| count < 500_000),
-        "the verifier went through {verified:?} instructions of {name}"
+        "the verifier processed {verified:?} instructions of {name}"
     );
     Ok(())
 }
 
-/// Runs this program once more: what is mounted or refused concerns all threads of a process.
+/// Runs this program as a child process, because mounts and seccomp filters apply to all threads.
 fn child(task: &str) -> Result<()> {
     let mut child = Command::new(std::env::current_exe()?).env(CHILD, task).spawn()?;
     let deadline = Instant::now() + PATIENCE * 5;
     loop {
         if let Some(status) = child.try_wait()? {
-            ensure!(status.success(), "{task}: {status}; its message is above");
+            ensure!(status.success(), "{task}: {status}; see the message above");
             return Ok(());
         }
         if Instant::now() > deadline {
             child.kill()?;
             child.wait()?;
-            anyhow::bail!("{task}: not done after {:?}", PATIENCE * 5);
+            anyhow::bail!("{task}: not finished after {:?}", PATIENCE * 5);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Makes the kernel answer as one does that does not know what it is asked for, whenever this
-/// process wants a map; the check before a daemon's start must name what is missing.
+/// Makes `BPF_MAP_CREATE` fail with `EINVAL` in this process, like a kernel without the map type.
+/// The preflight check must report the missing feature.
 fn names_what_is_missing() -> Result<()> {
     /// `BPF_MAP_CREATE` of `enum bpf_cmd` (`linux/bpf.h`).
     const MAP_CREATE: u64 = 0;
 
     ensure!(
         bpf::missing_feature()?.is_none(),
-        "{:?} is missing before anything is refused",
+        "{:?} is missing without the filter",
         bpf::missing_feature()?
     );
     let command = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, MAP_CREATE)?;
@@ -164,30 +161,30 @@ fn names_what_is_missing() -> Result<()> {
     let filter: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter(&filter)?;
     let error = match sluice::daemon::preflight::check() {
-        Ok(()) => anyhow::bail!("the check finds nothing missing"),
+        Ok(()) => anyhow::bail!("the check reports no missing feature"),
         Err(error) => error.to_string(),
     };
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     for part in [release.as_str(), "lacks connection tables (BPF_MAP_TYPE_LRU_HASH)", "Linux 5.10"]
     {
-        ensure!(error.contains(part), "{error:?} does not say {part:?}");
+        ensure!(error.contains(part), "{error:?} does not contain {part:?}");
     }
     Ok(())
 }
 
-/// Hides the kernel's type information, as a kernel built without `CONFIG_DEBUG_INFO_BTF` has none,
-/// and loads a program.
+/// Hides the kernel's type information, like a kernel without `CONFIG_DEBUG_INFO_BTF`, and loads a
+/// program.
 fn load_without_kernel_btf(name: &str) -> Result<()> {
     let kernel = Path::new("/sys/kernel/btf");
     if kernel.exists() {
         mount(Some("none"), kernel, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)
-            .context("cannot hide it")?;
+            .context("cannot hide the kernel's type information")?;
     }
-    ensure!(!kernel.join("vmlinux").exists(), "{} is still there", kernel.display());
+    ensure!(!kernel.join("vmlinux").exists(), "{} still exists", kernel.display());
     Loaded::new(name, &format!("{name}-without-btf")).map(drop)
 }
 
-/// Attaches to one end of a veth pair by TCX, sends from the other, and finds the packets counted.
+/// Attaches to one end of a veth pair by TCX, sends from the other end, and checks the counters.
 fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     let loaded = Loaded::new(name, &format!("{name}-tcx"))?;
     let maps = BalancerMaps::open(&loaded.pins[0])?;
@@ -218,8 +215,8 @@ fn counts_what_arrives_at_tcx(name: &str) -> Result<Completion> {
     let deadline = Instant::now() + PATIENCE;
     while maps.reasons()?.is_empty() {
         ensure!(Instant::now() < deadline, "no packet is counted at TCX");
-        // Asks for the neighbour's link address, and so puts an ARP request on the wire.
-        socket.send_to(b"is anybody there?", "192.0.2.9:9")?;
+        // Causes an ARP request for the neighbour.
+        socket.send_to(b"ARP", "192.0.2.9:9")?;
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(link);
@@ -232,7 +229,7 @@ fn version() -> Result<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(anyhow::anyhow!("cannot tell the kernel's version from {release:?}")),
+        _ => Err(anyhow::anyhow!("cannot parse the kernel version {release:?}")),
     }
 }
 
@@ -247,8 +244,7 @@ fn ip(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Gives this process, which must have one thread, namespaces of its own, and a BPF file system in
-/// them.
+/// Moves this process, which must have one thread, into new namespaces with a BPF file system.
 fn isolate() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .context("cannot make namespaces")?;
@@ -291,12 +287,12 @@ fn main() -> ExitCode {
             Box::new(|| loads(name).map(|()| Completion::Completed)),
         ));
         trials.push(trial(
-            format!("{name}_loads_without_the_kernels_type_information"),
+            format!("{name}_loads_without_kernel_type_information"),
             Box::new(|| child(name).map(|()| Completion::Completed)),
         ));
     }
     trials.push(trial(
-        "a_missing_feature_is_named_before_the_start".into(),
+        "the_preflight_check_reports_a_missing_feature".into(),
         Box::new(|| child(REFUSED).map(|()| Completion::Completed)),
     ));
     trials.push(trial(

@@ -1,6 +1,4 @@
-//! The table of packet cases through the programs in the kernel, each with pins and a network
-//! namespace of its own, and random frames on which the packet path in memory, both programs and
-//! the oracle must agree.
+//! The table of packet cases through the programs in the kernel, in test runs.
 
 #[path = "programs/captures.rs"]
 mod captures;
@@ -34,7 +32,7 @@ fn main() -> ExitCode {
         let trial = Trial::test(name, move || in_namespace(test));
         trials.push(match &missing {
             None => trial,
-            // The kind is printed beside the name: it says why the test does not run.
+            // The kind is printed with the name and contains the reason for skipping.
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
@@ -55,8 +53,8 @@ fn main() -> ExitCode {
                 Box::new(move || lend(BalancerHook::Xdp, |balancer| case.run(balancer))),
             );
         }
-        // A test run makes no skb with a VLAN tag, nor one that ends inside its IP header; the test
-        // program `wire` does.
+        // A test run accepts no VLAN tag in metadata and no truncated IP header; the tests in
+        // `wire` do.
         if let Some(case) = case.only(takes) {
             add(
                 format!("tc: {}", case.name),
@@ -71,8 +69,7 @@ fn main() -> ExitCode {
         );
     }
     for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
-        let name =
-            format!("{name}: the answer to a ping has a right checksum, whatever the ping holds");
+        let name = format!("{name}: every echo reply has a valid checksum");
         add(
             name,
             Box::new(move || {
@@ -81,11 +78,11 @@ fn main() -> ExitCode {
         );
     }
     for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
-        let name = format!("{name}: clients are told what fits only so often");
-        add(name, Box::new(move || told_only_so_often(hook)));
+        let name = format!("{name}: ICMP errors are rate-limited");
+        add(name, Box::new(move || icmp_errors_are_rate_limited(hook)));
     }
     for (hook, name) in [(BalancerHook::Tc, "tc"), (BalancerHook::Xdp, "xdp")] {
-        let name = format!("{name}: where sources are spread, each flow has one of its own");
+        let name = format!("{name}: with spread sources the outer source depends on the flow");
         let check = move || {
             source_spreading::check(&mut TestRunBalancer::with(
                 hook,
@@ -95,7 +92,8 @@ fn main() -> ExitCode {
         };
         add(name, Box::new(check));
     }
-    let name = "xdp: with a known neighbour the packet is redirected and gets the link addresses of the route";
+    let name =
+        "xdp: a packet with a known neighbour is redirected with the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp));
     for case in cases::decapsulation().into_iter().filter_map(|case| case.only(takes)) {
         let why = missing.as_deref().or_else(|| case.unsupported());
@@ -112,8 +110,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Each CPU has a bucket of three, and gets no fourth within the test.
-fn told_only_so_often(hook: BalancerHook) -> anyhow::Result<()> {
+/// Each CPU has a bucket with three tokens, which does not refill during the test.
+fn icmp_errors_are_rate_limited(hook: BalancerHook) -> anyhow::Result<()> {
     const BURST: u64 = 3;
 
     let errors = Rate::every(3600, BURST as u32);
@@ -129,14 +127,21 @@ fn told_only_so_often(hook: BalancerHook) -> anyhow::Result<()> {
         let (action, _) = balancer.send(&frame)?;
         ensure!(
             number >= BURST || action == balancer.reply_action(),
-            "{action:?} for packet {number}"
+            "the verdict for packet {number} is {action:?}"
         );
     }
     let reasons = balancer.counters()?.reasons;
     let count = |reason| reasons.get(&reason).copied().unwrap_or(0);
-    let (told, untold) = (count(Reason::IcmpTooBigSent), count(Reason::IcmpTooBigRateLimited));
-    ensure!((BURST..=most).contains(&told) && untold > 0, "{told} told, {untold} not told");
-    ensure!(told + untold == sent && count(Reason::TooBig) == sent, "{sent} packets: {reasons:?}");
+    let (sent_errors, limited) =
+        (count(Reason::IcmpTooBigSent), count(Reason::IcmpTooBigRateLimited));
+    ensure!(
+        (BURST..=most).contains(&sent_errors) && limited > 0,
+        "{sent_errors} errors sent, {limited} rate-limited"
+    );
+    ensure!(
+        sent_errors + limited == sent && count(Reason::TooBig) == sent,
+        "{sent} packets: {reasons:?}"
+    );
     Ok(())
 }
 

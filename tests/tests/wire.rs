@@ -1,7 +1,6 @@
-//! The table of packet cases on the wire: programs attached to virtual Ethernet, each in a network
-//! namespace of its own. What a test run of a program cannot make is here: merged packets, packets
-//! outside the linear part of their buffer, VLAN tags beside the bytes, frames that end inside
-//! their IP header.
+//! The table of packet cases through programs attached to virtual Ethernet, each in its own network
+//! namespace, with frames that a test run does not accept: merged packets, non-linear buffers, VLAN
+//! tags in metadata, truncated IP headers.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -28,12 +27,12 @@ use sluice_tests::packets::fuzz::{Generator, corpus, fixtures};
 use sluice_tests::packets::oracle::Oracle;
 use sluice_tests::packets::oracle::clamp::clamped;
 
-/// A fixture whose backends are behind links of jumbo frames.
+/// A fixture with an MTU of 9000 towards its backends.
 fn wide() -> Fixture {
     Fixture::new().with_mtu(9000)
 }
 
-/// One whose packets go to backends in UDP, which take it without a checksum.
+/// A fixture whose services use GUE and allow no UDP checksum.
 fn gue(mtu: u32) -> Fixture {
     let options = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
     Fixture { vip_options: [(WEB, options), (DNS, options)].into(), ..Fixture::new().with_mtu(mtu) }
@@ -47,7 +46,7 @@ fn main() -> ExitCode {
         let trial = Trial::ignorable_test(name, move || on_link(test));
         trials.push(match &missing {
             None => trial,
-            // The kind is printed beside the name: it says why the test does not run.
+            // The kind is printed with the name and contains the reason for skipping.
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
@@ -73,54 +72,49 @@ fn main() -> ExitCode {
             }),
         );
     }
-    add(
-        "clamp: a checksum that is still to be completed stays so".into(),
-        Box::new(clamped_partial),
-    );
+    add("clamp: a partial checksum stays partial".into(), Box::new(clamped_partial));
     add(
         "clamp: options outside the linear part of the buffer are found".into(),
         Box::new(clamped_non_linear),
     );
     add(
-        "merged segments of 60,000 bytes leave as one packet with the size of their segments"
-            .into(),
+        "merged segments leave as one packet with the same segment size".into(),
         Box::new(|link| judged(link, |judged| merged_segments(judged, Fixture::new()))),
     );
     add(
-        "merged datagrams leave as one packet with the size of their segments".into(),
+        "merged datagrams leave as one packet with the same segment size".into(),
         Box::new(|link| judged(link, |judged| merged_datagrams(judged, Fixture::new()))),
     );
     add(
-        "in UDP merged segments of 60,000 bytes leave as one packet without an outer checksum"
-            .into(),
+        "GUE: merged segments leave as one packet without an outer checksum".into(),
         Box::new(|link| judged(link, |judged| merged_segments(judged, gue(MTU)))),
     );
     add(
-        "in UDP merged datagrams leave as one packet without an outer checksum".into(),
+        "GUE: merged datagrams leave as one packet without an outer checksum".into(),
         Box::new(|link| judged(link, |judged| merged_datagrams(judged, gue(MTU)))),
     );
     add(
-        "headers outside the linear part of the buffer are read and stay as they are".into(),
+        "headers outside the linear part of the buffer are read and stay unchanged".into(),
         Box::new(|link| judged(link, non_linear)),
     );
     add(
-        "a checksum that is still to be completed stays so".into(),
+        "a partial checksum stays partial".into(),
         Box::new(|link| judged(link, |judged| partial(judged, &wide()))),
     );
     add(
-        "in UDP the outer checksum is that of the packet whose own is still to be completed".into(),
+        "GUE: the outer checksum is valid for a packet with a partial checksum".into(),
         Box::new(|link| judged(link, |judged| partial(judged, &gue(9000)))),
     );
     add(
-        "the corpus ends on the wire as the oracle says".into(),
+        "the program and the oracle agree on the corpus".into(),
         Box::new(|link| judged(link, corpus_frames)),
     );
     add(
-        "random frames end on the wire as the oracle says".into(),
+        "the program and the oracle agree on random frames".into(),
         Box::new(|link| judged(link, random_frames)),
     );
     trials.push(Trial::test(
-        "every frame goes through a program: here, in a test run, or both",
+        "every frame of a case goes through a program in the kernel",
         nothing_left_out,
     ));
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -128,7 +122,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// What neither way of running a program takes would be proven in memory only.
+/// A frame that neither this link nor a test run accepts would be tested in memory only.
 fn nothing_left_out() -> Result<(), Failed> {
     let left_out = |frame: &Frame| !can_carry(frame) && !takes(frame);
     let balancing = cases::balancing().into_iter();
@@ -145,14 +139,14 @@ fn nothing_left_out() -> Result<(), Failed> {
     if names.is_empty() {
         Ok(())
     } else {
-        Err(format!("no program is given all frames of {names:?}").into())
+        Err(format!("no program gets all frames of {names:?}").into())
     }
 }
 
-/// A test that has interfaces to itself while it runs.
+/// A test with exclusive use of the interfaces.
 type Test = Box<dyn FnOnce(&mut Link) -> anyhow::Result<Completion> + Send>;
 
-/// Runs a test on the interfaces of its thread, which the next test gets unless this one fails.
+/// Runs a test on the interfaces of its thread, which the next test reuses unless this one fails.
 fn on_link(test: Test) -> Result<Completion, Failed> {
     thread_local! {
         static LINK: Cell<Option<Link>> = const { Cell::new(None) };
@@ -178,7 +172,7 @@ fn run(case: &Case, link: &mut Link) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-/// A program on the wire beside an oracle that says what should become of each frame.
+/// A program on the link with an oracle.
 struct Judged<'a> {
     wire: WireBalancer<'a>,
     oracle: Oracle,
@@ -186,7 +180,7 @@ struct Judged<'a> {
     forwarded: usize,
 }
 
-/// Runs a test with a program on the wire beside an oracle, neither of which is configured yet.
+/// Runs a test with a program on the link and an oracle, both without a fixture.
 fn judged(
     link: &mut Link,
     test: impl FnOnce(&mut Judged<'_>) -> anyhow::Result<Completion>,
@@ -214,8 +208,8 @@ impl Judged<'_> {
     }
 }
 
-/// Packets of more than a memory page, cut into a linear part and the rest at every byte of their
-/// headers and at some behind them.
+/// Packets longer than a memory page, with a linear part that ends at every byte of their headers
+/// and at some later bytes.
 fn non_linear(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     judged.configure(&wide())?;
     let clients = Client::each().into_iter().chain([
@@ -270,9 +264,8 @@ fn partial(judged: &mut Judged<'_>, fixture: &Fixture) -> anyhow::Result<Complet
     Ok(Completion::Completed)
 }
 
-/// SYN-ACKs as the backend's own kernel sends them: the checksum field holds the sum of the
-/// pseudo-header, which the clamp must not change. A client's kernel, which is asked to carry such
-/// a packet, completes it.
+/// SYN-ACKs like the backend's kernel sends them: the checksum field holds the sum of the
+/// pseudo-header, which the clamp must not change.
 fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
     let mut clamp = WireClamp::new(link)?;
     clamp.partial = true;
@@ -287,18 +280,17 @@ fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
             let value = frame
                 .windows(2)
                 .position(|bytes| bytes == 8960_u16.to_be_bytes())
-                .context("it tells a size")?;
+                .context("there is an MSS option")?;
             expected[value..value + 2]
                 .copy_from_slice(&(cases::LARGEST[usize::from(v6)] as u16).to_be_bytes());
             ensure!(left == expected, "{frame:02x?} became {left:02x?} instead of {expected:02x?}");
-            ensure!(counted == u64::from(v6) * 37 + before as u64 + 1, "{counted} are counted");
+            ensure!(counted == u64::from(v6) * 37 + before as u64 + 1, "the counter is {counted}");
         }
     }
     Ok(Completion::Completed)
 }
 
-/// Handshakes of more than a memory page, as no host sends them, cut into a linear part and the
-/// rest at every byte of their headers.
+/// SYN-ACKs longer than a memory page, with a linear part that ends at every byte of their headers.
 fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
     let vips = [IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()];
     let mut clamp = WireClamp::new(link)?;
@@ -310,7 +302,8 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
         for linear in ETHERNET as u16..bytes.len().min(110) as u16 {
             clamp.linear = Some(linear);
             let frame = Frame::from(bytes.clone());
-            let expected = clamped(&frame, &vips, cases::LARGEST).context("it tells too much")?;
+            let expected =
+                clamped(&frame, &vips, cases::LARGEST).context("the MSS is too large")?;
             let left = clamp.send(&frame)?;
             ensure!(
                 left == expected,
@@ -321,7 +314,8 @@ fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
     Ok(Completion::Completed)
 }
 
-/// Merged packets of several sizes, all headers linear or as little as the kernel takes.
+/// Merged packets of several sizes, with all headers or as few bytes as possible in the linear
+/// part.
 fn merged(
     judged: &mut Judged<'_>,
     fixture: Fixture,
@@ -345,16 +339,12 @@ fn merged(
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
-            ensure!(
-                can_carry(frame),
-                "the kernel would count other segments than {}",
-                frame.segments
-            );
+            ensure!(can_carry(frame), "the kernel would not count {} segments", frame.segments);
             judged.send(frame).with_context(|| format!("{} bytes", frame.bytes.len()))?;
         }
     }
     ensure!(judged.forwarded == frames.len() * 2, "only {} were forwarded", judged.forwarded);
-    // One byte more in each segment than fits the way to the backend.
+    // Segments one byte longer than the MTU towards the backend.
     let headers = frames.iter().map(|frame| frame.bytes.len()).min().unwrap_or(0) - payloads[0];
     let narrow = fixture.with_mtu((headers - ETHERNET) as u32 + size + 19);
     judged.configure(&narrow)?;
@@ -362,9 +352,9 @@ fn merged(
     for frame in &frames {
         judged.send(frame)?;
     }
-    ensure!(judged.forwarded == 0, "{} were forwarded over too small a link", judged.forwarded);
-    // Those that fit without the outer header, to the byte, where services want them cut: TCP is,
-    // unless it has IP options.
+    ensure!(judged.forwarded == 0, "{} were forwarded despite the MTU", judged.forwarded);
+    // Segments as long as the MTU without the outer header, with the resegment option: TCP without
+    // IP options is resegmented.
     let vip_options: BTreeMap<_, _> =
         [WEB, DNS].map(|service| (service, VipOptions::RESEGMENT)).into();
     for (client, frames) in clients.iter().zip(frames.chunks(payloads.len())) {
@@ -384,7 +374,7 @@ fn merged(
             let expected = if cut { frames.len() } else { 0 };
             ensure!(
                 judged.forwarded == expected,
-                "{} of {expected} were cut, of {client:?}",
+                "{} of {expected} were resegmented, of {client:?}",
                 judged.forwarded
             );
         }
@@ -407,8 +397,7 @@ fn merged_datagrams(judged: &mut Judged<'_>, fixture: Fixture) -> anyhow::Result
     merged(judged, fixture, &[Client::udp4(), Client::udp6()], &[1201, 2400, 20_000, 60_000], 1200)
 }
 
-/// The frames of the corpus, fixture by fixture. Frames that the kernel cannot be made to hold are left
-/// out.
+/// The frames of the corpus, fixture by fixture, except those that the link cannot carry.
 fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
     let entries = corpus::read(&corpus::directory())?;
     for (name, make) in fixtures::FIXTURES {
@@ -423,19 +412,19 @@ fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
             }
         }
     }
-    ensure!(judged.forwarded > 0, "nothing of the corpus was forwarded");
+    ensure!(judged.forwarded > 0, "no frame of the corpus was forwarded");
     Ok(Completion::Completed)
 }
 
-/// Frames of the generator, cut into a linear part and the rest where they are long enough.
+/// Frames of the generator.
 fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
-    /// Frames when nobody says how many.
+    /// Default number of frames.
     const FRAMES: u64 = 6_000;
 
     let count = match std::env::var("RANDOM_FRAMES") {
         Ok(text) => text
             .parse()
-            .with_context(|| format!("RANDOM_FRAMES is `{text}`; it is a number of frames"))?,
+            .with_context(|| format!("RANDOM_FRAMES is `{text}`; it must be a number"))?,
         Err(_) => FRAMES,
     };
     let seed = fastrand::u64(..);

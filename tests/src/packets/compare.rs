@@ -1,4 +1,5 @@
-//! Sends a frame through a binding and compares verdict, bytes and counters with what is expected.
+//! Sends a frame through a binding and compares verdict, bytes and counters with the expectation.
+//! Functions return the first difference as their error.
 
 use anyhow::ensure;
 use sluice_datapath::Reason;
@@ -8,10 +9,6 @@ use super::expectation::{Action, BalancerCounters, DecapCounters, DecapExpectati
 use crate::packets::frames::Frame;
 
 /// Sends a frame to a backend and compares verdict, bytes and counters.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
 pub fn send_to_backend(
     host: &mut dyn DecapBinding,
     frame: &Frame,
@@ -20,19 +17,14 @@ pub fn send_to_backend(
 ) -> anyhow::Result<()> {
     let exchanged = exchange_with_backend(host, frame, expected, total);
     let counters = host.counters()?;
-    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    // A failure must not affect the comparison of the next frame.
     let expected = std::mem::replace(total, counters.clone());
     exchanged?;
     ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
     Ok(())
 }
 
-/// Sends a frame to a backend and compares verdict and bytes; adds to `total` what counters should
-/// show of it.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
+/// Sends a frame to a backend and compares verdict and bytes. Adds the expected counts to `total`.
 pub fn exchange_with_backend(
     host: &mut dyn DecapBinding,
     frame: &Frame,
@@ -63,10 +55,6 @@ pub fn exchange_with_backend(
 }
 
 /// Sends a frame and compares verdict, bytes and counters.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
 pub fn send(
     balancer: &mut dyn BalancerBinding,
     frame: &Frame,
@@ -75,18 +63,14 @@ pub fn send(
 ) -> anyhow::Result<()> {
     let exchanged = exchange(balancer, frame, expected, total);
     let counters = balancer.counters()?;
-    // After a failure the next frame is judged by itself, so that a random frame can be shrunk.
+    // A failure must not affect the comparison of the next frame.
     let expected = std::mem::replace(total, counters.clone());
     exchanged?;
     ensure!(counters == expected, "counters are {counters:?} instead of {expected:?}");
     Ok(())
 }
 
-/// Sends a frame and compares verdict and bytes; adds to `total` what counters should show of it.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
+/// Sends a frame and compares verdict and bytes. Adds the expected counts to `total`.
 pub fn exchange(
     balancer: &mut dyn BalancerBinding,
     frame: &Frame,
@@ -107,7 +91,7 @@ pub fn exchange(
     };
     let (did, left) = balancer.send(frame)?;
     ensure!(did == action, "{did:?} instead of {action:?}");
-    // What was refused room may have lost its tags before; nobody sees it again.
+    // A frame that the kernel refuses room may have lost its tags before the drop.
     let seen = *expected != Expectation::Drop(Reason::AdjustRoomFailed);
     ensure!(
         !seen || left == *bytes,

@@ -1,52 +1,52 @@
-//! What a program should do with a frame, and what its counters should show.
+//! The expected result of a frame: verdict, bytes and counters.
 
 use std::collections::BTreeMap;
 
 use sluice_datapath::Reason;
 
-/// What becomes of a frame.
+/// What the balancer should do with a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expectation {
-    /// It goes on untouched, counted under a reason.
+    /// Pass it unchanged and count it by a reason.
     Pass(Reason),
-    /// It is dropped, counted under a reason.
+    /// Drop it and count it by a reason.
     Drop(Reason),
-    /// It is encapsulated.
+    /// Encapsulate and forward it.
     Forward(Forwarded),
-    /// It becomes its own answer, these bytes, counted under a reason.
+    /// Turn it into a reply with these bytes and count it by a reason.
     Reply(Reason, Vec<u8>),
 }
 
-/// An encapsulated frame and what it adds to counters.
+/// An encapsulated frame and its share of the counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarded {
     /// The bytes, from the Ethernet header.
     pub bytes: Vec<u8>,
-    /// Service that it is accounted to.
+    /// Service that counts it.
     pub service: u32,
-    /// BackendSpec that it goes to.
+    /// Index of the backend.
     pub backend: u16,
-    /// Packets that it counts as.
+    /// Number of packets it counts as: the segments of a merged packet, otherwise 1.
     pub packets: u64,
     /// Bytes of the client's IP packet.
     pub length: u64,
-    /// Whether it opens a connection.
+    /// Whether it is a SYN, which counts as a new connection.
     pub opens: bool,
 }
 
-/// BalancerCounters that are not zero.
+/// Non-zero counters of the balancer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BalancerCounters {
-    /// By service: packets, bytes, new flows.
+    /// By service: packets, bytes, new connections.
     pub services: BTreeMap<u32, (u64, u64, u64)>,
-    /// By backend: packets, bytes, new flows.
+    /// By backend: packets, bytes, new connections.
     pub backends: BTreeMap<u16, (u64, u64, u64)>,
     /// By reason.
     pub reasons: BTreeMap<Reason, u64>,
 }
 
 impl BalancerCounters {
-    /// Adds what an outcome should add.
+    /// Adds the counts of an expected result.
     pub fn add(&mut self, outcome: &Expectation) {
         match outcome {
             Expectation::Drop(reason @ Reason::IcmpTooBigRateLimited)
@@ -88,28 +88,27 @@ impl BalancerCounters {
     }
 }
 
-/// What a hook did with a frame, as far as it shows.
+/// The verdict of a program, as far as the binding can observe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// The frame goes on.
+    /// Pass to the network stack.
     Pass,
-    /// The frame is dropped.
+    /// Drop.
     Drop,
-    /// The frame leaves through an interface.
+    /// Redirect to an interface.
     Redirect,
-    /// The frame leaves through the interface that it came from.
+    /// Transmit through the receiving interface.
     SendBack,
 }
 
 /// What the backend should do with a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecapExpectation {
-    /// It leaves the frame alone, or drops it: verdict and reason.
+    /// Pass or drop the unchanged frame: verdict and reason.
     Untouched(Action, Reason),
-    /// It takes the outer header off: the frame that is left, packets and bytes of the inner
-    /// packet.
+    /// Remove the outer header: the remaining frame, packets and bytes of the inner packet.
     Decapsulated(Vec<u8>, u64, u64),
 }
 
-/// Packets and bytes decapsulated, and the reasons that occurred.
+/// Decapsulated packets and bytes, and counters by reason.
 pub type DecapCounters = ((u64, u64), BTreeMap<Reason, u64>);

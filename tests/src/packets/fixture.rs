@@ -1,4 +1,4 @@
-//! What the maps hold during a test.
+//! Contents of the maps during a test.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,42 +10,42 @@ use super::addresses::{INTERFACE, VIP_V4, VIP_V6};
 
 /// Key of the flow hash.
 pub const HASH_KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
-/// Largest IP packet on the way to every backend, unless a case says otherwise.
+/// MTU towards every backend, unless a case sets another.
 pub const MTU: u32 = 1600;
 /// Service of port 443/tcp.
 pub const WEB: u32 = 1;
 /// Service of port 53/udp.
 pub const DNS: u32 = 2;
-/// The largest index of a service or a backend that any case uses.
+/// The largest index of a service or a backend in any case.
 pub const LARGEST_INDEX: u16 = 8;
 
-/// One slot of a lookup table: the backend and the hint.
+/// One slot of a lookup table: backend index and hint.
 pub type Slot = (u16, u16);
 
 /// A service's lookup table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
-    /// Whether its flows are kept in the connection table.
+    /// Whether the service uses the connection table.
     pub tracked: bool,
-    /// Its slots.
+    /// Slots, by number.
     pub slots: Vec<Slot>,
 }
 
-/// A backend.
+/// A backend in the balancer's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSpec {
-    /// Its IPv4 address.
+    /// IPv4 address.
     pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
+    /// IPv6 address.
     pub v6: Option<Ipv6Addr>,
-    /// How often its index was used.
+    /// Number of uses of the index.
     pub epoch: u32,
-    /// Interface and MTU towards it in both families; `None` when there is no route.
+    /// Interface and MTU towards it in both families; `None` without a route.
     pub next_hop: Option<(u32, u32)>,
 }
 
 impl BackendSpec {
-    /// BackendSpec `index` as most cases have it.
+    /// Backend `index` with both addresses and a route.
     pub fn new(index: u16) -> Self {
         Self {
             v4: Some(Ipv4Addr::new(10, 0, 1, index as u8)),
@@ -56,31 +56,30 @@ impl BackendSpec {
     }
 }
 
-/// QUIC server IDs of a configuration: how long they are, and the backend and epoch that has
-/// each.
+/// Server IDs of a QUIC-LB configuration: their length in bytes, and backend and epoch of each.
 pub type ServerIds = (usize, BTreeMap<Vec<u8>, (u16, u32)>);
 
-/// What the balancer's maps hold.
+/// The contents of the balancer's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixture {
-    /// VIP addresses and their numbers.
+    /// VIP addresses with their numbers.
     pub addresses: BTreeMap<IpAddr, u32>,
-    /// VIP prefixes and their numbers.
+    /// VIP prefixes with their numbers.
     pub prefixes: BTreeMap<IpNet, u32>,
-    /// Options of addresses and prefixes that have any, by number.
+    /// Options of addresses and prefixes, by number.
     pub address_options: BTreeMap<u32, AddressOptions>,
-    /// VIPs: number of the address, port and protocol to service.
+    /// VIPs: number of the address, port and protocol, to service.
     pub vips: BTreeMap<(u32, u16, u8), u32>,
-    /// Options of the VIPs of services that have any.
+    /// Options of services.
     pub vip_options: BTreeMap<u32, VipOptions>,
-    /// Lists of sources by service; service 0 stands for all. Prefixes of no bits say what counts
-    /// for everybody else.
+    /// Source ACLs by service; service 0 is the global ACL. A prefix of length 0 holds the default
+    /// verdict.
     pub lists: BTreeMap<u32, BTreeMap<IpNet, AclVerdict>>,
-    /// Rates by service: tokens that buckets hold, which come again long after any test.
+    /// Burst of each rate limit, in tokens. Buckets refill long after any test.
     pub rates: BTreeMap<(u32, RateKind), u32>,
-    /// Routes: a service and clients of it, and the service whose they are.
+    /// Routes: service and client prefix, to target service.
     pub routes: BTreeMap<(u32, IpNet), u32>,
-    /// QUIC server IDs by service and rotation.
+    /// QUIC server IDs by service and configuration rotation.
     pub quic: BTreeMap<(u32, u8), ServerIds>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, TableSpec>,
@@ -91,9 +90,7 @@ pub struct Fixture {
 impl Fixture {
     /// Two services over four backends: [`WEB`] on 443/tcp and [`DNS`] on 53/udp, at [`VIP_V4`] and
     /// [`VIP_V6`].
-    ///
-    /// The tables have a different backend in neighbouring slots and hints with bits in every
-    /// position.
+    /// Adjacent slots have different backends. Hints have bits in every position.
     pub fn new() -> Self {
         let hint = |slot: u16| slot.wrapping_mul(0x9e37) ^ 0x55aa;
         let table = |length: u16, shift: u16| TableSpec {
@@ -116,7 +113,7 @@ impl Fixture {
         }
     }
 
-    /// The same with every slot of both services naming one backend.
+    /// The same with one backend and hint in every slot of both services.
     #[must_use]
     pub fn all_to(mut self, backend: u16, hint: u16) -> Self {
         for table in self.tables.values_mut() {
@@ -125,7 +122,7 @@ impl Fixture {
         self
     }
 
-    /// The same with both services tracked or not.
+    /// The same with both services tracked or untracked.
     #[must_use]
     pub fn tracked(mut self, tracked: bool) -> Self {
         for table in self.tables.values_mut() {
@@ -141,7 +138,7 @@ impl Fixture {
         self
     }
 
-    /// The same without one backend: its index is free.
+    /// The same with one backend removed, which frees its index.
     #[must_use]
     pub fn without_backend(mut self, index: u16) -> Self {
         self.backends.remove(&index);
@@ -164,11 +161,11 @@ impl Default for Fixture {
     }
 }
 
-/// What a backend's maps hold.
+/// The contents of the backend's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFixture {
-    /// Addresses of the host to which encapsulated packets may come.
+    /// Local addresses: destinations of encapsulated packets.
     pub local: Vec<IpAddr>,
-    /// VIP addresses and prefixes that it serves.
+    /// VIP addresses and prefixes of the backend.
     pub vips: Vec<IpNet>,
 }

@@ -1,5 +1,4 @@
-//! What only the loaded programs show of captures: every case's events, the ring buffer's end, the
-//! end of a capture nobody renews.
+//! Captures with loaded programs: events of every case, a full ring buffer, an expired capture.
 
 use std::time::Duration;
 
@@ -19,17 +18,17 @@ use sluice_tests::packets::fixture::Fixture;
 use sluice_tests::packets::frames::{Client, Frame};
 use sluice_tests::packets::{cases, compare};
 
-/// A sentence, and what must hold for it at a hook.
+/// A sentence and the test that verifies it at a hook.
 type Test = (&'static str, fn(BalancerHook) -> anyhow::Result<()>);
 
-/// All of them.
+/// All tests.
 pub(crate) const TESTS: &[Test] = &[
-    ("every case has the events that it has in memory", every_case),
-    ("what the ring buffer has no room for is counted, and packets treated as ever", full),
-    ("one in four means one in four", sampled),
-    ("a capture that nobody renews ends by itself, and leaves nothing behind", expired),
+    ("every case causes the same events as in memory", every_case),
+    ("events beyond the ring buffer are counted as lost, and packets are handled as usual", full),
+    ("sampling one in four captures a quarter of the packets", sampled),
+    ("a capture that is not renewed expires and clears its control words", expired),
     ("a program without the feature captures nothing", without_the_feature),
-    ("there is one capture at a time", alone),
+    ("a second capture is refused", alone),
 ];
 
 fn every_case(hook: BalancerHook) -> anyhow::Result<()> {
@@ -47,7 +46,7 @@ fn every_case(hook: BalancerHook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What must hold whichever binding runs, at a hook.
+/// Runs a check of any binding at a hook.
 pub(crate) fn check(
     hook: BalancerHook,
     check: fn(&mut dyn CaptureBinding) -> anyhow::Result<()>,
@@ -56,7 +55,7 @@ pub(crate) fn check(
     lend(hook, |balancer| check(balancer))
 }
 
-/// Each CPU has a rate limit of its own, so a test stays on one.
+/// Rate limits are per CPU, so the test stays on one.
 fn on_one_cpu() -> anyhow::Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
@@ -67,7 +66,7 @@ fn dead() -> Frame {
     Client { ttl: 0, ..Client::tcp4() }.frame().into()
 }
 
-/// A test of a balancer whose packets are captured.
+/// Runs a test during a capture.
 fn watched(
     hook: BalancerHook,
     selection: &Selection,
@@ -97,7 +96,7 @@ fn full(hook: BalancerHook) -> anyhow::Result<()> {
         );
         ensure!((2900..3000).contains(&events), "{events} events");
         balancer.send(&dead())?;
-        ensure!(balancer.events().len() == 1, "there is room again, and no event");
+        ensure!(balancer.events().len() == 1, "there is room again, but no event");
         Ok(())
     })
 }
@@ -125,15 +124,12 @@ fn expired(hook: BalancerHook) -> anyhow::Result<()> {
         balancer.send(&dead())?;
         ensure!(
             balancer.events().len() == 1 && bpf::is_captured(balancer.pins())?,
-            "nothing is captured in time"
+            "the capture expired too early"
         );
         std::thread::sleep(Duration::from_millis(2100));
         balancer.send(&dead())?;
         ensure!(balancer.events().is_empty(), "there is an event after the end");
-        ensure!(
-            !bpf::is_captured(balancer.pins())?,
-            "the packets to come would ask for the time again"
-        );
+        ensure!(!bpf::is_captured(balancer.pins())?, "the capture is still enabled");
         Ok(())
     })
 }

@@ -1,4 +1,5 @@
-//! What every binding offers: configure the maps, send a frame, read the counters.
+//! The traits of bindings: configure the maps, send a frame, read the counters. Errors are those of
+//! the kernel.
 
 use ipnet::IpNet;
 use sluice::kernel::bpf::Selection;
@@ -9,119 +10,69 @@ use crate::packets::expectation::{Action, BalancerCounters, DecapCounters};
 use crate::packets::fixture::{Fixture, HostFixture};
 use crate::packets::frames::Frame;
 
-/// Something that runs the balancer's packet path: natively, or a program in the kernel.
+/// A binding of the balancer's packet path.
 pub trait BalancerBinding {
-    /// Makes the maps hold a fixture, and nothing that an earlier one held; connections and counters
-    /// stay.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Replaces the contents of the maps by a fixture. Connection table and counters keep theirs.
     fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()>;
 
-    /// Gives it a frame: what it did, and the bytes as it left them.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Runs the program on a frame: its verdict and the bytes afterwards.
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)>;
 
-    /// The counters since the start.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The counters since the binding was created.
     fn counters(&self) -> anyhow::Result<BalancerCounters>;
 
-    /// Whether it can be told that a frame is merged, or tagged beside its bytes.
+    /// Whether the binding can run on this frame with its metadata.
     fn accepts(&self, frame: &Frame) -> bool;
 
-    /// What a frame that is encapsulated looks like from outside.
+    /// The observed verdict for a forwarded frame.
     fn forward_action(&self) -> Action;
 
-    /// What a frame that became its own answer looks like from outside.
+    /// The observed verdict for a frame that became a reply.
     fn reply_action(&self) -> Action;
 
-    /// Whether the kernel refuses room in a merged packet, as it does in a test run: there the
-    /// packet lacks a segment type.
+    /// Whether the kernel refuses to make room in a merged packet. It does in a test run, where the
+    /// packet has no `gso_type`.
     fn refuses_merged(&self) -> bool;
 }
 
-/// Something that runs the backend's packet path.
+/// A binding of the backend's decapsulation.
 pub trait DecapBinding {
-    /// Makes the maps hold what a host serves.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Replaces the contents of the maps by a fixture.
     fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()>;
 
-    /// Gives it a frame: what it did, and the bytes as it left them.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Runs the program on a frame: its verdict and the bytes afterwards.
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)>;
 
-    /// Packets and bytes decapsulated, and the reasons that occurred.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Decapsulated packets and bytes, and counters by reason.
     fn counters(&self) -> anyhow::Result<DecapCounters>;
 
-    /// As [`BalancerBinding::refuses_merged`].
+    /// See [`BalancerBinding::refuses_merged`].
     fn refuses_merged(&self) -> bool;
 }
 
-/// Something that runs the packet path of what leaves a backend.
+/// A binding of the backend's MSS clamp.
 pub trait ClampBinding {
-    /// Makes the maps hold the VIP addresses and prefixes, and the largest maximum segment sizes of
-    /// IPv4 and IPv6.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Sets VIP addresses and prefixes, and the largest MSS of IPv4 and IPv6.
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()>;
 
-    /// Gives it a frame: the bytes as it left them. It lets everything pass.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused, or another verdict.
+    /// Runs the program on a frame: the bytes afterwards. A verdict other than pass is an error.
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>>;
 
-    /// How many frames it says that it changed.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The counter of clamped frames.
     fn clamped(&self) -> anyhow::Result<u64>;
 }
 
-/// A balancer that can be watched.
+/// A balancer binding with captures.
 pub trait CaptureBinding: BalancerBinding {
-    /// Captures from now on.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Starts a capture.
     fn watch(&mut self, selection: &Selection) -> anyhow::Result<()>;
 
     /// The events since the last call.
     fn events(&mut self) -> Vec<CaptureEvent>;
 
-    /// Events that were suppressed and lost since [`Self::watch`].
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Suppressed and lost events since [`Self::watch`].
     fn missed(&self) -> anyhow::Result<(u64, u64)>;
 
-    /// Packets dropped by a service.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The drop counter of a service and reason.
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64>;
 }

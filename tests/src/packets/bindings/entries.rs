@@ -1,4 +1,4 @@
-//! Map entries that hold what a fixture says.
+//! Map entries of a fixture.
 
 use ipnet::IpNet;
 use sluice_datapath::abi::{
@@ -10,7 +10,7 @@ use sluice_datapath::{Address, abi};
 use crate::packets::addresses::{GUE_PORT, UNDERLAY_V4, UNDERLAY_V6};
 use crate::packets::fixture::{BackendSpec, Fixture, HASH_KEY};
 
-/// The settings of every balancer in these tests.
+/// Settings of the balancers in these tests.
 pub fn settings() -> Settings {
     Settings {
         features: Features::ALL,
@@ -24,7 +24,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// A backend as it is in the map `BACKENDS`; all zero when the index is free.
+/// The value of a backend in the map `BACKENDS`; all zero if the index is free.
 pub fn backend_entry(backend: Option<&BackendSpec>) -> abi::Backend {
     let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
     abi::Backend {
@@ -34,13 +34,13 @@ pub fn backend_entry(backend: Option<&BackendSpec>) -> abi::Backend {
     }
 }
 
-/// A backend's next hop as it is in the map `NEXT_HOPS`; zero when there is none.
+/// The value of a backend in the map `NEXT_HOPS`; all zero without a route.
 pub fn next_hop_entry(backend: Option<&BackendSpec>) -> NextHop {
     let (interface, mtu) = backend.and_then(|backend| backend.next_hop).unwrap_or((0, 0));
     NextHop::new(interface, u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-/// A prefix as the key of a trie.
+/// The key of a prefix in an LPM trie.
 pub fn key(prefix: IpNet) -> PrefixKey {
     PrefixKey::prefix(prefix.addr().into(), prefix.prefix_len().into())
 }
@@ -51,7 +51,7 @@ pub fn vip_key((address, port, protocol): (u32, u16, u8)) -> VipKey {
 }
 
 impl Fixture {
-    /// All VIP addresses and prefixes, as the maps hold them.
+    /// The entries of all VIP addresses and prefixes.
     pub fn address_entries(&self) -> impl Iterator<Item = (IpNet, VipAddress)> {
         let single = self.addresses.iter().map(|(address, id)| (IpNet::from(*address), *id));
         let all = single.chain(self.prefixes.iter().map(|(prefix, id)| (*prefix, *id)));
@@ -72,7 +72,7 @@ impl Fixture {
         })
     }
 
-    /// A service's rate, as the map has it.
+    /// The entry of a rate limit.
     pub fn rate(&self, service: u32, limit: RateKind) -> Rate {
         self.rates.get(&(service, limit)).map_or(Rate::NONE, |burst| Rate::every(86_400, *burst))
     }
@@ -89,7 +89,7 @@ impl Fixture {
         }
     }
 
-    /// The QUIC server IDs, as the map has them.
+    /// The entries of the QUIC server IDs.
     pub fn server_entries(&self) -> impl Iterator<Item = (QuicServerKey, Connection)> {
         self.quic.iter().flat_map(|((service, rotation), (_, servers))| {
             servers.iter().map(|(id, (backend, epoch))| {
@@ -99,7 +99,7 @@ impl Fixture {
         })
     }
 
-    /// How long a service's QUIC server IDs are, as the map has it.
+    /// The entry with the server ID lengths of a service.
     pub fn id_lengths(&self, service: u32) -> QuicIdLengths {
         let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
         configs.fold(QuicIdLengths::NONE, |all, ((_, rotation), (length, _))| {
@@ -107,7 +107,7 @@ impl Fixture {
         })
     }
 
-    /// The routes, as the map has them.
+    /// The entries of the routes.
     pub fn route_entries(&self) -> impl Iterator<Item = (RouteKey, ServiceRef)> {
         self.routes.iter().map(|((service, clients), to)| {
             (RouteKey::new(*service, &key(*clients)), self.vip_entry(*to))

@@ -26,7 +26,7 @@ pub struct MemoryBalancer {
 }
 
 impl MemoryBalancer {
-    /// The packet path with other settings.
+    /// The packet path with these settings.
     pub fn with(settings: Settings) -> Self {
         Self { maps: memory::MemoryBalancer::new(settings) }
     }
@@ -84,7 +84,7 @@ impl BalancerBinding for MemoryBalancer {
         };
         maps.tables =
             fixture.tables.iter().map(|(service, table)| (*service, words(table))).collect();
-        // The kernel's arrays hold zeros at every index that is free.
+        // In the kernel, arrays hold zeros at free indexes.
         for index in 0..=LARGEST_INDEX {
             let backend = fixture.backends.get(&index);
             maps.backends.insert(index, backend_entry(backend));
@@ -146,7 +146,7 @@ impl BalancerBinding for MemoryBalancer {
 impl CaptureBinding for MemoryBalancer {
     fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
         let maps = &mut self.maps;
-        // An event's time is never 0.
+        // The time of an event is never 0.
         maps.now.set(maps.now.get().max(1));
         *maps.capture_state.borrow_mut() = CaptureState::default();
         let set = |word: u32, value| maps.switch[word as usize].set(value);
@@ -167,7 +167,7 @@ impl CaptureBinding for MemoryBalancer {
     }
 
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
-        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self
             .maps
             .services
@@ -184,8 +184,7 @@ pub struct MemoryBackend {
 }
 
 impl MemoryBackend {
-    /// The packet path on a kernel that can, or cannot, take off an outer header of another family
-    /// than the inner one's.
+    /// The packet path on a kernel that can, or cannot, decapsulate across address families.
     pub fn new(cross_family: bool) -> Self {
         Self {
             maps: memory::MemoryBackend { cross_family, gue_port: GUE_PORT, ..Default::default() },

@@ -1,4 +1,4 @@
-//! The ways to run the packet path: in memory, by `BPF_PROG_TEST_RUN`, on virtual Ethernet.
+//! Bindings of the packet path: in memory, by `BPF_PROG_TEST_RUN`, on virtual Ethernet.
 
 mod binding;
 pub mod entries;

@@ -1,24 +1,20 @@
-//! What every test of a loaded program needs: privilege, and a network namespace of its own.
+//! Privileges and a network namespace for tests of loaded programs.
 
 use anyhow::Context as _;
 use libtest_mimic::Failed;
 use nix::sched::{CloneFlags, unshare};
 use sluice::kernel::bpf;
 
-/// Why programs cannot be run here, in the kernel's terms; `None` when they can.
+/// The reason why programs cannot be loaded here; `None` if they can.
 pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root: CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN".to_owned());
     }
-    // Mounted here, before any test has a mount namespace or two of them race to mount it.
+    // Mounted before tests create mount namespaces or race to mount it.
     bpf::bpffs().err().map(|error| format!("no BPF file system: {error}"))
 }
 
-/// Runs a test in a network namespace of its own, which vanishes with the test's thread.
-///
-/// # Errors
-///
-/// The test's own, or that there is no namespace.
+/// Runs a test in a new network namespace, which ends with the test's thread.
 pub fn in_namespace<T: Send + 'static>(
     test: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T, Failed> {

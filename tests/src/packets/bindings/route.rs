@@ -1,4 +1,4 @@
-//! A way out of the network namespace of a test, for what depends on routes and neighbours.
+//! A route out of a test's network namespace.
 
 use std::process::Command;
 
@@ -6,15 +6,11 @@ use anyhow::{Context as _, ensure};
 
 /// Link address of the device `out`.
 pub const OWN: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
-/// Link address of the neighbour that all routes lead to.
+/// Link address of the next hop of all routes.
 pub const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
 
-/// Makes a veth device `out` with forwarding on and routes to all backends by a static neighbour in
-/// each family; its index.
-///
-/// # Errors
-///
-/// What `ip` or the kernel refused.
+/// Creates the veth device `out` with forwarding enabled and routes to all backends through a
+/// static neighbour in each family. Returns its index.
 pub fn route_out() -> anyhow::Result<u32> {
     for arguments in [
         "link add out address 02:00:00:00:aa:01 type veth peer name far",
@@ -35,11 +31,11 @@ pub fn route_out() -> anyhow::Result<u32> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    // The kernel shows each thread the settings of its own network namespace.
+    // Each thread sees the settings of its own network namespace.
     for setting in
         ["/proc/sys/net/ipv4/conf/all/forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"]
     {
         std::fs::write(setting, "1").with_context(|| setting.to_owned())?;
     }
-    nix::net::if_::if_nametoindex("out").context("the device `out` is not there")
+    nix::net::if_::if_nametoindex("out").context("there is no device `out`")
 }

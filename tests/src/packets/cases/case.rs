@@ -1,4 +1,4 @@
-//! A case: what the maps hold, which frames come, and what is expected of each.
+//! A case: fixtures, frames, and the expectation for each frame.
 
 use anyhow::{Context as _, ensure};
 use sluice::kernel::bpf;
@@ -14,29 +14,29 @@ use crate::packets::oracle::decapsulate::decapsulated;
 /// One step of a case.
 #[derive(Debug, Clone)]
 pub enum CaseStep {
-    /// The maps change.
+    /// Configure the maps.
     Configure(Fixture),
-    /// A frame comes, and this should become of it.
+    /// Send a frame and compare with the expectation.
     Send(Frame, Expectation),
 }
 
-/// What the balancer should do, in a sentence, and the frames that show it.
+/// Expected behaviour of the balancer: a sentence, with frames that verify it.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// The sentence.
+    /// A sentence that states the expected behaviour.
     pub name: &'static str,
     /// The steps; the first one is a [`CaseStep::Configure`].
     pub steps: Vec<CaseStep>,
 }
 
-/// What the backend should do, in a sentence, and the frames that show it.
+/// Expected behaviour of the backend: a sentence, with frames that verify it.
 #[derive(Debug, Clone)]
 pub struct DecapCase {
-    /// The sentence.
+    /// A sentence that states the expected behaviour.
     pub name: &'static str,
-    /// What the host serves.
+    /// Contents of the backend's maps.
     pub host: HostFixture,
-    /// Frames and what should become of each.
+    /// Frames with the expectation for each.
     pub frames: Vec<(Frame, DecapExpectation)>,
 }
 
@@ -50,7 +50,7 @@ impl Case {
         Self { name, steps: [CaseStep::Configure(fixture)].into_iter().chain(sends).collect() }
     }
 
-    /// Its frames.
+    /// All frames of the case.
     pub fn frames(&self) -> impl Iterator<Item = &Frame> {
         self.steps.iter().filter_map(|step| match step {
             CaseStep::Send(frame, _) => Some(frame),
@@ -58,9 +58,8 @@ impl Case {
         })
     }
 
-    /// The same with only those frames that a binding of the packet path can be given; `None` when
-    /// there are none, or when a frame that it cannot be given would have left fewer tokens to the
-    /// others.
+    /// The same with only the frames that a binding accepts. `None` if no frame is left, or if a
+    /// removed frame would have consumed tokens that other frames need.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
         let limited = self
@@ -74,10 +73,6 @@ impl Case {
     }
 
     /// Runs the case: verdict, bytes and counters after each frame.
-    ///
-    /// # Errors
-    ///
-    /// What differs, or what the kernel refused.
     pub fn run(&self, balancer: &mut dyn BalancerBinding) -> anyhow::Result<()> {
         let mut total = BalancerCounters::default();
         let mut sent = 0;
@@ -91,15 +86,11 @@ impl Case {
                 }
             }
         }
-        ensure!(sent > 0, "the case sends nothing");
+        ensure!(sent > 0, "the case sends no frames");
         Ok(())
     }
 
-    /// Whether the oracle, which judges random frames, says the same as this row of the table.
-    ///
-    /// # Errors
-    ///
-    /// What differs.
+    /// Checks that the oracle's expectations equal those of this case.
     pub fn agrees_with_oracle(&self) -> anyhow::Result<()> {
         let mut oracle = Oracle::default();
         for step in &self.steps {
@@ -109,7 +100,7 @@ impl Case {
                     let judged = oracle.judge(frame);
                     ensure!(
                         judged == *expected,
-                        "{}: the table says {expected:02x?}, the oracle {judged:02x?}",
+                        "{}: the case expects {expected:02x?}, the oracle {judged:02x?}",
                         self.name
                     );
                 }
@@ -120,8 +111,8 @@ impl Case {
 }
 
 impl DecapCase {
-    /// Whether an outer header in it is of another family than the packet inside, which not every
-    /// kernel's BPF can take off.
+    /// Whether a frame has an outer header of the other family, which not every kernel can
+    /// decapsulate in BPF.
     pub fn crosses(&self) -> bool {
         self.frames.iter().any(|(frame, _)| match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => match frame.bytes.get(14 + 9) {
@@ -136,14 +127,13 @@ impl DecapCase {
         })
     }
 
-    /// Why the backend program cannot do on this kernel what the case expects; `None` if it can.
+    /// The reason why this kernel cannot run the case; `None` if it can.
     pub fn unsupported(&self) -> Option<&'static str> {
         let unsupported = self.crosses() && !bpf::decapsulates_across_families();
         unsupported.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
     }
 
-    /// The same with only those frames that a binding of the packet path can be given; `None` when
-    /// there are none.
+    /// The same with only the frames that a binding accepts; `None` if no frame is left.
     #[must_use]
     pub fn only(mut self, accepts: impl Fn(&Frame) -> bool) -> Option<Self> {
         self.frames.retain(|(frame, _)| accepts(frame));
@@ -151,10 +141,6 @@ impl DecapCase {
     }
 
     /// Runs the case: verdict, bytes and counters after each frame.
-    ///
-    /// # Errors
-    ///
-    /// What differs, or what the kernel refused.
     pub fn run(&self, host: &mut dyn DecapBinding) -> anyhow::Result<()> {
         host.configure(&self.host)?;
         let mut total = DecapCounters::default();
@@ -162,21 +148,17 @@ impl DecapCase {
             compare::send_to_backend(host, frame, expected, &mut total)
                 .with_context(|| format!("frame {number}"))?;
         }
-        ensure!(!self.frames.is_empty(), "the case sends nothing");
+        ensure!(!self.frames.is_empty(), "the case sends no frames");
         Ok(())
     }
 
-    /// Whether the oracle, which judges random frames, says the same as this row of the table.
-    ///
-    /// # Errors
-    ///
-    /// What differs.
+    /// Checks that the oracle's expectations equal those of this case.
     pub fn agrees_with_oracle(&self) -> anyhow::Result<()> {
         for (number, (frame, expected)) in self.frames.iter().enumerate() {
             let judged = decapsulated(frame, &self.host, true);
             ensure!(
                 judged == *expected,
-                "{}: frame {number}: the table says {expected:02x?}, the oracle {judged:02x?}",
+                "{}: frame {number}: the case expects {expected:02x?}, the oracle {judged:02x?}",
                 self.name
             );
         }

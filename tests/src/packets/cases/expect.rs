@@ -1,4 +1,4 @@
-//! Frames of clients and what is expected of them.
+//! Frames of clients with their expectations.
 
 use std::net::IpAddr;
 
@@ -9,15 +9,14 @@ use crate::packets::fixture::{BackendSpec, DNS, Fixture, Slot, WEB};
 use crate::packets::frames::{self, Client, Frame, L4Kind};
 use crate::packets::oracle::flow;
 
-/// The frame of a client's packet going to a backend of [`Fixture::new`], and what should become of
-/// it.
+/// A client's packet that is forwarded to a backend of [`Fixture::new`].
 pub(super) fn to(client: &Client, backend: u16, hint: u16) -> (Frame, Expectation) {
     let bytes = client.frame();
     let outcome = forwarded(&bytes, client, backend, hint);
     (bytes.into(), outcome)
 }
 
-/// What should become of a client's packet in these bytes, which may be padded.
+/// The expectation that a client's packet in these bytes, which may be padded, is forwarded.
 pub(super) fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) -> Expectation {
     let length = client.packet().len();
     let host = BackendSpec::new(backend);
@@ -36,7 +35,7 @@ pub(super) fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) 
     })
 }
 
-/// The slot of a client's packet in a fixture's tables.
+/// The slot of a client's flow in a fixture's lookup tables.
 pub(super) fn slot_of(fixture: &Fixture, client: &Client) -> Slot {
     let (service, protocol) = if client.transport == L4Kind::Udp { (DNS, 17) } else { (WEB, 6) };
     let ports =
@@ -54,7 +53,7 @@ pub(super) fn drops(bytes: Vec<u8>, reason: Reason) -> (Frame, Expectation) {
     (bytes.into(), Expectation::Drop(reason))
 }
 
-/// The bytes with some of them changed.
+/// The bytes with `new` written at an offset.
 pub(super) fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
     bytes[at..at + new.len()].copy_from_slice(new);
     bytes

@@ -120,7 +120,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "an atomic fragment is forwarded like a packet without a fragment header",
             fixture(),
-            { [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec() },
+            [Client::tcp6(), Client::udp6()].map(|client| sent(&client, 7, 0, 1)).to_vec(),
         ),
         Case::new(
             "a non-initial fragment with a wrong length is dropped",

@@ -132,7 +132,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(
             "over IPv4 a merged packet gets an outer checksum of 0",
             only(fixture(), false),
-            { Client::each().map(|client| merged(&client, false)).to_vec() },
+            Client::each().map(|client| merged(&client, false)).to_vec(),
         ),
         Case::new("over IPv6 a merged packet is dropped", only(fixture(), true), {
             let merged = Client::each()

@@ -1,4 +1,4 @@
-//! The table of cases, by theme, and how a case is judged.
+//! The table of cases, by theme.
 
 mod acl;
 mod case;

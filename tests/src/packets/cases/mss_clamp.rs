@@ -40,10 +40,6 @@ impl ClampCase {
     }
 
     /// Runs the case: verdict, bytes and counter after each frame.
-    ///
-    /// # Errors
-    ///
-    /// What differs, or what the kernel refused.
     pub fn run(&self, clamper: &mut dyn ClampBinding) -> anyhow::Result<()> {
         clamper.configure(&self.vips, self.largest)?;
         let mut count = clamper.clamped()?;
@@ -67,16 +63,12 @@ impl ClampCase {
     }
 
     /// Checks that the oracle's expectations equal those of this case.
-    ///
-    /// # Errors
-    ///
-    /// What differs.
     pub fn agrees_with_oracle(&self) -> anyhow::Result<()> {
         for (number, (frame, expected)) in self.frames.iter().enumerate() {
             let judged = clamped(frame, &self.vips, self.largest);
             ensure!(
                 judged == *expected,
-                "{}: frame {number}: the table says {expected:02x?}, the oracle {judged:02x?}",
+                "{}: frame {number}: the case expects {expected:02x?}, the oracle {judged:02x?}",
                 self.name
             );
         }

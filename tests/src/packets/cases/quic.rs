@@ -92,7 +92,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case(
             "QUIC-LB vector 2a350d28b42003487d970b has server ID 350d28b420 of configuration 1",
-            { named(&[short(SECOND_ID), handshake(SECOND_ID)], SECOND) },
+            named(&[short(SECOND_ID), handshake(SECOND_ID)], SECOND),
         ),
         case("a server ID of fifteen octets selects its backend", {
             let id = [&[6 << 5 | 19][..], &[0x66; 15], &[1, 2, 3, 4]].concat();

@@ -1,4 +1,4 @@
-//! What a capture must see of the packet path, whichever binding runs it.
+//! Captures on any binding.
 
 use std::collections::BTreeMap;
 
@@ -14,29 +14,28 @@ use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{DNS, Fixture, LARGEST_INDEX, WEB};
 use crate::packets::frames::{Client, Frame};
 
-/// Every packet, as fast as they come.
+/// Every packet, at any rate.
 pub const EVERYTHING: Selection =
     Selection { service: None, one_in: 1, new_connections: false, per_second: u32::MAX };
 
-/// A sentence, and what must hold for it.
+/// A sentence and the check that verifies it.
 pub type Check = (&'static str, fn(&mut dyn CaptureBinding) -> anyhow::Result<()>);
 
-/// All of them but the table of cases.
+/// Checks of captures, in addition to the table of cases.
 pub const CHECKS: &[Check] = &[
-    ("nothing is captured unless somebody asks", nothing_unasked),
-    ("drops only: what is forwarded is not captured", drops_only),
-    ("one service: nothing of others is captured", one_service),
-    ("new flows: of forwarded packets only those that open a connection are captured", new_flows),
-    ("beyond the rate, events are suppressed and counted, and packets treated as ever", limited),
-    ("a drop is accounted to its service as well as to its reason", drops_by_service),
+    ("nothing is captured without a capture", nothing_unasked),
+    ("a capture of drops contains no forwarded packets", drops_only),
+    ("a capture of one service contains no packets of others", one_service),
+    ("a capture of new connections contains only SYNs among forwarded packets", new_flows),
+    (
+        "events beyond the capture's rate are suppressed and counted, and packets are handled as usual",
+        limited,
+    ),
+    ("a drop is counted by service and by reason", drops_by_service),
 ];
 
-/// Runs a case while everything is captured: each forwarded and dropped packet has one event with
-/// its bytes as it came, others none.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
+/// Runs a case during a capture of everything: each forwarded or dropped packet causes one event
+/// with its received bytes, other packets none.
 pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     balancer.watch(&EVERYTHING)?;
     let (mut fixture, mut last, mut drops) = (Fixture::new(), 0, BTreeMap::new());
@@ -59,8 +58,7 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
                     Expectation::Forward(_) if refused => {
                         Expectation::Drop(Reason::AdjustRoomFailed)
                     }
-                    // Captured is the packet that came. Its answer, if it got one, is the
-                    // balancer's own.
+                    // The event holds the received packet, not a reply.
                     Expectation::Reply(Reason::IcmpTooBigSent, _) => {
                         Expectation::Drop(Reason::TooBig)
                     }
@@ -81,7 +79,7 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
                             "the service counts {counted} {reason}, not {dropped}"
                         );
                     }
-                    ensure!(event.time >= last, "time goes back from {last} to {}", event.time);
+                    ensure!(event.time >= last, "the time decreases from {last} to {}", event.time);
                     last = event.time;
                 }
             }
@@ -97,10 +95,10 @@ fn judge(
     fixture: &Fixture,
 ) -> anyhow::Result<()> {
     if matches!(outcome, Expectation::Pass(_)) {
-        ensure!(events.is_empty(), "there is an event of a packet that passes");
+        ensure!(events.is_empty(), "a passed packet caused an event");
         return Ok(());
     }
-    let [event] = events else { anyhow::bail!("there is not one event") };
+    let [event] = events else { anyhow::bail!("the number of events is not one") };
     ensure!(event.time != 0 && event.interface == 1, "time or interface is missing");
     ensure!(event.length as usize == frame.bytes.len(), "the length is {}", event.length);
     ensure!(
@@ -114,16 +112,16 @@ fn judge(
             let found = (event.reason, event.service, event.backend, event.leaves);
             ensure!(
                 found == (0, *service, u32::from(*backend), leaves),
-                "it is not of a forwarded packet"
+                "the event is not that of a forwarded packet"
             );
         }
         Expectation::Pass(reason) | Expectation::Drop(reason) | Expectation::Reply(reason, _) => {
-            ensure!(reason.verdict() == Verdict::Drop, "{reason} is no reason to drop");
+            ensure!(reason.verdict() == Verdict::Drop, "{reason} is not a drop");
             ensure!(
                 (event.reason, event.backend, event.leaves) == (reason.index(), 0, 0),
-                "it is not of {reason}"
+                "the event is not that of {reason}"
             );
-            // What is to an address alone has no service.
+            // Packets that match only a VIP address have no service.
             let to_address = *reason == Reason::NoServiceDropped || is_ping(frame);
             ensure!(event.service != 0 || to_address, "the service is {}", event.service);
             ensure!(
@@ -146,8 +144,8 @@ fn is_ping(frame: &Frame) -> bool {
     }
 }
 
-/// A packet of each kind: forwarded to WEB, opening a flow there, forwarded to DNS, dropped of WEB,
-/// dropped of DNS, nobody's.
+/// Sends one packet of each kind: ACK to WEB, SYN to WEB, datagram to DNS, a drop of WEB, a drop of
+/// DNS, a frame without IP.
 fn some(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let (web, dns) = (Client::tcp4(), Client::udp6());
     let syn = Client { transport: crate::packets::frames::L4Kind::TcpSyn, ..Client::tcp4() };
@@ -159,7 +157,7 @@ fn some(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What of [`some`] was captured: service and reason.
+/// Service and reason of the events that [`some`] causes.
 fn captured(
     balancer: &mut dyn CaptureBinding,
     selection: Selection,
@@ -219,7 +217,7 @@ fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
         events + suppressed == PACKETS && lost == 0,
         "{events} events, {suppressed} suppressed, {lost} lost"
     );
-    // One is due at once, and a slow machine may take seconds.
+    // The bucket gives one more token per second, and a slow machine may take seconds.
     ensure!((BURST + 1..BURST + 20).contains(&events), "{events} events");
     Ok(())
 }

@@ -7,13 +7,9 @@ use crate::packets::fixture::Fixture;
 use crate::packets::frames::icmp::{EchoRequest, sum};
 use crate::packets::frames::{Client, ETHERNET};
 
-/// Sends pings with every value of a 16-bit word, in messages that are zero but for that and their
-/// type, and judges each answer as its receiver does: all of it, checksum included, sums to all
-/// ones (RFC 1071). That is not so for a message of nothing but zeros.
-///
-/// # Errors
-///
-/// The first answer that its receiver would drop.
+/// Sends echo requests with every value of a 16-bit word in an otherwise zero message, and verifies
+/// the checksum of each reply like a receiver: the sum over the message with its checksum is all
+/// ones (RFC 1071), which excludes an all-zero message.
 pub fn every_answer_is_valid(balancer: &mut dyn BalancerBinding) -> anyhow::Result<()> {
     balancer.configure(&Fixture::new())?;
     for client in [Client::tcp4(), Client::tcp6()] {
@@ -24,8 +20,7 @@ pub fn every_answer_is_valid(balancer: &mut dyn BalancerBinding) -> anyhow::Resu
                 balancer.send(&EchoRequest { payload, ..ping.clone() }.frame().into())?;
             let packet = &answer[ETHERNET..];
             let valid = match client.is_v6() {
-                // Of the pseudo-header (RFC 8200 section 8.1): the addresses, then length and next
-                // header.
+                // Pseudo-header (RFC 8200 section 8.1): the addresses, then length and next header.
                 true => {
                     sum(packet[8..].iter().chain(&[0, 10, 0, 58])) == 0xffff && packet[40] == 129
                 }
@@ -33,7 +28,7 @@ pub fn every_answer_is_valid(balancer: &mut dyn BalancerBinding) -> anyhow::Resu
                     sum(&packet[20..]) == 0xffff && sum(&packet[..20]) == 0xffff && packet[20] == 0
                 }
             };
-            ensure!(valid, "to {word:#06x} the answer is {answer:02x?}");
+            ensure!(valid, "the reply to {word:#06x} is {answer:02x?}");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Checks that need more than a row of the table of cases.
+//! Checks beyond the table of cases. Their errors are the first difference.
 
 pub mod capture;
 pub mod echo_checksums;

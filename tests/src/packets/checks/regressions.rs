@@ -99,10 +99,6 @@ pub const REGRESSIONS: &[Regression] = &[
 ];
 
 /// Runs the cases of a regression, each on a new balancer.
-///
-/// # Errors
-///
-/// The first difference, or a name without a case.
 pub fn check<B: BalancerBinding>(fault: &Regression, new: impl Fn() -> B) -> Result<()> {
     let all = cases::balancing();
     for name in fault.1 {

@@ -1,5 +1,5 @@
-//! Sources of outer headers that differ from flow to flow, so that backends' NICs spread them over
-//! their queues.
+//! Outer source addresses that depend on the flow, so that NICs of backends spread flows over their
+//! queues.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use crate::packets::fixture::Fixture;
 use crate::packets::frames::{Client, L4Kind};
 use crate::packets::oracle::flow;
 
-/// Where sources are taken from: the last eight bits of IPv4, the last 32 of IPv6.
+/// Prefixes of outer sources; eight host bits of IPv4 and the last 32 of IPv6 vary.
 const PREFIXES: [&str; 2] = ["10.9.8.0/24", "2001:db8:9::/64"];
 
-/// The settings under which [`check`] holds.
+/// The settings that [`check`] needs.
 pub fn spread() -> Settings {
     let [v4, v6] = PREFIXES.map(|prefix| prefix.parse::<IpNet>().expect("a prefix"));
     Settings {
@@ -30,12 +30,8 @@ pub fn spread() -> Settings {
     }
 }
 
-/// Each flow has a source of its own, the same for all its packets: the prefix and the low bits of
-/// the flow's hash.
-///
-/// # Errors
-///
-/// What differs, or what the kernel refused.
+/// Checks that all packets of a flow have the same outer source: the prefix and the low bits of the
+/// flow's hash.
 pub fn check(balancer: &mut dyn BalancerBinding) -> anyhow::Result<()> {
     const FLOWS: u16 = 200;
 
@@ -58,14 +54,14 @@ pub fn check(balancer: &mut dyn BalancerBinding) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The source that a client's outer headers should have.
+/// The expected outer source of a client's packet.
 fn expected(client: &Client) -> IpAddr {
     let ports =
         [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();
     let protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };
     let hash =
         flow::hash(&flow::tuple(client.source.ip(), client.destination.ip(), &ports, protocol));
-    // Bits are taken as they lie in memory: the hash's lowest byte comes first.
+    // The source takes the hash's bytes in memory order: the lowest byte first.
     let bits = (hash as u32).to_ne_bytes();
     match PREFIXES[usize::from(client.is_v6())].parse::<IpNet>().expect("a prefix") {
         IpNet::V4(prefix) => {
@@ -81,14 +77,14 @@ fn expected(client: &Client) -> IpAddr {
     }
 }
 
-/// The source of the outer header of a frame, whose checksum must be right.
+/// The source of the outer header of a frame. An invalid IPv4 checksum is an error.
 fn outer_source(frame: &[u8]) -> anyhow::Result<IpAddr> {
     match SlicedPacket::from_ethernet(frame)?.net.context("there is no IP header")? {
         etherparse::NetSlice::Ipv4(packet) => {
             let header = packet.header().to_header();
             ensure!(
                 header.header_checksum == header.calc_header_checksum(),
-                "the outer checksum is wrong"
+                "the outer checksum is invalid"
             );
             Ok(header.source.into())
         }

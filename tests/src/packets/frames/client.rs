@@ -7,16 +7,16 @@ use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHea
 use super::headers::{ethernet, ipv4, ipv6};
 use crate::packets::addresses::{VIP_V4, VIP_V6};
 
-/// The transport header of a client's packet.
+/// The L4 header of a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L4Kind {
-    /// A segment that opens a connection.
+    /// A SYN.
     TcpSyn,
-    /// Any other segment.
+    /// An ACK.
     TcpAck,
-    /// A segment of the server's side of the handshake.
+    /// A SYN-ACK.
     TcpSynAck,
-    /// A datagram.
+    /// A UDP datagram.
     Udp,
 }
 
@@ -27,26 +27,26 @@ pub struct Client {
     pub source: SocketAddr,
     /// Destination address and port, of the same family.
     pub destination: SocketAddr,
-    /// L4Kind header.
+    /// L4 header.
     pub transport: L4Kind,
-    /// DSCP and ECN.
+    /// TOS or traffic class: DSCP and ECN.
     pub tos: u8,
-    /// Time to live, or hop limit.
+    /// TTL or hop limit.
     pub ttl: u8,
     /// IPv4 options, a multiple of four bytes up to 40.
     pub options: usize,
     /// TCP options, a multiple of four bytes up to 40.
     pub tcp_options: usize,
-    /// Bytes behind the transport header.
+    /// Bytes after the L4 header.
     pub payload: usize,
-    /// What the payload begins with; as much of it as there is room.
+    /// The first bytes of the payload, truncated to its length.
     pub begins: Vec<u8>,
-    /// IPv4 fragmentation: don't fragment, more fragments, offset in eight bytes.
+    /// IPv4 fragmentation: DF, MF, offset in units of eight bytes.
     pub fragment: (bool, bool, u16),
 }
 
 impl Client {
-    /// A segment to 443/tcp at [`VIP_V4`].
+    /// An ACK to 443/tcp at [`VIP_V4`].
     pub fn tcp4() -> Self {
         Self::new(
             (Ipv4Addr::new(198, 51, 100, 7), 40_001).into(),
@@ -55,7 +55,7 @@ impl Client {
         )
     }
 
-    /// A segment to 443/tcp at [`VIP_V6`].
+    /// An ACK to 443/tcp at [`VIP_V6`].
     pub fn tcp6() -> Self {
         let client = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 7);
         Self::new((client, 40_001).into(), (VIP_V6, 443).into(), L4Kind::TcpAck)
@@ -75,12 +75,12 @@ impl Client {
         Self { transport: L4Kind::Udp, ..client }
     }
 
-    /// One of each.
+    /// One client of each kind.
     pub fn each() -> [Self; 4] {
         [Self::tcp4(), Self::tcp6(), Self::udp4(), Self::udp6()]
     }
 
-    /// A segment that opens a connection, of either family.
+    /// A SYN of a family.
     pub fn syn(v6: bool) -> Self {
         let client = if v6 { Self::tcp6() } else { Self::tcp4() };
         Self { transport: L4Kind::TcpSyn, ..client }

@@ -11,13 +11,13 @@ use crate::packets::addresses::{RECEIVER, SENDER};
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
-/// A frame of any kind.
+/// A frame with this EtherType and content.
 pub fn ethernet(ether_type: EtherType, content: &[u8]) -> Vec<u8> {
     let header = Ethernet2Header { source: SENDER, destination: RECEIVER, ether_type };
     [&header.to_bytes()[..], content].concat()
 }
 
-/// An IPv4 header that may not be fragmented; length and checksum are the caller's.
+/// An IPv4 header with DF. The caller sets length and checksum.
 pub fn ipv4(
     source: Ipv4Addr,
     destination: Ipv4Addr,
@@ -63,7 +63,7 @@ pub fn framed(packet: &[u8]) -> Vec<u8> {
     ethernet(if packet[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 }, packet)
 }
 
-/// A frame with its link addresses swapped and another IP packet in it.
+/// A frame with swapped link addresses and another IP packet.
 pub fn turned_back(frame: &[u8], packet: &[u8]) -> Vec<u8> {
     [&frame[6..12], &frame[..6], &frame[12..14], packet].concat()
 }

@@ -7,35 +7,35 @@ use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber};
 use super::client::Client;
 use super::headers::{self, ETHERNET, framed, turned_back};
 
-/// The router between client and balancer that sends errors.
+/// The router between client and balancer that sends ICMP errors.
 pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 254);
-/// As above.
+/// The same for IPv6.
 pub const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 0xfe);
 
 /// An ICMP error; every field may be changed before [`IcmpError::frame`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IcmpError {
-    /// A packet of the flow, as the client sends it; the error quotes one of the other direction.
+    /// A packet of the flow in the client's direction; the error quotes a packet of the reverse
+    /// direction.
     pub client: Client,
-    /// The error's type.
+    /// ICMP type.
     pub kind: u8,
-    /// How many bytes behind the quoted IP header are quoted; `None` for all of them.
+    /// Bytes quoted after the quoted IP header; `None` for all.
     pub quoted: Option<usize>,
-    /// Bytes of IPv4 options or an IPv6 extension header in the quoted packet: 0 or 8 and more, a
-    /// multiple of 8.
+    /// Bytes of IPv4 options or of an IPv6 extension header in the quoted packet, a multiple of 8.
     pub options: usize,
-    /// Offset in eight bytes, and whether more follow, when the quoted packet is a fragment.
+    /// Offset in units of eight bytes and MF, if the quoted packet is a fragment.
     pub fragment: Option<(u16, bool)>,
-    /// Where the error goes, when that is not the quoted source.
+    /// Destination of the error, if it is not the quoted source.
     pub to: Option<IpAddr>,
-    /// The error's time to live.
+    /// TTL or hop limit of the error.
     pub ttl: u8,
-    /// The error's DSCP and ECN.
+    /// TOS or traffic class of the error.
     pub tos: u8,
 }
 
 impl IcmpError {
-    /// An error of type `kind` about a packet to a client, quoted whole.
+    /// An error of type `kind` that quotes a whole packet to a client.
     pub fn new(client: &Client, kind: u8) -> Self {
         let client = client.clone();
         Self {
@@ -50,7 +50,7 @@ impl IcmpError {
         }
     }
 
-    /// The packet that is quoted.
+    /// The quoted packet.
     fn quote(&self) -> Vec<u8> {
         let client = Client {
             source: self.client.destination,
@@ -75,7 +75,7 @@ impl IcmpError {
         packet
     }
 
-    /// The IPv6 packet with its extension header and its fragment header.
+    /// The IPv6 packet with its extension header and fragment header inserted.
     fn extended(&self, packet: &[u8]) -> Vec<u8> {
         const DESTINATION_OPTIONS: u8 = 60;
         const FRAGMENT: u8 = 44;
@@ -104,8 +104,8 @@ impl IcmpError {
 
     /// The IP packet.
     pub fn packet(&self) -> Vec<u8> {
-        // What the fifth to eighth byte mean depends on the type: here the MTU of frag-needed and
-        // packet-too-big.
+        // Bytes 5 to 8 depend on the type: here the MTU of "fragmentation needed" and "packet too
+        // big".
         let rest = 1400_u32.to_be_bytes();
         let code = u8::from(self.kind == 3 && !self.client.is_v6()) * 4;
         let to = self.to.unwrap_or(self.client.destination.ip());
@@ -122,22 +122,22 @@ impl IcmpError {
 /// An echo request; every field may be changed before [`EchoRequest::frame`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EchoRequest {
-    /// Who asks.
+    /// Source address.
     pub source: IpAddr,
-    /// Who is asked, of the same family.
+    /// Destination address, of the same family.
     pub destination: IpAddr,
-    /// Time to live, or hop limit.
+    /// TTL or hop limit.
     pub ttl: u8,
-    /// DSCP and ECN.
+    /// TOS or traffic class.
     pub tos: u8,
     /// Identifier and sequence number.
     pub rest: [u8; 4],
-    /// What follows.
+    /// Data after the sequence number.
     pub payload: Vec<u8>,
 }
 
 impl EchoRequest {
-    /// A ping of a client to the VIP address of the same family.
+    /// An echo request from a client to the VIP address of its family.
     pub fn new(client: &Client) -> Self {
         Self {
             source: client.source.ip(),
@@ -155,7 +155,7 @@ impl EchoRequest {
         self.of_kind(kind, self.source, self.destination, self.ttl)
     }
 
-    /// The IP packet of the answer.
+    /// The IP packet of the echo reply.
     pub fn answer(&self) -> Vec<u8> {
         let kind = if self.source.is_ipv6() { 129 } else { 0 };
         self.of_kind(kind, self.destination, self.source, 64)
@@ -171,8 +171,8 @@ impl EchoRequest {
     }
 }
 
-/// An IP packet that holds an ICMP message: time to live and traffic class, type and code, the four
-/// bytes behind the checksum.
+/// An IP packet with an ICMP message: TTL and TOS, type and code, the four bytes after the
+/// checksum.
 pub fn message(
     source: IpAddr,
     destination: IpAddr,
@@ -214,11 +214,10 @@ pub fn message(
     }
 }
 
-/// The frame that tells a client `mtu`: its own frame, whose IP header is `header` bytes long,
-/// turned round and quoted as far as 576 or 1280 bytes allow.
-///
-/// Of what `transport`, a protocol, has directly behind the IP header, the checksum is that which a
-/// kernel that completes it would write again.
+/// The ICMP error in reply to a client's frame whose IP header is `header` bytes long. It reports
+/// `mtu` and quotes the frame up to a packet length of 576 (IPv4) or 1280 bytes (IPv6). If an L4
+/// header of protocol `transport` directly follows the IP header, its checksum field is the partial
+/// checksum that makes the packet's sum zero, because the kernel may complete it.
 pub fn packet_too_big(frame: &[u8], header: usize, transport: Option<u8>, mtu: u32) -> Vec<u8> {
     let v6 = frame[ETHERNET] >> 4 == 6;
     let mut quote = frame[ETHERNET..][..if v6 { 1280 - 48 } else { 576 - 28 }].to_vec();
@@ -241,7 +240,7 @@ pub fn packet_too_big(frame: &[u8], header: usize, transport: Option<u8>, mtu: u
     let [kind, code] = if v6 { [2, 0] } else { [3, 4] };
     let mut packet = message(vip, client, (64, 0xc0), [kind, code], mtu.to_be_bytes(), &quote);
     if v6 {
-        // Its flow label is zero.
+        // The flow label is zero.
         packet[1..4].copy_from_slice(&[0, 0, 0]);
     }
     turned_back(frame, &packet)

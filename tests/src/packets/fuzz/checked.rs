@@ -1,4 +1,4 @@
-//! Ways of running a program, each with the oracle that says what should come of it.
+//! Bindings of the programs, each with its oracle.
 
 use anyhow::{Context as _, bail, ensure};
 use ipnet::IpNet;
@@ -16,30 +16,30 @@ use crate::packets::oracle::Oracle;
 use crate::packets::oracle::clamp::clamped;
 use crate::packets::oracle::decapsulate::decapsulated;
 
-/// One of them.
+/// A binding with its oracle.
 pub(super) trait CheckedBinding {
-    /// Whether it can be given a frame.
+    /// Whether the binding accepts a frame.
     fn accepts(&self, frame: &Frame) -> bool;
 
-    /// Gives it a frame: verdict and bytes must be the oracle's.
+    /// Sends a frame. Verdict and bytes other than the oracle's are an error.
     fn judge(&mut self, frame: &Frame) -> anyhow::Result<()>;
 
-    /// Compares its counters with what the oracle's outcomes add up to.
+    /// Compares the counters with the sum of the oracle's expectations.
     fn settle(&mut self) -> anyhow::Result<()>;
 
-    /// Makes its maps hold another fixture; connections and counters stay.
+    /// Replaces the fixture. Connection table and counters stay.
     fn configure(&mut self, _: &Fixture) -> anyhow::Result<()> {
-        bail!("a backend's program has no fixture")
+        bail!("a backend's program has no balancer fixture")
     }
 
-    /// Adds what became of its frames.
+    /// Adds the counters to totals.
     fn add_to(&self, totals: &mut Totals);
 }
 
-/// A binding and its name.
+/// A binding with its name.
 pub(super) type NamedBinding = (&'static str, Box<dyn CheckedBinding>);
 
-/// The balancer's program, in memory and, if `kernel`, at both hooks.
+/// The balancer's program in memory and, if `kernel`, at both hooks.
 pub(super) fn of_balancer(fixture: &Fixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
     let mut balancers: Vec<(_, Box<dyn BalancerBinding>)> =
         vec![("memory", Box::<MemoryBalancer>::default())];
@@ -53,7 +53,7 @@ pub(super) fn of_balancer(fixture: &Fixture, kernel: bool) -> anyhow::Result<Vec
         .collect()
 }
 
-/// A balancer of whichever kind.
+/// A binding of the balancer.
 pub(super) fn balancing(
     fixture: &Fixture,
     balancer: Box<dyn BalancerBinding>,
@@ -103,10 +103,10 @@ pub(super) fn of_clamp(
 
 struct CheckedBalancer {
     balancer: Box<dyn BalancerBinding>,
-    /// Knows the frames that this binding was given: a flow or a first fragment that only others
-    /// saw is unknown here.
+    /// Each binding has its own oracle, because each accepts other frames: flows and first
+    /// fragments differ.
     oracle: Oracle,
-    /// What its counters should be.
+    /// The expected counters.
     total: BalancerCounters,
 }
 
@@ -122,7 +122,7 @@ impl CheckedBinding for CheckedBalancer {
 
     fn settle(&mut self) -> anyhow::Result<()> {
         let counters = self.balancer.counters()?;
-        // After a difference the next frame is judged by itself.
+        // A difference must not affect the next comparison.
         let expected = std::mem::replace(&mut self.total, counters);
         ensure!(expected == self.total, "counters are {:?} instead of {expected:?}", self.total);
         Ok(())
@@ -147,7 +147,7 @@ struct CheckedDecap {
 
 impl CheckedBinding for CheckedDecap {
     fn accepts(&self, frame: &Frame) -> bool {
-        // Only a test run cannot be told that a frame is merged.
+        // Only a test run does not accept merged packets.
         !self.decapsulator.refuses_merged() || test_run::takes(frame)
     }
 
@@ -187,8 +187,7 @@ struct CheckedClamp {
 
 impl CheckedBinding for CheckedClamp {
     fn accepts(&self, frame: &Frame) -> bool {
-        // The program asks for nothing that a test run cannot tell it; what one does not take,
-        // neither program gets.
+        // The program reads no metadata, so both bindings get the same frames.
         test_run::takes(frame)
     }
 
@@ -208,7 +207,7 @@ impl CheckedBinding for CheckedClamp {
     fn settle(&mut self) -> anyhow::Result<()> {
         let counted = self.clamper.clamped()?;
         let expected = std::mem::replace(&mut self.total, counted);
-        ensure!(expected == counted, "{counted} are counted instead of {expected}");
+        ensure!(expected == counted, "the counter is {counted} instead of {expected}");
         Ok(())
     }
 

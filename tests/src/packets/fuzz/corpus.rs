@@ -1,4 +1,4 @@
-//! Frames worth keeping, in files that people read: `tests/corpus/README.md` describes them.
+//! The corpus: frames in text files, see `tests/corpus/README.md`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,32 +8,28 @@ use anyhow::{Context as _, bail, ensure};
 use super::fixtures;
 use crate::packets::frames::Frame;
 
-/// What a file ends in.
+/// File extension.
 const EXTENSION: &str = "frames";
-/// Bytes in a line.
+/// Bytes per line.
 const LINE: usize = 16;
 
-/// Frames that were once wrong, or that are likely to be, and the fixture in which they are.
+/// Frames that once revealed a fault or are likely to, with the name of their fixture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorpusEntry {
-    /// What the frames show.
+    /// What the frames test.
     pub comment: String,
     /// The name of the fixture.
     pub fixture: String,
-    /// The frames, in the order in which they come.
+    /// The frames, in sending order.
     pub frames: Vec<Frame>,
 }
 
-/// Where the corpus is kept.
+/// The directory of the corpus.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-/// Every entry of a directory by its file name, sorted.
-///
-/// # Errors
-///
-/// The file that cannot be read, and its line.
+/// Every entry of a directory with its file name, sorted. An error contains file and line.
 pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, CorpusEntry)>> {
     let mut entries = Vec::new();
     for file in std::fs::read_dir(directory)
@@ -52,16 +48,12 @@ pub fn read(directory: &Path) -> anyhow::Result<Vec<(String, CorpusEntry)>> {
     Ok(entries)
 }
 
-/// Writes an entry into a directory that need not exist; where it is.
-///
-/// # Errors
-///
-/// That it cannot be written.
+/// Writes an entry to a directory, which is created if necessary. Returns the path.
 pub fn write(directory: &Path, entry: &CorpusEntry) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let text = entry.to_text();
-    // The same frames get the same name.
+    // Equal entries have equal names.
     let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
         (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -90,7 +82,7 @@ impl CorpusEntry {
                 text += " vlan";
             }
             text.push('\n');
-            // The Ethernet header by itself, so that what is behind it stands in rows of 16.
+            // The Ethernet header has its own line, so that the packet stands in rows of 16.
             let (ethernet, packet) = frame.bytes.split_at(frame.bytes.len().min(14));
             for row in [ethernet].into_iter().chain(packet.chunks(LINE)) {
                 text.push(' ');
@@ -114,32 +106,31 @@ impl std::str::FromStr for CorpusEntry {
             if let Some(words) = line.strip_prefix('#') {
                 comment.push(words.trim().to_owned());
             } else if let Some(name) = line.strip_prefix("fixture ") {
-                ensure!(fixtures::named(name).is_some(), "{}: there is no such fixture", place());
-                ensure!(
-                    fixture.replace(name.to_owned()).is_none(),
-                    "{}: a second fixture",
-                    place()
-                );
+                ensure!(fixtures::named(name).is_some(), "{}: unknown fixture", place());
+                ensure!(fixture.replace(name.to_owned()).is_none(), "{}: second fixture", place());
             } else if line == "frame" || line.starts_with("frame ") {
                 frames.push(beside(&line["frame".len()..]).with_context(place)?);
             } else if line.starts_with(' ') {
                 let Some(Frame { bytes, .. }) = frames.last_mut() else {
-                    bail!("{}: bytes before a frame", place())
+                    bail!("{}: bytes before the first frame", place())
                 };
                 for byte in line.split_whitespace() {
-                    ensure!(byte.len() == 2, "{}: {byte} is no byte of two digits", place());
+                    ensure!(byte.len() == 2, "{}: {byte} is not a byte of two digits", place());
                     bytes.push(u8::from_str_radix(byte, 16).with_context(place)?);
                 }
             } else {
                 ensure!(
                     line.is_empty(),
-                    "{}: neither a comment, a fixture, a frame nor bytes",
+                    "{}: expected a comment, fixture, frame or bytes",
                     place()
                 );
             }
         }
-        ensure!(!comment.is_empty(), "the first line should say what the frames show, behind a #");
-        ensure!(!frames.is_empty(), "there is no frame");
+        ensure!(
+            !comment.is_empty(),
+            "the first line must be a comment (#) that states what the frames test"
+        );
+        ensure!(!frames.is_empty(), "there are no frames");
         ensure!(
             frames.iter().all(|frame| frame.bytes.len() >= 14),
             "a frame is shorter than an Ethernet header"
@@ -152,7 +143,7 @@ impl std::str::FromStr for CorpusEntry {
     }
 }
 
-/// A frame without bytes, and what stands beside them.
+/// A frame without bytes, with the metadata of its line.
 fn beside(words: &str) -> anyhow::Result<Frame> {
     let mut frame = Frame::from(Vec::new());
     for word in words.split_whitespace() {
@@ -160,7 +151,7 @@ fn beside(words: &str) -> anyhow::Result<Frame> {
             Some(("segment-size", number)) => frame.segment_size = number.parse()?,
             Some(("segments", number)) => frame.segments = number.parse()?,
             None if word == "vlan" => frame.vlan = true,
-            _ => bail!("{word} is none of segment-size=N, segments=N, vlan"),
+            _ => bail!("{word} is not segment-size=N, segments=N or vlan"),
         }
     }
     Ok(frame)
@@ -186,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_a_file_is_named_with_its_line() {
+    fn an_error_in_a_file_contains_its_line() {
         let fault = |text: &str| format!("{:#}", text.parse::<CorpusEntry>().unwrap_err());
         assert!(fault("# x\nfixture nowhere\n").contains("line 2"));
         assert!(fault("# x\nfixture default\n  00 11\n").contains("line 3"));
@@ -194,7 +185,7 @@ mod tests {
         assert!(fault("# x\nfixture default\nframe\n  0\n").contains("line 4"));
         assert!(fault("# x\nfixture default\nframe\n  zz\n").contains("line 4"));
         assert!(fault("# x\nfixture default\nframe\n  00\n").contains("shorter"));
-        assert!(fault("fixture default\nframe\n").contains("what the frames show"));
+        assert!(fault("fixture default\nframe\n").contains("what the frames test"));
         assert!(fault("# x\nframes\n").contains("line 2"));
     }
 }

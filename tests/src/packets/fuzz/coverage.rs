@@ -7,10 +7,6 @@ use super::totals::Totals;
 
 /// Checks that the balancer returned every [`Reason`] that a client's frame can cause, and forwarded
 /// to several services and backends.
-///
-/// # Errors
-///
-/// The outcome that did not occur.
 pub fn check_balancer(totals: &Totals) -> anyhow::Result<()> {
     use Reason::{AdjustRoomFailed, EcnForbidden, IcmpTooBigRateLimited, NotTunnel, VlanDepth};
 
@@ -29,10 +25,6 @@ pub fn check_balancer(totals: &Totals) -> anyhow::Result<()> {
 
 /// Checks that the backend returned every [`Reason`] that an encapsulated frame can cause, and that
 /// at least one frame in 20 was decapsulated and one was clamped.
-///
-/// # Errors
-///
-/// The outcome that did not occur.
 pub fn check_backend(totals: &Totals, frames: u64) -> anyhow::Result<()> {
     use Reason::{BadHeader, BadLength, EcnForbidden, NotTunnel, NotVip, OtherHost, Truncated};
 

@@ -1,5 +1,4 @@
-//! Frames written layer by layer, with a note of where layers begin and lengths stand, so that a
-//! mutation can aim.
+//! Builds frames layer by layer and records the offsets of layers and length fields for mutations.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,28 +23,28 @@ pub(super) mod protocol {
     pub(crate) const DESTINATION: u8 = 60;
 }
 
-/// A frame in the making.
+/// A frame under construction.
 #[derive(Debug, Default)]
 pub(super) struct FrameBuilder {
     /// The bytes so far.
     pub(super) bytes: Vec<u8>,
-    /// Where layers begin.
+    /// Offsets of layers.
     pub(super) edges: Vec<usize>,
-    /// Where 16-bit lengths stand.
+    /// Offsets of 16-bit length fields.
     pub(super) lengths: Vec<usize>,
-    /// Whether most TCP segments open connections and tell of their maximum size.
+    /// Whether most TCP segments are SYNs or SYN-ACKs with options.
     pub(super) handshakes: bool,
 }
 
 impl FrameBuilder {
-    /// Starts over.
+    /// Starts a new frame.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.edges.clear();
         self.lengths.clear();
     }
 
-    /// Begins a layer here.
+    /// Begins a layer at the current end and returns its offset.
     pub(super) fn edge(&mut self) -> usize {
         self.edges.push(self.bytes.len());
         self.bytes.len()
@@ -63,7 +62,7 @@ impl FrameBuilder {
         self.bytes[at..at + 2].copy_from_slice(&(word as u16).to_be_bytes());
     }
 
-    /// Bytes of no meaning; few as a rule.
+    /// Payload bytes, mostly few.
     pub(super) fn payload(&mut self, rng: &mut Rng) {
         let length = match rng.u8(..20) {
             0..=2 => 0,
@@ -79,7 +78,7 @@ impl FrameBuilder {
         }
     }
 
-    /// Where the checksum of an IPv4 header is written once the header is complete.
+    /// Writes total length and checksum of the IPv4 header at `start`.
     pub(super) fn finish_ipv4(&mut self, start: usize, header: usize) {
         let length = self.bytes.len() - start;
         self.set16(start + 2, length);
@@ -94,8 +93,7 @@ impl FrameBuilder {
         self.set16(start + 4, length);
     }
 
-    /// Writes the checksum at `at` over what begins at `start`, under the pseudo-header of two
-    /// addresses.
+    /// Writes the checksum at `at` over the bytes from `start` and the pseudo-header.
     pub(super) fn finish_transport(
         &mut self,
         start: usize,
@@ -127,7 +125,7 @@ fn words(bytes: &[u8]) -> u64 {
         .sum()
 }
 
-/// The complement of the one's complement sum (RFC 1071).
+/// The complement of the ones' complement sum (RFC 1071).
 pub(super) fn ones_complement(start: u64, bytes: &[u8]) -> u16 {
     let mut sum = start + words(bytes);
     while sum > 0xffff {
@@ -136,7 +134,7 @@ pub(super) fn ones_complement(start: u64, bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Who sends to whom.
+/// Source and destination of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endpoints {
     /// Source address.
@@ -150,7 +148,7 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// From a client to a VIP as a rule.
+    /// Mostly from a client to a VIP.
     pub(super) fn forward(rng: &mut Rng) -> Self {
         let v6 = rng.bool();
         let source_port = 40_000 + rng.u16(..48);
@@ -167,7 +165,7 @@ impl Endpoints {
         Self { source, destination, source_port, destination_port }
     }
 
-    /// From a balancer to a backend as a rule.
+    /// Mostly from a balancer to a backend's GUE port.
     pub(super) fn to_backend(rng: &mut Rng) -> Self {
         let v6 = rng.bool();
         let destination =
@@ -181,7 +179,7 @@ impl Endpoints {
         }
     }
 
-    /// The other way round.
+    /// The reverse direction.
     pub(super) fn reversed(self) -> Self {
         Self {
             source: self.destination,
@@ -191,7 +189,7 @@ impl Endpoints {
         }
     }
 
-    /// Whether they are IPv6.
+    /// Whether the addresses are IPv6.
     pub(super) fn is_v6(&self) -> bool {
         self.source.is_ipv6()
     }

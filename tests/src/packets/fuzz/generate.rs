@@ -1,4 +1,4 @@
-//! Random frames, many of them and fast: a seed says which.
+//! Generates random frames from a seed.
 
 use fastrand::Rng;
 
@@ -9,7 +9,7 @@ use super::traffic::Traffic;
 use crate::packets::frames::Frame;
 use crate::packets::frames::SHORTEST;
 
-/// Makes frames. Two generators of one seed make the same ones.
+/// A generator of frames. Generators with the same seed make the same frames.
 #[derive(Debug)]
 pub struct Generator {
     traffic: Traffic,
@@ -19,12 +19,12 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A generator of its own sequence of what clients send.
+    /// A generator of frames from clients.
     pub fn new(seed: u64) -> Self {
         Self::of(Traffic::FromClients, seed)
     }
 
-    /// A generator of its own sequence.
+    /// A generator of frames of a kind of traffic.
     pub fn of(traffic: Traffic, seed: u64) -> Self {
         let builder = FrameBuilder {
             handshakes: traffic == Traffic::FromBackends,
@@ -33,8 +33,8 @@ impl Generator {
         Self { traffic, rng: Rng::with_seed(seed), builder, mutator: Mutator::default() }
     }
 
-    /// The next frame: a third of them are right in themselves, the others bent one to four times;
-    /// one in fifty is noise.
+    /// The next frame: a third is valid, the others have one to four mutations; one in fifty is
+    /// noise.
     pub fn frame(&mut self) -> Frame {
         let Self { traffic, rng, builder, mutator } = self;
         builder.clear();
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_says_which_frames_come() {
+    fn a_seed_determines_the_frames() {
         let frames = |seed| {
             let mut generator = Generator::new(seed);
             (0..500).map(|_| generator.frame().bytes).collect::<Vec<_>>()
@@ -83,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_of_every_length_that_a_test_run_takes_and_hardly_ever_the_same() {
+    fn frames_have_every_length_that_a_test_run_accepts_and_rarely_repeat() {
         let mut generator = Generator::new(1);
         let frames: Vec<_> = (0..20_000).map(|_| generator.frame().bytes).collect();
         assert!(frames.iter().all(|bytes| (SHORTEST..=LONGEST).contains(&bytes.len())));
         let lengths: BTreeSet<_> = frames.iter().map(Vec::len).collect();
         assert!(
             (SHORTEST..200).all(|length| lengths.contains(&length)),
-            "some length never occurs: {lengths:?}"
+            "a length is missing: {lengths:?}"
         );
         let different: BTreeSet<_> = frames.iter().collect();
         assert!(different.len() > 19_000, "only {} of 20,000 frames differ", different.len());

@@ -1,5 +1,5 @@
-//! Bindings of the packet path side by side: each gets the same frames, and each must do with them
-//! what its oracle says.
+//! The differential harness: several bindings get the same frames, and each is compared with its
+//! oracle.
 
 use anyhow::Context as _;
 
@@ -11,25 +11,21 @@ use crate::packets::bindings::BalancerBinding;
 use crate::packets::fixture::Fixture;
 use crate::packets::frames::Frame;
 
-/// A binding, and how many frames it was given.
+/// A binding and the number of frames it got.
 struct Participant {
     name: &'static str,
     binding: Box<dyn CheckedBinding>,
     frames: u64,
 }
 
-/// The bindings, their maps holding one fixture.
+/// Bindings of one program with the same fixture.
 pub struct DifferentialHarness {
     participants: Vec<Participant>,
 }
 
 impl DifferentialHarness {
-    /// A program in memory, and as it is loaded if `kernel`, with maps that hold what the subject
-    /// says and nothing else.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The subject's program in memory and, if `kernel`, in the kernel, with new maps that hold its
+    /// fixture.
     pub fn new(subject: &Subject, kernel: bool) -> anyhow::Result<Self> {
         let bindings = match subject {
             Subject::Balancer(fixture) => checked::of_balancer(&fixture(), kernel)?,
@@ -43,18 +39,14 @@ impl DifferentialHarness {
         Ok(Self { participants })
     }
 
-    /// Makes the maps of balancers hold another fixture; connections and counters stay.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused, or that these are no balancers.
+    /// Replaces the fixture of balancers. Connection tables and counters stay.
     pub fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
         self.participants.iter_mut().try_for_each(|participant| {
             participant.binding.configure(fixture).context(participant.name)
         })
     }
 
-    /// A binding of a test's own.
+    /// A harness with one binding, for tests.
     #[cfg(test)]
     pub(super) fn of(
         fixture: &Fixture,
@@ -64,12 +56,8 @@ impl DifferentialHarness {
         Ok(Self { participants: vec![Participant { name: "tested", binding, frames: 0 }] })
     }
 
-    /// Gives a frame to each binding that takes it: verdict and bytes must be the oracle's. Whether
-    /// all took it.
-    ///
-    /// # Errors
-    ///
-    /// The first difference, or what the kernel refused.
+    /// Sends a frame through each binding that accepts it and compares verdict and bytes with the
+    /// oracle. Returns whether all accepted it; the error is the first difference.
     pub fn judge(&mut self, frame: &Frame) -> anyhow::Result<bool> {
         let mut all = true;
         for Participant { name, binding, frames } in &mut self.participants {
@@ -83,23 +71,19 @@ impl DifferentialHarness {
         Ok(all)
     }
 
-    /// Compares the counters of each binding with what the oracle's outcomes add up to.
-    ///
-    /// # Errors
-    ///
-    /// The first difference, or what the kernel refused.
+    /// Compares the counters of each binding with the sum of the oracle's expectations.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         self.participants
             .iter_mut()
             .try_for_each(|participant| participant.binding.settle().context(participant.name))
     }
 
-    /// How many frames each binding was given.
+    /// The number of frames of each binding.
     pub fn frames(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.participants.iter().map(|participant| (participant.name, participant.frames))
     }
 
-    /// Adds what the program in memory counted.
+    /// Adds the counters of the program in memory.
     pub fn add_to(&self, totals: &mut Totals) {
         if let Some(participant) = self.participants.first() {
             participant.binding.add_to(totals);

@@ -44,8 +44,8 @@ fn ttl(rng: &mut Rng) -> u8 {
     }
 }
 
-/// Options that fill `room`: record route, timestamps, router alert, source routes, padding; their
-/// lengths right as a rule.
+/// Options that fill `room`: record route, timestamps, router alert, source routes, padding; mostly
+/// with valid lengths.
 fn ipv4_options(builder: &mut FrameBuilder, rng: &mut Rng, room: usize) {
     let end = builder.bytes.len() + room;
     while builder.bytes.len() < end {
@@ -78,7 +78,7 @@ pub(super) fn ipv6(
     builder.put(&(6 << 28 | class << 20 | rng.u32(..1 << 20)).to_be_bytes());
     builder.lengths.push(builder.bytes.len());
     builder.put16(0);
-    // The next header follows once it is known.
+    // The next header is written later.
     let mut next_header = builder.bytes.len();
     builder.put(&[0, ttl(rng)]);
     let [source, destination] = endpoints.v6();
@@ -108,7 +108,7 @@ fn extension(rng: &mut Rng, position: usize) -> u8 {
     }
 }
 
-/// One extension header, its own next header still zero; whether what follows is a later fragment.
+/// One extension header with next header 0; whether the packet is a non-initial fragment.
 fn extension_header(builder: &mut FrameBuilder, rng: &mut Rng, header: u8) -> bool {
     if header == protocol::FRAGMENT {
         let offset = if rng.bool() { 0 } else { rng.u16(..0x2000) };
@@ -126,7 +126,7 @@ fn extension_header(builder: &mut FrameBuilder, rng: &mut Rng, header: u8) -> bo
     }
     let start = builder.bytes.len();
     let length = bytes - if header == protocol::ROUTING { 4 } else { 2 };
-    // One option of padding over all of it.
+    // One padding option over the whole header.
     builder.bytes.resize(start + length, 0);
     if length > 2 {
         builder.bytes[start] = 1;

@@ -9,7 +9,7 @@ use super::traffic::Traffic;
 use super::{ip, values};
 use crate::packets::addresses::GUE_PORT;
 
-/// How deep packets lie within packets.
+/// Maximum depth of packets in packets.
 const DEEPEST: u8 = 3;
 
 /// A whole frame.
@@ -46,7 +46,7 @@ pub(super) fn frame(builder: &mut FrameBuilder, rng: &mut Rng, traffic: Traffic)
     }
     carrying(builder, rng, &endpoints, kind, 0);
     if rng.u8(..12) == 0 {
-        // Ethernet's padding.
+        // Ethernet padding.
         builder.edge();
         let length = builder.bytes.len() + rng.usize(..50);
         builder.bytes.resize(length, 0);
@@ -77,7 +77,7 @@ fn carrying(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, ki
     }
 }
 
-/// The protocol of what an IP packet carries.
+/// A random protocol number.
 fn kind(rng: &mut Rng, v6: bool, depth: u8) -> u8 {
     match rng.u8(..40) {
         0..=19 => protocol::TCP,
@@ -91,7 +91,7 @@ fn kind(rng: &mut Rng, v6: bool, depth: u8) -> u8 {
     }
 }
 
-/// What goes behind an IP header that names `kind`.
+/// The content of an IP packet with protocol `kind`.
 fn carried(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, kind: u8, depth: u8) {
     match kind {
         protocol::TCP => tcp(builder, rng, endpoints),
@@ -100,7 +100,7 @@ fn carried(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, kin
         protocol::ICMPV6 => icmpv6(builder, rng, endpoints, depth),
         protocol::IPV4 | protocol::IPV6 => {
             let inner = Endpoints::forward(rng);
-            // As a rule of the family that the number promises.
+            // Mostly of the family of the protocol number.
             let fits = inner.is_v6() == (kind == protocol::IPV6);
             let inner = if fits || rng.u8(..8) == 0 { inner } else { other_family(rng, inner) };
             packet(builder, rng, &inner, depth + 1);
@@ -138,16 +138,16 @@ fn tcp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints) {
     builder.finish_transport(start, start + 16, endpoints, protocol::TCP);
 }
 
-/// Options that fill `room`: segment size, window scale, timestamps, padding.
+/// Options that fill `room`: MSS, window scale, SACK, timestamps, padding, and invalid ones.
 fn tcp_options(builder: &mut FrameBuilder, rng: &mut Rng, room: usize) {
     let end = builder.bytes.len() + room;
     while builder.bytes.len() < end {
         let left = end - builder.bytes.len();
         let (kind, length) = [(2, 4), (3, 3), (4, 2), (8, 10), (5, 10), (34, 6)][rng.usize(..6)];
         match rng.u8(..64) {
-            // End of options, which need not be the end.
+            // End of options, possibly before the last option.
             0 => builder.put(&[0]),
-            // A kind and a length that may be invalid, without a value.
+            // A random kind and length without a value.
             1 if left >= 2 => builder.put(&[rng.u8(..), rng.u8(..)]),
             2..=17 => builder.put(&[1]),
             _ if length > left => builder.put(&[1]),
@@ -176,7 +176,7 @@ fn udp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: 
         }
         0..=4 => quic(builder, rng),
         5 if depth < 2 => {
-            // Generic UDP encapsulation, variant 1: the IP packet follows at once.
+            // GUE variant 1: the IP packet follows the UDP header.
             let inner = Endpoints::forward(rng);
             packet(builder, rng, &inner, depth + 1);
         }
@@ -189,9 +189,8 @@ fn udp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: 
     }
 }
 
-/// A QUIC packet as far as a balancer looks at it: long headers with connection IDs (RFC 9000
-/// section 17.2), short headers whose connection ID starts with the rotation bits and length of
-/// QUIC-LB.
+/// The start of a QUIC packet: a long header with connection IDs (RFC 9000 section 17.2), or a
+/// short header whose connection ID starts with the rotation bits and length of QUIC-LB.
 fn quic(builder: &mut FrameBuilder, rng: &mut Rng) {
     builder.edge();
     let mut id = [0; 20];
@@ -199,7 +198,7 @@ fn quic(builder: &mut FrameBuilder, rng: &mut Rng) {
     let mut length = [8, 8, 8, 0, 1, 4, 19, 20][rng.usize(..8)];
     id[0] = rng.u8(..8) << 5 | if rng.u8(..4) == 0 { rng.u8(..32) } else { 7 };
     if rng.u8(..4) != 0 {
-        // A server ID of a fixture, or nearly one.
+        // A server ID of the fixtures, or a similar one.
         let (rotation, server) = QUIC_CONFIGS[rng.usize(..QUIC_CONFIGS.len())];
         id[0] = rotation << 5 | rng.u8(..32);
         id[1..server].fill(0);
@@ -223,7 +222,7 @@ fn quic(builder: &mut FrameBuilder, rng: &mut Rng) {
     builder.payload(rng);
 }
 
-/// An echo, or an error that quotes a packet of a VIP's flow.
+/// An ICMP echo, or an error that quotes a packet of a VIP's flow.
 fn icmp(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
     let start = builder.edge();
     let error = rng.u8(..3) != 0;
@@ -269,15 +268,15 @@ fn mtu(rng: &mut Rng) -> u16 {
     [1500, 1400, 1280, 576, 68, 0, 20, 65_535, rng.u16(..)][rng.usize(..9)]
 }
 
-/// The packet that an error is about: one of the flow's other direction as a rule, cut behind eight
-/// bytes of its transport header or later.
+/// The packet that an error quotes: mostly one of the reverse direction, truncated after eight
+/// bytes of its L4 header or later.
 fn quoted(builder: &mut FrameBuilder, rng: &mut Rng, endpoints: &Endpoints, depth: u8) {
     let start = builder.bytes.len();
     if depth >= 2 {
         builder.payload(rng);
         return;
     }
-    // An error goes to the sender of what it quotes.
+    // An error goes to the source of the quoted packet.
     let inner = match rng.u8(..8) {
         0 => Endpoints::forward(rng).reversed(),
         1 => *endpoints,

@@ -1,4 +1,4 @@
-//! The least that still fails, of a sequence of frames whose last one fails.
+//! Minimises a sequence of frames whose last one fails.
 
 use std::time::{Duration, Instant};
 
@@ -6,25 +6,21 @@ use super::harness::DifferentialHarness;
 use crate::packets::frames::Frame;
 use crate::packets::frames::SHORTEST;
 
-/// How long to look for less.
+/// Time limit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes benches of the fixture in which the frames failed.
+/// Makes harnesses with the fixture in which the frames failed.
 pub(super) type Make<'a> = &'a dyn Fn() -> anyhow::Result<DifferentialHarness>;
 
-/// Shortens the sequence, then its last frame.
-///
-/// # Errors
-///
-/// What the kernel refused.
+/// Removes frames from the sequence, then simplifies its last frame.
 pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec<Frame>> {
     let deadline = Instant::now() + PATIENCE;
     let frames = history(make, frames, deadline)?;
     let (last, before) =
         frames.split_last().map_or((None, &[][..]), |(last, before)| (Some(last.clone()), before));
     let Some(whole) = last else { return Ok(frames) };
-    // A frame that fails without the others can be tried again and again on one harness; else each
-    // try begins anew.
+    // A frame that fails alone needs one harness for all attempts; otherwise each attempt needs a
+    // new one.
     let mut harness = make()?;
     let mut still_fails = |candidate: &Frame| -> anyhow::Result<bool> {
         if Instant::now() > deadline {
@@ -36,7 +32,7 @@ pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec
         Ok(fails(&mut make()?, &[before, std::slice::from_ref(candidate)].concat()))
     };
     let less = frame(whole.clone(), &mut still_fails)?;
-    // What the earlier tries left in the maps must not be part of it.
+    // The result must not depend on state that earlier attempts left in the maps.
     let small = [before, &[less]].concat();
     if fails(&mut make()?, &small) { Ok(small) } else { Ok([before, &[whole]].concat()) }
 }
@@ -45,12 +41,13 @@ pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec
 pub(super) fn fails(harness: &mut DifferentialHarness, frames: &[Frame]) -> bool {
     frames.iter().any(|frame| {
         let judged = harness.judge(frame).is_err();
-        // Both, so that counters are the same again for the next frame.
+        // Both, so that the counters are equal again for the next frame.
         harness.settle().is_err() || judged
     })
 }
 
-/// Leaves out frames before the last one, as long as it still fails: all, then ever smaller parts.
+/// Removes frames before the last one while it still fails: all of them, then smaller and smaller
+/// parts.
 fn history(
     make: Make<'_>,
     mut frames: Vec<Frame>,
@@ -73,7 +70,7 @@ fn history(
     Ok(frames)
 }
 
-/// Simplifies a frame: nothing beside its bytes, fewer of them, more zeros.
+/// Simplifies a frame: no metadata, fewer bytes, more zeros.
 fn frame(
     mut whole: Frame,
     still_fails: &mut dyn FnMut(&Frame) -> anyhow::Result<bool>,
@@ -84,7 +81,7 @@ fn frame(
     }
     loop {
         let before = whole.clone();
-        // Without some bytes, from the end to the start.
+        // Remove bytes, from the end to the start.
         let mut part = whole.bytes.len() / 2;
         while part > 0 {
             let mut end = whole.bytes.len();
@@ -98,7 +95,7 @@ fn frame(
             }
             part /= 2;
         }
-        // With zeros in place of some bytes.
+        // Zero bytes.
         let mut part = whole.bytes.len() / 2;
         while part > 0 {
             for start in (0..whole.bytes.len()).step_by(part) {
@@ -111,7 +108,7 @@ fn frame(
             }
             part /= 2;
         }
-        // With fewer bits in the others.
+        // Clear bits of the other bytes.
         for at in 0..whole.bytes.len() {
             for bit in 0..8 {
                 let mut candidate = whole.clone();
@@ -136,8 +133,8 @@ mod tests {
     use crate::packets::fixture::Fixture;
     use crate::packets::fuzz::Generator;
 
-    /// The packet path in memory with a fault: it damages a frame that `is_damaged` after as many
-    /// frames of ARP.
+    /// The packet path in memory with a fault: it changes frames that match `is_damaged` after this
+    /// many ARP frames.
     #[derive(Default)]
     struct Faulty {
         native: MemoryBalancer,
@@ -180,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Of IPv4, with one bit of its traffic class set and others at odds with it.
+    /// Matches IPv4 frames with bit 5 of the TOS set and bit 0 clear.
     fn is_damaged(frame: &Frame) -> bool {
         frame.bytes.len() > 30
             && frame.bytes[12..14] == [0x08, 0x00]
@@ -200,12 +197,12 @@ mod tests {
         while !fails(&mut harness, frames.last().map_or(&[][..], std::slice::from_ref)) {
             frames.push(generator.frame());
         }
-        assert!(frames.len() > after + 1, "the fault shows too early to be a test");
+        assert!(frames.len() > after + 1, "the fault occurs too early");
         minimise(&make, frames).unwrap()
     }
 
     #[test]
-    fn a_fault_in_one_frame_is_shown_by_the_least_of_it() {
+    fn a_fault_of_one_frame_is_minimised_to_its_bits() {
         let frames = found(0);
         let mut least = vec![0; 31];
         least[12] = 0x08;
@@ -214,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_needs_earlier_frames_is_shown_with_no_others() {
+    fn a_fault_that_needs_earlier_frames_keeps_only_those() {
         let frames = found(2);
         assert_eq!(frames.len(), 3, "{frames:02x?}");
         assert!(frames[..2].iter().all(|frame| frame.bytes[12..14] == [0x08, 0x06]));

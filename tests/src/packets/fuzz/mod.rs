@@ -1,9 +1,7 @@
-//! Random frames by the million: each program in memory and in the kernel must agree with its
-//! oracle on every frame.
-//!
-//! [`Generator`] makes frames fast, [`DifferentialHarness`] gives each frame to every binding and
-//! compares, [`Run`] does both on every CPU until there were enough frames, and minimises what it
-//! finds. [`corpus`] keeps the frames that were found.
+//! Millions of random frames: each program, in memory and in the kernel, must agree with its oracle
+//! on every frame. [`Generator`] makes frames, [`DifferentialHarness`] sends each through every
+//! binding and compares, [`Run`] does both on every CPU for a number of frames or a time, and
+//! minimises frames that reveal a difference. [`corpus`] holds such frames.
 
 mod checked;
 pub mod corpus;

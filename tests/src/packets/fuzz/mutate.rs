@@ -1,5 +1,4 @@
-//! What is done to frames that are right in themselves: bytes that change, lengths that lie, ends
-//! that are missing.
+//! Mutations of valid frames: changed bytes, wrong lengths, truncation.
 
 use fastrand::Rng;
 
@@ -7,19 +6,19 @@ use super::frame_builder::FrameBuilder;
 use super::values;
 use crate::packets::frames::SHORTEST;
 
-/// The longest frame, in bytes: what a test run takes, with room to grow.
+/// The longest frame, in bytes: a test run accepts it with headroom.
 pub(super) const LONGEST: usize = 3_400;
-/// Frames that are kept for others to borrow parts of.
+/// Number of kept frames, whose parts other frames get.
 const KEPT: usize = 64;
 
-/// Bends frames, and remembers some to make new ones of their parts.
+/// Mutates frames, and keeps some whose parts other frames get.
 #[derive(Debug, Default)]
 pub(super) struct Mutator {
     kept: Vec<Vec<u8>>,
 }
 
 impl Mutator {
-    /// Keeps a frame for others to borrow from, in place of an earlier one.
+    /// Keeps a frame in place of an earlier one.
     pub(super) fn keep(&mut self, bytes: &[u8], rng: &mut Rng) {
         if self.kept.len() < KEPT {
             self.kept.push(bytes.to_vec());
@@ -30,7 +29,7 @@ impl Mutator {
         }
     }
 
-    /// Bends a frame once.
+    /// Applies one mutation.
     pub(super) fn mutate(&mut self, builder: &mut FrameBuilder, rng: &mut Rng) {
         match rng.u8(..32) {
             0..=7 => {
@@ -87,7 +86,7 @@ impl Mutator {
         }
     }
 
-    /// Somewhere in the headers.
+    /// A random offset, mostly in the headers.
     fn aim(&self, builder: &FrameBuilder, rng: &mut Rng) -> usize {
         if rng.u8(..8) == 0 {
             rng.usize(..builder.bytes.len())
@@ -96,7 +95,7 @@ impl Mutator {
         }
     }
 
-    /// From some layer on, the frame becomes another one.
+    /// Replaces the frame from a layer on by a part of a kept frame.
     fn borrow(&self, builder: &mut FrameBuilder, rng: &mut Rng) {
         if self.kept.is_empty() {
             return;
@@ -109,7 +108,7 @@ impl Mutator {
     }
 }
 
-/// The start of a layer; the first ones as often as all others.
+/// The offset of a random layer.
 fn edge(builder: &FrameBuilder, rng: &mut Rng) -> usize {
     let within = |at: &usize| (*at).min(builder.bytes.len());
     match builder.edges.len() {
@@ -118,7 +117,7 @@ fn edge(builder: &FrameBuilder, rng: &mut Rng) -> usize {
     }
 }
 
-/// A length becomes another one: a little off, or far from the truth.
+/// Changes a length field by a little or to a random value.
 fn lie(builder: &mut FrameBuilder, rng: &mut Rng) {
     if builder.lengths.is_empty() {
         return;
@@ -134,7 +133,7 @@ fn lie(builder: &mut FrameBuilder, rng: &mut Rng) {
     builder.set16(at, claim.into());
 }
 
-/// What the first IP header's source was becomes its destination.
+/// Swaps source and destination of the first IP header.
 fn swap_addresses(builder: &mut FrameBuilder) {
     let (at, size) = match builder.bytes.get(12..14) {
         Some([0x08, 0x00]) => (26, 4),

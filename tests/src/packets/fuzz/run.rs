@@ -1,5 +1,5 @@
-//! Many frames in many rounds: each round is a fixture, fresh maps and a generator, and can be
-//! repeated by its number alone.
+//! A run of many rounds. A round has a fixture, new maps and a generator; its number and the seed
+//! reproduce it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,64 +16,62 @@ use super::harness::DifferentialHarness;
 use super::minimise::{fails, minimise};
 use super::totals::Totals;
 
-/// The most frames of an round: enough that loading programs, which takes a second or more, does
-/// not matter; few enough that no connection table overflows, for what the kernel then forgets the
-/// oracle would not.
+/// Maximum frames of a round: enough to make the time of loading programs (a second or more)
+/// negligible, few enough that no connection table overflows, because the oracle does not model
+/// eviction.
 const ROUND: u64 = 200_000;
-/// Frames between two looks at the counters.
+/// Frames between two comparisons of counters.
 const BATCH: u64 = 1_000;
 
-/// When it is enough.
+/// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// When this many frames were compared on every binding.
+    /// After this many frames on every binding.
     Frames(u64),
-    /// When this time is over.
+    /// After this time.
     Over(Duration),
 }
 
-/// What to try.
+/// A run.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// The programs and what their maps hold, in turn.
+    /// Programs with fixtures; rounds take turns.
     pub subjects: Vec<NamedSubject>,
-    /// Says which frames come.
+    /// Seed of the frames.
     pub seed: u64,
-    /// When it ends.
+    /// The end of the run.
     pub until: Until,
-    /// Whether the programs in the kernel take part.
+    /// Whether programs in the kernel are included.
     pub kernel: bool,
 }
 
-/// What was tried, and that all agreed.
+/// The result of a run without differences.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Frames that every binding took.
+    /// Frames that every binding accepted.
     pub everywhere: u64,
     /// Frames by binding.
     pub frames: BTreeMap<&'static str, u64>,
-    /// What became of them.
+    /// Counters of the programs.
     pub totals: Totals,
-    /// Time that it took.
+    /// Duration.
     pub time: Duration,
 }
 
-/// A frame on which not all agree.
+/// A difference between a binding and its oracle.
 #[derive(Debug)]
 pub struct Disagreement {
-    /// The frames, as few and short as they could be made, and what the difference is.
+    /// The minimised frames and the difference.
     pub entry: CorpusEntry,
-    /// What to say about it.
+    /// The message of the test.
     pub report: String,
 }
 
 impl Run {
-    /// Runs on every CPU, each with programs and maps of its own.
+    /// Runs on every CPU, each with its own programs and maps.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused. A disagreement is no error here: it is the second half of the
-    /// result.
+    /// The kernel's error. A disagreement is not an error but the second part of the result.
     pub fn run(&self) -> anyhow::Result<(Summary, Option<Disagreement>)> {
         let begun = Instant::now();
         let (next, everywhere, stop) =
@@ -133,7 +131,7 @@ impl Run {
         Ok((summary, found))
     }
 
-    /// Frames of an round: so many that each fixture gets some even of few.
+    /// Frames of a round: every fixture gets some, even in a short run.
     fn round_length(&self) -> u64 {
         match self.until {
             Until::Frames(frames) => frames.div_ceil(self.subjects.len() as u64).clamp(1, ROUND),
@@ -151,7 +149,7 @@ impl Summary {
     }
 }
 
-/// One of a run's rounds.
+/// A round of a run.
 struct Round<'a> {
     run: &'a Run,
     number: u64,
@@ -168,13 +166,12 @@ impl Round<'_> {
     }
 
     fn generator(&self) -> Generator {
-        // Apart from those of the neighbouring rounds and seeds (the multiplier is that of
-        // SplitMix64's sequence).
+        // Distinct from the seeds of other rounds and runs; the multiplier is that of SplitMix64.
         let seed = self.run.seed ^ (self.number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Generator::of(self.subject().1.traffic(), seed)
     }
 
-    /// Finds the frame among the first `sent` ones, and makes it small.
+    /// Finds the failing frame among the first `sent` frames and minimises it.
     fn investigate(&self, sent: u64, error: &anyhow::Error) -> anyhow::Result<Disagreement> {
         let seed = self.run.seed;
         let mut generator = self.generator();
@@ -184,7 +181,7 @@ impl Round<'_> {
             frames.iter().position(|frame| fails(&mut harness, std::slice::from_ref(frame)))
         else {
             bail!(
-                "{error:#}; it did not happen again when the same frames were sent again (FUZZ_SEED={seed})"
+                "{error:#}; sending the same frames again did not reproduce it (FUZZ_SEED={seed})"
             );
         };
         frames.truncate(last + 1);
@@ -198,8 +195,7 @@ impl Round<'_> {
         let fixture = self.subject().0.to_owned();
         let report =
             format!("{difference}\n(FUZZ_SEED={seed}, round {}, frame {last})", self.number);
-        let comment =
-            format!("Disagreement by random frames; say here what it shows.\n{difference}");
+        let comment = format!("Found by random frames; state here what they test.\n{difference}");
         Ok(Disagreement { entry: CorpusEntry { comment, fixture, frames }, report })
     }
 }

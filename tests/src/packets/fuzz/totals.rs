@@ -1,14 +1,14 @@
-//! What the programs counted.
+//! Counters of a run.
 
 use crate::packets::expectation::{BalancerCounters, DecapCounters};
 
-/// What became of frames: of each program's, what it counted.
+/// Sums of the programs' counters.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// The balancer's counters.
     pub balanced: BalancerCounters,
     /// The counters of the backend's program that decapsulates.
     pub decapsulated: DecapCounters,
-    /// Segments whose maximum segment size was made smaller.
+    /// Clamped segments.
     pub clamped: u64,
 }

@@ -1,12 +1,12 @@
-//! Where random frames come from and go to.
+//! Kinds of traffic.
 
-/// Who the frames are from.
+/// Source and destination of random frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Traffic {
-    /// Clients send them to VIPs.
+    /// From clients to VIPs.
     FromClients,
-    /// Balancers send them to a backend.
+    /// From balancers to a backend.
     Encapsulated,
-    /// A backend sends them to clients.
+    /// From a backend to clients.
     FromBackends,
 }

@@ -1,5 +1,4 @@
-//! Addresses, ports and link addresses that frames are made of: mostly those that mean something to
-//! the balancer.
+//! Random addresses, ports and link addresses, mostly ones that the fixtures contain.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,7 +24,7 @@ pub(super) fn backend(v6: bool) -> IpAddr {
     if v6 { BACKEND_V6.into() } else { BACKEND_V4.into() }
 }
 
-/// An address that a careless look-up would take for a VIP address.
+/// An address that a faulty lookup could match as a VIP address.
 pub(super) fn near_vip(rng: &mut Rng, v6: bool) -> IpAddr {
     if !v6 {
         return Ipv4Addr::from_bits(VIP_V4.to_bits() ^ 1 << rng.u32(..32)).into();
@@ -48,7 +47,7 @@ pub(super) fn client(rng: &mut Rng, v6: bool) -> IpAddr {
     }
 }
 
-/// Addresses of special meaning, the underlay's, and any at all.
+/// Special addresses, underlay addresses and random ones.
 pub(super) fn any(rng: &mut Rng, v6: bool) -> IpAddr {
     if v6 {
         match rng.u8(..8) {
@@ -77,7 +76,7 @@ pub(super) fn any(rng: &mut Rng, v6: bool) -> IpAddr {
     }
 }
 
-/// A destination port: that of a service as a rule.
+/// A destination port, mostly that of a service.
 pub(super) fn port(rng: &mut Rng) -> u16 {
     match rng.u8(..20) {
         0..=7 => 443,
@@ -90,7 +89,7 @@ pub(super) fn port(rng: &mut Rng) -> u16 {
     }
 }
 
-/// The link addresses at a frame's head.
+/// The link addresses of a frame.
 pub(super) fn link(rng: &mut Rng) -> [u8; 12] {
     let receiver = match rng.u8(..40) {
         0 => OTHERS[rng.usize(..OTHERS.len())],
@@ -103,13 +102,13 @@ pub(super) fn link(rng: &mut Rng) -> [u8; 12] {
     both
 }
 
-/// A byte at which arithmetic goes wrong if it goes wrong anywhere.
+/// A boundary value.
 pub(super) fn extreme8(rng: &mut Rng) -> u8 {
     [0, 1, 4, 5, 6, 7, 8, 0x0f, 0x10, 0x3f, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80, 0xfe, 0xff]
         [rng.usize(..19)]
 }
 
-/// The same for two bytes.
+/// A boundary value of two bytes.
 pub(super) fn extreme16(rng: &mut Rng) -> u16 {
     [
         0, 1, 7, 8, 19, 20, 27, 28, 39, 40, 41, 0x7f, 0xff, 0x100, 1500, 0x7fff, 0x8000, 0xfff0,

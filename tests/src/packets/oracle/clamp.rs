@@ -1,5 +1,5 @@
-//! What should become of what leaves a backend, by RFC 9293 (options), RFC 1624 (checksums) and
-//! IEEE 802.1Q (tags).
+//! Expected result of MSS clamping, by RFC 9293 (options), RFC 1624 (checksums) and IEEE 802.1Q
+//! (tags).
 
 use std::net::IpAddr;
 
@@ -8,8 +8,7 @@ use ipnet::IpNet;
 
 use crate::packets::frames::Frame;
 
-/// The bytes of a frame that tells of too large a segment, as they should leave; `None` when it is
-/// to stay as it is.
+/// The expected bytes of a frame whose MSS is too large; `None` if the frame stays unchanged.
 pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u8>> {
     let bytes = &frame.bytes;
     let mut network = 14;
@@ -56,14 +55,14 @@ pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u
     let before = sum(transport);
     transport[20 + at..][..2].copy_from_slice(&(largest as u16).to_be_bytes());
     transport[16..18].fill(0);
-    // What is under the checksum sums to the same as before.
+    // The checksummed bytes have the same sum as before.
     let checksum = (before + 65_535 - sum(transport)) % 65_535;
     let checksum = if checksum == 0 { u16::MAX } else { checksum as u16 };
     transport[16..18].copy_from_slice(&checksum.to_be_bytes());
     Some(left)
 }
 
-/// The first maximum segment size among the options: where it stands, and what it is.
+/// Offset and value of the first MSS option.
 fn told(options: &[u8]) -> Option<(usize, u16)> {
     let mut rest = options;
     loop {

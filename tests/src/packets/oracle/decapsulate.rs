@@ -1,9 +1,7 @@
-//! What should become of an encapsulated frame at a backend, by the RFCs: 2003 (IPv4 in IPv4), 2473
-//! (IPv6 tunnels), 4213 (IPv6 in IPv4), 6040 (congestion), 2983 (the inner packet keeps its own
-//! DSCP), 1122 section 3.2.1.7 (a host takes packets whatever their time to live) and 1624
-//! (checksums).
-//!
-//! The outer header's checksum is nobody's: of that header nothing is left but a congestion mark.
+//! Expected result of decapsulation, by the RFCs: 2003 (IPv4 in IPv4), 2473 (IPv6 tunnels), 4213
+//! (IPv6 in IPv4), 6040 (ECN), 2983 (the inner packet keeps its DSCP), 1122 section 3.2.1.7 (a host
+//! accepts packets with any TTL) and 1624 (checksums). The outer header's checksum is not checked:
+//! of that header only the ECN field has an effect.
 
 use std::net::IpAddr;
 
@@ -19,8 +17,7 @@ use crate::packets::frames::Frame;
 /// Bytes of an Ethernet header.
 const LINK: usize = 14;
 
-/// What a backend should do with a frame. `crosses`: whether it can take off an outer header of
-/// another family than the inner one's.
+/// The expected result at a backend. `crosses`: whether it can decapsulate across address families.
 pub fn decapsulated(frame: &Frame, host: &HostFixture, crosses: bool) -> DecapExpectation {
     match unwrapped(frame, host, crosses) {
         Ok(taken) => taken,
@@ -35,7 +32,7 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
     let bytes = &frame.bytes;
     let kind = bytes.get(12..14).ok_or(Reason::Truncated)?;
     let outer = match kind {
-        // Tags are taken off by an interface of their own.
+        // A VLAN interface removes tags.
         _ if frame.vlan => return Err(Reason::NotTunnel),
         [0x81, 0x00] | [0x88, 0xa8] => return Err(Reason::NotTunnel),
         [0x08, 0x00] | [0x86, 0xdd] if frame.is_for_other_host() => return Err(Reason::OtherHost),
@@ -43,14 +40,15 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
         [0x86, 0xdd] => ip::v6(bytes, LINK)?,
         _ => return Err(Reason::NotIp),
     };
-    // Options, fragments and extension headers are the kernel's affair.
+    // The kernel handles options, fragments and extension headers.
     let plain =
         outer.part == Part::Whole && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
     let mut start = LINK + outer.header;
     let inner_is_v4 = match outer.protocol {
         4 => true,
         41 => false,
-        // GUE says its variant in the two bits behind UDP; in variant 1 they begin an IP version.
+        // The first two bits after the UDP header are the GUE variant; in variant 1 they begin an
+        // IP version.
         17 if bytes.get(start + 2..start + 4) == Some(&GUE_PORT.wire()) => {
             start += 8;
             match bytes.get(start).map(|first| first >> 4) {
@@ -71,8 +69,7 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
         return Err(Reason::NotVip);
     }
 
-    // The inner packet is within the outer one, which is within the frame; what is behind it is the
-    // link's padding.
+    // The inner packet is within the outer one, which is within the frame. Padding may follow.
     let of_outer = length(frame, &outer, bytes.len() - LINK)?;
     let of_inner = length(frame, &inner, of_outer.saturating_sub(start - LINK))?;
     let class = inner.class & !3 | congestion(inner.class & 3, outer.class & 3)?;
@@ -89,16 +86,15 @@ fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
-/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to
-/// say.
+/// Bytes of an IP packet within `room`. The length field of a merged packet may be 0.
 fn length(frame: &Frame, ip: &Ip, room: usize) -> Result<usize, Reason> {
     let unsaid = if ip.source.is_ipv4() { 0 } else { 40 };
     let length = if frame.segment_size > 0 && ip.length == unsaid { room } else { ip.length };
     if length > room || length < ip.header { Err(Reason::BadLength) } else { Ok(length) }
 }
 
-/// The congestion field that leaves (RFC 6040 section 4.2): of two marks the more severe one, and
-/// none on a packet that can carry none, which is dropped rather than left unmarked in congestion.
+/// The resulting ECN field (RFC 6040 section 4.2): the more severe of both. A Not-ECT packet stays
+/// Not-ECT and is dropped if the outer header has CE.
 fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
     const NOT_CAPABLE: u8 = 0b00;
     const CAPABLE_1: u8 = 0b01;
@@ -115,8 +111,7 @@ fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
     }
 }
 
-/// Writes the traffic class. A checksum that was right stays right, and one that was wrong as wrong
-/// as it was.
+/// Writes the TOS or traffic class. A valid checksum stays valid; a wrong checksum keeps its error.
 fn mark(packet: &mut [u8], is_v4: bool, class: u8) {
     if !is_v4 {
         packet[0] = packet[0] & 0xf0 | class >> 4;

@@ -1,4 +1,4 @@
-//! The outer headers of a packet on its way to a backend.
+//! Expected outer headers of a packet to a backend.
 
 use std::net::IpAddr;
 
@@ -11,21 +11,20 @@ use super::lookup::Oracle;
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::frames::{self, Frame};
 
-/// How a packet goes to its backend.
+/// The backend of a packet and how it is encapsulated.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Way {
     pub(super) service: u32,
     pub(super) backend: u16,
     pub(super) hint: u16,
     pub(super) options: VipOptions,
-    /// The hash of its flow.
+    /// The hash of the flow.
     pub(super) hash: u64,
 }
 
 impl Oracle {
-    /// The frame with its outer header. `lengths`: of the packet, and of the largest one that it
-    /// will be cut into. An error is the room that there is for a packet that does not fit, or
-    /// another reason.
+    /// The frame with its outer header. `length` is that of the packet, `largest` that of its
+    /// largest segment. An error is the MTU less the outer header for a packet that is too long, or another reason.
     pub(super) fn encapsulated(
         &self,
         frame: &Frame,
@@ -56,8 +55,8 @@ impl Oracle {
                 hash,
             );
         }
-        // What was merged of a stream of bytes may be cut anywhere: each segment gives as many
-        // bytes as the outer header takes. Nobody merges fragments.
+        // A TCP stream can be resegmented: each segment becomes shorter by the outer header.
+        // Fragments are never merged.
         let smaller = self.has(service, VipOptions::RESEGMENT)
             && ip.protocol == 6
             && ip.part == Part::Whole
@@ -83,7 +82,7 @@ impl Oracle {
     }
 }
 
-/// The reason why a packet is not encapsulated whose sender is not told.
+/// The reason for a drop without an ICMP error.
 pub(super) fn unsaid(room: Result<usize, Reason>) -> Reason {
     room.map_or_else(|reason| reason, |_| Reason::TooBig)
 }

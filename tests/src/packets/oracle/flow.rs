@@ -1,4 +1,4 @@
-//! The bytes of a flow that are hashed, their hash and the slot that it selects.
+//! The hash of a flow and the slot that it selects.
 
 use std::hash::Hasher as _;
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use siphasher::sip::SipHasher13;
 
 use crate::packets::fixture::{HASH_KEY, Slot};
 
-/// The 5-tuple as it is hashed: addresses, ports and protocol in wire order.
+/// The hashed 5-tuple: addresses, ports and protocol in wire order.
 pub type Tuple = Vec<u8>;
 
-/// The slot of a flow, by the siphasher crate: `None` in an empty table.
+/// The slot of a flow, by the siphasher crate; `None` in an empty table.
 pub fn slot(slots: &[Slot], tuple: &[u8]) -> Option<Slot> {
     let index = u128::from(hash(tuple) >> 32) * slots.len() as u128 / (1 << 32);
     slots.get(usize::try_from(index).ok()?).copied()

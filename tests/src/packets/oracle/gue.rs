@@ -1,5 +1,5 @@
-//! The headers of GUE in front of a packet, by RFC 768 and RFC 8200 section 8.1: the checksum is
-//! summed over every byte.
+//! Expected GUE headers, by RFC 768 and RFC 8200 section 8.1. The checksum is summed over every
+//! byte.
 
 use std::net::IpAddr;
 
@@ -10,13 +10,13 @@ use sluice_datapath::abi::VipOptions;
 use super::ip::{Ip, Part};
 use crate::packets::frames;
 
-/// The outer headers in front of `packet`: those of IP-in-IP, with a UDP header behind them that
-/// has the flow's own source port.
+/// The outer headers of `packet`: the IP-in-IP header, then a UDP header with the flow's source
+/// port.
 pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: u64) -> Vec<u8> {
     frames::gue_headers(outer, packet.len(), hash, summed(packet, ip, merged).as_deref())
 }
 
-/// Whether the receiver takes such a packet.
+/// Whether the receiver accepts the UDP checksum.
 pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
     let unsummed = outer.ends_with(&[0, 0]);
     let v6 = outer[0] >> 4 == 6;
@@ -27,8 +27,8 @@ pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
     }
 }
 
-/// The packet as the outer checksum covers it: as it would be if its own checksums were right,
-/// since whoever takes one wrong for right cannot tell. `None` when it has none over all of its
+/// The packet that the outer checksum covers: with valid inner checksums, because the balancer
+/// derives the outer checksum from the inner one. `None` without an inner checksum over the whole
 /// payload.
 fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
     if merged || ip.part != Part::Whole {

@@ -1,4 +1,4 @@
-//! What should become of ICMP to a VIP address, by RFC 792 and RFC 4443; checksums by etherparse,
+//! Expected result of ICMP to a VIP address, by RFC 792 and RFC 4443. etherparse computes checksums
 //! over the whole message.
 
 use std::net::IpAddr;
@@ -16,9 +16,9 @@ use crate::packets::expectation::Expectation;
 use crate::packets::frames::Frame;
 use crate::packets::frames::icmp::packet_too_big;
 
-/// What a message asks for.
+/// Classes of ICMP messages.
 enum Asks {
-    /// That the sender of the quoted packet hears of it.
+    /// An error that quotes a packet.
     Error,
     Ping,
     Nothing,
@@ -27,13 +27,12 @@ enum Asks {
 impl Asks {
     fn new(ip: &Ip, message: &[u8]) -> Option<Self> {
         Some(if ip.source.is_ipv4() {
-            // A message of eight bytes is all that is looked at; some types are longer to
-            // etherparse.
+            // Only the first eight bytes are read; etherparse expects more for some types.
             match Icmpv4Slice::from_slice(message).ok()?.icmp_type() {
                 Icmpv4Type::DestinationUnreachable(_) | Icmpv4Type::TimeExceeded(_) => Self::Error,
                 Icmpv4Type::ParameterProblem(_) => Self::Error,
                 Icmpv4Type::EchoRequest(_) => Self::Ping,
-                // Codes that are not assigned are errors still.
+                // Unassigned codes are errors too.
                 Icmpv4Type::Unknown { type_u8: 3 | 11 | 12, .. } => Self::Error,
                 _ => Self::Nothing,
             }
@@ -79,7 +78,7 @@ impl Oracle {
         }
     }
 
-    /// An error about a packet that a VIP sent goes where the packets come from that it answers.
+    /// An error about a packet from a VIP goes to the backend of the flow.
     fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Expectation, Reason> {
         let bytes = &frame.bytes;
         let start = ip.start + ip.header + 8;
@@ -100,7 +99,7 @@ impl Oracle {
             self.service(address, port, quoted.protocol).map_err(|_| Reason::IcmpUnrelated)?;
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
-        // Who is in a list is the client, not the router that tells of it.
+        // ACLs apply to the client, not to the router that sends the error.
         self.admit(service, quoted.destination)?;
         self.sent_to_backend_of(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
@@ -128,7 +127,7 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
     if ip.ttl == 0 { Err(Reason::TtlExpired) } else { Ok(()) }
 }
 
-/// Whether nobody in particular has a source address.
+/// Whether a source address is not a host's: multicast, loopback or reserved.
 fn nobody(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(v4) => {
@@ -140,8 +139,7 @@ fn nobody(source: IpAddr) -> bool {
     }
 }
 
-/// What becomes of a packet for which there is less room than the `largest` one has that it will be
-/// cut into.
+/// The result for a packet whose `largest` segment exceeds `room`.
 pub(super) fn too_big(
     frame: &Frame,
     ip: &Ip,
@@ -152,7 +150,7 @@ pub(super) fn too_big(
     if largest <= mtu || ip.start != 14 || nobody(ip.source) {
         return Err(Reason::TooBig);
     }
-    // Extension headers are quoted as they came, and what is behind them.
+    // After extension headers the L4 checksum is quoted unchanged.
     let transport = (ip.source.is_ipv4() || ip.header == 40).then_some(ip.protocol);
     Ok(Expectation::Reply(
         Reason::IcmpTooBigSent,
@@ -160,7 +158,7 @@ pub(super) fn too_big(
     ))
 }
 
-/// The frame turned into an echo reply.
+/// The frame as an echo reply.
 fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
     if ip.header != fixed || nobody(ip.source) {
@@ -186,7 +184,7 @@ fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
         if valid {
             header[10..12].copy_from_slice(&new.calc_header_checksum().to_be_bytes());
         } else {
-            // What was wrong stays wrong by as much.
+            // A wrong checksum keeps its error.
             let by = difference(was.calc_header_checksum(), was.header_checksum);
             header[10..12].copy_from_slice(&plus(new.calc_header_checksum(), by).to_be_bytes());
         }
@@ -197,7 +195,7 @@ fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     }
     let was = [frame.bytes[ip.start + fixed + 2], frame.bytes[ip.start + fixed + 3]];
     let by = difference(valid, u16::from_be_bytes(was));
-    // Zero and all ones are the same number in one's complement; Sluice writes all ones.
+    // 0 and all ones are equal in ones' complement; Sluice writes all ones.
     let new = match plus(checksum(ip, message), by) {
         0 => u16::MAX,
         new => new,
@@ -206,7 +204,7 @@ fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     Ok(Expectation::Reply(Reason::IcmpEchoReplied, bytes))
 }
 
-/// The right checksum of a message.
+/// The valid checksum of a message.
 fn checksum(ip: &Ip, message: &[u8]) -> u16 {
     let sum = match (ip.source, ip.destination) {
         (IpAddr::V6(source), IpAddr::V6(destination)) => Sum16BitWords::new()
@@ -220,12 +218,12 @@ fn checksum(ip: &Ip, message: &[u8]) -> u16 {
     sum.ones_complement().to_be()
 }
 
-/// By how much `b` is larger than `a` in one's complement.
+/// The difference `b - a` in ones' complement.
 fn difference(a: u16, b: u16) -> u16 {
     plus(b, !a)
 }
 
-/// The sum in one's complement.
+/// The ones' complement sum.
 fn plus(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)

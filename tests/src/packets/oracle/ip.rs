@@ -1,4 +1,4 @@
-//! Where the IP header of a frame is and what it says, by the RFCs.
+//! Parses the IP header of a frame, by the RFCs.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use sluice_datapath::Reason;
 
 use crate::packets::frames::Frame;
 
-/// Which part of a fragmented packet a packet is; fragments have an identification.
+/// Fragmentation of a packet; fragments have an identification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
@@ -25,15 +25,15 @@ impl Part {
     }
 }
 
-/// What an IP header says.
+/// The fields of an IP header.
 #[derive(Debug)]
 pub(super) struct Ip {
-    /// Its offset in the frame.
+    /// Offset in the frame.
     pub(super) start: usize,
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) protocol: u8,
-    /// Bytes of it, with options and extension headers.
+    /// Bytes of the header with options and extension headers.
     pub(super) header: usize,
     pub(super) length: usize,
     pub(super) class: u8,
@@ -41,7 +41,7 @@ pub(super) struct Ip {
     pub(super) part: Part,
 }
 
-/// The IP header, if the frame has one behind at most two tags.
+/// The IP header of a frame with at most two VLAN tags.
 pub(super) fn find(frame: &Frame) -> Result<Ip, Reason> {
     let mut start = 14;
     let mut kind = EtherType(number(&frame.bytes, 12)?);
@@ -67,7 +67,7 @@ fn number(bytes: &[u8], at: usize) -> Result<u16, Reason> {
 
 pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
     let bytes = bytes.get(start..).filter(|bytes| bytes.len() >= 20).ok_or(Reason::Truncated)?;
-    // Options may be cut off: what counts is the fixed part.
+    // Options may be truncated; the fixed part is sufficient.
     let mut whole = bytes[..bytes.len().min(60)].to_vec();
     whole.resize(60, 0);
     let h = Ipv4HeaderSlice::from_slice(&whole).map_err(|_| Reason::BadHeader)?;
@@ -105,8 +105,8 @@ pub(super) fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
 }
 
 impl Ip {
-    /// The same with the extension headers of IPv6 counted to the header: at most eight, 256 bytes
-    /// together.
+    /// The same with IPv6 extension headers included in the header: at most eight headers and 256
+    /// bytes.
     pub(super) fn past_extensions(mut self, frame: &[u8]) -> Result<Self, Reason> {
         if self.source.is_ipv4() {
             return Ok(self);

@@ -1,4 +1,4 @@
-//! What should become of a frame that a client sends.
+//! Expected result of a frame at the balancer.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use super::lookup::{First, Oracle, fragment_key};
 use crate::packets::expectation::Expectation;
 use crate::packets::frames::Frame;
 
-/// How long a first fragment is surely remembered: less than the 30 seconds after which it surely
-/// is not.
+/// For this long a fragment entry certainly exists: less than the 30 seconds after which it
+/// expires.
 const REMEMBERED: Duration = Duration::from_secs(20);
 
 impl Oracle {
-    /// Whether what becomes of a frame depends on how fast this machine is: a later fragment whose
-    /// first one came long ago.
+    /// Whether the result depends on the speed of the machine: a non-initial fragment long after
+    /// the first fragment.
     pub fn cannot_tell(&self, frame: &Frame) -> bool {
         let ip = ip::find(frame).and_then(|ip| ip.past_extensions(&frame.bytes));
         let Ok(ip @ Ip { part: Part::Later(id), .. }) = ip else { return false };
@@ -27,7 +27,7 @@ impl Oracle {
         first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
     }
 
-    /// What should become of a frame.
+    /// The expected result of a frame. Updates the state that later frames depend on.
     pub fn judge(&mut self, frame: &Frame) -> Expectation {
         use Reason::{
             BadHeader, ExtensionHeaders, FragmentUnknown, IcmpInnerFragment, IcmpUnrelated,
@@ -61,7 +61,7 @@ impl Oracle {
             return self.follow(frame, &ip, id);
         }
         let behind = frame.bytes.get(ip.start + ip.header..).unwrap_or(&[]);
-        // Up to a TCP header's flags, or a whole UDP header.
+        // A TCP header up to its flags, or a whole UDP header.
         let needed = match ip.protocol {
             6 => 14,
             17 => 8,
@@ -91,7 +91,7 @@ impl Oracle {
         self.take(service, ip.source, frame.segments.max(1), opens)?;
         let tuple = tuple(ip.source, ip.destination, &transport[..4], ip.protocol);
         let datagram = &behind[transport_header..length - ip.header];
-        // No packet of QUIC is ever cut (RFC 9000 section 14).
+        // QUIC packets are not fragmented (RFC 9000 section 14).
         let whole = matches!(ip.part, Part::Whole);
         let named = if tcp || !whole { None } else { self.named(service, datagram) };
         let (chosen, hint) = named
@@ -99,7 +99,7 @@ impl Oracle {
         let epoch = self.epoch(chosen);
         let options = self.options(service);
         let hash = hash(&self.hashed(service, &tuple));
-        // A segment that opens a connection changes an entry that is there, and makes none.
+        // A SYN updates an existing connection entry and creates none.
         let tracked = named.is_none() && self.fixture.tables[&service].tracked;
         if tracked && (!opens || self.connections.contains_key(&tuple)) {
             self.connections.insert(tuple, (chosen, epoch));
@@ -128,7 +128,7 @@ impl Oracle {
         })
     }
 
-    /// A later fragment goes where the first one went.
+    /// A non-initial fragment goes to the backend of the first fragment.
     fn follow(&mut self, frame: &Frame, ip: &Ip, id: u32) -> Result<Expectation, Reason> {
         let First { service, owner, backend, epoch, hint, options, .. } =
             *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::FragmentUnknown)?;
@@ -144,7 +144,7 @@ impl Oracle {
         if self.epoch(backend) != epoch {
             return Err(Reason::NoBackend);
         }
-        // It has no ports.
+        // A non-initial fragment has no ports.
         let hash = hash(&tuple(ip.source, ip.destination, &[0; 4], ip.protocol));
         let way = Way { service, backend, hint, options, hash };
         let outcome = self.encapsulated(frame, ip, way, (ip.length, ip.length), false);

@@ -1,4 +1,4 @@
-//! The oracle's state and its look-ups: VIP, service, route, source ACL, rate limit, backend.
+//! The oracle's state and lookups: VIP, service, route, source ACL, rate limit, backend.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,27 +11,27 @@ use super::flow::{Tuple, slot};
 use super::ip::Ip;
 use crate::packets::fixture::{Fixture, LARGEST_INDEX, Slot};
 
-/// Keeps what the connection table should hold.
+/// Computes expectations for frames, from a fixture and the frames before.
 #[derive(Debug, Default)]
 pub struct Oracle {
     pub(super) fixture: Fixture,
     pub(super) connections: HashMap<Tuple, (u16, u32)>,
     pub(super) fragments: HashMap<FragmentKey, First>,
-    /// Tokens taken from buckets, which never fill again during a test.
+    /// Consumed tokens. Buckets do not refill during a test.
     pub(super) taken: HashMap<(u32, RateKind, Vec<u8>), u32>,
 }
 
-/// What the fragments of one packet share: addresses, identification, and in IPv4 the protocol.
+/// The key of a fragmented packet: addresses, identification, and in IPv4 the protocol.
 type FragmentKey = (IpAddr, IpAddr, u32, Option<u8>);
 
 pub(super) fn fragment_key(ip: &Ip, id: u32) -> FragmentKey {
     (ip.source, ip.destination, id, ip.source.is_ipv4().then_some(ip.protocol))
 }
-/// Where a first fragment went.
+/// The state that a first fragment leaves for the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct First {
     pub(super) service: u32,
-    /// Whose VIP it was for.
+    /// Service of the VIP, whose ACL applies.
     pub(super) owner: u32,
     pub(super) backend: u16,
     pub(super) epoch: u32,
@@ -41,12 +41,12 @@ pub(super) struct First {
 }
 
 impl Oracle {
-    /// Tells it what the maps hold from now on.
+    /// Replaces the fixture.
     pub fn configure(&mut self, fixture: &Fixture) {
         self.fixture = fixture.clone();
     }
 
-    /// The backend of a flow, and its slot's hint.
+    /// The backend of a flow and the hint of its slot.
     pub(super) fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
         let table = self.fixture.tables.get(&service).ok_or(Reason::NoTable)?;
         let (first, hint) =
@@ -63,7 +63,7 @@ impl Oracle {
         self.fixture.backends.get(&index).map_or(0, |backend| backend.epoch)
     }
 
-    /// The number of the VIP address or prefix that a packet goes to.
+    /// The number of the VIP address or prefix that a packet is addressed to.
     pub(super) fn address(&self, ip: &Ip) -> Result<u32, Reason> {
         let longest = || {
             let holding =
@@ -88,7 +88,8 @@ impl Oracle {
             .ok_or_else(|| if drops() { Reason::NoServiceDropped } else { Reason::NoService })
     }
 
-    /// The service whose a client of a service is: that of the longest prefix in its routes.
+    /// The service that handles a client: the target of the service's longest matching route, or
+    /// the service itself.
     pub(super) fn routed(&self, service: u32, client: IpAddr) -> u32 {
         let client = client.to_canonical();
         let routes = self.fixture.routes.iter();
@@ -97,7 +98,7 @@ impl Oracle {
         holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
-    /// Whether the lists let a source through: the one for all, then the service's.
+    /// Checks a source against the global ACL, then against the service's.
     pub(super) fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
         self.admit_to_any(source)?;
         let listed = self
@@ -108,14 +109,14 @@ impl Oracle {
         if listed { self.listed(service, source).ok_or(Reason::AclNotAllowed)? } else { Ok(()) }
     }
 
-    /// Whether the list for all lets a source through, if there is one.
+    /// Checks a source against the global ACL, if there is one.
     pub(super) fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
         self.listed(AclVerdict::GLOBAL, source).unwrap_or(Ok(()))
     }
 
-    /// What a list says of a source, if there is one.
+    /// The verdict of an ACL for a source; `None` without an ACL.
     pub(super) fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
-        // An IPv4-mapped address is the IPv4 address to lists, too.
+        // ACLs treat an IPv4-mapped address as the IPv4 address.
         let source = source.to_canonical();
         let holding =
             self.fixture.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
@@ -126,8 +127,8 @@ impl Oracle {
         })
     }
 
-    /// Takes a packet's tokens: from its source's buckets, then from its service's. An IPv6 source
-    /// is a /64.
+    /// Consumes a packet's tokens from the buckets of its source, then from those of its service.
+    /// An IPv6 source is a /64.
     pub(super) fn take(
         &mut self,
         service: u32,
@@ -165,12 +166,12 @@ impl Oracle {
         Ok(())
     }
 
-    /// How packets of a service's VIPs are treated.
+    /// The options of a service.
     pub(super) fn options(&self, service: u32) -> VipOptions {
         self.fixture.vip_options.get(&service).copied().unwrap_or_default()
     }
 
-    /// The bytes of a 5-tuple that a service hashes.
+    /// The 5-tuple with the fields zeroed that the service does not hash.
     pub(super) fn hashed(&self, service: u32, tuple: &Tuple) -> Tuple {
         let options = self.options(service);
         let address = (tuple.len() - 5) / 2;

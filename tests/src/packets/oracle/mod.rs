@@ -1,5 +1,5 @@
-//! What a program should do with a frame, by the documentation alone: headers read and written by
-//! etherparse, flows hashed by siphasher.
+//! The oracle: the expected result of any frame, by the documentation alone. etherparse reads and
+//! writes headers, siphasher hashes flows.
 
 pub mod clamp;
 pub mod decapsulate;

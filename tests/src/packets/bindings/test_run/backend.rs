@@ -14,7 +14,7 @@ use crate::packets::expectation::{Action, DecapCounters};
 use crate::packets::fixture::HostFixture;
 use crate::packets::frames::Frame;
 
-/// The backend's programs.
+/// The backend's programs with their maps.
 pub struct TestRunBackend {
     decapsulate: Program,
     clamp: Program,
@@ -23,11 +23,7 @@ pub struct TestRunBackend {
 }
 
 impl TestRunBackend {
-    /// Loads the programs over maps of their own.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Loads the programs with new maps.
     pub fn new() -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Backend)?;
         let parameters = LoadParameters::backend(16, 16, GUE_PORT);
@@ -40,12 +36,12 @@ impl TestRunBackend {
         })
     }
 
-    /// The program that decapsulates, to attach it.
+    /// The program that decapsulates.
     pub fn program(&self) -> &Program {
         &self.decapsulate
     }
 
-    /// The program that clamps, to attach it.
+    /// The program that clamps.
     pub fn clamp(&self) -> &Program {
         &self.clamp
     }

@@ -30,10 +30,10 @@ use crate::packets::expectation::{Action, BalancerCounters};
 use crate::packets::fixture::{Fixture, LARGEST_INDEX, TableSpec};
 use crate::packets::frames::Frame;
 
-/// Entries of the connection table: more than the flows of any test, so that none is evicted.
+/// Capacity of the connection table: more than the flows of any test, so that none is evicted.
 pub const CONNECTIONS: u32 = 1 << 17;
 
-/// The balancer's program.
+/// The balancer's program at one hook with its maps.
 pub struct TestRunBalancer {
     hook: BalancerHook,
     program: Program,
@@ -44,20 +44,12 @@ pub struct TestRunBalancer {
 }
 
 impl TestRunBalancer {
-    /// Loads the program of a hook over maps of its own.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Loads the program of a hook with new maps.
     pub fn new(hook: BalancerHook) -> anyhow::Result<Self> {
         Self::with(hook, CONNECTIONS, &settings())
     }
 
-    /// The same with a connection table of another capacity and other settings.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The same with another connection table capacity and other settings.
     pub fn with(hook: BalancerHook, connections: u32, settings: &Settings) -> anyhow::Result<Self> {
         let pins = OwnPins::new(Role::Lb)?;
         let capacities = Capacities {
@@ -82,16 +74,12 @@ impl TestRunBalancer {
         })
     }
 
-    /// Its hook.
+    /// The hook of the program.
     pub fn hook(&self) -> BalancerHook {
         self.hook
     }
 
-    /// Ends a capture, and empties all maps that packets write.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Ends a capture and clears all maps that packets write.
     pub fn forget(&mut self) -> anyhow::Result<()> {
         self.events();
         self.capture = None;
@@ -110,22 +98,22 @@ impl TestRunBalancer {
         zero::<CaptureState>(&directory.join("CAPTURE_STATE"))
     }
 
-    /// The capture that [`CaptureBinding::watch`] began.
+    /// The capture started by [`CaptureBinding::watch`].
     pub fn capture(&mut self) -> Option<&mut Capture> {
         self.capture.as_mut()
     }
 
-    /// Where the maps are pinned.
+    /// The pins of the maps.
     pub fn pins(&self) -> &Pins {
         &self.pins.0
     }
 
-    /// The program, to attach it.
+    /// The program.
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The maps, to change them as the daemon does.
+    /// The maps.
     pub fn maps(&mut self) -> &mut BalancerMaps {
         &mut self.maps
     }
@@ -135,8 +123,8 @@ impl TestRunBalancer {
         self.maps.set_backends(
             &backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>(),
         )?;
-        // The kernel finds the neighbours towards every other backend; those towards the others are
-        // known.
+        // Every second backend has a neighbour entry; for the others the kernel looks up the
+        // neighbour.
         let next_hops = backends().flat_map(|(index, backend)| {
             let next_hop = NextHop { neighbour: index % 2, ..next_hop_entry(backend) };
             [Family::V4, Family::V6].map(|family| (NextHop::index(index, family), next_hop))
@@ -248,8 +236,8 @@ impl BalancerBinding for TestRunBalancer {
         }
     }
 
-    /// At XDP the packets of these tests go up the stack: their interface does not exist, so the
-    /// kernel knows no neighbour.
+    /// At XDP these packets pass to the network stack: their interface does not exist, so there is
+    /// no neighbour.
     fn forward_action(&self) -> Action {
         match self.hook {
             BalancerHook::Tc => Action::Redirect,
@@ -257,7 +245,7 @@ impl BalancerBinding for TestRunBalancer {
         }
     }
 
-    /// A test run does not show the interface of a redirect.
+    /// A test run does not return the interface of a redirect.
     fn reply_action(&self) -> Action {
         match self.hook {
             BalancerHook::Tc => Action::Redirect,
@@ -270,12 +258,12 @@ impl BalancerBinding for TestRunBalancer {
     }
 }
 
-/// A plain value, as aya wants it.
+/// A value that implements `aya::Pod`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Raw<T>(T);
 
-// SAFETY: a plain value has neither padding nor forbidden bit patterns.
+// SAFETY: `Pod` values of the datapath have no padding, and every bit pattern is valid.
 unsafe impl<T: sluice_datapath::Pod + 'static> Pod for Raw<T> {}
 
 /// Removes all entries of a pinned LRU hash map.
@@ -305,7 +293,7 @@ impl CaptureBinding for TestRunBalancer {
         /// Longer than any test.
         const HOUR: Duration = Duration::from_secs(3600);
 
-        // There can be one at a time.
+        // Only one capture can be open.
         self.capture = None;
         let mut capture = Capture::open(&self.pins.0)?;
         capture.select(selection)?;
@@ -320,11 +308,11 @@ impl CaptureBinding for TestRunBalancer {
     }
 
     fn missed(&self) -> anyhow::Result<(u64, u64)> {
-        Ok(self.capture.as_ref().context("nothing is captured")?.missed()?)
+        Ok(self.capture.as_ref().context("there is no capture")?.missed()?)
     }
 
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
-        let index = reason.drop_index().context("the reason drops nothing of a service")?;
+        let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self.maps.service_counters(service)?.drops[index as usize])
     }
 }

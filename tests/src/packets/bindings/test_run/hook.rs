@@ -1,4 +1,5 @@
-//! The hooks of the programs, what a test run can be given there, and the run itself.
+//! The hooks of the balancer's programs, the frames that a test run accepts there, and the test
+//! run.
 
 use anyhow::{Context as _, bail};
 use sluice::kernel::bpf::Program;
@@ -17,11 +18,7 @@ pub enum BalancerHook {
 }
 
 impl BalancerHook {
-    /// What a program's return value does to the packet.
-    ///
-    /// # Errors
-    ///
-    /// A value that no program of ours returns.
+    /// The verdict of a return value; other values than those of Sluice's programs are an error.
     pub fn action(self, value: u32) -> anyhow::Result<Action> {
         const UNSPECIFIED: u32 = u32::MAX;
 
@@ -30,14 +27,13 @@ impl BalancerHook {
             (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
             (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
             (Self::Xdp, 3) => Ok(Action::SendBack),
-            _ => bail!("the program returned {value}, which is no action of ours at {self:?}"),
+            _ => bail!("unexpected return value {value} at {self:?}"),
         }
     }
 }
 
-/// Whether a test run at TC takes a frame: it takes no VLAN tag beside the bytes, no IP packet that
-/// ends inside its header, and nothing that does not fit into a page with what the kernel keeps
-/// beside it.
+/// Whether a test run at TC accepts a frame: no VLAN tag in metadata, no truncated IP header, and
+/// no frame that does not fit a page with its headroom and `skb_shared_info`.
 pub fn takes(frame: &Frame) -> bool {
     const LONGEST: usize = 3_500;
 
@@ -49,8 +45,8 @@ pub fn takes(frame: &Frame) -> bool {
     !frame.vlan && (ETHERNET + header..=LONGEST).contains(&frame.bytes.len())
 }
 
-/// Whether a test run at XDP takes a frame: there nothing stands beside the bytes, and nobody has
-/// looked at the link address yet.
+/// Whether a test run at XDP accepts a frame: without metadata, and to the receiver's link address,
+/// which is not checked before XDP.
 pub fn takes_at_xdp(frame: &Frame) -> bool {
     !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
 }

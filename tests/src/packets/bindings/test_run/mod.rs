@@ -1,4 +1,4 @@
-//! The packet path in the kernel: programs that were loaded as the daemon loads them, run by
+//! The packet path in the kernel: the programs, loaded like the daemon loads them and run by
 //! `BPF_PROG_TEST_RUN`.
 
 mod backend;

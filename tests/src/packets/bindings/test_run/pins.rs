@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sluice::kernel::bpf::{self, Pins};
 use sluice::role::Role;
 
-/// Pins of one test, gone when it ends, however it ends.
+/// Pins of one test, removed on drop.
 pub(super) struct OwnPins(pub(super) Pins);
 
 impl OwnPins {
@@ -20,7 +20,7 @@ impl OwnPins {
 impl Drop for OwnPins {
     fn drop(&mut self) {
         if let Err(error) = self.0.remove() {
-            eprintln!("the pins at {} stay: {error}", self.0.directory().display());
+            eprintln!("cannot remove the pins at {}: {error}", self.0.directory().display());
         }
     }
 }

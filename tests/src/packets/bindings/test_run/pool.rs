@@ -1,20 +1,17 @@
-//! TestRunBalancer programs that tests share: loading takes longer than most tests do, above all where a
-//! kernel is emulated.
+//! A pool of loaded programs. Loading takes longer than most tests, in particular on an emulated
+//! machine.
 
 use std::sync::Mutex;
 
 use super::balancer::TestRunBalancer;
 use super::hook::BalancerHook;
 
-/// Programs that nobody has.
+/// Programs that are not in use.
 static IDLE: Mutex<Vec<TestRunBalancer>> = Mutex::new(Vec::new());
 
-/// Lends the program of a hook to a test. Its maps hold no trace of other tests' packets; of their
-/// fixtures they may, until [`configure`](super::fixture::BalancerBinding::configure) comes.
-///
-/// # Errors
-///
-/// The test's own, or what the kernel refused.
+/// Runs a test with a program from the pool. Maps that packets write are empty; other maps may hold
+/// the fixture of an earlier test until
+/// [`configure`](crate::packets::bindings::BalancerBinding::configure) replaces it.
 pub fn lend<T>(
     hook: BalancerHook,
     test: impl FnOnce(&mut TestRunBalancer) -> anyhow::Result<T>,
@@ -22,15 +19,15 @@ pub fn lend<T>(
     let take = |idle: &mut Vec<TestRunBalancer>| {
         idle.iter().position(|l| l.hook() == hook).map(|index| idle.swap_remove(index))
     };
-    let idle = take(&mut IDLE.lock().expect("nobody panics with it"));
+    let idle = take(&mut IDLE.lock().expect("no panic while locked"));
     let mut loaded = idle.map_or_else(|| TestRunBalancer::new(hook), Ok)?;
     let outcome = test(&mut loaded)?;
     loaded.forget()?;
-    IDLE.lock().expect("nobody panics with it").push(loaded);
+    IDLE.lock().expect("no panic while locked").push(loaded);
     Ok(outcome)
 }
 
-/// Removes all of them; comes when all tests have run.
+/// Unloads all programs, after all tests.
 pub fn unload() {
-    IDLE.lock().expect("nobody panics with it").clear();
+    IDLE.lock().expect("no panic while locked").clear();
 }

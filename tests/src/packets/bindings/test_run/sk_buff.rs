@@ -1,10 +1,9 @@
-//! The `__sk_buff` that a test run gives to a program, as the kernel's `include/uapi/linux/bpf.h`
-//! lays it out.
+//! The `__sk_buff` context of a test run (`include/uapi/linux/bpf.h`).
 #![expect(unsafe_code, reason = "passes a struct of the kernel as bytes")]
 
 use crate::packets::frames::Frame;
 
-/// `struct __sk_buff`. The kernel accepts only zeros in fields that a test run may not set.
+/// `struct __sk_buff`. Fields that a test run may not set must be zero.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct SkBuff {
@@ -30,7 +29,7 @@ const _: () = assert!(
 );
 
 impl SkBuff {
-    /// The context of a frame; empty when there is nothing to say.
+    /// The context of a frame; empty without metadata.
     pub(super) fn of(frame: &Frame) -> Vec<u8> {
         if frame.segment_size == 0 && frame.segments == 0 {
             return Vec::new();
@@ -38,8 +37,8 @@ impl SkBuff {
         let context =
             Self { segments: frame.segments, segment_size: frame.segment_size, ..Self::default() };
         let start = std::ptr::from_ref(&context).cast::<u8>();
-        // SAFETY: the struct has no hidden padding (its size is the sum of its fields), so all its
-        // bytes are initialised.
+        // SAFETY: the struct has no padding (its size is the sum of its fields), so all its bytes
+        // are initialised.
         unsafe { std::slice::from_raw_parts(start, size_of::<Self>()) }.to_vec()
     }
 }

@@ -1,15 +1,13 @@
-//! Three pairs of virtual Ethernet devices around a program, and frames that go through it.
+//! Three pairs of virtual Ethernet devices around a program under test.
 //!
 //! ```text
-//! inject ──▶ in: the program, then `RedirectAll` ──▶ passed ──▶ behind: what the program let go on
+//! inject ──▶ in: the program, then `RedirectAll` ──▶ passed ──▶ after: frames that the program passed
 //!                     │ redirect
-//!                     └──▶ out ──▶ far: what the program sent away
+//!                     └──▶ out ──▶ far: frames that the program redirected
 //! ```
-//!
-//! Nothing waits for a while to see that nothing comes: behind each frame a marker is sent, which
-//! every program lets go on. The thread stays on one CPU, whose queue of received frames is first
-//! in, first out; so when the marker is behind the program, all that became of the frame has
-//! arrived.
+//! No timeout decides that a frame was dropped: a marker follows each frame, and every program
+//! passes markers. The thread stays on one CPU, whose backlog queue is first in, first out. When
+//! the marker has passed the program, the result of the frame has arrived.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -23,56 +21,52 @@ use nix::unistd::Pid;
 use sluice::kernel::bpf::Program;
 use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 
+use super::offload::{merged, offload};
 use super::redirect::RedirectAll;
 use super::socket::{Captured, Offload, PATIENCE, PacketSocket};
-use super::{merged, offload};
 use crate::packets::addresses::{INTERFACE, NEIGHBOUR_V4, NEIGHBOUR_V6};
 use crate::packets::frames::{Client, Frame};
 
-/// Link address of the interface at which the program is.
+/// Link address of the interface of the program.
 pub(super) const IN: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
 /// Link address of the interface towards the backends.
 pub(super) const OUT: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
-/// Link address of the next hop on the way to every backend.
+/// Link address of the next hop towards every backend.
 pub(super) const NEXT_HOP: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
-/// EtherType of markers: the first of the two that IEEE 802 sets aside for experiments.
+/// EtherType of markers: local experimental EtherType 1 (IEEE 802).
 const MARKER: u16 = 0x88b5;
-/// Name and priority of the filter whose program is tested.
+/// Name and priority of the filter under test.
 const TESTED: (&str, u16) = ("tested", 1);
 /// The largest MTU of a virtual Ethernet device.
 const LARGEST: u32 = 65_535;
 
-/// What became of a frame.
+/// Frames that arrived after a frame was sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Arrived {
-    /// Frames that the program let go on.
+    /// Frames that the program passed.
     pub(super) passed: Vec<Captured>,
-    /// Frames that it sent away, through the interface towards the backends.
+    /// Frames that it redirected to the interface towards the backends.
     pub(super) left: Vec<Captured>,
-    /// Frames that it sent back to where the frame came from.
+    /// Frames that it transmitted through the receiving interface.
     pub(super) returned: Vec<Captured>,
 }
 
-/// Interfaces around a place where a program can be attached.
+/// Interfaces around the attachment point of a program.
 pub struct Link {
     inject: PacketSocket,
-    behind: PacketSocket,
+    after: PacketSocket,
     far: PacketSocket,
-    /// Index of the interface at which the program is.
+    /// Index of the interface of the program.
     at: u32,
     _redirect: RedirectAll,
     markers: u64,
-    /// Bytes; the kernel makes smaller segments of a merged packet as large.
+    /// Bytes; the kernel raises smaller segment sizes of merged packets to this one.
     smallest_segment: u16,
 }
 
 impl Link {
-    /// Moves the calling thread into a network namespace of its own, to stay there on one CPU, and
-    /// makes the interfaces.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// Moves the calling thread into a new network namespace and to one CPU, and creates the
+    /// interfaces.
     pub fn new() -> anyhow::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
         stay_on_one_cpu()?;
@@ -80,20 +74,21 @@ impl Link {
         let index =
             |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
         ensure!(index("out")? == INTERFACE, "the interface towards the backends has another index");
-        let redirect = RedirectAll::new(index("passed")?)
-            .context("cannot load the filter behind the program")?;
+        let redirect =
+            RedirectAll::new(index("passed")?).context("cannot load the redirecting filter")?;
         let at = index("in")?;
         put_filter(at, ("redirect", 2), redirect.as_fd())?;
         let socket = |name| PacketSocket::new(index(name)?);
-        let (inject, behind, far) = (socket("inject")?, socket("behind")?, socket("far")?);
+        let (inject, after, far) = (socket("inject")?, socket("after")?, socket("far")?);
         let mut link =
-            Self { inject, behind, far, at, _redirect: redirect, markers: 0, smallest_segment: 0 };
+            Self { inject, after, far, at, _redirect: redirect, markers: 0, smallest_segment: 0 };
         await_carrier(&socket("in")?, &mut link.inject)?;
         link.smallest_segment = link.smallest_segment()?;
         Ok(link)
     }
 
-    /// What becomes of merged segments of a byte while no program is attached.
+    /// The segment size of a merged packet that was sent with segments of one byte, without a
+    /// program.
     fn smallest_segment(&mut self) -> anyhow::Result<u16> {
         let client = Client { payload: 64, ..Client::tcp4() };
         let frame = Frame { segment_size: 1, segments: 64, ..client.frame().into() };
@@ -105,26 +100,26 @@ impl Link {
         Ok(captured.offload.segment_size)
     }
 
-    /// Why this kernel cannot be made to hold a frame though others can; `None` when it can.
+    /// The reason why this kernel cannot create the frame though others can; `None` if it can.
     pub fn refuses(&self, frame: &Frame) -> Option<&'static str> {
         let merged = merged(&frame.bytes).filter(|_| frame.segment_size != 0)?;
         if merged.kind == Offload::UDP {
             return (kernel() < (6, 2)).then_some(
-                "this kernel takes no merged datagrams from a packet socket (Linux 6.2)",
+                "this kernel accepts no merged datagrams from a packet socket (Linux 6.2)",
             );
         }
-        // Some stable kernels do, to their `TCP_MIN_GSO_SIZE`: Debian's 6.12.117 is one.
+        // Some stable kernels raise it to `TCP_MIN_GSO_SIZE`, for example Debian's 6.12.117.
         let raised = frame.segment_size < self.smallest_segment.into();
-        raised.then_some("this kernel makes such small segments of a merged packet larger")
+        raised.then_some("this kernel raises so small a segment size of a merged packet")
     }
 
-    /// Attaches a program as the daemon does, in place of the one before.
+    /// Attaches a program like the daemon does, and replaces the previous one.
     pub(super) fn attach(&mut self, program: &Program) -> anyhow::Result<()> {
         self.markers = 0;
         put_filter(self.at, TESTED, program.descriptor())
     }
 
-    /// Detaches it.
+    /// Detaches the program.
     pub(super) fn detach(&mut self) -> anyhow::Result<()> {
         run_netlink(async |netlink| {
             let (name, priority) = TESTED;
@@ -134,11 +129,9 @@ impl Link {
         })
     }
 
-    /// Sends a frame and says what became of it.
-    ///
+    /// Sends a frame and returns the frames that arrived.
     /// # Errors
-    ///
-    /// What the kernel refused; it refuses offloads that contradict the frame.
+    /// The kernel's error; it refuses offloads that contradict the frame.
     pub(super) fn send(&mut self, offload: Offload, bytes: &[u8]) -> anyhow::Result<Arrived> {
         self.inject
             .send(offload, bytes)
@@ -149,7 +142,7 @@ impl Link {
         self.inject.send(Offload::default(), &marker).context("cannot inject a marker")?;
         let mut arrived = Arrived::default();
         loop {
-            let frame = self.behind.receive()?;
+            let frame = self.after.receive()?;
             if frame.bytes == marker {
                 break;
             }
@@ -160,8 +153,7 @@ impl Link {
         Ok(arrived)
     }
 
-    /// How many markers went through the attached program, each of which it counted as neither IPv4
-    /// nor IPv6.
+    /// Number of markers that passed the attached program. It counts each as `not_ip`.
     pub(super) fn markers(&self) -> u64 {
         self.markers
     }
@@ -177,24 +169,23 @@ fn kernel() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Sends from one end of a pair until it arrives at the other.
+/// Sends from one end of a pair until a frame arrives at the other.
 fn await_carrier(from: &PacketSocket, to: &mut PacketSocket) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let frame = [&[0xff; 6][..], &IN, &MARKER.to_be_bytes(), &[0; 46]].concat();
     while to.drain()?.is_empty() {
         ensure!(Instant::now() < deadline, "an interface has no carrier after {PATIENCE:?}");
-        // An interface without a carrier takes a frame and drops it, or says that the network is
-        // down.
+        // An interface without a carrier drops a frame or returns `ENETDOWN`.
         if from.send(Offload::default(), &frame).is_err() {
             std::thread::yield_now();
         }
     }
-    // Those that were sent after the one that arrived first.
+    // Frames sent after the first one that arrived.
     to.drain()?;
     Ok(())
 }
 
-/// Keeps the thread on one of the CPUs that it may run on, threads on each in turn.
+/// Pins the thread to one of its allowed CPUs, round robin.
 fn stay_on_one_cpu() -> anyhow::Result<()> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
 
@@ -233,11 +224,11 @@ fn make_interfaces() -> anyhow::Result<()> {
     let mut commands = format!(
         "link add in address {at} mtu {LARGEST} type veth peer name inject mtu {LARGEST}\n\
          link add out index {INTERFACE} address {out} mtu {LARGEST} type veth peer name far mtu {LARGEST}\n\
-         link add passed mtu {LARGEST} type veth peer name behind mtu {LARGEST}\n"
+         link add passed mtu {LARGEST} type veth peer name after mtu {LARGEST}\n"
     );
     // Of a pair, the one that is brought up last can send at once; the other when the kernel has
     // noticed that it has a carrier.
-    for name in ["in", "inject", "far", "out", "behind", "passed"] {
+    for name in ["in", "inject", "far", "out", "after", "passed"] {
         commands += &format!("link set {name} addrgenmode none\nlink set {name} up\n");
     }
     // Routes need the table of local addresses, which begins with those of the loopback interface.

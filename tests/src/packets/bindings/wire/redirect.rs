@@ -13,7 +13,7 @@ use aya_obj::generated::{
 
 use crate::kernel::load_classifier;
 
-/// The filter's program in the kernel.
+/// The filter's program.
 #[derive(Debug)]
 pub(super) struct RedirectAll(OwnedFd);
 

@@ -1,5 +1,5 @@
-//! A packet socket that says and hears what stands beside a frame's bytes: offloads
-//! (`PACKET_VNET_HDR`) and a VLAN tag (`PACKET_AUXDATA`), both as in packet(7).
+//! A packet socket that sends and receives frames with metadata: offloads (`PACKET_VNET_HDR`) and a
+//! VLAN tag (`PACKET_AUXDATA`), see packet(7).
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
 use std::io::{self, IoSlice};
@@ -10,25 +10,23 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, Protocol, Socket, Type};
 
-/// How long a frame may be on its way. It takes microseconds; only a lost one takes this long.
+/// Timeout for a frame that is lost. Delivery takes microseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `struct virtio_net_hdr` of the kernel's `uapi/linux/virtio_net.h`, in the machine's byte order
-/// as packet sockets have it.
+/// `struct virtio_net_hdr` (`uapi/linux/virtio_net.h`), in host byte order for packet sockets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Offload {
-    /// [`Offload::PARTIAL`]: the transport checksum is still to be completed.
+    /// [`Offload::PARTIAL`]: the L4 checksum is partial (`CHECKSUM_PARTIAL`).
     pub(super) flags: u8,
-    /// What a merged packet is made of: [`Offload::TCP4`], [`Offload::TCP6`], [`Offload::UDP`],
-    /// or 0.
+    /// Type of a merged packet: [`Offload::TCP4`], [`Offload::TCP6`], [`Offload::UDP`], or 0.
     pub(super) kind: u8,
-    /// Bytes in the linear part of the buffer. A sender only proposes it.
+    /// Bytes in the linear part of the buffer; a hint from the sender.
     pub(super) linear: u16,
-    /// Payload of each segment of a merged packet.
+    /// Bytes of payload in each segment of a merged packet.
     pub(super) segment_size: u16,
-    /// Where the checksummed bytes start.
+    /// Offset of the first checksummed byte.
     pub(super) checksum_start: u16,
-    /// Where the checksum is, from there.
+    /// Offset of the checksum from there.
     pub(super) checksum_offset: u16,
 }
 
@@ -66,18 +64,18 @@ impl Offload {
     }
 }
 
-/// A frame that was captured.
+/// A received frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Captured {
-    /// Its bytes, without a tag that is held beside them.
+    /// The bytes, without a VLAN tag in metadata.
     pub(super) bytes: Vec<u8>,
-    /// The tag beside the bytes: its EtherType and its content.
+    /// The VLAN tag in metadata: EtherType and TCI.
     pub(super) tag: Option<(u16, u16)>,
-    /// Its offloads.
+    /// The offloads.
     pub(super) offload: Offload,
 }
 
-/// A socket on one interface: it injects frames there, and captures what comes in.
+/// A socket on one interface: it injects frames and receives incoming ones.
 pub(super) struct PacketSocket {
     socket: Socket,
     buffer: Vec<MaybeUninit<u8>>,
@@ -85,16 +83,12 @@ pub(super) struct PacketSocket {
 
 impl PacketSocket {
     /// A socket on the interface of an index.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
     pub(super) fn new(interface: u32) -> anyhow::Result<Self> {
         const LARGEST: usize = Offload::SIZE + (1 << 17);
         const BUFFER: usize = 4 << 20;
 
         let everything = (libc::ETH_P_ALL as u16).to_be();
-        // Opened for no protocol, so that it hears nothing before it is bound to its interface.
+        // Protocol 0, so that it receives nothing before it is bound to its interface.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))
             .context("cannot open a socket")?;
         for (option, name) in [
@@ -111,10 +105,6 @@ impl PacketSocket {
     }
 
     /// Injects a frame.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
     pub(super) fn send(&self, offload: Offload, bytes: &[u8]) -> io::Result<()> {
         let header = offload.to_bytes();
         let sent = self.socket.send_vectored(&[IoSlice::new(&header), IoSlice::new(bytes)])?;
@@ -125,20 +115,12 @@ impl PacketSocket {
         }
     }
 
-    /// The next frame; waits for it.
-    ///
-    /// # Errors
-    ///
-    /// That none came, or what the kernel refused.
+    /// Waits for the next frame.
     pub(super) fn receive(&mut self) -> anyhow::Result<Captured> {
         self.take(0).with_context(|| format!("no frame within {PATIENCE:?}"))
     }
 
-    /// The frames that have come already.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
+    /// The frames that have arrived.
     pub(super) fn drain(&mut self) -> anyhow::Result<Vec<Captured>> {
         let mut frames = Vec::new();
         loop {
@@ -175,28 +157,26 @@ impl PacketSocket {
 /// `PACKET_IGNORE_OUTGOING` of `uapi/linux/if_packet.h`.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
-/// The tag in the control message of a frame: a `struct cmsghdr` with a `struct tpacket_auxdata`
-/// behind it.
+/// The VLAN tag in the control message of a frame: `struct cmsghdr`, then `struct tpacket_auxdata`.
 fn tag(control: &[u8]) -> anyhow::Result<Option<(u16, u16)>> {
     const HEADER: usize = size_of::<libc::cmsghdr>();
     const VLAN_VALID: u32 = 1 << 4;
 
-    let auxiliary =
-        control.get(HEADER..HEADER + 20).context("a frame came without PACKET_AUXDATA")?;
+    let auxiliary = control.get(HEADER..HEADER + 20).context("a frame without PACKET_AUXDATA")?;
     let word = |at: usize| u16::from_ne_bytes([auxiliary[at], auxiliary[at + 1]]);
     let status = u32::from_ne_bytes([auxiliary[0], auxiliary[1], auxiliary[2], auxiliary[3]]);
     Ok((status & VLAN_VALID != 0).then(|| (word(18), word(16))))
 }
 
 fn initialised(bytes: &[MaybeUninit<u8>]) -> &[u8] {
-    // SAFETY: only called on bytes that the kernel has just written, as it said by their number.
+    // SAFETY: callers pass only bytes that the kernel has written, by the length that it returned.
     unsafe { &*(std::ptr::from_ref(bytes) as *const [u8]) }
 }
 
 fn switch_on(socket: &Socket, option: libc::c_int) -> io::Result<()> {
     let one: libc::c_int = 1;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is an integer of the size given.
+    // SAFETY: the value is an integer of the given size.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -220,7 +200,7 @@ fn bind(socket: &Socket, protocol: u16, interface: u32) -> io::Result<()> {
         sll_addr: [0; 8],
     };
     let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the address is a whole `sockaddr_ll`, as its family says.
+    // SAFETY: the address is a complete `sockaddr_ll`, and its family says so.
     let status = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
