@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::link_failed;
+use super::error::link_failed;
 use crate::kernel::bpf::{self, Link, LinkTarget};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::{Host, HostError};

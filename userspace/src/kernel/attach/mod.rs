@@ -6,13 +6,12 @@
 
 mod attachment;
 mod cgroup;
+mod error;
 mod tc;
 mod xdp;
 
 use std::fmt;
-use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
 pub(crate) use attachment::Attachment;
 pub use cgroup::CgroupLink;
@@ -89,9 +88,4 @@ impl fmt::Display for AttachPoint {
             Self::Cgroup(link) => link.fmt(f),
         }
     }
-}
-
-/// The error of a link operation.
-fn link_failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError {
-    move |source| HostError::Link { doing, path: path.to_owned(), source }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use super::link_failed;
+use super::error::link_failed;
 use crate::kernel::bpf::{self, Link, LinkTarget};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::{Host, HostError};

@@ -15,6 +15,7 @@ use netlink_packet_route::tc::{
     TcOption,
 };
 
+use super::direction::Direction;
 use super::{Error, Mode, Netlink, interface_name};
 
 /// `ETH_P_ALL`: the filter sees every packet, VLAN-tagged ones too.
@@ -23,25 +24,6 @@ const ETH_P_ALL: u16 = 0x0003;
 const FILTER_HANDLE: u32 = 1;
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
-
-/// Which packets of an interface a filter sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// Packets that arrive.
-    Ingress,
-    /// Packets that leave.
-    Egress,
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        })
-    }
-}
 
 impl Direction {
     fn parent(self) -> TcHandle {
