@@ -5,15 +5,21 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_datapath::abi::maps::balancer::{
+    BACKEND_COUNTERS, BACKEND_RECORDS, BACKENDS, NEXT_HOPS, QUIC_ID_LENGTHS, QUIC_SERVERS, ROUTES,
+    SERVICE_COUNTERS, SERVICE_RECORDS, VIPS,
+};
 use sluice_datapath::abi::{Backend, BackendRecord, Name, NextHop, QuicIdLengths, ServiceRecord};
 use sluice_datapath::{Address, Family};
 
 use crate::have::{Have, HaveBackend, HaveService, QUARANTINE_SECONDS};
 use crate::step::{NewBackend, NewTable, Step};
 
+mod addresses;
 mod maps;
 
-pub use maps::MapStore;
+pub use addresses::{put_vip_addresses, remove_vip_addresses, vip_addresses};
+pub use maps::{BalancerMap, MapStore};
 
 /// The entry of an unused index.
 const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 };
@@ -21,7 +27,7 @@ const FREE: Backend = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 0 }
 /// Reads the state of the maps.
 pub fn have<M: MapStore>(maps: &M) -> Result<Have, M::Error> {
     let mut have = Have { backends: backends(maps)?, ..Have::default() };
-    for (index, record) in (0..).zip(maps.service_records()?).skip(1) {
+    for (index, record) in (0..).zip(maps.elements(SERVICE_RECORDS)?).skip(1) {
         let name = record.name.as_str();
         if name.is_empty() && record.reusable_after == 0 {
             continue;
@@ -43,12 +49,12 @@ pub fn have<M: MapStore>(maps: &M) -> Result<Have, M::Error> {
             service.table = Some(table);
         }
     }
-    have.addresses = maps.vip_addresses()?;
-    have.vips = maps.vips()?;
-    have.routes = maps.routes()?;
-    have.quic_servers = maps.quic_servers()?;
+    have.addresses = vip_addresses(maps)?;
+    have.vips = maps.entries(VIPS)?;
+    have.routes = maps.entries(ROUTES)?;
+    have.quic_servers = maps.entries(QUIC_SERVERS)?;
     have.quic_lengths = (0..)
-        .zip(maps.quic_lengths()?)
+        .zip(maps.elements(QUIC_ID_LENGTHS)?)
         .filter(|(_, lengths)| *lengths != QuicIdLengths::NONE)
         .collect();
     Ok(have)
@@ -57,8 +63,8 @@ pub fn have<M: MapStore>(maps: &M) -> Result<Have, M::Error> {
 /// Reads [`Have::backends`].
 pub fn backends<M: MapStore>(maps: &M) -> Result<BTreeMap<u16, HaveBackend>, M::Error> {
     let mut backends = BTreeMap::new();
-    let entries = maps.backends()?;
-    for ((index, record), entry) in (0_u32..).zip(maps.backend_records()?).zip(entries) {
+    let entries = maps.elements(BACKENDS)?;
+    for ((index, record), entry) in (0_u32..).zip(maps.elements(BACKEND_RECORDS)?).zip(entries) {
         // Index 0 means none.
         let (Ok(index @ 1..), 1..) = (u16::try_from(index), record.epoch) else { continue };
         let name = record.name.as_str();
@@ -93,28 +99,28 @@ pub fn apply<M: MapStore>(
         Step::AddBackends(new) => add_backends(maps, new, next_hop),
         Step::SetDraining(changed) => set_draining(maps, changed),
         Step::ReplaceTables(new) => replace_tables(maps, new),
-        Step::PutRoutes(routes) => maps.put_routes(routes),
-        Step::RemoveRoutes(keys) => maps.remove_routes(keys),
+        Step::PutRoutes(routes) => maps.put(ROUTES, routes),
+        Step::RemoveRoutes(keys) => maps.remove(ROUTES, keys),
         Step::PutServerIds { servers, lengths } => {
-            maps.put_quic_servers(servers)?;
-            maps.set_quic_lengths(lengths)
+            maps.put(QUIC_SERVERS, servers)?;
+            maps.write(QUIC_ID_LENGTHS, lengths)
         }
         Step::RemoveServerIds { servers, services } => {
             let lengths: Vec<_> =
                 services.iter().map(|index| (*index, QuicIdLengths::NONE)).collect();
-            maps.set_quic_lengths(&lengths)?;
-            maps.remove_quic_servers(servers)
+            maps.write(QUIC_ID_LENGTHS, &lengths)?;
+            maps.remove(QUIC_SERVERS, servers)
         }
-        Step::ClearCachedVips(addresses) => maps.put_vip_addresses(addresses),
+        Step::ClearCachedVips(addresses) => put_vip_addresses(maps, addresses),
         Step::PutVips { addresses, vips } => {
-            maps.put_vips(vips)?;
+            maps.put(VIPS, vips)?;
             // After the VIPs, so that an address is a VIP address only when its VIPs exist, and its
             // cached VIP is equal to one of them.
-            maps.put_vip_addresses(addresses)
+            put_vip_addresses(maps, addresses)
         }
         Step::RemoveVips { vips, addresses } => {
-            maps.remove_vip_addresses(addresses)?;
-            maps.remove_vips(vips)
+            remove_vip_addresses(maps, addresses)?;
+            maps.remove(VIPS, vips)
         }
         Step::RetireServices(indexes) => retire_services(maps, indexes, now),
         Step::RetireBackends(indexes) => retire_backends(maps, indexes, now),
@@ -126,7 +132,8 @@ fn add_backends<M: MapStore>(
     new: &[NewBackend],
     next_hop: &dyn Fn(IpAddr) -> NextHop,
 ) -> Result<(), M::Error> {
-    maps.reset_backend_counters(&new.iter().map(|backend| backend.index).collect::<Vec<_>>())?;
+    let indexes: Vec<_> = new.iter().map(|backend| u32::from(backend.index)).collect();
+    maps.reset(BACKEND_COUNTERS, &indexes)?;
     // The records precede the entries: after a crash the next daemon does not reuse the epochs.
     let records = new.iter().map(|backend| {
         let record = BackendRecord {
@@ -135,9 +142,9 @@ fn add_backends<M: MapStore>(
             epoch: backend.entry.epoch,
             draining: u32::from(backend.draining),
         };
-        (backend.index, record)
+        (u32::from(backend.index), record)
     });
-    maps.set_backend_records(&records.collect::<Vec<_>>())?;
+    maps.write(BACKEND_RECORDS, &records.collect::<Vec<_>>())?;
     let next_hops = new.iter().flat_map(|backend| {
         let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
         let addresses = addresses.into_iter().filter(|(_, address)| !address.is_none());
@@ -145,26 +152,27 @@ fn add_backends<M: MapStore>(
             (NextHop::index(backend.index, family), next_hop(address.into()))
         })
     });
-    maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
-    maps.set_backends(&new.iter().map(|backend| (backend.index, backend.entry)).collect::<Vec<_>>())
+    maps.write(NEXT_HOPS, &next_hops.collect::<Vec<_>>())?;
+    let entries = new.iter().map(|backend| (u32::from(backend.index), backend.entry));
+    maps.write(BACKENDS, &entries.collect::<Vec<_>>())
 }
 
 fn set_draining<M: MapStore>(maps: &mut M, changed: &[(u16, bool)]) -> Result<(), M::Error> {
-    let records = maps.backend_records()?;
+    let records = maps.elements(BACKEND_RECORDS)?;
     let changed = changed.iter().filter_map(|(index, draining)| {
         let record = records.get(usize::from(*index))?;
-        Some((*index, BackendRecord { draining: u32::from(*draining), ..*record }))
+        Some((u32::from(*index), BackendRecord { draining: u32::from(*draining), ..*record }))
     });
-    maps.set_backend_records(&changed.collect::<Vec<_>>())
+    maps.write(BACKEND_RECORDS, &changed.collect::<Vec<_>>())
 }
 
 fn replace_tables<M: MapStore>(maps: &mut M, new: &[NewTable]) -> Result<(), M::Error> {
     let created = new.iter().filter(|table| table.created);
     let indexes: Vec<_> = created.clone().map(|table| table.service).collect();
-    maps.reset_service_counters(&indexes)?;
+    maps.reset(SERVICE_COUNTERS, &indexes)?;
     let records = created
         .map(|table| (table.service, ServiceRecord { name: name(&table.name), reusable_after: 0 }));
-    maps.set_service_records(&records.collect::<Vec<_>>())?;
+    maps.write(SERVICE_RECORDS, &records.collect::<Vec<_>>())?;
     let tables: Vec<_> = new.iter().map(|table| (table.service, &table.table)).collect();
     maps.replace_tables(&tables)
 }
@@ -175,25 +183,29 @@ fn retire_services<M: MapStore>(maps: &mut M, indexes: &[u32], now: u64) -> Resu
     // The records are written last: while a record has the service's name, the next daemon repeats
     // the step.
     let record = ServiceRecord { name: Name::NONE, reusable_after: reusable_after(now) };
-    maps.set_service_records(&indexes.iter().map(|index| (*index, record)).collect::<Vec<_>>())
+    maps.write(SERVICE_RECORDS, &indexes.iter().map(|index| (*index, record)).collect::<Vec<_>>())
 }
 
 fn retire_backends<M: MapStore>(maps: &mut M, indexes: &[u16], now: u64) -> Result<(), M::Error> {
     // The entries, with their epochs, are cleared first: entries of the connection table for these
     // indexes no longer match.
-    maps.set_backends(&indexes.iter().map(|index| (*index, FREE)).collect::<Vec<_>>())?;
+    let free = indexes.iter().map(|index| (u32::from(*index), FREE));
+    maps.write(BACKENDS, &free.collect::<Vec<_>>())?;
     let next_hops = indexes.iter().flat_map(|index| {
         [Family::V4, Family::V6].map(|family| (NextHop::index(*index, family), NextHop::NONE))
     });
-    maps.set_next_hops(&next_hops.collect::<Vec<_>>())?;
+    maps.write(NEXT_HOPS, &next_hops.collect::<Vec<_>>())?;
     // The records are written last, as in `retire_services`.
-    let records = maps.backend_records()?;
+    let records = maps.elements(BACKEND_RECORDS)?;
     let reusable_after = reusable_after(now);
     let retired = indexes.iter().filter_map(|index| {
         let record = records.get(usize::from(*index))?;
-        Some((*index, BackendRecord { name: Name::NONE, draining: 0, reusable_after, ..*record }))
+        Some((
+            u32::from(*index),
+            BackendRecord { name: Name::NONE, draining: 0, reusable_after, ..*record },
+        ))
     });
-    maps.set_backend_records(&retired.collect::<Vec<_>>())
+    maps.write(BACKEND_RECORDS, &retired.collect::<Vec<_>>())
 }
 
 /// The end of the quarantine of an index that is freed at `now`.

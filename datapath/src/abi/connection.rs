@@ -18,7 +18,7 @@ pod!(Connection, 8);
 
 /// Key of the map `FRAGMENTS`: what the fragments of one packet have in common (RFC 791 section
 /// 3.2, RFC 8200 section 4.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct FragmentKey {
     /// The client's address.

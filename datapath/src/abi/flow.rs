@@ -56,7 +56,7 @@ impl core::fmt::Debug for Port {
 }
 
 /// A 5-tuple as the client sent it; also the key of the connection table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Flow {
     /// The client's address.

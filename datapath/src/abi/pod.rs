@@ -8,7 +8,13 @@
 /// The type is `#[repr(C)]`, has no padding, and every bit pattern is a valid value of it. Nothing
 /// else may be put into a map: the kernel compares keys byte by byte, and another version of a
 /// program may have written a value.
-pub unsafe trait Pod: Copy + 'static {}
+pub unsafe trait Pod: Copy + 'static {
+    /// The value of zero bytes: an array element that was never written.
+    fn zeroed() -> Self {
+        // SAFETY: every bit pattern is a valid value.
+        unsafe { core::mem::zeroed() }
+    }
+}
 
 // SAFETY: integers and arrays of bytes have no padding and accept every bit pattern.
 unsafe impl Pod for u32 {}

@@ -153,7 +153,7 @@ impl BucketUpdate {
 
 /// Key of the map `CLIENT_BUCKETS`: a client as far as its rate goes, at one service. An IPv6
 /// client is a whole /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct ClientKey {
     source: Address,

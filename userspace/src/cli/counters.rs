@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sluice_datapath::abi::maps::backend;
 use sluice_datapath::{Reason, Verdict};
 
 use crate::args::ShowArgs;
@@ -142,10 +143,10 @@ fn lb_counters(lb: &LbSnapshot) -> Result<LbCounters, CliError> {
 }
 
 fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, CliError> {
-    let count = maps.decapsulated().map_err(CliError::operation)?;
+    let count = maps.total(backend::DECAPSULATED, 0).map_err(CliError::operation)?;
     Ok(BackendCounters {
         decapsulated: Count { packets: count.packets, bytes: count.bytes },
-        mss_clamped: maps.clamped().map_err(CliError::operation)?,
+        mss_clamped: maps.total(backend::MSS_CLAMPED, 0).map_err(CliError::operation)?,
         reasons: by_name(maps.reasons().map_err(CliError::operation)?),
     })
 }

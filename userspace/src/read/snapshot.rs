@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sluice_control::apply;
+use sluice_control::apply::{self, MapStore as _};
 use sluice_control::config::{Protocol, Vip};
 use sluice_control::have::HaveBackend;
 use sluice_control::prefix::key_prefix;
+use sluice_datapath::abi::maps::{backend, balancer};
 use sluice_datapath::abi::{
     BackendCounters, ICMP, InstanceRecord, NextHop, PathMtuRecord, ServiceCounters, VipKey,
 };
@@ -85,7 +86,7 @@ pub(crate) struct BackendPaths {
 
 impl LbSnapshot {
     fn read(instance: &str, maps: BalancerMaps) -> Result<Self, CliError> {
-        let records = maps.service_records().map_err(CliError::operation)?;
+        let records = maps.elements(balancer::SERVICE_RECORDS).map_err(CliError::operation)?;
         let named = (0..).zip(records).filter(|(_, record)| !record.name.as_str().is_empty());
         let services =
             named.map(|(index, record)| (index, record.name.as_str().to_owned())).collect();
@@ -101,7 +102,7 @@ impl LbSnapshot {
 
     /// The record of the configuration that was applied last.
     pub(crate) fn record(&self) -> Result<InstanceRecord, CliError> {
-        self.maps.instance().map_err(CliError::operation)
+        self.maps.element(balancer::INSTANCE, 0).map_err(CliError::operation)
     }
 
     /// The services: index and name.
@@ -127,11 +128,11 @@ impl LbSnapshot {
 
     /// The VIPs of each service, as the configuration writes them.
     pub(crate) fn vips(&self) -> Result<BTreeMap<u32, Vec<String>>, CliError> {
-        let addresses = self.maps.vip_addresses().map_err(CliError::operation)?;
+        let addresses = apply::vip_addresses(&self.maps).map_err(CliError::operation)?;
         let addresses: BTreeMap<u32, IpNet> =
             addresses.into_iter().map(|(prefix, entry)| (entry.id, prefix)).collect();
         let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for (key, entry) in self.maps.vips().map_err(CliError::operation)? {
+        for (key, entry) in self.maps.entries(balancer::VIPS).map_err(CliError::operation)? {
             if key.protocol != ICMP {
                 vips.entry(entry.service).or_default().push(vip_text(&addresses, &key));
             }
@@ -142,7 +143,7 @@ impl LbSnapshot {
     /// The routes of each service: client prefix and name of the service that handles it.
     pub(crate) fn routes(&self) -> Result<BTreeMap<u32, BTreeMap<String, String>>, CliError> {
         let mut routes: BTreeMap<u32, BTreeMap<String, String>> = BTreeMap::new();
-        for (key, target) in self.maps.routes().map_err(CliError::operation)? {
+        for (key, target) in self.maps.entries(balancer::ROUTES).map_err(CliError::operation)? {
             let clients = key_prefix(key.clients()).to_string();
             let target = self.service_name(target.service);
             routes.entry(key.service).or_default().insert(clients, target);
@@ -154,7 +155,9 @@ impl LbSnapshot {
     /// the name of the backend.
     pub(crate) fn server_ids(&self) -> Result<BTreeMap<u32, BTreeMap<String, String>>, CliError> {
         let mut ids: BTreeMap<u32, BTreeMap<String, String>> = BTreeMap::new();
-        for (key, server) in self.maps.quic_servers().map_err(CliError::operation)? {
+        for (key, server) in
+            self.maps.entries(balancer::QUIC_SERVERS).map_err(CliError::operation)?
+        {
             let (rotation, id, length) = key.server_id();
             let id: String = id[..length].iter().map(|octet| format!("{octet:02x}")).collect();
             let backend = self.backend_name(server.backend as u16);
@@ -192,8 +195,8 @@ impl LbSnapshot {
 
     /// The paths to each backend, by index.
     pub(crate) fn paths(&self) -> Result<BTreeMap<u16, BackendPaths>, CliError> {
-        let next_hops = self.maps.next_hops().map_err(CliError::operation)?;
-        let path_mtus = self.maps.path_mtus().map_err(CliError::operation)?;
+        let next_hops = self.maps.elements(balancer::NEXT_HOPS).map_err(CliError::operation)?;
+        let path_mtus = self.maps.elements(balancer::PATH_MTUS).map_err(CliError::operation)?;
         let now = clock::now();
         let mut paths = BTreeMap::new();
         for (index, backend) in &self.backends {
@@ -225,12 +228,12 @@ impl LbSnapshot {
 
     /// The counters of a service.
     pub(crate) fn service_counters(&self, index: u32) -> Result<ServiceCounters, CliError> {
-        self.maps.service_counters(index).map_err(CliError::operation)
+        self.maps.total(balancer::SERVICE_COUNTERS, index).map_err(CliError::operation)
     }
 
     /// The counters of a backend.
     pub(crate) fn backend_counters(&self, index: u16) -> Result<BackendCounters, CliError> {
-        self.maps.backend_counters(index).map_err(CliError::operation)
+        self.maps.total(balancer::BACKEND_COUNTERS, (index).into()).map_err(CliError::operation)
     }
 
     /// Packets that were not forwarded, by reason, if there were any.
@@ -240,7 +243,7 @@ impl LbSnapshot {
 
     /// ICMP errors about the paths to backends, by outcome, if there were any.
     pub(crate) fn path_errors(&self) -> Result<Vec<(PathErrorOutcome, u64)>, CliError> {
-        let counted = self.maps.path_errors().map_err(CliError::operation)?;
+        let counted = self.maps.elements(balancer::PATH_MTU_ERRORS).map_err(CliError::operation)?;
         let counts =
             PathErrorOutcome::ALL.into_iter().zip(counted).filter(|(_, count)| *count != 0);
         Ok(counts.collect())
@@ -276,7 +279,9 @@ impl BackendSnapshot {
         let mut sizes = BTreeMap::new();
         let Some(maps) = &self.maps else { return Ok(sizes) };
         for (family, name) in [(Family::V4, "v4"), (Family::V6, "v6")] {
-            let size = maps.largest_segment(family).map_err(CliError::operation)?;
+            let size = maps
+                .element(backend::MAX_SEGMENT_SIZES, family.index())
+                .map_err(CliError::operation)?;
             if size != 0 {
                 sizes.insert(name, size);
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sluice::kernel::bpf::{BalancerMaps, Pins};
 use sluice::role::Role;
+use sluice_datapath::abi::maps::balancer::SERVICE_COUNTERS;
 
 use crate::fixture::wait_until;
 use crate::support::run;
@@ -153,5 +154,5 @@ impl BackgroundTraffic {
 /// Packets forwarded for the first service.
 pub(crate) fn counted() -> u64 {
     let pins = Pins::new(Path::new("/sys/fs/bpf"), "edge", Role::Lb);
-    BalancerMaps::open(&pins).unwrap().service_counters(1).unwrap().packets
+    BalancerMaps::open(&pins).unwrap().total(SERVICE_COUNTERS, 1).unwrap().packets
 }

@@ -1,6 +1,7 @@
 //! The names behind the indices of events.
 
 use anyhow::anyhow;
+use sluice_datapath::abi::maps::balancer;
 
 use crate::error::CliError;
 use crate::kernel::bpf::{BalancerMaps, Pins};
@@ -15,8 +16,8 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn open(pins: &Pins) -> Result<Self, CliError> {
         let maps = BalancerMaps::open(pins).map_err(CliError::operation)?;
-        let services = maps.service_records().map_err(CliError::operation)?;
-        let backends = maps.backend_records().map_err(CliError::operation)?;
+        let services = maps.elements(balancer::SERVICE_RECORDS).map_err(CliError::operation)?;
+        let backends = maps.elements(balancer::BACKEND_RECORDS).map_err(CliError::operation)?;
         Ok(Self {
             services: services.iter().map(|record| record.name.as_str().to_owned()).collect(),
             backends: backends.iter().map(|record| record.name.as_str().to_owned()).collect(),

@@ -15,6 +15,7 @@ use sluice_control::capacities::Capacities;
 use sluice_control::config::Config;
 use sluice_datapath::Family;
 use sluice_datapath::abi::Port;
+use sluice_datapath::abi::maps::backend;
 use tracing::{info, warn};
 
 use crate::args::BackendArgs;
@@ -309,8 +310,13 @@ impl BackendDaemon {
             None => [(Family::V4, 0), (Family::V6, 0)],
         };
         for (family, bytes) in largest {
-            if maps.largest_segment(family).map_err(CliError::operation)? != bytes {
-                maps.set_largest_segments(&[(family, bytes)]).map_err(CliError::operation)?;
+            if maps
+                .element(backend::MAX_SEGMENT_SIZES, family.index())
+                .map_err(CliError::operation)?
+                != bytes
+            {
+                maps.write(backend::MAX_SEGMENT_SIZES, &[(family.index(), bytes)])
+                    .map_err(CliError::operation)?;
                 match bytes {
                     0 => info!(%family, "MSS is not clamped"),
                     bytes => info!(%family, mss = bytes, "MSS is clamped"),
@@ -351,7 +357,7 @@ impl BackendDaemon {
         if let Some((programs, maps)) = &mut self.loaded {
             programs.finish_resize()?;
             *maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
-            info!(vip_addresses = maps.vip_addresses(), "maps resized");
+            info!(vip_addresses = maps.capacities().vips, "maps resized");
         }
         Ok(())
     }

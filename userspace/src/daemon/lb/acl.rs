@@ -13,6 +13,7 @@ use sluice_control::apply;
 use sluice_control::config::{Config, ServiceConfig};
 use sluice_control::desired::Desired;
 use sluice_control::have::Have;
+use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{AclVerdict, Rate, RateKind, VipOptions};
 use tracing::{info, warn};
 
@@ -117,7 +118,7 @@ impl LbDaemon {
             self.acls.put(scope, acl);
         }
         let tries: Vec<_> = put.iter().map(|(index, _, acl)| (*index, acl.trie())).collect();
-        self.maps.put_lists(&tries).map_err(CliError::operation)?;
+        self.maps.replace_acls(&tries).map_err(CliError::operation)?;
         let mut new = Vec::with_capacity(put.len());
         for (_, scope, acl) in put {
             new.push(scope.clone());
@@ -133,7 +134,7 @@ impl LbDaemon {
             .iter()
             .filter_map(|(scope, _)| acl_index(scope, &indexes))
             .collect();
-        let present = self.maps.listed().map_err(CliError::operation)?;
+        let present = self.maps.acl_indexes().map_err(CliError::operation)?;
         let stale: Vec<u32> =
             present.iter().copied().filter(|index| !keep.contains(index)).collect();
         for index in stale {
@@ -152,7 +153,7 @@ impl LbDaemon {
             services.filter_map(|service| Some((index(service)?, service.rate_limits()))).collect();
         let mut changed = Vec::new();
         let mut refilled = BTreeSet::new();
-        let present = self.maps.rates().map_err(CliError::operation)?;
+        let present = self.maps.elements(balancer::RATES).map_err(CliError::operation)?;
         for (service, present) in (0..).zip(present.chunks_exact(RateKind::ALL.len())) {
             for (limit, has) in RateKind::ALL.into_iter().zip(present) {
                 // The index of no service has no limit, so that the next service starts without.
@@ -166,19 +167,19 @@ impl LbDaemon {
         if changed.is_empty() {
             return Ok(());
         }
-        self.maps.set_rates(&changed).map_err(CliError::operation)?;
+        self.maps.write(balancer::RATES, &changed).map_err(CliError::operation)?;
         self.maps.fill_buckets(&refilled).map_err(CliError::operation)
     }
 
     /// The index of each service, by name.
     fn service_indexes(&self) -> Result<BTreeMap<String, u32>, CliError> {
-        let records = self.maps.service_records().map_err(CliError::operation)?;
+        let records = self.maps.elements(balancer::SERVICE_RECORDS).map_err(CliError::operation)?;
         let named = (0..).zip(records).filter(|(_, record)| !record.name.as_str().is_empty());
         Ok(named.map(|(index, record)| (record.name.as_str().to_owned(), index)).collect())
     }
 
     fn has_acl(&self, index: u32) -> Result<bool, CliError> {
-        self.maps.has_list(index).map_err(CliError::operation)
+        self.maps.has_acl(index).map_err(CliError::operation)
     }
 }
 

@@ -19,6 +19,7 @@ use sluice_control::have::Have;
 use sluice_control::step::Step;
 use sluice_control::{apply, plan};
 use sluice_datapath::LAYOUT_VERSION;
+use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{Features, InstanceRecord, Settings};
 use tracing::{info, warn};
 
@@ -150,14 +151,15 @@ impl Daemon for LbDaemon {
         let all_features = Settings { features: Features::ALL, ..settings };
         let is_resizing = Self::ROLE.object.unfinished_resize(&pins).is_some();
         // If the maps cannot be opened, no entries of an earlier configuration are in use.
-        let earlier = BalancerMaps::open(&pins).and_then(|maps| maps.instance()).ok();
+        let earlier =
+            BalancerMaps::open(&pins).and_then(|maps| maps.element(balancer::INSTANCE, 0)).ok();
         let is_changed = earlier
             .is_some_and(|record| record.config_digest != config.digest || record.changing != 0);
         let settings = if is_resizing || is_changed { all_features } else { settings };
         let parameters = LoadParameters::balancer(&settings, &config.capacities());
         let programs = Programs::load(Self::ROLE, &pins, &parameters)?;
         let maps = BalancerMaps::open(&pins).map_err(CliError::operation)?;
-        let before = maps.instance().map_err(CliError::operation)?;
+        let before = maps.element(balancer::INSTANCE, 0).map_err(CliError::operation)?;
         if before.layout != 0 && before.key_fingerprint != config.fingerprint() {
             warn!("the hash key changed; flows of untracked services move to other backends");
         }
@@ -435,7 +437,7 @@ impl LbDaemon {
             config_digest: self.config.digest,
             applied_at,
         };
-        self.maps.set_instance(&record).map_err(CliError::operation)
+        self.maps.write(balancer::INSTANCE, &[(0, record)]).map_err(CliError::operation)
     }
 }
 

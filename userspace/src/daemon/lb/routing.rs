@@ -8,6 +8,7 @@ use sluice_control::apply;
 use sluice_control::config::Underlay;
 use sluice_control::have::HaveBackend;
 use sluice_datapath::abi::NextHop;
+use sluice_datapath::abi::maps::balancer;
 use tracing::{debug, info, warn};
 
 use super::{LbDaemon, find_next_hops};
@@ -61,7 +62,7 @@ impl PathMtuTracker {
         maps: &BalancerMaps,
         backends: &BTreeMap<u16, HaveBackend>,
     ) -> Result<(), CliError> {
-        let records = maps.path_mtus().map_err(CliError::operation)?;
+        let records = maps.elements(balancer::PATH_MTUS).map_err(CliError::operation)?;
         self.path_mtus = PathMtus::restored(backends, &records, clock::now());
         Ok(())
     }
@@ -121,8 +122,8 @@ impl PathMtuTracker {
         maps: &mut BalancerMaps,
         backends: &BTreeMap<u16, HaveBackend>,
     ) -> Result<(), CliError> {
-        let present = maps.path_mtus().map_err(CliError::operation)?;
-        maps.set_path_mtus(&self.path_mtus.changed_records(backends, &present))
+        let present = maps.elements(balancer::PATH_MTUS).map_err(CliError::operation)?;
+        maps.write(balancer::PATH_MTUS, &self.path_mtus.changed_records(backends, &present))
             .map_err(CliError::operation)
     }
 
@@ -204,7 +205,7 @@ impl LbDaemon {
         &mut self,
         counts: &BTreeMap<PathErrorOutcome, u64>,
     ) -> Result<(), CliError> {
-        let present = self.maps.path_errors().map_err(CliError::operation)?;
+        let present = self.maps.elements(balancer::PATH_MTU_ERRORS).map_err(CliError::operation)?;
         let counted = |outcome: &PathErrorOutcome| {
             present.get(outcome.index() as usize).copied().unwrap_or(0)
         };
@@ -212,7 +213,7 @@ impl LbDaemon {
             .iter()
             .map(|(outcome, count)| (outcome.index(), counted(outcome) + count))
             .collect();
-        self.maps.set_path_errors(&counts).map_err(CliError::operation)
+        self.maps.write(balancer::PATH_MTU_ERRORS, &counts).map_err(CliError::operation)
     }
 
     /// Looks up the routes to all backends.

@@ -5,153 +5,62 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_control::prefix::prefix_key;
-use sluice_datapath::abi::{AddressOptions, Decapsulated, LocalAddress, PrefixKey, VipAddress};
-use sluice_datapath::{Address, Family, Pod, Reason};
+use sluice_datapath::abi::maps::backend::{LOCAL_ADDRESSES, REASONS, VIP_PREFIXES};
+use sluice_datapath::abi::maps::{BackendList, Keyed, MapId};
+use sluice_datapath::abi::{AddressOptions, LocalAddress, VipAddress};
+use sluice_datapath::{Address, Reason};
 
+use super::Error;
 use super::balancer::occurred;
-use super::percpu::PerCpuCounters;
-use super::pins::Set;
-use super::raw::{bytes, value};
-use super::spec::BACKEND;
-use super::typed_map::{ArrayMap, KeyedMap};
-use super::usage::{self, Usage};
-use super::{Error, Pins};
+use super::map_set::MapSet;
 
 /// The maps of the backend's programs, opened from their pins.
-pub struct BackendMaps {
-    local_addresses: KeyedMap<Address, LocalAddress>,
-    vip_prefixes: KeyedMap<PrefixKey, VipAddress>,
-    decapsulated: PerCpuCounters,
-    largest_segments: ArrayMap<u32>,
-    clamped: PerCpuCounters,
-    reasons: PerCpuCounters,
-}
+pub type BackendMaps = MapSet<BackendList>;
 
 impl BackendMaps {
-    /// Opens the maps of an instance.
+    /// Makes the program decapsulate packets to `local` that contain packets to `vips`, and no
+    /// others.
     ///
-    /// # Errors
-    ///
-    /// [`Error::Absent`], [`Error::Open`], [`Error::Shape`].
-    pub fn open(pins: &Pins) -> Result<Self, Error> {
-        pins.open(Self::of)
-    }
-
-    fn of(set: &Set) -> Result<Self, Error> {
-        Ok(Self {
-            local_addresses: KeyedMap::open(set, "LOCAL_ADDRESSES")?,
-            vip_prefixes: KeyedMap::open(set, "VIP_PREFIXES")?,
-            decapsulated: PerCpuCounters::open(set, "DECAPSULATED")?,
-            largest_segments: ArrayMap::open(set, "MAX_SEGMENT_SIZES")?,
-            clamped: PerCpuCounters::open(set, "MSS_CLAMPED")?,
-            reasons: PerCpuCounters::open(set, "REASONS")?,
-        })
-    }
-
-    /// How many VIP addresses there is room for.
-    pub fn vip_addresses(&self) -> u32 {
-        self.vip_prefixes.map().entries()
-    }
-
-    /// What the maps of an instance take.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Absent`], [`Error::Open`], [`Error::System`].
-    pub fn usage(pins: &Pins) -> Result<Vec<Usage>, Error> {
-        pins.open(|set| usage::of(BACKEND, set))
-    }
-
-    /// Makes the program accept encapsulated packets to `local` that carry packets to `vips`, and
-    /// to nothing else.
-    ///
-    /// What is wanted is added before the rest is removed, so that nothing that stays is ever
+    /// Missing entries are added before others are removed, so that no entry that stays is ever
     /// missing.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
     pub fn set(&mut self, local: &[IpAddr], vips: &[IpNet]) -> Result<(), Error> {
         let local =
             local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
-        replace(&self.local_addresses, local.collect())?;
-        let entry = |id| VipAddress::new(id, AddressOptions::NONE);
-        replace(
-            &self.vip_prefixes,
-            (1..).zip(vips).map(|(id, vip)| (prefix_key(*vip), entry(id))).collect(),
-        )
+        self.replace(LOCAL_ADDRESSES, local.collect())?;
+        let vips = (1..)
+            .zip(vips)
+            .map(|(id, vip)| (prefix_key(*vip), VipAddress::new(id, AddressOptions::NONE)));
+        self.replace(VIP_PREFIXES, vips.collect())
     }
 
-    /// Whether the program decapsulates for any address; otherwise tunnel devices do, or nobody.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Makes a map have entries for these keys and no others: adds missing ones, then removes stale
+    /// ones, or in the other order where there is no room for both. Existing entries are not
+    /// changed, because only their keys matter.
+    fn replace<T: Keyed>(
+        &mut self,
+        map: MapId<BackendList, T>,
+        wanted: Vec<(T::Key, T::Value)>,
+    ) -> Result<(), Error> {
+        let keys: BTreeSet<T::Key> = wanted.iter().map(|(key, _)| *key).collect();
+        let present: BTreeSet<T::Key> = self.entries(map)?.into_keys().collect();
+        let missing: Vec<_> =
+            wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
+        let stale: Vec<_> = present.difference(&keys).copied().collect();
+        if present.len() + missing.len() > self.max_entries(map) as usize {
+            self.remove(map, &stale)?;
+            return self.put(map, &missing);
+        }
+        self.put(map, &missing)?;
+        self.remove(map, &stale)
+    }
+
+    /// Whether the program decapsulates for any address.
     pub fn decapsulates(&self) -> Result<bool, Error> {
-        Ok(!self.local_addresses.all()?.is_empty())
+        Ok(!self.entries(LOCAL_ADDRESSES)?.is_empty())
     }
 
-    /// The largest maximum segment size that VIPs of a family may tell, in bytes; 0 where any may
-    /// be told.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
-    pub fn largest_segment(&self, family: Family) -> Result<u32, Error> {
-        self.largest_segments.at(family.index())
-    }
-
-    /// Sets what [`Self::largest_segment`] says, of each family.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
-    pub fn set_largest_segments(&mut self, sizes: &[(Family, u32)]) -> Result<(), Error> {
-        self.largest_segments
-            .put(&sizes.iter().map(|(family, size)| (family.index(), *size)).collect::<Vec<_>>())
-    }
-
-    /// How many SYNs and SYN-ACKs were made to tell a smaller maximum segment size.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
-    pub fn clamped(&self) -> Result<u64, Error> {
-        Ok(value(bytes(&self.clamped.at(0)?)))
-    }
-
-    /// What was decapsulated.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
-    pub fn decapsulated(&self) -> Result<Decapsulated, Error> {
-        Ok(value(bytes(&self.decapsulated.at(0)?)))
-    }
-
-    /// How many packets were not decapsulated, by reason; only reasons that occurred.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Packets that were not decapsulated, by reason, without those of which there were none.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        occurred(&self.reasons)
+        Ok(occurred(&self.totals(REASONS)?))
     }
-}
-
-/// Makes a map hold entries with these keys: adds what is missing, then removes what is not wanted;
-/// the other way round where there is no room for both. An entry that is there says all that
-/// counts, whatever its value is.
-fn replace<K: Pod + Ord, V: Pod>(map: &KeyedMap<K, V>, wanted: Vec<(K, V)>) -> Result<(), Error> {
-    let keys: BTreeSet<K> = wanted.iter().map(|(key, _)| *key).collect();
-    let present: BTreeSet<K> = map.all()?.into_iter().map(|(key, _)| key).collect();
-    let missing: Vec<(K, V)> =
-        wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
-    let stale: Vec<K> = present.difference(&keys).copied().collect();
-    if present.len() + missing.len() > map.map().entries() as usize {
-        map.remove(&stale)?;
-        return map.put(&missing);
-    }
-    map.put(&missing)?;
-    map.remove(&stale)
 }

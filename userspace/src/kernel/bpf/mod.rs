@@ -12,7 +12,7 @@ mod error;
 mod events;
 mod features;
 mod link;
-mod maps;
+mod map_set;
 mod memory;
 mod object;
 mod percpu;
@@ -23,7 +23,6 @@ mod resize;
 mod spec;
 mod syscall;
 mod table;
-mod typed_map;
 mod usage;
 
 pub use acl::AclTrie;
@@ -33,6 +32,7 @@ pub use error::Error;
 pub use events::{Capture, Selection, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
 pub use link::{Link, LinkInfo, LinkTarget, remove_pinned as remove_pinned_link};
+pub use map_set::MapSet;
 pub use object::{
     BACKEND, BALANCER, BALANCER_TC, BALANCER_XDP, CLAMP, DECAPSULATE, LoadParameters, Object,
     ProgramSpec, programs_built_by,

@@ -76,13 +76,13 @@ pub(super) fn outer_indexes(directory: &Path) -> Result<Vec<u32>, Error> {
     Ok(indexes)
 }
 
-/// The capacities that maps of these sizes have: for each limit, that of its smallest map.
-pub(super) fn capacities<'a>(maps: impl Iterator<Item = (&'a MapSpec, &'a RawMap)>) -> Capacities {
+/// The capacities of maps with these numbers of entries: for each limit, that of its smallest map.
+pub(super) fn capacities<'a>(maps: impl IntoIterator<Item = (&'a MapSpec, u32)>) -> Capacities {
     let most = u32::MAX;
     let mut capacities =
         Capacities { services: most, backends: most, vips: most, connections: most };
-    for (spec, map) in maps {
-        if let Some((limit, capacity)) = spec.size.capacity(map.entries()) {
+    for (spec, entries) in maps {
+        if let Some((limit, capacity)) = spec.size.capacity(entries) {
             let smallest = match limit {
                 Limit::Services => &mut capacities.services,
                 Limit::Backends => &mut capacities.backends,

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use sluice_control::config::Underlay;
 use sluice_control::have::HaveBackend;
 use sluice_datapath::Family;
+use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{Neighbour, NextHop};
 
 use crate::kernel::bpf::{self, BalancerMaps};
@@ -146,7 +147,10 @@ impl NextHops {
         backends: &BTreeMap<u16, HaveBackend>,
         path_mtus: &PathMtus,
     ) -> Result<usize, bpf::Error> {
-        let present = PresentHops { next_hops: maps.next_hops()?, neighbours: maps.neighbours()? };
+        let present = PresentHops {
+            next_hops: maps.elements(balancer::NEXT_HOPS)?,
+            neighbours: maps.elements(balancer::NEIGHBOURS)?,
+        };
         let mut changes = HopChanges::default();
         for (index, backend) in backends.iter().filter(|(_, backend)| backend.name.is_some()) {
             for (family, address) in
@@ -164,8 +168,8 @@ impl NextHops {
             }
         }
         // In this order, so that a next hop never refers to a neighbour that is not written.
-        maps.set_neighbours(&changes.neighbours)?;
-        maps.set_next_hops(&changes.next_hops)?;
+        maps.write(balancer::NEIGHBOURS, &changes.neighbours)?;
+        maps.write(balancer::NEXT_HOPS, &changes.next_hops)?;
         Ok(changes.next_hops.len())
     }
 }

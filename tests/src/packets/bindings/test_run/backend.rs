@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use sluice::kernel::bpf::{self, BackendMaps, LoadParameters, Program};
 use sluice::role::Role;
 use sluice_datapath::Family;
+use sluice_datapath::abi::maps::backend;
 
 use super::hook::{BalancerHook, run};
 use super::pins::OwnPins;
@@ -57,7 +58,7 @@ impl DecapBinding for TestRunBackend {
     }
 
     fn counters(&self) -> anyhow::Result<DecapCounters> {
-        let total = self.maps.decapsulated()?;
+        let total = self.maps.total(backend::DECAPSULATED, 0)?;
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
     }
 
@@ -69,9 +70,9 @@ impl DecapBinding for TestRunBackend {
 impl ClampBinding for TestRunBackend {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
         self.maps.set(&[], vips)?;
-        Ok(self.maps.set_largest_segments(
-            &[Family::V4, Family::V6].map(|family| (family, largest[family.index() as usize])),
-        )?)
+        let indexes = [Family::V4, Family::V6].map(Family::index);
+        let sizes = indexes.map(|index| (index, largest[index as usize]));
+        Ok(self.maps.write(backend::MAX_SEGMENT_SIZES, &sizes)?)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<Vec<u8>> {
@@ -81,6 +82,6 @@ impl ClampBinding for TestRunBackend {
     }
 
     fn clamped(&self) -> anyhow::Result<u64> {
-        Ok(self.maps.clamped()?)
+        Ok(self.maps.total(backend::MSS_CLAMPED, 0)?)
     }
 }

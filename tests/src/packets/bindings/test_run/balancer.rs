@@ -13,8 +13,10 @@ use sluice::kernel::bpf::{
     self, AclTrie, BalancerMaps, Capture, LoadParameters, Pins, Program, Selection,
 };
 use sluice::role::Role;
+use sluice_control::apply::{MapStore as _, put_vip_addresses, remove_vip_addresses};
 use sluice_control::capacities::Capacities;
 use sluice_control::service_table::ServiceTable;
+use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{
     BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey, Connection, Fragment,
     FragmentKey, Neighbour, NextHop, Rate, RateKind, ServiceCounters, Settings, Slot, TableHead,
@@ -120,9 +122,8 @@ impl TestRunBalancer {
 
     fn set_backends(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
         let backends = || (1..=LARGEST_INDEX).map(|index| (index, fixture.backends.get(&index)));
-        self.maps.set_backends(
-            &backends().map(|(index, backend)| (index, backend_entry(backend))).collect::<Vec<_>>(),
-        )?;
+        let entries = backends().map(|(index, backend)| (u32::from(index), backend_entry(backend)));
+        self.maps.write(balancer::BACKENDS, &entries.collect::<Vec<_>>())?;
         // Every second backend has a neighbour entry; for the others the kernel looks up the
         // neighbour.
         let next_hops = backends().flat_map(|(index, backend)| {
@@ -137,8 +138,8 @@ impl TestRunBalancer {
                 (next_hop.neighbour_index(*at), Neighbour::from(neighbour))
             },
         );
-        self.maps.set_neighbours(&neighbours.collect::<Vec<_>>())?;
-        Ok(self.maps.set_next_hops(&next_hops)?)
+        self.maps.write(balancer::NEIGHBOURS, &neighbours.collect::<Vec<_>>())?;
+        Ok(self.maps.write(balancer::NEXT_HOPS, &next_hops)?)
     }
 }
 
@@ -146,22 +147,22 @@ impl BalancerBinding for TestRunBalancer {
     fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
         if let Some(old) = self.fixture.take() {
             for vip in old.vips.keys().filter(|vip| !fixture.vips.contains_key(vip)) {
-                self.maps.remove_vips(&[vip_key(*vip)])?;
+                self.maps.remove(balancer::VIPS, &[vip_key(*vip)])?;
             }
             let wanted: BTreeMap<_, _> = fixture.address_entries().collect();
             for (prefix, _) in
                 old.address_entries().filter(|(prefix, _)| !wanted.contains_key(prefix))
             {
-                self.maps.remove_vip_addresses(&[prefix])?;
+                remove_vip_addresses(&mut self.maps, &[prefix])?;
             }
             let wanted: BTreeMap<_, _> = fixture.route_entries().collect();
             let unwanted =
                 old.route_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
-            self.maps.remove_routes(&unwanted.collect::<Vec<_>>())?;
+            self.maps.remove(balancer::ROUTES, &unwanted.collect::<Vec<_>>())?;
             let wanted: BTreeMap<_, _> = fixture.server_entries().collect();
             let unwanted =
                 old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
-            self.maps.remove_quic_servers(&unwanted.collect::<Vec<_>>())?;
+            self.maps.remove(balancer::QUIC_SERVERS, &unwanted.collect::<Vec<_>>())?;
             for list in old.lists.keys().filter(|list| !fixture.lists.contains_key(list)) {
                 self.maps.remove_acl(*list)?;
             }
@@ -185,23 +186,24 @@ impl BalancerBinding for TestRunBalancer {
         for (list, prefixes) in &fixture.lists {
             let entries: Vec<_> =
                 prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
-            self.maps.put_lists(&[(*list, &AclTrie::new(&entries)?)])?;
+            self.maps.replace_acls(&[(*list, &AclTrie::new(&entries)?)])?;
         }
         let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
             RateKind::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
         });
-        self.maps.set_rates(&rates.collect::<Vec<_>>())?;
-        self.maps.put_quic_servers(&fixture.server_entries().collect::<Vec<_>>())?;
+        self.maps.write(balancer::RATES, &rates.collect::<Vec<_>>())?;
+        self.maps.put(balancer::QUIC_SERVERS, &fixture.server_entries().collect::<Vec<_>>())?;
         let services = 1..=u32::from(LARGEST_INDEX);
-        self.maps.set_quic_lengths(
+        self.maps.write(
+            balancer::QUIC_ID_LENGTHS,
             &services.map(|service| (service, fixture.id_lengths(service))).collect::<Vec<_>>(),
         )?;
-        self.maps.put_routes(&fixture.route_entries().collect::<Vec<_>>())?;
+        self.maps.put(balancer::ROUTES, &fixture.route_entries().collect::<Vec<_>>())?;
         for (vip, service) in &fixture.vips {
-            self.maps.put_vips(&[(vip_key(*vip), fixture.vip_entry(*service))])?;
+            self.maps.put(balancer::VIPS, &[(vip_key(*vip), fixture.vip_entry(*service))])?;
         }
         for (prefix, entry) in fixture.address_entries() {
-            self.maps.put_vip_addresses(&[(prefix, entry)])?;
+            put_vip_addresses(&mut self.maps, &[(prefix, entry)])?;
         }
         self.fixture = Some(fixture.clone());
         Ok(())
@@ -217,11 +219,11 @@ impl BalancerBinding for TestRunBalancer {
             ..BalancerCounters::default()
         };
         for index in 0..=LARGEST_INDEX {
-            let c = self.maps.service_counters(index.into())?;
+            let c = self.maps.total(balancer::SERVICE_COUNTERS, index.into())?;
             if (c.packets, c.bytes, c.new_connections) != (0, 0, 0) {
                 counters.services.insert(index.into(), (c.packets, c.bytes, c.new_connections));
             }
-            let c = self.maps.backend_counters(index)?;
+            let c = self.maps.total(balancer::BACKEND_COUNTERS, index.into())?;
             if (c.packets, c.bytes, c.new_connections) != (0, 0, 0) {
                 counters.backends.insert(index, (c.packets, c.bytes, c.new_connections));
             }
@@ -313,6 +315,6 @@ impl CaptureBinding for TestRunBalancer {
 
     fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
         let index = reason.drop_index().context("the reason has no drop counter")?;
-        Ok(self.maps.service_counters(service)?.drops[index as usize])
+        Ok(self.maps.total(balancer::SERVICE_COUNTERS, service)?.drops[index as usize])
     }
 }
