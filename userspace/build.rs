@@ -1,4 +1,4 @@
-//! Compiles the programs for the kernel and hands their objects to the crate.
+//! Compiles the BPF programs and passes the paths of their objects to the crate.
 
 #[path = "../probes/compile.rs"]
 mod compile;

@@ -6,38 +6,35 @@ use clap::{Args, Parser};
 use sluice_control::config::limits::{MAX_MTU, MIN_MTU};
 use sluice_control::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 
-/// The version, and what built the programs for the kernel.
-const LONG_VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    "\nprograms for the kernel built by ",
-    env!("SLUICE_PROBES_COMPILER")
-);
+/// The version, and the compiler of the BPF programs.
+const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), "\nBPF programs built by ", env!("SLUICE_PROBES_COMPILER"));
 
 /// Layer-4 edge load balancer for Linux.
 ///
-/// Exit codes: 0 done, 1 a failed operation, 2 bad input (nothing on the host was changed).
+/// Exit codes: 0 success, 1 failed operation, 2 bad input (nothing on the host was changed).
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, long_version = LONG_VERSION, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Subcommand,
 }
 
-/// What `sluice` can do.
+/// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Subcommand {
-    /// Balance on this host: fill the tables, attach, and keep both as the configuration says.
+    /// Run the balancer on this host: fill the maps, attach the program, keep both as configured.
     Lb(LbArgs),
-    /// Serve on this host: unwrap packets for the VIPs that this backend serves.
+    /// Run the backend role on this host: decapsulate packets for the VIPs of this backend.
     Backend(BackendArgs),
-    /// Validate a configuration and its hash key; touch nothing.
+    /// Validate a configuration and its hash key; change nothing.
     Check(CheckArgs),
     /// Show the services and backends of a running instance.
     Status(ShowArgs),
-    /// Show what a running instance counted.
+    /// Show the counters of a running instance.
     Counters(ShowArgs),
-    /// Capture what a running instance forwards and drops, with the reasons, as pcapng or text.
+    /// Capture packets that a running instance forwards or drops, with reasons, as pcapng or text.
     Capture(CaptureArgs),
     /// Detach an instance and restore this host.
     Down(DownArgs),
@@ -49,14 +46,14 @@ pub enum Subcommand {
 /// `sluice lb`.
 #[derive(Args, Debug)]
 pub struct LbArgs {
-    /// The configuration.
+    /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Stop forwarding and restore the host at exit. Otherwise packets keep flowing until
-    /// `sluice down`.
+    /// Stop forwarding and restore the host at exit. Without this option, packets are forwarded
+    /// until `sluice down`.
     #[arg(long)]
     pub ephemeral: bool,
-    /// Attach to this interface rather than to the configured ones; may be given several times.
+    /// Attach to this interface instead of the configured ones; may be given several times.
     #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
     pub interfaces: Vec<String>,
 }
@@ -64,26 +61,25 @@ pub struct LbArgs {
 /// `sluice backend`.
 #[derive(Args, Debug)]
 pub struct BackendArgs {
-    /// The configuration: the balancers' file.
+    /// The configuration file, the same as the balancers'.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Which of the configured backends this host is. Otherwise the one whose address this host
-    /// has.
+    /// The name of this host's backend. Default: the backend whose address this host has.
     #[arg(long)]
     pub name: Option<String>,
-    /// Restore the host at exit. Otherwise packets are served until `sluice down`.
+    /// Restore the host at exit. Without this option, packets are decapsulated until `sluice down`.
     #[arg(long)]
     pub ephemeral: bool,
-    /// Receive encapsulated packets on this interface rather than on the configured ones; may be
-    /// given several times.
+    /// Receive encapsulated packets on this interface instead of the configured ones; may be given
+    /// several times.
     #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
     pub interfaces: Vec<String>,
-    /// Clamp the MSS of what leaves through this interface, rather than through those where packets
-    /// are received and those of default routes; may be given several times.
+    /// Clamp the MSS option of packets that leave through this interface; may be given several
+    /// times. Default: the receiving interfaces and those of default routes.
     #[arg(long = "reply-interface", value_name = "IF", value_parser = interface_name)]
     pub reply_interfaces: Vec<String>,
-    /// The largest packet, outer header included, that the network carries from the balancers to
-    /// this backend, rather than `underlay.mtu`.
+    /// The MTU of the path from the balancers to this backend, outer header included. Default:
+    /// `underlay.mtu`.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
     pub mtu: Option<u32>,
 }
@@ -91,17 +87,17 @@ pub struct BackendArgs {
 /// `sluice check`.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// The configuration.
+    /// The configuration file.
     pub file: PathBuf,
 }
 
 /// `sluice status` and `sluice counters`.
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// Which instance.
+    /// The instance.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
     pub instance: String,
-    /// Write JSON rather than a table.
+    /// Write JSON instead of tables.
     #[arg(long)]
     pub json: bool,
 }
@@ -109,32 +105,31 @@ pub struct ShowArgs {
 /// `sluice capture`.
 #[derive(Args, Debug)]
 pub struct CaptureArgs {
-    /// Which instance.
+    /// The instance.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
     pub instance: String,
-    /// Write pcapng to this file, `-` for standard output, rather than a line of text for each
-    /// packet.
+    /// Write pcapng to this file (`-`: standard output) instead of a line of text per packet.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// End after so many packets.
+    /// Stop after this number of packets.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// End after so many seconds.
+    /// Stop after this number of seconds.
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     pub duration: Option<u64>,
     /// Capture only packets of this service.
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Capture only what is dropped.
+    /// Capture only dropped packets.
     #[arg(long, conflicts_with_all = ["sample", "new_connections"])]
     pub drops_only: bool,
-    /// Capture one in so many forwarded packets, at random. Drops are captured all the same.
+    /// Capture a random one in N forwarded packets. All drops are captured.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: u32,
-    /// Of forwarded packets capture only those that open a TCP connection.
+    /// Of forwarded packets, capture only SYNs: those that open a TCP connection.
     #[arg(long)]
     pub new_connections: bool,
-    /// The most packets that each CPU captures in a second; what is beyond is counted.
+    /// The maximum of captured packets per CPU and second; further ones are only counted.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
 }
@@ -142,7 +137,7 @@ pub struct CaptureArgs {
 /// `sluice down`.
 #[derive(Args, Debug)]
 pub struct DownArgs {
-    /// Which instance.
+    /// The instance.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
     pub instance: String,
 }
@@ -150,14 +145,14 @@ pub struct DownArgs {
 /// `sluice key`.
 #[derive(Debug, clap::Subcommand)]
 pub enum KeySubcommand {
-    /// Make a new random key. All balancers of a fleet need the same one: make it once and copy it.
+    /// Generate a random key. All balancers of a fleet need the same key: generate it once.
     New(KeyNewArgs),
 }
 
 /// `sluice key new`.
 #[derive(Args, Debug)]
 pub struct KeyNewArgs {
-    /// Write the key to this file (mode 0600, never overwritten) rather than to standard output.
+    /// Write the key to this file (mode 0600, never overwritten) instead of standard output.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
@@ -174,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_instance_is_edge_unless_named() {
+    fn the_default_instance_is_edge() {
         let parse = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
             Subcommand::Down(down) => down.instance,
             other => panic!("{other:?}"),
@@ -184,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_add_up() {
+    fn the_interface_option_can_be_repeated() {
         let args = ["sluice", "lb", "--config", "f", "--interface", "a", "--interface", "b"];
         match Cli::try_parse_from(args).unwrap().command {
             Subcommand::Lb(lb) => assert_eq!(lb.interfaces, ["a", "b"]),

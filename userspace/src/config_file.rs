@@ -7,11 +7,7 @@ use std::path::Path;
 use sluice_control::config::limits::MAX_FILE_BYTES;
 use sluice_control::config::{Config, ConfigError};
 
-/// Reads and checks the configuration file at `path`.
-///
-/// # Errors
-///
-/// [`ConfigError`] when the file cannot be read, or [`Config::parse`] refuses its contents.
+/// Reads and validates a configuration file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     Config::parse(&read(path)?, path)
 }
@@ -27,7 +23,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let problem = format!(
-            "larger than {} MiB, so it is hardly a configuration; name a JSON file",
+            "larger than {} MiB, so it is not a configuration; name a JSON file",
             MAX_FILE_BYTES >> 20
         );
         return Err(ConfigError::whole(path, problem));
@@ -51,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_or_is_not_text_is_named() {
+    fn an_unreadable_or_binary_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("none.json");
         let error = load(&missing).unwrap_err();

@@ -1,4 +1,4 @@
-//! How a command fails: because of what it was given, or in what it tried to do.
+//! The errors of commands, by exit code.
 
 use std::fmt;
 
@@ -6,23 +6,23 @@ use sluice_control::config::ConfigError;
 
 use crate::key::KeyError;
 
-/// Why a command failed; decides the process's exit code.
+/// The error of a command. It determines the exit code.
 #[derive(Debug)]
 pub enum CliError {
-    /// What was given is wrong: the configuration, the key file, an argument. Nothing on the host
-    /// was changed. Exit code 2.
+    /// The configuration, the key file or an argument is wrong. Nothing on the host was changed.
+    /// Exit code 2.
     BadInput(anyhow::Error),
-    /// What was asked for did not work on this host. Exit code 1.
+    /// An operation failed on this host. Exit code 1.
     Operation(anyhow::Error),
 }
 
 impl CliError {
-    /// A [`CliError::BadInput`] from any error, or from a sentence.
+    /// A [`CliError::BadInput`] from any error.
     pub fn bad_input(error: impl Into<anyhow::Error>) -> Self {
         Self::BadInput(error.into())
     }
 
-    /// A [`CliError::Operation`] from any error, or from a sentence.
+    /// A [`CliError::Operation`] from any error.
     pub fn operation(error: impl Into<anyhow::Error>) -> Self {
         Self::Operation(error.into())
     }
@@ -38,8 +38,8 @@ impl CliError {
 }
 
 impl fmt::Display for CliError {
-    /// The error and its causes on one line. Control characters, which file names and JSON keys may
-    /// hold, are escaped: they would break the line or steer the terminal.
+    /// Writes the error and its causes on one line. Control characters, which file names and JSON
+    /// keys may contain, are escaped, because they would break the line or control the terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::BadInput(error) | Self::Operation(error)) = self;
         for character in format!("{error:#}").chars() {
@@ -75,9 +75,9 @@ mod tests {
     fn the_cause_chain_is_one_line() {
         let error =
             Err::<(), _>(anyhow!("no\nsuch \u{1b}[31mthing")).context("cannot attach").unwrap_err();
-        let failure = CliError::Operation(error);
-        assert_eq!(failure.to_string(), "cannot attach: no\\nsuch \\u{1b}[31mthing");
-        assert_eq!(failure.exit_code(), 1);
+        let error = CliError::Operation(error);
+        assert_eq!(error.to_string(), "cannot attach: no\\nsuch \\u{1b}[31mthing");
+        assert_eq!(error.exit_code(), 1);
     }
 
     #[test]

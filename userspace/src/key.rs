@@ -1,7 +1,9 @@
-//! The hash key: the secret from which the flow hash and the lookup tables are keyed.
+//! The hash key: the secret from which the keys of the flow hash and of the lookup tables are
+//! derived.
 //!
-//! Balancers of one fleet share it, or they would choose different backends for one flow. It is
-//! secret, or somebody could pick source ports that all meet one backend.
+//! All balancers of a fleet need the same key, because otherwise they select different backends for
+//! a flow. The key is secret, because otherwise a client could choose source ports that all hash to
+//! one backend.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -11,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use siphasher::sip128::{Hash128, SipHasher24};
 
-/// What the keys derived from the hash key are for. Balancers of one fleet must agree on them
-/// whatever their release, so these texts never change.
+/// Purposes of derived keys. These texts never change, because balancers of different releases in a
+/// fleet must derive the same keys.
 const FLOW_KEY: &[u8] = b"sluice flow hash 1";
 const TABLE_SEED: &[u8] = b"sluice lookup tables 1";
 const FINGERPRINT: &[u8] = b"sluice hash key fingerprint 1";
 
-/// Keys that everybody knows and that no random source gives.
+/// Publicly known keys.
 const PUBLIC: [[u8; 16]; 4] = [
     // The SipHash paper's test key, 00 01 .. 0f, and its reverse.
     0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f_u128.to_be_bytes(),
@@ -26,18 +28,17 @@ const PUBLIC: [[u8; 16]; 4] = [
     0xdead_beef_dead_beef_dead_beef_dead_beef_u128.to_be_bytes(),
 ];
 
-/// Others may neither write the file (they would choose the key) nor, beyond the file's group, read
-/// it.
+/// Permission bits that a key file must not have: write by group or others, read by others.
 const FORBIDDEN_MODE: u32 = 0o026;
 
-/// Room for 32 digits, a line end, and enough to notice that there is more.
+/// Longer than 32 digits and a line end, to detect longer files.
 const MAX_BYTES: u64 = 64;
 
-/// The hash key: 128 secret bits. Neither `Debug` nor any error shows them.
+/// The hash key: 128 secret bits. Neither `Debug` nor error messages contain them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashKey([u8; 16]);
 
-/// Why there is no [`HashKey`].
+/// An error about a hash key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -55,14 +56,14 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
-    /// The path leads to something else than a file.
+    /// The path is not a regular file.
     #[error("{}: not a regular file; name a file that holds 32 hexadecimal digits", .file.display())]
     NotAFile {
         /// The path.
         file: PathBuf,
     },
     /// Others can read or write the file.
-    #[error("{0}: mode {mode:04o} lets others read or write the hash key; type `chmod 600 {0}`, and make a new key if others may have seen it", .file.display())]
+    #[error("{0}: mode {mode:04o} lets others read or write the hash key; run `chmod 600 {0}`, and make a new key if others may have seen it", .file.display())]
     Open {
         /// The file.
         file: PathBuf,
@@ -75,13 +76,13 @@ pub enum KeyError {
         /// The file.
         file: PathBuf,
     },
-    /// The key is one that everybody knows.
-    #[error("{}: this is a publicly known key, so anybody could aim at one backend; make another with `sluice key new`", .file.display())]
+    /// The key is publicly known.
+    #[error("{}: this is a publicly known key, with which a client could overload one backend; make another with `sluice key new`", .file.display())]
     Public {
         /// The file.
         file: PathBuf,
     },
-    /// The file that a new key should go to exists.
+    /// The file for a new key exists.
     #[error("{}: exists, and a hash key is never overwritten; name another file, or remove this one first", .file.display())]
     Exists {
         /// The file.
@@ -101,7 +102,7 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    /// Whether what was given is wrong, rather than an operation failed.
+    /// Whether the input is wrong, as opposed to a failed operation.
     #[must_use]
     pub const fn is_bad_input(&self) -> bool {
         !matches!(self, Self::Unwritable { .. } | Self::NoRandomness(_))
@@ -109,28 +110,22 @@ impl KeyError {
 }
 
 impl HashKey {
-    /// A new key, from the operating system's random source.
-    ///
-    /// # Errors
-    /// [`KeyError::NoRandomness`].
+    /// Generates a key from the operating system's random source.
     pub fn generate() -> Result<Self, KeyError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(KeyError::NoRandomness)?;
         Ok(Self(bytes))
     }
 
-    /// The key in `file`: 32 hexadecimal digits, the first byte first, and at most one line end.
-    ///
-    /// # Errors
-    /// [`KeyError`] when the file is missing or no regular file, others can read or write it, it
-    /// holds something else, or it holds a key that everybody knows.
+    /// Loads the key in `file`: 32 hexadecimal digits, the first byte first, and at most one line
+    /// end.
     pub fn load(file: &Path) -> Result<Self, KeyError> {
         let named = || file.to_owned();
         let unreadable = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => KeyError::Missing { file: named() },
             _ => KeyError::Unreadable { file: named(), source },
         };
-        // Non-blocking: opening a pipe without a writer would wait for ever.
+        // Non-blocking, because opening a pipe without a writer blocks.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -153,11 +148,8 @@ impl HashKey {
         Ok(key)
     }
 
-    /// Writes the key to `file`, which must not exist; only its owner can read it (mode 0600). It
-    /// is on the disk when this returns, and no file is left behind when it fails.
-    ///
-    /// # Errors
-    /// [`KeyError::Exists`] or [`KeyError::Unwritable`].
+    /// Writes the key to `file`, which must not exist, with mode 0600. When this returns, the file
+    /// is on the disk; after an error there is no file.
     pub fn save(&self, file: &Path) -> Result<(), KeyError> {
         let unwritable = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists { file: file.to_owned() },
@@ -170,7 +162,7 @@ impl HashKey {
             .open(file)
             .map_err(unwritable)?;
         self.write_durably(&mut created, file).map_err(|source| {
-            // Half a key is worse than none. The first error is the one to tell.
+            // The first error is reported.
             let _ = fs::remove_file(file);
             unwritable(source)
         })
@@ -186,13 +178,13 @@ impl HashKey {
         File::open(directory)?.sync_all()
     }
 
-    /// The 32 hexadecimal digits that a key file holds. They are the secret itself.
+    /// The 32 hexadecimal digits of a key file: the secret itself.
     #[must_use]
     pub fn to_hex(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.0))
     }
 
-    /// 16 hexadecimal digits that tell two keys apart and give away neither.
+    /// 16 hexadecimal digits that identify the key without revealing it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         format!("{:016x}", self.derive(FINGERPRINT).h1)
@@ -211,8 +203,8 @@ impl HashKey {
         self.derive(TABLE_SEED).as_bytes()
     }
 
-    /// SipHash-2-4-128 under this key: a pseudo-random function, so what is derived for one purpose
-    /// tells nothing about the key or about what is derived for another.
+    /// SipHash-2-4-128 under this key. It is a pseudo-random function, so a derived key reveals
+    /// nothing about the hash key or about other derived keys.
     fn derive(&self, purpose: &[u8]) -> Hash128 {
         SipHasher24::new_with_key(&self.0).hash(purpose)
     }
@@ -220,7 +212,7 @@ impl HashKey {
     fn from_hex(text: &[u8]) -> Option<Self> {
         let digits = text.strip_suffix(b"\n").unwrap_or(text);
         let digits = digits.strip_suffix(b"\r").unwrap_or(digits);
-        // `from_str_radix` alone would take a sign.
+        // `from_str_radix` alone would accept a sign.
         if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
@@ -292,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_everybody_knows_is_refused() {
+    fn a_publicly_known_key_is_refused() {
         for text in [
             "00000000000000000000000000000000",
             "ffffffffffffffffffffffffffffffff",
@@ -308,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_or_write_is_refused_with_the_chmod_to_type() {
+    fn a_file_that_others_can_read_or_write_is_refused_with_the_chmod_command() {
         for mode in [0o644, 0o604, 0o620, 0o602, 0o666] {
             let (_directory, file) = key_file(SOME, mode);
             let error = HashKey::load(&file).unwrap_err().to_string();
@@ -321,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_answered_with_the_command_that_makes_it() {
+    fn the_error_of_a_missing_file_contains_the_command_that_makes_it() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("none.key");
         let error = HashKey::load(&file).unwrap_err().to_string();
@@ -368,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_derived_differs_by_purpose_and_by_key() {
+    fn derived_keys_differ_by_purpose_and_by_hash_key() {
         let one = HashKey::from_hex(SOME.as_bytes()).unwrap();
         let mut near = one.0;
         near[15] ^= 1;
@@ -385,7 +377,7 @@ mod tests {
     /// The expected values are OpenSSL's:
     /// `printf %s PURPOSE | openssl mac -macopt hexkey:KEY -macopt size:16 -in - SIPHASH`.
     #[test]
-    fn what_is_derived_never_changes() {
+    fn derived_keys_never_change() {
         let key = HashKey::from_hex(SOME.as_bytes()).unwrap();
         let flow_key = 0x1e9d_04b8_a8a6_121b_915a_3a20_9512_4ad3_u128.to_be_bytes();
         let words = key.flow_key().map(u64::to_le_bytes).concat();

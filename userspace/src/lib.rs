@@ -1,5 +1,5 @@
-//! Sluice's control plane: from the configuration file to maps, filters and tunnel devices, and
-//! back to what `status` shows.
+//! Sluice's user space: the daemons that apply a configuration to maps, filters and tunnel devices,
+//! and the commands that show them.
 
 pub mod args;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The `sluice` binary: reads the command line, runs the command, reports the failure.
+//! The `sluice` binary: parses the command line, runs the command, prints its error.
 
 use std::process::ExitCode;
 
@@ -10,8 +10,8 @@ fn main() -> ExitCode {
     let command_line = match Cli::try_parse() {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Nothing is left to try when the terminal is gone. Help and version are clap "errors",
-            // too.
+            // clap also returns help and version as errors. If the terminal is gone, the message is
+            // lost.
             if error.use_stderr() {
                 eprint!("sluice: {error}");
                 return ExitCode::from(2);

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Role {
     /// The balancer.
     Lb,
-    /// The agent on a backend.
+    /// The backend.
     Backend,
 }
 

@@ -161,7 +161,7 @@ fn version_and_help_go_to_standard_output() {
     assert_eq!(version.stdout, format!("sluice {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
     let version = String::from_utf8(sluice(directory.path(), &["--version"]).stdout).unwrap();
     assert!(
-        version.contains("programs for the kernel built by ") && version.lines().count() == 2,
+        version.contains("BPF programs built by ") && version.lines().count() == 2,
         "{version}"
     );
     for args in [["--version"], ["--help"]] {

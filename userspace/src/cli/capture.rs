@@ -1,9 +1,9 @@
-//! `sluice capture`: what the balancer forwards and drops, packet by packet, with the reasons.
+//! `sluice capture`: packets that the balancer forwards or drops, with the reasons.
 //!
-//! The program in the kernel looks at one word for each packet, which says until when somebody
-//! captures. This command pushes that moment ahead of itself while it runs. It replaces no program
-//! and asks no daemon, so it works while one reloads and while none runs, and when this command
-//! dies, by whatever signal, the moment passes and packets flow as before.
+//! The program reads one word per packet: the time until which it captures. This command extends
+//! that time while it runs. No program is replaced and no daemon is involved, so a capture works
+//! while a daemon reloads and without a daemon. If this command is killed, the capture ends when
+//! the time has passed.
 
 mod names;
 mod output;
@@ -22,18 +22,14 @@ use crate::role::Role;
 use names::Names;
 use output::Output;
 
-/// How long the program captures after it was last told to.
+/// The time by which each renewal extends the capture.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// How often it is told to, and names are looked up again.
+/// The period of renewals, and of reading names again.
 const RENEWAL: Duration = Duration::from_millis(500);
 
-/// Runs `sluice capture`.
-///
-/// # Errors
-///
-/// [`CliError::BadInput`] for a service that is not there, [`CliError::Operation`] when no balancer
-/// of the instance is on this host, another capture of it runs, or the output takes no more.
+/// Runs `sluice capture`. Fails with [`CliError::BadInput`] if the service does not exist, and with
+/// [`CliError::Operation`] if another capture of the instance runs.
 pub(super) fn run(args: &CaptureArgs) -> Result<(), CliError> {
     preflight::check_reading()?;
     runtime::block_on(capture(args))
@@ -58,7 +54,7 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
 
     capture.select(&selection).map_err(CliError::operation)?;
     capture.renew(LEASE).map_err(CliError::operation)?;
-    output.say("capturing; Ctrl-C ends it");
+    output.inform("capturing; stop with Ctrl-C");
     let end = args.duration.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut renewal = tokio::time::interval(RENEWAL);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,12 +64,12 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
             _ = signals.next() => break,
             () = until(end) => break,
             guard = ready.readable() => {
-                // Before the events are read: those that come meanwhile wake us again.
+                // Cleared before events are read, so that later ones are not missed.
                 guard.map_err(CliError::operation)?.clear_ready();
             }
             _ = renewal.tick() => {
                 capture.renew(LEASE).map_err(CliError::operation)?;
-                // A reload may have given indices to others.
+                // A reload may have reassigned indexes.
                 match Names::open(&pins) {
                     Ok(fresh) => names = fresh,
                     Err(_) => gone = true,
@@ -93,16 +89,16 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
     read(&mut capture, &mut output, &names, args.count)?;
     let (suppressed, lost) = capture.missed().map_err(CliError::operation)?;
     if gone {
-        output.say(&format!("the instance {:?} was taken down", args.instance));
+        output.inform(&format!("the instance {:?} was taken down", args.instance));
     }
-    output.say(&format!(
+    output.inform(&format!(
         "captured {}, lost in the ring buffer {lost}, suppressed by the rate limit {suppressed}",
         output.written()
     ));
     Ok(())
 }
 
-/// Reads all events that are there, as far as more are wanted.
+/// Writes the events in the ring buffer, up to the wanted number.
 fn read(
     capture: &mut bpf::Capture,
     output: &mut Output,
@@ -117,7 +113,7 @@ fn read(
     output.flush()
 }
 
-/// Waits until a moment, or for ever.
+/// Waits until a time, or forever without one.
 async fn until(end: Option<Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end.into()).await,

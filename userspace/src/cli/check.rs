@@ -1,4 +1,4 @@
-//! `sluice check`: validates a configuration and its hash key, and sums up what they ask for.
+//! `sluice check`: validates a configuration and its hash key, and prints a summary.
 
 use std::fmt::Write as _;
 
@@ -15,9 +15,6 @@ use crate::key::HashKey;
 const SLOT_BYTES: u64 = 4;
 
 /// Runs `sluice check`.
-///
-/// # Errors
-/// [`CliError::BadInput`] with what is wrong.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
     let config = config_file::load(&args.file)?;
     let key = HashKey::load(config.hash_key_file())?;
@@ -32,7 +29,7 @@ fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String
     let draining = config.backends().iter().filter(|backend| backend.draining()).count();
     let slots: u64 =
         config.services().iter().map(|service| u64::from(service.table_size().get())).sum();
-    // The new tables are filled while the old ones are still in use.
+    // New tables are filled while the old ones are in use.
     let kibibytes = (slots * SLOT_BYTES).div_ceil(1024);
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -53,7 +50,7 @@ fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String
             AclScope::All => "all VIPs".to_owned(),
             AclScope::Service(name) => format!("service {name}"),
         };
-        line("sources", format!("{prefixes} prefixes for {of}"));
+        line("source ACL", format!("{prefixes} prefixes for {of}"));
     }
     line(
         "hash key",

@@ -1,4 +1,4 @@
-//! `sluice counters`: what the programs counted.
+//! `sluice counters`: the counters of the programs.
 
 use std::collections::BTreeMap;
 
@@ -14,46 +14,45 @@ use crate::kernel::bpf::BackendMaps;
 use crate::kernel::routing::path_mtu::PathErrorOutcome;
 use crate::read::snapshot::{BackendSnapshot, LbSnapshot, Snapshot};
 
-/// What an instance counted on this host.
+/// The counters of an instance on this host.
 #[derive(Debug, Serialize)]
 pub struct Counters {
     /// Its name.
     pub instance: String,
-    /// The balancer's, when this host is one.
+    /// The balancer's, if this host has the role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lb: Option<LbCounters>,
-    /// The backend's, when this host is one and a program decapsulates or clamps.
+    /// The backend's, if this host has the role and a program decapsulates or clamps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendCounters>,
 }
 
-/// What a balancer counted.
+/// The counters of a balancer.
 #[derive(Debug, Serialize)]
 pub struct LbCounters {
-    /// Forwarded, by service.
+    /// Forwarded packets, by service.
     pub services: BTreeMap<String, ServiceCount>,
-    /// Forwarded, by backend.
+    /// Forwarded packets, by backend.
     pub backends: BTreeMap<String, BackendCount>,
-    /// Not forwarded, by reason: all packets, those of services too.
+    /// All packets that were not forwarded, by reason, those of services included.
     pub reasons: BTreeMap<&'static str, u64>,
-    /// ICMP errors about encapsulated packets that the daemon heard, by what became of them; only
-    /// what occurred.
+    /// ICMP errors about encapsulated packets, by outcome; only outcomes that occurred.
     pub path_errors: BTreeMap<&'static str, u64>,
 }
 
-/// What a backend counted.
+/// The counters of a backend.
 #[derive(Debug, Serialize)]
 pub struct BackendCounters {
-    /// Decapsulated by the program; tunnel devices count for themselves.
+    /// Packets that the program decapsulated; tunnel devices have counters of their own.
     pub decapsulated: Count,
-    /// SYNs and SYN-ACKs that were made to tell clients a smaller maximum segment size.
+    /// SYNs and SYN-ACKs whose MSS option was lowered.
     pub mss_clamped: u64,
-    /// Not decapsulated, by reason.
+    /// Packets that were not decapsulated, by reason.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
-/// Packets and bytes. A merged packet counts as its segments; bytes are those of the client's IP
-/// packets.
+/// Packets and bytes. A merged packet (GRO) counts as its segments; bytes are those of the client's
+/// IP packets.
 #[derive(Debug, Serialize)]
 pub struct Count {
     /// Packets.
@@ -62,7 +61,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// What a service forwarded and dropped.
+/// The counters of a service.
 #[derive(Debug, Serialize)]
 pub struct ServiceCount {
     /// Packets and bytes.
@@ -70,11 +69,11 @@ pub struct ServiceCount {
     pub count: Count,
     /// TCP segments that opened a connection.
     pub new_connections: u64,
-    /// Dropped, by reason; only reasons that occurred.
+    /// Dropped packets, by reason; only reasons that occurred.
     pub drops: BTreeMap<&'static str, u64>,
 }
 
-/// What was forwarded to a backend.
+/// The packets that were forwarded to a backend.
 #[derive(Debug, Serialize)]
 pub struct BackendCount {
     /// Packets and bytes.
@@ -101,7 +100,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
     if let Some(backend) = backend
         && !backend.is_by_program()?
     {
-        print("\nbackend: tunnel devices decapsulate, and they count: `ip -s link show`\n")?;
+        print("\nbackend: tunnel devices decapsulate; their counters: `ip -s link show`\n")?;
     }
     Ok(())
 }
@@ -195,19 +194,18 @@ fn text(counters: &Counters) -> String {
             .map(|(name, (reason, count))| [name.clone(), (*reason).to_owned(), count.to_string()])
             .collect();
         if !rows.is_empty() {
-            text +=
-                &format!("\n{}", table(["dropped of service", "reason", "packets"], &[2], rows));
+            text += &format!("\n{}", table(["drops of service", "reason", "packets"], &[2], rows));
         }
         text += &reason_table("not forwarded", &lb.reasons);
-        let heard = PathErrorOutcome::ALL
+        let occurred = PathErrorOutcome::ALL
             .iter()
             .filter_map(|outcome| Some((outcome, lb.path_errors.get(outcome.name())?)));
-        let rows: Vec<_> = heard
+        let rows: Vec<_> = occurred
             .map(|(outcome, count)| {
-                let believed = if outcome.is_accepted() { "believed" } else { "refused" };
+                let verdict = if outcome.is_accepted() { "accepted" } else { "rejected" };
                 [
                     outcome.name().to_owned(),
-                    believed.to_owned(),
+                    verdict.to_owned(),
                     count.to_string(),
                     outcome.meaning().to_owned(),
                 ]
@@ -216,11 +214,7 @@ fn text(counters: &Counters) -> String {
         if !rows.is_empty() {
             text += &format!(
                 "\n{}",
-                table(
-                    ["errors about encapsulated packets", "were", "errors", "meaning"],
-                    &[2],
-                    rows
-                )
+                table(["ICMP errors about paths", "verdict", "errors", "meaning"], &[2], rows)
             );
         }
     }
@@ -252,5 +246,5 @@ fn reason_table(head: &str, counted: &BTreeMap<&'static str, u64>) -> String {
             reason.meaning().to_owned(),
         ]
     });
-    format!("\n{}", table([head, "packets were", "packets", "meaning"], &[2], rows))
+    format!("\n{}", table([head, "verdict", "packets", "meaning"], &[2], rows))
 }

@@ -1,4 +1,4 @@
-//! `sluice down`: detaches, forgets, and restores the host, whatever state the daemon left it in.
+//! `sluice down`: detaches, removes the maps, and restores the host, also after a crash.
 
 use anyhow::anyhow;
 
@@ -9,12 +9,8 @@ use crate::daemon::roles::ROLES;
 use crate::daemon::{preflight, runtime, teardown};
 use crate::error::CliError;
 
-/// Runs `sluice down`.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] when a daemon still runs, or when something could not be undone: the rest
-/// is undone all the same.
+/// Runs `sluice down`. Fails if a daemon runs. If a change cannot be undone, all others are undone,
+/// and a second call tries the failed one again.
 pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     preflight::check_undoing()?;
     for role in ROLES.map(|spec| spec.role) {
@@ -32,15 +28,15 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
             Ok(None) => {}
             Ok(Some(report)) => {
                 found = true;
-                print(&format!("{role}: detached and forgotten\n"))?;
+                print(&format!("{role}: detached and removed\n"))?;
                 for line in report.to_string().lines() {
                     print(&format!("  {line}\n"))?;
                 }
             }
-            Err(failure) => {
+            Err(error) => {
                 found = true;
-                // One failure is told; calling it again tells the other.
-                outcome = outcome.and(Err(failure));
+                // Reports the first error; a second call reports the other.
+                outcome = outcome.and(Err(error));
             }
         }
     }

@@ -2,10 +2,7 @@
 
 use crate::error::CliError;
 
-/// Writes `text` to standard output. A reader that stops reading (`| head`) is no error.
-///
-/// # Errors
-/// [`CliError::Operation`] when standard output takes no more, as on a full disk.
+/// Writes `text` to standard output. A reader that closed its end (`| head`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write as _};
 

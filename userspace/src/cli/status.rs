@@ -1,4 +1,4 @@
-//! `sluice status`: what the maps hold right now.
+//! `sluice status`: services, backends and memory of an instance.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,10 +21,10 @@ pub use memory::Memory;
 pub struct Status {
     /// Its name.
     pub instance: String,
-    /// The balancer, when this host is one.
+    /// The balancer, if this host has the role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lb: Option<LbStatus>,
-    /// The backend, when this host is one.
+    /// The backend, if this host has the role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendStatus>,
 }
@@ -32,19 +32,19 @@ pub struct Status {
 /// The state of a balancer.
 #[derive(Debug, Serialize)]
 pub struct LbStatus {
-    /// The daemon's process; none while packets are forwarded without one.
+    /// Process ID of the daemon; `null` if none runs.
     pub daemon: Option<u32>,
-    /// Digest of the configuration's text that was applied last, hexadecimal.
+    /// Digest of the text of the configuration that was applied last, hexadecimal.
     pub config_digest: String,
-    /// When it was applied: seconds since 1970, UTC.
+    /// Time of that, in seconds since 1970 (UTC).
     pub applied_at: u64,
-    /// Whether a change was begun and not completed.
+    /// Whether a change of the maps is incomplete.
     pub changing: bool,
     /// The services, by name.
     pub services: Vec<ServiceStatus>,
     /// The backends, by name.
     pub backends: Vec<BackendEntry>,
-    /// What the maps take.
+    /// Memory of the maps.
     pub memory: Memory,
 }
 
@@ -55,22 +55,22 @@ pub struct ServiceStatus {
     pub name: String,
     /// Its VIPs.
     pub vips: Vec<String>,
-    /// Its clients that are other services', by prefix.
+    /// Routes: client prefix and name of the service that handles it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<String, String>,
-    /// Its QUIC server IDs: the configuration's rotation and the ID, hexadecimal, as `0:c4605e`,
-    /// and the backend's name.
+    /// QUIC server IDs, as `0:c4605e` (configuration's rotation and hexadecimal ID), and the name
+    /// of the backend.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub server_ids: BTreeMap<String, String>,
-    /// Whether its flows are kept in the connection table.
+    /// Whether flows are kept in the connection table.
     pub tracked: bool,
-    /// Counts up with every table.
+    /// Incremented with every table.
     pub generation: u32,
-    /// Digest of the table's owners, hexadecimal: balancers that agree have the same.
+    /// Digest of the slots' owners, hexadecimal; equal on balancers with equal tables.
     pub table_digest: String,
     /// Number of slots.
     pub table_size: u32,
-    /// How many slots each backend takes now, by name. Draining ones take none.
+    /// Slots of each backend, by name. Draining backends have none.
     pub slots: BTreeMap<String, u32>,
 }
 
@@ -81,28 +81,26 @@ pub struct BackendEntry {
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether it keeps its flows and takes no new ones.
+    /// Whether it keeps existing connections and gets no new ones.
     pub draining: bool,
-    /// Interface index and MTU towards each of its addresses; absent where there is no route.
+    /// Interface index and MTU of the path to each address; absent without a route.
     pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
-    /// Where that MTU is smaller than the route's, because a router has told so: for how much
-    /// longer it counts, in seconds. 0 when it has expired while no daemon runs: it counts until
-    /// one is started.
+    /// Remaining lifetime, in seconds, of MTUs that an ICMP error lowered below the route's. 0 if
+    /// it expired while no daemon runs: the MTU stays in force until one starts.
     pub path_mtus: BTreeMap<IpAddr, u64>,
 }
 
 /// The state of a backend.
 #[derive(Debug, Serialize)]
 pub struct BackendStatus {
-    /// The daemon's process; none while packets are served without one.
+    /// Process ID of the daemon; `null` if none runs.
     pub daemon: Option<u32>,
-    /// Whether our program decapsulates, for at least one family; otherwise tunnel devices do.
+    /// Whether the BPF program decapsulates, for at least one family; otherwise tunnel devices do.
     pub program: bool,
-    /// The largest maximum segment size that clients are told, by family; absent where it is left
-    /// as it comes.
+    /// The MSS that is clamped to, by family; absent where it is not clamped.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub largest_segments: BTreeMap<&'static str, u32>,
-    /// What the programs' maps take; absent without them.
+    /// Memory of the maps; absent if no program is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
 }
@@ -206,7 +204,7 @@ fn text(status: &Status) -> String {
             lb.config_digest
         );
         if lb.changing {
-            text += "  a change was begun and not completed: start the daemon to complete it\n";
+            text += "  a change is incomplete; start the daemon to complete it\n";
         }
         let rows = lb.services.iter().flat_map(|service| {
             let mut first = true;
@@ -251,11 +249,11 @@ fn text(status: &Status) -> String {
             let hops =
                 backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
                     Some((interface, mtu)) => {
-                        let told = match backend.path_mtus.get(address) {
+                        let path_mtu = match backend.path_mtus.get(address) {
                             None => String::new(),
-                            Some(left) => format!(" told by a router, for another {left} s"),
+                            Some(left) => format!(" by an ICMP error, for another {left} s"),
                         };
-                        format!("{address} (interface {interface}, MTU {mtu}{told})")
+                        format!("{address} (interface {interface}, MTU {mtu}{path_mtu})")
                     }
                     None => format!("{address} (no route)"),
                 });
@@ -273,7 +271,7 @@ fn text(status: &Status) -> String {
             backend.largest_segments.iter().map(|(family, size)| format!("IP{family}: {size}"));
         let sizes = sizes.collect::<Vec<_>>().join(", ");
         if !sizes.is_empty() {
-            text += &format!("  clients are told of segments of at most so many bytes: {sizes}\n");
+            text += &format!("  MSS is clamped to: {sizes}\n");
         }
         if let Some(memory) = &backend.memory {
             text += &format!("\n{}", memory.text());

@@ -1,9 +1,9 @@
-//! Tables for people.
+//! Text tables.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-/// A table with a head, its columns set apart by space alone; those in `numbers` are aligned to the
-/// right.
+/// Formats a table with a header row. Columns are separated by spaces; those in `numbers` are
+/// right-aligned.
 pub(super) fn table<const N: usize>(
     head: [&str; N],
     numbers: &[usize],
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_numbers_are_on_the_right() {
+    fn columns_are_aligned_numbers_to_the_right() {
         let rows =
             [["web".to_owned(), "5".to_owned()], ["dns-long".to_owned(), "12345".to_owned()]];
         assert_eq!(

@@ -49,7 +49,7 @@ pub(super) trait Daemon: Sized {
     /// Changes the state by an input. A reload that is refused leaves the state as it was.
     async fn take(&mut self, args: &Self::Args, input: Input) -> Result<(), CliError>;
 
-    /// Applies the state where it differs from the maps and the host. What fails stays pending
+    /// Applies the state where it differs from the maps and the host. A failed change stays pending
     /// until the next [`Input::Refresh`], [`Input::RoutesChanged`] or [`Input::Reload`].
     async fn apply(&mut self) -> Result<(), CliError>;
 
@@ -63,7 +63,7 @@ pub(super) trait Daemon: Sized {
     fn is_ephemeral(args: &Self::Args) -> bool;
 }
 
-/// What a role gets to start.
+/// The parameters of a role's start.
 pub(super) struct Context {
     /// The host, with the journal of the role.
     pub(super) host: Host,

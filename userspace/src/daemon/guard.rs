@@ -1,4 +1,4 @@
-//! What a daemon takes before it changes anything.
+//! The resources that a daemon acquires before it changes anything.
 
 use tracing::warn;
 
@@ -8,37 +8,37 @@ use crate::error::CliError;
 use crate::kernel::bpf::Pins;
 use crate::role::Role;
 
-/// What a daemon holds before it touches anything: the lock, and whether anything of its role was
-/// here before.
+/// The lock and the pins of a role of an instance.
 pub(crate) struct InstanceGuard {
     /// The instance.
     pub(crate) instance: String,
     role: Role,
     /// The lock of the role.
     pub(crate) lock: Lock,
-    /// Where its maps are, or will be.
+    /// The pins of its maps.
     pub(crate) pins: Pins,
-    fresh: bool,
+    /// Whether the role had no pins and no journal before.
+    is_first_start: bool,
 }
 
 impl InstanceGuard {
-    /// Takes the lock, unless the pins are of a layout that this binary does not know.
+    /// Takes the lock. Fails if the pins are of another layout version.
     pub(crate) fn take(instance: &str, role: Role) -> Result<Self, CliError> {
         let pins = Pins::mount(instance, role).map_err(CliError::operation)?;
         pins.check_layout().map_err(CliError::operation)?;
         let lock = Lock::take(instance, role)?;
-        let fresh = !pins.exist() && !Lock::state_exists(instance, role);
-        Ok(Self { instance: instance.to_owned(), role, lock, pins, fresh })
+        let is_first_start = !pins.exist() && !Lock::state_exists(instance, role);
+        Ok(Self { instance: instance.to_owned(), role, lock, pins, is_first_start })
     }
 
-    /// Ends a start that failed. What this start made is undone, so that nothing is half done; what
-    /// was there before, and may well forward packets, stays.
-    pub(crate) async fn give_up(self, failure: CliError) -> CliError {
-        if self.fresh
+    /// Ends a failed start. Undoes everything if it was the first start. Otherwise everything
+    /// stays, because the programs of the earlier daemon may be handling packets.
+    pub(crate) async fn give_up(self, error: CliError) -> CliError {
+        if self.is_first_start
             && let Err(undo) = teardown::role(&self.instance, self.role, Some(self.lock)).await
         {
-            warn!("{undo}");
+            warn!(error = %undo, "cannot undo the failed start");
         }
-        failure
+        error
     }
 }

@@ -13,10 +13,11 @@ use crate::error::CliError;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::role::Role;
 
-/// Keeps a second daemon away from a role of an instance. The lock ends with the process.
+/// The lock of a role of an instance: there is one daemon at a time. It is released when the
+/// process ends.
 ///
-/// It belongs to the open file (`F_OFD_SETLK`), so that asking for its holder takes nothing from
-/// anybody.
+/// It is a lock of the open file description (`F_OFD_SETLK`), because `F_OFD_GETLK` finds its
+/// holder without taking it.
 pub(crate) struct Lock {
     _file: File,
 }
@@ -41,7 +42,7 @@ impl Lock {
                     .truncate(false)
                     .open(&path);
                 let mut file = match opened {
-                    // Whoever held it last has just removed the directory.
+                    // The last holder has just removed the directory.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     opened => opened?,
                 };
@@ -58,12 +59,12 @@ impl Lock {
                     }
                     Err(errno) => return Err(errno.into()),
                 }
-                // Whoever held it last may have removed the file between our opening and locking
-                // it: then this is nobody's lock.
-                let (ours, theirs) = (file.metadata()?, fs::metadata(&path));
-                if !theirs
-                    .is_ok_and(|theirs| (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
-                {
+                // The last holder may have removed the file after it was opened here. Then the lock
+                // is on a deleted file.
+                let locked = file.metadata()?;
+                let is_same =
+                    |at: fs::Metadata| (at.dev(), at.ino()) == (locked.dev(), locked.ino());
+                if !fs::metadata(&path).is_ok_and(is_same) {
                     continue;
                 }
                 file.set_len(0)?;
@@ -77,12 +78,12 @@ impl Lock {
             .map_err(CliError::Operation)
     }
 
-    /// The process that holds the lock of a role, if any.
+    /// The ID of the process that holds the lock of a role, if any.
     pub(crate) fn holder(instance: &str, role: Role) -> Option<u32> {
         let mut file = File::open(Self::path(instance, role)).ok()?;
-        let mut asked = whole_file();
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).ok()?;
-        if asked.l_type == libc::F_UNLCK as libc::c_short {
+        let mut lock = whole_file();
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
+        if lock.l_type == libc::F_UNLCK as libc::c_short {
             return None;
         }
         let mut holder = String::new();
@@ -90,29 +91,29 @@ impl Lock {
         holder.trim().parse().ok()
     }
 
-    /// Whether a role of an instance has state on this host: a journal of what it changed.
+    /// Whether a role of an instance has a journal on this host.
     pub(crate) fn state_exists(instance: &str, role: Role) -> bool {
         Journal::path_of(Path::new(STATE_DIRECTORY), instance, role).exists()
     }
 
-    /// Whether locking left something behind, held or not.
+    /// Whether the lock's file exists, locked or not.
     pub(crate) fn exists(instance: &str, role: Role) -> bool {
         Self::path(instance, role).exists()
     }
 
-    /// Removes what locking left behind. The lock must be held.
+    /// Removes the lock's file, and the state directories if they are empty.
     pub(crate) fn remove(self, instance: &str, role: Role) {
         let path = Self::path(instance, role);
         let _ = fs::remove_file(&path);
         if let Some(directory) = path.parent() {
-            // Fails when the other role has state there, which is meant.
+            // Fails if another role has state there.
             let _ = fs::remove_dir(directory);
         }
         let _ = fs::remove_dir(STATE_DIRECTORY);
     }
 }
 
-/// An exclusive lock of a file as a whole.
+/// An exclusive lock of the whole file.
 fn whole_file() -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,

@@ -1,4 +1,4 @@
-//! What must be true of this host before anything on it is changed.
+//! Checks of the host before anything is changed.
 
 use std::io;
 
@@ -9,20 +9,16 @@ use crate::error::CliError;
 use crate::kernel::bpf;
 use crate::kernel::netlink::Netlink;
 
-/// The oldest kernel that has everything: lookup tables of different sizes in one map of maps
+/// The oldest supported kernel: the first with lookup tables of different sizes in one map of maps
 /// (`BPF_F_INNER_MAP`).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
-/// Capabilities as the kernel numbers them (`linux/capability.h`), with their names.
+/// Capabilities: number (`linux/capability.h`) and name.
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
-/// Checks what a daemon needs: the kernel's version, this process's capabilities, the kernel's
+/// Checks the requirements of a daemon: kernel version, capabilities of this process, kernel
 /// features.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] with the first thing that is missing and the remedy.
 pub fn check() -> Result<(), CliError> {
     let system =
         nix::sys::utsname::uname().map_err(io::Error::from).map_err(CliError::operation)?;
@@ -38,31 +34,19 @@ pub fn check() -> Result<(), CliError> {
     }
 }
 
-/// Checks that this process may change the host, which is all that undoing takes.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] with the capability that is missing and the remedy.
+/// Checks the capabilities to change the host, which are also those to undo changes.
 pub fn check_undoing() -> Result<(), CliError> {
     let status = std::fs::read_to_string("/proc/self/status").map_err(CliError::operation)?;
     check_capabilities(&status, &[NET_ADMIN, SYS_ADMIN]).map_err(CliError::Operation)
 }
 
-/// Checks that this process may read the maps.
-///
-/// # Errors
-///
-/// [`CliError::Operation`] with what is missing and the remedy.
+/// Checks the capabilities to read the maps.
 pub fn check_reading() -> Result<(), CliError> {
     let status = std::fs::read_to_string("/proc/self/status").map_err(CliError::operation)?;
     check_capabilities(&status, &[SYS_ADMIN]).map_err(CliError::Operation)
 }
 
-/// Checks that interfaces exist and have Ethernet headers.
-///
-/// # Errors
-///
-/// [`CliError::BadInput`] for an interface that does not exist or cannot be balanced on.
+/// Checks that interfaces exist and have Ethernet headers; otherwise they are bad input.
 pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Result<(), CliError> {
     for name in names {
         let interface = netlink.interface(name).await.map_err(CliError::bad_input)?;
@@ -75,12 +59,8 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
     Ok(())
 }
 
-/// Dropping what no service listens to would cut the host itself off where it has a VIP address of
-/// its own: SSH to it, for one.
-///
-/// # Errors
-///
-/// [`CliError::BadInput`] with the address.
+/// Checks that packets to ports without a service are not dropped on an address of this host, which
+/// would cut off its other services, such as SSH. Such an address is bad input.
 pub(super) async fn check_own_addresses(
     netlink: &Netlink,
     config: &Config,
@@ -99,7 +79,7 @@ pub(super) async fn check_own_addresses(
         {
             return Err(CliError::bad_input(anyhow!(
                 "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
-                 whatever else listens there, such as SSH; take the address from the host, or write \"allow_host_address\": true"
+                 other services there, such as SSH; remove the address from the host, or write \"allow_host_address\": true"
             )));
         }
     }
@@ -114,7 +94,7 @@ fn oldest_kernel() -> String {
 fn check_kernel(release: &str) -> anyhow::Result<()> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        bail!("cannot tell this kernel's version from {release:?}");
+        bail!("cannot read this kernel's version from {release:?}");
     };
     if (major, minor) < OLDEST_KERNEL {
         bail!(
@@ -125,14 +105,14 @@ fn check_kernel(release: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `CAP_SYS_ADMIN` covers `CAP_BPF`, and is what mounting the BPF file system and reading maps by
-/// id take.
+/// Checks capabilities in the text of `/proc/self/status`. `CAP_SYS_ADMIN` includes `CAP_BPF`, and
+/// is required to mount the BPF file system and to open maps by ID.
 fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .ok_or_else(|| anyhow!("cannot tell this process's capabilities from /proc/self/status"))?;
+        .ok_or_else(|| anyhow!("cannot read this process's capabilities from /proc/self/status"))?;
     for (bit, name) in needed {
         if effective & (1 << bit) == 0 {
             bail!(
@@ -150,7 +130,7 @@ mod tests {
     const BOTH: [(u32, &str); 2] = [NET_ADMIN, SYS_ADMIN];
 
     #[test]
-    fn an_old_kernel_is_refused_with_the_feature_it_lacks() {
+    fn an_old_kernel_is_refused_with_its_missing_feature() {
         for release in ["5.9.16-generic", "4.19.0-27-amd64", "3.10.0"] {
             let error = check_kernel(release).unwrap_err().to_string();
             assert!(
@@ -167,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_capability_is_named() {
+    fn the_error_contains_a_missing_capability() {
         assert!(check_capabilities("Name:\tsluice\nCapEff:\t000001ffffffffff\n", &BOTH).is_ok());
         let without_net_admin = format!("CapEff:\t{:016x}\n", !(1_u64 << 12));
         assert!(

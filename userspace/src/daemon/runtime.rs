@@ -4,10 +4,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::CliError;
 
-/// Starts the log: standard error, one line an event, verbosity by `SLUICE_LOG` (default `info`).
+/// Starts the log: standard error, one line per event, level by `SLUICE_LOG` (default `info`).
 pub(crate) fn log() {
     let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Fails when a log was started already, as in tests.
+    // Fails if a log was started already, as in tests.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -16,7 +16,7 @@ pub(crate) fn log() {
         .try_init();
 }
 
-/// Runs a daemon's future on a runtime of its own.
+/// Runs a future on a single-threaded runtime.
 pub(crate) fn block_on<T>(
     future: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
@@ -27,8 +27,8 @@ pub(crate) fn block_on<T>(
     runtime.block_on(future)
 }
 
-/// Tells the service manager, if there is one, how the daemon fares (`sd_notify`).
+/// Notifies the service manager of the daemon's state (`sd_notify`).
 pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
-    // Without a service manager there is nobody to tell.
+    // Fails without a service manager.
     let _ = sd_notify::notify(&[state]);
 }

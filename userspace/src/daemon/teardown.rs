@@ -1,4 +1,4 @@
-//! Restores the host: what `sluice down`, `--ephemeral` and a failed start do.
+//! Restores the host, for `sluice down`, `--ephemeral` and a failed start.
 
 use std::path::Path;
 
@@ -11,12 +11,8 @@ use crate::kernel::host::journal::{Journal, STATE_DIRECTORY, UndoReport};
 use crate::kernel::netlink::Netlink;
 use crate::role::Role;
 
-/// Restores what one role of an instance changed; `None` when it is not on this host. Detaches
-/// first, then removes the pins: no packet meets a program without its maps.
-///
-/// # Errors
-///
-/// [`CliError::Operation`].
+/// Undoes the changes of a role of an instance; `None` if it is not on this host. Programs are
+/// detached before the pins are removed.
 pub(crate) async fn role(
     instance: &str,
     role: Role,
@@ -24,8 +20,7 @@ pub(crate) async fn role(
 ) -> Result<Option<UndoReport>, CliError> {
     let pins = Pins::find(instance, role).map_err(CliError::operation)?;
     let pinned = pins.as_ref().is_some_and(Pins::exist);
-    // A crash can leave any of these alone, also within `down` itself: each is reason enough to go
-    // through all of it.
+    // A crash, also of `sluice down`, can leave any one of these.
     if lock.is_none()
         && !pinned
         && !Lock::state_exists(instance, role)
@@ -46,7 +41,7 @@ pub(crate) async fn role(
     }
     if !report.failed.is_empty() {
         return Err(CliError::operation(anyhow!(
-            "not everything could be undone; once the cause is gone, `sluice down --instance {instance}` goes on: {}",
+            "not everything could be undone; remove the cause and run `sluice down --instance {instance}` again: {}",
             report.to_string().replace('\n', "; ")
         )));
     }

@@ -1,4 +1,4 @@
-//! The maps of an instance that runs on this host.
+//! Finds an instance on this host.
 
 use anyhow::anyhow;
 
@@ -7,7 +7,7 @@ use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins};
 use crate::role::Role;
 
-/// Opens what is there of an instance: the maps of its roles.
+/// Opens the maps of an instance, of each role that has any.
 pub(crate) fn open(
     instance: &str,
 ) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), CliError> {
@@ -27,9 +27,9 @@ pub(crate) fn open(
     Ok((lb, backend))
 }
 
-/// The failure when an instance is not on this host.
+/// The error for an instance that is not on this host.
 pub(crate) fn absent(instance: &str) -> CliError {
     CliError::operation(anyhow!(
-        "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or name another by --instance"
+        "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or name another instance with --instance"
     ))
 }

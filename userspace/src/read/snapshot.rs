@@ -1,7 +1,7 @@
-//! What a running instance holds, for everything that shows it.
+//! Snapshots of a running instance.
 //!
-//! A snapshot reads names at once, and each further part when it is asked for. Lookup tables, which
-//! are megabytes, are only copied by [`LbSnapshot::tables`].
+//! A snapshot contains the names of services and backends. Each further part is read by a method.
+//! Lookup tables, which are megabytes, are only copied by [`LbSnapshot::tables`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -227,10 +227,10 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
     }
     assert_eq!(status["backends"][1]["path_mtus"].as_object().unwrap().len(), 1);
     let text = String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap();
-    assert!(text.contains("MTU 1400 told by a router, for another "), "{text}");
+    assert!(text.contains("MTU 1400 by an ICMP error, for another "), "{text}");
     let text = String::from_utf8(fixture.sluice(&["counters"]).stdout).unwrap();
     assert!(
-        text.contains("lowered") && text.contains("believed") && text.contains("too_small"),
+        text.contains("lowered") && text.contains("accepted") && text.contains("too_small"),
         "{text}"
     );
 

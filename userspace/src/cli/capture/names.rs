@@ -1,4 +1,4 @@
-//! The names behind the indices of events.
+//! The names for the indexes in events.
 
 use anyhow::anyhow;
 use sluice_datapath::abi::maps::balancer;
@@ -6,8 +6,7 @@ use sluice_datapath::abi::maps::balancer;
 use crate::error::CliError;
 use crate::kernel::bpf::{BalancerMaps, Pins};
 
-/// The names of services and backends by index, as they are at one moment; empty where there is
-/// none.
+/// The names of services and backends at one time, by index; empty for an unused index.
 pub(super) struct Names {
     services: Vec<String>,
     backends: Vec<String>,
@@ -31,22 +30,24 @@ impl Names {
             let names: Vec<_> =
                 self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            CliError::bad_input(anyhow!("there is no service {wanted:?}; there are: {names}"))
+            CliError::bad_input(anyhow!(
+                "there is no service {wanted:?}; the services are: {names}"
+            ))
         })
     }
 
-    /// A service's name, or its index where it has none any more.
+    /// The name of a service, or the index if it has none any more.
     pub(super) fn service(&self, index: u32) -> String {
         named(self.services.get(index as usize).map_or("", String::as_str), index)
     }
 
-    /// A backend's name, or its index where it has none any more.
+    /// The name of a backend, or the index if it has none any more.
     pub(super) fn backend(&self, index: u32) -> String {
         named(self.backends.get(index as usize).map_or("", String::as_str), index)
     }
 }
 
-/// An interface's name, or its index where it has none any more.
+/// The name of an interface, or the index if it does not exist any more.
 pub(super) fn interface(index: u32) -> String {
     let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
     named(name.as_deref().unwrap_or(""), index)

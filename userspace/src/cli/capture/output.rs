@@ -1,4 +1,4 @@
-//! What a capture writes: pcapng with comments, or lines of text.
+//! The output of a capture: pcapng with comments, or lines of text.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,32 +24,32 @@ use super::names::{self, Names};
 use crate::error::CliError;
 use crate::kernel::bpf;
 
-/// The wall clock beside the clock of events.
+/// Converts the times of events to wall clock time.
 pub(super) struct Clock {
-    /// Between the two clocks' beginnings.
-    ahead: Duration,
+    /// The wall clock minus the clock of events.
+    offset: Duration,
 }
 
 impl Clock {
     pub(super) fn read() -> Result<Self, CliError> {
         let monotonic = bpf::monotonic().map_err(CliError::operation)?;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { ahead: wall.saturating_sub(monotonic) })
+        Ok(Self { offset: wall.saturating_sub(monotonic) })
     }
 
-    /// When an event was, since 1970, UTC.
+    /// The time of an event, since 1970 (UTC).
     fn wall(&self, event: &CaptureEvent) -> Duration {
-        self.ahead + Duration::from_nanos(event.time)
+        self.offset + Duration::from_nanos(event.time)
     }
 }
 
-/// Where the packets go.
+/// The destination of captured packets.
 pub(super) struct Output {
     format: Format,
-    /// The file, for messages.
+    /// The file, for error messages.
     path: PathBuf,
     written: u64,
-    /// Whether the reader has had enough.
+    /// Whether the reader closed its end.
     closed: bool,
 }
 
@@ -57,13 +57,13 @@ enum Format {
     Text(io::Stdout),
     Pcapng {
         writer: Writer<Box<dyn Write>>,
-        /// Numbers of the interfaces in the file, by index on the host.
+        /// Interface IDs in the file, by interface index of the host.
         interfaces: BTreeMap<u32, u32>,
     },
 }
 
 impl Output {
-    /// Creates the file, or takes standard output.
+    /// Creates the file, or uses standard output.
     pub(super) fn open(file: Option<&Path>) -> Result<Self, CliError> {
         let path = file.unwrap_or(Path::new("standard output")).to_owned();
         let mut output =
@@ -90,17 +90,17 @@ impl Output {
         Ok(output)
     }
 
-    /// Tells the user something, beside what is captured.
-    pub(super) fn say(&self, words: &str) {
-        eprintln!("sluice: {words}");
+    /// Prints a message to standard error.
+    pub(super) fn inform(&self, message: &str) {
+        eprintln!("sluice: {message}");
     }
 
-    /// How many packets were written.
+    /// The number of packets written.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Whether nothing more is wanted.
+    /// Whether no more packets are wanted.
     pub(super) fn is_done(&self, count: Option<u64>) -> bool {
         self.closed || count.is_some_and(|count| self.written >= count)
     }
@@ -128,7 +128,7 @@ impl Output {
         Ok(())
     }
 
-    /// Hands over what was written.
+    /// Flushes the output.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
         let done = match &mut self.format {
             Format::Text(out) => out.flush(),
@@ -137,7 +137,7 @@ impl Output {
         done.or_else(|error| self.failed(PcapError::IoError(error)))
     }
 
-    /// A reader that stops reading (`| head`) is no error, and the end.
+    /// Ends the capture without an error if the reader closed its end (`| head`).
     fn failed(&mut self, error: PcapError) -> Result<(), CliError> {
         if let PcapError::IoError(error) = &error
             && error.kind() == ErrorKind::BrokenPipe
@@ -158,7 +158,7 @@ fn write_block(
     names: &Names,
     wall: Duration,
 ) -> Result<(), PcapError> {
-    /// 10⁻⁹ seconds.
+    /// Timestamps in units of 10⁻⁹ seconds.
     const NANOSECONDS: u8 = 9;
     /// The packet was received (`epb_flags`, direction).
     const INBOUND: u32 = 1;
@@ -191,7 +191,7 @@ fn write_block(
     Ok(())
 }
 
-/// What became of the packet.
+/// The verdict on a packet, as text.
 fn comment(event: &CaptureEvent, names: &Names) -> String {
     let mut text = match reason(event) {
         None => "verdict forward".to_owned(),
@@ -212,14 +212,14 @@ fn comment(event: &CaptureEvent, names: &Names) -> String {
     text
 }
 
-/// The reason's name, of a packet that was dropped.
+/// The name of the reason, if the packet was dropped.
 fn reason(event: &CaptureEvent) -> Option<String> {
     let known = Reason::ALL.iter().find(|reason| reason.index() == event.reason);
     (event.reason != 0)
         .then(|| known.map_or_else(|| event.reason.to_string(), |reason| reason.name().to_owned()))
 }
 
-/// A packet as a line: time, interface, what it is, what became of it.
+/// A packet as a line: time, interface, addresses, length, verdict.
 fn line(event: &CaptureEvent, names: &Names, wall: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
 
@@ -235,7 +235,7 @@ fn line(event: &CaptureEvent, names: &Names, wall: Duration) -> String {
     )
 }
 
-/// Addresses, ports and protocol, as far as the bytes show them.
+/// Addresses, ports and protocol, as far as they were captured.
 fn packet(bytes: &[u8]) -> String {
     let Ok(sliced) = LaxSlicedPacket::from_ethernet(bytes) else {
         return "not Ethernet".to_owned();
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_is_described_as_far_as_its_bytes_go() {
+    fn a_truncated_packet_is_described_as_far_as_it_was_captured() {
         let mut bytes = Vec::new();
         let builder =
             PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [203, 0, 113, 10], 64);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_reason_is_shown_by_its_number() {
+    fn an_unknown_reason_is_shown_as_its_number() {
         assert_eq!(reason(&CaptureEvent::NONE), None);
         assert_eq!(
             reason(&CaptureEvent { reason: Reason::TooBig.index(), ..CaptureEvent::NONE })

@@ -1,18 +1,18 @@
-//! The memory that maps take, as `sluice status` tells it.
+//! The memory of maps in `sluice status`.
 
 use serde::Serialize;
 
 use crate::cli::table::table;
 use crate::kernel::bpf::Usage;
 
-/// The kernel memory that an instance's maps take.
+/// The kernel memory of an instance's maps.
 #[derive(Debug, Serialize)]
 pub struct Memory {
-    /// Bytes of all maps together. The programs are not among them.
+    /// Bytes of all maps, without the programs.
     pub bytes: u64,
-    /// Bytes of them for each possible CPU.
+    /// The part of that which each possible CPU adds.
     pub bytes_per_cpu: u64,
-    /// What each map takes and holds.
+    /// Each map.
     pub maps: Vec<Usage>,
 }
 
@@ -24,7 +24,7 @@ impl Memory {
         Self { bytes, bytes_per_cpu, maps }
     }
 
-    /// A table for people.
+    /// The text form.
     pub(super) fn text(&self) -> String {
         let number =
             |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());

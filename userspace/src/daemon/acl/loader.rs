@@ -36,7 +36,7 @@ impl Acl {
     }
 }
 
-/// What loading changed.
+/// The change that a load made.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AclChange {
     /// Nothing: the files have the same entries as before.
@@ -53,7 +53,7 @@ pub(crate) struct LoadedAcl {
     pub(crate) scope: AclScope,
     /// The new ACL, or the one in place if nothing changed or loading failed.
     pub(crate) acl: Option<Acl>,
-    /// What changed, or the error.
+    /// The change, or the error.
     pub(crate) outcome: Result<AclChange, anyhow::Error>,
     /// Duration of the load.
     pub(crate) took: Duration,

@@ -41,12 +41,12 @@ impl fmt::Display for AclScope {
 /// An error in an ACL file.
 #[derive(Debug, thiserror::Error)]
 pub enum AclError {
-    /// The file as a whole.
+    /// The whole file.
     #[error("{}: {problem}", file.display())]
     File {
         /// Which file.
         file: PathBuf,
-        /// What is wrong, and what would be right.
+        /// The problem and the remedy.
         problem: String,
     },
     /// One line of the file.
@@ -56,7 +56,7 @@ pub enum AclError {
         file: PathBuf,
         /// Its line, from 1.
         line: usize,
-        /// What is wrong, and what would be right.
+        /// The problem and the remedy.
         problem: String,
     },
 }

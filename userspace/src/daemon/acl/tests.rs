@@ -11,11 +11,13 @@ fn parsed(text: &str) -> Result<Vec<(IpNet, AclVerdict)>, String> {
     Ok(to)
 }
 
-/// What a trie of these entries says of a source.
-fn says(entries: &AclEntries, source: &str) -> AclVerdict {
+/// The verdict of a trie of these entries on a source.
+fn verdict(entries: &AclEntries, source: &str) -> AclVerdict {
     let key = PrefixKey::address(&source.parse::<IpAddr>().unwrap().into());
     let holding = entries.as_slice().iter().filter(|(prefix, _)| prefix.holds(&key));
-    holding.max_by_key(|(prefix, _)| prefix.length).map_or(AclVerdict::ALLOWED, |(_, says)| *says)
+    holding
+        .max_by_key(|(prefix, _)| prefix.length)
+        .map_or(AclVerdict::ALLOWED, |(_, verdict)| *verdict)
 }
 
 fn entries(deny: &[&str], allow: Option<&[&str]>) -> AclEntries {
@@ -60,7 +62,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn the_two_files_of_a_place_have_at_most_4194304_prefixes() {
+fn the_two_files_of_a_scope_have_at_most_4194304_prefixes() {
     assert_eq!(MAX_ACL_PREFIXES, 4_194_304);
     let mut typed =
         vec![(prefix("192.0.2.0/24").unwrap(), AclVerdict::DENIED); MAX_ACL_PREFIXES - 1];
@@ -92,29 +94,29 @@ fn a_file_has_at_most_256_mib() {
 }
 
 #[test]
-fn without_an_allow_list_everybody_else_may_come() {
+fn without_an_allow_file_other_sources_are_allowed() {
     let entries = entries(&["192.0.2.0/24", "2001:db8::/32"], None);
     assert_eq!(
-        (says(&entries, "192.0.2.9"), says(&entries, "192.0.3.9")),
+        (verdict(&entries, "192.0.2.9"), verdict(&entries, "192.0.3.9")),
         (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
     assert_eq!(
-        (says(&entries, "2001:db8::9"), says(&entries, "2001:db9::9")),
+        (verdict(&entries, "2001:db8::9"), verdict(&entries, "2001:db9::9")),
         (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
 }
 
 #[test]
-fn with_an_allow_list_nobody_else_may_come_even_when_it_is_empty() {
+fn with_an_allow_file_other_sources_are_not_allowed_even_if_it_is_empty() {
     let one = entries(&[], Some(&["192.0.2.0/24"]));
     assert_eq!(
-        (says(&one, "192.0.2.9"), says(&one, "192.0.3.9")),
+        (verdict(&one, "192.0.2.9"), verdict(&one, "192.0.3.9")),
         (AclVerdict::ALLOWED, AclVerdict::NOT_ALLOWED)
     );
-    assert_eq!(says(&one, "2001:db8::9"), AclVerdict::NOT_ALLOWED);
+    assert_eq!(verdict(&one, "2001:db8::9"), AclVerdict::NOT_ALLOWED);
     let none = entries(&[], Some(&[]));
     assert_eq!(
-        (says(&none, "192.0.2.9"), says(&none, "::1")),
+        (verdict(&none, "192.0.2.9"), verdict(&none, "::1")),
         (AclVerdict::NOT_ALLOWED, AclVerdict::NOT_ALLOWED)
     );
 }
@@ -130,26 +132,26 @@ fn the_longest_prefix_decides_and_deny_wins_between_equals() {
         ("10.1.2.3", AclVerdict::ALLOWED),
         ("11.0.0.1", AclVerdict::NOT_ALLOWED),
     ] {
-        assert_eq!(says(&entries, source), expected, "{source}");
+        assert_eq!(verdict(&entries, source), expected, "{source}");
     }
-    assert_eq!(entries.prefixes(), 4, "what is named twice counts once");
+    assert_eq!(entries.prefixes(), 4, "duplicates are counted once");
 }
 
 #[test]
-fn a_prefix_of_one_family_never_speaks_of_the_other() {
+fn a_prefix_applies_to_its_own_family_only() {
     let v6 = entries(&["::/0"], None);
     assert_eq!(
-        (says(&v6, "2001:db8::1"), says(&v6, "192.0.2.1")),
+        (verdict(&v6, "2001:db8::1"), verdict(&v6, "192.0.2.1")),
         (AclVerdict::DENIED, AclVerdict::ALLOWED)
     );
     let v4 = entries(&["0.0.0.0/0"], None);
     assert_eq!(
-        (says(&v4, "2001:db8::1"), says(&v4, "192.0.2.1")),
+        (verdict(&v4, "2001:db8::1"), verdict(&v4, "192.0.2.1")),
         (AclVerdict::ALLOWED, AclVerdict::DENIED)
     );
     let allowed = entries(&[], Some(&["::/0"]));
     assert_eq!(
-        (says(&allowed, "::1"), says(&allowed, "192.0.2.1")),
+        (verdict(&allowed, "::1"), verdict(&allowed, "192.0.2.1")),
         (AclVerdict::ALLOWED, AclVerdict::NOT_ALLOWED)
     );
 }
@@ -168,7 +170,7 @@ fn any_entries() -> impl Strategy<Value = AclEntries> {
 
 proptest! {
     #[test]
-    fn the_changes_from_one_list_to_another_make_it_the_other(old in any_entries(), new in any_entries()) {
+    fn the_changes_from_one_acl_to_another_produce_the_other(old in any_entries(), new in any_entries()) {
         let mut map: BTreeMap<_, _> = old.as_slice().iter().copied().collect();
         let (put, remove) = old.changes(&new);
         for (key, listing) in &put {
@@ -182,13 +184,13 @@ proptest! {
     }
 
     #[test]
-    fn a_change_in_place_never_shows_a_source_what_neither_list_says(old in any_entries(), new in any_entries(), source: u32) {
-        // The changes of what counts for all others are never made in place.
+    fn during_a_change_in_place_each_source_gets_the_old_or_the_new_verdict(old in any_entries(), new in any_entries(), source: u32) {
+        // Changes of the default entries are not made in place.
         let (put, remove) = loader::in_order(old.changes(&new));
-        let for_others = |key: &PrefixKey| default_keys().contains(key);
-        prop_assume!(!put.iter().map(|(key, _)| key).chain(&remove).any(for_others));
+        let is_default = |key: &PrefixKey| default_keys().contains(key);
+        prop_assume!(!put.iter().map(|(key, _)| key).chain(&remove).any(is_default));
         let source = Ipv4Addr::from(source % 40 * 0x0101_0101).to_string();
-        let allowed = [says(&old, &source), says(&new, &source)];
+        let allowed = [verdict(&old, &source), verdict(&new, &source)];
         let mut map: BTreeMap<_, _> = old.as_slice().iter().copied().collect();
         let steps = put.into_iter().map(|(key, listing)| (key, Some(listing))).chain(remove.into_iter().map(|key| (key, None)));
         for (key, step) in steps {
@@ -196,8 +198,8 @@ proptest! {
                 Some(listing) => _ = map.insert(key, listing),
                 None => _ = map.remove(&key),
             }
-            let now = AclEntries { entries: map.iter().map(|(key, says)| (*key, *says)).collect(), prefixes: 0 };
-            prop_assert!(allowed.contains(&says(&now, &source)), "{} of {:?}", source, allowed);
+            let now = AclEntries { entries: map.iter().map(|(key, verdict)| (*key, *verdict)).collect(), prefixes: 0 };
+            prop_assert!(allowed.contains(&verdict(&now, &source)), "{} of {:?}", source, allowed);
         }
     }
 }

@@ -75,7 +75,7 @@ impl Assignment {
             }
             .to_vec(),
             gue_port: (overhead > 0).then_some(config.underlay().gue_port),
-            clamping: Clamping::of(args, config, backend, overhead).filter(|_| !vips.is_empty()),
+            clamping: Clamping::new(args, config, backend, overhead).filter(|_| !vips.is_empty()),
             vips: vips.into_iter().collect(),
         })
     }

@@ -1,5 +1,4 @@
-//! What the backend's program at TC egress is to do: how large a segment clients may be told of,
-//! and where answers leave.
+//! MSS clamping: the largest segment, and the interfaces through which replies leave.
 
 use std::collections::BTreeSet;
 
@@ -10,25 +9,24 @@ use sluice_datapath::wire::header::{Ipv4, Ipv6, Tcp};
 use crate::args::BackendArgs;
 use crate::kernel::netlink::{self, Netlink};
 
-/// What the configuration asks of a backend that clamps.
+/// The configuration of MSS clamping on a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clamping {
-    /// The underlay's MTU, where it is stated.
+    /// The underlay's MTU, if it is configured.
     mtu: Option<u32>,
-    /// For packets of each family, IPv4 first, the family of their outer header; `None` when none
-    /// can come.
+    /// For each inner family, IPv4 first, the family of the outer header; `None` if the balancers
+    /// send no such packets.
     outer: [(Family, Option<Family>); 2],
-    /// Bytes of what is behind the outer IP header, 0 for IP-in-IP.
+    /// Bytes between the outer and the inner IP header; 0 for IP-in-IP.
     overhead: u32,
-    /// Where answers leave; empty when routes tell.
+    /// The interfaces of replies, if they are configured.
     interfaces: Vec<String>,
 }
 
 impl Clamping {
-    /// What is asked of a backend; `None` when it is to leave every segment alone. `overhead` is
-    /// what the encapsulation of its services takes beside the outer IP header, in bytes: the most
-    /// of them.
-    pub(super) fn of(
+    /// The configuration for a backend; `None` if nothing is clamped. `overhead` is the largest
+    /// overhead of its services' encapsulation after the outer IP header, in bytes.
+    pub(super) fn new(
         args: &BackendArgs,
         config: &Config,
         backend: &config::BackendConfig,
@@ -44,18 +42,14 @@ impl Clamping {
         })
     }
 
-    /// The interfaces that were named; none when routes tell.
-    pub(super) fn named(&self) -> &[String] {
+    /// The interfaces of replies, if they are configured.
+    pub(super) fn configured_interfaces(&self) -> &[String] {
         &self.interfaces
     }
 
-    /// The interfaces through which the host answers clients: those that were named, or else those
-    /// through which it receives, and those of default routes that have an Ethernet header.
-    ///
-    /// # Errors
-    ///
-    /// [`netlink::Error`].
-    pub(super) async fn replies(
+    /// The interfaces through which replies to clients leave: those that are configured, or the
+    /// receiving ones and those of default routes that have an Ethernet header.
+    pub(super) async fn reply_interfaces(
         &self,
         netlink: &Netlink,
         receiving: &[String],
@@ -73,13 +67,9 @@ impl Clamping {
         Ok(names.into_iter().collect())
     }
 
-    /// For each family the largest maximum segment size that may be told: by what is stated, else
-    /// by the smallest MTU of the interfaces that receive.
-    ///
-    /// # Errors
-    ///
-    /// [`netlink::Error`].
-    pub(super) async fn largest(
+    /// The MSS to clamp to, for each family: by the configured MTU, or by the smallest MTU of the
+    /// receiving interfaces.
+    pub(super) async fn largest_segments(
         &self,
         netlink: &Netlink,
         receiving: &[String],
@@ -96,16 +86,15 @@ impl Clamping {
     }
 }
 
-/// The largest segment of a packet that fits into `mtu` bytes with its outer header; 0 when nothing
-/// limits it.
+/// The largest segment that fits into `mtu` bytes with its headers and the outer header; 0 for no
+/// limit.
 fn largest_segment(mtu: Option<u32>, inner: Family, outer: Option<Family>) -> u32 {
     let header = |family| match family {
         Family::V4 => Ipv4::SIZE,
         Family::V6 => Ipv6::SIZE,
     };
     match (mtu, outer) {
-        // Never 0, which would be no limit; options of a segment are its sender's affair (RFC
-        // 6691).
+        // At least 1, because 0 means no limit. The sender subtracts TCP options itself (RFC 6691).
         (Some(mtu), Some(outer)) => mtu
             .saturating_sub((header(outer) + header(inner) + Tcp::SMALLEST) as u32)
             .clamp(1, u16::MAX.into()),
@@ -118,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_has_room_for_the_outer_header_and_its_own() {
+    fn the_segment_leaves_room_for_all_headers() {
         let (v4, v6) = (Family::V4, Family::V6);
         for (inner, outer, largest) in
             [(v4, v4, 1440), (v4, v6, 1420), (v6, v4, 1420), (v6, v6, 1400)]

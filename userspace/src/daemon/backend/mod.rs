@@ -61,11 +61,11 @@ struct BackendDaemon {
     /// The interfaces through which replies to clients leave.
     reply_interfaces: Vec<String>,
     pending: Pending,
-    /// What failed, until it is tried again.
+    /// Failed changes, until they are tried again.
     failed: Pending,
 }
 
-/// What [`BackendDaemon::apply`] has to do.
+/// The pending work of [`BackendDaemon::apply`].
 #[derive(Debug, Default, Clone, Copy)]
 struct Pending {
     /// Bring the host to the assignment.
@@ -99,7 +99,7 @@ impl Daemon for BackendDaemon {
         let assignment = Assignment::find(args, &config, &own).map_err(CliError::BadInput)?;
         check_interfaces(netlink, &assignment.interfaces).await?;
         if let Some(clamping) = &assignment.clamping {
-            check_interfaces(netlink, clamping.named()).await?;
+            check_interfaces(netlink, clamping.configured_interfaces()).await?;
         }
         Ok((config, assignment))
     }
@@ -304,7 +304,7 @@ impl BackendDaemon {
         let Some((_, maps)) = &mut self.loaded else { return Ok(()) };
         let largest = match &self.assignment.clamping {
             Some(clamping) => clamping
-                .largest(self.host.netlink(), &self.assignment.interfaces)
+                .largest_segments(self.host.netlink(), &self.assignment.interfaces)
                 .await
                 .map_err(CliError::operation)?,
             None => [(Family::V4, 0), (Family::V6, 0)],
@@ -330,7 +330,7 @@ impl BackendDaemon {
     async fn attach(&mut self) -> Result<(), CliError> {
         self.reply_interfaces = match &self.assignment.clamping {
             Some(clamping) => clamping
-                .replies(self.host.netlink(), &self.assignment.interfaces)
+                .reply_interfaces(self.host.netlink(), &self.assignment.interfaces)
                 .await
                 .map_err(CliError::operation)?,
             None => Vec::new(),

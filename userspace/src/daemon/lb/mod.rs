@@ -68,7 +68,7 @@ struct LbDaemon {
     /// The plan that a reload has checked.
     planned: Option<Planned>,
     pending: Pending,
-    /// What failed, until it is tried again.
+    /// Failed changes, until they are tried again.
     failed: Pending,
 }
 
@@ -79,7 +79,7 @@ struct Planned {
     steps: Vec<Step>,
 }
 
-/// What [`LbDaemon::apply`] has to do.
+/// The pending work of [`LbDaemon::apply`].
 #[derive(Debug, Default, Clone, Copy)]
 struct Pending {
     /// Look at the interfaces, and attach where the filter is missing.
@@ -270,8 +270,8 @@ async fn find_next_hops(
 }
 
 impl LbDaemon {
-    /// Reads the configuration again, and checks it as a start does. What cannot change while
-    /// packets are forwarded is refused here.
+    /// Reads the configuration again, and checks it as a start does. A change that is impossible
+    /// while packets are forwarded is refused here.
     async fn reload(&mut self, args: &LbArgs) -> Result<(), CliError> {
         let config = LbConfig::read(args)?;
         for (what, is_same) in [
