@@ -31,7 +31,7 @@ pub const VERSION: u32 = 1;
 /// server ID.
 const MAX_ROTATION: u32 = QuicIdLengths::ROTATIONS as u32 - 1;
 /// The longest server ID, in octets.
-const MAX_SERVER_ID_LENGTH: u32 = QuicIdLengths::MOST as u32;
+const MAX_SERVER_ID_LENGTH: u32 = QuicIdLengths::MAX_LEN as u32;
 
 /// The version of a document. It is read before the other fields, which may differ in another
 /// version.

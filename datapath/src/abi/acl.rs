@@ -3,40 +3,40 @@
 use crate::abi::pod::pod;
 use crate::abi::reason::Reason;
 
-/// What a list of sources says of a prefix: value of an inner map of `ACLS`, a
-/// longest-prefix-match trie keyed by [`PrefixKey`].
+/// Verdict of a source ACL on the sources of a prefix: value of an inner map of `ACLS`, an LPM trie
+/// keyed by [`PrefixKey`](crate::abi::prefix::PrefixKey).
 ///
-/// The trie holds deny-list, allow-list and what counts for sources in neither, so that one swap
-/// changes all of it. Its prefixes of no bits are the latter; IPv4 has one of its own whenever a
-/// prefix of IPv6 would otherwise hold it.
+/// One trie holds the deny list, the allow list and the default verdict, so that one swap replaces
+/// all three atomically. The prefix `::/0` holds the default verdict of IPv6, and `::ffff:0:0/96`
+/// that of IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct AclVerdict(u32);
 pod!(AclVerdict, 4);
 
 impl AclVerdict {
-    /// The sources may come; what is in no prefix of the trie may, too.
+    /// Allowed. Also the verdict on a source that matches no prefix of the trie.
     pub const ALLOWED: Self = Self(0);
-    /// The deny-list holds them.
+    /// The deny list has a matching prefix.
     pub const DENIED: Self = Self(1);
-    /// There is an allow-list, and it does not hold them.
+    /// The ACL has an allow list, without a matching prefix.
     pub const NOT_ALLOWED: Self = Self(2);
 
-    /// Index in `ACLS` of the list that counts for all VIPs; a service's list is at the service's
-    /// index, which is never 0.
+    /// Index of the global ACL in `ACLS`. A service's ACL is at the service's index, which is
+    /// never 0.
     pub const GLOBAL: u32 = 0;
 
-    /// What a number in a trie says.
+    /// Decodes a value of the trie. Unknown values deny.
     #[inline(always)]
     pub const fn from_bits(word: u32) -> Self {
         Self(word)
     }
 
-    /// Whether the sources may come.
+    /// Returns `Ok` if the sources are allowed.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// [`Reason::AclDenied`], [`Reason::AclNotAllowed`].
     #[inline(always)]
     pub const fn check(self) -> Result<(), Reason> {
         match self {

@@ -35,7 +35,7 @@ impl Family {
         }
     }
 
-    /// The other one.
+    /// The other family.
     #[inline(always)]
     #[must_use]
     pub const fn other(self) -> Self {
@@ -45,7 +45,7 @@ impl Family {
         }
     }
 
-    /// Its place in arrays that have one element for each family.
+    /// Index in arrays with one element per family.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         matches!(self, Self::V6) as u32
@@ -61,42 +61,42 @@ impl fmt::Display for Family {
     }
 }
 
-/// An IPv4 or IPv6 address in wire order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291
-/// section 2.5.5.2).
+/// An IPv4 or IPv6 address in wire order. IPv4 addresses are stored in IPv4-mapped form
+/// (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
-/// Held as four words rather than sixteen bytes: the BPF machine moves words, and would move bytes
-/// one by one.
+/// Four words rather than sixteen bytes, because compilers for BPF copy byte arrays one byte at a
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Address([u32; 4]);
 pod!(Address, 16);
 
 impl Address {
-    /// The address that means "none": all zero.
+    /// No address: all zero.
     pub const NONE: Self = Self([0; 4]);
 
-    /// The third word of every IPv4-mapped address.
+    /// Third word of an IPv4-mapped address.
     const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
-    /// An IPv4 address from the word that its header holds, wire order.
+    /// An IPv4 address from a header field, wire order.
     #[inline(always)]
     pub const fn v4(word: u32) -> Self {
         Self([0, 0, Self::MAPPED, word])
     }
 
-    /// An IPv6 address from the words that its header holds, wire order.
+    /// An IPv6 address from a header field, wire order.
     #[inline(always)]
     pub const fn v6(words: [u32; 4]) -> Self {
         Self(words)
     }
 
-    /// The four words, wire order; of an IPv4 address the last one is the address.
+    /// The four words, wire order. The last word of a mapped address is the IPv4 address.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
         self.0
     }
 
-    /// The address with those bits of `bits` in its last word that `mask`, wire order, selects.
+    /// Sets the bits of `bits` that `mask` selects in the last word. Both are in wire order.
     #[inline(always)]
     #[must_use]
     pub const fn with_bits(mut self, bits: u32, mask: u32) -> Self {
@@ -104,15 +104,15 @@ impl Address {
         self
     }
 
-    /// Whether this is an IPv4 address, or an IPv6 address of the same form.
+    /// Whether this is an IPv4 address or an IPv4-mapped IPv6 address.
     #[inline(always)]
     pub const fn is_mapped(&self) -> bool {
         self.0[0] | self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
-    /// Whether a packet of `family` from this address may be answered: not from those that are no
-    /// single host's, or nobody's (multicast, broadcast, loopback, unspecified: RFC 1122 section
-    /// 3.2.1.3, RFC 4291 section 2.4; an IPv4 address in an IPv6 header).
+    /// Whether a reply to a packet of `family` from this address is allowed. It is not for
+    /// multicast, broadcast, loopback and unspecified addresses (RFC 1122 section 3.2.1.3, RFC 4291
+    /// section 2.4), nor for an IPv4-mapped address in an IPv6 header.
     #[inline(always)]
     pub const fn is_answerable(&self, family: Family) -> bool {
         match family {
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_survive_the_round_trip() {
+    fn addresses_round_trip() {
         for text in ["203.0.113.10", "255.255.255.255", "2001:db8::1", "::1", "fe80::1:2:3:4"] {
             let address: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Address::from(address)), address);

@@ -1,11 +1,11 @@
-//! Backends, and how packets leave towards them.
+//! Backends, their next hops and neighbours.
 
 use core::net::IpAddr;
 
 use crate::abi::address::{Address, Family};
 use crate::abi::pod::pod;
 
-/// Where a backend is: value of the array `BACKENDS`. Written only while no slot refers to its
+/// Addresses of a backend: value of the array `BACKENDS`. Written only while no slot refers to its
 /// index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -14,25 +14,25 @@ pub struct Backend {
     pub v4: Address,
     /// IPv6 address, or [`Address::NONE`].
     pub v6: Address,
-    /// Counts up with every use of the index, so that old connection entries notice a new backend;
-    /// 0 when the index is free.
+    /// Counts the uses of the index, so that a connection entry of an earlier backend is detected;
+    /// 0 while the index is free.
     pub epoch: u32,
 }
 pod!(Backend, 36);
 
-/// How packets leave towards a backend in one family: value of the array `NEXT_HOPS` at
+/// Next hop towards a backend for outer headers of one family: value of the array `NEXT_HOPS` at
 /// [`NextHop::index`].
 ///
-/// Eight bytes, written as one: it changes under traffic whenever the host's routes do.
+/// Eight bytes, so that one store updates the entry under traffic when the host's routes change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct NextHop {
-    /// Interface towards the backend; 0 when there is no route.
+    /// Index of the egress interface; 0 without a route.
     pub interface: u32,
-    /// Largest IP packet, outer header included, that the route carries, in bytes.
+    /// MTU of the route in bytes, outer header included.
     pub mtu: u16,
-    /// Which of the two entries in `NEIGHBOURS` counts, 1 or 2; 0 when the kernel finds the
-    /// neighbour for every packet.
+    /// The active one of the two entries in `NEIGHBOURS`, 1 or 2; 0 if the kernel looks up the
+    /// neighbour per packet.
     pub neighbour: u16,
 }
 pod!(NextHop, 8);
@@ -41,12 +41,13 @@ impl NextHop {
     /// No route.
     pub const NONE: Self = Self::new(0, 0);
 
-    /// A next hop whose neighbour the kernel finds.
+    /// A next hop without an active neighbour entry: the kernel looks the neighbour up per packet.
     pub const fn new(interface: u32, mtu: u16) -> Self {
         Self { interface, mtu, neighbour: 0 }
     }
 
-    /// Index in `NEIGHBOURS` of the entry that counts, of the next hop at `at`; 0 for none.
+    /// Index in `NEIGHBOURS` of the active entry, if this is the next hop at index `at`; 0 for
+    /// none.
     #[inline(always)]
     pub const fn neighbour_index(&self, at: u32) -> u32 {
         if self.neighbour == 0 {
@@ -63,20 +64,18 @@ impl NextHop {
     }
 }
 
-/// To whom packets are handed on the link towards a backend: value of the array `NEIGHBOURS`, at
-/// [`NextHop::neighbour_index`].
+/// Address of the next hop on the link, with the layout of the kernel's `struct bpf_redir_neigh`:
+/// value of the array `NEIGHBOURS` at [`NextHop::neighbour_index`].
 ///
-/// The kernel's `bpf_redir_neigh`. With it, the kernel need not look up a route for every packet.
-/// It changes under traffic whenever the host's routes do and has more than eight bytes: so each
-/// next hop has two, of which only the one is written that does not count, and then the next hop,
-/// which says that it does.
+/// With it, `bpf_redirect_neigh` needs no route lookup per packet. The value changes under traffic
+/// when the host's routes change, and is larger than eight bytes. Therefore each next hop has two
+/// entries: the daemon writes the inactive one, then the next hop, which makes it the active one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Neighbour {
-    /// The kernel's number of the address's family, host order; 0 in an entry that was never
-    /// written.
+    /// `AF_INET` or `AF_INET6`, host order; 0 in an entry that was never written.
     pub family: u32,
-    /// The address, wire order; IPv4 has the first word.
+    /// The address, wire order. An IPv4 address is the first word.
     pub address: [u32; 4],
 }
 pod!(Neighbour, 20);
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_next_hop_has_two_neighbours_of_its_own_and_at_index_0_there_is_none() {
+    fn each_next_hop_has_two_neighbour_entries_and_index_0_is_unused() {
         let next_hop = |neighbour| NextHop { neighbour, ..NextHop::NONE };
         let first = NextHop::index(1, Family::V4);
         assert_eq!([0, 1, 2].map(|which| next_hop(which).neighbour_index(first)), [0, 4, 5]);
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_has_two_next_hops_of_its_own() {
+    fn each_backend_has_two_next_hops() {
         assert_eq!(NextHop::index(1, Family::V4), 2);
         assert_eq!(NextHop::index(1, Family::V6), 3);
         assert_eq!(NextHop::index(u16::MAX, Family::V6), 131_071);

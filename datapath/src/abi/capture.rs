@@ -2,41 +2,41 @@
 
 use crate::abi::pod::pod;
 
-/// The most bytes of a packet that an event holds: all headers of nearly every packet.
+/// Maximum bytes of a packet in an event: enough for all headers of nearly every packet.
 pub const CAPTURE_LEN: usize = 128;
-const _: () =
-    assert!(CAPTURE_LEN.is_power_of_two(), "the TC binding bounds what it copies by a mask");
+const _: () = assert!(CAPTURE_LEN.is_power_of_two(), "the TC binding bounds its copies by a mask");
 
-/// What became of one packet: a record of the ring buffer `CAPTURE_EVENTS`. Numbers in host order.
+/// One captured packet: a record of the ring buffer `CAPTURE_EVENTS`. All fields but `head` are in
+/// host order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct CaptureEvent {
-    /// When the packet came, nanoseconds of the kernel's monotonic clock; never 0.
+    /// Arrival time, nanoseconds of `CLOCK_MONOTONIC`; never 0.
     pub time: u64,
-    /// [`Reason::index`] of a packet that was dropped; 0 for one that was forwarded.
+    /// [`Reason::index`](crate::Reason::index) of a dropped packet; 0 for a forwarded one.
     pub reason: u32,
-    /// Index of the service; 0 when the packet was dropped before it had one.
+    /// Index of the service; 0 if the packet was dropped before a service was found.
     pub service: u32,
-    /// Index of the backend that got it; 0 when it was dropped.
+    /// Index of the selected backend; 0 if the packet was dropped.
     pub backend: u32,
-    /// Index of the interface on which it came.
+    /// Index of the ingress interface.
     pub interface: u32,
-    /// Index of the interface through which it left; 0 when it was dropped.
+    /// Index of the egress interface; 0 if the packet was dropped.
     pub leaves: u32,
-    /// Packets that it stands for: the segments of a merged one, else 1.
+    /// Number of segments of a merged packet, else 1.
     pub segments: u32,
-    /// Bytes of the frame as it came.
+    /// Bytes of the received frame.
     pub length: u32,
-    /// Bytes of `head` that are of this packet.
+    /// Bytes of `head` that are valid.
     pub captured: u32,
-    /// The first bytes of the frame as it came, from the Ethernet header; a VLAN tag that the
-    /// kernel holds beside them is not among them.
+    /// The first bytes of the received frame, from the Ethernet header on. A VLAN tag in the
+    /// packet's metadata (`skb->vlan_tci`) is not included.
     pub head: [u8; CAPTURE_LEN],
 }
 pod!(CaptureEvent, 168);
 
 impl CaptureEvent {
-    /// Nothing.
+    /// An empty event.
     pub const NONE: Self = Self {
         time: 0,
         reason: 0,
@@ -50,22 +50,21 @@ impl CaptureEvent {
         head: [0; CAPTURE_LEN],
     };
 
-    /// The first bytes of the frame.
+    /// The captured bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.head[..(self.captured as usize).min(CAPTURE_LEN)]
     }
 }
 
-/// One CPU's share of a capture: value of the per-CPU array `CAPTURE_STATE`.
+/// Capture state of one CPU: value of the per-CPU array `CAPTURE_STATE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct CaptureState {
-    /// The packet that is under way. Its time is 0 when the rate limit leaves no room for its
-    /// event.
+    /// Event of the packet being processed. Its time is 0 if the rate limit suppresses the event.
     pub event: CaptureEvent,
-    /// What became of it: see [`outcome`].
+    /// Outcome of the packet: a constant of [`outcome`].
     pub outcome: u64,
-    /// When the next event is due at the allowed rate, nanoseconds of the monotonic clock.
+    /// Time of the next event at the allowed rate, nanoseconds of `CLOCK_MONOTONIC`.
     pub due: u64,
     /// Events that the rate limit suppressed.
     pub suppressed: u64,
@@ -80,36 +79,36 @@ impl Default for CaptureState {
     }
 }
 
-/// What became of the packet that is under way, as far as captures go.
+/// Outcomes of the packet being processed.
 pub mod outcome {
-    /// It passes, or it is not known yet.
+    /// Passed, or not decided yet.
     pub const NONE: u64 = 0;
-    /// It is forwarded.
+    /// Forwarded.
     pub const FORWARDED: u64 = 1;
-    /// It is forwarded, and is_syn a TCP connection.
+    /// Forwarded, and a TCP SYN that opens a connection.
     pub const FORWARDED_SYN: u64 = 2;
-    /// It is dropped.
+    /// Dropped.
     pub const DROPPED: u64 = 3;
 }
 
-/// The words of the array `CAPTURE_CONTROL`, by index. Each is written as one.
+/// Indices of the words of the array `CAPTURE_CONTROL`. Each word is written by one store.
 pub mod control {
-    /// Until when a capture is on, nanoseconds of the monotonic clock; 0 for never.
+    /// End of the capture, nanoseconds of `CLOCK_MONOTONIC`; 0 if no capture is enabled.
     pub const UNTIL: u32 = 0;
-    /// How many of 2³² forwarded packets are captured, at random; 0 for drops only.
+    /// Sampling probability of forwarded packets, in units of 2⁻³²; 0 captures drops only.
     pub const SAMPLE: u32 = 1;
-    /// The lower half is the index of the only service that is captured, 0 for all. Above are bits.
+    /// Filter. Lower half: index of the captured service, 0 for all. Upper half: flags.
     pub const SELECT: u32 = 2;
-    /// Nanoseconds between two events on one CPU, on average.
+    /// Mean interval between events on one CPU, in nanoseconds.
     pub const INTERVAL: u32 = 3;
-    /// How many words there are.
+    /// Number of words.
     pub const WORDS: u32 = 4;
 
-    /// A bit of [`SELECT`]: of forwarded packets only those that open a TCP connection.
+    /// Flag of [`SELECT`]: of the forwarded packets, capture only those that open a TCP connection.
     pub const NEW_CONNECTIONS: u64 = 1 << 32;
-    /// The value of [`SAMPLE`] for all.
+    /// Value of [`SAMPLE`] that captures every forwarded packet.
     pub const ALL: u64 = 1 << 32;
 }
 
-/// Events that a CPU may write at once after it wrote none for a while.
+/// Maximum burst of events on one CPU after an idle period.
 pub const BURST: u64 = 64;

@@ -3,21 +3,22 @@
 use crate::abi::address::Address;
 use crate::abi::pod::pod;
 
-/// Who has a flow: value of the connection table `CONNECTIONS`, keyed by [`crate::abi::flow::Flow`], and of
-/// the map `QUIC_SERVERS`, keyed by [`QuicServerKey`](crate::abi::quic::QuicServerKey).
+/// The backend of a flow: value of the connection table `CONNECTIONS`, keyed by
+/// [`Flow`](crate::abi::flow::Flow), and of the map `QUIC_SERVERS`, keyed by
+/// [`QuicServerKey`](crate::abi::quic::QuicServerKey).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {
-    /// Index of the backend that has the flow.
+    /// Index of the backend.
     pub backend: u32,
-    /// The backend's epoch when the entry was written: another one means that the index was
-    /// reused.
+    /// Epoch of the backend when the entry was written. If it differs from the backend's, the index
+    /// was reused.
     pub epoch: u32,
 }
 pod!(Connection, 8);
 
-/// Key of the map `FRAGMENTS`: what the fragments of one packet have in common (RFC 791 section
-/// 3.2, RFC 8200 section 4.5).
+/// Key of the map `FRAGMENTS`: the fields shared by all fragments of a packet (RFC 791 section 3.2,
+/// RFC 8200 section 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct FragmentKey {
@@ -25,36 +26,37 @@ pub struct FragmentKey {
     pub source: Address,
     /// The VIP address.
     pub destination: Address,
-    /// The packet's identification as a number; IPv4 has 16 bits of it.
+    /// Identification, host order; 16 bits in IPv4.
     pub identification: u32,
-    /// IPv4's protocol; 0 of IPv6, where only the first fragment says what counts.
+    /// Protocol field of IPv4; 0 for IPv6, where the next header of non-initial fragments may
+    /// differ from the first fragment's (RFC 8200 section 4.5).
     pub protocol: u32,
 }
 pod!(FragmentKey, 40);
 
-/// Value of the map `FRAGMENTS`: where the first fragment went.
+/// Destination of a first fragment: value of the map `FRAGMENTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fragment {
-    /// When the first fragment came, nanoseconds of the kernel's monotonic clock.
+    /// Arrival time of the first fragment, nanoseconds of `CLOCK_MONOTONIC`.
     pub seen: u64,
-    /// The service whose backend got it.
+    /// Index of the service whose backend was selected.
     pub service: u32,
-    /// The service of its VIP, whose lists count: another one where a route led the client.
+    /// Index of the VIP's service, whose ACL applies. It differs from `service` if a route matched
+    /// the client.
     pub owner: u16,
-    /// The lower half of the service's [`ServiceRef::options`] then.
+    /// Lower half of [`ServiceRef::options`](crate::abi::vip::ServiceRef::options) at that time.
     pub options: u16,
-    /// The backend's epoch then.
+    /// Epoch of the backend at that time.
     pub epoch: u32,
     /// Index of the backend.
     pub backend: u16,
-    /// The hint that the first fragment carried.
+    /// [`Slot::hint`](crate::abi::table::Slot::hint) of the first fragment's slot.
     pub hint: u16,
 }
 pod!(Fragment, 24);
 
 impl Fragment {
-    /// How long a first fragment is remembered, in nanoseconds: what Linux waits for the rest of a
-    /// packet by default.
+    /// Lifetime of an entry in nanoseconds: Linux's default reassembly timeout (`ipfrag_time`).
     pub const LIFETIME: u64 = 30_000_000_000;
 }

@@ -7,14 +7,14 @@ use crate::abi::reason::Reason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct ServiceCounters {
-    /// Packets forwarded; a merged packet counts as the segments that it will be cut into.
+    /// Forwarded packets. A merged packet counts as its segments.
     pub packets: u64,
-    /// Bytes of IP packets forwarded, outer headers not counted.
+    /// Bytes of forwarded IP packets, without outer headers.
     pub bytes: u64,
-    /// TCP segments that open a connection, forwarded.
+    /// Forwarded TCP segments that open a connection (SYN without ACK).
     pub new_connections: u64,
-    /// Packets dropped, by [`Reason::drop_index`]. They are counted in `REASONS`, too, which stays
-    /// when a service goes.
+    /// Dropped packets, by [`Reason::drop_index`]. `REASONS` counts them as well, and keeps its
+    /// counts when a service is removed.
     pub drops: [u64; Reason::DROPS],
 }
 pod!(ServiceCounters, 24 + 8 * Reason::DROPS);
@@ -23,11 +23,11 @@ pod!(ServiceCounters, 24 + 8 * Reason::DROPS);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct BackendCounters {
-    /// Packets; a merged packet counts as its segments.
+    /// Forwarded packets. A merged packet counts as its segments.
     pub packets: u64,
-    /// Bytes of the clients' IP packets.
+    /// Bytes of forwarded IP packets, without outer headers.
     pub bytes: u64,
-    /// TCP segments that open a connection.
+    /// Forwarded TCP segments that open a connection (SYN without ACK).
     pub new_connections: u64,
 }
 pod!(BackendCounters, 24);

@@ -1,20 +1,20 @@
-//! Maps of the backend's programs.
+//! Values of the maps of the backend's programs.
 
 use crate::abi::pod::pod;
 
-/// Value of the backend's `DECAPSULATED`.
+/// Value of the per-CPU array `DECAPSULATED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Decapsulated {
-    /// Packets; a merged packet counts as its segments.
+    /// Decapsulated packets. A merged packet counts as its segments.
     pub packets: u64,
     /// Bytes of inner IP packets.
     pub bytes: u64,
 }
 pod!(Decapsulated, 16);
 
-/// Value of the backend's map `LOCAL_ADDRESSES`: an address of this host to which encapsulated
-/// packets may come.
+/// Value of the map `LOCAL_ADDRESSES`: an address of this host that is accepted as an outer
+/// destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct LocalAddress {

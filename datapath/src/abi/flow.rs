@@ -1,4 +1,4 @@
-//! A flow: the 5-tuple that stays the same for every packet of a connection in one direction.
+//! A flow: the 5-tuple of one direction of a connection.
 
 use crate::abi::address::{Address, Family};
 use crate::abi::options::VipOptions;
@@ -9,8 +9,8 @@ use crate::abi::siphash::siphash;
 pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
-/// ICMP's protocol number; the protocol, too, of the [`VipKey`](crate::abi::vip::VipKey) of pings
-/// of either family.
+/// ICMP's protocol number. A [`VipKey`](crate::abi::vip::VipKey) for echo requests uses it for both
+/// families.
 pub const ICMP: u8 = 1;
 /// ICMPv6's protocol number.
 pub const ICMPV6: u8 = 58;
@@ -26,24 +26,24 @@ pub struct Port(u16);
 pod!(Port, 2);
 
 impl Port {
-    /// A port from its number.
+    /// A port from its number in host order.
     pub const fn new(number: u16) -> Self {
         Self(number.to_be())
     }
 
-    /// Its two bytes, wire order.
+    /// The two bytes, wire order.
     #[inline(always)]
     pub const fn wire(self) -> [u8; 2] {
         self.0.to_ne_bytes()
     }
 
-    /// Whether its number is 0.
+    /// Whether the port is 0.
     #[inline(always)]
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
 
-    /// Its number.
+    /// The number, host order.
     pub const fn number(self) -> u16 {
         u16::from_be(self.0)
     }
@@ -55,7 +55,7 @@ impl core::fmt::Debug for Port {
     }
 }
 
-/// A 5-tuple as the client sent it; also the key of the connection table.
+/// The 5-tuple of a client's packet; also the key of the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Flow {
@@ -67,14 +67,13 @@ pub struct Flow {
     pub source_port: Port,
     /// The VIP's port.
     pub destination_port: Port,
-    /// [`TCP`] or [`UDP`]. A whole word: for padding, compilers call a function that writes zeros
-    /// byte by byte.
+    /// [`TCP`] or [`UDP`]. A full word, because compilers zero padding with a `memset` call.
     protocol: u32,
 }
 pod!(Flow, 40);
 
 impl Flow {
-    /// A flow from its parts.
+    /// A flow from its fields.
     #[inline(always)]
     pub const fn new(
         source: Address,
@@ -86,7 +85,7 @@ impl Flow {
         Self { source, destination, source_port, destination_port, protocol: protocol as u32 }
     }
 
-    /// The part of the flow that is hashed.
+    /// The flow with the fields cleared that `options` exclude from the hash.
     #[inline(always)]
     #[must_use]
     pub fn reduced(mut self, options: VipOptions) -> Self {
@@ -103,9 +102,9 @@ impl Flow {
 
     /// The hash that selects a slot: SipHash-1-3 over the 5-tuple.
     ///
-    /// IPv4 hashes 13 bytes (source, destination, ports, protocol), IPv6 37. `family` must be the
-    /// family of the addresses: it is passed along because every caller knows it and the kernel
-    /// should not find it out again.
+    /// The input has 13 bytes for IPv4 (source, destination, ports, protocol) and 37 for IPv6.
+    /// `family` is the family of both addresses; it is a parameter because every caller has it
+    /// already.
     #[inline(always)]
     pub fn hash(&self, family: Family, key: [u64; 2]) -> u64 {
         /// Bytes of both ports and the protocol.
@@ -127,17 +126,17 @@ impl Flow {
     }
 }
 
-/// Eight bytes in wire order, given as two words, as one little-endian word.
+/// Two words in wire order as one little-endian word.
 #[inline(always)]
 const fn pair(low: u32, high: u32) -> u64 {
     u32::from_le(low) as u64 | (u32::from_le(high) as u64) << 32
 }
 
-/// The slot of a hash in a table of `length` slots.
+/// The slot index of a hash in a table of `length` slots.
 ///
-/// Multiply-shift on the hash's upper half instead of a division (Lemire, "Fast random integer
-/// generation in an interval", 2019): the result is below `length`, and no two slots differ by more
-/// than one in 2^32 / `length` hashes.
+/// Multiply-shift on the upper half of the hash instead of a division (Lemire, "Fast random integer
+/// generation in an interval", 2019). The result is below `length`. The number of hashes per slot,
+/// out of 2^32, differs by at most one.
 #[inline(always)]
 pub const fn slot_index(hash: u64, length: u32) -> u32 {
     ((hash >> 32).wrapping_mul(length as u64) >> 32) as u32
@@ -177,13 +176,13 @@ mod tests {
         }
 
         #[test]
-        fn a_slot_is_always_in_its_table(hash: u64, length in 1u32..=5_000_011) {
+        fn slot_indices_are_below_the_table_length(hash: u64, length in 1u32..=5_000_011) {
             prop_assert!(slot_index(hash, length) < length);
         }
     }
 
     #[test]
-    fn the_ends_of_the_hash_select_the_ends_of_the_table() {
+    fn the_smallest_and_largest_hashes_select_the_first_and_last_slots() {
         assert_eq!(slot_index(0, 65_537), 0);
         assert_eq!(slot_index(u64::MAX, 65_537), 65_536);
     }

@@ -1,5 +1,5 @@
-//! The list of all maps: one row per map, from which everything that follows from a map's
-//! declaration is generated.
+//! The list of all maps: one row per map. The items below are generated from, or checked against,
+//! the rows.
 //!
 //! | from a row | where |
 //! | --- | --- |
@@ -9,8 +9,7 @@
 //! | the field of the in-memory binding | `memory::MemoryBalancer` |
 //! | the row of the table in `docs/decisions/0003-map-layout.md` | `tests/map_table.rs` |
 //!
-//! The lookups of the packet path (`BalancerTables`, `BackendTables`) are written by hand, since
-//! each has a meaning of its own.
+//! The lookups of the packet path (`BalancerTables`, `BackendTables`) are written by hand.
 
 use core::marker::PhantomData;
 
@@ -30,7 +29,7 @@ use crate::abi::reason::Reason;
 use crate::abi::records::{BackendRecord, InstanceRecord, PathMtuRecord, ServiceRecord};
 use crate::abi::vip::{ServiceRef, VipAddress, VipKey};
 
-/// Calls a macro with the maps of the balancer's programs.
+/// Calls a macro with the rows of the balancer's maps.
 ///
 /// A row reads `field NAME: Kind<types>, size, writer;`. Kinds are the types of this module, sizes
 /// the variants of [`MapSize`], writers those of [`Writer`]. A row that ends in `unpinned` declares
@@ -117,7 +116,7 @@ macro_rules! balancer_maps {
     };
 }
 
-/// Calls a macro with the maps of the backend's programs; see [`balancer_maps!`].
+/// Calls a macro with the rows of the backend's maps; see [`balancer_maps!`].
 #[macro_export]
 macro_rules! backend_maps {
     ($callback:ident $($argument:tt)*) => {
@@ -153,18 +152,18 @@ pub enum Limit {
     Connections,
 }
 
-/// How many entries a map has; for a ring buffer, bytes.
+/// Number of entries of a map; of a ring buffer, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapSize {
-    /// As the program's object says: this many.
+    /// This many, declared in the program's object.
     Fixed(u32),
     /// This many, set when the object is loaded.
     Exactly(u32),
     /// The loader's choice when it creates the map. The map is not resized later.
     AtCreation,
-    /// As many as the limit.
+    /// The limit's value.
     Per(Limit),
-    /// This many for each index up to the limit, and for index 0, which means none.
+    /// This many for each index from 0, which means none, up to the limit.
     Indexed(Limit, u32),
 }
 
@@ -189,8 +188,8 @@ impl MapSize {
         }
     }
 
-    /// Entries of the map when limits have these values; `None` when the object or the creation of
-    /// the map decides.
+    /// Entries of the map for these values of the limits; `None` if the object or the creation of
+    /// the map sets the number.
     pub fn entries(self, value: impl Fn(Limit) -> u32) -> Option<u32> {
         match self {
             Self::Fixed(_) | Self::AtCreation => None,
@@ -200,8 +199,8 @@ impl MapSize {
         }
     }
 
-    /// The limit that sizes the map, and the value of it for which a map with this many entries has
-    /// room.
+    /// The limit that sizes the map, and its largest value that fits in a map with this many
+    /// entries.
     pub fn capacity(self, entries: u32) -> Option<(Limit, u32)> {
         match self {
             Self::Fixed(_) | Self::Exactly(_) | Self::AtCreation => None,
@@ -222,7 +221,7 @@ pub enum Writer {
     Capture,
 }
 
-/// What a map is in the kernel.
+/// Type of a map in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapKind {
     /// `BPF_MAP_TYPE_HASH`.
@@ -246,7 +245,7 @@ pub enum MapKind {
 }
 
 impl MapKind {
-    /// The kind as the documentation names it.
+    /// The kind's name in the documentation.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hash => "hash",
@@ -263,15 +262,16 @@ impl MapKind {
 
 /// The type of a map: its kind, keys and values.
 pub trait MapType {
-    /// What the kernel finds a value by.
+    /// The key type.
     type Key;
-    /// A value: of an array of maps, the number of the inner map; of a ring buffer, a record.
+    /// The value type. In an array of maps it is the ID of the inner map, in a ring buffer a
+    /// record.
     type Value;
     /// The kind.
     const KIND: MapKind;
 }
 
-/// Declares a kind: a type without values, and what it is in the kernel.
+/// Declares a kind: a type without values, and its type in the kernel.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident<$($parameter:ident),+>: $key:ty, $value:ty, $kind:ident;)+) => {
         $(
@@ -335,9 +335,9 @@ pub trait Counting: MapType<Key = u32, Value: Pod> {}
 
 impl<V: Pod> Counting for Counters<V> {}
 
-/// Key of an LPM trie: a prefix length of 32 bits, then the bits that it counts.
+/// Key of an LPM trie: a 32-bit prefix length, followed by the data that it applies to.
 pub trait TrieKey {
-    /// The bits after the length.
+    /// The data after the length.
     type Data;
 }
 
@@ -351,9 +351,9 @@ impl TrieKey for RouteKey {
 
 /// Value of an inner trie of [`ArrayOfTries`]: one word.
 pub trait TrieValue {
-    /// The word. A program's prototype of the inner trie names it in place of the value's type,
-    /// because before Linux 6.2 the kernel accepts no inner map without type information when the
-    /// value of the prototype is a structure.
+    /// The word's type, which a program's prototype of the inner trie declares in place of the
+    /// value's type. Before Linux 6.2, the kernel accepts an inner map without BTF only if the
+    /// prototype's value is not a structure.
     type Word;
 }
 
@@ -364,11 +364,11 @@ impl TrieValue for AclVerdict {
 /// A map of a program: a row of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapSpec {
-    /// Name in the object, and of the pin.
+    /// Name of the map in the object, and of its pin.
     pub name: &'static str,
     /// The kind.
     pub kind: MapKind,
-    /// Rust types of key and value, or of the value alone.
+    /// Rust types of key and value, or of the value only.
     pub types: &'static [&'static str],
     /// Bytes of a key.
     pub key_size: u32,
@@ -376,17 +376,17 @@ pub struct MapSpec {
     pub value_size: u32,
     /// The number of entries.
     pub size: MapSize,
-    /// Which program writes it.
+    /// The writer.
     pub writer: Writer,
-    /// Whether it is pinned. Otherwise each loaded program has its own.
+    /// Whether the map is pinned. Otherwise each loaded program has its own.
     pub pinned: bool,
-    /// What it holds.
+    /// Description of the content.
     pub doc: &'static str,
 }
 
 /// The maps of an object, as a type.
 pub trait MapList {
-    /// The list.
+    /// The rows.
     const SPECS: &'static [MapSpec];
 }
 
@@ -422,7 +422,7 @@ impl<L, T> Clone for MapId<L, T> {
 impl<L, T> Copy for MapId<L, T> {}
 
 impl<L: MapList, T: MapType> MapId<L, T> {
-    /// The map with a name in the list.
+    /// The map with this name.
     const fn new(name: &str) -> Self {
         let mut index = 0;
         while !equal(L::SPECS[index].name, name) {
@@ -431,12 +431,12 @@ impl<L: MapList, T: MapType> MapId<L, T> {
         Self { index, types: PhantomData }
     }
 
-    /// Position in the list.
+    /// Position of the row in the list.
     pub const fn index(self) -> usize {
         self.index
     }
 
-    /// The row of the list.
+    /// The row.
     pub const fn spec(self) -> &'static MapSpec {
         &L::SPECS[self.index]
     }

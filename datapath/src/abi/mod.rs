@@ -1,10 +1,10 @@
-//! Everything that crosses the kernel boundary: keys and values of maps, load-time constants, the
-//! flow hash, and counter names.
+//! All types that cross the kernel boundary: keys and values of maps, load-time constants, the flow
+//! hash, and counter names.
 //!
 //! An array entry larger than 8 bytes is never rewritten while a packet may read it, because a
-//! reader on another CPU could see a half-written entry: such an entry is written while no other
-//! entry refers to its index. Index 0 means "none" in every array, since the kernel zeroes new
-//! arrays.
+//! reader on another CPU could read a partially written entry. Such an entry is written while no
+//! other entry refers to its index. Index 0 means "none" in every array, since the kernel zeroes
+//! new arrays.
 
 pub(crate) mod acl;
 pub(crate) mod address;
@@ -53,6 +53,6 @@ pub use vip::{CachedVip, ServiceRef, VipAddress, VipKey};
 
 /// Version of the layout of pinned maps: names, keys, values and their meaning.
 ///
-/// It is a directory name under the instance's pins. It is raised whenever a map changes in a way
-/// that a program or daemon of another version would misread.
+/// It is a directory name under the instance's pins, and is incremented whenever a map changes in a
+/// way that a program or daemon of another version would misread.
 pub const LAYOUT_VERSION: u32 = 7;

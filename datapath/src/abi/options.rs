@@ -1,9 +1,8 @@
-//! Sets of bits that say how packets are treated: for an address, for a VIP, and for the whole
-//! program.
+//! Option bits: of a VIP address, of a VIP, and of the whole program.
 
 use crate::abi::pod::pod;
 
-/// Declares a set of bits that cross_family the kernel boundary as a 32-bit word.
+/// Declares a set of option bits, stored in maps as a 32-bit word.
 macro_rules! bits {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $bit_doc:literal])+ $bit:ident = $value:expr;)+ }) => {
         $(#[doc = $doc])+
@@ -25,13 +24,13 @@ macro_rules! bits {
                 self.0 & other.0 == other.0
             }
 
-            /// The bits of both.
+            /// The union of both sets.
             #[must_use]
             pub const fn with(self, other: Self) -> Self {
                 Self(self.0 | other.0)
             }
 
-            /// `other`'s bits when `wanted`, else none: for building a set.
+            /// Adds the bits of `other` if `wanted`.
             #[must_use]
             pub const fn with_if(self, wanted: bool, other: Self) -> Self {
                 if wanted { self.with(other) } else { self }
@@ -43,7 +42,7 @@ macro_rules! bits {
                 self.0
             }
 
-            /// The set that a word says; bits without a meaning are kept.
+            /// The set of a word, host order. Undefined bits are kept.
             #[inline(always)]
             pub const fn from_bits(word: u32) -> Self {
                 Self(word)
@@ -53,70 +52,76 @@ macro_rules! bits {
 }
 
 bits! {
-    /// What becomes of packets to a VIP address that no VIP takes.
+    /// Handling of packets to a VIP address that match no VIP.
     AddressOptions {
-        /// TCP and UDP to a port that no VIP has is dropped; otherwise it goes on to the host.
+        /// Drop TCP and UDP packets to a port without a VIP; without this bit they pass to the
+        /// host.
         DROP_NO_SERVICE = 1;
-        /// Pings are left to the host. Without this bit and the next the balancer answers them.
+        /// Echo requests pass to the host. With neither this bit nor the next, the balancer
+        /// replies.
         PING_HOST = 1 << 1;
-        /// Pings go to a backend of the service that
-        /// [`VipKey::pings`](crate::abi::vip::VipKey::pings) names.
+        /// Echo requests are forwarded to a backend of the service at
+        /// [`VipKey::pings`](crate::abi::vip::VipKey::pings).
         PING_FORWARD = 1 << 2;
     }
 }
 
 bits! {
-    /// How the packets of a VIP are treated. All VIPs of a service have the same.
+    /// Options of a VIP. All VIPs of a service have the same options.
     VipOptions {
-        /// Hash everything but the client's port: all its connections to a VIP go to one backend.
+        /// Hash the 5-tuple without the client's port: all connections of a client to a VIP reach
+        /// one backend.
         HASH_CLIENT = 1;
-        /// Hash the client's address alone: it has the same backend at all VIPs of the service.
+        /// Hash the client's address alone: a client has the same backend at all VIPs of the
+        /// service.
         HASH_SOURCE = 1 << 1;
-        /// Packets to backends are encapsulated in UDP ([`crate::balance::gue`]).
+        /// Encapsulate in GUE ([`crate::balance::gue`]).
         GUE = 1 << 4;
-        /// The service's backends take UDP over IPv6 without a checksum.
+        /// The service's backends accept UDP over IPv6 with a zero checksum (RFC 6935).
         NO_CHECKSUM = 1 << 5;
-        /// The service has a list of sources in `ACLS`.
+        /// The service has a source ACL in `ACLS`.
         ACL = 1 << 16;
         /// The service has rates in `RATES`.
         RATE_LIMITED = 1 << 17;
-        /// What does not fit with its outer header is dropped, and nobody is told.
+        /// Drop packets that exceed the MTU with the outer header, without an ICMP error.
         DROP_TOO_BIG = 1 << 24;
-        /// Merged TCP segments that do not fit with an outer header are cut smaller.
+        /// Let the kernel cut merged TCP segments smaller if they exceed the MTU with the outer
+        /// header.
         RESEGMENT = 1 << 25;
-        /// The service has routes in `ROUTES`: clients of some prefixes are other services'.
+        /// The service has routes in `ROUTES`: clients in some prefixes are handled by other
+        /// services.
         ROUTED = 1 << 18;
-        /// The service has server IDs in `QUIC_SERVERS`, or one to which its routes lead has: the
-        /// connection IDs of its UDP packets may name their backends.
+        /// The service, or a target of its routes, has server IDs in `QUIC_SERVERS`: connection IDs
+        /// of its UDP packets can select the backend.
         QUIC = 1 << 19;
     }
 }
 
 bits! {
-    /// Which features are in use: fixed when the program is loaded, as a constant that the kernel's
-    /// verifier knows, so that it leaves out the code of all others.
+    /// Features in use, set when the program is loaded. They are constants in read-only data, so
+    /// the verifier removes the code of all unused features as dead code.
     Features {
-        /// VIP prefixes: a look-up in `VIP_PREFIXES` for addresses that are not in `VIP_ADDRESSES`.
+        /// VIP prefixes: a lookup in `VIP_PREFIXES` for addresses that are not in `VIP_ADDRESSES`.
         PREFIXES = 1;
-        /// Any-port VIPs: a second look-up for ports that no VIP has.
+        /// Any-port VIPs: a second lookup for ports without a VIP.
         ANY_PORT = 1 << 1;
-        /// Services that hash less than the 5-tuple.
+        /// Services that hash a part of the 5-tuple.
         HASHING = 1 << 2;
-        /// Sources of outer headers that differ from flow to flow.
+        /// Outer source addresses that depend on the flow's hash.
         SOURCE_SPREADING = 1 << 3;
-        /// Captures: a look at `CAPTURE_CONTROL` for each packet.
+        /// Captures: a lookup in `CAPTURE_CONTROL` for each packet.
         CAPTURE = 1 << 4;
-        /// Services whose packets are encapsulated in UDP.
+        /// Services that use GUE.
         GUE = 1 << 8;
-        /// A list of sources that counts for every VIP.
+        /// The global source ACL.
         GLOBAL_ACL = 1 << 16;
-        /// Services with lists of sources of their own.
+        /// Services with source ACLs.
         SERVICE_ACLS = 1 << 17;
-        /// Services with rates of packets or new flows.
+        /// Services with rate limits.
         RATES = 1 << 18;
-        /// Services that tell nobody what fits.
+        /// Services with [`VipOptions::DROP_TOO_BIG`].
         DROP_TOO_BIG = 1 << 24;
-        /// Services whose merged segments are cut smaller.
+        /// Services with [`VipOptions::RESEGMENT`].
         RESEGMENT = 1 << 25;
         /// Services with routes.
         ROUTES = 1 << 19;
@@ -126,10 +131,10 @@ bits! {
 }
 
 impl Features {
-    /// How many features there can be.
+    /// Maximum number of features.
     pub const BITS: usize = u32::BITS as usize;
 
-    /// For each bit whether it is set, 1 or 0: what the program is loaded with.
+    /// One byte per bit, 1 or 0: the layout of the program's constant.
     pub const fn bytes(self) -> [u8; Self::BITS] {
         let mut bytes = [0; Self::BITS];
         let mut bit = 0;
@@ -146,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_feature_has_a_byte_of_its_own() {
+    fn each_feature_has_its_own_byte() {
         let bytes = Features::ANY_PORT.with(Features::QUIC).bytes();
         let set: Vec<_> = (0..).zip(bytes).filter(|(_, byte)| *byte != 0).collect();
         assert_eq!(set, [(1, 1), (20, 1)]);

@@ -1,13 +1,13 @@
-//! Which types may be copied to and from map values byte by byte.
+//! Types that may be copied to and from map keys and values byte by byte.
 #![expect(unsafe_code, reason = "the trait `Pod` is unsafe to implement")]
 
-/// A type that may cross the kernel boundary as its bytes.
+/// A plain-old-data type, which may cross the kernel boundary as its bytes.
 ///
 /// # Safety
 ///
-/// The type is `#[repr(C)]`, has no padding, and every bit pattern is a valid value of it. Nothing
-/// else may be put into a map: the kernel compares keys byte by byte, and another version of a
-/// program may have written a value.
+/// The type is `#[repr(C)]`, has no padding, and every bit pattern is a valid value. Maps require
+/// it, because the kernel compares keys byte by byte, and another version of a program may have
+/// written a value.
 pub unsafe trait Pod: Copy + 'static {
     /// The value of zero bytes: an array element that was never written.
     fn zeroed() -> Self {
@@ -27,14 +27,14 @@ unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 // SAFETY: as above.
 unsafe impl Pod for u8 {}
 
-/// Declares that a `#[repr(C)]` struct is [`Pod`], and asserts the size that follows when it has
-/// no padding.
+/// Declares that a `#[repr(C)]` struct is [`Pod`], and asserts the size that follows when it has no
+/// padding.
 macro_rules! pod {
     ($type:ty, $size:expr) => {
         const _: () = assert!(core::mem::size_of::<$type>() == $size);
-        // SAFETY: `#[repr(C)]`, made of integers and byte arrays; the size above leaves no room for
+        // SAFETY: `#[repr(C)]`, made of integers and byte arrays; the asserted size excludes
         // padding.
-        #[expect(unsafe_code, reason = "the macro declares what the trait demands")]
+        #[expect(unsafe_code, reason = "the trait `Pod` is unsafe to implement")]
         unsafe impl $crate::abi::pod::Pod for $type {}
     };
 }

@@ -3,18 +3,18 @@
 use crate::abi::address::Address;
 use crate::abi::pod::pod;
 
-/// Key of the map `VIP_PREFIXES`, a longest-prefix-match trie of [`VipAddress`].
+/// An IP prefix: key of the map `VIP_PREFIXES` and of source ACLs, which are LPM tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct PrefixKey {
-    /// Bits that count, host order: 0 to 128. An IPv4 prefix of `n` bits has 96 + `n`.
+    /// Prefix length, host order: 0 to 128. It is 96 + `n` for an IPv4 prefix of length `n`.
     pub length: u32,
     address: [u32; 4],
 }
 pod!(PrefixKey, 20);
 
 impl PrefixKey {
-    /// The key that looks an address up.
+    /// The key to look up an address.
     #[inline(always)]
     pub const fn address(address: &Address) -> Self {
         Self { length: 128, address: address.words() }
@@ -26,18 +26,19 @@ impl PrefixKey {
         self.address
     }
 
-    /// A key from its parts: bits that count, and the address's words, wire order.
+    /// A key from a prefix length in the form of [`PrefixKey::length`], and the address's words,
+    /// wire order.
     pub const fn new(length: u32, address: [u32; 4]) -> Self {
         Self { length, address }
     }
 
-    /// The key of a prefix: `length` bits as they count in the address's own family.
+    /// The key of a prefix. `length` is the prefix length in the address's family.
     pub const fn prefix(address: Address, length: u32) -> Self {
         let length = if address.is_mapped() { length + 96 } else { length };
         Self { length, address: address.words() }
     }
 
-    /// Whether all addresses of `other` are among those of this prefix.
+    /// Whether this prefix contains the prefix `other`.
     pub fn holds(&self, other: &Self) -> bool {
         let bits = |key: &Self| {
             key.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
@@ -46,32 +47,31 @@ impl PrefixKey {
         other.length >= self.length && differ.leading_zeros() >= self.length
     }
 
-    /// The first address of the prefix, and its bits as they count in the address's own family.
+    /// The first address of the prefix, and the prefix length in the address's family.
     pub const fn to_prefix(self) -> (Address, u32) {
         let address = Address::v6(self.address);
         (address, if address.is_mapped() { self.length - 96 } else { self.length })
     }
 }
 
-/// Key of the map `ROUTES`, a longest-prefix-match trie of [`ServiceRef`]: clients of a service that are
-/// another's.
+/// A service and a client prefix: key of the map `ROUTES`, an LPM trie of
+/// [`ServiceRef`](crate::abi::vip::ServiceRef).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct RouteKey {
-    /// Bits that count, host order: those of the service, all 32, and of the prefix as
-    /// [`PrefixKey::length`] has them.
+    /// Prefix length, host order: 32 for the service, plus [`PrefixKey::length`].
     pub length: u32,
-    /// The service whose VIP the client aims at.
+    /// The VIP's service.
     pub service: u32,
     address: [u32; 4],
 }
 pod!(RouteKey, 24);
 
 impl RouteKey {
-    /// Bits of the service.
+    /// Bits of the service in the key.
     const SERVICE: u32 = u32::BITS;
 
-    /// The key of the clients of a prefix.
+    /// The key of a service and a client prefix.
     #[inline(always)]
     pub const fn new(service: u32, clients: &PrefixKey) -> Self {
         Self {
@@ -81,12 +81,12 @@ impl RouteKey {
         }
     }
 
-    /// The prefix.
+    /// The client prefix.
     pub const fn clients(&self) -> PrefixKey {
         PrefixKey { length: self.length.saturating_sub(Self::SERVICE), address: self.address }
     }
 
-    /// What follows the length, as the trie compares it.
+    /// The key's data: the service and the address.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 5] {
         let [a, b, c, d] = self.address;

@@ -1,17 +1,17 @@
-//! What happened to a packet that was not forwarded: one enum is the error, the counter index and
-//! the metric name.
+//! Reasons why a packet is not forwarded. One enum is the error, the counter index and the metric
+//! name.
 
 use core::fmt;
 
-/// What happens to a packet that is not forwarded.
+/// Action on a packet that is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The packet is not ours: it goes on, untouched, to whatever comes next.
+    /// The packet is not for a VIP: it passes unchanged to the next program or the network stack.
     Pass,
-    /// The packet is ours and cannot be forwarded.
+    /// The packet is for a VIP and cannot be forwarded.
     Drop,
-    /// The packet has become the answer to its sender: it leaves through the interface that it came
-    /// from.
+    /// The packet was rewritten into a reply to its sender, and leaves through its ingress
+    /// interface.
     Answer,
 }
 
@@ -19,8 +19,7 @@ macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $verdict:ident;)+) => {
         /// Why a packet was not forwarded.
         ///
-        /// The number is the index of the reason's counter; numbers are never reused.
-        /// [`Reason::name`] is its name everywhere.
+        /// The number is the index of the reason's counter. Numbers are never reused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u32)]
         pub enum Reason {
@@ -28,20 +27,20 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Every reason, in the order of their numbers.
+            /// All reasons, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The reason's name in counters and metrics.
+            /// The name in counters, metrics and captures.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// What the reason means, and whether it is normal in production.
+            /// The meaning, and whether the reason is normal in production.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
             }
 
-            /// Whether the packet goes on untouched, is dropped, or was answered.
+            /// The action on the packet.
             #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict,)+ }
@@ -51,112 +50,113 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Neither IPv4 nor IPv6 (ARP, for example). Normal.
+    /// Neither IPv4 nor IPv6, for example ARP. Normal.
     NotIp = 1, "not_ip", Pass;
-    /// Tagged with more than two VLANs. Not normal: a broken sender or an attack.
+    /// More than two VLAN tags. Not normal: a broken sender or an attack.
     VlanDepth = 2, "vlan_depth", Pass;
     /// The frame ends inside its headers. Not normal: a broken sender or an attack.
     Truncated = 3, "truncated", Pass;
-    /// An IP header that contradicts itself (version or header length). Not normal: a broken sender
-    /// or an attack.
+    /// Invalid version or header length in the IP header. Not normal: a broken sender or an attack.
     BadHeader = 4, "bad_header", Pass;
-    /// The destination is no VIP address. Normal: everybody else's traffic.
+    /// The destination is not a VIP address. Normal: all other traffic of the host.
     NotVip = 5, "not_vip", Pass;
-    /// A fragment to a VIP address whose first fragment is not known: it came before that, or long
-    /// after it, or the first one was not for a VIP. Normal in small numbers.
+    /// Non-initial fragment to a VIP address without an entry for its first fragment: it arrived
+    /// before the first fragment or too long after it, or the first fragment was not for a VIP.
+    /// Normal in small numbers.
     FragmentUnknown = 6, "fragment_unknown", Pass;
-    /// To a VIP address, but neither TCP nor UDP, nor a ping or an error that is acted upon.
-    /// Normal: pings that are left to the host, for example.
+    /// To a VIP address, but neither TCP, UDP nor ICMP that the balancer handles. Normal: for
+    /// example echo requests that pass to the host.
     OtherProtocol = 7, "other_protocol", Pass;
-    /// To a VIP address, but to a port that no service has. Normal: scans, or a service that is not
+    /// To a VIP address, but to a port without a service. Normal: scans, or a service that is not
     /// configured.
     NoService = 8, "no_service", Pass;
-    /// Not for this host's link address: the interface is promiscuous, or the frame is a broadcast
-    /// or multicast. Forwarding it would duplicate what its real receiver forwards. Normal while
-    /// somebody captures packets.
+    /// The destination MAC address is not this host's: the interface is promiscuous, or the frame
+    /// is a broadcast or multicast. Forwarding it would duplicate the packet. Normal while the
+    /// interface is promiscuous, for example during a packet capture.
     OtherHost = 9, "other_host", Pass;
-    /// To a VIP address, behind more IPv6 extension headers than are followed, or with a routing
-    /// header that is not at its end. Not normal: a broken sender or an attack.
+    /// To a VIP address, with too many IPv6 extension headers, or with a routing header that has
+    /// segments left. Not normal: a broken sender or an attack.
     ExtensionHeaders = 10, "extension_headers", Pass;
-    /// An ICMP error to a VIP address that quotes no packet from a VIP there. Normal in small
-    /// numbers: errors for the host, scans.
+    /// ICMP error to a VIP address that quotes no packet from a VIP at this address. Normal in
+    /// small numbers: errors for the host, scans.
     IcmpUnrelated = 11, "icmp_unrelated", Pass;
-    /// An ICMP error to a VIP address that quotes a later fragment, which has no ports, so that
-    /// nobody can tell whose it is. Normal in small numbers.
+    /// ICMP error to a VIP address that quotes a non-initial fragment, which has no ports to select
+    /// a backend by. Normal in small numbers.
     IcmpInnerFragment = 12, "icmp_inner_fragment", Pass;
-    /// The IP header claims more bytes than the packet has, or fewer than its headers. Not normal:
-    /// a broken sender or an attack.
+    /// The length in the IP header exceeds the packet, or is less than the headers. Not normal: a
+    /// broken sender or an attack.
     BadLength = 16, "bad_length", Drop;
     /// The time to live is zero. Not normal: a broken sender or a routing loop.
     TtlExpired = 17, "ttl_expired", Drop;
-    /// The service of a VIP has no lookup table. Not normal: a fault of Sluice's daemon.
+    /// The service has no lookup table. Not normal: a bug in Sluice's daemon.
     NoTable = 18, "no_table", Drop;
-    /// No backend of the packet's slot can take it. Not normal: every backend of the slot is down
+    /// No backend is available for the packet's slot. Not normal: all backends of the slot are down
     /// or draining.
     NoBackend = 19, "no_backend", Drop;
-    /// The backend has no address. Not normal: a fault of Sluice's daemon.
+    /// The backend has no address. Not normal: a bug in Sluice's daemon.
     BackendWithoutAddress = 20, "backend_without_address", Drop;
-    /// There is no route to the backend. Not normal: look at the host's routing table.
+    /// No route to the backend. Not normal: check the host's routing table.
     NoRoute = 21, "no_route", Drop;
-    /// With its outer header the packet does not fit the MTU towards the backend.
-    /// `icmp_too_big_sent` of them were answered. Not normal: raise the underlay's MTU.
+    /// The packet with its outer header exceeds the MTU towards the backend. `icmp_too_big_sent`
+    /// counts the ICMP errors. Not normal: raise the underlay's MTU.
     TooBig = 22, "too_big", Drop;
-    /// The kernel refused to make room for the outer header, or to take it off. Not normal: the
-    /// packet was already encapsulated, or memory ran out.
+    /// The kernel failed to add or remove the outer header. Not normal: the packet was already
+    /// encapsulated, or memory ran out.
     AdjustRoomFailed = 23, "adjust_room_failed", Drop;
-    /// To a VIP address that drops what no service listens to, at such a port. Normal: scans.
+    /// To a port without a service, at a VIP address that is configured to drop such packets.
+    /// Normal: scans.
     NoServiceDropped = 24, "no_service_dropped", Drop;
-    /// The source is in a deny-list, the service's or the one for all. Normal: that is what the
-    /// list is for.
+    /// The source matches the deny list of the global ACL or of the service's. Normal: the purpose
+    /// of the ACL.
     AclDenied = 25, "acl_denied", Drop;
-    /// There is an allow-list, the service's or the one for all, and the source is not in it; or a
-    /// new service's lists are still being read. Normal: that is what the list is for.
+    /// The source does not match the allow list of the global ACL or of the service's, or the ACL
+    /// of a new service is not loaded yet. Normal: the purpose of the ACL.
     AclNotAllowed = 26, "acl_not_allowed", Drop;
-    /// The service gets more packets or new flows than its `rate` lets through. Not normal: an
-    /// attack, or a limit that is too low.
+    /// The service's packets or new connections exceed its `rate`. Not normal: an attack, or a
+    /// limit that is too low.
     RateLimitedService = 27, "rate_limited_service", Drop;
-    /// The source sends more packets or new flows than the service's `rate` lets through for each.
-    /// Not normal: an attack, many clients behind one address, or a limit that is too low.
+    /// The source's packets or new connections exceed the service's `rate` per source. Not normal:
+    /// an attack, many clients that share one address, or a limit that is too low.
     RateLimitedSource = 28, "rate_limited_source", Drop;
-    /// A merged packet, a fragment, or one without a checksum of its own: in UDP over IPv6 it would
-    /// go without a checksum, and the service does not say that its backends take that
-    /// (`udp_zero_checksum`). Not normal: say it, or turn merging (GRO) off.
+    /// The GUE header of a merged packet, a fragment or a packet without a checksum would need a
+    /// zero UDP checksum over IPv6, and `udp_zero_checksum` is not set for the service. Not normal:
+    /// set it if the backends accept such packets, or disable GRO.
     NoChecksum = 30, "no_checksum", Drop;
-    /// Not addressed to this backend as IP-in-IP or GUE. Normal: everybody else's traffic.
+    /// Not IP-in-IP or GUE to an address of this backend. Normal: all other traffic of the host.
     NotTunnel = 32, "not_tunnel", Pass;
-    /// The tunnel marked congestion on a packet that cannot carry the mark (RFC 6040). Normal in
-    /// small numbers under congestion.
+    /// The outer header has the ECN codepoint CE, and the inner packet is not ECN-capable (RFC 6040
+    /// section 4.2). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
-    /// A ping to a VIP address, answered. Normal: monitoring.
+    /// Echo reply sent for an echo request to a VIP address. Normal: monitoring.
     IcmpEchoReplied = 56, "icmp_echo_replied", Answer;
-    /// The client was told by ICMP that its packet does not fit (`too_big` counts the packet).
-    /// Normal where the underlay's MTU is small.
+    /// ICMP error sent to the client of a packet that exceeds the MTU (`too_big` counts the
+    /// packet). Normal if the underlay's MTU is small.
     IcmpTooBigSent = 57, "icmp_too_big_sent", Answer;
-    /// Nobody was told that a packet does not fit (`too_big` counts it), because errors are sent
-    /// only so often. Not normal: many clients, or one that does not listen.
+    /// No ICMP error sent for a packet that exceeds the MTU (`too_big` counts the packet), because
+    /// of the rate limit of ICMP errors. Not normal: many clients, or a client that ignores the
+    /// errors.
     IcmpTooBigRateLimited = 58, "icmp_too_big_rate_limited", Drop;
 }
 
 impl Reason {
-    /// One more than the largest number: the size of an array indexed by reason.
+    /// Number of counters, which exceeds the largest reason.
     pub const COUNTERS: u32 = 128;
 
-    /// The reason's number: the index of its counter.
+    /// The number: the index of the counter.
     #[inline(always)]
     pub const fn index(self) -> u32 {
         self as u32
     }
 
-    /// How many counters of drops a service has.
+    /// Number of drop counters of a service.
     pub const DROPS: usize = 32;
 
-    /// The lowest number of the range of a service's drop counters: 16 to 47.
+    /// Number of the first drop counter of a service. The range is 16 to 47.
     const FIRST_DROP: u32 = 16;
 
-    /// Index of the reason in `ServiceCounters::drops`; `None` for
-    /// a reason that does not drop a packet of a service.
+    /// Index in `ServiceCounters::drops`; `None` if the reason does not drop packets of a service.
     ///
-    /// Number 32 lies in the range, but belongs to the backend's programs ([`Reason::NotTunnel`]):
+    /// Number 32 is in the range, but is used by the backend's programs ([`Reason::NotTunnel`]), so
     /// that element stays zero.
     #[inline(always)]
     pub const fn drop_index(self) -> Option<u32> {
@@ -180,7 +180,7 @@ const _: () = {
     while i < Reason::ALL.len() {
         assert!(Reason::ALL[i].index() > 0 && Reason::ALL[i].index() < Reason::COUNTERS);
         assert!(i == 0 || Reason::ALL[i].index() > Reason::ALL[i - 1].index());
-        // A service's counters have room for nothing but drops.
+        // A service has counters for drops only.
         assert!(
             Reason::ALL[i].drop_index().is_none()
                 || matches!(Reason::ALL[i].verdict(), Verdict::Drop)
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_meaning_says_whether_it_is_normal() {
+    fn every_meaning_states_whether_the_reason_is_normal() {
         for reason in Reason::ALL {
             assert!(
                 reason.meaning().to_lowercase().contains("normal"),

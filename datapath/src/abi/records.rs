@@ -1,8 +1,7 @@
-//! Keys and values of the maps that only userspace reads: what a new daemon must know about what an
-//! earlier one did.
+//! Values of the maps that only userspace reads: state that a daemon keeps for the next daemon.
 //!
-//! They are pinned beside the maps that packets read, so that what the kernel does and what the
-//! daemon believes cannot part.
+//! They are pinned with the maps of the packet path, so that the daemon's state and the kernel's
+//! cannot diverge.
 
 use crate::abi::pod::pod;
 
@@ -16,7 +15,7 @@ pub struct Name([u8; 64]);
 pod!(Name, 64);
 
 impl Name {
-    /// No name: the record's index is free.
+    /// No name: the index is free.
     pub const NONE: Self = Self([0; 64]);
 
     /// A name of 1 to [`MAX_NAME_LEN`] bytes without zeros; `None` otherwise.
@@ -30,7 +29,7 @@ impl Name {
         Some(Self(padded))
     }
 
-    /// The name; empty when there is none, or when the bytes are not UTF-8.
+    /// The name; empty for [`Name::NONE`] and for bytes that are not UTF-8.
     pub fn as_str(&self) -> &str {
         let end = self.0.iter().position(|&b| b == 0).unwrap_or(self.0.len());
         core::str::from_utf8(&self.0[..end]).unwrap_or("")
@@ -41,11 +40,11 @@ impl Name {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct BackendRecord {
-    /// Name in the configuration; none when the index is free or rests.
+    /// Name in the configuration; [`Name::NONE`] if the index is free or in quarantine.
     pub name: Name,
-    /// Until when the index rests before it may be used again: nanoseconds of `CLOCK_BOOTTIME`.
+    /// End of the index's quarantine, nanoseconds of `CLOCK_BOOTTIME`.
     pub reusable_after: u64,
-    /// The epoch that the index had last.
+    /// The last epoch of the index.
     pub epoch: u32,
     /// 1 while the backend is draining.
     pub draining: u32,
@@ -56,51 +55,52 @@ pod!(BackendRecord, 80);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceRecord {
-    /// Name in the configuration; none when the index is free or rests.
+    /// Name in the configuration; [`Name::NONE`] if the index is free or in quarantine.
     pub name: Name,
-    /// Until when the index rests before it may be used again: nanoseconds of `CLOCK_BOOTTIME`.
+    /// End of the index's quarantine, nanoseconds of `CLOCK_BOOTTIME`.
     pub reusable_after: u64,
 }
 pod!(ServiceRecord, 72);
 
-/// Value of the array `PATH_MTUS`, at [`NextHop::index`](crate::abi::backend::NextHop::index): an
-/// MTU that a router on the way to a backend has told.
+/// A path MTU that a router reported: value of the array `PATH_MTUS` at
+/// [`NextHop::index`](crate::abi::backend::NextHop::index).
 ///
-/// It counts in `NEXT_HOPS` until it expires. Zeros where no router has told any.
+/// It limits the MTU in `NEXT_HOPS` until it expires. All zero if no router reported a path MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct PathMtuRecord {
-    /// When it expires: nanoseconds of `CLOCK_BOOTTIME`.
+    /// Expiry, nanoseconds of `CLOCK_BOOTTIME`.
     pub until: u64,
-    /// Largest IP packet, outer header included, in bytes.
+    /// Path MTU in bytes, outer header included.
     pub mtu: u32,
-    /// The backend's epoch then: another one means that the index was reused.
+    /// Epoch of the backend at the time of the report. If it differs from the backend's, the index
+    /// was reused.
     pub epoch: u32,
 }
 pod!(PathMtuRecord, 16);
 
 impl PathMtuRecord {
-    /// No router has told any.
+    /// No reported path MTU.
     pub const NONE: Self = Self { until: 0, mtu: 0, epoch: 0 };
 }
 
-/// Elements of the array `PATH_MTU_ERRORS`, which counts what became of errors about encapsulated
-/// packets; the daemon gives them their meaning.
+/// Elements of the array `PATH_MTU_ERRORS`, which counts ICMP errors about encapsulated packets by
+/// outcome. The daemon defines the outcomes.
 pub const PATH_MTU_ERRORS: u32 = 32;
 
-/// Value of the one-entry array `INSTANCE`: what was applied last.
+/// The configuration that was applied last: value of the one-entry array `INSTANCE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct InstanceRecord {
-    /// [`crate::LAYOUT_VERSION`]; 0 before anything was applied.
+    /// [`crate::LAYOUT_VERSION`]; 0 before the first configuration was applied.
     pub layout: u32,
-    /// 1 while a change is being made, 0 when the last change was completed.
+    /// 1 while a change is being applied, 0 after it completed.
     pub changing: u32,
-    /// Fingerprint of the hash key, so that a daemon with another key is noticed.
+    /// Fingerprint of the hash key, to detect a daemon with another key.
     pub key_fingerprint: u64,
-    /// Digest of the configuration's text that was applied last.
+    /// Digest of the applied configuration's text.
     pub config_digest: u64,
-    /// When it was applied: seconds since 1970, UTC.
+    /// Time of application, Unix time in seconds.
     pub applied_at: u64,
 }
 pod!(InstanceRecord, 32);
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_survives_the_round_trip_and_a_bad_one_is_refused() {
+    fn valid_names_round_trip_and_invalid_names_are_rejected() {
         for name in ["web", "a", &"x".repeat(63)] {
             assert_eq!(Name::new(name).unwrap().as_str(), name);
         }

@@ -5,8 +5,8 @@ use crate::abi::flow::Port;
 use crate::abi::options::Features;
 use crate::abi::rate::Rate;
 
-/// What is fixed when the balancer's program is loaded, each member a constant of its own there;
-/// the program is replaced when it changes.
+/// Constants of the balancer's program, set when it is loaded. Each field is a constant in the
+/// program. The daemon replaces the program if a field changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// The features in use.
@@ -17,14 +17,14 @@ pub struct Settings {
     pub source_v4: Address,
     /// Source address of IPv6 outer headers, or [`Address::NONE`].
     pub source_v6: Address,
-    /// Bits of the last word of `source_v4`, wire order, that a flow's hash fills in; zeros in the
-    /// address itself.
+    /// Bits of the last word of `source_v4` that are filled from the flow's hash, as a mask in wire
+    /// order. They are zero in the address.
     pub source_bits_v4: u32,
     /// Bits of the last word of `source_v6`, as above.
     pub source_bits_v6: u32,
     /// Destination port of GUE.
     pub gue_port: Port,
-    /// How often each CPU may send an ICMP error.
+    /// Rate limit of the ICMP errors that each CPU sends.
     pub errors: Rate,
 }
 

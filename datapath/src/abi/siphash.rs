@@ -1,16 +1,16 @@
-//! SipHash over 64-bit words, the same code in the kernel and in userspace.
+//! SipHash over 64-bit words, for the eBPF programs and for userspace.
 //!
-//! SipHash is a keyed pseudo-random function made for hash tables that strangers may fill (Aumasson
-//! and Bernstein, "SipHash: a fast short-input PRF", 2012): without the key nobody can find flows
-//! that meet in one slot. Flows are hashed with SipHash-1-3, the variant that hash tables use; the
-//! general function is here because the published vectors are for SipHash-2-4.
+//! SipHash is a keyed pseudo-random function for hash tables with untrusted input (Aumasson and
+//! Bernstein, "SipHash: a fast short-input PRF", 2012): without the key, an attacker cannot
+//! construct flows that collide in one slot. Flows are hashed with SipHash-1-3, the variant that
+//! hash tables use. The rounds are parameters because the published test vectors are for
+//! SipHash-2-4.
 
 /// SipHash-`C`-`D` of a message of `N` little-endian 64-bit words under `key`.
 ///
 /// `key` holds the two halves of the 128-bit key as little-endian words, as in the paper. `rest`
-/// holds what is left of the message behind whole words, `bytes` of them, fewer than eight, and
-/// zeros above: the paper's final block has room for them beside the length, so that a short
-/// message costs one block less.
+/// holds the last `bytes` bytes of the message after whole words, fewer than eight, zero-extended.
+/// The paper's final block contains them and the length, so that they need no block of their own.
 #[inline(always)]
 pub fn siphash<const C: usize, const D: usize, const N: usize>(
     key: [u64; 2],

@@ -1,38 +1,37 @@
 //! Lookup tables: the words of the inner maps of `TABLES`.
 
-/// The first word of a lookup table's inner map: what a program must know before it selects a slot.
+/// The first word of a lookup table's inner map: the table's length and options.
 ///
-/// It travels with the slots, so that one swap of the outer map's entry changes all of it.
+/// It is stored with the slots, so that one swap of the outer map's entry replaces both atomically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableHead {
     /// Number of slots, at most [`TableHead::MAX_SLOTS`].
     pub slots: u32,
-    /// Whether the flows of this service are kept in the connection table.
+    /// Whether the connection table tracks the flows of this service.
     pub tracked: bool,
 }
 
 impl TableHead {
-    /// TableWords of a table before its first slot: the head, the generation, and the two halves of the
+    /// Number of words before the first slot: the head, the generation, and the two halves of the
     /// content's digest.
     pub const WORDS: u32 = 4;
-    /// Index of the word that holds the head.
+    /// Index of the head.
     pub const HEAD: u32 = 0;
-    /// Index of the word that holds the table's generation: 1 for a service's first table, counting
-    /// up.
+    /// Index of the table's generation, which is 1 for a service's first table and counts up.
     pub const GENERATION: u32 = 1;
-    /// Index of the first of the two words that hold the content's digest, low half first.
+    /// Index of the first of the two words of the content's digest, low half first.
     pub const DIGEST: u32 = 2;
-    /// Largest number of slots that a head can say.
+    /// Maximum number of slots.
     pub const MAX_SLOTS: u32 = 0x00ff_ffff;
 
     const TRACKED: u32 = 1 << 24;
 
-    /// The head as a word of the table.
+    /// Encodes the head as a word, host order.
     pub const fn encode(self) -> u32 {
         (self.slots & Self::MAX_SLOTS) | if self.tracked { Self::TRACKED } else { 0 }
     }
 
-    /// The head that a word of a table says.
+    /// Decodes a head.
     #[inline(always)]
     pub const fn decode(word: u32) -> Self {
         Self { slots: word & Self::MAX_SLOTS, tracked: word & Self::TRACKED != 0 }
@@ -42,20 +41,20 @@ impl TableHead {
 /// One slot of a lookup table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// Index of the backend that takes the slot's packets; 0 when none can.
+    /// Index of the slot's backend; 0 if no backend is available.
     pub first: u16,
-    /// What the outer header tells the backend about the other candidates. In IPv4 its upper ten
-    /// bits go into the identification.
+    /// Bits of the outer header reserved for the other candidates of the slot. For IPv4, the upper
+    /// ten bits are in the identification.
     pub hint: u16,
 }
 
 impl Slot {
-    /// The slot as a word of the table.
+    /// Encodes the slot as a word, host order.
     pub const fn encode(self) -> u32 {
         self.first as u32 | (self.hint as u32) << 16
     }
 
-    /// The slot that a word of a table says.
+    /// Decodes a slot.
     #[inline(always)]
     pub const fn decode(word: u32) -> Self {
         Self { first: word as u16, hint: (word >> 16) as u16 }
@@ -70,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn table_words_survive_the_round_trip(
+        fn table_words_round_trip(
             slots in 0..=TableHead::MAX_SLOTS, tracked: bool, first: u16, hint: u16,
         ) {
             let head = TableHead { slots, tracked };

@@ -4,27 +4,27 @@ use crate::abi::flow::Port;
 use crate::abi::options::{AddressOptions, VipOptions};
 use crate::abi::pod::pod;
 
-/// What is known about a VIP address before the port: value of the map `VIP_ADDRESSES`, keyed by
-/// [`Address`].
+/// Entry of a VIP address or prefix: value of the maps `VIP_ADDRESSES`, keyed by
+/// [`Address`](crate::abi::address::Address), and `VIP_PREFIXES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct VipAddress {
-    /// Number of the address or prefix, the first part of a [`VipKey`]; never 0.
+    /// ID of the address or prefix, the first field of a [`VipKey`]; never 0.
     pub id: u32,
-    /// What becomes of packets to this address that no VIP takes: bits of [`AddressOptions`].
+    /// Handling of packets to this address that match no VIP.
     pub options: AddressOptions,
-    /// One of its VIPs.
+    /// Cache of one of its VIPs.
     pub cached: CachedVip,
 }
 pod!(VipAddress, 20);
 
 impl VipAddress {
-    /// The entry of an address that holds none of its VIPs.
+    /// An entry without a cached VIP.
     pub const fn new(id: u32, options: AddressOptions) -> Self {
         Self { id, options, cached: CachedVip::NONE }
     }
 
-    /// The key in `VIPS` of the VIP that the entry holds, if it holds one.
+    /// The key in `VIPS` of the cached VIP, if there is one.
     pub fn cached_key(&self) -> Option<VipKey> {
         let [low, high, protocol, _] = self.cached.selector.to_ne_bytes();
         let port = Port::new(u16::from_be_bytes([low, high]));
@@ -32,43 +32,43 @@ impl VipAddress {
     }
 }
 
-/// A copy of the entry in `VIPS` of one VIP of an address, so that most packets need one look-up in
-/// a hash map and not two.
+/// Cache of one entry in `VIPS` of a VIP address, so that most packets need one hash lookup and not
+/// two.
 ///
-/// It never differs from that entry: it is written after the entry, and cleared before the entry
-/// changes or goes.
+/// The cache is never stale: it is written after the entry in `VIPS`, and cleared before that entry
+/// is changed or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct CachedVip {
-    /// [`VipKey::selector`]; 0 for none.
+    /// [`VipKey::selector`]; 0 for an empty cache.
     selector: u32,
     vip: ServiceRef,
 }
 pod!(CachedVip, 12);
 
 impl CachedVip {
-    /// No VIP.
+    /// An empty cache.
     pub const NONE: Self =
         Self { selector: 0, vip: ServiceRef { service: 0, options: VipOptions::NONE } };
 
-    /// The copy of a VIP's entry.
+    /// The cached entry of a VIP.
     pub const fn new(port: Port, protocol: u8, vip: ServiceRef) -> Self {
         Self { selector: VipKey::selector(port, protocol), vip }
     }
 
-    /// The VIP, if it is that at a port; `protocol` is not 0.
+    /// The cached entry, if it is the VIP at this port and protocol. `protocol` is not 0.
     #[inline(always)]
     pub const fn at(&self, port: Port, protocol: u8) -> Option<ServiceRef> {
         if self.selector == VipKey::selector(port, protocol) { Some(self.vip) } else { None }
     }
 
-    /// The VIP, whichever it is.
+    /// The cached entry, for any port and protocol.
     pub fn vip(&self) -> Option<ServiceRef> {
         (*self != Self::NONE).then_some(self.vip)
     }
 }
 
-/// Key of the map `VIPS`: a VIP, its address by number.
+/// A VIP: key of the map `VIPS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct VipKey {
@@ -76,44 +76,44 @@ pub struct VipKey {
     pub address: u32,
     /// Its port.
     pub port: Port,
-    /// [`crate::abi::flow::TCP`] or [`crate::abi::flow::UDP`]; [`crate::abi::flow::ICMP`], at
-    /// [`VipKey::ANY_PORT`], for pings that are forwarded.
+    /// [`crate::abi::flow::TCP`] or [`crate::abi::flow::UDP`]; [`crate::abi::flow::ICMP`] with
+    /// [`VipKey::ANY_PORT`] for echo requests that are forwarded.
     pub protocol: u8,
     pad: u8,
 }
 pod!(VipKey, 8);
 
 impl VipKey {
-    /// The port that stands for every port.
+    /// The port of an any-port VIP.
     pub const ANY_PORT: Port = Port::new(0);
 
-    /// The key of the service that gets the pings to the VIP address with number `address`.
+    /// The key of the service that handles echo requests to the VIP address with ID `address`.
     #[inline(always)]
     pub const fn pings(address: u32) -> Self {
         Self::new(address, Self::ANY_PORT, crate::abi::flow::ICMP)
     }
 
-    /// Port and protocol as they lie in the key.
+    /// Port and protocol as one word, in the key's memory order.
     #[inline(always)]
     const fn selector(port: Port, protocol: u8) -> u32 {
         let [low, high] = port.wire();
         u32::from_ne_bytes([low, high, protocol, 0])
     }
 
-    /// The key of `port` and `protocol` at the VIP address with number `address`.
+    /// The key of `port` and `protocol` at the VIP address with ID `address`.
     #[inline(always)]
     pub const fn new(address: u32, port: Port, protocol: u8) -> Self {
         Self { address, port, protocol, pad: 0 }
     }
 }
 
-/// Value of the maps `VIPS` and `ROUTES`.
+/// A service and the options of its VIPs: value of the maps `VIPS` and `ROUTES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceRef {
     /// Index of the service in `TABLES` and `SERVICE_COUNTERS`; never 0.
     pub service: u32,
-    /// How its packets are treated: bits of [`VipOptions`].
+    /// Options of the service's VIPs.
     pub options: VipOptions,
 }
 pod!(ServiceRef, 8);
