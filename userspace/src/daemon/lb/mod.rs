@@ -6,6 +6,7 @@
 
 mod acl;
 mod config;
+mod path_mtus;
 mod routing;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::routing::next_hops::{NextHops, Source};
 
 use config::LbConfig;
-use routing::PathMtuTracker;
+use path_mtus::PathMtuTracker;
 
 /// Runs `sluice lb` until a signal stops it.
 pub fn run(args: &LbArgs) -> Result<(), CliError> {
