@@ -90,7 +90,7 @@ pub(super) fn check_distribution(
                 "{name}: chi-square {:.1}, {} degrees of freedom",
                 test.statistic, test.degrees
             ),
-            format!("p = {:.2}", test.p_value),
+            format!("p = {:.4}", test.p_value),
             format!("at least {SIGNIFICANCE:e}"),
         )
     });
