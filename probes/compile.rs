@@ -1,18 +1,17 @@
-//! Compiles objects of this crate for the BPF virtual machine: part of the build scripts of those
-//! that load them.
+//! Compiles objects of this crate for the BPF target. The build scripts of crates that load the
+//! objects include this file.
 //!
-//! The BPF target needs three things that a plain Rust toolchain lacks: a `core` library for
-//! `bpfel-unknown-none`, the permission to use the target's unstable features, and `bpf-linker`,
-//! built against the LLVM of the compiler that is used. Two ways to have them are known, tried in
-//! this order:
+//! The BPF target requires a `core` library for `bpfel-unknown-none`, unstable compiler features,
+//! and a `bpf-linker` built against the compiler's LLVM version. A stable Rust toolchain has none
+//! of them. Two toolchains are supported, tried in this order:
 //!
-//! 1. a compiler whose sysroot holds a ready `core` (Debian: packages `rustc-web` and
+//! 1. a compiler whose sysroot contains a precompiled `core` (Debian: packages `rustc-web` and
 //!    `libstd-rust-web-dev-bpf`),
-//! 2. rustup's nightly with `rust-src`, which builds `core` itself.
+//! 2. rustup's nightly toolchain with `rust-src`, which builds `core` from source.
 //!
-//! Environment: `SLUICE_BPF_RUSTC` names a compiler of the first kind; `SLUICE_SKIP_PROBES=1`
-//! builds without programs, for checks on machines that lack the toolchain (the binary then refuses
-//! to start a daemon).
+//! Environment: `SLUICE_BPF_RUSTC` is the path of a compiler of the first kind.
+//! `SLUICE_SKIP_PROBES=1` builds without eBPF programs, for checks on machines without the
+//! toolchain; the resulting binary does not start a daemon.
 
 use std::env;
 use std::ffi::OsStr;
@@ -22,15 +21,15 @@ use std::process::{Command, exit};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiles the named objects into `OUT_DIR` and tells the crate where each is by
-/// `SLUICE_<NAME>_OBJECT`, an empty file when programs are skipped. Says what compiled them; `None`
-/// when they are skipped. Ends the build script with a message when it cannot.
+/// Compiles the named objects into `OUT_DIR` and sets `SLUICE_<NAME>_OBJECT` to the path of each
+/// for the crate. Returns a description of the compiler. With `SLUICE_SKIP_PROBES=1`, the files are
+/// empty and the result is `None`. Exits the build script with a message on failure.
 pub(crate) fn objects(names: &[&str]) -> Option<String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let root = root.parent().expect("the crate lies in the workspace");
-    for watched in [
+    let root = root.parent().expect("the crate is in the workspace");
+    for input in [
         "probes/src",
         "probes/Cargo.toml",
         "probes/compile.rs",
@@ -38,7 +37,7 @@ pub(crate) fn objects(names: &[&str]) -> Option<String> {
         "datapath/Cargo.toml",
         "Cargo.toml",
     ] {
-        println!("cargo:rerun-if-changed={}", root.join(watched).display());
+        println!("cargo:rerun-if-changed={}", root.join(input).display());
     }
     println!("cargo:rerun-if-changed=build.rs");
     for variable in ["SLUICE_BPF_RUSTC", "SLUICE_SKIP_PROBES", "PATH"] {
@@ -65,25 +64,25 @@ pub(crate) fn objects(names: &[&str]) -> Option<String> {
         fail(&format!(
             "bpf-linker for LLVM {} was not found on PATH or in {}. `make setup` builds it",
             compiler.llvm(),
-            tools().display()
+            tools_directory().display()
         ))
     });
     build(root, &out, names, &compiler, &linker);
     Some(compiler.describe())
 }
 
-/// A way to compile for the BPF target.
+/// A compiler for the BPF target.
 enum Compiler {
-    /// This `rustc` has a ready `core`.
+    /// A `rustc` with a precompiled `core`.
     WithCore(PathBuf),
-    /// rustup's nightly builds `core` from its own source.
+    /// rustup's nightly toolchain, which builds `core` from source.
     Nightly,
 }
 
 impl Compiler {
     fn find() -> Option<Self> {
-        let named = env::var_os("SLUICE_BPF_RUSTC").map(PathBuf::from);
-        let candidates = named.into_iter().chain(["/usr/bin/rustc".into(), "rustc".into()]);
+        let from_env = env::var_os("SLUICE_BPF_RUSTC").map(PathBuf::from);
+        let candidates = from_env.into_iter().chain(["/usr/bin/rustc".into(), "rustc".into()]);
         for rustc in candidates {
             let Some(sysroot) = output(&mut Command::new(&rustc), &["--print", "sysroot"]) else {
                 continue;
@@ -150,17 +149,18 @@ fn nightly(tool: &str) -> Command {
     command
 }
 
-/// Where `make setup` puts what it builds.
-fn tools() -> PathBuf {
+/// The directory in which `make setup` installs the tools that it builds.
+fn tools_directory() -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| env::home_dir().map(|home| home.join(".cache")));
     cache.unwrap_or_else(|| "/var/cache".into()).join("sluice")
 }
 
-/// The directory that holds the `bpf-linker` for an LLVM: what `make setup` built, else what is on
-/// PATH.
+/// The directory of the `bpf-linker` for an LLVM version: the one that `make setup` built, else the
+/// one on PATH.
 fn linker_directory(llvm: &str) -> Option<PathBuf> {
-    let built = fs::read_dir(tools()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let built =
+        fs::read_dir(tools_directory()).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut built: Vec<_> = built
         .filter(|path| {
             path.file_name().is_some_and(|n| n.to_string_lossy().ends_with(&format!("-llvm{llvm}")))
@@ -181,7 +181,7 @@ fn build(root: &Path, out: &Path, objects: &[&str], compiler: &Compiler, linker:
     let path = env::join_paths([linker.to_owned()].into_iter().chain(env::split_paths(&path)))
         .expect("PATH is valid");
     let mut cargo = compiler.cargo();
-    // What cargo or clippy set for this crate is not meant for that one.
+    // Cargo and clippy set these variables for the crate being built, not for `sluice-probes`.
     for variable in [
         "CARGO_ENCODED_RUSTFLAGS",
         "RUSTC_WRAPPER",

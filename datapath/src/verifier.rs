@@ -1,24 +1,24 @@
-//! What only the kernel's verifier has to do with.
+//! Support for the kernel's verifier.
 #![expect(unsafe_code, reason = "hides a value from the verifier by volatile accesses")]
 
-/// The same number, of which the verifier knows nothing any more.
+/// Returns the same number, with unknown bounds for the verifier.
 ///
-/// It follows a program along every path, and ends one only where it knows as much as on an earlier
-/// one: numbers whose bounds differ by the path multiply all that comes behind. After this they are
-/// alike. (A byte written into a word on the stack makes it forget the word, in all versions from
-/// Linux 5.10 on.)
+/// The verifier explores every path of a program, and prunes a path only if its state matches an
+/// earlier one. Values whose bounds differ between paths therefore multiply the states of all later
+/// instructions. This function makes the bounds equal: a one-byte store to a stack slot discards
+/// the bounds of the slot, in all kernels from Linux 5.10 on.
 #[inline(always)]
 pub fn widen_for_verifier(number: u32) -> u32 {
-    /// The byte of a word on the stack that is zero in any number.
-    const HIGHEST: usize = if cfg!(target_endian = "big") { 0 } else { 7 };
+    /// Index of the most significant byte of the word, which is zero for every `u32`.
+    const MOST_SIGNIFICANT: usize = if cfg!(target_endian = "big") { 0 } else { 7 };
 
     let mut word = u64::from(number);
-    let place = &raw mut word;
-    // SAFETY: the pointers are to `word` and to one of its bytes.
+    let pointer = &raw mut word;
+    // SAFETY: the pointers are to `word` and to one of its bytes, and `word` is initialized.
     unsafe {
-        place.write_volatile(word);
-        place.cast::<u8>().add(HIGHEST).write_volatile(0);
-        place.read_volatile() as u32
+        pointer.write_volatile(word);
+        pointer.cast::<u8>().add(MOST_SIGNIFICANT).write_volatile(0);
+        pointer.read_volatile() as u32
     }
 }
 
@@ -28,7 +28,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_number_stays_what_it_is(number: u32) {
+        fn a_number_is_unchanged(number: u32) {
             prop_assert_eq!(super::widen_for_verifier(number), number);
         }
     }

@@ -1,5 +1,5 @@
-//! The backend's path where its kernel has no tunnel device: takes the outer headers off packets
-//! for its VIPs.
+//! The backend's ingress path on hosts without a tunnel device: removes the outer headers of
+//! packets to its VIPs.
 
 use crate::abi::{Family, IPV4_IN_IP, IPV6_IN_IP, Pod, PrefixKey, Reason, UDP};
 use crate::backend::tables::BackendTables;
@@ -8,27 +8,27 @@ use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::IpHeader;
 use crate::wire::{ecn, parse};
 
-/// Takes the outer header off one packet, the one of UDP with it: on success the inner packet is on
-/// its way to the local stack, and accounted.
+/// Decapsulates one packet: removes its outer IP header, and in GUE the UDP header. On success, the
+/// inner packet passes to the local stack and is counted.
 ///
-/// Only what is addressed to this host and carries a packet to a VIP address is touched. An outer
-/// header with options, or a fragment, is left to the kernel: no balancer of ours sends them.
+/// Only packets to this host with an inner packet to a VIP address are changed. Outer headers with
+/// IP options and outer fragments pass to the kernel, because Sluice's balancer does not send them.
 ///
 /// # Errors
 ///
-/// The [`Reason`] why the packet is left alone or dropped, already counted.
+/// The [`Reason`] why the packet passes unchanged or is dropped, already counted.
 #[inline(always)]
 pub fn decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
-    let outcome = unwrap(packet, tables);
-    if let Err(reason) = outcome {
+    let result = try_decapsulate(packet, tables);
+    if let Err(reason) = result {
         tables.count_refused(reason);
     }
-    outcome
+    result
 }
 
 #[inline(always)]
-fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
-    // A tagged frame is left to the VLAN's own interface, which comes after this hook.
+fn try_decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
+    // Frames with a VLAN tag pass: the VLAN interface receives them after this hook.
     match parse::family(&packet)?.ok_or(Reason::NotTunnel)? {
         Family::V4 => {
             let outer = parse::parse_ipv4(&packet, ETH_HLEN)?;
@@ -36,26 +36,30 @@ fn unwrap<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reas
                 return Err(Reason::NotTunnel);
             }
             match outer.protocol {
-                UDP => take::<IpUdp<Ipv4>, P, T>(packet, tables, &outer),
-                _ => take::<Ipv4, P, T>(packet, tables, &outer),
+                UDP => strip_outer::<IpUdp<Ipv4>, P, T>(packet, tables, &outer),
+                _ => strip_outer::<Ipv4, P, T>(packet, tables, &outer),
             }
         }
         Family::V6 => {
             let outer = parse::parse_ipv6(&packet, ETH_HLEN)?;
             match outer.protocol {
-                UDP => take::<IpUdp<Ipv6>, P, T>(packet, tables, &outer),
-                _ => take::<Ipv6, P, T>(packet, tables, &outer),
+                UDP => strip_outer::<IpUdp<Ipv6>, P, T>(packet, tables, &outer),
+                _ => strip_outer::<Ipv6, P, T>(packet, tables, &outer),
             }
         }
     }
 }
 
-/// The family of a packet that is directly behind a UDP header at `start`, in GUE variant 1. The
-/// two bits that say the variant are an IP version's.
+/// The family of the inner packet directly after the UDP header at `start`, in GUE variant 1. The
+/// variant's two bits are part of the IP version.
 ///
-/// The checksum is not looked at: that of the packet inside is, by whoever receives it.
+/// The UDP checksum is not verified. The receiver verifies the checksum of the inner packet.
 #[inline(always)]
-fn in_gue<P: Packet, T: BackendTables>(packet: &P, tables: &T, start: usize) -> Option<Family> {
+fn gue_inner_family<P: Packet, T: BackendTables>(
+    packet: &P,
+    tables: &T,
+    start: usize,
+) -> Option<Family> {
     let udp: Udp = packet.load(start)?;
     if tables.gue_port().is_none() || udp.destination_port != tables.gue_port() {
         return None;
@@ -67,9 +71,9 @@ fn in_gue<P: Packet, T: BackendTables>(packet: &P, tables: &T, start: usize) -> 
     }
 }
 
-/// Takes off outer headers that are an `O`.
+/// Removes outer headers with the layout `O`.
 #[inline(always)]
-fn take<O: Pod, P: Packet, T: BackendTables>(
+fn strip_outer<O: Pod, P: Packet, T: BackendTables>(
     packet: P,
     tables: &T,
     outer: &IpHeader,
@@ -78,7 +82,7 @@ fn take<O: Pod, P: Packet, T: BackendTables>(
     let family = match outer.protocol {
         IPV4_IN_IP => Family::V4,
         IPV6_IN_IP => Family::V6,
-        UDP => in_gue(&packet, tables, ETH_HLEN.wrapping_add(outer.header_len))
+        UDP => gue_inner_family(&packet, tables, ETH_HLEN.wrapping_add(outer.header_len))
             .ok_or(Reason::NotTunnel)?,
         _ => return Err(Reason::NotTunnel),
     };
@@ -96,8 +100,8 @@ fn take<O: Pod, P: Packet, T: BackendTables>(
         return Err(Reason::NotVip);
     }
 
-    // From this line on the packet is ours, and every refusal is a counted drop.
-    let bytes = measure(&packet, outer, start, &inner)?;
+    // From here on, the packet is for a VIP: every error is a counted drop.
+    let bytes = inner_len(&packet, outer, start, &inner)?;
     let tos = ecn::decapsulate(outer.tos, inner.tos)?;
     let packets = packet.segments();
     match family {
@@ -118,29 +122,29 @@ fn take<O: Pod, P: Packet, T: BackendTables>(
     Ok(())
 }
 
-/// Bytes of the inner packet, which starts at `start` within the outer one, which is within the
-/// frame: a length that lies is a drop.
+/// Bytes of the inner packet, whose header is at offset `start`. Fails if the inner packet exceeds
+/// the outer one, or the outer packet the frame.
 #[inline(always)]
-fn measure<P: Packet>(
+fn inner_len<P: Packet>(
     packet: &P,
     outer: &IpHeader,
     start: usize,
     inner: &IpHeader,
 ) -> Result<u64, Reason> {
     let merged = packet.segment_size() != 0;
-    let within = length(outer, packet.frame_len().wrapping_sub(ETH_HLEN), merged)?;
-    length(inner, within.saturating_sub(start.wrapping_sub(ETH_HLEN)), merged)
+    let outer_len = checked_len(outer, packet.frame_len().wrapping_sub(ETH_HLEN), merged)?;
+    checked_len(inner, outer_len.saturating_sub(start.wrapping_sub(ETH_HLEN)), merged)
         .map(|length| length as u64)
 }
 
-/// Bytes of an IP packet, for which there is `room`. A merged one may be too long for its header to
-/// say.
+/// Bytes of an IP packet, at most `available`. The length field of a merged packet may be zero
+/// (Linux "BIG TCP").
 #[inline(always)]
-fn length(ip: &IpHeader, room: usize, merged: bool) -> Result<usize, Reason> {
-    let unsaid = match ip.family {
+fn checked_len(ip: &IpHeader, available: usize, merged: bool) -> Result<usize, Reason> {
+    let zero_length = match ip.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,
     };
-    let length = if merged && ip.total_len == unsaid { room } else { ip.total_len };
-    if length > room || length < ip.header_len { Err(Reason::BadLength) } else { Ok(length) }
+    let length = if merged && ip.total_len == zero_length { available } else { ip.total_len };
+    if length > available || length < ip.header_len { Err(Reason::BadLength) } else { Ok(length) }
 }

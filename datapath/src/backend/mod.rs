@@ -1,5 +1,5 @@
-//! The backend's path: decapsulation at ingress where its kernel has no tunnel device, and MSS
-//! clamping at egress.
+//! The backend's path: decapsulation at ingress on hosts without a tunnel device, and MSS clamping
+//! at egress.
 
 mod decapsulate;
 mod mss_clamp;

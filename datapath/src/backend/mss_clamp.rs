@@ -1,10 +1,9 @@
-//! The backend's other direction: what its VIPs tell clients about segments is made to fit through
-//! the tunnel ("MSS clamping").
+//! The backend's egress path: MSS clamping, so that clients' segments fit the tunnel's MTU.
 //!
-//! Clients send segments of the maximum segment size that the server's SYN-ACK tells them (RFC 9293
-//! section 3.7.1), and the server knows nothing of the outer header that a balancer puts in front
-//! of them. So the option is made smaller where it tells too much, on its way out. Nothing is ever
-//! dropped here, and nothing but that option and the checksum over it is changed.
+//! Clients send segments up to the maximum segment size (MSS) in the server's SYN-ACK (RFC 9293
+//! section 3.7.1), which does not account for the balancer's outer header. The program lowers an
+//! MSS option that is too large. It drops no packets, and changes only this option and the TCP
+//! checksum.
 
 use crate::abi::{Family, PrefixKey, Reason, TCP};
 use crate::backend::tables::BackendTables;
@@ -14,47 +13,46 @@ use crate::wire::offsets::skip_vlan_tags;
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::{family_of_ether_type, from_ipv4, from_ipv6, is_vlan_tag};
 
-/// Bytes of the option: kind, length, and the size in wire order (RFC 9293 section 3.2).
-const OPTION: usize = 4;
+/// Bytes of the MSS option: kind, length, and the MSS in wire order (RFC 9293 section 3.2).
+const OPTION_LEN: usize = 4;
 
-/// The most options that can stand before the one that is looked for: as many as there are bytes
-/// for.
-const MOST_OPTIONS: usize = 40 - OPTION + 1;
+/// Maximum number of one-byte options up to the MSS option in 40 bytes.
+const MAX_OPTIONS: usize = 40 - OPTION_LEN + 1;
 
-/// Where a segment tells its maximum segment size.
-struct Told {
+/// The MSS option of a segment.
+struct MssOption {
     /// Offset of the TCP header.
     l4: usize,
     /// Offset of the option.
     option: usize,
-    /// The size that it tells.
+    /// The MSS.
     size: u16,
-    /// The largest that it may tell.
+    /// The largest allowed MSS.
     largest: u16,
 }
 
-/// Makes the maximum segment size smaller that a SYN or SYN-ACK from a VIP tells, where it is more
-/// than [`BackendTables::largest_segment`]; a segment that was changed is counted.
+/// Lowers the MSS in a SYN or SYN-ACK from a VIP to [`BackendTables::largest_segment`], and counts
+/// the changed segments.
 ///
-/// Of the options the first that tells a size counts. Untouched are fragments, IPv6 packets with
-/// extension headers, which no host puts before a SYN, and what contradicts itself.
+/// Only the first MSS option is read. Fragments, IPv6 packets with extension headers, which hosts
+/// do not send with a SYN, and invalid packets pass unchanged.
 #[inline(always)]
 pub fn clamp_mss<P: Packet, T: BackendTables>(mut packet: P, tables: &T) {
-    if !may_tell(&packet) {
+    if !may_be_syn(&packet) {
         return;
     }
-    if let Some(told) = find(&packet, tables)
-        && write(&mut packet, &told).is_ok()
+    if let Some(mss) = find_excessive_mss(&packet, tables)
+        && rewrite(&mut packet, &mss).is_ok()
     {
         tables.count_clamped();
     }
 }
 
-/// Whether a frame may be a SYN or SYN-ACK: a look at the headers of an ordinary packet, at
-/// constant offsets, which is all that most packets cost. What is not ordinary, or is not in the
-/// readable part of a packet, may be anything.
+/// Whether a frame may be a SYN or SYN-ACK. For most packets, this check at constant offsets is the
+/// only cost. The result is true if the headers have other offsets, or are not in the linear part
+/// of the packet.
 #[inline(always)]
-fn may_tell<P: Packet>(packet: &P) -> bool {
+fn may_be_syn<P: Packet>(packet: &P) -> bool {
     let Some(ether_type) = packet.load::<u16>(ETH_HLEN - 2) else { return false };
     let l4: Option<Tcp> = match family_of_ether_type(ether_type) {
         Some(Family::V4) => match packet.load::<Ipv4>(ETH_HLEN) {
@@ -72,9 +70,9 @@ fn may_tell<P: Packet>(packet: &P) -> bool {
     l4.is_none_or(|header| header.has_syn())
 }
 
-/// Finds a size that is too large, wherever it is.
+/// Finds an MSS option above the limit, at variable offsets.
 #[inline(always)]
-fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
+fn find_excessive_mss<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<MssOption> {
     let (ether_type, start) = skip_vlan_tags(packet).ok()?;
     let family = family_of_ether_type(ether_type)?;
     let ip = match family {
@@ -85,7 +83,7 @@ fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
     if ip.protocol != TCP || ip.is_fragment {
         return None;
     }
-    // However long the headers are, the verifier knows the same about the offset now.
+    // Now the verifier has the same bounds of the offset for any header lengths.
     let l4 = widen_for_verifier(start.wrapping_add(ip.header_len) as u32) as usize;
     let header: Tcp = packet.load_at(l4)?;
     let end = l4.wrapping_add(header.length());
@@ -96,29 +94,28 @@ fn find<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<Told> {
     if largest == 0 || ip.has_mapped_source() || !tables.is_vip(&PrefixKey::address(&ip.source)) {
         return None;
     }
-    let (option, size) = option(packet, l4.wrapping_add(Tcp::SMALLEST), end)?;
-    (u32::from(size) > largest).then_some(Told { l4, option, size, largest: largest as u16 })
+    let (option, size) = mss_option(packet, l4.wrapping_add(Tcp::SMALLEST), end)?;
+    (u32::from(size) > largest).then_some(MssOption { l4, option, size, largest: largest as u16 })
 }
 
-/// Finds the option that tells the maximum segment size among those from `at` up to `end`: its
-/// offset and the size.
+/// Finds the MSS option between `at` and `end`. Returns its offset and the MSS.
 #[inline(always)]
-fn option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<(usize, u16)> {
+fn mss_option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<(usize, u16)> {
     const END: u8 = 0;
-    const NOTHING: u8 = 1;
+    const NO_OPERATION: u8 = 1;
     const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-    for _ in 0..MOST_OPTIONS {
-        // Whichever options came before, the verifier knows the same about the offset now.
+    for _ in 0..MAX_OPTIONS {
+        // Now the verifier has the same bounds of the offset after any options.
         at = widen_for_verifier(at as u32) as usize;
-        if at.wrapping_add(OPTION) > end {
+        if at.wrapping_add(OPTION_LEN) > end {
             return None;
         }
-        let [kind, length, high, low]: [u8; OPTION] = packet.load_at(at)?;
+        let [kind, length, high, low]: [u8; OPTION_LEN] = packet.load_at(at)?;
         at = match (kind, length) {
-            (NOTHING, _) => at.wrapping_add(1),
+            (NO_OPERATION, _) => at.wrapping_add(1),
             (MAXIMUM_SEGMENT_SIZE, 4) => return Some((at, u16::from_be_bytes([high, low]))),
-            // The rest is padding, or nobody knows where it begins.
+            // The rest is padding, or the length of the option is invalid.
             (END | MAXIMUM_SEGMENT_SIZE, _) | (_, 0 | 1) => return None,
             (_, length) => at.wrapping_add(usize::from(length)),
         };
@@ -126,15 +123,15 @@ fn option<P: Packet>(packet: &P, mut at: usize, end: usize) -> Option<(usize, u1
     None
 }
 
-/// Writes the largest size in place of the one that is told.
+/// Replaces the MSS by the largest allowed one.
 ///
-/// The checksum is made of 16-bit words, and an option may begin anywhere: then the size is half of
-/// one word and half of the next.
+/// The checksum is over 16-bit words, and an option may start at an odd offset. Then the MSS is in
+/// the halves of two words.
 #[inline(always)]
-fn write<P: Packet>(packet: &mut P, told: &Told) -> Result<(), Reason> {
-    let checksum = told.l4.wrapping_add(Tcp::CHECKSUM);
-    let ([high, low], [new_high, new_low]) = (told.size.to_be_bytes(), told.largest.to_be_bytes());
-    let size = told.option.wrapping_add(2);
+fn rewrite<P: Packet>(packet: &mut P, mss: &MssOption) -> Result<(), Reason> {
+    let checksum = mss.l4.wrapping_add(Tcp::CHECKSUM);
+    let ([high, low], [new_high, new_low]) = (mss.size.to_be_bytes(), mss.largest.to_be_bytes());
+    let size = mss.option.wrapping_add(2);
     if size & 1 == 0 {
         let (old, new) = ([high, low], [new_high, new_low]);
         return packet.csum_replace2(
@@ -145,8 +142,8 @@ fn write<P: Packet>(packet: &mut P, told: &Told) -> Result<(), Reason> {
         );
     }
     let (first, second) = (size.wrapping_sub(1), size.wrapping_add(1));
-    // The option's length stands before the size; what follows it is another option, since the
-    // header is made of words.
+    // The byte before the MSS is the option's length. A byte of the header follows the MSS, since
+    // the header's length is a multiple of four.
     let [length, _]: [u8; 2] = packet.load_at(first).ok_or(Reason::AdjustRoomFailed)?;
     let [_, next]: [u8; 2] = packet.load_at(second).ok_or(Reason::AdjustRoomFailed)?;
     let words =

@@ -11,16 +11,16 @@ use crate::backend::BackendTables;
 pub struct MemoryBackend {
     /// The map `LOCAL_ADDRESSES`.
     pub local_addresses: HashSet<Address>,
-    /// Whether the kernel can cross families.
+    /// [`BackendTables::cross_family`].
     pub cross_family: bool,
-    /// The port of GUE.
+    /// [`BackendTables::gue_port`].
     pub gue_port: Port,
     /// The map `VIP_PREFIXES`.
     pub vip_prefixes: HashSet<PrefixKey>,
     /// The map `MAX_SEGMENT_SIZES`, by [`Family::index`].
-    pub largest_segments: [u32; 2],
+    pub max_segment_sizes: [u32; 2],
     /// The map `MSS_CLAMPED`.
-    pub clamped: Cell<u64>,
+    pub mss_clamped: Cell<u64>,
     /// The map `DECAPSULATED`.
     pub decapsulated: Cell<Decapsulated>,
     /// The map `REASONS`.
@@ -45,11 +45,11 @@ impl BackendTables for MemoryBackend {
     }
 
     fn largest_segment(&self, family: Family) -> u32 {
-        self.largest_segments[family.index() as usize]
+        self.max_segment_sizes[family.index() as usize]
     }
 
     fn count_clamped(&self) {
-        self.clamped.set(self.clamped.get() + 1);
+        self.mss_clamped.set(self.mss_clamped.get() + 1);
     }
 
     fn count_decapsulated(&self, packets: u64, bytes: u64) {

@@ -12,12 +12,12 @@ use crate::abi::{
 };
 use crate::balance::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};
 
-/// A lookup table as its words.
+/// The words of a lookup table.
 #[derive(Debug, Clone)]
 pub struct TableWords(pub Vec<u32>);
 
 impl TableWords {
-    /// The inner map's content for a table: head, generation, digest, slots.
+    /// The words of a table's inner map: head, generation, digest, slots.
     pub fn new(
         head: TableHead,
         generation: u32,
@@ -41,9 +41,9 @@ impl LookupTable for &TableWords {
 /// The balancer's maps in plain memory.
 #[derive(Debug)]
 pub struct MemoryBalancer {
-    /// What is fixed at loading.
+    /// Constants of the program.
     pub settings: Settings,
-    /// Nanoseconds of the clock.
+    /// The time, in nanoseconds of `CLOCK_MONOTONIC`.
     pub now: Cell<u64>,
     /// The map `VIP_ADDRESSES`.
     pub vip_addresses: HashMap<Address, VipAddress>,
@@ -54,45 +54,45 @@ pub struct MemoryBalancer {
     /// The map `ROUTES`, by service.
     pub routes: BTreeMap<u32, BTreeMap<PrefixKey, ServiceRef>>,
     /// The map `QUIC_ID_LENGTHS`.
-    pub quic_lengths: BTreeMap<u32, QuicIdLengths>,
+    pub quic_id_lengths: BTreeMap<u32, QuicIdLengths>,
     /// The map `QUIC_SERVERS`.
     pub quic_servers: BTreeMap<QuicServerKey, Connection>,
     /// The map `ACLS`.
-    pub lists: BTreeMap<u32, BTreeMap<PrefixKey, AclVerdict>>,
+    pub acls: BTreeMap<u32, BTreeMap<PrefixKey, AclVerdict>>,
     /// The map `TABLES`.
     pub tables: BTreeMap<u32, TableWords>,
     /// The map `BACKENDS`.
     pub backends: BTreeMap<u16, Backend>,
     /// The map `NEXT_HOPS`.
     pub next_hops: BTreeMap<u32, NextHop>,
-    /// The map `CONNECTIONS`, without a bound.
+    /// The map `CONNECTIONS`, unbounded.
     pub connections: RefCell<HashMap<Flow, Connection>>,
     /// The map `RATES`.
     pub rates: BTreeMap<u32, Rate>,
     /// The map `SERVICE_BUCKETS`.
-    pub buckets: RefCell<BTreeMap<u32, Buckets>>,
-    /// The map `CLIENT_BUCKETS`, without a bound.
-    pub sources: RefCell<HashMap<ClientKey, Buckets>>,
-    /// The map `FRAGMENTS`, without a bound.
+    pub service_buckets: RefCell<BTreeMap<u32, Buckets>>,
+    /// The map `CLIENT_BUCKETS`, unbounded.
+    pub client_buckets: RefCell<HashMap<ClientKey, Buckets>>,
+    /// The map `FRAGMENTS`, unbounded.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// The map `SERVICE_COUNTERS`.
-    pub services: RefCell<BTreeMap<u32, ServiceCounters>>,
+    pub service_counters: RefCell<BTreeMap<u32, ServiceCounters>>,
     /// The map `BACKEND_COUNTERS`.
     pub backend_counters: RefCell<BTreeMap<u16, BackendCounters>>,
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
-    /// [`CaptureTables::capture_enabled`].
-    pub watched: Cell<u64>,
+    /// Result of [`CaptureTables::capture_enabled`].
+    pub capture_enabled_until: Cell<u64>,
     /// The map `CAPTURE_CONTROL`.
-    pub switch: [Cell<u64>; control::WORDS as usize],
-    /// The map `CAPTURE_STATE` of a machine with one CPU.
+    pub capture_control: [Cell<u64>; control::WORDS as usize],
+    /// The map `CAPTURE_STATE`, for one CPU.
     pub capture_state: RefCell<CaptureState>,
     /// The ring buffer `CAPTURE_EVENTS`.
-    pub events: RefCell<Vec<CaptureEvent>>,
-    /// How many events the ring buffer holds.
-    pub room: usize,
+    pub capture_events: RefCell<Vec<CaptureEvent>>,
+    /// Capacity of the ring buffer in events.
+    pub max_capture_events: usize,
     /// The map `ICMP_ERROR_BUCKET`.
-    pub errors: Cell<u64>,
+    pub icmp_error_bucket: Cell<u64>,
 }
 
 impl MemoryBalancer {
@@ -105,44 +105,44 @@ impl MemoryBalancer {
             vip_prefixes: BTreeMap::default(),
             vips: HashMap::default(),
             routes: BTreeMap::default(),
-            quic_lengths: BTreeMap::default(),
+            quic_id_lengths: BTreeMap::default(),
             quic_servers: BTreeMap::default(),
-            lists: BTreeMap::default(),
+            acls: BTreeMap::default(),
             tables: BTreeMap::default(),
             backends: BTreeMap::default(),
             next_hops: BTreeMap::default(),
             connections: RefCell::default(),
             rates: BTreeMap::default(),
-            buckets: RefCell::default(),
-            sources: RefCell::default(),
+            service_buckets: RefCell::default(),
+            client_buckets: RefCell::default(),
             fragments: RefCell::default(),
-            services: RefCell::default(),
+            service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
             reasons: RefCell::default(),
-            watched: Cell::default(),
-            switch: Default::default(),
+            capture_enabled_until: Cell::default(),
+            capture_control: Default::default(),
             capture_state: RefCell::default(),
-            events: RefCell::default(),
-            room: usize::MAX,
-            errors: Cell::default(),
+            capture_events: RefCell::default(),
+            max_capture_events: usize::MAX,
+            icmp_error_bucket: Cell::default(),
         }
     }
 }
 
 impl CaptureTables for MemoryBalancer {
     fn capture_enabled(&self) -> u64 {
-        self.watched.get()
+        self.capture_enabled_until.get()
     }
 
     fn control(&self, word: u32) -> u64 {
-        self.switch[word as usize].get()
+        self.capture_control[word as usize].get()
     }
 
     fn stop_capture(&self) {
-        self.switch[control::UNTIL as usize].set(0);
+        self.capture_control[control::UNTIL as usize].set(0);
     }
 
-    /// The middle of what a random number may be.
+    /// A constant: the middle of the range.
     fn random(&self) -> u32 {
         1 << 31
     }
@@ -153,12 +153,12 @@ impl CaptureTables for MemoryBalancer {
     }
 
     fn output_event(&self, event: &CaptureEvent) -> bool {
-        let mut events = self.events.borrow_mut();
-        let room = events.len() < self.room;
-        if room {
+        let mut events = self.capture_events.borrow_mut();
+        let fits = events.len() < self.max_capture_events;
+        if fits {
             events.push(*event);
         }
-        room
+        fits
     }
 }
 
@@ -196,10 +196,10 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn consume_icmp_error_token(&self) -> bool {
-        let mut bucket = self.errors.get();
-        let taken = take_one(self.settings.errors, &mut bucket, 1, self.now.get());
-        self.errors.set(bucket);
-        taken
+        let mut bucket = self.icmp_error_bucket.get();
+        let granted = consume_one(self.settings.errors, &mut bucket, 1, self.now.get());
+        self.icmp_error_bucket.set(bucket);
+        granted
     }
 
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
@@ -207,15 +207,15 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        longest(&self.vip_prefixes, key)
+        longest_match(&self.vip_prefixes, key)
     }
 
     fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
-        longest(self.routes.get(&key.service)?, &key.clients())
+        longest_match(self.routes.get(&key.service)?, &key.clients())
     }
 
-    fn acl_verdict(&self, list: u32, source: &PrefixKey) -> Option<AclVerdict> {
-        self.lists.get(&list).map(|list| longest(list, source).unwrap_or(AclVerdict::ALLOWED))
+    fn acl_verdict(&self, acl: u32, source: &PrefixKey) -> Option<AclVerdict> {
+        self.acls.get(&acl).map(|acl| longest_match(acl, source).unwrap_or(AclVerdict::ALLOWED))
     }
 
     fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
@@ -223,7 +223,7 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn quic_lengths(&self, service: u32) -> QuicIdLengths {
-        self.quic_lengths.get(&service).copied().unwrap_or(QuicIdLengths::NONE)
+        self.quic_id_lengths.get(&service).copied().unwrap_or(QuicIdLengths::NONE)
     }
 
     fn quic_server(&self, key: &QuicServerKey) -> Option<Connection> {
@@ -252,15 +252,23 @@ impl BalancerTables for MemoryBalancer {
 
     fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
         let rates = [RateKind::SourcePackets, RateKind::SourceNewConnections]
-            .map(|limit| self.rate(request.service, limit));
+            .map(|kind| self.rate(request.service, kind));
         rates.iter().all(|rate| !rate.is_limit())
-            || take(self.sources.borrow_mut().entry(*key).or_default(), rates, request)
+            || consume_both(
+                self.client_buckets.borrow_mut().entry(*key).or_default(),
+                rates,
+                request,
+            )
     }
 
     fn consume_service_tokens(&self, request: &TokenRequest) -> bool {
         let rates = [RateKind::Packets, RateKind::NewConnections]
-            .map(|limit| self.rate(request.service, limit));
-        take(self.buckets.borrow_mut().entry(request.service).or_default(), rates, request)
+            .map(|kind| self.rate(request.service, kind));
+        consume_both(
+            self.service_buckets.borrow_mut().entry(request.service).or_default(),
+            rates,
+            request,
+        )
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -272,7 +280,7 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &ForwardedCounts) {
-        let mut services = self.services.borrow_mut();
+        let mut services = self.service_counters.borrow_mut();
         let counters = services.entry(service).or_default();
         counters.packets += forwarded.packets;
         counters.bytes += forwarded.bytes;
@@ -285,7 +293,8 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn count_dropped(&self, service: u32, drop_index: u32) {
-        self.services.borrow_mut().entry(service).or_default().drops[drop_index as usize] += 1;
+        self.service_counters.borrow_mut().entry(service).or_default().drops
+            [drop_index as usize] += 1;
     }
 
     fn count_refused(&self, reason: Reason) {
@@ -294,35 +303,36 @@ impl BalancerTables for MemoryBalancer {
 }
 
 impl MemoryBalancer {
-    fn rate(&self, service: u32, limit: RateKind) -> Rate {
-        self.rates.get(&Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
+    fn rate(&self, service: u32, kind: RateKind) -> Rate {
+        self.rates.get(&Rate::index(service, kind)).copied().unwrap_or(Rate::NONE)
     }
 }
 
-/// Takes what is asked for from the buckets of packets and of new flows, by their rates in this
-/// order.
-fn take(
+/// Consumes the requested tokens from the buckets of packets and of new connections, with the rates
+/// in this order.
+fn consume_both(
     buckets: &mut Buckets,
     [packets, new_connections]: [Rate; 2],
     request: &TokenRequest,
 ) -> bool {
-    take_one(packets, &mut buckets.packets, request.packets, request.now)
+    consume_one(packets, &mut buckets.packets, request.packets, request.now)
         && (!request.is_syn
-            || take_one(new_connections, &mut buckets.new_connections, 1, request.now))
+            || consume_one(new_connections, &mut buckets.new_connections, 1, request.now))
 }
 
-/// Takes tokens from one bucket, if it has a limit; false when there are none left.
-fn take_one(rate: Rate, bucket: &mut u64, tokens: u64, now: u64) -> bool {
+/// Consumes tokens from one bucket; false if the bucket is empty. Without a limit nothing is
+/// consumed.
+fn consume_one(rate: Rate, bucket: &mut u64, tokens: u64, now: u64) -> bool {
     if !rate.is_limit() {
         return true;
     }
-    let taken = rate.consume(*bucket, tokens, now);
-    *bucket = taken.map_or(*bucket, |taken| taken.apply(*bucket));
-    taken.is_some()
+    let update = rate.consume(*bucket, tokens, now);
+    *bucket = update.map_or(*bucket, |update| update.apply(*bucket));
+    update.is_some()
 }
 
-/// The value of the longest prefix that holds a key.
-fn longest<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
+/// The value of the longest prefix that matches a key.
+fn longest_match<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
     let holds = trie.iter().filter(|(prefix, _)| prefix.holds(key));
     holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| *value)
 }

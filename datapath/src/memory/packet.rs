@@ -24,7 +24,7 @@ pub struct PacketBuffer<'a> {
 }
 
 impl<'a> PacketBuffer<'a> {
-    /// A frame that is neither merged nor tagged.
+    /// A frame that is not merged and has no VLAN tag in its metadata.
     pub fn new(bytes: &'a mut Vec<u8>) -> Self {
         Self { bytes, segment_size: 0, segments: 1, vlan: false, other_host: false, interface: 1 }
     }
@@ -111,12 +111,12 @@ impl Packet for PacketBuffer<'_> {
     }
 
     fn csum_partial<const N: usize>(&self, offset: usize) -> Option<u32> {
-        let words: [u32; 2] =
+        let [sum, carry]: [u32; 2] =
             self.bytes.get(offset..offset + N)?.chunks(2).fold([0, 0], |[sum, carry], word| {
                 let sum = sum + u32::from(u16::from_ne_bytes([word[0], word[1]]));
                 [sum & 0xffff, carry + (sum >> 16)]
             });
-        Some(words[0] + words[1])
+        Some(sum + carry)
     }
 
     fn push_headers<T: Pod>(self, headers: &T) -> Result<(), Reason> {
@@ -132,7 +132,7 @@ impl Packet for PacketBuffer<'_> {
         _: bool,
         between: u32,
     ) -> Result<Self, Reason> {
-        // What is not written over is seen.
+        // A recognizable pattern, so that tests detect bytes that are not overwritten.
         const UNWRITTEN: [u8; Udp::SIZE] = [0xee; Udp::SIZE];
 
         self.bytes[ETH_HLEN - 2..ETH_HLEN].copy_from_slice(&ether_type(family).to_ne_bytes());
@@ -157,9 +157,8 @@ impl Packet for PacketBuffer<'_> {
     }
 }
 
-/// The bytes of a plain value.
+/// The bytes of a value.
 pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
-    // SAFETY: a plain value has no padding, so all its bytes are initialised; the slice lives as
-    // long as the value.
+    // SAFETY: a `Pod` type has no padding, so all bytes are initialized; the slice borrows `value`.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

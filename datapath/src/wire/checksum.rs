@@ -2,7 +2,7 @@
 
 /// Folds a sum of 16-bit words to 16 bits, one's complement.
 ///
-/// Two folds: after one, the end-around carry may carry again.
+/// Two folds, because the first end-around carry may produce another carry.
 #[inline(always)]
 pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
@@ -13,12 +13,12 @@ pub const fn fold(sum: u32) -> u16 {
 /// Folds a sum of at most 2^16 32-bit words to 16 bits, one's complement.
 #[inline(always)]
 pub const fn fold_wide(sum: u64) -> u16 {
-    // Less than 2^48, so these halves sum to less than 2^18.
+    // The sum is below 2^48, so its three 16-bit parts sum to less than 2^18.
     fold((sum & 0xffff).wrapping_add((sum >> 16) & 0xffff).wrapping_add(sum >> 32) as u32)
 }
 
-/// The sum of 32-bit words. It does not depend on the byte order in which it is made (RFC 1071
-/// section 2B): words in wire order give, folded, a sum in wire order, without a swap.
+/// The sum of 32-bit words. The sum is independent of byte order (RFC 1071 section 2B): words in
+/// wire order result in a folded sum in wire order, without a byte swap.
 #[inline(always)]
 pub const fn sum<const N: usize>(words: [u32; N]) -> u64 {
     let mut sum = 0_u64;
@@ -30,22 +30,22 @@ pub const fn sum<const N: usize>(words: [u32; N]) -> u64 {
     sum
 }
 
-/// The checksum of five 32-bit words in wire order, the option-less IPv4 header whose checksum
+/// The checksum of an IPv4 header without options, as five 32-bit words in wire order. The checksum
 /// field is zero.
 #[inline(always)]
 pub const fn header_checksum(words: [u32; 5]) -> u16 {
     !fold_wide(sum(words))
 }
 
-/// The checksum after one 16-bit word under it changed from `old` to `new`, all in one byte order
-/// (RFC 1624, equation 3).
+/// Updates a checksum for a 16-bit word that changes from `old` to `new`, all in the same byte
+/// order (RFC 1624, equation 3).
 #[inline(always)]
 pub const fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !fold((!checksum as u32).wrapping_add(!old as u32).wrapping_add(new as u32))
 }
 
-/// As [`updated`], with a sum of zero written as all ones, which means the same (RFC 1624 section
-/// 3). It is right even where nothing under the checksum is left that is not zero.
+/// As [`updated`], with a checksum of zero replaced by all ones, the other form of zero (RFC 1624
+/// section 3). It is also correct if all covered words are zero afterwards.
 #[inline(always)]
 pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
     match updated(checksum, old, new) {
@@ -61,18 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_fold_is_not_enough() {
+    fn a_sum_needs_two_folds() {
         // 0xffff + 0xffff + 1: the first fold gives 0x10000.
         assert_eq!(fold(0x1_ffff), 1);
     }
 
     #[test]
-    fn the_example_of_rfc_1071_holds() {
+    fn the_example_of_rfc_1071_sums_correctly() {
         // Section 3: 0001 f203 f4f5 f6f7 sums to ddf2.
         assert_eq!(fold(0x0001 + 0xf203 + 0xf4f5 + 0xf6f7), 0xddf2);
     }
 
-    /// Ten 16-bit words in wire order, summed one by one.
+    /// The checksum by the definition of RFC 1071: ten 16-bit words in wire order.
     fn reference(header: &[u8; 20]) -> u16 {
         let sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
         !fold(sum)
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn summing_words_equals_summing_halves(header: [u8; 20]) {
+        fn summing_32_bit_words_equals_summing_16_bit_words(header: [u8; 20]) {
             prop_assert_eq!(u16::from_be(header_checksum(as_words(&header))), reference(&header));
         }
 
@@ -97,8 +97,9 @@ mod tests {
         }
 
         #[test]
-        fn an_update_equals_a_new_sum(mut header: [u8; 20], new: [u8; 2]) {
-            // An IPv4 header is never all zero, the one case in which the two forms of zero differ.
+        fn an_incremental_update_equals_a_new_checksum(mut header: [u8; 20], new: [u8; 2]) {
+            // An IPv4 header is never all zero, the only case in which the two forms of zero
+            // differ.
             header[0] = 0x45;
             header[10..12].fill(0);
             let before = header_checksum(as_words(&header));

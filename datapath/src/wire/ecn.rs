@@ -4,10 +4,14 @@ use crate::abi::Reason;
 
 /// The two ECN bits of a traffic class.
 const MASK: u8 = 0b11;
-/// Congestion experienced.
+/// Codepoint CE: congestion experienced.
 const CE: u8 = 0b11;
-/// ECN-capable transport, codepoint 1.
+/// Codepoint ECT(1).
 const ECT_1: u8 = 0b01;
+/// Codepoint ECT(0).
+const ECT_0: u8 = 0b10;
+/// Codepoint Not-ECT.
+const NOT_ECT: u8 = 0b00;
 
 /// The traffic class of the outer header at encapsulation: DSCP and ECN copied (RFC 6040 section
 /// 4.1, normal mode).
@@ -20,14 +24,13 @@ pub const fn encapsulate(inner: u8) -> u8 {
 ///
 /// # Errors
 ///
-/// [`Reason::EcnForbidden`] when the tunnel marked congestion on a packet whose transport cannot
-/// tell its sender.
+/// [`Reason::EcnForbidden`] for an outer CE and an inner Not-ECT, which RFC 6040 requires to drop.
 #[inline(always)]
 pub const fn decapsulate(outer: u8, inner: u8) -> Result<u8, Reason> {
     match (outer & MASK, inner & MASK) {
-        (CE, 0) => Err(Reason::EcnForbidden),
+        (CE, NOT_ECT) => Err(Reason::EcnForbidden),
         (CE, _) => Ok(inner | CE),
-        (ECT_1, 0b10) => Ok((inner & !MASK) | ECT_1),
+        (ECT_1, ECT_0) => Ok((inner & !MASK) | ECT_1),
         _ => Ok(inner),
     }
 }
@@ -36,21 +39,18 @@ pub const fn decapsulate(outer: u8, inner: u8) -> Result<u8, Reason> {
 mod tests {
     use super::*;
 
-    /// RFC 6040, figure 4: rows are the inner field, columns the outer one (Not-ECT, ECT(0),
+    /// RFC 6040, figure 4. Rows: inner codepoint; columns: outer codepoint (Not-ECT, ECT(0),
     /// ECT(1), CE).
     #[test]
-    fn decapsulation_follows_the_table_of_rfc_6040() {
-        const NOT: u8 = 0;
-        const ECT0: u8 = 2;
-        const ECT1: u8 = 1;
+    fn decapsulation_follows_figure_4_of_rfc_6040() {
         let table = [
-            (NOT, [Ok(NOT), Ok(NOT), Ok(NOT), Err(Reason::EcnForbidden)]),
-            (ECT0, [Ok(ECT0), Ok(ECT0), Ok(ECT1), Ok(CE)]),
-            (ECT1, [Ok(ECT1), Ok(ECT1), Ok(ECT1), Ok(CE)]),
+            (NOT_ECT, [Ok(NOT_ECT), Ok(NOT_ECT), Ok(NOT_ECT), Err(Reason::EcnForbidden)]),
+            (ECT_0, [Ok(ECT_0), Ok(ECT_0), Ok(ECT_1), Ok(CE)]),
+            (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
             (CE, [Ok(CE), Ok(CE), Ok(CE), Ok(CE)]),
         ];
         for (inner, row) in table {
-            for (outer, expected) in [NOT, ECT0, ECT1, CE].into_iter().zip(row) {
+            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
                 for dscp in [0, 0b1011_1000] {
                     assert_eq!(
                         decapsulate(outer, dscp | inner),

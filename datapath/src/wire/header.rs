@@ -1,23 +1,22 @@
-//! Headers as they are in memory: every field in wire order, in the largest integer that is its own
-//! size.
+//! Header layouts. Every field is in wire order, in an integer of the field's size.
 //!
-//! The types have the layout of the wire, so that the BPF machine moves whole words. Numbers are
-//! read and written through the functions of this module; nothing else swaps bytes.
+//! The types have the layout of the wire, so that BPF code copies whole words. Only the functions
+//! of this module convert between wire order and host order.
 
 use crate::abi::{Address, Port, UDP, pod};
 use crate::wire::checksum;
 
-/// TTL or hop limit of packets that the balancer answers with.
+/// TTL or hop limit of the balancer's replies.
 pub const REPLY_TTL: u8 = 64;
 
-/// Which part of a fragmented packet a packet is.
+/// The position of a packet among the fragments of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FragmentKind {
-    /// It is not fragmented.
+    /// Not fragmented.
     None,
-    /// The first fragment, which holds the transport header.
+    /// The first fragment, which contains the L4 header.
     First,
-    /// Any other fragment.
+    /// A non-initial fragment.
     NonFirst,
 }
 
@@ -62,7 +61,7 @@ pub struct Ipv6Fragment {
 }
 pod!(Ipv6Fragment, 8);
 
-/// The part of a TCP header that is read: its first 14 bytes (RFC 9293 section 3.1).
+/// The first 14 bytes of a TCP header, up to the flags (RFC 9293 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tcp {
@@ -90,7 +89,7 @@ pub struct Udp {
 }
 pod!(Udp, 8);
 
-/// An IP header and the UDP header behind it.
+/// An IP header followed by a UDP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct IpUdp<T> {
@@ -106,13 +105,13 @@ pod!(IpUdp<Ipv6>, 48);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Icmp {
-    /// Its type.
+    /// Type.
     pub kind: u8,
-    /// Its code.
+    /// Code.
     pub code: u8,
-    /// Its checksum, wire order.
+    /// Checksum, wire order.
     pub checksum: u16,
-    /// What the type makes of it.
+    /// The second word, whose content depends on the type; wire order.
     pub rest: u32,
 }
 pod!(Icmp, 8);
@@ -121,7 +120,7 @@ impl Icmp {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// The sum of its words, the checksum included, in wire order.
+    /// The sum of the 16-bit words, checksum included, in wire order.
     #[inline(always)]
     pub const fn sum(&self) -> u32 {
         let first = u16::from_ne_bytes([self.kind, self.code]) as u32;
@@ -136,8 +135,8 @@ impl Ipv4 {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// An IPv4 header that may not be fragmented, with its checksum. `total_length` and
-    /// `identification` are numbers.
+    /// An IPv4 header with the don't-fragment flag and its checksum. `total_length` and
+    /// `identification` are in host order, the addresses in wire order.
     #[inline(always)]
     pub const fn new(
         tos: u8,
@@ -179,31 +178,32 @@ impl Ipv4 {
         ]
     }
 
-    /// The version: 4, if this is an IPv4 header.
+    /// Version field: 4 in an IPv4 header.
     #[inline(always)]
     pub const fn version(&self) -> u8 {
         self.version_and_length >> 4
     }
 
-    /// Bytes of the header as it claims, options included.
+    /// Header length in bytes, from the header's length field.
     #[inline(always)]
     pub const fn length(&self) -> usize {
         ((self.version_and_length & 0xf) as usize) << 2
     }
 
-    /// Bytes of the packet as the header claims.
+    /// Total length of the packet in bytes, from the header.
     #[inline(always)]
     pub const fn total_length(&self) -> usize {
         u16::from_be(self.total_length) as usize
     }
 
-    /// Whether this is a fragment: more of them follow, or it is not the first.
+    /// Whether this is a fragment: the more-fragments flag is set, or the fragment offset is not
+    /// zero.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         self.fragment & 0x3fff_u16.to_be() != 0
     }
 
-    /// Which part of a fragmented packet this is.
+    /// The fragment kind.
     #[inline(always)]
     pub const fn fragment_kind(&self) -> FragmentKind {
         const OFFSET: u16 = 0x1fff;
@@ -219,8 +219,7 @@ impl Ipv4 {
         }
     }
 
-    /// What all fragments of a packet have in common; means nothing for one that is whole (RFC
-    /// 6864).
+    /// Identification, host order. It has no meaning in a packet that is not a fragment (RFC 6864).
     #[inline(always)]
     pub const fn identification(&self) -> u32 {
         u16::from_be(self.identification) as u32
@@ -232,7 +231,7 @@ impl Ipv4 {
         self.tos
     }
 
-    /// The header with another type of service, checksum updated.
+    /// Replaces the type of service and updates the checksum.
     #[inline(always)]
     pub const fn with_tos(mut self, tos: u8) -> Self {
         if tos != self.tos {
@@ -244,8 +243,7 @@ impl Ipv4 {
         self
     }
 
-    /// The header of an answer to the packet: addresses swapped, time to live new, checksum
-    /// updated.
+    /// The header of a reply: swapped addresses, a new TTL and an updated checksum.
     #[inline(always)]
     pub const fn answered(self, ttl: u8) -> Self {
         let old = u16::from_ne_bytes([self.ttl, self.protocol]);
@@ -260,13 +258,13 @@ impl Ipv4 {
         self.ttl
     }
 
-    /// Protocol of what follows.
+    /// Protocol of the next header.
     #[inline(always)]
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// Both addresses as words, wire order: source, destination.
+    /// Source and destination address, wire order.
     #[inline(always)]
     pub const fn addresses(&self) -> [u32; 2] {
         [self.source, self.destination]
@@ -289,8 +287,8 @@ impl Ipv6 {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// An IPv6 header. `flow_label` (its low 20 bits count) and `payload_length` are numbers,
-    /// addresses in wire order.
+    /// An IPv6 header. `flow_label` (the lower 20 bits are used) and `payload_length` are in host
+    /// order, the addresses in wire order.
     #[inline(always)]
     pub const fn new(
         traffic_class: u8,
@@ -312,13 +310,13 @@ impl Ipv6 {
         }
     }
 
-    /// The version: 6, if this is an IPv6 header.
+    /// Version field: 6 in an IPv6 header.
     #[inline(always)]
     pub const fn version(&self) -> u8 {
         (u32::from_be(self.version_class_and_label) >> 28) as u8
     }
 
-    /// Bytes behind the header as it claims.
+    /// Payload length in bytes, from the header.
     #[inline(always)]
     pub const fn payload_length(&self) -> usize {
         u16::from_be(self.payload_length) as usize
@@ -330,14 +328,14 @@ impl Ipv6 {
         (u32::from_be(self.version_class_and_label) >> 20) as u8
     }
 
-    /// The header's first word, wire order, with another traffic class.
+    /// The header's first word with a different traffic class, wire order.
     #[inline(always)]
     pub const fn first_word_with_traffic_class(&self, class: u8) -> u32 {
         let first = u32::from_be(self.version_class_and_label) & 0xf00f_ffff;
         (first | (class as u32) << 20).to_be()
     }
 
-    /// The header of an answer to the packet: addresses swapped, hop limit new.
+    /// The header of a reply: swapped addresses and a new hop limit.
     #[inline(always)]
     pub const fn answered(self, hop_limit: u8) -> Self {
         Self { hop_limit, source: self.destination, destination: self.source, ..self }
@@ -349,7 +347,7 @@ impl Ipv6 {
         self.hop_limit
     }
 
-    /// Protocol of what follows.
+    /// Protocol of the next header.
     #[inline(always)]
     pub const fn next_header(&self) -> u8 {
         self.next_header
@@ -372,14 +370,13 @@ impl Ipv6Fragment {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// Protocol of the fragmented part's first header.
+    /// Protocol of the first header of the fragmentable part.
     #[inline(always)]
     pub const fn next_header(&self) -> u8 {
         self.next_header
     }
 
-    /// Which part of a fragmented packet this is. A fragment that is all of its packet (RFC 6946)
-    /// is none.
+    /// The fragment kind. An atomic fragment (RFC 6946) is [`FragmentKind::None`].
     #[inline(always)]
     pub const fn fragment_kind(&self) -> FragmentKind {
         const OFFSET: u16 = 0xfff8;
@@ -395,7 +392,7 @@ impl Ipv6Fragment {
         }
     }
 
-    /// What all fragments of a packet have in common.
+    /// Identification, host order.
     #[inline(always)]
     pub const fn identification(&self) -> u32 {
         u32::from_be(self.identification)
@@ -403,10 +400,10 @@ impl Ipv6Fragment {
 }
 
 impl Tcp {
-    /// Bytes of a header without options.
+    /// Length of a header without options in bytes.
     pub const SMALLEST: usize = 20;
 
-    /// Bytes of the header as it claims, options included.
+    /// Header length in bytes, from the header's length field.
     #[inline(always)]
     pub const fn length(&self) -> usize {
         ((self.data_offset >> 4) as usize) << 2
@@ -418,14 +415,13 @@ impl Tcp {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
-    /// Whether the segment is_syn a connection: SYN without ACK.
+    /// Whether the segment opens a connection: SYN without ACK.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
         self.flags & (Self::SYN | Self::ACK) == Self::SYN
     }
 
-    /// Whether the segment has_syn: the first one of either side, which holds the options of a
-    /// connection.
+    /// Whether the segment is a SYN or SYN-ACK, which contain the options of a connection.
     #[inline(always)]
     pub const fn has_syn(&self) -> bool {
         self.flags & Self::SYN != 0
@@ -436,49 +432,49 @@ impl Udp {
     /// Bytes of the header.
     pub const SIZE: usize = size_of::<Self>();
 
-    /// A header without a checksum. `length`, in bytes, counts the header and is a number.
+    /// A header without a checksum. `length` is in bytes and host order, header included.
     #[inline(always)]
     pub const fn new(source_port: Port, destination_port: Port, length: u16) -> Self {
         Self { source_port, destination_port, length: length.to_be(), checksum: 0 }
     }
 
-    /// The header with a checksum; `rest` is the sum of 32-bit words, wire order, of both addresses
-    /// and all that follows the header.
+    /// Sets the checksum. `rest` is the sum of 32-bit words in wire order of both addresses and of
+    /// the UDP payload.
     #[inline(always)]
     #[must_use]
     pub const fn with_checksum(mut self, rest: u64) -> Self {
         let [a, b] = self.source_port.wire();
         let [c, d] = self.destination_port.wire();
-        // The length is in the pseudo-header, too (RFC 768).
+        // The pseudo-header contains the length as well (RFC 768).
         let sum = checksum::sum([
             u32::from_ne_bytes([a, b, c, d]),
             self.length as u32,
             self.length as u32,
         ]);
-        // A number of 16 bits in wire order has the same weight wherever it stands in a word.
+        // A 16-bit value in wire order adds the same to the sum in either half of a word.
         let protocol = (UDP as u16).to_be() as u64;
         self.checksum = match !checksum::fold_wide(rest.wrapping_add(sum).wrapping_add(protocol)) {
-            // Zero says that there is none.
+            // Zero means no checksum (RFC 768).
             0 => u16::MAX,
             checksum => checksum,
         };
         self
     }
 
-    /// Bytes of header and payload as it claims, and its checksum, 0 for none; both in wire order.
+    /// The length field, and the checksum, 0 for none. Both in wire order.
     #[inline(always)]
     pub const fn length_and_checksum(&self) -> [u16; 2] {
         [self.length, self.checksum]
     }
 }
 
-/// Two bytes and a half word in memory order as one word.
+/// Two bytes and a 16-bit value in memory order as one word.
 #[inline(always)]
 const fn word(first: u8, second: u8, rest: u16) -> u32 {
     halves(u16::from_ne_bytes([first, second]), rest)
 }
 
-/// Two half words in memory order as one word.
+/// Two 16-bit values in memory order as one word.
 #[inline(always)]
 const fn halves(first: u16, second: u16) -> u32 {
     if cfg!(target_endian = "little") {

@@ -1,4 +1,4 @@
-//! What is on the wire: header layouts, checksums, ECN, parsing, and the [`Packet`] trait.
+//! The wire format: header layouts, checksums, ECN, parsing, and the [`Packet`] trait.
 
 pub mod checksum;
 pub mod ecn;

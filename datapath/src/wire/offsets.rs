@@ -1,8 +1,7 @@
-//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension
+//! Finds the headers of a packet at variable offsets: after VLAN tags, IP options and extension
 //! headers.
 //!
-//! Slower than [`crate::wire::parse`], which knows where the headers of an ordinary packet are, and
-//! right for every packet.
+//! Slower than the constant offsets of [`crate::wire::parse`], but correct for every packet.
 
 use crate::abi::{Family, ICMP, ICMPV6, Reason, UDP};
 use crate::verifier::widen_for_verifier;
@@ -10,45 +9,42 @@ use crate::wire::header::{FragmentKind, Ipv4, Ipv6, Ipv6Fragment};
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::{IpHeader, family_for_this_host, from_ipv4, from_ipv6, is_vlan_tag};
 
-/// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
+/// Maximum number of VLAN tags in a frame (IEEE 802.1ad).
 const MAX_TAGS: usize = 2;
 
-/// The largest offset of an IP header.
+/// Maximum offset of an IP header.
 const MAX_START: usize = ETH_HLEN + 4 * MAX_TAGS;
 
-/// The most extension headers that are followed, the fragment header included. More are no client's
-/// habit.
+/// Maximum number of extension headers that are parsed, fragment header included.
 const MAX_EXTENSIONS: usize = 8;
 
-/// The most bytes of an IPv6 header and its extension headers that are followed.
+/// Maximum bytes of an IPv6 header and its extension headers.
 const MAX_HEADERS: usize = Ipv6::SIZE + 256;
 
-/// Where the headers of a packet are, and what they say.
+/// The parsed IP header of a packet, and the offsets of its headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParsedHeaders {
-    /// What the IP header and what follows it say; [`IpHeader::header`] counts options and
-    /// extension headers.
+    /// The IP header. After [`ParsedHeaders::skip_extensions`], `header_len` and `protocol` take
+    /// extension headers into account.
     pub ip: IpHeader,
     /// Offset of the IP header.
     pub start: usize,
-    /// Which part of a fragmented packet it is; of an IPv6 packet known once its extension headers
-    /// are followed.
+    /// The fragment kind. For IPv6, [`ParsedHeaders::skip_extensions`] sets it.
     pub part: FragmentKind,
-    /// Bytes from the start of an IPv6 header to the fragment header behind it; means nothing when
-    /// there is none.
+    /// Offset of the IPv6 fragment header from the IPv6 header, if there is a fragment header.
     fragment: usize,
-    /// Whether it has a VLAN tag, in its bytes or beside them.
+    /// Whether the frame has a VLAN tag, in its bytes or in the packet's metadata.
     pub tagged: bool,
 }
 
 impl ParsedHeaders {
-    /// An IP header, extension headers not followed.
+    /// An IP header, without extension headers.
     #[inline(always)]
     pub(crate) const fn new(ip: IpHeader, start: usize, part: FragmentKind, tagged: bool) -> Self {
         Self { ip, start, part, fragment: Ipv6::SIZE, tagged }
     }
 
-    /// The same with the extension headers of an IPv6 packet followed (RFC 8200 section 4).
+    /// Skips the extension headers of an IPv6 packet (RFC 8200 section 4).
     ///
     /// # Errors
     ///
@@ -61,7 +57,7 @@ impl ParsedHeaders {
         }
     }
 
-    /// What all fragments of the packet have in common, as a number; of a fragment only.
+    /// Identification of a fragment, host order.
     ///
     /// # Errors
     ///
@@ -77,54 +73,56 @@ impl ParsedHeaders {
         .ok_or(Reason::Truncated)
     }
 
-    /// Bytes of VLAN tags in the frame, if it has a tag there or beside.
+    /// Bytes of VLAN tags in the frame; `None` if the frame has no tag there or in the packet's
+    /// metadata.
     #[inline(always)]
     pub fn tags(&self) -> Option<usize> {
         self.tagged.then_some(self.start.wrapping_sub(ETH_HLEN))
     }
 }
 
-/// Where the end of a packet's headers is, and what is there: what one stage found out, in a form
-/// in which the next one can be told.
+/// Offsets and protocol after the IP headers of a packet. It is encoded in a word, which one stage
+/// passes to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeaderOffsets {
     family: Family,
     /// Offset of the IP header.
     start: usize,
-    /// Bytes of the IP header, with options or extension headers.
+    /// Bytes of the IP header, options and extension headers included.
     header: usize,
     /// [`ParsedHeaders::fragment`].
     fragment: usize,
     part: FragmentKind,
-    /// Protocol of what follows.
+    /// Protocol of the next header.
     protocol: u8,
 }
 
-/// The stage whose matter a packet is.
+/// The stage that handles a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketClass {
-    /// [`general`](crate::balance::slow_path::slow_path): TCP or UDP, or what nobody handles.
+    /// [`slow_path`](crate::balance::slow_path::slow_path): TCP, UDP, first fragments and protocols
+    /// that are not handled.
     SlowPath,
-    /// [`quic`](crate::balance::quic()), where services have server IDs, and what names nobody
-    /// there, [`general`](crate::balance::slow_path::slow_path): a whole UDP datagram.
+    /// [`quic`](crate::balance::quic()), if services have server IDs, else
+    /// [`slow_path`](crate::balance::slow_path::slow_path): an unfragmented UDP datagram.
     Udp,
-    /// [`icmp`](crate::balance::icmp()): a whole ICMP message of its family.
+    /// [`icmp`](crate::balance::icmp()): an unfragmented ICMP message of the packet's family.
     Icmp,
-    /// [`follow`](crate::follow()): a later fragment.
+    /// [`fragment`](crate::balance::fragment()): a non-initial fragment.
     NonFirstFragment,
 }
 
 impl HeaderOffsets {
-    // A place as a number, from the lowest bit on: offset (at most 22), family, bytes of headers
-    // (at most 296), part, protocol, and words of four bytes between the IPv6 header and a fragment
-    // header (at most 64).
+    // Shifts of the encoding. From the lowest bit: offset of the IP header (at most 22), family,
+    // bytes of IP headers (at most 296), fragment kind, protocol, and the number of 4-byte words
+    // between the IPv6 header and the fragment header (at most 64).
     const FAMILY: u32 = 5;
     const HEADER: u32 = 6;
     const PART: u32 = 15;
     const PROTOCOL: u32 = 17;
     const FRAGMENT: u32 = 25;
 
-    /// The place of what follows the headers.
+    /// The offsets after the parsed headers.
     #[inline(always)]
     pub(crate) const fn of(headers: &ParsedHeaders) -> Self {
         let ParsedHeaders { ip, start, part, fragment, .. } = *headers;
@@ -138,14 +136,14 @@ impl HeaderOffsets {
         }
     }
 
-    /// The place of what directly follows the plain IP header of an untagged packet that is no
-    /// fragment.
+    /// The offsets of an untagged, unfragmented packet with an IP header without options or
+    /// extension headers.
     #[inline(always)]
     pub(crate) const fn direct(ip: IpHeader) -> Self {
         Self::of(&ParsedHeaders::new(ip, ETH_HLEN, FragmentKind::None, false))
     }
 
-    /// The place as a number.
+    /// Encodes the offsets as a word.
     #[inline(always)]
     pub const fn encode(self) -> u32 {
         let part = match self.part {
@@ -161,7 +159,7 @@ impl HeaderOffsets {
             | ((self.fragment as u32).wrapping_sub(Ipv6::SIZE as u32) >> 2) << Self::FRAGMENT
     }
 
-    /// The place that a number says.
+    /// Decodes a word.
     #[inline(always)]
     pub fn decode(word: u32) -> Self {
         let word = widen_for_verifier(word);
@@ -180,7 +178,7 @@ impl HeaderOffsets {
         }
     }
 
-    /// The stage that goes on here.
+    /// The stage that handles the packet.
     #[inline(always)]
     pub const fn class(self) -> PacketClass {
         let icmp = match self.family {
@@ -195,7 +193,7 @@ impl HeaderOffsets {
         }
     }
 
-    /// The headers before this place, read once more.
+    /// Parses the IP header again.
     ///
     /// # Errors
     ///
@@ -218,8 +216,7 @@ impl HeaderOffsets {
     }
 }
 
-/// Finds what is behind the VLAN tags: the EtherType, wire order, and the offset of what it is
-/// about.
+/// Skips VLAN tags. Returns the EtherType, wire order, and the offset of the L3 header.
 ///
 /// # Errors
 ///
@@ -232,11 +229,11 @@ pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reas
         if !is_vlan_tag(ether_type) {
             break;
         }
-        // A tag is two bytes of control information and the next EtherType.
+        // A tag has two bytes of control information and the next EtherType.
         ether_type = packet.load_at(start.wrapping_add(2)).ok_or(Reason::Truncated)?;
         start = start.wrapping_add(4);
     }
-    // However many tags there were, the verifier knows the same about the offset now.
+    // Now the verifier has the same bounds of the offset for any number of tags.
     let start = widen_for_verifier(start as u32) as usize;
     if is_vlan_tag(ether_type) || start > MAX_START {
         Err(Reason::VlanDepth)
@@ -278,7 +275,7 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
 
     let ParsedHeaders { mut ip, start, mut part, mut fragment, tagged } = headers;
     for _ in 0..MAX_EXTENSIONS + 1 {
-        // Whichever headers came before, the verifier knows the same about the offset now.
+        // Now the verifier has the same bounds of the offset after any headers.
         ip.header_len = widen_for_verifier(ip.header_len as u32) as usize;
         if ip.header_len > MAX_HEADERS {
             return Err(Reason::ExtensionHeaders);
@@ -288,15 +285,15 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
                 let [next, length, _, left]: [u8; 4] =
                     packet.load_at(offset).ok_or(Reason::Truncated)?;
-                // A routing header with segments left: the destination is a waypoint (RFC 8200
-                // section 4.4).
+                // A routing header with segments left: the destination is an intermediate node (RFC
+                // 8200 section 4.4).
                 if ip.protocol == ROUTING && left != 0 {
                     return Err(Reason::ExtensionHeaders);
                 }
                 let authentication = ip.protocol == AUTHENTICATION;
                 ip.protocol = next;
-                // The authentication header counts in words of four bytes, two less than it has
-                // (RFC 4302 section 2.2).
+                // The length field of the authentication header is in 4-byte words, minus 2 (RFC
+                // 4302 section 2.2).
                 let length = usize::from(length);
                 if authentication {
                     length.wrapping_add(2) << 2
@@ -316,7 +313,7 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             _ => return Ok(ParsedHeaders { ip, start, part, fragment, tagged }),
         };
         ip.header_len = ip.header_len.wrapping_add(length);
-        // What follows the header of a later fragment is the middle of something.
+        // The payload of a non-initial fragment does not start with a header.
         if matches!(part, FragmentKind::NonFirst) {
             return Ok(ParsedHeaders { ip, start, part, fragment, tagged });
         }

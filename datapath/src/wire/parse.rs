@@ -1,4 +1,4 @@
-//! Reads headers into small values, at constant offsets: those of a packet without VLAN tags,
+//! Parses headers into small values, at the constant offsets of a packet without VLAN tags, IP
 //! options and extension headers.
 
 use crate::abi::{Address, Family, ICMP, ICMPV6, Port, Reason, TCP, UDP};
@@ -13,33 +13,32 @@ const IPV6: u16 = ether_type(Family::V6);
 const VLAN: u16 = 0x8100_u16.to_be();
 const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
 
-/// What an IP header says.
+/// Fields of an IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpHeader {
-    /// Its family.
+    /// Family.
     pub family: Family,
-    /// Its source address.
+    /// Source address.
     pub source: Address,
-    /// Its destination address.
+    /// Destination address.
     pub destination: Address,
-    /// Protocol of what follows it (IPv6: its next-header field; extension headers are not
-    /// followed).
+    /// Protocol of the next header (IPv6: the next-header field, extension headers not skipped).
     pub protocol: u8,
-    /// Bytes of the header, options included.
+    /// Header length in bytes, options included.
     pub header_len: usize,
-    /// Bytes of the IP packet as the header claims, header included.
+    /// Length of the IP packet in bytes, from the header, header included.
     pub total_len: usize,
     /// Type of service, or traffic class.
     pub tos: u8,
     /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Whether an IPv4 header is that of a fragment, the first one included.
+    /// Whether the packet is an IPv4 fragment, first fragments included; false for IPv6.
     pub is_fragment: bool,
 }
 
 impl IpHeader {
-    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses do not belong on
-    /// the wire, and since IPv4 addresses are held in that form, a look-up would take it for the
+    /// Whether this is an IPv6 header to an IPv4-mapped address. Such addresses must not appear on
+    /// the wire. Since [`Address`] stores IPv4 addresses in that form, a lookup would match the
     /// IPv4 address.
     #[inline(always)]
     pub const fn has_mapped_destination(&self) -> bool {
@@ -52,8 +51,7 @@ impl IpHeader {
         matches!(self.family, Family::V6) && self.source.is_mapped()
     }
 
-    /// Whether what follows the header, and extension headers where they were followed, is its own
-    /// family's ICMP.
+    /// Whether the protocol is the ICMP of the header's family.
     #[inline(always)]
     pub const fn is_icmp(&self) -> bool {
         self.protocol
@@ -63,40 +61,40 @@ impl IpHeader {
             }
     }
 
-    /// Whether a TCP or UDP header is behind this header, as far as it tells: of an IPv4 packet
-    /// that is no later fragment, of an IPv6 packet without extension headers.
+    /// Whether the protocol is TCP or UDP. In an IPv4 non-initial fragment, no such header follows.
     #[inline(always)]
     pub const fn is_tcp_or_udp(&self) -> bool {
         self.protocol == TCP || self.protocol == UDP
     }
 
-    /// Whether a whole TCP or UDP packet directly follows an IP header without options.
+    /// Whether the packet is TCP or UDP, unfragmented, and without IP options and extension
+    /// headers.
     #[inline(always)]
     pub const fn has_fixed_offsets(&self) -> bool {
-        let plain = match self.family {
+        let fixed = match self.family {
             Family::V4 => self.header_len == Ipv4::SIZE && !self.is_fragment,
             Family::V6 => true,
         };
-        plain && (self.protocol == TCP || self.protocol == UDP)
+        fixed && (self.protocol == TCP || self.protocol == UDP)
     }
 }
 
-/// What a TCP or UDP header says.
+/// Fields of a TCP or UDP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct L4Header {
     /// Source port.
     pub source_port: Port,
     /// Destination port.
     pub destination_port: Port,
-    /// Bytes of the header as it claims, options included.
+    /// Header length in bytes, from the header, options included.
     pub header_len: usize,
-    /// Whether it is a TCP segment that is_syn a connection: SYN without ACK.
+    /// Whether this is a TCP segment that opens a connection: SYN without ACK.
     pub is_syn: bool,
-    /// Length and checksum of UDP, wire order; zeros of TCP.
+    /// UDP length and checksum, wire order; zeros for TCP.
     pub udp: [u16; 2],
 }
 
-/// The family of the frame's IP header, from its EtherType; `None` when the frame is tagged.
+/// The family of the frame's IP header, from its EtherType; `None` if the frame has a VLAN tag.
 ///
 /// # Errors
 ///
@@ -110,13 +108,13 @@ pub fn family<P: Packet>(packet: &P) -> Result<Option<Family>, Reason> {
     family_for_this_host(packet, ether_type).map(Some)
 }
 
-/// Whether an EtherType, wire order, is that of a VLAN tag.
+/// Whether an EtherType, wire order, is a VLAN tag's.
 #[inline(always)]
 pub const fn is_vlan_tag(ether_type: u16) -> bool {
     matches!(ether_type, VLAN | SERVICE_VLAN)
 }
 
-/// The family that an EtherType, wire order, says.
+/// The family of an EtherType in wire order.
 #[inline(always)]
 pub(crate) const fn family_of_ether_type(ether_type: u16) -> Option<Family> {
     match ether_type {
@@ -126,7 +124,7 @@ pub(crate) const fn family_of_ether_type(ether_type: u16) -> Option<Family> {
     }
 }
 
-/// The family that an EtherType, wire order, says, if the frame is for this host.
+/// The family of an EtherType in wire order, if the frame is for this host.
 #[inline(always)]
 pub(crate) fn family_for_this_host<P: Packet>(
     packet: &P,
@@ -140,7 +138,7 @@ pub(crate) fn family_for_this_host<P: Packet>(
     if packet.is_for_this_host() { Ok(family) } else { Err(Reason::OtherHost) }
 }
 
-/// The IPv4 header at `offset`, which is a constant wherever the function is called.
+/// Parses the IPv4 header at `offset`, a constant at every call.
 ///
 /// # Errors
 ///
@@ -150,7 +148,7 @@ pub fn parse_ipv4<P: Packet>(packet: &P, offset: usize) -> Result<IpHeader, Reas
     from_ipv4(&packet.load(offset).ok_or(Reason::Truncated)?)
 }
 
-/// What an IPv4 header says.
+/// Fields of an IPv4 header.
 #[inline(always)]
 pub(crate) fn from_ipv4(h: &Ipv4) -> Result<IpHeader, Reason> {
     if h.version() != 4 || h.length() < Ipv4::SIZE {
@@ -169,7 +167,7 @@ pub(crate) fn from_ipv4(h: &Ipv4) -> Result<IpHeader, Reason> {
     })
 }
 
-/// The IPv6 header at `offset`, which is a constant wherever the function is called.
+/// Parses the IPv6 header at `offset`, a constant at every call.
 ///
 /// # Errors
 ///
@@ -179,7 +177,7 @@ pub fn parse_ipv6<P: Packet>(packet: &P, offset: usize) -> Result<IpHeader, Reas
     from_ipv6(&packet.load(offset).ok_or(Reason::Truncated)?)
 }
 
-/// What an IPv6 header says.
+/// Fields of an IPv6 header.
 #[inline(always)]
 pub(crate) fn from_ipv6(h: &Ipv6) -> Result<IpHeader, Reason> {
     if h.version() != 6 {
@@ -198,7 +196,7 @@ pub(crate) fn from_ipv6(h: &Ipv6) -> Result<IpHeader, Reason> {
     })
 }
 
-/// The TCP or UDP header behind `network`, the IP header of a direct packet
+/// Parses the TCP or UDP header after `ip`, which has fixed offsets
 /// ([`IpHeader::has_fixed_offsets`]).
 ///
 /// # Errors
@@ -215,7 +213,7 @@ pub fn l4_header<P: Packet>(packet: &P, ip: &IpHeader) -> Result<L4Header, Reaso
     .ok_or(Reason::Truncated)
 }
 
-/// The transport header at an offset that is known at run time only.
+/// Parses the L4 header at a variable offset.
 ///
 /// # Errors
 ///
@@ -256,24 +254,24 @@ const fn from_udp(h: Udp) -> L4Header {
     }
 }
 
-/// The size of a packet, judged by what is there and not by what is claimed.
+/// The size of a packet, from its headers, checked against the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketSize {
-    /// Bytes of the IP packet, without the padding that Ethernet adds to short frames.
+    /// Bytes of the IP packet, without Ethernet padding.
     pub packet: usize,
-    /// Bytes of the largest IP packet that it will be cut into: of one segment when it is merged,
-    /// else the same.
+    /// Bytes of the largest IP packet on the wire: one segment of a merged packet, else `packet`.
     pub segment: usize,
 }
 
-/// Measures the packet whose IP header is at `start`.
+/// The size of a packet. `start` is the offset of the IP header.
 ///
-/// The claim may be smaller than the frame, because Ethernet pads short frames. A merged packet of
-/// more than 65,535 bytes claims zero (Linux's "BIG TCP").
+/// The length in the header may be less than the frame's, because Ethernet pads short frames. It is
+/// zero in a merged packet of more than 65,535 bytes (Linux "BIG TCP").
 ///
 /// # Errors
 ///
-/// [`Reason::BadLength`] when the headers claim more than there is, or less than themselves.
+/// [`Reason::BadLength`] if the length in the headers exceeds the frame, or is less than the
+/// headers.
 #[inline(always)]
 pub fn packet_size<P: Packet>(
     packet: &P,
@@ -281,16 +279,16 @@ pub fn packet_size<P: Packet>(
     ip: &IpHeader,
     l4: &L4Header,
 ) -> Result<PacketSize, Reason> {
-    let present = packet.frame_len().wrapping_sub(start);
+    let available = packet.frame_len().wrapping_sub(start);
     let merged = packet.segment_size();
-    let unclaimed = match ip.family {
+    let zero_length = match ip.family {
         Family::V4 => 0,
         Family::V6 => Ipv6::SIZE,
     };
-    let length = if merged != 0 && ip.total_len == unclaimed { present } else { ip.total_len };
+    let length = if merged != 0 && ip.total_len == zero_length { available } else { ip.total_len };
     let smallest = if ip.protocol == TCP { Tcp::SMALLEST } else { Udp::SIZE };
     let headers = ip.header_len.wrapping_add(l4.header_len);
-    if length > present || l4.header_len < smallest || length < headers {
+    if length > available || l4.header_len < smallest || length < headers {
         return Err(Reason::BadLength);
     }
     let segment = headers.wrapping_add(merged);
@@ -300,12 +298,12 @@ pub fn packet_size<P: Packet>(
     })
 }
 
-/// Measures a later fragment, whose IP header is at `start`: it has no transport header, and is
-/// never merged.
+/// The size of a non-initial fragment, which has no L4 header and is never merged. `start` is the
+/// offset of the IP header.
 ///
 /// # Errors
 ///
-/// As [`size`].
+/// As [`packet_size`].
 #[inline(always)]
 pub fn fragment_size<P: Packet>(
     packet: &P,

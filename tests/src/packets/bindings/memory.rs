@@ -54,14 +54,14 @@ impl BalancerBinding for MemoryBalancer {
             .map(|(vip, service)| (vip_key(*vip), fixture.vip_entry(*service)))
             .collect();
         maps.quic_servers = fixture.server_entries().collect();
-        maps.quic_lengths = (1..=u32::from(LARGEST_INDEX))
+        maps.quic_id_lengths = (1..=u32::from(LARGEST_INDEX))
             .map(|service| (service, fixture.id_lengths(service)))
             .collect();
         maps.routes.clear();
         for (key, to) in fixture.route_entries() {
             maps.routes.entry(key.service).or_default().insert(key.clients(), to);
         }
-        maps.lists = fixture
+        maps.acls = fixture
             .lists
             .iter()
             .map(|(list, prefixes)| {
@@ -98,19 +98,19 @@ impl BalancerBinding for MemoryBalancer {
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
         let packet = buffer(&mut bytes, frame);
-        self.maps.watched.set(capture::enabled_until(&self.maps));
-        if self.maps.watched.get() != 0 {
+        self.maps.capture_enabled_until.set(capture::enabled_until(&self.maps));
+        if self.maps.capture_enabled_until.get() != 0 {
             capture::start(&packet, &self.maps);
         }
         let outcome = balance(packet, &self.maps);
-        if self.maps.watched.get() != 0 {
+        if self.maps.capture_enabled_until.get() != 0 {
             capture::emit(&self.maps);
         }
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
 
     fn counters(&self) -> anyhow::Result<BalancerCounters> {
-        let services = self.maps.services.borrow();
+        let services = self.maps.service_counters.borrow();
         let backends = self.maps.backend_counters.borrow();
         Ok(BalancerCounters {
             services: services
@@ -149,7 +149,7 @@ impl CaptureBinding for MemoryBalancer {
         // The time of an event is never 0.
         maps.now.set(maps.now.get().max(1));
         *maps.capture_state.borrow_mut() = CaptureState::default();
-        let set = |word: u32, value| maps.switch[word as usize].set(value);
+        let set = |word: u32, value| maps.capture_control[word as usize].set(value);
         for (word, value) in selection.words() {
             set(word, value);
         }
@@ -158,7 +158,7 @@ impl CaptureBinding for MemoryBalancer {
     }
 
     fn events(&mut self) -> Vec<CaptureEvent> {
-        self.maps.events.take()
+        self.maps.capture_events.take()
     }
 
     fn missed(&self) -> anyhow::Result<(u64, u64)> {
@@ -170,7 +170,7 @@ impl CaptureBinding for MemoryBalancer {
         let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self
             .maps
-            .services
+            .service_counters
             .borrow()
             .get(&service)
             .map_or(0, |counters| counters.drops[index as usize]))
@@ -228,7 +228,7 @@ impl DecapBinding for MemoryBackend {
 impl ClampBinding for MemoryBackend {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
         self.maps.vip_prefixes = vips.iter().map(|vip| key(*vip)).collect();
-        self.maps.largest_segments = largest;
+        self.maps.max_segment_sizes = largest;
         Ok(())
     }
 
@@ -239,7 +239,7 @@ impl ClampBinding for MemoryBackend {
     }
 
     fn clamped(&self) -> anyhow::Result<u64> {
-        Ok(self.maps.clamped.get())
+        Ok(self.maps.mss_clamped.get())
     }
 }
 
