@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use sluice::kernel::bpf::{self, Selection};
+use sluice::kernel::bpf::{self, CaptureFilter};
 use sluice_datapath::Reason;
 use sluice_datapath::abi::Features;
 use sluice_tests::packets::bindings::entries::settings;
@@ -69,7 +69,7 @@ fn dead() -> Frame {
 /// Runs a test during a capture.
 fn watched(
     hook: BalancerHook,
-    selection: &Selection,
+    selection: &CaptureFilter,
     test: impl FnOnce(&mut TestRunBalancer) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     on_one_cpu()?;
@@ -105,7 +105,7 @@ fn sampled(hook: BalancerHook) -> anyhow::Result<()> {
     /// Seven standard deviations on each side: once in 10¹¹ runs.
     const EXPECTED: std::ops::Range<usize> = 364..637;
 
-    watched(hook, &Selection { one_in: 4, ..EVERYTHING }, |balancer| {
+    watched(hook, &CaptureFilter { one_in: 4, ..EVERYTHING }, |balancer| {
         let frame = Client::udp6().frame().into();
         for _ in 0..2000 {
             balancer.send(&frame)?;

@@ -19,7 +19,7 @@ use crate::error::CliError;
 use crate::kernel::bpf;
 use crate::read::instance;
 use crate::role::Role;
-use names::Names;
+use names::EventNames;
 use output::Output;
 
 /// The time by which each renewal extends the capture.
@@ -40,8 +40,8 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
         .map_err(CliError::operation)?
         .filter(bpf::Pins::exist);
     let pins = pins.ok_or_else(|| instance::absent(&args.instance))?;
-    let mut names = Names::open(&pins)?;
-    let mut selection = bpf::Selection {
+    let mut names = EventNames::open(&pins)?;
+    let mut selection = bpf::CaptureFilter {
         service: args.service.as_ref().map(|name| names.service_index(name)).transpose()?,
         one_in: if args.drops_only { 0 } else { args.sample },
         new_connections: args.new_connections,
@@ -70,7 +70,7 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
             _ = renewal.tick() => {
                 capture.renew(LEASE).map_err(CliError::operation)?;
                 // A reload may have reassigned indexes.
-                match Names::open(&pins) {
+                match EventNames::open(&pins) {
                     Ok(fresh) => names = fresh,
                     Err(_) => gone = true,
                 }
@@ -102,7 +102,7 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
 fn read(
     capture: &mut bpf::Capture,
     output: &mut Output,
-    names: &Names,
+    names: &EventNames,
     count: Option<u64>,
 ) -> Result<(), CliError> {
     let clock = output::Clock::read()?;

@@ -16,20 +16,20 @@ use crate::read::snapshot::{BackendSnapshot, LbSnapshot, Snapshot};
 
 /// The counters of an instance on this host.
 #[derive(Debug, Serialize)]
-pub struct Counters {
+pub struct CounterReport {
     /// Its name.
     pub instance: String,
     /// The balancer's, if this host has the role.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lb: Option<LbCounters>,
+    pub lb: Option<LbCounterReport>,
     /// The backend's, if this host has the role and a program decapsulates or clamps.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backend: Option<BackendCounters>,
+    pub backend: Option<BackendCounterReport>,
 }
 
 /// The counters of a balancer.
 #[derive(Debug, Serialize)]
-pub struct LbCounters {
+pub struct LbCounterReport {
     /// Forwarded packets, by service.
     pub services: BTreeMap<String, ServiceCount>,
     /// Forwarded packets, by backend.
@@ -42,7 +42,7 @@ pub struct LbCounters {
 
 /// The counters of a backend.
 #[derive(Debug, Serialize)]
-pub struct BackendCounters {
+pub struct BackendCounterReport {
     /// Packets that the program decapsulated; tunnel devices have counters of their own.
     pub decapsulated: Count,
     /// SYNs and SYN-ACKs whose MSS option was lowered.
@@ -87,7 +87,7 @@ pub struct BackendCount {
 pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
     let snapshot = Snapshot::read(&args.instance)?;
     let backend = snapshot.backend.as_ref();
-    let counters = Counters {
+    let counters = CounterReport {
         instance: args.instance.clone(),
         lb: snapshot.lb.as_ref().map(lb_counters).transpose()?,
         backend: backend.and_then(BackendSnapshot::maps).map(backend_counters).transpose()?,
@@ -105,7 +105,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn lb_counters(lb: &LbSnapshot) -> Result<LbCounters, CliError> {
+fn lb_counters(lb: &LbSnapshot) -> Result<LbCounterReport, CliError> {
     let mut services = BTreeMap::new();
     for (index, name) in lb.services() {
         let counted = lb.service_counters(index)?;
@@ -130,7 +130,7 @@ fn lb_counters(lb: &LbSnapshot) -> Result<LbCounters, CliError> {
         backends.insert(name.to_owned(), count);
     }
     let path_errors = lb.path_errors()?;
-    Ok(LbCounters {
+    Ok(LbCounterReport {
         services,
         backends,
         reasons: by_name(lb.reasons()?),
@@ -141,9 +141,9 @@ fn lb_counters(lb: &LbSnapshot) -> Result<LbCounters, CliError> {
     })
 }
 
-fn backend_counters(maps: &BackendMaps) -> Result<BackendCounters, CliError> {
+fn backend_counters(maps: &BackendMaps) -> Result<BackendCounterReport, CliError> {
     let count = maps.total(backend::DECAPSULATED, 0).map_err(CliError::operation)?;
-    Ok(BackendCounters {
+    Ok(BackendCounterReport {
         decapsulated: Count { packets: count.packets, bytes: count.bytes },
         mss_clamped: maps.total(backend::MSS_CLAMPED, 0).map_err(CliError::operation)?,
         reasons: by_name(maps.reasons().map_err(CliError::operation)?),
@@ -154,7 +154,7 @@ fn by_name(counted: Vec<(Reason, u64)>) -> BTreeMap<&'static str, u64> {
     counted.into_iter().map(|(reason, count)| (reason.name(), count)).collect()
 }
 
-fn text(counters: &Counters) -> String {
+fn text(counters: &CounterReport) -> String {
     let mut text = format!("instance {}\n", counters.instance);
     let row = |name: &str, count: &Count| {
         [name.to_owned(), count.packets.to_string(), count.bytes.to_string()]

@@ -14,7 +14,7 @@ use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
 
 mod memory;
 
-pub use memory::Memory;
+pub use memory::MemoryStatus;
 
 /// The state of an instance on this host.
 #[derive(Debug, Serialize)]
@@ -44,8 +44,8 @@ pub struct LbStatus {
     pub services: Vec<ServiceStatus>,
     /// The backends, by name.
     pub backends: Vec<BackendEntry>,
-    /// Memory of the maps.
-    pub memory: Memory,
+    /// MemoryStatus of the maps.
+    pub memory: MemoryStatus,
 }
 
 /// A service in the maps.
@@ -100,9 +100,9 @@ pub struct BackendStatus {
     /// The MSS that is clamped to, by family; absent where it is not clamped.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub largest_segments: BTreeMap<&'static str, u32>,
-    /// Memory of the maps; absent if no program is loaded.
+    /// MemoryStatus of the maps; absent if no program is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryStatus>,
 }
 
 /// Runs `sluice status`.
@@ -133,7 +133,7 @@ fn lb_status(lb: &LbSnapshot) -> Result<LbStatus, CliError> {
         changing: record.changing != 0,
         services: services(lb)?,
         backends: backends(lb)?,
-        memory: Memory::of(lb.memory()?),
+        memory: MemoryStatus::of(lb.memory()?),
     })
 }
 
@@ -187,7 +187,7 @@ fn backend_status(backend: &BackendSnapshot) -> Result<BackendStatus, CliError> 
         daemon: backend.daemon(),
         program: backend.is_by_program()?,
         largest_segments: backend.largest_segments()?,
-        memory: backend.memory()?.map(Memory::of),
+        memory: backend.memory()?.map(MemoryStatus::of),
     })
 }
 

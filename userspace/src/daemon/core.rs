@@ -19,7 +19,7 @@ use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::Netlink;
 
 /// The behaviour of a role: its state, how inputs change it, and how it is applied.
-pub(super) trait Daemon: Sized {
+pub(super) trait RoleDaemon: Sized {
     /// The arguments of the command.
     type Args;
     /// The files that the arguments name, read and validated.
@@ -44,7 +44,7 @@ pub(super) trait Daemon: Sized {
     ) -> Result<Self::Prepared, CliError>;
 
     /// Adopts or creates the maps, and applies the configuration for the first time.
-    async fn start(prepared: Self::Prepared, context: Context) -> Result<Self, CliError>;
+    async fn start(prepared: Self::Prepared, context: StartContext) -> Result<Self, CliError>;
 
     /// Changes the state by an input. A reload that is refused leaves the state as it was.
     async fn take(&mut self, args: &Self::Args, input: Input) -> Result<(), CliError>;
@@ -64,7 +64,7 @@ pub(super) trait Daemon: Sized {
 }
 
 /// The parameters of a role's start.
-pub(super) struct Context {
+pub(super) struct StartContext {
     /// The host, with the journal of the role.
     pub(super) host: Host,
     /// The pins of the role.
@@ -75,14 +75,14 @@ pub(super) struct Context {
 
 /// Runs a daemon until a signal stops it. Fails with [`CliError::BadInput`] before anything on the
 /// host is changed.
-pub(super) fn run<D: Daemon>(args: &D::Args) -> Result<(), CliError> {
+pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
     let files = D::read(args)?;
     preflight::check()?;
     runtime::log();
     runtime::block_on(serve::<D>(args, files))
 }
 
-async fn serve<D: Daemon>(args: &D::Args, files: D::Files) -> Result<(), CliError> {
+async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), CliError> {
     let netlink = Netlink::connect().map_err(CliError::operation)?;
     let instance = D::instance(&files).to_owned();
     let prepared = D::prepare(args, files, &netlink).await?;
@@ -112,7 +112,7 @@ async fn serve<D: Daemon>(args: &D::Args, files: D::Files) -> Result<(), CliErro
     Ok(())
 }
 
-async fn start<D: Daemon>(
+async fn start<D: RoleDaemon>(
     prepared: D::Prepared,
     netlink: Netlink,
     guard: &InstanceGuard,
@@ -121,12 +121,16 @@ async fn start<D: Daemon>(
     let journal = Journal::open(Path::new(STATE_DIRECTORY), &guard.instance, D::ROLE.role)
         .map_err(CliError::operation)?;
     let host = Host::new(netlink, journal);
-    D::start(prepared, Context { host, pins: guard.pins.clone(), inputs }).await
+    D::start(prepared, StartContext { host, pins: guard.pins.clone(), inputs }).await
 }
 
 /// Takes inputs until [`Input::Stop`]. This is the one place where inputs change the state and the
 /// state is applied.
-async fn handle_inputs<D: Daemon>(mut daemon: D, args: &D::Args, mut inputs: Receiver<Input>) -> D {
+async fn handle_inputs<D: RoleDaemon>(
+    mut daemon: D,
+    args: &D::Args,
+    mut inputs: Receiver<Input>,
+) -> D {
     let mut failed = false;
     while let Some(input) = inputs.recv().await {
         let name = input.name();
@@ -180,7 +184,7 @@ mod tests {
         pending: bool,
     }
 
-    impl Daemon for Recorder {
+    impl RoleDaemon for Recorder {
         type Args = ();
         type Files = ();
         type Prepared = ();
@@ -199,7 +203,7 @@ mod tests {
             Ok(())
         }
 
-        async fn start((): (), _: Context) -> Result<Self, CliError> {
+        async fn start((): (), _: StartContext) -> Result<Self, CliError> {
             Ok(Self::default())
         }
 

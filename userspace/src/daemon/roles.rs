@@ -1,7 +1,7 @@
 //! The table of roles.
 //!
 //! Lock, journal, pins, loading, attaching and teardown work from a role's row. A role adds to it
-//! the behaviour of its daemon ([`super::core::Daemon`]).
+//! the behaviour of its daemon ([`super::core::RoleDaemon`]).
 
 use crate::kernel::attach::{AttachPoint, Attachment, TcFilter};
 use crate::kernel::bpf::{self, Object, ProgramSpec};

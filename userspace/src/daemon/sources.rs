@@ -19,29 +19,29 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
 /// A task that ends when this value is dropped.
-pub(crate) struct Source(JoinHandle<()>);
+pub(crate) struct SourceTask(JoinHandle<()>);
 
-impl Source {
+impl SourceTask {
     fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(task))
     }
 }
 
-impl Drop for Source {
+impl Drop for SourceTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 /// Sends [`Input::Stop`] and [`Input::Reload`].
-pub(super) fn signals(mut signals: Signals, inputs: InputSender) -> Source {
-    Source::spawn(async move { while inputs.send(signals.next().await).await.is_ok() {} })
+pub(super) fn signals(mut signals: Signals, inputs: InputSender) -> SourceTask {
+    SourceTask::spawn(async move { while inputs.send(signals.next().await).await.is_ok() {} })
 }
 
 /// Sends [`Input::Refresh`], the first one at once. Ticks that the core was too busy for are
 /// skipped.
-pub(super) fn refresh(inputs: InputSender) -> Source {
-    Source::spawn(async move {
+pub(super) fn refresh(inputs: InputSender) -> SourceTask {
+    SourceTask::spawn(async move {
         let mut ticks = interval(REFRESH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -54,8 +54,8 @@ pub(super) fn refresh(inputs: InputSender) -> Source {
 }
 
 /// Sends [`Input::RoutesChanged`].
-pub(super) fn route_changes(mut changes: Changes, inputs: InputSender) -> Source {
-    Source::spawn(async move {
+pub(super) fn route_changes(mut changes: Changes, inputs: InputSender) -> SourceTask {
+    SourceTask::spawn(async move {
         loop {
             if let Err(error) = changes.changed().await {
                 warn!(
@@ -77,15 +77,15 @@ pub(super) fn route_changes(mut changes: Changes, inputs: InputSender) -> Source
 }
 
 /// Sends [`Input::PathErrors`].
-pub(super) fn path_errors(mut listener: Listener, inputs: InputSender) -> Source {
-    Source::spawn(async move {
+pub(super) fn path_errors(mut listener: Listener, inputs: InputSender) -> SourceTask {
+    SourceTask::spawn(async move {
         while inputs.send(Input::PathErrors(listener.next().await)).await.is_ok() {}
     })
 }
 
 /// Sends [`Input::PathMtuExpired`] once, at a time in nanoseconds since boot.
-pub(super) fn path_mtu_expiry(at: u64, inputs: InputSender) -> Source {
-    Source::spawn(async move {
+pub(super) fn path_mtu_expiry(at: u64, inputs: InputSender) -> SourceTask {
+    SourceTask::spawn(async move {
         sleep(Duration::from_nanos(at.saturating_sub(clock::now()))).await;
         // The core is gone when the daemon ends.
         let _ = inputs.send(Input::PathMtuExpired).await;

@@ -10,7 +10,7 @@ use libtest_mimic::Completion;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use sluice::kernel::attach::{AttachPoint, CgroupLink, XdpLink, XdpMode};
-use sluice::kernel::bpf::{Link, LinkTarget};
+use sluice::kernel::bpf::{BpfLink, BpfLinkTarget};
 use sluice::kernel::host::journal::Change;
 use sluice::kernel::netlink::Attached;
 
@@ -175,7 +175,7 @@ pub(crate) async fn the_xdp_hook_of_another_program_is_refused_and_left_alone() 
     veth("one", "two");
     let (theirs, their_id) = load_program(ProgramType::Xdp);
     let index = nix::net::if_::if_nametoindex("one").unwrap();
-    let _their_link = Link::attach_xdp(theirs.as_fd(), index, XDP_FLAGS_SKB_MODE)
+    let _their_link = BpfLink::attach_xdp(theirs.as_fd(), index, XDP_FLAGS_SKB_MODE)
         .expect("a generic XDP link can be made");
     let point =
         AttachPoint::Xdp(XdpLink { directory: bpffs.0.join("links"), mode: XdpMode::Generic });
@@ -215,10 +215,10 @@ pub(crate) async fn a_cgroup_link_is_attached_replaced_and_undone() -> Completio
         Attached::Replaced
     );
     let pin = directory.join(format!("cgroup-{EGRESS}-{}", one.id()));
-    let info = Link::open(&pin).unwrap().expect("the link is pinned").info().unwrap();
+    let info = BpfLink::open(&pin).unwrap().expect("the link is pinned").info().unwrap();
     assert_eq!(
         (info.program_id, info.target),
-        (second_id, LinkTarget::Cgroup { id: one.id(), attach_type: EGRESS })
+        (second_id, BpfLinkTarget::Cgroup { id: one.id(), attach_type: EGRESS })
     );
     assert_eq!(point.targets(&daemon).await.unwrap(), [one.name(), two.name()]);
     assert_eq!(point.detach_except(&mut daemon, &[one.name()]).await.unwrap(), [two.name()]);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use libtest_mimic::Completion;
-use sluice::kernel::bpf::Link;
+use sluice::kernel::bpf::BpfLink;
 use sluice::kernel::host::journal::{Change, Journal, UndoReport};
 use sluice::kernel::host::sysctl::Sysctl;
 use sluice::kernel::netlink::{Clsact, Direction, Netlink, TunnelKind};
@@ -138,13 +138,13 @@ async fn make(change: &Change, netlink: &Netlink) {
         }
         Change::XdpLink { index, pin, .. } => {
             let (program, _) = load_program(ProgramType::Xdp);
-            let link = Link::attach_xdp(program.as_fd(), *index, XDP_FLAGS_SKB_MODE).unwrap();
+            let link = BpfLink::attach_xdp(program.as_fd(), *index, XDP_FLAGS_SKB_MODE).unwrap();
             link.pin(pin).unwrap();
         }
         Change::CgroupLink { cgroup, pin, .. } => {
             let (program, _) = load_program(ProgramType::CgroupEgress);
             let cgroup = File::open(cgroup).unwrap();
-            let link = Link::attach_cgroup(program.as_fd(), cgroup.as_fd(), EGRESS).unwrap();
+            let link = BpfLink::attach_cgroup(program.as_fd(), cgroup.as_fd(), EGRESS).unwrap();
             link.pin(pin).unwrap();
         }
         Change::LocalRoute { prefix } => {

@@ -2,7 +2,7 @@
 //! the kernel.
 
 use ipnet::IpNet;
-use sluice::kernel::bpf::Selection;
+use sluice::kernel::bpf::CaptureFilter;
 use sluice_datapath::Reason;
 use sluice_datapath::abi::CaptureEvent;
 
@@ -65,7 +65,7 @@ pub trait ClampBinding {
 /// A balancer binding with captures.
 pub trait CaptureBinding: BalancerBinding {
     /// Starts a capture.
-    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()>;
+    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()>;
 
     /// The events since the last call.
     fn events(&mut self) -> Vec<CaptureEvent>;

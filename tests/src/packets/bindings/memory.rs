@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use sluice::kernel::bpf::Selection;
+use sluice::kernel::bpf::CaptureFilter;
 use sluice_datapath::abi::capture::control;
 use sluice_datapath::abi::{
     CaptureEvent, CaptureState, NextHop, PrefixKey, Rate, RateKind, Settings, TableHead,
@@ -144,7 +144,7 @@ impl BalancerBinding for MemoryBalancer {
 }
 
 impl CaptureBinding for MemoryBalancer {
-    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
         let maps = &mut self.maps;
         // The time of an event is never 0.
         maps.now.set(maps.now.get().max(1));

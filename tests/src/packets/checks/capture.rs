@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use sluice::kernel::bpf::Selection;
+use sluice::kernel::bpf::CaptureFilter;
 use sluice_datapath::abi::{BURST, CAPTURE_LEN, CaptureEvent};
 use sluice_datapath::{Reason, Verdict};
 
@@ -15,8 +15,8 @@ use crate::packets::fixture::{DNS, Fixture, LARGEST_INDEX, WEB};
 use crate::packets::frames::{Client, Frame};
 
 /// Every packet, at any rate.
-pub const EVERYTHING: Selection =
-    Selection { service: None, one_in: 1, new_connections: false, per_second: u32::MAX };
+pub const EVERYTHING: CaptureFilter =
+    CaptureFilter { service: None, one_in: 1, new_connections: false, per_second: u32::MAX };
 
 /// A sentence and the check that verifies it.
 pub type Check = (&'static str, fn(&mut dyn CaptureBinding) -> anyhow::Result<()>);
@@ -160,7 +160,7 @@ fn some(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
 /// Service and reason of the events that [`some`] causes.
 fn captured(
     balancer: &mut dyn CaptureBinding,
-    selection: Selection,
+    selection: CaptureFilter,
 ) -> anyhow::Result<Vec<(u32, u32)>> {
     balancer.configure(&Fixture::new())?;
     balancer.watch(&selection)?;
@@ -183,20 +183,20 @@ fn nothing_unasked(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
 
 fn drops_only(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let expired = Reason::TtlExpired.index();
-    let drops = captured(balancer, Selection { one_in: 0, ..EVERYTHING })?;
+    let drops = captured(balancer, CaptureFilter { one_in: 0, ..EVERYTHING })?;
     ensure!(drops == [(WEB, expired), (DNS, expired)], "captured {drops:?}");
     Ok(())
 }
 
 fn one_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
-    let dns = captured(balancer, Selection { service: Some(DNS), ..EVERYTHING })?;
+    let dns = captured(balancer, CaptureFilter { service: Some(DNS), ..EVERYTHING })?;
     ensure!(dns == [(DNS, 0), (DNS, Reason::TtlExpired.index())], "captured {dns:?}");
     Ok(())
 }
 
 fn new_flows(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     let expired = Reason::TtlExpired.index();
-    let found = captured(balancer, Selection { new_connections: true, ..EVERYTHING })?;
+    let found = captured(balancer, CaptureFilter { new_connections: true, ..EVERYTHING })?;
     ensure!(found == [(WEB, 0), (WEB, expired), (DNS, expired)], "captured {found:?}");
     Ok(())
 }
@@ -205,7 +205,7 @@ fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     const PACKETS: u64 = 100;
 
     balancer.configure(&Fixture::new())?;
-    balancer.watch(&Selection { per_second: 1, ..EVERYTHING })?;
+    balancer.watch(&CaptureFilter { per_second: 1, ..EVERYTHING })?;
     let frame = Client { ttl: 0, ..Client::tcp4() }.frame().into();
     let mut total = balancer.counters()?;
     for _ in 0..PACKETS {

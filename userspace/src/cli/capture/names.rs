@@ -7,12 +7,12 @@ use crate::error::CliError;
 use crate::kernel::bpf::{BalancerMaps, Pins};
 
 /// The names of services and backends at one time, by index; empty for an unused index.
-pub(super) struct Names {
+pub(super) struct EventNames {
     services: Vec<String>,
     backends: Vec<String>,
 }
 
-impl Names {
+impl EventNames {
     pub(super) fn open(pins: &Pins) -> Result<Self, CliError> {
         let maps = BalancerMaps::open(pins).map_err(CliError::operation)?;
         let services = maps.elements(balancer::SERVICE_RECORDS).map_err(CliError::operation)?;

@@ -20,7 +20,7 @@ use pcap_file::{DataLink, PcapError};
 use sluice_datapath::Reason;
 use sluice_datapath::abi::{CAPTURE_LEN, CaptureEvent};
 
-use super::names::{self, Names};
+use super::names::{self, EventNames};
 use crate::error::CliError;
 use crate::kernel::bpf;
 
@@ -109,7 +109,7 @@ impl Output {
     pub(super) fn write(
         &mut self,
         event: &CaptureEvent,
-        names: &Names,
+        names: &EventNames,
         clock: &Clock,
     ) -> Result<(), CliError> {
         let wall = clock.wall(event);
@@ -155,7 +155,7 @@ fn write_block(
     writer: &mut Writer<Box<dyn Write>>,
     interfaces: &mut BTreeMap<u32, u32>,
     event: &CaptureEvent,
-    names: &Names,
+    names: &EventNames,
     wall: Duration,
 ) -> Result<(), PcapError> {
     /// Timestamps in units of 10⁻⁹ seconds.
@@ -192,7 +192,7 @@ fn write_block(
 }
 
 /// The verdict on a packet, as text.
-fn comment(event: &CaptureEvent, names: &Names) -> String {
+fn comment(event: &CaptureEvent, names: &EventNames) -> String {
     let mut text = match reason(event) {
         None => "verdict forward".to_owned(),
         Some(reason) => format!("verdict drop; reason {reason}"),
@@ -220,7 +220,7 @@ fn reason(event: &CaptureEvent) -> Option<String> {
 }
 
 /// A packet as a line: time, interface, addresses, length, verdict.
-fn line(event: &CaptureEvent, names: &Names, wall: Duration) -> String {
+fn line(event: &CaptureEvent, names: &EventNames, wall: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;
 
     let second = wall.as_secs() % DAY;

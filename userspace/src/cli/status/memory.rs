@@ -7,7 +7,7 @@ use crate::kernel::bpf::Usage;
 
 /// The kernel memory of an instance's maps.
 #[derive(Debug, Serialize)]
-pub struct Memory {
+pub struct MemoryStatus {
     /// Bytes of all maps, without the programs.
     pub bytes: u64,
     /// The part of that which each possible CPU adds.
@@ -16,7 +16,7 @@ pub struct Memory {
     pub maps: Vec<Usage>,
 }
 
-impl Memory {
+impl MemoryStatus {
     /// The sum over maps.
     pub(super) fn of(maps: Vec<Usage>) -> Self {
         let bytes = maps.iter().map(|map| map.bytes).sum();
@@ -61,7 +61,7 @@ mod tests {
             bytes_per_cpu,
         };
         let memory =
-            Memory::of(vec![usage("VIPS", Some(2), None), usage("REASONS", None, Some(72))]);
+            MemoryStatus::of(vec![usage("VIPS", Some(2), None), usage("REASONS", None, Some(72))]);
         assert_eq!((memory.bytes, memory.bytes_per_cpu), (8192, 72));
         assert_eq!(
             memory.text(),

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::args::BackendArgs;
 use crate::config_file;
-use crate::daemon::core::{self, Context, Daemon};
+use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::check_interfaces;
 use crate::daemon::programs::Programs;
@@ -60,21 +60,21 @@ struct BackendDaemon {
     by_program: bool,
     /// The interfaces through which replies to clients leave.
     reply_interfaces: Vec<String>,
-    pending: Pending,
+    pending: BackendPending,
     /// Failed changes, until they are tried again.
-    failed: Pending,
+    failed: BackendPending,
 }
 
 /// The pending work of [`BackendDaemon::apply`].
 #[derive(Debug, Default, Clone, Copy)]
-struct Pending {
+struct BackendPending {
     /// Bring the host to the assignment.
     assignment: bool,
     /// Attach where a filter is missing, and follow the MTU of interfaces.
     interfaces: bool,
 }
 
-impl Daemon for BackendDaemon {
+impl RoleDaemon for BackendDaemon {
     type Args = BackendArgs;
     type Files = Config;
     type Prepared = (Config, Assignment);
@@ -106,7 +106,7 @@ impl Daemon for BackendDaemon {
 
     async fn start(
         (config, assignment): Self::Prepared,
-        Context { host, pins, .. }: Context,
+        StartContext { host, pins, .. }: StartContext,
     ) -> Result<Self, CliError> {
         let instance = config.instance().to_owned();
         let [decapsulating, clamping] = Self::ROLE.programs else {
@@ -124,8 +124,8 @@ impl Daemon for BackendDaemon {
             gue_port: Port::default(),
             by_program: false,
             reply_interfaces: Vec::new(),
-            pending: Pending { assignment: true, interfaces: false },
-            failed: Pending::default(),
+            pending: BackendPending { assignment: true, interfaces: false },
+            failed: BackendPending::default(),
         };
         daemon.apply().await?;
         Ok(daemon)

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::args::LbArgs;
 use crate::clock;
 use crate::daemon::acl::{self as source_acls, AclLoader, AclScope};
-use crate::daemon::core::{self, Context, Daemon};
+use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::{check_interfaces, check_own_addresses};
 use crate::daemon::programs::{Programs, Resized};
@@ -68,9 +68,9 @@ struct LbDaemon {
     new_acls: Vec<AclScope>,
     /// The plan that a reload has checked.
     planned: Option<Planned>,
-    pending: Pending,
+    pending: LbPending,
     /// Failed changes, until they are tried again.
-    failed: Pending,
+    failed: LbPending,
 }
 
 /// Desired state, and the steps to it.
@@ -82,7 +82,7 @@ struct Planned {
 
 /// The pending work of [`LbDaemon::apply`].
 #[derive(Debug, Default, Clone, Copy)]
-struct Pending {
+struct LbPending {
     /// Look at the interfaces, and attach where the filter is missing.
     attachments: bool,
     /// Bring the maps and the program to the configuration.
@@ -93,7 +93,7 @@ struct Pending {
     acls: bool,
 }
 
-impl Pending {
+impl LbPending {
     const CONFIGURATION: Self =
         Self { attachments: false, configuration: true, next_hops: true, acls: true };
 
@@ -111,7 +111,7 @@ impl Pending {
     }
 }
 
-impl Daemon for LbDaemon {
+impl RoleDaemon for LbDaemon {
     type Args = LbArgs;
     type Files = LbConfig;
     /// The configuration, and the next hops of its backends.
@@ -143,7 +143,7 @@ impl Daemon for LbDaemon {
 
     async fn start(
         (config, next_hops): Self::Prepared,
-        Context { host, pins, inputs }: Context,
+        StartContext { host, pins, inputs }: StartContext,
     ) -> Result<Self, CliError> {
         let settings = config.settings(&config.desired()?);
         // The maps may hold entries of an earlier configuration. While they do, a program that
@@ -187,8 +187,8 @@ impl Daemon for LbDaemon {
             new_acls: Vec::new(),
             planned: None,
             // Without forwarding, the ACLs are loaded before the program is attached.
-            pending: Pending { acls: is_forwarding, ..Pending::CONFIGURATION },
-            failed: Pending::default(),
+            pending: LbPending { acls: is_forwarding, ..LbPending::CONFIGURATION },
+            failed: LbPending::default(),
         };
         let planned = daemon.plan(&daemon.config)?;
         daemon.path_mtus.restore(&daemon.maps, &planned.have.backends)?;
@@ -301,8 +301,8 @@ impl LbDaemon {
             self.adopt(resized, self.settings)?;
         }
         self.planned = Some(planned);
-        self.pending = Pending::CONFIGURATION;
-        self.failed = Pending::default();
+        self.pending = LbPending::CONFIGURATION;
+        self.failed = LbPending::default();
         Ok(())
     }
 
@@ -317,7 +317,7 @@ impl LbDaemon {
     }
 
     /// Applies what is pending.
-    async fn converge(&mut self, pending: Pending) -> Result<(), CliError> {
+    async fn converge(&mut self, pending: LbPending) -> Result<(), CliError> {
         if pending.attachments {
             let program = self.programs.get(bpf::BALANCER_TC);
             self.attachment.watch(&mut self.host, &self.config.interfaces, program).await;
@@ -409,7 +409,7 @@ impl LbDaemon {
         self.settings = settings;
         self.maps = BalancerMaps::open(&self.pins).map_err(CliError::operation)?;
         // If anything fails from here on, the whole configuration is applied again.
-        self.pending = self.pending.or(Pending::CONFIGURATION);
+        self.pending = self.pending.or(LbPending::CONFIGURATION);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use crate::clock;
 use crate::daemon::input::InputSender;
-use crate::daemon::sources::{self, Source};
+use crate::daemon::sources::{self, SourceTask};
 use crate::error::CliError;
 use crate::kernel::bpf::BalancerMaps;
 use crate::kernel::routing::next_hops::NextHops;
@@ -28,7 +28,7 @@ pub(super) struct PathMtuTracker {
     pub(super) warned_paths: BTreeSet<(IpAddr, PathErrorOutcome)>,
     inputs: InputSender,
     listener: Option<PathErrorSource>,
-    expiry: Option<(u64, Source)>,
+    expiry: Option<(u64, SourceTask)>,
 }
 
 /// The sockets for ICMP errors, and what they receive.
@@ -38,7 +38,7 @@ struct PathErrorSource {
     gue_port: u16,
     /// Whether all sockets could be opened.
     is_complete: bool,
-    _source: Source,
+    _source: SourceTask,
 }
 
 impl PathMtuTracker {

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::link_failed;
-use crate::kernel::bpf::{self, Link, LinkTarget};
+use crate::kernel::bpf::{self, BpfLink, BpfLinkTarget};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::{Host, HostError};
 use crate::kernel::netlink::Attached;
@@ -30,12 +30,12 @@ impl CgroupLink {
     }
 
     /// The pinned link of a cgroup, if it is attached.
-    fn link(&self, id: u64) -> Result<Option<(Link, u32)>, HostError> {
+    fn link(&self, id: u64) -> Result<Option<(BpfLink, u32)>, HostError> {
         let pin = self.pin(id);
         let failed = link_failed("read", &pin);
-        let Some(link) = Link::open(&pin).map_err(&failed)? else { return Ok(None) };
+        let Some(link) = BpfLink::open(&pin).map_err(&failed)? else { return Ok(None) };
         let info = link.info().map_err(&failed)?;
-        let target = LinkTarget::Cgroup { id, attach_type: self.attach_type };
+        let target = BpfLinkTarget::Cgroup { id, attach_type: self.attach_type };
         Ok((info.target == target).then_some((link, info.program_id)))
     }
 
@@ -63,7 +63,7 @@ impl CgroupLink {
         bpf::remove_pinned_link(&pin).map_err(link_failed("remove", &pin))?;
         let change = Change::CgroupLink { cgroup: path.to_owned(), id, pin: pin.clone() };
         host.record(change.clone())?;
-        let attached = Link::attach_cgroup(program, directory.as_fd(), self.attach_type)
+        let attached = BpfLink::attach_cgroup(program, directory.as_fd(), self.attach_type)
             .and_then(|link| link.pin(&pin));
         if let Err(error) = attached {
             host.forget(&change)?;

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use super::error::link_failed;
-use crate::kernel::bpf::{self, Link, LinkTarget};
+use crate::kernel::bpf::{self, BpfLink, BpfLinkTarget};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::{Host, HostError};
 use crate::kernel::netlink::Attached;
@@ -45,12 +45,12 @@ impl XdpLink {
     }
 
     /// The pinned link of an interface, if it is attached.
-    fn link(&self, index: u32) -> Result<Option<(Link, u32)>, HostError> {
+    fn link(&self, index: u32) -> Result<Option<(BpfLink, u32)>, HostError> {
         let pin = self.pin(index);
         let failed = link_failed("read", &pin);
-        let Some(link) = Link::open(&pin).map_err(&failed)? else { return Ok(None) };
+        let Some(link) = BpfLink::open(&pin).map_err(&failed)? else { return Ok(None) };
         let info = link.info().map_err(&failed)?;
-        Ok((info.target == LinkTarget::Xdp(index)).then_some((link, info.program_id)))
+        Ok((info.target == BpfLinkTarget::Xdp(index)).then_some((link, info.program_id)))
     }
 
     pub(super) async fn program_id(
@@ -79,7 +79,7 @@ impl XdpLink {
         let change =
             Change::XdpLink { interface: interface.name, index: interface.index, pin: pin.clone() };
         host.record(change.clone())?;
-        let attached = Link::attach_xdp(program, interface.index, self.mode.flags())
+        let attached = BpfLink::attach_xdp(program, interface.index, self.mode.flags())
             .and_then(|link| link.pin(&pin));
         if let Err(error) = attached {
             host.forget(&change)?;

@@ -20,7 +20,7 @@ use super::{Error, Pins, Raw};
 
 /// What a capture wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Selection {
+pub struct CaptureFilter {
     /// Index of the only service that counts; `None` for all, and for packets that belong to none.
     pub service: Option<u32>,
     /// One in so many forwarded packets, at random; 0 for drops only.
@@ -31,7 +31,7 @@ pub struct Selection {
     pub per_second: u32,
 }
 
-impl Selection {
+impl CaptureFilter {
     /// The words of the map `CAPTURE_CONTROL` that say so, each with its index.
     pub fn words(&self) -> [(u32, u64); 3] {
         const SECOND: u64 = 1_000_000_000;
@@ -102,7 +102,7 @@ impl Capture {
     /// # Errors
     ///
     /// [`Error::Write`].
-    pub fn select(&mut self, selection: &Selection) -> Result<(), Error> {
+    pub fn select(&mut self, selection: &CaptureFilter) -> Result<(), Error> {
         selection.words().into_iter().try_for_each(|(word, value)| self.set(word, value))
     }
 

@@ -15,13 +15,13 @@ use super::syscall::{bpf, zeroed};
 
 /// A link.
 #[derive(Debug)]
-pub struct Link {
+pub struct BpfLink {
     descriptor: OwnedFd,
 }
 
 /// The target of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkTarget {
+pub enum BpfLinkTarget {
     /// The XDP hook of the interface with this index; 0 after the interface was removed.
     Xdp(u32),
     /// The hook `attach_type` of the cgroup with this ID (the inode of its directory); ID 0 after
@@ -38,14 +38,14 @@ pub enum LinkTarget {
 
 /// What the kernel reports about a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkInfo {
+pub struct BpfLinkInfo {
     /// The ID of the attached program.
     pub program_id: u32,
     /// The target.
-    pub target: LinkTarget,
+    pub target: BpfLinkTarget,
 }
 
-impl Link {
+impl BpfLink {
     /// Attaches a program to the XDP hook of an interface. `flags` select the mode
     /// (`XDP_FLAGS_*`); 0 leaves it to the kernel. Linux 5.9.
     pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<Self> {
@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// The program and the target of the link.
-    pub fn info(&self) -> io::Result<LinkInfo> {
+    pub fn info(&self) -> io::Result<BpfLinkInfo> {
         // SAFETY: the members of the structure are integers, valid when zero.
         let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
         let mut attributes = zeroed();
@@ -137,22 +137,22 @@ impl Link {
         unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
         let target = if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
             // SAFETY: the kernel filled the member of this type; all members are integers.
-            LinkTarget::Xdp(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+            BpfLinkTarget::Xdp(unsafe { info.__bindgen_anon_1.xdp.ifindex })
         } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
             // SAFETY: as above.
             let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
-            LinkTarget::Cgroup { id: cgroup.cgroup_id, attach_type: cgroup.attach_type }
+            BpfLinkTarget::Cgroup { id: cgroup.cgroup_id, attach_type: cgroup.attach_type }
         } else {
-            LinkTarget::Other
+            BpfLinkTarget::Other
         };
-        Ok(LinkInfo { program_id: info.prog_id, target })
+        Ok(BpfLinkInfo { program_id: info.prog_id, target })
     }
 }
 
 /// Detaches a pinned link and removes its pin, and the directory if that leaves it empty. Returns
 /// whether there was one.
 pub fn remove_pinned(pin: &Path) -> io::Result<bool> {
-    let Some(link) = Link::open(pin)? else { return Ok(false) };
+    let Some(link) = BpfLink::open(pin)? else { return Ok(false) };
     match link.detach() {
         // The target is gone, and the link with it.
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}

@@ -29,9 +29,9 @@ pub use acl::AclTrie;
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
 pub use error::Error;
-pub use events::{Capture, Selection, is_captured, monotonic};
+pub use events::{Capture, CaptureFilter, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
-pub use link::{Link, LinkInfo, LinkTarget, remove_pinned as remove_pinned_link};
+pub use link::{BpfLink, BpfLinkInfo, BpfLinkTarget, remove_pinned as remove_pinned_link};
 pub use map_set::MapSet;
 pub use object::{
     BACKEND, BALANCER, BALANCER_TC, BALANCER_XDP, CLAMP, DECAPSULATE, LoadParameters, Object,

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use sluice::kernel::bpf::{
-    self, AclTrie, BalancerMaps, Capture, LoadParameters, Pins, Program, Selection,
+    self, AclTrie, BalancerMaps, Capture, CaptureFilter, LoadParameters, Pins, Program,
 };
 use sluice::role::Role;
 use sluice_control::apply::{MapStore as _, put_vip_addresses, remove_vip_addresses};
@@ -291,7 +291,7 @@ fn zero<V: sluice_datapath::Pod + Default + 'static>(pin: &Path) -> anyhow::Resu
 }
 
 impl CaptureBinding for TestRunBalancer {
-    fn watch(&mut self, selection: &Selection) -> anyhow::Result<()> {
+    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
         /// Longer than any test.
         const HOUR: Duration = Duration::from_secs(3600);
 
