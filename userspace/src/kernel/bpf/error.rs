@@ -1,9 +1,9 @@
-//! What can go wrong between the daemon and the kernel's BPF.
+//! Errors of BPF operations.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A failed BPF operation. Each says what was tried, on what, and what the kernel answered.
+/// A failed BPF operation. Each message names the operation, the object and the kernel's error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This binary was built without programs.
@@ -11,119 +11,122 @@ pub enum Error {
         "this sluice was built without its BPF programs (SLUICE_SKIP_PROBES); build it again after `make setup`"
     )]
     NoPrograms,
-    /// The object could not be parsed, or a map could not be made.
+    /// The object could not be parsed, or a map could not be created.
     #[error("cannot create the maps of the {object} program: {}", chain(.source))]
     Maps {
-        /// Which object.
+        /// The object's name.
         object: &'static str,
-        /// What the kernel or the loader said.
+        /// The error of the kernel or of the loader.
         source: aya::EbpfError,
     },
-    /// The kernel refused a program.
-    #[error("the kernel refused the program {program}: {}", chain(.source))]
+    /// The kernel rejected a program.
+    #[error("the kernel rejected the program {program}: {}", chain(.source))]
     Load {
-        /// Which program.
+        /// The program's name.
         program: &'static str,
-        /// The verifier's words are in here.
+        /// The kernel's error, with the verifier's log.
         source: aya::programs::ProgramError,
     },
     /// A map could not be opened.
     #[error("cannot open the map {}: {source}", path.display())]
     Open {
-        /// Its pin.
+        /// The map's pin.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: aya::maps::MapError,
     },
-    /// Another process captures.
-    #[error("another `sluice capture` runs for this instance; there can be one at a time")]
+    /// Another process has a capture open.
+    #[error(
+        "another `sluice capture` is running for this instance; only one is possible at a time"
+    )]
     Captured,
-    /// A map has another shape than this binary expects.
-    #[error("the map {} is not of this version of Sluice: {what}; `sluice down` removes it", path.display())]
+    /// A map has another type or other sizes than this binary expects.
+    #[error("the map {} does not belong to this version of Sluice: {what}; `sluice down` removes it", path.display())]
     Shape {
-        /// Its pin.
+        /// The map's pin.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         what: String,
     },
     /// A map could not be read.
     #[error("cannot read the map {map}: {source}")]
     Read {
-        /// Its name.
+        /// The map's name.
         map: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: aya::maps::MapError,
     },
     /// A map could not be written.
     #[error("cannot write the map {map}: {source}")]
     Write {
-        /// Its name.
+        /// The map's name.
         map: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: aya::maps::MapError,
     },
     /// An array has no such index.
     #[error("the map {map} has no element {index}")]
     Beyond {
-        /// Its name.
+        /// The map's name.
         map: String,
-        /// Which was asked for.
+        /// The requested index.
         index: u32,
     },
-    /// A limit is less than what is in use, or was: records of what was there stay with their
-    /// indexes.
+    /// A limit is below the number of elements that are or were in use. Records keep their indexes
+    /// after removal.
     #[error(
-        "limits.{limit} cannot shrink to {capacity}: {used}; keep a larger limit, or end the daemon, `sluice down` and start it \
-         again, which ends forwarding for that moment"
+        "limits.{limit} cannot shrink to {capacity}: {used}; keep a larger limit, or stop the daemon, \
+         run `sluice down` and start it again, which interrupts forwarding"
     )]
     InUse {
         /// The limit's name.
         limit: &'static str,
-        /// What it should be.
+        /// The requested capacity.
         capacity: u32,
-        /// What stands against it.
+        /// The map that uses more.
         used: String,
     },
     /// A raw `bpf` or `mmap` call failed.
     #[error("cannot {what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation, which completes the sentence "cannot ...".
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A program could not be run on a test packet.
     #[error("cannot run the program on a test packet: {source}")]
     TestRun {
-        /// What the kernel said.
+        /// The kernel's error.
         source: aya::programs::ProgramError,
     },
-    /// Pins of another layout version are there.
+    /// Pins of another layout version exist.
     #[error(
-        "the instance {instance:?} was made by another version of Sluice (layout {found}, this binary knows {known}); \
-         `sluice down --instance {instance}` removes it, and with it ends forwarding until the daemon starts again"
+        "the instance {instance:?} belongs to another version of Sluice (layout {found}, this binary \
+         has {known}); `sluice down --instance {instance}` removes it, which interrupts forwarding \
+         until the daemon starts again"
     )]
     Layout {
         /// The instance.
         instance: String,
-        /// The version found, as its directory is named.
+        /// The name of the directory of the version found.
         found: String,
         /// [`sluice_datapath::LAYOUT_VERSION`].
         known: u32,
     },
-    /// There is nothing pinned for an instance.
+    /// The instance has no pins.
     #[error("nothing is running: there is no {role} of the instance {instance:?} at {}", path.display())]
     Absent {
-        /// Which role was looked for.
+        /// The role.
         role: &'static str,
         /// The instance.
         instance: String,
-        /// Where its pins would be.
+        /// The directory of its pins.
         path: PathBuf,
     },
 }
 
-/// An error and what caused it, in one line.
+/// An error and its causes, in one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! The events of the balancer's program: switching a capture on, reading what it writes. See
+//! Captures: controls the capture in the balancer's program, and reads its events. See
 //! [`sluice_datapath::balance::capture`].
 #![expect(unsafe_code, reason = "reads ring buffer records, and registers a descriptor with tokio")]
 
@@ -18,21 +18,21 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Error, Pins, Raw};
 
-/// What a capture wants.
+/// The packets that a capture selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptureFilter {
-    /// Index of the only service that counts; `None` for all, and for packets that belong to none.
+    /// The index of a service; `None` for all services and for packets without a service.
     pub service: Option<u32>,
-    /// One in so many forwarded packets, at random; 0 for drops only.
+    /// One in this many forwarded packets is captured, at random; 0 captures drops only.
     pub one_in: u32,
-    /// Of forwarded packets only those that open a TCP connection.
+    /// Captures only those forwarded packets that open a TCP connection.
     pub new_connections: bool,
-    /// How many events each CPU may write in a second, at least 1.
+    /// The maximum number of events per second and CPU, at least 1.
     pub per_second: u32,
 }
 
 impl CaptureFilter {
-    /// The words of the map `CAPTURE_CONTROL` that say so, each with its index.
+    /// The words of the map `CAPTURE_CONTROL` for this selection, each with its index.
     pub fn words(&self) -> [(u32, u64); 3] {
         const SECOND: u64 = 1_000_000_000;
 
@@ -46,8 +46,8 @@ impl CaptureFilter {
     }
 }
 
-/// A capture. It is the only one of its instance, and ends when it is dropped, or by itself when it
-/// is not renewed.
+/// A capture, the only one of its instance. It ends when it is dropped, or when it is not renewed
+/// in time.
 pub struct Capture {
     switch: Array<MapData, u64>,
     observers: PerCpuArray<MapData, Raw<CaptureState>>,
@@ -60,7 +60,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Opens the maps of captures. Nothing is captured yet.
+    /// Opens the maps of captures. The capture starts with [`Self::renew`].
     ///
     /// # Errors
     ///
@@ -68,8 +68,8 @@ impl Capture {
     /// [`Error::Shape`], [`Error::Write`].
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         pins.require()?;
-        // The directory of the maps themselves changes when they are replaced by larger ones; these
-        // three are in each.
+        // The parent, because the maps' own directory changes when maps are resized. These three
+        // are in each.
         let mut directory = pins.directory();
         directory.pop();
         let system =
@@ -86,59 +86,47 @@ impl Capture {
             ring: open(pins, "CAPTURE_EVENTS", Map::RingBuf)?,
             _lock: lock,
         };
-        // A predecessor that died may have left all this.
+        // Removes the state of a capture that was killed.
         capture.set(control::UNTIL, 0)?;
         let failed = |source| Error::Write { map: "CAPTURE_STATE", source };
         let cpus = capture.observers.get(&0, 0).map_err(failed)?.len();
-        let zeros = PerCpuValues::try_from(vec![Raw(CaptureState::default()); cpus])
-            .map_err(|source| Error::System { what: "reset OBSERVERS".to_owned(), source })?;
+        let zeros =
+            PerCpuValues::try_from(vec![Raw(CaptureState::default()); cpus]).map_err(|source| {
+                Error::System { what: "reset the map CAPTURE_STATE".to_owned(), source }
+            })?;
         capture.observers.set(0, zeros, 0).map_err(failed)?;
         while capture.ring.next().is_some() {}
         Ok(capture)
     }
 
-    /// Says what is wanted, from the next packet on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Write`].
+    /// Sets the selection, from the next packet on.
     pub fn select(&mut self, selection: &CaptureFilter) -> Result<(), Error> {
         selection.words().into_iter().try_for_each(|(word, value)| self.set(word, value))
     }
 
-    /// Captures from now on, for so long.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Write`], [`Error::System`].
+    /// Starts or extends the capture, to end after `time`.
     pub fn renew(&mut self, time: Duration) -> Result<(), Error> {
         self.set(control::UNTIL, (monotonic()? + time).as_nanos() as u64)
     }
 
-    /// Captures no more; what was captured can still be read.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Write`].
+    /// Stops the capture. Its events can still be read.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.set(control::UNTIL, 0)
     }
 
-    /// The next event, in the order in which packets were done with; `None` when there is none yet.
+    /// The next event, in the order in which processing of the packets ended; `None` if there is
+    /// none yet.
     pub fn next_event(&mut self) -> Option<CaptureEvent> {
         let item = self.ring.next()?;
-        // The map is of this layout version, so each of its records is an event; the kernel aligns
-        // them to 8 bytes. SAFETY: every bit pattern is a valid event, and the length is checked.
+        // The map has this layout version, so each of its records is an event. The kernel aligns
+        // records to 8 bytes.
+        // SAFETY: every bit pattern is a valid event, and the length is checked.
         (item.len() >= size_of::<CaptureEvent>())
             .then(|| unsafe { item.as_ptr().cast::<CaptureEvent>().read_unaligned() })
     }
 
-    /// Events since the capture was opened that the rate limit suppressed, and for which the ring
-    /// buffer had no room.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Read`].
+    /// The events since the capture was opened that the rate limit suppressed, and those that did
+    /// not fit into the ring buffer.
     pub fn missed(&self) -> Result<(u64, u64), Error> {
         let values = self
             .observers
@@ -149,18 +137,14 @@ impl Capture {
         }))
     }
 
-    /// What becomes readable when there are events. Takes a tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// A descriptor that becomes readable when there are events. Requires a tokio runtime.
     pub fn readable(&self) -> Result<AsyncFd<OwnedFd>, Error> {
         let failed = |source| Error::System {
-            what: "wait for events in the ring buffer EVENTS".to_owned(),
+            what: "wait for events in the ring buffer CAPTURE_EVENTS".to_owned(),
             source,
         };
         let descriptor = self.ring.as_fd().try_clone_to_owned().map_err(failed)?;
-        // SAFETY: the descriptor is owned by what is made here, so it stays open as long as that
+        // SAFETY: the `AsyncFd` owns the descriptor, which therefore stays open as long as it
         // lives.
         let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
         watched.map_err(|error| failed(error.into()))
@@ -175,12 +159,12 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        // On failure the capture ends when its time is over.
+        // On failure the capture ends by timeout.
         let _ = self.stop();
     }
 }
 
-/// Opens a pinned map as the type that it should have.
+/// Opens a pinned map and checks its type.
 fn open<T>(pins: &Pins, name: &'static str, variant: impl Fn(MapData) -> Map) -> Result<T, Error>
 where
     T: TryFrom<Map, Error = MapError>,
@@ -195,12 +179,8 @@ where
         .map_err(|error: MapError| Error::Shape { path, what: error.to_string() })
 }
 
-/// Whether the program takes a capture to be on. It finds out with the next packet that one has
-/// died.
-///
-/// # Errors
-///
-/// [`Error::Absent`], [`Error::Open`], [`Error::Shape`], [`Error::Read`].
+/// Whether a capture is enabled. The program notices the end of a killed capture with the next
+/// packet after its timeout.
 pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
     pins.require()?;
     let words: Array<MapData, u64> = open(pins, "CAPTURE_CONTROL", Map::Array)?;
@@ -210,11 +190,7 @@ pub fn is_captured(pins: &Pins) -> Result<bool, Error> {
     Ok(until != 0)
 }
 
-/// The clock of events.
-///
-/// # Errors
-///
-/// [`Error::System`].
+/// The time of the clock that events use (`CLOCK_MONOTONIC`).
 pub fn monotonic() -> Result<Duration, Error> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
     now.map(Duration::from)

@@ -1,5 +1,5 @@
-//! What the kernel must be able to do, asked of the kernel itself: versions tell little where
-//! features are carried to older kernels or left out of a build.
+//! Probes for kernel features. The kernel version is not reliable, because features are backported
+//! or disabled in a build.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,22 +13,18 @@ use super::Error;
 use super::syscall::create_array;
 use super::table::TABLE_FLAGS;
 
-/// The first thing missing from this kernel that the programs need, as a phrase; `None` when
-/// everything is there.
+/// The first feature that the programs need and this kernel lacks, as a phrase; `None` if it has
+/// all of them.
 ///
-/// Takes the privileges that loading a program takes.
-///
-/// # Errors
-///
-/// [`Error::System`] when the kernel does not let itself be asked.
+/// Requires the privileges for loading a program.
 pub fn missing_feature() -> Result<Option<&'static str>, Error> {
-    let asked = |what: &str, error: &dyn std::fmt::Display| Error::System {
-        what: format!("find out whether this kernel has {what}"),
+    let failed = |what: &str, error: &dyn std::fmt::Display| Error::System {
+        what: format!("determine whether this kernel has {what}"),
         source: io::Error::other(error.to_string()),
     };
     let classifier = "programs at TC (CONFIG_BPF_SYSCALL, BPF_PROG_TYPE_SCHED_CLS)";
     if !is_program_supported(ProgramType::SchedClassifier)
-        .map_err(|error| asked(classifier, &error))?
+        .map_err(|error| failed(classifier, &error))?
     {
         return Ok(Some(classifier));
     }
@@ -40,7 +36,7 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
         ),
     ] {
         if !is_helper_supported(ProgramType::SchedClassifier, helper)
-            .map_err(|error| asked(name, &error))?
+            .map_err(|error| failed(name, &error))?
         {
             return Ok(Some(name));
         }
@@ -51,7 +47,7 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
         (MapType::LpmTrie, "prefixes (BPF_MAP_TYPE_LPM_TRIE)"),
         (MapType::RingBuf, "ring buffers for captures (BPF_MAP_TYPE_RINGBUF, Linux 5.8)"),
     ] {
-        if !is_map_supported(map).map_err(|error| asked(name, &error))? {
+        if !is_map_supported(map).map_err(|error| failed(name, &error))? {
             return Ok(Some(name));
         }
     }
@@ -59,25 +55,25 @@ pub fn missing_feature() -> Result<Option<&'static str>, Error> {
     match lookup_table() {
         Ok(_) => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Some(tables)),
-        Err(error) => Err(asked(tables, &error)),
+        Err(error) => Err(failed(tables, &error)),
     }
 }
 
-/// Whether a program at TC can take off an outer header of another family than the inner one's (the
-/// flags `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call tells;
-/// the kernel's type information names the flags.
+/// Whether a program at TC can remove an outer header of another family than the inner one's (the
+/// flags `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`, Linux 6.3). No system call reports
+/// this, so the flags are searched in the kernel's type information.
 pub fn decapsulates_across_families() -> bool {
     const FLAG: &[u8] = b"\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0";
-    // It is some megabytes, and stays what it is.
-    static NAMED: LazyLock<bool> = LazyLock::new(|| {
+    // Read once: it has some megabytes and does not change.
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
         std::fs::read("/sys/kernel/btf/vmlinux")
             .is_ok_and(|types| types.windows(FLAG.len()).any(|name| name == FLAG))
     });
 
-    *NAMED
+    *FOUND
 }
 
-/// Makes the smallest array with the flags of a lookup table.
+/// Creates the smallest array with the flags of a lookup table.
 fn lookup_table() -> io::Result<OwnedFd> {
     create_array(8, 1, TABLE_FLAGS)
 }

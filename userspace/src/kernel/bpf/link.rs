@@ -36,7 +36,7 @@ pub enum BpfLinkTarget {
     Other,
 }
 
-/// What the kernel reports about a link.
+/// The kernel's information about a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BpfLinkInfo {
     /// The ID of the attached program.
@@ -133,7 +133,7 @@ impl BpfLink {
         attributes.info.bpf_fd = self.descriptor.as_raw_fd() as u32;
         attributes.info.info_len = size_of::<bpf_link_info>() as u32;
         attributes.info.info = std::ptr::from_mut(&mut info) as u64;
-        // SAFETY: `info` has as many bytes as `info_len` says, and outlives the call.
+        // SAFETY: `info` has `info_len` bytes, and outlives the call.
         unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
         let target = if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
             // SAFETY: the kernel filled the member of this type; all members are integers.

@@ -71,10 +71,6 @@ impl<L: MapList> MapSet<L> {
     }
 
     /// Returns memory and entries of each map of an instance.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Absent`], [`Error::Layout`], [`Error::Open`], [`Error::System`].
     pub fn usage(pins: &Pins) -> Result<Vec<Usage>, Error> {
         pins.open(|set| usage::of(L::SPECS, set))
     }

@@ -1,4 +1,4 @@
-//! An array's memory, which aya does not give.
+//! Memory-mapped arrays, which aya does not support.
 #![expect(unsafe_code, reason = "maps arrays into memory")]
 
 use std::io;
@@ -10,7 +10,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
 
-/// The memory of an array map made with `BPF_F_MMAPABLE`, as 8-byte elements.
+/// The memory of an array map with `BPF_F_MMAPABLE`, as 8-byte elements.
 pub(super) struct Memory {
     start: NonNull<u64>,
     length: usize,
@@ -19,10 +19,6 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Maps the first `length` elements of an array of 8-byte elements.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
     pub(super) fn map(array: BorrowedFd<'_>, length: u32, writable: bool) -> Result<Self, Error> {
         let failed =
             |source| Error::System { what: "map a lookup table's memory".to_owned(), source };
@@ -40,11 +36,11 @@ impl Memory {
         Ok(Self { start: start.cast(), length, bytes })
     }
 
-    /// Writes the elements from the start. Nothing else may read or write this map yet.
+    /// Writes the elements from index 0. No program may use this map yet.
     pub(super) fn fill(&mut self, elements: &[u64]) {
-        assert!(elements.len() <= self.length, "a table is written to a map of its own size");
-        // SAFETY: the mapping holds `length` elements; the map is in no program's reach before it
-        // is put in place.
+        assert!(elements.len() <= self.length, "the table fits into its map");
+        // SAFETY: the mapping holds `length` elements, and no program reaches the map before an
+        // outer map refers to it.
         unsafe {
             std::ptr::copy_nonoverlapping(elements.as_ptr(), self.start.as_ptr(), elements.len())
         };
@@ -52,7 +48,7 @@ impl Memory {
 
     /// The elements, copied.
     pub(super) fn read(&self) -> Vec<u64> {
-        // SAFETY: the mapping holds `length` elements, each read once; a table in place is never
+        // SAFETY: the mapping holds `length` elements, each read once; a table in use is never
         // written again.
         (0..self.length).map(|i| unsafe { self.start.add(i).read_volatile() }).collect()
     }

@@ -1,9 +1,9 @@
-//! Loads programs and reads and writes maps: the only module that names aya or makes raw `bpf`
-//! calls.
+//! Loads programs and reads and writes maps. Only this module uses aya and the `bpf` system call.
 //!
 //! Maps are pinned under `<bpffs>/sluice/<instance>/<layout version>/<role>/` ([`Pins`]), so that
-//! they and the attached programs outlive the daemon; [`BalancerMaps`] and [`BackendMaps`] are what
-//! is there, for the daemon that writes and for the commands that only read.
+//! they and the attached programs outlive the daemon. The daemon and the commands access them
+//! through [`BalancerMaps`] and [`BackendMaps`]. Unless stated otherwise, functions return
+//! [`Error::System`] with the failed operation.
 
 mod acl;
 mod backend;
@@ -44,12 +44,12 @@ pub use usage::Usage;
 
 use sluice_datapath::Pod;
 
-/// A plain value as aya wants it.
+/// A value for aya's typed maps.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 struct Raw<T>(T);
 
-// SAFETY: `Pod` asks for everything that `Pod` does: no padding, every bit pattern valid, and a
+// SAFETY: `Pod` requires all that `aya::Pod` does: no padding, every bit pattern valid, and a
 // stable layout.
 #[expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}

@@ -69,7 +69,7 @@ pub static BACKEND: Object = Object {
     maps: spec::BACKEND,
 };
 
-/// What is fixed when an object is loaded: its constants (`.rodata`) and the sizes of its maps.
+/// The parameters of loading an object: its constants (`.rodata`) and the sizes of its maps.
 pub struct LoadParameters {
     constants: Vec<(&'static str, Vec<u8>)>,
     capacities: Capacities,

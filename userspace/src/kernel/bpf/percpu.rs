@@ -1,32 +1,28 @@
-//! Counters that outlive their maps.
+//! Counters that are kept when their maps are resized.
 
 use super::Error;
 use super::pins::Set;
 use super::raw::{RawMap, bytes, value};
 
-/// Counters: a per-CPU array that a program counts up, and beside it what was counted before that
-/// array was there.
+/// Counters: the per-CPU array that a program increments, and the arrays with the counts from
+/// before a resize.
 ///
-/// Userspace never adds to what a program counts up: it could overwrite what was counted meanwhile.
-/// So a larger array starts at zero, and the sum of all is what was counted. None of them is taken
-/// away while somebody has it open: readers see no step back.
+/// Userspace never writes to counters that a program increments, because it could overwrite
+/// increments. A larger array therefore starts at zero, and a count is the sum over all arrays. An
+/// array stays valid while a reader has it open, so counts never decrease.
 pub(super) struct PerCpuCounters {
-    /// The array that is counted up first.
+    /// The current array first.
     maps: Vec<RawMap>,
 }
 
 impl PerCpuCounters {
     /// Opens the counters of a set of maps.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Open`], [`Error::Shape`].
     pub(super) fn open(set: &Set, name: &str) -> Result<Self, Error> {
         let path = set.directory.join(name);
         let mut maps = vec![RawMap::open(&path)?.ok_or_else(|| missing(&path))?];
         for directory in &set.earlier {
             if let Some(map) = RawMap::open(&directory.join(name))?
-                // One array may be in two sets.
+                // Two sets may share an array.
                 && maps.iter().all(|known| known.id() != map.id())
             {
                 maps.push(map);
@@ -38,17 +34,13 @@ impl PerCpuCounters {
         if !maps.iter().all(words) {
             return Err(Error::Shape {
                 path,
-                what: "it does not hold counters of 64 bits".to_owned(),
+                what: "its values are not 64-bit counters".to_owned(),
             });
         }
         Ok(Self { maps })
     }
 
-    /// What was counted at an index: 64-bit words, over all CPUs.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// The counters at an index: 64-bit words, summed over all CPUs.
     pub(super) fn at(&self, index: u32) -> Result<Vec<u64>, Error> {
         let mut total = vec![0_u64; self.maps[0].each() / 8];
         for map in &self.maps {
@@ -59,11 +51,7 @@ impl PerCpuCounters {
         Ok(total)
     }
 
-    /// What was counted at each index from 0, one after the other.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// The counters at all indexes from 0, concatenated.
     pub(super) fn all(&self) -> Result<Vec<u64>, Error> {
         let words = self.maps[0].each() / 8;
         let mut totals = vec![0_u64; words * self.maps[0].entries() as usize];
@@ -81,11 +69,7 @@ impl PerCpuCounters {
         Ok(totals)
     }
 
-    /// Sets indexes to zero, before they get somebody new to count for.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Sets the counters at indexes to zero, before the indexes are reused.
     pub(super) fn reset(&self, indexes: &[u32]) -> Result<(), Error> {
         for map in &self.maps {
             let within: Vec<u32> =
@@ -101,7 +85,7 @@ pub(super) fn missing(path: &std::path::Path) -> Error {
     Error::Shape { path: path.to_owned(), what: "it is missing".to_owned() }
 }
 
-/// Adds up words, of each CPU in turn.
+/// Adds the words of all CPUs.
 fn add(total: &mut [u64], counted: &[u8]) {
     for cpu in counted.chunks(total.len() * 8) {
         for (total, word) in total.iter_mut().zip(cpu.chunks(8)) {

@@ -1,4 +1,4 @@
-//! Where maps are pinned.
+//! The directories of pinned maps.
 
 use std::fs;
 use std::io;
@@ -10,12 +10,7 @@ use sluice_datapath::LAYOUT_VERSION;
 use super::Error;
 use crate::role::Role;
 
-/// Where the BPF file system is mounted: the first mount of it, mounted at `/sys/fs/bpf` when there
-/// is none.
-///
-/// # Errors
-///
-/// [`Error::System`] when it cannot be mounted.
+/// The mount point of the BPF file system. Mounts it at `/sys/fs/bpf` if it is not mounted.
 pub fn bpffs() -> Result<PathBuf, Error> {
     let system = |source| Error::System {
         what: "mount the BPF file system at /sys/fs/bpf".to_owned(),
@@ -30,18 +25,15 @@ pub fn bpffs() -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Where the BPF file system is mounted, if it is: for those who only look.
-///
-/// # Errors
-///
-/// [`Error::System`] when the mounts cannot be read.
+/// The mount point of the BPF file system, if it is mounted. Changes nothing.
 pub fn mounted_bpffs() -> Result<Option<PathBuf>, Error> {
     let mounts = fs::read_to_string("/proc/self/mounts")
         .map_err(|source| Error::System { what: "read /proc/self/mounts".to_owned(), source })?;
     Ok(mounted(&mounts))
 }
 
-/// The mount point of a BPF file system in the text of `/proc/self/mounts`, the usual place first.
+/// The mount point of a BPF file system in the text of `/proc/self/mounts`, preferably
+/// `/sys/fs/bpf`.
 fn mounted(mounts: &str) -> Option<PathBuf> {
     let points = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
@@ -53,22 +45,21 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
     points.iter().find(|point| *point == usual).or(points.first()).cloned()
 }
 
-/// Suffixes of the directories of one role: see [`Pins`].
+/// Suffixes of the directories of a role, see [`Pins`].
 const SUFFIXES: [&str; 3] = ["", "-next", "-new"];
 
-/// In a directory of maps: arrays of what maps counted that were there before them, by the
-/// counters' names.
+/// The subdirectory for the counts of earlier maps: arrays under the names of the counter maps.
 pub(super) const COUNTED_BEFORE: &str = "counted_before";
 
-/// How often a set of maps is looked for that is replaced while it is being opened.
+/// The maximum number of attempts to open a set of maps that is being replaced.
 const ATTEMPTS: usize = 20;
 
 /// The pins of one role of one instance, under `<bpffs>/sluice/<instance>/<layout version>/`.
 ///
-/// They are in the directory `<role>`. While the maps are replaced by larger ones, a new set is
-/// made in `<role>-new`, which nobody looks into, and becomes `<role>-next` by one rename when it
-/// is whole. From then on it is the set in force, and the one before it stays until no packet reads
-/// it; then it is removed, and the new one takes its name.
+/// They are in the directory `<role>`. A resize creates a new set in `<role>-new`, which no reader
+/// opens, and renames it to `<role>-next` once it is complete. From then on it is the set in force.
+/// The old set stays until no running program uses it. Then it is removed, and the new set takes
+/// its name.
 #[derive(Debug, Clone)]
 pub struct Pins {
     instance: String,
@@ -77,12 +68,12 @@ pub struct Pins {
     home: PathBuf,
 }
 
-/// A set of maps, and where what was counted before them is.
+/// A set of maps, and the directories of earlier counts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Set {
     /// The directory of the maps' pins.
     pub(super) directory: PathBuf,
-    /// Directories with counters that count beside those of the maps.
+    /// Directories with counters to be added to those of the maps.
     pub(super) earlier: Vec<PathBuf>,
 }
 
@@ -92,20 +83,12 @@ impl Pins {
         Self { instance: instance.to_owned(), role, home: bpffs.join("sluice").join(instance) }
     }
 
-    /// The pins of a role of an instance; mounts the BPF file system where it is not mounted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// The pins of a role of an instance. Mounts the BPF file system if it is not mounted.
     pub fn mount(instance: &str, role: Role) -> Result<Self, Error> {
         Ok(Self::new(&bpffs()?, instance, role))
     }
 
-    /// The pins of a role of an instance, for reading: `None` where no BPF file system is mounted.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// The pins of a role of an instance, for reading; `None` if no BPF file system is mounted.
     pub fn find(instance: &str, role: Role) -> Result<Option<Self>, Error> {
         Ok(mounted_bpffs()?.map(|bpffs| Self::new(&bpffs, instance, role)))
     }
@@ -121,17 +104,17 @@ impl Pins {
         self.directory().join(name)
     }
 
-    /// Where a set is while it is the only one.
+    /// The directory of a set while it is the only one.
     pub(super) fn settled(&self) -> PathBuf {
         self.named(SUFFIXES[0])
     }
 
-    /// Where a set is that is in force, and whose predecessor still counts.
+    /// The directory of a set that is in force while its predecessor exists.
     pub(super) fn next(&self) -> PathBuf {
         self.named(SUFFIXES[1])
     }
 
-    /// Where a set is that is not whole yet.
+    /// The directory of an incomplete set.
     pub(super) fn new_set(&self) -> PathBuf {
         self.named(SUFFIXES[2])
     }
@@ -147,12 +130,12 @@ impl Pins {
         named.filter(|directory| directory.is_dir()).collect()
     }
 
-    /// Opens the set of maps in force; once more when it was replaced meanwhile, so that what is
-    /// opened belongs together.
+    /// Opens the set of maps in force. Repeated if the set was replaced in the meantime, so that
+    /// all maps belong to one set.
     ///
     /// # Errors
     ///
-    /// [`Error::Absent`], [`Error::Layout`], or what `open` says.
+    /// [`Error::Absent`], [`Error::Layout`], or the error of `open`.
     pub(super) fn open<T>(&self, open: impl Fn(&Set) -> Result<T, Error>) -> Result<T, Error> {
         let mut attempts = 0..ATTEMPTS;
         loop {
@@ -170,7 +153,7 @@ impl Pins {
             |directory: &Path| Some(directory.join(COUNTED_BEFORE)).filter(|kept| kept.is_dir());
         let earlier = match kept(&directory) {
             Some(kept) => vec![kept],
-            // The set before this one is still there, and counts for itself.
+            // The previous set still exists and has its own counts.
             None if directory != self.settled() => {
                 [Some(self.settled()), kept(&self.settled())].into_iter().flatten().collect()
             }
@@ -179,7 +162,7 @@ impl Pins {
         Set { directory, earlier }
     }
 
-    /// Which directories there are: not the same after a replacement, nor in the midst of one.
+    /// The inodes of the directories, which change during and after a replacement.
     fn identity(&self) -> Vec<(PathBuf, Option<u64>)> {
         use std::os::unix::fs::MetadataExt as _;
         let directories = [self.next(), self.next().join(COUNTED_BEFORE), self.settled()];
@@ -191,30 +174,28 @@ impl Pins {
             .collect()
     }
 
-    /// Whether there are pins of this role, of whatever layout version.
+    /// Whether there are pins of this role, of any layout version.
     pub fn exist(&self) -> bool {
         let entries = fs::read_dir(&self.home).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| !self.of_version(&entry.path()).is_empty())
     }
 
-    /// Makes the directory, and removes a set that was not completed.
+    /// Creates the directory, and removes an incomplete set.
     ///
     /// # Errors
     ///
-    /// [`Error::Layout`] when pins of this role exist in a layout that this binary does not know,
-    /// [`Error::System`].
+    /// [`Error::Layout`] if pins of this role have another layout version; [`Error::System`].
     pub fn create(&self) -> Result<(), Error> {
         self.check_layout()?;
         remove(&self.new_set())?;
         make(&self.directory())
     }
 
-    /// Checks that there are pins to read.
+    /// Checks that there are pins of this layout version.
     ///
     /// # Errors
     ///
-    /// [`Error::Absent`], or [`Error::Layout`] when they are in a layout that this binary does not
-    /// know.
+    /// [`Error::Absent`]; [`Error::Layout`] if they have another layout version.
     pub fn require(&self) -> Result<(), Error> {
         self.check_layout()?;
         let directory = self.directory();
@@ -228,11 +209,7 @@ impl Pins {
         })
     }
 
-    /// Checks that no pins of this role are there in a layout that this binary does not know.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Layout`].
+    /// Fails with [`Error::Layout`] if pins of this role have another layout version.
     pub fn check_layout(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             let found = entry.file_name().to_string_lossy().into_owned();
@@ -247,12 +224,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes this role's pins, of every layout version, and the directories that this leaves
-    /// empty. Whether there were any.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Removes this role's pins of all layout versions, and directories that are empty afterwards.
+    /// Returns whether there were any pins.
     pub fn remove(&self) -> Result<bool, Error> {
         let mut removed = false;
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
@@ -260,7 +233,7 @@ impl Pins {
                 remove(&directory)?;
                 removed = true;
             }
-            // Fails when the other role's pins are there, which is meant.
+            // Fails if the directory has pins of another role, which must stay.
             let _ = fs::remove_dir(entry.path());
         }
         let _ = fs::remove_dir(&self.home);
@@ -271,7 +244,7 @@ impl Pins {
     }
 }
 
-/// Makes a directory of pins.
+/// Creates a directory of pins.
 pub(super) fn make(directory: &Path) -> Result<(), Error> {
     fs::create_dir_all(directory).map_err(|source| Error::System {
         what: format!("create the directory {}", directory.display()),
@@ -279,7 +252,7 @@ pub(super) fn make(directory: &Path) -> Result<(), Error> {
     })
 }
 
-/// Removes a directory of pins, if it is there.
+/// Removes a directory of pins, if it exists.
 pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(directory) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -289,7 +262,7 @@ pub(super) fn remove(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// Gives a directory of pins its place, at once.
+/// Renames a directory of pins atomically.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(|source| Error::System {
         what: format!("rename {} to {}", from.display(), to.display()),
@@ -302,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_mount_point_is_preferred() {
+    fn sys_fs_bpf_is_the_preferred_mount_point() {
         let mounts = "bpf /run/other/bpf bpf rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(mounted(mounts), Some("/sys/fs/bpf".into()));
         assert_eq!(

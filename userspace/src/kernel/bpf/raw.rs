@@ -1,4 +1,5 @@
-//! Maps as bytes: many entries in one call where the kernel can, one by one where it cannot.
+//! Maps as bytes. Reads and writes use batch operations where the kernel supports them, and single
+//! operations elsewhere.
 #![expect(unsafe_code, reason = "reads and writes maps by bpf(2)")]
 
 use std::fs;
@@ -20,7 +21,7 @@ const ENOTSUPP: i32 = 524;
 /// Entries per batch call, at first.
 const BATCH: usize = 4_096;
 
-/// How many threads make calls that wait.
+/// The number of threads for calls that block.
 const AT_ONCE: usize = 64;
 
 /// The error of a map that the kernel does not create.
@@ -28,13 +29,8 @@ fn create_failed(name: &str, source: impl Into<io::Error>) -> Error {
     Error::System { what: format!("create the map {name}"), source: source.into() }
 }
 
-/// Waits until every program that was running when this was called has ended.
-///
-/// The kernel waits for that when an array of maps is updated (`maybe_wait_bpf_programs`).
-///
-/// # Errors
-///
-/// [`Error::System`].
+/// Waits until every program that runs at the time of the call has ended, by an update of an array
+/// of maps (`maybe_wait_bpf_programs` in the kernel).
 pub(super) fn wait_for_running_programs() -> Result<(), Error> {
     let wait = || -> io::Result<()> {
         let inner = syscall::create_array(8, 1, 0)?;
@@ -60,7 +56,7 @@ fn is(error: &io::Error, number: i32) -> bool {
     error.raw_os_error() == Some(number)
 }
 
-/// A map of whatever type.
+/// A map of any type.
 pub(super) struct RawMap {
     data: MapData,
     name: String,
@@ -74,11 +70,7 @@ pub(super) struct RawMap {
 }
 
 impl RawMap {
-    /// Opens a pinned map; `None` when nothing is pinned there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Open`].
+    /// Opens a pinned map; `None` if nothing is pinned there.
     pub(super) fn open(pin: &Path) -> Result<Option<Self>, Error> {
         if !pin.exists() {
             return Ok(None);
@@ -89,7 +81,7 @@ impl RawMap {
         Self::of(data, name).map(Some).map_err(failed)
     }
 
-    /// The map with a number of the kernel's, which an outer map names.
+    /// The map with an ID, which an outer map contains.
     pub(super) fn by_id(id: u32, name: &str) -> Result<Self, Error> {
         let failed =
             |source| Error::System { what: format!("open an inner map of {name}"), source };
@@ -97,15 +89,15 @@ impl RawMap {
         Self::of(data, name.to_owned()).map_err(|error| failed(io::Error::other(error)))
     }
 
-    /// Makes an array of `entries` values of `value` bytes each.
+    /// Creates an array of `entries` values of `value` bytes each.
     pub(super) fn array(name: &str, value: usize, entries: u32, flags: u32) -> Result<Self, Error> {
         let descriptor = syscall::create_array(value as u32, entries, flags)
             .map_err(|source| create_failed(name, source))?;
         Self::created(name, descriptor)
     }
 
-    /// Makes a trie of prefixes, with keys of `key` bytes, the prefix's length first. It takes
-    /// memory for what it holds alone.
+    /// Creates an LPM trie with keys of `key` bytes, the prefix length first. It allocates memory
+    /// on insertion.
     pub(super) fn trie(name: &str, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
         let descriptor = syscall::create_lpm_trie(key as u32, value as u32, entries)
             .map_err(|source| create_failed(name, source))?;
@@ -126,7 +118,7 @@ impl RawMap {
         } else {
             1
         };
-        // The kernel rounds each CPU's value up to eight bytes, and hands them over so.
+        // The kernel pads the value of each CPU to eight bytes, also in system calls.
         let value = info.value_size() as usize;
         let each = if per_cpu { value.next_multiple_of(8) } else { value };
         Ok(Self {
@@ -141,17 +133,17 @@ impl RawMap {
         })
     }
 
-    /// Its name.
+    /// The name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The kernel's number of the map.
+    /// The kernel's map ID.
     pub(super) fn id(&self) -> u32 {
         self.id
     }
 
-    /// How many entries it has, or has room for.
+    /// The maximum number of entries.
     pub(super) fn entries(&self) -> u32 {
         self.entries
     }
@@ -171,7 +163,7 @@ impl RawMap {
         is_per_cpu(self.kind)
     }
 
-    /// Bytes of a value as the calls hand it over: that of all CPUs.
+    /// Bytes of a value in system calls: the values of all CPUs.
     pub(super) fn value(&self) -> usize {
         self.each * self.cpus
     }
@@ -181,29 +173,21 @@ impl RawMap {
         self.data.fd().as_fd()
     }
 
-    /// Pins the map at one more place.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Pins the map at an additional path.
     pub(super) fn pin(&self, path: &Path) -> Result<(), Error> {
         self.data.pin(path).map_err(|error| self.failed("pin", io::Error::other(error)))
     }
 
-    /// Bytes of memory that the kernel keeps for the map. From Linux 5.11 to 6.3 it tells the size
-    /// of values alone, and a ring buffer has none: its room is what it takes at least.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`] when the kernel does not tell.
+    /// Bytes of kernel memory of the map. Linux 5.11 to 6.3 reports the size of the values only,
+    /// which is 0 for a ring buffer; its capacity is then the minimum.
     pub(super) fn memory(&self) -> Result<u64, Error> {
         let path = format!("/proc/self/fdinfo/{}", self.descriptor().as_raw_fd());
-        let text = fs::read_to_string(path)
-            .map_err(|source| self.failed("ask for the size of", source))?;
+        let text =
+            fs::read_to_string(path).map_err(|source| self.failed("read the size of", source))?;
         let found =
             text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
         let told: u64 = found
-            .ok_or_else(|| self.failed("ask for the size of", io::ErrorKind::InvalidData.into()))?;
+            .ok_or_else(|| self.failed("read the size of", io::ErrorKind::InvalidData.into()))?;
         Ok(if self.kind == MapType::RingBuf { told.max(self.entries.into()) } else { told })
     }
 
@@ -211,11 +195,7 @@ impl RawMap {
         Error::System { what: format!("{what} the map {}", self.name), source }
     }
 
-    /// One value; `None` when the key is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// The value of a key; `None` if the key does not exist.
     pub(super) fn lookup(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         assert_eq!(key.len(), self.key);
         let mut value = vec![0; self.value()];
@@ -228,15 +208,10 @@ impl RawMap {
         }
     }
 
-    /// The values of many elements of an array of maps: the numbers of its inner maps.
+    /// The values of elements of an array of maps: the IDs of its inner maps.
     ///
-    /// Before Linux 6.8 each such look-up waits until every running program has ended
-    /// (`maybe_wait_bpf_programs`), for 20 milliseconds and more. Those that are made at the same
-    /// time wait for the same moment.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Before Linux 6.8 each of these lookups waits until every running program has ended
+    /// (`maybe_wait_bpf_programs`), for 20 milliseconds or more. Concurrent lookups share the wait.
     pub(super) fn inner_maps(&self, indexes: &[u32]) -> Result<Vec<(u32, u32)>, Error> {
         let ids = self.at_once(indexes, |index| {
             Ok(self.lookup(&index.to_ne_bytes())?.map(|id| (*index, value::<u32>(&id))))
@@ -244,7 +219,7 @@ impl RawMap {
         Ok(ids.into_iter().flatten().collect())
     }
 
-    /// Does something with each item, with many at a time.
+    /// Processes items in several threads.
     fn at_once<T: Sync, R: Send>(
         &self,
         items: &[T],
@@ -271,12 +246,7 @@ impl RawMap {
         })
     }
 
-    /// Writes one value; whether it was written, which with [`NO_EXIST`] it is only where none
-    /// was.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Writes a value. Returns whether it was written: not with [`NO_EXIST`] if the key exists.
     pub(super) fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<bool, Error> {
         assert_eq!((key.len(), value.len()), (self.key, self.value()));
         // SAFETY: key and value have the map's sizes.
@@ -289,11 +259,7 @@ impl RawMap {
         }
     }
 
-    /// Takes an entry out, if it is there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`].
+    /// Removes an entry, if it exists.
     pub(super) fn delete(&self, key: &[u8]) -> Result<(), Error> {
         assert_eq!(key.len(), self.key);
         // SAFETY: the key has the map's size.
@@ -305,19 +271,15 @@ impl RawMap {
         }
     }
 
-    /// Writes entries: keys and values one after the other.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`]; some entries may have been written.
+    /// Writes entries, given as concatenated keys and concatenated values. After an error some
+    /// entries may have been written.
     pub(super) fn write(&self, keys: &[u8], values: &[u8]) -> Result<(), Error> {
         let count = keys.len() / self.key;
         assert_eq!((keys.len(), values.len()), (count * self.key, count * self.value()));
         if self.kind != MapType::ArrayOfMaps || count == 0 {
             return self.write_in_turn(keys, values);
         }
-        // Before Linux 6.8 each entry waits as each look-up does (see `inner_maps`), later each
-        // call.
+        // Before Linux 6.8 each entry waits like a lookup (see `inner_maps`), later each call.
         let share = count.div_ceil(AT_ONCE);
         let shares: Vec<_> =
             keys.chunks(share * self.key).zip(values.chunks(share * self.value())).collect();
@@ -349,7 +311,8 @@ impl RawMap {
                     }
                     return Ok(());
                 }
-                // What was written until then counts; a signal may have come.
+                // Continues after the entries written so far: a signal may have interrupted the
+                // call.
                 Err(error) if is(&error, libc::EINTR) || is(&error, libc::EAGAIN) => {
                     done += batch.count as usize
                 }
@@ -359,20 +322,17 @@ impl RawMap {
         Ok(())
     }
 
-    /// Goes through all entries, many at a time: keys and values one after the other.
+    /// Passes all entries to `each`, many per call, as concatenated keys and concatenated values.
     ///
-    /// While others write, entries that stay are seen once (a hash map's buckets are read whole,
-    /// one after the other); where a kernel knows no batches for the type, nobody else may write.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`], or that of `each`.
+    /// During concurrent writes, entries that are not removed are seen once, because batches read
+    /// whole buckets of a hash map. For types without batch operations there must be no concurrent
+    /// writes.
     pub(super) fn read(
         &self,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut room = BATCH.min(self.entries as usize).max(1);
-        // The kernel's place in the map: a bucket's number, or a key.
+        // The kernel's position in the map: a bucket number, or a key.
         let mut place = vec![0; self.key.max(8)];
         let mut begun = false;
         let (mut keys, mut values) = (vec![0; room * self.key], vec![0; room * self.value()]);
@@ -389,11 +349,11 @@ impl RawMap {
                 flags: 0,
             };
             // SAFETY: there is room for `room` keys and values of the map's sizes, and for the
-            // position, which is a bucket's number or a key.
+            // position, which is a bucket number or a key.
             let last = match unsafe { syscall::lookup_batch(&mut batch) } {
                 Ok(()) => false,
                 Err(error) if is(&error, libc::ENOENT) => true,
-                // A bucket has more entries than there is room for.
+                // A bucket has more entries than the buffers.
                 Err(error) if is(&error, libc::ENOSPC) && room < self.entries as usize => {
                     room *= 2;
                     (keys, values) = (vec![0; room * self.key], vec![0; room * self.value()]);
@@ -421,7 +381,7 @@ impl RawMap {
         loop {
             let mut next = vec![0; self.key];
             let from = key.as_ref().map_or(std::ptr::null(), |key| key.as_ptr());
-            // SAFETY: both keys have the map's key size; a null key asks for the first one.
+            // SAFETY: both keys have the map's key size; a null key stands for the first one.
             match unsafe { syscall::next_key(self.descriptor(), from, next.as_mut_ptr()) } {
                 Ok(()) => {}
                 Err(error) if is(&error, libc::ENOENT) => return Ok(()),
@@ -439,19 +399,19 @@ fn is_per_cpu(kind: MapType) -> bool {
     matches!(kind, MapType::PerCpuHash | MapType::PerCpuArray | MapType::LruPerCpuHash)
 }
 
-/// The bytes of a plain value.
+/// The bytes of values.
 pub(super) fn bytes<T: Pod>(values: &[T]) -> &[u8] {
     // SAFETY: `Pod` has no padding, so every byte is initialised; the slice covers exactly the
     // values.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// The plain value that these bytes are. Bytes beyond its size, which the kernel adds to align
-/// CPUs' values, are left out.
+/// The value with these bytes. Bytes beyond its size, with which the kernel pads the values of
+/// CPUs, are ignored.
 pub(super) fn value<T: Pod>(bytes: &[u8]) -> T {
-    assert!(bytes.len() >= size_of::<T>(), "a value has the size that its map was opened with");
-    // SAFETY: enough bytes are there, and every bit pattern is a value of a `Pod` type; alignment
-    // is not asked for.
+    assert!(bytes.len() >= size_of::<T>(), "the value has the size of the map's values");
+    // SAFETY: there are enough bytes, every bit pattern is a value of a `Pod` type, and an
+    // unaligned read needs no alignment.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
@@ -460,7 +420,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_survive_the_way_through_bytes() {
+    fn values_survive_the_conversion_to_bytes() {
         let values = [0x0102_0304_u32, u32::MAX];
         assert_eq!(bytes(&values).len(), 8);
         assert_eq!(value::<u32>(&bytes(&values)[4..]), u32::MAX);

@@ -1,16 +1,16 @@
 //! Replaces a role's maps by maps of other sizes, under traffic.
 //!
-//! 1. [`stage`] makes a new set: maps whose size stays are shared, the others are made anew and
-//!    filled from the old ones. The program is loaded over it. Then one rename puts the set in
-//!    force, for daemons and for whoever looks.
-//! 2. The caller attaches the program in place of the old one. Each packet meets the old maps or
-//!    the new ones, which hold the same.
-//! 3. [`PendingResize::finish`] waits until no packet reads the old maps, brings over what the old
-//!    program wrote since the copy, and removes them.
+//! 1. [`stage`] creates a new set: it shares maps of unchanged size, creates the others and copies
+//!    the content of the old ones. The program is loaded over the new set. One rename then puts the
+//!    set in force, for daemons and for readers.
+//! 2. The caller replaces the attached program. Each packet uses the old maps or the new ones,
+//!    which have the same content.
+//! 3. [`PendingResize::finish`] waits until no running program uses the old maps, copies the
+//!    entries that the old program wrote since the first copy, and removes the old set.
 //!
-//! A crash before the rename leaves the old set and rubbish, which the next daemon removes; a crash
-//! behind it leaves the new set, and the old one beside it, which tells the next daemon to attach
-//! and to finish.
+//! After a crash before the rename, the old set is in force, and the next daemon removes the
+//! incomplete one. After a crash later, both sets exist, from which the next daemon sees that it
+//! has to attach and finish.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -26,18 +26,18 @@ use super::spec::{self, MapSpec, Transfer};
 use super::syscall::NO_EXIST;
 use super::{Error, Pins};
 
-/// How many inner maps are open at a time: a process may have only so many descriptors.
+/// The maximum number of inner maps open at the same time, because descriptors are limited.
 pub(super) const INNER_MAPS: usize = 256;
 
-/// A set of maps that is in force, beside the one that it replaces.
+/// A set of maps that is in force while the set that it replaces still exists.
 pub struct PendingResize {
     pins: Pins,
     specs: &'static [MapSpec],
-    /// By the map's name, the entries that were copied; `None` when an earlier daemon copied them.
+    /// The copied entries by map name; `None` if an earlier daemon copied them.
     copied: Option<HashMap<&'static str, Copied>>,
 }
 
-/// The entries that a copy holds, by their hashes: 8 bytes each in place of all of them.
+/// The copied entries, as hashes of 8 bytes to save memory.
 #[derive(Default)]
 struct Copied {
     seen: HashSet<u64>,
@@ -59,11 +59,7 @@ impl Copied {
     }
 }
 
-/// Whether the maps in force have other sizes than the capacities ask for.
-///
-/// # Errors
-///
-/// [`Error::Open`], [`Error::Absent`].
+/// Whether the maps in force have the sizes for these capacities.
 pub(super) fn fits(pins: &Pins, specs: &[MapSpec], capacities: &Capacities) -> Result<bool, Error> {
     pins.open(|set| {
         for spec in specs.iter().filter(|spec| spec.pinned) {
@@ -78,13 +74,13 @@ pub(super) fn fits(pins: &Pins, specs: &[MapSpec], capacities: &Capacities) -> R
     })
 }
 
-/// Makes a new set of maps with these capacities, has `load` load a program over the directory of
-/// their pins, and puts the set in force. Nothing is attached.
+/// Creates a new set of maps with these capacities, calls `load` with the directory of their pins
+/// to load programs, and puts the set in force. Attaches nothing.
 ///
 /// # Errors
 ///
-/// [`Error::InUse`] when a capacity is less than what is or was in use, or what the kernel refuses.
-/// The old set is then in force.
+/// [`Error::InUse`] if a capacity is less than the number of elements that are or were in use;
+/// errors of the kernel. The old set then stays in force.
 pub(super) fn stage<P>(
     pins: &Pins,
     specs: &'static [MapSpec],
@@ -96,7 +92,7 @@ pub(super) fn stage<P>(
         Ok((program, PendingResize { pins: pins.clone(), specs, copied: Some(copied) }))
     });
     if staged.is_err() {
-        // What is left is removed by the next attempt.
+        // On failure, the next attempt removes it.
         let _ = pins::remove(&pins.new_set());
     }
     staged
@@ -146,7 +142,7 @@ fn fill<P>(
     Ok((program, copied))
 }
 
-/// Copies a map with keys.
+/// Copies a hash map or trie.
 fn copy(
     old: &RawMap,
     new: &RawMap,
@@ -166,14 +162,15 @@ fn copy(
     })
 }
 
-/// Copies an array as far as the new one goes; beyond, nothing may ever have been written.
+/// Copies the elements of an array that fit into the new one. Further elements must never have been
+/// written.
 fn copy_elements(
     old: &RawMap,
     new: &RawMap,
     refused: &impl Fn(String) -> Error,
 ) -> Result<(), Error> {
     old.read(|keys, values| {
-        // Keys come in order.
+        // Keys are in ascending order.
         let beyond = |key: &[u8]| value::<u32>(key) >= new.entries();
         let stay = keys.chunks(4).take_while(|key| !beyond(key)).count();
         let rest = keys[stay * 4..].chunks(4).zip(values[stay * old.value()..].chunks(old.value()));
@@ -190,7 +187,7 @@ fn copy_elements(
     })
 }
 
-/// Puts the inner maps of an outer map into another one: they are the same maps, seen from both.
+/// Makes an outer map refer to the inner maps of another one.
 fn copy_tables(
     old: &RawMap,
     new: &RawMap,
@@ -214,20 +211,16 @@ fn copy_tables(
 }
 
 impl PendingResize {
-    /// A replacement that an earlier daemon began and did not finish: its maps are in force, and
-    /// whether its program is attached everywhere is unknown.
+    /// A resize that an earlier daemon did not finish. Its maps are in force; its program may not
+    /// be attached everywhere.
     pub(super) fn unfinished(pins: &Pins, specs: &'static [MapSpec]) -> Option<Self> {
         pins.next().is_dir().then(|| Self { pins: pins.clone(), specs, copied: None })
     }
 
-    /// Brings over what was written to the old maps since they were copied, and removes them. No
-    /// filter may run their program any more.
+    /// Copies the entries that were written to the old maps since the first copy, and removes the
+    /// old maps. Their program must not be attached any more.
     ///
-    /// It can be called again after an error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`]; nothing is lost.
+    /// After an error no entry is lost, and the call can be repeated.
     pub fn finish(&self) -> Result<(), Error> {
         let (old, new) = (self.pins.settled(), self.pins.next());
         if !new.is_dir() {
@@ -236,7 +229,7 @@ impl PendingResize {
         if !new.join(COUNTED_BEFORE).is_dir() && old.is_dir() {
             wait_for_running_programs()?;
             for spec in self.specs_of(Transfer::LiveEntries) {
-                self.carry_flows(spec.name)?;
+                self.copy_live_entries(spec.name)?;
             }
             self.keep_counters()?;
         }
@@ -249,11 +242,11 @@ impl PendingResize {
         self.specs.iter().filter(move |spec| spec.pinned && Transfer::of(spec) == transfer)
     }
 
-    /// Brings over the entries that the old program wrote behind the copy.
+    /// Copies the entries that the old program wrote after the first copy.
     ///
-    /// What the new program wrote is newer and stays. After a crash it is not known what the copy
-    /// was, so what the new map has stays.
-    fn carry_flows(&self, name: &str) -> Result<(), Error> {
+    /// Entries of the new program are newer and stay. After a crash the first copy is unknown, so
+    /// all entries of the new map stay.
+    fn copy_live_entries(&self, name: &str) -> Result<(), Error> {
         let (old, new) = (self.pins.settled().join(name), self.pins.next().join(name));
         let (Some(old), Some(new)) = (RawMap::open(&old)?, RawMap::open(&new)?) else {
             return Ok(());
@@ -279,7 +272,7 @@ impl PendingResize {
         })
     }
 
-    /// Writes down what the old maps counted, for good: they count no more.
+    /// Stores the final counts of the old maps.
     fn keep_counters(&self) -> Result<(), Error> {
         let (old, new) = (self.pins.settled(), self.pins.next());
         let kept = new.join(format!("{COUNTED_BEFORE}-new"));
@@ -295,7 +288,7 @@ impl PendingResize {
             };
             let earlier: Vec<_> = before.iter().cloned().collect();
             if counted.id() == counts.id() {
-                // It goes on counting, and so does what was counted before it.
+                // A shared map continues to count, and its earlier counts stay.
                 for directory in earlier {
                     if let Some(map) = RawMap::open(&directory.join(name))? {
                         map.pin(&kept.join(name))?;

@@ -1,5 +1,5 @@
-//! What follows from a map's row in [`sluice_datapath::abi::maps`]: its size, and how a resize
-//! treats its content.
+//! The size of a map and the transfer of its content at a resize, as derived from its row in
+//! [`sluice_datapath::abi::maps`].
 
 use std::path::Path;
 
@@ -57,9 +57,9 @@ pub(super) fn entries(spec: &MapSpec, capacities: &Capacities) -> Option<u32> {
 /// The indexes of an array of maps that may refer to a map: index 0, and those of services that
 /// exist or existed.
 ///
-/// The others are not looked up, because before Linux 6.8 each lookup of an inner map waits until no
-/// program runs, for 20 milliseconds and more. A service's record is written before anything else
-/// of the service, and is never all zeros again.
+/// The others are not looked up, because before Linux 6.8 each lookup of an inner map waits until
+/// no program runs, for 20 milliseconds and more. A service's record is written before anything
+/// else of the service, and is never all zeros again.
 pub(super) fn outer_indexes(directory: &Path) -> Result<Vec<u32>, Error> {
     let path = directory.join(balancer::SERVICE_RECORDS.spec().name);
     let records = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;

@@ -1,4 +1,4 @@
-//! A lookup table as it is in its inner map.
+//! Lookup tables as inner maps.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
@@ -11,14 +11,10 @@ use super::memory::Memory;
 use super::raw::{RawMap, bytes};
 use super::resize::INNER_MAPS;
 
-/// Flags of a lookup table, those of the program's prototype of it.
+/// Flags of a lookup table, which must be those of the inner map prototype in the object.
 pub(super) const TABLE_FLAGS: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 
-/// Reads the lookup tables of those of these services that have one.
-///
-/// # Errors
-///
-/// [`Error::System`].
+/// Reads the lookup tables of these services. Services without one are left out.
 pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, ServiceTable>, Error> {
     let mut tables = BTreeMap::new();
     for (service, id) in outer.inner_maps(services)? {
@@ -31,15 +27,11 @@ pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Ser
     Ok(tables)
 }
 
-/// Builds new inner maps, fills them whole, and swaps them in, many in one call: no packet sees
-/// half a table.
+/// Creates new inner maps, fills them, and replaces the old ones, many in one call. No packet sees
+/// a partial table. After an error, some tables may have been replaced.
 ///
-/// The kernel waits for an RCU grace period (milliseconds) with each of them, or with all;
-/// [`RawMap::write`] has many wait together.
-///
-/// # Errors
-///
-/// [`Error::System`]; some tables may be in place.
+/// The kernel waits for an RCU grace period (milliseconds), per inner map or per call;
+/// [`RawMap::write`] shares the wait.
 pub(super) fn replace(outer: &RawMap, tables: &[(u32, &ServiceTable)]) -> Result<(), Error> {
     for tables in tables.chunks(INNER_MAPS) {
         let mut inner = Vec::with_capacity(tables.len());

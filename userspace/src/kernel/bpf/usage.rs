@@ -1,4 +1,4 @@
-//! What maps take and hold.
+//! Memory and entries of maps.
 
 use std::path::Path;
 
@@ -9,28 +9,24 @@ use super::pins::{COUNTED_BEFORE, Set};
 use super::raw::RawMap;
 use super::spec::{self, MapSpec, Transfer};
 
-/// What a map takes and holds.
+/// Memory and entries of a map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Its name; with `counted_before/` in front for what was counted in a map that was replaced.
+    /// The map's name, with the prefix `counted_before/` for the counts of a replaced map.
     pub name: String,
-    /// Entries that are in use, where that is known: not in arrays, which are whole from the start.
+    /// The number of entries in use; `None` for arrays, which always have all elements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entries: Option<u64>,
-    /// Entries that there is room for.
+    /// The maximum number of entries.
     pub capacity: u32,
-    /// Bytes of kernel memory, as the kernel tells; those of inner maps included.
+    /// Bytes of kernel memory as reported by the kernel, including inner maps.
     pub bytes: u64,
-    /// Bytes of them for each possible CPU, where every CPU has values of its own.
+    /// Bytes per possible CPU; `None` if the map is not per-CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_cpu: Option<u64>,
 }
 
-/// What the maps of a set take.
-///
-/// # Errors
-///
-/// [`Error::System`] when the kernel does not tell.
+/// Memory and entries of the maps of a set.
 pub(super) fn of(specs: &'static [MapSpec], set: &Set) -> Result<Vec<Usage>, Error> {
     let mut usage = Vec::new();
     for (spec, map) in spec::open(specs, set)? {
