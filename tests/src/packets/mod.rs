@@ -1,4 +1,5 @@
-//! Packets in, packets out: one table of cases, run in memory and through the programs in the kernel.
+//! Packets in, packets out: one table of cases, run in memory and through the programs in the
+//! kernel.
 //!
 //! - [`fixture`]: what the maps hold; [`frames`]: the frames, built with etherparse;
 //!   [`expectation`]: what is expected of a frame.

@@ -1,4 +1,5 @@
-//! CaptureFilter of service and backend: routes by source prefix, server IDs in QUIC connection IDs.
+//! CaptureFilter of service and backend: routes by source prefix, server IDs in QUIC connection
+//! IDs.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@ use sluice_datapath::Reason;
 
 use super::totals::Totals;
 
-/// Checks that the balancer returned every [`Reason`] that a client's frame can cause, and forwarded
-/// to several services and backends.
+/// Checks that the balancer returned every [`Reason`] that a client's frame can cause, and
+/// forwarded to several services and backends.
 pub fn check_balancer(totals: &Totals) -> anyhow::Result<()> {
     use Reason::{AdjustRoomFailed, EcnForbidden, IcmpTooBigRateLimited, NotTunnel, VlanDepth};
 

@@ -1,4 +1,5 @@
-//! Named fixtures of the random frames. A file of the corpus names the fixture that its frames need.
+//! Named fixtures of the random frames. A file of the corpus names the fixture that its frames
+//! need.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -24,7 +24,8 @@ pub(super) struct Way {
 
 impl Oracle {
     /// The frame with its outer header. `length` is that of the packet, `largest` that of its
-    /// largest segment. An error is the MTU less the outer header for a packet that is too long, or another reason.
+    /// largest segment. An error is the MTU less the outer header for a packet that is too long, or
+    /// another reason.
     pub(super) fn encapsulated(
         &self,
         frame: &Frame,

@@ -2,7 +2,7 @@
 //!
 //! [`AttachPoint`] is the seam: each kind of hook attaches, replaces, lists and detaches a program
 //! on its targets (interfaces or cgroups), with an entry in the journal that is written before the
-//! change and by which it is undone. [`Attachment`] keeps a program attached to a set of targets.
+//! change and by which it is undone. `Attachment` keeps a program attached to a set of targets.
 
 mod attachment;
 mod cgroup;
