@@ -18,6 +18,7 @@
 pub mod abi;
 pub mod backend;
 pub mod balance;
+mod bits;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod verifier;

@@ -1,22 +1,20 @@
-//! What the programs for the kernel share: the TC and XDP bindings of [`sluice_datapath::Packet`].
+//! The eBPF programs: thin hooks that bind [`sluice_datapath`] to TC and XDP contexts and to maps.
 //!
-//! Only this crate holds code that runs nowhere but in the kernel. It decides nothing: `balancer/`
-//! and `backend.rs` are the two objects that are loaded, each with its maps and a few lines that
-//! turn a `Result` into an action. `baseline.rs` is a third, with programs that measurements
-//! compare with; no binary for users holds it.
+//! The library has the TC and XDP bindings of [`sluice_datapath::Packet`] and
+//! [`sluice_datapath::balance::Hook`]. There is one folder per object: `balancer/` and `backend/`,
+//! and `baseline/`, whose programs are references for measurements and not part of the released
+//! binary.
 #![no_std]
-// Some loads must be one instruction.
+// For a load that must be one instruction.
 #![feature(asm_experimental_arch)]
 
 pub mod access;
-pub mod hook;
 pub mod maps;
-pub mod next;
 pub mod tc;
 pub mod xdp;
 
-/// The kernel lets only programs under a GPL-compatible licence use some helpers; Sluice is under
-/// the MIT licence.
+/// Some helpers are only available to programs under a GPL-compatible licence. Sluice is under the
+/// MIT licence.
 #[macro_export]
 macro_rules! license {
     () => {
@@ -27,8 +25,8 @@ macro_rules! license {
     };
 }
 
-/// No code of ours can panic, and the verifier would refuse the loop below if it could be reached:
-/// the compiler wants a handler.
+/// The compiler requires a handler. No code of this crate can panic: the verifier would reject the
+/// loop below if it were reachable.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -15,17 +15,16 @@ use aya_ebpf::helpers::{
     bpf_skb_vlan_pop,
 };
 use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
-use sluice_datapath::balance::Forward;
+use sluice_datapath::balance::{BalancerTables, Forward, Hook};
 use sluice_datapath::wire::header::{Ipv6, Udp};
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::wire::parse::is_vlan_tag;
 use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
 
 use crate::access;
-use crate::hook::Hook;
 
-/// Bytes that are made linear before a packet is read: the headers that are read at constant
-/// offsets, on the balancer (Ethernet, IPv6, TCP) as on the backend (Ethernet, IPv6, UDP, IPv6).
+/// Bytes that are pulled into the linear part before a packet is read: the headers at constant
+/// offsets, on the balancer (Ethernet, IPv6, TCP) and on the backend (Ethernet, IPv6, UDP, IPv6).
 const HEADERS: u32 = (ETH_HLEN + 2 * Ipv6::SIZE + Udp::SIZE) as u32;
 
 /// A packet at a TC hook.
@@ -34,24 +33,23 @@ pub struct TcPacket {
 }
 
 impl TcPacket {
-    /// The packet of a context, its headers readable.
+    /// The packet of a context, with its headers in the linear part.
     ///
-    /// A packet may hold its headers outside the linear part of its buffer; they are pulled in,
-    /// which changes no byte of it.
+    /// Headers outside the linear part are pulled in, which changes no byte of the packet.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
         let packet = Self::of(skb);
         let wanted = if packet.bytes() < HEADERS { packet.bytes() } else { HEADERS };
         let (start, end) = packet.bounds();
         if start.wrapping_add(wanted as usize) > end {
-            // SAFETY: `skb` is the context that the kernel gave. On failure the headers stay
+            // SAFETY: `skb` is the context that the kernel gave. On failure, the headers stay
             // unreadable and the packet passes.
             unsafe { bpf_skb_pull_data(packet.skb, wanted) };
         }
         packet
     }
 
-    /// The packet of a context that [`TcPacket::new`] has seen.
+    /// The packet of a context, after [`TcPacket::new`].
     #[inline(always)]
     pub fn of(skb: *mut __sk_buff) -> Self {
         Self { skb }
@@ -100,9 +98,9 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn has_vlan(&self) -> bool {
         let present: u32;
-        // In these words, because the compiler may keep the member's address in a register, and the
-        // verifier wants it in the load. SAFETY: `skb` is the context that the kernel gave; the
-        // instruction reads one of its members.
+        // Inline assembly, because the compiler may keep the field's address in a register, and the
+        // verifier requires the offset in the load. SAFETY: `skb` is the context that the kernel
+        // gave; the instruction reads one of its fields.
         unsafe {
             core::arch::asm!(
                 "{present} = *(u32 *)({skb} + {offset})",
@@ -167,13 +165,13 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn copy_head(&self, head: &mut [u8; CAPTURE_LEN]) -> u32 {
-        /// Bits of a number below [`CAPTURE_LEN`].
+        /// The mask of numbers below [`CAPTURE_LEN`].
         const BELOW: u32 = CAPTURE_LEN as u32 - 1;
 
         let bytes = self.bytes();
         let last = if bytes > CAPTURE_LEN as u32 { BELOW } else { bytes.wrapping_sub(1) };
-        // A packet has at least one byte. Written like this because old verifiers learn both bounds
-        // from arithmetic only.
+        // A packet has at least one byte. Written like this because old verifiers derive both
+        // bounds from arithmetic only.
         let wanted = (core::hint::black_box(last) & BELOW).wrapping_add(1);
         // SAFETY: the helper checks what it reads, and writes no more than `wanted` bytes, which
         // `head` has.
@@ -184,7 +182,7 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn vlan_pop(self, _: usize) -> Result<Self, Reason> {
-        /// One beside the bytes and two in them.
+        /// One in the metadata and two in the bytes.
         const MOST: usize = 3;
 
         for _ in 0..MOST {
@@ -203,13 +201,13 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn store<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
-        // The kernel may hold a sum over the packet beside it (CHECKSUM_COMPLETE).
+        // The kernel may have a sum over the packet in its metadata (CHECKSUM_COMPLETE).
         self.store_bytes(offset, header, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
-    /// The helper knows when the field holds no checksum yet but waits for the device to fill it in
-    /// (CHECKSUM_PARTIAL), and then leaves it alone. Word and checksum change by as much, so a sum
-    /// that the kernel holds beside the packet stays true.
+    /// The helper leaves the field unchanged if a device has yet to complete the checksum
+    /// (CHECKSUM_PARTIAL). The word and the checksum change by the same amount, so a sum in the
+    /// metadata (CHECKSUM_COMPLETE) stays valid.
     #[inline(always)]
     fn csum_replace2(
         &mut self,
@@ -236,7 +234,7 @@ impl Packet for TcPacket {
         self.store_bytes(offset, &new, 0)
     }
 
-    /// No sum that the kernel holds covers the link addresses.
+    /// A sum in the metadata does not cover the MAC addresses.
     #[inline(always)]
     fn swap_macs(&mut self) -> Result<(), Reason> {
         let [to, from]: [[u16; 3]; 2] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
@@ -249,8 +247,7 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn trim(self, length: usize) -> Result<Self, Reason> {
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
-        // read from it is used again. The helper makes the packet linear and forgets that it was
-        // merged.
+        // read from it is used again. The helper makes the packet linear and no longer merged.
         match unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } {
             0 => Ok(self),
             _ => Err(Reason::AdjustRoomFailed),
@@ -275,13 +272,13 @@ impl Packet for TcPacket {
         self.store_bytes(ETH_HLEN, headers, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
-    /// The kernel is told that this is an encapsulation (`ENCAP_L3`), so that it can still cut
-    /// merged packets, and not to change the size of their segments (`FIXED_GSO`), since that was
-    /// judged before; without that flag it makes them smaller by the header.
+    /// The flags mark an encapsulation (`ENCAP_L3`), so that the kernel can still segment merged
+    /// packets, and keep the size of their segments (`FIXED_GSO`), which was checked before.
+    /// Without `FIXED_GSO`, the kernel makes the segments smaller by the outer header.
     ///
-    /// A packet that was merged of whole packets, one behind the other (`frag_list`), cannot be cut
-    /// after that: kernels without the repair of CVE-2024-42281 panic (`BUG_ON` in `skb_segment`).
-    /// No program sees which packets these are, so each is made linear before.
+    /// A packet that was merged as a list of packets (`frag_list`) cannot be segmented after that:
+    /// kernels without the fix of CVE-2024-42281 panic (`BUG_ON` in `skb_segment`). A program
+    /// cannot recognise such packets, so each is made linear before.
     #[inline(always)]
     fn encapsulate<T: Pod>(
         self,
@@ -289,9 +286,9 @@ impl Packet for TcPacket {
         inner: Family,
         outer: &T,
         shrink: bool,
-        between: u32,
+        udp_len: u32,
     ) -> Result<Self, Reason> {
-        /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] by the bytes of a UDP header.
+        /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] divided by the length of a UDP header.
         const FLAG_PER_BYTE: u32 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32;
 
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
@@ -304,11 +301,11 @@ impl Packet for TcPacket {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
             };
-        // The number of bytes is zero or that of a UDP header, of which the flag is a multiple:
-        // nothing need branch.
-        let udp = between.wrapping_mul(FLAG_PER_BYTE);
+        // `udp_len` is zero or the length of a UDP header, so the multiplication gives zero or the
+        // flag without a branch.
+        let udp = udp_len.wrapping_mul(FLAG_PER_BYTE);
         let (bytes, flags) =
-            ((size_of::<T>() as i32).wrapping_add(between as i32), u64::from(flags | udp));
+            ((size_of::<T>() as i32).wrapping_add(udp_len as i32), u64::from(flags | udp));
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if unsafe { bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) } != 0 {
@@ -333,7 +330,7 @@ impl Packet for TcPacket {
         inner: Family,
         head: &H,
     ) -> Result<(), Reason> {
-        // Within a family no kernel needs the flags, and old ones do not know them.
+        // Within a family, no kernel needs the flags, and old kernels reject them.
         let flags = u64::from(match (outer, inner) {
             (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
             (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
@@ -359,8 +356,8 @@ impl Packet for TcPacket {
     }
 }
 
-/// The TC action for an encapsulated packet: out of its interface, to a neighbour whose link
-/// address is in the kernel's own table.
+/// The TC action for an encapsulated packet: redirect to its interface and next hop. The kernel
+/// looks up the link address in its neighbour table.
 #[inline(always)]
 fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
     let bytes = size_of::<Neighbour>() as i32;
@@ -370,16 +367,16 @@ fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
     unsafe { bpf_redirect_neigh(forward.interface, neighbour, bytes, 0) as i32 }
 }
 
-/// The TC action for an encapsulated packet: out of its interface, to the neighbour that the
-/// kernel's own routes say.
+/// The TC action for an encapsulated packet: redirect to its interface. The kernel looks up the
+/// next hop in its routing table.
 #[inline(always)]
 pub fn redirect(forward: &Forward) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.
     unsafe { bpf_redirect_neigh(forward.interface, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// The TC action that lets a packet go on: to the next filter, and to the stack behind the last
-/// one.
+/// The TC action for a packet that passes: it continues to the next filter, and after the last
+/// filter to the stack.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
 /// The TC action for a packet that is not forwarded.
@@ -391,32 +388,28 @@ pub fn refuse(reason: Reason) -> i32 {
     }
 }
 
-/// A packet's context at TC.
+/// The TC hook.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct TcHook(pub *mut __sk_buff);
 
 impl Hook for TcHook {
-    type Packet = TcPacket;
+    type Packet<'a> = TcPacket;
 
     #[inline(always)]
-    fn pull_and_wrap(self) -> TcPacket {
+    fn pull_and_wrap(&mut self) -> TcPacket {
         TcPacket::new(self.0)
     }
 
     #[inline(always)]
-    fn packet(self) -> TcPacket {
+    fn packet(&mut self) -> TcPacket {
         TcPacket::of(self.0)
     }
 
     #[inline(always)]
-    fn redirect(
-        self,
-        forward: &Forward,
-        neighbours: impl FnOnce(u32) -> Option<&'static Neighbour>,
-    ) -> u32 {
+    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, tables: &T) -> u32 {
         if forward.neighbour != 0
-            && let Some(neighbour) = neighbours(forward.neighbour)
+            && let Some(neighbour) = tables.neighbour(forward.neighbour)
         {
             return redirect_to(forward, neighbour) as u32;
         }
@@ -424,7 +417,7 @@ impl Hook for TcHook {
     }
 
     #[inline(always)]
-    fn refuse(self, reason: Reason) -> u32 {
+    fn refuse(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             // SAFETY: the helper takes numbers only.
             Verdict::Answer => unsafe { bpf_redirect(self.packet().interface(), 0) as u32 },

@@ -1,4 +1,4 @@
-//! The XDP binding: a packet is an `xdp_md`, before the kernel has made a socket buffer of it.
+//! The XDP binding: a packet is an `xdp_md`, before the kernel allocates a socket buffer.
 #![expect(unsafe_code, reason = "raw access to the context, and calls of kernel helpers")]
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
@@ -6,14 +6,13 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as FibParameters, xdp_md,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
-use sluice_datapath::balance::Forward;
+use sluice_datapath::abi::CAPTURE_LEN;
+use sluice_datapath::balance::{BalancerTables, Forward, Hook};
 use sluice_datapath::wire::checksum;
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
 
 use crate::access;
-use crate::hook::Hook;
 
 /// A packet at an XDP hook. It is never merged, and its VLAN tag is in its bytes.
 pub struct XdpPacket {
@@ -33,8 +32,8 @@ impl XdpPacket {
         unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) }
     }
 
-    /// The bounds, with which a comparison is always made. Else LLVM leaves out what earlier ones
-    /// at variable offsets imply, and the verifier does not follow it there.
+    /// The bounds for comparisons at variable offsets. Without this, LLVM removes comparisons that
+    /// earlier ones imply, and the verifier does not accept the access.
     #[inline(always)]
     fn checked_bounds(&self) -> (usize, usize) {
         let (start, end) = self.bounds();
@@ -42,10 +41,6 @@ impl XdpPacket {
     }
 
     /// Writes a header at an offset.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`] when the packet ends before the header does.
     #[inline(always)]
     pub fn put<T: Pod>(&self, offset: usize, header: &T) -> Result<(), Reason> {
         let (start, end) = self.bounds();
@@ -56,7 +51,7 @@ impl XdpPacket {
     /// Moves the start of the packet by `delta` bytes, and the Ethernet header with it.
     #[inline(always)]
     fn move_head(&self, delta: i32) -> Result<(), Reason> {
-        // In words where there are whole ones.
+        // Whole words where possible.
         let addresses: [u32; 3] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
         let ether_type: u16 = self.load(ETH_HLEN - 2).ok_or(Reason::AdjustRoomFailed)?;
         // SAFETY: `xdp` is the context that the kernel gave; both callers consume the packet.
@@ -72,8 +67,8 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn frame_len(&self) -> usize {
         let (start, end) = self.bounds();
-        // Else LLVM subtracts the start from whatever is subtracted next, and the verifier refuses
-        // to subtract pointers from numbers.
+        // Without this, LLVM subtracts the start from the next operand, and the verifier rejects
+        // the subtraction of a pointer from a number.
         core::hint::black_box(end.wrapping_sub(start))
     }
 
@@ -82,8 +77,8 @@ impl Packet for XdpPacket {
         false
     }
 
-    /// The kernel has not looked at the link address yet, and the program does not know its
-    /// interface's.
+    /// The kernel has not checked the destination MAC address yet, and the program does not know
+    /// the MAC address of its interface.
     #[inline(always)]
     fn is_for_this_host(&self) -> bool {
         true
@@ -108,11 +103,11 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn load_at<T: Pod>(&self, offset: usize) -> Option<T> {
-        // Else LLVM adds up in different ways for the comparison and for the access, and the
-        // verifier does not follow it there.
+        // Without this, LLVM computes the address differently for the comparison and for the
+        // access, and the verifier does not accept the access.
         let offset = core::hint::black_box(offset);
-        // The verifier wants an upper bound of what is added to a packet pointer; old ones, of this
-        // very copy of the number.
+        // The verifier requires an upper bound of the number that is added to a packet pointer; old
+        // verifiers require it of this very copy of the number.
         if offset > MAX_LOAD_OFFSET {
             return None;
         }
@@ -125,12 +120,12 @@ impl Packet for XdpPacket {
         unsafe { (*self.xdp).ingress_ifindex }
     }
 
-    /// Eight bytes at a time, then what is left; a helper for this came with Linux 5.18.
+    /// Eight bytes at a time, then single bytes. (A helper for this exists since Linux 5.18.)
     #[inline(always)]
     fn copy_head(&self, head: &mut [u8; CAPTURE_LEN]) -> u32 {
         let (first, rest) = head.split_at_mut(size_of::<u64>());
-        // A frame has an Ethernet header. From the very first byte alone the verifier would not
-        // learn that there is one.
+        // A frame has an Ethernet header. The verifier would not derive that from a read of the
+        // first byte.
         let Some(word) = self.load::<u64>(0) else { return 0 };
         first.copy_from_slice(&word.to_ne_bytes());
         let mut taken = size_of::<u64>();
@@ -153,7 +148,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn vlan_pop(self, bytes: usize) -> Result<Self, Reason> {
-        /// The words of two link addresses.
+        /// The words of two MAC addresses.
         const ADDRESSES: usize = (ETH_HLEN - 2) / 2;
 
         let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
@@ -168,7 +163,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn store<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {
-        // The verifier wants an upper bound of what is added to a packet pointer.
+        // The verifier requires an upper bound of the number that is added to a packet pointer.
         if offset > MAX_LOAD_OFFSET {
             return Err(Reason::AdjustRoomFailed);
         }
@@ -235,9 +230,9 @@ impl Packet for XdpPacket {
         inner: Family,
         outer: &T,
         _: bool,
-        between: u32,
+        udp_len: u32,
     ) -> Result<Self, Reason> {
-        self.move_head((size_of::<T>() as i32).wrapping_add(between as i32).wrapping_neg())?;
+        self.move_head((size_of::<T>() as i32).wrapping_add(udp_len as i32).wrapping_neg())?;
         if family != inner {
             self.put(ETH_HLEN - 2, &ether_type(family))?;
         }
@@ -265,8 +260,9 @@ impl Packet for XdpPacket {
     }
 }
 
-/// The XDP action for an encapsulated packet: out of its interface when the kernel knows the next
-/// hop's link address, else up the stack, which resolves it while forwarding the packet.
+/// The XDP action for an encapsulated packet: redirect to its interface if the kernel has the link
+/// address of the next hop, else pass to the stack, which resolves the address and forwards the
+/// packet.
 #[inline(always)]
 pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
     match resolve(context, forward) {
@@ -276,19 +272,18 @@ pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
     }
 }
 
-/// Writes the link addresses of the route to the outer destination; the interface through which it
-/// leaves.
+/// Writes the MAC addresses of the route to the outer destination. Returns the egress interface.
 #[inline(always)]
 fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
 
     let packet = XdpPacket::new(context);
-    // A zero that the compiler does not know to be one: else it calls `memset`, a loop with a frame
+    // An opaque zero: with a constant zero, the compiler calls `memset`, a loop with a stack frame
     // of its own.
     let mut words = [core::hint::black_box(0_u64); size_of::<FibParameters>() / size_of::<u64>()];
-    // SAFETY: the words are as many bytes as this plain C struct has, aligned better, and all zero
-    // is a valid value of it.
+    // SAFETY: the words have the size of this C struct and a higher alignment, and all zeros is a
+    // valid value.
     let route = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     route.ifindex = forward.interface;
     match forward.family {
@@ -315,8 +310,7 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     if outcome != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
     }
-    // Link addresses as words, which the processor moves as they are; single bytes it would move
-    // one by one.
+    // MAC addresses as words: single bytes would be copied one by one.
     let words = |octets: *const [u8; 6]| octets.cast::<[u16; 3]>();
     // SAFETY: the kernel's struct is aligned, and has both addresses at even offsets.
     let (to, from) =
@@ -325,32 +319,32 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     Some(route.ifindex)
 }
 
-/// A packet's context at XDP.
+/// The XDP hook.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct XdpHook(pub *mut xdp_md);
 
 impl Hook for XdpHook {
-    type Packet = XdpPacket;
+    type Packet<'a> = XdpPacket;
 
     #[inline(always)]
-    fn pull_and_wrap(self) -> XdpPacket {
+    fn pull_and_wrap(&mut self) -> XdpPacket {
         self.packet()
     }
 
     #[inline(always)]
-    fn packet(self) -> XdpPacket {
+    fn packet(&mut self) -> XdpPacket {
         XdpPacket::new(self.0)
     }
 
-    /// The link address is looked up with the route.
+    /// The lookup of the route returns the link address, too.
     #[inline(always)]
-    fn redirect(self, forward: &Forward, _: impl FnOnce(u32) -> Option<&'static Neighbour>) -> u32 {
+    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, _: &T) -> u32 {
         redirect(self.0, forward)
     }
 
     #[inline(always)]
-    fn refuse(self, reason: Reason) -> u32 {
+    fn refuse(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,

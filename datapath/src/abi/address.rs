@@ -107,7 +107,7 @@ impl Address {
     /// Whether this is an IPv4 address or an IPv4-mapped IPv6 address.
     #[inline(always)]
     pub const fn is_mapped(&self) -> bool {
-        self.0[0] | self.0[1] == 0 && self.0[2] == Self::MAPPED
+        (self.0[0] | self.0[1]) == 0 && self.0[2] == Self::MAPPED
     }
 
     /// Whether a reply to a packet of `family` from this address is allowed. It is not for
@@ -128,7 +128,7 @@ impl Address {
     /// Whether this is [`Address::NONE`].
     #[inline(always)]
     pub const fn is_none(&self) -> bool {
-        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
+        (self.0[0] | self.0[1] | self.0[2] | self.0[3]) == 0
     }
 }
 

@@ -60,7 +60,7 @@ impl NextHop {
     /// Index of a backend's next hop for outer headers of a family.
     #[inline(always)]
     pub const fn index(backend: u16, family: Family) -> u32 {
-        (backend as u32) << 1 | family.index()
+        ((backend as u32) << 1) | family.index()
     }
 }
 

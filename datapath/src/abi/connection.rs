@@ -1,6 +1,7 @@
 //! The connection table, and the table of first fragments.
 
 use crate::abi::address::Address;
+use crate::abi::options::VipOptions;
 use crate::abi::pod::pod;
 
 /// The backend of a flow: value of the connection table `CONNECTIONS`, keyed by
@@ -45,7 +46,8 @@ pub struct Fragment {
     /// Index of the VIP's service, whose ACL applies. It differs from `service` if a route matched
     /// the client.
     pub owner: u16,
-    /// Lower half of [`ServiceRef::options`](crate::abi::vip::ServiceRef::options) at that time.
+    /// Lower half of [`ServiceRef::options`](crate::abi::vip::ServiceRef::options) at that time. It
+    /// holds [`Fragment::OPTIONS`].
     pub options: u16,
     /// Epoch of the backend at that time.
     pub epoch: u32,
@@ -57,6 +59,13 @@ pub struct Fragment {
 pod!(Fragment, 24);
 
 impl Fragment {
+    /// The options of a service that apply to non-initial fragments, too. Add an option here if
+    /// [`Fragment::options`] must carry it.
+    pub const OPTIONS: VipOptions = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+
     /// Lifetime of an entry in nanoseconds: Linux's default reassembly timeout (`ipfrag_time`).
     pub const LIFETIME: u64 = 30_000_000_000;
 }
+
+const _: () =
+    assert!(Fragment::OPTIONS.bits() <= u16::MAX as u32, "`Fragment::options` has 16 bits");

@@ -113,8 +113,8 @@ impl Flow {
         let s = self.source.words();
         let d = self.destination.words();
         let ports = u64::from(u16::from_le(self.source_port.0))
-            | u64::from(u16::from_le(self.destination_port.0)) << 16
-            | u64::from(self.protocol) << 32;
+            | (u64::from(u16::from_le(self.destination_port.0)) << 16)
+            | (u64::from(self.protocol) << 32);
         match family {
             Family::V4 => siphash::<1, 3, 1>(key, [pair(s[3], d[3])], ports, PORTS),
             Family::V6 => {
@@ -129,7 +129,7 @@ impl Flow {
 /// Two words in wire order as one little-endian word.
 #[inline(always)]
 const fn pair(low: u32, high: u32) -> u64 {
-    u32::from_le(low) as u64 | (u32::from_le(high) as u64) << 32
+    u32::from_le(low) as u64 | ((u32::from_le(high) as u64) << 32)
 }
 
 /// The slot index of a hash in a table of `length` slots.

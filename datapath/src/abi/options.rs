@@ -21,7 +21,7 @@ macro_rules! bits {
             /// Whether all bits of `other` are set.
             #[inline(always)]
             pub const fn has(self, other: Self) -> bool {
-                self.0 & other.0 == other.0
+                (self.0 & other.0) == other.0
             }
 
             /// The union of both sets.
@@ -139,7 +139,7 @@ impl Features {
         let mut bytes = [0; Self::BITS];
         let mut bit = 0;
         while bit < Self::BITS {
-            bytes[bit] = (self.0 >> bit & 1) as u8;
+            bytes[bit] = ((self.0 >> bit) & 1) as u8;
             bit += 1;
         }
         bytes

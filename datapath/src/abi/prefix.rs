@@ -41,7 +41,7 @@ impl PrefixKey {
     /// Whether this prefix contains the prefix `other`.
     pub fn holds(&self, other: &Self) -> bool {
         let bits = |key: &Self| {
-            key.address.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
+            key.address.iter().fold(0, |bits, word| (bits << 32) | u128::from(u32::from_be(*word)))
         };
         let differ = bits(self) ^ bits(other);
         other.length >= self.length && differ.leading_zeros() >= self.length

@@ -23,13 +23,13 @@ impl QuicIdLengths {
     /// [`Self::MAX_LEN`].
     #[must_use]
     pub const fn with(self, rotation: u8, octets: u8) -> Self {
-        Self(self.0 | (octets as u32 & 0xf) << ((rotation as u32 & 7) << 2))
+        Self(self.0 | ((octets as u32 & 0xf) << ((rotation as u32 & 7) << 2)))
     }
 
     /// Length in octets of a configuration's server IDs; 0 if the configuration does not exist.
     #[inline(always)]
     const fn get(self, rotation: u32) -> u32 {
-        self.0 >> (rotation << 2) & 0xf
+        (self.0 >> (rotation << 2)) & 0xf
     }
 }
 
@@ -87,8 +87,8 @@ impl QuicServerKey {
         let spare = 15_u32.wrapping_sub(length).wrapping_mul(8);
         let (keep_high, keep_low) =
             if spare < 64 { (u64::MAX, u64::MAX << spare) } else { (u64::MAX << (spare & 63), 0) };
-        let head = u64::from(rotation << 5 | length) << 56;
-        let high = (high & keep_high & (u64::MAX >> 8) | head).to_be();
+        let head = u64::from((rotation << 5) | length) << 56;
+        let high = ((high & keep_high & (u64::MAX >> 8)) | head).to_be();
         let low = (low & keep_low).to_be();
         // In memory order.
         let id = if cfg!(target_endian = "big") {
@@ -154,7 +154,7 @@ mod tests {
             prop_assert_eq!((of, &octets[..length]), (rotation, &id[..]));
             prop_assert!(octets[length..].iter().all(|octet| *octet == 0));
 
-            let mut connection_id = vec![rotation << 5 | random & 0x1f];
+            let mut connection_id = vec![(rotation << 5) | (random & 0x1f)];
             connection_id.extend(&id);
             connection_id.extend(&padding[id.len()..]);
             let lengths = QuicIdLengths::NONE.with(rotation, id.len() as u8).with((rotation + 1) % 7, other);

@@ -71,7 +71,7 @@ impl Rate {
     const fn of_units(interval: u64, burst: u32) -> Self {
         assert!(burst >= 1 && burst <= Self::MAX_BURST, "the burst is out of range");
         let shift = 32u32.saturating_sub(interval.leading_zeros());
-        Self { interval: (interval >> shift) as u32, burst: burst | shift << 24 }
+        Self { interval: (interval >> shift) as u32, burst: burst | (shift << 24) }
     }
 
     #[inline(always)]
@@ -82,7 +82,7 @@ impl Rate {
     /// Index of a service's rate in `RATES`.
     #[inline(always)]
     pub const fn index(service: u32, kind: RateKind) -> u32 {
-        service << 2 | kind as u32
+        (service << 2) | kind as u32
     }
 
     /// Whether there is a limit.

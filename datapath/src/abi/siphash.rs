@@ -27,7 +27,7 @@ pub fn siphash<const C: usize, const D: usize, const N: usize>(
     for word in words {
         absorb::<C>(&mut v, word);
     }
-    absorb::<C>(&mut v, rest | (N as u64).wrapping_mul(8).wrapping_add(bytes) << 56);
+    absorb::<C>(&mut v, rest | ((N as u64).wrapping_mul(8).wrapping_add(bytes) << 56));
     v[2] ^= 0xff;
     for _ in 0..D {
         round(&mut v);

@@ -34,7 +34,7 @@ impl TableHead {
     /// Decodes a head.
     #[inline(always)]
     pub const fn decode(word: u32) -> Self {
-        Self { slots: word & Self::MAX_SLOTS, tracked: word & Self::TRACKED != 0 }
+        Self { slots: word & Self::MAX_SLOTS, tracked: (word & Self::TRACKED) != 0 }
     }
 }
 
@@ -51,7 +51,7 @@ pub struct Slot {
 impl Slot {
     /// Encodes the slot as a word, host order.
     pub const fn encode(self) -> u32 {
-        self.first as u32 | (self.hint as u32) << 16
+        self.first as u32 | ((self.hint as u32) << 16)
     }
 
     /// Decodes a slot.

@@ -31,7 +31,7 @@ struct MssOption {
     largest: u16,
 }
 
-/// Lowers the MSS in a SYN or SYN-ACK from a VIP to [`BackendTables::largest_segment`], and counts
+/// Lowers the MSS in a SYN or SYN-ACK from a VIP to [`BackendTables::max_segment_size`], and counts
 /// the changed segments.
 ///
 /// Only the first MSS option is read. Fragments, IPv6 packets with extension headers, which hosts
@@ -90,7 +90,7 @@ fn find_excessive_mss<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Op
     if !header.has_syn() || end > start.wrapping_add(ip.total_len) || end > packet.frame_len() {
         return None;
     }
-    let largest = tables.largest_segment(family);
+    let largest = tables.max_segment_size(family);
     if largest == 0 || ip.has_mapped_source() || !tables.is_vip(&PrefixKey::address(&ip.source)) {
         return None;
     }
@@ -132,7 +132,7 @@ fn rewrite<P: Packet>(packet: &mut P, mss: &MssOption) -> Result<(), Reason> {
     let checksum = mss.l4.wrapping_add(Tcp::CHECKSUM);
     let ([high, low], [new_high, new_low]) = (mss.size.to_be_bytes(), mss.largest.to_be_bytes());
     let size = mss.option.wrapping_add(2);
-    if size & 1 == 0 {
+    if (size & 1) == 0 {
         let (old, new) = ([high, low], [new_high, new_low]);
         return packet.csum_replace2(
             size,

@@ -13,7 +13,7 @@ pub trait BackendTables {
     /// Whether the address is a VIP address of this backend, or in one of its VIP prefixes.
     fn is_vip(&self, key: &PrefixKey) -> bool;
     /// The largest allowed MSS of a VIP of a family; 0 for no limit.
-    fn largest_segment(&self, family: Family) -> u32;
+    fn max_segment_size(&self, family: Family) -> u32;
     /// Counts a segment whose MSS was lowered.
     fn count_clamped(&self);
     /// Counts a decapsulated packet and the bytes of the inner IP packet.

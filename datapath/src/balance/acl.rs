@@ -3,21 +3,21 @@
 use crate::abi::{AclVerdict, Address, Features, PrefixKey, Reason, ServiceRef, VipOptions};
 use crate::balance::tables::BalancerTables;
 
-/// Whether the list of sources that counts for all VIPs lets a client through.
+/// Checks the global ACL.
 #[inline(always)]
 pub(crate) fn check_global_acl<T: BalancerTables>(
     tables: &T,
     client: &Address,
 ) -> Result<(), Reason> {
     if tables.uses(Features::GLOBAL_ACL)
-        && let Some(listing) = tables.acl_verdict(AclVerdict::GLOBAL, &PrefixKey::address(client))
+        && let Some(verdict) = tables.acl_verdict(AclVerdict::GLOBAL, &PrefixKey::address(client))
     {
-        listing.check()?;
+        verdict.check()?;
     }
     Ok(())
 }
 
-/// Whether the lists of sources let a client through: the one for all first, then the service's.
+/// Checks the global ACL, then the ACL of the VIP's service.
 #[inline(always)]
 pub(crate) fn check_acl<T: BalancerTables>(
     tables: &T,
@@ -26,7 +26,7 @@ pub(crate) fn check_acl<T: BalancerTables>(
 ) -> Result<(), Reason> {
     check_global_acl(tables, client)?;
     if tables.uses(Features::SERVICE_ACLS) && vip.options.has(VipOptions::ACL) {
-        // A service that says it has a list and has none is new: its list is on the way.
+        // The ACL of a new service may not be loaded yet. Until then, no client is allowed.
         tables
             .acl_verdict(vip.service, &PrefixKey::address(client))
             .ok_or(Reason::AclNotAllowed)?
@@ -35,9 +35,9 @@ pub(crate) fn check_acl<T: BalancerTables>(
     Ok(())
 }
 
-/// Whether the lists of sources let a later fragment through: the one for all, then the service's,
-/// as they are by now. A service without a list lets everybody through: had it been new and its
-/// list on the way, the first fragment would not have been served.
+/// Checks the current ACLs for a non-initial fragment: the global one, then the service's. A
+/// service without an ACL allows every client: if it were a new service whose ACL is not loaded
+/// yet, the first fragment would have been dropped.
 #[inline(always)]
 pub(crate) fn check_fragment_acl<T: BalancerTables>(
     tables: &T,
@@ -46,9 +46,9 @@ pub(crate) fn check_fragment_acl<T: BalancerTables>(
 ) -> Result<(), Reason> {
     check_global_acl(tables, client)?;
     if tables.uses(Features::SERVICE_ACLS)
-        && let Some(listing) = tables.acl_verdict(service, &PrefixKey::address(client))
+        && let Some(verdict) = tables.acl_verdict(service, &PrefixKey::address(client))
     {
-        listing.check()?;
+        verdict.check()?;
     }
     Ok(())
 }

@@ -1,39 +1,59 @@
-//! What a capture sees: events of the packet path, one record each, for whoever reads the ring
-//! buffer `CAPTURE_EVENTS`.
+//! Captures: one event per captured packet, in the ring buffer `CAPTURE_EVENTS`.
 //!
-//! A capture is on for as long as the first word of the map `CAPTURE_CONTROL` says, a moment that
-//! whoever reads pushes ahead of itself: when it dies, the capture ends by itself. While none is
-//! on, a packet costs one look at that word. While one is on, [`begin`] keeps the packet's first
-//! bytes, before anything changes them, and [`end`] writes the event if it is wanted: drops, and a
-//! share of what is forwarded. Both obey a rate limit for each CPU, so that a flood of drops costs
-//! little.
+//! A capture is enabled until the time in the first word of the map `CAPTURE_CONTROL`. The reader
+//! extends that time while it runs, so that the capture ends if the reader dies. Without a capture,
+//! a packet costs one read of that word. With one, [`StartCaptureStage`] copies the first bytes of
+//! the packet before any stage changes them, the stages record the packet's outcome, and
+//! [`EmitCaptureStage`] writes the event if it is selected: drops, and a sample of forwarded
+//! packets. A rate limit per CPU bounds the cost under a flood of drops.
 
 use crate::abi::capture::{control, outcome};
 use crate::abi::{BURST, Features, Reason, Verdict};
+use crate::balance::stage::{Hook, Stage};
 use crate::balance::tables::BalancerTables;
 use crate::wire::packet::Packet;
 
-/// Whether a capture may be on: 0 when there is none, which is all that a packet costs otherwise,
-/// and nothing where the program has not got the feature. When it is another number, [`begin`]
-/// comes next, and [`CaptureTables::capture_enabled`] is not 0 until the packet is done.
+/// Runs before all other stages while a capture is enabled.
+pub(crate) struct StartCaptureStage;
+
+impl Stage for StartCaptureStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, _: u32, tables: &T) -> u64 {
+        start(&hook.packet(), tables);
+        0
+    }
+}
+
+/// Runs after all other stages while a capture is enabled.
+pub(crate) struct EmitCaptureStage;
+
+impl Stage for EmitCaptureStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(_: &mut H, _: u32, tables: &T) -> u64 {
+        emit(tables);
+        0
+    }
+}
+
+/// The time until which a capture is enabled; 0 without a capture.
 #[inline(always)]
-pub fn enabled_until<T: BalancerTables>(tables: &T) -> u64 {
+pub(crate) fn enabled_until<T: BalancerTables>(tables: &T) -> u64 {
     if tables.uses(Features::CAPTURE) { tables.control(control::UNTIL) } else { 0 }
 }
 
-/// Looks at a packet that is watched before anything else does.
+/// Copies the start of the packet.
 #[inline(always)]
-pub fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
+fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
     let now = tables.now();
     let ahead = tables.control(control::INTERVAL).wrapping_mul(BURST);
-    let over = now >= tables.control(control::UNTIL);
-    if over {
-        // Whoever captured has died: the packets to come need not ask for the time.
+    let expired = now >= tables.control(control::UNTIL);
+    if expired {
+        // The reader has died. Later packets need not read the clock.
         tables.stop_capture();
     }
     tables.with_capture_state(|state| {
         state.outcome = outcome::NONE;
-        if over || state.due > now.wrapping_add(ahead) {
+        if expired || state.due > now.wrapping_add(ahead) {
             state.event.time = 0;
             return;
         }
@@ -46,7 +66,7 @@ pub fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
     });
 }
 
-/// Keeps that a packet was encapsulated, for [`end`].
+/// Records that a packet is encapsulated.
 #[inline(always)]
 pub(crate) fn record_forwarded<T: BalancerTables>(
     tables: &T,
@@ -66,8 +86,8 @@ pub(crate) fn record_forwarded<T: BalancerTables>(
     });
 }
 
-/// Keeps that a packet is not forwarded, for [`end`]; one that passes leaves it at
-/// [`outcome::NONE`]. The service is 0 until it is known.
+/// Records that a packet is not forwarded. A packet that passes keeps [`outcome::NONE`]. `service`
+/// is 0 before the packet has matched a VIP.
 #[inline(always)]
 pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
     if !is_captured(tables) {
@@ -83,17 +103,16 @@ pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason
     });
 }
 
-/// Whether a packet may have an event. A stage does no more than to keep what becomes of it: its
-/// code is gone through once for each way in which it ends, and [`end`] just once.
+/// Whether a capture is enabled for the packet. Stages only record the outcome, because the verifier
+/// explores this code once for each exit of each stage, and [`emit`] only once.
 #[inline(always)]
 fn is_captured<T: BalancerTables>(tables: &T) -> bool {
     tables.uses(Features::CAPTURE) && tables.capture_enabled() != 0
 }
 
-/// Writes the event of a packet that was watched, if it is wanted. Comes when the packet is done
-/// with.
+/// Writes the event of the packet, if it is selected.
 #[inline(always)]
-pub fn emit<T: BalancerTables>(tables: &T) {
+fn emit<T: BalancerTables>(tables: &T) {
     if tables.control(control::UNTIL) == 0 {
         return;
     }
@@ -103,13 +122,13 @@ pub fn emit<T: BalancerTables>(tables: &T) {
     tables.with_capture_state(|state| {
         let event = &state.event;
         let only = select as u32;
-        if state.outcome == outcome::NONE || only != 0 && only != event.service {
+        if state.outcome == outcome::NONE || (only != 0 && only != event.service) {
             return;
         }
         if state.outcome != outcome::DROPPED {
-            let unwanted =
+            let unselected =
                 select & control::NEW_CONNECTIONS != 0 && state.outcome != outcome::FORWARDED_SYN;
-            if unwanted || u64::from(tables.random()) >= sample {
+            if unselected || u64::from(tables.random()) >= sample {
                 return;
             }
         }

@@ -1,40 +1,43 @@
-//! A packet to a VIP on its way to a backend.
+//! A packet to a VIP: rate limits, backend selection, MTU check, encapsulation.
 
 use crate::abi::{
     ClientKey, Family, Features, Flow, FragmentKey, Reason, ServiceRef, TCP, TokenRequest,
     VipOptions,
 };
 use crate::balance::capture;
+use crate::balance::claim::Claim;
 use crate::balance::encapsulate::{TunnelPath, encapsulate, resolve_path};
 use crate::balance::gue::GueMeta;
-use crate::balance::outcome::Forward;
+use crate::balance::outcome::StageOutcome;
 use crate::balance::select::{Selection, select_backend};
+use crate::balance::stage::Forward;
 use crate::balance::tables::{BalancerTables, ForwardedCounts};
+use crate::verifier::widen_for_verifier;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{IpHeader, L4Header, PacketSize};
 
-/// A packet to a VIP, and what is known about it.
+/// A packet to a VIP, and its parsed headers.
 pub(crate) struct VipPacket<P> {
     pub(crate) packet: P,
     pub(crate) ip: IpHeader,
     pub(crate) size: PacketSize,
-    /// What its UDP header would depend on; without the flow's own bits.
+    /// Inputs of the UDP header of GUE; the source port is still missing.
     pub(crate) gue: GueMeta,
-    /// Whether it is_syn a TCP connection.
+    /// Whether it opens a TCP connection.
     pub(crate) is_syn: bool,
-    /// Bytes of VLAN tags in the frame, if it has tags there or beside.
-    pub(crate) tags: Option<usize>,
+    /// Bytes of VLAN tags in the frame; `None` without a tag in the frame or its metadata.
+    pub(crate) vlan_bytes: Option<usize>,
+    /// The service that handles the packet.
     pub(crate) service: ServiceRef,
 }
 
 /// The flow of a packet.
 #[inline(always)]
 pub(crate) fn flow_of(ip: &IpHeader, l4: &L4Header) -> Flow {
-    let n = ip;
-    Flow::new(n.source, n.destination, l4.source_port, l4.destination_port, n.protocol)
+    Flow::new(ip.source, ip.destination, l4.source_port, l4.destination_port, ip.protocol)
 }
 
-/// The hash of what a service tells flows apart by.
+/// The hash of the fields of a flow that its service hashes.
 #[inline(always)]
 pub(crate) fn hash_flow<T: BalancerTables>(
     flow: &Flow,
@@ -42,26 +45,38 @@ pub(crate) fn hash_flow<T: BalancerTables>(
     options: VipOptions,
     tables: &T,
 ) -> u64 {
-    // Twice, so that a program without the feature hashes the flow where it lies.
+    // Two calls on purpose: without `HASHING` the flow is hashed in place and never copied to the
+    // stack.
     if tables.uses(Features::HASHING) {
         return flow.reduced(options).hash(family, tables.hash_key());
     }
     flow.hash(family, tables.hash_key())
 }
 
-impl<P: Packet> VipPacket<P> {
-    #[inline(always)]
-    pub(crate) fn flow(&self, l4: &L4Header) -> Flow {
-        flow_of(&self.ip, l4)
-    }
+/// The key that all fragments of a packet share.
+#[inline(always)]
+pub(crate) fn fragment_key(ip: &IpHeader, identification: u32) -> FragmentKey {
+    // In IPv6, the next-header field may differ between fragments (RFC 8200 section 4.5).
+    let protocol = if matches!(ip.family, Family::V4) { u32::from(ip.protocol) } else { 0 };
+    FragmentKey { source: ip.source, destination: ip.destination, identification, protocol }
+}
 
+impl<P: Packet> VipPacket<P> {
+    /// A TCP or UDP packet that its VIP accepts.
     #[inline(always)]
-    pub(crate) fn fragment_key(&self, identification: u32) -> FragmentKey {
-        let n = &self.ip;
-        let (source, destination) = (n.source, n.destination);
-        // What an IPv6 fragment says of it may differ from the others'.
-        let protocol = if matches!(n.family, Family::V4) { u32::from(n.protocol) } else { 0 };
-        FragmentKey { source, destination, identification, protocol }
+    pub(crate) fn new(
+        packet: P,
+        ip: IpHeader,
+        vlan_bytes: Option<usize>,
+        l4: &L4Header,
+        claim: &Claim,
+    ) -> Self {
+        let Claim { size, gue, service, .. } = *claim;
+        // The verifier has followed a path for each protocol and for each value of the SYN flag, and
+        // would explore the rest of the path once for each. One word holds both.
+        let word = widen_for_verifier((u32::from(ip.protocol) << 8) | u32::from(l4.is_syn));
+        let ip = IpHeader { protocol: (word >> 8) as u8, ..ip };
+        Self { packet, ip, size, gue, is_syn: (word & 1) == 1, vlan_bytes, service }
     }
 
     #[inline(always)]
@@ -69,23 +84,21 @@ impl<P: Packet> VipPacket<P> {
         if self.ip.ttl == 0 { Err(Reason::TtlExpired) } else { Ok(()) }
     }
 
-    /// Takes the packet's tokens from its source's buckets, then from its service's: what a source
-    /// has too much costs the others nothing.
+    /// Consumes tokens of the client's buckets, then of the service's: packets beyond a client's
+    /// rate do not use up the tokens of other clients.
     #[inline(always)]
     pub(crate) fn check_rates<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
         if !tables.uses(Features::RATES) || !self.service.options.has(VipOptions::RATE_LIMITED) {
             return Ok(());
         }
-        let n = &self.ip;
         let request = TokenRequest {
             service: self.service.service,
             packets: self.packet.segments(),
             is_syn: self.is_syn,
             now: tables.now(),
         };
-        if !tables
-            .consume_source_tokens(&ClientKey::new(&n.source, n.family, request.service), &request)
-        {
+        let client = ClientKey::new(&self.ip.source, self.ip.family, request.service);
+        if !tables.consume_source_tokens(&client, &request) {
             return Err(Reason::RateLimitedSource);
         }
         if !tables.consume_service_tokens(&request) {
@@ -94,8 +107,8 @@ impl<P: Packet> VipPacket<P> {
         Ok(())
     }
 
-    /// The backend that gets the packet, and the flow's hash. A tracked flow without an entry gets
-    /// one if this `remembers`.
+    /// Selects the backend, and returns the flow hash, too. With `insert`, a flow of a tracked
+    /// service gets an entry in the connection table.
     #[inline(always)]
     pub(crate) fn select_backend<T: BalancerTables>(
         &self,
@@ -110,44 +123,46 @@ impl<P: Packet> VipPacket<P> {
         Ok((select_backend(tables, &table, flow, hash, self.is_syn, insert)?, hash))
     }
 
-    /// The MTU that the sender should be told, when the packet does not fit with its outer header.
+    /// The MTU to report to the client, if the packet does not fit with its outer headers.
     #[inline(always)]
-    pub(crate) fn pmtu_to_report<T: BalancerTables>(
+    fn pmtu_to_report<T: BalancerTables>(
         &self,
         path: &TunnelPath,
         tables: &T,
     ) -> Result<Option<u32>, Reason> {
-        let room = path.room();
-        if self.size.segment <= room as usize {
+        let inner_mtu = path.inner_mtu();
+        if self.size.segment <= inner_mtu as usize {
             return Ok(None);
         }
         if tables.uses(Features::DROP_TOO_BIG) && self.service.options.has(VipOptions::DROP_TOO_BIG)
         {
             return Err(Reason::TooBig);
         }
-        let smallest = self.ip.family.min_mtu();
-        let mtu = if room > smallest { room } else { smallest };
-        // Who keeps to the smallest MTU already can do no more.
+        let min_mtu = self.ip.family.min_mtu();
+        let mtu = if inner_mtu > min_mtu { inner_mtu } else { min_mtu };
+        // A client that already sends no more than the minimum MTU cannot send smaller packets.
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
     }
 
-    /// Whether the packet's segments do not fit with an outer header, and are to be cut smaller by
-    /// it, so that they do. The bytes of a merged TCP packet may be cut anywhere; merged datagrams
-    /// are what their sender made them, and a single packet has nobody who cuts it.
+    /// Whether the segments of a merged packet do not fit with their outer headers, and are to be
+    /// made smaller so that they do. TCP payload may be cut anywhere; the sizes of merged datagrams
+    /// are the client's, and the kernel does not segment a packet that is not merged.
     #[inline(always)]
-    pub(crate) fn can_resegment<T: BalancerTables>(&self, path: &TunnelPath, tables: &T) -> bool {
-        /// Bytes that a segment keeps, at least.
-        const LEFT: u32 = 64;
+    fn can_resegment<T: BalancerTables>(&self, path: &TunnelPath, tables: &T) -> bool {
+        /// The least bytes of payload that a segment keeps.
+        const MIN_PAYLOAD: u32 = 64;
 
+        // The sizes come first: compilers would move a branch on the other conditions before the
+        // selection of the backend, and the verifier would explore the selection twice.
         tables.uses(Features::RESEGMENT)
+            && self.size.segment > path.inner_mtu() as usize
+            && self.size.segment <= path.mtu() as usize
             && self.service.options.has(VipOptions::RESEGMENT)
             && self.ip.protocol == TCP
-            && self.size.segment > path.room() as usize
-            && self.size.segment <= path.mtu() as usize
-            && self.packet.segment_size() > path.outer().wrapping_add(LEFT) as usize
+            && self.packet.segment_size() > path.outer_len().wrapping_add(MIN_PAYLOAD) as usize
     }
 
-    /// Sends a packet whose sender is told nothing if it does not fit.
+    /// Sends the packet, or drops it if it does not fit, without an ICMP error.
     #[inline(always)]
     pub(crate) fn send_or_drop<T: BalancerTables>(
         self,
@@ -156,42 +171,60 @@ impl<P: Packet> VipPacket<P> {
         tables: &T,
     ) -> Result<Forward, Reason> {
         let path = resolve_path(&self.ip, self.service.options, selection, tables)?;
-        if self.size.segment > path.room() as usize {
+        if self.size.segment > path.inner_mtu() as usize {
             return Err(Reason::TooBig);
         }
         self.send(selection, &path, hash, false, tables)
     }
 
-    /// What the packet's UDP header will depend on; [`GueMeta::NONE`] when it gets none.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::NoChecksum`] when it cannot have the checksum that its receiver wants.
+    /// Sends the packet, or has its MTU reported if it does not fit. With `resegment`, a service's
+    /// option to make the segments of merged packets smaller applies.
     #[inline(always)]
-    pub(crate) fn gue_meta<T: BalancerTables>(
+    pub(crate) fn send_or_report<T: BalancerTables>(
+        self,
+        selection: &Selection,
+        hash: u64,
+        resegment: bool,
+        tables: &T,
+    ) -> Result<StageOutcome, Reason> {
+        let path = resolve_path(&self.ip, self.service.options, selection, tables)?;
+        let shrink = resegment && self.can_resegment(&path, tables);
+        if !shrink && let Some(mtu) = self.pmtu_to_report(&path, tables)? {
+            // No ICMP error is sent about a frame with VLAN tags in its bytes.
+            if !matches!(self.vlan_bytes, None | Some(0)) {
+                return Err(Reason::TooBig);
+            }
+            return Ok(StageOutcome::TooBig { service: self.service.service, mtu });
+        }
+        self.send(selection, &path, hash, shrink, tables).map(StageOutcome::Forward)
+    }
+
+    /// The inputs of the UDP header of GUE; [`GueMeta::NONE`] without GUE.
+    #[inline(always)]
+    fn gue_meta<T: BalancerTables>(
         &self,
         path: &TunnelPath,
         hash: u64,
         tables: &T,
     ) -> Result<GueMeta, Reason> {
-        const ALL: u32 = VipOptions::GUE.bits() | VipOptions::NO_CHECKSUM.bits();
+        const MASK: u32 = VipOptions::GUE.bits() | VipOptions::NO_CHECKSUM.bits();
 
         if !tables.uses(Features::GUE) {
             return Ok(GueMeta::NONE);
         }
-        // IPv4 has always allowed UDP without a checksum, IPv6 where both ends agree (RFC 6935).
-        let needs = matches!(path.family, Family::V6)
-            && self.service.options.bits() & ALL == VipOptions::GUE.bits();
-        if needs && self.gue.protocol() == 0 {
+        // UDP without a checksum is valid over IPv4, and over IPv6 if both ends agree (RFC 6935).
+        let needs_checksum = matches!(path.family, Family::V6)
+            && (self.service.options.bits() & MASK) == VipOptions::GUE.bits();
+        if needs_checksum && self.gue.protocol() == 0 {
             return Err(Reason::NoChecksum);
         }
-        Ok(path.in_gue(self.gue.with_source_port(hash)))
+        Ok(path.only_gue(self.gue.with_source_port(hash)))
     }
 
-    /// Encapsulates the packet, which fits, or whose segments do when they `shrink`, towards its
-    /// backend, and accounts it.
+    /// Encapsulates the packet towards its backend, and accounts it. The packet fits, or its
+    /// segments fit once they `shrink`.
     #[inline(always)]
-    pub(crate) fn send<T: BalancerTables>(
+    fn send<T: BalancerTables>(
         self,
         selection: &Selection,
         path: &TunnelPath,
@@ -200,20 +233,21 @@ impl<P: Packet> VipPacket<P> {
         tables: &T,
     ) -> Result<Forward, Reason> {
         let gue = self.gue_meta(path, hash, tables)?;
-        let forwarded = ForwardedCounts {
-            packets: self.packet.segments(),
-            bytes: self.size.packet as u64,
-            new_connections: u64::from(self.is_syn),
+        let Self { packet, ip, size, is_syn, vlan_bytes, service, .. } = self;
+        let counts = ForwardedCounts {
+            packets: packet.segments(),
+            bytes: size.packet as u64,
+            new_connections: u64::from(is_syn),
         };
-        let (packet, inner, size, tags) = (self.packet, &self.ip, &self.size, self.tags);
-        let forward =
-            encapsulate(packet, inner, size, tags, selection, path, gue, hash, shrink, tables)?;
-        tables.count_forwarded(self.service.service, selection.index, &forwarded);
+        let forward = encapsulate(
+            packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, tables,
+        )?;
+        tables.count_forwarded(service.service, selection.index, &counts);
         capture::record_forwarded(
             tables,
-            self.service.service,
+            service.service,
             selection.index,
-            self.is_syn,
+            is_syn,
             forward.interface,
         );
         Ok(forward)

@@ -1,31 +1,30 @@
-//! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, pings
-//! are answered.
+//! ICMP and ICMPv6 to a VIP address: errors go to the backend of the flow that they quote, echo
+//! requests are answered or forwarded.
 
 use crate::abi::{
     AddressOptions, Family, Flow, Port, Reason, ServiceRef, TCP, UDP, VipAddress, VipKey,
 };
-use crate::balance::acl::{check_acl, check_global_acl};
+use crate::balance::acl::check_global_acl;
+use crate::balance::claim::admit;
 use crate::balance::forward::VipPacket;
 use crate::balance::gue::GueMeta;
-use crate::balance::lookup::{apply_route, find_vip, find_vip_address};
-use crate::balance::outcome::{Forward, account_refusal};
+use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::outcome::{Refusal, StageOutcome, conclude};
+use crate::balance::stage::{Forward, Hook, Stage};
 use crate::balance::tables::BalancerTables;
-use crate::wire::header::{FragmentKind, Icmp, Ipv4, Ipv6};
+use crate::verifier::widen_for_verifier;
+use crate::wire::header::{FragmentKind, Icmp, Ipv4, Ipv6, REPLY_TTL};
 use crate::wire::offsets::{HeaderOffsets, ParsedHeaders};
 use crate::wire::packet::Packet;
-use crate::wire::parse;
-use crate::wire::parse::{IpHeader, PacketSize, from_ipv4, from_ipv6};
+use crate::wire::parse::{self, IpHeader, PacketSize, from_ipv4, from_ipv6};
 
-/// Time to live of answers.
-pub(super) const REPLY_TTL: u8 = 64;
-
-/// What a message is to the balancer.
+/// The kinds of ICMP messages that the balancer distinguishes.
 enum Message {
-    /// An error about a packet that it quotes.
+    /// An error, which quotes the packet it is about.
     Error,
-    /// An echo request; the first word of its header, and that of the reply, both in wire order.
+    /// An echo request: the first 16-bit word of its header and of the reply's, wire order.
     EchoRequest(u16, u16),
-    /// Anything else.
+    /// Any other message.
     Other,
 }
 
@@ -45,7 +44,7 @@ impl Message {
 
         match (family, header.kind, header.code) {
             (Family::V4, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _) => Self::Error,
-            // With packet-too-big (2) and time exceeded (3) between them.
+            // Between them: packet too big (2) and time exceeded (3).
             (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM, _) => Self::Error,
             (Family::V4, ECHO, 0) => Self::EchoRequest(u16::from_ne_bytes([ECHO, 0]), ECHO_REPLY),
             (Family::V6, V6_ECHO, 0) => Self::EchoRequest(
@@ -57,111 +56,105 @@ impl Message {
     }
 }
 
-/// What [`icmp`] made of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IcmpOutcome<P> {
-    /// It is encapsulated and accounted, and leaves.
-    Forward(Forward),
-    /// It is unchanged, uncounted, and a matter for [`ping`]: a ping that nobody but the balancer
-    /// answers.
-    EchoRequest(P),
+/// A whole ICMP message to a VIP address, at offsets from
+/// [`ParseHeadersStage`](crate::balance::slow_path::ParseHeadersStage).
+pub(crate) struct IcmpStage;
+
+impl Stage for IcmpStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
+        let result = icmp(hook.packet(), HeaderOffsets::decode(offsets), tables);
+        conclude(hook, result, tables)
+    }
 }
 
-/// A stage of its own: a whole ICMP message to a VIP address, at a place that
-/// [`locate`](crate::balance::slow_path::parse_headers) found.
-///
-/// # Errors
-///
-/// As [`crate::balance()`].
+/// An echo request that the balancer answers itself, at the offsets of [`IcmpStage`].
+pub(crate) struct EchoReplyStage;
+
+impl Stage for EchoReplyStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
+        let (Ok(reason) | Err(reason)) =
+            echo_reply(hook.packet(), HeaderOffsets::decode(offsets), tables);
+        Refusal::from(reason).account(tables);
+        hook.refuse(reason).into()
+    }
+}
+
 #[inline(always)]
-pub fn icmp<P: Packet, T: BalancerTables>(
+fn icmp<P: Packet, T: BalancerTables>(
     packet: P,
     offsets: HeaderOffsets,
     tables: &T,
-) -> Result<IcmpOutcome<P>, Reason> {
-    let mut service = 0;
-    act(packet, offsets, tables, &mut service)
-        .inspect_err(|reason| account_refusal(tables, service, *reason))
-}
-
-/// The stage behind [`icmp`] for pings: answers one, and says so, or why not.
-#[inline(always)]
-pub fn echo_reply<P: Packet, T: BalancerTables>(
-    packet: P,
-    offsets: HeaderOffsets,
-    tables: &T,
-) -> Reason {
-    let reason = match answered(packet, offsets, tables) {
-        Ok(reason) | Err(reason) => reason,
+) -> Result<StageOutcome, Refusal> {
+    let headers = offsets.parse(&packet)?;
+    let ip = headers.ip;
+    let address = find_vip_address(tables, &ip)?;
+    let offset = headers.l4_offset();
+    let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
+    let (vip, flow) = match Message::of(ip.family, &header) {
+        Message::Error => {
+            inner_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), tables)?
+        }
+        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_HOST) => {
+            return Err(Reason::OtherProtocol.into());
+        }
+        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_FORWARD) => {
+            // The hash of the two addresses selects the backend.
+            let vip = tables.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
+            let no_port = Port::new(0);
+            (vip, Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol))
+        }
+        Message::EchoRequest(..) => return Ok(StageOutcome::EchoReply),
+        Message::Other => return Err(Reason::OtherProtocol.into()),
     };
-    account_refusal(tables, 0, reason);
-    reason
+
+    // ACLs and routes apply to the client of the flow, not to the router that sent the error.
+    let service = admit(&flow.source, vip, tables)?;
+    forward(packet, &headers, &flow, service, tables)
+        .map(StageOutcome::Forward)
+        .map_err(|reason| Refusal { service: service.service, reason })
 }
 
 #[inline(always)]
-fn answered<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, T: BalancerTables>(
+    packet: P,
+    headers: &ParsedHeaders,
+    flow: &Flow,
+    service: ServiceRef,
+    tables: &T,
+) -> Result<Forward, Reason> {
+    let ip = headers.ip;
+    let size = parse::fragment_size(&packet, headers.start, &ip)?;
+    let gue = GueMeta::for_icmp(&packet, &ip, &size, tables);
+    let vlan_bytes = headers.vlan_bytes();
+    let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
+    let (selection, hash) = packet.select_backend(flow, tables, false)?;
+    // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2), nor about a ping.
+    packet.send_or_drop(&selection, hash, tables)
+}
+
+/// Returns the reason to count: [`Reason::IcmpEchoReplied`] when the packet has become the reply.
+#[inline(always)]
+fn echo_reply<P: Packet, T: BalancerTables>(
     packet: P,
     offsets: HeaderOffsets,
     tables: &T,
 ) -> Result<Reason, Reason> {
     let headers = offsets.parse(&packet)?;
     check_global_acl(tables, &headers.ip.source)?;
-    let offset = headers.start.wrapping_add(headers.ip.header_len);
+    let offset = headers.l4_offset();
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
     match Message::of(headers.ip.family, &header) {
-        Message::EchoRequest(old, new) => Ok(answer(packet, &headers, offset, old, new)),
+        Message::EchoRequest(old, new) => Ok(reply(packet, &headers, offset, old, new)),
         _ => Err(Reason::OtherProtocol),
     }
 }
 
+/// The VIP of the packet that an ICMP error quotes, and its flow in the direction of the client's
+/// packets. The quoted packet, from the VIP to the client, is at `start`.
 #[inline(always)]
-fn act<P: Packet, T: BalancerTables>(
-    packet: P,
-    offsets: HeaderOffsets,
-    tables: &T,
-    service: &mut u32,
-) -> Result<IcmpOutcome<P>, Reason> {
-    let headers = offsets.parse(&packet)?;
-    let ip = headers.ip;
-    let address = find_vip_address(tables, &ip)?;
-    let offset = headers.start.wrapping_add(ip.header_len);
-    let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
-    let (vip, flow) = match Message::of(ip.family, &header) {
-        Message::Error => {
-            quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), tables)?
-        }
-        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_HOST) => {
-            return Err(Reason::OtherProtocol);
-        }
-        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_FORWARD) => {
-            // The hash of the two addresses selects the backend.
-            let vip = tables.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
-            let ports = Port::new(0);
-            (vip, Flow::new(ip.source, ip.destination, ports, ports, ip.protocol))
-        }
-        Message::EchoRequest(..) => return Ok(IcmpOutcome::EchoRequest(packet)),
-        Message::Other => return Err(Reason::OtherProtocol),
-    };
-
-    // From this line on the packet is ours, and every refusal is a counted drop. Routers are in no
-    // list: who counts is the client whose packet they could not bring.
-    *service = vip.service;
-    check_acl(tables, &flow.source, &vip)?;
-    let vip = apply_route(tables, &flow.source, vip);
-    *service = vip.service;
-    let size = parse::fragment_size(&packet, headers.start, &ip)?;
-    let gue = GueMeta::for_icmp(&packet, &ip, &size);
-    let ours =
-        VipPacket { ip, size, gue, is_syn: false, tags: headers.tags(), service: vip, packet };
-    let (selection, hash) = ours.select_backend(&flow, tables, false)?;
-    // Nobody is told that an error does not fit (RFC 1122 section 3.2.2), nor a ping.
-    ours.send_or_drop(&selection, hash, tables).map(IcmpOutcome::Forward)
-}
-
-/// The VIP's flow that an error quotes, as its client sends it, and the VIP. The quoted packet,
-/// from the VIP to the client, is at `start`.
-#[inline(always)]
-fn quoted_flow<P: Packet, T: BalancerTables>(
+fn inner_flow<P: Packet, T: BalancerTables>(
     packet: &P,
     outer: &IpHeader,
     address: &VipAddress,
@@ -173,38 +166,41 @@ fn quoted_flow<P: Packet, T: BalancerTables>(
     if ip.source != outer.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
         return Err(Reason::IcmpUnrelated);
     }
-    if let FragmentKind::NonFirst = quoted.part {
+    if let FragmentKind::NonFirst = quoted.fragment_kind {
         return Err(Reason::IcmpInnerFragment);
     }
-    // Of what follows the quoted IP header, eight bytes are certain (RFC 792), and the ports are
-    // the first four of TCP as of UDP.
+    // An error quotes at least eight bytes after the IP header (RFC 792). The ports are the first
+    // four of TCP as of UDP.
     let ports = start.wrapping_add(ip.header_len);
-    let [own, client]: [Port; 2] = packet.load_at(ports).ok_or(Reason::IcmpUnrelated)?;
-    let vip = find_vip(tables, address, own, ip.protocol).map_err(|_| Reason::IcmpUnrelated)?;
-    Ok((vip, Flow::new(ip.destination, ip.source, client, own, ip.protocol)))
+    let [vip_port, client_port]: [Port; 2] = packet.load_at(ports).ok_or(Reason::IcmpUnrelated)?;
+    let vip =
+        find_vip(tables, address, vip_port, ip.protocol).map_err(|_| Reason::IcmpUnrelated)?;
+    // The verifier explores the rest of the path once, not once per protocol.
+    let protocol = widen_for_verifier(ip.protocol.into()) as u8;
+    Ok((vip, Flow::new(ip.destination, ip.source, client_port, vip_port, protocol)))
 }
 
-/// The headers of a quoted packet, as far as they are quoted.
+/// Parses the headers of a quoted packet, which may be cut off.
 #[inline(always)]
 fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<ParsedHeaders> {
-    let (ip, part) = match family {
+    let (ip, fragment_kind) = match family {
         Family::V4 => {
             let header: Ipv4 = packet.load_at(start)?;
             (from_ipv4(&header).ok()?, header.fragment_kind())
         }
         Family::V6 => (from_ipv6(&packet.load_at(start)?).ok()?, FragmentKind::None),
     };
-    ParsedHeaders::new(ip, start, part, false).skip_extensions(packet).ok()
+    ParsedHeaders::new(ip, start, fragment_kind, false).skip_extensions(packet).ok()
 }
 
-/// Turns a ping whose ICMP header is at `offset` into its answer; `old` and `new` are the first
-/// word of that header.
+/// Turns an echo request whose ICMP header is at `offset` into its reply. `old` and `new` are the
+/// first 16-bit word of the ICMP header before and after.
 ///
-/// Its payload is not touched: the checksum changes by what changes under it. A request whose
-/// checksum is wrong gets an answer whose checksum is as wrong. Requests with IP options or
-/// extension headers are left to the host, since those would have to be turned round, too.
+/// The checksum is updated incrementally, without reading the payload: a request with a wrong
+/// checksum gets a reply with a wrong checksum. Requests with IP options or extension headers are
+/// left to the host, since those would have to be reversed, too.
 #[inline(always)]
-fn answer<P: Packet>(
+fn reply<P: Packet>(
     mut packet: P,
     headers: &ParsedHeaders,
     offset: usize,
@@ -220,7 +216,7 @@ fn answer<P: Packet>(
         return Reason::OtherProtocol;
     }
 
-    // From this line on the packet is ours, and every refusal is a counted drop.
+    // From this line on the packet belongs to the VIP address, and every refusal is a counted drop.
     let PacketSize { packet: length, .. } = match parse::fragment_size(&packet, headers.start, ip) {
         Ok(size) => size,
         Err(reason) => return reason,
@@ -231,8 +227,8 @@ fn answer<P: Packet>(
     if ip.ttl == 0 {
         return Reason::TtlExpired;
     }
-    // First, since it refuses what is for everybody or for a group (RFC 1122 section 3.2.2).
-    let turned = packet.swap_macs().and_then(|()| match ip.family {
+    // First, because it refuses frames to broadcast and multicast addresses (RFC 1122 section 3.2.2).
+    let swapped = packet.swap_macs().and_then(|()| match ip.family {
         Family::V4 => packet
             .load_at(headers.start)
             .ok_or(Reason::AdjustRoomFailed)
@@ -242,7 +238,7 @@ fn answer<P: Packet>(
             .ok_or(Reason::AdjustRoomFailed)
             .and_then(|header: Ipv6| packet.store(headers.start, &header.answered(REPLY_TTL))),
     });
-    match turned.and_then(|()| packet.csum_replace2(offset, old, new, offset.wrapping_add(2))) {
+    match swapped.and_then(|()| packet.csum_replace2(offset, old, new, offset.wrapping_add(2))) {
         Ok(()) => Reason::IcmpEchoReplied,
         Err(reason) => reason,
     }

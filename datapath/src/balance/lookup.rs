@@ -1,4 +1,4 @@
-//! The VIP that a packet goes to, whether its client may come, and whose client it is.
+//! From destination to VIP, and from VIP to service.
 
 use crate::abi::{
     Address, AddressOptions, Features, Port, PrefixKey, Reason, RouteKey, ServiceRef, VipAddress,
@@ -7,7 +7,7 @@ use crate::abi::{
 use crate::balance::tables::BalancerTables;
 use crate::wire::parse::IpHeader;
 
-/// The VIP address that a packet goes to. Whoever sends to anybody else has cost one look-up.
+/// Finds the VIP address of a packet. Traffic that is not addressed to a VIP costs one hash lookup.
 #[inline(always)]
 pub(crate) fn find_vip_address<T: BalancerTables>(
     tables: &T,
@@ -23,7 +23,7 @@ pub(crate) fn find_vip_address<T: BalancerTables>(
     address.ok_or(Reason::NotVip)
 }
 
-/// The VIP at a port of a VIP address.
+/// Finds the VIP of a port and protocol at a VIP address.
 #[inline(always)]
 pub(crate) fn find_vip<T: BalancerTables>(
     tables: &T,
@@ -45,8 +45,8 @@ pub(crate) fn find_vip<T: BalancerTables>(
     })
 }
 
-/// The service whose a client of a VIP is: another one's where a route of the VIP's service holds
-/// the client. Its routes are not asked again.
+/// Returns the service that handles this client: the target of the longest matching route of the
+/// VIP's service, or that service itself. Routes are not chained.
 #[inline(always)]
 pub(crate) fn apply_route<T: BalancerTables>(
     tables: &T,

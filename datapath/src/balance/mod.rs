@@ -1,37 +1,44 @@
-//! The balancer's path: from a client's packet to an encapsulated one on its way to a backend.
+//! The balancer's path: from a client's packet to an encapsulated packet to a backend.
 //!
-//! The path has stages. [`fast_path`] handles nearly every packet completely, with headers at
-//! constant offsets only. Packets with VLAN tags, IP options, extension headers or fragments go to
-//! [`parse_headers`], which finds the end of the headers and classifies the packet:
-//! [`slow_path`] does what [`fast_path`] does, at any offset; [`icmp`] and [`fragment`] handle the
-//! rest. For a service with QUIC server IDs, [`select_by_connection_id`] comes before
-//! [`slow_path`]. In the kernel each stage is a BPF subprogram with a stack frame of its own;
-//! [`balance`] runs all of them in order.
+//! The path has stages, and [`balance()`] runs them in order. The fast path forwards nearly every
+//! packet, with headers at constant offsets only. Packets with VLAN tags, IP options, extension
+//! headers or fragments go to a stage that finds the end of the headers and classifies the packet;
+//! then the slow path does the same as the fast path, at any offset. ICMP, non-initial fragments and
+//! QUIC have stages of their own. A packet that does not fit its tunnel path becomes an ICMP error
+//! to the client.
+//!
+//! The files in reading order: `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
+//! `claim` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
+//! sending), `select` (lookup table and connection table), `encapsulate`, `gue` and `finish_gue`;
+//! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`. `stage`, `next` and
+//! `outcome` hold what the stages share, and `tables` the maps.
+//!
+//! In the kernel, each stage is a BPF subprogram with a stack frame of its own: the kernel allows
+//! 512 bytes for a function and all its callers together.
 
 mod acl;
-pub mod capture;
+mod capture;
+mod claim;
 pub mod encapsulate;
 mod fast_path;
+mod finish_gue;
 mod forward;
 mod fragment;
 mod gue;
 mod icmp;
 mod lookup;
+mod next;
 mod outcome;
 mod packet_too_big;
 mod pipeline;
 mod quic;
 mod select;
 mod slow_path;
+mod stage;
 mod tables;
 
-pub use fast_path::fast_path;
-pub use fragment::fragment;
-pub use gue::{FIRST_SOURCE_PORT, GueMeta, finish_gue};
-pub use icmp::{IcmpOutcome, echo_reply, icmp};
-pub use outcome::{FastPathOutcome, Forward, SlowPathOutcome};
-pub use packet_too_big::{QUOTE_V4, QUOTE_V6, packet_too_big};
-pub use pipeline::balance;
-pub use quic::{forward_to_quic_server, select_by_connection_id};
-pub use slow_path::{parse_headers, slow_path};
+pub use gue::{FIRST_SOURCE_PORT, GueMeta};
+pub use packet_too_big::{QUOTE_V4, QUOTE_V6};
+pub use pipeline::{StageRunner, balance};
+pub use stage::{Forward, Hook, Stage};
 pub use tables::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};

@@ -1,73 +1,85 @@
-//! Results of stages, and how refusals are counted.
+//! Outcomes of stages, and the accounting of refusals.
 
-use crate::abi::{Family, Reason};
+use crate::abi::Reason;
 use crate::balance::capture;
 use crate::balance::gue::GueMeta;
+use crate::balance::next::Next;
+use crate::balance::stage::{Forward, Hook};
 use crate::balance::tables::BalancerTables;
 
-/// Where an encapsulated packet leaves.
+/// What a stage has decided. Except for [`StageOutcome::Forward`], the packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forward {
-    /// Index of the interface towards the backend.
-    pub interface: u32,
-    /// Family of the outer header.
-    pub family: Family,
-    /// Index in `NEIGHBOURS` of whom it is handed to; 0 when the kernel finds out.
-    pub neighbour: u32,
-    /// In GUE, what the UDP header depends on: where stages are functions, it is a matter for
-    /// [`gue::finish_gue`](crate::balance::gue::finish_gue()). Else [`GueMeta::NONE`].
-    pub gue: GueMeta,
-}
-
-/// What the first stage made of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FastPathOutcome<P> {
-    /// It is encapsulated and accounted, and leaves.
+pub(crate) enum StageOutcome {
+    /// The packet is encapsulated and accounted.
     Forward(Forward),
-    /// It is unchanged, uncounted, and a matter for [`locate`].
-    SlowPath(P),
-    /// It is unchanged, uncounted, and a matter for the stages of a whole datagram, at the place
-    /// that this number says ([`HeaderOffsets::decode`]). (Old verifiers take no [`HeaderOffsets`] here:
-    /// compilers copy it with what lies between its members.)
-    Udp(P, u32),
-    /// It is unchanged, uncounted, and a matter for [`reject`](crate::balance::packet_too_big()): it does not fit,
-    /// and its sender should be told this MTU.
-    TooBig(P, u32),
+    /// [`Next::ParseHeaders`].
+    ParseHeaders,
+    /// [`Next::Quic`]. (Encoded, because compilers copy a
+    /// [`HeaderOffsets`](crate::wire::offsets::HeaderOffsets) together with its padding, and old
+    /// verifiers reject reads of uninitialised stack.)
+    Quic(u32),
+    /// [`Next::EchoReply`].
+    EchoReply,
+    /// [`Next::TooBig`]. The packet is accounted as dropped for the service.
+    TooBig { service: u32, mtu: u32 },
 }
 
-/// What [`general`] made of a packet.
+/// A packet that is not forwarded, and the service to which the drop is accounted: 0 before the
+/// packet has matched a VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlowPathOutcome<P> {
-    /// It is encapsulated and accounted, and leaves.
-    Forward(Forward),
-    /// As [`FastPathOutcome::TooBig`].
-    TooBig(P, u32),
+pub(crate) struct Refusal {
+    pub(crate) service: u32,
+    pub(crate) reason: Reason,
 }
 
-/// Accounts a packet that one stage took whole and did not forward.
+impl From<Reason> for Refusal {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self { service: 0, reason }
+    }
+}
+
+impl Refusal {
+    /// Counts the refusal, and records it for captures.
+    #[inline(always)]
+    pub(crate) fn account<T: BalancerTables>(self, tables: &T) {
+        let Self { service, reason } = self;
+        tables.count_refused(reason);
+        if service != 0
+            && let Some(index) = reason.drop_index()
+        {
+            tables.count_dropped(service, index);
+        }
+        capture::record_refusal(tables, service, reason);
+    }
+}
+
+/// Accounts a packet that is not forwarded, and turns a stage's result into its return value.
 #[inline(always)]
-pub(crate) fn account_outcome<P, T: BalancerTables>(
+pub(crate) fn conclude<H: Hook, T: BalancerTables>(
+    hook: &mut H,
+    result: Result<StageOutcome, Refusal>,
     tables: &T,
-    service: u32,
-    outcome: Result<SlowPathOutcome<P>, Reason>,
-) -> Result<SlowPathOutcome<P>, Reason> {
-    match &outcome {
-        Ok(SlowPathOutcome::Forward(_)) => {}
-        Ok(SlowPathOutcome::TooBig(..)) => account_refusal(tables, service, Reason::TooBig),
-        Err(reason) => account_refusal(tables, service, *reason),
+) -> u64 {
+    match result {
+        Ok(StageOutcome::TooBig { service, .. }) => {
+            Refusal { service, reason: Reason::TooBig }.account(tables);
+        }
+        Ok(_) => {}
+        Err(refusal) => refusal.account(tables),
     }
-    outcome
-}
-
-/// Accounts a packet that is not forwarded. The service is that whose packet it is, 0 until it is
-/// known.
-#[inline(always)]
-pub(crate) fn account_refusal<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
-    tables.count_refused(reason);
-    if service != 0
-        && let Some(index) = reason.drop_index()
-    {
-        tables.count_dropped(service, index);
+    match result {
+        Ok(StageOutcome::Forward(forward)) => {
+            let action = hook.redirect(&forward, tables);
+            match forward.gue {
+                GueMeta::NONE => action.into(),
+                gue => Next::FinishGue(action, gue).encode(),
+            }
+        }
+        Ok(StageOutcome::ParseHeaders) => Next::ParseHeaders.encode(),
+        Ok(StageOutcome::Quic(offsets)) => Next::Quic(offsets).encode(),
+        Ok(StageOutcome::EchoReply) => Next::EchoReply.encode(),
+        Ok(StageOutcome::TooBig { mtu, .. }) => Next::TooBig(mtu).encode(),
+        Err(refusal) => hook.refuse(refusal.reason).into(),
     }
-    capture::record_refusal(tables, service, reason);
 }

@@ -1,11 +1,12 @@
-//! The answer to a packet that does not fit: an ICMP "fragmentation needed" or ICMPv6 "packet too
-//! big", from the VIP to the client.
+//! Packets that do not fit: an ICMP "fragmentation needed" or ICMPv6 "packet too big", from the VIP
+//! to the client.
 //!
-//! It quotes as much of the packet as the RFCs ask for (RFC 1812 section 4.3.2.3, RFC 4443 section
-//! 2.4). It is sent whether or not an IPv4 packet may be fragmented: the balancer cannot cut
-//! packets, and a client that hears of the MTU can (RFC 1191 section 4).
+//! The error quotes as much of the packet as RFC 1812 section 4.3.2.3 and RFC 4443 section 2.4
+//! recommend. It is sent whether or not don't-fragment is set in an IPv4 packet: the balancer
+//! cannot fragment packets, and a client that receives the MTU can (RFC 1191 section 4).
 
 use crate::abi::{Address, Family, ICMP, ICMPV6, Reason, TCP, pod};
+use crate::balance::stage::{Hook, Stage};
 use crate::balance::tables::BalancerTables;
 use crate::wire::checksum::fold;
 use crate::wire::header::{Icmp, Ipv4, Ipv6, REPLY_TTL};
@@ -13,16 +14,16 @@ use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse;
 use crate::wire::parse::IpHeader;
 
-/// Bytes that an IPv4 error quotes: it is 576 bytes long.
+/// Bytes that an IPv4 error quotes: the error is 576 bytes long.
 pub const QUOTE_V4: usize = 576 - Ipv4::SIZE - Icmp::SIZE;
-/// Bytes that an IPv6 error quotes: it is 1280 bytes long.
+/// Bytes that an IPv6 error quotes: the error is 1280 bytes long.
 pub const QUOTE_V6: usize = 1280 - Ipv6::SIZE - Icmp::SIZE;
 
-/// Traffic class of errors: internetwork control (RFC 1812 section 4.3.2.5).
-const CLASS: u8 = 0xc0;
+/// TOS or traffic class of errors: internetwork control (RFC 1812 section 4.3.2.5).
+const TOS: u8 = 0xc0;
 
-/// The most bytes that [`Packet::csum_partial`] takes.
-const MOST: usize = 512;
+/// The most bytes of one call of [`Packet::csum_partial`].
+const MAX_SUM: usize = 512;
 
 /// The headers of an IPv4 error.
 #[derive(Debug, Clone, Copy)]
@@ -42,23 +43,31 @@ struct ErrorV6 {
 }
 pod!(ErrorV6, 48);
 
-/// The last stage: turns a packet that does not fit
-/// ([`FastPathOutcome::TooBig`](crate::balance::outcome::FastPathOutcome::TooBig)), and is counted,
-/// into the error that tells its sender `mtu`, unless errors have been sent too often lately.
-///
-/// The reason returned is [`Reason::IcmpTooBigSent`] when the packet has become the error.
+/// Turns a packet that does not fit, and is accounted, into an ICMP error that reports the MTU
+/// `mtu` to the client, if the rate limit of errors allows.
+pub(crate) struct PacketTooBigStage;
+
+impl Stage for PacketTooBigStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, mtu: u32, tables: &T) -> u64 {
+        let reason = packet_too_big(hook.packet(), mtu, tables);
+        hook.refuse(reason).into()
+    }
+}
+
+/// Returns [`Reason::IcmpTooBigSent`] if the packet has become the error.
 #[inline(always)]
-pub fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> Reason {
-    // A tag beside the bytes stays there.
+fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> Reason {
+    // A VLAN tag in the frame's metadata stays there.
     let family = packet
         .load::<u16>(ETH_HLEN - 2)
         .map(|ether_type| parse::family_for_this_host(&packet, ether_type));
-    let outcome = match family {
-        Some(Ok(Family::V4)) => tell_v4(packet, mtu, tables),
-        Some(Ok(Family::V6)) => tell_v6(packet, mtu, tables),
+    let result = match family {
+        Some(Ok(Family::V4)) => error_v4(packet, mtu, tables),
+        Some(Ok(Family::V6)) => error_v6(packet, mtu, tables),
         _ => return Reason::TooBig,
     };
-    match outcome {
+    match result {
         Ok(()) => {
             tables.count_refused(Reason::IcmpTooBigSent);
             Reason::IcmpTooBigSent
@@ -72,10 +81,10 @@ pub fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables:
     }
 }
 
-/// Whether the sender may be told: it has an address of its own, the frame was for this host alone,
-/// and not too many were told lately.
+/// Checks that an error may be sent: the source is a unicast address, the frame was for this host
+/// alone, and the rate limit allows. Then turns the frame back to its sender.
 #[inline(always)]
-fn begin<P: Packet, T: BalancerTables>(
+fn prepare<P: Packet, T: BalancerTables>(
     packet: &mut P,
     ip: &IpHeader,
     tables: &T,
@@ -90,74 +99,82 @@ fn begin<P: Packet, T: BalancerTables>(
 }
 
 #[inline(always)]
-fn tell_v4<P: Packet, T: BalancerTables>(
+fn error_v4<P: Packet, T: BalancerTables>(
     mut packet: P,
     mtu: u32,
     tables: &T,
 ) -> Result<(), Reason> {
     let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
-    begin(&mut packet, &ip, tables)?;
+    prepare(&mut packet, &ip, tables)?;
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
-    let first = packet.csum_partial::<MOST>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
+    let first = packet.csum_partial::<MAX_SUM>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
     let rest = packet
-        .csum_partial::<{ QUOTE_V4 - MOST }>(ETH_HLEN + MOST)
+        .csum_partial::<{ QUOTE_V4 - MAX_SUM }>(ETH_HLEN + MAX_SUM)
         .ok_or(Reason::AdjustRoomFailed)?;
     let mut sum = fold(first) as u32;
     sum = sum.wrapping_add(fold(rest) as u32);
     // An IPv4 header with its checksum sums to zero, so this is the sum of what follows it, too.
-    let quote = settle(&mut packet, &ip, sum, sum)?;
+    let quote = fix_l4_checksum(&mut packet, &ip, sum, sum)?;
     let mut icmp = Icmp { kind: 3, code: 4, checksum: 0, rest: (mtu & 0xffff).to_be() };
     icmp.checksum = !fold(icmp.sum().wrapping_add(quote));
     let [.., source] = ip.destination.words();
     let [.., destination] = ip.source.words();
     let length = (Ipv4::SIZE + Icmp::SIZE + QUOTE_V4) as u16;
-    let ip = Ipv4::new(CLASS, length, 0, REPLY_TTL, ICMP, source, destination);
+    let ip = Ipv4::new(TOS, length, 0, REPLY_TTL, ICMP, source, destination);
     packet.push_headers(&ErrorV4 { ip, icmp })
 }
 
 #[inline(always)]
-fn tell_v6<P: Packet, T: BalancerTables>(
+fn error_v6<P: Packet, T: BalancerTables>(
     mut packet: P,
     mtu: u32,
     tables: &T,
 ) -> Result<(), Reason> {
-    const BEHIND: usize = ETH_HLEN + Ipv6::SIZE;
+    const PAYLOAD: usize = ETH_HLEN + Ipv6::SIZE;
     const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
 
     let ip = parse::parse_ipv6(&packet, ETH_HLEN)?;
-    begin(&mut packet, &ip, tables)?;
+    prepare(&mut packet, &ip, tables)?;
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V6)?;
     let header = packet.csum_partial::<{ Ipv6::SIZE }>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
-    let first = packet.csum_partial::<MOST>(BEHIND).ok_or(Reason::AdjustRoomFailed)?;
-    let second = packet.csum_partial::<MOST>(BEHIND + MOST).ok_or(Reason::AdjustRoomFailed)?;
+    let first = packet.csum_partial::<MAX_SUM>(PAYLOAD).ok_or(Reason::AdjustRoomFailed)?;
+    let second =
+        packet.csum_partial::<MAX_SUM>(PAYLOAD + MAX_SUM).ok_or(Reason::AdjustRoomFailed)?;
     let third = packet
-        .csum_partial::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MOST }>(BEHIND + 2 * MOST)
+        .csum_partial::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MAX_SUM }>(PAYLOAD + 2 * MAX_SUM)
         .ok_or(Reason::AdjustRoomFailed)?;
-    let gue =
+    let payload =
         (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
-    let quote = settle(&mut packet, &ip, gue.wrapping_add(fold(header) as u32), gue)?;
+    let total = payload.wrapping_add(fold(header) as u32);
+    let quote = fix_l4_checksum(&mut packet, &ip, total, payload)?;
     let mut icmp = Icmp { kind: 2, code: 0, checksum: 0, rest: mtu.to_be() };
-    // Of the pseudo-header (RFC 8200 section 8.1): length and next header; the addresses follow.
+    // Length and next header of the pseudo-header (RFC 8200 section 8.1).
     let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
     let addresses = sum_of(&ip.source).wrapping_add(sum_of(&ip.destination));
     icmp.checksum =
         !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
     let (source, destination) = (ip.destination.words(), ip.source.words());
-    let ip = Ipv6::new(CLASS, 0, LENGTH, ICMPV6, REPLY_TTL, source, destination);
+    let ip = Ipv6::new(TOS, 0, LENGTH, ICMPV6, REPLY_TTL, source, destination);
     packet.push_headers(&ErrorV6 { ip, icmp })
 }
 
-/// Gives the quoted transport checksum a value that nobody changes any more; the sum of the quote
-/// with it. `sum` is that of the quote, `behind` that of what follows its IP header.
+/// Gives the quoted L4 checksum a value that the kernel does not change later. Returns the sum of
+/// the quote with it. `sum` is the sum of the quote, `payload` the sum of its bytes after the IP
+/// header.
 ///
-/// A kernel that has not filled the checksum in yet (CHECKSUM_PARTIAL) does so when the error
-/// leaves: it writes the complement of the sum of everything from the transport header on, this
-/// field included, into the field. A program cannot see whether it will, and the ICMP checksum
-/// covers the field. So it gets the one value that stays: with `s` the sum without the field,
-/// `f = -(s + f)`, hence `f = -s / 2`. In one's complement, halving is turning right by a bit.
-/// Nobody checks a quoted packet's checksum: it is cut off before its end.
+/// If the packet's checksum is not complete yet (CHECKSUM_PARTIAL), the kernel completes it when
+/// the error is sent: it writes the complement of the sum of everything from the L4 header on, the
+/// field included, into the field. A program cannot see that state, and the ICMP checksum covers
+/// the field. So the field gets the fixed point of that operation: with `s` the sum without the
+/// field, `f = -(s + f)`, hence `f = -s / 2`. In one's complement, a division by two is a rotation
+/// to the right by one bit. Receivers do not verify the quoted checksum, since the quote is cut off.
 #[inline(always)]
-fn settle<P: Packet>(packet: &mut P, ip: &IpHeader, sum: u32, gue: u32) -> Result<u32, Reason> {
+fn fix_l4_checksum<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    sum: u32,
+    payload: u32,
+) -> Result<u32, Reason> {
     const TCP_CHECKSUM: usize = 16;
     const UDP_CHECKSUM: usize = 6;
 
@@ -167,7 +184,7 @@ fn settle<P: Packet>(packet: &mut P, ip: &IpHeader, sum: u32, gue: u32) -> Resul
     let field = if ip.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let field = ETH_HLEN.wrapping_add(ip.header_len).wrapping_add(field);
     let old: u16 = packet.load_at(field).ok_or(Reason::AdjustRoomFailed)?;
-    let without = fold((fold(gue) as u32).wrapping_add(!old as u32));
+    let without = fold((fold(payload) as u32).wrapping_add(!old as u32));
     let new = (!without).rotate_right(1);
     packet.store(field, &new)?;
     Ok(fold((fold(sum) as u32).wrapping_add(!old as u32).wrapping_add(new as u32)) as u32)
@@ -187,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abi::settings::Settings;
+    use crate::abi::Settings;
     use crate::memory::{MemoryBalancer, PacketBuffer};
 
     /// Sums as RFC 1071 defines it, in wire order.
@@ -213,8 +230,8 @@ mod tests {
     }
 
     proptest! {
-        /// What a kernel does with CHECKSUM_PARTIAL while the error leaves (`skb_checksum_help`)
-        /// changes nothing.
+        /// The kernel's completion of a CHECKSUM_PARTIAL checksum (`skb_checksum_help`) changes
+        /// nothing.
         #[test]
         fn an_error_is_valid_whether_or_not_a_kernel_completes_the_quoted_checksum(
             v6: bool, tcp: bool, options in 0..=10u8, bytes in proptest::collection::vec(any::<u8>(), 1500),

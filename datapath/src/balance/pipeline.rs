@@ -1,66 +1,88 @@
-//! The order of the stages.
+//! The order of the stages: the same for TC, XDP and memory.
 
-use crate::abi::{Features, Reason};
-use crate::balance::fast_path::fast_path;
-use crate::balance::fragment::fragment;
-use crate::balance::icmp::{IcmpOutcome, echo_reply, icmp};
-use crate::balance::outcome::{FastPathOutcome, Forward, SlowPathOutcome};
-use crate::balance::packet_too_big::packet_too_big;
-use crate::balance::quic::{forward_to_quic_server, select_by_connection_id};
-use crate::balance::slow_path::{parse_headers, slow_path};
+use crate::balance::capture::{self, EmitCaptureStage, StartCaptureStage};
+use crate::balance::fast_path::FastPathStage;
+use crate::balance::finish_gue::FinishGueStage;
+use crate::balance::fragment::FragmentStage;
+use crate::balance::icmp::{EchoReplyStage, IcmpStage};
+use crate::balance::next::Next;
+use crate::balance::packet_too_big::PacketTooBigStage;
+use crate::balance::quic::QuicStage;
+use crate::balance::slow_path::{ParseHeadersStage, SlowPathStage};
+use crate::balance::stage::Stage;
 use crate::balance::tables::BalancerTables;
-use crate::wire::offsets::{HeaderOffsets, PacketClass};
-use crate::wire::packet::Packet;
+use crate::wire::offsets::PacketClass;
 
-/// Balances one packet: on success it is encapsulated and accounted, and leaves through the
-/// interface named.
-///
-/// # Errors
-///
-/// The [`Reason`] why it is not forwarded, already counted; [`Reason::verdict`] says what to do
-/// with the packet. It is unchanged, unless the verdict is to answer, or the reason
-/// [`Reason::AdjustRoomFailed`].
-#[inline(always)]
-pub fn balance<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Forward, Reason> {
-    match fast_path(packet, tables)? {
-        FastPathOutcome::Forward(forward) => Ok(forward),
-        FastPathOutcome::TooBig(packet, mtu) => Err(packet_too_big(packet, mtu, tables)),
-        FastPathOutcome::Udp(packet, offsets) => {
-            proceed(packet, HeaderOffsets::decode(offsets), tables)
-        }
-        FastPathOutcome::SlowPath(packet) => {
-            let (packet, offsets) = parse_headers(packet, tables)?;
-            proceed(packet, offsets, tables)
-        }
-    }
+/// How a binding runs stages.
+pub trait StageRunner {
+    /// The maps.
+    type Tables: BalancerTables;
+
+    /// The maps, before a capture is enabled for the packet.
+    fn tables(&self) -> &Self::Tables;
+
+    /// Sets [`CaptureTables::capture_enabled`](crate::balance::CaptureTables::capture_enabled) for
+    /// the stages that follow.
+    fn set_capture_enabled(&mut self, enabled: u64);
+
+    /// Runs one stage. The kernel bindings call a BPF subprogram.
+    fn run<S: Stage>(&mut self, argument: u32) -> u64;
 }
 
-/// What is left of [`balance`] where the end of the headers is known.
+/// Balances one packet. Returns the action of the hook.
 #[inline(always)]
-fn proceed<P: Packet, T: BalancerTables>(
-    packet: P,
-    offsets: HeaderOffsets,
-    tables: &T,
-) -> Result<Forward, Reason> {
-    let matter = offsets.class();
-    if matter == PacketClass::Udp
-        && tables.uses(Features::QUIC)
-        && let Some(server) = select_by_connection_id(&packet, offsets, tables)?
-    {
-        return match forward_to_quic_server(packet, offsets, &server, tables)? {
-            SlowPathOutcome::Forward(forward) => Ok(forward),
-            SlowPathOutcome::TooBig(packet, mtu) => Err(packet_too_big(packet, mtu, tables)),
+pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
+    let until = capture::enabled_until(runner.tables());
+    let enabled = opaque(until);
+    runner.set_capture_enabled(enabled);
+    if until != 0 {
+        runner.run::<StartCaptureStage>(0);
+    }
+    let action = run_stages(&mut runner);
+    if enabled != 0 {
+        runner.run::<EmitCaptureStage>(0);
+    }
+    action
+}
+
+/// A number that is 0 if and only if `until`, a time in nanoseconds, is 0. The compiler and the
+/// verifier do not see that relation: the verifier would explore all stages once with a capture and
+/// once without, and Linux 6.1 comes close to its limit of a million instructions.
+#[inline(always)]
+fn opaque(until: u64) -> u64 {
+    core::hint::black_box(until >> 1)
+}
+
+/// Runs the stages that the packet needs.
+#[inline(always)]
+fn run_stages<R: StageRunner>(runner: &mut R) -> u32 {
+    let mut word = runner.run::<FastPathStage>(0);
+    if let Next::ParseHeaders = Next::decode(word) {
+        word = runner.run::<ParseHeadersStage>(0);
+    }
+    if let Next::Quic(offsets) = Next::decode(word) {
+        word = runner.run::<QuicStage>(offsets);
+    }
+    if let Next::At(offsets) = Next::decode(word) {
+        word = match offsets.class() {
+            PacketClass::SlowPath | PacketClass::Udp => {
+                runner.run::<SlowPathStage>(offsets.encode())
+            }
+            PacketClass::Icmp => match runner.run::<IcmpStage>(offsets.encode()) {
+                word if Next::decode(word) == Next::EchoReply => {
+                    runner.run::<EchoReplyStage>(offsets.encode())
+                }
+                word => word,
+            },
+            PacketClass::NonFirstFragment => runner.run::<FragmentStage>(offsets.encode()),
         };
     }
-    match matter {
-        PacketClass::SlowPath | PacketClass::Udp => match slow_path(packet, offsets, tables)? {
-            SlowPathOutcome::Forward(forward) => Ok(forward),
-            SlowPathOutcome::TooBig(packet, mtu) => Err(packet_too_big(packet, mtu, tables)),
+    match Next::decode(word) {
+        Next::TooBig(mtu) => runner.run::<PacketTooBigStage>(mtu) as u32,
+        Next::FinishGue(action, gue) => match runner.run::<FinishGueStage>(gue.encode()) as u32 {
+            0 => action,
+            refused => refused,
         },
-        PacketClass::Icmp => match icmp(packet, offsets, tables)? {
-            IcmpOutcome::Forward(forward) => Ok(forward),
-            IcmpOutcome::EchoRequest(packet) => Err(echo_reply(packet, offsets, tables)),
-        },
-        PacketClass::NonFirstFragment => fragment(packet, offsets, tables),
+        _ => word as u32,
     }
 }

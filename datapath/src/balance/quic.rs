@@ -1,203 +1,182 @@
-//! The backend that a QUIC packet's connection ID names (QUIC-LB,
+//! Selection of the backend by a QUIC connection ID (QUIC-LB,
 //! draft-ietf-quic-load-balancers-21, plaintext connection IDs).
 //!
-//! A server puts the server ID that it was given into the connection IDs that it chooses. So all
-//! packets of a connection reach it, from whatever address and port its client sends them. The
-//! first octet of such an ID has three bits that say which configuration it is of; the other five
-//! mean nothing here. The server ID follows, then what the server made up.
+//! A server encodes its configured server ID into the connection IDs that it issues. All packets of
+//! a connection reach that server, even if the client's address and port change. The first octet
+//! of such an ID has three bits for the configuration; the other five are ignored here. The server
+//! ID follows, then octets that only the server interprets.
 //!
-//! Only what is the same in all versions of QUIC is relied upon (RFC 8999), but for one thing:
-//! which packets carry an ID that the client made up.
+//! Only version-independent properties of QUIC are used (RFC 8999), with one exception: which
+//! packets carry a connection ID that the client chose.
 
 use crate::abi::{Connection, Features, QuicServerKey, Reason, ServiceRef, UDP, VipOptions};
-use crate::balance::acl::check_acl;
-use crate::balance::encapsulate::resolve_path;
-use crate::balance::forward;
-use crate::balance::forward::VipPacket;
-use crate::balance::gue::GueMeta;
-use crate::balance::lookup::{apply_route, find_vip, find_vip_address};
-use crate::balance::outcome::{SlowPathOutcome, account_outcome, account_refusal};
+use crate::balance::claim::{Claim, claim};
+use crate::balance::forward::{VipPacket, flow_of, hash_flow};
+use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::next::Next;
+use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::{Selection, resolve_connection};
+use crate::balance::stage::{Hook, Stage};
 use crate::balance::tables::BalancerTables;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Udp};
 use crate::wire::offsets::HeaderOffsets;
-use crate::wire::packet::{ETH_HLEN, Packet};
+use crate::wire::packet::Packet;
 use crate::wire::parse;
-use crate::wire::parse::PacketSize;
 
-/// The backend that a datagram names, which is there, and what was found out about the datagram
-/// until then.
-pub struct QuicServer {
+/// A whole UDP datagram to a VIP address, where services have QUIC server IDs. If the connection ID
+/// matches no backend, the packet continues at
+/// [`SlowPathStage`](crate::balance::slow_path::SlowPathStage) with the same header offsets.
+pub(crate) struct QuicStage;
+
+impl Stage for QuicStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
+        let result = match quic(hook.packet(), offsets, tables) {
+            Ok(None) => return Next::At(HeaderOffsets::decode(offsets)).encode(),
+            Ok(Some(outcome)) => Ok(outcome),
+            Err(refusal) => Err(refusal),
+        };
+        conclude(hook, result, tables)
+    }
+}
+
+/// A datagram whose connection ID selects a backend.
+struct QuicPacket {
+    claim: Claim,
     selection: Selection,
-    /// Of whom it is a client: of the VIP's service, and of that to which a route leads.
-    vip: ServiceRef,
-    routed: ServiceRef,
-    size: PacketSize,
-    gue: GueMeta,
-    /// The flow's hash, 0 where nothing in an outer header depends on it.
+    /// The flow hash; 0 if no field of the outer headers depends on it.
     hash: u64,
 }
 
-/// The first half of a stage: whom the connection ID of a whole UDP datagram to a VIP address
-/// names, at a known place. When it names nobody that is there, then it is uncounted, and a matter
-/// for [`general`](crate::balance::slow_path::slow_path) at the same place, which says, too,
-/// whatever else is wrong with it.
-///
-/// # Errors
-///
-/// As [`crate::balance()`].
-#[inline(always)]
-pub fn select_by_connection_id<P: Packet, T: BalancerTables>(
-    packet: &P,
-    offsets: HeaderOffsets,
-    tables: &T,
-) -> Result<Option<QuicServer>, Reason> {
-    find(packet, offsets, tables).inspect_err(|reason| account_refusal(tables, 0, *reason))
-}
-
-/// The second half: the packet goes there.
-///
-/// # Errors
-///
-/// As [`crate::balance()`].
-#[inline(always)]
-pub fn forward_to_quic_server<P: Packet, T: BalancerTables>(
-    packet: P,
-    offsets: HeaderOffsets,
-    server: &QuicServer,
-    tables: &T,
-) -> Result<SlowPathOutcome<P>, Reason> {
-    let mut service = 0;
-    let outcome = forward(packet, offsets, server, tables, &mut service);
-    account_outcome(tables, service, outcome)
-}
-
-/// Whether connection IDs of a VIP's packets may name their backends.
+/// Whether connection IDs may select the backends of a VIP.
 #[inline(always)]
 pub(crate) fn is_quic<T: BalancerTables>(tables: &T, vip: &ServiceRef, protocol: u8) -> bool {
     tables.uses(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
 }
 
 #[inline(always)]
-fn find<P: Packet, T: BalancerTables>(
-    packet: &P,
-    offsets: HeaderOffsets,
+fn quic<P: Packet, T: BalancerTables>(
+    packet: P,
+    offsets: u32,
     tables: &T,
-) -> Result<Option<QuicServer>, Reason> {
-    let headers = offsets.parse(packet)?;
+) -> Result<Option<StageOutcome>, Refusal> {
+    let Some(QuicPacket { claim, selection, hash }) = select(&packet, offsets, tables)? else {
+        return Ok(None);
+    };
+    let service = claim.service.service;
+    forward(packet, offsets, &claim, &selection, hash, tables)
+        .map(Some)
+        .map_err(|reason| Refusal { service, reason })
+}
+
+/// Selects the backend by the connection ID; `None` if it matches no backend.
+#[inline(always)]
+fn select<P: Packet, T: BalancerTables>(
+    packet: &P,
+    offsets: u32,
+    tables: &T,
+) -> Result<Option<QuicPacket>, Refusal> {
+    let headers = HeaderOffsets::decode(offsets).parse(packet)?;
     let address = find_vip_address(tables, &headers.ip)?;
-    let offset = headers.start.wrapping_add(headers.ip.header_len);
+    let offset = headers.l4_offset();
     let l4 = parse::l4_header_at(packet, offset, UDP)?;
     let vip = find_vip(tables, &address, l4.destination_port, UDP)?;
     if !is_quic(tables, &vip, UDP) {
         return Ok(None);
     }
-    let routed = apply_route(tables, &headers.ip.source, vip);
-    let Ok(size) = parse::packet_size(packet, headers.start, &headers.ip, &l4) else {
-        return Ok(None);
-    };
-    let (start, end) = (offset.wrapping_add(Udp::SIZE), headers.start.wrapping_add(size.packet));
-    let Some(selection) = server(packet, start, end, routed.service, tables)
+    // A refusal here is the one that the slow path would give.
+    let claim = claim(packet, headers.start, &headers.ip, FragmentKind::None, &l4, vip, tables)?;
+    let start = offset.wrapping_add(Udp::SIZE);
+    let end = headers.start.wrapping_add(claim.size.packet);
+    let Some(selection) = find_server(packet, start, end, claim.service.service, tables)
         .and_then(|server| resolve_connection(tables, &server, 0))
     else {
         return Ok(None);
     };
-    let (size, gue) = GueMeta::for_l4(packet, &headers.ip, FragmentKind::None, &l4, size, tables);
     let hash = if tables.uses(Features::SOURCE_SPREADING) || tables.uses(Features::GUE) {
-        forward::hash_flow(
-            &forward::flow_of(&headers.ip, &l4),
-            headers.ip.family,
-            routed.options,
-            tables,
-        )
+        let flow = flow_of(&headers.ip, &l4);
+        hash_flow(&flow, headers.ip.family, claim.service.options, tables)
     } else {
         0
     };
-    Ok(Some(QuicServer { selection, vip, routed, size, gue, hash }))
+    Ok(Some(QuicPacket { claim, selection, hash }))
 }
 
 #[inline(always)]
 fn forward<P: Packet, T: BalancerTables>(
     packet: P,
-    offsets: HeaderOffsets,
-    server: &QuicServer,
+    offsets: u32,
+    claim: &Claim,
+    selection: &Selection,
+    hash: u64,
     tables: &T,
-    service: &mut u32,
-) -> Result<SlowPathOutcome<P>, Reason> {
-    let QuicServer { selection, vip, routed, size, gue, hash } = server;
-    // Read once more: kept while the server is found, it would take up the small stack.
-    let headers = offsets.parse(&packet)?;
-
-    // From this line on the packet is ours, and every refusal is a counted drop.
-    *service = vip.service;
-    check_acl(tables, &headers.ip.source, vip)?;
-    *service = routed.service;
-    let (ip, tags) = (headers.ip, headers.tags());
-    let packet =
-        VipPacket { ip, size: *size, gue: *gue, is_syn: false, tags, service: *routed, packet };
+) -> Result<StageOutcome, Reason> {
+    // Decoded and read again: kept while the backend is selected, the headers would take up the
+    // small stack.
+    let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
+    let packet = VipPacket {
+        packet,
+        ip: headers.ip,
+        size: claim.size,
+        gue: claim.gue,
+        is_syn: false,
+        vlan_bytes: headers.vlan_bytes(),
+        service: claim.service,
+    };
     packet.check_ttl()?;
     packet.check_rates(tables)?;
-    let path = resolve_path(&packet.ip, routed.options, selection, tables)?;
-    if let Some(mtu) = packet.pmtu_to_report(&path, tables)? {
-        // What has tags in its bytes is told nothing.
-        return if headers.start == ETH_HLEN {
-            Ok(SlowPathOutcome::TooBig(packet.packet, mtu))
-        } else {
-            Err(Reason::TooBig)
-        };
-    }
-    packet.send(selection, &path, *hash, false, tables).map(SlowPathOutcome::Forward)
+    packet.send_or_report(selection, hash, false, tables)
 }
 
-/// The server that the connection ID of a UDP datagram names, if a service knows it. What UDP
-/// carries is from `start` on and ends before `end`.
+/// The backend of the server ID in a QUIC packet, the UDP payload from `start` to `end`.
 #[inline(always)]
-fn server<P: Packet, T: BalancerTables>(
+fn find_server<P: Packet, T: BalancerTables>(
     packet: &P,
     start: usize,
     end: usize,
     service: u32,
     tables: &T,
 ) -> Option<Connection> {
-    /// The octet, and after it four of a version and one of the connection ID's length, with which
-    /// a long header begins.
-    const LONG: u64 = 6;
-    /// The most octets of a connection ID of version 1. Servers choose no longer ones, whatever the
-    /// version.
-    const MOST: u64 = 20;
+    /// Octets of a long header before the connection ID: flags, version (4), length of the ID.
+    const LONG_HEADER: u64 = 6;
+    /// Octets of a short header before the connection ID: flags.
+    const SHORT_HEADER: u64 = 1;
+    /// The most octets of a connection ID of version 1, assumed for short headers.
+    const MAX_ID_LEN: u64 = 20;
 
-    // In whole words, and with arithmetic where there could be a branch: the verifier follows each.
-    let begins = u64::from_be(packet.load_at(start)?);
-    let is_long = begins >> 63;
-    if is_long != 0 && is_clients_own((begins >> 24) as u32, (begins >> 56) as u8) {
+    // Whole words, and arithmetic instead of branches: the verifier explores both ways of a branch.
+    let first_word = u64::from_be(packet.load_at(start)?);
+    let is_long = first_word >> 63;
+    if is_long != 0 && is_chosen_by_client((first_word >> 24) as u32, (first_word >> 56) as u8) {
         return None;
     }
-    // In a short header the ID comes at once; how long it is, only its server knows.
-    let before = 1_u64.wrapping_add(is_long.wrapping_mul(LONG.wrapping_sub(1)));
-    let octets = if is_long == 0 { MOST } else { begins >> 16 & 0xff };
-    let at = widen_for_verifier((start as u32).wrapping_add(before as u32)) as usize;
-    // No packet of QUIC is so short that fewer octets follow: what is encrypted alone has 20 (RFC
-    // 9001 section 5.4.2).
-    if at.wrapping_add(size_of::<[u64; 2]>()) > end {
+    let header_len =
+        SHORT_HEADER.wrapping_add(is_long.wrapping_mul(LONG_HEADER.wrapping_sub(SHORT_HEADER)));
+    // A short header does not carry the length of the ID.
+    let id_len = if is_long == 0 { MAX_ID_LEN } else { (first_word >> 16) & 0xff };
+    let id_offset = widen_for_verifier((start as u32).wrapping_add(header_len as u32)) as usize;
+    // In every QUIC packet at least 16 octets follow: a packet has 20 octets that are sampled for
+    // header protection (RFC 9001 section 5.4.2).
+    if id_offset.wrapping_add(size_of::<[u64; 2]>()) > end {
         return None;
     }
-    let id: [u64; 2] = packet.load_at(at)?;
-    let (key, length) =
+    let id: [u64; 2] = packet.load_at(id_offset)?;
+    let (key, server_id_len) =
         QuicServerKey::from_connection_id(service, tables.quic_lengths(service), id)?;
-    if octets <= u64::from(length) { None } else { tables.quic_server(&key) }
+    if id_len <= u64::from(server_id_len) { None } else { tables.quic_server(&key) }
 }
 
-/// Whether the client made up the connection ID of a packet with a long header: of an Initial or
+/// Whether a packet with a long header carries a connection ID that the client chose: an Initial or
 /// 0-RTT packet.
 #[inline(always)]
-const fn is_clients_own(version: u32, first: u8) -> bool {
+const fn is_chosen_by_client(version: u32, first: u8) -> bool {
     /// RFC 9000 section 17.2.
     const VERSION_1: u32 = 1;
     /// RFC 9369 section 3.
     const VERSION_2: u32 = 0x6b33_43cf;
 
-    let kind = first >> 4 & 3;
+    let kind = (first >> 4) & 3;
     match version {
         VERSION_1 => kind <= 1,
         VERSION_2 => kind == 1 || kind == 2,

@@ -1,20 +1,21 @@
-//! Which backend takes a packet.
+//! Selection of the backend: by lookup table, or by connection table for tracked services.
 
 use crate::abi::{Backend, Connection, Flow, Reason, Slot, TableHead, slot_index};
 use crate::balance::tables::{BalancerTables, LookupTable};
 
-/// The backend that takes a packet.
+/// The selected backend.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Selection {
-    /// Its index.
+    /// Index of the backend.
     pub(crate) index: u16,
-    /// Its entry.
     pub(crate) backend: Backend,
-    /// What the outer header tells it about other candidates.
+    /// The hint about other candidates in the outer header.
     pub(crate) hint: u16,
 }
 
-/// Chooses the backend: the flow's slot names it, unless the service is tracked and the flow
-/// already has one. `remembers` says whether a tracked flow without an entry gets one.
+/// Selects the backend of a flow: that of its slot in the lookup table, unless the service is
+/// tracked and the connection table has an entry of the flow. With `insert`, a tracked flow without
+/// an entry gets one.
 #[inline(always)]
 pub(crate) fn select_backend<T: BalancerTables>(
     tables: &T,
@@ -28,11 +29,11 @@ pub(crate) fn select_backend<T: BalancerTables>(
     let word = slot_index(hash, head.slots).wrapping_add(TableHead::WORDS);
     let slot = Slot::decode(table.word(word).ok_or(Reason::NoTable)?);
 
-    // A segment that is_syn a connection takes the slot's backend even if an older connection of
-    // the same 5-tuple had another one: that is how a draining backend gets empty.
+    // A SYN takes the slot's backend even if an older connection with the same 5-tuple has another
+    // one: that is how a draining backend loses its flows.
     if head.tracked
         && !is_syn
-        && let Some(selection) = tracked_backend(tables, flow, slot.hint)
+        && let Some(selection) = find_tracked(tables, flow, slot.hint)
     {
         return Ok(selection);
     }
@@ -40,9 +41,8 @@ pub(crate) fn select_backend<T: BalancerTables>(
         return Err(Reason::NoBackend);
     }
     let backend = tables.backend(slot.first).ok_or(Reason::NoBackend)?;
-    // A segment that is_syn a connection is no connection yet, and whoever sends it may never send
-    // another: it changes an entry that is there and makes none, so that a flood of them pushes
-    // nobody out. The client's next segment makes it.
+    // A SYN replaces an existing entry but creates none, so that a SYN flood does not evict the
+    // entries of established connections. The client's next segment creates the entry.
     if head.tracked && insert && (!is_syn || tables.connection(flow).is_some()) {
         tables.insert_connection(
             flow,
@@ -52,14 +52,13 @@ pub(crate) fn select_backend<T: BalancerTables>(
     Ok(Selection { index: slot.first, backend, hint: slot.hint })
 }
 
-/// The backend that the connection table names, unless its index has been given to another backend
-/// since.
+/// The backend in the connection table.
 #[inline(always)]
-fn tracked_backend<T: BalancerTables>(tables: &T, flow: &Flow, hint: u16) -> Option<Selection> {
+fn find_tracked<T: BalancerTables>(tables: &T, flow: &Flow, hint: u16) -> Option<Selection> {
     resolve_connection(tables, &tables.connection(flow)?, hint)
 }
 
-/// The backend that had a flow, unless its index has been given to another backend since.
+/// The backend of a connection, unless its index has been reused since.
 #[inline(always)]
 pub(crate) fn resolve_connection<T: BalancerTables>(
     tables: &T,

@@ -1,55 +1,56 @@
-//! The slow path.
+//! The slow path: packets with VLAN tags, IP options, extension headers or fragments.
 
-use crate::abi::{Fragment, Reason};
-use crate::balance::acl::check_acl;
-use crate::balance::encapsulate::resolve_path;
-use crate::balance::forward::VipPacket;
-use crate::balance::gue::GueMeta;
-use crate::balance::lookup::{apply_route, find_vip, find_vip_address};
-use crate::balance::outcome::{SlowPathOutcome, account_outcome, account_refusal};
+use crate::abi::{Features, Fragment, Reason};
+use crate::balance::claim::claim;
+use crate::balance::forward::{VipPacket, flow_of, fragment_key};
+use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::next::Next;
+use crate::balance::outcome::{Refusal, StageOutcome, conclude};
+use crate::balance::stage::{Hook, Stage};
 use crate::balance::tables::BalancerTables;
 use crate::wire::header::FragmentKind;
-use crate::wire::offsets::{self, HeaderOffsets};
-use crate::wire::packet::{ETH_HLEN, Packet};
-use crate::wire::parse;
+use crate::wire::offsets::{self, HeaderOffsets, PacketClass};
+use crate::wire::packet::Packet;
+use crate::wire::parse::{self, L4Header};
 
-/// The second stage: finds the end of the headers of a packet to a VIP address, wherever it is.
-///
-/// # Errors
-///
-/// As [`balance`].
-#[inline(always)]
-pub fn parse_headers<P: Packet, T: BalancerTables>(
-    packet: P,
-    tables: &T,
-) -> Result<(P, HeaderOffsets), Reason> {
-    match find_headers(&packet, tables) {
-        Ok(offsets) => Ok((packet, offsets)),
-        Err(reason) => {
-            account_refusal(tables, 0, reason);
-            Err(reason)
+/// Finds the end of the headers of a packet to a VIP address, at any offset, and classifies the
+/// packet.
+pub(crate) struct ParseHeadersStage;
+
+impl Stage for ParseHeadersStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, _: u32, tables: &T) -> u64 {
+        let result = parse_headers(&hook.packet(), tables);
+        match result {
+            Ok(offsets) => {
+                if tables.uses(Features::QUIC) && offsets.class() == PacketClass::Udp {
+                    return Next::Quic(offsets.encode()).encode();
+                }
+                Next::At(offsets).encode()
+            }
+            Err(reason) => {
+                Refusal::from(reason).account(tables);
+                hook.refuse(reason).into()
+            }
         }
     }
 }
 
-/// A stage of its own: TCP or UDP to a VIP address, at a place that [`locate`] found.
+/// TCP or UDP to a VIP, at offsets from [`ParseHeadersStage`] or [`QuicStage`].
 ///
-/// # Errors
-///
-/// As [`balance`].
-#[inline(always)]
-pub fn slow_path<P: Packet, T: BalancerTables>(
-    packet: P,
-    offsets: HeaderOffsets,
-    tables: &T,
-) -> Result<SlowPathOutcome<P>, Reason> {
-    let mut service = 0;
-    let outcome = try_slow_path(packet, offsets, tables, &mut service);
-    account_outcome(tables, service, outcome)
+/// [`QuicStage`]: crate::balance::quic::QuicStage
+pub(crate) struct SlowPathStage;
+
+impl Stage for SlowPathStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
+        let result = slow_path(hook.packet(), offsets, tables);
+        conclude(hook, result, tables)
+    }
 }
 
 #[inline(always)]
-fn find_headers<P: Packet, T: BalancerTables>(
+fn parse_headers<P: Packet, T: BalancerTables>(
     packet: &P,
     tables: &T,
 ) -> Result<HeaderOffsets, Reason> {
@@ -59,54 +60,50 @@ fn find_headers<P: Packet, T: BalancerTables>(
 }
 
 #[inline(always)]
-fn try_slow_path<P: Packet, T: BalancerTables>(
+fn slow_path<P: Packet, T: BalancerTables>(
     packet: P,
-    offsets: HeaderOffsets,
+    offsets: u32,
     tables: &T,
-    service: &mut u32,
-) -> Result<SlowPathOutcome<P>, Reason> {
-    let headers = offsets.parse(&packet)?;
+) -> Result<StageOutcome, Refusal> {
+    let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
     let address = find_vip_address(tables, &headers.ip)?;
-    let offset = headers.start.wrapping_add(headers.ip.header_len);
-    let l4 = parse::l4_header_at(&packet, offset, headers.ip.protocol)?;
+    let l4 = parse::l4_header_at(&packet, headers.l4_offset(), headers.ip.protocol)?;
     let vip = find_vip(tables, &address, l4.destination_port, headers.ip.protocol)?;
 
-    // From this line on the packet is ours, and every refusal is a counted drop.
-    *service = vip.service;
-    check_acl(tables, &headers.ip.source, &vip)?;
-    let owner = vip.service;
-    let vip = apply_route(tables, &headers.ip.source, vip);
-    *service = vip.service;
-    let size = parse::packet_size(&packet, headers.start, &headers.ip, &l4)?;
-    let (size, gue) = GueMeta::for_l4(&packet, &headers.ip, headers.part, &l4, size, tables);
-    let (is_syn, tags) = (l4.is_syn, headers.tags());
-    let mut packet = VipPacket { ip: headers.ip, size, gue, is_syn, tags, service: vip, packet };
-    let flow = packet.flow(&l4);
+    let claim =
+        claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, tables)?;
+    let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
+    forward(packet, offsets, &l4, claim.vip.service, tables)
+        .map_err(|reason| Refusal { service: claim.service.service, reason })
+}
+
+#[inline(always)]
+fn forward<P: Packet, T: BalancerTables>(
+    mut packet: VipPacket<P>,
+    offsets: u32,
+    l4: &L4Header,
+    owner: u32,
+    tables: &T,
+) -> Result<StageOutcome, Reason> {
+    let flow = flow_of(&packet.ip, l4);
     let (selection, hash) = packet.select_backend(&flow, tables, true)?;
-    // Read once more: kept while a backend is chosen, it would take up the small stack.
-    let headers = offsets.parse(&packet.packet)?;
-    (packet.ip, packet.tags) = (headers.ip, headers.tags());
-    if let FragmentKind::First = headers.part {
+    // Decoded and read again: kept while a backend is selected, the headers would take up the small
+    // stack.
+    let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
+    packet.ip = headers.ip;
+    packet.vlan_bytes = headers.vlan_bytes();
+    if let FragmentKind::First = headers.fragment_kind {
         let entry = Fragment {
             seen: tables.now(),
-            service: vip.service,
+            service: packet.service.service,
             owner: owner as u16,
-            options: vip.options.bits() as u16,
+            options: packet.service.options.bits() as u16,
             epoch: selection.backend.epoch,
             backend: selection.index,
             hint: selection.hint,
         };
-        let key = packet.fragment_key(headers.identification(&packet.packet)?);
+        let key = fragment_key(&packet.ip, headers.identification(&packet.packet)?);
         tables.insert_fragment(&key, &entry);
     }
-    let path = resolve_path(&packet.ip, vip.options, &selection, tables)?;
-    if let Some(mtu) = packet.pmtu_to_report(&path, tables)? {
-        // What has tags in its bytes is told nothing.
-        return if headers.start == ETH_HLEN {
-            Ok(SlowPathOutcome::TooBig(packet.packet, mtu))
-        } else {
-            Err(Reason::TooBig)
-        };
-    }
-    packet.send(&selection, &path, hash, false, tables).map(SlowPathOutcome::Forward)
+    packet.send_or_report(&selection, hash, false, tables)
 }

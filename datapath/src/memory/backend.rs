@@ -44,7 +44,7 @@ impl BackendTables for MemoryBackend {
         self.vip_prefixes.iter().any(|prefix| prefix.holds(key))
     }
 
-    fn largest_segment(&self, family: Family) -> u32 {
+    fn max_segment_size(&self, family: Family) -> u32 {
         self.max_segment_sizes[family.index() as usize]
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::abi::capture::control;
 use crate::abi::{
     AclVerdict, Address, Backend, BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey,
-    Connection, Family, Features, Flow, Fragment, FragmentKey, NextHop, Port, PrefixKey,
+    Connection, Family, Features, Flow, Fragment, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
     QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceCounters, ServiceRef,
     Settings, Slot, TableHead, TokenRequest, VipAddress, VipKey,
 };
@@ -34,7 +34,7 @@ impl LookupTable for &TableWords {
     fn pair(&self, element: u32) -> Option<u64> {
         let words = self.0.get(element as usize * 2..)?;
         let (low, high) = (*words.first()?, words.get(1).copied().unwrap_or(0));
-        Some(u64::from(low) | u64::from(high) << 32)
+        Some(u64::from(low) | (u64::from(high) << 32))
     }
 }
 
@@ -82,7 +82,7 @@ pub struct MemoryBalancer {
     /// The map `REASONS`.
     pub reasons: RefCell<BTreeMap<Reason, u64>>,
     /// Result of [`CaptureTables::capture_enabled`].
-    pub capture_enabled_until: Cell<u64>,
+    pub capture_enabled: Cell<u64>,
     /// The map `CAPTURE_CONTROL`.
     pub capture_control: [Cell<u64>; control::WORDS as usize],
     /// The map `CAPTURE_STATE`, for one CPU.
@@ -119,7 +119,7 @@ impl MemoryBalancer {
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
             reasons: RefCell::default(),
-            capture_enabled_until: Cell::default(),
+            capture_enabled: Cell::default(),
             capture_control: Default::default(),
             capture_state: RefCell::default(),
             capture_events: RefCell::default(),
@@ -131,7 +131,7 @@ impl MemoryBalancer {
 
 impl CaptureTables for MemoryBalancer {
     fn capture_enabled(&self) -> u64 {
-        self.capture_enabled_until.get()
+        self.capture_enabled.get()
     }
 
     fn control(&self, word: u32) -> u64 {
@@ -240,6 +240,11 @@ impl BalancerTables for MemoryBalancer {
 
     fn next_hop(&self, index: u32) -> Option<NextHop> {
         self.next_hops.get(&index).copied()
+    }
+
+    /// In memory, packets have no next hop.
+    fn neighbour(&self, _: u32) -> Option<&Neighbour> {
+        None
     }
 
     fn connection(&self, flow: &Flow) -> Option<Connection> {

@@ -2,8 +2,10 @@
 
 mod backend;
 mod balancer;
+mod hook;
 mod packet;
 
 pub use backend::MemoryBackend;
 pub use balancer::{MemoryBalancer, TableWords};
+pub use hook::balance;
 pub use packet::{PacketBuffer, bytes_of};

@@ -30,6 +30,13 @@ impl<'a> PacketBuffer<'a> {
     }
 }
 
+impl PacketBuffer<'_> {
+    /// The same frame, borrowed for one stage.
+    pub(crate) fn reborrow(&mut self) -> PacketBuffer<'_> {
+        PacketBuffer { bytes: self.bytes, ..*self }
+    }
+}
+
 impl Packet for PacketBuffer<'_> {
     fn frame_len(&self) -> usize {
         self.bytes.len()
@@ -139,10 +146,6 @@ impl Packet for PacketBuffer<'_> {
         let between = &UNWRITTEN[..between as usize];
         self.bytes.splice(ETH_HLEN..ETH_HLEN, bytes_of(outer).iter().chain(between).copied());
         Ok(self)
-    }
-
-    fn in_place(self, work: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
-        work(self)
     }
 
     fn write<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason> {

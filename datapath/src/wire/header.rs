@@ -299,7 +299,7 @@ impl Ipv6 {
         source: [u32; 4],
         destination: [u32; 4],
     ) -> Self {
-        let first = 6 << 28 | (traffic_class as u32) << 20 | (flow_label & 0xf_ffff);
+        let first = (6 << 28) | ((traffic_class as u32) << 20) | (flow_label & 0xf_ffff);
         Self {
             version_class_and_label: first.to_be(),
             payload_length: payload_length.to_be(),
@@ -418,7 +418,7 @@ impl Tcp {
     /// Whether the segment opens a connection: SYN without ACK.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
-        self.flags & (Self::SYN | Self::ACK) == Self::SYN
+        (self.flags & (Self::SYN | Self::ACK)) == Self::SYN
     }
 
     /// Whether the segment is a SYN or SYN-ACK, which contain the options of a connection.
@@ -478,8 +478,8 @@ const fn word(first: u8, second: u8, rest: u16) -> u32 {
 #[inline(always)]
 const fn halves(first: u16, second: u16) -> u32 {
     if cfg!(target_endian = "little") {
-        first as u32 | (second as u32) << 16
+        first as u32 | ((second as u32) << 16)
     } else {
-        (first as u32) << 16 | second as u32
+        ((first as u32) << 16) | second as u32
     }
 }

@@ -1,54 +1,58 @@
-//! Finds the headers of a packet at variable offsets: after VLAN tags, IP options and extension
+//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension
 //! headers.
 //!
-//! Slower than the constant offsets of [`crate::wire::parse`], but correct for every packet.
+//! Slower than [`crate::wire::parse`], which knows where the headers of an ordinary packet are, and
+//! right for every packet.
 
 use crate::abi::{Family, ICMP, ICMPV6, Reason, UDP};
+use crate::bits::Field;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Ipv4, Ipv6, Ipv6Fragment};
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::{IpHeader, family_for_this_host, from_ipv4, from_ipv6, is_vlan_tag};
 
-/// Maximum number of VLAN tags in a frame (IEEE 802.1ad).
+/// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
 const MAX_TAGS: usize = 2;
 
-/// Maximum offset of an IP header.
+/// The largest offset of an IP header.
 const MAX_START: usize = ETH_HLEN + 4 * MAX_TAGS;
 
-/// Maximum number of extension headers that are parsed, fragment header included.
+/// The most extension headers that are followed, the fragment header included. More are no client's
+/// habit.
 const MAX_EXTENSIONS: usize = 8;
 
-/// Maximum bytes of an IPv6 header and its extension headers.
+/// The most bytes of an IPv6 header and its extension headers that are followed.
 const MAX_HEADERS: usize = Ipv6::SIZE + 256;
 
-/// The parsed IP header of a packet, and the offsets of its headers.
+/// The headers of a packet, at any offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParsedHeaders {
-    /// The IP header. After [`ParsedHeaders::skip_extensions`], `header_len` and `protocol` take
-    /// extension headers into account.
+    /// The IP header. [`IpHeader::header_len`] includes options and extension headers, and
+    /// [`IpHeader::protocol`] is that of the L4 header.
     pub ip: IpHeader,
     /// Offset of the IP header.
     pub start: usize,
-    /// The fragment kind. For IPv6, [`ParsedHeaders::skip_extensions`] sets it.
-    pub part: FragmentKind,
-    /// Offset of the IPv6 fragment header from the IPv6 header, if there is a fragment header.
-    fragment: usize,
-    /// Whether the frame has a VLAN tag, in its bytes or in the packet's metadata.
-    pub tagged: bool,
+    /// The kind of fragment; for IPv6, known once the extension headers are parsed.
+    pub fragment_kind: FragmentKind,
+    /// Bytes from the start of an IPv6 header to its fragment header; undefined without one.
+    fragment_header: usize,
+    /// Whether the frame has a VLAN tag, in its bytes or in its metadata.
+    pub has_vlan_tag: bool,
 }
 
 impl ParsedHeaders {
-    /// An IP header, without extension headers.
+    /// An IP header without its extension headers.
     #[inline(always)]
-    pub(crate) const fn new(ip: IpHeader, start: usize, part: FragmentKind, tagged: bool) -> Self {
-        Self { ip, start, part, fragment: Ipv6::SIZE, tagged }
+    pub(crate) const fn new(
+        ip: IpHeader,
+        start: usize,
+        fragment_kind: FragmentKind,
+        has_vlan_tag: bool,
+    ) -> Self {
+        Self { ip, start, fragment_kind, fragment_header: Ipv6::SIZE, has_vlan_tag }
     }
 
-    /// Skips the extension headers of an IPv6 packet (RFC 8200 section 4).
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Truncated`], [`Reason::ExtensionHeaders`].
+    /// Parses the extension headers of an IPv6 packet, too (RFC 8200 section 4).
     #[inline(always)]
     pub fn skip_extensions<P: Packet>(self, packet: &P) -> Result<Self, Reason> {
         match self.ip.family {
@@ -57,124 +61,127 @@ impl ParsedHeaders {
         }
     }
 
-    /// Identification of a fragment, host order.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Truncated`].
+    /// The identification that all fragments of the packet share, as a number; defined for
+    /// fragments only.
     #[inline(always)]
     pub(crate) fn identification<P: Packet>(&self, packet: &P) -> Result<u32, Reason> {
         match self.ip.family {
             Family::V4 => packet.load_at(self.start).map(|header: Ipv4| header.identification()),
             Family::V6 => packet
-                .load_at(self.start.wrapping_add(self.fragment))
+                .load_at(self.start.wrapping_add(self.fragment_header))
                 .map(|header: Ipv6Fragment| header.identification()),
         }
         .ok_or(Reason::Truncated)
     }
 
-    /// Bytes of VLAN tags in the frame; `None` if the frame has no tag there or in the packet's
-    /// metadata.
+    /// Offset of the L4 header.
     #[inline(always)]
-    pub fn tags(&self) -> Option<usize> {
-        self.tagged.then_some(self.start.wrapping_sub(ETH_HLEN))
+    pub(crate) const fn l4_offset(&self) -> usize {
+        self.start.wrapping_add(self.ip.header_len)
+    }
+
+    /// Bytes of VLAN tags in the frame; `None` without a tag in the frame or its metadata.
+    #[inline(always)]
+    pub fn vlan_bytes(&self) -> Option<usize> {
+        self.has_vlan_tag.then_some(self.start.wrapping_sub(ETH_HLEN))
     }
 }
 
-/// Offsets and protocol after the IP headers of a packet. It is encoded in a word, which one stage
-/// passes to the next.
+/// Offsets and kinds of a packet's headers: the result of one stage, encoded as an argument of the
+/// next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeaderOffsets {
     family: Family,
-    /// Offset of the IP header.
+    /// [`ParsedHeaders::start`].
     start: usize,
-    /// Bytes of the IP header, options and extension headers included.
-    header: usize,
-    /// [`ParsedHeaders::fragment`].
-    fragment: usize,
-    part: FragmentKind,
-    /// Protocol of the next header.
+    /// [`IpHeader::header_len`], including options and extension headers.
+    header_len: usize,
+    /// [`ParsedHeaders::fragment_header`].
+    fragment_header: usize,
+    fragment_kind: FragmentKind,
+    /// Protocol of the L4 header.
     protocol: u8,
 }
 
 /// The stage that handles a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketClass {
-    /// [`slow_path`](crate::balance::slow_path::slow_path): TCP, UDP, first fragments and protocols
-    /// that are not handled.
+    /// The slow path: TCP, a first fragment, or an unsupported protocol.
     SlowPath,
-    /// [`quic`](crate::balance::quic()), if services have server IDs, else
-    /// [`slow_path`](crate::balance::slow_path::slow_path): an unfragmented UDP datagram.
+    /// A whole UDP datagram: the QUIC stage where services have server IDs, else the slow path.
     Udp,
-    /// [`icmp`](crate::balance::icmp()): an unfragmented ICMP message of the packet's family.
+    /// A whole ICMP or ICMPv6 message of the packet's family.
     Icmp,
-    /// [`fragment`](crate::balance::fragment()): a non-initial fragment.
+    /// A non-initial fragment.
     NonFirstFragment,
 }
 
 impl HeaderOffsets {
-    // Shifts of the encoding. From the lowest bit: offset of the IP header (at most 22), family,
-    // bytes of IP headers (at most 296), fragment kind, protocol, and the number of 4-byte words
-    // between the IPv6 header and the fragment header (at most 64).
-    const FAMILY: u32 = 5;
-    const HEADER: u32 = 6;
-    const PART: u32 = 15;
-    const PROTOCOL: u32 = 17;
-    const FRAGMENT: u32 = 25;
+    /// Offset of the IP header, at most 22.
+    const START: Field = Field::first(5);
+    const FAMILY: Field = Self::START.next(1);
+    /// Bytes of headers, at most 296.
+    const HEADER_LEN: Field = Self::FAMILY.next(9);
+    const FRAGMENT_KIND: Field = Self::HEADER_LEN.next(2);
+    const PROTOCOL: Field = Self::FRAGMENT_KIND.next(8);
+    /// Words of four bytes between the IPv6 header and the fragment header, at most 64.
+    const FRAGMENT_HEADER: Field = Self::PROTOCOL.next(7);
 
-    /// The offsets after the parsed headers.
+    /// The offsets of parsed headers.
     #[inline(always)]
     pub(crate) const fn of(headers: &ParsedHeaders) -> Self {
-        let ParsedHeaders { ip, start, part, fragment, .. } = *headers;
+        let ParsedHeaders { ip, start, fragment_kind, fragment_header, .. } = *headers;
         Self {
             family: ip.family,
             start,
-            header: ip.header_len,
-            fragment,
-            part,
+            header_len: ip.header_len,
+            fragment_header,
+            fragment_kind,
             protocol: ip.protocol,
         }
     }
 
-    /// The offsets of an untagged, unfragmented packet with an IP header without options or
-    /// extension headers.
+    /// The offsets of an untagged packet that is no fragment, and whose L4 header directly follows
+    /// an IP header without options.
     #[inline(always)]
-    pub(crate) const fn direct(ip: IpHeader) -> Self {
+    pub(crate) const fn fixed(ip: IpHeader) -> Self {
         Self::of(&ParsedHeaders::new(ip, ETH_HLEN, FragmentKind::None, false))
     }
 
     /// Encodes the offsets as a word.
     #[inline(always)]
     pub const fn encode(self) -> u32 {
-        let part = match self.part {
+        let fragment_kind = match self.fragment_kind {
             FragmentKind::None => 0,
             FragmentKind::First => 1,
             FragmentKind::NonFirst => 2,
         };
-        self.start as u32
-            | (matches!(self.family, Family::V6) as u32) << Self::FAMILY
-            | (self.header as u32) << Self::HEADER
-            | part << Self::PART
-            | (self.protocol as u32) << Self::PROTOCOL
-            | ((self.fragment as u32).wrapping_sub(Ipv6::SIZE as u32) >> 2) << Self::FRAGMENT
+        let fragment_header = (self.fragment_header as u32).wrapping_sub(Ipv6::SIZE as u32) >> 2;
+        Self::START.put(self.start as u32)
+            | Self::FAMILY.put(self.family.index())
+            | Self::HEADER_LEN.put(self.header_len as u32)
+            | Self::FRAGMENT_KIND.put(fragment_kind)
+            | Self::PROTOCOL.put(self.protocol as u32)
+            | Self::FRAGMENT_HEADER.put(fragment_header)
     }
 
     /// Decodes a word.
     #[inline(always)]
     pub fn decode(word: u32) -> Self {
         let word = widen_for_verifier(word);
-        let part = match word >> Self::PART & 3 {
+        let fragment_kind = match Self::FRAGMENT_KIND.get(word) {
             0 => FragmentKind::None,
             1 => FragmentKind::First,
             _ => FragmentKind::NonFirst,
         };
+        let fragment_header = Self::FRAGMENT_HEADER.get(word) << 2;
         Self {
-            family: if word & 1 << Self::FAMILY == 0 { Family::V4 } else { Family::V6 },
-            start: (word & 0x1f) as usize,
-            header: (word >> Self::HEADER & 0x1ff) as usize,
-            fragment: ((word >> Self::FRAGMENT) << 2).wrapping_add(Ipv6::SIZE as u32) as usize,
-            part,
-            protocol: (word >> Self::PROTOCOL) as u8,
+            family: if Self::FAMILY.get(word) == 0 { Family::V4 } else { Family::V6 },
+            start: Self::START.get(word) as usize,
+            header_len: Self::HEADER_LEN.get(word) as usize,
+            fragment_header: fragment_header.wrapping_add(Ipv6::SIZE as u32) as usize,
+            fragment_kind,
+            protocol: Self::PROTOCOL.get(word) as u8,
         }
     }
 
@@ -185,7 +192,7 @@ impl HeaderOffsets {
             Family::V4 => ICMP,
             Family::V6 => ICMPV6,
         };
-        match self.part {
+        match self.fragment_kind {
             FragmentKind::NonFirst => PacketClass::NonFirstFragment,
             FragmentKind::None if self.protocol == icmp => PacketClass::Icmp,
             FragmentKind::None if self.protocol == UDP => PacketClass::Udp,
@@ -193,34 +200,26 @@ impl HeaderOffsets {
         }
     }
 
-    /// Parses the IP header again.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Truncated`], [`Reason::BadHeader`].
+    /// Reads the headers at these offsets again.
     #[inline(always)]
     pub(crate) fn parse<P: Packet>(self, packet: &P) -> Result<ParsedHeaders, Reason> {
-        let Self { family, start, header, fragment, part, protocol } = self;
+        let Self { family, start, header_len, fragment_header, fragment_kind, protocol } = self;
         let ip = match family {
             Family::V4 => from_ipv4(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
             Family::V6 => from_ipv6(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
         };
-        let tagged = packet.has_vlan() || start != ETH_HLEN;
+        let has_vlan_tag = packet.has_vlan() || start != ETH_HLEN;
         Ok(ParsedHeaders {
-            ip: IpHeader { header_len: header, protocol, ..ip },
+            ip: IpHeader { header_len, protocol, ..ip },
             start,
-            part,
-            fragment,
-            tagged,
+            fragment_kind,
+            fragment_header,
+            has_vlan_tag,
         })
     }
 }
 
-/// Skips VLAN tags. Returns the EtherType, wire order, and the offset of the L3 header.
-///
-/// # Errors
-///
-/// [`Reason::Truncated`], [`Reason::VlanDepth`].
+/// Skips VLAN tags. Returns the EtherType after them, wire order, and the offset of its payload.
 #[inline(always)]
 pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reason> {
     let mut start = ETH_HLEN;
@@ -229,11 +228,11 @@ pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reas
         if !is_vlan_tag(ether_type) {
             break;
         }
-        // A tag has two bytes of control information and the next EtherType.
+        // A tag is two bytes of tag control information and the next EtherType.
         ether_type = packet.load_at(start.wrapping_add(2)).ok_or(Reason::Truncated)?;
         start = start.wrapping_add(4);
     }
-    // Now the verifier has the same bounds of the offset for any number of tags.
+    // The verifier explores the rest once, not once per number of tags.
     let start = widen_for_verifier(start as u32) as usize;
     if is_vlan_tag(ether_type) || start > MAX_START {
         Err(Reason::VlanDepth)
@@ -242,17 +241,12 @@ pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reas
     }
 }
 
-/// Finds the IP header.
-///
-/// # Errors
-///
-/// [`Reason::VlanDepth`], [`Reason::NotIp`], [`Reason::OtherHost`], [`Reason::Truncated`],
-/// [`Reason::BadHeader`].
+/// Parses the IP header, after any VLAN tags.
 #[inline(always)]
 pub fn parse_ip_header<P: Packet>(packet: &P) -> Result<ParsedHeaders, Reason> {
     let (ether_type, start) = skip_vlan_tags(packet)?;
-    let tagged = packet.has_vlan() || start != ETH_HLEN;
-    let (ip, part) = match family_for_this_host(packet, ether_type)? {
+    let has_vlan_tag = packet.has_vlan() || start != ETH_HLEN;
+    let (ip, fragment_kind) = match family_for_this_host(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_at(start).ok_or(Reason::Truncated)?;
             (from_ipv4(&header)?, header.fragment_kind())
@@ -262,7 +256,7 @@ pub fn parse_ip_header<P: Packet>(packet: &P) -> Result<ParsedHeaders, Reason> {
             (from_ipv6(&header)?, FragmentKind::None)
         }
     };
-    Ok(ParsedHeaders::new(ip, start, part, tagged))
+    Ok(ParsedHeaders::new(ip, start, fragment_kind, has_vlan_tag))
 }
 
 #[inline(always)]
@@ -273,9 +267,10 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let ParsedHeaders { mut ip, start, mut part, mut fragment, tagged } = headers;
+    let ParsedHeaders { mut ip, start, mut fragment_kind, mut fragment_header, has_vlan_tag } =
+        headers;
     for _ in 0..MAX_EXTENSIONS + 1 {
-        // Now the verifier has the same bounds of the offset after any headers.
+        // Whichever headers came before, the verifier knows the same about the offset now.
         ip.header_len = widen_for_verifier(ip.header_len as u32) as usize;
         if ip.header_len > MAX_HEADERS {
             return Err(Reason::ExtensionHeaders);
@@ -285,15 +280,15 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
                 let [next, length, _, left]: [u8; 4] =
                     packet.load_at(offset).ok_or(Reason::Truncated)?;
-                // A routing header with segments left: the destination is an intermediate node (RFC
-                // 8200 section 4.4).
+                // A routing header with segments left: the destination is a waypoint (RFC 8200
+                // section 4.4).
                 if ip.protocol == ROUTING && left != 0 {
                     return Err(Reason::ExtensionHeaders);
                 }
                 let authentication = ip.protocol == AUTHENTICATION;
                 ip.protocol = next;
-                // The length field of the authentication header is in 4-byte words, minus 2 (RFC
-                // 4302 section 2.2).
+                // The authentication header counts in words of four bytes, two less than it has
+                // (RFC 4302 section 2.2).
                 let length = usize::from(length);
                 if authentication {
                     length.wrapping_add(2) << 2
@@ -303,19 +298,28 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             }
             FRAGMENT => {
                 let header: Ipv6Fragment = packet.load_at(offset).ok_or(Reason::Truncated)?;
-                if !matches!(part, FragmentKind::None) {
+                if !matches!(fragment_kind, FragmentKind::None) {
                     return Err(Reason::ExtensionHeaders);
                 }
-                (part, fragment) = (header.fragment_kind(), ip.header_len);
+                fragment_kind = header.fragment_kind();
+                fragment_header = ip.header_len;
                 ip.protocol = header.next_header();
                 Ipv6Fragment::SIZE
             }
-            _ => return Ok(ParsedHeaders { ip, start, part, fragment, tagged }),
+            _ => {
+                return Ok(ParsedHeaders {
+                    ip,
+                    start,
+                    fragment_kind,
+                    fragment_header,
+                    has_vlan_tag,
+                });
+            }
         };
         ip.header_len = ip.header_len.wrapping_add(length);
-        // The payload of a non-initial fragment does not start with a header.
-        if matches!(part, FragmentKind::NonFirst) {
-            return Ok(ParsedHeaders { ip, start, part, fragment, tagged });
+        // What follows the header of a later fragment is the middle of something.
+        if matches!(fragment_kind, FragmentKind::NonFirst) {
+            return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header, has_vlan_tag });
         }
     }
     Err(Reason::ExtensionHeaders)

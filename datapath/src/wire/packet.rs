@@ -9,7 +9,8 @@ pub const ETH_HLEN: usize = 14;
 ///
 /// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer (the module
 /// `memory`). Headers are read by value. Methods after which earlier pointers into the packet would
-/// be invalid, such as [`Packet::encapsulate`] and [`Packet::decapsulate`], consume the packet.
+/// be invalid, such as [`Packet::encapsulate`] and [`Packet::decapsulate`], consume the packet. A
+/// change fails with [`Reason::AdjustRoomFailed`] if the kernel rejects it or the frame is too short.
 pub trait Packet: Sized {
     /// Bytes of the frame, Ethernet header included.
     fn frame_len(&self) -> usize;
@@ -43,27 +44,15 @@ pub trait Packet: Sized {
 
     /// Removes VLAN tags: `bytes` bytes after the MAC addresses, and the tag in the packet's
     /// metadata.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn vlan_pop(self, bytes: usize) -> Result<Self, Reason>;
 
     /// Overwrites the bytes at a variable offset, at most [`MAX_LOAD_OFFSET`], in or after the IP
     /// header.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn store<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason>;
 
     /// Overwrites a 16-bit word and updates the Internet checksum that covers it, as
     /// [`crate::wire::checksum::replaced`] does. Both offsets are even and within the limits of
     /// [`Packet::store`].
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn csum_replace2(
         &mut self,
         offset: usize,
@@ -73,19 +62,12 @@ pub trait Packet: Sized {
     ) -> Result<(), Reason>;
 
     /// Swaps the MAC addresses, so that the frame returns to its sender.
-    ///
-    /// # Errors
-    ///
     /// [`Reason::OtherHost`] for a broadcast or multicast frame, which is unchanged (XDP programs
-    /// receive such frames without a check); [`Reason::AdjustRoomFailed`].
+    /// receive such frames without a check).
     fn swap_macs(&mut self) -> Result<(), Reason>;
 
     /// Trims the frame to its first `length` bytes, a constant less than its length. Afterwards all
     /// bytes are readable, and the packet is not merged.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn trim(self, length: usize) -> Result<Self, Reason>;
 
     /// The one's complement sum of the 16-bit words of `N` bytes at `offset`, in memory order. `N`
@@ -93,54 +75,27 @@ pub trait Packet: Sized {
     fn csum_partial<const N: usize>(&self, offset: usize) -> Option<u32>;
 
     /// Inserts headers of the packet's family between the Ethernet header and the IP header.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn push_headers<T: Pod>(self, headers: &T) -> Result<(), Reason>;
 
     /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is
     /// of the family `inner`. `shrink` reduces the segment size of a merged packet by the inserted
-    /// bytes; [`Packet::segment_size`] must be larger than that. `between` bytes are reserved after
+    /// bytes; [`Packet::segment_size`] must be larger than that. `udp_len` bytes are reserved after
     /// the outer header: those of the UDP header in GUE, else 0.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn encapsulate<T: Pod>(
         self,
         family: Family,
         inner: Family,
         outer: &T,
         shrink: bool,
-        between: u32,
+        udp_len: u32,
     ) -> Result<Self, Reason>;
-
-    /// Runs `work` inline. The kernel bindings skip it, because a later BPF subprogram does the
-    /// same work.
-    ///
-    /// # Errors
-    ///
-    /// The errors of `work`.
-    #[inline(always)]
-    fn in_place(self, _: impl FnOnce(Self) -> Result<(), Reason>) -> Result<(), Reason> {
-        Ok(())
-    }
 
     /// Overwrites bytes of headers that this program inserted. `offset` is a constant at every
     /// call.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn write<T: Pod>(&mut self, offset: usize, header: &T) -> Result<(), Reason>;
 
     /// Removes the outer header `T` of the family `outer`, then overwrites the start of the
     /// following header, of the family `inner`, with `head`.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::AdjustRoomFailed`].
     fn decapsulate<T: Pod, H: Pod>(
         self,
         outer: Family,
@@ -156,7 +111,7 @@ pub const MAX_LOAD_OFFSET: usize = 2047;
 /// byte).
 #[inline(always)]
 pub const fn is_group(address: [u16; 3]) -> bool {
-    address[0].to_ne_bytes()[0] & 1 != 0
+    (address[0].to_ne_bytes()[0] & 1) != 0
 }
 
 /// The EtherType of a family, wire order.

@@ -1,7 +1,7 @@
 //! Parses headers into small values, at the constant offsets of a packet without VLAN tags, IP
 //! options and extension headers.
 
-use crate::abi::{Address, Family, ICMP, ICMPV6, Port, Reason, TCP, UDP};
+use crate::abi::{Address, Family, Port, Reason, TCP, UDP};
 use crate::wire::header::{Ipv4, Ipv6, Tcp, Udp};
 use crate::wire::packet::{ETH_HLEN, Packet, ether_type};
 
@@ -49,16 +49,6 @@ impl IpHeader {
     #[inline(always)]
     pub const fn has_mapped_source(&self) -> bool {
         matches!(self.family, Family::V6) && self.source.is_mapped()
-    }
-
-    /// Whether the protocol is the ICMP of the header's family.
-    #[inline(always)]
-    pub const fn is_icmp(&self) -> bool {
-        self.protocol
-            == match self.family {
-                Family::V4 => ICMP,
-                Family::V6 => ICMPV6,
-            }
     }
 
     /// Whether the protocol is TCP or UDP. In an IPv4 non-initial fragment, no such header follows.

@@ -1,5 +1,5 @@
-//! The backend's object: the program `sluice_clamp` (TC egress), and for hosts whose kernel has no
-//! tunnel device the program `sluice_decap` (TC ingress), over one set of maps.
+//! The backend's object: the program `sluice_clamp` (TC egress), and for kernels without a tunnel
+//! device the program `sluice_decap` (TC ingress), with common maps.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "raw pointers to map values, and exported constants")]
@@ -13,12 +13,11 @@ use sluice_datapath::backend::{BackendTables, clamp_mss, decapsulate};
 use sluice_probes::statics;
 use sluice_probes::tc::{self, TcPacket};
 
-/// Not 0 where the kernel can take off an outer header of another family than the inner one's;
-/// fixed when the program is loaded.
+/// Not 0 if the kernel can decapsulate across address families; a load-time constant.
 #[unsafe(no_mangle)]
 static CROSS_FAMILY: Global<u32> = Global::new(0);
 
-/// The port of GUE, wire order; 0 where none is taken off.
+/// The port of GUE, wire order; 0 without GUE.
 #[unsafe(no_mangle)]
 static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
@@ -36,13 +35,13 @@ pub fn sluice_decap(context: TcContext) -> i32 {
 /// Clamps the maximum segment size at TC egress.
 #[classifier]
 pub fn sluice_clamp(context: TcContext) -> i32 {
-    // Nothing is pulled in: of what the host sends, the headers are readable already, and
-    // everything else is somebody's data.
+    // Nothing is pulled into the linear part: in packets that the host sends, the headers are there
+    // already.
     clamp_mss(TcPacket::of(context.skb.skb), &Maps);
     tc::PASS
 }
 
-/// The maps above, as the packet path sees them.
+/// The maps above.
 struct Maps;
 
 impl BackendTables for Maps {
@@ -79,7 +78,7 @@ impl BackendTables for Maps {
     }
 
     #[inline(always)]
-    fn largest_segment(&self, family: Family) -> u32 {
+    fn max_segment_size(&self, family: Family) -> u32 {
         MAX_SEGMENT_SIZES.get(family.index()).map_or(0, |size| *size)
     }
 

@@ -1,7 +1,7 @@
 //! The balancer's object: the programs `sluice_tc` (TC ingress) and `sluice_xdp`, and their maps.
 #![no_std]
 #![no_main]
-// The kernel has an atomic addition, for which `core` has no function on this target.
+// For the atomic addition, which `core` does not offer on this target.
 #![feature(asm_experimental_arch)]
 
 mod maps;

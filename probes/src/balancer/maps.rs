@@ -1,4 +1,4 @@
-//! The balancer's maps, and how the packet path sees them.
+//! The balancer's maps, as the packet path accesses them.
 #![expect(unsafe_code, reason = "raw pointers to map values, and exported constants")]
 
 use aya_ebpf::Global;
@@ -11,24 +11,23 @@ use sluice_datapath::balance::{BalancerTables, CaptureTables, ForwardedCounts, L
 use sluice_probes::maps::InnerArray;
 use sluice_probes::statics;
 
-// Settings (`entries::Settings`), fixed when the program is loaded. Each is a constant of its own:
-// the verifier follows it into the code, which leaves out what is switched off, and nothing is
-// copied to the small stack.
+// Load-time constants ([`Settings`]), one static each: the verifier follows their values and
+// removes the code of unused features, and nothing is copied to the small stack.
 
-/// The features in use: for each bit of [`Features`] whether it is set. A byte is looked at in two
-/// instructions, a bit of a word in three, and they stay also where the verifier leaves out what
-/// the feature would do.
+/// The features in use: one byte for each bit of [`Features`]. A test of a byte takes two
+/// instructions and a test of a bit three, and they remain where the verifier removes the code of
+/// the feature.
 #[unsafe(no_mangle)]
 static FEATURES: [Global<u8>; Features::BITS] = [const { Global::new(0) }; Features::BITS];
 /// Key of the flow hash.
 #[unsafe(no_mangle)]
 static HASH_KEY: Global<[u64; 2]> = Global::new([0; 2]);
-/// Sources of outer headers.
+/// Source addresses of outer headers.
 #[unsafe(no_mangle)]
 static SOURCE_V4: Global<Address> = Global::new(Address::NONE);
 #[unsafe(no_mangle)]
 static SOURCE_V6: Global<Address> = Global::new(Address::NONE);
-/// Bits of the sources that a flow's hash fills in.
+/// Bits of the source addresses that the flow hash fills in.
 #[unsafe(no_mangle)]
 static SOURCE_BITS_V4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -38,7 +37,7 @@ static SOURCE_BITS_V6: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
-/// How often each CPU may send an ICMP error.
+/// Rate limit of ICMP errors, for each CPU.
 #[unsafe(no_mangle)]
 static ICMP_ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
 
@@ -50,14 +49,14 @@ fn rate(service: u32, limit: RateKind) -> Rate {
     RATES.get(Rate::index(service, limit)).copied().unwrap_or(Rate::NONE)
 }
 
-/// Takes tokens from a bucket in a map; false when there are none left.
+/// Consumes tokens of a bucket in a map; false when it is empty.
 #[inline(always)]
 fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     if !rate.is_limit() {
         return true;
     }
-    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps for as
-    // long as the program runs. Other CPUs write it, too, in the same two ways.
+    // SAFETY: the pointer is to an aligned word of a map's value, which the kernel keeps while the
+    // program runs. Other CPUs write it in the same two ways.
     match rate.consume(unsafe { bucket.read_volatile() }, tokens, now) {
         // SAFETY: as above.
         Some(BucketUpdate::Set(is)) => unsafe { bucket.write_volatile(is) },
@@ -70,11 +69,10 @@ fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     true
 }
 
-/// The buckets of a source that was not seen before. Here, and not on the stack, which has no room
-/// to spare.
+/// The buckets of a new client. A static, because the stack has no room.
 static FULL: Buckets = Buckets { packets: 0, new_connections: 0 };
 
-/// Takes what a packet request for from buckets of packets and of new flows.
+/// Consumes the requested tokens of the buckets of packets and of new connections.
 #[inline(always)]
 fn consume_both(
     buckets: *mut Buckets,
@@ -90,14 +88,13 @@ fn consume_both(
         && (!request.is_syn || consume(new_connections, of_new_flows, 1, request.now))
 }
 
-/// The maps above, as the packet path sees them. Values are copied out at once: a hash map's entry
-/// may be given to another key.
+/// The maps above. Values are copied at once: an entry of a hash map may be reused for another key.
 pub struct Maps {
-    /// Not 0 when a capture watches the packet.
+    /// Not 0 while a capture is enabled for the packet.
     pub capture_enabled: u64,
 }
 
-/// The maps before a capture has looked at the packet.
+/// The maps without a capture.
 pub const UNCAPTURED: Maps = Maps { capture_enabled: 0 };
 
 /// A lookup table of [`TABLES`].
@@ -210,7 +207,7 @@ impl BalancerTables for Maps {
 
     #[inline(always)]
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        // The trie's key type is packed, a prefix key is the same bytes.
+        // aya's key type is packed; a prefix key has the same bytes.
         VIP_PREFIXES.get(&Key::new(key.length, key.words())).copied()
     }
 
@@ -260,6 +257,11 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
+    fn neighbour(&self, index: u32) -> Option<&Neighbour> {
+        NEIGHBOURS.get(index)
+    }
+
+    #[inline(always)]
     fn connection(&self, flow: &Flow) -> Option<Connection> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { CONNECTIONS.get(flow) }.copied()
@@ -279,12 +281,12 @@ impl BalancerTables for Maps {
         }
         let mut buckets = CLIENT_BUCKETS.get_ptr_mut(key);
         if buckets.is_none() {
-            // Another CPU may have put it there meanwhile; its takings stay.
+            // Another CPU may have inserted the entry meanwhile; its updates are kept.
             let full: &Buckets = &FULL;
             let _ = CLIENT_BUCKETS.insert(key, full, u64::from(BPF_NOEXIST));
             buckets = CLIENT_BUCKETS.get_ptr_mut(key);
         }
-        // Without room for one more source, it goes unlimited.
+        // If the map refuses the entry, the client is not limited.
         buckets.is_none_or(|buckets| consume_both(buckets, packets, new_connections, request))
     }
 
@@ -336,8 +338,8 @@ impl BalancerTables for Maps {
         if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
             // SAFETY: as above.
             let counters = unsafe { &mut *counters };
-            // It is less than that many. Old verifiers learn it from arithmetic, and not where the
-            // compiler checked another copy of the number.
+            // The index is below `DROPS`. Old verifiers derive that from arithmetic only, and not
+            // if the compiler compared another copy of the number.
             let index = core::hint::black_box(drop_index) as usize & (Reason::DROPS - 1);
             if let Some(counter) = counters.drops.get_mut(index) {
                 *counter = counter.wrapping_add(1);

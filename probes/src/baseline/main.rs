@@ -1,8 +1,8 @@
-//! Programs that measurements compare with: those that do nothing, and those that encapsulate and
-//! do nothing else; and one that sends.
+//! Reference programs for measurements: programs that do nothing, programs that only encapsulate,
+//! and one that sends.
 //!
-//! They share the bindings with the balancer's programs, so what differs is what the balancer
-//! decides: which packets, to whom, whether they fit, and what is counted.
+//! They share the bindings with the balancer's programs. The difference in cost is that of the
+//! balancer's decisions and counters.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "exported constants, and calls of kernel helpers")]
@@ -20,10 +20,9 @@ use sluice_datapath::{Family, Packet};
 use sluice_probes::tc::{self, TcPacket};
 use sluice_probes::xdp::{self, XdpPacket};
 
-// Fixed when the programs are loaded, by whoever knows the one backend and the length of the
-// packets.
+// Load-time constants: one backend, one packet length.
 
-/// Interface through which packets leave.
+/// Index of the egress interface.
 #[unsafe(no_mangle)]
 static INTERFACE: Global<u32> = Global::new(0);
 /// The outer header in front of IPv4 packets.
@@ -32,29 +31,29 @@ static OUTER_V4: Global<[u32; 5]> = Global::new([0; 5]);
 /// The outer header in front of IPv6 packets.
 #[unsafe(no_mangle)]
 static OUTER_V6: Global<[u32; 10]> = Global::new([0; 10]);
-/// The headers of what is sent: Ethernet, IPv4, UDP.
+/// The headers of sent packets: Ethernet, IPv4, UDP.
 #[unsafe(no_mangle)]
 static HEADERS: Global<[u16; 21]> = Global::new([0; 21]);
-/// How many source ports take turns, from [`FIRST_PORT`].
+/// Number of source ports, from [`FIRST_PORT`], used in turn.
 #[unsafe(no_mangle)]
 static FLOWS: Global<u32> = Global::new(1);
 
 /// Source port of the first flow.
 const FIRST_PORT: u16 = 10_000;
-/// Where the source port is in a frame that is sent.
+/// Offset of the source port in a sent frame.
 const SOURCE_PORT: usize = 14 + 20;
 
-/// The flow that comes next.
+/// The next flow.
 #[btf_map]
 static NEXT: Array<u32, 1> = Array::new();
 
-/// Lets every packet pass, at TC.
+/// Passes every packet, at TC.
 #[classifier]
 pub fn empty_tc(_: TcContext) -> i32 {
     tc::PASS
 }
 
-/// Drops every packet, at TC: the end of a path that is measured.
+/// Drops every packet, at TC: the end of a measured path.
 #[classifier]
 pub fn drop_tc(_: TcContext) -> i32 {
     TC_ACT_SHOT
@@ -69,14 +68,14 @@ pub fn encapsulate_tc(context: TcContext) -> i32 {
     }
 }
 
-/// Lets every packet pass, at XDP.
+/// Passes every packet, at XDP.
 #[xdp]
 pub fn empty_xdp(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Encapsulates every IP packet, at XDP, and finds the next hop's link address as the balancer
-/// does.
+/// Encapsulates every IP packet, at XDP, and looks up the link address of the next hop like the
+/// balancer.
 #[xdp]
 pub fn encapsulate_xdp(context: XdpContext) -> u32 {
     match encapsulate(XdpPacket::new(context.ctx)) {
@@ -85,8 +84,8 @@ pub fn encapsulate_xdp(context: XdpContext) -> u32 {
     }
 }
 
-/// Sends what it is run on, after writing its headers anew: the kernel's live runs hand out frames
-/// as their last receiver left them.
+/// Sends its input frame, with new headers: the kernel's live test runs reuse frames as their last
+/// receiver left them.
 #[xdp]
 pub fn send_xdp(context: XdpContext) -> u32 {
     match send(&XdpPacket::new(context.ctx)) {

@@ -8,7 +8,6 @@ use sluice_datapath::abi::{
     CaptureEvent, CaptureState, NextHop, PrefixKey, Rate, RateKind, Settings, TableHead,
 };
 use sluice_datapath::backend::{clamp_mss, decapsulate};
-use sluice_datapath::balance::{balance, capture};
 use sluice_datapath::memory::{PacketBuffer, TableWords};
 use sluice_datapath::{Family, Reason, Verdict, abi, memory};
 
@@ -98,14 +97,7 @@ impl BalancerBinding for MemoryBalancer {
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
         let mut bytes = frame.bytes.clone();
         let packet = buffer(&mut bytes, frame);
-        self.maps.capture_enabled_until.set(capture::enabled_until(&self.maps));
-        if self.maps.capture_enabled_until.get() != 0 {
-            capture::start(&packet, &self.maps);
-        }
-        let outcome = balance(packet, &self.maps);
-        if self.maps.capture_enabled_until.get() != 0 {
-            capture::emit(&self.maps);
-        }
+        let outcome = memory::balance(packet, &self.maps);
         Ok((outcome.map_or_else(action, |_| Action::Redirect), bytes))
     }
 

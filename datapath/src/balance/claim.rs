@@ -1,0 +1,52 @@
+//! The point at which a packet becomes the balancer's own: from here on, every refusal is a counted
+//! drop of a service.
+
+use crate::abi::{Address, ServiceRef};
+use crate::balance::acl::check_acl;
+use crate::balance::gue::GueMeta;
+use crate::balance::lookup::apply_route;
+use crate::balance::outcome::Refusal;
+use crate::balance::tables::BalancerTables;
+use crate::wire::header::FragmentKind;
+use crate::wire::packet::Packet;
+use crate::wire::parse::{self, IpHeader, L4Header, PacketSize};
+
+/// A TCP or UDP packet that its VIP accepts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    /// The service of the VIP.
+    pub(crate) vip: ServiceRef,
+    /// The service that handles the packet: another one if a route of the VIP's service matches.
+    pub(crate) service: ServiceRef,
+    pub(crate) size: PacketSize,
+    pub(crate) gue: GueMeta,
+}
+
+/// Checks the ACLs of a packet to a VIP, and returns the service that handles it.
+#[inline(always)]
+pub(crate) fn admit<T: BalancerTables>(
+    client: &Address,
+    vip: ServiceRef,
+    tables: &T,
+) -> Result<ServiceRef, Refusal> {
+    check_acl(tables, client, &vip).map_err(|reason| Refusal { service: vip.service, reason })?;
+    Ok(apply_route(tables, client, vip))
+}
+
+/// As [`admit`], and measures a TCP or UDP packet whose IP header is at `start`.
+#[inline(always)]
+pub(crate) fn claim<P: Packet, T: BalancerTables>(
+    packet: &P,
+    start: usize,
+    ip: &IpHeader,
+    fragment_kind: FragmentKind,
+    l4: &L4Header,
+    vip: ServiceRef,
+    tables: &T,
+) -> Result<Claim, Refusal> {
+    let service = admit(&ip.source, vip, tables)?;
+    let size = parse::packet_size(packet, start, ip, l4)
+        .map_err(|reason| Refusal { service: service.service, reason })?;
+    let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, tables);
+    Ok(Claim { vip, service, size, gue })
+}

@@ -1,0 +1,126 @@
+//! The UDP header of GUE, in the space that encapsulation has reserved.
+//!
+//! Its checksum follows from headers alone ("local checksum offload"): the checksum of the inner
+//! packet determines the sum of everything that it covers.
+
+use crate::abi::{Family, ICMP, Port, Reason};
+use crate::balance::gue::GueMeta;
+use crate::balance::stage::{Hook, Stage};
+use crate::balance::tables::BalancerTables;
+use crate::wire::checksum::{fold_wide, sum};
+use crate::wire::header::{Ipv4, Ipv6, Udp};
+use crate::wire::packet::{ETH_HLEN, Packet};
+use crate::wire::parse::family_of_ether_type;
+
+/// The most bytes of IPv6 extension headers that are summed: all that
+/// [`wire::offsets`](crate::wire::offsets) parses.
+const MAX_EXTENSIONS: usize = 256;
+
+/// Writes the UDP header of an encapsulated packet. Returns 0, or the action of the hook if the
+/// packet is not forwarded after all.
+pub(crate) struct FinishGueStage;
+
+impl Stage for FinishGueStage {
+    #[inline(always)]
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, gue: u32, tables: &T) -> u64 {
+        let written = write(hook.packet(), GueMeta::decode(gue), tables.gue_port());
+        match written.ok_or(Reason::AdjustRoomFailed).and_then(|result| result) {
+            Ok(()) => 0,
+            Err(reason) => {
+                tables.count_refused(reason);
+                hook.refuse(reason).into()
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn write<P: Packet>(mut packet: P, gue: GueMeta, port: Port) -> Option<Result<(), Reason>> {
+    const UDP_V4: usize = ETH_HLEN + Ipv4::SIZE;
+    const UDP_V6: usize = ETH_HLEN + Ipv6::SIZE;
+
+    let source = gue.source_port();
+    Some(match family_of_ether_type(packet.load(ETH_HLEN - 2)?)? {
+        Family::V4 => {
+            let outer: Ipv4 = packet.load(ETH_HLEN)?;
+            // The length of a merged packet that does not fit the field is zero, as in the outer
+            // header.
+            let length = outer.total_length().saturating_sub(Ipv4::SIZE);
+            let addresses = sum(outer.addresses());
+            let udp = Udp::new(source, port, length as u16);
+            let udp = match inner_sum::<P, { UDP_V4 + Udp::SIZE }>(&packet, gue)? {
+                Some(inner) => udp.with_checksum(addresses.wrapping_add(inner)),
+                None => udp,
+            };
+            packet.write(UDP_V4, &udp)
+        }
+        Family::V6 => {
+            let outer: Ipv6 = packet.load(ETH_HLEN)?;
+            let addresses =
+                sum(outer.source().words()).wrapping_add(sum(outer.destination().words()));
+            let udp = Udp::new(source, port, outer.payload_length() as u16);
+            let udp = match inner_sum::<P, { UDP_V6 + Udp::SIZE }>(&packet, gue)? {
+                Some(inner) => udp.with_checksum(addresses.wrapping_add(inner)),
+                None => udp,
+            };
+            packet.write(UDP_V6, &udp)
+        }
+    })
+}
+
+/// The sum of the inner packet at `START`, if its own checksum is right; `Some(None)` if that
+/// checksum does not determine it.
+///
+/// The bytes that a checksum covers, the checksum included, sum to the complement of its
+/// pseudo-header (RFC 9293 section 3.1, RFC 768; RFC 8200 section 8.1). That also holds for a
+/// checksum that a device has yet to complete. If the inner checksum is wrong, so is the outer one.
+#[inline(always)]
+fn inner_sum<P: Packet, const START: usize>(packet: &P, gue: GueMeta) -> Option<Option<u64>> {
+    let protocol = gue.protocol();
+    let header_len = gue.header_len();
+    if protocol == 0 {
+        return Some(None);
+    }
+    let wire = |number: usize| u64::from((number as u16).to_be());
+    Some(Some(match packet.load::<u8>(START)? >> 4 {
+        // An IPv4 header with its options sums to zero, and so does an ICMP message, which has no
+        // pseudo-header.
+        4 if protocol == ICMP => 0,
+        4 => {
+            let inner: Ipv4 = packet.load(START)?;
+            let pseudo = sum(inner.addresses())
+                .wrapping_add(wire(usize::from(protocol)))
+                .wrapping_add(wire(inner.total_length().wrapping_sub(header_len)));
+            u64::from(!fold_wide(pseudo))
+        }
+        // The addresses are both in the header and in the pseudo-header, so they cancel out.
+        _ => {
+            let first: [u32; 2] = packet.load(START)?;
+            let inner: Ipv6 = packet.load(START)?;
+            let covered = inner.payload_length().wrapping_sub(header_len.wrapping_sub(Ipv6::SIZE));
+            let pseudo = wire(usize::from(protocol)).wrapping_add(wire(covered));
+            sum(first)
+                .wrapping_add(extensions_sum(
+                    packet,
+                    START.wrapping_add(Ipv6::SIZE),
+                    START.wrapping_add(header_len),
+                )?)
+                .wrapping_add(u64::from(!fold_wide(pseudo)))
+        }
+    }))
+}
+
+/// The sum of IPv6 extension headers, from offset `start` to offset `end`.
+#[inline(always)]
+fn extensions_sum<P: Packet>(packet: &P, start: usize, end: usize) -> Option<u64> {
+    let mut sum = 0_u64;
+    let mut offset = start;
+    for _ in 0..MAX_EXTENSIONS / size_of::<u32>() {
+        if offset >= end {
+            break;
+        }
+        sum = sum.wrapping_add(u64::from(packet.load_at::<u32>(offset)?));
+        offset = offset.wrapping_add(size_of::<u32>());
+    }
+    Some(sum)
+}

@@ -1,0 +1,48 @@
+//! Stages, and the hook at which they run.
+
+use crate::abi::{Family, Reason};
+use crate::balance::gue::GueMeta;
+use crate::balance::tables::BalancerTables;
+use crate::wire::packet::Packet;
+
+/// Where an encapsulated packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Index of the interface towards the backend.
+    pub interface: u32,
+    /// Family of the outer header.
+    pub family: Family,
+    /// Index of the next hop's address in `NEIGHBOURS`; 0 when the kernel looks it up.
+    pub neighbour: u32,
+    /// Inputs of the UDP header, which [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage)
+    /// writes; [`GueMeta::NONE`] without GUE.
+    pub gue: GueMeta,
+}
+
+/// The context of one packet at a hook: TC, XDP, or memory.
+pub trait Hook {
+    /// The binding of packets.
+    type Packet<'a>: Packet
+    where
+        Self: 'a;
+
+    /// Makes the packet's headers readable. It comes before every other access to the packet.
+    fn pull_and_wrap(&mut self) -> Self::Packet<'_>;
+
+    /// The packet, after [`Hook::pull_and_wrap`].
+    fn packet(&mut self) -> Self::Packet<'_>;
+
+    /// Returns the action for an encapsulated packet.
+    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, tables: &T) -> u32;
+
+    /// Returns the action for a packet that is not forwarded. The packet may have become a reply.
+    fn refuse(&mut self, reason: Reason) -> u32;
+}
+
+/// One stage of the path. In the kernel, each stage is a BPF subprogram with a stack frame of its
+/// own.
+pub trait Stage {
+    /// Runs the stage. `argument` comes from the previous stage's [`Next`]. Returns the encoded
+    /// [`Next`], or the action of the hook.
+    fn run<H: Hook, T: BalancerTables>(hook: &mut H, argument: u32, tables: &T) -> u64;
+}

@@ -1,0 +1,73 @@
+//! The in-memory hook.
+
+use crate::abi::Reason;
+use crate::balance::{self, BalancerTables, Forward, Hook, Stage, StageRunner};
+use crate::memory::balancer::MemoryBalancer;
+use crate::memory::packet::PacketBuffer;
+
+/// Balances one packet. Returns where it leaves, or the counted reason why it is not forwarded.
+///
+/// Unless the reason's verdict is a reply, or the reason is [`Reason::AdjustRoomFailed`], a packet
+/// that is not forwarded is unchanged.
+pub fn balance(packet: PacketBuffer<'_>, maps: &MemoryBalancer) -> Result<Forward, Reason> {
+    let mut result = None;
+    balance::balance(MemoryStages { hook: MemoryHook { packet, result: &mut result }, maps });
+    match result {
+        Some(result) => result,
+        None => unreachable!("the last stage forwards or refuses the packet"),
+    }
+}
+
+/// The action of every packet; its result is in the hook.
+const ACTION: u32 = 0;
+
+struct MemoryHook<'a> {
+    packet: PacketBuffer<'a>,
+    result: &'a mut Option<Result<Forward, Reason>>,
+}
+
+impl Hook for MemoryHook<'_> {
+    type Packet<'b>
+        = PacketBuffer<'b>
+    where
+        Self: 'b;
+
+    fn pull_and_wrap(&mut self) -> PacketBuffer<'_> {
+        self.packet()
+    }
+
+    fn packet(&mut self) -> PacketBuffer<'_> {
+        self.packet.reborrow()
+    }
+
+    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, _: &T) -> u32 {
+        *self.result = Some(Ok(*forward));
+        ACTION
+    }
+
+    fn refuse(&mut self, reason: Reason) -> u32 {
+        *self.result = Some(Err(reason));
+        ACTION
+    }
+}
+
+struct MemoryStages<'a> {
+    hook: MemoryHook<'a>,
+    maps: &'a MemoryBalancer,
+}
+
+impl StageRunner for MemoryStages<'_> {
+    type Tables = MemoryBalancer;
+
+    fn tables(&self) -> &MemoryBalancer {
+        self.maps
+    }
+
+    fn set_capture_enabled(&mut self, enabled: u64) {
+        self.maps.capture_enabled.set(enabled);
+    }
+
+    fn run<S: Stage>(&mut self, argument: u32) -> u64 {
+        S::run(&mut self.hook, argument, self.maps)
+    }
+}
