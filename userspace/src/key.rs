@@ -43,7 +43,8 @@ pub struct HashKey([u8; 16]);
 #[non_exhaustive]
 pub enum KeyError {
     /// The file does not exist.
-    #[error("{0}: there is no hash key file; make one with `sluice key new --out {0}`, or copy the fleet's", .file.display())]
+    #[error("{0}: there is no hash key file; make one with `sluice key new --out {0}`, or copy the \
+     fleet's", .file.display())]
     Missing {
         /// The file.
         file: PathBuf,
@@ -57,13 +58,15 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The path is not a regular file.
-    #[error("{}: not a regular file; name a file that holds 32 hexadecimal digits", .file.display())]
+    #[error("{}: not a regular file; name a file that holds 32 hexadecimal \
+     digits", .file.display())]
     NotAFile {
         /// The path.
         file: PathBuf,
     },
     /// Others can read or write the file.
-    #[error("{0}: mode {mode:04o} lets others read or write the hash key; run `chmod 600 {0}`, and make a new key if others may have seen it", .file.display())]
+    #[error("{0}: mode {mode:04o} lets others read or write the hash key; run `chmod 600 {0}`, and \
+     make a new key if others may have seen it", .file.display())]
     Open {
         /// The file.
         file: PathBuf,
@@ -71,19 +74,22 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file's contents are not a key.
-    #[error("{}: not a hash key; the file must hold exactly 32 hexadecimal digits, as `sluice key new` writes them", .file.display())]
+    #[error("{}: not a hash key; the file must hold exactly 32 hexadecimal digits, as \
+     `sluice key new` writes them", .file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
     },
     /// The key is publicly known.
-    #[error("{}: this is a publicly known key, with which a client could overload one backend; make another with `sluice key new`", .file.display())]
+    #[error("{}: this is a publicly known key, with which a client could overload one backend; \
+     make another with `sluice key new`", .file.display())]
     Public {
         /// The file.
         file: PathBuf,
     },
     /// The file for a new key exists.
-    #[error("{}: exists, and a hash key is never overwritten; name another file, or remove this one first", .file.display())]
+    #[error("{}: exists, and a hash key is never overwritten; name another file, or remove this \
+     one first", .file.display())]
     Exists {
         /// The file.
         file: PathBuf,

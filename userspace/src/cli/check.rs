@@ -46,11 +46,7 @@ fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String
     line("lookup tables", format!("{slots} slots, {kibibytes} KiB (twice that while they change)"));
     line("connections", format!("{} at most", limits.connections));
     for (scope, prefixes) in acls {
-        let of = match scope {
-            AclScope::All => "all VIPs".to_owned(),
-            AclScope::Service(name) => format!("service {name}"),
-        };
-        line("source ACL", format!("{prefixes} prefixes for {of}"));
+        line("source ACL", format!("{prefixes} prefixes for {scope}"));
     }
     line(
         "hash key",

@@ -16,7 +16,8 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     for role in ROLES.map(|spec| spec.role) {
         if let Some(process) = Lock::holder(&args.instance, role) {
             return Err(CliError::operation(anyhow!(
-                "`sluice {role}` still runs for the instance {:?} (process {process}); end it first",
+                "`sluice {role}` still runs for the instance {:?} (process {process}); end it \
+                 first",
                 args.instance
             )));
         }

@@ -27,7 +27,8 @@ pub fn check() -> Result<(), CliError> {
     check_undoing()?;
     match bpf::missing_feature().map_err(CliError::operation)? {
         Some(feature) => Err(CliError::Operation(anyhow!(
-            "this kernel is {release} and lacks {feature}; use one that has it, such as a stock kernel of {} or later",
+            "this kernel is {release} and lacks {feature}; use one that has it, such as a stock \
+             kernel of {} or later",
             oldest_kernel()
         ))),
         None => Ok(()),
@@ -52,7 +53,8 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
         let interface = netlink.interface(name).await.map_err(CliError::bad_input)?;
         if !interface.ethernet {
             return Err(CliError::bad_input(anyhow!(
-                "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet interface"
+                "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet \
+                 interface"
             )));
         }
     }
@@ -98,7 +100,8 @@ fn check_kernel(release: &str) -> anyhow::Result<()> {
     };
     if (major, minor) < OLDEST_KERNEL {
         bail!(
-            "this kernel is {release}; Sluice needs {} or later (lookup tables of different sizes in one map: BPF_F_INNER_MAP)",
+            "this kernel is {release}; Sluice needs {} or later (lookup tables of different sizes \
+             in one map: BPF_F_INNER_MAP)",
             oldest_kernel()
         );
     }
@@ -116,7 +119,8 @@ fn check_capabilities(status: &str, needed: &[(u32, &str)]) -> anyhow::Result<()
     for (bit, name) in needed {
         if effective & (1 << bit) == 0 {
             bail!(
-                "this process lacks {name}; run it as root, or give its service {name} (AmbientCapabilities)"
+                "this process lacks {name}; run it as root, or give its service {name} \
+                 (AmbientCapabilities)"
             );
         }
     }

@@ -41,7 +41,8 @@ pub(crate) async fn role(
     }
     if !report.failed.is_empty() {
         return Err(CliError::operation(anyhow!(
-            "not everything could be undone; remove the cause and run `sluice down --instance {instance}` again: {}",
+            "not everything could be undone; remove the cause and run `sluice down --instance \
+             {instance}` again: {}",
             report.to_string().replace('\n', "; ")
         )));
     }

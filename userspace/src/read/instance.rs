@@ -30,6 +30,7 @@ pub(crate) fn open(
 /// The error for an instance that is not on this host.
 pub(crate) fn absent(instance: &str) -> CliError {
     CliError::operation(anyhow!(
-        "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or name another instance with --instance"
+        "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or \
+         name another instance with --instance"
     ))
 }

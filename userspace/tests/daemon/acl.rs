@@ -87,7 +87,7 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
     // A small change is made in place.
     fixture.write_file("deny.txt", &format!("{OTHER}\n"));
     daemon.reload();
-    daemon.wait_for_log("2 of 1 prefixes changed in place", 1);
+    daemon.wait_for_log("changed=2 prefixes=1", 1);
     assert_eq!(
         (fixture.outcome(CLIENT, "203.0.113.10:80"), fixture.outcome(OTHER, "203.0.113.10:80")),
         ("web".into(), "acl_denied".into())
@@ -99,7 +99,7 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
     fixture.config["services"][0]["allow_file"] = json!("allow.txt");
     fixture.write();
     daemon.reload();
-    daemon.wait_for_log("source ACL of service web is in force", 1);
+    daemon.wait_for_log("source ACL in force scope=service web", 1);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     assert_eq!(fixture.outcome(OTHER, "203.0.113.10:80"), "web");
 
@@ -108,7 +108,7 @@ pub(crate) fn acls_apply_from_the_start_and_follow_their_files() {
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
     let mut daemon = fixture.start(&["lb"]);
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_not_allowed");
-    daemon.wait_for_log("source ACL of service web is in force", 1);
+    daemon.wait_for_log("source ACL in force scope=service web", 1);
 
     // Without ACLs in the configuration every client is allowed.
     fixture.config["services"][0].as_object_mut().unwrap().remove("allow_file");
@@ -143,7 +143,7 @@ pub(crate) fn a_bad_acl_file_fails_a_start_and_keeps_the_acl_on_reload() {
     assert_eq!(fixture.outcome(CLIENT, "203.0.113.10:80"), "acl_denied");
     fixture.write_file("deny.txt", &format!("{OTHER}\n{CLIENT}/0\n"));
     daemon.reload();
-    daemon.wait_for_log("stays as it was: ", 1);
+    daemon.wait_for_log("cannot load source ACL", 1);
     assert_eq!(
         daemon.log_count("deny.txt:2: 198.51.100.7/0 has bits beyond its prefix; write 0.0.0.0/0"),
         1,
@@ -169,7 +169,7 @@ pub(crate) fn a_drain_takes_effect_while_a_million_prefixes_are_read() {
     }));
     fixture.write();
     daemon.reload();
-    let in_force = "is in force";
+    let in_force = "source ACL in force";
     assert_eq!(daemon.log_count(in_force), 0, "{}", daemon.log());
 
     // Meanwhile a backend is drained. The old service forwards without its ACL, the new one drops.

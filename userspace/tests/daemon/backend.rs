@@ -24,7 +24,7 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     assert_eq!(sysctl("eth0", "arp_ignore"), "1");
     // Without tunnel devices in the kernel the program decapsulates; the log and the status show
     // which.
-    let by_program = daemon.log_count("decapsulated by: BPF program") == 1;
+    let by_program = daemon.log_count("by=BPF program") == 1;
     assert_eq!(by_program, tc_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
     let status = fixture.json("status");
     assert_eq!(

@@ -229,7 +229,12 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     wait_until("the next hop has the new interface", || hop(1, "10.0.1.2")[0] != eth0);
     run("ip route replace unreachable 10.0.1.2/32");
     wait_until("the next hop is removed", || hop(1, "10.0.1.2").is_null());
-    assert_eq!(daemon.log_count("10.0.1.2: there is no route"), 1, "{}", daemon.log());
+    assert_eq!(
+        daemon.log_count("address=10.0.1.2 warning=there is no route"),
+        1,
+        "{}",
+        daemon.log()
+    );
     assert_eq!(
         hop(0, "10.0.1.1"),
         json!([eth0, 1600]),

@@ -318,7 +318,7 @@ pub(crate) fn a_backends_maps_grow_with_the_limits() {
     add_address("10.0.1.1/16", "eth0");
     let before = host_state();
     let mut daemon = fixture.start(&["backend"]);
-    if daemon.log_count("decapsulated by: BPF program") == 0 {
+    if daemon.log_count("by=BPF program") == 0 {
         // Tunnel devices have no maps.
         return;
     }

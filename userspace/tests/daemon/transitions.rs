@@ -78,7 +78,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl() {
     fixture.add_service_with_acl();
     fixture.write();
     assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| send_denied()), None);
-    daemon.wait_for_log("source ACL of service new is in force", 1);
+    daemon.wait_for_log("source ACL in force scope=service new", 1);
     assert!(fixture.dropped("acl_not_allowed") > 0, "{}", daemon.log());
     assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
     assert_eq!(fixture.outcome(ALLOWED, NEW), "new");
@@ -102,7 +102,7 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl_during_a_start() {
         started.store(true, Ordering::Relaxed);
         daemon
     });
-    daemon.wait_for_log("source ACL of service new is in force", 1);
+    daemon.wait_for_log("source ACL in force scope=service new", 1);
     assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
     assert_eq!(fixture.outcome(ALLOWED, NEW), "new");
 }
@@ -121,7 +121,7 @@ pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
     );
     foreign.remove();
     daemon.wait_for_log("completed the change that had failed", 1);
-    daemon.wait_for_log("source ACL of service new is in force", 1);
+    daemon.wait_for_log("source ACL in force scope=service new", 1);
     assert_eq!(
         (fixture.outcome(ALLOWED, NEW), fixture.outcome(CLIENT, NEW)),
         ("new".into(), "acl_not_allowed".into())

@@ -77,7 +77,7 @@ pub(super) fn daemons(run: &mut LabRun<'_>) -> Result<()> {
     let mut decapsulation = Vec::new();
     for host in run.members() {
         let log = lab.daemon_log(host)?;
-        let count = |by: &str| log.matches(&format!("decapsulated by: {by}")).count();
+        let count = |by: &str| log.matches(&format!("by={by}")).count();
         let devices = count("tunnel device");
         let programs = count("BPF program");
         let (holds, expectation) = match expected {

@@ -32,8 +32,8 @@ pub enum AclScope {
 impl fmt::Display for AclScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All => f.write_str("source ACL of all VIPs"),
-            Self::Service(name) => write!(f, "source ACL of service {name}"),
+            Self::All => f.write_str("all VIPs"),
+            Self::Service(name) => write!(f, "service {name}"),
         }
     }
 }

@@ -224,7 +224,7 @@ impl BackendDaemon {
             info!("{change}");
         }
         for (address, decapsulation) in &report.decapsulation {
-            info!("packets to {address} are decapsulated by: {decapsulation}");
+            info!(%address, by = %decapsulation, "packets are decapsulated");
         }
         let mut by_program: BTreeSet<IpAddr> = report
             .decapsulation
@@ -233,7 +233,7 @@ impl BackendDaemon {
             .map(|(address, _)| *address)
             .collect();
         if let Some(port) = assignment.gue_port {
-            info!(port, "GUE packets are decapsulated by the program");
+            info!(port, by = "BPF program", "GUE packets are decapsulated");
             by_program.extend(&assignment.local);
         }
         let by_program: Vec<IpAddr> = by_program.into_iter().collect();

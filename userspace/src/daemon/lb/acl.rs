@@ -83,7 +83,7 @@ impl LbDaemon {
     /// Logs the ACLs that apply from now on.
     pub(super) fn log_new_acls(&mut self) {
         for scope in self.new_acls.drain(..) {
-            info!("{scope} is in force");
+            info!(%scope, "source ACL in force");
         }
     }
 
@@ -99,12 +99,14 @@ impl LbDaemon {
             match &outcome {
                 Ok(AclChange::Unchanged) => {}
                 Ok(AclChange::InPlace(changed)) => {
-                    info!(
-                        "{scope}: {changed} of {prefixes} prefixes changed in place ({seconds:.1} s)"
-                    );
+                    info!(%scope, changed, prefixes, seconds, "source ACL changed in place");
                 }
-                Ok(AclChange::New) => info!("{scope}: loaded {prefixes} prefixes ({seconds:.1} s)"),
-                Err(error) => warn!("{scope} stays as it was: {error:#}"),
+                Ok(AclChange::New) => info!(%scope, prefixes, seconds, "source ACL loaded"),
+                Err(error) => warn!(
+                    %scope,
+                    error = format_args!("{error:#}"),
+                    "cannot load source ACL; the one in force stays"
+                ),
             }
             // A reload may have removed the ACL or the service from the configuration.
             let index = acl_index(&scope, &indexes)

@@ -79,7 +79,9 @@ impl PathMtuTracker {
         for (family, error) in &refused {
             let remedy = match error.kind() {
                 ErrorKind::PermissionDenied => {
-                    "this process lacks CAP_NET_RAW; run it as root, or give its service CAP_NET_RAW (AmbientCapabilities)".to_owned()
+                    "this process lacks CAP_NET_RAW; run it as root, or give its service \
+                     CAP_NET_RAW (AmbientCapabilities)"
+                        .to_owned()
                 }
                 _ => error.to_string(),
             };

@@ -34,7 +34,8 @@ impl LbDaemon {
                                 router = %from,
                                 mtu = error.mtu,
                                 lifetime_minutes = LIFETIME.as_secs() / 60,
-                                "path MTU to a backend lowered by an ICMP error; clients get \"packet \
+                                "path MTU to a backend lowered by an ICMP error; clients get \
+                                 \"packet \
                                  too big\"; raise the MTU of that link"
                             )
                         }
@@ -115,7 +116,7 @@ impl LbDaemon {
             |(address, warning): &(&IpAddr, &String)| self.warned.get(*address) != Some(*warning);
         let mut new = self.next_hops.warnings.iter().filter(is_new);
         for (address, warning) in new.by_ref().take(MAX_WARNINGS) {
-            warn!("backend address {address}: {warning}");
+            warn!(%address, %warning, "backend address has a warning");
         }
         let more = new.count();
         if more > 0 {
