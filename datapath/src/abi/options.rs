@@ -75,7 +75,7 @@ bits! {
         /// Hash the client's address alone: a client has the same backend at all VIPs of the
         /// service.
         HASH_SOURCE = 1 << 1;
-        /// Encapsulate in GUE ([`crate::balance::gue`]).
+        /// Encapsulate in GUE (variant 1) instead of IP-in-IP.
         GUE = 1 << 4;
         /// The service's backends accept UDP over IPv6 with a zero checksum (RFC 6935).
         NO_CHECKSUM = 1 << 5;
