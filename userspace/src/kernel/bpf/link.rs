@@ -85,9 +85,11 @@ impl BpfLink {
         attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
         // SAFETY: the path is a C string that outlives the call.
         match unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes) } {
-            // SAFETY: the kernel has just made this descriptor for us; descriptors fit an i32.
             Ok(found) => {
-                Ok(Some(Self { descriptor: unsafe { OwnedFd::from_raw_fd(found as i32) } }))
+                // SAFETY: the kernel has just created this descriptor for us; descriptors fit an
+                // i32.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(found as i32) };
+                Ok(Some(Self { descriptor }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

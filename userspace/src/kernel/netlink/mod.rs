@@ -65,7 +65,6 @@ enum Mode {
 impl Netlink {
     /// Opens the connection and spawns the task that drives it on the current tokio runtime.
     ///
-    ///
     /// # Panics
     /// Outside a tokio runtime, or in one without its I/O and time drivers.
     pub fn connect() -> Result<Self, Error> {
@@ -80,7 +79,6 @@ impl Netlink {
 
     /// Subscribes to changes of links, addresses, routes, rules and filters, on a socket of its
     /// own.
-    ///
     pub fn changes(&self) -> Result<Changes, Error> {
         Changes::subscribe()
     }

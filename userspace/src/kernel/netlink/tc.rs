@@ -121,7 +121,6 @@ pub enum Detached {
 impl Netlink {
     /// Adds a clsact qdisc to an interface unless it has a qdisc for filters. Fails on kernels
     /// without `CONFIG_NET_SCH_INGRESS`.
-
     pub async fn ensure_clsact(&self, index: u32) -> Result<Clsact, Error> {
         if let Some(found) = self.clsact(index).await? {
             return Ok(found);
@@ -165,7 +164,6 @@ impl Netlink {
     /// Removes the clsact qdisc of an interface **and all filters on it**: call it only for a qdisc
     /// that Sluice added and that is empty. A missing qdisc or interface is not an error; an
     /// `ingress` qdisc is left alone.
-
     pub async fn remove_clsact(&self, index: u32) -> Result<(), Error> {
         if self.clsact(index).await? != Some(Clsact::Existed) {
             return Ok(());
@@ -260,7 +258,6 @@ impl Netlink {
 
     /// Removes the filter `spec`, and no other. A missing filter, qdisc or interface is not an
     /// error.
-
     pub async fn remove_filter(
         &self,
         index: u32,
