@@ -66,7 +66,7 @@ fn replay(kernel: bool) -> anyhow::Result<()> {
     let of = |harness: &mut DifferentialHarness, name: &str| -> anyhow::Result<()> {
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.fixture == name) {
             for (number, frame) in (1..).zip(&entry.frames) {
-                let judged = harness.judge(frame).and_then(|_| harness.settle());
+                let judged = harness.check(frame).and_then(|_| harness.check_counters());
                 judged.with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
             }
         }

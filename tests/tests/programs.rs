@@ -14,9 +14,9 @@ use sluice_tests::packets::bindings::BalancerBinding;
 use sluice_tests::packets::bindings::entries::settings;
 use sluice_tests::packets::bindings::namespace::{in_namespace, missing};
 use sluice_tests::packets::bindings::route;
-use sluice_tests::packets::bindings::test_run::pool::{lend, unload};
+use sluice_tests::packets::bindings::test_run::pool::{clear, with_program};
 use sluice_tests::packets::bindings::test_run::{
-    BalancerHook, CONNECTIONS, TestRunBackend, TestRunBalancer, takes, takes_at_xdp,
+    BalancerHook, CONNECTIONS, TestRunBackend, TestRunBalancer, accepts_at_tc, accepts_at_xdp,
 };
 use sluice_tests::packets::cases;
 use sluice_tests::packets::checks::{capture, echo_checksums, source_spreading};
@@ -47,22 +47,22 @@ fn main() -> ExitCode {
         }
     }
     for case in cases::balancing() {
-        if let Some(case) = case.clone().only(takes_at_xdp) {
+        if let Some(case) = case.clone().only(accepts_at_xdp) {
             add(
                 format!("xdp: {}", case.name),
-                Box::new(move || lend(BalancerHook::Xdp, |balancer| case.run(balancer))),
+                Box::new(move || with_program(BalancerHook::Xdp, |balancer| case.run(balancer))),
             );
         }
         // A test run accepts no VLAN tag in metadata and no truncated IP header; the tests in
         // `wire` do.
-        if let Some(case) = case.only(takes) {
+        if let Some(case) = case.only(accepts_at_tc) {
             add(
                 format!("tc: {}", case.name),
-                Box::new(move || lend(BalancerHook::Tc, |balancer| case.run(balancer))),
+                Box::new(move || with_program(BalancerHook::Tc, |balancer| case.run(balancer))),
             );
         }
     }
-    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(takes)) {
+    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(accepts_at_tc)) {
         add(
             format!("clamp: {}", case.name),
             Box::new(move || case.run(&mut TestRunBackend::new()?)),
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         add(
             name,
             Box::new(move || {
-                lend(hook, |balancer| echo_checksums::every_answer_is_valid(balancer))
+                with_program(hook, |balancer| echo_checksums::every_answer_is_valid(balancer))
             }),
         );
     }
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let name =
         "xdp: a packet with a known neighbour is redirected with the link addresses of the route";
     add(name.to_owned(), Box::new(redirected_at_xdp));
-    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(takes)) {
+    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(accepts_at_tc)) {
         let why = missing.as_deref().or_else(|| case.unsupported());
         let name = format!("backend: {}", case.name);
         let trial =
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
         });
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    unload();
+    clear();
     conclusion.exit_code()
 }
 

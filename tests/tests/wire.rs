@@ -12,10 +12,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sluice_datapath::abi::VipOptions;
 use sluice_tests::packets::addresses::{VIP_V4, VIP_V6};
 use sluice_tests::packets::bindings::namespace::missing;
-use sluice_tests::packets::bindings::test_run::pool::unload;
-use sluice_tests::packets::bindings::test_run::{takes, takes_at_xdp};
+use sluice_tests::packets::bindings::test_run::pool::clear;
+use sluice_tests::packets::bindings::test_run::{accepts_at_tc, accepts_at_xdp};
 use sluice_tests::packets::bindings::wire::{
-    Link, WireBackend, WireBalancer, WireClamp, can_carry,
+    Link, WireBackend, WireBalancer, WireClamp, link_accepts,
 };
 use sluice_tests::packets::bindings::{BalancerBinding, ClampBinding};
 use sluice_tests::packets::cases::{self, Case};
@@ -50,10 +50,10 @@ fn main() -> ExitCode {
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
         });
     };
-    for case in cases::balancing().into_iter().filter_map(|case| case.only(can_carry)) {
+    for case in cases::balancing().into_iter().filter_map(|case| case.only(link_accepts)) {
         add(format!("balancer: {}", case.name), Box::new(move |link| run(&case, link)));
     }
-    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(can_carry)) {
+    for case in cases::decapsulation().into_iter().filter_map(|case| case.only(link_accepts)) {
         let name = format!("backend: {}", case.name);
         add(
             name,
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
             }),
         );
     }
-    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(can_carry)) {
+    for case in cases::mss_clamp().into_iter().filter_map(|case| case.only(link_accepts)) {
         let name = format!("clamp: {}", case.name);
         add(
             name,
@@ -118,16 +118,16 @@ fn main() -> ExitCode {
         nothing_left_out,
     ));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    unload();
+    clear();
     conclusion.exit_code()
 }
 
 /// A frame that neither this link nor a test run accepts would be tested in memory only.
 fn nothing_left_out() -> Result<(), Failed> {
-    let left_out = |frame: &Frame| !can_carry(frame) && !takes(frame);
+    let left_out = |frame: &Frame| !link_accepts(frame) && !accepts_at_tc(frame);
     let balancing = cases::balancing().into_iter();
     let balancing =
-        balancing.filter_map(|case| case.only(|frame| left_out(frame) && !takes_at_xdp(frame)));
+        balancing.filter_map(|case| case.only(|frame| left_out(frame) && !accepts_at_xdp(frame)));
     let balancing = balancing.map(|case| case.name);
     let decapsulating = cases::decapsulation()
         .into_iter()
@@ -339,7 +339,7 @@ fn merged(
     for linear in [None, Some(1)] {
         judged.wire.linear = linear;
         for frame in &frames {
-            ensure!(can_carry(frame), "the kernel would not count {} segments", frame.segments);
+            ensure!(link_accepts(frame), "the kernel would not count {} segments", frame.segments);
             judged.send(frame).with_context(|| format!("{} bytes", frame.bytes.len()))?;
         }
     }
@@ -404,7 +404,7 @@ fn corpus_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
         judged.configure(&make())?;
         for (file, entry) in entries.iter().filter(|(_, entry)| entry.fixture == *name) {
             for (number, frame) in (1..).zip(&entry.frames) {
-                if can_carry(frame) && judged.wire.refuses(frame).is_none() {
+                if link_accepts(frame) && judged.wire.refuses(frame).is_none() {
                     judged
                         .send(frame)
                         .with_context(|| format!("{file}, frame {number}: {}", entry.comment))?;
@@ -433,7 +433,7 @@ fn random_frames(judged: &mut Judged<'_>) -> anyhow::Result<Completion> {
         judged.configure(&make())?;
         for number in 0..count / fixtures::FIXTURES.len() as u64 {
             let frame = generator.frame();
-            if can_carry(&frame) && judged.wire.refuses(&frame).is_none() {
+            if link_accepts(&frame) && judged.wire.refuses(&frame).is_none() {
                 let sent = judged.send(&frame);
                 sent.with_context(|| {
                     format!("frame {number} of seed {seed}: {:02x?}", frame.bytes)

@@ -31,7 +31,7 @@ pub fn exchange_with_backend(
     expected: &DecapExpectation,
     total: &mut DecapCounters,
 ) -> anyhow::Result<()> {
-    let refused = host.refuses_merged() && frame.segment_size != 0;
+    let refused = host.rejects_merged() && frame.segment_size != 0;
     let expected = match expected {
         DecapExpectation::Decapsulated(..) if refused => {
             &DecapExpectation::Untouched(Action::Drop, Reason::AdjustRoomFailed)
@@ -77,7 +77,7 @@ pub fn exchange(
     expected: &Expectation,
     total: &mut BalancerCounters,
 ) -> anyhow::Result<()> {
-    let refused = balancer.refuses_merged() && frame.segment_size != 0;
+    let refused = balancer.rejects_merged() && frame.segment_size != 0;
     let expected = match expected {
         Expectation::Forward(_) if refused => &Expectation::Drop(Reason::AdjustRoomFailed),
         expected => expected,

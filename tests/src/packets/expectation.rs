@@ -31,7 +31,7 @@ pub struct Forwarded {
     /// Bytes of the client's IP packet.
     pub length: u64,
     /// Whether it is a SYN, which counts as a new connection.
-    pub opens: bool,
+    pub is_syn: bool,
 }
 
 /// Non-zero counters of the balancer.
@@ -61,11 +61,11 @@ impl BalancerCounters {
                 let service = self.services.entry(forwarded.service).or_default();
                 service.0 += forwarded.packets;
                 service.1 += forwarded.length;
-                service.2 += u64::from(forwarded.opens);
+                service.2 += u64::from(forwarded.is_syn);
                 let backend = self.backends.entry(forwarded.backend).or_default();
                 backend.0 += forwarded.packets;
                 backend.1 += forwarded.length;
-                backend.2 += u64::from(forwarded.opens);
+                backend.2 += u64::from(forwarded.is_syn);
             }
         }
     }
@@ -98,7 +98,7 @@ pub enum Action {
     /// Redirect to an interface.
     Redirect,
     /// Transmit through the receiving interface.
-    SendBack,
+    TransmitBack,
 }
 
 /// What the backend should do with a frame.

@@ -9,7 +9,7 @@ use sluice::kernel::bpf::{self, CaptureFilter};
 use sluice_datapath::Reason;
 use sluice_datapath::abi::Features;
 use sluice_tests::packets::bindings::entries::settings;
-use sluice_tests::packets::bindings::test_run::pool::lend;
+use sluice_tests::packets::bindings::test_run::pool::with_program;
 use sluice_tests::packets::bindings::test_run::{BalancerHook, CONNECTIONS, TestRunBalancer};
 use sluice_tests::packets::bindings::{BalancerBinding as _, CaptureBinding};
 use sluice_tests::packets::checks::capture::{self, EVERYTHING};
@@ -34,7 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
 fn every_case(hook: BalancerHook) -> anyhow::Result<()> {
     let mut ran = 0;
     for case in cases::balancing() {
-        lend(hook, |balancer| {
+        with_program(hook, |balancer| {
             if let Some(case) = case.only(|frame| balancer.accepts(frame)) {
                 capture::case(&case, balancer).with_context(|| case.name)?;
                 ran += 1;
@@ -52,7 +52,7 @@ pub(crate) fn check(
     check: fn(&mut dyn CaptureBinding) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     on_one_cpu()?;
-    lend(hook, |balancer| check(balancer))
+    with_program(hook, |balancer| check(balancer))
 }
 
 /// Rate limits are per CPU, so the test stays on one.
@@ -73,9 +73,9 @@ fn watched(
     test: impl FnOnce(&mut TestRunBalancer) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     on_one_cpu()?;
-    lend(hook, |balancer| {
+    with_program(hook, |balancer| {
         balancer.configure(&Fixture::new())?;
-        balancer.watch(selection)?;
+        balancer.start_capture(selection)?;
         test(balancer)
     })
 }
@@ -88,7 +88,7 @@ fn full(hook: BalancerHook) -> anyhow::Result<()> {
         for _ in 0..PACKETS {
             compare::send(balancer, &dead(), &Expectation::Drop(Reason::TtlExpired), &mut total)?;
         }
-        let (suppressed, lost) = balancer.missed()?;
+        let (suppressed, lost) = balancer.missed_events()?;
         let events = balancer.events().len() as u64;
         ensure!(
             events + lost == PACKETS && suppressed == 0,
@@ -141,7 +141,7 @@ fn without_the_feature(hook: BalancerHook) -> anyhow::Result<()> {
         &sluice_datapath::abi::Settings { features: Features::NONE, ..settings() },
     )?;
     balancer.configure(&Fixture::new())?;
-    balancer.watch(&EVERYTHING)?;
+    balancer.start_capture(&EVERYTHING)?;
     balancer.send(&dead())?;
     ensure!(balancer.events().is_empty(), "there is an event");
     Ok(())

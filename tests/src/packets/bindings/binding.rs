@@ -32,7 +32,7 @@ pub trait BalancerBinding {
 
     /// Whether the kernel refuses to make room in a merged packet. It does in a test run, where the
     /// packet has no `gso_type`.
-    fn refuses_merged(&self) -> bool;
+    fn rejects_merged(&self) -> bool;
 }
 
 /// A binding of the backend's decapsulation.
@@ -46,8 +46,8 @@ pub trait DecapBinding {
     /// Decapsulated packets and bytes, and counters by reason.
     fn counters(&self) -> anyhow::Result<DecapCounters>;
 
-    /// See [`BalancerBinding::refuses_merged`].
-    fn refuses_merged(&self) -> bool;
+    /// See [`BalancerBinding::rejects_merged`].
+    fn rejects_merged(&self) -> bool;
 }
 
 /// A binding of the backend's MSS clamp.
@@ -65,14 +65,14 @@ pub trait ClampBinding {
 /// A balancer binding with captures.
 pub trait CaptureBinding: BalancerBinding {
     /// Starts a capture.
-    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()>;
+    fn start_capture(&mut self, selection: &CaptureFilter) -> anyhow::Result<()>;
 
     /// The events since the last call.
     fn events(&mut self) -> Vec<CaptureEvent>;
 
-    /// Suppressed and lost events since [`Self::watch`].
-    fn missed(&self) -> anyhow::Result<(u64, u64)>;
+    /// Suppressed and lost events since [`Self::start_capture`].
+    fn missed_events(&self) -> anyhow::Result<(u64, u64)>;
 
     /// The drop counter of a service and reason.
-    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64>;
+    fn drop_count(&self, service: u32, reason: Reason) -> anyhow::Result<u64>;
 }

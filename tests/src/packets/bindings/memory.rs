@@ -127,16 +127,16 @@ impl BalancerBinding for MemoryBalancer {
     }
 
     fn reply_action(&self) -> Action {
-        Action::SendBack
+        Action::TransmitBack
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         false
     }
 }
 
 impl CaptureBinding for MemoryBalancer {
-    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
+    fn start_capture(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
         let maps = &mut self.maps;
         // The time of an event is never 0.
         maps.now.set(maps.now.get().max(1));
@@ -153,12 +153,12 @@ impl CaptureBinding for MemoryBalancer {
         self.maps.capture_events.take()
     }
 
-    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+    fn missed_events(&self) -> anyhow::Result<(u64, u64)> {
         let state = self.maps.capture_state.borrow();
         Ok((state.suppressed, state.lost))
     }
 
-    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+    fn drop_count(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
         let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self
             .maps
@@ -212,7 +212,7 @@ impl DecapBinding for MemoryBackend {
         Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         false
     }
 }
@@ -250,6 +250,6 @@ fn action(reason: Reason) -> Action {
     match reason.verdict() {
         Verdict::Pass => Action::Pass,
         Verdict::Drop => Action::Drop,
-        Verdict::Answer => Action::SendBack,
+        Verdict::Answer => Action::TransmitBack,
     }
 }

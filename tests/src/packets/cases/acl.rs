@@ -4,14 +4,14 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{AclVerdict, VipOptions};
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, passes, to, with};
+use super::expect::{drops, forwards, passes, patched};
 use super::{echo, fragments, icmp_errors};
 use crate::packets::fixture::{DNS, Fixture, WEB};
 use crate::packets::frames::{self, Client, ETHERNET};
 
 const HINT: u16 = 0x1240;
 /// Prefixes of length 0: the default verdict for sources outside all other prefixes.
-const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+const DEFAULT: [&str; 2] = ["0.0.0.0/0", "::/0"];
 /// Prefixes that contain every client of the cases.
 const CLIENTS: [&str; 2] = ["198.51.100.0/24", "2001:db8:99::/48"];
 /// Host prefixes of the clients.
@@ -21,17 +21,17 @@ const ROUTERS: [&str; 2] = ["198.51.100.254/32", "2001:db8:99::fe/128"];
 /// Host prefixes of addresses next to the clients'.
 const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 
-type Said = ([&'static str; 2], AclVerdict);
+type AclEntry = ([&'static str; 2], AclVerdict);
 
 /// A fixture with one ACL. All packets go to one backend.
-fn fixture(list: u32, said: &[Said]) -> Fixture {
-    listed(Fixture::new().all_to(1, HINT), list, said)
+fn fixture(list: u32, entries: &[AclEntry]) -> Fixture {
+    listed(Fixture::new().all_to(1, HINT), list, entries)
 }
 
-fn listed(mut fixture: Fixture, list: u32, said: &[Said]) -> Fixture {
-    let prefixes = said
+fn listed(mut fixture: Fixture, list: u32, entries: &[AclEntry]) -> Fixture {
+    let prefixes = entries
         .iter()
-        .flat_map(|(prefixes, says)| prefixes.map(|p| (p.parse().expect("a prefix"), *says)));
+        .flat_map(|(prefixes, verdict)| prefixes.map(|p| (p.parse().expect("a prefix"), *verdict)));
     fixture.lists.insert(list, prefixes.collect());
     if list != AclVerdict::GLOBAL {
         fixture.vip_options.insert(list, VipOptions::ACL);
@@ -40,9 +40,9 @@ fn listed(mut fixture: Fixture, list: u32, said: &[Said]) -> Fixture {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    use AclVerdict as Says;
+    use AclVerdict as Verdict;
 
-    let all = || Client::each().map(|client| to(&client, 1, HINT)).to_vec();
+    let all = || Client::each().map(|client| forwards(&client, 1, HINT)).to_vec();
     let refused = |reason| Client::each().map(|client| drops(client.frame(), reason)).to_vec();
     // Two clients of WEB, then two of DNS.
     let web_refused = |reason| [&refused(reason)[..2], &all()[2..]].concat();
@@ -61,82 +61,89 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case(
             "a source in the global deny list is dropped at every VIP",
-            fixture(0, &[(CLIENTS, Says::DENIED)]),
+            fixture(0, &[(CLIENTS, Verdict::DENIED)]),
             refused(Reason::AclDenied),
         ),
         case(
             "a source in a service's deny list is dropped at that service only",
-            fixture(WEB, &[(CLIENTS, Says::DENIED)]),
+            fixture(WEB, &[(CLIENTS, Verdict::DENIED)]),
             web_refused(Reason::AclDenied),
         ),
         case(
             "a source outside the denied prefixes is forwarded",
-            fixture(0, &[(OTHERS, Says::DENIED)]),
+            fixture(0, &[(OTHERS, Verdict::DENIED)]),
             all(),
         ),
         case(
             "a host prefix denies one address",
-            fixture(WEB, &[(CLIENT, Says::DENIED)]),
+            fixture(WEB, &[(CLIENT, Verdict::DENIED)]),
             web_refused(Reason::AclDenied),
         ),
         case(
             "a source outside a service's allow list is dropped",
-            fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+            fixture(WEB, &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)]),
             web_refused(Reason::AclNotAllowed),
         ),
         case(
             "a source in a service's allow list is forwarded",
-            fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
+            fixture(WEB, &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENTS, Verdict::ALLOWED)]),
             all(),
         ),
         case(
             "a source outside the global allow list is dropped at every VIP",
-            fixture(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+            fixture(0, &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)]),
             refused(Reason::AclNotAllowed),
         ),
         case(
             "the longest prefix decides: allowed inside denied",
-            fixture(0, &[(CLIENTS, Says::DENIED), (CLIENT, Says::ALLOWED)]),
+            fixture(0, &[(CLIENTS, Verdict::DENIED), (CLIENT, Verdict::ALLOWED)]),
             all(),
         ),
         case(
             "the longest prefix decides: denied inside allowed",
             fixture(
                 WEB,
-                &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED), (CLIENT, Says::DENIED)],
+                &[
+                    (DEFAULT, Verdict::NOT_ALLOWED),
+                    (CLIENTS, Verdict::ALLOWED),
+                    (CLIENT, Verdict::DENIED),
+                ],
             ),
             web_refused(Reason::AclDenied),
         ),
         case(
             "the global deny list overrides a service's allow list",
             listed(
-                fixture(0, &[(CLIENTS, Says::DENIED)]),
+                fixture(0, &[(CLIENTS, Verdict::DENIED)]),
                 WEB,
-                &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)],
+                &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)],
             ),
             refused(Reason::AclDenied),
         ),
         case(
             "a service's deny list overrides the global allow list",
             listed(
-                fixture(0, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENTS, Says::ALLOWED)]),
+                fixture(0, &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENTS, Verdict::ALLOWED)]),
                 WEB,
-                &[(CLIENT, Says::DENIED)],
+                &[(CLIENT, Verdict::DENIED)],
             ),
             web_refused(Reason::AclDenied),
         ),
         case(
             "an ACL entry of one family does not affect the other family",
             {
-                let mut fixture = fixture(WEB, &[(EVERYBODY, Says::ALLOWED)]);
+                let mut fixture = fixture(WEB, &[(DEFAULT, Verdict::ALLOWED)]);
                 fixture
                     .lists
                     .entry(WEB)
                     .or_default()
-                    .insert("::/0".parse().expect("a prefix"), Says::DENIED);
+                    .insert("::/0".parse().expect("a prefix"), Verdict::DENIED);
                 fixture
             },
-            vec![to(&Client::tcp4(), 1, HINT), drops(Client::tcp6().frame(), Reason::AclDenied)],
+            vec![
+                forwards(&Client::tcp4(), 1, HINT),
+                drops(Client::tcp6().frame(), Reason::AclDenied),
+            ],
         ),
         case(
             "a service whose ACL is missing drops all packets",
@@ -150,9 +157,9 @@ pub(super) fn cases() -> Vec<Case> {
         after(
             "replacing or removing a service's ACL takes effect at once",
             vec![
-                (fixture(WEB, &[(CLIENTS, Says::DENIED)]), web_refused(Reason::AclDenied)),
+                (fixture(WEB, &[(CLIENTS, Verdict::DENIED)]), web_refused(Reason::AclDenied)),
                 (
-                    fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
+                    fixture(WEB, &[(DEFAULT, Verdict::NOT_ALLOWED)]),
                     web_refused(Reason::AclNotAllowed),
                 ),
                 (Fixture::new().all_to(1, HINT), all()),
@@ -161,7 +168,7 @@ pub(super) fn cases() -> Vec<Case> {
         after(
             "removing the global ACL takes effect at once",
             vec![
-                (fixture(0, &[(CLIENTS, Says::DENIED)]), refused(Reason::AclDenied)),
+                (fixture(0, &[(CLIENTS, Verdict::DENIED)]), refused(Reason::AclDenied)),
                 (Fixture::new().all_to(1, HINT), all()),
             ],
         ),
@@ -170,24 +177,24 @@ pub(super) fn cases() -> Vec<Case> {
             vec![
                 (Fixture::new().all_to(1, HINT).tracked(true), all()),
                 (
-                    fixture(WEB, &[(CLIENTS, Says::DENIED)]).tracked(true),
+                    fixture(WEB, &[(CLIENTS, Verdict::DENIED)]).tracked(true),
                     web_refused(Reason::AclDenied),
                 ),
             ],
         ),
         case(
             "packets to other addresses, ports and protocols are not checked against ACLs",
-            fixture(0, &[(EVERYBODY, Says::DENIED)]),
+            fixture(0, &[(DEFAULT, Verdict::DENIED)]),
             [
                 Client::each()
                     .map(|client| passes(client.to_port(22).frame(), Reason::NoService))
                     .to_vec(),
                 vec![passes(
-                    with(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]),
+                    patched(Client::tcp4().frame(), ETHERNET + 16, &[192, 0, 2, 77]),
                     Reason::NotVip,
                 )],
                 vec![passes(
-                    with(Client::tcp4().frame(), ETHERNET + 9, &[132]),
+                    patched(Client::tcp4().frame(), ETHERNET + 9, &[132]),
                     Reason::OtherProtocol,
                 )],
             ]
@@ -195,15 +202,15 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "ACLs are checked before the packet's length",
-            fixture(0, &[(CLIENTS, Says::DENIED)]),
+            fixture(0, &[(CLIENTS, Verdict::DENIED)]),
             vec![drops(
-                with(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]),
+                patched(Client::tcp4().frame(), ETHERNET + 2, &[0xff, 0xff]),
                 Reason::AclDenied,
             )],
         ),
         case(
             "ACLs apply to tagged packets, IPv4 options and first fragments",
-            fixture(0, &[(CLIENTS, Says::DENIED)]),
+            fixture(0, &[(CLIENTS, Verdict::DENIED)]),
             [
                 Client::each()
                     .map(|client| {
@@ -239,35 +246,42 @@ pub(super) fn cases() -> Vec<Case> {
                 };
                 // Two clients of WEB, then two of DNS.
                 let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
-                let with = |list, said: &[Said]| listed(fragments::fixture(), list, said);
+                let with_acl =
+                    |list, entries: &[AclEntry]| listed(fragments::fixture(), list, entries);
                 vec![
                     (fragments::fixture(), firsts()),
-                    (with(0, &[(CLIENTS, Says::DENIED)]), dropped(Reason::AclDenied)),
+                    (with_acl(0, &[(CLIENTS, Verdict::DENIED)]), dropped(Reason::AclDenied)),
                     (
-                        with(0, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                        with_acl(0, &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)]),
                         dropped(Reason::AclNotAllowed),
                     ),
-                    (with(WEB, &[(CLIENT, Says::DENIED)]), web_dropped(Reason::AclDenied)),
+                    (with_acl(WEB, &[(CLIENT, Verdict::DENIED)]), web_dropped(Reason::AclDenied)),
                     (
-                        with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (OTHERS, Says::ALLOWED)]),
+                        with_acl(
+                            WEB,
+                            &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)],
+                        ),
                         web_dropped(Reason::AclNotAllowed),
                     ),
                     (
-                        with(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
+                        with_acl(
+                            WEB,
+                            &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)],
+                        ),
                         later(),
                     ),
-                    (with(0, &[(OTHERS, Says::DENIED)]), later()),
+                    (with_acl(0, &[(OTHERS, Verdict::DENIED)]), later()),
                     // Without an ACL they are forwarded again.
                     (fragments::fixture(), later()),
                 ]
             },
         ),
         after("ACLs are checked before the length and the TTL of a non-initial fragment", {
-            let bent = |client: &Client| {
+            let invalid = |client: &Client| {
                 let at = if client.is_v6() { 18 } else { 16 };
-                let lying = with(fragments::fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
+                let wrong_length = patched(fragments::fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
                 let expired = fragments::fragment(&Client { ttl: 0, ..client.clone() }, 7, 1, 2);
-                [drops(lying, Reason::AclDenied), drops(expired, Reason::AclDenied)]
+                [drops(wrong_length, Reason::AclDenied), drops(expired, Reason::AclDenied)]
             };
             vec![
                 (
@@ -275,22 +289,22 @@ pub(super) fn cases() -> Vec<Case> {
                     Client::each().map(|client| fragments::sent(&client, 7, 0, 2)).to_vec(),
                 ),
                 (
-                    listed(fragments::fixture(), 0, &[(CLIENTS, Says::DENIED)]),
-                    Client::each().iter().flat_map(bent).collect(),
+                    listed(fragments::fixture(), 0, &[(CLIENTS, Verdict::DENIED)]),
+                    Client::each().iter().flat_map(invalid).collect(),
                 ),
             ]
         }),
         case(
             "an ICMP error is dropped if the client of the quoted flow is denied",
-            fixture(0, &[(CLIENT, Says::DENIED)]),
+            fixture(0, &[(CLIENT, Verdict::DENIED)]),
             icmp_errors::few().map(|error| drops(error.frame(), Reason::AclDenied)).collect(),
         ),
         case(
             "an ICMP error from a denied router is forwarded if the client is allowed",
             listed(
-                fixture(WEB, &[(EVERYBODY, Says::NOT_ALLOWED), (CLIENT, Says::ALLOWED)]),
+                fixture(WEB, &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)]),
                 0,
-                &[(ROUTERS, Says::DENIED)],
+                &[(ROUTERS, Verdict::DENIED)],
             ),
             icmp_errors::few()
                 .map(|error| icmp_errors::followed(&Fixture::new().all_to(1, HINT), &error))
@@ -298,17 +312,21 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "echo requests from a globally denied source are dropped",
-            listed(fixture(0, &[(CLIENT, Says::DENIED)]), WEB, &[(EVERYBODY, Says::NOT_ALLOWED)]),
+            listed(
+                fixture(0, &[(CLIENT, Verdict::DENIED)]),
+                WEB,
+                &[(DEFAULT, Verdict::NOT_ALLOWED)],
+            ),
             echo::both().into_iter().map(|ping| drops(ping.frame(), Reason::AclDenied)).collect(),
         ),
         case(
             "a service's ACL does not apply to echo requests that the balancer answers",
-            fixture(WEB, &[(EVERYBODY, Says::DENIED)]),
+            fixture(WEB, &[(DEFAULT, Verdict::DENIED)]),
             echo::both().iter().map(echo::answered).collect(),
         ),
         case(
             "a service's ACL does not apply to another service",
-            fixture(DNS, &[(EVERYBODY, Says::DENIED)]),
+            fixture(DNS, &[(DEFAULT, Verdict::DENIED)]),
             [&all()[..2], &refused(Reason::AclDenied)[2..]].concat(),
         ),
     ]

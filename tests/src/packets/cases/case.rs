@@ -113,7 +113,7 @@ impl Case {
 impl DecapCase {
     /// Whether a frame has an outer header of the other family, which not every kernel can
     /// decapsulate in BPF.
-    pub fn crosses(&self) -> bool {
+    pub fn cross_family(&self) -> bool {
         self.frames.iter().any(|(frame, _)| match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => match frame.bytes.get(14 + 9) {
                 Some(17) => frame.bytes.get(14 + 28).is_some_and(|first| first >> 4 == 6),
@@ -129,7 +129,7 @@ impl DecapCase {
 
     /// The reason why this kernel cannot run the case; `None` if it can.
     pub fn unsupported(&self) -> Option<&'static str> {
-        let unsupported = self.crosses() && !bpf::decapsulates_across_families();
+        let unsupported = self.cross_family() && !bpf::decapsulates_across_families();
         unsupported.then_some("this kernel has no BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (Linux 6.3)")
     }
 

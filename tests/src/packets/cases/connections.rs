@@ -3,7 +3,7 @@
 use sluice_datapath::Reason;
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, to};
+use super::expect::{drops, forwards};
 use crate::packets::expectation::Expectation;
 use crate::packets::fixture::Fixture;
 use crate::packets::frames::{Client, Frame};
@@ -144,7 +144,7 @@ pub(super) fn cases() -> Vec<Case> {
                 all(1, FIRST),
                 configure(tracked(2, SECOND)),
                 Client::each()
-                    .map(|client| send(to(&client.from_port(40_002), 2, SECOND)))
+                    .map(|client| send(forwards(&client.from_port(40_002), 2, SECOND)))
                     .to_vec(),
                 Client::each()
                     .map(|client| {
@@ -154,7 +154,7 @@ pub(super) fn cases() -> Vec<Case> {
                             "198.51.100.8:40001"
                         };
                         let source = source.parse().expect("an address");
-                        send(to(&Client { source, ..client }, 2, SECOND))
+                        send(forwards(&Client { source, ..client }, 2, SECOND))
                     })
                     .to_vec(),
                 all(1, SECOND),
@@ -172,17 +172,17 @@ fn send((frame, outcome): (Frame, Expectation)) -> CaseStep {
 }
 
 fn all(backend: u16, hint: u16) -> Vec<CaseStep> {
-    Client::each().map(|client| send(to(&client, backend, hint))).to_vec()
+    Client::each().map(|client| send(forwards(&client, backend, hint))).to_vec()
 }
 
 fn other_port(backend: u16, hint: u16) -> Vec<CaseStep> {
-    Client::each().map(|client| send(to(&client.from_port(51_000), backend, hint))).to_vec()
+    Client::each().map(|client| send(forwards(&client.from_port(51_000), backend, hint))).to_vec()
 }
 
 fn tcp(backend: u16, hint: u16) -> Vec<CaseStep> {
-    [Client::tcp4(), Client::tcp6()].map(|client| send(to(&client, backend, hint))).to_vec()
+    [Client::tcp4(), Client::tcp6()].map(|client| send(forwards(&client, backend, hint))).to_vec()
 }
 
 fn syns(backend: u16, hint: u16) -> Vec<CaseStep> {
-    [false, true].map(|v6| send(to(&Client::syn(v6), backend, hint))).to_vec()
+    [false, true].map(|v6| send(forwards(&Client::syn(v6), backend, hint))).to_vec()
 }

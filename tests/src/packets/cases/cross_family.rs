@@ -3,7 +3,7 @@
 use sluice_datapath::Reason;
 
 use super::case::Case;
-use super::expect::{drops, forwarded, to};
+use super::expect::{drops, forwarded, forwards};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, Fixture};
 use crate::packets::frames::{self, Client, Frame};
@@ -16,13 +16,13 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("an IPv6 packet to an IPv4 backend gets an IPv4 outer header", v4_only(), {
             let each = Client::each().map(|client| {
-                if client.is_v6() { crossing(&client) } else { to(&client, 3, HINT) }
+                if client.is_v6() { crossing(&client) } else { forwards(&client, 3, HINT) }
             });
             each.to_vec()
         }),
         Case::new("an IPv4 packet to an IPv6 backend gets an IPv6 outer header", v6_only(), {
             let each = Client::each().map(|client| {
-                if client.is_v6() { to(&client, 3, HINT) } else { crossing(&client) }
+                if client.is_v6() { forwards(&client, 3, HINT) } else { crossing(&client) }
             });
             each.to_vec()
         }),

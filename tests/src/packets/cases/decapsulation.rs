@@ -6,7 +6,7 @@ use etherparse::{EtherType, IpNumber, Ipv4Header};
 use sluice_datapath::Reason;
 
 use super::case::DecapCase;
-use super::expect::with;
+use super::expect::patched;
 use crate::packets::addresses::{OTHERS, VIP_V4, VIP_V6};
 use crate::packets::expectation::{Action, DecapExpectation};
 use crate::packets::fixture::HostFixture;
@@ -67,7 +67,7 @@ pub fn cases() -> Vec<DecapCase> {
         case("a frame to another host's, the broadcast or a multicast link address passes", {
             let to = |receiver: [u8; 6]| {
                 Client::each()
-                    .map(|client| pass(with(wrap(&client, 0), 0, &receiver), Reason::OtherHost))
+                    .map(|client| pass(patched(wrap(&client, 0), 0, &receiver), Reason::OtherHost))
             };
             OTHERS.into_iter().flat_map(to).collect()
         }),
@@ -151,9 +151,9 @@ pub fn cases() -> Vec<DecapCase> {
         }),
         case("an inner header of another version passes", {
             vec![
-                pass(with(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x65]), Reason::BadHeader),
-                pass(with(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x44]), Reason::BadHeader),
-                pass(with(wrap(&Client::tcp6(), 0), ETHERNET + 40, &[0x40]), Reason::BadHeader),
+                pass(patched(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x65]), Reason::BadHeader),
+                pass(patched(wrap(&Client::tcp4(), 0), ETHERNET + 20, &[0x44]), Reason::BadHeader),
+                pass(patched(wrap(&Client::tcp6(), 0), ETHERNET + 40, &[0x40]), Reason::BadHeader),
             ]
         }),
         case("a frame truncated anywhere in its outer header passes", {
@@ -176,7 +176,10 @@ pub fn cases() -> Vec<DecapCase> {
         }),
         case("an inner length beyond the outer packet is dropped", {
             let long = |client: Client, at: usize, length: usize| {
-                drop(with(wrap(&client, 0), at, &(length as u16).to_be_bytes()), Reason::BadLength)
+                drop(
+                    patched(wrap(&client, 0), at, &(length as u16).to_be_bytes()),
+                    Reason::BadLength,
+                )
             };
             let (v4, v6) = (Client::tcp4().packet().len(), Client::tcp6().packet().len());
             vec![
@@ -190,7 +193,11 @@ pub fn cases() -> Vec<DecapCase> {
         case("GUE is decapsulated whatever its UDP checksum", {
             let checksums = |bytes: Vec<u8>, v6: bool| {
                 let at = ETHERNET + 6 + if v6 { 40 } else { 20 };
-                [with(bytes.clone(), at, &[0, 0]), with(bytes.clone(), at, &[0x12, 0x34]), bytes]
+                [
+                    patched(bytes.clone(), at, &[0, 0]),
+                    patched(bytes.clone(), at, &[0x12, 0x34]),
+                    bytes,
+                ]
             };
             let each = Client::each().into_iter();
             each.flat_map(|client| {
@@ -230,16 +237,16 @@ pub fn cases() -> Vec<DecapCase> {
                 .collect()
         }),
         case("UDP to another port or address, and GUE other than variant 1, passes", {
-            let behind = |client: &Client| ETHERNET + if client.is_v6() { 40 } else { 20 };
+            let outer_end = |client: &Client| ETHERNET + if client.is_v6() { 40 } else { 20 };
             let pass = |client: Client, at: usize, bytes: &[u8], reason| {
-                let at = behind(&client) + at;
-                pass(with(gue_headers(&wrap(&client, 0)), at, bytes), reason)
+                let at = outer_end(&client) + at;
+                pass(patched(gue_headers(&wrap(&client, 0)), at, bytes), reason)
             };
             let each = |at, bytes: &[u8], reason| {
                 Client::each().map(|client| pass(client, at, bytes, reason))
             };
             let elsewhere = |client: Client| {
-                let bytes = with(gue_headers(&wrap(&client, 0)), behind(&client) - 1, &[77]);
+                let bytes = patched(gue_headers(&wrap(&client, 0)), outer_end(&client) - 1, &[77]);
                 (Frame::from(bytes), DecapExpectation::Untouched(Action::Pass, Reason::NotTunnel))
             };
             let other = |client: Client, address: IpAddr| {
@@ -262,7 +269,11 @@ pub fn cases() -> Vec<DecapCase> {
         case("a fragment of a GUE packet passes", {
             let fragment = |bits: u16| {
                 pass(
-                    with(gue_headers(&wrap(&Client::udp4(), 0)), ETHERNET + 6, &bits.to_be_bytes()),
+                    patched(
+                        gue_headers(&wrap(&Client::udp4(), 0)),
+                        ETHERNET + 6,
+                        &bits.to_be_bytes(),
+                    ),
                     Reason::NotTunnel,
                 )
             };
@@ -272,12 +283,9 @@ pub fn cases() -> Vec<DecapCase> {
             let each = |client: Client, outer: usize, inner: usize| {
                 let bytes = gue_headers(&wrap(&client, 0));
                 (SHORTEST..ETHERNET + outer + 8 + inner).map(move |length| {
-                    let behind = ETHERNET + outer..=ETHERNET + outer + 8;
-                    let reason = if behind.contains(&length) {
-                        Reason::NotTunnel
-                    } else {
-                        Reason::Truncated
-                    };
+                    let gue = ETHERNET + outer..=ETHERNET + outer + 8;
+                    let reason =
+                        if gue.contains(&length) { Reason::NotTunnel } else { Reason::Truncated };
                     (
                         Frame::from(bytes[..length].to_vec()),
                         DecapExpectation::Untouched(Action::Pass, reason),
@@ -291,7 +299,7 @@ pub fn cases() -> Vec<DecapCase> {
                 (Client::tcp4().packet().len() + 1, Client::tcp6().packet().len() - 40 + 1);
             let long = |client: Client, at: usize, length: usize| {
                 drop(
-                    with(gue_headers(&wrap(&client, 0)), at, &(length as u16).to_be_bytes()),
+                    patched(gue_headers(&wrap(&client, 0)), at, &(length as u16).to_be_bytes()),
                     Reason::BadLength,
                 )
             };
@@ -303,13 +311,13 @@ pub fn cases() -> Vec<DecapCase> {
         case("an outer length beyond the frame, or short of the inner packet, is dropped", {
             Client::each()
                 .iter()
-                .flat_map(|client| lying(client, wrap(client, 0), client.is_v6()))
+                .flat_map(|client| wrong_length(client, wrap(client, 0), client.is_v6()))
                 .collect()
         }),
         case("a wrong outer length of the other family is dropped", {
             Client::each()
                 .iter()
-                .flat_map(|client| lying(client, wrap_across(client, 0), !client.is_v6()))
+                .flat_map(|client| wrong_length(client, wrap_across(client, 0), !client.is_v6()))
                 .collect()
         }),
         case("bytes between the end of the inner and of the outer packet are ignored", {
@@ -320,7 +328,7 @@ pub fn cases() -> Vec<DecapCase> {
                 bytes.extend([7; 6]);
                 inner.extend([7; 6]);
                 let length = (client.packet().len() + outer + 6) as u16;
-                let bytes = with(bytes, at, &length.to_be_bytes());
+                let bytes = patched(bytes, at, &length.to_be_bytes());
                 (
                     bytes.into(),
                     DecapExpectation::Decapsulated(inner, 1, client.packet().len() as u64),
@@ -333,7 +341,7 @@ pub fn cases() -> Vec<DecapCase> {
             {
                 let each = |client: Client| {
                     let at = if client.is_v6() { 7 } else { 8 };
-                    let outer = with(wrap(&client, 0), ETHERNET + at, &[0]);
+                    let outer = patched(wrap(&client, 0), ETHERNET + at, &[0]);
                     let expired = Client { ttl: 0, ..client.clone() };
                     [taken(outer, &client, 1), taken(wrap(&expired, 0), &expired, 1)]
                 };
@@ -362,12 +370,16 @@ fn wrap(client: &Client, class: u8) -> Vec<u8> {
 }
 
 /// A client's encapsulated frame with wrong outer IPv4 or IPv6 lengths; each is dropped.
-fn lying(client: &Client, bytes: Vec<u8>, outer_is_v6: bool) -> Vec<(Frame, DecapExpectation)> {
+fn wrong_length(
+    client: &Client,
+    bytes: Vec<u8>,
+    outer_is_v6: bool,
+) -> Vec<(Frame, DecapExpectation)> {
     let inner = client.packet().len();
     // The IPv4 total length includes the header.
     let (at, right) = if outer_is_v6 { (ETHERNET + 4, inner) } else { (ETHERNET + 2, inner + 20) };
     let lies = [right + 1, right - 1, 65_535, 20, 1, 0];
-    let lie = |length: usize| with(bytes.clone(), at, &(length as u16).to_be_bytes());
+    let lie = |length: usize| patched(bytes.clone(), at, &(length as u16).to_be_bytes());
     lies.map(|length| {
         (lie(length).into(), DecapExpectation::Untouched(Action::Drop, Reason::BadLength))
     })

@@ -4,7 +4,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::AddressOptions;
 
 use super::case::Case;
-use super::expect::{drops, passes, to, with};
+use super::expect::{drops, forwards, passes, patched};
 use crate::packets::expectation::Expectation;
 use crate::packets::fixture::{Fixture, LARGEST_INDEX};
 use crate::packets::frames::{Client, ETHERNET, Frame, L4Kind};
@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
             let short = |words: u8| {
                 [(Client::tcp4(), 20), (Client::tcp6(), 40)].map(|(client, network)| {
                     drops(
-                        with(client.frame(), ETHERNET + network + 12, &[words << 4]),
+                        patched(client.frame(), ETHERNET + network + 12, &[words << 4]),
                         Reason::BadLength,
                     )
                 })
@@ -52,7 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
             [(Client::tcp4(), 20), (Client::tcp6(), 40)]
                 .map(|(client, network)| {
                     let frame = Client { payload: 39, ..client }.frame();
-                    drops(with(frame, ETHERNET + network + 12, &[0xf0]), Reason::BadLength)
+                    drops(patched(frame, ETHERNET + network + 12, &[0xf0]), Reason::BadLength)
                 })
                 .to_vec()
         }),
@@ -93,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
                 drops(Client::tcp6().to_port(444).frame(), Reason::NoServiceDropped),
                 drops(Client::udp6().to_port(443).frame(), Reason::NoServiceDropped),
                 passes(Client::tcp4().to_port(444).frame(), Reason::NoService),
-                to(&Client::tcp6(), 1, 0x1240),
+                forwards(&Client::tcp6(), 1, 0x1240),
             ],
         ),
         Case::new(
@@ -148,10 +148,10 @@ pub(super) fn cases() -> Vec<Case> {
                 let bad = || drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::TtlExpired);
                 vec![
                     bad(),
-                    to(&Client::tcp4(), 1, 0x1240),
+                    forwards(&Client::tcp4(), 1, 0x1240),
                     bad(),
                     bad(),
-                    to(&Client::udp6(), 1, 0x1240),
+                    forwards(&Client::udp6(), 1, 0x1240),
                 ]
             },
         ),
@@ -163,7 +163,7 @@ fn claiming(client: &Client, claim: impl Fn(u16) -> u16) -> (Frame, Expectation)
     let bytes = client.frame();
     let at = ETHERNET + if client.is_v6() { 4 } else { 2 };
     let claimed = claim(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
-    drops(with(bytes, at, &claimed.to_be_bytes()), Reason::BadLength)
+    drops(patched(bytes, at, &claimed.to_be_bytes()), Reason::BadLength)
 }
 
 fn merged(bytes: Vec<u8>, segment_size: u32, reason: Reason) -> (Frame, Expectation) {

@@ -6,7 +6,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::AddressOptions;
 
 use super::case::Case;
-use super::expect::{drops, passes, with};
+use super::expect::{drops, passes, patched};
 use crate::packets::addresses::{VIP_V4, VIP_V6};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, Fixture, Slot, WEB};
@@ -94,7 +94,7 @@ pub(super) fn cases() -> Vec<Case> {
                         let (at, of) =
                             if ping.source.is_ipv6() { (4, length) } else { (2, length + 20) };
                         drops(
-                            with(ping.frame(), ETHERNET + at, &of.to_be_bytes()),
+                            patched(ping.frame(), ETHERNET + at, &of.to_be_bytes()),
                             Reason::BadLength,
                         )
                     })
@@ -126,9 +126,9 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new("a fragmented echo request is not answered", Fixture::new(), {
             let [ping4, ping6] = both();
-            let fragment = |bits: u16| with(ping4.frame(), ETHERNET + 6, &bits.to_be_bytes());
+            let fragment = |bits: u16| patched(ping4.frame(), ETHERNET + 6, &bits.to_be_bytes());
             let first = {
-                let mut bytes = with(ping6.frame(), ETHERNET + 6, &[44]);
+                let mut bytes = patched(ping6.frame(), ETHERNET + 6, &[44]);
                 bytes.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 0, 1, 0, 0, 0, 7]);
                 bytes
             };
@@ -144,9 +144,9 @@ pub(super) fn cases() -> Vec<Case> {
             Fixture::new(),
             {
                 let [ping4, ping6] = both();
-                let mut options = with(ping4.frame(), ETHERNET, &[0x47]);
+                let mut options = patched(ping4.frame(), ETHERNET, &[0x47]);
                 options.splice(ETHERNET + 20..ETHERNET + 20, [1; 8]);
-                let mut extended = with(ping6.frame(), ETHERNET + 6, &[60]);
+                let mut extended = patched(ping6.frame(), ETHERNET + 6, &[60]);
                 extended.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 1, 4, 0, 0, 0, 0]);
                 vec![
                     passes(options, Reason::OtherProtocol),
@@ -162,7 +162,7 @@ pub(super) fn cases() -> Vec<Case> {
                     .map(|ping| {
                         let at = ETHERNET + if ping.source.is_ipv6() { 40 } else { 20 };
                         let reply = if ping.source.is_ipv6() { 129 } else { 0 };
-                        [with(ping.frame(), at, &[reply]), with(ping.frame(), at + 1, &[1])]
+                        [patched(ping.frame(), at, &[reply]), patched(ping.frame(), at + 1, &[1])]
                     })
                     .into_iter()
                     .flatten()
@@ -282,7 +282,7 @@ pub(super) fn to_backend(
         backend,
         packets: 1,
         length: packet.len() as u64,
-        opens: false,
+        is_syn: false,
     });
     (bytes.into(), outcome)
 }

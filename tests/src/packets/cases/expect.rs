@@ -10,7 +10,7 @@ use crate::packets::frames::{self, Client, Frame, L4Kind};
 use crate::packets::oracle::flow;
 
 /// A client's packet that is forwarded to a backend of [`Fixture::new`].
-pub(super) fn to(client: &Client, backend: u16, hint: u16) -> (Frame, Expectation) {
+pub(super) fn forwards(client: &Client, backend: u16, hint: u16) -> (Frame, Expectation) {
     let bytes = client.frame();
     let outcome = forwarded(&bytes, client, backend, hint);
     (bytes.into(), outcome)
@@ -31,7 +31,7 @@ pub(super) fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) 
         backend,
         packets: 1,
         length: length as u64,
-        opens: client.transport == L4Kind::TcpSyn,
+        is_syn: client.transport == L4Kind::TcpSyn,
     })
 }
 
@@ -54,7 +54,7 @@ pub(super) fn drops(bytes: Vec<u8>, reason: Reason) -> (Frame, Expectation) {
 }
 
 /// The bytes with `new` written at an offset.
-pub(super) fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
+pub(super) fn patched(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
     bytes[at..at + new.len()].copy_from_slice(new);
     bytes
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::case::{Case, CaseStep};
-use super::expect::{forwarded, slot_of, to};
+use super::expect::{forwarded, forwards, slot_of};
 use crate::packets::addresses::VIP_V4;
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::Fixture;
@@ -15,9 +15,9 @@ const HINT: u16 = 0x557f;
 pub(super) fn cases() -> Vec<Case> {
     let fixture = Fixture::new().all_to(3, HINT);
     let each = |change: &dyn Fn(Client) -> Client| {
-        Client::each().map(|client| to(&change(client), 3, HINT)).to_vec()
+        Client::each().map(|client| forwards(&change(client), 3, HINT)).to_vec()
     };
-    let one = |client: Client| vec![to(&client, 3, HINT)];
+    let one = |client: Client| vec![forwards(&client, 3, HINT)];
     vec![
         Case::new(
             "an IPv4 TCP segment gets an IPv4 outer header",
@@ -64,7 +64,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("the outer checksum is valid for every length", fixture.clone(), {
             (0..=1400)
                 .step_by(7)
-                .map(|payload| to(&Client { payload, ..Client::tcp4() }, 3, HINT))
+                .map(|payload| forwards(&Client { payload, ..Client::tcp4() }, 3, HINT))
                 .collect()
         }),
         Case::new(
@@ -80,7 +80,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .flat_map(|options| {
                     [Client { options, ..Client::tcp4() }, Client { options, ..Client::udp4() }]
                 })
-                .map(|client| to(&client, 3, HINT))
+                .map(|client| forwards(&client, 3, HINT))
                 .collect(),
         ),
         Case::new(
@@ -91,7 +91,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .flat_map(|tcp_options| {
                     [Client::tcp4(), Client::tcp6()].map(|c| Client { tcp_options, ..c })
                 })
-                .map(|client| to(&client, 3, HINT))
+                .map(|client| forwards(&client, 3, HINT))
                 .collect(),
         ),
         Case::new(
@@ -123,7 +123,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let both = kinds.iter().flat_map(|&transport| {
                     [Client::tcp4(), Client::tcp6()].map(|c| Client { transport, ..c })
                 });
-                both.map(|client| to(&client, 3, HINT)).collect()
+                both.map(|client| forwards(&client, 3, HINT)).collect()
             },
         ),
         Case::new(
@@ -135,7 +135,7 @@ pub(super) fn cases() -> Vec<Case> {
             "a packet is forwarded with and without the DF flag",
             fixture.clone(),
             [true, false]
-                .map(|df| to(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT))
+                .map(|df| forwards(&Client { fragment: (df, false, 0), ..Client::tcp4() }, 3, HINT))
                 .to_vec(),
         ),
         Case::new(
@@ -144,7 +144,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let fits = |client: Client, outer: usize| {
                     let payload = client.payload + 1164 - outer - client.packet().len();
-                    to(&Client { payload, ..client }, 3, HINT)
+                    forwards(&Client { payload, ..client }, 3, HINT)
                 };
                 let [tcp4, tcp6, udp4, udp6] = Client::each();
                 vec![fits(tcp4, 20), fits(tcp6, 40), fits(udp4, 20), fits(udp6, 40)]
@@ -175,7 +175,7 @@ pub(super) fn cases() -> Vec<Case> {
             fixture.with_mtu(1160),
             {
                 let client = Client { payload: 900, ..Client::tcp4() };
-                let (frame, outcome) = to(&client, 3, HINT);
+                let (frame, outcome) = forwards(&client, 3, HINT);
                 vec![(Frame { segment_size: 1400, segments: 0, ..frame }, outcome)]
             },
         ),
@@ -187,7 +187,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// as `too_big`.
 fn merged(client: Client, segment_size: u32) -> (Frame, Expectation) {
     let client = Client { payload: 3300, ..client };
-    let (frame, outcome) = to(&client, 3, HINT);
+    let (frame, outcome) = forwards(&client, 3, HINT);
     (Frame { segment_size, segments: 3, ..frame }, counted_as(outcome, 3))
 }
 
@@ -195,7 +195,7 @@ fn segments(counts: &[u32]) -> Vec<(Frame, Expectation)> {
     let frames = counts.iter().flat_map(|&count| Client::each().map(|client| (client, count)));
     frames
         .map(|(client, count)| {
-            let (frame, outcome) = to(&client, 3, HINT);
+            let (frame, outcome) = forwards(&client, 3, HINT);
             (Frame { segments: count, ..frame }, counted_as(outcome, count.into()))
         })
         .collect()
@@ -216,7 +216,7 @@ fn spread() -> Vec<(Frame, Expectation)> {
     flows
         .map(|client| {
             let (backend, hint) = slot_of(&fixture, &client);
-            to(&client, backend, hint)
+            forwards(&client, backend, hint)
         })
         .collect()
 }
@@ -232,7 +232,7 @@ fn carrying_world() -> Fixture {
 
 fn carrying() -> (Frame, Expectation) {
     let client = Client { tos: 0x3a, payload: 451, ..Client::tcp4() };
-    let (frame, outcome) = to(&client, 3, CARRYING.1);
+    let (frame, outcome) = forwards(&client, 3, CARRYING.1);
     let outer = frames::outer_v4(CARRYING.0, client.tos, CARRYING.1, client.packet().len());
     let bytes = frames::encapsulated(&frame.bytes, &outer);
     match outcome {
@@ -251,7 +251,7 @@ impl Case {
             self.steps.push(CaseStep::Configure(Fixture::new().all_to(2, hint)));
             let clients = [Client::tcp4().to_address(VIP_V4), Client::tcp6()];
             self.steps.extend(clients.map(|client| {
-                let (frame, outcome) = to(&client, 2, hint);
+                let (frame, outcome) = forwards(&client, 2, hint);
                 CaseStep::Send(frame, outcome)
             }));
         }

@@ -4,7 +4,7 @@ use etherparse::EtherType;
 use sluice_datapath::Reason;
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, passes, with};
+use super::expect::{drops, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, DNS, Fixture, WEB};
 use crate::packets::frames::{self, Client, Frame, L4Kind};
@@ -80,7 +80,8 @@ pub(super) fn cases() -> Vec<Case> {
                     let transport = std::mem::replace(&mut first[NEXT], OPTIONS);
                     first.splice(NEXT + 8..NEXT + 8, [transport, 0, 1, 4, 0, 0, 0, 0]);
                     first[19] += 8;
-                    let later = |number, says| with(fragment(&client, 7, number, 3), NEXT, &[says]);
+                    let later =
+                        |number, says| patched(fragment(&client, 7, number, 3), NEXT, &[says]);
                     [first, later(1, OPTIONS), later(2, 59)].map(|bytes| forwarded(&client, bytes))
                 };
                 clients.flat_map(of).collect()
@@ -127,8 +128,8 @@ pub(super) fn cases() -> Vec<Case> {
             fixture(),
             each(&|client| {
                 let at = if client.is_v6() { 18 } else { 16 };
-                let lying = with(fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
-                vec![sent(client, 7, 0, 2), drops(lying, Reason::BadLength)]
+                let wrong_length = patched(fragment(client, 7, 1, 2), at, &[0xff, 0xff]);
+                vec![sent(client, 7, 0, 2), drops(wrong_length, Reason::BadLength)]
             }),
         ),
         Case::new(
@@ -140,7 +141,7 @@ pub(super) fn cases() -> Vec<Case> {
             }),
         ),
         Case::new("a packet with two fragment headers passes", fixture(), {
-            let twice = with(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
+            let twice = patched(fragment(&Client::udp6(), 7, 0, 2), 14 + 40, &[44]);
             vec![passes(twice, Reason::ExtensionHeaders)]
         }),
         reused(),
@@ -150,7 +151,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// After the first fragment another backend gets the backend's index.
 fn reused() -> Case {
     let before = fixture();
-    let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
+    let content = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
     let client = Client::udp4();
     let (first, forwarded) = sent(&client, 7, 0, 2);
     let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);
@@ -182,9 +183,9 @@ pub(super) fn fragment(client: &Client, id: u16, number: usize, count: usize) ->
     let id = if client.transport == L4Kind::Udp { id + OF_UDP } else { id };
     let packet = Client { payload: 150, ..client.clone() }.packet();
     let fixed = if client.is_v6() { 40 } else { 20 };
-    let behind = &packet[fixed..];
+    let content = &packet[fixed..];
     let last = number + 1 == count;
-    let part = &behind[number * PART..if last { behind.len() } else { (number + 1) * PART }];
+    let part = &content[number * PART..if last { content.len() } else { (number + 1) * PART }];
     let offset = (number * PART / 8) as u16;
     let mut header = packet[..fixed].to_vec();
     if client.is_v6() {
@@ -220,7 +221,7 @@ fn forwarded(client: &Client, bytes: Vec<u8>) -> (Frame, Expectation) {
         backend: 3,
         packets: 1,
         length: length as u64,
-        opens: false,
+        is_syn: false,
     });
     (bytes.into(), outcome)
 }

@@ -8,7 +8,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{AddressOptions, VipOptions};
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, passes, to, with};
+use super::expect::{drops, forwards, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, DNS, Fixture, WEB};
 use crate::packets::frames::icmp::{EchoRequest, IcmpError, packet_too_big};
@@ -59,7 +59,7 @@ pub(super) fn cases() -> Vec<Case> {
             each(true),
         ),
         Case::new("one service uses IP-in-IP while another uses GUE", beside(), {
-            let tcp = [Client::tcp4(), Client::tcp6()].map(|client| to(&client, 3, HINT));
+            let tcp = [Client::tcp4(), Client::tcp6()].map(|client| forwards(&client, 3, HINT));
             let udp =
                 [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
             tcp.into_iter().chain(udp).collect()
@@ -263,7 +263,7 @@ fn encapsulated(
         backend: 3,
         packets: 1,
         length: length as u64,
-        opens: client.transport == L4Kind::TcpSyn,
+        is_syn: client.transport == L4Kind::TcpSyn,
     });
     (bytes.to_vec().into(), outcome)
 }
@@ -349,7 +349,7 @@ fn transport(client: &Client) -> usize {
 /// A client's datagram without a checksum, with the expected GUE frame.
 fn unsummed(client: &Client, v6: bool) -> (Frame, Expectation) {
     encapsulated(
-        &with(client.frame(), transport(client) + 6, &[0, 0]),
+        &patched(client.frame(), transport(client) + 6, &[0, 0]),
         client,
         hash(client),
         v6,
@@ -362,7 +362,7 @@ fn longer(client: &Client) -> (Frame, Expectation) {
     let length = Client { payload: client.payload - 2, ..client.clone() }.packet().len()
         - transport(client)
         + ETHERNET;
-    let bytes = with(client.frame(), transport(client) + 4, &(length as u16).to_be_bytes());
+    let bytes = patched(client.frame(), transport(client) + 4, &(length as u16).to_be_bytes());
     encapsulated(&bytes, client, hash(client), false, None)
 }
 

@@ -6,7 +6,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::VipOptions;
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, passes, to, with};
+use super::expect::{drops, forwards, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, DNS, Fixture, Slot, WEB};
 use crate::packets::frames::icmp::IcmpError;
@@ -145,7 +145,7 @@ pub(super) fn cases() -> Vec<Case> {
                     few().map(move |error| {
                         let at =
                             ETHERNET + error.fixed() + 8 + if error.client.is_v6() { 6 } else { 9 };
-                        passes(with(error.frame(), at, &[protocol]), Reason::IcmpUnrelated)
+                        passes(patched(error.frame(), at, &[protocol]), Reason::IcmpUnrelated)
                     })
                 };
                 [1, 4, 41, 58, 132].into_iter().flat_map(other).collect()
@@ -156,7 +156,7 @@ pub(super) fn cases() -> Vec<Case> {
                 .map(|error| {
                     let at = ETHERNET + error.fixed() + 8;
                     let first = if error.client.is_v6() { 0x45 } else { 0x60 };
-                    passes(with(error.frame(), at, &[first]), Reason::IcmpUnrelated)
+                    passes(patched(error.frame(), at, &[first]), Reason::IcmpUnrelated)
                 })
                 .collect()
         }),
@@ -188,7 +188,7 @@ pub(super) fn cases() -> Vec<Case> {
             few()
                 .map(|error| {
                     let at = ETHERNET + if error.client.is_v6() { 4 } else { 2 };
-                    drops(with(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
+                    drops(patched(error.frame(), at, &[0xff, 0xff]), Reason::BadLength)
                 })
                 .collect()
         }),
@@ -218,7 +218,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("a fragmented ICMP error passes", Fixture::new(), {
             let bits = [0x20, 0x00];
             vec![passes(
-                with(IcmpError::new(&Client::tcp4(), 3).frame(), ETHERNET + 6, &bits),
+                patched(IcmpError::new(&Client::tcp4(), 3).frame(), ETHERNET + 6, &bits),
                 Reason::OtherProtocol,
             )]
         }),
@@ -253,7 +253,7 @@ pub(super) fn to_backend(
         backend,
         packets: 1,
         length: packet.len() as u64,
-        opens: false,
+        is_syn: false,
     });
     (bytes.into(), outcome)
 }
@@ -267,12 +267,12 @@ pub(super) fn slot(fixture: &Fixture, service: u32, client: &Client) -> Slot {
         source.set_port(0);
     }
     if options == VipOptions::HASH_SOURCE {
-        let nobody: IpAddr = if client.is_v6() {
+        let unspecified: IpAddr = if client.is_v6() {
             Ipv6Addr::UNSPECIFIED.into()
         } else {
             Ipv4Addr::UNSPECIFIED.into()
         };
-        destination = (nobody, 0).into();
+        destination = (unspecified, 0).into();
         protocol = 0;
     }
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
@@ -302,7 +302,7 @@ fn tracked() -> Case {
     let after = Fixture::new().all_to(1, HINT).tracked(true);
     let mut steps = vec![CaseStep::Configure(before)];
     let send = |(frame, outcome)| CaseStep::Send(frame, outcome);
-    steps.extend(Client::each().iter().map(|client| send(to(client, 3, HINT))));
+    steps.extend(Client::each().iter().map(|client| send(forwards(client, 3, HINT))));
     steps.push(CaseStep::Configure(after.clone()));
     for error in few() {
         let service = if error.client.transport == L4Kind::Udp { DNS } else { WEB };

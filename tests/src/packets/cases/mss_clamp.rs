@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use etherparse::{EtherType, IpNumber, TcpHeader};
 use ipnet::IpNet;
 
-use super::expect::with;
+use super::expect::patched;
 use crate::packets::addresses::{self, VIP_V4, VIP_V6};
 use crate::packets::bindings::ClampBinding;
 use crate::packets::frames::{self, Client, ETHERNET, Frame, SHORTEST};
@@ -117,7 +117,7 @@ pub fn handshake(v6: bool, vip: bool, syn: bool, options: &[u8]) -> Vec<u8> {
 /// The link address of frames that leave is that of another host.
 fn framed(packet: &[u8]) -> Vec<u8> {
     let ether_type = if packet[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
-    with(frames::ethernet(ether_type, packet), 0, &addresses::OTHERS[0])
+    patched(frames::ethernet(ether_type, packet), 0, &addresses::OTHERS[0])
 }
 
 /// The frame of a SYN-ACK from the VIP address of a family, 0 for IPv4.
@@ -346,16 +346,16 @@ pub fn cases() -> Vec<ClampCase> {
                 both(|family| {
                     let at = TCP[family] + 12;
                     [0, 1, 4, 5, 7, 15]
-                        .map(|words| stays(with(plain(family).0, at, &[words << 4])))
+                        .map(|words| stays(patched(plain(family).0, at, &[words << 4])))
                         .to_vec()
                 })
             },
         ),
         case("a packet with an IP length that ends inside the TCP header stays unchanged", {
             let v4 = (0..44)
-                .map(|length: u16| stays(with(plain(0).0, ETHERNET + 2, &length.to_be_bytes())));
+                .map(|length: u16| stays(patched(plain(0).0, ETHERNET + 2, &length.to_be_bytes())));
             let v6 = (0..24)
-                .map(|length: u16| stays(with(plain(1).0, ETHERNET + 4, &length.to_be_bytes())));
+                .map(|length: u16| stays(patched(plain(1).0, ETHERNET + 4, &length.to_be_bytes())));
             v4.chain(v6).collect()
         }),
         case("a padded frame is clamped", {
@@ -383,7 +383,8 @@ pub fn cases() -> Vec<ClampCase> {
             let with_header = |kind: u8| {
                 let packet = segment(VIPS[1], &mss(8960), |_| {});
                 let length = (packet.len() - 40 + 8) as u16;
-                let head = with(with(packet[..40].to_vec(), 4, &length.to_be_bytes()), 6, &[kind]);
+                let head =
+                    patched(patched(packet[..40].to_vec(), 4, &length.to_be_bytes()), 6, &[kind]);
                 framed(&[&head[..], &[6, 0, 1, 4, 0, 0, 0, 0], &packet[40..]].concat())
             };
             [0, 43, 44, 60].map(|kind| stays(with_header(kind))).to_vec()
@@ -429,11 +430,14 @@ pub fn cases() -> Vec<ClampCase> {
                 stays(framed(&client.packet()))
             });
             let protocol = [
-                stays(with(plain(0).0, ETHERNET + 9, &[17])),
-                stays(with(plain(1).0, ETHERNET + 6, &[17])),
+                stays(patched(plain(0).0, ETHERNET + 9, &[17])),
+                stays(patched(plain(1).0, ETHERNET + 6, &[17])),
             ];
-            let arp =
-                stays(with(frames::ethernet(EtherType::ARP, &[1; 46]), 0, &addresses::OTHERS[1]));
+            let arp = stays(patched(
+                frames::ethernet(EtherType::ARP, &[1; 46]),
+                0,
+                &addresses::OTHERS[1],
+            ));
             udp.into_iter().chain(protocol).chain([arp]).collect()
         }),
         case("clamping keeps the error of a wrong TCP checksum", {
@@ -443,7 +447,7 @@ pub fn cases() -> Vec<ClampCase> {
                     let checksum = u16::from_be_bytes([frame[at], frame[at + 1]]);
                     // In ones' complement, adding 256 to the sum and to the result is the same.
                     let (sum, carry) = checksum.overflowing_add(0x0100);
-                    with(frame, at, &(sum + u16::from(carry)).to_be_bytes())
+                    patched(frame, at, &(sum + u16::from(carry)).to_be_bytes())
                 };
                 let (frame, expected) = plain(family);
                 vec![becomes(wrong(frame), wrong(expected))]

@@ -7,7 +7,7 @@ use sluice_datapath::abi::VipOptions;
 
 use super::case::Case;
 use super::cross_family::crossing;
-use super::expect::{drops, to, with};
+use super::expect::{drops, forwards, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{DNS, Fixture, WEB};
 use crate::packets::frames::icmp::packet_too_big;
@@ -32,7 +32,7 @@ pub(super) fn cases() -> Vec<Case> {
                     let length = room(&client, 1500) as usize + more;
                     of_length(client, length)
                 };
-                let fits = Client::each().map(|client| to(&of(client, 0), 3, HINT));
+                let fits = Client::each().map(|client| forwards(&of(client, 0), 3, HINT));
                 let larger = Client::each()
                     .map(|client| answered(&of(client.clone(), 1), room(&client, 1500)));
                 fits.into_iter().chain(larger).collect()
@@ -103,7 +103,7 @@ pub(super) fn cases() -> Vec<Case> {
                     answered(&client, room(&client, 1500))
                 });
                 let fits = [Client::tcp4(), Client::tcp6()]
-                    .map(|client| to(&of_length(client, 1460), 3, HINT));
+                    .map(|client| forwards(&of_length(client, 1460), 3, HINT));
                 silent.into_iter().chain(told).chain(fits).collect()
             },
         ),
@@ -113,7 +113,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let forwarded = |client: Client, payload: usize, size: u32| {
                     let client = Client { payload, ..client };
-                    merged(payload, size, to(&client, 3, HINT))
+                    merged(payload, size, forwards(&client, 3, HINT))
                 };
                 let too_big = |client: Client, payload: usize, size: u32| {
                     let client = Client { payload, ..client };
@@ -152,7 +152,7 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![
                     too_big(Client::udp4(), 1470),
                     too_big(Client::udp6(), 1450),
-                    merged(3100, 1450, to(&fits, 3, HINT)),
+                    merged(3100, 1450, forwards(&fits, 3, HINT)),
                     answered(&of_length(Client::udp4(), 1500), 1480),
                 ]
             },
@@ -216,7 +216,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let spoofed = |at: usize, address: &[u8], client: Client| {
                     drops(
-                        with(of_length(client, 1490).frame(), ETHERNET + at, address),
+                        patched(of_length(client, 1490).frame(), ETHERNET + at, address),
                         Reason::TooBig,
                     )
                 };

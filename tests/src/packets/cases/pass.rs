@@ -6,7 +6,7 @@ use etherparse::{EtherType, IpNumber};
 use sluice_datapath::Reason;
 
 use super::case::Case;
-use super::expect::{passes, with};
+use super::expect::{passes, patched};
 use crate::packets::addresses::{OTHERS, VIP_V4, VIP_V6};
 use crate::packets::expectation::Expectation;
 use crate::packets::fixture::Fixture;
@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
     let version = |version: u8| {
         let first = |client: Client| (version << 4) | client.frame()[ETHERNET] & 0xf;
         both().map(|client| {
-            passes(with(client.frame(), ETHERNET, &[first(client)]), Reason::BadHeader)
+            passes(patched(client.frame(), ETHERNET, &[first(client)]), Reason::BadHeader)
         })
     };
     vec![
@@ -61,7 +61,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("a frame to another host's, the broadcast or a multicast link address passes", {
             let to = |receiver: [u8; 6]| {
                 Client::each()
-                    .map(|client| passes(with(client.frame(), 0, &receiver), Reason::OtherHost))
+                    .map(|client| passes(patched(client.frame(), 0, &receiver), Reason::OtherHost))
             };
             OTHERS.into_iter().flat_map(to).collect()
         }),
@@ -116,7 +116,7 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case("an IPv4 IHL below 5 passes", {
             let short = |ihl: u8| {
-                passes(with(Client::tcp4().frame(), ETHERNET, &[0x40 | ihl]), Reason::BadHeader)
+                passes(patched(Client::tcp4().frame(), ETHERNET, &[0x40 | ihl]), Reason::BadHeader)
             };
             (0..5).map(short).collect()
         }),

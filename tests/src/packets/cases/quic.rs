@@ -7,7 +7,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{AclVerdict, RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, forwarded, passes, to};
+use super::expect::{drops, forwarded, forwards, passes};
 use super::{icmp_errors, vlan_and_extensions};
 use crate::packets::expectation::Expectation;
 use crate::packets::fixture::{DNS, Fixture, TableSpec, WEB};
@@ -60,12 +60,20 @@ fn long(version: u32, kind: u8, id: &[u8]) -> Vec<u8> {
 
 /// Datagrams that go to the backend of their connection ID.
 fn named(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
-    packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, backend, 0)).collect()
+    packets
+        .iter()
+        .flat_map(|begins| both(begins))
+        .map(|client| forwards(&client, backend, 0))
+        .collect()
 }
 
 /// Datagrams that go to the backend of their slot.
 fn by_table(packets: &[Vec<u8>]) -> Vec<(Frame, Expectation)> {
-    packets.iter().flat_map(|begins| both(begins)).map(|client| to(&client, TABLE, HINT)).collect()
+    packets
+        .iter()
+        .flat_map(|begins| both(begins))
+        .map(|client| forwards(&client, TABLE, HINT))
+        .collect()
 }
 
 fn of((frame, outcome): (Frame, Expectation), service: u32) -> (Frame, Expectation) {
@@ -161,12 +169,12 @@ pub(super) fn cases() -> Vec<Case> {
             let of = |payload: usize, begins: &[u8]| {
                 both(begins).map(|client| Client { payload, ..client })
             };
-            let table = |client: &Client| to(client, TABLE, HINT);
+            let table = |client: &Client| forwards(client, TABLE, HINT);
             let shorts = (0..=16).flat_map(|payload| of(payload, &short(FIRST_ID)));
             let longs = (0..=21).flat_map(|payload| of(payload, &handshake(FIRST_ID)));
             let mut frames: Vec<_> = shorts.chain(longs).map(|client| table(&client)).collect();
-            frames.extend(of(17, &short(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
-            frames.extend(of(22, &handshake(FIRST_ID)).map(|client| to(&client, FIRST, 0)));
+            frames.extend(of(17, &short(FIRST_ID)).map(|client| forwards(&client, FIRST, 0)));
+            frames.extend(of(22, &handshake(FIRST_ID)).map(|client| forwards(&client, FIRST, 0)));
             // The frame has padding after the packet.
             frames.extend(of(4, &short(FIRST_ID)).map(|client| {
                 let bytes = [client.frame(), FIRST_ID[3..].to_vec(), vec![0; 20]].concat();
@@ -183,7 +191,7 @@ pub(super) fn cases() -> Vec<Case> {
                     if !client.is_v6() {
                         client.source.set_ip([192, 0, 2, client.source.port() as u8].into());
                     }
-                    to(&client, FIRST, 0)
+                    forwards(&client, FIRST, 0)
                 })
                 .collect()
         }),
@@ -199,7 +207,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let tcp = [Client::tcp4(), Client::tcp6()]
                     .map(|client| Client { begins: short(FIRST_ID), ..client });
-                let mut frames = tcp.map(|client| to(&client, TABLE, HINT)).to_vec();
+                let mut frames = tcp.map(|client| forwards(&client, TABLE, HINT)).to_vec();
                 // Server IDs of one service do not apply to another.
                 frames.extend(by_table(&[short(FIRST_ID)]));
                 frames
@@ -207,25 +215,25 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case("a server ID is found after VLAN tags, IPv4 options and extension headers", {
             let tagged = both(&short(FIRST_ID)).map(|client| {
-                let (frame, outcome) = to(&client, FIRST, 0);
+                let (frame, outcome) = forwards(&client, FIRST, 0);
                 (Frame::from(frames::tagged(&frame.bytes, &[(0x88a8, 5), (0x8100, 6)])), outcome)
             });
             let beside = both(&handshake(SECOND_ID)).map(|client| {
-                let (frame, outcome) = to(&client, SECOND, 0);
+                let (frame, outcome) = forwards(&client, SECOND, 0);
                 (Frame { vlan: true, ..frame }, outcome)
             });
             let options = Client { options: 12, ..both(&short(SECOND_ID))[0].clone() };
             let [_, v6] = both(&handshake(FIRST_ID));
             let mut frames = [tagged, beside].concat();
-            frames.push(to(&options, SECOND, 0));
-            frames.push(vlan_and_extensions::behind(&v6, &[(0, 8), (60, 16)], FIRST, 0));
+            frames.push(forwards(&options, SECOND, 0));
+            frames.push(vlan_and_extensions::with_extensions(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
         }),
         case("fragments follow the lookup table, because QUIC packets are not fragmented", {
             let v4 = both(&short(FIRST_ID))[0].clone();
             let first = Client { fragment: (false, true, 0), ..v4.clone() };
             let later = Client { fragment: (false, false, 9), begins: vec![], ..v4 };
-            vec![to(&first, TABLE, HINT), to(&later, TABLE, HINT)]
+            vec![forwards(&first, TABLE, HINT), forwards(&later, TABLE, HINT)]
         }),
         after("a server ID of a removed or replaced backend follows the lookup table", {
             let packets = [short(FIRST_ID), handshake(FIRST_ID)];
@@ -299,7 +307,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
             {
                 let [v4, v6] = both(&short(FIRST_ID));
-                vec![of(to(&v4, 4, HINT), 5), to(&v6, FIRST, 0)]
+                vec![of(forwards(&v4, 4, HINT), 5), forwards(&v6, FIRST, 0)]
             },
         ),
         Case::new(
@@ -334,7 +342,7 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![
                     drops(v4.frame(), Reason::AclDenied),
                     drops(expired.frame(), Reason::TtlExpired),
-                    to(&v6, FIRST, 0),
+                    forwards(&v6, FIRST, 0),
                     drops(v6.frame(), Reason::RateLimitedService),
                 ]
             },
@@ -380,6 +388,6 @@ fn by(packets: &[Vec<u8>], backend: u16) -> Vec<(Frame, Expectation)> {
     packets
         .iter()
         .flat_map(|begins| both(begins))
-        .map(|client| to(&client, backend, HINT))
+        .map(|client| forwards(&client, backend, HINT))
         .collect()
 }

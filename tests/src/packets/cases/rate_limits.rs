@@ -5,7 +5,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{RateKind, VipOptions};
 
 use super::case::Case;
-use super::expect::{drops, forwarded, passes, to, with};
+use super::expect::{drops, forwarded, forwards, passes, patched};
 use super::fragments;
 use crate::packets::fixture::{DNS, Fixture, WEB};
 use crate::packets::frames::{self, Client, ETHERNET, L4Kind};
@@ -32,7 +32,7 @@ fn from(client: Client, address: &str) -> Client {
 pub(super) fn cases() -> Vec<Case> {
     use RateKind::{NewConnections, Packets, SourceNewConnections, SourcePackets};
 
-    let served = |client: &Client| to(client, 1, HINT);
+    let served = |client: &Client| forwards(client, 1, HINT);
     let service_limit = |client: &Client| drops(client.frame(), Reason::RateLimitedService);
     let source_limit = |client: &Client| drops(client.frame(), Reason::RateLimitedSource);
     let (tcp4, tcp6, udp4, udp6) = (Client::tcp4(), Client::tcp6(), Client::udp4(), Client::udp6());
@@ -152,8 +152,8 @@ pub(super) fn cases() -> Vec<Case> {
             fixture(&[(WEB, Packets, 1), (WEB, SourcePackets, 1)]),
             vec![
                 passes(tcp4.clone().to_port(22).frame(), Reason::NoService),
-                passes(with(tcp4.frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip),
-                drops(with(tcp4.frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::BadLength),
+                passes(patched(tcp4.frame(), ETHERNET + 16, &[192, 0, 2, 77]), Reason::NotVip),
+                drops(patched(tcp4.frame(), ETHERNET + 2, &[0xff, 0xff]), Reason::BadLength),
                 drops(Client { ttl: 0, ..Client::tcp4() }.frame(), Reason::TtlExpired),
                 served(&tcp4),
                 source_limit(&tcp4),
@@ -231,12 +231,13 @@ pub(super) fn cases() -> Vec<Case> {
             "a non-initial fragment without a first, with a wrong length or a TTL of 0 consumes no token",
             limited(fragments::fixture(), &[(DNS, Packets, 2), (DNS, SourcePackets, 2)]),
             {
-                let lying = with(fragments::fragment(&udp4, 7, 1, 2), ETHERNET + 2, &[0xff, 0xff]);
+                let wrong_length =
+                    patched(fragments::fragment(&udp4, 7, 1, 2), ETHERNET + 2, &[0xff, 0xff]);
                 let expired = fragments::fragment(&Client { ttl: 0, ..udp4.clone() }, 7, 1, 2);
                 vec![
                     passes(fragments::fragment(&udp4, 7, 1, 2), Reason::FragmentUnknown),
                     fragments::sent(&udp4, 7, 0, 2),
-                    drops(lying, Reason::BadLength),
+                    drops(wrong_length, Reason::BadLength),
                     drops(expired, Reason::TtlExpired),
                     fragments::sent(&udp4, 7, 1, 2),
                     drops(fragments::fragment(&udp4, 7, 1, 2), Reason::RateLimitedSource),

@@ -4,7 +4,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, to};
+use super::expect::{drops, forwards};
 use super::icmp_errors::slot;
 use super::{echo, icmp_errors};
 use crate::packets::expectation::Expectation;
@@ -61,7 +61,7 @@ fn own(client: &Client) -> u32 {
 /// A client's packet that is forwarded and counted for a service.
 fn as_of(fixture: &Fixture, client: &Client, service: u32) -> (Frame, Expectation) {
     let (backend, hint) = slot(fixture, service, client);
-    of(to(client, backend, hint), service)
+    of(forwards(client, backend, hint), service)
 }
 
 fn of((frame, outcome): (Frame, Expectation), service: u32) -> (Frame, Expectation) {
@@ -176,7 +176,7 @@ pub(super) fn cases() -> Vec<Case> {
                 clients()
                     .map(|client| {
                         let (backend, hint) = slot(&named, NEAR, &client.clone().from_port(0));
-                        of(to(&client, backend, hint), NEAR)
+                        of(forwards(&client, backend, hint), NEAR)
                     })
                     .collect()
             },
@@ -189,8 +189,9 @@ pub(super) fn cases() -> Vec<Case> {
                     .insert(NEAR, TableSpec { tracked: true, slots: vec![(backend, 0x1240); 251] });
                 fixture
             };
-            let sent =
-                |backend| clients().map(|client| of(to(&client, backend, 0x1240), NEAR)).collect();
+            let sent = |backend| {
+                clients().map(|client| of(forwards(&client, backend, 0x1240), NEAR)).collect()
+            };
             vec![(tracked(5), sent(5)), (tracked(6), sent(5))]
         }),
         Case::new(
@@ -242,7 +243,7 @@ pub(super) fn cases() -> Vec<Case> {
             };
             let fragment = |fragment| Client { fragment, ..Client::udp4() };
             let (first, later) = (fragment((false, true, 0)), fragment((false, false, 9)));
-            let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);
+            let sent = |client: &Client| of(forwards(client, 5, 0x1240), NEAR);
             vec![
                 (listed(NEAR), vec![sent(&first), sent(&later)]),
                 (listed(DNS), vec![drops(later.frame(), Reason::AclDenied)]),
@@ -274,7 +275,7 @@ pub(super) fn cases() -> Vec<Case> {
             "routes apply to tagged packets, IPv4 options and all fragments",
             routed().all_to(5, 0x1240),
             {
-                let sent = |client: &Client| of(to(client, 5, 0x1240), NEAR);
+                let sent = |client: &Client| of(forwards(client, 5, 0x1240), NEAR);
                 let tagged = Client::each().map(|client| {
                     let (frame, outcome) = sent(&client);
                     (Frame::from(frames::tagged(&frame.bytes, &[(0x8100, 6)])), outcome)

@@ -6,7 +6,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::VipOptions;
 
 use super::case::Case;
-use super::expect::{passes, to};
+use super::expect::{forwards, passes};
 use crate::packets::addresses::{VIP_V4, VIP_V6};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{DNS, Fixture, WEB};
@@ -21,8 +21,9 @@ pub(super) fn cases() -> Vec<Case> {
             "every address of a VIP prefix is a VIP address, addresses next to it are not",
             prefixes(),
             {
-                let inside =
-                    |client: Client, address: IpAddr| to(&client.to_address(address), 2, HINT);
+                let inside = |client: Client, address: IpAddr| {
+                    forwards(&client.to_address(address), 2, HINT)
+                };
                 let outside = |client: Client, address: IpAddr| {
                     passes(client.to_address(address).frame(), Reason::NotVip)
                 };
@@ -48,9 +49,9 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let web = |last: u8| Client::tcp4().to_address(Ipv4Addr::new(198, 18, 5, last));
                 vec![
-                    to(&web(0), 2, HINT),
+                    forwards(&web(0), 2, HINT),
                     passes(web(77).frame(), Reason::NoService),
-                    to(&web(78), 2, HINT),
+                    forwards(&web(78), 2, HINT),
                 ]
             },
         ),
@@ -67,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let ports = [0, 1, 53, 443, 65_535];
                 let tcp = ports.iter().flat_map(|&port| {
-                    [Client::tcp4(), Client::tcp6()].map(|c| to(&c.to_port(port), 2, HINT))
+                    [Client::tcp4(), Client::tcp6()].map(|c| forwards(&c.to_port(port), 2, HINT))
                 });
                 let udp = [1, 443]
                     .map(|port| passes(Client::udp4().to_port(port).frame(), Reason::NoService));
@@ -83,13 +84,13 @@ pub(super) fn cases() -> Vec<Case> {
                 fixture
             },
             {
-                let Expectation::Forward(web) = to(&Client::tcp4(), 4, HINT).1 else {
+                let Expectation::Forward(web) = forwards(&Client::tcp4(), 4, HINT).1 else {
                     unreachable!("it is forwarded")
                 };
                 let outcome = Expectation::Forward(Forwarded { service: DNS, ..web });
                 vec![
                     (Client::tcp4().frame().into(), outcome),
-                    to(&Client::tcp4().to_port(80), 2, HINT),
+                    forwards(&Client::tcp4().to_port(80), 2, HINT),
                 ]
             },
         ),
@@ -191,17 +192,17 @@ impl Tuple {
 /// A client's packet that goes to the backend of the slot of `tuple`.
 fn to_slot(options: VipOptions, client: &Client, tuple: Tuple) -> (Frame, Expectation) {
     let fixture = hashing(options);
-    let nobody = if client.is_v6() {
+    let unspecified = if client.is_v6() {
         IpAddr::from(Ipv6Addr::UNSPECIFIED)
     } else {
         Ipv4Addr::UNSPECIFIED.into()
     };
     let ports = [tuple.source_port.to_be_bytes(), tuple.port.to_be_bytes()].concat();
     let hashed =
-        flow::tuple(tuple.source, tuple.destination.unwrap_or(nobody), &ports, tuple.protocol);
+        flow::tuple(tuple.source, tuple.destination.unwrap_or(unspecified), &ports, tuple.protocol);
     let service = if client.transport == L4Kind::Udp { DNS } else { WEB };
     let (backend, hint) =
         flow::slot(&fixture.tables[&service].slots, &hashed).expect("the table has slots");
     assert!([IpAddr::from(VIP_V4), VIP_V6.into()].contains(&client.destination.ip()));
-    to(client, backend, hint)
+    forwards(client, backend, hint)
 }

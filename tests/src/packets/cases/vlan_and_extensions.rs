@@ -4,7 +4,7 @@ use etherparse::EtherType;
 use sluice_datapath::Reason;
 
 use super::case::Case;
-use super::expect::{drops, forwarded, passes, with};
+use super::expect::{drops, forwarded, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, Fixture};
 use crate::packets::frames::{self, Client, Frame};
@@ -63,8 +63,8 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new("a tagged packet with a wrong IP length is dropped", fixture(), {
-            let lying = with(Client::tcp4().frame(), 16, &[0xff, 0xff]);
-            vec![drops(frames::tagged(&lying, &[(0x8100, 6)]), Reason::BadLength)]
+            let wrong_length = patched(Client::tcp4().frame(), 16, &[0xff, 0xff]);
+            vec![drops(frames::tagged(&wrong_length, &[(0x8100, 6)]), Reason::BadLength)]
         }),
         Case::new(
             "extension headers of every kind, also several, are skipped to the L4 header",
@@ -100,12 +100,12 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new("a packet with segments left in a routing header passes", fixture(), {
-            let bytes = with(chained(&Client::tcp6(), &[(ROUTING, 24)]), 14 + 40 + 3, &[1]);
+            let bytes = patched(chained(&Client::tcp6(), &[(ROUTING, 24)]), 14 + 40 + 3, &[1]);
             vec![passes(bytes, Reason::ExtensionHeaders)]
         }),
         Case::new("a packet other than TCP and UDP after extension headers passes", fixture(), {
             let other =
-                |last: u8| with(chained(&Client::tcp6(), &[(DESTINATION, 8)]), 14 + 40, &[last]);
+                |last: u8| patched(chained(&Client::tcp6(), &[(DESTINATION, 8)]), 14 + 40, &[last]);
             [1, 4, 41, 50, 58, 59, 132, 135]
                 .map(|last| passes(other(last), Reason::OtherProtocol))
                 .to_vec()
@@ -156,11 +156,11 @@ fn chained(client: &Client, chain: &[(u8, usize)]) -> Vec<u8> {
 }
 
 fn extended(client: &Client, chain: &[(u8, usize)]) -> (Frame, Expectation) {
-    behind(client, chain, 3, HINT)
+    with_extensions(client, chain, 3, HINT)
 }
 
 /// A client's packet with extension headers, forwarded to a backend.
-pub(super) fn behind(
+pub(super) fn with_extensions(
     client: &Client,
     chain: &[(u8, usize)],
     backend: u16,

@@ -37,11 +37,11 @@ pub const CHECKS: &[Check] = &[
 /// Runs a case during a capture of everything: each forwarded or dropped packet causes one event
 /// with its received bytes, other packets none.
 pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
-    balancer.watch(&EVERYTHING)?;
+    balancer.start_capture(&EVERYTHING)?;
     let (mut fixture, mut last, mut drops) = (Fixture::new(), 0, BTreeMap::new());
     for service in 1..=u32::from(LARGEST_INDEX) {
         for reason in Reason::ALL.iter().filter(|reason| reason.drop_index().is_some()) {
-            drops.insert((service, *reason), balancer.drops(service, *reason)?);
+            drops.insert((service, *reason), balancer.drop_count(service, *reason)?);
         }
     }
     for (number, step) in case.steps.iter().enumerate() {
@@ -53,7 +53,7 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
             CaseStep::Send(frame, outcome) => {
                 balancer.send(frame)?;
                 let events = balancer.events();
-                let refused = balancer.refuses_merged() && frame.segment_size != 0;
+                let refused = balancer.rejects_merged() && frame.segment_size != 0;
                 let outcome = match outcome {
                     Expectation::Forward(_) if refused => {
                         Expectation::Drop(Reason::AdjustRoomFailed)
@@ -73,7 +73,7 @@ pub fn case(case: &Case, balancer: &mut dyn CaptureBinding) -> anyhow::Result<()
                     {
                         let dropped = drops.entry((event.service, reason)).or_insert(0);
                         *dropped += 1;
-                        let counted = balancer.drops(event.service, reason)?;
+                        let counted = balancer.drop_count(event.service, reason)?;
                         ensure!(
                             counted == *dropped,
                             "the service counts {counted} {reason}, not {dropped}"
@@ -163,7 +163,7 @@ fn captured(
     selection: CaptureFilter,
 ) -> anyhow::Result<Vec<(u32, u32)>> {
     balancer.configure(&Fixture::new())?;
-    balancer.watch(&selection)?;
+    balancer.start_capture(&selection)?;
     some(balancer)?;
     Ok(balancer.events().iter().map(|event| (event.service, event.reason)).collect())
 }
@@ -205,14 +205,14 @@ fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     const PACKETS: u64 = 100;
 
     balancer.configure(&Fixture::new())?;
-    balancer.watch(&CaptureFilter { per_second: 1, ..EVERYTHING })?;
+    balancer.start_capture(&CaptureFilter { per_second: 1, ..EVERYTHING })?;
     let frame = Client { ttl: 0, ..Client::tcp4() }.frame().into();
     let mut total = balancer.counters()?;
     for _ in 0..PACKETS {
         compare::send(balancer, &frame, &Expectation::Drop(Reason::TtlExpired), &mut total)?;
     }
     let events = balancer.events().len() as u64;
-    let (suppressed, lost) = balancer.missed()?;
+    let (suppressed, lost) = balancer.missed_events()?;
     ensure!(
         events + suppressed == PACKETS && lost == 0,
         "{events} events, {suppressed} suppressed, {lost} lost"
@@ -226,7 +226,7 @@ fn drops_by_service(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
     balancer.configure(&Fixture::new())?;
     some(balancer)?;
     balancer.send(&Client { ttl: 0, ..Client::udp4() }.frame().into())?;
-    let drops = |service, reason| balancer.drops(service, reason);
+    let drops = |service, reason| balancer.drop_count(service, reason);
     let found = (
         drops(WEB, Reason::TtlExpired)?,
         drops(DNS, Reason::TtlExpired)?,

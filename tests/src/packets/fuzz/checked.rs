@@ -22,10 +22,10 @@ pub(super) trait CheckedBinding {
     fn accepts(&self, frame: &Frame) -> bool;
 
     /// Sends a frame. Verdict and bytes other than the oracle's are an error.
-    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()>;
+    fn check(&mut self, frame: &Frame) -> anyhow::Result<()>;
 
     /// Compares the counters with the sum of the oracle's expectations.
-    fn settle(&mut self) -> anyhow::Result<()>;
+    fn check_counters(&mut self) -> anyhow::Result<()>;
 
     /// Replaces the fixture. Connection table and counters stay.
     fn configure(&mut self, _: &Fixture) -> anyhow::Result<()> {
@@ -112,15 +112,15 @@ struct CheckedBalancer {
 
 impl CheckedBinding for CheckedBalancer {
     fn accepts(&self, frame: &Frame) -> bool {
-        self.balancer.accepts(frame) && !self.oracle.cannot_tell(frame)
+        self.balancer.accepts(frame) && !self.oracle.depends_on_time(frame)
     }
 
-    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+    fn check(&mut self, frame: &Frame) -> anyhow::Result<()> {
         let outcome = self.oracle.judge(frame);
         compare::exchange(self.balancer.as_mut(), frame, &outcome, &mut self.total)
     }
 
-    fn settle(&mut self) -> anyhow::Result<()> {
+    fn check_counters(&mut self) -> anyhow::Result<()> {
         let counters = self.balancer.counters()?;
         // A difference must not affect the next comparison.
         let expected = std::mem::replace(&mut self.total, counters);
@@ -148,10 +148,10 @@ struct CheckedDecap {
 impl CheckedBinding for CheckedDecap {
     fn accepts(&self, frame: &Frame) -> bool {
         // Only a test run does not accept merged packets.
-        !self.decapsulator.refuses_merged() || test_run::takes(frame)
+        !self.decapsulator.rejects_merged() || test_run::accepts_at_tc(frame)
     }
 
-    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+    fn check(&mut self, frame: &Frame) -> anyhow::Result<()> {
         let expected = decapsulated(frame, &self.host, self.cross_family);
         compare::exchange_with_backend(
             self.decapsulator.as_mut(),
@@ -161,7 +161,7 @@ impl CheckedBinding for CheckedDecap {
         )
     }
 
-    fn settle(&mut self) -> anyhow::Result<()> {
+    fn check_counters(&mut self) -> anyhow::Result<()> {
         let counters = self.decapsulator.counters()?;
         let expected = std::mem::replace(&mut self.total, counters);
         ensure!(expected == self.total, "counters are {:?} instead of {expected:?}", self.total);
@@ -188,10 +188,10 @@ struct CheckedClamp {
 impl CheckedBinding for CheckedClamp {
     fn accepts(&self, frame: &Frame) -> bool {
         // The program reads no metadata, so both bindings get the same frames.
-        test_run::takes(frame)
+        test_run::accepts_at_tc(frame)
     }
 
-    fn judge(&mut self, frame: &Frame) -> anyhow::Result<()> {
+    fn check(&mut self, frame: &Frame) -> anyhow::Result<()> {
         let judged = clamped(frame, &self.vips, self.largest);
         self.total += u64::from(judged.is_some());
         let left = self.clamper.send(frame)?;
@@ -204,7 +204,7 @@ impl CheckedBinding for CheckedClamp {
         Ok(())
     }
 
-    fn settle(&mut self) -> anyhow::Result<()> {
+    fn check_counters(&mut self) -> anyhow::Result<()> {
         let counted = self.clamper.clamped()?;
         let expected = std::mem::replace(&mut self.total, counted);
         ensure!(expected == counted, "the counter is {counted} instead of {expected}");

@@ -109,7 +109,7 @@ impl std::str::FromStr for CorpusEntry {
                 ensure!(fixtures::named(name).is_some(), "{}: unknown fixture", place());
                 ensure!(fixture.replace(name.to_owned()).is_none(), "{}: second fixture", place());
             } else if line == "frame" || line.starts_with("frame ") {
-                frames.push(beside(&line["frame".len()..]).with_context(place)?);
+                frames.push(metadata(&line["frame".len()..]).with_context(place)?);
             } else if line.starts_with(' ') {
                 let Some(Frame { bytes, .. }) = frames.last_mut() else {
                     bail!("{}: bytes before the first frame", place())
@@ -144,7 +144,7 @@ impl std::str::FromStr for CorpusEntry {
 }
 
 /// A frame without bytes, with the metadata of its line.
-fn beside(words: &str) -> anyhow::Result<Frame> {
+fn metadata(words: &str) -> anyhow::Result<Frame> {
     let mut frame = Frame::from(Vec::new());
     for word in words.split_whitespace() {
         match word.split_once('=') {

@@ -58,12 +58,12 @@ impl DifferentialHarness {
 
     /// Sends a frame through each binding that accepts it and compares verdict and bytes with the
     /// oracle. Returns whether all accepted it; the error is the first difference.
-    pub fn judge(&mut self, frame: &Frame) -> anyhow::Result<bool> {
+    pub fn check(&mut self, frame: &Frame) -> anyhow::Result<bool> {
         let mut all = true;
         for Participant { name, binding, frames } in &mut self.participants {
             if binding.accepts(frame) {
                 *frames += 1;
-                binding.judge(frame).context(*name)?;
+                binding.check(frame).context(*name)?;
             } else {
                 all = false;
             }
@@ -72,10 +72,10 @@ impl DifferentialHarness {
     }
 
     /// Compares the counters of each binding with the sum of the oracle's expectations.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
-        self.participants
-            .iter_mut()
-            .try_for_each(|participant| participant.binding.settle().context(participant.name))
+    pub fn check_counters(&mut self) -> anyhow::Result<()> {
+        self.participants.iter_mut().try_for_each(|participant| {
+            participant.binding.check_counters().context(participant.name)
+        })
     }
 
     /// The number of frames of each binding.

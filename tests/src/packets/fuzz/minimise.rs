@@ -40,9 +40,9 @@ pub(super) fn minimise(make: Make<'_>, frames: Vec<Frame>) -> anyhow::Result<Vec
 /// Whether any of the frames fails.
 pub(super) fn fails(harness: &mut DifferentialHarness, frames: &[Frame]) -> bool {
     frames.iter().any(|frame| {
-        let judged = harness.judge(frame).is_err();
+        let judged = harness.check(frame).is_err();
         // Both, so that the counters are equal again for the next frame.
-        harness.settle().is_err() || judged
+        harness.check_counters().is_err() || judged
     })
 }
 
@@ -169,10 +169,10 @@ mod tests {
         }
 
         fn reply_action(&self) -> Action {
-            Action::SendBack
+            Action::TransmitBack
         }
 
-        fn refuses_merged(&self) -> bool {
+        fn rejects_merged(&self) -> bool {
             false
         }
     }

@@ -33,18 +33,18 @@ impl Mutator {
     pub(super) fn mutate(&mut self, builder: &mut FrameBuilder, rng: &mut Rng) {
         match rng.u8(..32) {
             0..=7 => {
-                let at = self.aim(builder, rng);
+                let at = self.random_offset(builder, rng);
                 if let Some(byte) = builder.bytes.get_mut(at) {
                     *byte ^= 1 << rng.u8(..8);
                 }
             }
             8..=12 => {
-                let (at, value) = (self.aim(builder, rng), values::extreme8(rng));
+                let (at, value) = (self.random_offset(builder, rng), values::extreme8(rng));
                 if let Some(byte) = builder.bytes.get_mut(at) {
                     *byte = value;
                 }
             }
-            13..=18 => lie(builder, rng),
+            13..=18 => change_length(builder, rng),
             19..=21 => {
                 let length = builder.bytes.len();
                 builder.bytes.truncate(SHORTEST + rng.usize(..=length.saturating_sub(SHORTEST)));
@@ -74,7 +74,7 @@ impl Mutator {
                 builder.set16(12, kind.into());
             }
             _ => {
-                let at = self.aim(builder, rng);
+                let at = self.random_offset(builder, rng);
                 if at + 2 <= builder.bytes.len() {
                     builder.set16(at, values::extreme16(rng).into());
                 }
@@ -87,7 +87,7 @@ impl Mutator {
     }
 
     /// A random offset, mostly in the headers.
-    fn aim(&self, builder: &FrameBuilder, rng: &mut Rng) -> usize {
+    fn random_offset(&self, builder: &FrameBuilder, rng: &mut Rng) -> usize {
         if rng.u8(..8) == 0 {
             rng.usize(..builder.bytes.len())
         } else {
@@ -118,7 +118,7 @@ fn edge(builder: &FrameBuilder, rng: &mut Rng) -> usize {
 }
 
 /// Changes a length field by a little or to a random value.
-fn lie(builder: &mut FrameBuilder, rng: &mut Rng) {
+fn change_length(builder: &mut FrameBuilder, rng: &mut Rng) {
     if builder.lengths.is_empty() {
         return;
     }

@@ -95,7 +95,7 @@ impl Run {
                     let mut outcome = Ok(());
                     for _ in 0..BATCH.min(self.round_length()) {
                         sent += 1;
-                        match harness.judge(&generator.frame()) {
+                        match harness.check(&generator.frame()) {
                             Ok(took) => all += u64::from(took),
                             Err(error) => {
                                 outcome = Err(error);
@@ -104,7 +104,7 @@ impl Run {
                         }
                     }
                     everywhere.fetch_add(all, Ordering::Relaxed);
-                    if let Err(error) = outcome.and_then(|()| harness.settle()) {
+                    if let Err(error) = outcome.and_then(|()| harness.check_counters()) {
                         stop.store(true, Ordering::Relaxed);
                         return round.investigate(sent, &error).map(Some);
                     }
@@ -190,7 +190,7 @@ impl Round<'_> {
         let mut harness = self.harness()?;
         let difference = frames
             .iter()
-            .find_map(|frame| harness.judge(frame).and_then(|_| harness.settle()).err())
+            .find_map(|frame| harness.check(frame).and_then(|_| harness.check_counters()).err())
             .map_or_else(|| format!("{error:#}"), |error| format!("{error:#}"));
         let fixture = self.subject().0.to_owned();
         let report =

@@ -19,7 +19,7 @@ pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u
         return None;
     }
     let packet = bytes.get(network..)?;
-    let (source, header, claimed, largest) = match bytes[network - 2..network] {
+    let (source, header, ip_length, largest) = match bytes[network - 2..network] {
         [0x08, 0x00] => {
             let ip = Ipv4HeaderSlice::from_slice(packet).ok()?;
             if ip.protocol().0 != 6 || ip.is_fragmenting_payload() {
@@ -44,7 +44,7 @@ pub fn clamped(frame: &Frame, vips: &[IpNet], largest: [u32; 2]) -> Option<Vec<u
     if largest == 0 || !vips.iter().any(|vip| vip.contains(&source)) {
         return None;
     }
-    let segment = packet.get(header..claimed.min(packet.len()))?;
+    let segment = packet.get(header..ip_length.min(packet.len()))?;
     let tcp = TcpHeaderSlice::from_slice(segment).ok()?;
     let (at, size) = told(tcp.options()).filter(|_| tcp.syn())?;
     if u32::from(size) <= largest {

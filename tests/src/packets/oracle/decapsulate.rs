@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use sluice_datapath::Reason;
 
-use super::ip::{self, Ip, Part};
+use super::ip::{self, Fragmentation, Ip};
 use crate::packets::addresses::GUE_PORT;
 
 use crate::packets::expectation::{Action, DecapExpectation};
@@ -17,10 +17,11 @@ use crate::packets::frames::Frame;
 /// Bytes of an Ethernet header.
 const LINK: usize = 14;
 
-/// The expected result at a backend. `crosses`: whether it can decapsulate across address families.
-pub fn decapsulated(frame: &Frame, host: &HostFixture, crosses: bool) -> DecapExpectation {
-    match unwrapped(frame, host, crosses) {
-        Ok(taken) => taken,
+/// The expected result at a backend. `cross_family`: whether it can decapsulate across address
+/// families.
+pub fn decapsulated(frame: &Frame, host: &HostFixture, cross_family: bool) -> DecapExpectation {
+    match unwrapped(frame, host, cross_family) {
+        Ok(expectation) => expectation,
         Err(reason @ (Reason::BadLength | Reason::EcnForbidden)) => {
             DecapExpectation::Untouched(Action::Drop, reason)
         }
@@ -28,7 +29,11 @@ pub fn decapsulated(frame: &Frame, host: &HostFixture, crosses: bool) -> DecapEx
     }
 }
 
-fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapExpectation, Reason> {
+fn unwrapped(
+    frame: &Frame,
+    host: &HostFixture,
+    cross_family: bool,
+) -> Result<DecapExpectation, Reason> {
     let bytes = &frame.bytes;
     let kind = bytes.get(12..14).ok_or(Reason::Truncated)?;
     let outer = match kind {
@@ -41,8 +46,8 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
         _ => return Err(Reason::NotIp),
     };
     // The kernel handles options, fragments and extension headers.
-    let plain =
-        outer.part == Part::Whole && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
+    let plain = outer.fragmentation == Fragmentation::Whole
+        && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
     let mut start = LINK + outer.header;
     let inner_is_v4 = match outer.protocol {
         4 => true,
@@ -59,8 +64,8 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
         }
         _ => return Err(Reason::NotTunnel),
     };
-    let crossing = inner_is_v4 != outer.source.is_ipv4();
-    if !plain || crossing && !crosses || !host.local.contains(&outer.destination) {
+    let is_cross_family = inner_is_v4 != outer.source.is_ipv4();
+    if !plain || is_cross_family && !cross_family || !host.local.contains(&outer.destination) {
         return Err(Reason::NotTunnel);
     }
     let inner = if inner_is_v4 { ip::v4(bytes, start)? } else { ip::v6(bytes, start)? };
@@ -72,10 +77,10 @@ fn unwrapped(frame: &Frame, host: &HostFixture, crosses: bool) -> Result<DecapEx
     // The inner packet is within the outer one, which is within the frame. Padding may follow.
     let of_outer = length(frame, &outer, bytes.len() - LINK)?;
     let of_inner = length(frame, &inner, of_outer.saturating_sub(start - LINK))?;
-    let class = inner.class & !3 | congestion(inner.class & 3, outer.class & 3)?;
+    let tos = inner.tos & !3 | resulting_ecn(inner.tos & 3, outer.tos & 3)?;
     let mut packet = bytes[start..].to_vec();
-    if class != inner.class {
-        mark(&mut packet, inner_is_v4, class);
+    if tos != inner.tos {
+        set_tos(&mut packet, inner_is_v4, tos);
     }
     let kind: [u8; 2] = if inner_is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
     let left = [&bytes[..12], &kind, &packet].concat();
@@ -88,21 +93,21 @@ fn is_mapped(address: IpAddr) -> bool {
 
 /// Bytes of an IP packet within `room`. The length field of a merged packet may be 0.
 fn length(frame: &Frame, ip: &Ip, room: usize) -> Result<usize, Reason> {
-    let unsaid = if ip.source.is_ipv4() { 0 } else { 40 };
-    let length = if frame.segment_size > 0 && ip.length == unsaid { room } else { ip.length };
+    let no_length = if ip.source.is_ipv4() { 0 } else { 40 };
+    let length = if frame.segment_size > 0 && ip.length == no_length { room } else { ip.length };
     if length > room || length < ip.header { Err(Reason::BadLength) } else { Ok(length) }
 }
 
 /// The resulting ECN field (RFC 6040 section 4.2): the more severe of both. A Not-ECT packet stays
 /// Not-ECT and is dropped if the outer header has CE.
-fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
+fn resulting_ecn(inner: u8, outer: u8) -> Result<u8, Reason> {
     const NOT_CAPABLE: u8 = 0b00;
     const CAPABLE_1: u8 = 0b01;
     const CAPABLE_0: u8 = 0b10;
     const EXPERIENCED: u8 = 0b11;
 
-    let severity = |mark: u8| {
-        [NOT_CAPABLE, CAPABLE_0, CAPABLE_1, EXPERIENCED].iter().position(|known| *known == mark)
+    let severity = |ecn: u8| {
+        [NOT_CAPABLE, CAPABLE_0, CAPABLE_1, EXPERIENCED].iter().position(|known| *known == ecn)
     };
     match (inner, outer) {
         (NOT_CAPABLE, EXPERIENCED) => Err(Reason::EcnForbidden),
@@ -112,15 +117,15 @@ fn congestion(inner: u8, outer: u8) -> Result<u8, Reason> {
 }
 
 /// Writes the TOS or traffic class. A valid checksum stays valid; a wrong checksum keeps its error.
-fn mark(packet: &mut [u8], is_v4: bool, class: u8) {
+fn set_tos(packet: &mut [u8], is_v4: bool, tos: u8) {
     if !is_v4 {
-        packet[0] = packet[0] & 0xf0 | class >> 4;
-        packet[1] = packet[1] & 0x0f | class << 4;
+        packet[0] = packet[0] & 0xf0 | tos >> 4;
+        packet[1] = packet[1] & 0x0f | tos << 4;
         return;
     }
     let header = &mut packet[..20];
     let before = sum(header);
-    header[1] = class;
+    header[1] = tos;
     header[10..12].fill(0);
     let checksum = (before + 65_535 - sum(header)) % 65_535;
     header[10..12].copy_from_slice(&(checksum as u16).to_be_bytes());

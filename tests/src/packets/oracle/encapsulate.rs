@@ -6,14 +6,14 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::VipOptions;
 
 use super::gue;
-use super::ip::{Ip, Part};
+use super::ip::{Fragmentation, Ip};
 use super::lookup::Oracle;
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::frames::{self, Frame};
 
 /// The backend of a packet and how it is encapsulated.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
+pub(super) struct Path {
     pub(super) service: u32,
     pub(super) backend: u16,
     pub(super) hint: u16,
@@ -30,9 +30,9 @@ impl Oracle {
         &self,
         frame: &Frame,
         ip: &Ip,
-        Way { service, backend: chosen, hint, options, hash }: Way,
+        Path { service, backend: chosen, hint, options, hash }: Path,
         (length, largest): (usize, usize),
-        opens: bool,
+        is_syn: bool,
     ) -> Result<Expectation, Result<usize, Reason>> {
         let backend = self.fixture.backends.get(&chosen);
         let (v4, v6) = backend.map_or((None, None), |backend| (backend.v4, backend.v6));
@@ -41,10 +41,10 @@ impl Oracle {
         }
         let (_, mtu) = backend.and_then(|backend| backend.next_hop).ok_or(Err(Reason::NoRoute))?;
         let mut outer = match (ip.source, v4, v6) {
-            (IpAddr::V4(_), Some(v4), _) => frames::outer_v4(v4, ip.class, hint, length),
-            (IpAddr::V6(_), _, Some(v6)) => frames::outer_v6(v6, ip.class, hint, length),
-            (IpAddr::V4(_), None, Some(v6)) => frames::outer_v6_of_v4(v6, ip.class, hint, length),
-            (IpAddr::V6(_), Some(v4), None) => frames::outer_v4_of_v6(v4, ip.class, hint, length),
+            (IpAddr::V4(_), Some(v4), _) => frames::outer_v4(v4, ip.tos, hint, length),
+            (IpAddr::V6(_), _, Some(v6)) => frames::outer_v6(v6, ip.tos, hint, length),
+            (IpAddr::V4(_), None, Some(v6)) => frames::outer_v6_of_v4(v6, ip.tos, hint, length),
+            (IpAddr::V6(_), Some(v4), None) => frames::outer_v4_of_v6(v4, ip.tos, hint, length),
             (_, None, None) => return Err(Err(Reason::BackendWithoutAddress)),
         };
         if options.has(VipOptions::GUE) {
@@ -58,9 +58,9 @@ impl Oracle {
         }
         // A TCP stream can be resegmented: each segment becomes shorter by the outer header.
         // Fragments are never merged.
-        let smaller = self.has(service, VipOptions::RESEGMENT)
+        let smaller = self.has_option(service, VipOptions::RESEGMENT)
             && ip.protocol == 6
-            && ip.part == Part::Whole
+            && ip.fragmentation == Fragmentation::Whole
             && !frame.vlan
             && ip.start == 14
             && ip.header == if ip.source.is_ipv4() { 20 } else { 40 }
@@ -78,12 +78,12 @@ impl Oracle {
             backend: chosen,
             packets: frame.segments.max(1).into(),
             length: length as u64,
-            opens,
+            is_syn,
         }))
     }
 }
 
 /// The reason for a drop without an ICMP error.
-pub(super) fn unsaid(room: Result<usize, Reason>) -> Reason {
+pub(super) fn drop_reason(room: Result<usize, Reason>) -> Reason {
     room.map_or_else(|reason| reason, |_| Reason::TooBig)
 }

@@ -7,7 +7,7 @@ use etherparse::checksum::Sum16BitWords;
 use sluice_datapath::Reason;
 use sluice_datapath::abi::VipOptions;
 
-use super::ip::{Ip, Part};
+use super::ip::{Fragmentation, Ip};
 use crate::packets::frames;
 
 /// The outer headers of `packet`: the IP-in-IP header, then a UDP header with the flow's source
@@ -18,9 +18,9 @@ pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: 
 
 /// Whether the receiver accepts the UDP checksum.
 pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
-    let unsummed = outer.ends_with(&[0, 0]);
+    let no_checksum = outer.ends_with(&[0, 0]);
     let v6 = outer[0] >> 4 == 6;
-    if v6 && unsummed && !options.has(VipOptions::NO_CHECKSUM) {
+    if v6 && no_checksum && !options.has(VipOptions::NO_CHECKSUM) {
         Err(Reason::NoChecksum)
     } else {
         Ok(())
@@ -31,7 +31,7 @@ pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
 /// derives the outer checksum from the inner one. `None` without an inner checksum over the whole
 /// payload.
 fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
-    if merged || ip.part != Part::Whole {
+    if merged || ip.fragmentation != Fragmentation::Whole {
         return None;
     }
     let mut bytes = packet.to_vec();
@@ -47,8 +47,8 @@ fn summed(packet: &[u8], ip: &Ip, merged: bool) -> Option<Vec<u8>> {
         return None;
     }
     if ip.protocol == 17 {
-        let claimed = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
-        if payload[6..8] == [0, 0] || claimed != payload.len() {
+        let ip_length = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
+        if payload[6..8] == [0, 0] || ip_length != payload.len() {
             return None;
         }
     }

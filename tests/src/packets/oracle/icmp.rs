@@ -8,33 +8,33 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4Header};
 use sluice_datapath::Reason;
 use sluice_datapath::abi::AddressOptions;
 
-use super::encapsulate::{Way, unsaid};
+use super::encapsulate::{Path, drop_reason};
 use super::flow::{self, tuple};
-use super::ip::{self, Ip, Part};
+use super::ip::{self, Fragmentation, Ip};
 use super::lookup::Oracle;
 use crate::packets::expectation::Expectation;
 use crate::packets::frames::Frame;
 use crate::packets::frames::icmp::packet_too_big;
 
 /// Classes of ICMP messages.
-enum Asks {
+enum MessageClass {
     /// An error that quotes a packet.
     Error,
-    Ping,
-    Nothing,
+    EchoRequest,
+    Other,
 }
 
-impl Asks {
+impl MessageClass {
     fn new(ip: &Ip, message: &[u8]) -> Option<Self> {
         Some(if ip.source.is_ipv4() {
             // Only the first eight bytes are read; etherparse expects more for some types.
             match Icmpv4Slice::from_slice(message).ok()?.icmp_type() {
                 Icmpv4Type::DestinationUnreachable(_) | Icmpv4Type::TimeExceeded(_) => Self::Error,
                 Icmpv4Type::ParameterProblem(_) => Self::Error,
-                Icmpv4Type::EchoRequest(_) => Self::Ping,
+                Icmpv4Type::EchoRequest(_) => Self::EchoRequest,
                 // Unassigned codes are errors too.
                 Icmpv4Type::Unknown { type_u8: 3 | 11 | 12, .. } => Self::Error,
-                _ => Self::Nothing,
+                _ => Self::Other,
             }
         } else {
             match Icmpv6Slice::from_slice(message).ok()?.icmp_type() {
@@ -42,9 +42,9 @@ impl Asks {
                     Self::Error
                 }
                 Icmpv6Type::TimeExceeded(_) | Icmpv6Type::ParameterProblem(_) => Self::Error,
-                Icmpv6Type::EchoRequest(_) => Self::Ping,
+                Icmpv6Type::EchoRequest(_) => Self::EchoRequest,
                 Icmpv6Type::Unknown { type_u8: 1..=4, .. } => Self::Error,
-                _ => Self::Nothing,
+                _ => Self::Other,
             }
         })
     }
@@ -60,19 +60,21 @@ impl Oracle {
         let start = ip.start + ip.header;
         let header = frame.bytes.get(start..start + 8).ok_or(Reason::Truncated)?;
         let options = self.fixture.address_options.get(&address).copied().unwrap_or_default();
-        match Asks::new(ip, header).unwrap_or(Asks::Nothing) {
-            Asks::Nothing => Err(Reason::OtherProtocol),
-            Asks::Error => self.error(frame, ip, address),
-            Asks::Ping if options.has(AddressOptions::PING_HOST) => Err(Reason::OtherProtocol),
-            Asks::Ping if options.has(AddressOptions::PING_FORWARD) => {
+        match MessageClass::new(ip, header).unwrap_or(MessageClass::Other) {
+            MessageClass::Other => Err(Reason::OtherProtocol),
+            MessageClass::Error => self.error(frame, ip, address),
+            MessageClass::EchoRequest if options.has(AddressOptions::PING_HOST) => {
+                Err(Reason::OtherProtocol)
+            }
+            MessageClass::EchoRequest if options.has(AddressOptions::PING_FORWARD) => {
                 let service =
                     *self.fixture.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
-                self.admit(service, ip.source)?;
-                self.sent_to_backend_of(frame, ip, self.routed(service, ip.source), &tuple)
+                self.check_acls(service, ip.source)?;
+                self.forward_by_flow(frame, ip, self.routed(service, ip.source), &tuple)
             }
-            Asks::Ping => {
-                self.admit_to_any(ip.source)?;
+            MessageClass::EchoRequest => {
+                self.check_global_acl(ip.source)?;
                 answer(frame, ip)
             }
         }
@@ -89,7 +91,7 @@ impl Oracle {
         if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
             return Err(Reason::IcmpUnrelated);
         }
-        if matches!(quoted.part, Part::Later(_)) {
+        if matches!(quoted.fragmentation, Fragmentation::NonInitial(_)) {
             return Err(Reason::IcmpInnerFragment);
         }
         let at = quoted.start + quoted.header;
@@ -100,11 +102,11 @@ impl Oracle {
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // ACLs apply to the client, not to the router that sends the error.
-        self.admit(service, quoted.destination)?;
-        self.sent_to_backend_of(frame, ip, self.routed(service, quoted.destination), &tuple)
+        self.check_acls(service, quoted.destination)?;
+        self.forward_by_flow(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
 
-    fn sent_to_backend_of(
+    fn forward_by_flow(
         &mut self,
         frame: &Frame,
         ip: &Ip,
@@ -112,11 +114,11 @@ impl Oracle {
         flow: &Vec<u8>,
     ) -> Result<Expectation, Reason> {
         check(frame, ip, ip.header)?;
-        self.take(service, ip.source, frame.segments.max(1), false)?;
-        let (backend, hint) = self.choose(service, flow, false)?;
+        self.consume_tokens(service, ip.source, frame.segments.max(1), false)?;
+        let (backend, hint) = self.select_backend(service, flow, false)?;
         let (options, hash) = (self.options(service), flow::hash(&self.hashed(service, flow)));
-        let way = Way { service, backend, hint, options, hash };
-        self.encapsulated(frame, ip, way, (ip.length, ip.length), false).map_err(unsaid)
+        let path = Path { service, backend, hint, options, hash };
+        self.encapsulated(frame, ip, path, (ip.length, ip.length), false).map_err(drop_reason)
     }
 }
 
@@ -128,7 +130,7 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
 }
 
 /// Whether a source address is not a host's: multicast, loopback or reserved.
-fn nobody(source: IpAddr) -> bool {
+fn is_no_host(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(v4) => {
             v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..)
@@ -147,7 +149,7 @@ pub(super) fn too_big(
     room: usize,
 ) -> Result<Expectation, Reason> {
     let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
-    if largest <= mtu || ip.start != 14 || nobody(ip.source) {
+    if largest <= mtu || ip.start != 14 || is_no_host(ip.source) {
         return Err(Reason::TooBig);
     }
     // After extension headers the L4 checksum is quoted unchanged.
@@ -161,7 +163,7 @@ pub(super) fn too_big(
 /// The frame as an echo reply.
 fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
-    if ip.header != fixed || nobody(ip.source) {
+    if ip.header != fixed || is_no_host(ip.source) {
         return Err(Reason::OtherProtocol);
     }
     check(frame, ip, fixed + 8)?;

@@ -9,18 +9,18 @@ use crate::packets::frames::Frame;
 
 /// Fragmentation of a packet; fragments have an identification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Fragmentation {
     Whole,
     First(u32),
-    Later(u32),
+    NonInitial(u32),
 }
 
-impl Part {
+impl Fragmentation {
     fn new(offset: u16, more: bool, id: u32) -> Self {
         match (offset, more) {
             (0, false) => Self::Whole,
             (0, true) => Self::First(id),
-            _ => Self::Later(id),
+            _ => Self::NonInitial(id),
         }
     }
 }
@@ -36,9 +36,9 @@ pub(super) struct Ip {
     /// Bytes of the header with options and extension headers.
     pub(super) header: usize,
     pub(super) length: usize,
-    pub(super) class: u8,
+    pub(super) tos: u8,
     pub(super) ttl: u8,
-    pub(super) part: Part,
+    pub(super) fragmentation: Fragmentation,
 }
 
 /// The IP header of a frame with at most two VLAN tags.
@@ -68,9 +68,9 @@ fn number(bytes: &[u8], at: usize) -> Result<u16, Reason> {
 pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
     let bytes = bytes.get(start..).filter(|bytes| bytes.len() >= 20).ok_or(Reason::Truncated)?;
     // Options may be truncated; the fixed part is sufficient.
-    let mut whole = bytes[..bytes.len().min(60)].to_vec();
-    whole.resize(60, 0);
-    let h = Ipv4HeaderSlice::from_slice(&whole).map_err(|_| Reason::BadHeader)?;
+    let mut padded = bytes[..bytes.len().min(60)].to_vec();
+    padded.resize(60, 0);
+    let h = Ipv4HeaderSlice::from_slice(&padded).map_err(|_| Reason::BadHeader)?;
     Ok(Ip {
         start,
         source: h.source_addr().into(),
@@ -78,9 +78,9 @@ pub(super) fn v4(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
         protocol: h.protocol().0,
         header: h.slice().len(),
         length: h.total_len().into(),
-        class: h.dcp().value() << 2 | h.ecn().value(),
+        tos: h.dcp().value() << 2 | h.ecn().value(),
         ttl: h.ttl(),
-        part: Part::new(
+        fragmentation: Fragmentation::new(
             h.fragments_offset().value(),
             h.more_fragments(),
             h.identification().into(),
@@ -98,9 +98,9 @@ pub(super) fn v6(bytes: &[u8], start: usize) -> Result<Ip, Reason> {
         protocol: h.next_header().0,
         header: 40,
         length: usize::from(h.payload_length()) + 40,
-        class: h.traffic_class(),
+        tos: h.traffic_class(),
         ttl: h.hop_limit(),
-        part: Part::Whole,
+        fragmentation: Fragmentation::Whole,
     })
 }
 
@@ -115,15 +115,17 @@ impl Ip {
             if self.header > 40 + 256 {
                 return Err(Reason::ExtensionHeaders);
             }
-            let behind = frame.get(self.start + self.header..).unwrap_or(&[]);
+            let rest = frame.get(self.start + self.header..).unwrap_or(&[]);
             let is_fragment = self.protocol == 44;
             let bytes = match self.protocol {
-                0 | 43 | 51 | 60 => behind.get(..4),
-                44 => behind.get(..8),
+                0 | 43 | 51 | 60 => rest.get(..4),
+                44 => rest.get(..8),
                 _ => return Ok(self),
             };
             let bytes = bytes.ok_or(Reason::Truncated)?;
-            if is_fragment && self.part != Part::Whole || self.protocol == 43 && bytes[3] > 0 {
+            if is_fragment && self.fragmentation != Fragmentation::Whole
+                || self.protocol == 43 && bytes[3] > 0
+            {
                 return Err(Reason::ExtensionHeaders);
             }
             self.header += match self.protocol {
@@ -135,8 +137,8 @@ impl Ip {
             if is_fragment {
                 let word = u16::from_be_bytes([bytes[2], bytes[3]]);
                 let id = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-                self.part = Part::new(word >> 3, word & 1 == 1, id);
-                if matches!(self.part, Part::Later(_)) {
+                self.fragmentation = Fragmentation::new(word >> 3, word & 1 == 1, id);
+                if matches!(self.fragmentation, Fragmentation::NonInitial(_)) {
                     return Ok(self);
                 }
             }

@@ -18,7 +18,7 @@ pub struct Oracle {
     pub(super) connections: HashMap<Tuple, (u16, u32)>,
     pub(super) fragments: HashMap<FragmentKey, First>,
     /// Consumed tokens. Buckets do not refill during a test.
-    pub(super) taken: HashMap<(u32, RateKind, Vec<u8>), u32>,
+    pub(super) consumed: HashMap<(u32, RateKind, Vec<u8>), u32>,
 }
 
 /// The key of a fragmented packet: addresses, identification, and in IPv4 the protocol.
@@ -47,13 +47,18 @@ impl Oracle {
     }
 
     /// The backend of a flow and the hint of its slot.
-    pub(super) fn choose(&self, service: u32, tuple: &Tuple, opens: bool) -> Result<Slot, Reason> {
+    pub(super) fn select_backend(
+        &self,
+        service: u32,
+        tuple: &Tuple,
+        is_syn: bool,
+    ) -> Result<Slot, Reason> {
         let table = self.fixture.tables.get(&service).ok_or(Reason::NoTable)?;
         let (first, hint) =
             slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;
         let kept = self.connections.get(tuple).filter(|(index, was)| self.epoch(*index) == *was);
         match kept {
-            Some((index, _)) if table.tracked && !opens => Ok((*index, hint)),
+            Some((index, _)) if table.tracked && !is_syn => Ok((*index, hint)),
             _ if first == 0 || first > LARGEST_INDEX => Err(Reason::NoBackend),
             _ => Ok((first, hint)),
         }
@@ -99,23 +104,27 @@ impl Oracle {
     }
 
     /// Checks a source against the global ACL, then against the service's.
-    pub(super) fn admit(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
-        self.admit_to_any(source)?;
-        let listed = self
+    pub(super) fn check_acls(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        self.check_global_acl(source)?;
+        let has_acl = self
             .fixture
             .vip_options
             .get(&service)
             .is_some_and(|options| options.has(VipOptions::ACL));
-        if listed { self.listed(service, source).ok_or(Reason::AclNotAllowed)? } else { Ok(()) }
+        if has_acl {
+            self.acl_verdict(service, source).ok_or(Reason::AclNotAllowed)?
+        } else {
+            Ok(())
+        }
     }
 
     /// Checks a source against the global ACL, if there is one.
-    pub(super) fn admit_to_any(&self, source: IpAddr) -> Result<(), Reason> {
-        self.listed(AclVerdict::GLOBAL, source).unwrap_or(Ok(()))
+    pub(super) fn check_global_acl(&self, source: IpAddr) -> Result<(), Reason> {
+        self.acl_verdict(AclVerdict::GLOBAL, source).unwrap_or(Ok(()))
     }
 
     /// The verdict of an ACL for a source; `None` without an ACL.
-    pub(super) fn listed(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
+    pub(super) fn acl_verdict(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
         // ACLs treat an IPv4-mapped address as the IPv4 address.
         let source = source.to_canonical();
         let holding =
@@ -129,23 +138,23 @@ impl Oracle {
 
     /// Consumes a packet's tokens from the buckets of its source, then from those of its service.
     /// An IPv6 source is a /64.
-    pub(super) fn take(
+    pub(super) fn consume_tokens(
         &mut self,
         service: u32,
         source: IpAddr,
         packets: u32,
-        opens: bool,
+        is_syn: bool,
     ) -> Result<(), Reason> {
         let source = match source {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
         };
-        let everybody = Vec::new();
+        let per_service = Vec::new();
         for (limit, who, tokens, reason) in [
             (RateKind::SourcePackets, &source, packets, Reason::RateLimitedSource),
-            (RateKind::SourceNewConnections, &source, u32::from(opens), Reason::RateLimitedSource),
-            (RateKind::Packets, &everybody, packets, Reason::RateLimitedService),
-            (RateKind::NewConnections, &everybody, u32::from(opens), Reason::RateLimitedService),
+            (RateKind::SourceNewConnections, &source, u32::from(is_syn), Reason::RateLimitedSource),
+            (RateKind::Packets, &per_service, packets, Reason::RateLimitedService),
+            (RateKind::NewConnections, &per_service, u32::from(is_syn), Reason::RateLimitedService),
         ] {
             let limited = self
                 .fixture
@@ -157,11 +166,11 @@ impl Oracle {
             else {
                 continue;
             };
-            let taken = self.taken.entry((service, limit, who.clone())).or_default();
-            if *taken >= *burst {
+            let consumed = self.consumed.entry((service, limit, who.clone())).or_default();
+            if *consumed >= *burst {
                 return Err(reason);
             }
-            *taken += tokens;
+            *consumed += tokens;
         }
         Ok(())
     }
@@ -185,7 +194,7 @@ impl Oracle {
         hashed
     }
 
-    pub(super) fn has(&self, service: u32, option: VipOptions) -> bool {
+    pub(super) fn has_option(&self, service: u32, option: VipOptions) -> bool {
         self.fixture.vip_options.get(&service).is_some_and(|options| options.has(option))
     }
 }

@@ -5,7 +5,7 @@ use super::Oracle;
 impl Oracle {
     /// The backend of the server ID in a service's datagram, if the ID is known and the backend
     /// exists.
-    pub(super) fn named(&self, service: u32, datagram: &[u8]) -> Option<u16> {
+    pub(super) fn quic_backend(&self, service: u32, datagram: &[u8]) -> Option<u16> {
         let (id, room) = match datagram {
             // A long header: version, length of the destination connection ID, and the ID (RFC 8999
             // section 5.1).
@@ -24,9 +24,9 @@ impl Oracle {
             _ => return None,
         };
         // A datagram with fewer bytes from the start of the ID is not a QUIC packet.
-        let (rotation, behind) = id.get(..16)?.split_first()?;
+        let (rotation, rest) = id.get(..16)?.split_first()?;
         let (length, servers) = self.fixture.quic.get(&(service, rotation >> 5))?;
-        let (backend, epoch) = servers.get(behind.get(..*length)?).filter(|_| room > *length)?;
+        let (backend, epoch) = servers.get(rest.get(..*length)?).filter(|_| room > *length)?;
         (self.epoch(*backend) == *epoch).then_some(*backend)
     }
 }

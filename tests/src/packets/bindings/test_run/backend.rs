@@ -62,7 +62,7 @@ impl DecapBinding for TestRunBackend {
         Ok(((total.packets, total.bytes), self.maps.reasons()?.into_iter().collect()))
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         true
     }
 }

@@ -23,7 +23,7 @@ use sluice_datapath::abi::{
 };
 use sluice_datapath::{Family, Flow, Reason};
 
-use super::hook::{BalancerHook, run, takes, takes_at_xdp};
+use super::hook::{BalancerHook, accepts_at_tc, accepts_at_xdp, run};
 use super::pins::OwnPins;
 use crate::packets::addresses::{NEIGHBOUR_V4, NEIGHBOUR_V6};
 use crate::packets::bindings::binding::{BalancerBinding, CaptureBinding};
@@ -82,7 +82,7 @@ impl TestRunBalancer {
     }
 
     /// Ends a capture and clears all maps that packets write.
-    pub fn forget(&mut self) -> anyhow::Result<()> {
+    pub fn reset(&mut self) -> anyhow::Result<()> {
         self.events();
         self.capture = None;
         let directory = self.pins.0.directory();
@@ -100,7 +100,7 @@ impl TestRunBalancer {
         zero::<CaptureState>(&directory.join("CAPTURE_STATE"))
     }
 
-    /// The capture started by [`CaptureBinding::watch`].
+    /// The capture started by [`CaptureBinding::start_capture`].
     pub fn capture(&mut self) -> Option<&mut Capture> {
         self.capture.as_mut()
     }
@@ -233,8 +233,8 @@ impl BalancerBinding for TestRunBalancer {
 
     fn accepts(&self, frame: &Frame) -> bool {
         match self.hook {
-            BalancerHook::Tc => takes(frame),
-            BalancerHook::Xdp => takes_at_xdp(frame),
+            BalancerHook::Tc => accepts_at_tc(frame),
+            BalancerHook::Xdp => accepts_at_xdp(frame),
         }
     }
 
@@ -251,11 +251,11 @@ impl BalancerBinding for TestRunBalancer {
     fn reply_action(&self) -> Action {
         match self.hook {
             BalancerHook::Tc => Action::Redirect,
-            BalancerHook::Xdp => Action::SendBack,
+            BalancerHook::Xdp => Action::TransmitBack,
         }
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         true
     }
 }
@@ -291,7 +291,7 @@ fn zero<V: sluice_datapath::Pod + Default + 'static>(pin: &Path) -> anyhow::Resu
 }
 
 impl CaptureBinding for TestRunBalancer {
-    fn watch(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
+    fn start_capture(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
         /// Longer than any test.
         const HOUR: Duration = Duration::from_secs(3600);
 
@@ -309,11 +309,11 @@ impl CaptureBinding for TestRunBalancer {
         std::iter::from_fn(|| capture.next_event()).collect()
     }
 
-    fn missed(&self) -> anyhow::Result<(u64, u64)> {
+    fn missed_events(&self) -> anyhow::Result<(u64, u64)> {
         Ok(self.capture.as_ref().context("there is no capture")?.missed()?)
     }
 
-    fn drops(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
+    fn drop_count(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
         let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self.maps.total(balancer::SERVICE_COUNTERS, service)?.drops[index as usize])
     }

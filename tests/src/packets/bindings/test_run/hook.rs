@@ -26,7 +26,7 @@ impl BalancerHook {
             (Self::Tc, UNSPECIFIED) | (Self::Xdp, 2) => Ok(Action::Pass),
             (Self::Tc, 2) | (Self::Xdp, 1) => Ok(Action::Drop),
             (Self::Tc, 7) | (Self::Xdp, 4) => Ok(Action::Redirect),
-            (Self::Xdp, 3) => Ok(Action::SendBack),
+            (Self::Xdp, 3) => Ok(Action::TransmitBack),
             _ => bail!("unexpected return value {value} at {self:?}"),
         }
     }
@@ -34,7 +34,7 @@ impl BalancerHook {
 
 /// Whether a test run at TC accepts a frame: no VLAN tag in metadata, no truncated IP header, and
 /// no frame that does not fit a page with its headroom and `skb_shared_info`.
-pub fn takes(frame: &Frame) -> bool {
+pub fn accepts_at_tc(frame: &Frame) -> bool {
     const LONGEST: usize = 3_500;
 
     let header = match frame.bytes.get(12..14) {
@@ -47,7 +47,7 @@ pub fn takes(frame: &Frame) -> bool {
 
 /// Whether a test run at XDP accepts a frame: without metadata, and to the receiver's link address,
 /// which is not checked before XDP.
-pub fn takes_at_xdp(frame: &Frame) -> bool {
+pub fn accepts_at_xdp(frame: &Frame) -> bool {
     !frame.is_for_other_host() && !frame.vlan && frame.segment_size == 0 && frame.segments == 0
 }
 

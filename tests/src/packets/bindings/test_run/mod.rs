@@ -10,4 +10,4 @@ mod sk_buff;
 
 pub use backend::TestRunBackend;
 pub use balancer::{CONNECTIONS, TestRunBalancer};
-pub use hook::{BalancerHook, takes, takes_at_xdp};
+pub use hook::{BalancerHook, accepts_at_tc, accepts_at_xdp};

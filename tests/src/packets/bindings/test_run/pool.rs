@@ -12,7 +12,7 @@ static IDLE: Mutex<Vec<TestRunBalancer>> = Mutex::new(Vec::new());
 /// Runs a test with a program from the pool. Maps that packets write are empty; other maps may hold
 /// the fixture of an earlier test until
 /// [`configure`](crate::packets::bindings::BalancerBinding::configure) replaces it.
-pub fn lend<T>(
+pub fn with_program<T>(
     hook: BalancerHook,
     test: impl FnOnce(&mut TestRunBalancer) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
@@ -22,12 +22,12 @@ pub fn lend<T>(
     let idle = take(&mut IDLE.lock().expect("no panic while locked"));
     let mut loaded = idle.map_or_else(|| TestRunBalancer::new(hook), Ok)?;
     let outcome = test(&mut loaded)?;
-    loaded.forget()?;
+    loaded.reset()?;
     IDLE.lock().expect("no panic while locked").push(loaded);
     Ok(outcome)
 }
 
 /// Unloads all programs, after all tests.
-pub fn unload() {
+pub fn clear() {
     IDLE.lock().expect("no panic while locked").clear();
 }

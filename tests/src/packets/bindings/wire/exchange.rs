@@ -36,7 +36,7 @@ pub(super) fn exchange(
         (None, None, None) => return Ok((Action::Drop, frame.bytes.clone())),
         (Some(captured), None, None) => (Action::Pass, captured),
         (None, Some(captured), None) => (Action::Redirect, captured),
-        (None, None, Some(captured)) => (Action::SendBack, captured),
+        (None, None, Some(captured)) => (Action::TransmitBack, captured),
         several => {
             bail!(
                 "the frame was passed, redirected and transmitted, not only one of these: {several:02x?}"
@@ -45,7 +45,7 @@ pub(super) fn exchange(
     };
     let more = [passed, left, returned].concat();
     ensure!(more.is_empty(), "one frame became several: {more:02x?}");
-    if action == Action::SendBack {
+    if action == Action::TransmitBack {
         return returned_frame(frame, &offload, &sent, &captured).map(|bytes| (action, bytes));
     }
     let grown = captured.bytes.len() as i64 - frame.bytes.len() as i64;
@@ -76,7 +76,7 @@ fn returned_frame(
     sent: &[u8],
     captured: &Captured,
 ) -> anyhow::Result<Vec<u8>> {
-    let bytes = bytes_of(frame, Action::SendBack, sent, captured)?;
+    let bytes = bytes_of(frame, Action::TransmitBack, sent, captured)?;
     let shortened = frame.bytes.len() > bytes.len();
     // An ICMP error has new headers before the quoted packet, and is not merged.
     let headers = if frame.bytes.get(ADDRESSES) == Some(&0x86) { 48 } else { 28 };
@@ -97,7 +97,7 @@ fn bytes_of(
 ) -> anyhow::Result<Vec<u8>> {
     let expected = match action {
         Action::Redirect => [NEXT_HOP, OUT].concat(),
-        Action::SendBack => [&sent[ADDRESSES / 2..ADDRESSES], &sent[..ADDRESSES / 2]].concat(),
+        Action::TransmitBack => [&sent[ADDRESSES / 2..ADDRESSES], &sent[..ADDRESSES / 2]].concat(),
         _ => sent[..ADDRESSES].to_vec(),
     };
     ensure!(

@@ -10,5 +10,5 @@ mod redirect;
 mod socket;
 
 pub use link::Link;
-pub use offload::can_carry;
+pub use offload::link_accepts;
 pub use program::{WireBackend, WireBalancer, WireClamp};

@@ -11,7 +11,7 @@ pub(super) const ADDRESSES: usize = 12;
 
 /// Whether the link can carry exactly this frame. The kernel computes the number of segments, and
 /// moves the first VLAN tag from the bytes into the metadata, which needs two bytes after the tag.
-pub fn can_carry(frame: &Frame) -> bool {
+pub fn link_accepts(frame: &Frame) -> bool {
     let tagged =
         matches!(frame.bytes.get(ADDRESSES..ADDRESSES + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
     if tagged && !frame.vlan || frame.vlan && frame.bytes.len() < ADDRESSES + 4 {

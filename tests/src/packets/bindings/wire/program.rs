@@ -9,7 +9,7 @@ use sluice_datapath::abi::VipOptions;
 
 use super::exchange::exchange;
 use super::link::Link;
-use super::offload::can_carry;
+use super::offload::link_accepts;
 use crate::packets::bindings::binding::{BalancerBinding, ClampBinding, DecapBinding};
 use crate::packets::bindings::test_run::{BalancerHook, TestRunBackend, TestRunBalancer, pool};
 use crate::packets::expectation::{Action, BalancerCounters, DecapCounters};
@@ -36,7 +36,7 @@ impl WireBalancer<'_> {
         link: &mut Link,
         test: impl FnOnce(WireBalancer<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        pool::lend(BalancerHook::Tc, |loaded| {
+        pool::with_program(BalancerHook::Tc, |loaded| {
             link.attach(loaded.program())?;
             let outcome = test(WireBalancer {
                 loaded,
@@ -78,7 +78,7 @@ impl BalancerBinding for WireBalancer<'_> {
     }
 
     fn accepts(&self, frame: &Frame) -> bool {
-        can_carry(frame)
+        link_accepts(frame)
     }
 
     fn forward_action(&self) -> Action {
@@ -86,10 +86,10 @@ impl BalancerBinding for WireBalancer<'_> {
     }
 
     fn reply_action(&self) -> Action {
-        Action::SendBack
+        Action::TransmitBack
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         false
     }
 }
@@ -124,7 +124,7 @@ impl DecapBinding for WireBackend<'_> {
         Ok((total, reasons))
     }
 
-    fn refuses_merged(&self) -> bool {
+    fn rejects_merged(&self) -> bool {
         false
     }
 }
