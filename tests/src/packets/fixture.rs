@@ -74,13 +74,13 @@ pub struct Fixture {
     pub vip_options: BTreeMap<u32, VipOptions>,
     /// Source ACLs by service; service 0 is the global ACL. A prefix of length 0 holds the default
     /// verdict.
-    pub lists: BTreeMap<u32, BTreeMap<IpNet, AclVerdict>>,
+    pub acls: BTreeMap<u32, BTreeMap<IpNet, AclVerdict>>,
     /// Burst of each rate limit, in tokens. Buckets refill long after any test.
     pub rates: BTreeMap<(u32, RateKind), u32>,
     /// Routes: service and client prefix, to target service.
     pub routes: BTreeMap<(u32, IpNet), u32>,
     /// QUIC server IDs by service and configuration rotation.
-    pub quic: BTreeMap<(u32, u8), ServerIds>,
+    pub server_ids: BTreeMap<(u32, u8), ServerIds>,
     /// Lookup tables by service.
     pub tables: BTreeMap<u32, TableSpec>,
     /// Backends by index.
@@ -102,10 +102,10 @@ impl Fixture {
             prefixes: BTreeMap::new(),
             address_options: BTreeMap::new(),
             vip_options: BTreeMap::new(),
-            lists: BTreeMap::new(),
+            acls: BTreeMap::new(),
             rates: BTreeMap::new(),
             routes: BTreeMap::new(),
-            quic: BTreeMap::new(),
+            server_ids: BTreeMap::new(),
             vips: [((1, 443, 6), WEB), ((2, 443, 6), WEB), ((1, 53, 17), DNS), ((2, 53, 17), DNS)]
                 .into(),
             tables: [(WEB, table(251, 0)), (DNS, table(1021, 2))].into(),

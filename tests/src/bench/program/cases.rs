@@ -119,7 +119,7 @@ const fn gue(name: &'static str, client: fn(v6: bool) -> Client) -> BenchCase {
 const fn quic(name: &'static str, client: fn(v6: bool) -> Client) -> BenchCase {
     let fixture = |fixture: Fixture| {
         let servers = [(vec![0xc4, 0x60, 0x5e], (3, 1))].into();
-        Fixture { quic: [((DNS, 0), (3, servers))].into(), ..fixture }
+        Fixture { server_ids: [((DNS, 0), (3, servers))].into(), ..fixture }
     };
     BenchCase { client, fixture, features: Features::QUIC, ..case(name, Flows::Known(1)) }
 }

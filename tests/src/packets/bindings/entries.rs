@@ -81,7 +81,7 @@ impl Fixture {
     pub fn vip_entry(&self, service: u32) -> ServiceRef {
         let routed = self.routes.keys().any(|(routing, _)| *routing == service);
         let leads = |to| self.routes.iter().any(|((from, _), led)| *from == service && *led == to);
-        let quic = self.quic.keys().any(|(has, _)| *has == service || leads(*has));
+        let quic = self.server_ids.keys().any(|(has, _)| *has == service || leads(*has));
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
         ServiceRef {
             service,
@@ -91,7 +91,7 @@ impl Fixture {
 
     /// The entries of the QUIC server IDs.
     pub fn server_entries(&self) -> impl Iterator<Item = (QuicServerKey, Connection)> {
-        self.quic.iter().flat_map(|((service, rotation), (_, servers))| {
+        self.server_ids.iter().flat_map(|((service, rotation), (_, servers))| {
             servers.iter().map(|(id, (backend, epoch))| {
                 let key = QuicServerKey::new(*service, *rotation, id).expect("a valid ID");
                 (key, Connection { backend: u32::from(*backend), epoch: *epoch })
@@ -101,7 +101,7 @@ impl Fixture {
 
     /// The entry with the server ID lengths of a service.
     pub fn id_lengths(&self, service: u32) -> QuicIdLengths {
-        let configs = self.quic.iter().filter(|((has, _), _)| *has == service);
+        let configs = self.server_ids.iter().filter(|((has, _), _)| *has == service);
         configs.fold(QuicIdLengths::NONE, |all, ((_, rotation), (length, _))| {
             all.with(*rotation, *length as u8)
         })

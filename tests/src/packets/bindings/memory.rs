@@ -61,10 +61,10 @@ impl BalancerBinding for MemoryBalancer {
             maps.routes.entry(key.service).or_default().insert(key.clients(), to);
         }
         maps.acls = fixture
-            .lists
+            .acls
             .iter()
-            .map(|(list, prefixes)| {
-                (*list, prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect())
+            .map(|(acl, prefixes)| {
+                (*acl, prefixes.iter().map(|(prefix, verdict)| (key(*prefix), *verdict)).collect())
             })
             .collect();
         for service in 1..=u32::from(LARGEST_INDEX) {

@@ -24,17 +24,17 @@ const OTHERS: [&str; 2] = ["198.51.100.6/32", "2001:db8:99::6/128"];
 type AclEntry = ([&'static str; 2], AclVerdict);
 
 /// A fixture with one ACL. All packets go to one backend.
-fn fixture(list: u32, entries: &[AclEntry]) -> Fixture {
-    listed(Fixture::new().all_to(1, HINT), list, entries)
+fn fixture(acl: u32, entries: &[AclEntry]) -> Fixture {
+    with_acl(Fixture::new().all_to(1, HINT), acl, entries)
 }
 
-fn listed(mut fixture: Fixture, list: u32, entries: &[AclEntry]) -> Fixture {
+fn with_acl(mut fixture: Fixture, acl: u32, entries: &[AclEntry]) -> Fixture {
     let prefixes = entries
         .iter()
         .flat_map(|(prefixes, verdict)| prefixes.map(|p| (p.parse().expect("a prefix"), *verdict)));
-    fixture.lists.insert(list, prefixes.collect());
-    if list != AclVerdict::GLOBAL {
-        fixture.vip_options.insert(list, VipOptions::ACL);
+    fixture.acls.insert(acl, prefixes.collect());
+    if acl != AclVerdict::GLOBAL {
+        fixture.vip_options.insert(acl, VipOptions::ACL);
     }
     fixture
 }
@@ -113,7 +113,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "the global deny list overrides a service's allow list",
-            listed(
+            with_acl(
                 fixture(0, &[(CLIENTS, Verdict::DENIED)]),
                 WEB,
                 &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)],
@@ -122,7 +122,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "a service's deny list overrides the global allow list",
-            listed(
+            with_acl(
                 fixture(0, &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENTS, Verdict::ALLOWED)]),
                 WEB,
                 &[(CLIENT, Verdict::DENIED)],
@@ -134,7 +134,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let mut fixture = fixture(WEB, &[(DEFAULT, Verdict::ALLOWED)]);
                 fixture
-                    .lists
+                    .acls
                     .entry(WEB)
                     .or_default()
                     .insert("::/0".parse().expect("a prefix"), Verdict::DENIED);
@@ -149,7 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
             "a service whose ACL is missing drops all packets",
             {
                 let mut fixture = fixture(WEB, &[]);
-                fixture.lists.clear();
+                fixture.acls.clear();
                 fixture
             },
             web_refused(Reason::AclNotAllowed),
@@ -246,31 +246,40 @@ pub(super) fn cases() -> Vec<Case> {
                 };
                 // Two clients of WEB, then two of DNS.
                 let web_dropped = |reason| [&dropped(reason)[..2], &later()[2..]].concat();
-                let with_acl =
-                    |list, entries: &[AclEntry]| listed(fragments::fixture(), list, entries);
+                let fragments_with_acl =
+                    |acl, entries: &[AclEntry]| with_acl(fragments::fixture(), acl, entries);
                 vec![
                     (fragments::fixture(), firsts()),
-                    (with_acl(0, &[(CLIENTS, Verdict::DENIED)]), dropped(Reason::AclDenied)),
                     (
-                        with_acl(0, &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)]),
+                        fragments_with_acl(0, &[(CLIENTS, Verdict::DENIED)]),
+                        dropped(Reason::AclDenied),
+                    ),
+                    (
+                        fragments_with_acl(
+                            0,
+                            &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)],
+                        ),
                         dropped(Reason::AclNotAllowed),
                     ),
-                    (with_acl(WEB, &[(CLIENT, Verdict::DENIED)]), web_dropped(Reason::AclDenied)),
                     (
-                        with_acl(
+                        fragments_with_acl(WEB, &[(CLIENT, Verdict::DENIED)]),
+                        web_dropped(Reason::AclDenied),
+                    ),
+                    (
+                        fragments_with_acl(
                             WEB,
                             &[(DEFAULT, Verdict::NOT_ALLOWED), (OTHERS, Verdict::ALLOWED)],
                         ),
                         web_dropped(Reason::AclNotAllowed),
                     ),
                     (
-                        with_acl(
+                        fragments_with_acl(
                             WEB,
                             &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)],
                         ),
                         later(),
                     ),
-                    (with_acl(0, &[(OTHERS, Verdict::DENIED)]), later()),
+                    (fragments_with_acl(0, &[(OTHERS, Verdict::DENIED)]), later()),
                     // Without an ACL they are forwarded again.
                     (fragments::fixture(), later()),
                 ]
@@ -289,7 +298,7 @@ pub(super) fn cases() -> Vec<Case> {
                     Client::each().map(|client| fragments::sent(&client, 7, 0, 2)).to_vec(),
                 ),
                 (
-                    listed(fragments::fixture(), 0, &[(CLIENTS, Verdict::DENIED)]),
+                    with_acl(fragments::fixture(), 0, &[(CLIENTS, Verdict::DENIED)]),
                     Client::each().iter().flat_map(invalid).collect(),
                 ),
             ]
@@ -301,7 +310,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "an ICMP error from a denied router is forwarded if the client is allowed",
-            listed(
+            with_acl(
                 fixture(WEB, &[(DEFAULT, Verdict::NOT_ALLOWED), (CLIENT, Verdict::ALLOWED)]),
                 0,
                 &[(ROUTERS, Verdict::DENIED)],
@@ -312,7 +321,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "echo requests from a globally denied source are dropped",
-            listed(
+            with_acl(
                 fixture(0, &[(CLIENT, Verdict::DENIED)]),
                 WEB,
                 &[(DEFAULT, Verdict::NOT_ALLOWED)],

@@ -378,12 +378,16 @@ fn wrong_length(
     let inner = client.packet().len();
     // The IPv4 total length includes the header.
     let (at, right) = if outer_is_v6 { (ETHERNET + 4, inner) } else { (ETHERNET + 2, inner + 20) };
-    let lies = [right + 1, right - 1, 65_535, 20, 1, 0];
-    let lie = |length: usize| patched(bytes.clone(), at, &(length as u16).to_be_bytes());
-    lies.map(|length| {
-        (lie(length).into(), DecapExpectation::Untouched(Action::Drop, Reason::BadLength))
-    })
-    .to_vec()
+    let lengths = [right + 1, right - 1, 65_535, 20, 1, 0];
+    let with_length = |length: usize| patched(bytes.clone(), at, &(length as u16).to_be_bytes());
+    lengths
+        .map(|length| {
+            (
+                with_length(length).into(),
+                DecapExpectation::Untouched(Action::Drop, Reason::BadLength),
+            )
+        })
+        .to_vec()
 }
 
 /// The same with an outer header of the other family.

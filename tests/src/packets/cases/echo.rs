@@ -204,10 +204,13 @@ pub(super) fn cases() -> Vec<Case> {
             "with a TTL of 1 an echo request is answered, and a packet to an unknown port passes",
             Fixture::new(),
             {
-                let unlisted = Client::each().map(|client| {
+                let unknown_port = Client::each().map(|client| {
                     passes(Client { ttl: 1, ..client.to_port(9) }.frame(), Reason::NoService)
                 });
-                each(&|ping| EchoRequest { ttl: 1, ..ping }).into_iter().chain(unlisted).collect()
+                each(&|ping| EchoRequest { ttl: 1, ..ping })
+                    .into_iter()
+                    .chain(unknown_port)
+                    .collect()
             },
         ),
         Case::new(

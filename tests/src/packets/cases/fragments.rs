@@ -151,7 +151,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// After the first fragment another backend gets the backend's index.
 fn reused() -> Case {
     let before = fixture();
-    let content = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
+    let after = Fixture::new().all_to(4, HINT).with_backend(3, |backend| backend.epoch += 1);
     let client = Client::udp4();
     let (first, forwarded) = sent(&client, 7, 0, 2);
     let (later, dropped) = drops(fragment(&client, 7, 1, 2), Reason::NoBackend);

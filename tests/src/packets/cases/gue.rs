@@ -58,7 +58,7 @@ pub(super) fn cases() -> Vec<Case> {
             only(fixture(), true),
             each(true),
         ),
-        Case::new("one service uses IP-in-IP while another uses GUE", beside(), {
+        Case::new("one service uses IP-in-IP while another uses GUE", only_dns_uses_gue(), {
             let tcp = [Client::tcp4(), Client::tcp6()].map(|client| forwards(&client, 3, HINT));
             let udp =
                 [Client::udp4(), Client::udp6()].map(|client| sent(&client, client.is_v6(), true));
@@ -279,7 +279,7 @@ fn changed(outcome: Expectation, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Exp
 }
 
 /// A fixture in which only [`DNS`] uses GUE.
-fn beside() -> Fixture {
+fn only_dns_uses_gue() -> Fixture {
     let mut fixture = fixture();
     fixture.vip_options.remove(&WEB);
     fixture
@@ -398,7 +398,7 @@ fn followed(error: &IcmpError) -> (Frame, Expectation) {
 fn ids() -> Fixture {
     let mut fixture = Fixture::new().all_to(1, HINT);
     fixture.vip_options = [(DNS, VipOptions::GUE)].into();
-    fixture.quic = [((DNS, 0), (3, [(SERVER_ID.to_vec(), (3, 1))].into()))].into();
+    fixture.server_ids = [((DNS, 0), (3, [(SERVER_ID.to_vec(), (3, 1))].into()))].into();
     fixture
 }
 

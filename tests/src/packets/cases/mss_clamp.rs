@@ -404,7 +404,7 @@ pub fn cases() -> Vec<ClampCase> {
             let tags = [(0x88a8, 7), (0x8100, 5), (0x8100, 6)];
             both(|family| {
                 let (frame, expected) = plain(family);
-                let beside = |bytes: Vec<u8>| Frame { vlan: true, ..bytes.into() };
+                let in_metadata = |bytes: Vec<u8>| Frame { vlan: true, ..bytes.into() };
                 vec![
                     becomes(
                         frames::tagged(&frame, &tags[1..2]),
@@ -415,9 +415,9 @@ pub fn cases() -> Vec<ClampCase> {
                         frames::tagged(&expected, &tags[..2]),
                     ),
                     stays(frames::tagged(&frame, &tags)),
-                    (beside(frame.clone()), Some(expected.clone())),
+                    (in_metadata(frame.clone()), Some(expected.clone())),
                     (
-                        beside(frames::tagged(&frame, &tags[1..2])),
+                        in_metadata(frames::tagged(&frame, &tags[1..2])),
                         Some(frames::tagged(&expected, &tags[1..2])),
                     ),
                 ]

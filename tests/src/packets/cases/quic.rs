@@ -33,7 +33,7 @@ const VERSION_2: u32 = 0x6b33_43cf;
 fn fixture() -> Fixture {
     let servers = |id: &[u8], backend: u16| BTreeMap::from([(id.to_vec(), (backend, 1))]);
     let mut fixture = Fixture::new().all_to(TABLE, HINT);
-    fixture.quic = [
+    fixture.server_ids = [
         ((DNS, 0), (3, servers(&FIRST_ID[1..4], FIRST))),
         ((DNS, 1), (5, servers(&SECOND_ID[1..6], SECOND))),
         // The longest possible server ID.
@@ -199,8 +199,8 @@ pub(super) fn cases() -> Vec<Case> {
             "a TCP segment with the bytes of a connection ID follows the lookup table",
             {
                 let mut fixture = fixture();
-                fixture.quic = [0, 1]
-                    .map(|rotation| ((WEB, rotation), fixture.quic[&(DNS, rotation)].clone()))
+                fixture.server_ids = [0, 1]
+                    .map(|rotation| ((WEB, rotation), fixture.server_ids[&(DNS, rotation)].clone()))
                     .into();
                 fixture
             },
@@ -218,13 +218,13 @@ pub(super) fn cases() -> Vec<Case> {
                 let (frame, outcome) = forwards(&client, FIRST, 0);
                 (Frame::from(frames::tagged(&frame.bytes, &[(0x88a8, 5), (0x8100, 6)])), outcome)
             });
-            let beside = both(&handshake(SECOND_ID)).map(|client| {
+            let in_metadata = both(&handshake(SECOND_ID)).map(|client| {
                 let (frame, outcome) = forwards(&client, SECOND, 0);
                 (Frame { vlan: true, ..frame }, outcome)
             });
             let options = Client { options: 12, ..both(&short(SECOND_ID))[0].clone() };
             let [_, v6] = both(&handshake(FIRST_ID));
-            let mut frames = [tagged, beside].concat();
+            let mut frames = [tagged, in_metadata].concat();
             frames.push(forwards(&options, SECOND, 0));
             frames.push(vlan_and_extensions::with_extensions(&v6, &[(0, 8), (60, 16)], FIRST, 0));
             frames
@@ -247,13 +247,13 @@ pub(super) fn cases() -> Vec<Case> {
             let given = |backend| {
                 let mut fixture = fixture();
                 fixture
-                    .quic
+                    .server_ids
                     .insert((DNS, 0), (3, [(FIRST_ID[1..4].to_vec(), (backend, 1))].into()));
                 fixture
             };
             // Shorter IDs of the same configuration: the first octets of the old ID.
             let mut shorter = fixture();
-            shorter.quic.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
+            shorter.server_ids.insert((DNS, 0), (2, [(FIRST_ID[1..3].to_vec(), (4, 1))].into()));
             let packets = [short(FIRST_ID)];
             vec![
                 (given(FIRST), named(&packets, FIRST)),
@@ -284,8 +284,8 @@ pub(super) fn cases() -> Vec<Case> {
             "after a route the server IDs of the target service apply",
             {
                 let mut fixture = fixture();
-                let first = fixture.quic[&(DNS, 0)].clone();
-                fixture.quic = [((5, 0), first)].into();
+                let first = fixture.server_ids[&(DNS, 0)].clone();
+                fixture.server_ids = [((5, 0), first)].into();
                 fixture.tables.insert(5, TableSpec { tracked: false, slots: vec![(4, HINT); 251] });
                 fixture.routes = ["198.51.100.0/24", "2001:db8:99::/48"]
                     .map(|clients| ((DNS, clients.parse().expect("a prefix")), 5))
@@ -327,7 +327,7 @@ pub(super) fn cases() -> Vec<Case> {
             "ACLs, rate limits and the TTL are checked before server IDs",
             {
                 let mut fixture = fixture();
-                fixture.lists = [(
+                fixture.acls = [(
                     0,
                     [("198.51.100.7/32".parse().expect("a prefix"), AclVerdict::DENIED)].into(),
                 )]

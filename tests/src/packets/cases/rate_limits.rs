@@ -265,9 +265,7 @@ pub(super) fn cases() -> Vec<Case> {
             {
                 let mut fixture = fixture(&[(WEB, Packets, 1)]);
                 let denied = "198.51.100.8/32".parse().expect("a prefix");
-                fixture
-                    .lists
-                    .insert(0, [(denied, sluice_datapath::abi::AclVerdict::DENIED)].into());
+                fixture.acls.insert(0, [(denied, sluice_datapath::abi::AclVerdict::DENIED)].into());
                 fixture
             },
             vec![drops(other.frame(), Reason::AclDenied), served(&tcp4), service_limit(&tcp4)],

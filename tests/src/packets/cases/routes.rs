@@ -218,7 +218,7 @@ pub(super) fn cases() -> Vec<Case> {
                 let denied = |prefixes: [&str; 2]| {
                     prefixes.map(|p| (p.parse().expect("a prefix"), AclVerdict::DENIED)).into()
                 };
-                fixture.lists =
+                fixture.acls =
                     [(WEB, denied(CLIENTS)), (NEAR, denied(CLIENTS)), (DNS, denied(OTHERS))].into();
                 fixture.vip_options =
                     [WEB, DNS, NEAR].map(|service| (service, VipOptions::ACL)).into();
@@ -232,9 +232,9 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec(),
         ),
         after("the ACL of the VIP's service applies to non-initial fragments", {
-            let listed = |service| {
+            let with_acl = |service| {
                 let mut fixture = routed().all_to(5, 0x1240);
-                fixture.lists = [(
+                fixture.acls = [(
                     service,
                     CLIENTS.map(|p| (p.parse().expect("a prefix"), AclVerdict::DENIED)).into(),
                 )]
@@ -245,8 +245,8 @@ pub(super) fn cases() -> Vec<Case> {
             let (first, later) = (fragment((false, true, 0)), fragment((false, false, 9)));
             let sent = |client: &Client| of(forwards(client, 5, 0x1240), NEAR);
             vec![
-                (listed(NEAR), vec![sent(&first), sent(&later)]),
-                (listed(DNS), vec![drops(later.frame(), Reason::AclDenied)]),
+                (with_acl(NEAR), vec![sent(&first), sent(&later)]),
+                (with_acl(DNS), vec![drops(later.frame(), Reason::AclDenied)]),
             ]
         }),
         Case::new(

@@ -31,13 +31,15 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect()
         }),
         Case::new("a packet with a VLAN tag in metadata leaves without it", fixture(), {
-            let beside = |client: Client, tags: &[(u16, u16)]| {
+            let in_metadata = |client: Client, tags: &[(u16, u16)]| {
                 let (frame, outcome) = tagged(&client, tags);
                 (Frame { vlan: true, ..frame }, outcome)
             };
             let clients = Client::each().into_iter();
             clients
-                .flat_map(|client| [beside(client.clone(), &[]), beside(client, &[(0x8100, 6)])])
+                .flat_map(|client| {
+                    [in_metadata(client.clone(), &[]), in_metadata(client, &[(0x8100, 6)])]
+                })
                 .collect()
         }),
         Case::new(

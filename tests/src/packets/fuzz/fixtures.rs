@@ -125,7 +125,7 @@ fn all_outcomes() -> Fixture {
             .map(|(prefix, verdict)| (prefix.parse().expect("a prefix"), *verdict))
             .collect()
     };
-    fixture.lists = [
+    fixture.acls = [
         (
             AclVerdict::GLOBAL,
             acl(&[
@@ -147,7 +147,7 @@ fn all_outcomes() -> Fixture {
     ]
     .into();
     fixture.vip_options.insert(DNS, VipOptions::ACL.with(VipOptions::GUE));
-    fixture.quic = server_ids();
+    fixture.server_ids = server_ids();
     fixture.tables.insert(ROUTED, fixture.tables[&DNS].clone());
     fixture.routes = [
         ("198.51.100.6/31", ROUTED),
@@ -185,11 +185,11 @@ fn gue() -> Fixture {
 fn with_server_ids() -> Fixture {
     const ROUTED: u32 = 5;
 
-    let mut fixture = Fixture { quic: server_ids(), ..Fixture::new() };
+    let mut fixture = Fixture { server_ids: server_ids(), ..Fixture::new() };
     fixture.tables.insert(ROUTED, fixture.tables[&DNS].clone());
-    let (length, _) = fixture.quic[&(DNS, 0)];
+    let (length, _) = fixture.server_ids[&(DNS, 0)];
     let servers = [(vec![0, 2], (3, 1)), (vec![0, 3], (4, 1))].into();
-    fixture.quic.insert((ROUTED, 0), (length, servers));
+    fixture.server_ids.insert((ROUTED, 0), (length, servers));
     fixture.routes =
         ["198.51.100.5/32", "198.51.99.0/24", "2001:db8:99::5/128", "2001:db8:98::/48"]
             .map(|clients| ((DNS, clients.parse().expect("a prefix")), ROUTED))

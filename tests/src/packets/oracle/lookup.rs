@@ -124,14 +124,14 @@ impl Oracle {
     }
 
     /// The verdict of an ACL for a source; `None` without an ACL.
-    pub(super) fn acl_verdict(&self, list: u32, source: IpAddr) -> Option<Result<(), Reason>> {
+    pub(super) fn acl_verdict(&self, acl: u32, source: IpAddr) -> Option<Result<(), Reason>> {
         // ACLs treat an IPv4-mapped address as the IPv4 address.
         let source = source.to_canonical();
         let holding =
-            self.fixture.lists.get(&list)?.iter().filter(|(prefix, _)| prefix.contains(&source));
+            self.fixture.acls.get(&acl)?.iter().filter(|(prefix, _)| prefix.contains(&source));
         Some(match holding.max_by_key(|(prefix, _)| prefix.prefix_len()) {
-            Some((_, says)) if *says == AclVerdict::DENIED => Err(Reason::AclDenied),
-            Some((_, says)) if *says == AclVerdict::NOT_ALLOWED => Err(Reason::AclNotAllowed),
+            Some((_, verdict)) if *verdict == AclVerdict::DENIED => Err(Reason::AclDenied),
+            Some((_, verdict)) if *verdict == AclVerdict::NOT_ALLOWED => Err(Reason::AclNotAllowed),
             _ => Ok(()),
         })
     }

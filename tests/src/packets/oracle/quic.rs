@@ -25,7 +25,7 @@ impl Oracle {
         };
         // A datagram with fewer bytes from the start of the ID is not a QUIC packet.
         let (rotation, rest) = id.get(..16)?.split_first()?;
-        let (length, servers) = self.fixture.quic.get(&(service, rotation >> 5))?;
+        let (length, servers) = self.fixture.server_ids.get(&(service, rotation >> 5))?;
         let (backend, epoch) = servers.get(rest.get(..*length)?).filter(|_| room > *length)?;
         (self.epoch(*backend) == *epoch).then_some(*backend)
     }

@@ -163,8 +163,8 @@ impl BalancerBinding for TestRunBalancer {
             let unwanted =
                 old.server_entries().map(|(key, _)| key).filter(|key| !wanted.contains_key(key));
             self.maps.remove(balancer::QUIC_SERVERS, &unwanted.collect::<Vec<_>>())?;
-            for list in old.lists.keys().filter(|list| !fixture.lists.contains_key(list)) {
-                self.maps.remove_acl(*list)?;
+            for acl in old.acls.keys().filter(|acl| !fixture.acls.contains_key(acl)) {
+                self.maps.remove_acl(*acl)?;
             }
             for service in old.tables.keys().filter(|service| !fixture.tables.contains_key(service))
             {
@@ -183,10 +183,10 @@ impl BalancerBinding for TestRunBalancer {
         self.maps.replace_tables(
             &tables.iter().map(|(service, table)| (*service, table)).collect::<Vec<_>>(),
         )?;
-        for (list, prefixes) in &fixture.lists {
+        for (acl, prefixes) in &fixture.acls {
             let entries: Vec<_> =
-                prefixes.iter().map(|(prefix, says)| (key(*prefix), *says)).collect();
-            self.maps.replace_acls(&[(*list, &AclTrie::new(&entries)?)])?;
+                prefixes.iter().map(|(prefix, verdict)| (key(*prefix), *verdict)).collect();
+            self.maps.replace_acls(&[(*acl, &AclTrie::new(&entries)?)])?;
         }
         let rates = (1..=u32::from(LARGEST_INDEX)).flat_map(|service| {
             RateKind::ALL.map(|limit| (Rate::index(service, limit), fixture.rate(service, limit)))
