@@ -65,9 +65,10 @@ bench-program: build ## Time the programs, an empty one and a minimal encapsulat
 bench-kernels: build ## Count instructions per forwarded packet in VMs, also of IPVS (root; KERNELS="6.12")
 	@KERNELS="$(BENCH_KERNELS)" tools/bench-kernels.sh
 
-lint: setup ## Run all checks but the tests: format, columns, clippy, import cycles, documentation
+lint: setup ## Run all checks but the tests: format, text, clippy, import cycles, documentation
 	$(CARGO) fmt --check
 	@tools/check-columns.sh
+	@tools/check-language.pl
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --quiet --package sluice-modules
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet
