@@ -103,8 +103,8 @@ pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason
     });
 }
 
-/// Whether a capture is enabled for the packet. Stages only record the outcome, because the verifier
-/// explores this code once for each exit of each stage, and [`emit`] only once.
+/// Whether a capture is enabled for the packet. Stages only record the outcome, because the
+/// verifier explores this code once for each exit of each stage, and [`emit`] only once.
 #[inline(always)]
 fn is_captured<T: BalancerTables>(tables: &T) -> bool {
     tables.uses(Features::CAPTURE) && tables.capture_enabled() != 0

@@ -1,5 +1,5 @@
-//! Encapsulation: IPv4 or IPv6 in IPv4 or IPv6 (RFC 2003, RFC 2473, RFC 4213 section 3), directly or
-//! in UDP ([`GueMeta`]).
+//! Encapsulation: IPv4 or IPv6 in IPv4 or IPv6 (RFC 2003, RFC 2473, RFC 4213 section 3), directly
+//! or in UDP ([`GueMeta`]).
 
 use crate::abi::{
     Address, Family, Features, IPV4_IN_IP, IPV6_IN_IP, NextHop, Reason, UDP, VipOptions,
@@ -118,7 +118,8 @@ impl TunnelPath {
         self.udp_len / Udp::SIZE as u32
     }
 
-    /// The protocol of the outer IP header of a packet of `family`: UDP with GUE, else the family's.
+    /// The protocol of the outer IP header of a packet of `family`: UDP with GUE, else the
+    /// family's.
     #[inline(always)]
     const fn protocol(&self, family: Family) -> u8 {
         let direct = protocol_of(family);

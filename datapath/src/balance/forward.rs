@@ -72,8 +72,8 @@ impl<P: Packet> VipPacket<P> {
         claim: &Claim,
     ) -> Self {
         let Claim { size, gue, service, .. } = *claim;
-        // The verifier has followed a path for each protocol and for each value of the SYN flag, and
-        // would explore the rest of the path once for each. One word holds both.
+        // The verifier has followed a path for each protocol and for each value of the SYN flag,
+        // and would explore the rest of the path once for each. One word holds both.
         let word = widen_for_verifier((u32::from(ip.protocol) << 8) | u32::from(l4.is_syn));
         let ip = IpHeader { protocol: (word >> 8) as u8, ..ip };
         Self { packet, ip, size, gue, is_syn: (word & 1) == 1, vlan_bytes, service }

@@ -227,7 +227,8 @@ fn reply<P: Packet>(
     if ip.ttl == 0 {
         return Reason::TtlExpired;
     }
-    // First, because it refuses frames to broadcast and multicast addresses (RFC 1122 section 3.2.2).
+    // First, because it refuses frames to broadcast and multicast addresses (RFC 1122 section
+    // 3.2.2).
     let swapped = packet.swap_macs().and_then(|()| match ip.family {
         Family::V4 => packet
             .load_at(headers.start)

@@ -3,9 +3,9 @@
 //! The path has stages, and [`balance()`] runs them in order. The fast path forwards nearly every
 //! packet, with headers at constant offsets only. Packets with VLAN tags, IP options, extension
 //! headers or fragments go to a stage that finds the end of the headers and classifies the packet;
-//! then the slow path does the same as the fast path, at any offset. ICMP, non-initial fragments and
-//! QUIC have stages of their own. A packet that does not fit its tunnel path becomes an ICMP error
-//! to the client.
+//! then the slow path does the same as the fast path, at any offset. ICMP, non-initial fragments
+//! and QUIC have stages of their own. A packet that does not fit its tunnel path becomes an ICMP
+//! error to the client.
 //!
 //! The files in reading order: `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
 //! `claim` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,

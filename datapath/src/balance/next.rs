@@ -36,8 +36,8 @@ pub(crate) enum Next {
     /// [`PacketTooBigStage`](crate::balance::packet_too_big::PacketTooBigStage), with the MTU to
     /// report.
     TooBig(u32),
-    /// [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage), and the action after it, which has
-    /// less than 26 bits.
+    /// [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage), and the action after it,
+    /// which has less than 26 bits.
     FinishGue(u32, GueMeta),
 }
 

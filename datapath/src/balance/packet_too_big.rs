@@ -167,7 +167,8 @@ fn error_v6<P: Packet, T: BalancerTables>(
 /// field included, into the field. A program cannot see that state, and the ICMP checksum covers
 /// the field. So the field gets the fixed point of that operation: with `s` the sum without the
 /// field, `f = -(s + f)`, hence `f = -s / 2`. In one's complement, a division by two is a rotation
-/// to the right by one bit. Receivers do not verify the quoted checksum, since the quote is cut off.
+/// to the right by one bit. Receivers do not verify the quoted checksum, since the quote is cut
+/// off.
 #[inline(always)]
 fn fix_l4_checksum<P: Packet>(
     packet: &mut P,

@@ -14,8 +14,9 @@ pub struct Forward {
     pub family: Family,
     /// Index of the next hop's address in `NEIGHBOURS`; 0 when the kernel looks it up.
     pub neighbour: u32,
-    /// Inputs of the UDP header, which [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage)
-    /// writes; [`GueMeta::NONE`] without GUE.
+    /// Inputs of the UDP header, which
+    /// [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage) writes; [`GueMeta::NONE`]
+    /// without GUE.
     pub gue: GueMeta,
 }
 

@@ -68,8 +68,8 @@ pub trait BalancerTables: CaptureTables {
     fn vip(&self, key: &VipKey) -> Option<ServiceRef>;
     /// The target of the longest route of a service that contains a client.
     fn route(&self, key: &RouteKey) -> Option<ServiceRef>;
-    /// The verdict of an ACL ([`AclVerdict::GLOBAL`], or a service's) on a client; `None` if there is
-    /// no such ACL.
+    /// The verdict of an ACL ([`AclVerdict::GLOBAL`], or a service's) on a client; `None` if there
+    /// is no such ACL.
     fn acl_verdict(&self, acl: u32, client: &PrefixKey) -> Option<AclVerdict>;
     /// The lengths of a service's QUIC server IDs.
     fn quic_lengths(&self, service: u32) -> QuicIdLengths;

@@ -10,7 +10,8 @@ pub const ETH_HLEN: usize = 14;
 /// Three bindings exist: TC (`__sk_buff`), XDP (`xdp_md`), and a plain byte buffer (the module
 /// `memory`). Headers are read by value. Methods after which earlier pointers into the packet would
 /// be invalid, such as [`Packet::encapsulate`] and [`Packet::decapsulate`], consume the packet. A
-/// change fails with [`Reason::AdjustRoomFailed`] if the kernel rejects it or the frame is too short.
+/// change fails with [`Reason::AdjustRoomFailed`] if the kernel rejects it or the frame is too
+/// short.
 pub trait Packet: Sized {
     /// Bytes of the frame, Ethernet header included.
     fn frame_len(&self) -> usize;
