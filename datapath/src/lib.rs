@@ -2,7 +2,7 @@
 //!
 //! This crate is compiled twice: for the BPF virtual machine, inside the programs of
 //! `sluice-probes`, and natively, for tests and tools. It is generic over the hook. TC, XDP and the
-//! in-memory binding each implement [`Packet`](wire::Packet) and the maps
+//! in-memory binding each implement [`Packet`] and the maps
 //! ([`BalancerTables`](balance::BalancerTables), [`BackendTables`](backend::BackendTables)), and
 //! convert the result to an action.
 //!
