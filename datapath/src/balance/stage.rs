@@ -14,9 +14,7 @@ pub struct Forward {
     pub family: Family,
     /// Index of the next hop's address in `NEIGHBOURS`; 0 when the kernel looks it up.
     pub neighbour: u32,
-    /// Inputs of the UDP header, which
-    /// [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage) writes; [`GueMeta::NONE`]
-    /// without GUE.
+    /// Inputs of the UDP header, which `FinishGueStage` writes; [`GueMeta::NONE`] without GUE.
     pub gue: GueMeta,
 }
 
@@ -43,7 +41,7 @@ pub trait Hook {
 /// One stage of the path. In the kernel, each stage is a BPF subprogram with a stack frame of its
 /// own.
 pub trait Stage {
-    /// Runs the stage. `argument` comes from the previous stage's [`Next`]. Returns the encoded
-    /// [`Next`], or the action of the hook.
+    /// Runs the stage. `argument` comes from the previous stage's `Next`. Returns the encoded
+    /// `Next`, or the action of the hook.
     fn run<H: Hook, T: BalancerTables>(hook: &mut H, argument: u32, tables: &T) -> u64;
 }
