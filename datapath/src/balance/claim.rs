@@ -1,5 +1,5 @@
-//! The point at which a packet becomes the balancer's own: from here on, every refusal is a counted
-//! drop of a service.
+//! From VIP to service: ACL, route and size of a packet. Before a packet matches a VIP, every
+//! refusal lets it pass; from here on, every refusal is a counted drop of a service.
 
 use crate::abi::{Address, ServiceRef};
 use crate::balance::acl::check_acl;
@@ -29,7 +29,7 @@ pub(crate) fn admit<T: BalancerTables>(
     vip: ServiceRef,
     tables: &T,
 ) -> Result<ServiceRef, Refusal> {
-    check_acl(tables, client, &vip).map_err(|reason| Refusal { service: vip.service, reason })?;
+    check_acl(tables, client, &vip).map_err(Refusal::of(vip))?;
     Ok(apply_route(tables, client, vip))
 }
 
@@ -45,8 +45,7 @@ pub(crate) fn claim<P: Packet, T: BalancerTables>(
     tables: &T,
 ) -> Result<Claim, Refusal> {
     let service = admit(&ip.source, vip, tables)?;
-    let size = parse::packet_size(packet, start, ip, l4)
-        .map_err(|reason| Refusal { service: service.service, reason })?;
+    let size = parse::packet_size(packet, start, ip, l4).map_err(Refusal::of(service))?;
     let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, tables);
     Ok(Claim { vip, service, size, gue })
 }

@@ -43,10 +43,10 @@ fn fast_path<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<Stag
         return Ok(StageOutcome::Quic(HeaderOffsets::fixed(ip).encode()));
     }
 
+    // From here on, every refusal is a counted drop of the service.
     let claim = claim(&packet, ETH_HLEN, &ip, FragmentKind::None, &l4, vip, tables)?;
     let packet = VipPacket::new(packet, ip, None, &l4, &claim);
-    forward(packet, &l4, tables)
-        .map_err(|reason| Refusal { service: claim.service.service, reason })
+    forward(packet, &l4, tables).map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]

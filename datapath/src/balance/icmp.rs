@@ -113,7 +113,7 @@ fn icmp<P: Packet, T: BalancerTables>(
     let service = admit(&flow.source, vip, tables)?;
     forward(packet, &headers, &flow, service, tables)
         .map(StageOutcome::Forward)
-        .map_err(|reason| Refusal { service: service.service, reason })
+        .map_err(Refusal::of(service))
 }
 
 #[inline(always)]

@@ -1,13 +1,13 @@
 //! Outcomes of stages, and the accounting of refusals.
 
-use crate::abi::Reason;
+use crate::abi::{Reason, ServiceRef};
 use crate::balance::capture;
 use crate::balance::gue::GueMeta;
 use crate::balance::next::Next;
 use crate::balance::stage::{Forward, Hook};
 use crate::balance::tables::BalancerTables;
 
-/// What a stage has decided. Except for [`StageOutcome::Forward`], the packet is unchanged.
+/// The outcome of a stage. Except for [`StageOutcome::Forward`], the packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StageOutcome {
     /// The packet is encapsulated and accounted.
@@ -40,6 +40,12 @@ impl From<Reason> for Refusal {
 }
 
 impl Refusal {
+    /// Turns a reason into a refusal of a service's packet, for `map_err`.
+    #[inline(always)]
+    pub(crate) fn of(service: ServiceRef) -> impl FnOnce(Reason) -> Self {
+        move |reason| Self { service: service.service, reason }
+    }
+
     /// Counts the refusal, and records it for captures.
     #[inline(always)]
     pub(crate) fn account<T: BalancerTables>(self, tables: &T) {

@@ -64,10 +64,9 @@ fn quic<P: Packet, T: BalancerTables>(
     let Some(QuicPacket { claim, selection, hash }) = select(&packet, offsets, tables)? else {
         return Ok(None);
     };
-    let service = claim.service.service;
     forward(packet, offsets, &claim, &selection, hash, tables)
         .map(Some)
-        .map_err(|reason| Refusal { service, reason })
+        .map_err(Refusal::of(claim.service))
 }
 
 /// Selects the backend by the connection ID; `None` if it matches no backend.

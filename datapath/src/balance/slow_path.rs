@@ -70,11 +70,11 @@ fn slow_path<P: Packet, T: BalancerTables>(
     let l4 = parse::l4_header_at(&packet, headers.l4_offset(), headers.ip.protocol)?;
     let vip = find_vip(tables, &address, l4.destination_port, headers.ip.protocol)?;
 
+    // From here on, every refusal is a counted drop of the service.
     let claim =
         claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, tables)?;
     let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
-    forward(packet, offsets, &l4, claim.vip.service, tables)
-        .map_err(|reason| Refusal { service: claim.service.service, reason })
+    forward(packet, offsets, &l4, claim.vip.service, tables).map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]

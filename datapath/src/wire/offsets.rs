@@ -1,8 +1,7 @@
-//! Finds the headers of a packet wherever they are: behind VLAN tags, options and extension
-//! headers.
+//! Parses headers at any offset: after VLAN tags, options and extension headers.
 //!
-//! Slower than [`crate::wire::parse`], which knows where the headers of an ordinary packet are, and
-//! right for every packet.
+//! Slower than [`wire::parse`](crate::wire::parse), which parses ordinary packets at constant
+//! offsets, and correct for every packet.
 
 use crate::abi::{Family, ICMP, ICMPV6, Reason, UDP};
 use crate::bits::Field;
@@ -11,17 +10,16 @@ use crate::wire::header::{FragmentKind, Ipv4, Ipv6, Ipv6Fragment};
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::{IpHeader, family_for_this_host, from_ipv4, from_ipv6, is_vlan_tag};
 
-/// The most VLAN tags in a frame's bytes: two (IEEE 802.1ad).
+/// The maximum number of VLAN tags in a frame's bytes: two (IEEE 802.1ad).
 const MAX_TAGS: usize = 2;
 
-/// The largest offset of an IP header.
+/// The maximum offset of an IP header.
 const MAX_START: usize = ETH_HLEN + 4 * MAX_TAGS;
 
-/// The most extension headers that are followed, the fragment header included. More are no client's
-/// habit.
+/// The maximum number of extension headers that are parsed, the fragment header included.
 const MAX_EXTENSIONS: usize = 8;
 
-/// The most bytes of an IPv6 header and its extension headers that are followed.
+/// The maximum length of an IPv6 header with its extension headers, in bytes.
 const MAX_HEADERS: usize = Ipv6::SIZE + 256;
 
 /// The headers of a packet, at any offset.
@@ -270,7 +268,7 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
     let ParsedHeaders { mut ip, start, mut fragment_kind, mut fragment_header, has_vlan_tag } =
         headers;
     for _ in 0..MAX_EXTENSIONS + 1 {
-        // Whichever headers came before, the verifier knows the same about the offset now.
+        // The verifier explores the rest once, not once per combination of extension headers.
         ip.header_len = widen_for_verifier(ip.header_len as u32) as usize;
         if ip.header_len > MAX_HEADERS {
             return Err(Reason::ExtensionHeaders);
@@ -280,15 +278,15 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
                 let [next, length, _, left]: [u8; 4] =
                     packet.load_at(offset).ok_or(Reason::Truncated)?;
-                // A routing header with segments left: the destination is a waypoint (RFC 8200
-                // section 4.4).
+                // A routing header with segments left: the destination is an intermediate node (RFC
+                // 8200 section 4.4).
                 if ip.protocol == ROUTING && left != 0 {
                     return Err(Reason::ExtensionHeaders);
                 }
                 let authentication = ip.protocol == AUTHENTICATION;
                 ip.protocol = next;
-                // The authentication header counts in words of four bytes, two less than it has
-                // (RFC 4302 section 2.2).
+                // The length field of the authentication header counts 4-byte words, minus 2 (RFC
+                // 4302 section 2.2).
                 let length = usize::from(length);
                 if authentication {
                     length.wrapping_add(2) << 2
@@ -317,7 +315,7 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
             }
         };
         ip.header_len = ip.header_len.wrapping_add(length);
-        // What follows the header of a later fragment is the middle of something.
+        // A non-initial fragment has no further headers.
         if matches!(fragment_kind, FragmentKind::NonFirst) {
             return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header, has_vlan_tag });
         }
