@@ -1,42 +1,17 @@
 //! The balancer's maps in plain memory.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
 
+use super::maps::MemoryBalancerMaps;
+use super::table::TableWords;
 use crate::abi::capture::control;
 use crate::abi::{
-    AclVerdict, Address, Backend, BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey,
-    Connection, Family, Features, Flow, Fragment, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
-    QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceCounters, ServiceRef,
-    Settings, Slot, TableHead, TokenRequest, VipAddress, VipKey,
+    AclVerdict, Address, Backend, Buckets, CaptureEvent, CaptureState, ClientKey, Connection,
+    Family, Features, Flow, Fragment, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
+    QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceRef, Settings,
+    TokenRequest, VipAddress, VipKey,
 };
-use crate::balance::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};
-
-/// The words of a lookup table.
-#[derive(Debug, Clone)]
-pub struct TableWords(pub Vec<u32>);
-
-impl TableWords {
-    /// The words of a table's inner map: head, generation, digest, slots.
-    pub fn new(
-        head: TableHead,
-        generation: u32,
-        digest: u64,
-        slots: impl IntoIterator<Item = Slot>,
-    ) -> Self {
-        let mut words = vec![head.encode(), generation, digest as u32, (digest >> 32) as u32];
-        words.extend(slots.into_iter().map(Slot::encode));
-        Self(words)
-    }
-}
-
-impl LookupTable for &TableWords {
-    fn pair(&self, element: u32) -> Option<u64> {
-        let words = self.0.get(element as usize * 2..)?;
-        let (low, high) = (*words.first()?, words.get(1).copied().unwrap_or(0));
-        Some(u64::from(low) | (u64::from(high) << 32))
-    }
-}
+use crate::balance::{BalancerTables, CaptureTables, ForwardedCounts};
 
 /// The balancer's maps in plain memory.
 #[derive(Debug)]
@@ -45,54 +20,12 @@ pub struct MemoryBalancer {
     pub settings: Settings,
     /// The time, in nanoseconds of `CLOCK_MONOTONIC`.
     pub now: Cell<u64>,
-    /// The map `VIP_ADDRESSES`.
-    pub vip_addresses: HashMap<Address, VipAddress>,
-    /// The map `VIP_PREFIXES`.
-    pub vip_prefixes: BTreeMap<PrefixKey, VipAddress>,
-    /// The map `VIPS`.
-    pub vips: HashMap<VipKey, ServiceRef>,
-    /// The map `ROUTES`, by service.
-    pub routes: BTreeMap<u32, BTreeMap<PrefixKey, ServiceRef>>,
-    /// The map `QUIC_ID_LENGTHS`.
-    pub quic_id_lengths: BTreeMap<u32, QuicIdLengths>,
-    /// The map `QUIC_SERVERS`.
-    pub quic_servers: BTreeMap<QuicServerKey, Connection>,
-    /// The map `ACLS`.
-    pub acls: BTreeMap<u32, BTreeMap<PrefixKey, AclVerdict>>,
-    /// The map `TABLES`.
-    pub tables: BTreeMap<u32, TableWords>,
-    /// The map `BACKENDS`.
-    pub backends: BTreeMap<u16, Backend>,
-    /// The map `NEXT_HOPS`.
-    pub next_hops: BTreeMap<u32, NextHop>,
-    /// The map `CONNECTIONS`, unbounded.
-    pub connections: RefCell<HashMap<Flow, Connection>>,
-    /// The map `RATES`.
-    pub rates: BTreeMap<u32, Rate>,
-    /// The map `SERVICE_BUCKETS`.
-    pub service_buckets: RefCell<BTreeMap<u32, Buckets>>,
-    /// The map `CLIENT_BUCKETS`, unbounded.
-    pub client_buckets: RefCell<HashMap<ClientKey, Buckets>>,
-    /// The map `FRAGMENTS`, unbounded.
-    pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
-    /// The map `SERVICE_COUNTERS`.
-    pub service_counters: RefCell<BTreeMap<u32, ServiceCounters>>,
-    /// The map `BACKEND_COUNTERS`.
-    pub backend_counters: RefCell<BTreeMap<u16, BackendCounters>>,
-    /// The map `REASONS`.
-    pub reasons: RefCell<BTreeMap<Reason, u64>>,
     /// Result of [`CaptureTables::capture_enabled`].
     pub capture_enabled: Cell<u64>,
-    /// The map `CAPTURE_CONTROL`.
-    pub capture_control: [Cell<u64>; control::WORDS as usize],
-    /// The map `CAPTURE_STATE`, for one CPU.
-    pub capture_state: RefCell<CaptureState>,
-    /// The ring buffer `CAPTURE_EVENTS`.
-    pub capture_events: RefCell<Vec<CaptureEvent>>,
     /// Capacity of the ring buffer in events.
     pub max_capture_events: usize,
-    /// The map `ICMP_ERROR_BUCKET`.
-    pub icmp_error_bucket: Cell<u64>,
+    /// The maps.
+    pub maps: MemoryBalancerMaps,
 }
 
 impl MemoryBalancer {
@@ -101,30 +34,9 @@ impl MemoryBalancer {
         Self {
             settings,
             now: Cell::default(),
-            vip_addresses: HashMap::default(),
-            vip_prefixes: BTreeMap::default(),
-            vips: HashMap::default(),
-            routes: BTreeMap::default(),
-            quic_id_lengths: BTreeMap::default(),
-            quic_servers: BTreeMap::default(),
-            acls: BTreeMap::default(),
-            tables: BTreeMap::default(),
-            backends: BTreeMap::default(),
-            next_hops: BTreeMap::default(),
-            connections: RefCell::default(),
-            rates: BTreeMap::default(),
-            service_buckets: RefCell::default(),
-            client_buckets: RefCell::default(),
-            fragments: RefCell::default(),
-            service_counters: RefCell::default(),
-            backend_counters: RefCell::default(),
-            reasons: RefCell::default(),
             capture_enabled: Cell::default(),
-            capture_control: Default::default(),
-            capture_state: RefCell::default(),
-            capture_events: RefCell::default(),
             max_capture_events: usize::MAX,
-            icmp_error_bucket: Cell::default(),
+            maps: MemoryBalancerMaps::default(),
         }
     }
 }
@@ -135,11 +47,11 @@ impl CaptureTables for MemoryBalancer {
     }
 
     fn control(&self, word: u32) -> u64 {
-        self.capture_control[word as usize].get()
+        self.maps.capture_control.borrow().get(&word).copied().unwrap_or(0)
     }
 
     fn stop_capture(&self) {
-        self.capture_control[control::UNTIL as usize].set(0);
+        self.maps.capture_control.borrow_mut().insert(control::UNTIL, 0);
     }
 
     /// A constant: the middle of the range.
@@ -148,12 +60,12 @@ impl CaptureTables for MemoryBalancer {
     }
 
     fn with_capture_state(&self, work: impl FnOnce(&mut CaptureState)) -> Option<()> {
-        work(&mut self.capture_state.borrow_mut());
+        work(self.maps.capture_state.borrow_mut().entry(0).or_default());
         Some(())
     }
 
     fn output_event(&self, event: &CaptureEvent) -> bool {
-        let mut events = self.capture_events.borrow_mut();
+        let mut events = self.maps.capture_events.borrow_mut();
         let fits = events.len() < self.max_capture_events;
         if fits {
             events.push(*event);
@@ -196,50 +108,53 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn consume_icmp_error_token(&self) -> bool {
-        let mut bucket = self.icmp_error_bucket.get();
-        let granted = consume_one(self.settings.errors, &mut bucket, 1, self.now.get());
-        self.icmp_error_bucket.set(bucket);
-        granted
+        let mut bucket = self.maps.icmp_error_bucket.borrow_mut();
+        let bucket = bucket.entry(0).or_default();
+        consume_one(self.settings.errors, bucket, 1, self.now.get())
     }
 
     fn vip_address(&self, address: &Address) -> Option<VipAddress> {
-        self.vip_addresses.get(address).copied()
+        self.maps.vip_addresses.borrow().get(address).copied()
     }
 
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        longest_match(&self.vip_prefixes, key)
+        let prefixes = self.maps.vip_prefixes.borrow();
+        longest_match(prefixes.iter().map(|(prefix, entry)| (*prefix, *entry)), key)
     }
 
     fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
-        longest_match(self.routes.get(&key.service)?, &key.clients())
+        let routes = self.maps.routes.borrow();
+        let of_service = routes.iter().filter(|(route, _)| route.service == key.service);
+        longest_match(of_service.map(|(route, target)| (route.clients(), *target)), &key.clients())
     }
 
     fn acl_verdict(&self, acl: u32, source: &PrefixKey) -> Option<AclVerdict> {
-        self.acls.get(&acl).map(|acl| longest_match(acl, source).unwrap_or(AclVerdict::ALLOWED))
+        let acl = self.maps.acls.get(&acl)?.iter().map(|(prefix, verdict)| (*prefix, *verdict));
+        Some(longest_match(acl, source).unwrap_or(AclVerdict::ALLOWED))
     }
 
     fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
-        self.vips.get(key).copied()
+        self.maps.vips.borrow().get(key).copied()
     }
 
     fn quic_lengths(&self, service: u32) -> QuicIdLengths {
-        self.quic_id_lengths.get(&service).copied().unwrap_or(QuicIdLengths::NONE)
+        self.maps.quic_id_lengths.borrow().get(&service).copied().unwrap_or(QuicIdLengths::NONE)
     }
 
     fn quic_server(&self, key: &QuicServerKey) -> Option<Connection> {
-        self.quic_servers.get(key).copied()
+        self.maps.quic_servers.borrow().get(key).copied()
     }
 
     fn table(&self, service: u32) -> Option<Self::Table<'_>> {
-        self.tables.get(&service)
+        self.maps.tables.get(&service)
     }
 
     fn backend(&self, index: u16) -> Option<Backend> {
-        self.backends.get(&index).copied()
+        self.maps.backends.borrow().get(&index.into()).copied()
     }
 
     fn next_hop(&self, index: u32) -> Option<NextHop> {
-        self.next_hops.get(&index).copied()
+        self.maps.next_hops.borrow().get(&index).copied()
     }
 
     /// In memory, packets have no next hop.
@@ -248,11 +163,11 @@ impl BalancerTables for MemoryBalancer {
     }
 
     fn connection(&self, flow: &Flow) -> Option<Connection> {
-        self.connections.borrow().get(flow).copied()
+        self.maps.connections.borrow().get(flow).copied()
     }
 
     fn insert_connection(&self, flow: &Flow, connection: &Connection) {
-        self.connections.borrow_mut().insert(*flow, *connection);
+        self.maps.connections.borrow_mut().insert(*flow, *connection);
     }
 
     fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
@@ -260,7 +175,7 @@ impl BalancerTables for MemoryBalancer {
             .map(|kind| self.rate(request.service, kind));
         rates.iter().all(|rate| !rate.is_limit())
             || consume_both(
-                self.client_buckets.borrow_mut().entry(*key).or_default(),
+                self.maps.client_buckets.borrow_mut().entry(*key).or_default(),
                 rates,
                 request,
             )
@@ -270,46 +185,46 @@ impl BalancerTables for MemoryBalancer {
         let rates = [RateKind::Packets, RateKind::NewConnections]
             .map(|kind| self.rate(request.service, kind));
         consume_both(
-            self.service_buckets.borrow_mut().entry(request.service).or_default(),
+            self.maps.service_buckets.borrow_mut().entry(request.service).or_default(),
             rates,
             request,
         )
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        self.fragments.borrow().get(key).copied()
+        self.maps.fragments.borrow().get(key).copied()
     }
 
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        self.fragments.borrow_mut().insert(*key, *fragment);
+        self.maps.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &ForwardedCounts) {
-        let mut services = self.service_counters.borrow_mut();
+        let mut services = self.maps.service_counters.borrow_mut();
         let counters = services.entry(service).or_default();
         counters.packets += forwarded.packets;
         counters.bytes += forwarded.bytes;
         counters.new_connections += forwarded.new_connections;
-        let mut backends = self.backend_counters.borrow_mut();
-        let counters = backends.entry(backend).or_default();
+        let mut backends = self.maps.backend_counters.borrow_mut();
+        let counters = backends.entry(backend.into()).or_default();
         counters.packets += forwarded.packets;
         counters.bytes += forwarded.bytes;
         counters.new_connections += forwarded.new_connections;
     }
 
     fn count_dropped(&self, service: u32, drop_index: u32) {
-        self.service_counters.borrow_mut().entry(service).or_default().drops
+        self.maps.service_counters.borrow_mut().entry(service).or_default().drops
             [drop_index as usize] += 1;
     }
 
     fn count_refused(&self, reason: Reason) {
-        *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+        *self.maps.reasons.borrow_mut().entry(reason.index()).or_default() += 1;
     }
 }
 
 impl MemoryBalancer {
     fn rate(&self, service: u32, kind: RateKind) -> Rate {
-        self.rates.get(&Rate::index(service, kind)).copied().unwrap_or(Rate::NONE)
+        self.maps.rates.borrow().get(&Rate::index(service, kind)).copied().unwrap_or(Rate::NONE)
     }
 }
 
@@ -337,7 +252,7 @@ fn consume_one(rate: Rate, bucket: &mut u64, tokens: u64, now: u64) -> bool {
 }
 
 /// The value of the longest prefix that matches a key.
-fn longest_match<V: Copy>(trie: &BTreeMap<PrefixKey, V>, key: &PrefixKey) -> Option<V> {
-    let holds = trie.iter().filter(|(prefix, _)| prefix.holds(key));
-    holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| *value)
+fn longest_match<V>(trie: impl Iterator<Item = (PrefixKey, V)>, key: &PrefixKey) -> Option<V> {
+    let holds = trie.filter(|(prefix, _)| prefix.holds(key));
+    holds.max_by_key(|(prefix, _)| prefix.length).map(|(_, value)| value)
 }

@@ -3,9 +3,13 @@
 mod backend;
 mod balancer;
 mod hook;
+mod maps;
 mod packet;
+mod table;
 
 pub use backend::MemoryBackend;
-pub use balancer::{MemoryBalancer, TableWords};
+pub use balancer::MemoryBalancer;
 pub use hook::balance;
+pub use maps::{InMemory, MemoryBackendMaps, MemoryBalancerMaps};
 pub use packet::{PacketBuffer, bytes_of};
+pub use table::TableWords;

@@ -1,11 +1,14 @@
 //! The packet path in memory.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use ipnet::IpNet;
 use sluice::kernel::bpf::CaptureFilter;
 use sluice_datapath::abi::capture::control;
 use sluice_datapath::abi::{
-    CaptureEvent, CaptureState, NextHop, PrefixKey, Rate, RateKind, Settings, TableHead,
+    AddressOptions, CaptureEvent, CaptureState, LocalAddress, NextHop, PrefixKey, Rate, RateKind,
+    Settings, TableHead, VipAddress,
 };
 use sluice_datapath::backend::{clamp_mss, decapsulate};
 use sluice_datapath::memory::{PacketBuffer, TableWords};
@@ -39,27 +42,24 @@ impl Default for MemoryBalancer {
 
 impl BalancerBinding for MemoryBalancer {
     fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
-        let maps = &mut self.maps;
+        let maps = &mut self.maps.maps;
         let (single, prefixes): (Vec<_>, Vec<_>) = fixture
             .address_entries()
             .partition(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
-        maps.vip_addresses =
-            single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry)).collect();
-        maps.vip_prefixes =
+        let single = single.into_iter().map(|(prefix, entry)| (prefix.addr().into(), entry));
+        *maps.vip_addresses.get_mut() = single.collect();
+        *maps.vip_prefixes.get_mut() =
             prefixes.into_iter().map(|(prefix, entry)| (key(prefix), entry)).collect();
-        maps.vips = fixture
+        *maps.vips.get_mut() = fixture
             .vips
             .iter()
             .map(|(vip, service)| (vip_key(*vip), fixture.vip_entry(*service)))
             .collect();
-        maps.quic_servers = fixture.server_entries().collect();
-        maps.quic_id_lengths = (1..=u32::from(LARGEST_INDEX))
+        *maps.quic_servers.get_mut() = fixture.server_entries().collect();
+        *maps.quic_id_lengths.get_mut() = (1..=u32::from(LARGEST_INDEX))
             .map(|service| (service, fixture.id_lengths(service)))
             .collect();
-        maps.routes.clear();
-        for (key, to) in fixture.route_entries() {
-            maps.routes.entry(key.service).or_default().insert(key.clients(), to);
-        }
+        *maps.routes.get_mut() = fixture.route_entries().collect();
         maps.acls = fixture
             .acls
             .iter()
@@ -69,7 +69,9 @@ impl BalancerBinding for MemoryBalancer {
             .collect();
         for service in 1..=u32::from(LARGEST_INDEX) {
             for limit in RateKind::ALL {
-                maps.rates.insert(Rate::index(service, limit), fixture.rate(service, limit));
+                maps.rates
+                    .get_mut()
+                    .insert(Rate::index(service, limit), fixture.rate(service, limit));
             }
         }
         let words = |table: &TableSpec| {
@@ -86,9 +88,10 @@ impl BalancerBinding for MemoryBalancer {
         // In the kernel, arrays hold zeros at free indexes.
         for index in 0..=LARGEST_INDEX {
             let backend = fixture.backends.get(&index);
-            maps.backends.insert(index, backend_entry(backend));
+            maps.backends.get_mut().insert(index.into(), backend_entry(backend));
             for family in [Family::V4, Family::V6] {
-                maps.next_hops.insert(NextHop::index(index, family), next_hop_entry(backend));
+                let next_hops = maps.next_hops.get_mut();
+                next_hops.insert(NextHop::index(index, family), next_hop_entry(backend));
             }
         }
         Ok(())
@@ -102,8 +105,8 @@ impl BalancerBinding for MemoryBalancer {
     }
 
     fn counters(&self) -> anyhow::Result<BalancerCounters> {
-        let services = self.maps.service_counters.borrow();
-        let backends = self.maps.backend_counters.borrow();
+        let services = self.maps.maps.service_counters.borrow();
+        let backends = self.maps.maps.backend_counters.borrow();
         Ok(BalancerCounters {
             services: services
                 .iter()
@@ -112,9 +115,9 @@ impl BalancerBinding for MemoryBalancer {
                 .collect(),
             backends: backends
                 .iter()
-                .map(|(i, c)| (*i, (c.packets, c.bytes, c.new_connections)))
+                .map(|(i, c)| (*i as u16, (c.packets, c.bytes, c.new_connections)))
                 .collect(),
-            reasons: self.maps.reasons.borrow().clone(),
+            reasons: by_reason(&self.maps.maps.reasons.borrow()),
         })
     }
 
@@ -140,27 +143,26 @@ impl CaptureBinding for MemoryBalancer {
         let maps = &mut self.maps;
         // The time of an event is never 0.
         maps.now.set(maps.now.get().max(1));
-        *maps.capture_state.borrow_mut() = CaptureState::default();
-        let set = |word: u32, value| maps.capture_control[word as usize].set(value);
-        for (word, value) in selection.words() {
-            set(word, value);
-        }
-        set(control::UNTIL, u64::MAX);
+        maps.maps.capture_state.get_mut().insert(0, CaptureState::default());
+        let words = maps.maps.capture_control.get_mut();
+        words.extend(selection.words());
+        words.insert(control::UNTIL, u64::MAX);
         Ok(())
     }
 
     fn events(&mut self) -> Vec<CaptureEvent> {
-        self.maps.capture_events.take()
+        self.maps.maps.capture_events.take()
     }
 
     fn missed_events(&self) -> anyhow::Result<(u64, u64)> {
-        let state = self.maps.capture_state.borrow();
-        Ok((state.suppressed, state.lost))
+        let state = self.maps.maps.capture_state.borrow();
+        Ok(state.get(&0).map_or((0, 0), |state| (state.suppressed, state.lost)))
     }
 
     fn drop_count(&self, service: u32, reason: Reason) -> anyhow::Result<u64> {
         let index = reason.drop_index().context("the reason has no drop counter")?;
         Ok(self
+            .maps
             .maps
             .service_counters
             .borrow()
@@ -192,12 +194,10 @@ impl Default for MemoryBackend {
 
 impl DecapBinding for MemoryBackend {
     fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
-        self.maps.local_addresses = host.local.iter().map(|address| (*address).into()).collect();
-        self.maps.vip_prefixes = host
-            .vips
-            .iter()
-            .map(|vip| PrefixKey::prefix(vip.addr().into(), vip.prefix_len().into()))
-            .collect();
+        let local = host.local.iter();
+        *self.maps.maps.local_addresses.get_mut() =
+            local.map(|address| ((*address).into(), LocalAddress { present: 1 })).collect();
+        *self.maps.maps.vip_prefixes.get_mut() = vip_prefixes(&host.vips);
         Ok(())
     }
 
@@ -208,8 +208,8 @@ impl DecapBinding for MemoryBackend {
     }
 
     fn counters(&self) -> anyhow::Result<DecapCounters> {
-        let total = self.maps.decapsulated.get();
-        Ok(((total.packets, total.bytes), self.maps.reasons.borrow().clone()))
+        let total = self.maps.maps.decapsulated.borrow().get(&0).copied().unwrap_or_default();
+        Ok(((total.packets, total.bytes), by_reason(&self.maps.maps.reasons.borrow())))
     }
 
     fn rejects_merged(&self) -> bool {
@@ -219,8 +219,8 @@ impl DecapBinding for MemoryBackend {
 
 impl ClampBinding for MemoryBackend {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
-        self.maps.vip_prefixes = vips.iter().map(|vip| key(*vip)).collect();
-        self.maps.max_segment_sizes = largest;
+        *self.maps.maps.vip_prefixes.get_mut() = vip_prefixes(vips);
+        *self.maps.maps.max_segment_sizes.get_mut() = (0..).zip(largest).collect();
         Ok(())
     }
 
@@ -231,8 +231,20 @@ impl ClampBinding for MemoryBackend {
     }
 
     fn clamped(&self) -> anyhow::Result<u64> {
-        Ok(self.maps.mss_clamped.get())
+        Ok(self.maps.maps.mss_clamped.borrow().get(&0).copied().unwrap_or(0))
     }
+}
+
+/// The VIP prefixes of a backend. Their entries have no meaning there.
+fn vip_prefixes(vips: &[IpNet]) -> BTreeMap<PrefixKey, VipAddress> {
+    let entry = VipAddress::new(1, AddressOptions::NONE);
+    vips.iter().map(|vip| (key(*vip), entry)).collect()
+}
+
+/// The counters of `REASONS`, without those that are zero.
+fn by_reason(counters: &BTreeMap<u32, u64>) -> BTreeMap<Reason, u64> {
+    let count = |reason: &Reason| Some((*reason, *counters.get(&reason.index())?));
+    Reason::ALL.iter().filter_map(count).collect()
 }
 
 fn buffer<'a>(bytes: &'a mut Vec<u8>, frame: &Frame) -> PacketBuffer<'a> {
