@@ -25,10 +25,10 @@ use sluice_tests::packets::frames::{Client, ETHERNET};
 const SECOND: u64 = 1_000_000_000;
 
 /// A test at one hook.
-type Test = fn(BalancerHook) -> anyhow::Result<()>;
+type HookTest = fn(BalancerHook) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, HookTest); 5] = [
         ("packets to a removed service go to no backend", removed_service),
         ("packets go to no removed backend, not even those of tracked flows", removed_backend),
         ("a backend with a reused index gets no flows of another service", recycled_backend),

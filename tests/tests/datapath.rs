@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use sluice_datapath::Reason;
-use sluice_tests::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
+use sluice_tests::packets::bindings::memory::{InMemoryBackend, InMemoryBalancer};
 use sluice_tests::packets::bindings::{BalancerBinding, DecapBinding};
 use sluice_tests::packets::cases;
 use sluice_tests::packets::checks::{capture, echo_checksums, regressions, source_spreading};
@@ -19,25 +19,25 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for case in cases::balancing() {
         let name = format!("balancer: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBalancer::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut InMemoryBalancer::default()))));
     }
     for case in cases::decapsulation() {
         let name = format!("backend: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBackend::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut InMemoryBackend::default()))));
     }
     for case in cases::mss_clamp() {
         let name = format!("clamp: {}", case.name);
-        trials.push(Trial::test(name, move || report(case.run(&mut MemoryBackend::default()))));
+        trials.push(Trial::test(name, move || report(case.run(&mut InMemoryBackend::default()))));
     }
     for case in cases::balancing() {
         let name = format!("capture: {}", case.name);
         trials.push(Trial::test(name, move || {
-            report(capture::case(&case, &mut MemoryBalancer::default()))
+            report(capture::case(&case, &mut InMemoryBalancer::default()))
         }));
     }
     for &(name, check) in capture::CHECKS {
         trials.push(Trial::test(format!("capture: {name}"), move || {
-            report(check(&mut MemoryBalancer::default()))
+            report(check(&mut InMemoryBalancer::default()))
         }));
     }
     trials.push(Trial::test("the oracle agrees with every case", || {
@@ -47,16 +47,17 @@ fn main() -> ExitCode {
     }));
     let name = "every echo reply has a valid checksum";
     trials.push(Trial::test(name, || {
-        report(echo_checksums::every_answer_is_valid(&mut MemoryBalancer::default()))
+        report(echo_checksums::every_answer_is_valid(&mut InMemoryBalancer::default()))
     }));
     for fault in regressions::REGRESSIONS {
         let name = format!("regression: {}", fault.0);
-        trials
-            .push(Trial::test(name, || report(regressions::check(fault, MemoryBalancer::default))));
+        trials.push(Trial::test(name, || {
+            report(regressions::check(fault, InMemoryBalancer::default))
+        }));
     }
     trials.push(Trial::test("a frame shorter than an Ethernet header passes", shortest_frames));
     trials.push(Trial::test("with spread sources the outer source depends on the flow", || {
-        report(source_spreading::check(&mut MemoryBalancer::with(source_spreading::spread())))
+        report(source_spreading::check(&mut InMemoryBalancer::with(source_spreading::spread())))
     }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -68,7 +69,7 @@ fn report(outcome: anyhow::Result<()>) -> Result<(), Failed> {
 /// Frames too short for a test run in the kernel.
 fn shortest_frames() -> Result<(), Failed> {
     let whole = Client::tcp4().frame();
-    let (mut balancer, mut host) = (MemoryBalancer::default(), MemoryBackend::default());
+    let (mut balancer, mut host) = (InMemoryBalancer::default(), InMemoryBackend::default());
     balancer.configure(&Fixture::new())?;
     host.configure(&fixtures::host())?;
     for length in 0..SHORTEST {

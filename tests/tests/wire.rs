@@ -15,7 +15,7 @@ use sluice_tests::packets::bindings::namespace::missing;
 use sluice_tests::packets::bindings::test_run::pool::clear;
 use sluice_tests::packets::bindings::test_run::{accepts_at_tc, accepts_at_xdp};
 use sluice_tests::packets::bindings::wire::{
-    Link, WireBackend, WireBalancer, WireClamp, link_accepts,
+    VethLink, WireBackend, WireBalancer, WireClamp, link_accepts,
 };
 use sluice_tests::packets::bindings::{BalancerBinding, ClampBinding};
 use sluice_tests::packets::cases::{self, Case};
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = missing();
     let mut trials = Vec::new();
-    let mut add = |name: String, test: Test| {
+    let mut add = |name: String, test: LinkTest| {
         let trial = Trial::ignorable_test(name, move || on_link(test));
         trials.push(match &missing {
             None => trial,
@@ -144,18 +144,18 @@ fn nothing_left_out() -> Result<(), Failed> {
 }
 
 /// A test with exclusive use of the interfaces.
-type Test = Box<dyn FnOnce(&mut Link) -> anyhow::Result<Completion> + Send>;
+type LinkTest = Box<dyn FnOnce(&mut VethLink) -> anyhow::Result<Completion> + Send>;
 
 /// Runs a test on the interfaces of its thread, which the next test reuses unless this one fails.
-fn on_link(test: Test) -> Result<Completion, Failed> {
+fn on_link(test: LinkTest) -> Result<Completion, Failed> {
     thread_local! {
-        static LINK: Cell<Option<Link>> = const { Cell::new(None) };
+        static LINK: Cell<Option<VethLink>> = const { Cell::new(None) };
     }
 
     let run = || {
         let mut link = match LINK.take() {
             Some(link) => link,
-            None => Link::new()?,
+            None => VethLink::new()?,
         };
         let completion = test(&mut link)?;
         LINK.set(Some(link));
@@ -164,7 +164,7 @@ fn on_link(test: Test) -> Result<Completion, Failed> {
     run().map_err(|error| format!("{error:#}").into())
 }
 
-fn run(case: &Case, link: &mut Link) -> anyhow::Result<Completion> {
+fn run(case: &Case, link: &mut VethLink) -> anyhow::Result<Completion> {
     if let Some(why) = case.frames().find_map(|frame| link.refuses(frame)) {
         return Ok(Completion::ignored_with(why));
     }
@@ -182,7 +182,7 @@ struct Judged<'a> {
 
 /// Runs a test with a program on the link and an oracle, both without a fixture.
 fn judged(
-    link: &mut Link,
+    link: &mut VethLink,
     test: impl FnOnce(&mut Judged<'_>) -> anyhow::Result<Completion>,
 ) -> anyhow::Result<Completion> {
     WireBalancer::lend(link, |wire| {
@@ -266,7 +266,7 @@ fn partial(judged: &mut Judged<'_>, fixture: &Fixture) -> anyhow::Result<Complet
 
 /// SYN-ACKs like the backend's kernel sends them: the checksum field holds the sum of the
 /// pseudo-header, which the clamp must not change.
-fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
+fn clamped_partial(link: &mut VethLink) -> anyhow::Result<Completion> {
     let mut clamp = WireClamp::new(link)?;
     clamp.partial = true;
     clamp.configure(&[IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()], cases::LARGEST)?;
@@ -291,7 +291,7 @@ fn clamped_partial(link: &mut Link) -> anyhow::Result<Completion> {
 }
 
 /// SYN-ACKs longer than a memory page, with a linear part that ends at every byte of their headers.
-fn clamped_non_linear(link: &mut Link) -> anyhow::Result<Completion> {
+fn clamped_non_linear(link: &mut VethLink) -> anyhow::Result<Completion> {
     let vips = [IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()];
     let mut clamp = WireClamp::new(link)?;
     clamp.configure(&vips, cases::LARGEST)?;

@@ -20,7 +20,7 @@ pub const DNS: u32 = 2;
 pub const LARGEST_INDEX: u16 = 8;
 
 /// One slot of a lookup table: backend index and hint.
-pub type Slot = (u16, u16);
+pub type SlotSpec = (u16, u16);
 
 /// A service's lookup table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct TableSpec {
     /// Whether the service uses the connection table.
     pub tracked: bool,
     /// Slots, by number.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<SlotSpec>,
 }
 
 /// A backend in the balancer's maps.

@@ -19,10 +19,10 @@ use sluice_tests::packets::frames::{Client, Frame};
 use sluice_tests::packets::{cases, compare};
 
 /// A sentence and the test that verifies it at a hook.
-type Test = (&'static str, fn(BalancerHook) -> anyhow::Result<()>);
+type CaptureTest = (&'static str, fn(BalancerHook) -> anyhow::Result<()>);
 
 /// All tests.
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[CaptureTest] = &[
     ("every case causes the same events as in memory", every_case),
     ("events beyond the ring buffer are counted as lost, and packets are handled as usual", full),
     ("sampling one in four captures a quarter of the packets", sampled),

@@ -23,24 +23,24 @@ use crate::packets::frames::Frame;
 
 /// The balancer's packet path on maps in memory.
 #[derive(Debug)]
-pub struct MemoryBalancer {
+pub struct InMemoryBalancer {
     maps: memory::MemoryBalancer,
 }
 
-impl MemoryBalancer {
+impl InMemoryBalancer {
     /// The packet path with these settings.
     pub fn with(settings: Settings) -> Self {
         Self { maps: memory::MemoryBalancer::new(settings) }
     }
 }
 
-impl Default for MemoryBalancer {
+impl Default for InMemoryBalancer {
     fn default() -> Self {
         Self::with(settings())
     }
 }
 
-impl BalancerBinding for MemoryBalancer {
+impl BalancerBinding for InMemoryBalancer {
     fn configure(&mut self, fixture: &Fixture) -> anyhow::Result<()> {
         let maps = &mut self.maps.maps;
         let (single, prefixes): (Vec<_>, Vec<_>) = fixture
@@ -138,7 +138,7 @@ impl BalancerBinding for MemoryBalancer {
     }
 }
 
-impl CaptureBinding for MemoryBalancer {
+impl CaptureBinding for InMemoryBalancer {
     fn start_capture(&mut self, selection: &CaptureFilter) -> anyhow::Result<()> {
         let maps = &mut self.maps;
         // The time of an event is never 0.
@@ -173,11 +173,11 @@ impl CaptureBinding for MemoryBalancer {
 
 /// The backend's packet path on maps in memory.
 #[derive(Debug)]
-pub struct MemoryBackend {
+pub struct InMemoryBackend {
     maps: memory::MemoryBackend,
 }
 
-impl MemoryBackend {
+impl InMemoryBackend {
     /// The packet path on a kernel that can, or cannot, decapsulate across address families.
     pub fn new(cross_family: bool) -> Self {
         Self {
@@ -186,13 +186,13 @@ impl MemoryBackend {
     }
 }
 
-impl Default for MemoryBackend {
+impl Default for InMemoryBackend {
     fn default() -> Self {
         Self::new(true)
     }
 }
 
-impl DecapBinding for MemoryBackend {
+impl DecapBinding for InMemoryBackend {
     fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
         let local = host.local.iter();
         *self.maps.maps.local_addresses.get_mut() =
@@ -217,7 +217,7 @@ impl DecapBinding for MemoryBackend {
     }
 }
 
-impl ClampBinding for MemoryBackend {
+impl ClampBinding for InMemoryBackend {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
         *self.maps.maps.vip_prefixes.get_mut() = vip_prefixes(vips);
         *self.maps.maps.max_segment_sizes.get_mut() = (0..).zip(largest).collect();

@@ -9,7 +9,7 @@ use super::case::Case;
 use super::expect::{drops, passes, patched};
 use crate::packets::addresses::{VIP_V4, VIP_V6};
 use crate::packets::expectation::{Expectation, Forwarded};
-use crate::packets::fixture::{BackendSpec, Fixture, Slot, WEB};
+use crate::packets::fixture::{BackendSpec, Fixture, SlotSpec, WEB};
 use crate::packets::frames::icmp::EchoRequest;
 use crate::packets::frames::{self, Client, ETHERNET, Frame};
 use crate::packets::oracle::flow;
@@ -270,7 +270,7 @@ fn forwarded(ping: &EchoRequest) -> (Frame, Expectation) {
 pub(super) fn to_backend(
     ping: &EchoRequest,
     service: u32,
-    (backend, hint): Slot,
+    (backend, hint): SlotSpec,
 ) -> (Frame, Expectation) {
     let (bytes, packet) = (ping.frame(), ping.packet());
     let host = BackendSpec::new(backend);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sluice_datapath::Reason;
 
 use crate::packets::expectation::{Expectation, Forwarded};
-use crate::packets::fixture::{BackendSpec, DNS, Fixture, Slot, WEB};
+use crate::packets::fixture::{BackendSpec, DNS, Fixture, SlotSpec, WEB};
 use crate::packets::frames::{self, Client, Frame, L4Kind};
 use crate::packets::oracle::flow;
 
@@ -36,7 +36,7 @@ pub(super) fn forwarded(bytes: &[u8], client: &Client, backend: u16, hint: u16) 
 }
 
 /// The slot of a client's flow in a fixture's lookup tables.
-pub(super) fn slot_of(fixture: &Fixture, client: &Client) -> Slot {
+pub(super) fn slot_of(fixture: &Fixture, client: &Client) -> SlotSpec {
     let (service, protocol) = if client.transport == L4Kind::Udp { (DNS, 17) } else { (WEB, 6) };
     let ports =
         [client.source.port().to_be_bytes(), client.destination.port().to_be_bytes()].concat();

@@ -8,7 +8,7 @@ use sluice_datapath::abi::VipOptions;
 use super::case::{Case, CaseStep};
 use super::expect::{drops, forwards, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
-use crate::packets::fixture::{BackendSpec, DNS, Fixture, Slot, WEB};
+use crate::packets::fixture::{BackendSpec, DNS, Fixture, SlotSpec, WEB};
 use crate::packets::frames::icmp::IcmpError;
 use crate::packets::frames::{self, Client, ETHERNET, Frame, L4Kind};
 use crate::packets::oracle::flow;
@@ -238,7 +238,7 @@ pub(super) fn followed(fixture: &Fixture, error: &IcmpError) -> (Frame, Expectat
 pub(super) fn to_backend(
     error: &IcmpError,
     service: u32,
-    (backend, hint): Slot,
+    (backend, hint): SlotSpec,
 ) -> (Frame, Expectation) {
     let (packet, bytes) = (error.packet(), error.frame());
     let host = BackendSpec::new(backend);
@@ -259,7 +259,7 @@ pub(super) fn to_backend(
 }
 
 /// The slot of a client's flow, by the hash options of its service.
-pub(super) fn slot(fixture: &Fixture, service: u32, client: &Client) -> Slot {
+pub(super) fn slot(fixture: &Fixture, service: u32, client: &Client) -> SlotSpec {
     let options = fixture.vip_options.get(&service).copied().unwrap_or_default();
     let (mut source, mut destination) = (client.source, client.destination);
     let mut protocol = if client.transport == L4Kind::Udp { 17 } else { 6 };

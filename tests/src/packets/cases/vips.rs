@@ -98,7 +98,8 @@ pub(super) fn cases() -> Vec<Case> {
             "without the source port in the hash all connections of a client to a VIP have one backend",
             hashing(VipOptions::HASH_CLIENT),
             {
-                let tuple = |client: &Client| Tuple { source_port: 0, ..Tuple::of(client) };
+                let tuple =
+                    |client: &Client| HashedFields { source_port: 0, ..HashedFields::of(client) };
                 flows()
                     .iter()
                     .map(|client| to_slot(VipOptions::HASH_CLIENT, client, tuple(client)))
@@ -109,12 +110,12 @@ pub(super) fn cases() -> Vec<Case> {
             "with only the source address in the hash all flows of a client have one backend",
             hashing(VipOptions::HASH_SOURCE),
             {
-                let tuple = |client: &Client| Tuple {
+                let tuple = |client: &Client| HashedFields {
                     destination: None,
                     source_port: 0,
                     port: 0,
                     protocol: 0,
-                    ..Tuple::of(client)
+                    ..HashedFields::of(client)
                 };
                 flows()
                     .iter()
@@ -169,7 +170,7 @@ fn flows() -> Vec<Client> {
 }
 
 /// The hashed fields of a flow.
-struct Tuple {
+struct HashedFields {
     source: IpAddr,
     destination: Option<IpAddr>,
     source_port: u16,
@@ -177,7 +178,7 @@ struct Tuple {
     protocol: u8,
 }
 
-impl Tuple {
+impl HashedFields {
     fn of(client: &Client) -> Self {
         Self {
             source: client.source.ip(),
@@ -190,7 +191,7 @@ impl Tuple {
 }
 
 /// A client's packet that goes to the backend of the slot of `tuple`.
-fn to_slot(options: VipOptions, client: &Client, tuple: Tuple) -> (Frame, Expectation) {
+fn to_slot(options: VipOptions, client: &Client, tuple: HashedFields) -> (Frame, Expectation) {
     let fixture = hashing(options);
     let unspecified = if client.is_v6() {
         IpAddr::from(Ipv6Addr::UNSPECIFIED)

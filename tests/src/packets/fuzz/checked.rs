@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use sluice::kernel::bpf;
 
 use super::totals::Totals;
-use crate::packets::bindings::memory::{MemoryBackend, MemoryBalancer};
+use crate::packets::bindings::memory::{InMemoryBackend, InMemoryBalancer};
 use crate::packets::bindings::test_run::{self, BalancerHook, TestRunBackend, TestRunBalancer};
 use crate::packets::bindings::{BalancerBinding, ClampBinding, DecapBinding};
 use crate::packets::compare;
@@ -42,7 +42,7 @@ pub(super) type NamedBinding = (&'static str, Box<dyn CheckedBinding>);
 /// The balancer's program in memory and, if `kernel`, at both hooks.
 pub(super) fn of_balancer(fixture: &Fixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
     let mut balancers: Vec<(_, Box<dyn BalancerBinding>)> =
-        vec![("memory", Box::<MemoryBalancer>::default())];
+        vec![("memory", Box::<InMemoryBalancer>::default())];
     if kernel {
         balancers.push(("tc", Box::new(TestRunBalancer::new(BalancerHook::Tc)?)));
         balancers.push(("xdp", Box::new(TestRunBalancer::new(BalancerHook::Xdp)?)));
@@ -67,8 +67,8 @@ pub(super) fn balancing(
 /// The backend's program that decapsulates.
 pub(super) fn of_backend(host: &HostFixture, kernel: bool) -> anyhow::Result<Vec<NamedBinding>> {
     let mut hosts: Vec<(_, Box<dyn DecapBinding>, _)> = vec![
-        ("memory", Box::new(MemoryBackend::new(true)), true),
-        ("memory without cross-family", Box::new(MemoryBackend::new(false)), false),
+        ("memory", Box::new(InMemoryBackend::new(true)), true),
+        ("memory without cross-family", Box::new(InMemoryBackend::new(false)), false),
     ];
     if kernel {
         let cross_family = bpf::decapsulates_across_families();
@@ -89,7 +89,7 @@ pub(super) fn of_clamp(
     kernel: bool,
 ) -> anyhow::Result<Vec<NamedBinding>> {
     let mut clampers: Vec<(_, Box<dyn ClampBinding>)> =
-        vec![("memory", Box::<MemoryBackend>::default())];
+        vec![("memory", Box::<InMemoryBackend>::default())];
     if kernel {
         clampers.push(("clamp", Box::new(TestRunBackend::new()?)));
     }

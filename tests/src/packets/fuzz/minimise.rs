@@ -128,7 +128,7 @@ fn frame(
 mod tests {
     use super::*;
     use crate::packets::bindings::BalancerBinding;
-    use crate::packets::bindings::memory::MemoryBalancer;
+    use crate::packets::bindings::memory::InMemoryBalancer;
     use crate::packets::expectation::{Action, BalancerCounters};
     use crate::packets::fixture::Fixture;
     use crate::packets::fuzz::Generator;
@@ -137,7 +137,7 @@ mod tests {
     /// many ARP frames.
     #[derive(Default)]
     struct Faulty {
-        native: MemoryBalancer,
+        native: InMemoryBalancer,
         totals: usize,
         after: usize,
     }
@@ -188,7 +188,7 @@ mod tests {
         let make = || {
             DifferentialHarness::of(
                 &Fixture::new(),
-                Box::new(Faulty { native: MemoryBalancer::default(), totals: 0, after }),
+                Box::new(Faulty { native: InMemoryBalancer::default(), totals: 0, after }),
             )
         };
         let mut generator = Generator::new(11);

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use crate::packets::fixture::{HASH_KEY, Slot};
+use crate::packets::fixture::{HASH_KEY, SlotSpec};
 
 /// The hashed 5-tuple: addresses, ports and protocol in wire order.
 pub type Tuple = Vec<u8>;
 
 /// The slot of a flow, by the siphasher crate; `None` in an empty table.
-pub fn slot(slots: &[Slot], tuple: &[u8]) -> Option<Slot> {
+pub fn slot(slots: &[SlotSpec], tuple: &[u8]) -> Option<SlotSpec> {
     let index = u128::from(hash(tuple) >> 32) * slots.len() as u128 / (1 << 32);
     slots.get(usize::try_from(index).ok()?).copied()
 }

@@ -9,7 +9,7 @@ use super::encapsulate::{Path, drop_reason};
 use super::flow::{hash, tuple};
 use super::icmp;
 use super::ip::{self, Fragmentation, Ip};
-use super::lookup::{First, Oracle, fragment_key};
+use super::lookup::{First, Oracle, packet_id};
 use crate::packets::expectation::Expectation;
 use crate::packets::frames::Frame;
 
@@ -25,7 +25,7 @@ impl Oracle {
         let Ok(ip @ Ip { fragmentation: Fragmentation::NonInitial(id), .. }) = ip else {
             return false;
         };
-        let first = self.fragments.get(&fragment_key(&ip, id));
+        let first = self.fragments.get(&packet_id(&ip, id));
         first.is_some_and(|first| first.seen.elapsed() > REMEMBERED)
     }
 
@@ -118,7 +118,7 @@ impl Oracle {
                 options,
                 seen: Instant::now(),
             };
-            self.fragments.insert(fragment_key(&ip, id), first);
+            self.fragments.insert(packet_id(&ip, id), first);
         }
         let largest = if merged == 0 { length } else { length.min(headers + merged) };
         let path = Path { service, backend: chosen, hint, options, hash };
@@ -140,7 +140,7 @@ impl Oracle {
         id: u32,
     ) -> Result<Expectation, Reason> {
         let First { service, owner, backend, epoch, hint, options, .. } =
-            *self.fragments.get(&fragment_key(ip, id)).ok_or(Reason::FragmentUnknown)?;
+            *self.fragments.get(&packet_id(ip, id)).ok_or(Reason::FragmentUnknown)?;
         self.check_global_acl(ip.source)?;
         self.acl_verdict(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {

@@ -9,22 +9,22 @@ use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::flow::{Tuple, slot};
 use super::ip::Ip;
-use crate::packets::fixture::{Fixture, LARGEST_INDEX, Slot};
+use crate::packets::fixture::{Fixture, LARGEST_INDEX, SlotSpec};
 
 /// Computes expectations for frames, from a fixture and the frames before.
 #[derive(Debug, Default)]
 pub struct Oracle {
     pub(super) fixture: Fixture,
     pub(super) connections: HashMap<Tuple, (u16, u32)>,
-    pub(super) fragments: HashMap<FragmentKey, First>,
+    pub(super) fragments: HashMap<PacketId, First>,
     /// Consumed tokens. Buckets do not refill during a test.
     pub(super) consumed: HashMap<(u32, RateKind, Vec<u8>), u32>,
 }
 
 /// The key of a fragmented packet: addresses, identification, and in IPv4 the protocol.
-type FragmentKey = (IpAddr, IpAddr, u32, Option<u8>);
+type PacketId = (IpAddr, IpAddr, u32, Option<u8>);
 
-pub(super) fn fragment_key(ip: &Ip, id: u32) -> FragmentKey {
+pub(super) fn packet_id(ip: &Ip, id: u32) -> PacketId {
     (ip.source, ip.destination, id, ip.source.is_ipv4().then_some(ip.protocol))
 }
 /// The state that a first fragment leaves for the others.
@@ -52,7 +52,7 @@ impl Oracle {
         service: u32,
         tuple: &Tuple,
         is_syn: bool,
-    ) -> Result<Slot, Reason> {
+    ) -> Result<SlotSpec, Reason> {
         let table = self.fixture.tables.get(&service).ok_or(Reason::NoTable)?;
         let (first, hint) =
             slot(&table.slots, &self.hashed(service, tuple)).ok_or(Reason::NoTable)?;

@@ -89,10 +89,10 @@ impl TestRunBalancer {
         empty::<Flow, Connection>(&directory.join("CONNECTIONS"))?;
         empty::<FragmentKey, Fragment>(&directory.join("FRAGMENTS"))?;
         empty::<ClientKey, Buckets>(&directory.join("CLIENT_BUCKETS"))?;
-        let mut buckets: Array<_, Raw<Buckets>> =
+        let mut buckets: Array<_, AyaPod<Buckets>> =
             Map::Array(MapData::from_pin(directory.join("SERVICE_BUCKETS"))?).try_into()?;
         for index in 0..buckets.len() {
-            buckets.set(index, Raw(Buckets::default()), 0)?;
+            buckets.set(index, AyaPod(Buckets::default()), 0)?;
         }
         zero::<ServiceCounters>(&directory.join("SERVICE_COUNTERS"))?;
         zero::<BackendCounters>(&directory.join("BACKEND_COUNTERS"))?;
@@ -263,16 +263,16 @@ impl BalancerBinding for TestRunBalancer {
 /// A value that implements `aya::Pod`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Raw<T>(T);
+struct AyaPod<T>(T);
 
 // SAFETY: `Pod` values of the datapath have no padding, and every bit pattern is valid.
-unsafe impl<T: sluice_datapath::Pod + 'static> Pod for Raw<T> {}
+unsafe impl<T: sluice_datapath::Pod + 'static> Pod for AyaPod<T> {}
 
 /// Removes all entries of a pinned LRU hash map.
 fn empty<K: sluice_datapath::Pod + 'static, V: sluice_datapath::Pod + 'static>(
     pin: &Path,
 ) -> anyhow::Result<()> {
-    let mut map: HashMap<_, Raw<K>, Raw<V>> =
+    let mut map: HashMap<_, AyaPod<K>, AyaPod<V>> =
         Map::LruHashMap(MapData::from_pin(pin)?).try_into()?;
     for key in map.keys().collect::<Result<Vec<_>, _>>()? {
         map.remove(&key)?;
@@ -282,10 +282,11 @@ fn empty<K: sluice_datapath::Pod + 'static, V: sluice_datapath::Pod + 'static>(
 
 /// Zeroes all elements of a pinned per-CPU array.
 fn zero<V: sluice_datapath::Pod + Default + 'static>(pin: &Path) -> anyhow::Result<()> {
-    let mut map: PerCpuArray<_, Raw<V>> = Map::PerCpuArray(MapData::from_pin(pin)?).try_into()?;
+    let mut map: PerCpuArray<_, AyaPod<V>> =
+        Map::PerCpuArray(MapData::from_pin(pin)?).try_into()?;
     let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
     for index in 0..map.len() {
-        map.set(index, PerCpuValues::try_from(vec![Raw(V::default()); cpus])?, 0)?;
+        map.set(index, PerCpuValues::try_from(vec![AyaPod(V::default()); cpus])?, 0)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{bail, ensure};
 
-use super::link::{Arrived, IN, Link, NEXT_HOP, OUT};
+use super::link::{Arrived, IN, NEXT_HOP, OUT, VethLink};
 use super::offload::{ADDRESSES, merged, offload};
 use super::socket::{Captured, Offload};
 use crate::packets::expectation::Action;
@@ -16,7 +16,7 @@ const TAG: (u16, u16) = (0x8100, 5);
 /// an MTU, segments that exceed it with the outer header must have become shorter by the outer
 /// header.
 pub(super) fn exchange(
-    link: &mut Link,
+    link: &mut VethLink,
     frame: &Frame,
     linear: Option<u16>,
     partial: bool,

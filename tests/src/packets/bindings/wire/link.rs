@@ -27,11 +27,11 @@ use super::socket::{Captured, Offload, PATIENCE, PacketSocket};
 use crate::packets::addresses::{INTERFACE, NEIGHBOUR_V4, NEIGHBOUR_V6};
 use crate::packets::frames::{Client, Frame};
 
-/// Link address of the interface of the program.
+/// VethLink address of the interface of the program.
 pub(super) const IN: [u8; 6] = [0x02, 0, 0, 0, 0x0a, 0x01];
-/// Link address of the interface towards the backends.
+/// VethLink address of the interface towards the backends.
 pub(super) const OUT: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x01];
-/// Link address of the next hop towards every backend.
+/// VethLink address of the next hop towards every backend.
 pub(super) const NEXT_HOP: [u8; 6] = [0x02, 0, 0, 0, 0xaa, 0x02];
 /// EtherType of markers: local experimental EtherType 1 (IEEE 802).
 const MARKER: u16 = 0x88b5;
@@ -52,7 +52,7 @@ pub(super) struct Arrived {
 }
 
 /// Interfaces around the attachment point of a program.
-pub struct Link {
+pub struct VethLink {
     inject: PacketSocket,
     after: PacketSocket,
     far: PacketSocket,
@@ -64,7 +64,7 @@ pub struct Link {
     smallest_segment: u16,
 }
 
-impl Link {
+impl VethLink {
     /// Moves the calling thread into a new network namespace and to one CPU, and creates the
     /// interfaces.
     pub fn new() -> anyhow::Result<Self> {

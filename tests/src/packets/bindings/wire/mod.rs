@@ -9,6 +9,6 @@ mod program;
 mod redirect;
 mod socket;
 
-pub use link::Link;
+pub use link::VethLink;
 pub use offload::link_accepts;
 pub use program::{WireBackend, WireBalancer, WireClamp};

@@ -8,7 +8,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::VipOptions;
 
 use super::exchange::exchange;
-use super::link::Link;
+use super::link::VethLink;
 use super::offload::link_accepts;
 use crate::packets::bindings::binding::{BalancerBinding, ClampBinding, DecapBinding};
 use crate::packets::bindings::test_run::{BalancerHook, TestRunBackend, TestRunBalancer, pool};
@@ -19,7 +19,7 @@ use crate::packets::frames::Frame;
 /// The balancer's program at TC on the link.
 pub struct WireBalancer<'a> {
     loaded: &'a mut TestRunBalancer,
-    link: &'a mut Link,
+    link: &'a mut VethLink,
     /// Requested bytes in the linear part of the buffer; `None` for the whole frame. The kernel
     /// keeps frames shorter than a memory page linear.
     pub linear: Option<u16>,
@@ -33,7 +33,7 @@ pub struct WireBalancer<'a> {
 impl WireBalancer<'_> {
     /// Runs a test with a program from the pool that is attached to the link.
     pub fn lend<T>(
-        link: &mut Link,
+        link: &mut VethLink,
         test: impl FnOnce(WireBalancer<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         pool::with_program(BalancerHook::Tc, |loaded| {
@@ -52,7 +52,7 @@ impl WireBalancer<'_> {
         })
     }
 
-    /// See [`Link::refuses`].
+    /// See [`VethLink::refuses`].
     pub fn refuses(&self, frame: &Frame) -> Option<&'static str> {
         self.link.refuses(frame)
     }
@@ -97,12 +97,12 @@ impl BalancerBinding for WireBalancer<'_> {
 /// The backend's program that decapsulates, on the link.
 pub struct WireBackend<'a> {
     loaded: TestRunBackend,
-    link: &'a mut Link,
+    link: &'a mut VethLink,
 }
 
 impl<'a> WireBackend<'a> {
     /// Loads the program with new maps and attaches it.
-    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
+    pub fn new(link: &'a mut VethLink) -> anyhow::Result<Self> {
         let loaded = TestRunBackend::new()?;
         link.attach(loaded.program())?;
         Ok(Self { loaded, link })
@@ -133,7 +133,7 @@ impl DecapBinding for WireBackend<'_> {
 /// does not depend on the direction.
 pub struct WireClamp<'a> {
     loaded: TestRunBackend,
-    link: &'a mut Link,
+    link: &'a mut VethLink,
     /// See [`WireBalancer::linear`].
     pub linear: Option<u16>,
     /// See [`WireBalancer::partial`].
@@ -142,7 +142,7 @@ pub struct WireClamp<'a> {
 
 impl<'a> WireClamp<'a> {
     /// Loads the program with new maps and attaches it.
-    pub fn new(link: &'a mut Link) -> anyhow::Result<Self> {
+    pub fn new(link: &'a mut VethLink) -> anyhow::Result<Self> {
         let loaded = TestRunBackend::new()?;
         link.attach(loaded.clamp())?;
         Ok(Self { loaded, link, linear: None, partial: false })
