@@ -123,7 +123,7 @@ impl Desired {
                 .with_if(service.encapsulation().is_gue(), VipOptions::GUE)
                 .with_if(
                     service.encapsulation() == Encapsulation::Gue { zero_checksum: true },
-                    VipOptions::NO_CHECKSUM,
+                    VipOptions::ZERO_UDP_CHECKSUM,
                 )
                 .with_if(service.too_big() == TooBigPolicy::Drop, VipOptions::DROP_TOO_BIG)
                 .with_if(service.too_big() == TooBigPolicy::Resegment, VipOptions::RESEGMENT)
@@ -277,7 +277,7 @@ mod tests {
             let desired = Desired::new(&config, &Seed::new([7; 16])).unwrap();
             (desired.services[0].options, desired.features().has(Features::GUE))
         };
-        let both = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+        let both = VipOptions::GUE.with(VipOptions::ZERO_UDP_CHECKSUM);
         for (service, options) in [
             (serde_json::json!({}), VipOptions::NONE),
             (serde_json::json!({ "encapsulation": "gue" }), VipOptions::GUE),

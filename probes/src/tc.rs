@@ -417,7 +417,7 @@ impl Hook for TcHook {
     }
 
     #[inline(always)]
-    fn refuse(&mut self, reason: Reason) -> u32 {
+    fn finish(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             // SAFETY: the helper takes numbers only.
             Verdict::Answer => unsafe { bpf_redirect(self.packet().interface(), 0) as u32 },

@@ -344,7 +344,7 @@ impl Hook for XdpHook {
     }
 
     #[inline(always)]
-    fn refuse(&mut self, reason: Reason) -> u32 {
+    fn finish(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,

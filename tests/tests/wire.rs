@@ -34,7 +34,7 @@ fn wide() -> Fixture {
 
 /// A fixture whose services use GUE and allow no UDP checksum.
 fn gue(mtu: u32) -> Fixture {
-    let options = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+    let options = VipOptions::GUE.with(VipOptions::ZERO_UDP_CHECKSUM);
     Fixture { vip_options: [(WEB, options), (DNS, options)].into(), ..Fixture::new().with_mtu(mtu) }
 }
 

@@ -22,7 +22,7 @@ pub struct CaptureEvent {
     /// Index of the ingress interface.
     pub interface: u32,
     /// Index of the egress interface; 0 if the packet was dropped.
-    pub leaves: u32,
+    pub egress_interface: u32,
     /// Number of segments of a merged packet, else 1.
     pub segments: u32,
     /// Bytes of the received frame.
@@ -43,7 +43,7 @@ impl CaptureEvent {
         service: 0,
         backend: 0,
         interface: 0,
-        leaves: 0,
+        egress_interface: 0,
         segments: 0,
         length: 0,
         captured: 0,

@@ -45,7 +45,7 @@ pub struct Fragment {
     pub service: u32,
     /// Index of the VIP's service, whose ACL applies. It differs from `service` if a route matched
     /// the client.
-    pub owner: u16,
+    pub vip_service: u16,
     /// Lower half of [`ServiceRef::options`](crate::abi::vip::ServiceRef::options) at that time. It
     /// holds [`Fragment::OPTIONS`].
     pub options: u16,
@@ -61,7 +61,7 @@ pod!(Fragment, 24);
 impl Fragment {
     /// The options of a service that apply to non-initial fragments, too. Add an option here if
     /// [`Fragment::options`] must carry it.
-    pub const OPTIONS: VipOptions = VipOptions::GUE.with(VipOptions::NO_CHECKSUM);
+    pub const OPTIONS: VipOptions = VipOptions::GUE.with(VipOptions::ZERO_UDP_CHECKSUM);
 
     /// Lifetime of an entry in nanoseconds: Linux's default reassembly timeout (`ipfrag_time`).
     pub const LIFETIME: u64 = 30_000_000_000;

@@ -78,7 +78,7 @@ bits! {
         /// Encapsulate in GUE (variant 1) instead of IP-in-IP.
         GUE = 1 << 4;
         /// The service's backends accept UDP over IPv6 with a zero checksum (RFC 6935).
-        NO_CHECKSUM = 1 << 5;
+        ZERO_UDP_CHECKSUM = 1 << 5;
         /// The service has a source ACL in `ACLS`.
         ACL = 1 << 16;
         /// The service has rates in `RATES`.

@@ -5,7 +5,7 @@
 //! a packet costs one read of that word. With one, [`StartCaptureStage`] copies the first bytes of
 //! the packet before any stage changes them, the stages record the packet's outcome, and
 //! [`EmitCaptureStage`] writes the event if it is selected: drops, and a sample of forwarded
-//! packets. A rate limit per CPU bounds the cost under a flood of drops.
+//! packets. A rate limit per CPU (GCRA) bounds the cost under a flood of drops.
 
 use crate::abi::capture::{control, outcome};
 use crate::abi::{BURST, Features, Reason, Verdict};
@@ -54,6 +54,7 @@ fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
     tables.with_capture_state(|state| {
         state.outcome = outcome::NONE;
         if expired || state.due > now.wrapping_add(ahead) {
+            // Marks a packet beyond the rate limit.
             state.event.time = 0;
             return;
         }
@@ -81,7 +82,8 @@ pub(crate) fn record_forwarded<T: BalancerTables>(
     tables.with_capture_state(|state| {
         state.outcome = if is_syn { outcome::FORWARDED_SYN } else { outcome::FORWARDED };
         let event = &mut state.event;
-        (event.service, event.backend, event.leaves) = (service, backend.into(), interface);
+        (event.service, event.backend, event.egress_interface) =
+            (service, backend.into(), interface);
         event.reason = 0;
     });
 }
@@ -98,12 +100,12 @@ pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason
         if reason.verdict() == Verdict::Drop {
             state.outcome = outcome::DROPPED;
             let event = &mut state.event;
-            (event.reason, event.backend, event.leaves) = (reason.index(), 0, 0);
+            (event.reason, event.backend, event.egress_interface) = (reason.index(), 0, 0);
         }
     });
 }
 
-/// Whether a capture is enabled for the packet. Stages only record the outcome, because the
+/// Whether a capture is enabled for the packet. [`emit`] decides whether its event is written: the
 /// verifier explores this code once for each exit of each stage, and [`emit`] only once.
 #[inline(always)]
 fn is_captured<T: BalancerTables>(tables: &T) -> bool {
@@ -121,8 +123,10 @@ fn emit<T: BalancerTables>(tables: &T) {
     let interval = tables.control(control::INTERVAL);
     tables.with_capture_state(|state| {
         let event = &state.event;
-        let only = select as u32;
-        if state.outcome == outcome::NONE || (only != 0 && only != event.service) {
+        let service_filter = select as u32;
+        if state.outcome == outcome::NONE
+            || (service_filter != 0 && service_filter != event.service)
+        {
             return;
         }
         if state.outcome != outcome::DROPPED {
@@ -132,12 +136,12 @@ fn emit<T: BalancerTables>(tables: &T) {
                 return;
             }
         }
-        let now = event.time;
-        if now == 0 {
+        let captured_at = event.time;
+        if captured_at == 0 {
             state.suppressed = state.suppressed.wrapping_add(1);
             return;
         }
-        let due = if state.due > now { state.due } else { now };
+        let due = if state.due > captured_at { state.due } else { captured_at };
         state.due = due.wrapping_add(interval);
         if !tables.output_event(&state.event) {
             state.lost = state.lost.wrapping_add(1);

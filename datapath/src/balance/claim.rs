@@ -15,7 +15,7 @@ use crate::wire::parse::{self, IpHeader, L4Header, PacketSize};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
     /// The service of the VIP.
-    pub(crate) vip: ServiceRef,
+    pub(crate) vip_service: ServiceRef,
     /// The service that handles the packet: another one if a route of the VIP's service matches.
     pub(crate) service: ServiceRef,
     pub(crate) size: PacketSize,
@@ -47,5 +47,5 @@ pub(crate) fn claim<P: Packet, T: BalancerTables>(
     let service = admit(&ip.source, vip, tables)?;
     let size = parse::packet_size(packet, start, ip, l4).map_err(Refusal::of(service))?;
     let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, tables);
-    Ok(Claim { vip, service, size, gue })
+    Ok(Claim { vip_service: vip, service, size, gue })
 }

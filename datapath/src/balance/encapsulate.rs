@@ -16,8 +16,8 @@ use crate::wire::parse::{IpHeader, PacketSize};
 /// TTL or hop limit of outer headers: enough for any underlay, and not taken from the client.
 pub const OUTER_TTL: u8 = 64;
 
-/// The bits of an IPv4 identification that carry the hint. The kernel increments the lower ones
-/// when it segments a merged packet.
+/// The bits of an IPv4 identification that carry the hint. The kernel increments the identification
+/// per segment of a merged packet; the lower six bits count 64 segments.
 pub const IPV4_HINT_MASK: u16 = 0xffc0;
 
 /// The outer IPv4 header in front of `length` bytes of `protocol`.
@@ -114,7 +114,7 @@ impl TunnelPath {
     /// 1 with GUE, else 0. Code that depends on GUE computes with this number and does not branch
     /// on it: the verifier would explore the rest of the path twice.
     #[inline(always)]
-    const fn is_gue(&self) -> u32 {
+    const fn gue_factor(&self) -> u32 {
         self.udp_len / Udp::SIZE as u32
     }
 
@@ -123,13 +123,13 @@ impl TunnelPath {
     #[inline(always)]
     const fn protocol(&self, family: Family) -> u8 {
         let direct = protocol_of(family);
-        direct.wrapping_add(UDP.wrapping_sub(direct).wrapping_mul(self.is_gue() as u8))
+        direct.wrapping_add(UDP.wrapping_sub(direct).wrapping_mul(self.gue_factor() as u8))
     }
 
     /// `gue` with GUE, else [`GueMeta::NONE`].
     #[inline(always)]
-    pub(crate) const fn only_gue(&self, gue: GueMeta) -> GueMeta {
-        let mask = 0_u32.wrapping_sub(self.is_gue());
+    pub(crate) const fn keep_if_gue(&self, gue: GueMeta) -> GueMeta {
+        let mask = 0_u32.wrapping_sub(self.gue_factor());
         GueMeta::decode(gue.encode() & mask)
     }
 }
@@ -211,6 +211,7 @@ pub(crate) fn encapsulate<P: Packet, T: BalancerTables>(
     let neighbour = if tables.uses(Features::SOURCE_SPREADING) {
         0
     } else {
+        // Each next hop has two entries in `NEIGHBOURS`, whose indexes follow from its own.
         next_hop.neighbour_index(NextHop::index(selection.index, family))
     };
     Ok(Forward { interface: next_hop.interface, family, neighbour, gue })

@@ -56,6 +56,6 @@ fn forward<P: Packet, T: BalancerTables>(
     tables: &T,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.select_backend(&flow, tables, true)?;
+    let (selection, hash) = packet.check_and_select(&flow, tables, true)?;
     packet.send_or_report(&selection, hash, true, tables)
 }

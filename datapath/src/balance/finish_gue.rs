@@ -14,10 +14,11 @@ use crate::wire::parse::family_of_ether_type;
 
 /// The most bytes of IPv6 extension headers that are summed: all that
 /// [`wire::offsets`](crate::wire::offsets) parses.
-const MAX_EXTENSIONS: usize = 256;
+const MAX_EXTENSION_BYTES: usize = 256;
 
 /// Writes the UDP header of an encapsulated packet. Returns 0, or the action of the hook if the
-/// packet is not forwarded after all.
+/// packet is dropped after all: no hook's action for a drop is 0. Such a packet stays counted as
+/// forwarded, because this stage does not know its service.
 pub(crate) struct FinishGueStage;
 
 impl Stage for FinishGueStage {
@@ -28,7 +29,7 @@ impl Stage for FinishGueStage {
             Ok(()) => 0,
             Err(reason) => {
                 tables.count_refused(reason);
-                hook.refuse(reason).into()
+                hook.finish(reason).into()
             }
         }
     }
@@ -68,8 +69,8 @@ fn write<P: Packet>(mut packet: P, gue: GueMeta, port: Port) -> Option<Result<()
     })
 }
 
-/// The sum of the inner packet at `START`, if its own checksum is right; `Some(None)` if that
-/// checksum does not determine it.
+/// The one's complement sum of the inner packet at `START`, assuming that the inner checksum is
+/// right; `Some(None)` if it does not follow from headers, `None` if headers are out of bounds.
 ///
 /// The bytes that a checksum covers, the checksum included, sum to the complement of its
 /// pseudo-header (RFC 9293 section 3.1, RFC 768; RFC 8200 section 8.1). That also holds for a
@@ -115,7 +116,7 @@ fn inner_sum<P: Packet, const START: usize>(packet: &P, gue: GueMeta) -> Option<
 fn extensions_sum<P: Packet>(packet: &P, start: usize, end: usize) -> Option<u64> {
     let mut sum = 0_u64;
     let mut offset = start;
-    for _ in 0..MAX_EXTENSIONS / size_of::<u32>() {
+    for _ in 0..MAX_EXTENSION_BYTES / size_of::<u32>() {
         if offset >= end {
             break;
         }

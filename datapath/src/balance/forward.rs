@@ -25,7 +25,7 @@ pub(crate) struct VipPacket<P> {
     pub(crate) gue: GueMeta,
     /// Whether it opens a TCP connection.
     pub(crate) is_syn: bool,
-    /// Bytes of VLAN tags in the frame; `None` without a tag in the frame or its metadata.
+    /// Bytes of VLAN tags in the frame, 0 if the only tag is in the metadata; `None` without a tag.
     pub(crate) vlan_bytes: Option<usize>,
     /// The service that handles the packet.
     pub(crate) service: ServiceRef,
@@ -87,7 +87,7 @@ impl<P: Packet> VipPacket<P> {
     /// Consumes tokens of the client's buckets, then of the service's: packets beyond a client's
     /// rate do not use up the tokens of other clients.
     #[inline(always)]
-    pub(crate) fn check_rates<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
+    pub(crate) fn consume_tokens<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
         if !tables.uses(Features::RATES) || !self.service.options.has(VipOptions::RATE_LIMITED) {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl<P: Packet> VipPacket<P> {
             now: tables.now(),
         };
         let client = ClientKey::new(&self.ip.source, self.ip.family, request.service);
-        if !tables.consume_source_tokens(&client, &request) {
+        if !tables.consume_client_tokens(&client, &request) {
             return Err(Reason::RateLimitedSource);
         }
         if !tables.consume_service_tokens(&request) {
@@ -107,17 +107,17 @@ impl<P: Packet> VipPacket<P> {
         Ok(())
     }
 
-    /// Selects the backend, and returns the flow hash, too. With `insert`, a flow of a tracked
-    /// service gets an entry in the connection table.
+    /// Checks the TTL, consumes tokens, and selects the backend. Returns the flow hash, too. With
+    /// `insert`, a flow of a tracked service gets an entry in the connection table.
     #[inline(always)]
-    pub(crate) fn select_backend<T: BalancerTables>(
+    pub(crate) fn check_and_select<T: BalancerTables>(
         &self,
         flow: &Flow,
         tables: &T,
         insert: bool,
     ) -> Result<(Selection, u64), Reason> {
         self.check_ttl()?;
-        self.check_rates(tables)?;
+        self.consume_tokens(tables)?;
         let table = tables.table(self.service.service).ok_or(Reason::NoTable)?;
         let hash = hash_flow(flow, self.ip.family, self.service.options, tables);
         Ok((select_backend(tables, &table, flow, hash, self.is_syn, insert)?, hash))
@@ -145,11 +145,12 @@ impl<P: Packet> VipPacket<P> {
     }
 
     /// Whether the segments of a merged packet do not fit with their outer headers, and are to be
-    /// made smaller so that they do. TCP payload may be cut anywhere; the sizes of merged datagrams
-    /// are the client's, and the kernel does not segment a packet that is not merged.
+    /// made smaller so that they do. Only TCP: other cuts would change the boundaries of UDP
+    /// datagrams. The kernel never segments a packet that is not merged.
     #[inline(always)]
     fn can_resegment<T: BalancerTables>(&self, path: &TunnelPath, tables: &T) -> bool {
-        /// The least bytes of payload that a segment keeps.
+        /// The least bytes of payload that a segment keeps, so that one packet does not become a
+        /// great number of tiny ones.
         const MIN_PAYLOAD: u32 = 64;
 
         // The sizes come first: compilers would move a branch on the other conditions before the
@@ -177,8 +178,9 @@ impl<P: Packet> VipPacket<P> {
         self.send(selection, &path, hash, false, tables)
     }
 
-    /// Sends the packet, or has its MTU reported if it does not fit. With `resegment`, a service's
-    /// option to make the segments of merged packets smaller applies.
+    /// Sends the packet. If it does not fit, the outcome requests an ICMP error with the path's
+    /// MTU. With `resegment`, a service's option to make the segments of merged packets smaller
+    /// applies; only the fast path sets it.
     #[inline(always)]
     pub(crate) fn send_or_report<T: BalancerTables>(
         self,
@@ -207,7 +209,7 @@ impl<P: Packet> VipPacket<P> {
         hash: u64,
         tables: &T,
     ) -> Result<GueMeta, Reason> {
-        const MASK: u32 = VipOptions::GUE.bits() | VipOptions::NO_CHECKSUM.bits();
+        const MASK: u32 = VipOptions::GUE.bits() | VipOptions::ZERO_UDP_CHECKSUM.bits();
 
         if !tables.uses(Features::GUE) {
             return Ok(GueMeta::NONE);
@@ -218,7 +220,7 @@ impl<P: Packet> VipPacket<P> {
         if needs_checksum && self.gue.protocol() == 0 {
             return Err(Reason::NoChecksum);
         }
-        Ok(path.only_gue(self.gue.with_source_port(hash)))
+        Ok(path.keep_if_gue(self.gue.with_source_port(hash)))
     }
 
     /// Encapsulates the packet towards its backend, and accounts it. The packet fits, or its

@@ -39,9 +39,9 @@ fn fragment<P: Packet, T: BalancerTables>(
     }
 
     // From this line on the packet belongs to a service, and every refusal is a counted drop.
-    let owner = u32::from(first.owner);
-    check_fragment_acl(tables, &headers.ip.source, owner)
-        .map_err(|reason| Refusal { service: owner, reason })?;
+    let vip_service = u32::from(first.vip_service);
+    check_fragment_acl(tables, &headers.ip.source, vip_service)
+        .map_err(|reason| Refusal { service: vip_service, reason })?;
     forward(packet, &headers, &first, tables)
         .map_err(|reason| Refusal { service: first.service, reason })
 }
@@ -53,13 +53,13 @@ fn forward<P: Packet, T: BalancerTables>(
     first: &Fragment,
     tables: &T,
 ) -> Result<Forward, Reason> {
-    // The VIP is not known, only the service: rates are looked up for every service. One without
-    // rates has none in the map.
+    // The entry keeps only the lower options. `RATE_LIMITED` is set for every service: one without
+    // rate limits has no entry in `RATES`.
     let options = VipOptions::RATE_LIMITED.with(VipOptions::from_bits(first.options.into()));
     let ip = headers.ip;
     let packet = VipPacket {
         ip,
-        size: parse::fragment_size(&packet, headers.start, &ip)?,
+        size: parse::unmerged_size(&packet, headers.start, &ip)?,
         gue: GueMeta::for_fragment(&ip),
         is_syn: false,
         vlan_bytes: headers.vlan_bytes(),
@@ -67,7 +67,7 @@ fn forward<P: Packet, T: BalancerTables>(
         packet,
     };
     packet.check_ttl()?;
-    packet.check_rates(tables)?;
+    packet.consume_tokens(tables)?;
     let backend = tables.backend(first.backend).ok_or(Reason::NoBackend)?;
     if backend.epoch != first.epoch {
         return Err(Reason::NoBackend);

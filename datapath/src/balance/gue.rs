@@ -28,8 +28,8 @@ impl GueMeta {
 
     /// The bits of the source port that are a hash of the flow.
     const SOURCE_PORT: Field = Field::first(14);
-    /// Protocol of the inner packet; 0 if the inner checksum does not determine the sum of the
-    /// inner packet, so that the UDP header has no checksum.
+    /// Protocol of the inner packet; 0 if the UDP checksum cannot be computed from headers, and is
+    /// sent as zero.
     const PROTOCOL: Field = Self::SOURCE_PORT.next(8);
     /// Bytes of the inner IP header, including options or extension headers.
     const HEADER_LEN: Field = Self::PROTOCOL.next(9);
@@ -44,9 +44,9 @@ impl GueMeta {
         Self(Self::PROTOCOL.put(u32::from(protocol)) | Self::HEADER_LEN.put(ip.header_len as u32))
     }
 
-    /// For a TCP or UDP packet or its first fragment. Returns the size, too: with GUE, the verifier
-    /// would track different bounds of both on every path to here, and explore the rest of the path
-    /// once for each.
+    /// For a TCP or UDP packet or its first fragment. Returns `size`, too, unchanged but with
+    /// bounds that are equal on every path to here: otherwise the verifier would explore the rest
+    /// of the path once for each.
     #[inline(always)]
     pub(crate) fn for_l4<P: Packet, T: BalancerTables>(
         packet: &P,
@@ -59,6 +59,7 @@ impl GueMeta {
         if !tables.uses(Features::GUE) {
             return (size, Self::NONE);
         }
+        // A UDP checksum must be present, and its datagram must end where the IP packet ends.
         let [length, checksum] = l4.udp;
         let covered = ip.header_len.wrapping_add(u16::from_be(length) as usize);
         let is_covered = ip.protocol == TCP || (checksum != 0 && covered == size.packet);

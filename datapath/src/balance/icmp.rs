@@ -23,7 +23,7 @@ enum Message {
     /// An error, which quotes the packet it is about.
     Error,
     /// An echo request: the first 16-bit word of its header and of the reply's, wire order.
-    EchoRequest(u16, u16),
+    EchoRequest { request_word: u16, reply_word: u16 },
     /// Any other message.
     Other,
 }
@@ -46,11 +46,14 @@ impl Message {
             (Family::V4, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _) => Self::Error,
             // Between them: packet too big (2) and time exceeded (3).
             (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM, _) => Self::Error,
-            (Family::V4, ECHO, 0) => Self::EchoRequest(u16::from_ne_bytes([ECHO, 0]), ECHO_REPLY),
-            (Family::V6, V6_ECHO, 0) => Self::EchoRequest(
-                u16::from_ne_bytes([V6_ECHO, 0]),
-                u16::from_ne_bytes([V6_ECHO_REPLY, 0]),
-            ),
+            (Family::V4, ECHO, 0) => Self::EchoRequest {
+                request_word: u16::from_ne_bytes([ECHO, 0]),
+                reply_word: ECHO_REPLY,
+            },
+            (Family::V6, V6_ECHO, 0) => Self::EchoRequest {
+                request_word: u16::from_ne_bytes([V6_ECHO, 0]),
+                reply_word: u16::from_ne_bytes([V6_ECHO_REPLY, 0]),
+            },
             _ => Self::Other,
         }
     }
@@ -77,7 +80,7 @@ impl Stage for EchoReplyStage {
         let (Ok(reason) | Err(reason)) =
             echo_reply(hook.packet(), HeaderOffsets::decode(offsets), tables);
         Refusal::from(reason).account(tables);
-        hook.refuse(reason).into()
+        hook.finish(reason).into()
     }
 }
 
@@ -94,18 +97,18 @@ fn icmp<P: Packet, T: BalancerTables>(
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
     let (vip, flow) = match Message::of(ip.family, &header) {
         Message::Error => {
-            inner_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), tables)?
+            quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), tables)?
         }
-        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_HOST) => {
+        Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_HOST) => {
             return Err(Reason::OtherProtocol.into());
         }
-        Message::EchoRequest(..) if address.options.has(AddressOptions::PING_FORWARD) => {
+        Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_FORWARD) => {
             // The hash of the two addresses selects the backend.
             let vip = tables.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
             let no_port = Port::new(0);
             (vip, Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol))
         }
-        Message::EchoRequest(..) => return Ok(StageOutcome::EchoReply),
+        Message::EchoRequest { .. } => return Ok(StageOutcome::EchoReply),
         Message::Other => return Err(Reason::OtherProtocol.into()),
     };
 
@@ -125,12 +128,13 @@ fn forward<P: Packet, T: BalancerTables>(
     tables: &T,
 ) -> Result<Forward, Reason> {
     let ip = headers.ip;
-    let size = parse::fragment_size(&packet, headers.start, &ip)?;
+    let size = parse::unmerged_size(&packet, headers.start, &ip)?;
     let gue = GueMeta::for_icmp(&packet, &ip, &size, tables);
     let vlan_bytes = headers.vlan_bytes();
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
-    let (selection, hash) = packet.select_backend(flow, tables, false)?;
-    // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2), nor about a ping.
+    let (selection, hash) = packet.check_and_select(flow, tables, false)?;
+    // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2). Echo requests that do not
+    // fit are dropped, too.
     packet.send_or_drop(&selection, hash, tables)
 }
 
@@ -146,7 +150,9 @@ fn echo_reply<P: Packet, T: BalancerTables>(
     let offset = headers.l4_offset();
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
     match Message::of(headers.ip.family, &header) {
-        Message::EchoRequest(old, new) => Ok(reply(packet, &headers, offset, old, new)),
+        Message::EchoRequest { request_word: old, reply_word: new } => {
+            Ok(reply(packet, &headers, offset, old, new))
+        }
         _ => Err(Reason::OtherProtocol),
     }
 }
@@ -154,16 +160,16 @@ fn echo_reply<P: Packet, T: BalancerTables>(
 /// The VIP of the packet that an ICMP error quotes, and its flow in the direction of the client's
 /// packets. The quoted packet, from the VIP to the client, is at `start`.
 #[inline(always)]
-fn inner_flow<P: Packet, T: BalancerTables>(
+fn quoted_flow<P: Packet, T: BalancerTables>(
     packet: &P,
-    outer: &IpHeader,
+    error: &IpHeader,
     address: &VipAddress,
     start: usize,
     tables: &T,
 ) -> Result<(ServiceRef, Flow), Reason> {
-    let quoted = quoted(packet, start, outer.family).ok_or(Reason::IcmpUnrelated)?;
+    let quoted = quoted(packet, start, error.family).ok_or(Reason::IcmpUnrelated)?;
     let ip = quoted.ip;
-    if ip.source != outer.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
+    if ip.source != error.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
         return Err(Reason::IcmpUnrelated);
     }
     if let FragmentKind::NonFirst = quoted.fragment_kind {
@@ -216,8 +222,9 @@ fn reply<P: Packet>(
         return Reason::OtherProtocol;
     }
 
-    // From this line on the packet belongs to the VIP address, and every refusal is a counted drop.
-    let PacketSize { packet: length, .. } = match parse::fragment_size(&packet, headers.start, ip) {
+    // Except for the global ACL, which `echo_reply` has checked, every refusal before this line
+    // lets the packet pass; from here on, every refusal is a counted drop.
+    let PacketSize { packet: length, .. } = match parse::unmerged_size(&packet, headers.start, ip) {
         Ok(size) => size,
         Err(reason) => return reason,
     };
@@ -227,8 +234,8 @@ fn reply<P: Packet>(
     if ip.ttl == 0 {
         return Reason::TtlExpired;
     }
-    // First, because it refuses frames to broadcast and multicast addresses (RFC 1122 section
-    // 3.2.2).
+    // The swap fails for frames to broadcast and multicast addresses (RFC 1122 section 3.2.2), so
+    // it comes before any other write.
     let swapped = packet.swap_macs().and_then(|()| match ip.family {
         Family::V4 => packet
             .load_at(headers.start)

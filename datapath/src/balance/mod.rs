@@ -7,11 +7,11 @@
 //! and QUIC have stages of their own. A packet that does not fit its tunnel path becomes an ICMP
 //! error to the client.
 //!
-//! The files in reading order: `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
+//! The files in reading order: `stage`, `next`, `outcome` and `tables` (shared by all stages),
+//! `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
 //! `claim` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
 //! sending), `select` (lookup table and connection table), `encapsulate`, `gue` and `finish_gue`;
-//! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`. `stage`, `next` and
-//! `outcome` hold what the stages share, and `tables` the maps.
+//! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`.
 //!
 //! In the kernel, each stage is a BPF subprogram with a stack frame of its own: the kernel allows
 //! 512 bytes for a function and all its callers together.

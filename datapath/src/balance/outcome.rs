@@ -86,6 +86,6 @@ pub(crate) fn conclude<H: Hook, T: BalancerTables>(
         Ok(StageOutcome::Quic(offsets)) => Next::Quic(offsets).encode(),
         Ok(StageOutcome::EchoReply) => Next::EchoReply.encode(),
         Ok(StageOutcome::TooBig { mtu, .. }) => Next::TooBig(mtu).encode(),
-        Err(refusal) => hook.refuse(refusal.reason).into(),
+        Err(refusal) => hook.finish(refusal.reason).into(),
     }
 }

@@ -19,10 +19,17 @@ pub const QUOTE_V4: usize = 576 - Ipv4::SIZE - Icmp::SIZE;
 /// Bytes that an IPv6 error quotes: the error is 1280 bytes long.
 pub const QUOTE_V6: usize = 1280 - Ipv6::SIZE - Icmp::SIZE;
 
+/// ICMP type and code of "fragmentation needed" (RFC 792); the header's last word holds the MTU
+/// (RFC 1191 section 4).
+const UNREACHABLE: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// ICMPv6 type of "packet too big" (RFC 4443 section 3.2).
+const V6_PACKET_TOO_BIG: u8 = 2;
+
 /// TOS or traffic class of errors: internetwork control (RFC 1812 section 4.3.2.5).
 const TOS: u8 = 0xc0;
 
-/// The most bytes of one call of [`Packet::csum_partial`].
+/// The most bytes of one call of [`Packet::csum_partial`]: the kernel's limit of `bpf_csum_diff`.
 const MAX_SUM: usize = 512;
 
 /// The headers of an IPv4 error.
@@ -51,7 +58,7 @@ impl Stage for PacketTooBigStage {
     #[inline(always)]
     fn run<H: Hook, T: BalancerTables>(hook: &mut H, mtu: u32, tables: &T) -> u64 {
         let reason = packet_too_big(hook.packet(), mtu, tables);
-        hook.refuse(reason).into()
+        hook.finish(reason).into()
     }
 }
 
@@ -81,8 +88,8 @@ fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T)
     }
 }
 
-/// Checks that an error may be sent: the source is a unicast address, the frame was for this host
-/// alone, and the rate limit allows. Then turns the frame back to its sender.
+/// Checks that the source is a unicast address, consumes a token of the rate limit, and swaps the
+/// MAC addresses, which fails for frames to broadcast and multicast addresses.
 #[inline(always)]
 fn prepare<P: Packet, T: BalancerTables>(
     packet: &mut P,
@@ -106,6 +113,7 @@ fn error_v4<P: Packet, T: BalancerTables>(
 ) -> Result<(), Reason> {
     let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
     prepare(&mut packet, &ip, tables)?;
+    // The packet is longer than the quote, because it exceeds the minimum MTU.
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
     let first = packet.csum_partial::<MAX_SUM>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
     let rest = packet
@@ -115,7 +123,12 @@ fn error_v4<P: Packet, T: BalancerTables>(
     sum = sum.wrapping_add(fold(rest) as u32);
     // An IPv4 header with its checksum sums to zero, so this is the sum of what follows it, too.
     let quote = fix_l4_checksum(&mut packet, &ip, sum, sum)?;
-    let mut icmp = Icmp { kind: 3, code: 4, checksum: 0, rest: (mtu & 0xffff).to_be() };
+    let mut icmp = Icmp {
+        kind: UNREACHABLE,
+        code: FRAGMENTATION_NEEDED,
+        checksum: 0,
+        rest: (mtu & 0xffff).to_be(),
+    };
     icmp.checksum = !fold(icmp.sum().wrapping_add(quote));
     let [.., source] = ip.destination.words();
     let [.., destination] = ip.source.words();
@@ -147,7 +160,7 @@ fn error_v6<P: Packet, T: BalancerTables>(
         (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
     let total = payload.wrapping_add(fold(header) as u32);
     let quote = fix_l4_checksum(&mut packet, &ip, total, payload)?;
-    let mut icmp = Icmp { kind: 2, code: 0, checksum: 0, rest: mtu.to_be() };
+    let mut icmp = Icmp { kind: V6_PACKET_TOO_BIG, code: 0, checksum: 0, rest: mtu.to_be() };
     // Length and next header of the pseudo-header (RFC 8200 section 8.1).
     let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
     let addresses = sum_of(&ip.source).wrapping_add(sum_of(&ip.destination));
@@ -182,12 +195,12 @@ fn fix_l4_checksum<P: Packet>(
     if !ip.is_tcp_or_udp() {
         return Ok(fold(sum) as u32);
     }
-    let field = if ip.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    let field = ETH_HLEN.wrapping_add(ip.header_len).wrapping_add(field);
-    let old: u16 = packet.load_at(field).ok_or(Reason::AdjustRoomFailed)?;
+    let offset_in_l4 = if ip.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let offset = ETH_HLEN.wrapping_add(ip.header_len).wrapping_add(offset_in_l4);
+    let old: u16 = packet.load_at(offset).ok_or(Reason::AdjustRoomFailed)?;
     let without = fold((fold(payload) as u32).wrapping_add(!old as u32));
     let new = (!without).rotate_right(1);
-    packet.store(field, &new)?;
+    packet.store(offset, &new)?;
     Ok(fold((fold(sum) as u32).wrapping_add(!old as u32).wrapping_add(new as u32)) as u32)
 }
 

@@ -45,9 +45,10 @@ pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
     action
 }
 
-/// A number that is 0 if and only if `until`, a time in nanoseconds, is 0. The compiler and the
-/// verifier do not see that relation: the verifier would explore all stages once with a capture and
-/// once without, and Linux 6.1 comes close to its limit of a million instructions.
+/// A number that is 0 exactly if `until` is 0, which is else a time far above one nanosecond. The
+/// compiler and the verifier do not see that relation: the verifier would explore all stages once
+/// with a capture and once without, and Linux 6.1 comes close to its limit of a million
+/// instructions.
 #[inline(always)]
 fn opaque(until: u64) -> u64 {
     core::hint::black_box(until >> 1)
@@ -63,7 +64,7 @@ fn run_stages<R: StageRunner>(runner: &mut R) -> u32 {
     if let Next::Quic(offsets) = Next::decode(word) {
         word = runner.run::<QuicStage>(offsets);
     }
-    if let Next::At(offsets) = Next::decode(word) {
+    if let Next::ByClass(offsets) = Next::decode(word) {
         word = match offsets.class() {
             PacketClass::SlowPath | PacketClass::Udp => {
                 runner.run::<SlowPathStage>(offsets.encode())

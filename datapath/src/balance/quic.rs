@@ -33,7 +33,7 @@ impl Stage for QuicStage {
     #[inline(always)]
     fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
         let result = match quic(hook.packet(), offsets, tables) {
-            Ok(None) => return Next::At(HeaderOffsets::decode(offsets)).encode(),
+            Ok(None) => return Next::ByClass(HeaderOffsets::decode(offsets)).encode(),
             Ok(Some(outcome)) => Ok(outcome),
             Err(refusal) => Err(refusal),
         };
@@ -124,7 +124,7 @@ fn forward<P: Packet, T: BalancerTables>(
         service: claim.service,
     };
     packet.check_ttl()?;
-    packet.check_rates(tables)?;
+    packet.consume_tokens(tables)?;
     packet.send_or_report(selection, hash, false, tables)
 }
 
@@ -155,8 +155,8 @@ fn find_server<P: Packet, T: BalancerTables>(
     // A short header does not carry the length of the ID.
     let id_len = if is_long == 0 { MAX_ID_LEN } else { (first_word >> 16) & 0xff };
     let id_offset = widen_for_verifier((start as u32).wrapping_add(header_len as u32)) as usize;
-    // In every QUIC packet at least 16 octets follow: a packet has 20 octets that are sampled for
-    // header protection (RFC 9001 section 5.4.2).
+    // At least 16 octets follow in every QUIC packet: the sample for header protection has 16
+    // octets and starts 4 octets after the start of the packet number (RFC 9001 section 5.4.2).
     if id_offset.wrapping_add(size_of::<[u64; 2]>()) > end {
         return None;
     }

@@ -26,11 +26,11 @@ impl Stage for ParseHeadersStage {
                 if tables.uses(Features::QUIC) && offsets.class() == PacketClass::Udp {
                     return Next::Quic(offsets.encode()).encode();
                 }
-                Next::At(offsets).encode()
+                Next::ByClass(offsets).encode()
             }
             Err(reason) => {
                 Refusal::from(reason).account(tables);
-                hook.refuse(reason).into()
+                hook.finish(reason).into()
             }
         }
     }
@@ -74,7 +74,8 @@ fn slow_path<P: Packet, T: BalancerTables>(
     let claim =
         claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, tables)?;
     let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
-    forward(packet, offsets, &l4, claim.vip.service, tables).map_err(Refusal::of(claim.service))
+    forward(packet, offsets, &l4, claim.vip_service.service, tables)
+        .map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]
@@ -82,11 +83,11 @@ fn forward<P: Packet, T: BalancerTables>(
     mut packet: VipPacket<P>,
     offsets: u32,
     l4: &L4Header,
-    owner: u32,
+    vip_service: u32,
     tables: &T,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.select_backend(&flow, tables, true)?;
+    let (selection, hash) = packet.check_and_select(&flow, tables, true)?;
     // Decoded and read again: kept while a backend is selected, the headers would take up the small
     // stack.
     let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
@@ -96,7 +97,7 @@ fn forward<P: Packet, T: BalancerTables>(
         let entry = Fragment {
             seen: tables.now(),
             service: packet.service.service,
-            owner: owner as u16,
+            vip_service: vip_service as u16,
             options: packet.service.options.bits() as u16,
             epoch: selection.backend.epoch,
             backend: selection.index,

@@ -25,17 +25,19 @@ pub trait Hook {
     where
         Self: 'a;
 
-    /// Makes the packet's headers readable. It comes before every other access to the packet.
+    /// Makes the packet's headers readable. The fast path calls it; only the stage that starts a
+    /// capture, which copies bytes by a helper, accesses the packet before.
     fn pull_and_wrap(&mut self) -> Self::Packet<'_>;
 
-    /// The packet, after [`Hook::pull_and_wrap`].
+    /// The packet, without pulling its headers.
     fn packet(&mut self) -> Self::Packet<'_>;
 
     /// Returns the action for an encapsulated packet.
     fn redirect<T: BalancerTables>(&mut self, forward: &Forward, tables: &T) -> u32;
 
-    /// Returns the action for a packet that is not forwarded. The packet may have become a reply.
-    fn refuse(&mut self, reason: Reason) -> u32;
+    /// Returns the action for a packet that is not forwarded: pass, drop, or send back a packet
+    /// that has become a reply.
+    fn finish(&mut self, reason: Reason) -> u32;
 }
 
 /// One stage of the path. In the kernel, each stage is a BPF subprogram with a stack frame of its

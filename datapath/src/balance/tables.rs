@@ -88,7 +88,7 @@ pub trait BalancerTables: CaptureTables {
     /// Writes a flow's entry. A failure is ignored: the flow is forwarded without an entry.
     fn insert_connection(&self, flow: &Flow, connection: &Connection);
     /// Consumes tokens of a client's buckets at a service; false when there are none.
-    fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool;
+    fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool;
     /// Consumes tokens of a service's buckets; false when there are none.
     fn consume_service_tokens(&self, request: &TokenRequest) -> bool;
     /// The entry of a packet's first fragment.

@@ -170,7 +170,7 @@ impl BalancerTables for MemoryBalancer {
         self.maps.connections.borrow_mut().insert(*flow, *connection);
     }
 
-    fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
+    fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
         let rates = [RateKind::SourcePackets, RateKind::SourceNewConnections]
             .map(|kind| self.rate(request.service, kind));
         rates.iter().all(|rate| !rate.is_limit())

@@ -45,7 +45,7 @@ impl Hook for MemoryHook<'_> {
         ACTION
     }
 
-    fn refuse(&mut self, reason: Reason) -> u32 {
+    fn finish(&mut self, reason: Reason) -> u32 {
         *self.result = Some(Err(reason));
         ACTION
     }

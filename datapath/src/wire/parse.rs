@@ -295,7 +295,7 @@ pub fn packet_size<P: Packet>(
 ///
 /// As [`packet_size`].
 #[inline(always)]
-pub fn fragment_size<P: Packet>(
+pub fn unmerged_size<P: Packet>(
     packet: &P,
     start: usize,
     ip: &IpHeader,

@@ -59,7 +59,7 @@ fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     // program runs. Other CPUs write it in the same two ways.
     match rate.consume(unsafe { bucket.read_volatile() }, tokens, now) {
         // SAFETY: as above.
-        Some(BucketUpdate::Set(is)) => unsafe { bucket.write_volatile(is) },
+        Some(BucketUpdate::Set(value)) => unsafe { bucket.write_volatile(value) },
         // SAFETY: as above; the instruction touches nothing else.
         Some(BucketUpdate::Add(more)) => unsafe {
             core::arch::asm!("lock *(u64 *)({bucket} + 0) += {more}", bucket = in(reg) bucket, more = in(reg) more);
@@ -69,7 +69,8 @@ fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
     true
 }
 
-/// The buckets of a new client. A static, because the stack has no room.
+/// The buckets of a new client: a bucket stores the time at which it is full again, so 0 is full. A
+/// static, because the stack has no room.
 static FULL: Buckets = Buckets { packets: 0, new_connections: 0 };
 
 /// Consumes the requested tokens of the buckets of packets and of new connections.
@@ -82,10 +83,10 @@ fn consume_both(
 ) -> bool {
     // SAFETY: the pointers are to members of the value that `buckets` points to; nothing is read or
     // written.
-    let (of_packets, of_new_flows) =
+    let (packet_bucket, connection_bucket) =
         unsafe { (&raw mut (*buckets).packets, &raw mut (*buckets).new_connections) };
-    consume(packets, of_packets, request.packets, request.now)
-        && (!request.is_syn || consume(new_connections, of_new_flows, 1, request.now))
+    consume(packets, packet_bucket, request.packets, request.now)
+        && (!request.is_syn || consume(new_connections, connection_bucket, 1, request.now))
 }
 
 /// The maps above. Values are copied at once: an entry of a hash map may be reused for another key.
@@ -132,8 +133,8 @@ impl CaptureTables for Maps {
     #[inline(always)]
     fn with_capture_state(&self, work: impl FnOnce(&mut CaptureState)) -> Option<()> {
         // SAFETY: the pointer is to this CPU's own copy, and nothing interrupts the program on it.
-        let observer = unsafe { &mut *CAPTURE_STATE.get_ptr_mut(0)? };
-        work(observer);
+        let state = unsafe { &mut *CAPTURE_STATE.get_ptr_mut(0)? };
+        work(state);
         Some(())
     }
 
@@ -273,7 +274,7 @@ impl BalancerTables for Maps {
     }
 
     #[inline(always)]
-    fn consume_source_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
+    fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {
         let packets = rate(request.service, RateKind::SourcePackets);
         let new_connections = rate(request.service, RateKind::SourceNewConnections);
         if !packets.is_limit() && !new_connections.is_limit() {

@@ -26,11 +26,11 @@ fn fixture() -> Fixture {
     fixture
 }
 
-/// The same with [`VipOptions::NO_CHECKSUM`].
+/// The same with [`VipOptions::ZERO_UDP_CHECKSUM`].
 fn agreed() -> Fixture {
     let mut fixture = fixture();
     for options in fixture.vip_options.values_mut() {
-        *options = options.with(VipOptions::NO_CHECKSUM);
+        *options = options.with(VipOptions::ZERO_UDP_CHECKSUM);
     }
     fixture
 }

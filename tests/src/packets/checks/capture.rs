@@ -109,7 +109,7 @@ fn judge(
     match outcome {
         Expectation::Forward(Forwarded { service, backend, .. }) => {
             let leaves = fixture.backends[backend].next_hop.map_or(0, |(interface, _)| interface);
-            let found = (event.reason, event.service, event.backend, event.leaves);
+            let found = (event.reason, event.service, event.backend, event.egress_interface);
             ensure!(
                 found == (0, *service, u32::from(*backend), leaves),
                 "the event is not that of a forwarded packet"
@@ -118,7 +118,7 @@ fn judge(
         Expectation::Pass(reason) | Expectation::Drop(reason) | Expectation::Reply(reason, _) => {
             ensure!(reason.verdict() == Verdict::Drop, "{reason} is not a drop");
             ensure!(
-                (event.reason, event.backend, event.leaves) == (reason.index(), 0, 0),
+                (event.reason, event.backend, event.egress_interface) == (reason.index(), 0, 0),
                 "the event is not that of {reason}"
             );
             // Packets that match only a VIP address have no service.

@@ -176,7 +176,7 @@ fn gue() -> Fixture {
         .with_backend(3, |backend| backend.v6 = None)
         .with_backend(4, |backend| backend.next_hop = Some((INTERFACE, 160)));
     fixture.vip_options =
-        [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE.with(VipOptions::NO_CHECKSUM))].into();
+        [(WEB, VipOptions::GUE), (DNS, VipOptions::GUE.with(VipOptions::ZERO_UDP_CHECKSUM))].into();
     fixture
 }
 

@@ -20,7 +20,7 @@ pub(super) fn headers(outer: &[u8], packet: &[u8], ip: &Ip, merged: bool, hash: 
 pub(super) fn check(outer: &[u8], options: VipOptions) -> Result<(), Reason> {
     let no_checksum = outer.ends_with(&[0, 0]);
     let v6 = outer[0] >> 4 == 6;
-    if v6 && no_checksum && !options.has(VipOptions::NO_CHECKSUM) {
+    if v6 && no_checksum && !options.has(VipOptions::ZERO_UDP_CHECKSUM) {
         Err(Reason::NoChecksum)
     } else {
         Ok(())

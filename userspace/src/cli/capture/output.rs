@@ -203,8 +203,8 @@ fn comment(event: &CaptureEvent, names: &EventNames) -> String {
     if event.backend != 0 {
         text += &format!("; backend {}", names.backend(event.backend));
     }
-    if event.leaves != 0 {
-        text += &format!("; out {}", names::interface(event.leaves));
+    if event.egress_interface != 0 {
+        text += &format!("; out {}", names::interface(event.egress_interface));
     }
     if event.segments > 1 {
         text += &format!("; segments {}", event.segments);
