@@ -6,7 +6,7 @@
 //! | the eBPF static | `probes`, macro `sluice_probes::statics!` |
 //! | size, key and value size, how a resize copies it | [`MapSpec`] in [`BALANCER`], [`BACKEND`] |
 //! | a typed name for reads and writes by userspace | [`MapId`] in [`balancer`], [`backend`] |
-//! | the field of the in-memory binding | `memory::MemoryBalancer` |
+//! | the field of the in-memory binding | `memory::MemoryBalancerMaps`, `memory::MemoryBackendMaps` |
 //! | the row of the table in `docs/decisions/0003-map-layout.md` | `tests/map_table.rs` |
 //!
 //! The lookups of the packet path (`BalancerTables`, `BackendTables`) are written by hand.

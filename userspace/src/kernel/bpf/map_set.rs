@@ -172,14 +172,14 @@ impl<L: MapList> MapSet<L> {
     fn raw<T: MapType>(&self, map: MapId<L, T>) -> &RawMap {
         match &self.maps[map.index()] {
             Some(OpenMap::Map(map)) => map,
-            _ => unreachable!("{} is opened as its kind says", map.spec().name),
+            _ => unreachable!("the kind of {} decides how it is opened", map.spec().name),
         }
     }
 
     fn counters<T: Counting>(&self, map: MapId<L, T>) -> &PerCpuCounters {
         match &self.maps[map.index()] {
             Some(OpenMap::Counters(counters)) => counters,
-            _ => unreachable!("{} is opened as its kind says", map.spec().name),
+            _ => unreachable!("the kind of {} decides how it is opened", map.spec().name),
         }
     }
 }

@@ -8,12 +8,12 @@
 mod acl;
 mod backend;
 mod balancer;
+mod capture;
 mod error;
-mod events;
 mod features;
 mod link;
 mod map_set;
-mod memory;
+mod mmap;
 mod object;
 mod percpu;
 mod pins;
@@ -28,8 +28,8 @@ mod usage;
 pub use acl::AclTrie;
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
+pub use capture::{Capture, CaptureFilter, is_captured, monotonic};
 pub use error::Error;
-pub use events::{Capture, CaptureFilter, is_captured, monotonic};
 pub use features::{decapsulates_across_families, missing_feature};
 pub use link::{BpfLink, BpfLinkInfo, BpfLinkTarget, remove_pinned as remove_pinned_link};
 pub use map_set::MapSet;
@@ -47,9 +47,9 @@ use sluice_datapath::Pod;
 /// A value for aya's typed maps.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
-struct Raw<T>(T);
+struct AyaPod<T>(T);
 
 // SAFETY: `Pod` requires all that `aya::Pod` does: no padding, every bit pattern valid, and a
 // stable layout.
 #[expect(unsafe_code, reason = "`aya::Pod` is unsafe to implement")]
-unsafe impl<T: Pod> aya::Pod for Raw<T> {}
+unsafe impl<T: Pod> aya::Pod for AyaPod<T> {}

@@ -186,9 +186,9 @@ impl RawMap {
             fs::read_to_string(path).map_err(|source| self.failed("read the size of", source))?;
         let found =
             text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
-        let told: u64 = found
+        let reported: u64 = found
             .ok_or_else(|| self.failed("read the size of", io::ErrorKind::InvalidData.into()))?;
-        Ok(if self.kind == MapType::RingBuf { told.max(self.entries.into()) } else { told })
+        Ok(if self.kind == MapType::RingBuf { reported.max(self.entries.into()) } else { reported })
     }
 
     fn failed(&self, what: &str, source: io::Error) -> Error {

@@ -7,7 +7,7 @@ use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use sluice_control::service_table::ServiceTable;
 
 use super::Error;
-use super::memory::Memory;
+use super::mmap::MappedArray;
 use super::raw::{RawMap, bytes};
 use super::resize::INNER_MAPS;
 
@@ -19,7 +19,7 @@ pub(super) fn read(outer: &RawMap, services: &[u32]) -> Result<BTreeMap<u32, Ser
     let mut tables = BTreeMap::new();
     for (service, id) in outer.inner_maps(services)? {
         let inner = RawMap::by_id(id, outer.name())?;
-        let memory = Memory::map(inner.descriptor(), inner.entries(), false)?;
+        let memory = MappedArray::map(inner.descriptor(), inner.entries(), false)?;
         if let Some(table) = ServiceTable::from_elements(&memory.read()) {
             tables.insert(service, table);
         }
@@ -39,7 +39,7 @@ pub(super) fn replace(outer: &RawMap, tables: &[(u32, &ServiceTable)]) -> Result
             let elements = table.elements();
             let length = elements.len() as u32;
             let map = RawMap::array("lookup table", size_of::<u64>(), length, TABLE_FLAGS)?;
-            Memory::map(map.descriptor(), length, true)?.fill(&elements);
+            MappedArray::map(map.descriptor(), length, true)?.fill(&elements);
             inner.push(map);
         }
         let keys: Vec<u32> = tables.iter().map(|(service, _)| *service).collect();

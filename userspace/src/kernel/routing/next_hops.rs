@@ -137,10 +137,6 @@ impl NextHops {
     /// Writes the next hops that differ, for the backends in the maps, and returns their number. A
     /// backend whose address was not looked up is about to be removed; its next hop stays while
     /// lookup tables may refer to it.
-    ///
-    /// # Errors
-    ///
-    /// [`bpf::Error`].
     pub fn refresh(
         &self,
         maps: &mut BalancerMaps,

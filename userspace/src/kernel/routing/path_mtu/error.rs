@@ -40,10 +40,6 @@ pub struct Malformed;
 impl TooBigError {
     /// Parses an ICMP message from its IPv4 header on, as received from a raw socket, which does
     /// not verify the ICMP checksum.
-    ///
-    /// # Errors
-    ///
-    /// [`Malformed`].
     pub fn from_ipv4(packet: &[u8]) -> Result<Self, Malformed> {
         let icmp = Ipv4Slice::from_slice(packet).map_err(|_| Malformed)?.payload().payload;
         if Sum16BitWords::new().add_slice(icmp).ones_complement() != 0 {
@@ -74,10 +70,6 @@ impl TooBigError {
 
     /// Parses an ICMPv6 message from its own header on, as received from a raw socket; the kernel
     /// has verified its checksum.
-    ///
-    /// # Errors
-    ///
-    /// [`Malformed`].
     pub fn from_icmpv6(message: &[u8]) -> Result<Self, Malformed> {
         let icmp = Icmpv6Slice::from_slice(message).map_err(|_| Malformed)?;
         let Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else { return Err(Malformed) };

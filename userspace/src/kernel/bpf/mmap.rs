@@ -1,4 +1,4 @@
-//! Memory-mapped arrays, which aya does not support.
+//! MappedArray-mapped arrays, which aya does not support.
 #![expect(unsafe_code, reason = "maps arrays into memory")]
 
 use std::io;
@@ -11,13 +11,13 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use super::Error;
 
 /// The memory of an array map with `BPF_F_MMAPABLE`, as 8-byte elements.
-pub(super) struct Memory {
+pub(super) struct MappedArray {
     start: NonNull<u64>,
     length: usize,
     bytes: NonZeroUsize,
 }
 
-impl Memory {
+impl MappedArray {
     /// Maps the first `length` elements of an array of 8-byte elements.
     pub(super) fn map(array: BorrowedFd<'_>, length: u32, writable: bool) -> Result<Self, Error> {
         let failed =
@@ -54,7 +54,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for MappedArray {
     fn drop(&mut self) {
         // SAFETY: this is the mapping made in `map`, and no reference into it exists.
         let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };

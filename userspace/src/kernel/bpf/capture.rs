@@ -16,7 +16,7 @@ use sluice_datapath::abi::{CaptureEvent, CaptureState};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Error, Pins, Raw};
+use super::{AyaPod, Error, Pins};
 
 /// The packets that a capture selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl CaptureFilter {
 /// in time.
 pub struct Capture {
     switch: Array<MapData, u64>,
-    observers: PerCpuArray<MapData, Raw<CaptureState>>,
+    observers: PerCpuArray<MapData, AyaPod<CaptureState>>,
     ring: RingBuf<MapData>,
     /// `flock` on the directory above the pins, released by the kernel when the process ends. An
     /// exclusive `F_OFD_SETLK`, which the daemon's lock uses (`daemon/lock.rs`) because the lock
@@ -90,10 +90,9 @@ impl Capture {
         capture.set(control::UNTIL, 0)?;
         let failed = |source| Error::Write { map: "CAPTURE_STATE", source };
         let cpus = capture.observers.get(&0, 0).map_err(failed)?.len();
-        let zeros =
-            PerCpuValues::try_from(vec![Raw(CaptureState::default()); cpus]).map_err(|source| {
-                Error::System { what: "reset the map CAPTURE_STATE".to_owned(), source }
-            })?;
+        let zeros = PerCpuValues::try_from(vec![AyaPod(CaptureState::default()); cpus]).map_err(
+            |source| Error::System { what: "reset the map CAPTURE_STATE".to_owned(), source },
+        )?;
         capture.observers.set(0, zeros, 0).map_err(failed)?;
         while capture.ring.next().is_some() {}
         Ok(capture)
@@ -132,7 +131,7 @@ impl Capture {
             .observers
             .get(&0, 0)
             .map_err(|source| Error::Read { map: "CAPTURE_STATE", source })?;
-        Ok(values.iter().fold((0, 0), |(suppressed, lost), Raw(cpu)| {
+        Ok(values.iter().fold((0, 0), |(suppressed, lost), AyaPod(cpu)| {
             (suppressed + cpu.suppressed, lost + cpu.lost)
         }))
     }
