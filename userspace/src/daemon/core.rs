@@ -124,6 +124,14 @@ async fn start<D: RoleDaemon>(
     D::start(prepared, StartContext { host, pins: guard.pins.clone(), inputs }).await
 }
 
+/// Why an input was not applied.
+enum CoreError {
+    /// A reload was refused before the state changed.
+    Refused(CliError),
+    /// The state has changed in part.
+    Incomplete(CliError),
+}
+
 /// Takes inputs until [`Input::Stop`]. This is the one place where inputs change the state and the
 /// state is applied.
 async fn handle_inputs<D: RoleDaemon>(
@@ -142,8 +150,9 @@ async fn handle_inputs<D: RoleDaemon>(
             runtime::notify(NotifyState::Reloading);
         }
         let applied = match daemon.take(args, input).await {
-            Ok(()) => daemon.apply().await,
-            Err(error) => Err(error),
+            Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
+            Err(error) if is_reload => Err(CoreError::Refused(error)),
+            Err(error) => Err(CoreError::Incomplete(error)),
         };
         match applied {
             Ok(()) => {
@@ -153,7 +162,8 @@ async fn handle_inputs<D: RoleDaemon>(
                     info!("completed the change that had failed");
                 }
             }
-            Err(error) => warn!(
+            Err(CoreError::Refused(error)) => warn!(%error, "{name} failed; nothing was changed"),
+            Err(CoreError::Incomplete(error)) => warn!(
                 %error,
                 "{name} failed; changes logged above were applied, the rest were not"
             ),
