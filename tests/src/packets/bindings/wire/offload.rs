@@ -1,4 +1,5 @@
-//! The offloads of a frame: what makes the kernel treat it as merged or as partially checksummed.
+//! The offloads of a frame: the header (`virtio_net_hdr`) that marks it as merged or as partially
+//! checksummed.
 
 use anyhow::bail;
 use etherparse::{SlicedPacket, TransportSlice};
