@@ -3,7 +3,7 @@
 //! This crate is compiled twice: for the BPF virtual machine, inside the programs of
 //! `sluice-probes`, and natively, for tests and tools. It is generic over the hook. TC, XDP and the
 //! in-memory binding each implement [`Packet`] and the maps
-//! ([`BalancerTables`](balance::BalancerTables), [`BackendTables`](backend::BackendTables)), and
+//! ([`BalancerMaps`](balance::BalancerMaps), [`BackendMaps`](backend::BackendMaps)), and
 //! convert the result to an action.
 //!
 //! The entry points are [`balance`], the balancer's path, and [`backend`], the backend's path.

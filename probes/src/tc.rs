@@ -15,7 +15,7 @@ use aya_ebpf::helpers::{
     bpf_skb_vlan_pop,
 };
 use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
-use sluice_datapath::balance::{BalancerTables, Forward, Hook};
+use sluice_datapath::balance::{BalancerMaps, Forward, Hook};
 use sluice_datapath::wire::header::{Ipv6, Udp};
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::wire::parse::is_vlan_tag;
@@ -407,9 +407,9 @@ impl Hook for TcHook {
     }
 
     #[inline(always)]
-    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, tables: &T) -> u32 {
+    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, maps: &M) -> u32 {
         if forward.neighbour != 0
-            && let Some(neighbour) = tables.neighbour(forward.neighbour)
+            && let Some(neighbour) = maps.neighbour(forward.neighbour)
         {
             return redirect_to(forward, neighbour) as u32;
         }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::abi::CAPTURE_LEN;
-use sluice_datapath::balance::{BalancerTables, Forward, Hook};
+use sluice_datapath::balance::{BalancerMaps, Forward, Hook};
 use sluice_datapath::wire::checksum;
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
@@ -339,7 +339,7 @@ impl Hook for XdpHook {
 
     /// The lookup of the route returns the link address, too.
     #[inline(always)]
-    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, _: &T) -> u32 {
+    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, _: &M) -> u32 {
         redirect(self.0, forward)
     }
 

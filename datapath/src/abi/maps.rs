@@ -9,7 +9,7 @@
 //! | the field of the in-memory binding | `memory::MemoryBalancerMaps`, `memory::MemoryBackendMaps` |
 //! | the row of the table in `docs/decisions/0003-map-layout.md` | `tests/map_table.rs` |
 //!
-//! The lookups of the packet path (`BalancerTables`, `BackendTables`) are written by hand.
+//! The lookups of the packet path (`BalancerMaps`, `BackendMaps`) are written by hand.
 
 use core::marker::PhantomData;
 

@@ -2,7 +2,7 @@
 //! packets to its VIPs.
 
 use crate::abi::{Family, IPV4_IN_IP, IPV6_IN_IP, Pod, PrefixKey, Reason, UDP};
-use crate::backend::tables::BackendTables;
+use crate::backend::maps::BackendMaps;
 use crate::wire::header::{IpUdp, Ipv4, Ipv6, Udp};
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::IpHeader;
@@ -18,16 +18,16 @@ use crate::wire::{ecn, parse};
 ///
 /// The [`Reason`] why the packet passes unchanged or is dropped, already counted.
 #[inline(always)]
-pub fn decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
-    let result = try_decapsulate(packet, tables);
+pub fn decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(), Reason> {
+    let result = try_decapsulate(packet, maps);
     if let Err(reason) = result {
-        tables.count_refused(reason);
+        maps.count_refused(reason);
     }
     result
 }
 
 #[inline(always)]
-fn try_decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result<(), Reason> {
+fn try_decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(), Reason> {
     // Frames with a VLAN tag pass: the VLAN interface receives them after this hook.
     match parse::family(&packet)?.ok_or(Reason::NotTunnel)? {
         Family::V4 => {
@@ -36,15 +36,15 @@ fn try_decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result
                 return Err(Reason::NotTunnel);
             }
             match outer.protocol {
-                UDP => strip_outer::<IpUdp<Ipv4>, P, T>(packet, tables, &outer),
-                _ => strip_outer::<Ipv4, P, T>(packet, tables, &outer),
+                UDP => strip_outer::<IpUdp<Ipv4>, P, M>(packet, maps, &outer),
+                _ => strip_outer::<Ipv4, P, M>(packet, maps, &outer),
             }
         }
         Family::V6 => {
             let outer = parse::parse_ipv6(&packet, ETH_HLEN)?;
             match outer.protocol {
-                UDP => strip_outer::<IpUdp<Ipv6>, P, T>(packet, tables, &outer),
-                _ => strip_outer::<Ipv6, P, T>(packet, tables, &outer),
+                UDP => strip_outer::<IpUdp<Ipv6>, P, M>(packet, maps, &outer),
+                _ => strip_outer::<Ipv6, P, M>(packet, maps, &outer),
             }
         }
     }
@@ -55,13 +55,13 @@ fn try_decapsulate<P: Packet, T: BackendTables>(packet: P, tables: &T) -> Result
 ///
 /// The UDP checksum is not verified. The receiver verifies the checksum of the inner packet.
 #[inline(always)]
-fn gue_inner_family<P: Packet, T: BackendTables>(
+fn gue_inner_family<P: Packet, M: BackendMaps>(
     packet: &P,
-    tables: &T,
+    maps: &M,
     start: usize,
 ) -> Option<Family> {
     let udp: Udp = packet.load(start)?;
-    if tables.gue_port().is_none() || udp.destination_port != tables.gue_port() {
+    if maps.gue_port().is_none() || udp.destination_port != maps.gue_port() {
         return None;
     }
     match packet.load::<u8>(start.wrapping_add(Udp::SIZE))? >> 4 {
@@ -73,22 +73,22 @@ fn gue_inner_family<P: Packet, T: BackendTables>(
 
 /// Removes outer headers with the layout `O`.
 #[inline(always)]
-fn strip_outer<O: Pod, P: Packet, T: BackendTables>(
+fn strip_outer<O: Pod, P: Packet, M: BackendMaps>(
     packet: P,
-    tables: &T,
+    maps: &M,
     outer: &IpHeader,
 ) -> Result<(), Reason> {
     let start = ETH_HLEN.wrapping_add(size_of::<O>());
     let family = match outer.protocol {
         IPV4_IN_IP => Family::V4,
         IPV6_IN_IP => Family::V6,
-        UDP => gue_inner_family(&packet, tables, ETH_HLEN.wrapping_add(outer.header_len))
+        UDP => gue_inner_family(&packet, maps, ETH_HLEN.wrapping_add(outer.header_len))
             .ok_or(Reason::NotTunnel)?,
         _ => return Err(Reason::NotTunnel),
     };
-    if family != outer.family && !tables.cross_family()
+    if family != outer.family && !maps.cross_family()
         || outer.has_mapped_destination()
-        || !tables.is_local(&outer.destination)
+        || !maps.is_local(&outer.destination)
     {
         return Err(Reason::NotTunnel);
     }
@@ -96,7 +96,7 @@ fn strip_outer<O: Pod, P: Packet, T: BackendTables>(
         Family::V4 => parse::parse_ipv4(&packet, start)?,
         Family::V6 => parse::parse_ipv6(&packet, start)?,
     };
-    if inner.has_mapped_destination() || !tables.is_vip(&PrefixKey::address(&inner.destination)) {
+    if inner.has_mapped_destination() || !maps.is_vip(&PrefixKey::address(&inner.destination)) {
         return Err(Reason::NotVip);
     }
 
@@ -118,7 +118,7 @@ fn strip_outer<O: Pod, P: Packet, T: BackendTables>(
             )?;
         }
     }
-    tables.count_decapsulated(packets, bytes);
+    maps.count_decapsulated(packets, bytes);
     Ok(())
 }
 

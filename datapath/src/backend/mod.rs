@@ -2,9 +2,9 @@
 //! at egress.
 
 mod decapsulate;
+mod maps;
 mod mss_clamp;
-mod tables;
 
 pub use decapsulate::decapsulate;
+pub use maps::BackendMaps;
 pub use mss_clamp::clamp_mss;
-pub use tables::BackendTables;

@@ -6,7 +6,7 @@
 //! checksum.
 
 use crate::abi::{Family, PrefixKey, Reason, TCP};
-use crate::backend::tables::BackendTables;
+use crate::backend::maps::BackendMaps;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{Ipv4, Ipv6, Tcp};
 use crate::wire::offsets::skip_vlan_tags;
@@ -31,20 +31,20 @@ struct MssOption {
     largest: u16,
 }
 
-/// Lowers the MSS in a SYN or SYN-ACK from a VIP to [`BackendTables::max_segment_size`], and counts
+/// Lowers the MSS in a SYN or SYN-ACK from a VIP to [`BackendMaps::max_segment_size`], and counts
 /// the changed segments.
 ///
 /// Only the first MSS option is read. Fragments, IPv6 packets with extension headers, which hosts
 /// do not send with a SYN, and invalid packets pass unchanged.
 #[inline(always)]
-pub fn clamp_mss<P: Packet, T: BackendTables>(mut packet: P, tables: &T) {
+pub fn clamp_mss<P: Packet, M: BackendMaps>(mut packet: P, maps: &M) {
     if !may_be_syn(&packet) {
         return;
     }
-    if let Some(mss) = find_excessive_mss(&packet, tables)
+    if let Some(mss) = find_excessive_mss(&packet, maps)
         && rewrite(&mut packet, &mss).is_ok()
     {
-        tables.count_clamped();
+        maps.count_clamped();
     }
 }
 
@@ -72,7 +72,7 @@ fn may_be_syn<P: Packet>(packet: &P) -> bool {
 
 /// Finds an MSS option above the limit, at variable offsets.
 #[inline(always)]
-fn find_excessive_mss<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Option<MssOption> {
+fn find_excessive_mss<P: Packet, M: BackendMaps>(packet: &P, maps: &M) -> Option<MssOption> {
     let (ether_type, start) = skip_vlan_tags(packet).ok()?;
     let family = family_of_ether_type(ether_type)?;
     let ip = match family {
@@ -90,8 +90,8 @@ fn find_excessive_mss<P: Packet, T: BackendTables>(packet: &P, tables: &T) -> Op
     if !header.has_syn() || end > start.wrapping_add(ip.total_len) || end > packet.frame_len() {
         return None;
     }
-    let largest = tables.max_segment_size(family);
-    if largest == 0 || ip.has_mapped_source() || !tables.is_vip(&PrefixKey::address(&ip.source)) {
+    let largest = maps.max_segment_size(family);
+    if largest == 0 || ip.has_mapped_source() || !maps.is_vip(&PrefixKey::address(&ip.source)) {
         return None;
     }
     let (option, size) = mss_option(packet, l4.wrapping_add(Tcp::SMALLEST), end)?;

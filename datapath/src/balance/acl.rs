@@ -1,16 +1,13 @@
 //! Source ACLs.
 
 use crate::abi::{AclVerdict, Address, Features, PrefixKey, Reason, ServiceRef, VipOptions};
-use crate::balance::tables::BalancerTables;
+use crate::balance::maps::BalancerMaps;
 
 /// Checks the global ACL.
 #[inline(always)]
-pub(crate) fn check_global_acl<T: BalancerTables>(
-    tables: &T,
-    client: &Address,
-) -> Result<(), Reason> {
-    if tables.uses(Features::GLOBAL_ACL)
-        && let Some(verdict) = tables.acl_verdict(AclVerdict::GLOBAL, &PrefixKey::address(client))
+pub(crate) fn check_global_acl<M: BalancerMaps>(maps: &M, client: &Address) -> Result<(), Reason> {
+    if maps.uses(Features::GLOBAL_ACL)
+        && let Some(verdict) = maps.acl_verdict(AclVerdict::GLOBAL, &PrefixKey::address(client))
     {
         verdict.check()?;
     }
@@ -19,16 +16,15 @@ pub(crate) fn check_global_acl<T: BalancerTables>(
 
 /// Checks the global ACL, then the ACL of the VIP's service.
 #[inline(always)]
-pub(crate) fn check_acl<T: BalancerTables>(
-    tables: &T,
+pub(crate) fn check_acl<M: BalancerMaps>(
+    maps: &M,
     client: &Address,
     vip: &ServiceRef,
 ) -> Result<(), Reason> {
-    check_global_acl(tables, client)?;
-    if tables.uses(Features::SERVICE_ACLS) && vip.options.has(VipOptions::ACL) {
+    check_global_acl(maps, client)?;
+    if maps.uses(Features::SERVICE_ACLS) && vip.options.has(VipOptions::ACL) {
         // The ACL of a new service may not be loaded yet. Until then, no client is allowed.
-        tables
-            .acl_verdict(vip.service, &PrefixKey::address(client))
+        maps.acl_verdict(vip.service, &PrefixKey::address(client))
             .ok_or(Reason::AclNotAllowed)?
             .check()?;
     }
@@ -39,14 +35,14 @@ pub(crate) fn check_acl<T: BalancerTables>(
 /// service without an ACL allows every client: if it were a new service whose ACL is not loaded
 /// yet, the first fragment would have been dropped.
 #[inline(always)]
-pub(crate) fn check_fragment_acl<T: BalancerTables>(
-    tables: &T,
+pub(crate) fn check_fragment_acl<M: BalancerMaps>(
+    maps: &M,
     client: &Address,
     service: u32,
 ) -> Result<(), Reason> {
-    check_global_acl(tables, client)?;
-    if tables.uses(Features::SERVICE_ACLS)
-        && let Some(verdict) = tables.acl_verdict(service, &PrefixKey::address(client))
+    check_global_acl(maps, client)?;
+    if maps.uses(Features::SERVICE_ACLS)
+        && let Some(verdict) = maps.acl_verdict(service, &PrefixKey::address(client))
     {
         verdict.check()?;
     }

@@ -9,8 +9,8 @@
 
 use crate::abi::capture::{control, outcome};
 use crate::abi::{BURST, Features, Reason, Verdict};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::packet::Packet;
 
 /// Runs before all other stages while a capture is enabled.
@@ -18,8 +18,8 @@ pub(crate) struct StartCaptureStage;
 
 impl Stage for StartCaptureStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, _: u32, tables: &T) -> u64 {
-        start(&hook.packet(), tables);
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, _: u32, maps: &M) -> u64 {
+        start(&hook.packet(), maps);
         0
     }
 }
@@ -29,29 +29,29 @@ pub(crate) struct EmitCaptureStage;
 
 impl Stage for EmitCaptureStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(_: &mut H, _: u32, tables: &T) -> u64 {
-        emit(tables);
+    fn run<H: Hook, M: BalancerMaps>(_: &mut H, _: u32, maps: &M) -> u64 {
+        emit(maps);
         0
     }
 }
 
 /// The time until which a capture is enabled; 0 without a capture.
 #[inline(always)]
-pub(crate) fn enabled_until<T: BalancerTables>(tables: &T) -> u64 {
-    if tables.uses(Features::CAPTURE) { tables.control(control::UNTIL) } else { 0 }
+pub(crate) fn enabled_until<M: BalancerMaps>(maps: &M) -> u64 {
+    if maps.uses(Features::CAPTURE) { maps.control(control::UNTIL) } else { 0 }
 }
 
 /// Copies the start of the packet.
 #[inline(always)]
-fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
-    let now = tables.now();
-    let ahead = tables.control(control::INTERVAL).wrapping_mul(BURST);
-    let expired = now >= tables.control(control::UNTIL);
+fn start<P: Packet, M: BalancerMaps>(packet: &P, maps: &M) {
+    let now = maps.now();
+    let ahead = maps.control(control::INTERVAL).wrapping_mul(BURST);
+    let expired = now >= maps.control(control::UNTIL);
     if expired {
         // The reader has died. Later packets need not read the clock.
-        tables.stop_capture();
+        maps.stop_capture();
     }
-    tables.with_capture_state(|state| {
+    maps.with_capture_state(|state| {
         state.outcome = outcome::NONE;
         if expired || state.due > now.wrapping_add(ahead) {
             // Marks a packet beyond the rate limit.
@@ -69,17 +69,17 @@ fn start<P: Packet, T: BalancerTables>(packet: &P, tables: &T) {
 
 /// Records that a packet is encapsulated.
 #[inline(always)]
-pub(crate) fn record_forwarded<T: BalancerTables>(
-    tables: &T,
+pub(crate) fn record_forwarded<M: BalancerMaps>(
+    maps: &M,
     service: u32,
     backend: u16,
     is_syn: bool,
     interface: u32,
 ) {
-    if !is_captured(tables) {
+    if !is_captured(maps) {
         return;
     }
-    tables.with_capture_state(|state| {
+    maps.with_capture_state(|state| {
         state.outcome = if is_syn { outcome::FORWARDED_SYN } else { outcome::FORWARDED };
         let event = &mut state.event;
         (event.service, event.backend, event.egress_interface) =
@@ -91,11 +91,11 @@ pub(crate) fn record_forwarded<T: BalancerTables>(
 /// Records that a packet is not forwarded. A packet that passes keeps [`outcome::NONE`]. `service`
 /// is 0 before the packet has matched a VIP.
 #[inline(always)]
-pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason: Reason) {
-    if !is_captured(tables) {
+pub(crate) fn record_refusal<M: BalancerMaps>(maps: &M, service: u32, reason: Reason) {
+    if !is_captured(maps) {
         return;
     }
-    tables.with_capture_state(|state| {
+    maps.with_capture_state(|state| {
         state.event.service = service;
         if reason.verdict() == Verdict::Drop {
             state.outcome = outcome::DROPPED;
@@ -108,20 +108,20 @@ pub(crate) fn record_refusal<T: BalancerTables>(tables: &T, service: u32, reason
 /// Whether a capture is enabled for the packet. [`emit`] decides whether its event is written: the
 /// verifier explores this code once for each exit of each stage, and [`emit`] only once.
 #[inline(always)]
-fn is_captured<T: BalancerTables>(tables: &T) -> bool {
-    tables.uses(Features::CAPTURE) && tables.capture_enabled() != 0
+fn is_captured<M: BalancerMaps>(maps: &M) -> bool {
+    maps.uses(Features::CAPTURE) && maps.capture_enabled() != 0
 }
 
 /// Writes the event of the packet, if it is selected.
 #[inline(always)]
-fn emit<T: BalancerTables>(tables: &T) {
-    if tables.control(control::UNTIL) == 0 {
+fn emit<M: BalancerMaps>(maps: &M) {
+    if maps.control(control::UNTIL) == 0 {
         return;
     }
-    let select = tables.control(control::SELECT);
-    let sample = tables.control(control::SAMPLE);
-    let interval = tables.control(control::INTERVAL);
-    tables.with_capture_state(|state| {
+    let select = maps.control(control::SELECT);
+    let sample = maps.control(control::SAMPLE);
+    let interval = maps.control(control::INTERVAL);
+    maps.with_capture_state(|state| {
         let event = &state.event;
         let service_filter = select as u32;
         if state.outcome == outcome::NONE
@@ -132,7 +132,7 @@ fn emit<T: BalancerTables>(tables: &T) {
         if state.outcome != outcome::DROPPED {
             let unselected =
                 select & control::NEW_CONNECTIONS != 0 && state.outcome != outcome::FORWARDED_SYN;
-            if unselected || u64::from(tables.random()) >= sample {
+            if unselected || u64::from(maps.random()) >= sample {
                 return;
             }
         }
@@ -143,7 +143,7 @@ fn emit<T: BalancerTables>(tables: &T) {
         }
         let due = if state.due > captured_at { state.due } else { captured_at };
         state.due = due.wrapping_add(interval);
-        if !tables.output_event(&state.event) {
+        if !maps.output_event(&state.event) {
             state.lost = state.lost.wrapping_add(1);
         }
     });

@@ -5,8 +5,8 @@ use crate::abi::{Address, ServiceRef};
 use crate::balance::acl::check_acl;
 use crate::balance::gue::GueMeta;
 use crate::balance::lookup::apply_route;
+use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::Refusal;
-use crate::balance::tables::BalancerTables;
 use crate::wire::header::FragmentKind;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{self, IpHeader, L4Header, PacketSize};
@@ -24,28 +24,28 @@ pub(crate) struct Claim {
 
 /// Checks the ACLs of a packet to a VIP, and returns the service that handles it.
 #[inline(always)]
-pub(crate) fn admit<T: BalancerTables>(
+pub(crate) fn admit<M: BalancerMaps>(
     client: &Address,
     vip: ServiceRef,
-    tables: &T,
+    maps: &M,
 ) -> Result<ServiceRef, Refusal> {
-    check_acl(tables, client, &vip).map_err(Refusal::of(vip))?;
-    Ok(apply_route(tables, client, vip))
+    check_acl(maps, client, &vip).map_err(Refusal::of(vip))?;
+    Ok(apply_route(maps, client, vip))
 }
 
 /// As [`admit`], and measures a TCP or UDP packet whose IP header is at `start`.
 #[inline(always)]
-pub(crate) fn claim<P: Packet, T: BalancerTables>(
+pub(crate) fn claim<P: Packet, M: BalancerMaps>(
     packet: &P,
     start: usize,
     ip: &IpHeader,
     fragment_kind: FragmentKind,
     l4: &L4Header,
     vip: ServiceRef,
-    tables: &T,
+    maps: &M,
 ) -> Result<Claim, Refusal> {
-    let service = admit(&ip.source, vip, tables)?;
+    let service = admit(&ip.source, vip, maps)?;
     let size = parse::packet_size(packet, start, ip, l4).map_err(Refusal::of(service))?;
-    let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, tables);
+    let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, maps);
     Ok(Claim { vip_service: vip, service, size, gue })
 }

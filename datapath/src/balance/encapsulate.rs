@@ -5,9 +5,9 @@ use crate::abi::{
     Address, Family, Features, IPV4_IN_IP, IPV6_IN_IP, NextHop, Reason, UDP, VipOptions,
 };
 use crate::balance::gue::GueMeta;
+use crate::balance::maps::BalancerMaps;
 use crate::balance::select::Selection;
 use crate::balance::stage::Forward;
-use crate::balance::tables::BalancerTables;
 use crate::wire::ecn;
 use crate::wire::header::{Ipv4, Ipv6, Udp};
 use crate::wire::packet::Packet;
@@ -136,30 +136,30 @@ impl TunnelPath {
 
 /// Resolves the path to the backend: in the packet's own family if there is one, else in the other.
 #[inline(always)]
-pub(crate) fn resolve_path<T: BalancerTables>(
+pub(crate) fn resolve_path<M: BalancerMaps>(
     inner: &IpHeader,
     options: VipOptions,
     selection: &Selection,
-    tables: &T,
+    maps: &M,
 ) -> Result<TunnelPath, Reason> {
     let mut family = inner.family;
-    let mut next_hop = find_next_hop(tables, selection, family);
+    let mut next_hop = find_next_hop(maps, selection, family);
     if next_hop.is_none() {
         family = family.other();
-        next_hop = find_next_hop(tables, selection, family);
+        next_hop = find_next_hop(maps, selection, family);
     }
     let Some(next_hop) = next_hop else {
         let no_address = selection.backend.v4.is_none() && selection.backend.v6.is_none();
         return Err(if no_address { Reason::BackendWithoutAddress } else { Reason::NoRoute });
     };
-    Ok(TunnelPath { family, udp_len: udp_len(options, tables), next_hop })
+    Ok(TunnelPath { family, udp_len: udp_len(options, maps), next_hop })
 }
 
 /// [`TunnelPath::udp_len`]. Computed without a branch, because a branch here would make the
 /// verifier explore the rest of the path twice.
 #[inline(always)]
-fn udp_len<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
-    if !tables.uses(Features::GUE) {
+fn udp_len<M: BalancerMaps>(options: VipOptions, maps: &M) -> u32 {
+    if !maps.uses(Features::GUE) {
         return 0;
     }
     let is_gue = (options.bits() / VipOptions::GUE.bits()) & 1;
@@ -174,7 +174,7 @@ fn udp_len<T: BalancerTables>(options: VipOptions, tables: &T) -> u32 {
     reason = "the function is inlined; a struct of the arguments would be copied to the stack"
 )]
 #[inline(always)]
-pub(crate) fn encapsulate<P: Packet, T: BalancerTables>(
+pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
     packet: P,
     inner: &IpHeader,
     size: &PacketSize,
@@ -184,7 +184,7 @@ pub(crate) fn encapsulate<P: Packet, T: BalancerTables>(
     gue: GueMeta,
     hash: u64,
     shrink: bool,
-    tables: &T,
+    maps: &M,
 ) -> Result<Forward, Reason> {
     let TunnelPath { family, udp_len, next_hop } = *path;
     let packet = match vlan_bytes {
@@ -197,18 +197,18 @@ pub(crate) fn encapsulate<P: Packet, T: BalancerTables>(
     let length = size.packet.wrapping_add(udp_len as usize);
     let _ = match family {
         Family::V4 => {
-            let source = source(tables, family, hash);
+            let source = source(maps, family, hash);
             let outer = ipv4(source, selection.backend.v4, protocol, length, tos, hint);
             packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
         }
         Family::V6 => {
-            let source = source(tables, family, hash);
+            let source = source(maps, family, hash);
             let outer = ipv6(source, selection.backend.v6, protocol, length, tos, hint);
             packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
         }
     };
     // With spread sources, the route may depend on the source: the kernel looks it up.
-    let neighbour = if tables.uses(Features::SOURCE_SPREADING) {
+    let neighbour = if maps.uses(Features::SOURCE_SPREADING) {
         0
     } else {
         // Each next hop has two entries in `NEIGHBOURS`, whose indexes follow from its own.
@@ -219,18 +219,18 @@ pub(crate) fn encapsulate<P: Packet, T: BalancerTables>(
 
 /// The source of an outer header. With source spreading, some of its bits are a hash of the flow.
 #[inline(always)]
-fn source<T: BalancerTables>(tables: &T, family: Family, hash: u64) -> Address {
-    let source = tables.source(family);
-    if tables.uses(Features::SOURCE_SPREADING) {
-        return source.with_bits(hash as u32, tables.source_bits(family));
+fn source<M: BalancerMaps>(maps: &M, family: Family, hash: u64) -> Address {
+    let source = maps.source(family);
+    if maps.uses(Features::SOURCE_SPREADING) {
+        return source.with_bits(hash as u32, maps.source_bits(family));
     }
     source
 }
 
 /// The next hop towards a backend in one family.
 #[inline(always)]
-fn find_next_hop<T: BalancerTables>(
-    tables: &T,
+fn find_next_hop<M: BalancerMaps>(
+    maps: &M,
     selection: &Selection,
     family: Family,
 ) -> Option<NextHop> {
@@ -241,5 +241,5 @@ fn find_next_hop<T: BalancerTables>(
     if address.is_none() {
         return None;
     }
-    tables.next_hop(NextHop::index(selection.index, family)).filter(|hop| hop.interface != 0)
+    maps.next_hop(NextHop::index(selection.index, family)).filter(|hop| hop.interface != 0)
 }

@@ -5,10 +5,10 @@ use crate::abi::{Family, Reason};
 use crate::balance::claim::claim;
 use crate::balance::forward::{VipPacket, flow_of};
 use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::quic::is_quic;
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::header::FragmentKind;
 use crate::wire::offsets::HeaderOffsets;
 use crate::wire::packet::{ETH_HLEN, Packet};
@@ -20,42 +20,42 @@ pub(crate) struct FastPathStage;
 
 impl Stage for FastPathStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, _: u32, tables: &T) -> u64 {
-        let result = fast_path(hook.pull_and_wrap(), tables);
-        conclude(hook, result, tables)
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, _: u32, maps: &M) -> u64 {
+        let result = fast_path(hook.pull_and_wrap(), maps);
+        conclude(hook, result, maps)
     }
 }
 
 #[inline(always)]
-fn fast_path<P: Packet, T: BalancerTables>(packet: P, tables: &T) -> Result<StageOutcome, Refusal> {
+fn fast_path<P: Packet, M: BalancerMaps>(packet: P, maps: &M) -> Result<StageOutcome, Refusal> {
     let Some(family) = parse::family(&packet)? else { return Ok(StageOutcome::ParseHeaders) };
     let ip = match family {
         Family::V4 => parse::parse_ipv4(&packet, ETH_HLEN)?,
         Family::V6 => parse::parse_ipv6(&packet, ETH_HLEN)?,
     };
-    let address = find_vip_address(tables, &ip)?;
+    let address = find_vip_address(maps, &ip)?;
     if !ip.has_fixed_offsets() {
         return Ok(StageOutcome::ParseHeaders);
     }
     let l4 = parse::l4_header(&packet, &ip)?;
-    let vip = find_vip(tables, &address, l4.destination_port, ip.protocol)?;
-    if is_quic(tables, &vip, ip.protocol) {
+    let vip = find_vip(maps, &address, l4.destination_port, ip.protocol)?;
+    if is_quic(maps, &vip, ip.protocol) {
         return Ok(StageOutcome::Quic(HeaderOffsets::fixed(ip).encode()));
     }
 
     // From here on, every refusal is a counted drop of the service.
-    let claim = claim(&packet, ETH_HLEN, &ip, FragmentKind::None, &l4, vip, tables)?;
+    let claim = claim(&packet, ETH_HLEN, &ip, FragmentKind::None, &l4, vip, maps)?;
     let packet = VipPacket::new(packet, ip, None, &l4, &claim);
-    forward(packet, &l4, tables).map_err(Refusal::of(claim.service))
+    forward(packet, &l4, maps).map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, M: BalancerMaps>(
     packet: VipPacket<P>,
     l4: &L4Header,
-    tables: &T,
+    maps: &M,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.check_and_select(&flow, tables, true)?;
-    packet.send_or_report(&selection, hash, true, tables)
+    let (selection, hash) = packet.check_and_select(&flow, maps, true)?;
+    packet.send_or_report(&selection, hash, true, maps)
 }

@@ -5,8 +5,8 @@
 
 use crate::abi::{Family, ICMP, Port, Reason};
 use crate::balance::gue::GueMeta;
+use crate::balance::maps::BalancerMaps;
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::checksum::{fold_wide, sum};
 use crate::wire::header::{Ipv4, Ipv6, Udp};
 use crate::wire::packet::{ETH_HLEN, Packet};
@@ -23,12 +23,12 @@ pub(crate) struct FinishGueStage;
 
 impl Stage for FinishGueStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, gue: u32, tables: &T) -> u64 {
-        let written = write(hook.packet(), GueMeta::decode(gue), tables.gue_port());
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, gue: u32, maps: &M) -> u64 {
+        let written = write(hook.packet(), GueMeta::decode(gue), maps.gue_port());
         match written.ok_or(Reason::AdjustRoomFailed).and_then(|result| result) {
             Ok(()) => 0,
             Err(reason) => {
-                tables.count_refused(reason);
+                maps.count_refused(reason);
                 hook.finish(reason).into()
             }
         }

@@ -8,10 +8,10 @@ use crate::balance::capture;
 use crate::balance::claim::Claim;
 use crate::balance::encapsulate::{TunnelPath, encapsulate, resolve_path};
 use crate::balance::gue::GueMeta;
+use crate::balance::maps::{BalancerMaps, ForwardedCounts};
 use crate::balance::outcome::StageOutcome;
 use crate::balance::select::{Selection, select_backend};
 use crate::balance::stage::Forward;
-use crate::balance::tables::{BalancerTables, ForwardedCounts};
 use crate::verifier::widen_for_verifier;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{IpHeader, L4Header, PacketSize};
@@ -39,18 +39,18 @@ pub(crate) fn flow_of(ip: &IpHeader, l4: &L4Header) -> Flow {
 
 /// The hash of the fields of a flow that its service hashes.
 #[inline(always)]
-pub(crate) fn hash_flow<T: BalancerTables>(
+pub(crate) fn hash_flow<M: BalancerMaps>(
     flow: &Flow,
     family: Family,
     options: VipOptions,
-    tables: &T,
+    maps: &M,
 ) -> u64 {
     // Two calls on purpose: without `HASHING` the flow is hashed in place and never copied to the
     // stack.
-    if tables.uses(Features::HASHING) {
-        return flow.reduced(options).hash(family, tables.hash_key());
+    if maps.uses(Features::HASHING) {
+        return flow.reduced(options).hash(family, maps.hash_key());
     }
-    flow.hash(family, tables.hash_key())
+    flow.hash(family, maps.hash_key())
 }
 
 /// The key that all fragments of a packet share.
@@ -87,21 +87,21 @@ impl<P: Packet> VipPacket<P> {
     /// Consumes tokens of the client's buckets, then of the service's: packets beyond a client's
     /// rate do not use up the tokens of other clients.
     #[inline(always)]
-    pub(crate) fn consume_tokens<T: BalancerTables>(&self, tables: &T) -> Result<(), Reason> {
-        if !tables.uses(Features::RATES) || !self.service.options.has(VipOptions::RATE_LIMITED) {
+    pub(crate) fn consume_tokens<M: BalancerMaps>(&self, maps: &M) -> Result<(), Reason> {
+        if !maps.uses(Features::RATES) || !self.service.options.has(VipOptions::RATE_LIMITED) {
             return Ok(());
         }
         let request = TokenRequest {
             service: self.service.service,
             packets: self.packet.segments(),
             is_syn: self.is_syn,
-            now: tables.now(),
+            now: maps.now(),
         };
         let client = ClientKey::new(&self.ip.source, self.ip.family, request.service);
-        if !tables.consume_client_tokens(&client, &request) {
+        if !maps.consume_client_tokens(&client, &request) {
             return Err(Reason::RateLimitedSource);
         }
-        if !tables.consume_service_tokens(&request) {
+        if !maps.consume_service_tokens(&request) {
             return Err(Reason::RateLimitedService);
         }
         Ok(())
@@ -110,32 +110,31 @@ impl<P: Packet> VipPacket<P> {
     /// Checks the TTL, consumes tokens, and selects the backend. Returns the flow hash, too. With
     /// `insert`, a flow of a tracked service gets an entry in the connection table.
     #[inline(always)]
-    pub(crate) fn check_and_select<T: BalancerTables>(
+    pub(crate) fn check_and_select<M: BalancerMaps>(
         &self,
         flow: &Flow,
-        tables: &T,
+        maps: &M,
         insert: bool,
     ) -> Result<(Selection, u64), Reason> {
         self.check_ttl()?;
-        self.consume_tokens(tables)?;
-        let table = tables.table(self.service.service).ok_or(Reason::NoTable)?;
-        let hash = hash_flow(flow, self.ip.family, self.service.options, tables);
-        Ok((select_backend(tables, &table, flow, hash, self.is_syn, insert)?, hash))
+        self.consume_tokens(maps)?;
+        let table = maps.table(self.service.service).ok_or(Reason::NoTable)?;
+        let hash = hash_flow(flow, self.ip.family, self.service.options, maps);
+        Ok((select_backend(maps, &table, flow, hash, self.is_syn, insert)?, hash))
     }
 
     /// The MTU to report to the client, if the packet does not fit with its outer headers.
     #[inline(always)]
-    fn pmtu_to_report<T: BalancerTables>(
+    fn pmtu_to_report<M: BalancerMaps>(
         &self,
         path: &TunnelPath,
-        tables: &T,
+        maps: &M,
     ) -> Result<Option<u32>, Reason> {
         let inner_mtu = path.inner_mtu();
         if self.size.segment <= inner_mtu as usize {
             return Ok(None);
         }
-        if tables.uses(Features::DROP_TOO_BIG) && self.service.options.has(VipOptions::DROP_TOO_BIG)
-        {
+        if maps.uses(Features::DROP_TOO_BIG) && self.service.options.has(VipOptions::DROP_TOO_BIG) {
             return Err(Reason::TooBig);
         }
         let min_mtu = self.ip.family.min_mtu();
@@ -148,14 +147,14 @@ impl<P: Packet> VipPacket<P> {
     /// made smaller so that they do. Only TCP: other cuts would change the boundaries of UDP
     /// datagrams. The kernel never segments a packet that is not merged.
     #[inline(always)]
-    fn can_resegment<T: BalancerTables>(&self, path: &TunnelPath, tables: &T) -> bool {
+    fn can_resegment<M: BalancerMaps>(&self, path: &TunnelPath, maps: &M) -> bool {
         /// The least bytes of payload that a segment keeps, so that one packet does not become a
         /// great number of tiny ones.
         const MIN_PAYLOAD: u32 = 64;
 
         // The sizes come first: compilers would move a branch on the other conditions before the
         // selection of the backend, and the verifier would explore the selection twice.
-        tables.uses(Features::RESEGMENT)
+        maps.uses(Features::RESEGMENT)
             && self.size.segment > path.inner_mtu() as usize
             && self.size.segment <= path.mtu() as usize
             && self.service.options.has(VipOptions::RESEGMENT)
@@ -165,53 +164,53 @@ impl<P: Packet> VipPacket<P> {
 
     /// Sends the packet, or drops it if it does not fit, without an ICMP error.
     #[inline(always)]
-    pub(crate) fn send_or_drop<T: BalancerTables>(
+    pub(crate) fn send_or_drop<M: BalancerMaps>(
         self,
         selection: &Selection,
         hash: u64,
-        tables: &T,
+        maps: &M,
     ) -> Result<Forward, Reason> {
-        let path = resolve_path(&self.ip, self.service.options, selection, tables)?;
+        let path = resolve_path(&self.ip, self.service.options, selection, maps)?;
         if self.size.segment > path.inner_mtu() as usize {
             return Err(Reason::TooBig);
         }
-        self.send(selection, &path, hash, false, tables)
+        self.send(selection, &path, hash, false, maps)
     }
 
     /// Sends the packet. If it does not fit, the outcome requests an ICMP error with the path's
     /// MTU. With `resegment`, a service's option to make the segments of merged packets smaller
     /// applies; only the fast path sets it.
     #[inline(always)]
-    pub(crate) fn send_or_report<T: BalancerTables>(
+    pub(crate) fn send_or_report<M: BalancerMaps>(
         self,
         selection: &Selection,
         hash: u64,
         resegment: bool,
-        tables: &T,
+        maps: &M,
     ) -> Result<StageOutcome, Reason> {
-        let path = resolve_path(&self.ip, self.service.options, selection, tables)?;
-        let shrink = resegment && self.can_resegment(&path, tables);
-        if !shrink && let Some(mtu) = self.pmtu_to_report(&path, tables)? {
+        let path = resolve_path(&self.ip, self.service.options, selection, maps)?;
+        let shrink = resegment && self.can_resegment(&path, maps);
+        if !shrink && let Some(mtu) = self.pmtu_to_report(&path, maps)? {
             // No ICMP error is sent about a frame with VLAN tags in its bytes.
             if !matches!(self.vlan_bytes, None | Some(0)) {
                 return Err(Reason::TooBig);
             }
             return Ok(StageOutcome::TooBig { service: self.service.service, mtu });
         }
-        self.send(selection, &path, hash, shrink, tables).map(StageOutcome::Forward)
+        self.send(selection, &path, hash, shrink, maps).map(StageOutcome::Forward)
     }
 
     /// The inputs of the UDP header of GUE; [`GueMeta::NONE`] without GUE.
     #[inline(always)]
-    fn gue_meta<T: BalancerTables>(
+    fn gue_meta<M: BalancerMaps>(
         &self,
         path: &TunnelPath,
         hash: u64,
-        tables: &T,
+        maps: &M,
     ) -> Result<GueMeta, Reason> {
         const MASK: u32 = VipOptions::GUE.bits() | VipOptions::ZERO_UDP_CHECKSUM.bits();
 
-        if !tables.uses(Features::GUE) {
+        if !maps.uses(Features::GUE) {
             return Ok(GueMeta::NONE);
         }
         // UDP without a checksum is valid over IPv4, and over IPv6 if both ends agree (RFC 6935).
@@ -226,27 +225,26 @@ impl<P: Packet> VipPacket<P> {
     /// Encapsulates the packet towards its backend, and accounts it. The packet fits, or its
     /// segments fit once they `shrink`.
     #[inline(always)]
-    fn send<T: BalancerTables>(
+    fn send<M: BalancerMaps>(
         self,
         selection: &Selection,
         path: &TunnelPath,
         hash: u64,
         shrink: bool,
-        tables: &T,
+        maps: &M,
     ) -> Result<Forward, Reason> {
-        let gue = self.gue_meta(path, hash, tables)?;
+        let gue = self.gue_meta(path, hash, maps)?;
         let Self { packet, ip, size, is_syn, vlan_bytes, service, .. } = self;
         let counts = ForwardedCounts {
             packets: packet.segments(),
             bytes: size.packet as u64,
             new_connections: u64::from(is_syn),
         };
-        let forward = encapsulate(
-            packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, tables,
-        )?;
-        tables.count_forwarded(service.service, selection.index, &counts);
+        let forward =
+            encapsulate(packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, maps)?;
+        maps.count_forwarded(service.service, selection.index, &counts);
         capture::record_forwarded(
-            tables,
+            maps,
             service.service,
             selection.index,
             is_syn,

@@ -4,10 +4,10 @@ use crate::abi::{Flow, Fragment, Port, Reason, ServiceRef, VipOptions};
 use crate::balance::acl::check_fragment_acl;
 use crate::balance::forward::{VipPacket, fragment_key};
 use crate::balance::gue::GueMeta;
+use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::Selection;
 use crate::balance::stage::{Forward, Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::offsets::{HeaderOffsets, ParsedHeaders};
 use crate::wire::packet::Packet;
 use crate::wire::parse;
@@ -19,39 +19,39 @@ pub(crate) struct FragmentStage;
 
 impl Stage for FragmentStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
-        let result = fragment(hook.packet(), HeaderOffsets::decode(offsets), tables);
-        conclude(hook, result.map(StageOutcome::Forward), tables)
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
+        let result = fragment(hook.packet(), HeaderOffsets::decode(offsets), maps);
+        conclude(hook, result.map(StageOutcome::Forward), maps)
     }
 }
 
 #[inline(always)]
-fn fragment<P: Packet, T: BalancerTables>(
+fn fragment<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: HeaderOffsets,
-    tables: &T,
+    maps: &M,
 ) -> Result<Forward, Refusal> {
     let headers = offsets.parse(&packet)?;
     let key = fragment_key(&headers.ip, headers.identification(&packet)?);
-    let first = tables.fragment(&key).ok_or(Reason::FragmentUnknown)?;
-    if tables.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
+    let first = maps.fragment(&key).ok_or(Reason::FragmentUnknown)?;
+    if maps.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
         return Err(Reason::FragmentUnknown.into());
     }
 
     // From this line on the packet belongs to a service, and every refusal is a counted drop.
     let vip_service = u32::from(first.vip_service);
-    check_fragment_acl(tables, &headers.ip.source, vip_service)
+    check_fragment_acl(maps, &headers.ip.source, vip_service)
         .map_err(|reason| Refusal { service: vip_service, reason })?;
-    forward(packet, &headers, &first, tables)
+    forward(packet, &headers, &first, maps)
         .map_err(|reason| Refusal { service: first.service, reason })
 }
 
 #[inline(always)]
-fn forward<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, M: BalancerMaps>(
     packet: P,
     headers: &ParsedHeaders,
     first: &Fragment,
-    tables: &T,
+    maps: &M,
 ) -> Result<Forward, Reason> {
     // The entry keeps only the lower options. `RATE_LIMITED` is set for every service: one without
     // rate limits has no entry in `RATES`.
@@ -67,8 +67,8 @@ fn forward<P: Packet, T: BalancerTables>(
         packet,
     };
     packet.check_ttl()?;
-    packet.consume_tokens(tables)?;
-    let backend = tables.backend(first.backend).ok_or(Reason::NoBackend)?;
+    packet.consume_tokens(maps)?;
+    let backend = maps.backend(first.backend).ok_or(Reason::NoBackend)?;
     if backend.epoch != first.epoch {
         return Err(Reason::NoBackend);
     }
@@ -76,7 +76,7 @@ fn forward<P: Packet, T: BalancerTables>(
     // A non-initial fragment has no ports: its outer source may differ from the first one's.
     let no_port = Port::new(0);
     let flow = Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol);
-    let hash = flow.hash(ip.family, tables.hash_key());
+    let hash = flow.hash(ip.family, maps.hash_key());
     // No ICMP errors are sent about non-initial fragments (RFC 1122 section 3.2.2).
-    packet.send_or_drop(&selection, hash, tables)
+    packet.send_or_drop(&selection, hash, maps)
 }

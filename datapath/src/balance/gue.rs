@@ -6,7 +6,7 @@
 //! the UDP header in one word, [`GueMeta`].
 
 use crate::abi::{Features, Port, TCP};
-use crate::balance::tables::BalancerTables;
+use crate::balance::maps::BalancerMaps;
 use crate::bits::Field;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Icmp};
@@ -48,15 +48,15 @@ impl GueMeta {
     /// bounds that are equal on every path to here: otherwise the verifier would explore the rest
     /// of the path once for each.
     #[inline(always)]
-    pub(crate) fn for_l4<P: Packet, T: BalancerTables>(
+    pub(crate) fn for_l4<P: Packet, M: BalancerMaps>(
         packet: &P,
         ip: &IpHeader,
         fragment_kind: FragmentKind,
         l4: &L4Header,
         size: PacketSize,
-        tables: &T,
+        maps: &M,
     ) -> (PacketSize, Self) {
-        if !tables.uses(Features::GUE) {
+        if !maps.uses(Features::GUE) {
             return (size, Self::NONE);
         }
         // A UDP checksum must be present, and its datagram must end where the IP packet ends.
@@ -73,13 +73,13 @@ impl GueMeta {
 
     /// For a whole ICMP message, which may be shorter than an ICMP header.
     #[inline(always)]
-    pub(crate) fn for_icmp<P: Packet, T: BalancerTables>(
+    pub(crate) fn for_icmp<P: Packet, M: BalancerMaps>(
         packet: &P,
         ip: &IpHeader,
         size: &PacketSize,
-        tables: &T,
+        maps: &M,
     ) -> Self {
-        if !tables.uses(Features::GUE) {
+        if !maps.uses(Features::GUE) {
             return Self::NONE;
         }
         let is_whole = size.packet >= ip.header_len.wrapping_add(Icmp::SIZE);

@@ -9,9 +9,9 @@ use crate::balance::claim::admit;
 use crate::balance::forward::VipPacket;
 use crate::balance::gue::GueMeta;
 use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::stage::{Forward, Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Icmp, Ipv4, Ipv6, REPLY_TTL};
 use crate::wire::offsets::{HeaderOffsets, ParsedHeaders};
@@ -65,9 +65,9 @@ pub(crate) struct IcmpStage;
 
 impl Stage for IcmpStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
-        let result = icmp(hook.packet(), HeaderOffsets::decode(offsets), tables);
-        conclude(hook, result, tables)
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
+        let result = icmp(hook.packet(), HeaderOffsets::decode(offsets), maps);
+        conclude(hook, result, maps)
     }
 }
 
@@ -76,35 +76,35 @@ pub(crate) struct EchoReplyStage;
 
 impl Stage for EchoReplyStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
         let (Ok(reason) | Err(reason)) =
-            echo_reply(hook.packet(), HeaderOffsets::decode(offsets), tables);
-        Refusal::from(reason).account(tables);
+            echo_reply(hook.packet(), HeaderOffsets::decode(offsets), maps);
+        Refusal::from(reason).account(maps);
         hook.finish(reason).into()
     }
 }
 
 #[inline(always)]
-fn icmp<P: Packet, T: BalancerTables>(
+fn icmp<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: HeaderOffsets,
-    tables: &T,
+    maps: &M,
 ) -> Result<StageOutcome, Refusal> {
     let headers = offsets.parse(&packet)?;
     let ip = headers.ip;
-    let address = find_vip_address(tables, &ip)?;
+    let address = find_vip_address(maps, &ip)?;
     let offset = headers.l4_offset();
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
     let (vip, flow) = match Message::of(ip.family, &header) {
         Message::Error => {
-            quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), tables)?
+            quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), maps)?
         }
         Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_HOST) => {
             return Err(Reason::OtherProtocol.into());
         }
         Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_FORWARD) => {
             // The hash of the two addresses selects the backend.
-            let vip = tables.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
+            let vip = maps.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
             let no_port = Port::new(0);
             (vip, Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol))
         }
@@ -113,40 +113,40 @@ fn icmp<P: Packet, T: BalancerTables>(
     };
 
     // ACLs and routes apply to the client of the flow, not to the router that sent the error.
-    let service = admit(&flow.source, vip, tables)?;
-    forward(packet, &headers, &flow, service, tables)
+    let service = admit(&flow.source, vip, maps)?;
+    forward(packet, &headers, &flow, service, maps)
         .map(StageOutcome::Forward)
         .map_err(Refusal::of(service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, M: BalancerMaps>(
     packet: P,
     headers: &ParsedHeaders,
     flow: &Flow,
     service: ServiceRef,
-    tables: &T,
+    maps: &M,
 ) -> Result<Forward, Reason> {
     let ip = headers.ip;
     let size = parse::unmerged_size(&packet, headers.start, &ip)?;
-    let gue = GueMeta::for_icmp(&packet, &ip, &size, tables);
+    let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
     let vlan_bytes = headers.vlan_bytes();
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
-    let (selection, hash) = packet.check_and_select(flow, tables, false)?;
+    let (selection, hash) = packet.check_and_select(flow, maps, false)?;
     // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2). Echo requests that do not
     // fit are dropped, too.
-    packet.send_or_drop(&selection, hash, tables)
+    packet.send_or_drop(&selection, hash, maps)
 }
 
 /// Returns the reason to count: [`Reason::IcmpEchoReplied`] when the packet has become the reply.
 #[inline(always)]
-fn echo_reply<P: Packet, T: BalancerTables>(
+fn echo_reply<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: HeaderOffsets,
-    tables: &T,
+    maps: &M,
 ) -> Result<Reason, Reason> {
     let headers = offsets.parse(&packet)?;
-    check_global_acl(tables, &headers.ip.source)?;
+    check_global_acl(maps, &headers.ip.source)?;
     let offset = headers.l4_offset();
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
     match Message::of(headers.ip.family, &header) {
@@ -160,12 +160,12 @@ fn echo_reply<P: Packet, T: BalancerTables>(
 /// The VIP of the packet that an ICMP error quotes, and its flow in the direction of the client's
 /// packets. The quoted packet, from the VIP to the client, is at `start`.
 #[inline(always)]
-fn quoted_flow<P: Packet, T: BalancerTables>(
+fn quoted_flow<P: Packet, M: BalancerMaps>(
     packet: &P,
     error: &IpHeader,
     address: &VipAddress,
     start: usize,
-    tables: &T,
+    maps: &M,
 ) -> Result<(ServiceRef, Flow), Reason> {
     let quoted = quoted(packet, start, error.family).ok_or(Reason::IcmpUnrelated)?;
     let ip = quoted.ip;
@@ -179,8 +179,7 @@ fn quoted_flow<P: Packet, T: BalancerTables>(
     // four of TCP as of UDP.
     let ports = start.wrapping_add(ip.header_len);
     let [vip_port, client_port]: [Port; 2] = packet.load_at(ports).ok_or(Reason::IcmpUnrelated)?;
-    let vip =
-        find_vip(tables, address, vip_port, ip.protocol).map_err(|_| Reason::IcmpUnrelated)?;
+    let vip = find_vip(maps, address, vip_port, ip.protocol).map_err(|_| Reason::IcmpUnrelated)?;
     // The verifier explores the rest of the path once, not once per protocol.
     let protocol = widen_for_verifier(ip.protocol.into()) as u8;
     Ok((vip, Flow::new(ip.destination, ip.source, client_port, vip_port, protocol)))

@@ -7,7 +7,7 @@
 //! and QUIC have stages of their own. A packet that does not fit its tunnel path becomes an ICMP
 //! error to the client.
 //!
-//! The files in reading order: `stage`, `next`, `outcome` and `tables` (shared by all stages),
+//! The files in reading order: `stage`, `next`, `outcome` and `maps` (shared by all stages),
 //! `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
 //! `claim` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
 //! sending), `select` (lookup table and connection table), `encapsulate`, `gue` and `finish_gue`;
@@ -27,6 +27,7 @@ mod fragment;
 mod gue;
 mod icmp;
 mod lookup;
+mod maps;
 mod next;
 mod outcome;
 mod packet_too_big;
@@ -35,10 +36,9 @@ mod quic;
 mod select;
 mod slow_path;
 mod stage;
-mod tables;
 
 pub use gue::{FIRST_SOURCE_PORT, GueMeta};
+pub use maps::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable};
 pub use packet_too_big::{QUOTE_V4, QUOTE_V6};
 pub use pipeline::{StageRunner, balance};
 pub use stage::{Forward, Hook, Stage};
-pub use tables::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};

@@ -3,9 +3,9 @@
 use crate::abi::{Reason, ServiceRef};
 use crate::balance::capture;
 use crate::balance::gue::GueMeta;
+use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::stage::{Forward, Hook};
-use crate::balance::tables::BalancerTables;
 
 /// The outcome of a stage. Except for [`StageOutcome::Forward`], the packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,35 +48,35 @@ impl Refusal {
 
     /// Counts the refusal, and records it for captures.
     #[inline(always)]
-    pub(crate) fn account<T: BalancerTables>(self, tables: &T) {
+    pub(crate) fn account<M: BalancerMaps>(self, maps: &M) {
         let Self { service, reason } = self;
-        tables.count_refused(reason);
+        maps.count_refused(reason);
         if service != 0
             && let Some(index) = reason.drop_index()
         {
-            tables.count_dropped(service, index);
+            maps.count_dropped(service, index);
         }
-        capture::record_refusal(tables, service, reason);
+        capture::record_refusal(maps, service, reason);
     }
 }
 
 /// Accounts a packet that is not forwarded, and turns a stage's result into its return value.
 #[inline(always)]
-pub(crate) fn conclude<H: Hook, T: BalancerTables>(
+pub(crate) fn conclude<H: Hook, M: BalancerMaps>(
     hook: &mut H,
     result: Result<StageOutcome, Refusal>,
-    tables: &T,
+    maps: &M,
 ) -> u64 {
     match result {
         Ok(StageOutcome::TooBig { service, .. }) => {
-            Refusal { service, reason: Reason::TooBig }.account(tables);
+            Refusal { service, reason: Reason::TooBig }.account(maps);
         }
         Ok(_) => {}
-        Err(refusal) => refusal.account(tables),
+        Err(refusal) => refusal.account(maps),
     }
     match result {
         Ok(StageOutcome::Forward(forward)) => {
-            let action = hook.redirect(&forward, tables);
+            let action = hook.redirect(&forward, maps);
             match forward.gue {
                 GueMeta::NONE => action.into(),
                 gue => Next::FinishGue(action, gue).encode(),

@@ -6,8 +6,8 @@
 //! cannot fragment packets, and a client that receives the MTU can (RFC 1191 section 4).
 
 use crate::abi::{Address, Family, ICMP, ICMPV6, Reason, TCP, pod};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::checksum::fold;
 use crate::wire::header::{Icmp, Ipv4, Ipv6, REPLY_TTL};
 use crate::wire::packet::{ETH_HLEN, Packet};
@@ -56,32 +56,32 @@ pub(crate) struct PacketTooBigStage;
 
 impl Stage for PacketTooBigStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, mtu: u32, tables: &T) -> u64 {
-        let reason = packet_too_big(hook.packet(), mtu, tables);
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, mtu: u32, maps: &M) -> u64 {
+        let reason = packet_too_big(hook.packet(), mtu, maps);
         hook.finish(reason).into()
     }
 }
 
 /// Returns [`Reason::IcmpTooBigSent`] if the packet has become the error.
 #[inline(always)]
-fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T) -> Reason {
+fn packet_too_big<P: Packet, M: BalancerMaps>(packet: P, mtu: u32, maps: &M) -> Reason {
     // A VLAN tag in the frame's metadata stays there.
     let family = packet
         .load::<u16>(ETH_HLEN - 2)
         .map(|ether_type| parse::family_for_this_host(&packet, ether_type));
     let result = match family {
-        Some(Ok(Family::V4)) => error_v4(packet, mtu, tables),
-        Some(Ok(Family::V6)) => error_v6(packet, mtu, tables),
+        Some(Ok(Family::V4)) => error_v4(packet, mtu, maps),
+        Some(Ok(Family::V6)) => error_v6(packet, mtu, maps),
         _ => return Reason::TooBig,
     };
     match result {
         Ok(()) => {
-            tables.count_refused(Reason::IcmpTooBigSent);
+            maps.count_refused(Reason::IcmpTooBigSent);
             Reason::IcmpTooBigSent
         }
         Err(reason) => {
             if let Reason::IcmpTooBigRateLimited = reason {
-                tables.count_refused(reason);
+                maps.count_refused(reason);
             }
             Reason::TooBig
         }
@@ -91,28 +91,24 @@ fn packet_too_big<P: Packet, T: BalancerTables>(packet: P, mtu: u32, tables: &T)
 /// Checks that the source is a unicast address, consumes a token of the rate limit, and swaps the
 /// MAC addresses, which fails for frames to broadcast and multicast addresses.
 #[inline(always)]
-fn prepare<P: Packet, T: BalancerTables>(
+fn prepare<P: Packet, M: BalancerMaps>(
     packet: &mut P,
     ip: &IpHeader,
-    tables: &T,
+    maps: &M,
 ) -> Result<(), Reason> {
     if !ip.source.is_answerable(ip.family) {
         return Err(Reason::TooBig);
     }
-    if !tables.consume_icmp_error_token() {
+    if !maps.consume_icmp_error_token() {
         return Err(Reason::IcmpTooBigRateLimited);
     }
     packet.swap_macs()
 }
 
 #[inline(always)]
-fn error_v4<P: Packet, T: BalancerTables>(
-    mut packet: P,
-    mtu: u32,
-    tables: &T,
-) -> Result<(), Reason> {
+fn error_v4<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Result<(), Reason> {
     let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
-    prepare(&mut packet, &ip, tables)?;
+    prepare(&mut packet, &ip, maps)?;
     // The packet is longer than the quote, because it exceeds the minimum MTU.
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
     let first = packet.csum_partial::<MAX_SUM>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
@@ -138,16 +134,12 @@ fn error_v4<P: Packet, T: BalancerTables>(
 }
 
 #[inline(always)]
-fn error_v6<P: Packet, T: BalancerTables>(
-    mut packet: P,
-    mtu: u32,
-    tables: &T,
-) -> Result<(), Reason> {
+fn error_v6<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Result<(), Reason> {
     const PAYLOAD: usize = ETH_HLEN + Ipv6::SIZE;
     const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
 
     let ip = parse::parse_ipv6(&packet, ETH_HLEN)?;
-    prepare(&mut packet, &ip, tables)?;
+    prepare(&mut packet, &ip, maps)?;
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V6)?;
     let header = packet.csum_partial::<{ Ipv6::SIZE }>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
     let first = packet.csum_partial::<MAX_SUM>(PAYLOAD).ok_or(Reason::AdjustRoomFailed)?;
@@ -266,8 +258,8 @@ mod tests {
                 frame[24..26].copy_from_slice(&checksum.to_be_bytes());
                 header
             };
-            let tables = MemoryBalancer::new(Settings::NONE);
-            prop_assert_eq!(packet_too_big(PacketBuffer::new(&mut frame), 1400, &tables), Reason::IcmpTooBigSent);
+            let maps = MemoryBalancer::new(Settings::NONE);
+            prop_assert_eq!(packet_too_big(PacketBuffer::new(&mut frame), 1400, &maps), Reason::IcmpTooBigSent);
             prop_assert!(is_valid(&frame), "{:02x?}", frame);
 
             let start = ETH_HLEN + if v6 { 48 } else { 28 } + header;

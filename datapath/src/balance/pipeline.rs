@@ -5,23 +5,23 @@ use crate::balance::fast_path::FastPathStage;
 use crate::balance::finish_gue::FinishGueStage;
 use crate::balance::fragment::FragmentStage;
 use crate::balance::icmp::{EchoReplyStage, IcmpStage};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::packet_too_big::PacketTooBigStage;
 use crate::balance::quic::QuicStage;
 use crate::balance::slow_path::{ParseHeadersStage, SlowPathStage};
 use crate::balance::stage::Stage;
-use crate::balance::tables::BalancerTables;
 use crate::wire::offsets::PacketClass;
 
 /// How a binding runs stages.
 pub trait StageRunner {
     /// The maps.
-    type Tables: BalancerTables;
+    type Maps: BalancerMaps;
 
     /// The maps, before a capture is enabled for the packet.
-    fn tables(&self) -> &Self::Tables;
+    fn maps(&self) -> &Self::Maps;
 
-    /// Sets [`CaptureTables::capture_enabled`](crate::balance::CaptureTables::capture_enabled) for
+    /// Sets [`CaptureMaps::capture_enabled`](crate::balance::CaptureMaps::capture_enabled) for
     /// the stages that follow.
     fn set_capture_enabled(&mut self, enabled: u64);
 
@@ -32,7 +32,7 @@ pub trait StageRunner {
 /// Balances one packet. Returns the action of the hook.
 #[inline(always)]
 pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
-    let until = capture::enabled_until(runner.tables());
+    let until = capture::enabled_until(runner.maps());
     let enabled = opaque(until);
     runner.set_capture_enabled(enabled);
     if until != 0 {

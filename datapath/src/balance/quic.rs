@@ -13,11 +13,11 @@ use crate::abi::{Connection, Features, QuicServerKey, Reason, ServiceRef, UDP, V
 use crate::balance::claim::{Claim, claim};
 use crate::balance::forward::{VipPacket, flow_of, hash_flow};
 use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::{Selection, resolve_connection};
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Udp};
 use crate::wire::offsets::HeaderOffsets;
@@ -31,13 +31,13 @@ pub(crate) struct QuicStage;
 
 impl Stage for QuicStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
-        let result = match quic(hook.packet(), offsets, tables) {
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
+        let result = match quic(hook.packet(), offsets, maps) {
             Ok(None) => return Next::ByClass(HeaderOffsets::decode(offsets)).encode(),
             Ok(Some(outcome)) => Ok(outcome),
             Err(refusal) => Err(refusal),
         };
-        conclude(hook, result, tables)
+        conclude(hook, result, maps)
     }
 }
 
@@ -51,51 +51,51 @@ struct QuicPacket {
 
 /// Whether connection IDs may select the backends of a VIP.
 #[inline(always)]
-pub(crate) fn is_quic<T: BalancerTables>(tables: &T, vip: &ServiceRef, protocol: u8) -> bool {
-    tables.uses(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
+pub(crate) fn is_quic<M: BalancerMaps>(maps: &M, vip: &ServiceRef, protocol: u8) -> bool {
+    maps.uses(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
 }
 
 #[inline(always)]
-fn quic<P: Packet, T: BalancerTables>(
+fn quic<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: u32,
-    tables: &T,
+    maps: &M,
 ) -> Result<Option<StageOutcome>, Refusal> {
-    let Some(QuicPacket { claim, selection, hash }) = select(&packet, offsets, tables)? else {
+    let Some(QuicPacket { claim, selection, hash }) = select(&packet, offsets, maps)? else {
         return Ok(None);
     };
-    forward(packet, offsets, &claim, &selection, hash, tables)
+    forward(packet, offsets, &claim, &selection, hash, maps)
         .map(Some)
         .map_err(Refusal::of(claim.service))
 }
 
 /// Selects the backend by the connection ID; `None` if it matches no backend.
 #[inline(always)]
-fn select<P: Packet, T: BalancerTables>(
+fn select<P: Packet, M: BalancerMaps>(
     packet: &P,
     offsets: u32,
-    tables: &T,
+    maps: &M,
 ) -> Result<Option<QuicPacket>, Refusal> {
     let headers = HeaderOffsets::decode(offsets).parse(packet)?;
-    let address = find_vip_address(tables, &headers.ip)?;
+    let address = find_vip_address(maps, &headers.ip)?;
     let offset = headers.l4_offset();
     let l4 = parse::l4_header_at(packet, offset, UDP)?;
-    let vip = find_vip(tables, &address, l4.destination_port, UDP)?;
-    if !is_quic(tables, &vip, UDP) {
+    let vip = find_vip(maps, &address, l4.destination_port, UDP)?;
+    if !is_quic(maps, &vip, UDP) {
         return Ok(None);
     }
     // A refusal here is the one that the slow path would give.
-    let claim = claim(packet, headers.start, &headers.ip, FragmentKind::None, &l4, vip, tables)?;
+    let claim = claim(packet, headers.start, &headers.ip, FragmentKind::None, &l4, vip, maps)?;
     let start = offset.wrapping_add(Udp::SIZE);
     let end = headers.start.wrapping_add(claim.size.packet);
-    let Some(selection) = find_server(packet, start, end, claim.service.service, tables)
-        .and_then(|server| resolve_connection(tables, &server, 0))
+    let Some(selection) = find_server(packet, start, end, claim.service.service, maps)
+        .and_then(|server| resolve_connection(maps, &server, 0))
     else {
         return Ok(None);
     };
-    let hash = if tables.uses(Features::SOURCE_SPREADING) || tables.uses(Features::GUE) {
+    let hash = if maps.uses(Features::SOURCE_SPREADING) || maps.uses(Features::GUE) {
         let flow = flow_of(&headers.ip, &l4);
-        hash_flow(&flow, headers.ip.family, claim.service.options, tables)
+        hash_flow(&flow, headers.ip.family, claim.service.options, maps)
     } else {
         0
     };
@@ -103,13 +103,13 @@ fn select<P: Packet, T: BalancerTables>(
 }
 
 #[inline(always)]
-fn forward<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: u32,
     claim: &Claim,
     selection: &Selection,
     hash: u64,
-    tables: &T,
+    maps: &M,
 ) -> Result<StageOutcome, Reason> {
     // Decoded and read again: kept while the backend is selected, the headers would take up the
     // small stack.
@@ -124,18 +124,18 @@ fn forward<P: Packet, T: BalancerTables>(
         service: claim.service,
     };
     packet.check_ttl()?;
-    packet.consume_tokens(tables)?;
-    packet.send_or_report(selection, hash, false, tables)
+    packet.consume_tokens(maps)?;
+    packet.send_or_report(selection, hash, false, maps)
 }
 
 /// The backend of the server ID in a QUIC packet, the UDP payload from `start` to `end`.
 #[inline(always)]
-fn find_server<P: Packet, T: BalancerTables>(
+fn find_server<P: Packet, M: BalancerMaps>(
     packet: &P,
     start: usize,
     end: usize,
     service: u32,
-    tables: &T,
+    maps: &M,
 ) -> Option<Connection> {
     /// Octets of a long header before the connection ID: flags, version (4), length of the ID.
     const LONG_HEADER: u64 = 6;
@@ -162,8 +162,8 @@ fn find_server<P: Packet, T: BalancerTables>(
     }
     let id: [u64; 2] = packet.load_at(id_offset)?;
     let (key, server_id_len) =
-        QuicServerKey::from_connection_id(service, tables.quic_lengths(service), id)?;
-    if id_len <= u64::from(server_id_len) { None } else { tables.quic_server(&key) }
+        QuicServerKey::from_connection_id(service, maps.quic_lengths(service), id)?;
+    if id_len <= u64::from(server_id_len) { None } else { maps.quic_server(&key) }
 }
 
 /// Whether a packet with a long header carries a connection ID that the client chose: an Initial or

@@ -1,7 +1,7 @@
 //! Selection of the backend: by lookup table, or by connection table for tracked services.
 
 use crate::abi::{Backend, Connection, Flow, Reason, Slot, TableHead, slot_index};
-use crate::balance::tables::{BalancerTables, LookupTable};
+use crate::balance::maps::{BalancerMaps, LookupTable};
 
 /// The selected backend.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,8 @@ pub(crate) struct Selection {
 /// tracked and the connection table has an entry of the flow. With `insert`, a tracked flow without
 /// an entry gets one.
 #[inline(always)]
-pub(crate) fn select_backend<T: BalancerTables>(
-    tables: &T,
+pub(crate) fn select_backend<M: BalancerMaps>(
+    maps: &M,
     table: &impl LookupTable,
     flow: &Flow,
     hash: u64,
@@ -33,18 +33,18 @@ pub(crate) fn select_backend<T: BalancerTables>(
     // one: that is how a draining backend loses its flows.
     if head.tracked
         && !is_syn
-        && let Some(selection) = find_tracked(tables, flow, slot.hint)
+        && let Some(selection) = find_tracked(maps, flow, slot.hint)
     {
         return Ok(selection);
     }
     if slot.first == 0 {
         return Err(Reason::NoBackend);
     }
-    let backend = tables.backend(slot.first).ok_or(Reason::NoBackend)?;
+    let backend = maps.backend(slot.first).ok_or(Reason::NoBackend)?;
     // A SYN replaces an existing entry but creates none, so that a SYN flood does not evict the
     // entries of established connections. The client's next segment creates the entry.
-    if head.tracked && insert && (!is_syn || tables.connection(flow).is_some()) {
-        tables.insert_connection(
+    if head.tracked && insert && (!is_syn || maps.connection(flow).is_some()) {
+        maps.insert_connection(
             flow,
             &Connection { backend: u32::from(slot.first), epoch: backend.epoch },
         );
@@ -54,18 +54,18 @@ pub(crate) fn select_backend<T: BalancerTables>(
 
 /// The backend in the connection table.
 #[inline(always)]
-fn find_tracked<T: BalancerTables>(tables: &T, flow: &Flow, hint: u16) -> Option<Selection> {
-    resolve_connection(tables, &tables.connection(flow)?, hint)
+fn find_tracked<M: BalancerMaps>(maps: &M, flow: &Flow, hint: u16) -> Option<Selection> {
+    resolve_connection(maps, &maps.connection(flow)?, hint)
 }
 
 /// The backend of a connection, unless its index has been reused since.
 #[inline(always)]
-pub(crate) fn resolve_connection<T: BalancerTables>(
-    tables: &T,
+pub(crate) fn resolve_connection<M: BalancerMaps>(
+    maps: &M,
     connection: &Connection,
     hint: u16,
 ) -> Option<Selection> {
     let index = connection.backend as u16;
-    let backend = tables.backend(index)?;
+    let backend = maps.backend(index)?;
     (backend.epoch == connection.epoch).then_some(Selection { index, backend, hint })
 }

@@ -4,10 +4,10 @@ use crate::abi::{Features, Fragment, Reason};
 use crate::balance::claim::claim;
 use crate::balance::forward::{VipPacket, flow_of, fragment_key};
 use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::stage::{Hook, Stage};
-use crate::balance::tables::BalancerTables;
 use crate::wire::header::FragmentKind;
 use crate::wire::offsets::{self, HeaderOffsets, PacketClass};
 use crate::wire::packet::Packet;
@@ -19,17 +19,17 @@ pub(crate) struct ParseHeadersStage;
 
 impl Stage for ParseHeadersStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, _: u32, tables: &T) -> u64 {
-        let result = parse_headers(&hook.packet(), tables);
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, _: u32, maps: &M) -> u64 {
+        let result = parse_headers(&hook.packet(), maps);
         match result {
             Ok(offsets) => {
-                if tables.uses(Features::QUIC) && offsets.class() == PacketClass::Udp {
+                if maps.uses(Features::QUIC) && offsets.class() == PacketClass::Udp {
                     return Next::Quic(offsets.encode()).encode();
                 }
                 Next::ByClass(offsets).encode()
             }
             Err(reason) => {
-                Refusal::from(reason).account(tables);
+                Refusal::from(reason).account(maps);
                 hook.finish(reason).into()
             }
         }
@@ -43,51 +43,50 @@ pub(crate) struct SlowPathStage;
 
 impl Stage for SlowPathStage {
     #[inline(always)]
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, offsets: u32, tables: &T) -> u64 {
-        let result = slow_path(hook.packet(), offsets, tables);
-        conclude(hook, result, tables)
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
+        let result = slow_path(hook.packet(), offsets, maps);
+        conclude(hook, result, maps)
     }
 }
 
 #[inline(always)]
-fn parse_headers<P: Packet, T: BalancerTables>(
+fn parse_headers<P: Packet, M: BalancerMaps>(
     packet: &P,
-    tables: &T,
+    maps: &M,
 ) -> Result<HeaderOffsets, Reason> {
     let headers = offsets::parse_ip_header(packet)?;
-    find_vip_address(tables, &headers.ip)?;
+    find_vip_address(maps, &headers.ip)?;
     Ok(HeaderOffsets::of(&headers.skip_extensions(packet)?))
 }
 
 #[inline(always)]
-fn slow_path<P: Packet, T: BalancerTables>(
+fn slow_path<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: u32,
-    tables: &T,
+    maps: &M,
 ) -> Result<StageOutcome, Refusal> {
     let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
-    let address = find_vip_address(tables, &headers.ip)?;
+    let address = find_vip_address(maps, &headers.ip)?;
     let l4 = parse::l4_header_at(&packet, headers.l4_offset(), headers.ip.protocol)?;
-    let vip = find_vip(tables, &address, l4.destination_port, headers.ip.protocol)?;
+    let vip = find_vip(maps, &address, l4.destination_port, headers.ip.protocol)?;
 
     // From here on, every refusal is a counted drop of the service.
-    let claim =
-        claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, tables)?;
+    let claim = claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, maps)?;
     let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
-    forward(packet, offsets, &l4, claim.vip_service.service, tables)
+    forward(packet, offsets, &l4, claim.vip_service.service, maps)
         .map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, T: BalancerTables>(
+fn forward<P: Packet, M: BalancerMaps>(
     mut packet: VipPacket<P>,
     offsets: u32,
     l4: &L4Header,
     vip_service: u32,
-    tables: &T,
+    maps: &M,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.check_and_select(&flow, tables, true)?;
+    let (selection, hash) = packet.check_and_select(&flow, maps, true)?;
     // Decoded and read again: kept while a backend is selected, the headers would take up the small
     // stack.
     let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
@@ -95,7 +94,7 @@ fn forward<P: Packet, T: BalancerTables>(
     packet.vlan_bytes = headers.vlan_bytes();
     if let FragmentKind::First = headers.fragment_kind {
         let entry = Fragment {
-            seen: tables.now(),
+            seen: maps.now(),
             service: packet.service.service,
             vip_service: vip_service as u16,
             options: packet.service.options.bits() as u16,
@@ -104,7 +103,7 @@ fn forward<P: Packet, T: BalancerTables>(
             hint: selection.hint,
         };
         let key = fragment_key(&packet.ip, headers.identification(&packet.packet)?);
-        tables.insert_fragment(&key, &entry);
+        maps.insert_fragment(&key, &entry);
     }
-    packet.send_or_report(&selection, hash, false, tables)
+    packet.send_or_report(&selection, hash, false, maps)
 }

@@ -2,7 +2,7 @@
 
 use crate::abi::{Family, Reason};
 use crate::balance::gue::GueMeta;
-use crate::balance::tables::BalancerTables;
+use crate::balance::maps::BalancerMaps;
 use crate::wire::packet::Packet;
 
 /// Where an encapsulated packet leaves.
@@ -33,7 +33,7 @@ pub trait Hook {
     fn packet(&mut self) -> Self::Packet<'_>;
 
     /// Returns the action for an encapsulated packet.
-    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, tables: &T) -> u32;
+    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, maps: &M) -> u32;
 
     /// Returns the action for a packet that is not forwarded: pass, drop, or send back a packet
     /// that has become a reply.
@@ -45,5 +45,5 @@ pub trait Hook {
 pub trait Stage {
     /// Runs the stage. `argument` comes from the previous stage's `Next`. Returns the encoded
     /// `Next`, or the action of the hook.
-    fn run<H: Hook, T: BalancerTables>(hook: &mut H, argument: u32, tables: &T) -> u64;
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, argument: u32, maps: &M) -> u64;
 }

@@ -2,20 +2,20 @@
 
 use super::maps::MemoryBackendMaps;
 use crate::abi::{Address, Family, Port, PrefixKey, Reason};
-use crate::backend::BackendTables;
+use crate::backend::BackendMaps;
 
 /// The backend's maps in plain memory.
 #[derive(Debug, Default)]
 pub struct MemoryBackend {
-    /// [`BackendTables::cross_family`].
+    /// [`BackendMaps::cross_family`].
     pub cross_family: bool,
-    /// [`BackendTables::gue_port`].
+    /// [`BackendMaps::gue_port`].
     pub gue_port: Port,
     /// The maps.
     pub maps: MemoryBackendMaps,
 }
 
-impl BackendTables for MemoryBackend {
+impl BackendMaps for MemoryBackend {
     fn is_local(&self, address: &Address) -> bool {
         self.maps.local_addresses.borrow().contains_key(address)
     }

@@ -11,7 +11,7 @@ use crate::abi::{
     QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceRef, Settings,
     TokenRequest, VipAddress, VipKey,
 };
-use crate::balance::{BalancerTables, CaptureTables, ForwardedCounts};
+use crate::balance::{BalancerMaps, CaptureMaps, ForwardedCounts};
 
 /// The balancer's maps in plain memory.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct MemoryBalancer {
     pub settings: Settings,
     /// The time, in nanoseconds of `CLOCK_MONOTONIC`.
     pub now: Cell<u64>,
-    /// Result of [`CaptureTables::capture_enabled`].
+    /// Result of [`CaptureMaps::capture_enabled`].
     pub capture_enabled: Cell<u64>,
     /// Capacity of the ring buffer in events.
     pub max_capture_events: usize,
@@ -41,7 +41,7 @@ impl MemoryBalancer {
     }
 }
 
-impl CaptureTables for MemoryBalancer {
+impl CaptureMaps for MemoryBalancer {
     fn capture_enabled(&self) -> u64 {
         self.capture_enabled.get()
     }
@@ -74,7 +74,7 @@ impl CaptureTables for MemoryBalancer {
     }
 }
 
-impl BalancerTables for MemoryBalancer {
+impl BalancerMaps for MemoryBalancer {
     type Table<'a> = &'a TableWords;
 
     fn uses(&self, feature: Features) -> bool {

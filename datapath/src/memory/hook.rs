@@ -1,7 +1,7 @@
 //! The in-memory hook.
 
 use crate::abi::Reason;
-use crate::balance::{self, BalancerTables, Forward, Hook, Stage, StageRunner};
+use crate::balance::{self, BalancerMaps, Forward, Hook, Stage, StageRunner};
 use crate::memory::balancer::MemoryBalancer;
 use crate::memory::packet::PacketBuffer;
 
@@ -40,7 +40,7 @@ impl Hook for MemoryHook<'_> {
         self.packet.reborrow()
     }
 
-    fn redirect<T: BalancerTables>(&mut self, forward: &Forward, _: &T) -> u32 {
+    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, _: &M) -> u32 {
         *self.result = Some(Ok(*forward));
         ACTION
     }
@@ -57,9 +57,9 @@ struct MemoryStages<'a> {
 }
 
 impl StageRunner for MemoryStages<'_> {
-    type Tables = MemoryBalancer;
+    type Maps = MemoryBalancer;
 
-    fn tables(&self) -> &MemoryBalancer {
+    fn maps(&self) -> &MemoryBalancer {
         self.maps
     }
 

@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use sluice_datapath::abi::*;
-use sluice_datapath::backend::{BackendTables, clamp_mss, decapsulate};
+use sluice_datapath::backend::{BackendMaps, clamp_mss, decapsulate};
 use sluice_probes::statics;
 use sluice_probes::tc::{self, TcPacket};
 
@@ -44,7 +44,7 @@ pub fn sluice_clamp(context: TcContext) -> i32 {
 /// The maps above.
 struct Maps;
 
-impl BackendTables for Maps {
+impl BackendMaps for Maps {
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
         // SAFETY: the value is not read.

@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use sluice_datapath::abi::capture::control;
 use sluice_datapath::abi::*;
-use sluice_datapath::balance::{BalancerTables, CaptureTables, ForwardedCounts, LookupTable};
+use sluice_datapath::balance::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable};
 use sluice_probes::maps::InnerArray;
 use sluice_probes::statics;
 
@@ -108,7 +108,7 @@ impl LookupTable for TableWords<'_> {
     }
 }
 
-impl CaptureTables for Maps {
+impl CaptureMaps for Maps {
     #[inline(always)]
     fn capture_enabled(&self) -> u64 {
         self.capture_enabled
@@ -144,7 +144,7 @@ impl CaptureTables for Maps {
     }
 }
 
-impl BalancerTables for Maps {
+impl BalancerMaps for Maps {
     type Table<'a> = TableWords<'a>;
 
     #[inline(always)]

@@ -17,10 +17,10 @@ struct Subprograms<H> {
 }
 
 impl<H: Hook + Copy> StageRunner for Subprograms<H> {
-    type Tables = Maps;
+    type Maps = Maps;
 
     #[inline(always)]
-    fn tables(&self) -> &Maps {
+    fn maps(&self) -> &Maps {
         &UNCAPTURED
     }
 

@@ -23,7 +23,7 @@ pub trait LookupTable {
 }
 
 /// The maps of packet captures.
-pub trait CaptureTables {
+pub trait CaptureMaps {
     /// Not 0 while a capture is enabled for the current packet.
     fn capture_enabled(&self) -> u64;
     /// A word of [`crate::abi::capture::control`].
@@ -39,7 +39,7 @@ pub trait CaptureTables {
 }
 
 /// The maps of the balancer's program.
-pub trait BalancerTables: CaptureTables {
+pub trait BalancerMaps: CaptureMaps {
     /// A borrowed lookup table. All words read through one borrow are of the same generation.
     type Table<'a>: LookupTable
     where

@@ -3,7 +3,7 @@
 use crate::abi::{Address, Family, Port, PrefixKey, Reason};
 
 /// The maps of the backend's programs.
-pub trait BackendTables {
+pub trait BackendMaps {
     /// Whether `LOCAL_ADDRESSES` contains the address.
     fn is_local(&self, address: &Address) -> bool;
     /// Whether the kernel can decapsulate across address families; a constant.
