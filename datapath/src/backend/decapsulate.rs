@@ -21,7 +21,7 @@ use crate::wire::{ecn, parse};
 pub fn decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(), Reason> {
     let result = try_decapsulate(packet, maps);
     if let Err(reason) = result {
-        maps.count_refused(reason);
+        maps.count_reason(reason);
     }
     result
 }

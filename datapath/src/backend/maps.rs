@@ -19,5 +19,5 @@ pub trait BackendMaps {
     /// Counts a decapsulated packet and the bytes of the inner IP packet.
     fn count_decapsulated(&self, packets: u64, bytes: u64);
     /// Counts a packet that was not decapsulated.
-    fn count_refused(&self, reason: Reason);
+    fn count_reason(&self, reason: Reason);
 }

@@ -38,15 +38,15 @@ impl Stage for EmitCaptureStage {
 /// The time until which a capture is enabled; 0 without a capture.
 #[inline(always)]
 pub(crate) fn enabled_until<M: BalancerMaps>(maps: &M) -> u64 {
-    if maps.uses(Features::CAPTURE) { maps.control(control::UNTIL) } else { 0 }
+    if maps.uses(Features::CAPTURE) { maps.capture_control(control::UNTIL) } else { 0 }
 }
 
 /// Copies the start of the packet.
 #[inline(always)]
 fn start<P: Packet, M: BalancerMaps>(packet: &P, maps: &M) {
     let now = maps.now();
-    let ahead = maps.control(control::INTERVAL).wrapping_mul(BURST);
-    let expired = now >= maps.control(control::UNTIL);
+    let ahead = maps.capture_control(control::INTERVAL).wrapping_mul(BURST);
+    let expired = now >= maps.capture_control(control::UNTIL);
     if expired {
         // The reader has died. Later packets need not read the clock.
         maps.stop_capture();
@@ -115,12 +115,12 @@ fn is_captured<M: BalancerMaps>(maps: &M) -> bool {
 /// Writes the event of the packet, if it is selected.
 #[inline(always)]
 fn emit<M: BalancerMaps>(maps: &M) {
-    if maps.control(control::UNTIL) == 0 {
+    if maps.capture_control(control::UNTIL) == 0 {
         return;
     }
-    let select = maps.control(control::SELECT);
-    let sample = maps.control(control::SAMPLE);
-    let interval = maps.control(control::INTERVAL);
+    let select = maps.capture_control(control::SELECT);
+    let sample = maps.capture_control(control::SAMPLE);
+    let interval = maps.capture_control(control::INTERVAL);
     maps.with_capture_state(|state| {
         let event = &state.event;
         let service_filter = select as u32;

@@ -197,12 +197,12 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
     let length = size.packet.wrapping_add(udp_len as usize);
     let _ = match family {
         Family::V4 => {
-            let source = source(maps, family, hash);
+            let source = outer_source(maps, family, hash);
             let outer = ipv4(source, selection.backend.v4, protocol, length, tos, hint);
             packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
         }
         Family::V6 => {
-            let source = source(maps, family, hash);
+            let source = outer_source(maps, family, hash);
             let outer = ipv6(source, selection.backend.v6, protocol, length, tos, hint);
             packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
         }
@@ -219,10 +219,10 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
 
 /// The source of an outer header. With source spreading, some of its bits are a hash of the flow.
 #[inline(always)]
-fn source<M: BalancerMaps>(maps: &M, family: Family, hash: u64) -> Address {
-    let source = maps.source(family);
+fn outer_source<M: BalancerMaps>(maps: &M, family: Family, hash: u64) -> Address {
+    let source = maps.outer_source(family);
     if maps.uses(Features::SOURCE_SPREADING) {
-        return source.with_bits(hash as u32, maps.source_bits(family));
+        return source.with_bits(hash as u32, maps.outer_source_bits(family));
     }
     source
 }

@@ -28,7 +28,7 @@ impl Stage for FinishGueStage {
         match written.ok_or(Reason::AdjustRoomFailed).and_then(|result| result) {
             Ok(()) => 0,
             Err(reason) => {
-                maps.count_refused(reason);
+                maps.count_reason(reason);
                 hook.finish(reason).into()
             }
         }

@@ -118,7 +118,7 @@ impl<P: Packet> VipPacket<P> {
     ) -> Result<(Selection, u64), Reason> {
         self.check_ttl()?;
         self.consume_tokens(maps)?;
-        let table = maps.table(self.service.service).ok_or(Reason::NoTable)?;
+        let table = maps.lookup_table(self.service.service).ok_or(Reason::NoTable)?;
         let hash = hash_flow(flow, self.ip.family, self.service.options, maps);
         Ok((select_backend(maps, &table, flow, hash, self.is_syn, insert)?, hash))
     }

@@ -27,7 +27,7 @@ pub trait CaptureMaps {
     /// Not 0 while a capture is enabled for the current packet.
     fn capture_enabled(&self) -> u64;
     /// A word of [`crate::abi::capture::control`].
-    fn control(&self, word: u32) -> u64;
+    fn capture_control(&self, word: u32) -> u64;
     /// Ends an expired capture.
     fn stop_capture(&self);
     /// A random number.
@@ -41,7 +41,7 @@ pub trait CaptureMaps {
 /// The maps of the balancer's program.
 pub trait BalancerMaps: CaptureMaps {
     /// A borrowed lookup table. All words read through one borrow are of the same generation.
-    type Table<'a>: LookupTable
+    type LookupTable<'a>: LookupTable
     where
         Self: 'a;
 
@@ -51,9 +51,9 @@ pub trait BalancerMaps: CaptureMaps {
     /// [`Settings::hash_key`](crate::abi::Settings::hash_key).
     fn hash_key(&self) -> [u64; 2];
     /// The source address of outer headers of a family.
-    fn source(&self, family: Family) -> Address;
+    fn outer_source(&self, family: Family) -> Address;
     /// The bits of that address, in its last word, that the flow hash fills in.
-    fn source_bits(&self, family: Family) -> u32;
+    fn outer_source_bits(&self, family: Family) -> u32;
     /// The destination port of GUE.
     fn gue_port(&self) -> Port;
     /// The monotonic clock, in nanoseconds.
@@ -76,7 +76,7 @@ pub trait BalancerMaps: CaptureMaps {
     /// The backend of a QUIC server ID.
     fn quic_server(&self, key: &QuicServerKey) -> Option<Connection>;
     /// The lookup table of a service.
-    fn table(&self, service: u32) -> Option<Self::Table<'_>>;
+    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>>;
     /// The backend at an index.
     fn backend(&self, index: u16) -> Option<Backend>;
     /// The next hop at a [`NextHop::index`].
@@ -98,7 +98,7 @@ pub trait BalancerMaps: CaptureMaps {
     /// Counts a forwarded packet for its service and backend.
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &ForwardedCounts);
     /// Counts a packet that is not forwarded, by reason.
-    fn count_refused(&self, reason: Reason);
+    fn count_reason(&self, reason: Reason);
     /// Counts a dropped packet for its service, at [`Reason::drop_index`].
     fn count_dropped(&self, service: u32, drop_index: u32);
 }

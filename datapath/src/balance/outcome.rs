@@ -50,7 +50,7 @@ impl Refusal {
     #[inline(always)]
     pub(crate) fn account<M: BalancerMaps>(self, maps: &M) {
         let Self { service, reason } = self;
-        maps.count_refused(reason);
+        maps.count_reason(reason);
         if service != 0
             && let Some(index) = reason.drop_index()
         {

@@ -76,12 +76,12 @@ fn packet_too_big<P: Packet, M: BalancerMaps>(packet: P, mtu: u32, maps: &M) -> 
     };
     match result {
         Ok(()) => {
-            maps.count_refused(Reason::IcmpTooBigSent);
+            maps.count_reason(Reason::IcmpTooBigSent);
             Reason::IcmpTooBigSent
         }
         Err(reason) => {
             if let Reason::IcmpTooBigRateLimited = reason {
-                maps.count_refused(reason);
+                maps.count_reason(reason);
             }
             Reason::TooBig
         }

@@ -47,7 +47,7 @@ impl BackendMaps for MemoryBackend {
         counters.bytes += bytes;
     }
 
-    fn count_refused(&self, reason: Reason) {
+    fn count_reason(&self, reason: Reason) {
         *self.maps.reasons.borrow_mut().entry(reason.index()).or_default() += 1;
     }
 }

@@ -46,7 +46,7 @@ impl CaptureMaps for MemoryBalancer {
         self.capture_enabled.get()
     }
 
-    fn control(&self, word: u32) -> u64 {
+    fn capture_control(&self, word: u32) -> u64 {
         self.maps.capture_control.borrow().get(&word).copied().unwrap_or(0)
     }
 
@@ -75,7 +75,7 @@ impl CaptureMaps for MemoryBalancer {
 }
 
 impl BalancerMaps for MemoryBalancer {
-    type Table<'a> = &'a TableWords;
+    type LookupTable<'a> = &'a TableWords;
 
     fn uses(&self, feature: Features) -> bool {
         self.settings.features.has(feature)
@@ -85,7 +85,7 @@ impl BalancerMaps for MemoryBalancer {
         self.settings.hash_key
     }
 
-    fn source(&self, family: Family) -> Address {
+    fn outer_source(&self, family: Family) -> Address {
         match family {
             Family::V4 => self.settings.source_v4,
             Family::V6 => self.settings.source_v6,
@@ -96,7 +96,7 @@ impl BalancerMaps for MemoryBalancer {
         self.settings.gue_port
     }
 
-    fn source_bits(&self, family: Family) -> u32 {
+    fn outer_source_bits(&self, family: Family) -> u32 {
         match family {
             Family::V4 => self.settings.source_bits_v4,
             Family::V6 => self.settings.source_bits_v6,
@@ -145,7 +145,7 @@ impl BalancerMaps for MemoryBalancer {
         self.maps.quic_servers.borrow().get(key).copied()
     }
 
-    fn table(&self, service: u32) -> Option<Self::Table<'_>> {
+    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>> {
         self.maps.tables.get(&service)
     }
 
@@ -217,7 +217,7 @@ impl BalancerMaps for MemoryBalancer {
             [drop_index as usize] += 1;
     }
 
-    fn count_refused(&self, reason: Reason) {
+    fn count_reason(&self, reason: Reason) {
         *self.maps.reasons.borrow_mut().entry(reason.index()).or_default() += 1;
     }
 }

@@ -92,7 +92,7 @@ impl BackendMaps for Maps {
     }
 
     #[inline(always)]
-    fn count_refused(&self, reason: Reason) {
+    fn count_reason(&self, reason: Reason) {
         if let Some(counter) = REASONS.get_ptr_mut(reason.index()) {
             // SAFETY: as above.
             let counter = unsafe { &mut *counter };

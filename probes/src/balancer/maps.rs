@@ -115,7 +115,7 @@ impl CaptureMaps for Maps {
     }
 
     #[inline(always)]
-    fn control(&self, word: u32) -> u64 {
+    fn capture_control(&self, word: u32) -> u64 {
         CAPTURE_CONTROL.get(word).copied().unwrap_or(0)
     }
 
@@ -145,7 +145,7 @@ impl CaptureMaps for Maps {
 }
 
 impl BalancerMaps for Maps {
-    type Table<'a> = TableWords<'a>;
+    type LookupTable<'a> = TableWords<'a>;
 
     #[inline(always)]
     fn uses(&self, feature: Features) -> bool {
@@ -160,7 +160,7 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn source(&self, family: Family) -> Address {
+    fn outer_source(&self, family: Family) -> Address {
         match family {
             Family::V4 => SOURCE_V4.load(),
             Family::V6 => SOURCE_V6.load(),
@@ -168,7 +168,7 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn source_bits(&self, family: Family) -> u32 {
+    fn outer_source_bits(&self, family: Family) -> u32 {
         match family {
             Family::V4 => SOURCE_BITS_V4.load(),
             Family::V6 => SOURCE_BITS_V6.load(),
@@ -243,7 +243,7 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn table(&self, service: u32) -> Option<TableWords<'_>> {
+    fn lookup_table(&self, service: u32) -> Option<TableWords<'_>> {
         TABLES.get(service).map(TableWords)
     }
 
@@ -349,7 +349,7 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn count_refused(&self, reason: Reason) {
+    fn count_reason(&self, reason: Reason) {
         if let Some(counter) = REASONS.get_ptr_mut(reason.index()) {
             // SAFETY: as above.
             let counter = unsafe { &mut *counter };
