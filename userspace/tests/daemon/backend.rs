@@ -1,5 +1,7 @@
 //! `sluice backend`.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -99,5 +101,48 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     let before = host_state();
     let output = fixture.sluice(&["backend", "--config", "edge.json"]);
     assert_fails(&output, 1, &["203.0.113.10 is on eth0"]);
+    assert_eq!(host_state(), before);
+}
+
+pub(crate) fn thousands_of_vips_are_applied_in_seconds() {
+    /// Far above the time of one listing of addresses and one journal entry for all VIPs, and far
+    /// below that of one for each VIP. Not checked on emulated machines (`SLUICE_EMULATED`).
+    const LIMIT: Duration = Duration::from_secs(15);
+    const VIPS: usize = 8_000;
+
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let before = host_state();
+    let vips = |number: usize| {
+        (0..number)
+            .map(|vip| format!("198.18.{}.{}:80/tcp", vip / 250, vip % 250 + 1))
+            .chain((0..number / 100).map(|vip| format!("[2001:db8:{vip:x}::/48]:80/tcp")))
+            .collect::<Vec<_>>()
+    };
+    let timed = |what: &str, action: &mut dyn FnMut()| {
+        let start = Instant::now();
+        action();
+        let taken = start.elapsed();
+        println!("{VIPS} VIP addresses on a backend: {what}: {taken:.1?}");
+        let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
+        assert!(emulated || taken < LIMIT, "{what}: {taken:.1?}");
+    };
+    let on_lo = || run("ip -o -4 addr show dev lo").matches("198.18.").count();
+    fixture.config["limits"]["vips"] = json!(VIPS * 2);
+    fixture.config["services"][0]["vips"] = json!(vips(VIPS));
+    fixture.write();
+    let mut daemon = None;
+    timed("start", &mut || daemon = Some(fixture.start(&["backend"])));
+    let mut daemon = daemon.unwrap();
+    assert_eq!(on_lo(), VIPS);
+    fixture.config["services"][0]["vips"] = json!(vips(VIPS / 2));
+    fixture.write();
+    timed("reload that removes half of them", &mut || daemon.reload());
+    assert_eq!(on_lo(), VIPS / 2, "{}", daemon.log());
+    daemon.end(Signal::SIGTERM);
+    timed("restart", &mut || {
+        fixture.start(&["backend"]).end(Signal::SIGTERM);
+    });
+    timed("down", &mut || drop(fixture.down()));
     assert_eq!(host_state(), before);
 }

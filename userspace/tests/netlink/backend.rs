@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use libtest_mimic::Completion;
 use sluice::kernel::host::{Decapsulation, HostError};
-use sluice::kernel::netlink::{AddressAdded, Error};
+use sluice::kernel::netlink::Error;
 
 use crate::support::{
     Peer, add_address, host, is_resolved, run, set_sysctl, setup, snapshot, sysctl, try_run, veth,
@@ -185,12 +185,22 @@ pub(crate) async fn a_removed_vip_is_deleted_unless_it_existed_before() {
     add_address("203.0.113.30/32", "lo");
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
-    let (ours, foreign) = (ip("203.0.113.10"), ip("203.0.113.30"));
-    assert_eq!(host.ensure_vip(ours).await.unwrap(), AddressAdded::Created);
-    assert_eq!(host.ensure_vip(foreign).await.unwrap(), AddressAdded::Existed);
-    assert!(host.remove_vip(ours).await.unwrap());
-    assert!(!host.remove_vip(ours).await.unwrap());
-    assert!(!host.remove_vip(foreign).await.unwrap());
+    let (ours, foreign) = (net("203.0.113.10/32"), net("203.0.113.30/32"));
+    let prefixes = [net("198.18.4.0/22"), net("198.18.8.0/22")];
+    run("ip route add local 198.18.8.0/22 dev lo proto static");
+    let vips = [ours, foreign, prefixes[0], prefixes[1]];
+    assert_eq!(host.ensure_vips(&vips).await.unwrap(), [ours, prefixes[0]]);
+    assert_eq!(host.ensure_vips(&vips).await.unwrap(), []);
+    assert_eq!(host.journal().changes().len(), 2, "{:?}", host.journal().changes());
+    // Removed by another program: added again.
+    run("ip addr del 203.0.113.10/32 dev lo");
+    run("ip route del local 198.18.4.0/22 dev lo");
+    assert_eq!(host.ensure_vips(&vips).await.unwrap(), [ours, prefixes[0]]);
+    assert_eq!(host.remove_vips_except(&[ours, foreign]).await.unwrap(), [prefixes[0]]);
+    assert_eq!(host.remove_vips_except(&[foreign]).await.unwrap(), [ours]);
+    assert_eq!(host.remove_vips_except(&[]).await.unwrap(), []);
+    let routes = run("ip route show table local");
+    assert!(!routes.contains("198.18.4.0") && routes.contains("198.18.8.0"), "{routes}");
     let shown = run("ip addr show lo");
     assert!(shown.contains("203.0.113.30") && !shown.contains("203.0.113.10"), "{shown}");
     assert_eq!(host.journal().changes(), []);

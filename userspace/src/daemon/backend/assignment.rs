@@ -1,6 +1,6 @@
 //! The part of the configuration that applies to a backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, anyhow};
@@ -82,6 +82,7 @@ impl Assignment {
 }
 
 fn by_address(config: &Config, own: &[IpAddr]) -> Result<usize, anyhow::Error> {
+    let own: HashSet<_> = own.iter().collect();
     let backends = config.backends().iter().enumerate();
     let mine: Vec<usize> = backends
         .filter(|(_, backend)| backend.addresses().any(|address| own.contains(&address)))

@@ -8,6 +8,7 @@ mod assignment;
 mod clamping;
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
@@ -37,6 +38,20 @@ use assignment::Assignment;
 
 /// Capacity of the map of this host's addresses: one of each family.
 const LOCAL_ADDRESSES: u32 = 2;
+
+/// The largest number of changes of the host that are logged one by one.
+const MAX_LOGGED: usize = 32;
+
+/// Logs changes of the host, and of many the number of the others.
+fn log_changes(mut changes: impl Iterator<Item = impl Display>) {
+    for change in changes.by_ref().take(MAX_LOGGED) {
+        info!("{change}");
+    }
+    let more = changes.count();
+    if more > 0 {
+        info!(more, "more changes of the host");
+    }
+}
 
 /// Runs `sluice backend` until a signal stops it.
 pub fn run(args: &BackendArgs) -> Result<(), CliError> {
@@ -189,20 +204,9 @@ impl BackendDaemon {
         let by_program = self.prepare_host().await?;
         self.load(&by_program).await?;
         self.attach().await?;
-        for address in self.host.journal().addresses() {
-            if !self.assignment.vips.contains(&address.into())
-                && self.host.remove_vip(address).await.map_err(CliError::operation)?
-            {
-                info!(%address, "VIP address removed from lo");
-            }
-        }
-        for prefix in self.host.journal().local_routes() {
-            if !self.assignment.vips.contains(&prefix)
-                && self.host.remove_vip_prefix(prefix).await.map_err(CliError::operation)?
-            {
-                info!(%prefix, "local route of VIP prefix removed");
-            }
-        }
+        let removed = self.host.remove_vips_except(&self.assignment.vips).await;
+        let removed = removed.map_err(CliError::operation)?;
+        log_changes(removed.iter().map(|vip| format!("removed VIP {vip} from lo")));
         Ok(())
     }
 
@@ -220,9 +224,7 @@ impl BackendDaemon {
             tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
         };
         let report = self.host.prepare_backend(&setup).await.map_err(CliError::operation)?;
-        for change in &report.changed {
-            info!("{change}");
-        }
+        log_changes(report.changed.iter());
         for (address, decapsulation) in &report.decapsulation {
             info!(%address, by = %decapsulation, "packets are decapsulated");
         }

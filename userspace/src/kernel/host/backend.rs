@@ -104,14 +104,11 @@ impl Host {
                 self.restrict_arp(&interface.name, &mut report)?;
             }
         }
-        for vip in setup.vips {
-            if vip.prefix_len() == vip.max_prefix_len() {
-                if self.ensure_vip(vip.addr()).await? == AddressAdded::Created {
-                    report.changed.push(format!("added VIP address {} to {LOOPBACK}", vip.addr()));
-                }
-            } else if self.ensure_vip_prefix(*vip).await? == AddressAdded::Created {
-                report.changed.push(format!("made VIP prefix {vip} local"));
-            }
+        for vip in self.ensure_vips(setup.vips).await? {
+            report.changed.push(match vip.prefix_len() == vip.max_prefix_len() {
+                true => format!("added VIP address {} to {LOOPBACK}", vip.addr()),
+                false => format!("made VIP prefix {vip} local"),
+            });
         }
         for local in setup.local {
             // Packets of the address's own family may arrive whatever is served now; packets of the
@@ -190,8 +187,10 @@ impl Host {
             }
         }
         for (index, address) in addresses {
-            let is_vip = setup.vips.iter().any(|vip| vip.contains(&address));
-            if index != loopback && is_vip && !self.added_by_sluice(index, address) {
+            if index != loopback
+                && setup.vips.iter().any(|vip| vip.contains(&address))
+                && !self.added_by_sluice(index, address)
+            {
                 let found = self.netlink.interface_at(index).await?;
                 let interface =
                     found.map_or_else(|| format!("interface number {index}"), |found| found.name);

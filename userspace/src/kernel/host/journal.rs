@@ -6,6 +6,8 @@
 //! made. A line without its newline was not completely written and is truncated. The directory is
 //! in memory ([`STATE_DIRECTORY`]): a reboot removes both the changes and the journal.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,7 +32,7 @@ pub const STATE_DIRECTORY: &str = "/run/sluice";
 const VERSION: u32 = 1;
 
 /// One change of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
     /// A clsact qdisc was added.
@@ -114,6 +116,16 @@ impl Change {
         match (self, other) {
             (Self::Sysctl { key, .. }, Self::Sysctl { key: other, .. }) => key == other,
             _ => self == other,
+        }
+    }
+
+    /// The change as a key: equal for changes of the same object.
+    pub(super) fn key(&self) -> Self {
+        match self {
+            Self::Sysctl { key, .. } => {
+                Self::Sysctl { key: key.clone(), old: String::new(), new: String::new() }
+            }
+            _ => self.clone(),
         }
     }
 }
@@ -244,6 +256,8 @@ impl Journal {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let mut journal = Self { path, file, len: whole as u64, changes: Vec::new() };
         journal.cut()?;
+        // Consecutive lines of one kind, taken at once: each lookup reads the whole list.
+        let (mut made, mut undone) = (Vec::new(), Vec::new());
         for (number, text) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
             let line = serde_json::from_slice(text).map_err(|source| JournalError::Corrupt {
                 path: journal.path.clone(),
@@ -260,15 +274,21 @@ impl Journal {
                 }
                 (_, line) => match line? {
                     Line::Version(_) => {}
-                    Line::Did(change) => journal.merge(change),
+                    Line::Did(change) => {
+                        journal.drop_changes(&std::mem::take(&mut undone));
+                        made.push(change);
+                    }
                     Line::Undid(change) => {
-                        journal.changes.retain(|known| !known.same_object(&change))
+                        journal.merge(std::mem::take(&mut made));
+                        undone.push(change);
                     }
                 },
             }
         }
+        journal.merge(made);
+        journal.drop_changes(&undone);
         if journal.len == 0 {
-            journal.append(&Line::Version(VERSION))?;
+            journal.append(&[Line::Version(VERSION)])?;
         }
         Ok(journal)
     }
@@ -288,24 +308,6 @@ impl Journal {
         self.changes.iter().any(|known| known.same_object(change))
     }
 
-    /// The addresses that were added to interfaces.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let addresses = self.changes.iter().filter_map(|change| match change {
-            Change::Address { address, .. } => Some(*address),
-            _ => None,
-        });
-        addresses.collect()
-    }
-
-    /// The prefixes that were made local.
-    pub fn local_routes(&self) -> Vec<IpNet> {
-        let prefixes = self.changes.iter().filter_map(|change| match change {
-            Change::LocalRoute { prefix } => Some(*prefix),
-            _ => None,
-        });
-        prefixes.collect()
-    }
-
     /// Records a change. On return the record survives a crash, and the change may be made.
     ///
     /// Recording a change again writes nothing. A sysctl recorded again with another new value
@@ -314,23 +316,33 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`]: the change must not be made then.
     pub fn record(&mut self, change: Change) -> Result<(), JournalError> {
+        self.record_all(vec![change])
+    }
+
+    /// As [`Self::record`], for many changes: one write and one synchronisation.
+    pub fn record_all(&mut self, changes: Vec<Change>) -> Result<(), JournalError> {
         let before = self.changes.clone();
-        self.merge(change.clone());
-        if self.changes == before {
-            return Ok(());
-        }
-        let merged =
-            self.changes.iter().find(|known| known.same_object(&change)).unwrap_or(&change).clone();
-        self.append(&Line::Did(merged)).inspect_err(|_| self.changes = before)
+        let lines: Vec<_> = self.merge(changes).into_iter().map(Line::Did).collect();
+        self.append(&lines).inspect_err(|_| self.changes = before)
     }
 
     /// Records that a change was undone, or was not made after all.
     pub fn forget(&mut self, change: &Change) -> Result<(), JournalError> {
-        if self.contains(change) {
-            self.append(&Line::Undid(change.clone()))?;
-            self.changes.retain(|known| !known.same_object(change));
-        }
+        self.forget_all(std::slice::from_ref(change))
+    }
+
+    /// As [`Self::forget`], for many changes: one write and one synchronisation.
+    pub fn forget_all(&mut self, changes: &[Change]) -> Result<(), JournalError> {
+        let known = self.keys();
+        let lines = changes.iter().filter(|change| known.contains(&change.key()));
+        self.append(&lines.cloned().map(Line::Undid).collect::<Vec<_>>())?;
+        self.drop_changes(changes);
         Ok(())
+    }
+
+    /// The keys of all recorded changes, for many lookups in a row.
+    pub(super) fn keys(&self) -> HashSet<Change> {
+        self.changes.iter().map(Change::key).collect()
     }
 
     /// Removes the file, and its directory if empty.
@@ -350,20 +362,53 @@ impl Journal {
         }
     }
 
-    /// Adds a change to the list. A recorded sysctl keeps its position and first old value, and
-    /// takes the new value.
-    fn merge(&mut self, change: Change) {
-        match (self.changes.iter_mut().find(|known| known.same_object(&change)), change) {
-            (Some(Change::Sysctl { new, .. }), Change::Sysctl { new: newer, .. }) => *new = newer,
-            (Some(_), _) => {}
-            (None, change) => self.changes.push(change),
+    /// Adds changes to the list, and returns those that are new or differ, as the list has them. A
+    /// recorded sysctl keeps its position and first old value, and takes the new value.
+    fn merge(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        let keys = self.changes.iter().map(Change::key);
+        let mut positions: HashMap<_, _> = keys.zip(0..).collect();
+        let mut written = BTreeSet::new();
+        for change in changes {
+            match positions.entry(change.key()) {
+                Entry::Vacant(position) => {
+                    written.insert(*position.insert(self.changes.len()));
+                    self.changes.push(change);
+                }
+                Entry::Occupied(position) => {
+                    if let (Change::Sysctl { new, .. }, Change::Sysctl { new: newer, .. }) =
+                        (&mut self.changes[*position.get()], change)
+                        && *new != newer
+                    {
+                        *new = newer;
+                        written.insert(*position.get());
+                    }
+                }
+            }
+        }
+        written.into_iter().map(|position| self.changes[position].clone()).collect()
+    }
+
+    /// Removes changes from the list.
+    fn drop_changes(&mut self, changes: &[Change]) {
+        if !changes.is_empty() {
+            let gone: HashSet<_> = changes.iter().map(Change::key).collect();
+            self.changes.retain(|known| !gone.contains(&known.key()));
         }
     }
 
-    fn append(&mut self, line: &Line) -> Result<(), JournalError> {
+    fn append(&mut self, lines: &[Line]) -> Result<(), JournalError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
         let write = |file: &mut File| {
-            let mut bytes = serde_json::to_vec(line)?;
-            bytes.push(b'\n');
+            let mut bytes = Vec::new();
+            for line in lines {
+                serde_json::to_writer(&mut bytes, line)?;
+                bytes.push(b'\n');
+            }
             file.write_all(&bytes)?;
             file.sync_all()?;
             Ok(bytes.len() as u64)

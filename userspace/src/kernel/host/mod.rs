@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
 use crate::kernel::host::journal::{Change, Journal, JournalError, UndoReport};
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
 use crate::kernel::netlink::{
@@ -21,6 +19,7 @@ const LOOPBACK: &str = "lo";
 mod backend;
 pub mod journal;
 pub mod sysctl;
+mod vips;
 
 pub use backend::{
     BackendReport, BackendSetup, Decapsulation, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
@@ -220,11 +219,6 @@ impl Host {
         Ok(detached)
     }
 
-    /// Adds a VIP address to `lo`. An address that exists already stays after teardown.
-    pub async fn ensure_vip(&mut self, address: IpAddr) -> Result<AddressAdded, HostError> {
-        self.ensure_address(LOOPBACK, address).await
-    }
-
     /// Adds an address with the full prefix length (/32, /128) to an interface that does not have
     /// it.
     pub(crate) async fn ensure_address(
@@ -255,43 +249,6 @@ impl Host {
             self.journal.forget(change)?;
         }
         Ok(added?)
-    }
-
-    /// Removes a VIP address from `lo` if [`Self::ensure_vip`] added it; returns whether it did.
-    pub async fn remove_vip(&mut self, address: IpAddr) -> Result<bool, HostError> {
-        let (change, index, prefix_len) = self.address_change(LOOPBACK, address).await?;
-        if !self.journal.contains(&change) {
-            return Ok(false);
-        }
-        self.netlink.remove_address(index, address, prefix_len).await?;
-        self.journal.forget(&change)?;
-        Ok(true)
-    }
-
-    /// Makes all addresses of a prefix local, by a local route to `lo`. A route that exists already
-    /// stays after teardown.
-    pub async fn ensure_vip_prefix(&mut self, prefix: IpNet) -> Result<AddressAdded, HostError> {
-        let index = self.netlink.interface(LOOPBACK).await?.index;
-        let change = Change::LocalRoute { prefix };
-        // The journal shows whether an existing route is Sluice's.
-        if self.journal.contains(&change) && self.netlink.has_local_route(prefix).await? {
-            return Ok(AddressAdded::Existed);
-        }
-        self.journal.record(change.clone())?;
-        let added = self.netlink.add_local_route(index, prefix).await;
-        self.settle(&change, added)
-    }
-
-    /// Removes the local route of a prefix if [`Self::ensure_vip_prefix`] added it; returns whether
-    /// it did.
-    pub async fn remove_vip_prefix(&mut self, prefix: IpNet) -> Result<bool, HostError> {
-        let change = Change::LocalRoute { prefix };
-        if !self.journal.contains(&change) {
-            return Ok(false);
-        }
-        self.netlink.remove_local_route(prefix).await?;
-        self.journal.forget(&change)?;
-        Ok(true)
     }
 
     /// Sets a sysctl; returns whether its value changed.

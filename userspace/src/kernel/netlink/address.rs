@@ -101,7 +101,8 @@ impl Netlink {
         Ok(self.addresses().await?.contains(&(index, address, prefix_len)))
     }
 
-    async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
+    /// All addresses of this host: index of the interface, address, prefix length.
+    pub async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers =
             self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;

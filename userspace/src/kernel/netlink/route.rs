@@ -60,32 +60,6 @@ impl Netlink {
         }
     }
 
-    /// Whether the route that [`Self::add_local_route`] adds exists.
-    pub async fn has_local_route(&self, prefix: IpNet) -> Result<bool, Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(prefix.addr());
-        let doing = || format!("look for the local route to {prefix}");
-        let answers =
-            self.request(RouteNetlinkMessage::GetRoute(message), Mode::Dump, doing).await?;
-        let wanted = local_route(prefix, None);
-        Ok(answers.iter().any(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(found) => {
-                let destination = |message: &RouteMessage| {
-                    message
-                        .attributes
-                        .iter()
-                        .find(|attribute| matches!(attribute, RouteAttribute::Destination(_)))
-                        .cloned()
-                };
-                found.header.kind == RouteType::Local
-                    && found.header.destination_prefix_length
-                        == wanted.header.destination_prefix_length
-                    && destination(found) == destination(&wanted)
-            }
-            _ => false,
-        }))
-    }
-
     /// Indexes of the egress interfaces of the main table's default routes, both families, each
     /// once, in no order.
     pub async fn default_routes(&self) -> Result<Vec<u32>, Error> {

@@ -52,12 +52,22 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] if the journal itself cannot be written.
     pub async fn undo_all(mut self, netlink: &Netlink) -> Result<UndoReport, JournalError> {
+        /// Addresses and routes that are forgotten with one write. Undoing them again after a crash
+        /// has no effect.
+        const BATCH: usize = 256;
+
         let mut report = UndoReport::default();
+        let mut undone = Vec::new();
         for change in self.changes.clone().into_iter().rev() {
             match undo(&change, netlink).await {
                 Err(why) => report.failed.push((change, why)),
                 Ok(outcome) => {
-                    self.forget(&change)?;
+                    undone.push(change.clone());
+                    let is_repeatable =
+                        matches!(change, Change::Address { .. } | Change::LocalRoute { .. });
+                    if !is_repeatable || undone.len() >= BATCH {
+                        self.forget_all(&std::mem::take(&mut undone))?;
+                    }
                     match outcome {
                         UndoOutcome::Undone => report.undone.push(change),
                         UndoOutcome::Left(why) => report.left.push((change, why)),
@@ -65,6 +75,7 @@ impl Journal {
                 }
             }
         }
+        self.forget_all(&undone)?;
         if report.failed.is_empty() {
             self.remove()?;
         }
