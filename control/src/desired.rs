@@ -80,7 +80,7 @@ impl Desired {
         Features::CAPTURE
             .with_if(vips().any(Vip::is_prefix), Features::PREFIXES)
             .with_if(vips().any(|vip| vip.port() == 0), Features::ANY_PORT)
-            .with_if(self.services.iter().any(hashed), Features::HASHING)
+            .with_if(self.services.iter().any(hashed), Features::HASH_FIELDS)
             .with_if(self.global_acl, Features::GLOBAL_ACL)
             .with_if(any(VipOptions::ACL), Features::SERVICE_ACLS)
             .with_if(any(VipOptions::RATE_LIMITED), Features::RATES)

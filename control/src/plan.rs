@@ -184,7 +184,7 @@ fn changed_tables(
         let slots: Vec<Slot> = wanted
             .owners
             .iter()
-            .map(|owner| Slot { first: backends.indexes[*owner], hint: 0 })
+            .map(|owner| Slot { backend: backends.indexes[*owner], hint: 0 })
             .collect();
         let head = TableHead { slots: slots.len() as u32, tracked: wanted.tracked };
         let has = have.services.get(service).filter(|has| has.name.is_some());
@@ -253,8 +253,7 @@ fn changed_routes(
     let mut wanted = BTreeMap::new();
     for (service, from) in services.iter().zip(&desired.services) {
         for (prefix, to) in &from.routes {
-            let entry =
-                ServiceRef { service: services[*to], options: desired.services[*to].options };
+            let entry = ServiceRef { index: services[*to], options: desired.services[*to].options };
             wanted.insert(RouteKey::new(*service, &prefix_key(*prefix)), entry);
         }
     }
@@ -276,7 +275,7 @@ fn put_and_remove_vips(
         .iter()
         .zip(&desired.services)
         .flat_map(|(index, service)| {
-            let entry = ServiceRef { service: *index, options: service.options };
+            let entry = ServiceRef { index: *index, options: service.options };
             service.vips.iter().map(move |vip| (*vip, entry))
         })
         .collect();
@@ -318,7 +317,8 @@ fn put_and_remove_vips(
     let put: Vec<_> = changed.map(|(key, entry)| (*key, *entry)).collect();
     let cleared = have.addresses.iter().filter(|(prefix, has)| {
         // An address that is removed takes its cached VIP with it.
-        let stays = has.cached_key().is_none_or(|key| keys.get(&key).copied() == has.cached.vip());
+        let stays =
+            has.cached_key().is_none_or(|key| keys.get(&key).copied() == has.cached.service());
         !stays && entries.contains_key(prefix)
     });
     let cleared: Vec<_> =

@@ -57,7 +57,7 @@ fn web() -> Desired {
 }
 
 /// The entry of `web`'s VIP.
-const WEB: ServiceRef = ServiceRef { service: 1, options: VipOptions::NONE };
+const WEB: ServiceRef = ServiceRef { index: 1, options: VipOptions::NONE };
 
 /// The entry of an address with a cached VIP.
 fn caching(id: u32, options: AddressOptions, port: u16, entry: ServiceRef) -> VipAddress {
@@ -99,8 +99,8 @@ fn a_first_plan_adds_backends_then_tables_then_vips() {
         backends.iter().map(|new| (new.index, &*new.name, new.entry.epoch)).collect();
     assert_eq!(places, [(1, "a", 1), (2, "b", 1)]);
     assert_eq!((tables[0].service, tables[0].created, tables[0].table.generation), (1, true, 1));
-    let firsts: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.first).collect();
-    assert_eq!(firsts, [1, 2, 1]);
+    let slots: Vec<_> = tables[0].table.slots.iter().map(|slot| slot.backend).collect();
+    assert_eq!(slots, [1, 2, 1]);
     assert_eq!(
         (&addresses[..], vips.len()),
         (&[(vip(1, 80).prefix(), caching(1, AddressOptions::NONE, 80, WEB))][..], 1)
@@ -184,7 +184,7 @@ fn a_vip_moves_to_another_service_in_place() {
     desired.services[1].vips.push(vip(1, 80));
     let steps = change(&mut model, &desired);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    let entry = ServiceRef { service: 2, options: VipOptions::NONE };
+    let entry = ServiceRef { index: 2, options: VipOptions::NONE };
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
     let addresses = vec![(vip(1, 80).prefix(), caching(1, AddressOptions::NONE, 80, entry))];
     assert_eq!(
@@ -326,7 +326,7 @@ fn options_of_vips_and_addresses_change_in_place() {
     desired.addresses = [(vip(1, 80).prefix(), AddressOptions::DROP_NO_SERVICE)].into();
     let steps = change(&mut model, &desired);
     let key = VipKey::new(1, Port::new(80), Protocol::Tcp.number());
-    let entry = ServiceRef { service: 1, options: VipOptions::HASH_CLIENT };
+    let entry = ServiceRef { index: 1, options: VipOptions::HASH_CLIENT };
     let addresses =
         vec![(vip(1, 80).prefix(), caching(1, AddressOptions::DROP_NO_SERVICE, 80, entry))];
     let cleared = vec![(vip(1, 80).prefix(), VipAddress::new(1, AddressOptions::NONE))];
@@ -390,7 +390,7 @@ fn cached_vips_are_cleared_before_removals_that_make_room() {
 #[test]
 fn a_cached_vip_that_differs_from_its_vip_is_corrected() {
     let mut model = model_of(&web());
-    let wrong = ServiceRef { service: 2, options: VipOptions::NONE };
+    let wrong = ServiceRef { index: 2, options: VipOptions::NONE };
     model.overwrite_address(vip(1, 80).prefix(), caching(1, AddressOptions::NONE, 80, wrong));
     for step in model.plan(&web()).unwrap() {
         model.apply(&step).unwrap();
@@ -413,10 +413,10 @@ fn pings_are_forwarded_to_the_service_with_the_lowest_port_while_the_option_is_s
     assert!(
         matches!(&steps[..], [Step::PutVips { addresses, vips }] if addresses.len() == 1 && vips.is_empty())
     );
-    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(2));
+    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.index), Some(2));
     desired.services[1].vips.clear();
     change(&mut model, &desired);
-    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.service), Some(1));
+    assert_eq!(model.vip(&VipKey::pings(1)).map(|entry| entry.index), Some(1));
     desired.addresses.clear();
     let steps = change(&mut model, &desired);
     let addresses = vec![(vip(1, 80).prefix(), caching(1, AddressOptions::NONE, 443, WEB))];
@@ -445,7 +445,7 @@ fn routed() -> Desired {
 fn routes_are_added_after_the_tables_of_their_targets_and_before_the_vips_with_routes() {
     let mut model = model_of(&web());
     let steps = change(&mut model, &routed());
-    let near = ServiceRef { service: 2, options: VipOptions::NONE };
+    let near = ServiceRef { index: 2, options: VipOptions::NONE };
     let [
         Step::ReplaceTables(tables),
         Step::PutRoutes(routes),
@@ -474,7 +474,7 @@ fn a_route_changes_in_place_with_the_options_of_its_target() {
     assert_eq!(model.plan(&desired).unwrap(), []);
     desired.services[1].options = VipOptions::HASH_SOURCE;
     let steps = change(&mut model, &desired);
-    let near = ServiceRef { service: 2, options: VipOptions::HASH_SOURCE };
+    let near = ServiceRef { index: 2, options: VipOptions::HASH_SOURCE };
     assert_eq!(steps, [Step::PutRoutes(vec![(route(1, "198.51.100.0/24"), near)])]);
 
     // Another target, and an additional prefix for the same target.
@@ -494,7 +494,7 @@ fn a_route_changes_in_place_with_the_options_of_its_target() {
 #[test]
 fn routes_are_removed_first_when_old_and_new_ones_do_not_fit_together() {
     let mut have = Have::default();
-    let lost = ServiceRef { service: 3, options: VipOptions::NONE };
+    let lost = ServiceRef { index: 3, options: VipOptions::NONE };
     have.routes =
         (0..ROUTES).map(|i| (RouteKey::new(9, &PrefixKey::new(128, [i, 0, 0, 0])), lost)).collect();
     let steps = plan(&have, &routed(), CAPACITIES, 0).unwrap();

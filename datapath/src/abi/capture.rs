@@ -64,8 +64,9 @@ pub struct CaptureState {
     pub event: CaptureEvent,
     /// Outcome of the packet: a constant of [`outcome`].
     pub outcome: u64,
-    /// Time of the next event at the allowed rate, nanoseconds of `CLOCK_MONOTONIC`.
-    pub due: u64,
+    /// The time at which the next event conforms to the rate without a burst (GCRA's theoretical
+    /// arrival time), nanoseconds of `CLOCK_MONOTONIC`.
+    pub theoretical_arrival: u64,
     /// Events that the rate limit suppressed.
     pub suppressed: u64,
     /// Events for which the ring buffer had no room.
@@ -75,7 +76,13 @@ pod!(CaptureState, 200);
 
 impl Default for CaptureState {
     fn default() -> Self {
-        Self { event: CaptureEvent::NONE, outcome: outcome::NONE, due: 0, suppressed: 0, lost: 0 }
+        Self {
+            event: CaptureEvent::NONE,
+            outcome: outcome::NONE,
+            theoretical_arrival: 0,
+            suppressed: 0,
+            lost: 0,
+        }
     }
 }
 
@@ -98,17 +105,17 @@ pub mod control {
     /// Sampling probability of forwarded packets, in units of 2⁻³²; 0 captures drops only.
     pub const SAMPLE: u32 = 1;
     /// Filter. Lower half: index of the captured service, 0 for all. Upper half: flags.
-    pub const SELECT: u32 = 2;
+    pub const FILTER: u32 = 2;
     /// Mean interval between events on one CPU, in nanoseconds.
     pub const INTERVAL: u32 = 3;
     /// Number of words.
     pub const WORDS: u32 = 4;
 
-    /// Flag of [`SELECT`]: of the forwarded packets, capture only those that open a TCP connection.
+    /// Flag of [`FILTER`]: of the forwarded packets, capture only those that open a TCP connection.
     pub const NEW_CONNECTIONS: u64 = 1 << 32;
     /// Value of [`SAMPLE`] that captures every forwarded packet.
     pub const ALL: u64 = 1 << 32;
 }
 
 /// Maximum burst of events on one CPU after an idle period.
-pub const BURST: u64 = 64;
+pub const CAPTURE_BURST: u64 = 64;

@@ -30,7 +30,7 @@ pub(crate) mod vip;
 pub use acl::AclVerdict;
 pub use address::{Address, Family};
 pub use backend::{Backend, Neighbour, NextHop};
-pub use capture::{BURST, CAPTURE_LEN, CaptureEvent, CaptureState};
+pub use capture::{CAPTURE_BURST, CAPTURE_LEN, CaptureEvent, CaptureState};
 pub use connection::{Connection, Fragment, FragmentKey};
 pub use counters::{BackendCounters, ServiceCounters};
 pub use decapsulation::{Decapsulated, LocalAddress};

@@ -106,7 +106,7 @@ bits! {
         /// Any-port VIPs: a second lookup for ports without a VIP.
         ANY_PORT = 1 << 1;
         /// Services that hash a part of the 5-tuple.
-        HASHING = 1 << 2;
+        HASH_FIELDS = 1 << 2;
         /// Outer source addresses that depend on the flow's hash.
         SOURCE_SPREADING = 1 << 3;
         /// Captures: a lookup in `CAPTURE_CONTROL` for each packet.

@@ -42,7 +42,7 @@ impl TableHead {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// Index of the slot's backend; 0 if no backend is available.
-    pub first: u16,
+    pub backend: u16,
     /// Bits of the outer header reserved for the other candidates of the slot. For IPv4, the upper
     /// ten bits are in the identification.
     pub hint: u16,
@@ -51,13 +51,13 @@ pub struct Slot {
 impl Slot {
     /// Encodes the slot as a word, host order.
     pub const fn encode(self) -> u32 {
-        self.first as u32 | ((self.hint as u32) << 16)
+        self.backend as u32 | ((self.hint as u32) << 16)
     }
 
     /// Decodes a slot.
     #[inline(always)]
     pub const fn decode(word: u32) -> Self {
-        Self { first: word as u16, hint: (word >> 16) as u16 }
+        Self { backend: word as u16, hint: (word >> 16) as u16 }
     }
 }
 
@@ -70,11 +70,11 @@ mod tests {
     proptest! {
         #[test]
         fn table_words_round_trip(
-            slots in 0..=TableHead::MAX_SLOTS, tracked: bool, first: u16, hint: u16,
+            slots in 0..=TableHead::MAX_SLOTS, tracked: bool, backend: u16, hint: u16,
         ) {
             let head = TableHead { slots, tracked };
             prop_assert_eq!(TableHead::decode(head.encode()), head);
-            let slot = Slot { first, hint };
+            let slot = Slot { backend, hint };
             prop_assert_eq!(Slot::decode(slot.encode()), slot);
         }
     }

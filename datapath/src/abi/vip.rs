@@ -42,29 +42,29 @@ impl VipAddress {
 pub struct CachedVip {
     /// [`VipKey::selector`]; 0 for an empty cache.
     selector: u32,
-    vip: ServiceRef,
+    service: ServiceRef,
 }
 pod!(CachedVip, 12);
 
 impl CachedVip {
     /// An empty cache.
     pub const NONE: Self =
-        Self { selector: 0, vip: ServiceRef { service: 0, options: VipOptions::NONE } };
+        Self { selector: 0, service: ServiceRef { index: 0, options: VipOptions::NONE } };
 
-    /// The cached entry of a VIP.
-    pub const fn new(port: Port, protocol: u8, vip: ServiceRef) -> Self {
-        Self { selector: VipKey::selector(port, protocol), vip }
+    /// The cache of a VIP and its service.
+    pub const fn new(port: Port, protocol: u8, service: ServiceRef) -> Self {
+        Self { selector: VipKey::selector(port, protocol), service }
     }
 
-    /// The cached entry, if it is the VIP at this port and protocol. `protocol` is not 0.
+    /// The service of the cached VIP, if that VIP has this port and protocol. `protocol` is not 0.
     #[inline(always)]
     pub const fn at(&self, port: Port, protocol: u8) -> Option<ServiceRef> {
-        if self.selector == VipKey::selector(port, protocol) { Some(self.vip) } else { None }
+        if self.selector == VipKey::selector(port, protocol) { Some(self.service) } else { None }
     }
 
-    /// The cached entry, for any port and protocol.
-    pub fn vip(&self) -> Option<ServiceRef> {
-        (*self != Self::NONE).then_some(self.vip)
+    /// The service of the cached VIP, for any port and protocol.
+    pub fn service(&self) -> Option<ServiceRef> {
+        (*self != Self::NONE).then_some(self.service)
     }
 }
 
@@ -111,8 +111,8 @@ impl VipKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceRef {
-    /// Index of the service in `TABLES` and `SERVICE_COUNTERS`; never 0.
-    pub service: u32,
+    /// The service's index in `TABLES` and `SERVICE_COUNTERS`; never 0.
+    pub index: u32,
     /// Options of the service's VIPs.
     pub options: VipOptions,
 }

@@ -24,7 +24,7 @@ pub(crate) fn check_acl<M: BalancerMaps>(
     check_global_acl(maps, client)?;
     if maps.uses(Features::SERVICE_ACLS) && vip.options.has(VipOptions::ACL) {
         // The ACL of a new service may not be loaded yet. Until then, no client is allowed.
-        maps.acl_verdict(vip.service, &PrefixKey::address(client))
+        maps.acl_verdict(vip.index, &PrefixKey::address(client))
             .ok_or(Reason::AclNotAllowed)?
             .check()?;
     }

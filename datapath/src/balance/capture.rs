@@ -4,11 +4,12 @@
 //! extends that time while it runs, so that the capture ends if the reader dies. Without a capture,
 //! a packet costs one read of that word. With one, [`StartCaptureStage`] copies the first bytes of
 //! the packet before any stage changes them, the stages record the packet's outcome, and
-//! [`EmitCaptureStage`] writes the event if it is selected: drops, and a sample of forwarded
-//! packets. A rate limit per CPU (GCRA) bounds the cost under a flood of drops.
+//! [`EmitCaptureStage`] writes the event if the capture's filter and sampling select it: drops, and
+//! a sample of forwarded packets. A rate limit per CPU (GCRA, the generic cell rate algorithm)
+//! bounds the cost under a flood of drops.
 
 use crate::abi::capture::{control, outcome};
-use crate::abi::{BURST, Features, Reason, Verdict};
+use crate::abi::{CAPTURE_BURST, Features, Reason, Verdict};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::stage::{Hook, Stage};
 use crate::wire::packet::Packet;
@@ -45,7 +46,7 @@ pub(crate) fn enabled_until<M: BalancerMaps>(maps: &M) -> u64 {
 #[inline(always)]
 fn start<P: Packet, M: BalancerMaps>(packet: &P, maps: &M) {
     let now = maps.now();
-    let ahead = maps.capture_control(control::INTERVAL).wrapping_mul(BURST);
+    let burst_tolerance = maps.capture_control(control::INTERVAL).wrapping_mul(CAPTURE_BURST);
     let expired = now >= maps.capture_control(control::UNTIL);
     if expired {
         // The reader has died. Later packets need not read the clock.
@@ -53,7 +54,7 @@ fn start<P: Packet, M: BalancerMaps>(packet: &P, maps: &M) {
     }
     maps.with_capture_state(|state| {
         state.outcome = outcome::NONE;
-        if expired || state.due > now.wrapping_add(ahead) {
+        if expired || state.theoretical_arrival > now.wrapping_add(burst_tolerance) {
             // Marks a packet beyond the rate limit.
             state.event.time = 0;
             return;
@@ -112,27 +113,27 @@ fn is_captured<M: BalancerMaps>(maps: &M) -> bool {
     maps.uses(Features::CAPTURE) && maps.capture_enabled() != 0
 }
 
-/// Writes the event of the packet, if it is selected.
+/// Writes the event of the packet, if the filter and the sampling select it.
 #[inline(always)]
 fn emit<M: BalancerMaps>(maps: &M) {
     if maps.capture_control(control::UNTIL) == 0 {
         return;
     }
-    let select = maps.capture_control(control::SELECT);
+    let filter = maps.capture_control(control::FILTER);
     let sample = maps.capture_control(control::SAMPLE);
     let interval = maps.capture_control(control::INTERVAL);
     maps.with_capture_state(|state| {
         let event = &state.event;
-        let service_filter = select as u32;
+        let service_filter = filter as u32;
         if state.outcome == outcome::NONE
             || (service_filter != 0 && service_filter != event.service)
         {
             return;
         }
         if state.outcome != outcome::DROPPED {
-            let unselected =
-                select & control::NEW_CONNECTIONS != 0 && state.outcome != outcome::FORWARDED_SYN;
-            if unselected || u64::from(maps.random()) >= sample {
+            let is_filtered_out =
+                filter & control::NEW_CONNECTIONS != 0 && state.outcome != outcome::FORWARDED_SYN;
+            if is_filtered_out || u64::from(maps.random()) >= sample {
                 return;
             }
         }
@@ -141,8 +142,12 @@ fn emit<M: BalancerMaps>(maps: &M) {
             state.suppressed = state.suppressed.wrapping_add(1);
             return;
         }
-        let due = if state.due > captured_at { state.due } else { captured_at };
-        state.due = due.wrapping_add(interval);
+        let arrival = if state.theoretical_arrival > captured_at {
+            state.theoretical_arrival
+        } else {
+            captured_at
+        };
+        state.theoretical_arrival = arrival.wrapping_add(interval);
         if !maps.output_event(&state.event) {
             state.lost = state.lost.wrapping_add(1);
         }

@@ -45,9 +45,9 @@ pub(crate) fn hash_flow<M: BalancerMaps>(
     options: VipOptions,
     maps: &M,
 ) -> u64 {
-    // Two calls on purpose: without `HASHING` the flow is hashed in place and never copied to the
-    // stack.
-    if maps.uses(Features::HASHING) {
+    // Two calls on purpose: without `HASH_FIELDS` the flow is hashed in place and never copied to
+    // the stack.
+    if maps.uses(Features::HASH_FIELDS) {
         return flow.reduced(options).hash(family, maps.hash_key());
     }
     flow.hash(family, maps.hash_key())
@@ -92,7 +92,7 @@ impl<P: Packet> VipPacket<P> {
             return Ok(());
         }
         let request = TokenRequest {
-            service: self.service.service,
+            service: self.service.index,
             packets: self.packet.segments(),
             is_syn: self.is_syn,
             now: maps.now(),
@@ -118,7 +118,7 @@ impl<P: Packet> VipPacket<P> {
     ) -> Result<(Selection, u64), Reason> {
         self.check_ttl()?;
         self.consume_tokens(maps)?;
-        let table = maps.lookup_table(self.service.service).ok_or(Reason::NoTable)?;
+        let table = maps.lookup_table(self.service.index).ok_or(Reason::NoTable)?;
         let hash = hash_flow(flow, self.ip.family, self.service.options, maps);
         Ok((select_backend(maps, &table, flow, hash, self.is_syn, insert)?, hash))
     }
@@ -195,7 +195,7 @@ impl<P: Packet> VipPacket<P> {
             if !matches!(self.vlan_bytes, None | Some(0)) {
                 return Err(Reason::TooBig);
             }
-            return Ok(StageOutcome::TooBig { service: self.service.service, mtu });
+            return Ok(StageOutcome::TooBig { service: self.service.index, mtu });
         }
         self.send(selection, &path, hash, shrink, maps).map(StageOutcome::Forward)
     }
@@ -242,14 +242,8 @@ impl<P: Packet> VipPacket<P> {
         };
         let forward =
             encapsulate(packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, maps)?;
-        maps.count_forwarded(service.service, selection.index, &counts);
-        capture::record_forwarded(
-            maps,
-            service.service,
-            selection.index,
-            is_syn,
-            forward.interface,
-        );
+        maps.count_forwarded(service.index, selection.index, &counts);
+        capture::record_forwarded(maps, service.index, selection.index, is_syn, forward.interface);
         Ok(forward)
     }
 }

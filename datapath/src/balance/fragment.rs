@@ -63,7 +63,7 @@ fn forward<P: Packet, M: BalancerMaps>(
         gue: GueMeta::for_fragment(&ip),
         is_syn: false,
         vlan_bytes: headers.vlan_bytes(),
-        service: ServiceRef { service: first.service, options },
+        service: ServiceRef { index: first.service, options },
         packet,
     };
     packet.check_ttl()?;

@@ -55,7 +55,7 @@ pub(crate) fn apply_route<M: BalancerMaps>(
 ) -> ServiceRef {
     if maps.uses(Features::ROUTES)
         && vip.options.has(VipOptions::ROUTED)
-        && let Some(routed) = maps.route(&RouteKey::new(vip.service, &PrefixKey::address(client)))
+        && let Some(routed) = maps.route(&RouteKey::new(vip.index, &PrefixKey::address(client)))
     {
         return routed;
     }

@@ -43,7 +43,7 @@ impl Refusal {
     /// Turns a reason into a refusal of a service's packet, for `map_err`.
     #[inline(always)]
     pub(crate) fn of(service: ServiceRef) -> impl FnOnce(Reason) -> Self {
-        move |reason| Self { service: service.service, reason }
+        move |reason| Self { service: service.index, reason }
     }
 
     /// Counts the refusal, and records it for captures.

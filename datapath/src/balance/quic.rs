@@ -88,7 +88,7 @@ fn select<P: Packet, M: BalancerMaps>(
     let claim = claim(packet, headers.start, &headers.ip, FragmentKind::None, &l4, vip, maps)?;
     let start = offset.wrapping_add(Udp::SIZE);
     let end = headers.start.wrapping_add(claim.size.packet);
-    let Some(selection) = find_server(packet, start, end, claim.service.service, maps)
+    let Some(selection) = find_server(packet, start, end, claim.service.index, maps)
         .and_then(|server| resolve_connection(maps, &server, 0))
     else {
         return Ok(None);

@@ -37,19 +37,19 @@ pub(crate) fn select_backend<M: BalancerMaps>(
     {
         return Ok(selection);
     }
-    if slot.first == 0 {
+    if slot.backend == 0 {
         return Err(Reason::NoBackend);
     }
-    let backend = maps.backend(slot.first).ok_or(Reason::NoBackend)?;
+    let backend = maps.backend(slot.backend).ok_or(Reason::NoBackend)?;
     // A SYN replaces an existing entry but creates none, so that a SYN flood does not evict the
     // entries of established connections. The client's next segment creates the entry.
     if head.tracked && insert && (!is_syn || maps.connection(flow).is_some()) {
         maps.insert_connection(
             flow,
-            &Connection { backend: u32::from(slot.first), epoch: backend.epoch },
+            &Connection { backend: u32::from(slot.backend), epoch: backend.epoch },
         );
     }
-    Ok(Selection { index: slot.first, backend, hint: slot.hint })
+    Ok(Selection { index: slot.backend, backend, hint: slot.hint })
 }
 
 /// The backend in the connection table.

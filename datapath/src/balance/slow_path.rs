@@ -73,8 +73,7 @@ fn slow_path<P: Packet, M: BalancerMaps>(
     // From here on, every refusal is a counted drop of the service.
     let claim = claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, maps)?;
     let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
-    forward(packet, offsets, &l4, claim.vip_service.service, maps)
-        .map_err(Refusal::of(claim.service))
+    forward(packet, offsets, &l4, claim.vip_service.index, maps).map_err(Refusal::of(claim.service))
 }
 
 #[inline(always)]
@@ -95,7 +94,7 @@ fn forward<P: Packet, M: BalancerMaps>(
     if let FragmentKind::First = headers.fragment_kind {
         let entry = Fragment {
             seen: maps.now(),
-            service: packet.service.service,
+            service: packet.service.index,
             vip_service: vip_service as u16,
             options: packet.service.options.bits() as u16,
             epoch: selection.backend.epoch,

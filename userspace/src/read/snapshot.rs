@@ -134,7 +134,7 @@ impl LbSnapshot {
         let mut vips: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (key, entry) in self.maps.entries(balancer::VIPS).map_err(CliError::operation)? {
             if key.protocol != ICMP {
-                vips.entry(entry.service).or_default().push(vip_text(&addresses, &key));
+                vips.entry(entry.index).or_default().push(vip_text(&addresses, &key));
             }
         }
         Ok(vips)
@@ -145,7 +145,7 @@ impl LbSnapshot {
         let mut routes: BTreeMap<u32, BTreeMap<String, String>> = BTreeMap::new();
         for (key, target) in self.maps.entries(balancer::ROUTES).map_err(CliError::operation)? {
             let clients = key_prefix(key.clients()).to_string();
-            let target = self.service_name(target.service);
+            let target = self.service_name(target.index);
             routes.entry(key.service).or_default().insert(clients, target);
         }
         Ok(routes)
@@ -175,7 +175,7 @@ impl LbSnapshot {
             .map(|(index, table)| {
                 let mut slots: BTreeMap<u16, u32> = BTreeMap::new();
                 for slot in &table.slots {
-                    *slots.entry(slot.first).or_default() += 1;
+                    *slots.entry(slot.backend).or_default() += 1;
                 }
                 let mut owners: BTreeMap<String, u32> = BTreeMap::new();
                 for (owner, count) in slots {

@@ -163,9 +163,9 @@ impl Model {
         );
         let addresses = self.addresses();
         assert!(addresses.values().all(|has| has.id != 0), "0 means none");
-        assert!(self.map(VIPS).values().all(|vip| vip.service != 0), "0 means none");
+        assert!(self.map(VIPS).values().all(|vip| vip.index != 0), "0 means none");
         let routes = self.map(ROUTES);
-        assert!(routes.iter().all(|(key, to)| key.service != 0 && to.service != 0), "0 means none");
+        assert!(routes.iter().all(|(key, to)| key.service != 0 && to.index != 0), "0 means none");
         let mut numbers: Vec<_> = addresses.values().map(|has| has.id).collect();
         numbers.sort();
         numbers.dedup();
@@ -174,7 +174,7 @@ impl Model {
             let key = has.cached_key().expect("the filter keeps entries with a cached VIP");
             assert_eq!(
                 self.map(VIPS).get(&key).copied(),
-                has.cached.vip(),
+                has.cached.service(),
                 "the cached VIP of {prefix} differs from {key:?}"
             );
         }
@@ -186,21 +186,21 @@ impl Model {
             .map(|(_, vip)| vip);
         for vip in vips.chain(routes.values()) {
             let table =
-                self.tables.get(&vip.service).unwrap_or_else(|| panic!("{vip:?} has no table"));
+                self.tables.get(&vip.index).unwrap_or_else(|| panic!("{vip:?} has no table"));
             assert!(!table.slots.is_empty() && table.slots.len() == table.head.slots as usize);
             for slot in &table.slots {
-                let entry = self.element(BACKENDS, slot.first);
-                let record = self.element(BACKEND_RECORDS, slot.first);
-                assert!(entry.epoch != 0, "a slot refers to index {}, which is free", slot.first);
-                assert_eq!(entry.epoch, record.epoch, "epochs of index {} differ", slot.first);
+                let entry = self.element(BACKENDS, slot.backend);
+                let record = self.element(BACKEND_RECORDS, slot.backend);
+                assert!(entry.epoch != 0, "a slot refers to index {}, which is free", slot.backend);
+                assert_eq!(entry.epoch, record.epoch, "epochs of index {} differ", slot.backend);
                 assert!(
                     !record.name.as_str().is_empty(),
                     "index {} is in use without a name",
-                    slot.first
+                    slot.backend
                 );
                 assert!(
                     self.map(NEXT_HOPS)
-                        .contains_key(&NextHop::index(slot.first, sluice_datapath::Family::V4))
+                        .contains_key(&NextHop::index(slot.backend, sluice_datapath::Family::V4))
                 );
             }
         }
@@ -238,7 +238,8 @@ impl Model {
                 panic!("{} does not occur exactly once", service.name)
             };
             let table = &self.tables[index];
-            let owners: Vec<_> = table.slots.iter().map(|slot| self.identity(slot.first)).collect();
+            let owners: Vec<_> =
+                table.slots.iter().map(|slot| self.identity(slot.backend)).collect();
             let wanted = service.owners.iter().map(|owner| {
                 let backend = &desired.backends[*owner];
                 (backend.name.clone(), backend.v4.map_or(Address::NONE, Address::from))
@@ -251,13 +252,13 @@ impl Model {
                     Port::new(vip.port()),
                     vip.protocol().number(),
                 );
-                let entry = ServiceRef { service: *index, options: service.options };
+                let entry = ServiceRef { index: *index, options: service.options };
                 assert_eq!(self.map(VIPS)[&key], entry, "{vip} refers to its service");
             }
             let routes = self.map(ROUTES).iter().filter(|(key, _)| key.service == *index);
             let routes: Vec<_> = routes
                 .map(|(key, to)| {
-                    (key.clients(), self.element(SERVICE_RECORDS, to.service).name, to.options)
+                    (key.clients(), self.element(SERVICE_RECORDS, to.index).name, to.options)
                 })
                 .collect();
             let wanted = service.routes.iter().map(|(clients, to)| {
@@ -314,7 +315,7 @@ impl Model {
     fn check_backend(&self, index: u32, backend: &Backend) {
         let mut slots = self.tables.values().flat_map(|table| &table.slots);
         assert!(
-            !slots.any(|slot| u32::from(slot.first) == index),
+            !slots.any(|slot| u32::from(slot.backend) == index),
             "index {index} is written while a slot refers to it"
         );
         let live = self.element(BACKENDS, index).epoch != 0;
@@ -435,7 +436,7 @@ impl MapStore for Model {
                     "generations count up"
                 );
                 for (before, after) in old.slots.iter().zip(&table.slots) {
-                    if self.identity(before.first) == self.identity(after.first) {
+                    if self.identity(before.backend) == self.identity(after.backend) {
                         assert_eq!(before, after, "a slot of an untouched backend moved");
                     }
                 }
@@ -447,11 +448,11 @@ impl MapStore for Model {
 
     fn remove_table(&mut self, service: u32) -> Result<(), Interrupted> {
         assert!(
-            !self.map(VIPS).values().any(|used| used.service == service),
+            !self.map(VIPS).values().any(|used| used.index == service),
             "a VIP refers to the removed table"
         );
         assert!(
-            !self.map(ROUTES).values().any(|to| to.service == service),
+            !self.map(ROUTES).values().any(|to| to.index == service),
             "a route refers to the removed table"
         );
         assert!(
@@ -467,7 +468,7 @@ impl MapStore for Model {
 
     fn remove_acl(&mut self, service: u32) -> Result<(), Interrupted> {
         assert!(
-            !self.map(VIPS).values().any(|used| used.service == service),
+            !self.map(VIPS).values().any(|used| used.index == service),
             "a VIP refers to the removed source ACL"
         );
         self.write_once(|_| ())

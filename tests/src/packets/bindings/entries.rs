@@ -84,7 +84,7 @@ impl Fixture {
         let quic = self.server_ids.keys().any(|(has, _)| *has == service || leads(*has));
         let options = self.vip_options.get(&service).copied().unwrap_or_default();
         ServiceRef {
-            service,
+            index: service,
             options: options.with_if(routed, VipOptions::ROUTED).with_if(quic, VipOptions::QUIC),
         }
     }

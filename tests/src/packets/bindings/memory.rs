@@ -80,7 +80,7 @@ impl BalancerBinding for InMemoryBalancer {
                 head,
                 1,
                 0,
-                table.slots.iter().map(|&(first, hint)| abi::Slot { first, hint }),
+                table.slots.iter().map(|&(backend, hint)| abi::Slot { backend, hint }),
             )
         };
         maps.tables =

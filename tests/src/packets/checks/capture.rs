@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use sluice::kernel::bpf::CaptureFilter;
-use sluice_datapath::abi::{BURST, CAPTURE_LEN, CaptureEvent};
+use sluice_datapath::abi::{CAPTURE_BURST, CAPTURE_LEN, CaptureEvent};
 use sluice_datapath::{Reason, Verdict};
 
 use crate::packets::bindings::CaptureBinding;
@@ -218,7 +218,7 @@ fn limited(balancer: &mut dyn CaptureBinding) -> anyhow::Result<()> {
         "{events} events, {suppressed} suppressed, {lost} lost"
     );
     // The bucket gives one more token per second, and a slow machine may take seconds.
-    ensure!((BURST + 1..BURST + 20).contains(&events), "{events} events");
+    ensure!((CAPTURE_BURST + 1..CAPTURE_BURST + 20).contains(&events), "{events} events");
     Ok(())
 }
 

@@ -37,7 +37,7 @@ impl LbDaemon {
             let present =
                 have.services.iter().find(|(_, has)| has.name.as_deref() == Some(service.name()));
             let is_marked = |index| {
-                have.vips.values().any(|v| v.service == index && v.options.has(VipOptions::ACL))
+                have.vips.values().any(|v| v.index == index && v.options.has(VipOptions::ACL))
             };
             let marked = match present {
                 None => true,

@@ -40,7 +40,7 @@ impl CaptureFilter {
         let flows = if self.new_connections { control::NEW_CONNECTIONS } else { 0 };
         [
             (control::SAMPLE, sample),
-            (control::SELECT, u64::from(self.service.unwrap_or(0)) | flows),
+            (control::FILTER, u64::from(self.service.unwrap_or(0)) | flows),
             (control::INTERVAL, SECOND / u64::from(self.per_second.max(1))),
         ]
     }

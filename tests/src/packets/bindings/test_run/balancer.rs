@@ -176,7 +176,7 @@ impl BalancerBinding for TestRunBalancer {
             head: TableHead { slots: table.slots.len() as u32, tracked: table.tracked },
             generation: 1,
             digest: 0,
-            slots: table.slots.iter().map(|&(first, hint)| Slot { first, hint }).collect(),
+            slots: table.slots.iter().map(|&(backend, hint)| Slot { backend, hint }).collect(),
         };
         let tables: Vec<_> =
             fixture.tables.iter().map(|(service, t)| (*service, table(t))).collect();
