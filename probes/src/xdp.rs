@@ -151,6 +151,9 @@ impl Packet for XdpPacket {
         /// The words of two MAC addresses.
         const ADDRESSES: usize = (ETH_HLEN - 2) / 2;
 
+        if bytes == 0 {
+            return Ok(self);
+        }
         let addresses: [u16; ADDRESSES] = self.load(0).ok_or(Reason::AdjustRoomFailed)?;
         // SAFETY: `xdp` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.

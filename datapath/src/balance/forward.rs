@@ -25,7 +25,8 @@ pub(crate) struct VipPacket<P> {
     pub(crate) gue: GueMeta,
     /// Whether it opens a TCP connection.
     pub(crate) is_syn: bool,
-    /// Bytes of VLAN tags in the frame, 0 if the only tag is in the metadata; `None` without a tag.
+    /// Bytes of VLAN tags in the frame; `None` if it is known to have no tag, not even one in its
+    /// metadata.
     pub(crate) vlan_bytes: Option<usize>,
     /// The service that handles the packet.
     pub(crate) service: ServiceRef,

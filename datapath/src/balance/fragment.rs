@@ -62,7 +62,7 @@ fn forward<P: Packet, M: BalancerMaps>(
         size: parse::unmerged_size(&packet, headers.start, &ip)?,
         gue: GueMeta::for_fragment(&ip),
         is_syn: false,
-        vlan_bytes: headers.vlan_bytes(),
+        vlan_bytes: Some(headers.vlan_bytes()),
         service: ServiceRef { index: first.service, options },
         packet,
     };

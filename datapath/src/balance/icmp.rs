@@ -130,7 +130,7 @@ fn forward<P: Packet, M: BalancerMaps>(
     let ip = headers.ip;
     let size = parse::unmerged_size(&packet, headers.start, &ip)?;
     let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
-    let vlan_bytes = headers.vlan_bytes();
+    let vlan_bytes = Some(headers.vlan_bytes());
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
     let (selection, hash) = packet.check_and_select(flow, maps, false)?;
     // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2). Echo requests that do not
@@ -195,7 +195,7 @@ fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<ParsedH
         }
         Family::V6 => (from_ipv6(&packet.load_at(start)?).ok()?, FragmentKind::None),
     };
-    ParsedHeaders::new(ip, start, fragment_kind, false).skip_extensions(packet).ok()
+    ParsedHeaders::new(ip, start, fragment_kind).skip_extensions(packet).ok()
 }
 
 /// Turns an echo request whose ICMP header is at `offset` into its reply. `old` and `new` are the

@@ -120,7 +120,7 @@ fn forward<P: Packet, M: BalancerMaps>(
         size: claim.size,
         gue: claim.gue,
         is_syn: false,
-        vlan_bytes: headers.vlan_bytes(),
+        vlan_bytes: Some(headers.vlan_bytes()),
         service: claim.service,
     };
     packet.check_ttl()?;

@@ -72,7 +72,7 @@ fn slow_path<P: Packet, M: BalancerMaps>(
 
     // From here on, every refusal is a counted drop of the service.
     let claim = claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, maps)?;
-    let packet = VipPacket::new(packet, headers.ip, headers.vlan_bytes(), &l4, &claim);
+    let packet = VipPacket::new(packet, headers.ip, Some(headers.vlan_bytes()), &l4, &claim);
     forward(packet, offsets, &l4, claim.vip_service.index, maps).map_err(Refusal::of(claim.service))
 }
 
@@ -90,7 +90,7 @@ fn forward<P: Packet, M: BalancerMaps>(
     // stack.
     let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
     packet.ip = headers.ip;
-    packet.vlan_bytes = headers.vlan_bytes();
+    packet.vlan_bytes = Some(headers.vlan_bytes());
     if let FragmentKind::First = headers.fragment_kind {
         let entry = Fragment {
             seen: maps.now(),

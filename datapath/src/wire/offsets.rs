@@ -34,20 +34,13 @@ pub struct ParsedHeaders {
     pub fragment_kind: FragmentKind,
     /// Bytes from the start of an IPv6 header to its fragment header; undefined without one.
     fragment_header: usize,
-    /// Whether the frame has a VLAN tag, in its bytes or in its metadata.
-    pub has_vlan_tag: bool,
 }
 
 impl ParsedHeaders {
     /// An IP header without its extension headers.
     #[inline(always)]
-    pub(crate) const fn new(
-        ip: IpHeader,
-        start: usize,
-        fragment_kind: FragmentKind,
-        has_vlan_tag: bool,
-    ) -> Self {
-        Self { ip, start, fragment_kind, fragment_header: Ipv6::SIZE, has_vlan_tag }
+    pub(crate) const fn new(ip: IpHeader, start: usize, fragment_kind: FragmentKind) -> Self {
+        Self { ip, start, fragment_kind, fragment_header: Ipv6::SIZE }
     }
 
     /// Parses the extension headers of an IPv6 packet, too (RFC 8200 section 4).
@@ -78,10 +71,10 @@ impl ParsedHeaders {
         self.start.wrapping_add(self.ip.header_len)
     }
 
-    /// Bytes of VLAN tags in the frame; `None` without a tag in the frame or its metadata.
+    /// Bytes of VLAN tags in the frame.
     #[inline(always)]
-    pub fn vlan_bytes(&self) -> Option<usize> {
-        self.has_vlan_tag.then_some(self.start.wrapping_sub(ETH_HLEN))
+    pub const fn vlan_bytes(&self) -> usize {
+        self.start.wrapping_sub(ETH_HLEN)
     }
 }
 
@@ -143,7 +136,7 @@ impl HeaderOffsets {
     /// an IP header without options.
     #[inline(always)]
     pub(crate) const fn fixed(ip: IpHeader) -> Self {
-        Self::of(&ParsedHeaders::new(ip, ETH_HLEN, FragmentKind::None, false))
+        Self::of(&ParsedHeaders::new(ip, ETH_HLEN, FragmentKind::None))
     }
 
     /// Encodes the offsets as a word.
@@ -206,14 +199,8 @@ impl HeaderOffsets {
             Family::V4 => from_ipv4(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
             Family::V6 => from_ipv6(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
         };
-        let has_vlan_tag = packet.has_vlan() || start != ETH_HLEN;
-        Ok(ParsedHeaders {
-            ip: IpHeader { header_len, protocol, ..ip },
-            start,
-            fragment_kind,
-            fragment_header,
-            has_vlan_tag,
-        })
+        let ip = IpHeader { header_len, protocol, ..ip };
+        Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header })
     }
 }
 
@@ -243,7 +230,6 @@ pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reas
 #[inline(always)]
 pub fn parse_ip_header<P: Packet>(packet: &P) -> Result<ParsedHeaders, Reason> {
     let (ether_type, start) = skip_vlan_tags(packet)?;
-    let has_vlan_tag = packet.has_vlan() || start != ETH_HLEN;
     let (ip, fragment_kind) = match family_for_this_host(packet, ether_type)? {
         Family::V4 => {
             let header: Ipv4 = packet.load_at(start).ok_or(Reason::Truncated)?;
@@ -254,7 +240,7 @@ pub fn parse_ip_header<P: Packet>(packet: &P) -> Result<ParsedHeaders, Reason> {
             (from_ipv6(&header)?, FragmentKind::None)
         }
     };
-    Ok(ParsedHeaders::new(ip, start, fragment_kind, has_vlan_tag))
+    Ok(ParsedHeaders::new(ip, start, fragment_kind))
 }
 
 #[inline(always)]
@@ -265,8 +251,7 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let ParsedHeaders { mut ip, start, mut fragment_kind, mut fragment_header, has_vlan_tag } =
-        headers;
+    let ParsedHeaders { mut ip, start, mut fragment_kind, mut fragment_header } = headers;
     for _ in 0..MAX_EXTENSIONS + 1 {
         // The verifier explores the rest once, not once per combination of extension headers.
         ip.header_len = widen_for_verifier(ip.header_len as u32) as usize;
@@ -305,19 +290,13 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
                 Ipv6Fragment::SIZE
             }
             _ => {
-                return Ok(ParsedHeaders {
-                    ip,
-                    start,
-                    fragment_kind,
-                    fragment_header,
-                    has_vlan_tag,
-                });
+                return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header });
             }
         };
         ip.header_len = ip.header_len.wrapping_add(length);
         // A non-initial fragment has no further headers.
         if matches!(fragment_kind, FragmentKind::NonFirst) {
-            return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header, has_vlan_tag });
+            return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header });
         }
     }
     Err(Reason::ExtensionHeaders)

@@ -44,7 +44,7 @@ pub trait Packet: Sized {
     fn copy_head(&self, head: &mut [u8; CAPTURE_LEN]) -> u32;
 
     /// Removes VLAN tags: `bytes` bytes after the MAC addresses, and the tag in the packet's
-    /// metadata.
+    /// metadata, if it has one.
     fn vlan_pop(self, bytes: usize) -> Result<Self, Reason>;
 
     /// Overwrites the bytes at a variable offset, at most [`MAX_LOAD_OFFSET`], in or after the IP
