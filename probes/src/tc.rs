@@ -15,7 +15,7 @@ use aya_ebpf::helpers::{
     bpf_skb_vlan_pop,
 };
 use sluice_datapath::abi::{CAPTURE_LEN, Neighbour};
-use sluice_datapath::balance::{BalancerMaps, Forward, Hook};
+use sluice_datapath::balance::{BalancerMaps, Egress, Hook};
 use sluice_datapath::wire::header::{Ipv6, Udp};
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::wire::parse::is_vlan_tag;
@@ -359,20 +359,20 @@ impl Packet for TcPacket {
 /// The TC action for an encapsulated packet: redirect to its interface and next hop. The kernel
 /// looks up the link address in its neighbour table.
 #[inline(always)]
-fn redirect_to(forward: &Forward, neighbour: &Neighbour) -> i32 {
+fn redirect_to(egress: &Egress, neighbour: &Neighbour) -> i32 {
     let bytes = size_of::<Neighbour>() as i32;
     let neighbour = core::ptr::from_ref(neighbour).cast::<bpf_redir_neigh>().cast_mut();
     // SAFETY: the helper reads `bytes` bytes of the neighbour, which has the members of a
     // `bpf_redir_neigh`, and writes none.
-    unsafe { bpf_redirect_neigh(forward.interface, neighbour, bytes, 0) as i32 }
+    unsafe { bpf_redirect_neigh(egress.interface, neighbour, bytes, 0) as i32 }
 }
 
 /// The TC action for an encapsulated packet: redirect to its interface. The kernel looks up the
 /// next hop in its routing table.
 #[inline(always)]
-pub fn redirect(forward: &Forward) -> i32 {
+pub fn redirect(egress: &Egress) -> i32 {
     // SAFETY: without parameters the helper reads nothing but the packet.
-    unsafe { bpf_redirect_neigh(forward.interface, core::ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(egress.interface, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// The TC action for a packet that passes: it continues to the next filter, and after the last
@@ -407,17 +407,17 @@ impl Hook for TcHook {
     }
 
     #[inline(always)]
-    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, maps: &M) -> u32 {
-        if forward.neighbour != 0
-            && let Some(neighbour) = maps.neighbour(forward.neighbour)
+    fn redirect<M: BalancerMaps>(&mut self, egress: &Egress, maps: &M) -> u32 {
+        if egress.neighbour != 0
+            && let Some(neighbour) = maps.neighbour(egress.neighbour)
         {
-            return redirect_to(forward, neighbour) as u32;
+            return redirect_to(egress, neighbour) as u32;
         }
-        redirect(forward) as u32
+        redirect(egress) as u32
     }
 
     #[inline(always)]
-    fn finish(&mut self, reason: Reason) -> u32 {
+    fn apply_verdict(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             // SAFETY: the helper takes numbers only.
             Verdict::Answer => unsafe { bpf_redirect(self.packet().interface(), 0) as u32 },

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use sluice_datapath::abi::CAPTURE_LEN;
-use sluice_datapath::balance::{BalancerMaps, Forward, Hook};
+use sluice_datapath::balance::{BalancerMaps, Egress, Hook};
 use sluice_datapath::wire::checksum;
 use sluice_datapath::wire::packet::{ETH_HLEN, MAX_LOAD_OFFSET, ether_type, is_group};
 use sluice_datapath::{Family, Packet, Pod, Reason, Verdict};
@@ -267,8 +267,8 @@ impl Packet for XdpPacket {
 /// address of the next hop, else pass to the stack, which resolves the address and forwards the
 /// packet.
 #[inline(always)]
-pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
-    match resolve(context, forward) {
+pub fn redirect(context: *mut xdp_md, egress: &Egress) -> u32 {
+    match resolve(context, egress) {
         // SAFETY: the helper only takes numbers.
         Some(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
         None => XDP_PASS,
@@ -277,7 +277,7 @@ pub fn redirect(context: *mut xdp_md, forward: &Forward) -> u32 {
 
 /// Writes the MAC addresses of the route to the outer destination. Returns the egress interface.
 #[inline(always)]
-fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
+fn resolve(context: *mut xdp_md, egress: &Egress) -> Option<u32> {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
 
@@ -288,8 +288,8 @@ fn resolve(context: *mut xdp_md, forward: &Forward) -> Option<u32> {
     // SAFETY: the words have the size of this C struct and a higher alignment, and all zeros is a
     // valid value.
     let route = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
-    route.ifindex = forward.interface;
-    match forward.family {
+    route.ifindex = egress.interface;
+    match egress.family {
         Family::V4 => {
             route.family = AF_INET;
             route.__bindgen_anon_3.ipv4_src = packet.load(ETH_HLEN.wrapping_add(12))?;
@@ -342,12 +342,12 @@ impl Hook for XdpHook {
 
     /// The lookup of the route returns the link address, too.
     #[inline(always)]
-    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, _: &M) -> u32 {
-        redirect(self.0, forward)
+    fn redirect<M: BalancerMaps>(&mut self, egress: &Egress, _: &M) -> u32 {
+        redirect(self.0, egress)
     }
 
     #[inline(always)]
-    fn finish(&mut self, reason: Reason) -> u32 {
+    fn apply_verdict(&mut self, reason: Reason) -> u32 {
         match reason.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,

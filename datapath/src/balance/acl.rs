@@ -19,12 +19,12 @@ pub(crate) fn check_global_acl<M: BalancerMaps>(maps: &M, client: &Address) -> R
 pub(crate) fn check_acl<M: BalancerMaps>(
     maps: &M,
     client: &Address,
-    vip: &ServiceRef,
+    vip_service: &ServiceRef,
 ) -> Result<(), Reason> {
     check_global_acl(maps, client)?;
-    if maps.uses(Features::SERVICE_ACLS) && vip.options.has(VipOptions::ACL) {
+    if maps.uses(Features::SERVICE_ACLS) && vip_service.options.has(VipOptions::ACL) {
         // The ACL of a new service may not be loaded yet. Until then, no client is allowed.
-        maps.acl_verdict(vip.index, &PrefixKey::address(client))
+        maps.acl_verdict(vip_service.index, &PrefixKey::address(client))
             .ok_or(Reason::AclNotAllowed)?
             .check()?;
     }

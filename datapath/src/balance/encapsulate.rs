@@ -7,7 +7,7 @@ use crate::abi::{
 use crate::balance::gue::GueMeta;
 use crate::balance::maps::BalancerMaps;
 use crate::balance::select::Selection;
-use crate::balance::stage::Forward;
+use crate::balance::stage::Egress;
 use crate::wire::ecn;
 use crate::wire::header::{Ipv4, Ipv6, Udp};
 use crate::wire::packet::Packet;
@@ -185,7 +185,7 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
     hash: u64,
     shrink: bool,
     maps: &M,
-) -> Result<Forward, Reason> {
+) -> Result<Egress, Reason> {
     let TunnelPath { family, udp_len, next_hop } = *path;
     let packet = match vlan_bytes {
         None => packet,
@@ -214,7 +214,7 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
         // Each next hop has two entries in `NEIGHBOURS`, whose indexes follow from its own.
         next_hop.neighbour_index(NextHop::index(selection.index, family))
     };
-    Ok(Forward { interface: next_hop.interface, family, neighbour, gue })
+    Ok(Egress { interface: next_hop.interface, family, neighbour, gue })
 }
 
 /// The source of an outer header. With source spreading, some of its bits are a hash of the flow.

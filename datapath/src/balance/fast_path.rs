@@ -2,9 +2,9 @@
 //! options.
 
 use crate::abi::{Family, Reason};
-use crate::balance::claim::claim;
+use crate::balance::admit::admit_packet;
 use crate::balance::forward::{VipPacket, flow_of};
-use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::quic::is_quic;
@@ -38,19 +38,20 @@ fn fast_path<P: Packet, M: BalancerMaps>(packet: P, maps: &M) -> Result<StageOut
         return Ok(StageOutcome::ParseHeaders);
     }
     let l4 = parse::l4_header(&packet, &ip)?;
-    let vip = find_vip(maps, &address, l4.destination_port, ip.protocol)?;
-    if is_quic(maps, &vip, ip.protocol) {
+    let vip_service = find_vip_service(maps, &address, l4.destination_port, ip.protocol)?;
+    if is_quic(maps, &vip_service, ip.protocol) {
         return Ok(StageOutcome::Quic(HeaderOffsets::fixed(ip).encode()));
     }
 
     // From here on, every refusal is a counted drop of the service.
-    let claim = claim(&packet, ETH_HLEN, &ip, FragmentKind::None, &l4, vip, maps)?;
-    let packet = VipPacket::new(packet, ip, None, &l4, &claim);
-    forward(packet, &l4, maps).map_err(Refusal::of(claim.service))
+    let admission =
+        admit_packet(&packet, ETH_HLEN, &ip, FragmentKind::None, &l4, vip_service, maps)?;
+    let packet = VipPacket::new(packet, ip, None, &l4, &admission);
+    select_and_send(packet, &l4, maps).map_err(Refusal::for_service(admission.service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: BalancerMaps>(
+fn select_and_send<P: Packet, M: BalancerMaps>(
     packet: VipPacket<P>,
     l4: &L4Header,
     maps: &M,

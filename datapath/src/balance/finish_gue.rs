@@ -29,7 +29,7 @@ impl Stage for FinishGueStage {
             Ok(()) => 0,
             Err(reason) => {
                 maps.count_reason(reason);
-                hook.finish(reason).into()
+                hook.apply_verdict(reason).into()
             }
         }
     }

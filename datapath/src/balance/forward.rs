@@ -4,14 +4,14 @@ use crate::abi::{
     ClientKey, Family, Features, Flow, FragmentKey, Reason, ServiceRef, TCP, TokenRequest,
     VipOptions,
 };
+use crate::balance::admit::Admission;
 use crate::balance::capture;
-use crate::balance::claim::Claim;
 use crate::balance::encapsulate::{TunnelPath, encapsulate, resolve_path};
 use crate::balance::gue::GueMeta;
 use crate::balance::maps::{BalancerMaps, ForwardedCounts};
 use crate::balance::outcome::StageOutcome;
 use crate::balance::select::{Selection, select_backend};
-use crate::balance::stage::Forward;
+use crate::balance::stage::Egress;
 use crate::verifier::widen_for_verifier;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{IpHeader, L4Header, PacketSize};
@@ -63,16 +63,16 @@ pub(crate) fn fragment_key(ip: &IpHeader, identification: u32) -> FragmentKey {
 }
 
 impl<P: Packet> VipPacket<P> {
-    /// A TCP or UDP packet that its VIP accepts.
+    /// An admitted TCP or UDP packet.
     #[inline(always)]
     pub(crate) fn new(
         packet: P,
         ip: IpHeader,
         vlan_bytes: Option<usize>,
         l4: &L4Header,
-        claim: &Claim,
+        admission: &Admission,
     ) -> Self {
-        let Claim { size, gue, service, .. } = *claim;
+        let Admission { size, gue, service, .. } = *admission;
         // The verifier has followed a path for each protocol and for each value of the SYN flag,
         // and would explore the rest of the path once for each. One word holds both.
         let word = widen_for_verifier((u32::from(ip.protocol) << 8) | u32::from(l4.is_syn));
@@ -170,7 +170,7 @@ impl<P: Packet> VipPacket<P> {
         selection: &Selection,
         hash: u64,
         maps: &M,
-    ) -> Result<Forward, Reason> {
+    ) -> Result<Egress, Reason> {
         let path = resolve_path(&self.ip, self.service.options, selection, maps)?;
         if self.size.segment > path.inner_mtu() as usize {
             return Err(Reason::TooBig);
@@ -198,7 +198,7 @@ impl<P: Packet> VipPacket<P> {
             }
             return Ok(StageOutcome::TooBig { service: self.service.index, mtu });
         }
-        self.send(selection, &path, hash, shrink, maps).map(StageOutcome::Forward)
+        self.send(selection, &path, hash, shrink, maps).map(StageOutcome::Forwarded)
     }
 
     /// The inputs of the UDP header of GUE; [`GueMeta::NONE`] without GUE.
@@ -233,7 +233,7 @@ impl<P: Packet> VipPacket<P> {
         hash: u64,
         shrink: bool,
         maps: &M,
-    ) -> Result<Forward, Reason> {
+    ) -> Result<Egress, Reason> {
         let gue = self.gue_meta(path, hash, maps)?;
         let Self { packet, ip, size, is_syn, vlan_bytes, service, .. } = self;
         let counts = ForwardedCounts {
@@ -241,10 +241,10 @@ impl<P: Packet> VipPacket<P> {
             bytes: size.packet as u64,
             new_connections: u64::from(is_syn),
         };
-        let forward =
+        let egress =
             encapsulate(packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, maps)?;
         maps.count_forwarded(service.index, selection.index, &counts);
-        capture::record_forwarded(maps, service.index, selection.index, is_syn, forward.interface);
-        Ok(forward)
+        capture::record_forwarded(maps, service.index, selection.index, is_syn, egress.interface);
+        Ok(egress)
     }
 }

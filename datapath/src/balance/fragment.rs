@@ -7,7 +7,7 @@ use crate::balance::gue::GueMeta;
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::Selection;
-use crate::balance::stage::{Forward, Hook, Stage};
+use crate::balance::stage::{Egress, Hook, Stage};
 use crate::wire::offsets::{HeaderOffsets, ParsedHeaders};
 use crate::wire::packet::Packet;
 use crate::wire::parse;
@@ -21,7 +21,7 @@ impl Stage for FragmentStage {
     #[inline(always)]
     fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
         let result = fragment(hook.packet(), HeaderOffsets::decode(offsets), maps);
-        conclude(hook, result.map(StageOutcome::Forward), maps)
+        conclude(hook, result.map(StageOutcome::Forwarded), maps)
     }
 }
 
@@ -30,7 +30,7 @@ fn fragment<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: HeaderOffsets,
     maps: &M,
-) -> Result<Forward, Refusal> {
+) -> Result<Egress, Refusal> {
     let headers = offsets.parse(&packet)?;
     let key = fragment_key(&headers.ip, headers.identification(&packet)?);
     let first = maps.fragment(&key).ok_or(Reason::FragmentUnknown)?;
@@ -42,17 +42,17 @@ fn fragment<P: Packet, M: BalancerMaps>(
     let vip_service = u32::from(first.vip_service);
     check_fragment_acl(maps, &headers.ip.source, vip_service)
         .map_err(|reason| Refusal { service: vip_service, reason })?;
-    forward(packet, &headers, &first, maps)
+    send_after_first(packet, &headers, &first, maps)
         .map_err(|reason| Refusal { service: first.service, reason })
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: BalancerMaps>(
+fn send_after_first<P: Packet, M: BalancerMaps>(
     packet: P,
     headers: &ParsedHeaders,
     first: &Fragment,
     maps: &M,
-) -> Result<Forward, Reason> {
+) -> Result<Egress, Reason> {
     // The entry keeps only the lower options. `RATE_LIMITED` is set for every service: one without
     // rate limits has no entry in `RATES`.
     let options = VipOptions::RATE_LIMITED.with(VipOptions::from_bits(first.options.into()));

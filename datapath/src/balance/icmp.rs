@@ -5,13 +5,13 @@ use crate::abi::{
     AddressOptions, Family, Flow, Port, Reason, ServiceRef, TCP, UDP, VipAddress, VipKey,
 };
 use crate::balance::acl::check_global_acl;
-use crate::balance::claim::admit;
+use crate::balance::admit::admit_client;
 use crate::balance::forward::VipPacket;
 use crate::balance::gue::GueMeta;
-use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
-use crate::balance::stage::{Forward, Hook, Stage};
+use crate::balance::stage::{Egress, Hook, Stage};
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Icmp, Ipv4, Ipv6, REPLY_TTL};
 use crate::wire::offsets::{HeaderOffsets, ParsedHeaders};
@@ -80,7 +80,7 @@ impl Stage for EchoReplyStage {
         let (Ok(reason) | Err(reason)) =
             echo_reply(hook.packet(), HeaderOffsets::decode(offsets), maps);
         Refusal::from(reason).account(maps);
-        hook.finish(reason).into()
+        hook.apply_verdict(reason).into()
     }
 }
 
@@ -95,7 +95,7 @@ fn icmp<P: Packet, M: BalancerMaps>(
     let address = find_vip_address(maps, &ip)?;
     let offset = headers.l4_offset();
     let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
-    let (vip, flow) = match Message::of(ip.family, &header) {
+    let (vip_service, flow) = match Message::of(ip.family, &header) {
         Message::Error => {
             quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), maps)?
         }
@@ -104,29 +104,29 @@ fn icmp<P: Packet, M: BalancerMaps>(
         }
         Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_FORWARD) => {
             // The hash of the two addresses selects the backend.
-            let vip = maps.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
+            let service = maps.vip(&VipKey::pings(address.id)).ok_or(Reason::OtherProtocol)?;
             let no_port = Port::new(0);
-            (vip, Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol))
+            (service, Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol))
         }
         Message::EchoRequest { .. } => return Ok(StageOutcome::EchoReply),
         Message::Other => return Err(Reason::OtherProtocol.into()),
     };
 
     // ACLs and routes apply to the client of the flow, not to the router that sent the error.
-    let service = admit(&flow.source, vip, maps)?;
-    forward(packet, &headers, &flow, service, maps)
-        .map(StageOutcome::Forward)
-        .map_err(Refusal::of(service))
+    let service = admit_client(&flow.source, vip_service, maps)?;
+    select_and_send(packet, &headers, &flow, service, maps)
+        .map(StageOutcome::Forwarded)
+        .map_err(Refusal::for_service(service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: BalancerMaps>(
+fn select_and_send<P: Packet, M: BalancerMaps>(
     packet: P,
     headers: &ParsedHeaders,
     flow: &Flow,
     service: ServiceRef,
     maps: &M,
-) -> Result<Forward, Reason> {
+) -> Result<Egress, Reason> {
     let ip = headers.ip;
     let size = parse::unmerged_size(&packet, headers.start, &ip)?;
     let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
@@ -179,10 +179,11 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
     // four of TCP as of UDP.
     let ports = start.wrapping_add(ip.header_len);
     let [vip_port, client_port]: [Port; 2] = packet.load_at(ports).ok_or(Reason::IcmpUnrelated)?;
-    let vip = find_vip(maps, address, vip_port, ip.protocol).map_err(|_| Reason::IcmpUnrelated)?;
+    let vip_service = find_vip_service(maps, address, vip_port, ip.protocol)
+        .map_err(|_| Reason::IcmpUnrelated)?;
     // The verifier explores the rest of the path once, not once per protocol.
     let protocol = widen_for_verifier(ip.protocol.into()) as u8;
-    Ok((vip, Flow::new(ip.destination, ip.source, client_port, vip_port, protocol)))
+    Ok((vip_service, Flow::new(ip.destination, ip.source, client_port, vip_port, protocol)))
 }
 
 /// Parses the headers of a quoted packet, which may be cut off.

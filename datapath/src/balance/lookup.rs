@@ -23,22 +23,22 @@ pub(crate) fn find_vip_address<M: BalancerMaps>(
     address.ok_or(Reason::NotVip)
 }
 
-/// Finds the VIP of a port and protocol at a VIP address.
+/// Finds the service of the VIP with this port and protocol at a VIP address.
 #[inline(always)]
-pub(crate) fn find_vip<M: BalancerMaps>(
+pub(crate) fn find_vip_service<M: BalancerMaps>(
     maps: &M,
     address: &VipAddress,
     port: Port,
     protocol: u8,
 ) -> Result<ServiceRef, Reason> {
-    if let Some(vip) = address.cached.at(port, protocol) {
-        return Ok(vip);
+    if let Some(service) = address.cached.at(port, protocol) {
+        return Ok(service);
     }
-    let mut vip = maps.vip(&VipKey::new(address.id, port, protocol));
-    if vip.is_none() && maps.uses(Features::ANY_PORT) {
-        vip = maps.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
+    let mut service = maps.vip(&VipKey::new(address.id, port, protocol));
+    if service.is_none() && maps.uses(Features::ANY_PORT) {
+        service = maps.vip(&VipKey::new(address.id, VipKey::ANY_PORT, protocol));
     }
-    vip.ok_or(if address.options.has(AddressOptions::DROP_NO_SERVICE) {
+    service.ok_or(if address.options.has(AddressOptions::DROP_NO_SERVICE) {
         Reason::NoServiceDropped
     } else {
         Reason::NoService
@@ -51,13 +51,14 @@ pub(crate) fn find_vip<M: BalancerMaps>(
 pub(crate) fn apply_route<M: BalancerMaps>(
     maps: &M,
     client: &Address,
-    vip: ServiceRef,
+    vip_service: ServiceRef,
 ) -> ServiceRef {
     if maps.uses(Features::ROUTES)
-        && vip.options.has(VipOptions::ROUTED)
-        && let Some(routed) = maps.route(&RouteKey::new(vip.index, &PrefixKey::address(client)))
+        && vip_service.options.has(VipOptions::ROUTED)
+        && let Some(routed) =
+            maps.route(&RouteKey::new(vip_service.index, &PrefixKey::address(client)))
     {
         return routed;
     }
-    vip
+    vip_service
 }

@@ -64,7 +64,7 @@ pub trait BalancerMaps: CaptureMaps {
     fn vip_address(&self, address: &Address) -> Option<VipAddress>;
     /// The entry of the longest VIP prefix that contains an address.
     fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
-    /// The entry of a VIP.
+    /// The service of a VIP.
     fn vip(&self, key: &VipKey) -> Option<ServiceRef>;
     /// The target of the longest route of a service that contains a client.
     fn route(&self, key: &RouteKey) -> Option<ServiceRef>;

@@ -9,7 +9,7 @@
 //!
 //! The files in reading order: `stage`, `next`, `outcome` and `maps` (shared by all stages),
 //! `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
-//! `claim` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
+//! `admit` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
 //! sending), `select` (lookup table and connection table), `encapsulate`, `gue` and `finish_gue`;
 //! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`.
 //!
@@ -17,8 +17,8 @@
 //! 512 bytes for a function and all its callers together.
 
 mod acl;
+mod admit;
 mod capture;
-mod claim;
 pub mod encapsulate;
 mod fast_path;
 mod finish_gue;
@@ -41,4 +41,4 @@ pub use gue::{FIRST_SOURCE_PORT, GueMeta};
 pub use maps::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable};
 pub use packet_too_big::{QUOTE_V4, QUOTE_V6};
 pub use pipeline::{StageRunner, balance};
-pub use stage::{Forward, Hook, Stage};
+pub use stage::{Egress, Hook, Stage};

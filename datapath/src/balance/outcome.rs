@@ -5,13 +5,13 @@ use crate::balance::capture;
 use crate::balance::gue::GueMeta;
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
-use crate::balance::stage::{Forward, Hook};
+use crate::balance::stage::{Egress, Hook};
 
-/// The outcome of a stage. Except for [`StageOutcome::Forward`], the packet is unchanged.
+/// The outcome of a stage. Except for [`StageOutcome::Forwarded`], the packet is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StageOutcome {
     /// The packet is encapsulated and accounted.
-    Forward(Forward),
+    Forwarded(Egress),
     /// [`Next::ParseHeaders`].
     ParseHeaders,
     /// [`Next::Quic`]. (Encoded, because compilers copy a
@@ -42,7 +42,7 @@ impl From<Reason> for Refusal {
 impl Refusal {
     /// Turns a reason into a refusal of a service's packet, for `map_err`.
     #[inline(always)]
-    pub(crate) fn of(service: ServiceRef) -> impl FnOnce(Reason) -> Self {
+    pub(crate) fn for_service(service: ServiceRef) -> impl FnOnce(Reason) -> Self {
         move |reason| Self { service: service.index, reason }
     }
 
@@ -75,9 +75,9 @@ pub(crate) fn conclude<H: Hook, M: BalancerMaps>(
         Err(refusal) => refusal.account(maps),
     }
     match result {
-        Ok(StageOutcome::Forward(forward)) => {
-            let action = hook.redirect(&forward, maps);
-            match forward.gue {
+        Ok(StageOutcome::Forwarded(egress)) => {
+            let action = hook.redirect(&egress, maps);
+            match egress.gue {
                 GueMeta::NONE => action.into(),
                 gue => Next::FinishGue(action, gue).encode(),
             }
@@ -86,6 +86,6 @@ pub(crate) fn conclude<H: Hook, M: BalancerMaps>(
         Ok(StageOutcome::Quic(offsets)) => Next::Quic(offsets).encode(),
         Ok(StageOutcome::EchoReply) => Next::EchoReply.encode(),
         Ok(StageOutcome::TooBig { mtu, .. }) => Next::TooBig(mtu).encode(),
-        Err(refusal) => hook.finish(refusal.reason).into(),
+        Err(refusal) => hook.apply_verdict(refusal.reason).into(),
     }
 }

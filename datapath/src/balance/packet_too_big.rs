@@ -58,7 +58,7 @@ impl Stage for PacketTooBigStage {
     #[inline(always)]
     fn run<H: Hook, M: BalancerMaps>(hook: &mut H, mtu: u32, maps: &M) -> u64 {
         let reason = packet_too_big(hook.packet(), mtu, maps);
-        hook.finish(reason).into()
+        hook.apply_verdict(reason).into()
     }
 }
 

@@ -33,7 +33,7 @@ pub trait StageRunner {
 #[inline(always)]
 pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
     let until = capture::enabled_until(runner.maps());
-    let enabled = opaque(until);
+    let enabled = decouple_for_verifier(until);
     runner.set_capture_enabled(enabled);
     if until != 0 {
         runner.run::<StartCaptureStage>(0);
@@ -45,12 +45,12 @@ pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
     action
 }
 
-/// A number that is 0 exactly if `until` is 0, which is else a time far above one nanosecond. The
-/// compiler and the verifier do not see that relation: the verifier would explore all stages once
-/// with a capture and once without, and Linux 6.1 comes close to its limit of a million
-/// instructions.
+/// Returns 0 if `until` is 0, else another number: a time is more than one nanosecond, so its half
+/// is not 0. The compiler and the verifier do not see how the two numbers are related. If the
+/// verifier did, it would explore all stages once with a capture and once without, and Linux 6.1
+/// comes close to its limit of a million instructions.
 #[inline(always)]
-fn opaque(until: u64) -> u64 {
+fn decouple_for_verifier(until: u64) -> u64 {
     core::hint::black_box(until >> 1)
 }
 

@@ -10,9 +10,9 @@
 //! packets carry a connection ID that the client chose.
 
 use crate::abi::{Connection, Features, QuicServerKey, Reason, ServiceRef, UDP, VipOptions};
-use crate::balance::claim::{Claim, claim};
+use crate::balance::admit::{Admission, admit_packet};
 use crate::balance::forward::{VipPacket, flow_of, hash_flow};
-use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
@@ -41,9 +41,9 @@ impl Stage for QuicStage {
     }
 }
 
-/// A datagram whose connection ID selects a backend.
-struct QuicPacket {
-    claim: Claim,
+/// The backend that a connection ID selects, and the checked datagram's values.
+struct QuicSelection {
+    admission: Admission,
     selection: Selection,
     /// The flow hash; 0 if no field of the outer headers depends on it.
     hash: u64,
@@ -51,8 +51,8 @@ struct QuicPacket {
 
 /// Whether connection IDs may select the backends of a VIP.
 #[inline(always)]
-pub(crate) fn is_quic<M: BalancerMaps>(maps: &M, vip: &ServiceRef, protocol: u8) -> bool {
-    maps.uses(Features::QUIC) && protocol == UDP && vip.options.has(VipOptions::QUIC)
+pub(crate) fn is_quic<M: BalancerMaps>(maps: &M, vip_service: &ServiceRef, protocol: u8) -> bool {
+    maps.uses(Features::QUIC) && protocol == UDP && vip_service.options.has(VipOptions::QUIC)
 }
 
 #[inline(always)]
@@ -61,52 +61,62 @@ fn quic<P: Packet, M: BalancerMaps>(
     offsets: u32,
     maps: &M,
 ) -> Result<Option<StageOutcome>, Refusal> {
-    let Some(QuicPacket { claim, selection, hash }) = select(&packet, offsets, maps)? else {
+    let Some(QuicSelection { admission, selection, hash }) =
+        select_by_connection_id(&packet, offsets, maps)?
+    else {
         return Ok(None);
     };
-    forward(packet, offsets, &claim, &selection, hash, maps)
+    send(packet, offsets, &admission, &selection, hash, maps)
         .map(Some)
-        .map_err(Refusal::of(claim.service))
+        .map_err(Refusal::for_service(admission.service))
 }
 
 /// Selects the backend by the connection ID; `None` if it matches no backend.
 #[inline(always)]
-fn select<P: Packet, M: BalancerMaps>(
+fn select_by_connection_id<P: Packet, M: BalancerMaps>(
     packet: &P,
     offsets: u32,
     maps: &M,
-) -> Result<Option<QuicPacket>, Refusal> {
+) -> Result<Option<QuicSelection>, Refusal> {
     let headers = HeaderOffsets::decode(offsets).parse(packet)?;
     let address = find_vip_address(maps, &headers.ip)?;
     let offset = headers.l4_offset();
     let l4 = parse::l4_header_at(packet, offset, UDP)?;
-    let vip = find_vip(maps, &address, l4.destination_port, UDP)?;
-    if !is_quic(maps, &vip, UDP) {
+    let vip_service = find_vip_service(maps, &address, l4.destination_port, UDP)?;
+    if !is_quic(maps, &vip_service, UDP) {
         return Ok(None);
     }
     // A refusal here is the one that the slow path would give.
-    let claim = claim(packet, headers.start, &headers.ip, FragmentKind::None, &l4, vip, maps)?;
+    let admission = admit_packet(
+        packet,
+        headers.start,
+        &headers.ip,
+        FragmentKind::None,
+        &l4,
+        vip_service,
+        maps,
+    )?;
     let start = offset.wrapping_add(Udp::SIZE);
-    let end = headers.start.wrapping_add(claim.size.packet);
-    let Some(selection) = find_server(packet, start, end, claim.service.index, maps)
+    let end = headers.start.wrapping_add(admission.size.packet);
+    let Some(selection) = find_server(packet, start, end, admission.service.index, maps)
         .and_then(|server| resolve_connection(maps, &server, 0))
     else {
         return Ok(None);
     };
     let hash = if maps.uses(Features::SOURCE_SPREADING) || maps.uses(Features::GUE) {
         let flow = flow_of(&headers.ip, &l4);
-        hash_flow(&flow, headers.ip.family, claim.service.options, maps)
+        hash_flow(&flow, headers.ip.family, admission.service.options, maps)
     } else {
         0
     };
-    Ok(Some(QuicPacket { claim, selection, hash }))
+    Ok(Some(QuicSelection { admission, selection, hash }))
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: BalancerMaps>(
+fn send<P: Packet, M: BalancerMaps>(
     packet: P,
     offsets: u32,
-    claim: &Claim,
+    admission: &Admission,
     selection: &Selection,
     hash: u64,
     maps: &M,
@@ -117,11 +127,11 @@ fn forward<P: Packet, M: BalancerMaps>(
     let packet = VipPacket {
         packet,
         ip: headers.ip,
-        size: claim.size,
-        gue: claim.gue,
+        size: admission.size,
+        gue: admission.gue,
         is_syn: false,
         vlan_bytes: Some(headers.vlan_bytes()),
-        service: claim.service,
+        service: admission.service,
     };
     packet.check_ttl()?;
     packet.consume_tokens(maps)?;

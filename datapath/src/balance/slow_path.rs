@@ -1,9 +1,9 @@
 //! The slow path: packets with VLAN tags, IP options, extension headers or fragments.
 
 use crate::abi::{Features, Fragment, Reason};
-use crate::balance::claim::claim;
+use crate::balance::admit::admit_packet;
 use crate::balance::forward::{VipPacket, flow_of, fragment_key};
-use crate::balance::lookup::{find_vip, find_vip_address};
+use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
@@ -30,7 +30,7 @@ impl Stage for ParseHeadersStage {
             }
             Err(reason) => {
                 Refusal::from(reason).account(maps);
-                hook.finish(reason).into()
+                hook.apply_verdict(reason).into()
             }
         }
     }
@@ -68,16 +68,25 @@ fn slow_path<P: Packet, M: BalancerMaps>(
     let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
     let address = find_vip_address(maps, &headers.ip)?;
     let l4 = parse::l4_header_at(&packet, headers.l4_offset(), headers.ip.protocol)?;
-    let vip = find_vip(maps, &address, l4.destination_port, headers.ip.protocol)?;
+    let vip_service = find_vip_service(maps, &address, l4.destination_port, headers.ip.protocol)?;
 
     // From here on, every refusal is a counted drop of the service.
-    let claim = claim(&packet, headers.start, &headers.ip, headers.fragment_kind, &l4, vip, maps)?;
-    let packet = VipPacket::new(packet, headers.ip, Some(headers.vlan_bytes()), &l4, &claim);
-    forward(packet, offsets, &l4, claim.vip_service.index, maps).map_err(Refusal::of(claim.service))
+    let admission = admit_packet(
+        &packet,
+        headers.start,
+        &headers.ip,
+        headers.fragment_kind,
+        &l4,
+        vip_service,
+        maps,
+    )?;
+    let packet = VipPacket::new(packet, headers.ip, Some(headers.vlan_bytes()), &l4, &admission);
+    select_and_send(packet, offsets, &l4, admission.vip_service.index, maps)
+        .map_err(Refusal::for_service(admission.service))
 }
 
 #[inline(always)]
-fn forward<P: Packet, M: BalancerMaps>(
+fn select_and_send<P: Packet, M: BalancerMaps>(
     mut packet: VipPacket<P>,
     offsets: u32,
     l4: &L4Header,

@@ -7,7 +7,7 @@ use crate::wire::packet::Packet;
 
 /// Where an encapsulated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forward {
+pub struct Egress {
     /// Index of the interface towards the backend.
     pub interface: u32,
     /// Family of the outer header.
@@ -33,11 +33,11 @@ pub trait Hook {
     fn packet(&mut self) -> Self::Packet<'_>;
 
     /// Returns the action for an encapsulated packet.
-    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, maps: &M) -> u32;
+    fn redirect<M: BalancerMaps>(&mut self, egress: &Egress, maps: &M) -> u32;
 
     /// Returns the action for a packet that is not forwarded: pass, drop, or send back a packet
     /// that has become a reply.
-    fn finish(&mut self, reason: Reason) -> u32;
+    fn apply_verdict(&mut self, reason: Reason) -> u32;
 }
 
 /// One stage of the path. In the kernel, each stage is a BPF subprogram with a stack frame of its

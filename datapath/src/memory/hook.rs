@@ -1,7 +1,7 @@
 //! The in-memory hook.
 
 use crate::abi::Reason;
-use crate::balance::{self, BalancerMaps, Forward, Hook, Stage, StageRunner};
+use crate::balance::{self, BalancerMaps, Egress, Hook, Stage, StageRunner};
 use crate::memory::balancer::MemoryBalancer;
 use crate::memory::packet::PacketBuffer;
 
@@ -9,7 +9,7 @@ use crate::memory::packet::PacketBuffer;
 ///
 /// Unless the reason's verdict is a reply, or the reason is [`Reason::AdjustRoomFailed`], a packet
 /// that is not forwarded is unchanged.
-pub fn balance(packet: PacketBuffer<'_>, maps: &MemoryBalancer) -> Result<Forward, Reason> {
+pub fn balance(packet: PacketBuffer<'_>, maps: &MemoryBalancer) -> Result<Egress, Reason> {
     let mut result = None;
     balance::balance(MemoryStages { hook: MemoryHook { packet, result: &mut result }, maps });
     match result {
@@ -23,7 +23,7 @@ const ACTION: u32 = 0;
 
 struct MemoryHook<'a> {
     packet: PacketBuffer<'a>,
-    result: &'a mut Option<Result<Forward, Reason>>,
+    result: &'a mut Option<Result<Egress, Reason>>,
 }
 
 impl Hook for MemoryHook<'_> {
@@ -40,12 +40,12 @@ impl Hook for MemoryHook<'_> {
         self.packet.reborrow()
     }
 
-    fn redirect<M: BalancerMaps>(&mut self, forward: &Forward, _: &M) -> u32 {
-        *self.result = Some(Ok(*forward));
+    fn redirect<M: BalancerMaps>(&mut self, egress: &Egress, _: &M) -> u32 {
+        *self.result = Some(Ok(*egress));
         ACTION
     }
 
-    fn finish(&mut self, reason: Reason) -> u32 {
+    fn apply_verdict(&mut self, reason: Reason) -> u32 {
         *self.result = Some(Err(reason));
         ACTION
     }

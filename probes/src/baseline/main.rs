@@ -14,7 +14,7 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use sluice_datapath::balance::{Forward, GueMeta};
+use sluice_datapath::balance::{Egress, GueMeta};
 use sluice_datapath::wire::parse;
 use sluice_datapath::{Family, Packet};
 use sluice_probes::tc::{self, TcPacket};
@@ -63,7 +63,7 @@ pub fn drop_tc(_: TcContext) -> i32 {
 #[classifier]
 pub fn encapsulate_tc(context: TcContext) -> i32 {
     match encapsulate(TcPacket::new(context.skb.skb)) {
-        Some(forward) => tc::redirect(&forward),
+        Some(egress) => tc::redirect(&egress),
         None => tc::PASS,
     }
 }
@@ -79,7 +79,7 @@ pub fn empty_xdp(_: XdpContext) -> u32 {
 #[xdp]
 pub fn encapsulate_xdp(context: XdpContext) -> u32 {
     match encapsulate(XdpPacket::new(context.ctx)) {
-        Some(forward) => xdp::redirect(context.ctx, &forward),
+        Some(egress) => xdp::redirect(context.ctx, &egress),
         None => XDP_PASS,
     }
 }
@@ -108,13 +108,13 @@ fn send(packet: &XdpPacket) -> Option<()> {
 }
 
 #[inline(always)]
-fn encapsulate<P: Packet>(packet: P) -> Option<Forward> {
+fn encapsulate<P: Packet>(packet: P) -> Option<Egress> {
     let family = parse::family(&packet).ok()??;
     let _ = match family {
         Family::V4 => packet.encapsulate(family, family, &OUTER_V4.load(), false, 0).ok()?,
         Family::V6 => packet.encapsulate(family, family, &OUTER_V6.load(), false, 0).ok()?,
     };
-    Some(Forward { interface: INTERFACE.load(), family, neighbour: 0, gue: GueMeta::NONE })
+    Some(Egress { interface: INTERFACE.load(), family, neighbour: 0, gue: GueMeta::NONE })
 }
 
 sluice_probes::license!();
