@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config_file;
 pub mod daemon;
 pub mod error;
+mod files;
 pub mod kernel;
 pub mod key;
 mod read;

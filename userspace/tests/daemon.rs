@@ -27,6 +27,8 @@ mod lifecycle;
 mod limits;
 #[path = "daemon/path_mtu.rs"]
 mod path_mtu;
+#[path = "daemon/private_files.rs"]
+mod private_files;
 #[path = "daemon/ptrace.rs"]
 mod ptrace;
 #[path = "daemon/routing.rs"]
@@ -73,6 +75,13 @@ tests! {
         down_removes_the_remains_of_every_crash,
         a_restart_adopts_all_maps_and_never_detaches,
         an_incomplete_pin_directory_is_completed;
+    private_files:
+        files_and_directories_are_private_whatever_the_umask,
+        what_an_earlier_version_left_readable_is_made_private,
+        a_shared_lock_of_another_process_is_not_a_daemon,
+        the_bpf_file_system_is_mounted_for_root_only,
+        pins_that_another_user_planted_are_refused_and_never_followed,
+        state_that_another_user_planted_is_refused;
     lb:
         status_and_counters_show_the_configured_state,
         a_reload_applies_only_the_differences,

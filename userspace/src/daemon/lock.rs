@@ -1,7 +1,7 @@
 //! The lock of a role of an instance.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::error::CliError;
+use crate::files::private;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::role::Role;
 
@@ -32,23 +33,21 @@ impl Lock {
         let path = Self::path(instance, role);
         let lock = || -> anyhow::Result<Self> {
             loop {
-                if let Some(directory) = path.parent() {
-                    fs::create_dir_all(directory)?;
-                }
-                let opened = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .open(&path);
-                let mut file = match opened {
+                let mut file = match create(&path) {
                     // The last holder has just removed the directory.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     opened => opened?,
                 };
-                match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+                match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
                     Ok(_) => {}
                     Err(Errno::EAGAIN | Errno::EACCES) => {
+                        if !is_locked_by_daemon(&file)? {
+                            return Err(anyhow!(
+                                "another process has locked the file for reading, which no daemon \
+                                 does; find it with `fuser {}` and end it",
+                                path.display()
+                            ));
+                        }
                         let mut holder = String::new();
                         let _ = file.read_to_string(&mut holder);
                         return Err(anyhow!(
@@ -80,10 +79,8 @@ impl Lock {
 
     /// The ID of the process that holds the lock of a role, if any.
     pub(crate) fn holder(instance: &str, role: Role) -> Option<u32> {
-        let mut file = File::open(Self::path(instance, role)).ok()?;
-        let mut lock = whole_file();
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
-        if lock.l_type == libc::F_UNLCK as libc::c_short {
+        let mut file = private::open_file(&Self::path(instance, role)).ok()??;
+        if !is_locked_by_daemon(&file).ok()? {
             return None;
         }
         let mut holder = String::new();
@@ -113,10 +110,24 @@ impl Lock {
     }
 }
 
-/// An exclusive lock of the whole file.
-fn whole_file() -> libc::flock {
+/// Creates the lock's file with its directories, or opens it.
+fn create(path: &Path) -> io::Result<File> {
+    private::create_directory(Path::new(STATE_DIRECTORY))?;
+    path.parent().map_or(Ok(()), private::create_directory)?;
+    private::create_file(path)
+}
+
+/// Whether a daemon holds the lock. A shared lock is not a daemon's.
+fn is_locked_by_daemon(file: &File) -> nix::Result<bool> {
+    let mut lock = whole_file(libc::F_RDLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A lock of the whole file.
+fn whole_file(kind: libc::c_int) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,

@@ -43,6 +43,15 @@ pub(crate) fn own_mounts() {
         .expect("mount of the BPF file system");
 }
 
+/// Unmounts every BPF file system of this thread's namespace: below the private one, that of the
+/// host may be mounted.
+pub(crate) fn unmount_bpffs() {
+    let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {
+        run(&format!("umount {}", mount.split(' ').nth(1).unwrap()));
+    }
+}
+
 /// A host with one interface `eth0` in 10.0.0.0/16, a key and a configuration.
 pub(crate) struct DaemonFixture {
     directory: TempDir,

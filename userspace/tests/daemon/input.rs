@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::fixture::{
     DaemonFixture, PINS, STATE, assert_fails, attach_foreign_filter, host_state, tc_filter,
+    unmount_bpffs,
 };
-use crate::support::run;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
@@ -135,10 +135,7 @@ pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
 pub(crate) fn status_and_counters_change_nothing() {
     let fixture = DaemonFixture::new();
     let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
-    // Below the private BPF file system that of the host may be mounted; both are unmounted here.
-    while let Some(mount) = mounts().lines().find(|line| line.split(' ').nth(2) == Some("bpf")) {
-        run(&format!("umount {}", mount.split(' ').nth(1).unwrap()));
-    }
+    unmount_bpffs();
     let before = mounts();
     for command in ["status", "counters"] {
         assert_fails(

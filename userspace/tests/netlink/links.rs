@@ -91,8 +91,10 @@ pub(crate) async fn an_xdp_link_is_attached_replaced_and_detached() {
     veth("one", "two");
     let before = snapshot();
     let mut host = host(base.path());
-    let point =
-        AttachPoint::Xdp(XdpLink { directory: bpffs.0.join("links"), mode: XdpMode::Generic });
+    let point = AttachPoint::Xdp(XdpLink {
+        directory: bpffs.0.join("sluice/edge/links"),
+        mode: XdpMode::Generic,
+    });
     let (first, first_id) = load_program(ProgramType::Xdp);
     let (second, second_id) = load_program(ProgramType::Xdp);
     for target in ["one", "two"] {
@@ -116,7 +118,7 @@ pub(crate) async fn an_xdp_link_is_attached_replaced_and_detached() {
     assert_eq!((xdp_program("two"), xdp_program("renamed")), (None, Some(second_id)));
     assert_eq!(point.detach_except(&mut host, &[]).await.unwrap(), ["renamed"]);
     assert_eq!(host.journal().changes(), []);
-    assert!(!bpffs.0.join("links").exists());
+    assert!(!bpffs.0.join("sluice/edge/links").exists());
     run("ip link set renamed down");
     run("ip link set renamed name one");
     run("ip link set one up");
@@ -130,8 +132,10 @@ pub(crate) async fn an_xdp_link_outlives_the_daemon_and_is_undone() {
     veth("two", "far");
     let before = snapshot();
     veth("one", "peer");
-    let point =
-        AttachPoint::Xdp(XdpLink { directory: bpffs.0.join("links"), mode: XdpMode::Generic });
+    let point = AttachPoint::Xdp(XdpLink {
+        directory: bpffs.0.join("sluice/edge/links"),
+        mode: XdpMode::Generic,
+    });
     let (program, id) = load_program(ProgramType::Xdp);
     let mut killed = host(base.path());
     for target in ["one", "two"] {
@@ -147,7 +151,7 @@ pub(crate) async fn an_xdp_link_outlives_the_daemon_and_is_undone() {
     run("ip link del one");
     let report = next.undo_all().await.unwrap();
     assert_eq!((report.undone.len(), &report.left[..], &report.failed[..]), (2, &[][..], &[][..]));
-    assert!(!bpffs.0.join("links").exists());
+    assert!(!bpffs.0.join("sluice/edge/links").exists());
     assert_eq!((xdp_program("two"), snapshot()), (None, before));
 }
 
@@ -157,7 +161,7 @@ pub(crate) async fn a_kill_around_the_attachment_of_a_link_is_undone() {
     let bpffs = Mount::new(base.path(), "bpf");
     veth("one", "two");
     let before = snapshot();
-    let pin = bpffs.0.join("links/xdp-1");
+    let pin = bpffs.0.join("sluice/edge/links/xdp-1");
     // Killed after the entry in the journal, and before the link was pinned.
     let mut killed = host(base.path());
     let change = Change::XdpLink { interface: "one".to_owned(), index: 1, pin };
@@ -177,8 +181,10 @@ pub(crate) async fn the_xdp_hook_of_another_program_is_refused_and_left_alone() 
     let index = nix::net::if_::if_nametoindex("one").unwrap();
     let _their_link = BpfLink::attach_xdp(theirs.as_fd(), index, XDP_FLAGS_SKB_MODE)
         .expect("a generic XDP link can be made");
-    let point =
-        AttachPoint::Xdp(XdpLink { directory: bpffs.0.join("links"), mode: XdpMode::Generic });
+    let point = AttachPoint::Xdp(XdpLink {
+        directory: bpffs.0.join("sluice/edge/links"),
+        mode: XdpMode::Generic,
+    });
     let mut host = host(base.path());
     let (program, _) = load_program(ProgramType::Xdp);
     let error = point.attach(&mut host, "one", program.as_fd()).await.unwrap_err().to_string();
@@ -196,7 +202,7 @@ pub(crate) async fn a_cgroup_link_is_attached_replaced_and_undone() -> Completio
     }
     let cgroups = Mount::new(base.path(), "cgroup2");
     let (one, two) = (Cgroup::new(&cgroups, "one"), Cgroup::new(&cgroups, "two"));
-    let directory = bpffs.0.join("links");
+    let directory = bpffs.0.join("sluice/edge/links");
     let point =
         AttachPoint::Cgroup(CgroupLink { directory: directory.clone(), attach_type: EGRESS });
     let (first, first_id) = load_program(ProgramType::CgroupEgress);

@@ -165,7 +165,7 @@ pub(crate) async fn changes_are_undone_after_a_kill_at_any_point() {
     let mounts = tempfile::tempdir().unwrap();
     own_mounts();
     let bpffs = Mount::new(mounts.path(), "bpf");
-    let pin = bpffs.path().join("links/xdp");
+    let pin = bpffs.path().join(format!("sluice/edge/links/xdp-{one}"));
     changes.push(Change::XdpLink { interface: "one".into(), index: one, pin });
     for prefix in ["198.18.4.0/22", "2001:db8:5::/48"] {
         changes.push(Change::LocalRoute { prefix: prefix.parse().unwrap() });
@@ -342,13 +342,13 @@ pub(crate) async fn a_failed_undo_stays_in_the_journal_and_can_be_repeated() {
     let path = Journal::path_of(base.path(), "edge", Role::Backend);
     let text = std::fs::read_to_string(&path).unwrap();
     let spoilt =
-        text.replacen("\"old\":\"1\",\"new\":\"2\"", "\"old\":\"nonsense\",\"new\":\"2\"", 1);
+        text.replacen("\"old\":\"1\",\"new\":\"2\"", "\"old\":\"99999999999\",\"new\":\"2\"", 1);
     assert_ne!(spoilt, text);
     std::fs::write(&path, spoilt).unwrap();
     for _ in 0..2 {
         let report = undo(base.path()).await;
         assert_eq!(report.failed.len(), 1, "{report}");
-        assert!(report.failed[0].1.contains("to nonsense"), "{report}");
+        assert!(report.failed[0].1.contains("to 99999999999"), "{report}");
         assert!(!run("ip addr show lo").contains("203.0.113.10"), "the rest is undone");
         let left = Journal::open_existing(base.path(), "edge", Role::Backend)
             .unwrap()

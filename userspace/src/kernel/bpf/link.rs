@@ -12,6 +12,7 @@ use std::path::Path;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type};
 
 use super::syscall::{bpf, zeroed};
+use crate::files::private;
 
 /// A link.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl BpfLink {
     /// Pins the link, so that it outlives this process.
     pub fn pin(&self, pin: &Path) -> io::Result<()> {
         if let Some(directory) = pin.parent() {
-            fs::create_dir_all(directory)?;
+            private::create_directory(directory)?;
         }
         let path = CString::new(pin.as_os_str().as_bytes())?;
         let mut attributes = zeroed();
@@ -154,6 +155,9 @@ impl BpfLink {
 /// Detaches a pinned link and removes its pin, and the directory if that leaves it empty. Returns
 /// whether there was one.
 pub fn remove_pinned(pin: &Path) -> io::Result<bool> {
+    if !pin.parent().map_or(Ok(false), private::check_directory)? {
+        return Ok(false);
+    }
     let Some(link) = BpfLink::open(pin)? else { return Ok(false) };
     match link.detach() {
         // The target is gone, and the link with it.

@@ -8,9 +8,11 @@ use nix::mount::{MsFlags, mount};
 use sluice_datapath::LAYOUT_VERSION;
 
 use super::Error;
+use crate::files::private;
 use crate::role::Role;
 
-/// The mount point of the BPF file system. Mounts it at `/sys/fs/bpf` if it is not mounted.
+/// The mount point of the BPF file system. Mounts it at `/sys/fs/bpf`, for root only, if it is not
+/// mounted.
 pub fn bpffs() -> Result<PathBuf, Error> {
     let system = |source| Error::System {
         what: "mount the BPF file system at /sys/fs/bpf".to_owned(),
@@ -20,7 +22,9 @@ pub fn bpffs() -> Result<PathBuf, Error> {
         return Ok(path);
     }
     let path = PathBuf::from("/sys/fs/bpf");
-    mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>)
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Without a mode it would be 1777.
+    mount(Some("bpf"), &path, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|errno| system(io::Error::from(errno)))?;
     Ok(path)
 }
@@ -64,6 +68,8 @@ const ATTEMPTS: usize = 20;
 pub struct Pins {
     instance: String,
     role: Role,
+    /// `<bpffs>/sluice`.
+    root: PathBuf,
     /// `<bpffs>/sluice/<instance>`.
     home: PathBuf,
 }
@@ -80,17 +86,43 @@ pub(super) struct Set {
 impl Pins {
     /// The pins of `role` of `instance` under a BPF file system's mount point.
     pub fn new(bpffs: &Path, instance: &str, role: Role) -> Self {
-        Self { instance: instance.to_owned(), role, home: bpffs.join("sluice").join(instance) }
+        let root = bpffs.join("sluice");
+        Self { instance: instance.to_owned(), role, home: root.join(instance), root }
     }
 
     /// The pins of a role of an instance. Mounts the BPF file system if it is not mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`], also if another user can change the pins.
     pub fn mount(instance: &str, role: Role) -> Result<Self, Error> {
-        Ok(Self::new(&bpffs()?, instance, role))
+        let pins = Self::new(&bpffs()?, instance, role);
+        pins.check_access()?;
+        Ok(pins)
     }
 
     /// The pins of a role of an instance, for reading; `None` if no BPF file system is mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`], also if another user can change the pins.
     pub fn find(instance: &str, role: Role) -> Result<Option<Self>, Error> {
-        Ok(mounted_bpffs()?.map(|bpffs| Self::new(&bpffs, instance, role)))
+        let Some(bpffs) = mounted_bpffs()? else { return Ok(None) };
+        let pins = Self::new(&bpffs, instance, role);
+        pins.check_access()?;
+        Ok(Some(pins))
+    }
+
+    /// Checks that no other user has planted the pins or can change them. Where the BPF file system
+    /// is writable by everyone, another user may have created their directory first.
+    fn check_access(&self) -> Result<(), Error> {
+        match private::check_tree(&self.home) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(Error::System {
+                what: format!("use the pins in {}", self.home.display()),
+                source,
+            }),
+        }
     }
 
     /// The directory of the set of maps in force.
@@ -186,9 +218,14 @@ impl Pins {
     ///
     /// [`Error::Layout`] if pins of this role have another layout version; [`Error::System`].
     pub fn create(&self) -> Result<(), Error> {
+        for directory in [&self.root, &self.home] {
+            make(directory)?;
+        }
         self.check_layout()?;
         remove(&self.new_set())?;
-        make(&self.directory())
+        let directory = self.directory();
+        directory.parent().map_or(Ok(()), make)?;
+        make(&directory)
     }
 
     /// Checks that there are pins of this layout version.
@@ -211,6 +248,7 @@ impl Pins {
 
     /// Fails with [`Error::Layout`] if pins of this role have another layout version.
     pub fn check_layout(&self) -> Result<(), Error> {
+        self.check_access()?;
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             let found = entry.file_name().to_string_lossy().into_owned();
             if found != LAYOUT_VERSION.to_string() && !self.of_version(&entry.path()).is_empty() {
@@ -227,6 +265,7 @@ impl Pins {
     /// Removes this role's pins of all layout versions, and directories that are empty afterwards.
     /// Returns whether there were any pins.
     pub fn remove(&self) -> Result<bool, Error> {
+        self.check_access()?;
         let mut removed = false;
         for entry in fs::read_dir(&self.home).into_iter().flatten().flatten() {
             for directory in self.of_version(&entry.path()) {
@@ -237,16 +276,14 @@ impl Pins {
             let _ = fs::remove_dir(entry.path());
         }
         let _ = fs::remove_dir(&self.home);
-        if let Some(parent) = self.home.parent() {
-            let _ = fs::remove_dir(parent);
-        }
+        let _ = fs::remove_dir(&self.root);
         Ok(removed)
     }
 }
 
-/// Creates a directory of pins.
+/// Creates a directory of pins, or removes the access of others to an existing one.
 pub(super) fn make(directory: &Path) -> Result<(), Error> {
-    fs::create_dir_all(directory).map_err(|source| Error::System {
+    private::create_directory(directory).map_err(|source| Error::System {
         what: format!("create the directory {}", directory.display()),
         source,
     })

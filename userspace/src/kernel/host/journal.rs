@@ -8,146 +8,25 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::host::sysctl::Sysctl;
-use crate::kernel::netlink::{Direction, TunnelKind};
+use crate::files::private;
 use crate::role::Role;
 
+mod change;
 mod undo;
 
+pub use change::Change;
 pub use undo::UndoReport;
 
 /// The directory of journals and locks, with a directory for each instance.
 pub const STATE_DIRECTORY: &str = "/run/sluice";
 
 const VERSION: u32 = 1;
-
-/// One change of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    /// A clsact qdisc was added.
-    Clsact {
-        /// The interface's name.
-        interface: String,
-        /// The interface's index: unchanged by a rename, different after the interface was created
-        /// anew.
-        index: u32,
-    },
-    /// A BPF filter was added to an interface.
-    Filter {
-        /// The interface's name.
-        interface: String,
-        /// The interface's index.
-        index: u32,
-        /// The direction.
-        direction: Direction,
-        /// The filter's name.
-        name: String,
-        /// The filter's priority.
-        priority: u16,
-    },
-    /// A program was attached to the XDP hook of an interface, by a pinned link.
-    XdpLink {
-        /// The interface's name.
-        interface: String,
-        /// The interface's index.
-        index: u32,
-        /// The link's pin.
-        pin: PathBuf,
-    },
-    /// A program was attached to a hook of a cgroup, by a pinned link.
-    CgroupLink {
-        /// The cgroup's directory.
-        cgroup: PathBuf,
-        /// The cgroup's ID.
-        id: u64,
-        /// The link's pin.
-        pin: PathBuf,
-    },
-    /// An address was added.
-    Address {
-        /// The interface's name.
-        interface: String,
-        /// The interface's index.
-        index: u32,
-        /// The address.
-        address: IpAddr,
-        /// The prefix length, in bits.
-        prefix_len: u8,
-    },
-    /// A prefix was made local to the host, by a route of type local to `lo`.
-    LocalRoute {
-        /// The prefix.
-        prefix: IpNet,
-    },
-    /// A tunnel device was created.
-    Link {
-        /// Its name.
-        name: String,
-        /// Its kind.
-        kind: TunnelKind,
-        /// Its local address.
-        local: IpAddr,
-    },
-    /// A sysctl was set.
-    Sysctl {
-        /// Which.
-        key: Sysctl,
-        /// The value before Sluice set it for the first time.
-        old: String,
-        /// The value that Sluice set.
-        new: String,
-    },
-}
-
-impl Change {
-    /// Whether both changes concern the same object; for a sysctl, whatever the values.
-    fn same_object(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Sysctl { key, .. }, Self::Sysctl { key: other, .. }) => key == other,
-            _ => self == other,
-        }
-    }
-
-    /// The change as a key: equal for changes of the same object.
-    pub(super) fn key(&self) -> Self {
-        match self {
-            Self::Sysctl { key, .. } => {
-                Self::Sysctl { key: key.clone(), old: String::new(), new: String::new() }
-            }
-            _ => self.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clsact { interface, .. } => write!(f, "clsact qdisc on {interface}"),
-            Self::Filter { interface, direction, name, priority, .. } => {
-                write!(f, "filter {name} on {interface} {direction}, priority {priority}")
-            }
-            Self::XdpLink { interface, .. } => write!(f, "XDP link on {interface}"),
-            Self::CgroupLink { cgroup, .. } => write!(f, "cgroup link on {}", cgroup.display()),
-            Self::Address { interface, address, prefix_len, .. } => {
-                write!(f, "address {address}/{prefix_len} on {interface}")
-            }
-            Self::LocalRoute { prefix } => write!(f, "local route to {prefix}"),
-            Self::Link { name, kind, local } => write!(f, "{kind} device {name} for {local}"),
-            Self::Sysctl { key, old, new } => write!(f, "{key} set from {old} to {new}"),
-        }
-    }
-}
 
 /// Why the journal cannot be read or written. The host must not be changed then.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +51,17 @@ pub enum JournalError {
         line: usize,
         /// The parse error.
         source: serde_json::Error,
+    },
+    /// A complete line holds a change that Sluice does not make.
+    #[error("{}:{line}: {problem}, which Sluice never records; find out who wrote it, undo the changes \
+     that the journal lists by hand, and remove the file", .path.display())]
+    Foreign {
+        /// The journal.
+        path: PathBuf,
+        /// The line number, from 1.
+        line: usize,
+        /// The unexpected value.
+        problem: String,
     },
     /// Another version of Sluice wrote it.
     #[error("{}: the journal has version {found}, this sluice supports version {VERSION}; run `sluice down` of the version that wrote it", .path.display())]
@@ -216,15 +106,10 @@ impl Journal {
         let path = Self::path_of(base, instance, role);
         let directory = base.join(instance);
         let creating = |source| JournalError::Io { doing: "create", path: path.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(creating)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
-        let journal = Self::read(path.clone(), file.map_err(creating)?)?;
+        private::create_directory(base).map_err(creating)?;
+        private::create_directory(&directory).map_err(creating)?;
+        let file = private::create_file(&path).map_err(creating)?;
+        let journal = Self::read(path.clone(), instance, file)?;
         // A new file survives a crash only once its directories are synchronised.
         for directory in [directory.as_path(), base] {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(creating)?;
@@ -239,14 +124,14 @@ impl Journal {
         role: Role,
     ) -> Result<Option<Self>, JournalError> {
         let path = Self::path_of(base, instance, role);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Self::read(path, file).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        match private::open_file(&path) {
+            Ok(Some(file)) => Self::read(path, instance, file).map(Some),
+            Ok(None) => Ok(None),
             Err(source) => Err(JournalError::Io { doing: "read", path, source }),
         }
     }
 
-    fn read(path: PathBuf, mut file: File) -> Result<Self, JournalError> {
+    fn read(path: PathBuf, instance: &str, mut file: File) -> Result<Self, JournalError> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|source| JournalError::Io {
             doing: "read",
@@ -275,6 +160,11 @@ impl Journal {
                 (_, line) => match line? {
                     Line::Version(_) => {}
                     Line::Did(change) => {
+                        change.check(instance).map_err(|problem| JournalError::Foreign {
+                            path: journal.path.clone(),
+                            line: number + 1,
+                            problem,
+                        })?;
                         journal.drop_changes(&std::mem::take(&mut undone));
                         made.push(change);
                     }

@@ -82,6 +82,11 @@ impl Sysctl {
         Self::new(["net", "ipv4", "conf", interface, setting])
     }
 
+    /// The name: the path below `/proc/sys`.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The path.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(ROOT).join(&self.0)

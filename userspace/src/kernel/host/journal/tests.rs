@@ -1,4 +1,9 @@
+use std::net::IpAddr;
+use std::path::PathBuf;
+
 use super::*;
+use crate::kernel::host::sysctl::Sysctl;
+use crate::kernel::netlink::{Direction, TunnelKind};
 
 fn address(last: u8) -> Change {
     Change::Address {
@@ -193,4 +198,77 @@ fn a_change_whose_line_cannot_be_written_is_not_recorded() {
     assert!(matches!(journal.record(setting("0", "1")), Err(JournalError::Io { .. })));
     assert_eq!(journal.changes(), [address(1)]);
     assert_eq!(open(&base).changes(), [address(1)]);
+}
+
+/// The error of a journal that lists a change.
+fn refusal(change: &Change) -> Option<String> {
+    let base = base();
+    let mut journal = open(&base);
+    journal.append(&[Line::Did(change.clone())]).unwrap();
+    drop(journal);
+    match Journal::open_existing(base.path(), "edge", Role::Backend) {
+        Ok(_) => None,
+        Err(error @ JournalError::Foreign { line: 2, .. }) => Some(error.to_string()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_change_that_sluice_never_makes_is_refused() {
+    let pins = |pin: &str| {
+        let (interface, pin) = ("eth0".to_owned(), PathBuf::from(pin));
+        let cgroup = PathBuf::from("/sys/fs/cgroup/a");
+        [
+            Change::XdpLink { interface, index: 2, pin: pin.clone() },
+            Change::CgroupLink { cgroup, id: 7, pin },
+        ]
+    };
+    let sysctl = |path: &str, old: &str| Change::Sysctl {
+        key: Sysctl::new(path.split('/')).unwrap(),
+        old: old.to_owned(),
+        new: "1".to_owned(),
+    };
+    let filter = |name: &str| Change::Filter {
+        interface: "eth0".to_owned(),
+        index: 2,
+        direction: Direction::Ingress,
+        name: name.to_owned(),
+        priority: 1,
+    };
+    let foreign: Vec<Change> = [
+        "/etc/xdp-2",
+        "/sys/fs/bpf/other/edge/links/xdp-2",
+        "/sys/fs/bpf/sluice/other/links/xdp-2",
+        "/sys/fs/bpf/sluice/edge/links/xdp-3",
+        "/sys/fs/bpf/sluice/edge/../../cilium/xdp-2",
+        "/sys/fs/bpf/sluice/edge/links/cgroup-10-8",
+        "/sys/fs/bpf/sluice/edge/links/cgroup-x-7",
+        "sluice/edge/xdp-2",
+    ]
+    .into_iter()
+    .flat_map(pins)
+    .chain([
+        sysctl("kernel/core_pattern", "0"),
+        sysctl("net/ipv4/ip_forward", "0"),
+        sysctl("net/ipv4/conf/eth0/forwarding", "0"),
+        sysctl("net/ipv4/conf/eth0/arp_ignore", "|/tmp/x"),
+        filter("cilium"),
+        Change::Link {
+            name: "eth0".to_owned(),
+            kind: TunnelKind::Ipip,
+            local: "192.0.2.9".parse().unwrap(),
+        },
+        Change::Address {
+            interface: "eth0".to_owned(),
+            index: 2,
+            address: "192.0.2.9".parse().unwrap(),
+            prefix_len: 24,
+        },
+    ])
+    .collect();
+    for change in foreign {
+        let error = refusal(&change).unwrap_or_else(|| panic!("{change:?} is accepted"));
+        assert!(error.contains("never records") && error.contains("remove the file"), "{error}");
+    }
+    assert_eq!(refusal(&filter("sluice_lb:edge")), None);
 }

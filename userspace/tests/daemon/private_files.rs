@@ -1,0 +1,200 @@
+//! Files and directories of root: no other user can read, lock, plant or replace them.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::fixture::{
+    DaemonFixture, PINS, STATE, assert_fails, host_state, tc_filter, unmount_bpffs,
+};
+use crate::support::run;
+
+const LB: [&str; 3] = ["lb", "--config", "edge.json"];
+
+/// Runs a command without any of the daemon's restrictions on modes.
+const WITHOUT_UMASK: [&str; 4] = ["sh", "-c", "umask 000; exec \"$@\"", "sh"];
+
+/// A wrapper that runs a command as the user `nobody`.
+const AS_NOBODY: [&str; 6] =
+    ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "sh"];
+
+/// Runs a shell command as the user `nobody`; returns whether it succeeded.
+fn as_nobody(fixture: &DaemonFixture, command: &str) -> bool {
+    fixture.command(&[&AS_NOBODY[..], &["-c", command]].concat()).status.success()
+}
+
+/// Every place below a directory, and the directory itself.
+fn places(directory: &Path) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => all.extend(places(&entry.path())),
+            false => all.push(entry.path()),
+        }
+    }
+    all
+}
+
+/// Checks that only root has access to everything that Sluice has created.
+#[track_caller]
+fn assert_private() {
+    let all = ["/run/sluice", "/sys/fs/bpf/sluice"].map(|root| places(Path::new(root))).concat();
+    for path in all {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
+        let found = (metadata.uid(), metadata.mode() & 0o7777);
+        assert_eq!(found, (0, expected), "{}: {:o}", path.display(), found.1);
+    }
+}
+
+pub(crate) fn files_and_directories_are_private_whatever_the_umask() {
+    let mut fixture = DaemonFixture::new();
+    let before = host_state();
+    let mut daemon = fixture.start_wrapped(&WITHOUT_UMASK, &["lb"]);
+    assert_private();
+    // Maps that are created during a reload.
+    fixture.config["limits"]["services"] = 9.into();
+    fixture.write();
+    daemon.reload();
+    assert_private();
+    for (out, args) in [
+        ("out.pcapng", &["capture", "--duration", "1", "--out", "out.pcapng"][..]),
+        ("new.key", &["key", "new", "--out", "new.key"]),
+    ] {
+        let output = fixture.wrapped(&WITHOUT_UMASK, args);
+        assert!(output.status.success(), "{output:?}");
+        let mode = fs::metadata(fixture.directory().join(out)).unwrap().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "{out}: {mode:o}");
+    }
+    drop(daemon);
+    fixture.down();
+    assert_eq!(host_state(), before);
+}
+
+pub(crate) fn what_an_earlier_version_left_readable_is_made_private() {
+    let fixture = DaemonFixture::new();
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
+    let all = [STATE, PINS].map(|root| places(Path::new(root))).concat();
+    for path in all.iter().map(PathBuf::as_path).chain([Path::new("/run/sluice")]) {
+        let is_pin = path.starts_with(PINS) && !path.is_dir();
+        let mode = if path.is_dir() { 0o755 } else { 0o644 };
+        if !is_pin {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    assert!(as_nobody(&fixture, &format!("cat {STATE}/lb.lock")));
+    let _daemon = fixture.start(&["lb"]);
+    assert_private();
+    assert!(!as_nobody(&fixture, &format!("cat {STATE}/lb.lock")));
+}
+
+pub(crate) fn a_shared_lock_of_another_process_is_not_a_daemon() {
+    let fixture = DaemonFixture::new();
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
+    let file = File::open(format!("{STATE}/lb.lock")).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    for args in [&LB[..], &["down"]] {
+        let words = ["another process has locked", "fuser /run/sluice/edge/lb.lock"];
+        assert_fails(&fixture.sluice(args), 1, &words);
+    }
+    assert!(fixture.status()["daemon"].is_null());
+    drop(file);
+    fixture.down();
+}
+
+pub(crate) fn the_bpf_file_system_is_mounted_for_root_only() {
+    let fixture = DaemonFixture::new();
+    unmount_bpffs();
+    let _daemon = fixture.start_wrapped(&WITHOUT_UMASK, &["lb"]);
+    assert_eq!(fs::metadata("/sys/fs/bpf").unwrap().mode() & 0o777, 0o700);
+    assert!(!as_nobody(&fixture, "mkdir /sys/fs/bpf/theirs || ls /sys/fs/bpf"));
+}
+
+/// What another user may have created before Sluice on a BPF file system that is writable by
+/// everyone, the place that the error names, and the reason.
+const PLANTED: [(&str, &str, &str); 4] = [
+    ("ln -s victim sluice", "/sys/fs/bpf/sluice", "is a symbolic link"),
+    ("mkdir sluice", "/sys/fs/bpf/sluice", "belongs to user 65534"),
+    ("mkdir sluice; ln -s ../victim/edge sluice/edge", "/sys/fs/bpf/sluice", "65534"),
+    (
+        "mkdir -p sluice/edge; ln -s ../../victim/edge/1 sluice/edge/1",
+        "/sys/fs/bpf/sluice",
+        "65534",
+    ),
+];
+
+pub(crate) fn pins_that_another_user_planted_are_refused_and_never_followed() {
+    let fixture = DaemonFixture::new();
+    // Directories of root, which another program may have created.
+    let victim = Path::new("/sys/fs/bpf/victim/edge/1/lb");
+    fs::create_dir_all(victim).unwrap();
+    for (command, place, words) in PLANTED {
+        assert!(as_nobody(&fixture, &format!("cd /sys/fs/bpf; {command}")), "{command}");
+        let planted = host_state();
+        for args in [&["down"][..], &LB, &["status"], &["counters"]] {
+            assert_fails(&fixture.sluice(args), 1, &[place, words, "remove it"]);
+            assert_eq!(host_state(), planted, "{command}: {args:?}");
+        }
+        assert!(victim.is_dir());
+        run("rm -r /sys/fs/bpf/sluice");
+    }
+    // Inside a directory of Sluice that others could write at some time.
+    for (command, words) in [
+        ("ln -s ../../victim/edge/1 1", "edge/1 is a symbolic link"),
+        ("mkdir -p 1/lb", "edge/1 belongs to user 65534"),
+    ] {
+        fs::create_dir_all(PINS).unwrap();
+        run(&format!("chmod 777 {PINS}"));
+        assert!(as_nobody(&fixture, &format!("cd {PINS}; {command}")), "{command}");
+        let mode = ["mode 0777", "chmod go-w /sys/fs/bpf/sluice/edge"];
+        assert_fails(&fixture.sluice(&["down"]), 1, &mode);
+        run(&format!("chmod 755 {PINS}"));
+        for args in [&["down"][..], &LB, &["status"]] {
+            assert_fails(&fixture.sluice(args), 1, &[words]);
+        }
+        assert!(victim.is_dir());
+        run("rm -r /sys/fs/bpf/sluice");
+    }
+    let _daemon = fixture.start(&["lb"]);
+    assert_ne!(tc_filter("eth0", "sluice_lb:edge"), "");
+}
+
+pub(crate) fn state_that_another_user_planted_is_refused() {
+    let fixture = DaemonFixture::new();
+    let before = host_state();
+    let journal = r#"{"version":1}
+{"did":{"sysctl":{"key":"net/ipv4/conf/all/rp_filter","old":"2","new":"0"}}}"#;
+    for (command, words) in [
+        (format!("mkdir -p {STATE}; echo '{journal}' > {STATE}/lb.journal"), "user 65534"),
+        ("ln -s /tmp /run/sluice".to_owned(), "/run/sluice is a symbolic link"),
+        ("mkdir /run/sluice; ln -s /tmp /run/sluice/edge".to_owned(), "user 65534"),
+    ] {
+        // `/run` is writable by everyone here.
+        assert!(as_nobody(&fixture, &command), "{command}");
+        let planted = host_state();
+        assert_fails(&fixture.sluice(&LB), 1, &["/run/sluice", words, "remove it"]);
+        if Path::new(STATE).join("lb.journal").exists() {
+            assert_fails(&fixture.sluice(&["down"]), 1, &["/run/sluice", words, "remove it"]);
+        }
+        assert_eq!(host_state(), planted, "{command}");
+        run("rm -r /run/sluice");
+        assert_eq!(host_state(), before);
+    }
+    for (path, target) in [("lb.lock", "/etc/passwd"), ("lb.journal", "/etc/passwd")] {
+        fs::create_dir_all(STATE).unwrap();
+        std::os::unix::fs::symlink(target, format!("{STATE}/{path}")).unwrap();
+        assert_fails(&fixture.sluice(&LB), 1, &[path, "is a symbolic link", "remove it"]);
+        run("rm -r /run/sluice");
+    }
+}
