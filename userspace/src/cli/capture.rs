@@ -48,8 +48,9 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
         per_second: args.rate,
     };
     let mut capture = bpf::Capture::open(&pins).map_err(CliError::operation)?;
-    let mut signals = Signals::listen()?;
+    // Opening a pipe waits for its reader. Until the signals are handled, they end the process.
     let mut output = Output::open(args.out.as_deref())?;
+    let mut signals = Signals::listen()?;
     let ready = capture.readable().map_err(CliError::operation)?;
 
     capture.select(&selection).map_err(CliError::operation)?;

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -72,8 +73,14 @@ impl Output {
             let sink: Box<dyn Write> = if file == Path::new("-") {
                 Box::new(BufWriter::new(io::stdout()))
             } else {
-                let created =
-                    File::create(file).with_context(|| format!("cannot create {}", file.display()));
+                // Packets of clients are not for other users.
+                let created = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(file)
+                    .with_context(|| format!("cannot create {}", file.display()));
                 Box::new(BufWriter::new(created.map_err(CliError::BadInput)?))
             };
             let application = format!("sluice {}", env!("CARGO_PKG_VERSION"));
