@@ -31,6 +31,8 @@ mod path_mtu;
 mod private_files;
 #[path = "daemon/ptrace.rs"]
 mod ptrace;
+#[path = "daemon/repair.rs"]
+mod repair;
 #[path = "daemon/routing.rs"]
 mod routing;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
@@ -132,6 +134,8 @@ tests! {
     backend:
         a_backend_starts_reloads_and_is_removed_by_down,
         thousands_of_vips_are_applied_in_seconds;
+    repair:
+        a_backend_restores_what_other_programs_change;
 }
 
 fn main() {

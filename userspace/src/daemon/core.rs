@@ -98,6 +98,7 @@ async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), Cli
     runtime::notify(NotifyState::Ready);
     daemon.log_ready();
     let _changes = sources::route_changes(changes, sender.clone());
+    let _inspect = sources::inspect(sender.clone());
     let _refresh = sources::refresh(sender);
 
     let daemon = handle_inputs(daemon, args, inputs).await;

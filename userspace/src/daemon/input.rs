@@ -19,6 +19,8 @@ pub(crate) enum Input {
     PathMtuExpired,
     /// Links, addresses, routes, rules or filters changed.
     RoutesChanged,
+    /// The timer for changes that have no notification, such as those of sysctls.
+    Inspect,
     /// The periodic timer.
     Refresh,
 }
@@ -33,6 +35,7 @@ impl Input {
             Self::PathErrors(_) => "update of path MTUs",
             Self::PathMtuExpired => "expiry of path MTUs",
             Self::RoutesChanged => "update of routes",
+            Self::Inspect => "inspection of the host",
             Self::Refresh => "refresh",
         }
     }

@@ -18,6 +18,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// The period of [`Input::Refresh`].
 pub(crate) const REFRESH: Duration = Duration::from_secs(30);
 
+/// The period of [`Input::Inspect`].
+const INSPECT: Duration = Duration::from_secs(3);
+
 /// A task that ends when this value is dropped.
 pub(crate) struct SourceTask(JoinHandle<()>);
 
@@ -38,15 +41,25 @@ pub(super) fn signals(mut signals: Signals, inputs: InputSender) -> SourceTask {
     SourceTask::spawn(async move { while inputs.send(signals.next().await).await.is_ok() {} })
 }
 
-/// Sends [`Input::Refresh`], the first one at once. Ticks that the core was too busy for are
-/// skipped.
+/// Sends [`Input::Refresh`], the first one at once.
 pub(super) fn refresh(inputs: InputSender) -> SourceTask {
+    timer(REFRESH, || Input::Refresh, inputs)
+}
+
+/// Sends [`Input::Inspect`].
+pub(super) fn inspect(inputs: InputSender) -> SourceTask {
+    timer(INSPECT, || Input::Inspect, inputs)
+}
+
+/// Sends an input periodically, the first one at once. Ticks that the core was too busy for are
+/// skipped.
+fn timer(period: Duration, input: fn() -> Input, inputs: InputSender) -> SourceTask {
     SourceTask::spawn(async move {
-        let mut ticks = interval(REFRESH);
+        let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if inputs.send(Input::Refresh).await.is_err() {
+            if inputs.send(input()).await.is_err() {
                 return;
             }
         }

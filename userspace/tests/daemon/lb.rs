@@ -248,10 +248,10 @@ pub(crate) fn a_lost_filter_is_attached_again() {
     let mut daemon = fixture.start(&["lb"]);
     let filter = tc_filter("eth0", FILTER);
     run("tc filter del dev eth0 ingress pref 100");
-    daemon.wait_for_log("program was missing, attached it again", 1);
+    daemon.wait_for_log("restored host state state=filter sluice_lb:edge", 1);
     assert_eq!(tc_filter("eth0", FILTER), filter);
     run("tc qdisc del dev eth0 clsact");
-    daemon.wait_for_log("program was missing, attached it again", 2);
+    daemon.wait_for_log("restored host state state=filter sluice_lb:edge", 2);
     assert_eq!(tc_filter("eth0", FILTER), filter);
     daemon.end(Signal::SIGTERM);
     fixture.down();

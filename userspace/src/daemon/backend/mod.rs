@@ -6,6 +6,7 @@
 
 mod assignment;
 mod clamping;
+mod repair;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -30,7 +31,7 @@ use crate::error::CliError;
 use crate::kernel::attach::Attachment;
 use crate::kernel::bpf::{self, BackendMaps, LoadParameters, Pins};
 use crate::kernel::host::{
-    BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
+    BackendReport, BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
 };
 use crate::kernel::netlink::Netlink;
 
@@ -71,8 +72,14 @@ struct BackendDaemon {
     loaded: Option<(Programs, BackendMaps)>,
     /// The port of GUE that the programs were loaded with.
     gue_port: Port,
-    /// Whether the program decapsulates. Tunnel devices may have been added since it was loaded.
-    by_program: bool,
+    /// The addresses for which the program decapsulates.
+    by_program: Vec<IpAddr>,
+    /// Whether a tunnel device decapsulates.
+    by_device: bool,
+    /// The interfaces where reverse-path filtering must not be strict.
+    loose_rp_filter: Vec<String>,
+    /// The logged reason why the host cannot be restored.
+    problem: Option<String>,
     /// The interfaces through which replies to clients leave.
     reply_interfaces: Vec<String>,
     pending: BackendPending,
@@ -85,8 +92,23 @@ struct BackendDaemon {
 struct BackendPending {
     /// Bring the host to the assignment.
     assignment: bool,
-    /// Attach where a filter is missing, and follow the MTU of interfaces.
-    interfaces: bool,
+    /// Restore what other programs changed, and follow the MTU of interfaces.
+    host: bool,
+    /// Restore sysctls.
+    sysctls: bool,
+}
+
+/// The host's set-up for an assignment, with tunnel devices or without.
+fn setup(assignment: &Assignment, tunnels: bool) -> BackendSetup<'_> {
+    BackendSetup {
+        interfaces: &assignment.interfaces,
+        local: &assignment.local,
+        vips: &assignment.vips,
+        tunnels,
+        tunnel_v4: TUNNEL_V4,
+        tunnel_v6: TUNNEL_V6,
+        tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
+    }
 }
 
 impl RoleDaemon for BackendDaemon {
@@ -137,9 +159,12 @@ impl RoleDaemon for BackendDaemon {
             pins,
             loaded: None,
             gue_port: Port::default(),
-            by_program: false,
+            by_program: Vec::new(),
+            by_device: false,
+            loose_rp_filter: Vec::new(),
+            problem: None,
             reply_interfaces: Vec::new(),
-            pending: BackendPending { assignment: true, interfaces: false },
+            pending: BackendPending { assignment: true, ..BackendPending::default() },
             failed: BackendPending::default(),
         };
         daemon.apply().await?;
@@ -162,8 +187,9 @@ impl RoleDaemon for BackendDaemon {
             }
             Input::RoutesChanged | Input::Refresh => {
                 self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
-                self.pending.interfaces = true;
+                self.pending.host = true;
             }
+            Input::Inspect => self.pending.sysctls = true,
             // Inputs of other roles.
             Input::Stop | Input::AclLoaded(_) | Input::PathErrors(_) | Input::PathMtuExpired => {}
         }
@@ -174,8 +200,10 @@ impl RoleDaemon for BackendDaemon {
         let pending = std::mem::take(&mut self.pending);
         if pending.assignment {
             self.apply_assignment().await.inspect_err(|_| self.failed.assignment = true)?;
-        } else if pending.interfaces {
-            self.watch_interfaces().await;
+        } else if pending.host {
+            self.repair().await;
+        } else if pending.sysctls {
+            self.repair_sysctls();
         }
         Ok(())
     }
@@ -213,32 +241,20 @@ impl BackendDaemon {
     /// Adds VIP addresses and tunnel devices. Returns the addresses for which the program must
     /// decapsulate.
     async fn prepare_host(&mut self) -> Result<Vec<IpAddr>, CliError> {
-        let assignment = &self.assignment;
-        let setup = BackendSetup {
-            interfaces: &assignment.interfaces,
-            local: &assignment.local,
-            vips: &assignment.vips,
-            tunnels: true,
-            tunnel_v4: TUNNEL_V4,
-            tunnel_v6: TUNNEL_V6,
-            tunnel_v6_in_v4: TUNNEL_V6_IN_V4,
-        };
+        let setup = setup(&self.assignment, true);
         let report = self.host.prepare_backend(&setup).await.map_err(CliError::operation)?;
         log_changes(report.changed.iter());
         for (address, decapsulation) in &report.decapsulation {
             info!(%address, by = %decapsulation, "packets are decapsulated");
         }
-        let mut by_program: BTreeSet<IpAddr> = report
-            .decapsulation
-            .iter()
-            .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
-            .map(|(address, _)| *address)
-            .collect();
-        if let Some(port) = assignment.gue_port {
+        if let Some(port) = self.assignment.gue_port {
             info!(port, by = "BPF program", "GUE packets are decapsulated");
-            by_program.extend(&assignment.local);
         }
-        let by_program: Vec<IpAddr> = by_program.into_iter().collect();
+        let by_program = self.decapsulated_by_program(&report);
+        let is_device = |(_, by): &(IpAddr, Decapsulation)| matches!(by, Decapsulation::Device(_));
+        self.by_device = report.decapsulation.iter().any(is_device);
+        self.loose_rp_filter = report.loose_rp_filter;
+        let assignment = &self.assignment;
         let crosses_families = |local: &IpAddr| {
             assignment.vips.iter().any(|vip| vip.addr().is_ipv4() != local.is_ipv4())
         };
@@ -252,27 +268,25 @@ impl BackendDaemon {
         Ok(by_program)
     }
 
-    /// Attaches again where a filter is missing, and follows the MTU of interfaces.
-    async fn watch_interfaces(&mut self) {
-        let Some((programs, _)) = &self.loaded else { return };
-        if self.by_program {
-            let program = programs.get(bpf::DECAPSULATE);
-            self.decapsulating.watch(&mut self.host, &self.assignment.interfaces, program).await;
+    /// The addresses for which the program must decapsulate.
+    fn decapsulated_by_program(&self, report: &BackendReport) -> Vec<IpAddr> {
+        let mut by_program: BTreeSet<IpAddr> = report
+            .decapsulation
+            .iter()
+            .filter(|(_, decapsulation)| matches!(decapsulation, Decapsulation::Program { .. }))
+            .map(|(address, _)| *address)
+            .collect();
+        if self.assignment.gue_port.is_some() {
+            by_program.extend(&self.assignment.local);
         }
-        if self.assignment.clamping.is_some() {
-            let program = programs.get(bpf::CLAMP);
-            self.clamping.watch(&mut self.host, &self.reply_interfaces, program).await;
-            if let Err(error) = self.set_largest_segments().await {
-                warn!(%error, "cannot follow the MTU of interfaces; trying again every 30 s");
-            }
-        }
+        by_program.into_iter().collect()
     }
 
     /// Loads the programs if one of them is needed, and fills their maps. `local` are the addresses
     /// for which the program decapsulates.
     async fn load(&mut self, local: &[IpAddr]) -> Result<(), CliError> {
-        self.by_program = !local.is_empty();
-        if self.by_program || self.assignment.clamping.is_some() {
+        self.by_program = local.to_vec();
+        if !local.is_empty() || self.assignment.clamping.is_some() {
             let gue_port = Port::new(self.assignment.gue_port.unwrap_or(0));
             let parameters =
                 LoadParameters::backend(LOCAL_ADDRESSES, self.capacities.vips, gue_port);
@@ -338,8 +352,9 @@ impl BackendDaemon {
             None => Vec::new(),
         };
         let programs = self.loaded.as_ref().map(|(programs, _)| programs);
-        let decapsulate =
-            programs.filter(|_| self.by_program).map(|programs| programs.get(bpf::DECAPSULATE));
+        let decapsulate = programs
+            .filter(|_| !self.by_program.is_empty())
+            .map(|programs| programs.get(bpf::DECAPSULATE));
         self.decapsulating.ensure(&mut self.host, &self.assignment.interfaces, decapsulate).await?;
         // Packets are served even if clamping cannot be attached, for example because of an
         // `ingress` qdisc.

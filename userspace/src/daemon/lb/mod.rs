@@ -212,7 +212,8 @@ impl RoleDaemon for LbDaemon {
 
     async fn take(&mut self, args: &LbArgs, input: Input) -> Result<(), CliError> {
         match input {
-            Input::Stop => {}
+            // A balancer sets no sysctls.
+            Input::Stop | Input::Inspect => {}
             Input::Reload => self.reload(args).await?,
             Input::AclLoaded(loaded) => self.take_acls(loaded)?,
             Input::PathErrors(reports) => self.take_path_errors(&reports),

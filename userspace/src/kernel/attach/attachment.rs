@@ -1,6 +1,6 @@
 //! A program that is kept attached to a set of targets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use tracing::{info, warn};
@@ -14,15 +14,15 @@ use crate::kernel::netlink::Attached;
 /// An attach point, and the targets of this daemon.
 pub(crate) struct Attachment {
     point: AttachPoint,
-    /// Targets where this daemon has found or attached the program.
-    attached_on: BTreeSet<String>,
+    /// Targets where this daemon has found or attached a program, and the program's ID.
+    attached_on: BTreeMap<String, u32>,
     /// The error that was logged for a target, to log it once.
     warned: BTreeMap<String, String>,
 }
 
 impl Attachment {
     pub(crate) fn new(point: AttachPoint) -> Self {
-        Self { point, attached_on: BTreeSet::new(), warned: BTreeMap::new() }
+        Self { point, attached_on: BTreeMap::new(), warned: BTreeMap::new() }
     }
 
     /// Attaches to each target that does not run `program`, then detaches from all other targets.
@@ -76,8 +76,13 @@ impl Attachment {
     /// tries again.
     pub(crate) async fn watch(&mut self, host: &mut Host, targets: &[String], program: &Program) {
         for target in targets {
+            let before = self.attached_on.get(target).copied();
             match self.put(host, target, program).await {
-                Ok(()) => {
+                Ok(changed) => {
+                    // The same program was attached before.
+                    if changed.is_some() && self.attached_on.get(target).copied() == before {
+                        host.count_repairs([format_args!("{} on {target}", self.point)]);
+                    }
                     if self.warned.remove(target).is_some() {
                         info!(%target, at = %self.point, "program attached after an error");
                     }
@@ -93,32 +98,28 @@ impl Attachment {
         }
     }
 
+    /// Attaches a program to a target that does not run it; `None` if it does.
     async fn put(
         &mut self,
         host: &mut Host,
         target: &str,
         program: &Program,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Attached>> {
         let point = &self.point;
         let attach = async {
             let id = program.id()?;
-            let running = point.program_id(host, target).await?;
-            if running == Some(id) {
-                return Ok(None);
+            if point.program_id(host, target).await? == Some(id) {
+                return Ok((id, None));
             }
-            let attached = point.attach(host, target, program.descriptor()).await?;
-            anyhow::Ok(Some((running, attached)))
+            anyhow::Ok((id, Some(point.attach(host, target, program.descriptor()).await?)))
         };
-        let changed = attach.await.with_context(|| format!("cannot attach to {target}"))?;
-        let is_first = self.attached_on.insert(target.to_owned());
+        let (id, changed) = attach.await.with_context(|| format!("cannot attach to {target}"))?;
+        self.attached_on.insert(target.to_owned(), id);
         match changed {
             None => {}
-            Some((None, _)) if !is_first => {
-                warn!(%target, at = %point, "program was missing, attached it again");
-            }
-            Some((_, Attached::Created)) => info!(%target, at = %point, "program attached"),
-            Some((_, Attached::Replaced)) => info!(%target, at = %point, "program replaced"),
+            Some(Attached::Created) => info!(%target, at = %point, "program attached"),
+            Some(Attached::Replaced) => info!(%target, at = %point, "program replaced"),
         }
-        Ok(())
+        Ok(changed)
     }
 }

@@ -9,7 +9,7 @@ use sluice_datapath::Family;
 use super::{Host, HostError, LOOPBACK};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
-use crate::kernel::netlink::{AddressAdded, Interface, Tunnel, TunnelError, TunnelKind};
+use crate::kernel::netlink::{AddressAdded, Tunnel, TunnelError, TunnelKind};
 
 /// Default name of the tunnel device for IPv4 in IPv4.
 pub const TUNNEL_V4: &str = "sluice4";
@@ -79,6 +79,10 @@ pub struct BackendReport {
     pub decapsulation: Vec<(IpAddr, Decapsulation)>,
     /// The changes, a sentence each; empty if the host needed none.
     pub changed: Vec<String>,
+    /// The interfaces where reverse-path filtering must not be strict.
+    pub loose_rp_filter: Vec<String>,
+    /// What [`Host::repair_backend`] cannot restore, and why.
+    pub problem: Option<String>,
 }
 
 impl Host {
@@ -97,11 +101,19 @@ impl Host {
         &mut self,
         setup: &BackendSetup<'_>,
     ) -> Result<BackendReport, HostError> {
-        let interfaces = self.check(setup).await?;
+        self.check(setup).await?;
+        self.set_up_backend(setup).await
+    }
+
+    /// Makes the changes of [`Self::prepare_backend`], without the checks.
+    pub(super) async fn set_up_backend(
+        &mut self,
+        setup: &BackendSetup<'_>,
+    ) -> Result<BackendReport, HostError> {
         let mut report = BackendReport::default();
         if setup.serves(Family::V4) {
-            for interface in &interfaces {
-                self.restrict_arp(&interface.name, &mut report)?;
+            for interface in setup.interfaces {
+                self.restrict_arp(interface, &mut report.changed)?;
             }
         }
         for vip in self.ensure_vips(setup.vips).await? {
@@ -116,7 +128,7 @@ impl Host {
             let own = Family::of(*local);
             for inner in [own, own.other()] {
                 if inner == own || setup.serves(inner) {
-                    self.decapsulate_to(setup, *local, inner, &interfaces, &mut report).await?;
+                    self.decapsulate_to(setup, *local, inner, &mut report).await?;
                 }
             }
         }
@@ -129,7 +141,6 @@ impl Host {
         setup: &BackendSetup<'_>,
         local: IpAddr,
         inner: Family,
-        interfaces: &[Interface],
         report: &mut BackendReport,
     ) -> Result<(), HostError> {
         let kind = TunnelKind::of(local, inner);
@@ -149,15 +160,17 @@ impl Host {
                     if self.ensure_address(name, address).await? == AddressAdded::Created {
                         report.changed.push(format!("added {address} to {name}"));
                     }
-                    self.loosen_rp_filter(name, report)?;
+                    self.loosen_rp_filter(name, &mut report.changed)?;
+                    report.loose_rp_filter.push(name.clone());
                 }
             }
             // With BPF decapsulation, the client's packet arrives on the interface itself, and the
             // reply may leave through another one.
             Decapsulation::Program { .. } if inner == Family::V4 => {
-                for interface in interfaces {
-                    self.loosen_rp_filter(&interface.name, report)?;
+                for interface in setup.interfaces {
+                    self.loosen_rp_filter(interface, &mut report.changed)?;
                 }
+                report.loose_rp_filter.extend_from_slice(setup.interfaces);
             }
             Decapsulation::Program { .. } => {}
         }
@@ -174,10 +187,9 @@ impl Host {
     }
 
     /// Checks a set-up against the host before the first change.
-    async fn check(&self, setup: &BackendSetup<'_>) -> Result<Vec<Interface>, HostError> {
-        let mut interfaces = Vec::new();
+    pub(super) async fn check(&self, setup: &BackendSetup<'_>) -> Result<(), HostError> {
         for name in setup.interfaces {
-            interfaces.push(self.netlink.interface(name).await?);
+            self.netlink.interface(name).await?;
         }
         let loopback = self.netlink.interface(LOOPBACK).await?.index;
         let addresses = self.netlink.local_addresses().await?;
@@ -197,7 +209,7 @@ impl Host {
                 return Err(HostError::VipAnnounced { address, interface });
             }
         }
-        Ok(interfaces)
+        Ok(())
     }
 
     /// Whether the journal lists the address as added to the interface.
@@ -231,37 +243,37 @@ impl Host {
 
     /// Restricts ARP on an interface: no replies for addresses on `lo`, and no requests with such a
     /// sender address.
-    fn restrict_arp(
+    pub(super) fn restrict_arp(
         &mut self,
         interface: &str,
-        report: &mut BackendReport,
+        changed: &mut Vec<String>,
     ) -> Result<(), HostError> {
         let (all, own) = Setting::pair(interface, "arp_ignore")?;
         match arp_ignore(all.value, own.value) {
             Need::Nothing => {}
-            Need::Set(value) => self.set(&own.key, value, report)?,
+            Need::Set(value) => self.set(&own.key, value, changed)?,
             Need::Impossible => {
                 return Err(HostError::ArpForced { key: all.key, value: all.value });
             }
         }
         let (all, own) = Setting::pair(interface, "arp_announce")?;
         if all.value.max(own.value) < 2 {
-            self.set(&own.key, "2", report)?;
+            self.set(&own.key, "2", changed)?;
         }
         Ok(())
     }
 
     /// Sets reverse-path filtering of an interface to loose if it is strict, because replies may
     /// leave through another interface.
-    fn loosen_rp_filter(
+    pub(super) fn loosen_rp_filter(
         &mut self,
         interface: &str,
-        report: &mut BackendReport,
+        changed: &mut Vec<String>,
     ) -> Result<(), HostError> {
         let (all, own) = Setting::pair(interface, "rp_filter")?;
         // 0 is off, 1 is strict, 2 is loose, and the larger of both wins.
         if all.value.max(own.value) == 1 {
-            self.set(&own.key, "2", report)?;
+            self.set(&own.key, "2", changed)?;
         }
         Ok(())
     }
@@ -270,10 +282,10 @@ impl Host {
         &mut self,
         key: &Sysctl,
         value: &str,
-        report: &mut BackendReport,
+        changed: &mut Vec<String>,
     ) -> Result<(), HostError> {
         if self.ensure_sysctl(key, value)? {
-            report.changed.push(format!("set {key} to {value}"));
+            changed.push(format!("set {key} to {value}"));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ const LOOPBACK: &str = "lo";
 
 mod backend;
 pub mod journal;
+mod repair;
 pub mod sysctl;
 mod vips;
 
@@ -82,12 +83,14 @@ pub enum HostError {
 pub struct Host {
     netlink: Netlink,
     journal: Journal,
+    /// The number of repairs.
+    repairs: u64,
 }
 
 impl Host {
     /// Changes go through this netlink connection and into this journal.
     pub fn new(netlink: Netlink, journal: Journal) -> Self {
-        Self { netlink, journal }
+        Self { netlink, journal, repairs: 0 }
     }
 
     /// The netlink connection, for lookups.
@@ -272,10 +275,16 @@ impl Host {
         kind: TunnelKind,
         local: IpAddr,
     ) -> Result<Tunnel, HostError> {
-        if let Some(found) = self.netlink.tunnel(name, kind, local).await? {
-            return Ok(found);
-        }
         let change = Change::Link { name: name.to_owned(), kind, local };
+        match self.netlink.tunnel(name, kind, local).await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            // Another program has changed Sluice's device, or set it down.
+            Err(TunnelError::Mismatch { .. }) if self.journal.contains(&change) => {
+                self.netlink.remove_link(name).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.journal.record(change.clone())?;
         let created = self.netlink.create_tunnel(name, kind, local).await;
         let ours = match &created {

@@ -1,0 +1,128 @@
+//! Host state that other programs change under a daemon is restored.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::fixture::{DaemonFixture, DaemonProcess, host_state, tc_filter, wait_until};
+use crate::support::{add_address, run, set_sysctl, sysctl, veth};
+
+/// Far above the time of a repair, and below the period of the daemon's refresh. Not checked on
+/// emulated machines (`SLUICE_EMULATED`).
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes a change of the host, and waits until the daemon has restored the state and logged it.
+#[track_caller]
+fn restored(
+    daemon: &mut DaemonProcess,
+    state: &str,
+    change: impl FnOnce(),
+    is_restored: impl FnMut() -> bool,
+) {
+    let line = format!("restored host state state={state}");
+    let before = daemon.log_count(&line);
+    let start = Instant::now();
+    change();
+    daemon.wait_for_log(&line, before + 1);
+    wait_until(state, is_restored);
+    let taken = start.elapsed();
+    println!("{state}: restored after {taken:.1?}");
+    let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
+    assert!(emulated || taken < LIMIT, "{state}: {taken:.1?}");
+}
+
+/// Whether a VIP is local.
+fn is_local(vip: &str) -> bool {
+    run(&format!("ip route get {vip}")).starts_with("local ")
+}
+
+pub(crate) fn a_backend_restores_what_other_programs_change() {
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    add_address("203.0.113.11/32", "lo");
+    set_sysctl("all", "rp_filter", "0");
+    set_sysctl("eth0", "rp_filter", "1");
+    fixture.config["services"][0]["vips"] =
+        json!(["203.0.113.10:80/tcp", "203.0.113.11:53/udp", "203.0.114.0/24:80/tcp"]);
+    fixture.write();
+    let before = host_state();
+    let mut daemon = fixture.start(&["backend"]);
+    let filters =
+        || ["ingress", "egress"].map(|side| run(&format!("tc filter show dev eth0 {side}")));
+    let with = filters();
+    let by_program = !tc_filter("eth0", "sluice_backend:edge").is_empty();
+
+    // An address of Sluice, one that existed before, and a prefix.
+    for vip in ["203.0.113.10", "203.0.113.11"] {
+        restored(
+            &mut daemon,
+            &format!("added VIP address {vip} to lo"),
+            || drop(run(&format!("ip addr del {vip}/32 dev lo"))),
+            || is_local(vip),
+        );
+    }
+    restored(
+        &mut daemon,
+        "made VIP prefix 203.0.114.0/24 local",
+        || drop(run("ip route del local 203.0.114.0/24 dev lo table local")),
+        || is_local("203.0.114.7"),
+    );
+    for (setting, value, wanted) in
+        [("arp_ignore", "0", "1"), ("arp_announce", "0", "2"), ("rp_filter", "1", "2")]
+    {
+        // With a tunnel device, packets do not arrive on the interface itself.
+        if setting == "rp_filter" && !by_program {
+            continue;
+        }
+        restored(
+            &mut daemon,
+            &format!("set net/ipv4/conf/eth0/{setting} to {wanted}"),
+            || set_sysctl("eth0", setting, value),
+            || sysctl("eth0", setting) == wanted,
+        );
+    }
+    restored(
+        &mut daemon,
+        "filter sluice_clamp:edge at TC egress",
+        || drop(run("tc qdisc del dev eth0 clsact")),
+        || filters() == with,
+    );
+    // One repair each, and no more: the last line has the total.
+    let expected = if by_program { 8 } else { 6 };
+    assert_eq!(daemon.log_count("restored host state"), expected, "{}", daemon.log());
+    assert_eq!(daemon.log_count(&format!("repairs={expected}")), 1, "{}", daemon.log());
+
+    // The interface disappears, and comes back without any of its settings.
+    run("ip link del eth0");
+    daemon.wait_for_log("cannot restore host state", 1);
+    restored(
+        &mut daemon,
+        "added VIP address 203.0.113.10 to lo",
+        || drop(run("ip addr del 203.0.113.10/32 dev lo")),
+        || is_local("203.0.113.10"),
+    );
+    restored(
+        &mut daemon,
+        "set net/ipv4/conf/eth0/arp_ignore to 1",
+        || {
+            veth("eth0", "far");
+            add_address("10.0.0.1/16", "eth0");
+            add_address("10.0.1.1/16", "eth0");
+        },
+        || by_program != tc_filter("eth0", "sluice_backend:edge").is_empty(),
+    );
+    daemon.wait_for_log("host state restored after an error", 1);
+    set_sysctl("eth0", "rp_filter", "1");
+
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    fixture.down();
+    // The interface is another one.
+    let lines = |state: &str| {
+        let lines = state.lines().filter(|line| line.contains("203.0.11")).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    // This address was there before, and belongs to Sluice since it was added again.
+    run("ip addr add 203.0.113.11/32 dev lo");
+    assert_eq!(lines(&host_state()), lines(&before));
+}
