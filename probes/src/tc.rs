@@ -285,7 +285,7 @@ impl Packet for TcPacket {
         family: Family,
         inner: Family,
         outer: &T,
-        shrink: bool,
+        resegment: bool,
         udp_len: u32,
     ) -> Result<Self, Reason> {
         /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] divided by the length of a UDP header.
@@ -293,10 +293,10 @@ impl Packet for TcPacket {
 
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
-        if shrink && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
+        if resegment && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
             return Err(Reason::AdjustRoomFailed);
         }
-        let flags = if shrink { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO }
+        let flags = if resegment { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO }
             | match family {
                 Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
                 Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,

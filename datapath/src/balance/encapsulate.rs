@@ -26,7 +26,7 @@ pub const IPV4_HINT_MASK: u16 = 0xffc0;
 /// carry the hint (RFC 6864 section 4.1). A total length that does not fit the field, which occurs
 /// with merged packets only, is zero: each segment gets its own.
 #[inline(always)]
-pub fn ipv4(
+pub fn outer_ipv4(
     source: Address,
     destination: Address,
     protocol: u8,
@@ -49,9 +49,9 @@ pub fn ipv4(
 }
 
 /// The outer IPv6 header in front of `length` bytes of `protocol`. The flow label carries the hint.
-/// A payload length that does not fit the field is zero, as in [`ipv4`].
+/// A payload length that does not fit the field is zero, as in [`outer_ipv4`].
 #[inline(always)]
-pub fn ipv6(
+pub fn outer_ipv6(
     source: Address,
     destination: Address,
     protocol: u8,
@@ -71,8 +71,8 @@ pub fn ipv6(
     )
 }
 
-/// The protocol number of a packet of `family` in IP.
-const fn protocol_of(family: Family) -> u8 {
+/// The protocol number of an inner packet of `family` directly in IP.
+const fn ip_in_ip_protocol(family: Family) -> u8 {
     match family {
         Family::V4 => IPV4_IN_IP,
         Family::V6 => IPV6_IN_IP,
@@ -118,12 +118,12 @@ impl TunnelPath {
         self.udp_len / Udp::SIZE as u32
     }
 
-    /// The protocol of the outer IP header of a packet of `family`: UDP with GUE, else the
-    /// family's.
+    /// The protocol of the outer IP header of an inner packet of a family: UDP with GUE, else
+    /// that of IP-in-IP.
     #[inline(always)]
-    const fn protocol(&self, family: Family) -> u8 {
-        let direct = protocol_of(family);
-        direct.wrapping_add(UDP.wrapping_sub(direct).wrapping_mul(self.gue_factor() as u8))
+    const fn outer_protocol(&self, inner: Family) -> u8 {
+        let ip_in_ip = ip_in_ip_protocol(inner);
+        ip_in_ip.wrapping_add(UDP.wrapping_sub(ip_in_ip).wrapping_mul(self.gue_factor() as u8))
     }
 
     /// `gue` with GUE, else [`GueMeta::NONE`].
@@ -166,9 +166,9 @@ fn udp_len<M: BalancerMaps>(options: VipOptions, maps: &M) -> u32 {
     core::hint::black_box(is_gue.wrapping_mul(Udp::SIZE as u32))
 }
 
-/// Removes VLAN tags and writes the outer IP header. The packet fits, or its segments fit once they
-/// `shrink`. With GUE, [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage) writes the
-/// UDP header.
+/// Removes VLAN tags and writes the outer IP header. The packet fits, or with `resegment` its
+/// smaller segments do. With GUE,
+/// [`FinishGueStage`](crate::balance::finish_gue::FinishGueStage) writes the UDP header.
 #[expect(
     clippy::too_many_arguments,
     reason = "the function is inlined; a struct of the arguments would be copied to the stack"
@@ -183,7 +183,7 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
     path: &TunnelPath,
     gue: GueMeta,
     hash: u64,
-    shrink: bool,
+    resegment: bool,
     maps: &M,
 ) -> Result<Egress, Reason> {
     let TunnelPath { family, udp_len, next_hop } = *path;
@@ -193,18 +193,18 @@ pub(crate) fn encapsulate<P: Packet, M: BalancerMaps>(
     };
     let tos = inner.tos;
     let hint = selection.hint;
-    let protocol = path.protocol(inner.family);
+    let protocol = path.outer_protocol(inner.family);
     let length = size.packet.wrapping_add(udp_len as usize);
     let _ = match family {
         Family::V4 => {
             let source = outer_source(maps, family, hash);
-            let outer = ipv4(source, selection.backend.v4, protocol, length, tos, hint);
-            packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
+            let outer = outer_ipv4(source, selection.backend.v4, protocol, length, tos, hint);
+            packet.encapsulate(family, inner.family, &outer, resegment, udp_len)?
         }
         Family::V6 => {
             let source = outer_source(maps, family, hash);
-            let outer = ipv6(source, selection.backend.v6, protocol, length, tos, hint);
-            packet.encapsulate(family, inner.family, &outer, shrink, udp_len)?
+            let outer = outer_ipv6(source, selection.backend.v6, protocol, length, tos, hint);
+            packet.encapsulate(family, inner.family, &outer, resegment, udp_len)?
         }
     };
     // With spread sources, the route may depend on the source: the kernel looks it up.

@@ -3,11 +3,12 @@
 
 use crate::abi::{Family, Reason};
 use crate::balance::admit::admit_packet;
-use crate::balance::forward::{VipPacket, flow_of};
+use crate::balance::forward::{Resegmentation, VipPacket, flow_of};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::quic::is_quic;
+use crate::balance::select::Tracking;
 use crate::balance::stage::{Hook, Stage};
 use crate::wire::header::FragmentKind;
 use crate::wire::offsets::HeaderOffsets;
@@ -57,6 +58,6 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.check_and_select(&flow, maps, true)?;
-    packet.send_or_report(&selection, hash, true, maps)
+    let (selection, hash) = packet.check_and_select(&flow, maps, Tracking::ReadWrite)?;
+    packet.send_or_report(&selection, hash, Resegmentation::ByOption, maps)
 }

@@ -10,11 +10,20 @@ use crate::balance::encapsulate::{TunnelPath, encapsulate, resolve_path};
 use crate::balance::gue::GueMeta;
 use crate::balance::maps::{BalancerMaps, ForwardedCounts};
 use crate::balance::outcome::StageOutcome;
-use crate::balance::select::{Selection, select_backend};
+use crate::balance::select::{Selection, Tracking, select_backend};
 use crate::balance::stage::Egress;
 use crate::verifier::widen_for_verifier;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{IpHeader, L4Header, PacketSize};
+
+/// Whether merged TCP packets are cut into smaller segments if theirs do not fit the tunnel path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resegmentation {
+    /// If [`VipOptions::RESEGMENT`] is set for the service.
+    ByOption,
+    /// Never.
+    Never,
+}
 
 /// A packet to a VIP, and its parsed headers.
 pub(crate) struct VipPacket<P> {
@@ -23,7 +32,7 @@ pub(crate) struct VipPacket<P> {
     pub(crate) size: PacketSize,
     /// Inputs of the UDP header of GUE; the source port is still missing.
     pub(crate) gue: GueMeta,
-    /// Whether it opens a TCP connection.
+    /// Whether the packet opens a TCP connection.
     pub(crate) is_syn: bool,
     /// Bytes of VLAN tags in the frame; `None` if it is known to have no tag, not even one in its
     /// metadata.
@@ -108,20 +117,19 @@ impl<P: Packet> VipPacket<P> {
         Ok(())
     }
 
-    /// Checks the TTL, consumes tokens, and selects the backend. Returns the flow hash, too. With
-    /// `insert`, a flow of a tracked service gets an entry in the connection table.
+    /// Checks the TTL, consumes tokens, and selects the backend. Returns the flow hash, too.
     #[inline(always)]
     pub(crate) fn check_and_select<M: BalancerMaps>(
         &self,
         flow: &Flow,
         maps: &M,
-        insert: bool,
+        tracking: Tracking,
     ) -> Result<(Selection, u64), Reason> {
         self.check_ttl()?;
         self.consume_tokens(maps)?;
         let table = maps.lookup_table(self.service.index).ok_or(Reason::NoTable)?;
         let hash = hash_flow(flow, self.ip.family, self.service.options, maps);
-        Ok((select_backend(maps, &table, flow, hash, self.is_syn, insert)?, hash))
+        Ok((select_backend(maps, &table, flow, hash, self.is_syn, tracking)?, hash))
     }
 
     /// The MTU to report to the client, if the packet does not fit with its outer headers.
@@ -144,12 +152,12 @@ impl<P: Packet> VipPacket<P> {
         if self.size.segment > mtu as usize { Ok(Some(mtu)) } else { Err(Reason::TooBig) }
     }
 
-    /// Whether the segments of a merged packet do not fit with their outer headers, and are to be
-    /// made smaller so that they do. Only TCP: other cuts would change the boundaries of UDP
-    /// datagrams. The kernel never segments a packet that is not merged.
+    /// Whether the segments of a merged TCP packet do not fit with their outer headers, and the
+    /// service lets the kernel cut the packet into smaller ones that do. UDP is excluded, because a
+    /// segment is a datagram. The kernel never segments a packet that is not merged.
     #[inline(always)]
     fn can_resegment<M: BalancerMaps>(&self, path: &TunnelPath, maps: &M) -> bool {
-        /// The least bytes of payload that a segment keeps, so that one packet does not become a
+        /// The minimum payload of a smaller segment in bytes, so that one packet does not become a
         /// great number of tiny ones.
         const MIN_PAYLOAD: u32 = 64;
 
@@ -163,7 +171,7 @@ impl<P: Packet> VipPacket<P> {
             && self.packet.segment_size() > path.outer_len().wrapping_add(MIN_PAYLOAD) as usize
     }
 
-    /// Sends the packet, or drops it if it does not fit, without an ICMP error.
+    /// Sends the packet, or drops it without an ICMP error if it does not fit.
     #[inline(always)]
     pub(crate) fn send_or_drop<M: BalancerMaps>(
         self,
@@ -171,34 +179,36 @@ impl<P: Packet> VipPacket<P> {
         hash: u64,
         maps: &M,
     ) -> Result<Egress, Reason> {
+        const KEEP_SEGMENTS: bool = false;
+
         let path = resolve_path(&self.ip, self.service.options, selection, maps)?;
         if self.size.segment > path.inner_mtu() as usize {
             return Err(Reason::TooBig);
         }
-        self.send(selection, &path, hash, false, maps)
+        self.send(selection, &path, hash, KEEP_SEGMENTS, maps)
     }
 
     /// Sends the packet. If it does not fit, the outcome requests an ICMP error with the path's
-    /// MTU. With `resegment`, a service's option to make the segments of merged packets smaller
-    /// applies; only the fast path sets it.
+    /// MTU.
     #[inline(always)]
     pub(crate) fn send_or_report<M: BalancerMaps>(
         self,
         selection: &Selection,
         hash: u64,
-        resegment: bool,
+        resegmentation: Resegmentation,
         maps: &M,
     ) -> Result<StageOutcome, Reason> {
         let path = resolve_path(&self.ip, self.service.options, selection, maps)?;
-        let shrink = resegment && self.can_resegment(&path, maps);
-        if !shrink && let Some(mtu) = self.pmtu_to_report(&path, maps)? {
+        let resegment =
+            resegmentation == Resegmentation::ByOption && self.can_resegment(&path, maps);
+        if !resegment && let Some(mtu) = self.pmtu_to_report(&path, maps)? {
             // No ICMP error is sent about a frame with VLAN tags in its bytes.
             if !matches!(self.vlan_bytes, None | Some(0)) {
                 return Err(Reason::TooBig);
             }
             return Ok(StageOutcome::TooBig { service: self.service.index, mtu });
         }
-        self.send(selection, &path, hash, shrink, maps).map(StageOutcome::Forwarded)
+        self.send(selection, &path, hash, resegment, maps).map(StageOutcome::Forwarded)
     }
 
     /// The inputs of the UDP header of GUE; [`GueMeta::NONE`] without GUE.
@@ -217,21 +227,21 @@ impl<P: Packet> VipPacket<P> {
         // UDP without a checksum is valid over IPv4, and over IPv6 if both ends agree (RFC 6935).
         let needs_checksum = matches!(path.family, Family::V6)
             && (self.service.options.bits() & MASK) == VipOptions::GUE.bits();
-        if needs_checksum && self.gue.protocol() == 0 {
+        if needs_checksum && self.gue.protocol().is_none() {
             return Err(Reason::NoChecksum);
         }
         Ok(path.keep_if_gue(self.gue.with_source_port(hash)))
     }
 
-    /// Encapsulates the packet towards its backend, and accounts it. The packet fits, or its
-    /// segments fit once they `shrink`.
+    /// Encapsulates the packet towards its backend, and accounts it. The packet fits, or with
+    /// `resegment` its smaller segments do.
     #[inline(always)]
     fn send<M: BalancerMaps>(
         self,
         selection: &Selection,
         path: &TunnelPath,
         hash: u64,
-        shrink: bool,
+        resegment: bool,
         maps: &M,
     ) -> Result<Egress, Reason> {
         let gue = self.gue_meta(path, hash, maps)?;
@@ -241,8 +251,9 @@ impl<P: Packet> VipPacket<P> {
             bytes: size.packet as u64,
             new_connections: u64::from(is_syn),
         };
-        let egress =
-            encapsulate(packet, &ip, &size, vlan_bytes, selection, path, gue, hash, shrink, maps)?;
+        let egress = encapsulate(
+            packet, &ip, &size, vlan_bytes, selection, path, gue, hash, resegment, maps,
+        )?;
         maps.count_forwarded(service.index, selection.index, &counts);
         capture::record_forwarded(maps, service.index, selection.index, is_syn, egress.interface);
         Ok(egress)

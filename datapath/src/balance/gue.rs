@@ -34,6 +34,7 @@ impl GueMeta {
     /// Bytes of the inner IP header, including options or extension headers.
     const HEADER_LEN: Field = Self::PROTOCOL.next(9);
 
+    /// The bits of [`Self::SOURCE_PORT`] in the word.
     const PORT_BITS: u32 = !FIRST_SOURCE_PORT as u32;
 
     /// `has_checksum`: the packet has a checksum over everything after its IP header. The source
@@ -93,6 +94,7 @@ impl GueMeta {
         Self::new(ip, false)
     }
 
+    /// Adds the source port, which depends on the flow hash.
     #[inline(always)]
     pub(crate) const fn with_source_port(self, hash: u64) -> Self {
         Self(self.0 | (hash as u32 & Self::PORT_BITS))
@@ -110,16 +112,22 @@ impl GueMeta {
         Self(word)
     }
 
+    /// The source port, at least [`FIRST_SOURCE_PORT`].
     #[inline(always)]
     pub(crate) const fn source_port(self) -> Port {
         Port::new(Self::SOURCE_PORT.get(self.0) as u16 | FIRST_SOURCE_PORT)
     }
 
+    /// Protocol of the inner packet; `None` if the UDP checksum is sent as zero.
     #[inline(always)]
-    pub(crate) const fn protocol(self) -> u8 {
-        Self::PROTOCOL.get(self.0) as u8
+    pub(crate) const fn protocol(self) -> Option<u8> {
+        match Self::PROTOCOL.get(self.0) as u8 {
+            0 => None,
+            protocol => Some(protocol),
+        }
     }
 
+    /// Bytes of the inner IP header, including options or extension headers.
     #[inline(always)]
     pub(crate) const fn header_len(self) -> usize {
         Self::HEADER_LEN.get(self.0) as usize

@@ -11,6 +11,7 @@ use crate::balance::gue::GueMeta;
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
+use crate::balance::select::Tracking;
 use crate::balance::stage::{Egress, Hook, Stage};
 use crate::verifier::widen_for_verifier;
 use crate::wire::header::{FragmentKind, Icmp, Ipv4, Ipv6, REPLY_TTL};
@@ -132,7 +133,7 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
     let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
     let vlan_bytes = Some(headers.vlan_bytes());
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
-    let (selection, hash) = packet.check_and_select(flow, maps, false)?;
+    let (selection, hash) = packet.check_and_select(flow, maps, Tracking::ReadOnly)?;
     // No ICMP error is sent about an ICMP error (RFC 1122 section 3.2.2). Echo requests that do not
     // fit are dropped, too.
     packet.send_or_drop(&selection, hash, maps)

@@ -11,7 +11,7 @@
 
 use crate::abi::{Connection, Features, QuicServerKey, Reason, ServiceRef, UDP, VipOptions};
 use crate::balance::admit::{Admission, admit_packet};
-use crate::balance::forward::{VipPacket, flow_of, hash_flow};
+use crate::balance::forward::{Resegmentation, VipPacket, flow_of, hash_flow};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
@@ -135,7 +135,7 @@ fn send<P: Packet, M: BalancerMaps>(
     };
     packet.check_ttl()?;
     packet.consume_tokens(maps)?;
-    packet.send_or_report(selection, hash, false, maps)
+    packet.send_or_report(selection, hash, Resegmentation::Never, maps)
 }
 
 /// The backend of the server ID in a QUIC packet, the UDP payload from `start` to `end`.

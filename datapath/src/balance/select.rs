@@ -3,6 +3,15 @@
 use crate::abi::{Backend, Connection, Flow, Reason, Slot, TableHead, slot_index};
 use crate::balance::maps::{BalancerMaps, LookupTable};
 
+/// Whether the connection table may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// A tracked flow without an entry gets one.
+    ReadWrite,
+    /// Existing entries are used, none is written.
+    ReadOnly,
+}
+
 /// The selected backend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Selection {
@@ -14,8 +23,7 @@ pub(crate) struct Selection {
 }
 
 /// Selects the backend of a flow: that of its slot in the lookup table, unless the service is
-/// tracked and the connection table has an entry of the flow. With `insert`, a tracked flow without
-/// an entry gets one.
+/// tracked and the connection table has an entry of the flow.
 #[inline(always)]
 pub(crate) fn select_backend<M: BalancerMaps>(
     maps: &M,
@@ -23,7 +31,7 @@ pub(crate) fn select_backend<M: BalancerMaps>(
     flow: &Flow,
     hash: u64,
     is_syn: bool,
-    insert: bool,
+    tracking: Tracking,
 ) -> Result<Selection, Reason> {
     let head = TableHead::decode(table.word(TableHead::HEAD).ok_or(Reason::NoTable)?);
     let word = slot_index(hash, head.slots).wrapping_add(TableHead::WORDS);
@@ -43,7 +51,10 @@ pub(crate) fn select_backend<M: BalancerMaps>(
     let backend = maps.backend(slot.backend).ok_or(Reason::NoBackend)?;
     // A SYN replaces an existing entry but creates none, so that a SYN flood does not evict the
     // entries of established connections. The client's next segment creates the entry.
-    if head.tracked && insert && (!is_syn || maps.connection(flow).is_some()) {
+    if head.tracked
+        && tracking == Tracking::ReadWrite
+        && (!is_syn || maps.connection(flow).is_some())
+    {
         maps.insert_connection(
             flow,
             &Connection { backend: u32::from(slot.backend), epoch: backend.epoch },

@@ -2,11 +2,12 @@
 
 use crate::abi::{Features, Fragment, Reason};
 use crate::balance::admit::admit_packet;
-use crate::balance::forward::{VipPacket, flow_of, fragment_key};
+use crate::balance::forward::{Resegmentation, VipPacket, flow_of, fragment_key};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
+use crate::balance::select::Tracking;
 use crate::balance::stage::{Hook, Stage};
 use crate::wire::header::FragmentKind;
 use crate::wire::offsets::{self, HeaderOffsets, PacketClass};
@@ -94,7 +95,7 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
-    let (selection, hash) = packet.check_and_select(&flow, maps, true)?;
+    let (selection, hash) = packet.check_and_select(&flow, maps, Tracking::ReadWrite)?;
     // Decoded and read again: kept while a backend is selected, the headers would take up the small
     // stack.
     let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
@@ -113,5 +114,5 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
         let key = fragment_key(&packet.ip, headers.identification(&packet.packet)?);
         maps.insert_fragment(&key, &entry);
     }
-    packet.send_or_report(&selection, hash, false, maps)
+    packet.send_or_report(&selection, hash, Resegmentation::Never, maps)
 }

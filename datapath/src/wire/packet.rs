@@ -79,15 +79,15 @@ pub trait Packet: Sized {
     fn push_headers<T: Pod>(self, headers: &T) -> Result<(), Reason>;
 
     /// Inserts an outer header of `family` between the Ethernet header and the IP header, which is
-    /// of the family `inner`. `shrink` reduces the segment size of a merged packet by the inserted
-    /// bytes; [`Packet::segment_size`] must be larger than that. `udp_len` bytes are reserved after
-    /// the outer header: those of the UDP header in GUE, else 0.
+    /// of the family `inner`. `resegment` reduces the segment size of a merged packet by the
+    /// inserted bytes; [`Packet::segment_size`] must be larger than that. `udp_len` bytes are
+    /// reserved after the outer header: those of the UDP header in GUE, else 0.
     fn encapsulate<T: Pod>(
         self,
         family: Family,
         inner: Family,
         outer: &T,
-        shrink: bool,
+        resegment: bool,
         udp_len: u32,
     ) -> Result<Self, Reason>;
 
