@@ -35,10 +35,10 @@ pub struct FragmentKey {
 }
 pod!(FragmentKey, 40);
 
-/// Destination of a first fragment: value of the map `FRAGMENTS`.
+/// A first fragment's destination, for the other fragments: value of the map `FRAGMENTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub struct Fragment {
+pub struct FirstFragment {
     /// Arrival time of the first fragment, nanoseconds of `CLOCK_MONOTONIC`.
     pub seen: u64,
     /// Index of the service whose backend was selected.
@@ -47,7 +47,7 @@ pub struct Fragment {
     /// the client.
     pub vip_service: u16,
     /// Lower half of [`ServiceRef::options`](crate::abi::vip::ServiceRef::options) at that time. It
-    /// holds [`Fragment::OPTIONS`].
+    /// holds [`FirstFragment::OPTIONS`].
     pub options: u16,
     /// Epoch of the backend at that time.
     pub epoch: u32,
@@ -56,16 +56,18 @@ pub struct Fragment {
     /// [`Slot::hint`](crate::abi::table::Slot::hint) of the first fragment's slot.
     pub hint: u16,
 }
-pod!(Fragment, 24);
+pod!(FirstFragment, 24);
 
-impl Fragment {
+impl FirstFragment {
     /// The options of a service that apply to non-initial fragments, too. Add an option here if
-    /// [`Fragment::options`] must carry it.
+    /// [`FirstFragment::options`] must carry it.
     pub const OPTIONS: VipOptions = VipOptions::GUE.with(VipOptions::ZERO_UDP_CHECKSUM);
 
     /// Lifetime of an entry in nanoseconds: Linux's default reassembly timeout (`ipfrag_time`).
     pub const LIFETIME: u64 = 30_000_000_000;
 }
 
-const _: () =
-    assert!(Fragment::OPTIONS.bits() <= u16::MAX as u32, "`Fragment::options` has 16 bits");
+const _: () = assert!(
+    FirstFragment::OPTIONS.bits() <= u16::MAX as u32,
+    "`FirstFragment::options` has 16 bits"
+);

@@ -88,7 +88,7 @@ impl Flow {
     /// The flow with the fields cleared that `options` exclude from the hash.
     #[inline(always)]
     #[must_use]
-    pub fn reduced(mut self, options: VipOptions) -> Self {
+    pub fn hashed_fields(mut self, options: VipOptions) -> Self {
         if options.has(VipOptions::HASH_CLIENT) || options.has(VipOptions::HASH_SOURCE) {
             self.source_port = Port(0);
         }

@@ -17,7 +17,7 @@ use crate::abi::acl::AclVerdict;
 use crate::abi::address::Address;
 use crate::abi::backend::{Backend, Neighbour, NextHop};
 use crate::abi::capture::{CaptureEvent, CaptureState};
-use crate::abi::connection::{Connection, Fragment, FragmentKey};
+use crate::abi::connection::{Connection, FirstFragment, FragmentKey};
 use crate::abi::counters::{BackendCounters, ServiceCounters};
 use crate::abi::decapsulation::{Decapsulated, LocalAddress};
 use crate::abi::flow::Flow;
@@ -82,7 +82,7 @@ macro_rules! balancer_maps {
             client_buckets CLIENT_BUCKETS: LruHash<ClientKey, Buckets>, Exactly(16_384), Program;
             /// Where the first fragment of a packet went. Room for a second of fragmented packets
             /// at a rate that no healthy network has.
-            fragments FRAGMENTS: LruHash<FragmentKey, Fragment>, Exactly(8_192), Program;
+            fragments FRAGMENTS: LruHash<FragmentKey, FirstFragment>, Exactly(8_192), Program;
             /// Packets, bytes, new connections and drops, by service.
             service_counters SERVICE_COUNTERS:
                 Counters<ServiceCounters>, Indexed(Services, 1), Program;

@@ -31,7 +31,7 @@ pub use acl::AclVerdict;
 pub use address::{Address, Family};
 pub use backend::{Backend, Neighbour, NextHop};
 pub use capture::{CAPTURE_BURST, CAPTURE_LEN, CaptureEvent, CaptureState};
-pub use connection::{Connection, Fragment, FragmentKey};
+pub use connection::{Connection, FirstFragment, FragmentKey};
 pub use counters::{BackendCounters, ServiceCounters};
 pub use decapsulation::{Decapsulated, LocalAddress};
 pub use flow::{Flow, ICMP, ICMPV6, IPV4_IN_IP, IPV6_IN_IP, Port, TCP, UDP, slot_index};

@@ -100,7 +100,8 @@ reasons! {
     /// The packet with its outer header exceeds the MTU towards the backend. `icmp_too_big_sent`
     /// counts the ICMP errors. Not normal: raise the underlay's MTU.
     TooBig = 22, "too_big", Drop;
-    /// The kernel failed to add or remove the outer header. Not normal: the packet was already
+    /// The kernel failed to change the packet: to add or remove the outer header, or to load or
+    /// store headers while the packet is rewritten. Not normal: the packet was already
     /// encapsulated, or memory ran out.
     AdjustRoomFailed = 23, "adjust_room_failed", Drop;
     /// To a port without a service, at a VIP address that is configured to drop such packets.

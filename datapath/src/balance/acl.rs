@@ -16,7 +16,7 @@ pub(crate) fn check_global_acl<M: BalancerMaps>(maps: &M, client: &Address) -> R
 
 /// Checks the global ACL, then the ACL of the VIP's service.
 #[inline(always)]
-pub(crate) fn check_acl<M: BalancerMaps>(
+pub(crate) fn check_acls<M: BalancerMaps>(
     maps: &M,
     client: &Address,
     vip_service: &ServiceRef,

@@ -2,7 +2,7 @@
 //! VIP, every refusal lets it pass; from here on, every refusal is a counted drop of a service.
 
 use crate::abi::{Address, ServiceRef};
-use crate::balance::acl::check_acl;
+use crate::balance::acl::check_acls;
 use crate::balance::gue::GueMeta;
 use crate::balance::lookup::apply_route;
 use crate::balance::maps::BalancerMaps;
@@ -29,15 +29,15 @@ pub(crate) fn admit_client<M: BalancerMaps>(
     vip_service: ServiceRef,
     maps: &M,
 ) -> Result<ServiceRef, Refusal> {
-    check_acl(maps, client, &vip_service).map_err(Refusal::for_service(vip_service))?;
+    check_acls(maps, client, &vip_service).map_err(Refusal::for_service(vip_service))?;
     Ok(apply_route(maps, client, vip_service))
 }
 
-/// As [`admit_client`], and measures the TCP or UDP packet, whose IP header is at `start`.
+/// As [`admit_client`], and measures the TCP or UDP packet, whose IP header is at `ip_offset`.
 #[inline(always)]
 pub(crate) fn admit_packet<P: Packet, M: BalancerMaps>(
     packet: &P,
-    start: usize,
+    ip_offset: usize,
     ip: &IpHeader,
     fragment_kind: FragmentKind,
     l4: &L4Header,
@@ -45,7 +45,8 @@ pub(crate) fn admit_packet<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<Admission, Refusal> {
     let service = admit_client(&ip.source, vip_service, maps)?;
-    let size = parse::packet_size(packet, start, ip, l4).map_err(Refusal::for_service(service))?;
+    let size =
+        parse::packet_size(packet, ip_offset, ip, l4).map_err(Refusal::for_service(service))?;
     let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, maps);
     Ok(Admission { vip_service, service, size, gue })
 }

@@ -7,7 +7,7 @@ use crate::balance::forward::{Resegmentation, VipPacket, flow_of};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
-use crate::balance::quic::is_quic;
+use crate::balance::quic::has_server_ids;
 use crate::balance::select::Tracking;
 use crate::balance::stage::{Hook, Stage};
 use crate::wire::header::FragmentKind;
@@ -40,7 +40,7 @@ fn fast_path<P: Packet, M: BalancerMaps>(packet: P, maps: &M) -> Result<StageOut
     }
     let l4 = parse::l4_header(&packet, &ip)?;
     let vip_service = find_vip_service(maps, &address, l4.destination_port, ip.protocol)?;
-    if is_quic(maps, &vip_service, ip.protocol) {
+    if has_server_ids(maps, &vip_service, ip.protocol) {
         return Ok(StageOutcome::Quic(HeaderOffsets::fixed(ip).encode()));
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn hash_flow<M: BalancerMaps>(
     // Two calls on purpose: without `HASH_FIELDS` the flow is hashed in place and never copied to
     // the stack.
     if maps.uses(Features::HASH_FIELDS) {
-        return flow.reduced(options).hash(family, maps.hash_key());
+        return flow.hashed_fields(options).hash(family, maps.hash_key());
     }
     flow.hash(family, maps.hash_key())
 }

@@ -1,6 +1,6 @@
 //! Non-initial fragments follow their first fragment, which has the ports.
 
-use crate::abi::{Flow, Fragment, Port, Reason, ServiceRef, VipOptions};
+use crate::abi::{FirstFragment, Flow, Port, Reason, ServiceRef, VipOptions};
 use crate::balance::acl::check_fragment_acl;
 use crate::balance::forward::{VipPacket, fragment_key};
 use crate::balance::gue::GueMeta;
@@ -33,8 +33,8 @@ fn fragment<P: Packet, M: BalancerMaps>(
 ) -> Result<Egress, Refusal> {
     let headers = offsets.parse(&packet)?;
     let key = fragment_key(&headers.ip, headers.identification(&packet)?);
-    let first = maps.fragment(&key).ok_or(Reason::FragmentUnknown)?;
-    if maps.now().wrapping_sub(first.seen) > Fragment::LIFETIME {
+    let first = maps.first_fragment(&key).ok_or(Reason::FragmentUnknown)?;
+    if maps.now().wrapping_sub(first.seen) > FirstFragment::LIFETIME {
         return Err(Reason::FragmentUnknown.into());
     }
 
@@ -50,16 +50,16 @@ fn fragment<P: Packet, M: BalancerMaps>(
 fn send_after_first<P: Packet, M: BalancerMaps>(
     packet: P,
     headers: &ParsedHeaders,
-    first: &Fragment,
+    first: &FirstFragment,
     maps: &M,
 ) -> Result<Egress, Reason> {
-    // The entry keeps only the lower options. `RATE_LIMITED` is set for every service: one without
-    // rate limits has no entry in `RATES`.
+    // The entry has only the lower 16 bits of the options. `RATE_LIMITED` is an upper bit, and is
+    // set here for every service: one without rate limits has no entry in `RATES`.
     let options = VipOptions::RATE_LIMITED.with(VipOptions::from_bits(first.options.into()));
     let ip = headers.ip;
     let packet = VipPacket {
         ip,
-        size: parse::unmerged_size(&packet, headers.start, &ip)?,
+        size: parse::unmerged_size(&packet, headers.ip_offset, &ip)?,
         gue: GueMeta::for_fragment(&ip),
         is_syn: false,
         vlan_bytes: Some(headers.vlan_bytes()),
@@ -73,7 +73,8 @@ fn send_after_first<P: Packet, M: BalancerMaps>(
         return Err(Reason::NoBackend);
     }
     let selection = Selection { index: first.backend, backend, hint: first.hint };
-    // A non-initial fragment has no ports: its outer source may differ from the first one's.
+    // Without ports the hash is not that of the first fragment, and neither are the bits of the
+    // outer headers that depend on it.
     let no_port = Port::new(0);
     let flow = Flow::new(ip.source, ip.destination, no_port, no_port, ip.protocol);
     let hash = flow.hash(ip.family, maps.hash_key());

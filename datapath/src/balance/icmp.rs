@@ -94,11 +94,11 @@ fn icmp<P: Packet, M: BalancerMaps>(
     let headers = offsets.parse(&packet)?;
     let ip = headers.ip;
     let address = find_vip_address(maps, &ip)?;
-    let offset = headers.l4_offset();
-    let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
+    let icmp_offset = headers.l4_offset();
+    let header: Icmp = packet.load_at(icmp_offset).ok_or(Reason::Truncated)?;
     let (vip_service, flow) = match Message::of(ip.family, &header) {
         Message::Error => {
-            quoted_flow(&packet, &ip, &address, offset.wrapping_add(Icmp::SIZE), maps)?
+            quoted_flow(&packet, &ip, &address, icmp_offset.wrapping_add(Icmp::SIZE), maps)?
         }
         Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_HOST) => {
             return Err(Reason::OtherProtocol.into());
@@ -129,7 +129,7 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<Egress, Reason> {
     let ip = headers.ip;
-    let size = parse::unmerged_size(&packet, headers.start, &ip)?;
+    let size = parse::unmerged_size(&packet, headers.ip_offset, &ip)?;
     let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
     let vlan_bytes = Some(headers.vlan_bytes());
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
@@ -148,29 +148,29 @@ fn echo_reply<P: Packet, M: BalancerMaps>(
 ) -> Result<Reason, Reason> {
     let headers = offsets.parse(&packet)?;
     check_global_acl(maps, &headers.ip.source)?;
-    let offset = headers.l4_offset();
-    let header: Icmp = packet.load_at(offset).ok_or(Reason::Truncated)?;
+    let icmp_offset = headers.l4_offset();
+    let header: Icmp = packet.load_at(icmp_offset).ok_or(Reason::Truncated)?;
     match Message::of(headers.ip.family, &header) {
         Message::EchoRequest { request_word: old, reply_word: new } => {
-            Ok(reply(packet, &headers, offset, old, new))
+            Ok(reply(packet, &headers, icmp_offset, old, new))
         }
         _ => Err(Reason::OtherProtocol),
     }
 }
 
-/// The VIP of the packet that an ICMP error quotes, and its flow in the direction of the client's
-/// packets. The quoted packet, from the VIP to the client, is at `start`.
+/// The service of the VIP that sent the packet that an ICMP error quotes, and its flow in the
+/// direction of the client's packets. The quoted packet's IP header is at `ip_offset`.
 #[inline(always)]
 fn quoted_flow<P: Packet, M: BalancerMaps>(
     packet: &P,
-    error: &IpHeader,
+    error_ip: &IpHeader,
     address: &VipAddress,
-    start: usize,
+    ip_offset: usize,
     maps: &M,
 ) -> Result<(ServiceRef, Flow), Reason> {
-    let quoted = quoted(packet, start, error.family).ok_or(Reason::IcmpUnrelated)?;
+    let quoted = parse_quoted(packet, ip_offset, error_ip.family).ok_or(Reason::IcmpUnrelated)?;
     let ip = quoted.ip;
-    if ip.source != error.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
+    if ip.source != error_ip.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
         return Err(Reason::IcmpUnrelated);
     }
     if let FragmentKind::NonFirst = quoted.fragment_kind {
@@ -178,8 +178,9 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
     }
     // An error quotes at least eight bytes after the IP header (RFC 792). The ports are the first
     // four of TCP as of UDP.
-    let ports = start.wrapping_add(ip.header_len);
-    let [vip_port, client_port]: [Port; 2] = packet.load_at(ports).ok_or(Reason::IcmpUnrelated)?;
+    let ports_offset = ip_offset.wrapping_add(ip.header_len);
+    let [vip_port, client_port]: [Port; 2] =
+        packet.load_at(ports_offset).ok_or(Reason::IcmpUnrelated)?;
     let vip_service = find_vip_service(maps, address, vip_port, ip.protocol)
         .map_err(|_| Reason::IcmpUnrelated)?;
     // The verifier explores the rest of the path once, not once per protocol.
@@ -189,19 +190,19 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
 
 /// Parses the headers of a quoted packet, which may be cut off.
 #[inline(always)]
-fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<ParsedHeaders> {
+fn parse_quoted<P: Packet>(packet: &P, ip_offset: usize, family: Family) -> Option<ParsedHeaders> {
     let (ip, fragment_kind) = match family {
         Family::V4 => {
-            let header: Ipv4 = packet.load_at(start)?;
+            let header: Ipv4 = packet.load_at(ip_offset)?;
             (from_ipv4(&header).ok()?, header.fragment_kind())
         }
-        Family::V6 => (from_ipv6(&packet.load_at(start)?).ok()?, FragmentKind::None),
+        Family::V6 => (from_ipv6(&packet.load_at(ip_offset)?).ok()?, FragmentKind::None),
     };
-    ParsedHeaders::new(ip, start, fragment_kind).skip_extensions(packet).ok()
+    ParsedHeaders::new(ip, ip_offset, fragment_kind).skip_extensions(packet).ok()
 }
 
-/// Turns an echo request whose ICMP header is at `offset` into its reply. `old` and `new` are the
-/// first 16-bit word of the ICMP header before and after.
+/// Turns an echo request whose ICMP header is at `icmp_offset` into its reply. `old` and `new` are
+/// the first 16-bit word of the ICMP header before and after.
 ///
 /// The checksum is updated incrementally, without reading the payload: a request with a wrong
 /// checksum gets a reply with a wrong checksum. Requests with IP options or extension headers are
@@ -210,26 +211,27 @@ fn quoted<P: Packet>(packet: &P, start: usize, family: Family) -> Option<ParsedH
 fn reply<P: Packet>(
     mut packet: P,
     headers: &ParsedHeaders,
-    offset: usize,
+    icmp_offset: usize,
     old: u16,
     new: u16,
 ) -> Reason {
     let ip = &headers.ip;
-    let fixed = match ip.family {
+    let fixed_len = match ip.family {
         Family::V4 => Ipv4::SIZE,
         Family::V6 => Ipv6::SIZE,
     };
-    if ip.header_len != fixed || !ip.source.is_answerable(ip.family) {
+    if ip.header_len != fixed_len || !ip.source.is_answerable(ip.family) {
         return Reason::OtherProtocol;
     }
 
     // Except for the global ACL, which `echo_reply` has checked, every refusal before this line
     // lets the packet pass; from here on, every refusal is a counted drop.
-    let PacketSize { packet: length, .. } = match parse::unmerged_size(&packet, headers.start, ip) {
-        Ok(size) => size,
-        Err(reason) => return reason,
-    };
-    if length < fixed.wrapping_add(Icmp::SIZE) {
+    let PacketSize { packet: length, .. } =
+        match parse::unmerged_size(&packet, headers.ip_offset, ip) {
+            Ok(size) => size,
+            Err(reason) => return reason,
+        };
+    if length < fixed_len.wrapping_add(Icmp::SIZE) {
         return Reason::BadLength;
     }
     if ip.ttl == 0 {
@@ -238,16 +240,16 @@ fn reply<P: Packet>(
     // The swap fails for frames to broadcast and multicast addresses (RFC 1122 section 3.2.2), so
     // it comes before any other write.
     let swapped = packet.swap_macs().and_then(|()| match ip.family {
-        Family::V4 => packet
-            .load_at(headers.start)
-            .ok_or(Reason::AdjustRoomFailed)
-            .and_then(|header: Ipv4| packet.store(headers.start, &header.answered(REPLY_TTL))),
-        Family::V6 => packet
-            .load_at(headers.start)
-            .ok_or(Reason::AdjustRoomFailed)
-            .and_then(|header: Ipv6| packet.store(headers.start, &header.answered(REPLY_TTL))),
+        Family::V4 => packet.load_at(headers.ip_offset).ok_or(Reason::AdjustRoomFailed).and_then(
+            |header: Ipv4| packet.store(headers.ip_offset, &header.into_reply(REPLY_TTL)),
+        ),
+        Family::V6 => packet.load_at(headers.ip_offset).ok_or(Reason::AdjustRoomFailed).and_then(
+            |header: Ipv6| packet.store(headers.ip_offset, &header.into_reply(REPLY_TTL)),
+        ),
     });
-    match swapped.and_then(|()| packet.csum_replace2(offset, old, new, offset.wrapping_add(2))) {
+    match swapped
+        .and_then(|()| packet.csum_replace2(icmp_offset, old, new, icmp_offset.wrapping_add(2)))
+    {
         Ok(()) => Reason::IcmpEchoReplied,
         Err(reason) => reason,
     }

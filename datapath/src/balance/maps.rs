@@ -2,7 +2,7 @@
 
 use crate::abi::{
     AclVerdict, Address, Backend, CaptureEvent, CaptureState, ClientKey, Connection, Family,
-    Features, Flow, Fragment, FragmentKey, Neighbour, NextHop, Port, PrefixKey, QuicIdLengths,
+    Features, FirstFragment, Flow, FragmentKey, Neighbour, NextHop, Port, PrefixKey, QuicIdLengths,
     QuicServerKey, Reason, RouteKey, ServiceRef, TokenRequest, VipAddress, VipKey,
 };
 
@@ -92,9 +92,9 @@ pub trait BalancerMaps: CaptureMaps {
     /// Consumes tokens of a service's buckets; false when there are none.
     fn consume_service_tokens(&self, request: &TokenRequest) -> bool;
     /// The entry of a packet's first fragment.
-    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment>;
     /// Writes the entry of a first fragment. A failure is ignored.
-    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+    fn insert_first_fragment(&self, key: &FragmentKey, first: &FirstFragment);
     /// Counts a forwarded packet for its service and backend.
     fn count_forwarded(&self, service: u32, backend: u16, forwarded: &ForwardedCounts);
     /// Counts a packet that is not forwarded, by reason.

@@ -30,25 +30,25 @@ const V6_PACKET_TOO_BIG: u8 = 2;
 const TOS: u8 = 0xc0;
 
 /// The most bytes of one call of [`Packet::csum_partial`]: the kernel's limit of `bpf_csum_diff`.
-const MAX_SUM: usize = 512;
+const MAX_CSUM_LEN: usize = 512;
 
 /// The headers of an IPv4 error.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct ErrorV4 {
+struct IcmpErrorV4 {
     ip: Ipv4,
     icmp: Icmp,
 }
-pod!(ErrorV4, 28);
+pod!(IcmpErrorV4, 28);
 
 /// The headers of an IPv6 error.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct ErrorV6 {
+struct IcmpErrorV6 {
     ip: Ipv6,
     icmp: Icmp,
 }
-pod!(ErrorV6, 48);
+pod!(IcmpErrorV6, 48);
 
 /// Turns a packet that does not fit, and is accounted, into an ICMP error that reports the MTU
 /// `mtu` to the client, if the rate limit of errors allows.
@@ -70,8 +70,8 @@ fn packet_too_big<P: Packet, M: BalancerMaps>(packet: P, mtu: u32, maps: &M) -> 
         .load::<u16>(ETH_HLEN - 2)
         .map(|ether_type| parse::family_for_this_host(&packet, ether_type));
     let result = match family {
-        Some(Ok(Family::V4)) => error_v4(packet, mtu, maps),
-        Some(Ok(Family::V6)) => error_v6(packet, mtu, maps),
+        Some(Ok(Family::V4)) => write_error_v4(packet, mtu, maps),
+        Some(Ok(Family::V6)) => write_error_v6(packet, mtu, maps),
         _ => return Reason::TooBig,
     };
     match result {
@@ -91,7 +91,7 @@ fn packet_too_big<P: Packet, M: BalancerMaps>(packet: P, mtu: u32, maps: &M) -> 
 /// Checks that the source is a unicast address, consumes a token of the rate limit, and swaps the
 /// MAC addresses, which fails for frames to broadcast and multicast addresses.
 #[inline(always)]
-fn prepare<P: Packet, M: BalancerMaps>(
+fn prepare_reply<P: Packet, M: BalancerMaps>(
     packet: &mut P,
     ip: &IpHeader,
     maps: &M,
@@ -106,14 +106,18 @@ fn prepare<P: Packet, M: BalancerMaps>(
 }
 
 #[inline(always)]
-fn error_v4<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Result<(), Reason> {
+fn write_error_v4<P: Packet, M: BalancerMaps>(
+    mut packet: P,
+    mtu: u32,
+    maps: &M,
+) -> Result<(), Reason> {
     let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
-    prepare(&mut packet, &ip, maps)?;
+    prepare_reply(&mut packet, &ip, maps)?;
     // The packet is longer than the quote, because it exceeds the minimum MTU.
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
-    let first = packet.csum_partial::<MAX_SUM>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
+    let first = packet.csum_partial::<MAX_CSUM_LEN>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
     let rest = packet
-        .csum_partial::<{ QUOTE_V4 - MAX_SUM }>(ETH_HLEN + MAX_SUM)
+        .csum_partial::<{ QUOTE_V4 - MAX_CSUM_LEN }>(ETH_HLEN + MAX_CSUM_LEN)
         .ok_or(Reason::AdjustRoomFailed)?;
     let mut sum = fold(first) as u32;
     sum = sum.wrapping_add(fold(rest) as u32);
@@ -130,23 +134,28 @@ fn error_v4<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Re
     let [.., destination] = ip.source.words();
     let length = (Ipv4::SIZE + Icmp::SIZE + QUOTE_V4) as u16;
     let ip = Ipv4::new(TOS, length, 0, REPLY_TTL, ICMP, source, destination);
-    packet.push_headers(&ErrorV4 { ip, icmp })
+    packet.push_headers(&IcmpErrorV4 { ip, icmp })
 }
 
 #[inline(always)]
-fn error_v6<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Result<(), Reason> {
+fn write_error_v6<P: Packet, M: BalancerMaps>(
+    mut packet: P,
+    mtu: u32,
+    maps: &M,
+) -> Result<(), Reason> {
     const PAYLOAD: usize = ETH_HLEN + Ipv6::SIZE;
     const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
 
     let ip = parse::parse_ipv6(&packet, ETH_HLEN)?;
-    prepare(&mut packet, &ip, maps)?;
+    prepare_reply(&mut packet, &ip, maps)?;
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V6)?;
     let header = packet.csum_partial::<{ Ipv6::SIZE }>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
-    let first = packet.csum_partial::<MAX_SUM>(PAYLOAD).ok_or(Reason::AdjustRoomFailed)?;
-    let second =
-        packet.csum_partial::<MAX_SUM>(PAYLOAD + MAX_SUM).ok_or(Reason::AdjustRoomFailed)?;
+    let first = packet.csum_partial::<MAX_CSUM_LEN>(PAYLOAD).ok_or(Reason::AdjustRoomFailed)?;
+    let second = packet
+        .csum_partial::<MAX_CSUM_LEN>(PAYLOAD + MAX_CSUM_LEN)
+        .ok_or(Reason::AdjustRoomFailed)?;
     let third = packet
-        .csum_partial::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MAX_SUM }>(PAYLOAD + 2 * MAX_SUM)
+        .csum_partial::<{ QUOTE_V6 - Ipv6::SIZE - 2 * MAX_CSUM_LEN }>(PAYLOAD + 2 * MAX_CSUM_LEN)
         .ok_or(Reason::AdjustRoomFailed)?;
     let payload =
         (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
@@ -155,12 +164,12 @@ fn error_v6<P: Packet, M: BalancerMaps>(mut packet: P, mtu: u32, maps: &M) -> Re
     let mut icmp = Icmp { kind: V6_PACKET_TOO_BIG, code: 0, checksum: 0, rest: mtu.to_be() };
     // Length and next header of the pseudo-header (RFC 8200 section 8.1).
     let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
-    let addresses = sum_of(&ip.source).wrapping_add(sum_of(&ip.destination));
+    let addresses = address_sum(&ip.source).wrapping_add(address_sum(&ip.destination));
     icmp.checksum =
         !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
     let (source, destination) = (ip.destination.words(), ip.source.words());
     let ip = Ipv6::new(TOS, 0, LENGTH, ICMPV6, REPLY_TTL, source, destination);
-    packet.push_headers(&ErrorV6 { ip, icmp })
+    packet.push_headers(&IcmpErrorV6 { ip, icmp })
 }
 
 /// Gives the quoted L4 checksum a value that the kernel does not change later. Returns the sum of
@@ -190,15 +199,15 @@ fn fix_l4_checksum<P: Packet>(
     let offset_in_l4 = if ip.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let offset = ETH_HLEN.wrapping_add(ip.header_len).wrapping_add(offset_in_l4);
     let old: u16 = packet.load_at(offset).ok_or(Reason::AdjustRoomFailed)?;
-    let without = fold((fold(payload) as u32).wrapping_add(!old as u32));
-    let new = (!without).rotate_right(1);
+    let without_field = fold((fold(payload) as u32).wrapping_add(!old as u32));
+    let new = (!without_field).rotate_right(1);
     packet.store(offset, &new)?;
     Ok(fold((fold(sum) as u32).wrapping_add(!old as u32).wrapping_add(new as u32)) as u32)
 }
 
 /// The sum of an address's 16-bit words, at most 2^19.
 #[inline(always)]
-const fn sum_of(address: &Address) -> u32 {
+const fn address_sum(address: &Address) -> u32 {
     let [a, b, c, d] = address.words();
     let low =
         (a & 0xffff).wrapping_add(b & 0xffff).wrapping_add(c & 0xffff).wrapping_add(d & 0xffff);

@@ -32,10 +32,10 @@ pub trait StageRunner {
 /// Balances one packet. Returns the action of the hook.
 #[inline(always)]
 pub fn balance<R: StageRunner>(mut runner: R) -> u32 {
-    let until = capture::enabled_until(runner.maps());
-    let enabled = decouple_for_verifier(until);
+    let capture_until = capture::enabled_until(runner.maps());
+    let enabled = decouple_for_verifier(capture_until);
     runner.set_capture_enabled(enabled);
-    if until != 0 {
+    if capture_until != 0 {
         runner.run::<StartCaptureStage>(0);
     }
     let action = run_stages(&mut runner);
@@ -82,7 +82,7 @@ fn run_stages<R: StageRunner>(runner: &mut R) -> u32 {
         Next::TooBig(mtu) => runner.run::<PacketTooBigStage>(mtu) as u32,
         Next::FinishGue(action, gue) => match runner.run::<FinishGueStage>(gue.encode()) as u32 {
             0 => action,
-            refused => refused,
+            drop_action => drop_action,
         },
         _ => word as u32,
     }

@@ -31,9 +31,9 @@ pub(crate) struct QuicStage;
 
 impl Stage for QuicStage {
     #[inline(always)]
-    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
-        let result = match quic(hook.packet(), offsets, maps) {
-            Ok(None) => return Next::ByClass(HeaderOffsets::decode(offsets)).encode(),
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, encoded_offsets: u32, maps: &M) -> u64 {
+        let result = match quic(hook.packet(), encoded_offsets, maps) {
+            Ok(None) => return Next::ByClass(HeaderOffsets::decode(encoded_offsets)).encode(),
             Ok(Some(outcome)) => Ok(outcome),
             Err(refusal) => Err(refusal),
         };
@@ -49,24 +49,28 @@ struct QuicSelection {
     hash: u64,
 }
 
-/// Whether connection IDs may select the backends of a VIP.
+/// Whether connection IDs with server IDs may select the backend of a packet to a VIP.
 #[inline(always)]
-pub(crate) fn is_quic<M: BalancerMaps>(maps: &M, vip_service: &ServiceRef, protocol: u8) -> bool {
+pub(crate) fn has_server_ids<M: BalancerMaps>(
+    maps: &M,
+    vip_service: &ServiceRef,
+    protocol: u8,
+) -> bool {
     maps.uses(Features::QUIC) && protocol == UDP && vip_service.options.has(VipOptions::QUIC)
 }
 
 #[inline(always)]
 fn quic<P: Packet, M: BalancerMaps>(
     packet: P,
-    offsets: u32,
+    encoded_offsets: u32,
     maps: &M,
 ) -> Result<Option<StageOutcome>, Refusal> {
     let Some(QuicSelection { admission, selection, hash }) =
-        select_by_connection_id(&packet, offsets, maps)?
+        select_by_connection_id(&packet, encoded_offsets, maps)?
     else {
         return Ok(None);
     };
-    send(packet, offsets, &admission, &selection, hash, maps)
+    send(packet, encoded_offsets, &admission, &selection, hash, maps)
         .map(Some)
         .map_err(Refusal::for_service(admission.service))
 }
@@ -75,21 +79,21 @@ fn quic<P: Packet, M: BalancerMaps>(
 #[inline(always)]
 fn select_by_connection_id<P: Packet, M: BalancerMaps>(
     packet: &P,
-    offsets: u32,
+    encoded_offsets: u32,
     maps: &M,
 ) -> Result<Option<QuicSelection>, Refusal> {
-    let headers = HeaderOffsets::decode(offsets).parse(packet)?;
+    let headers = HeaderOffsets::decode(encoded_offsets).parse(packet)?;
     let address = find_vip_address(maps, &headers.ip)?;
     let offset = headers.l4_offset();
     let l4 = parse::l4_header_at(packet, offset, UDP)?;
     let vip_service = find_vip_service(maps, &address, l4.destination_port, UDP)?;
-    if !is_quic(maps, &vip_service, UDP) {
+    if !has_server_ids(maps, &vip_service, UDP) {
         return Ok(None);
     }
-    // A refusal here is the one that the slow path would give.
+    // The slow path would refuse the same packets for the same reasons.
     let admission = admit_packet(
         packet,
-        headers.start,
+        headers.ip_offset,
         &headers.ip,
         FragmentKind::None,
         &l4,
@@ -97,7 +101,7 @@ fn select_by_connection_id<P: Packet, M: BalancerMaps>(
         maps,
     )?;
     let start = offset.wrapping_add(Udp::SIZE);
-    let end = headers.start.wrapping_add(admission.size.packet);
+    let end = headers.ip_offset.wrapping_add(admission.size.packet);
     let Some(selection) = find_server(packet, start, end, admission.service.index, maps)
         .and_then(|server| resolve_connection(maps, &server, 0))
     else {
@@ -115,15 +119,15 @@ fn select_by_connection_id<P: Packet, M: BalancerMaps>(
 #[inline(always)]
 fn send<P: Packet, M: BalancerMaps>(
     packet: P,
-    offsets: u32,
+    encoded_offsets: u32,
     admission: &Admission,
     selection: &Selection,
     hash: u64,
     maps: &M,
 ) -> Result<StageOutcome, Reason> {
-    // Decoded and read again: kept while the backend is selected, the headers would take up the
-    // small stack.
-    let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
+    // Decoded and parsed again, because headers that are kept during the selection of the backend
+    // would take up too much of the small stack.
+    let headers = HeaderOffsets::decode(encoded_offsets).parse(&packet)?;
     let packet = VipPacket {
         packet,
         ip: headers.ip,
@@ -179,13 +183,13 @@ fn find_server<P: Packet, M: BalancerMaps>(
 /// Whether a packet with a long header carries a connection ID that the client chose: an Initial or
 /// 0-RTT packet.
 #[inline(always)]
-const fn is_chosen_by_client(version: u32, first: u8) -> bool {
+const fn is_chosen_by_client(version: u32, first_octet: u8) -> bool {
     /// RFC 9000 section 17.2.
     const VERSION_1: u32 = 1;
     /// RFC 9369 section 3.
     const VERSION_2: u32 = 0x6b33_43cf;
 
-    let kind = (first >> 4) & 3;
+    let kind = (first_octet >> 4) & 3;
     match version {
         VERSION_1 => kind <= 1,
         VERSION_2 => kind == 1 || kind == 2,

@@ -1,6 +1,6 @@
 //! The slow path: packets with VLAN tags, IP options, extension headers or fragments.
 
-use crate::abi::{Features, Fragment, Reason};
+use crate::abi::{Features, FirstFragment, Reason};
 use crate::balance::admit::admit_packet;
 use crate::balance::forward::{Resegmentation, VipPacket, flow_of, fragment_key};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
@@ -44,8 +44,8 @@ pub(crate) struct SlowPathStage;
 
 impl Stage for SlowPathStage {
     #[inline(always)]
-    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, offsets: u32, maps: &M) -> u64 {
-        let result = slow_path(hook.packet(), offsets, maps);
+    fn run<H: Hook, M: BalancerMaps>(hook: &mut H, encoded_offsets: u32, maps: &M) -> u64 {
+        let result = slow_path(hook.packet(), encoded_offsets, maps);
         conclude(hook, result, maps)
     }
 }
@@ -63,10 +63,10 @@ fn parse_headers<P: Packet, M: BalancerMaps>(
 #[inline(always)]
 fn slow_path<P: Packet, M: BalancerMaps>(
     packet: P,
-    offsets: u32,
+    encoded_offsets: u32,
     maps: &M,
 ) -> Result<StageOutcome, Refusal> {
-    let headers = HeaderOffsets::decode(offsets).parse(&packet)?;
+    let headers = HeaderOffsets::decode(encoded_offsets).parse(&packet)?;
     let address = find_vip_address(maps, &headers.ip)?;
     let l4 = parse::l4_header_at(&packet, headers.l4_offset(), headers.ip.protocol)?;
     let vip_service = find_vip_service(maps, &address, l4.destination_port, headers.ip.protocol)?;
@@ -74,7 +74,7 @@ fn slow_path<P: Packet, M: BalancerMaps>(
     // From here on, every refusal is a counted drop of the service.
     let admission = admit_packet(
         &packet,
-        headers.start,
+        headers.ip_offset,
         &headers.ip,
         headers.fragment_kind,
         &l4,
@@ -82,27 +82,27 @@ fn slow_path<P: Packet, M: BalancerMaps>(
         maps,
     )?;
     let packet = VipPacket::new(packet, headers.ip, Some(headers.vlan_bytes()), &l4, &admission);
-    select_and_send(packet, offsets, &l4, admission.vip_service.index, maps)
+    select_and_send(packet, encoded_offsets, &l4, admission.vip_service.index, maps)
         .map_err(Refusal::for_service(admission.service))
 }
 
 #[inline(always)]
 fn select_and_send<P: Packet, M: BalancerMaps>(
     mut packet: VipPacket<P>,
-    offsets: u32,
+    encoded_offsets: u32,
     l4: &L4Header,
     vip_service: u32,
     maps: &M,
 ) -> Result<StageOutcome, Reason> {
     let flow = flow_of(&packet.ip, l4);
     let (selection, hash) = packet.check_and_select(&flow, maps, Tracking::ReadWrite)?;
-    // Decoded and read again: kept while a backend is selected, the headers would take up the small
-    // stack.
-    let headers = HeaderOffsets::decode(offsets).parse(&packet.packet)?;
+    // Decoded and parsed again, because headers that are kept during the selection of the backend
+    // would take up too much of the small stack.
+    let headers = HeaderOffsets::decode(encoded_offsets).parse(&packet.packet)?;
     packet.ip = headers.ip;
     packet.vlan_bytes = Some(headers.vlan_bytes());
     if let FragmentKind::First = headers.fragment_kind {
-        let entry = Fragment {
+        let entry = FirstFragment {
             seen: maps.now(),
             service: packet.service.index,
             vip_service: vip_service as u16,
@@ -112,7 +112,7 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
             hint: selection.hint,
         };
         let key = fragment_key(&packet.ip, headers.identification(&packet.packet)?);
-        maps.insert_fragment(&key, &entry);
+        maps.insert_first_fragment(&key, &entry);
     }
     packet.send_or_report(&selection, hash, Resegmentation::Never, maps)
 }

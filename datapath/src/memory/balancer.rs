@@ -7,7 +7,7 @@ use super::table::TableWords;
 use crate::abi::capture::control;
 use crate::abi::{
     AclVerdict, Address, Backend, Buckets, CaptureEvent, CaptureState, ClientKey, Connection,
-    Family, Features, Flow, Fragment, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
+    Family, Features, FirstFragment, Flow, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
     QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceRef, Settings,
     TokenRequest, VipAddress, VipKey,
 };
@@ -191,11 +191,11 @@ impl BalancerMaps for MemoryBalancer {
         )
     }
 
-    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         self.maps.fragments.borrow().get(key).copied()
     }
 
-    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+    fn insert_first_fragment(&self, key: &FragmentKey, fragment: &FirstFragment) {
         self.maps.fragments.borrow_mut().insert(*key, *fragment);
     }
 

@@ -245,7 +245,7 @@ impl Ipv4 {
 
     /// The header of a reply: swapped addresses, a new TTL and an updated checksum.
     #[inline(always)]
-    pub const fn answered(self, ttl: u8) -> Self {
+    pub const fn into_reply(self, ttl: u8) -> Self {
         let old = u16::from_ne_bytes([self.ttl, self.protocol]);
         let new = u16::from_ne_bytes([ttl, self.protocol]);
         let checksum = checksum::updated(self.checksum, old, new);
@@ -337,7 +337,7 @@ impl Ipv6 {
 
     /// The header of a reply: swapped addresses and a new hop limit.
     #[inline(always)]
-    pub const fn answered(self, hop_limit: u8) -> Self {
+    pub const fn into_reply(self, hop_limit: u8) -> Self {
         Self { hop_limit, source: self.destination, destination: self.source, ..self }
     }
 

@@ -14,7 +14,7 @@ use crate::wire::parse::{IpHeader, family_for_this_host, from_ipv4, from_ipv6, i
 const MAX_TAGS: usize = 2;
 
 /// The maximum offset of an IP header.
-const MAX_START: usize = ETH_HLEN + 4 * MAX_TAGS;
+const MAX_IP_OFFSET: usize = ETH_HLEN + 4 * MAX_TAGS;
 
 /// The maximum number of extension headers that are parsed, the fragment header included.
 const MAX_EXTENSIONS: usize = 8;
@@ -29,7 +29,7 @@ pub struct ParsedHeaders {
     /// [`IpHeader::protocol`] is that of the L4 header.
     pub ip: IpHeader,
     /// Offset of the IP header.
-    pub start: usize,
+    pub ip_offset: usize,
     /// The kind of fragment; for IPv6, known once the extension headers are parsed.
     pub fragment_kind: FragmentKind,
     /// Bytes from the start of an IPv6 header to its fragment header; undefined without one.
@@ -39,8 +39,8 @@ pub struct ParsedHeaders {
 impl ParsedHeaders {
     /// An IP header without its extension headers.
     #[inline(always)]
-    pub(crate) const fn new(ip: IpHeader, start: usize, fragment_kind: FragmentKind) -> Self {
-        Self { ip, start, fragment_kind, fragment_header: Ipv6::SIZE }
+    pub(crate) const fn new(ip: IpHeader, ip_offset: usize, fragment_kind: FragmentKind) -> Self {
+        Self { ip, ip_offset, fragment_kind, fragment_header: Ipv6::SIZE }
     }
 
     /// Parses the extension headers of an IPv6 packet, too (RFC 8200 section 4).
@@ -57,9 +57,11 @@ impl ParsedHeaders {
     #[inline(always)]
     pub(crate) fn identification<P: Packet>(&self, packet: &P) -> Result<u32, Reason> {
         match self.ip.family {
-            Family::V4 => packet.load_at(self.start).map(|header: Ipv4| header.identification()),
+            Family::V4 => {
+                packet.load_at(self.ip_offset).map(|header: Ipv4| header.identification())
+            }
             Family::V6 => packet
-                .load_at(self.start.wrapping_add(self.fragment_header))
+                .load_at(self.ip_offset.wrapping_add(self.fragment_header))
                 .map(|header: Ipv6Fragment| header.identification()),
         }
         .ok_or(Reason::Truncated)
@@ -68,13 +70,13 @@ impl ParsedHeaders {
     /// Offset of the L4 header.
     #[inline(always)]
     pub(crate) const fn l4_offset(&self) -> usize {
-        self.start.wrapping_add(self.ip.header_len)
+        self.ip_offset.wrapping_add(self.ip.header_len)
     }
 
     /// Bytes of VLAN tags in the frame.
     #[inline(always)]
     pub const fn vlan_bytes(&self) -> usize {
-        self.start.wrapping_sub(ETH_HLEN)
+        self.ip_offset.wrapping_sub(ETH_HLEN)
     }
 }
 
@@ -83,8 +85,8 @@ impl ParsedHeaders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeaderOffsets {
     family: Family,
-    /// [`ParsedHeaders::start`].
-    start: usize,
+    /// [`ParsedHeaders::ip_offset`].
+    ip_offset: usize,
     /// [`IpHeader::header_len`], including options and extension headers.
     header_len: usize,
     /// [`ParsedHeaders::fragment_header`].
@@ -109,8 +111,8 @@ pub enum PacketClass {
 
 impl HeaderOffsets {
     /// Offset of the IP header, at most 22.
-    const START: Field = Field::first(5);
-    const FAMILY: Field = Self::START.next(1);
+    const IP_OFFSET: Field = Field::first(5);
+    const FAMILY: Field = Self::IP_OFFSET.next(1);
     /// Bytes of headers, at most 296.
     const HEADER_LEN: Field = Self::FAMILY.next(9);
     const FRAGMENT_KIND: Field = Self::HEADER_LEN.next(2);
@@ -121,10 +123,10 @@ impl HeaderOffsets {
     /// The offsets of parsed headers.
     #[inline(always)]
     pub(crate) const fn of(headers: &ParsedHeaders) -> Self {
-        let ParsedHeaders { ip, start, fragment_kind, fragment_header, .. } = *headers;
+        let ParsedHeaders { ip, ip_offset, fragment_kind, fragment_header, .. } = *headers;
         Self {
             family: ip.family,
-            start,
+            ip_offset,
             header_len: ip.header_len,
             fragment_header,
             fragment_kind,
@@ -148,7 +150,7 @@ impl HeaderOffsets {
             FragmentKind::NonFirst => 2,
         };
         let fragment_header = (self.fragment_header as u32).wrapping_sub(Ipv6::SIZE as u32) >> 2;
-        Self::START.put(self.start as u32)
+        Self::IP_OFFSET.put(self.ip_offset as u32)
             | Self::FAMILY.put(self.family.index())
             | Self::HEADER_LEN.put(self.header_len as u32)
             | Self::FRAGMENT_KIND.put(fragment_kind)
@@ -168,7 +170,7 @@ impl HeaderOffsets {
         let fragment_header = Self::FRAGMENT_HEADER.get(word) << 2;
         Self {
             family: if Self::FAMILY.get(word) == 0 { Family::V4 } else { Family::V6 },
-            start: Self::START.get(word) as usize,
+            ip_offset: Self::IP_OFFSET.get(word) as usize,
             header_len: Self::HEADER_LEN.get(word) as usize,
             fragment_header: fragment_header.wrapping_add(Ipv6::SIZE as u32) as usize,
             fragment_kind,
@@ -194,53 +196,53 @@ impl HeaderOffsets {
     /// Reads the headers at these offsets again.
     #[inline(always)]
     pub(crate) fn parse<P: Packet>(self, packet: &P) -> Result<ParsedHeaders, Reason> {
-        let Self { family, start, header_len, fragment_header, fragment_kind, protocol } = self;
+        let Self { family, ip_offset, header_len, fragment_header, fragment_kind, protocol } = self;
         let ip = match family {
-            Family::V4 => from_ipv4(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
-            Family::V6 => from_ipv6(&packet.load_at(start).ok_or(Reason::Truncated)?)?,
+            Family::V4 => from_ipv4(&packet.load_at(ip_offset).ok_or(Reason::Truncated)?)?,
+            Family::V6 => from_ipv6(&packet.load_at(ip_offset).ok_or(Reason::Truncated)?)?,
         };
         let ip = IpHeader { header_len, protocol, ..ip };
-        Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header })
+        Ok(ParsedHeaders { ip, ip_offset, fragment_kind, fragment_header })
     }
 }
 
 /// Skips VLAN tags. Returns the EtherType after them, wire order, and the offset of its payload.
 #[inline(always)]
 pub(crate) fn skip_vlan_tags<P: Packet>(packet: &P) -> Result<(u16, usize), Reason> {
-    let mut start = ETH_HLEN;
+    let mut ip_offset = ETH_HLEN;
     let mut ether_type: u16 = packet.load(ETH_HLEN - 2).ok_or(Reason::Truncated)?;
     for _ in 0..MAX_TAGS {
         if !is_vlan_tag(ether_type) {
             break;
         }
         // A tag is two bytes of tag control information and the next EtherType.
-        ether_type = packet.load_at(start.wrapping_add(2)).ok_or(Reason::Truncated)?;
-        start = start.wrapping_add(4);
+        ether_type = packet.load_at(ip_offset.wrapping_add(2)).ok_or(Reason::Truncated)?;
+        ip_offset = ip_offset.wrapping_add(4);
     }
     // The verifier explores the rest once, not once per number of tags.
-    let start = widen_for_verifier(start as u32) as usize;
-    if is_vlan_tag(ether_type) || start > MAX_START {
+    let ip_offset = widen_for_verifier(ip_offset as u32) as usize;
+    if is_vlan_tag(ether_type) || ip_offset > MAX_IP_OFFSET {
         Err(Reason::VlanDepth)
     } else {
-        Ok((ether_type, start))
+        Ok((ether_type, ip_offset))
     }
 }
 
 /// Parses the IP header, after any VLAN tags.
 #[inline(always)]
 pub fn parse_ip_header<P: Packet>(packet: &P) -> Result<ParsedHeaders, Reason> {
-    let (ether_type, start) = skip_vlan_tags(packet)?;
+    let (ether_type, ip_offset) = skip_vlan_tags(packet)?;
     let (ip, fragment_kind) = match family_for_this_host(packet, ether_type)? {
         Family::V4 => {
-            let header: Ipv4 = packet.load_at(start).ok_or(Reason::Truncated)?;
+            let header: Ipv4 = packet.load_at(ip_offset).ok_or(Reason::Truncated)?;
             (from_ipv4(&header)?, header.fragment_kind())
         }
         Family::V6 => {
-            let header: Ipv6 = packet.load_at(start).ok_or(Reason::Truncated)?;
+            let header: Ipv6 = packet.load_at(ip_offset).ok_or(Reason::Truncated)?;
             (from_ipv6(&header)?, FragmentKind::None)
         }
     };
-    Ok(ParsedHeaders::new(ip, start, fragment_kind))
+    Ok(ParsedHeaders::new(ip, ip_offset, fragment_kind))
 }
 
 #[inline(always)]
@@ -251,14 +253,14 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
 
-    let ParsedHeaders { mut ip, start, mut fragment_kind, mut fragment_header } = headers;
+    let ParsedHeaders { mut ip, ip_offset, mut fragment_kind, mut fragment_header } = headers;
     for _ in 0..MAX_EXTENSIONS + 1 {
         // The verifier explores the rest once, not once per combination of extension headers.
         ip.header_len = widen_for_verifier(ip.header_len as u32) as usize;
         if ip.header_len > MAX_HEADERS {
             return Err(Reason::ExtensionHeaders);
         }
-        let offset = start.wrapping_add(ip.header_len);
+        let offset = ip_offset.wrapping_add(ip.header_len);
         let length = match ip.protocol {
             HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION => {
                 let [next, length, _, left]: [u8; 4] =
@@ -290,13 +292,13 @@ fn extensions<P: Packet>(packet: &P, headers: ParsedHeaders) -> Result<ParsedHea
                 Ipv6Fragment::SIZE
             }
             _ => {
-                return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header });
+                return Ok(ParsedHeaders { ip, ip_offset, fragment_kind, fragment_header });
             }
         };
         ip.header_len = ip.header_len.wrapping_add(length);
         // A non-initial fragment has no further headers.
         if matches!(fragment_kind, FragmentKind::NonFirst) {
-            return Ok(ParsedHeaders { ip, start, fragment_kind, fragment_header });
+            return Ok(ParsedHeaders { ip, ip_offset, fragment_kind, fragment_header });
         }
     }
     Err(Reason::ExtensionHeaders)

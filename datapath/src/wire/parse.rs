@@ -253,7 +253,7 @@ pub struct PacketSize {
     pub segment: usize,
 }
 
-/// The size of a packet. `start` is the offset of the IP header.
+/// The size of a packet. `ip_offset` is the offset of the IP header.
 ///
 /// The length in the header may be less than the frame's, because Ethernet pads short frames. It is
 /// zero in a merged packet of more than 65,535 bytes (Linux "BIG TCP").
@@ -265,11 +265,11 @@ pub struct PacketSize {
 #[inline(always)]
 pub fn packet_size<P: Packet>(
     packet: &P,
-    start: usize,
+    ip_offset: usize,
     ip: &IpHeader,
     l4: &L4Header,
 ) -> Result<PacketSize, Reason> {
-    let available = packet.frame_len().wrapping_sub(start);
+    let available = packet.frame_len().wrapping_sub(ip_offset);
     let merged = packet.segment_size();
     let zero_length = match ip.family {
         Family::V4 => 0,
@@ -288,8 +288,8 @@ pub fn packet_size<P: Packet>(
     })
 }
 
-/// The size of a non-initial fragment, which has no L4 header and is never merged. `start` is the
-/// offset of the IP header.
+/// The size of a packet that the kernel never merges: a non-initial fragment, or ICMP. `ip_offset`
+/// is the offset of the IP header.
 ///
 /// # Errors
 ///
@@ -297,11 +297,11 @@ pub fn packet_size<P: Packet>(
 #[inline(always)]
 pub fn unmerged_size<P: Packet>(
     packet: &P,
-    start: usize,
+    ip_offset: usize,
     ip: &IpHeader,
 ) -> Result<PacketSize, Reason> {
     let length = ip.total_len;
-    if length > packet.frame_len().wrapping_sub(start) || length < ip.header_len {
+    if length > packet.frame_len().wrapping_sub(ip_offset) || length < ip.header_len {
         return Err(Reason::BadLength);
     }
     Ok(PacketSize { packet: length, segment: length })

@@ -303,13 +303,13 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         // SAFETY: the value is copied before any other use of the map.
         unsafe { FRAGMENTS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+    fn insert_first_fragment(&self, key: &FragmentKey, fragment: &FirstFragment) {
         let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 

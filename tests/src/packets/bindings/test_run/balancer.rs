@@ -18,7 +18,7 @@ use sluice_control::capacities::Capacities;
 use sluice_control::service_table::ServiceTable;
 use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{
-    BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey, Connection, Fragment,
+    BackendCounters, Buckets, CaptureEvent, CaptureState, ClientKey, Connection, FirstFragment,
     FragmentKey, Neighbour, NextHop, Rate, RateKind, ServiceCounters, Settings, Slot, TableHead,
 };
 use sluice_datapath::{Family, Flow, Reason};
@@ -87,7 +87,7 @@ impl TestRunBalancer {
         self.capture = None;
         let directory = self.pins.0.directory();
         empty::<Flow, Connection>(&directory.join("CONNECTIONS"))?;
-        empty::<FragmentKey, Fragment>(&directory.join("FRAGMENTS"))?;
+        empty::<FragmentKey, FirstFragment>(&directory.join("FRAGMENTS"))?;
         empty::<ClientKey, Buckets>(&directory.join("CLIENT_BUCKETS"))?;
         let mut buckets: Array<_, AyaPod<Buckets>> =
             Map::Array(MapData::from_pin(directory.join("SERVICE_BUCKETS"))?).try_into()?;
