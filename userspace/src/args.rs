@@ -28,6 +28,8 @@ pub enum Subcommand {
     Lb(LbArgs),
     /// Run the backend role on this host: decapsulate packets for the VIPs of this backend.
     Backend(BackendArgs),
+    /// Make the daemons of an instance read their configuration again; wait for the result.
+    Reload(ReloadArgs),
     /// Validate a configuration and its hash key; change nothing.
     Check(CheckArgs),
     /// Show the services and backends of a running instance.
@@ -82,6 +84,17 @@ pub struct BackendArgs {
     /// `underlay.mtu`.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
     pub mtu: Option<u32>,
+}
+
+/// `sluice reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// The instance.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    pub instance: String,
+    /// Stop waiting after this number of seconds; the daemon goes on.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 /// `sluice check`.

@@ -12,3 +12,4 @@ pub mod kernel;
 pub mod key;
 mod read;
 pub mod role;
+mod serve;

@@ -31,6 +31,8 @@ mod path_mtu;
 mod private_files;
 #[path = "daemon/ptrace.rs"]
 mod ptrace;
+#[path = "daemon/reload.rs"]
+mod reload;
 #[path = "daemon/repair.rs"]
 mod repair;
 #[path = "daemon/routing.rs"]
@@ -92,6 +94,10 @@ tests! {
         a_route_change_updates_the_next_hops,
         a_lost_filter_is_attached_again,
         a_deleted_interface_is_attached_again_or_ignored;
+    reload:
+        sluice_reload_waits_for_the_result,
+        sluice_reload_has_a_timeout,
+        the_service_manager_receives_the_state_and_signs_of_life;
     transitions:
         removing_a_backend_drops_no_packet,
         a_new_service_never_forwards_without_its_acl,

@@ -6,6 +6,7 @@ pub mod counters;
 mod down;
 mod key;
 mod output;
+mod reload;
 pub mod status;
 mod table;
 
@@ -18,6 +19,7 @@ pub fn run(command: &Subcommand) -> Result<(), CliError> {
     match command {
         Subcommand::Lb(args) => daemon::lb::run(args),
         Subcommand::Backend(args) => daemon::backend::run(args),
+        Subcommand::Reload(args) => reload::run(args),
         Subcommand::Check(args) => check::run(args),
         Subcommand::Status(args) => status::run(args),
         Subcommand::Counters(args) => counters::run(args),

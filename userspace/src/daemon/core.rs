@@ -3,20 +3,27 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc::Receiver;
 use tracing::{info, warn};
 
 use super::guard::InstanceGuard;
 use super::input::{self, Input, InputSender};
+use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
+use super::state::StatePublisher;
 use super::{preflight, runtime, sources, teardown};
 use crate::error::CliError;
 use crate::kernel::bpf::Pins;
 use crate::kernel::host::Host;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::Netlink;
+use crate::role::Role;
+use crate::serve;
+use crate::serve::protocol::ReloadOutcome;
+use crate::serve::server::ControlSocket;
 
 /// The behaviour of a role: its state, how inputs change it, and how it is applied.
 pub(super) trait RoleDaemon: Sized {
@@ -61,6 +68,9 @@ pub(super) trait RoleDaemon: Sized {
 
     /// Whether the host is restored at the end.
     fn is_ephemeral(args: &Self::Args) -> bool;
+
+    /// The configuration file.
+    fn config_file(args: &Self::Args) -> &Path;
 }
 
 /// The parameters of a role's start.
@@ -91,18 +101,22 @@ async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), Cli
     let changes = netlink.changes().map_err(CliError::operation)?;
 
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
+    let state = StatePublisher::new(D::config_file(args));
+    let requests = Requests { inputs: sender.clone(), state: state.reader() };
+    let _requests = sources::requests(listen(&instance, D::ROLE.role)?, requests);
     let daemon = match start::<D>(prepared, netlink, &guard, sender.clone()).await {
         Ok(daemon) => daemon,
         Err(error) => return Err(guard.give_up(error).await),
     };
-    runtime::notify(NotifyState::Ready);
+    state.ready();
     daemon.log_ready();
     let _changes = sources::route_changes(changes, sender.clone());
     let _inspect = sources::inspect(sender.clone());
-    let _refresh = sources::refresh(sender);
+    let _refresh = sources::refresh(sender.clone());
+    let _watchdog = sources::watchdog(sender);
 
-    let daemon = handle_inputs(daemon, args, inputs).await;
-    runtime::notify(NotifyState::Stopping);
+    let daemon = handle_inputs(daemon, args, inputs, &state).await;
+    runtime::notify(&[NotifyState::Stopping]);
     // Descriptors of programs and maps are closed before teardown.
     drop(daemon);
     if D::is_ephemeral(args) {
@@ -111,6 +125,14 @@ async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), Cli
     }
     info!(%instance, "stopping; packets are handled until `sluice down`");
     Ok(())
+}
+
+/// The control socket of a role, whose lock this process holds.
+fn listen(instance: &str, role: Role) -> Result<ControlSocket, CliError> {
+    let path = serve::socket_path(instance, role);
+    ControlSocket::listen(&path)
+        .with_context(|| format!("cannot listen on the control socket {}", path.display()))
+        .map_err(CliError::Operation)
 }
 
 async fn start<D: RoleDaemon>(
@@ -139,39 +161,50 @@ async fn handle_inputs<D: RoleDaemon>(
     mut daemon: D,
     args: &D::Args,
     mut inputs: Receiver<Input>,
+    state: &StatePublisher,
 ) -> D {
     let mut failed = false;
-    while let Some(input) = inputs.recv().await {
+    while let Some(mut input) = inputs.recv().await {
         let name = input.name();
-        let is_reload = matches!(input, Input::Reload);
-        if matches!(input, Input::Stop) {
-            break;
-        }
-        if is_reload {
-            runtime::notify(NotifyState::Reloading);
-        }
+        let reply = match &mut input {
+            Input::Stop => break,
+            Input::Watchdog => {
+                runtime::notify(&[NotifyState::Watchdog]);
+                continue;
+            }
+            Input::Reload(reply) => Some(std::mem::take(reply)),
+            _ => None,
+        };
+        let is_reload = reply.is_some();
+        state.applying(is_reload);
         let applied = match daemon.take(args, input).await {
             Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
             Err(error) if is_reload => Err(CoreError::Refused(error)),
             Err(error) => Err(CoreError::Incomplete(error)),
         };
-        match applied {
+        let outcome = match applied {
             Ok(()) => {
                 if is_reload {
                     daemon.log_ready();
                 } else if failed && !daemon.is_pending() {
                     info!("completed the change that had failed");
                 }
+                ReloadOutcome::Applied
             }
-            Err(CoreError::Refused(error)) => warn!(%error, "{name} failed; nothing was changed"),
-            Err(CoreError::Incomplete(error)) => warn!(
-                %error,
-                "{name} failed; changes logged above were applied, the rest were not"
-            ),
-        }
+            Err(CoreError::Refused(error)) => {
+                warn!(%error, "{name} failed; nothing was changed");
+                ReloadOutcome::Refused(error.to_string())
+            }
+            Err(CoreError::Incomplete(error)) => {
+                warn!(%error, "{name} failed; changes logged above were applied, the rest were not");
+                ReloadOutcome::Incomplete(error.to_string())
+            }
+        };
         failed = daemon.is_pending();
-        if is_reload {
-            runtime::notify(NotifyState::Ready);
+        state.applied(outcome.error(), failed);
+        if let Some(reply) = reply {
+            state.reloaded(outcome.clone());
+            reply.send(outcome);
         }
     }
     daemon
@@ -183,6 +216,7 @@ mod tests {
 
     use anyhow::anyhow;
 
+    use super::super::input::ReloadReply;
     use super::super::roles;
     use super::*;
 
@@ -249,6 +283,10 @@ mod tests {
         fn is_ephemeral((): &()) -> bool {
             false
         }
+
+        fn config_file((): &()) -> &Path {
+            Path::new("edge.json")
+        }
     }
 
     /// The calls that inputs lead to.
@@ -261,8 +299,9 @@ mod tests {
                     sender.send(input).await.map_err(|_| "the core is gone").unwrap();
                 }
             });
+            let state = StatePublisher::new(Path::new("edge.json"));
             let recorder = Recorder { failures, ..Recorder::default() };
-            let daemon = handle_inputs(recorder, &(), inputs).await;
+            let daemon = handle_inputs(recorder, &(), inputs, &state).await;
             source.await.unwrap();
             daemon.calls.into_inner()
         })
@@ -271,7 +310,15 @@ mod tests {
     #[test]
     fn every_input_is_taken_and_then_applied_until_stop() {
         assert_eq!(
-            calls(0, vec![Input::Refresh, Input::Reload, Input::RoutesChanged, Input::Stop]),
+            calls(
+                0,
+                vec![
+                    Input::Refresh,
+                    Input::Reload(ReloadReply::default()),
+                    Input::RoutesChanged,
+                    Input::Stop
+                ]
+            ),
             ["refresh", "apply", "reload", "apply", "ready", "update of routes", "apply"]
         );
     }
@@ -287,7 +334,7 @@ mod tests {
     #[test]
     fn a_failed_reload_is_not_ready_and_is_applied_again() {
         assert_eq!(
-            calls(1, vec![Input::Reload, Input::Refresh, Input::Stop]),
+            calls(1, vec![Input::Reload(ReloadReply::default()), Input::Refresh, Input::Stop]),
             ["reload", "apply", "refresh", "apply"]
         );
     }

@@ -1,16 +1,17 @@
 //! The inputs of the daemon core, and the channel that carries them.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::acl::LoadedAcl;
 use crate::kernel::routing::path_mtu::PathError;
+use crate::serve::protocol::ReloadOutcome;
 
 /// One event for the daemon core.
 pub(crate) enum Input {
     /// SIGTERM or SIGINT: stop.
     Stop,
-    /// SIGHUP: read the configuration again.
-    Reload,
+    /// SIGHUP or a request: read the configuration again.
+    Reload(ReloadReply),
     /// Source ACLs were read.
     AclLoaded(Vec<LoadedAcl>),
     /// ICMP errors about encapsulated packets arrived.
@@ -23,6 +24,27 @@ pub(crate) enum Input {
     Inspect,
     /// The periodic timer.
     Refresh,
+    /// The service manager expects a sign of life.
+    Watchdog,
+}
+
+/// Where the result of a reload goes: nowhere for a signal.
+#[derive(Default)]
+pub(crate) struct ReloadReply(Option<oneshot::Sender<ReloadOutcome>>);
+
+impl ReloadReply {
+    /// The reply to a request.
+    pub(crate) fn to(sender: oneshot::Sender<ReloadOutcome>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Sends the result.
+    pub(crate) fn send(self, outcome: ReloadOutcome) {
+        if let Some(sender) = self.0 {
+            // The client may be gone.
+            let _ = sender.send(outcome);
+        }
+    }
 }
 
 impl Input {
@@ -30,13 +52,14 @@ impl Input {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Stop => "stop",
-            Self::Reload => "reload",
+            Self::Reload(_) => "reload",
             Self::AclLoaded(_) => "loading of source ACLs",
             Self::PathErrors(_) => "update of path MTUs",
             Self::PathMtuExpired => "expiry of path MTUs",
             Self::RoutesChanged => "update of routes",
             Self::Inspect => "inspection of the host",
             Self::Refresh => "refresh",
+            Self::Watchdog => "watchdog",
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::error::CliError;
 use crate::files::private;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::role::Role;
+use crate::serve;
 
 /// The lock of a role of an instance: there is one daemon at a time. It is released when the
 /// process ends.
@@ -102,6 +103,8 @@ impl Lock {
     pub(crate) fn remove(self, instance: &str, role: Role) {
         let path = Self::path(instance, role);
         let _ = fs::remove_file(&path);
+        // Left by a daemon that was killed.
+        let _ = fs::remove_file(serve::socket_path(instance, role));
         if let Some(directory) = path.parent() {
             // Fails if another role has state there.
             let _ = fs::remove_dir(directory);

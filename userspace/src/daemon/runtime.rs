@@ -28,7 +28,7 @@ pub(crate) fn block_on<T>(
 }
 
 /// Notifies the service manager of the daemon's state (`sd_notify`).
-pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
+pub(crate) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Fails without a service manager.
-    let _ = sd_notify::notify(&[state]);
+    let _ = sd_notify::notify(states);
 }

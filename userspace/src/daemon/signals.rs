@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::input::Input;
+use super::input::{Input, ReloadReply};
 use crate::error::CliError;
 
 /// The handlers of SIGTERM, SIGINT and SIGHUP.
@@ -31,7 +31,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Input::Stop,
             _ = self.interrupt.recv() => Input::Stop,
-            _ = self.hangup.recv() => Input::Reload,
+            _ = self.hangup.recv() => Input::Reload(ReloadReply::default()),
         }
     }
 }

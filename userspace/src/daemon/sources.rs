@@ -7,10 +7,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use super::input::{Input, InputSender};
+use super::requests::Requests;
 use super::signals::Signals;
 use crate::clock;
 use crate::kernel::netlink::Changes;
 use crate::kernel::routing::path_mtu::Listener;
+use crate::serve::server::ControlSocket;
 
 /// How long notifications are gathered before the core looks routes up.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -64,6 +66,25 @@ fn timer(period: Duration, input: fn() -> Input, inputs: InputSender) -> SourceT
             }
         }
     })
+}
+
+/// Sends [`Input::Watchdog`] twice per period of the service manager's watchdog, if it has one. The
+/// core sends the sign of life, so that a core which hangs is noticed.
+pub(super) fn watchdog(inputs: InputSender) -> Option<SourceTask> {
+    let period = sd_notify::watchdog_enabled()?;
+    Some(SourceTask::spawn(async move {
+        loop {
+            sleep(period / 2).await;
+            if inputs.send(Input::Watchdog).await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+/// Serves the control socket.
+pub(super) fn requests(socket: ControlSocket, requests: Requests) -> SourceTask {
+    SourceTask::spawn(socket.serve(requests))
 }
 
 /// Sends [`Input::RoutesChanged`].

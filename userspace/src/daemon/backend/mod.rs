@@ -11,6 +11,7 @@ mod repair;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::anyhow;
 use sluice_control::capacities::Capacities;
@@ -173,7 +174,7 @@ impl RoleDaemon for BackendDaemon {
 
     async fn take(&mut self, args: &BackendArgs, input: Input) -> Result<(), CliError> {
         match input {
-            Input::Reload => {
+            Input::Reload(_) => {
                 let config = Self::read(args)?;
                 if config.instance() != self.instance {
                     return Err(CliError::bad_input(anyhow!(
@@ -191,7 +192,11 @@ impl RoleDaemon for BackendDaemon {
             }
             Input::Inspect => self.pending.sysctls = true,
             // Inputs of other roles.
-            Input::Stop | Input::AclLoaded(_) | Input::PathErrors(_) | Input::PathMtuExpired => {}
+            Input::Stop
+            | Input::Watchdog
+            | Input::AclLoaded(_)
+            | Input::PathErrors(_)
+            | Input::PathMtuExpired => {}
         }
         Ok(())
     }
@@ -222,6 +227,10 @@ impl RoleDaemon for BackendDaemon {
 
     fn is_ephemeral(args: &BackendArgs) -> bool {
         args.ephemeral
+    }
+
+    fn config_file(args: &BackendArgs) -> &Path {
+        &args.config
     }
 }
 

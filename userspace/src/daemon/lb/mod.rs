@@ -11,6 +11,7 @@ mod routing;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
@@ -213,8 +214,8 @@ impl RoleDaemon for LbDaemon {
     async fn take(&mut self, args: &LbArgs, input: Input) -> Result<(), CliError> {
         match input {
             // A balancer sets no sysctls.
-            Input::Stop | Input::Inspect => {}
-            Input::Reload => self.reload(args).await?,
+            Input::Stop | Input::Watchdog | Input::Inspect => {}
+            Input::Reload(_) => self.reload(args).await?,
             Input::AclLoaded(loaded) => self.take_acls(loaded)?,
             Input::PathErrors(reports) => self.take_path_errors(&reports),
             Input::PathMtuExpired => {
@@ -257,6 +258,10 @@ impl RoleDaemon for LbDaemon {
 
     fn is_ephemeral(args: &LbArgs) -> bool {
         args.ephemeral
+    }
+
+    fn config_file(args: &LbArgs) -> &Path {
+        &args.config
     }
 }
 

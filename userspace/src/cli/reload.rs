@@ -1,0 +1,60 @@
+//! `sluice reload`: makes the daemons of an instance read their configuration again, and waits for
+//! the result.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use crate::args::ReloadArgs;
+use crate::cli::output::print;
+use crate::daemon::roles::ROLES;
+use crate::error::CliError;
+use crate::serve::client;
+use crate::serve::protocol::{ReloadOutcome, Request, Response};
+
+/// Runs `sluice reload`. Fails if a daemon refuses the configuration or applies it in part, or if
+/// no daemon runs.
+pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
+    let timeout = Duration::from_secs(args.timeout);
+    let mut found = false;
+    let mut result = Ok(());
+    for role in ROLES.map(|spec| spec.role) {
+        let response = client::call(&args.instance, role, Request::Reload, timeout)
+            .map_err(CliError::Operation)
+            .transpose();
+        let Some(response) = response else { continue };
+        found = true;
+        let outcome = match response {
+            Ok(Response::Reload(ReloadOutcome::Applied)) => {
+                print(&format!("{role}: the configuration is in force\n"))?;
+                Ok(())
+            }
+            Ok(Response::Reload(ReloadOutcome::Refused(error))) => Err(CliError::BadInput(
+                anyhow!("{role}: reload refused, nothing was changed: {error}"),
+            )),
+            Ok(Response::Reload(ReloadOutcome::Incomplete(error))) => {
+                Err(CliError::Operation(anyhow!(
+                    "{role}: the configuration was applied in part; the daemon tries again: {error}"
+                )))
+            }
+            Ok(other) => {
+                Err(CliError::Operation(anyhow!("{role}: unexpected response: {other:?}")))
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // The last error is returned; an earlier one is printed now.
+            if let Err(earlier) = std::mem::replace(&mut result, Err(error)) {
+                eprintln!("sluice: error: {earlier}");
+            }
+        }
+    }
+    if !found {
+        return Err(CliError::Operation(anyhow!(
+            "no daemon of the instance {:?} runs on this host; start `sluice lb` or `sluice \
+             backend`, or name another instance with --instance",
+            args.instance
+        )));
+    }
+    result
+}

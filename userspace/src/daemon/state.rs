@@ -1,0 +1,105 @@
+//! The state of the daemon, as `sluice status` and the service manager see it.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use super::runtime;
+use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome};
+
+/// Publishes the state. The control socket reads it while the core is busy.
+pub(super) struct StatePublisher(watch::Sender<DaemonState>);
+
+/// The state that was published last.
+pub(super) type StateReader = watch::Receiver<DaemonState>;
+
+impl StatePublisher {
+    /// The state of a daemon that starts.
+    pub(super) fn new(config: &Path) -> Self {
+        let state = DaemonState {
+            process: std::process::id(),
+            started_at: now(),
+            // Fails if the working directory was removed.
+            config: std::path::absolute(config).unwrap_or_else(|_| PathBuf::from(config)),
+            phase: Phase::Starting,
+            last_reload: None,
+            failing: None,
+        };
+        Self(watch::Sender::new(state))
+    }
+
+    /// A reader for the control socket.
+    pub(super) fn reader(&self) -> StateReader {
+        self.0.subscribe()
+    }
+
+    /// Tells the service manager that the daemon has applied its configuration.
+    pub(super) fn ready(&self) {
+        self.set(|state| state.phase = Phase::Running);
+        runtime::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+    }
+
+    /// An input is being applied.
+    pub(super) fn applying(&self, is_reload: bool) {
+        self.set(|state| state.phase = Phase::Applying);
+        if is_reload {
+            // Services of type notify-reload require the time of the start.
+            let time = NotifyState::monotonic_usec_now().ok();
+            let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(time).collect();
+            runtime::notify(&states);
+        }
+    }
+
+    /// An input was applied, or failed with `error`, which is tried again if it is `pending`.
+    pub(super) fn applied(&self, error: Option<&str>, pending: bool) {
+        self.set(|state| {
+            state.phase = Phase::Running;
+            match (pending, error) {
+                (false, _) => state.failing = None,
+                (true, Some(error)) => state.failing = Some(error.to_owned()),
+                // The earlier error stands.
+                (true, None) => {}
+            }
+        });
+    }
+
+    /// A reload has ended.
+    pub(super) fn reloaded(&self, outcome: ReloadOutcome) {
+        let status = match &outcome {
+            ReloadOutcome::Applied => "running".to_owned(),
+            outcome => format!("running; the last reload was {outcome}"),
+        };
+        self.set(|state| state.last_reload = Some(LastReload { at: now(), outcome }));
+        runtime::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut DaemonState)) {
+        self.0.send_modify(change);
+    }
+}
+
+/// Seconds since 1970 (UTC).
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stays_until_nothing_is_pending() {
+        let publisher = StatePublisher::new(Path::new("edge.json"));
+        let reader = publisher.reader();
+        let failing = || reader.borrow().failing.clone();
+        publisher.applied(Some("no route"), true);
+        assert_eq!(failing().as_deref(), Some("no route"));
+        publisher.applied(None, true);
+        assert_eq!(failing().as_deref(), Some("no route"));
+        publisher.applied(None, false);
+        assert_eq!(failing(), None);
+        assert!(reader.borrow().config.is_absolute());
+    }
+}

@@ -1,0 +1,81 @@
+//! `sluice reload`, and the messages to the service manager.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::fixture::{DaemonFixture, assert_fails, host_state, wait_until};
+
+pub(crate) fn sluice_reload_waits_for_the_result() {
+    let mut fixture = DaemonFixture::new();
+    assert_fails(&fixture.sluice(&["reload"]), 1, &["no daemon", "\"edge\"", "sluice lb"]);
+    let daemon = fixture.start(&["lb"]);
+
+    fixture.config["backends"][1]["draining"] = json!(true);
+    fixture.write();
+    let output = fixture.sluice(&["reload"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("lb: the configuration is in force"));
+    let status = fixture.status();
+    assert_eq!(status["backends"][1]["draining"], json!(true), "{status}");
+
+    let (before, log) = (host_state(), daemon.log());
+    fixture.write_text("{\"version\": 1");
+    let output = fixture.sluice(&["reload"]);
+    assert_fails(&output, 2, &["lb: reload refused, nothing was changed", "edge.json"]);
+    assert_eq!((host_state(), fixture.status()), (before, status));
+    assert_eq!(daemon.log()[log.len()..].matches("reload failed").count(), 1, "{}", daemon.log());
+
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    assert_fails(&fixture.sluice(&["reload"]), 1, &["no daemon"]);
+}
+
+/// A hanging daemon: the client gives up after its timeout.
+pub(crate) fn sluice_reload_has_a_timeout() {
+    let fixture = DaemonFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    daemon.signal(Signal::SIGSTOP);
+    let output = fixture.sluice(&["reload", "--timeout", "1"]);
+    assert_fails(&output, 1, &["did not respond within 1 s"]);
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+}
+
+pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
+    let fixture = DaemonFixture::new();
+    let path = fixture.directory().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let receive = || {
+        let mut bytes = [0; 4096];
+        let length = manager.recv(&mut bytes).expect("a message within 60 s");
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    // Other than signs of life, which come at any time.
+    let message = || loop {
+        match receive() {
+            text if text.trim() == "WATCHDOG=1" => {}
+            text => break text,
+        }
+    };
+    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    let daemon = fixture.start_wrapped(&["env", &socket, "WATCHDOG_USEC=400000"], &["lb"]);
+    assert_eq!(message(), "READY=1\nSTATUS=running\n");
+    wait_until("a sign of life arrives", || receive().trim() == "WATCHDOG=1");
+
+    fixture.write_text("{}");
+    daemon.signal(Signal::SIGHUP);
+    let start = message();
+    assert!(start.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{start}");
+    let end = message();
+    assert!(end.starts_with("READY=1\nSTATUS=running; the last reload was refused"), "{end}");
+
+    fixture.write();
+    assert!(fixture.sluice(&["reload"]).status.success());
+    assert!(message().starts_with("RELOADING=1\n"));
+    assert_eq!(message(), "READY=1\nSTATUS=running\n");
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    assert_eq!(message().trim(), "STOPPING=1");
+}
