@@ -19,6 +19,7 @@ pub(crate) struct Admission {
     /// The service that handles the packet: another one if a route of the VIP's service matches.
     pub(crate) service: ServiceRef,
     pub(crate) size: PacketSize,
+    /// Inputs of the UDP header of GUE; the source port is still missing.
     pub(crate) gue: GueMeta,
 }
 

@@ -132,7 +132,8 @@ impl<P: Packet> VipPacket<P> {
         Ok((select_backend(maps, &table, flow, hash, self.is_syn, tracking)?, hash))
     }
 
-    /// The MTU to report to the client, if the packet does not fit with its outer headers.
+    /// The MTU to report to the client if the packet does not fit with its outer headers; `None` if
+    /// it fits, and [`Reason::TooBig`] if no MTU is to be reported.
     #[inline(always)]
     fn pmtu_to_report<M: BalancerMaps>(
         &self,
@@ -219,14 +220,15 @@ impl<P: Packet> VipPacket<P> {
         hash: u64,
         maps: &M,
     ) -> Result<GueMeta, Reason> {
-        const MASK: u32 = VipOptions::GUE.bits() | VipOptions::ZERO_UDP_CHECKSUM.bits();
+        const GUE_OPTIONS: u32 = VipOptions::GUE.bits() | VipOptions::ZERO_UDP_CHECKSUM.bits();
 
         if !maps.uses(Features::GUE) {
             return Ok(GueMeta::NONE);
         }
-        // UDP without a checksum is valid over IPv4, and over IPv6 if both ends agree (RFC 6935).
+        // UDP without a checksum is valid over IPv4. It is valid over IPv6 if both ends agree (RFC
+        // 6935), which the option `ZERO_UDP_CHECKSUM` states.
         let needs_checksum = matches!(path.family, Family::V6)
-            && (self.service.options.bits() & MASK) == VipOptions::GUE.bits();
+            && (self.service.options.bits() & GUE_OPTIONS) == VipOptions::GUE.bits();
         if needs_checksum && self.gue.protocol().is_none() {
             return Err(Reason::NoChecksum);
         }

@@ -122,14 +122,14 @@ fn write_error_v4<P: Packet, M: BalancerMaps>(
     let mut sum = fold(first) as u32;
     sum = sum.wrapping_add(fold(rest) as u32);
     // An IPv4 header with its checksum sums to zero, so this is the sum of what follows it, too.
-    let quote = fix_l4_checksum(&mut packet, &ip, sum, sum)?;
+    let quote_sum = fix_l4_checksum(&mut packet, &ip, sum, sum)?;
     let mut icmp = Icmp {
         kind: UNREACHABLE,
         code: FRAGMENTATION_NEEDED,
         checksum: 0,
         rest: (mtu & 0xffff).to_be(),
     };
-    icmp.checksum = !fold(icmp.sum().wrapping_add(quote));
+    icmp.checksum = !fold(icmp.sum().wrapping_add(quote_sum));
     let [.., source] = ip.destination.words();
     let [.., destination] = ip.source.words();
     let length = (Ipv4::SIZE + Icmp::SIZE + QUOTE_V4) as u16;
@@ -160,13 +160,13 @@ fn write_error_v6<P: Packet, M: BalancerMaps>(
     let payload =
         (fold(first) as u32).wrapping_add(fold(second) as u32).wrapping_add(fold(third) as u32);
     let total = payload.wrapping_add(fold(header) as u32);
-    let quote = fix_l4_checksum(&mut packet, &ip, total, payload)?;
+    let quote_sum = fix_l4_checksum(&mut packet, &ip, total, payload)?;
     let mut icmp = Icmp { kind: V6_PACKET_TOO_BIG, code: 0, checksum: 0, rest: mtu.to_be() };
     // Length and next header of the pseudo-header (RFC 8200 section 8.1).
     let pseudo = (LENGTH.to_be() as u32).wrapping_add((ICMPV6 as u16).to_be() as u32);
     let addresses = address_sum(&ip.source).wrapping_add(address_sum(&ip.destination));
     icmp.checksum =
-        !fold(icmp.sum().wrapping_add(quote).wrapping_add(pseudo).wrapping_add(addresses));
+        !fold(icmp.sum().wrapping_add(quote_sum).wrapping_add(pseudo).wrapping_add(addresses));
     let (source, destination) = (ip.destination.words(), ip.source.words());
     let ip = Ipv6::new(TOS, 0, LENGTH, ICMPV6, REPLY_TTL, source, destination);
     packet.push_headers(&IcmpErrorV6 { ip, icmp })

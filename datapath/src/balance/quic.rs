@@ -84,8 +84,8 @@ fn select_by_connection_id<P: Packet, M: BalancerMaps>(
 ) -> Result<Option<QuicSelection>, Refusal> {
     let headers = HeaderOffsets::decode(encoded_offsets).parse(packet)?;
     let address = find_vip_address(maps, &headers.ip)?;
-    let offset = headers.l4_offset();
-    let l4 = parse::l4_header_at(packet, offset, UDP)?;
+    let l4_offset = headers.l4_offset();
+    let l4 = parse::l4_header_at(packet, l4_offset, UDP)?;
     let vip_service = find_vip_service(maps, &address, l4.destination_port, UDP)?;
     if !has_server_ids(maps, &vip_service, UDP) {
         return Ok(None);
@@ -100,10 +100,11 @@ fn select_by_connection_id<P: Packet, M: BalancerMaps>(
         vip_service,
         maps,
     )?;
-    let start = offset.wrapping_add(Udp::SIZE);
-    let end = headers.ip_offset.wrapping_add(admission.size.packet);
-    let Some(selection) = find_server(packet, start, end, admission.service.index, maps)
-        .and_then(|server| resolve_connection(maps, &server, 0))
+    let payload_start = l4_offset.wrapping_add(Udp::SIZE);
+    let payload_end = headers.ip_offset.wrapping_add(admission.size.packet);
+    let Some(selection) =
+        find_server(packet, payload_start, payload_end, admission.service.index, maps)
+            .and_then(|server| resolve_connection(maps, &server, 0))
     else {
         return Ok(None);
     };
@@ -142,12 +143,13 @@ fn send<P: Packet, M: BalancerMaps>(
     packet.send_or_report(selection, hash, Resegmentation::Never, maps)
 }
 
-/// The backend of the server ID in a QUIC packet, the UDP payload from `start` to `end`.
+/// The backend of the server ID in a QUIC packet, the UDP payload from `payload_start` to
+/// `payload_end`.
 #[inline(always)]
 fn find_server<P: Packet, M: BalancerMaps>(
     packet: &P,
-    start: usize,
-    end: usize,
+    payload_start: usize,
+    payload_end: usize,
     service: u32,
     maps: &M,
 ) -> Option<Connection> {
@@ -159,7 +161,7 @@ fn find_server<P: Packet, M: BalancerMaps>(
     const MAX_ID_LEN: u64 = 20;
 
     // Whole words, and arithmetic instead of branches: the verifier explores both ways of a branch.
-    let first_word = u64::from_be(packet.load_at(start)?);
+    let first_word = u64::from_be(packet.load_at(payload_start)?);
     let is_long = first_word >> 63;
     if is_long != 0 && is_chosen_by_client((first_word >> 24) as u32, (first_word >> 56) as u8) {
         return None;
@@ -168,10 +170,11 @@ fn find_server<P: Packet, M: BalancerMaps>(
         SHORT_HEADER.wrapping_add(is_long.wrapping_mul(LONG_HEADER.wrapping_sub(SHORT_HEADER)));
     // A short header does not carry the length of the ID.
     let id_len = if is_long == 0 { MAX_ID_LEN } else { (first_word >> 16) & 0xff };
-    let id_offset = widen_for_verifier((start as u32).wrapping_add(header_len as u32)) as usize;
+    let id_offset =
+        widen_for_verifier((payload_start as u32).wrapping_add(header_len as u32)) as usize;
     // At least 16 octets follow in every QUIC packet: the sample for header protection has 16
     // octets and starts 4 octets after the start of the packet number (RFC 9001 section 5.4.2).
-    if id_offset.wrapping_add(size_of::<[u64; 2]>()) > end {
+    if id_offset.wrapping_add(size_of::<[u64; 2]>()) > payload_end {
         return None;
     }
     let id: [u64; 2] = packet.load_at(id_offset)?;

@@ -6,9 +6,9 @@ use crate::balance::maps::{BalancerMaps, LookupTable};
 /// Whether the connection table may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracking {
-    /// A tracked flow without an entry gets one.
+    /// The entry of a tracked flow is used, created or replaced.
     ReadWrite,
-    /// Existing entries are used, none is written.
+    /// The entry of a tracked flow is used, if there is one.
     ReadOnly,
 }
 
@@ -34,8 +34,8 @@ pub(crate) fn select_backend<M: BalancerMaps>(
     tracking: Tracking,
 ) -> Result<Selection, Reason> {
     let head = TableHead::decode(table.word(TableHead::HEAD).ok_or(Reason::NoTable)?);
-    let word = slot_index(hash, head.slots).wrapping_add(TableHead::WORDS);
-    let slot = Slot::decode(table.word(word).ok_or(Reason::NoTable)?);
+    let word_index = slot_index(hash, head.slots).wrapping_add(TableHead::WORDS);
+    let slot = Slot::decode(table.word(word_index).ok_or(Reason::NoTable)?);
 
     // A SYN takes the slot's backend even if an older connection with the same 5-tuple has another
     // one: that is how a draining backend loses its flows.

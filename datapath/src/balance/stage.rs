@@ -25,8 +25,9 @@ pub trait Hook {
     where
         Self: 'a;
 
-    /// Makes the packet's headers readable. The fast path calls it; only the stage that starts a
-    /// capture, which copies bytes by a helper, accesses the packet before.
+    /// The packet, with its headers pulled into the linear part (`bpf_skb_pull_data`), where
+    /// programs can read them. The fast path calls it. Of all stages, only the one that starts a
+    /// capture runs earlier, and it copies bytes with a helper.
     fn pull_and_wrap(&mut self) -> Self::Packet<'_>;
 
     /// The packet, without pulling its headers.
