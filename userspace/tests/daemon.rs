@@ -141,7 +141,8 @@ tests! {
         a_backend_starts_reloads_and_is_removed_by_down,
         thousands_of_vips_are_applied_in_seconds;
     repair:
-        a_backend_restores_what_other_programs_change;
+        a_backend_restores_what_other_programs_change,
+        a_lost_netlink_connection_is_replaced;
 }
 
 fn main() {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc::Receiver;
 use tracing::{info, warn};
@@ -104,27 +104,28 @@ async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), Cli
     let state = StatePublisher::new(D::config_file(args));
     let requests = Requests { inputs: sender.clone(), state: state.reader() };
     let _requests = sources::requests(listen(&instance, D::ROLE.role)?, requests);
-    let daemon = match start::<D>(prepared, netlink, &guard, sender.clone()).await {
+    let daemon = match start::<D>(prepared, netlink.clone(), &guard, sender.clone()).await {
         Ok(daemon) => daemon,
         Err(error) => return Err(guard.give_up(error).await),
     };
     state.ready();
     daemon.log_ready();
-    let _changes = sources::route_changes(changes, sender.clone());
+    let _changes = sources::route_changes(changes, netlink.clone(), sender.clone());
     let _inspect = sources::inspect(sender.clone());
     let _refresh = sources::refresh(sender.clone());
     let _watchdog = sources::watchdog(sender);
 
-    let daemon = handle_inputs(daemon, args, inputs, &state).await;
+    let (daemon, ended) = handle_inputs(daemon, args, inputs, &netlink, &state).await;
     runtime::notify(&[NotifyState::Stopping]);
     // Descriptors of programs and maps are closed before teardown.
     drop(daemon);
     if D::is_ephemeral(args) {
         info!(%instance, "stopping and restoring the host (--ephemeral)");
-        return teardown::role(&instance, D::ROLE.role, Some(guard.lock)).await.map(|_| ());
+        teardown::role(&instance, D::ROLE.role, Some(guard.lock)).await?;
+    } else {
+        info!(%instance, "stopping; packets are handled until `sluice down`");
     }
-    info!(%instance, "stopping; packets are handled until `sluice down`");
-    Ok(())
+    ended
 }
 
 /// The control socket of a role, whose lock this process holds.
@@ -155,66 +156,106 @@ enum CoreError {
     Incomplete(CliError),
 }
 
-/// Takes inputs until [`Input::Stop`]. This is the one place where inputs change the state and the
-/// state is applied.
+/// Takes inputs until [`Input::Stop`], or until the daemon cannot follow the host any more: then it
+/// fails, so that a supervisor restarts it. This is the one place where inputs change the state and
+/// the state is applied.
 async fn handle_inputs<D: RoleDaemon>(
     mut daemon: D,
     args: &D::Args,
     mut inputs: Receiver<Input>,
+    netlink: &Netlink,
     state: &StatePublisher,
-) -> D {
-    let mut failed = false;
-    while let Some(mut input) = inputs.recv().await {
-        let name = input.name();
-        let reply = match &mut input {
+) -> (D, Result<(), CliError>) {
+    let mut lost = netlink.lost_connections();
+    while let Some(input) = inputs.recv().await {
+        match input {
             Input::Stop => break,
-            Input::Watchdog => {
-                runtime::notify(&[NotifyState::Watchdog]);
-                continue;
-            }
-            Input::Reload(reply) => Some(std::mem::take(reply)),
-            _ => None,
-        };
-        let is_reload = reply.is_some();
-        state.applying(is_reload);
-        let applied = match daemon.take(args, input).await {
-            Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
-            Err(error) if is_reload => Err(CoreError::Refused(error)),
-            Err(error) => Err(CoreError::Incomplete(error)),
-        };
-        let outcome = match applied {
-            Ok(()) => {
-                if is_reload {
-                    daemon.log_ready();
-                } else if failed && !daemon.is_pending() {
-                    info!("completed the change that had failed");
-                }
-                ReloadOutcome::Applied
-            }
-            Err(CoreError::Refused(error)) => {
-                warn!(%error, "{name} failed; nothing was changed");
-                ReloadOutcome::Refused(error.to_string())
-            }
-            Err(CoreError::Incomplete(error)) => {
-                warn!(%error, "{name} failed; changes logged above were applied, the rest were not");
-                ReloadOutcome::Incomplete(error.to_string())
-            }
-        };
-        failed = daemon.is_pending();
-        state.applied(outcome.error(), failed);
-        if let Some(reply) = reply {
-            state.reloaded(outcome.clone());
-            reply.send(outcome);
+            Input::Failed(error) => return (daemon, Err(error)),
+            Input::Watchdog => runtime::notify(&[NotifyState::Watchdog]),
+            input => handle(&mut daemon, args, input, state).await,
+        }
+        if let Err(error) = resynchronise(&mut daemon, args, netlink, state, &mut lost).await {
+            return (daemon, Err(error));
         }
     }
-    daemon
+    (daemon, Ok(()))
+}
+
+/// After a lost netlink connection, compares everything with the host again; `lost` is the number
+/// of connections for which this was done. Fails if there is no connection, or none that lasts.
+async fn resynchronise<D: RoleDaemon>(
+    daemon: &mut D,
+    args: &D::Args,
+    netlink: &Netlink,
+    state: &StatePublisher,
+    lost: &mut u64,
+) -> Result<(), CliError> {
+    const ATTEMPTS: usize = 5;
+
+    for _ in 0..ATTEMPTS {
+        if netlink.is_closed() {
+            break;
+        }
+        if netlink.lost_connections() == *lost {
+            return Ok(());
+        }
+        *lost = netlink.lost_connections();
+        handle(daemon, args, Input::RoutesChanged, state).await;
+    }
+    Err(CliError::operation(anyhow!(
+        "the netlink connection is lost and cannot be replaced, so the host cannot be followed; \
+         restart the daemon"
+    )))
+}
+
+/// Takes one input and applies the state.
+async fn handle<D: RoleDaemon>(
+    daemon: &mut D,
+    args: &D::Args,
+    mut input: Input,
+    state: &StatePublisher,
+) {
+    let name = input.name();
+    let reply = match &mut input {
+        Input::Reload(reply) => Some(std::mem::take(reply)),
+        _ => None,
+    };
+    let is_reload = reply.is_some();
+    let had_failed = daemon.is_pending();
+    state.applying(is_reload);
+    let applied = match daemon.take(args, input).await {
+        Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
+        Err(error) if is_reload => Err(CoreError::Refused(error)),
+        Err(error) => Err(CoreError::Incomplete(error)),
+    };
+    let outcome = match applied {
+        Ok(()) => {
+            if is_reload {
+                daemon.log_ready();
+            } else if had_failed && !daemon.is_pending() {
+                info!("completed the change that had failed");
+            }
+            ReloadOutcome::Applied
+        }
+        Err(CoreError::Refused(error)) => {
+            warn!(%error, "{name} failed; nothing was changed");
+            ReloadOutcome::Refused(error.to_string())
+        }
+        Err(CoreError::Incomplete(error)) => {
+            warn!(%error, "{name} failed; changes logged above were applied, the rest were not");
+            ReloadOutcome::Incomplete(error.to_string())
+        }
+    };
+    state.applied(outcome.error(), daemon.is_pending());
+    if let Some(reply) = reply {
+        state.reloaded(outcome.clone());
+        reply.send(outcome);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-
-    use anyhow::anyhow;
 
     use super::super::input::ReloadReply;
     use super::super::roles;
@@ -291,8 +332,9 @@ mod tests {
 
     /// The calls that inputs lead to.
     fn calls(failures: usize, given: Vec<Input>) -> Vec<&'static str> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
+            let netlink = Netlink::connect().unwrap();
             let (sender, inputs) = input::channel();
             let source = tokio::spawn(async move {
                 for input in given {
@@ -301,7 +343,8 @@ mod tests {
             });
             let state = StatePublisher::new(Path::new("edge.json"));
             let recorder = Recorder { failures, ..Recorder::default() };
-            let daemon = handle_inputs(recorder, &(), inputs, &state).await;
+            let (daemon, ended) = handle_inputs(recorder, &(), inputs, &netlink, &state).await;
+            ended.unwrap();
             source.await.unwrap();
             daemon.calls.into_inner()
         })

@@ -3,6 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::acl::LoadedAcl;
+use crate::error::CliError;
 use crate::kernel::routing::path_mtu::PathError;
 use crate::serve::protocol::ReloadOutcome;
 
@@ -26,6 +27,8 @@ pub(crate) enum Input {
     Refresh,
     /// The service manager expects a sign of life.
     Watchdog,
+    /// A source cannot continue: end with this error.
+    Failed(CliError),
 }
 
 /// Where the result of a reload goes: nowhere for a signal.
@@ -60,6 +63,7 @@ impl Input {
             Self::Inspect => "inspection of the host",
             Self::Refresh => "refresh",
             Self::Watchdog => "watchdog",
+            Self::Failed(_) => "failure",
         }
     }
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::input::{Input, InputSender};
 use super::requests::Requests;
 use super::signals::Signals;
 use crate::clock;
-use crate::kernel::netlink::Changes;
+use crate::error::CliError;
+use crate::kernel::netlink::{Changes, Netlink};
 use crate::kernel::routing::path_mtu::Listener;
 use crate::serve::server::ControlSocket;
 
@@ -87,23 +88,38 @@ pub(super) fn requests(socket: ControlSocket, requests: Requests) -> SourceTask 
     SourceTask::spawn(socket.serve(requests))
 }
 
-/// Sends [`Input::RoutesChanged`].
-pub(super) fn route_changes(mut changes: Changes, inputs: InputSender) -> SourceTask {
+/// Sends [`Input::RoutesChanged`]. After an error of the subscription everything may have changed,
+/// and another one is opened; if that fails, sends [`Input::Failed`].
+pub(super) fn route_changes(
+    mut changes: Changes,
+    netlink: Netlink,
+    inputs: InputSender,
+) -> SourceTask {
     SourceTask::spawn(async move {
         loop {
-            if let Err(error) = changes.changed().await {
-                warn!(
-                    period_seconds = REFRESH.as_secs(),
-                    %error,
-                    "cannot receive route notifications; routes are only looked up periodically"
-                );
-                return;
-            }
-            sleep(SETTLE).await;
-            if let Err(error) = changes.gather() {
-                debug!(%error, "cannot gather route notifications");
-            }
-            if inputs.send(Input::RoutesChanged).await.is_err() {
+            let received = match changes.changed().await {
+                Ok(()) => {
+                    sleep(SETTLE).await;
+                    changes.gather()
+                }
+                Err(error) => Err(error),
+            };
+            let input = match received {
+                Ok(()) => Input::RoutesChanged,
+                Err(error) => {
+                    warn!(%error, "cannot receive notifications of the host; subscribing again");
+                    // An error that lasts must not keep the daemon busy.
+                    sleep(SETTLE).await;
+                    match netlink.changes() {
+                        Ok(subscribed) => {
+                            changes = subscribed;
+                            Input::RoutesChanged
+                        }
+                        Err(error) => Input::Failed(CliError::operation(error)),
+                    }
+                }
+            };
+            if inputs.send(input).await.is_err() {
                 return;
             }
         }

@@ -210,8 +210,13 @@ impl DaemonProcess {
     }
 
     /// Sends a signal and waits for the end; returns the exit code, if there is one.
-    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn end(self, signal: Signal) -> Option<i32> {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end; returns the exit code, if there is one.
+    pub(crate) fn wait(mut self) -> Option<i32> {
         let mut status = None;
         wait_until("the daemon ends", || {
             status = self.child.try_wait().unwrap();

@@ -1,4 +1,4 @@
-//! Traces a daemon and kills it before a chosen change of the host.
+//! Traces a daemon: kills it before a chosen change of the host, or makes a system call fail.
 #![expect(unsafe_code, reason = "reads a union of ptrace(2)")]
 
 use nix::sys::ptrace::{self, Options};
@@ -76,4 +76,62 @@ pub(crate) fn kill_before(
             other => panic!("{other:?} after {changes} changes:\n{}", daemon.log()),
         }
     }
+}
+
+/// Gives a ready daemon work, and makes its netlink request number `request` from then on (from 0)
+/// fail with `ENOBUFS`. Returns false if it sends fewer and is ready again.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn fail_request(daemon: &DaemonProcess, work: impl FnOnce(), request: usize) -> bool {
+    let process = Pid::from_raw(daemon.id() as i32);
+    let ready = daemon.log_count("ready: ");
+    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(process).unwrap();
+    waitpid(process, None).unwrap();
+    work();
+    ptrace::syscall(process, None).unwrap();
+    let mut requests = 0;
+    loop {
+        let mut forwarded = None;
+        match waitpid(process, None).unwrap() {
+            WaitStatus::PtraceSyscall(_) => {
+                let info = ptrace::syscall_info(process).unwrap();
+                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                    // SAFETY: the kernel sets this member of the union at the entry of a system
+                    // call.
+                    let call = unsafe { info.u.entry };
+                    let number = call.nr as i64;
+                    // With an address: the signal handler wakes the runtime by `send`.
+                    let is_request = number == libc::SYS_sendto && call.args[4] != 0;
+                    if is_request && requests == request {
+                        fail_call(process, libc::ENOBUFS);
+                        return true;
+                    }
+                    requests += usize::from(is_request);
+                    if number == libc::SYS_epoll_wait && daemon.log_count("ready: ") > ready {
+                        ptrace::detach(process, None).unwrap();
+                        return false;
+                    }
+                }
+            }
+            WaitStatus::Stopped(_, signal) => forwarded = Some(signal),
+            WaitStatus::PtraceEvent(..) => {}
+            other => panic!("{other:?} after {requests} requests:\n{}", daemon.log()),
+        }
+        ptrace::syscall(process, forwarded).unwrap();
+    }
+}
+
+/// Replaces the system call that a traced process has entered by an error, and detaches.
+#[cfg(target_arch = "x86_64")]
+fn fail_call(process: Pid, errno: i32) {
+    let mut registers = ptrace::getregs(process).unwrap();
+    // A number that no system call has.
+    registers.orig_rax = u64::MAX;
+    ptrace::setregs(process, registers).unwrap();
+    ptrace::syscall(process, None).unwrap();
+    assert!(matches!(waitpid(process, None).unwrap(), WaitStatus::PtraceSyscall(_)));
+    registers = ptrace::getregs(process).unwrap();
+    registers.rax = i64::from(-errno) as u64;
+    ptrace::setregs(process, registers).unwrap();
+    ptrace::detach(process, None).unwrap();
 }

@@ -126,3 +126,49 @@ pub(crate) fn a_backend_restores_what_other_programs_change() {
     run("ip addr add 203.0.113.11/32 dev lo");
     assert_eq!(lines(&host_state()), lines(&before));
 }
+
+/// Any netlink request of a reload may fail with `ENOBUFS`: the daemon opens another connection and
+/// applies the reload nevertheless.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn a_lost_netlink_connection_is_replaced() {
+    let mut fixture = DaemonFixture::new();
+    let before = host_state();
+    let mut daemon = fixture.start(&["lb"]);
+    veth("eth1", "far1");
+    let mut request = 0;
+    loop {
+        // Each reload attaches to another interface, or detaches from it.
+        let interfaces = [json!(["eth0", "eth1"]), json!(["eth0"])][request % 2].clone();
+        fixture.config["interfaces"] = interfaces;
+        fixture.write();
+        let lost = daemon.log_count("netlink connection lost, opened another one");
+        if !crate::ptrace::fail_request(&daemon, || daemon.signal(Signal::SIGHUP), request) {
+            break;
+        }
+        daemon.wait_for_log("netlink connection lost, opened another one", lost + 1);
+        let is_attached = || !tc_filter("eth1", "sluice_lb:edge").is_empty();
+        wait_until("the reload is applied", || is_attached() == (request % 2 == 0));
+        request += 1;
+    }
+    println!("a reload sends {request} netlink requests");
+    assert!(request > 10, "{request}");
+    // Notifications are still received.
+    restored(
+        &mut daemon,
+        "filter sluice_lb:edge at TC ingress",
+        || drop(run("tc qdisc del dev eth0 clsact")),
+        || !tc_filter("eth0", "sluice_lb:edge").is_empty(),
+    );
+    // Without a free descriptor there is no other connection: the daemon ends.
+    run(&format!("prlimit --pid {} --nofile=3:3", daemon.id()));
+    assert!(crate::ptrace::fail_request(&daemon, || drop(run("ip link set eth1 mtu 1400")), 0));
+    assert_eq!(daemon.wait(), Some(1));
+    fixture.down();
+    run("ip link del eth1");
+    assert_eq!(host_state(), before);
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn a_lost_netlink_connection_is_replaced() -> libtest_mimic::Completion {
+    libtest_mimic::Completion::ignored_with("the test sets registers of x86-64 by ptrace(2)")
+}

@@ -194,6 +194,7 @@ impl RoleDaemon for BackendDaemon {
             // Inputs of other roles.
             Input::Stop
             | Input::Watchdog
+            | Input::Failed(_)
             | Input::AclLoaded(_)
             | Input::PathErrors(_)
             | Input::PathMtuExpired => {}

@@ -214,7 +214,7 @@ impl RoleDaemon for LbDaemon {
     async fn take(&mut self, args: &LbArgs, input: Input) -> Result<(), CliError> {
         match input {
             // A balancer sets no sysctls.
-            Input::Stop | Input::Watchdog | Input::Inspect => {}
+            Input::Stop | Input::Failed(_) | Input::Watchdog | Input::Inspect => {}
             Input::Reload(_) => self.reload(args).await?,
             Input::AclLoaded(loaded) => self.take_acls(loaded)?,
             Input::PathErrors(reports) => self.take_path_errors(&reports),

@@ -19,8 +19,8 @@ pub enum Error {
     /// The socket could not be opened.
     #[error("cannot open a netlink socket: {0}")]
     Connect(#[source] io::Error),
-    /// The task that drives the connection has ended.
-    #[error("cannot {doing}: the netlink connection is closed; restart sluice")]
+    /// The connection was lost before the answer.
+    #[error("cannot {doing}: the netlink connection was lost; try again")]
     Closed {
         /// The request, such as "add 192.0.2.1/32 to lo".
         doing: String,

@@ -17,6 +17,7 @@ mod tunnel;
 mod tunnel_data;
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
@@ -25,6 +26,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
+use tracing::warn;
 
 use self::error::{ANSWER_WITHIN, DUMP_ATTEMPTS};
 
@@ -47,9 +49,22 @@ const NETLINK_HEADER_LEN: usize = 16;
 
 /// A connection to the kernel's routing socket, in the network namespace of the thread that opened
 /// it. Clones share it.
+///
+/// A socket error, such as `ENOBUFS` on a send, ends a connection. The next one is opened at once.
+/// Lookups are repeated over it; changes fail, because they may or may not have been made.
 #[derive(Clone, Debug)]
 pub struct Netlink {
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// The present connection.
+#[derive(Debug)]
+struct Connection {
     handle: rtnetlink::Handle,
+    /// The number of connections that were lost before it.
+    lost: u64,
+    /// Whether it is lost, too, and no other could be opened.
+    is_closed: bool,
 }
 
 /// The form of the answer to a request.
@@ -68,13 +83,35 @@ impl Netlink {
     /// # Panics
     /// Outside a tokio runtime, or in one without its I/O and time drivers.
     pub fn connect() -> Result<Self, Error> {
-        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
-        // By default empty answers are dropped, so that a closed connection looks like success.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        let connection = Connection { handle: open()?, lost: 0, is_closed: false };
+        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// The number of connections that were lost and replaced.
+    pub fn lost_connections(&self) -> u64 {
+        self.present().lost
+    }
+
+    /// Whether the connection is lost, and no other could be opened.
+    pub fn is_closed(&self) -> bool {
+        self.present().is_closed
+    }
+
+    fn present(&self) -> std::sync::MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the connection after `lost` others, unless another request has done so.
+    fn reconnect(&self, lost: u64) -> Result<(), Error> {
+        let mut present = self.present();
+        if present.lost == lost {
+            present.is_closed = true;
+            present.handle = open()?;
+            present.is_closed = false;
+            present.lost += 1;
+            warn!(lost = present.lost, "netlink connection lost, opened another one");
+        }
+        Ok(())
     }
 
     /// Subscribes to changes of links, addresses, routes, rules and filters, on a socket of its
@@ -90,56 +127,91 @@ impl Netlink {
         mode: Mode,
         doing: impl Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut is_second = false;
         for _ in 0..DUMP_ATTEMPTS {
-            let answer =
-                tokio::time::timeout(ANSWER_WITHIN, self.exchange(message.clone(), mode, &doing))
-                    .await;
-            if let Some(answers) = answer.map_err(|_| Error::NoAnswer { doing: doing() })?? {
-                return Ok(answers);
+            let (handle, lost) = {
+                let present = self.present();
+                (present.handle.clone(), present.lost)
+            };
+            let exchange = exchange(handle, message.clone(), mode, &doing);
+            match tokio::time::timeout(ANSWER_WITHIN, exchange).await {
+                Err(_) => return Err(Error::NoAnswer { doing: doing() }),
+                Ok(Ok(Some(answers))) => return Ok(answers),
+                Ok(Ok(None)) => {}
+                Ok(Err(error @ Error::Closed { .. })) => {
+                    self.reconnect(lost)?;
+                    if is_second || !is_lookup(&message) {
+                        return Err(error);
+                    }
+                    is_second = true;
+                }
+                Ok(Err(error)) => return Err(error),
             }
         }
         Err(Error::Unsteady { doing: doing() })
     }
+}
 
-    /// One attempt of [`Self::request`]: `None` if a change interrupted the dump, which must be
-    /// repeated.
-    async fn exchange(
-        &self,
-        message: RouteNetlinkMessage,
-        mode: Mode,
-        doing: &impl Fn() -> String,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST
-            | match mode {
-                // An acknowledgement ends every exchange, also one whose answer cannot be decoded.
-                Mode::One(flags) => NLM_F_ACK | flags,
-                Mode::Dump => NLM_F_DUMP,
-            };
-        let closed = |_| Error::Closed { doing: doing() };
-        let mut responses = self.handle.clone().request(request).map_err(closed)?;
-        let mut answers = Vec::new();
-        let mut interrupted = false;
-        while let Some(response) = responses.next().await {
-            let flags = response.header.flags;
-            interrupted |= mode == Mode::Dump && flags & NLM_F_DUMP_INTR != 0;
-            match response.payload {
-                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Some(answers)),
-                NetlinkPayload::Error(error) => {
-                    let detail = kernel_message(&error, flags);
-                    return Err(Error::Refused { doing: doing(), source: error.to_io(), detail });
-                }
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    let source = io::Error::from_raw_os_error(-done.code);
-                    return Err(Error::Refused { doing: doing(), source, detail: None });
-                }
-                NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
-                _ => {}
+/// Opens a connection and spawns the task that drives it on the current tokio runtime.
+fn open() -> Result<rtnetlink::Handle, Error> {
+    let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
+    // By default empty answers are dropped, so that a closed connection looks like success.
+    connection.set_forward_ack(true);
+    connection.set_forward_done(true);
+    connection.socket_mut().socket_mut().set_ext_ack(true).map_err(Error::Connect)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Whether a request changes nothing.
+fn is_lookup(message: &RouteNetlinkMessage) -> bool {
+    matches!(
+        message,
+        RouteNetlinkMessage::GetLink(_)
+            | RouteNetlinkMessage::GetAddress(_)
+            | RouteNetlinkMessage::GetRoute(_)
+            | RouteNetlinkMessage::GetQueueDiscipline(_)
+            | RouteNetlinkMessage::GetTrafficFilter(_)
+    )
+}
+
+/// One attempt of a request: `None` if a change interrupted the dump, which must be repeated.
+async fn exchange(
+    mut handle: rtnetlink::Handle,
+    message: RouteNetlinkMessage,
+    mode: Mode,
+    doing: &impl Fn() -> String,
+) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST
+        | match mode {
+            // An acknowledgement ends every exchange, also one whose answer cannot be decoded.
+            Mode::One(flags) => NLM_F_ACK | flags,
+            Mode::Dump => NLM_F_DUMP,
+        };
+    let closed = |_| Error::Closed { doing: doing() };
+    let mut responses = handle.request(request).map_err(closed)?;
+    let mut answers = Vec::new();
+    let mut interrupted = false;
+    while let Some(response) = responses.next().await {
+        let flags = response.header.flags;
+        interrupted |= mode == Mode::Dump && flags & NLM_F_DUMP_INTR != 0;
+        match response.payload {
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Some(answers)),
+            NetlinkPayload::Error(error) => {
+                let detail = kernel_message(&error, flags);
+                return Err(Error::Refused { doing: doing(), source: error.to_io(), detail });
             }
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                let source = io::Error::from_raw_os_error(-done.code);
+                return Err(Error::Refused { doing: doing(), source, detail: None });
+            }
+            NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(answers)),
+            _ => {}
         }
-        Err(Error::Closed { doing: doing() })
     }
+    Err(Error::Closed { doing: doing() })
 }
 
 /// The kernel's text in an error message. It follows the echo of the request, which may be cut to
