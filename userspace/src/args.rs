@@ -46,7 +46,7 @@ pub enum Subcommand {
 }
 
 /// `sluice lb`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct LbArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -61,7 +61,7 @@ pub struct LbArgs {
 }
 
 /// `sluice backend`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct BackendArgs {
     /// The configuration file, the same as the balancers'.
     #[arg(long, value_name = "FILE")]

@@ -1,34 +1,41 @@
 //! Reads a configuration file.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use sluice_control::config::limits::MAX_FILE_BYTES;
 use sluice_control::config::{Config, ConfigError};
 
+use crate::files::input;
+
+/// A configuration file, read once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// The configuration.
+    pub config: Config,
+    /// The text.
+    pub text: String,
+}
+
 /// Reads and validates a configuration file.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    Config::parse(&read(path)?, path)
+pub fn load(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let text = read(path)?;
+    Ok(ConfigFile { config: Config::parse(&text, path)?, text })
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let unreadable =
-        |error: io::Error| ConfigError::whole(path, format!("cannot read it: {error}"));
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(unreadable)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let problem = format!(
-            "larger than {} MiB, so it is not a configuration; name a JSON file",
-            MAX_FILE_BYTES >> 20
-        );
-        return Err(ConfigError::whole(path, problem));
-    }
-    String::from_utf8(bytes).map_err(|error| {
+    let file = input::read(path, MAX_FILE_BYTES).map_err(|error: io::Error| {
+        let problem = match error.kind() {
+            ErrorKind::FileTooLarge => format!(
+                "larger than {} MiB, so it is not a configuration; name a JSON file",
+                MAX_FILE_BYTES >> 20
+            ),
+            ErrorKind::InvalidInput => format!("{error}; name a JSON file"),
+            _ => format!("cannot read it: {error}"),
+        };
+        ConfigError::whole(path, problem)
+    })?;
+    String::from_utf8(file.bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         ConfigError::whole(path, format!("not UTF-8 at byte {offset}; save it as UTF-8"))
     })
@@ -43,7 +50,9 @@ mod tests {
     #[test]
     fn the_example_in_the_documentation_loads() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/edge.json");
-        assert_eq!(load(&path), Config::parse(EXAMPLE, &path));
+        let loaded = load(&path).unwrap();
+        assert_eq!(loaded.config, Config::parse(EXAMPLE, &path).unwrap());
+        assert_eq!(loaded.text, EXAMPLE);
     }
 
     #[test]
@@ -53,12 +62,13 @@ mod tests {
         let error = load(&missing).unwrap_err();
         assert_eq!(error.file(), missing);
         assert!(error.message().contains("cannot read it"), "{error}");
-        assert!(load(directory.path()).unwrap_err().message().contains("cannot read it"));
         let binary = directory.path().join("binary.json");
         std::fs::write(&binary, b"{\xff}").unwrap();
         assert!(load(&binary).unwrap_err().message().contains("not UTF-8 at byte 1"));
-        let endless = load(Path::new("/dev/zero")).unwrap_err();
-        assert!(endless.message().contains("larger than 64 MiB"), "{endless}");
+        for path in [directory.path(), Path::new("/dev/zero")] {
+            let error = load(path).unwrap_err();
+            assert_eq!(error.message(), "not a regular file; name a JSON file");
+        }
     }
 
     #[test]

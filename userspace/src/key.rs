@@ -7,11 +7,13 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use siphasher::sip128::{Hash128, SipHasher24};
+
+use crate::files::input::{self, UserFile};
 
 /// Purposes of derived keys. These texts never change, because balancers of different releases in a
 /// fleet must derive the same keys.
@@ -129,25 +131,16 @@ impl HashKey {
         let named = || file.to_owned();
         let unreadable = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => KeyError::Missing { file: named() },
+            io::ErrorKind::InvalidInput => KeyError::NotAFile { file: named() },
+            io::ErrorKind::FileTooLarge => KeyError::Malformed { file: named() },
             _ => KeyError::Unreadable { file: named(), source },
         };
-        // Non-blocking, because opening a pipe without a writer blocks.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(file)
-            .map_err(unreadable)?;
-        let metadata = opened.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(KeyError::NotAFile { file: named() });
-        }
+        let UserFile { bytes, metadata } = input::read(file, MAX_BYTES).map_err(unreadable)?;
         let mode = metadata.mode() & 0o7777;
         if mode & FORBIDDEN_MODE != 0 {
             return Err(KeyError::Open { file: named(), mode });
         }
-        let mut text = Vec::new();
-        opened.take(MAX_BYTES).read_to_end(&mut text).map_err(unreadable)?;
-        let key = Self::from_hex(&text).ok_or_else(|| KeyError::Malformed { file: named() })?;
+        let key = Self::from_hex(&bytes).ok_or_else(|| KeyError::Malformed { file: named() })?;
         if key.is_public() {
             return Err(KeyError::Public { file: named() });
         }

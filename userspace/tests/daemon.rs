@@ -44,6 +44,8 @@ mod support;
 mod traffic;
 #[path = "daemon/transitions.rs"]
 mod transitions;
+#[path = "daemon/unreadable_files.rs"]
+mod unreadable_files;
 #[path = "daemon/wire.rs"]
 mod wire;
 
@@ -86,6 +88,10 @@ tests! {
         the_bpf_file_system_is_mounted_for_root_only,
         pins_that_another_user_planted_are_refused_and_never_followed,
         state_that_another_user_planted_is_refused;
+    unreadable_files:
+        a_reload_of_a_pipe_is_refused_at_once,
+        a_source_acl_that_cannot_be_read_again_is_stale,
+        a_stop_does_not_wait_for_a_file_that_hangs;
     lb:
         status_and_counters_show_the_configured_state,
         a_reload_applies_only_the_differences,

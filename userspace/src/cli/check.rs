@@ -16,7 +16,7 @@ const SLOT_BYTES: u64 = 4;
 
 /// Runs `sluice check`.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
-    let config = config_file::load(&args.file)?;
+    let config = config_file::load(&args.file)?.config;
     let key = HashKey::load(config.hash_key_file())?;
     let acls = acl::check(&config).map_err(CliError::bad_input)?;
     let summary = summary(&config, &key, &acls);

@@ -2,14 +2,15 @@
 //! the state.
 
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::guard::InstanceGuard;
-use super::input::{self, Input, InputSender};
+use super::input::{self, Input, InputSender, Inputs};
 use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
@@ -28,17 +29,23 @@ use crate::serve::server::ControlSocket;
 /// The behaviour of a role: its state, how inputs change it, and how it is applied.
 pub(super) trait RoleDaemon: Sized {
     /// The arguments of the command.
-    type Args;
+    type Args: Clone + Send + 'static;
     /// The files that the arguments name, read and validated.
-    type Files;
+    type Files: Send + 'static;
     /// The files, checked against the host.
     type Prepared;
 
     /// The row of the role.
     const ROLE: &'static RoleSpec;
 
-    /// Reads the files. Changes nothing.
+    /// Reads the files. Changes nothing. Called on a thread during a reload.
     fn read(args: &Self::Args) -> Result<Self::Files, CliError>;
+
+    /// Checks the files that a start needs and a reload reads later. Changes nothing.
+    fn check_at_start(files: &Self::Files) -> Result<(), CliError> {
+        let _ = files;
+        Ok(())
+    }
 
     /// The instance that the files name.
     fn instance(files: &Self::Files) -> &str;
@@ -53,8 +60,12 @@ pub(super) trait RoleDaemon: Sized {
     /// Adopts or creates the maps, and applies the configuration for the first time.
     async fn start(prepared: Self::Prepared, context: StartContext) -> Result<Self, CliError>;
 
-    /// Changes the state by an input. A reload that is refused leaves the state as it was.
-    async fn take(&mut self, args: &Self::Args, input: Input) -> Result<(), CliError>;
+    /// Changes the state to files that were read again. A reload that is refused leaves the state
+    /// as it was.
+    async fn reload(&mut self, args: &Self::Args, files: Self::Files) -> Result<(), CliError>;
+
+    /// Changes the state by another input.
+    async fn take(&mut self, input: Input) -> Result<(), CliError>;
 
     /// Applies the state where it differs from the maps and the host. A failed change stays pending
     /// until the next [`Input::Refresh`], [`Input::RoutesChanged`] or [`Input::Reload`].
@@ -87,6 +98,7 @@ pub(super) struct StartContext {
 /// host is changed.
 pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
     let files = D::read(args)?;
+    D::check_at_start(&files)?;
     preflight::check()?;
     runtime::log();
     runtime::block_on(serve::<D>(args, files))
@@ -162,19 +174,20 @@ enum CoreError {
 async fn handle_inputs<D: RoleDaemon>(
     mut daemon: D,
     args: &D::Args,
-    mut inputs: Receiver<Input>,
+    mut inputs: Inputs,
     netlink: &Netlink,
     state: &StatePublisher,
 ) -> (D, Result<(), CliError>) {
     let mut lost = netlink.lost_connections();
-    while let Some(input) = inputs.recv().await {
+    while let Some(input) = inputs.next().await {
         match input {
             Input::Stop => break,
             Input::Failed(error) => return (daemon, Err(error)),
-            Input::Watchdog => runtime::notify(&[NotifyState::Watchdog]),
-            input => handle(&mut daemon, args, input, state).await,
+            input => handle(&mut daemon, args, input, &mut inputs, state).await,
         }
-        if let Err(error) = resynchronise(&mut daemon, args, netlink, state, &mut lost).await {
+        if let Err(error) =
+            resynchronise(&mut daemon, args, netlink, &mut inputs, state, &mut lost).await
+        {
             return (daemon, Err(error));
         }
     }
@@ -187,6 +200,7 @@ async fn resynchronise<D: RoleDaemon>(
     daemon: &mut D,
     args: &D::Args,
     netlink: &Netlink,
+    inputs: &mut Inputs,
     state: &StatePublisher,
     lost: &mut u64,
 ) -> Result<(), CliError> {
@@ -200,7 +214,7 @@ async fn resynchronise<D: RoleDaemon>(
             return Ok(());
         }
         *lost = netlink.lost_connections();
-        handle(daemon, args, Input::RoutesChanged, state).await;
+        handle(daemon, args, Input::RoutesChanged, inputs, state).await;
     }
     Err(CliError::operation(anyhow!(
         "the netlink connection is lost and cannot be replaced, so the host cannot be followed; \
@@ -208,11 +222,13 @@ async fn resynchronise<D: RoleDaemon>(
     )))
 }
 
-/// Takes one input and applies the state.
+/// Takes one input and applies the state. A reload whose files are being read is abandoned when the
+/// daemon has to end.
 async fn handle<D: RoleDaemon>(
     daemon: &mut D,
     args: &D::Args,
     mut input: Input,
+    inputs: &mut Inputs,
     state: &StatePublisher,
 ) {
     let name = input.name();
@@ -223,7 +239,16 @@ async fn handle<D: RoleDaemon>(
     let is_reload = reply.is_some();
     let had_failed = daemon.is_pending();
     state.applying(is_reload);
-    let applied = match daemon.take(args, input).await {
+    let taken = if is_reload {
+        match inputs.wait_for(read_on_thread::<D>(args)).await {
+            Some(Ok(files)) => daemon.reload(args, files).await,
+            Some(Err(error)) => Err(error),
+            None => return,
+        }
+    } else {
+        daemon.take(input).await
+    };
+    let applied = match taken {
         Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
         Err(error) if is_reload => Err(CoreError::Refused(error)),
         Err(error) => Err(CoreError::Incomplete(error)),
@@ -253,9 +278,21 @@ async fn handle<D: RoleDaemon>(
     }
 }
 
+/// Reads the files on a thread. It is not one of tokio's, because the runtime waits for those when
+/// the daemon ends.
+async fn read_on_thread<D: RoleDaemon>(args: &D::Args) -> Result<D::Files, CliError> {
+    let (sender, files) = oneshot::channel();
+    let args = args.clone();
+    let read = move || drop(sender.send(D::read(&args)));
+    let spawned = thread::Builder::new().name("reload".to_owned()).spawn(read);
+    spawned.context("cannot create a thread").map_err(CliError::Operation)?;
+    files.await.context("the reading thread ended").map_err(CliError::Operation)?
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::time::Duration;
 
     use super::super::input::ReloadReply;
     use super::super::roles;
@@ -271,13 +308,15 @@ mod tests {
     }
 
     impl RoleDaemon for Recorder {
-        type Args = ();
+        /// Called by `read`.
+        type Args = fn();
         type Files = ();
         type Prepared = ();
 
         const ROLE: &'static RoleSpec = &roles::LB;
 
-        fn read((): &()) -> Result<(), CliError> {
+        fn read(work: &fn()) -> Result<(), CliError> {
+            work();
             Ok(())
         }
 
@@ -285,7 +324,7 @@ mod tests {
             "edge"
         }
 
-        async fn prepare((): &(), (): (), _: &Netlink) -> Result<(), CliError> {
+        async fn prepare(_: &fn(), (): (), _: &Netlink) -> Result<(), CliError> {
             Ok(())
         }
 
@@ -293,7 +332,12 @@ mod tests {
             Ok(Self::default())
         }
 
-        async fn take(&mut self, (): &(), input: Input) -> Result<(), CliError> {
+        async fn reload(&mut self, _: &fn(), (): ()) -> Result<(), CliError> {
+            self.calls.borrow_mut().push("reload");
+            Ok(())
+        }
+
+        async fn take(&mut self, input: Input) -> Result<(), CliError> {
             self.calls.borrow_mut().push(input.name());
             match input {
                 Input::PathErrors(_) => Err(CliError::operation(anyhow!("refused"))),
@@ -321,14 +365,16 @@ mod tests {
             self.calls.borrow_mut().push("ready");
         }
 
-        fn is_ephemeral((): &()) -> bool {
+        fn is_ephemeral(_: &fn()) -> bool {
             false
         }
 
-        fn config_file((): &()) -> &Path {
+        fn config_file(_: &fn()) -> &Path {
             Path::new("edge.json")
         }
     }
+
+    fn no_work() {}
 
     /// The calls that inputs lead to.
     fn calls(failures: usize, given: Vec<Input>) -> Vec<&'static str> {
@@ -336,14 +382,21 @@ mod tests {
         runtime.block_on(async {
             let netlink = Netlink::connect().unwrap();
             let (sender, inputs) = input::channel();
+            let state = StatePublisher::new(Path::new("edge.json"));
+            let mut reader = state.reader();
             let source = tokio::spawn(async move {
+                let reloads = given.iter().any(|input| matches!(input, Input::Reload(_)));
                 for input in given {
+                    if matches!(input, Input::Stop) && reloads {
+                        // A stop would interrupt the reload.
+                        reader.wait_for(|state| state.last_reload.is_some()).await.unwrap();
+                    }
                     sender.send(input).await.map_err(|_| "the core is gone").unwrap();
                 }
             });
-            let state = StatePublisher::new(Path::new("edge.json"));
             let recorder = Recorder { failures, ..Recorder::default() };
-            let (daemon, ended) = handle_inputs(recorder, &(), inputs, &netlink, &state).await;
+            let (daemon, ended) =
+                handle_inputs(recorder, &(no_work as fn()), inputs, &netlink, &state).await;
             ended.unwrap();
             source.await.unwrap();
             daemon.calls.into_inner()
@@ -380,5 +433,27 @@ mod tests {
             calls(1, vec![Input::Reload(ReloadReply::default()), Input::Refresh, Input::Stop]),
             ["reload", "apply", "refresh", "apply"]
         );
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_reload_that_hangs() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let calls = runtime.block_on(async {
+            let netlink = Netlink::connect().unwrap();
+            let (sender, inputs) = input::channel();
+            let state = StatePublisher::new(Path::new("edge.json"));
+            let hang: fn() = || thread::sleep(Duration::from_secs(3_600));
+            let core = handle_inputs(Recorder::default(), &hang, inputs, &netlink, &state);
+            let source = async {
+                let reload = Input::Reload(ReloadReply::default());
+                for input in [reload, Input::Refresh, Input::Watchdog, Input::Stop] {
+                    sender.send(input).await.map_err(|_| "the core is gone").unwrap();
+                }
+            };
+            let limited = tokio::time::timeout(Duration::from_secs(60), core);
+            let (daemon, ()) = tokio::join!(limited, source);
+            daemon.expect("the core stops").0.calls.into_inner()
+        });
+        assert_eq!(calls, [""; 0]);
     }
 }

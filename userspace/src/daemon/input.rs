@@ -1,8 +1,12 @@
 //! The inputs of the daemon core, and the channel that carries them.
 
+use std::collections::VecDeque;
+
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, oneshot};
 
 use super::acl::LoadedAcl;
+use super::runtime;
 use crate::error::CliError;
 use crate::kernel::routing::path_mtu::PathError;
 use crate::serve::protocol::ReloadOutcome;
@@ -73,6 +77,54 @@ pub(crate) type InputSender = mpsc::Sender<Input>;
 
 /// The channel of inputs. It has room for one, so that a fast source waits for the core instead of
 /// filling memory, and events of one source merge while the core is busy.
-pub(crate) fn channel() -> (InputSender, mpsc::Receiver<Input>) {
-    mpsc::channel(1)
+pub(crate) fn channel() -> (InputSender, Inputs) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, Inputs { receiver, deferred: VecDeque::new() })
+}
+
+/// The receiving end of the channel.
+pub(crate) struct Inputs {
+    receiver: mpsc::Receiver<Input>,
+    /// Inputs that arrived during [`Self::wait_for`].
+    deferred: VecDeque<Input>,
+}
+
+impl Inputs {
+    /// The next input for the core; answers the service manager's watchdog.
+    pub(crate) async fn next(&mut self) -> Option<Input> {
+        loop {
+            let next = match self.deferred.pop_front() {
+                Some(input) => Some(input),
+                None => self.receiver.recv().await,
+            };
+            match next {
+                Some(Input::Watchdog) => sign_of_life(),
+                next => return next,
+            }
+        }
+    }
+
+    /// Waits for work that may take long, and defers inputs meanwhile; `None` if the daemon has to
+    /// end first, which is then the next input.
+    pub(crate) async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                Some(input) = self.receiver.recv() => match input {
+                    input @ (Input::Stop | Input::Failed(_)) => {
+                        self.deferred.push_front(input);
+                        return None;
+                    }
+                    Input::Watchdog => sign_of_life(),
+                    input => self.deferred.push_back(input),
+                },
+            }
+        }
+    }
+}
+
+/// Answers the service manager's watchdog.
+fn sign_of_life() {
+    runtime::notify(&[NotifyState::Watchdog]);
 }

@@ -31,6 +31,9 @@ const FILE_MODE: u32 = 0o600;
 /// Write access for group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
+/// The maximum number of attempts to create a directory.
+const ATTEMPTS: usize = 20;
+
 /// A place that another user could have planted or can change.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {problem}", path.display())]
@@ -78,11 +81,18 @@ pub(crate) fn check_tree(path: &Path) -> io::Result<bool> {
 /// Creates a directory and its missing parents, and removes the access of others to an existing
 /// one.
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-    match walk(path, true)? {
-        Some(directory) => restrict(path, fstat(&directory)?.st_mode, DIRECTORY_MODE),
-        // Removed at the same time.
-        None => Err(ErrorKind::NotFound.into()),
+    for _ in 1..ATTEMPTS {
+        // Another command may remove an empty parent at the same time.
+        if found(try_create_directory(path))?.is_some() {
+            return Ok(());
+        }
     }
+    try_create_directory(path)
+}
+
+fn try_create_directory(path: &Path) -> io::Result<()> {
+    let directory = walk(path, true)?.ok_or(ErrorKind::NotFound)?;
+    restrict(path, fstat(&directory)?.st_mode, DIRECTORY_MODE)
 }
 
 /// Opens a file for reading and writing, or creates it, and removes the access of others to an

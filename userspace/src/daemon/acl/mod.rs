@@ -6,8 +6,7 @@
 //! allowed, unless the scope has an allow file.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,8 @@ use ipnet::IpNet;
 use sluice_control::config::limits::{MAX_ACL_BYTES, MAX_ACL_PREFIXES};
 use sluice_control::config::{AclFiles, Config};
 use sluice_datapath::abi::{AclVerdict, PrefixKey};
+
+use crate::files::input;
 
 mod loader;
 
@@ -177,21 +178,20 @@ fn order(key: &PrefixKey) -> ([u32; 4], u32) {
 
 /// Reads an ACL file.
 fn text(file: &Path) -> Result<Vec<u8>, AclError> {
-    let whole = |problem: String| AclError::File { file: file.to_owned(), problem };
-    let unreadable = |error: std::io::Error| whole(format!("cannot read it: {error}"));
-    let mut bytes = Vec::new();
-    File::open(file)
-        .map_err(unreadable)?
-        .take(MAX_ACL_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_ACL_BYTES {
-        return Err(whole(format!(
-            "larger than {} MiB; name a file of prefixes, one a line",
-            MAX_ACL_BYTES >> 20
-        )));
+    match input::read(file, MAX_ACL_BYTES) {
+        Ok(file) => Ok(file.bytes),
+        Err(error) => {
+            let remedy = "name a file of prefixes, one a line";
+            let problem = match error.kind() {
+                ErrorKind::FileTooLarge => {
+                    format!("larger than {} MiB; {remedy}", MAX_ACL_BYTES >> 20)
+                }
+                ErrorKind::InvalidInput => format!("{error}; {remedy}"),
+                _ => format!("cannot read it: {error}"),
+            };
+            Err(AclError::File { file: file.to_owned(), problem })
+        }
     }
-    Ok(bytes)
 }
 
 /// Appends the prefixes of a file.

@@ -79,7 +79,7 @@ fn the_two_files_of_a_scope_have_at_most_4194304_prefixes() {
 fn a_file_has_at_most_256_mib() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deny.txt");
-    let file = File::create(&path).unwrap();
+    let file = std::fs::File::create(&path).unwrap();
     let size = |bytes: u64| {
         file.set_len(bytes).unwrap();
         text(&path).map(|bytes| bytes.len() as u64)

@@ -120,7 +120,7 @@ impl RoleDaemon for BackendDaemon {
     const ROLE: &'static RoleSpec = &roles::BACKEND;
 
     fn read(args: &BackendArgs) -> Result<Config, CliError> {
-        Ok(config_file::load(&args.config)?)
+        Ok(config_file::load(&args.config)?.config)
     }
 
     fn instance(config: &Config) -> &str {
@@ -172,27 +172,29 @@ impl RoleDaemon for BackendDaemon {
         Ok(daemon)
     }
 
-    async fn take(&mut self, args: &BackendArgs, input: Input) -> Result<(), CliError> {
+    async fn reload(&mut self, args: &BackendArgs, config: Config) -> Result<(), CliError> {
+        if config.instance() != self.instance {
+            return Err(CliError::bad_input(anyhow!(
+                "the instance cannot change while the daemon runs; restart it"
+            )));
+        }
+        let (config, assignment) = Self::prepare(args, config, self.host.netlink()).await?;
+        self.assignment = assignment;
+        self.capacities = config.capacities();
+        self.pending.assignment = true;
+        Ok(())
+    }
+
+    async fn take(&mut self, input: Input) -> Result<(), CliError> {
         match input {
-            Input::Reload(_) => {
-                let config = Self::read(args)?;
-                if config.instance() != self.instance {
-                    return Err(CliError::bad_input(anyhow!(
-                        "the instance cannot change while the daemon runs; restart it"
-                    )));
-                }
-                let (config, assignment) = Self::prepare(args, config, self.host.netlink()).await?;
-                self.assignment = assignment;
-                self.capacities = config.capacities();
-                self.pending.assignment = true;
-            }
             Input::RoutesChanged | Input::Refresh => {
                 self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
                 self.pending.host = true;
             }
             Input::Inspect => self.pending.sysctls = true,
-            // Inputs of other roles.
+            // Inputs of the core and of other roles.
             Input::Stop
+            | Input::Reload(_)
             | Input::Watchdog
             | Input::Failed(_)
             | Input::AclLoaded(_)

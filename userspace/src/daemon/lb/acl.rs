@@ -105,9 +105,10 @@ impl LbDaemon {
                 Err(error) => warn!(
                     %scope,
                     error = format_args!("{error:#}"),
-                    "cannot load source ACL; the one in force stays"
+                    "cannot load source ACL; the one in force is stale until a reload succeeds"
                 ),
             }
+            self.note_staleness(&scope, outcome.as_ref().err());
             // A reload may have removed the ACL or the service from the configuration.
             let index = acl_index(&scope, &indexes)
                 .filter(|_| wanted.iter().any(|(wanted, _)| *wanted == scope));
@@ -129,13 +130,27 @@ impl LbDaemon {
         Ok(new)
     }
 
+    /// Records whether the ACL of a scope is older than its files.
+    fn note_staleness(&mut self, scope: &AclScope, error: Option<&anyhow::Error>) {
+        match error {
+            Some(error) => {
+                self.stale_acls.insert(scope.clone(), format!("{error:#}"));
+            }
+            None => {
+                if self.stale_acls.remove(scope).is_some() {
+                    info!(%scope, "source ACL is no longer stale");
+                }
+            }
+        }
+    }
+
     /// Removes the ACLs that no packet is looked up in any more.
     pub(super) fn remove_acls(&mut self) -> Result<(), CliError> {
         let indexes = self.service_indexes()?;
-        let keep: Vec<u32> = acl_files(&self.config.config)
-            .iter()
-            .filter_map(|(scope, _)| acl_index(scope, &indexes))
-            .collect();
+        let wanted = acl_files(&self.config.config);
+        self.stale_acls.retain(|scope, _| wanted.iter().any(|(wanted, _)| wanted == scope));
+        let keep: Vec<u32> =
+            wanted.iter().filter_map(|(scope, _)| acl_index(scope, &indexes)).collect();
         let present = self.maps.acl_indexes().map_err(CliError::operation)?;
         let stale: Vec<u32> =
             present.iter().copied().filter(|index| !keep.contains(index)).collect();

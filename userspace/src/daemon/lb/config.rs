@@ -1,10 +1,8 @@
 //! The files that `sluice lb` reads, and what follows from them alone.
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
 use sluice_control::capacities::Capacities;
@@ -15,7 +13,7 @@ use sluice_datapath::abi::{Features, Port, Rate, Settings};
 use sluice_maglev::Seed;
 
 use crate::args::LbArgs;
-use crate::config_file;
+use crate::config_file::{self, ConfigFile};
 use crate::error::CliError;
 use crate::key::HashKey;
 
@@ -34,11 +32,11 @@ pub(super) struct LbConfig {
 
 impl LbConfig {
     pub(super) fn read(args: &LbArgs) -> Result<Self, CliError> {
-        let config = config_file::load(&args.config)?;
+        let ConfigFile { config, text } = config_file::load(&args.config)?;
         let key = HashKey::load(config.hash_key_file())?;
         let interfaces =
             if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces };
-        let digest = digest(&args.config)?;
+        let digest = SipHasher24::new().hash(text.as_bytes());
         Ok(Self { interfaces: interfaces.to_vec(), digest, config, key })
     }
 
@@ -98,11 +96,4 @@ fn source(own: Option<Address>, prefix: Option<IpNet>) -> (Address, u32) {
     let Some(prefix) = prefix else { return (own.unwrap_or(Address::NONE), 0) };
     let bits = prefix.max_prefix_len() - prefix.prefix_len();
     (Address::from(prefix.network()), u32::MAX.unbounded_shr(32 - u32::from(bits).min(32)).to_be())
-}
-
-/// Digest of a file's text.
-fn digest(file: &Path) -> Result<u64, CliError> {
-    let text =
-        fs::read(file).with_context(|| file.display().to_string()).map_err(CliError::BadInput)?;
-    Ok(SipHasher24::new().hash(&text))
 }

@@ -63,6 +63,8 @@ struct LbDaemon {
     /// Warnings about next hops that were logged, by backend address.
     warned: BTreeMap<IpAddr, String>,
     acls: AclLoader,
+    /// ACLs whose files could not be read again, with the errors. The ACLs in force are older.
+    stale_acls: BTreeMap<AclScope, String>,
     /// Whether packets are forwarded. Before that, source ACLs are loaded first.
     is_forwarding: bool,
     /// ACLs that were put in place and are not marked yet.
@@ -121,9 +123,12 @@ impl RoleDaemon for LbDaemon {
     const ROLE: &'static RoleSpec = &roles::LB;
 
     fn read(args: &LbArgs) -> Result<LbConfig, CliError> {
-        let config = LbConfig::read(args)?;
+        LbConfig::read(args)
+    }
+
+    fn check_at_start(config: &LbConfig) -> Result<(), CliError> {
         source_acls::check(&config.config).map_err(CliError::bad_input)?;
-        Ok(config)
+        Ok(())
     }
 
     fn instance(config: &LbConfig) -> &str {
@@ -184,6 +189,7 @@ impl RoleDaemon for LbDaemon {
             next_hops,
             warned: BTreeMap::new(),
             acls,
+            stale_acls: BTreeMap::new(),
             is_forwarding,
             new_acls: Vec::new(),
             planned: None,
@@ -211,11 +217,18 @@ impl RoleDaemon for LbDaemon {
         Ok(daemon)
     }
 
-    async fn take(&mut self, args: &LbArgs, input: Input) -> Result<(), CliError> {
+    async fn reload(&mut self, args: &LbArgs, config: LbConfig) -> Result<(), CliError> {
+        self.take_config(args, config).await
+    }
+
+    async fn take(&mut self, input: Input) -> Result<(), CliError> {
         match input {
-            // A balancer sets no sysctls.
-            Input::Stop | Input::Failed(_) | Input::Watchdog | Input::Inspect => {}
-            Input::Reload(_) => self.reload(args).await?,
+            // The core handles the first four. A balancer sets no sysctls.
+            Input::Stop
+            | Input::Failed(_)
+            | Input::Reload(_)
+            | Input::Watchdog
+            | Input::Inspect => {}
             Input::AclLoaded(loaded) => self.take_acls(loaded)?,
             Input::PathErrors(reports) => self.take_path_errors(&reports),
             Input::PathMtuExpired => {
@@ -277,10 +290,9 @@ async fn find_next_hops(
 }
 
 impl LbDaemon {
-    /// Reads the configuration again, and checks it as a start does. A change that is impossible
-    /// while packets are forwarded is refused here.
-    async fn reload(&mut self, args: &LbArgs) -> Result<(), CliError> {
-        let config = LbConfig::read(args)?;
+    /// Checks a configuration that was read again as a start does, and takes it as the state. A
+    /// change that is impossible while packets are forwarded is refused here.
+    async fn take_config(&mut self, args: &LbArgs, config: LbConfig) -> Result<(), CliError> {
         for (what, is_same) in [
             ("instance", config.config.instance() == self.config.config.instance()),
             ("the hash key", config.fingerprint() == self.config.fingerprint()),

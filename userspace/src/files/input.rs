@@ -1,0 +1,134 @@
+//! Files that users write: configuration, source ACLs, keys.
+//!
+//! Only regular files are read: a pipe or a device could block for ever, or have no end. A read
+//! happens on a thread and has a time limit, because a file of a network file system or of a FUSE
+//! server may hang.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// Limit of the time to read one file, enough for the largest ACL from a slow disk.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// A file, read once.
+#[derive(Debug)]
+pub(crate) struct UserFile {
+    /// The content.
+    pub(crate) bytes: Vec<u8>,
+    /// Its owner and mode.
+    pub(crate) metadata: Metadata,
+}
+
+/// Reads a regular file of at most `max_bytes`.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] if it is not a regular file, [`ErrorKind::FileTooLarge`],
+/// [`ErrorKind::TimedOut`]; errors of the file system, and of creating a thread.
+pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<UserFile> {
+    let path = path.to_owned();
+    within(TIME_LIMIT, move || read_regular(&path, max_bytes))
+}
+
+fn read_regular(path: &Path, max_bytes: u64) -> io::Result<UserFile> {
+    // Before it is opened, because opening a device can have an effect.
+    check_regular(&fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    check_regular(&metadata)?;
+    let bytes = read_limited(file, max_bytes)?;
+    Ok(UserFile { bytes, metadata })
+}
+
+fn check_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"))
+}
+
+fn read_limited(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        let problem = format!("larger than {max_bytes} bytes");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
+    }
+    Ok(bytes)
+}
+
+/// Runs `work` on a thread for at most `limit`. After that the thread is left to itself: the kernel
+/// may not let it end.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, result) = mpsc::sync_channel(1);
+    let run = move || {
+        // The receiver is gone after the time limit.
+        let _ = sender.send(work());
+    };
+    thread::Builder::new().name("read".to_owned()).spawn(run).map_err(no_thread)?;
+    match result.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => {
+            let problem = format!("no answer from the file system within {} s", limit.as_secs());
+            Err(io::Error::new(ErrorKind::TimedOut, problem))
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the reading thread ended")),
+    }
+}
+
+/// The error of a thread that cannot be created.
+pub(crate) fn no_thread(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot create a thread: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_a_device_and_a_directory_are_refused_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for path in [&pipe, directory.path(), Path::new("/dev/zero"), Path::new("/dev/null")] {
+            let error = read(path, 64).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{}: {error}", path.display());
+            assert_eq!(error.to_string(), "not a regular file");
+        }
+    }
+
+    #[test]
+    fn a_file_has_at_most_the_wanted_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "12345678").unwrap();
+        assert_eq!(read(&path, 8).unwrap().bytes, b"12345678");
+        assert_eq!(read(&path, 7).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(
+            read(&directory.path().join("none"), 7).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn a_read_that_hangs_is_given_up() {
+        let (_keep, never) = mpsc::channel::<()>();
+        let begin = Instant::now();
+        let error =
+            within(Duration::from_millis(50), move || never.recv().map_err(io::Error::other))
+                .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().starts_with("no answer from the file system"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+}
