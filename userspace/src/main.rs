@@ -13,7 +13,7 @@ fn main() -> ExitCode {
             // clap also returns help and version as errors. If the terminal is gone, the message is
             // lost.
             if error.use_stderr() {
-                eprint!("sluice: {error}");
+                cli::report(format!("sluice: {error}").trim_end());
                 return ExitCode::from(2);
             }
             let _ = error.print();
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match cli::run(&command_line.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: error: {error}");
+            cli::report(&format!("sluice: error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -77,6 +77,7 @@ tests! {
     lifecycle:
         down_restores_the_host_after_sigterm_and_sigkill,
         an_ephemeral_daemon_restores_the_host,
+        a_log_that_takes_no_writes_does_not_end_the_daemon,
         down_is_refused_while_the_daemon_runs,
         down_removes_the_remains_of_every_crash,
         a_restart_adopts_all_maps_and_never_detaches,

@@ -10,6 +10,8 @@ mod reload;
 pub mod status;
 mod table;
 
+pub use output::report;
+
 use crate::args::{KeySubcommand, Subcommand};
 use crate::daemon;
 use crate::error::CliError;

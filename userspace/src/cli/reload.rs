@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use crate::args::ReloadArgs;
-use crate::cli::output::print;
+use crate::cli::output::{print, report};
 use crate::daemon::roles::ROLES;
 use crate::error::CliError;
 use crate::serve::client;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
         if let Err(error) = outcome {
             // The last error is returned; an earlier one is printed now.
             if let Err(earlier) = std::mem::replace(&mut result, Err(error)) {
-                eprintln!("sluice: error: {earlier}");
+                report(&format!("sluice: error: {earlier}"));
             }
         }
     }

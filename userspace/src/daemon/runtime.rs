@@ -13,6 +13,8 @@ pub(crate) fn log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
+        // A failed write would be reported on standard error, which panics where that fails too.
+        .log_internal_errors(false)
         .try_init();
 }
 

@@ -1,7 +1,7 @@
 //! The fixture: a host for `sluice`, its daemons, and the state of the host.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -131,6 +131,18 @@ impl DaemonFixture {
         let log = self
             .directory()
             .join(format!("log-{}", fs::read_dir(self.directory()).unwrap().count()));
+        let child = self.spawn_process(wrapper, args, File::create(&log).unwrap().into());
+        DaemonProcess { child, log }
+    }
+
+    /// Like [`Self::spawn`], with another standard output and standard error, so that there is no
+    /// log to read.
+    pub(crate) fn spawn_without_log(&self, args: &[&str], output: OwnedFd) -> DaemonProcess {
+        let child = self.spawn_process(&[], args, output);
+        DaemonProcess { child, log: "/dev/null".into() }
+    }
+
+    fn spawn_process(&self, wrapper: &[&str], args: &[&str], output: OwnedFd) -> Child {
         // The daemon also ends if the test process is killed.
         let words =
             [&["setpriv", "--pdeathsig", "KILL"][..], wrapper, &[SLUICE.as_str()], args].concat();
@@ -140,9 +152,8 @@ impl DaemonFixture {
             .args(["--config", "edge.json"])
             .current_dir(self.directory())
             .env_remove("SLUICE_LOG");
-        let child =
-            command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();
-        DaemonProcess { child, log }
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        command.spawn().unwrap()
     }
 
     pub(crate) fn down(&self) -> String {

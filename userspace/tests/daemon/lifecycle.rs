@@ -1,6 +1,7 @@
 //! The lifecycle of a daemon: SIGTERM, SIGKILL, `--ephemeral`, restarts, `down`.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice::kernel::netlink::{Direction, Netlink};
 
-use crate::fixture::{DaemonFixture, PINS, STATE, assert_fails, host_state, pins, tc_filter};
+use crate::fixture::{
+    DaemonFixture, PINS, STATE, assert_fails, host_state, pins, tc_filter, wait_until,
+};
 use crate::support::run;
 
 const FILTER: &str = "sluice_lb:edge";
@@ -48,6 +51,30 @@ pub(crate) fn an_ephemeral_daemon_restores_the_host() {
     assert_ne!(tc_filter("eth0", FILTER), "");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(host_state(), before);
+}
+
+pub(crate) fn a_log_that_takes_no_writes_does_not_end_the_daemon() {
+    let mut fixture = DaemonFixture::new();
+    let (reader, closed_pipe) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let outputs: [OwnedFd; 2] = [full.into(), closed_pipe.into()];
+    for (weight, output) in (7..).zip(outputs) {
+        // An error is reported by the exit code alone.
+        let failing = fixture.spawn_without_log(&["backend"], output.try_clone().unwrap());
+        assert_eq!(failing.wait(), Some(2));
+        let daemon = fixture.spawn_without_log(&["lb"], output);
+        wait_until("the daemon is ready", || {
+            let shown = fixture.sluice(&["status", "--json"]);
+            shown.status.success() && fixture.status()["daemon"] == daemon.id()
+        });
+        let before = fixture.status()["config_digest"].clone();
+        fixture.config["services"][0]["backends"][0]["weight"] = json!(weight);
+        fixture.write();
+        daemon.signal(Signal::SIGHUP);
+        wait_until("the reload has ended", || fixture.status()["config_digest"] != before);
+        assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    }
 }
 
 pub(crate) fn down_is_refused_while_the_daemon_runs() {

@@ -22,6 +22,7 @@ use sluice_datapath::Reason;
 use sluice_datapath::abi::{CAPTURE_LEN, CaptureEvent};
 
 use super::names::{self, EventNames};
+use crate::cli::output::report;
 use crate::error::CliError;
 use crate::kernel::bpf;
 
@@ -99,7 +100,7 @@ impl Output {
 
     /// Prints a message to standard error.
     pub(super) fn inform(&self, message: &str) {
-        eprintln!("sluice: {message}");
+        report(&format!("sluice: {message}"));
     }
 
     /// The number of packets written.
