@@ -20,6 +20,7 @@ pub struct ConfigFile {
 /// Reads and validates a configuration file.
 pub fn load(path: &Path) -> Result<ConfigFile, ConfigError> {
     let text = read(path)?;
+    input::warn_if_shared(path);
     Ok(ConfigFile { config: Config::parse(&text, path)?, text })
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use siphasher::sip128::{Hash128, SipHasher24};
 
-use crate::files::input::{self, UserFile};
+use crate::files::input::{self, UserFile, is_foreign};
 
 /// Purposes of derived keys. These texts never change, because balancers of different releases in a
 /// fleet must derive the same keys.
@@ -74,6 +74,15 @@ pub enum KeyError {
         file: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Another user owns the file.
+    #[error("{0}: user {owner} owns the hash key and can read and change it; run `chown root {0}`, \
+     and make a new key if that user must not know it", .file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// The user's ID.
+        owner: u32,
     },
     /// The file's contents are not a key.
     #[error("{}: not a hash key; the file must hold exactly 32 hexadecimal digits, as \
@@ -136,6 +145,9 @@ impl HashKey {
             _ => KeyError::Unreadable { file: named(), source },
         };
         let UserFile { bytes, metadata } = input::read(file, MAX_BYTES).map_err(unreadable)?;
+        if is_foreign(metadata.uid()) {
+            return Err(KeyError::Foreign { file: named(), owner: metadata.uid() });
+        }
         let mode = metadata.mode() & 0o7777;
         if mode & FORBIDDEN_MODE != 0 {
             return Err(KeyError::Open { file: named(), mode });
@@ -309,6 +321,19 @@ mod tests {
         for mode in [0o600, 0o400, 0o640, 0o440] {
             assert!(load(SOME, mode).is_ok(), "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_refused_with_the_chown_command() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (_directory, file) = key_file(SOME, 0o600);
+        std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+        let error = HashKey::load(&file).unwrap_err();
+        assert!(matches!(error, KeyError::Foreign { owner: 65_534, .. }), "{error}");
+        let chown = format!("`chown root {}`", file.display());
+        assert!(error.is_bad_input() && error.to_string().contains(&chown), "{error}");
     }
 
     #[test]

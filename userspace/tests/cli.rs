@@ -100,6 +100,31 @@ fn a_world_readable_key_file_is_exit_code_2_with_the_chmod_command() {
 }
 
 #[test]
+fn check_warns_of_files_that_other_users_can_change() {
+    let directory = example_directory();
+    let deny = directory.path().join("deny.txt");
+    fs::write(&deny, "192.0.2.0/24\n").unwrap();
+    let config = directory.path().join("edge.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen('{', "{ \"deny_file\": \"deny.txt\",", 1)).unwrap();
+    for file in [&config, &deny] {
+        let set_mode = |mode| fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o666);
+        let output = sluice(directory.path(), &["check", "edge.json"]);
+        assert!(output.status.success(), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(
+            stderr.contains("WARN other users can change this file: mode 0666")
+                && stderr.contains(&format!("`chmod o-w {name}`")),
+            "{stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        set_mode(0o644);
+    }
+}
+
+#[test]
 fn an_existing_key_file_is_never_overwritten() {
     let directory = example_directory();
     let file = directory.path().join("hash.key");

@@ -8,6 +8,7 @@ use crate::args::CheckArgs;
 use crate::cli::output::print;
 use crate::config_file;
 use crate::daemon::acl::{self, AclScope};
+use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::key::HashKey;
 
@@ -16,6 +17,7 @@ const SLOT_BYTES: u64 = 4;
 
 /// Runs `sluice check`.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
+    runtime::log();
     let config = config_file::load(&args.file)?.config;
     let key = HashKey::load(config.hash_key_file())?;
     let acls = acl::check(&config).map_err(CliError::bad_input)?;

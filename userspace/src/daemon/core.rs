@@ -97,10 +97,10 @@ pub(super) struct StartContext {
 /// Runs a daemon until a signal stops it. Fails with [`CliError::BadInput`] before anything on the
 /// host is changed.
 pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
+    runtime::log();
     let files = D::read(args)?;
     D::check_at_start(&files)?;
     preflight::check()?;
-    runtime::log();
     runtime::block_on(serve::<D>(args, files))
 }
 

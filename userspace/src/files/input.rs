@@ -6,11 +6,14 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
+
+use nix::unistd::geteuid;
+use tracing::warn;
 
 /// Limit of the time to read one file, enough for the largest ACL from a slow disk.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -33,6 +36,46 @@ pub(crate) struct UserFile {
 pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<UserFile> {
     let path = path.to_owned();
     within(TIME_LIMIT, move || read_regular(&path, max_bytes))
+}
+
+/// Logs a warning if other users can change a file that the caller has read, or replace it.
+pub(crate) fn warn_if_shared(path: &Path) {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    for place in [path, directory] {
+        // The file was read a moment ago.
+        let Ok(metadata) = fs::metadata(place) else { continue };
+        if let Some((problem, remedy)) = shared(&metadata) {
+            let (file, place) = (path.display(), place.display());
+            warn!(%file, "other users can change this file: {problem}; run `{remedy} {place}`");
+            return;
+        }
+    }
+}
+
+/// Why users other than root and the user of this process can write a file or in a directory, and
+/// the command that prevents it.
+fn shared(metadata: &Metadata) -> Option<(String, &'static str)> {
+    let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+    if is_foreign(owner) {
+        return Some((format!("user {owner} owns it"), "chown root"));
+    }
+    // In a sticky directory, a file can only be replaced by its owner.
+    if metadata.is_dir() && mode & 0o1000 != 0 {
+        return None;
+    }
+    if mode & 0o002 != 0 {
+        return Some((format!("mode {mode:04o} lets every user write"), "chmod o-w"));
+    }
+    let is_shared = mode & 0o020 != 0 && group != 0;
+    is_shared.then(|| (format!("mode {mode:04o} lets group {group} write"), "chmod g-w"))
+}
+
+/// Whether a user is neither root nor the user of this process.
+pub(crate) fn is_foreign(user: u32) -> bool {
+    user != 0 && user != geteuid().as_raw()
 }
 
 fn read_regular(path: &Path, max_bytes: u64) -> io::Result<UserFile> {
@@ -91,6 +134,7 @@ pub(crate) fn no_thread(error: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Instant;
 
     use super::*;
@@ -130,5 +174,30 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(error.to_string().starts_with("no answer from the file system"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_file_that_other_users_can_change_is_recognised() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        let problem = |mode, user, group| {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            shared(&fs::metadata(&path).unwrap())
+        };
+        if !geteuid().is_root() {
+            return;
+        }
+        for mode in [0o600, 0o640, 0o644, 0o664] {
+            assert_eq!(problem(mode, 0, 0), None, "{mode:o}");
+        }
+        assert_eq!(problem(0o644, 0, 65_534), None);
+        let text = |problem: Option<(String, &str)>| {
+            problem.map(|(problem, remedy)| format!("{problem}: {remedy}")).unwrap_or_default()
+        };
+        assert_eq!(text(problem(0o666, 0, 0)), "mode 0666 lets every user write: chmod o-w");
+        assert_eq!(text(problem(0o664, 0, 65_534)), "mode 0664 lets group 65534 write: chmod g-w");
+        assert_eq!(text(problem(0o600, 65_534, 0)), "user 65534 owns it: chown root");
     }
 }

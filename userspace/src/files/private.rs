@@ -22,6 +22,8 @@ use nix::fcntl::{OFlag, open as open_path, openat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::geteuid;
 
+use super::input::is_foreign;
+
 /// The mode of directories.
 const DIRECTORY_MODE: u32 = 0o700;
 
@@ -199,7 +201,7 @@ fn check(path: &Path, mode: u32, owner: u32, kind: Kind) -> io::Result<()> {
     if file_type != expected {
         return Err(unsafe_place(path, &format!("is not {name}; remove it")));
     }
-    if owner != 0 && owner != own {
+    if is_foreign(owner) {
         let expected = if own == 0 { "root".to_owned() } else { format!("root or user {own}") };
         return Err(unsafe_place(
             path,

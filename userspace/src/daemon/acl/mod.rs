@@ -73,11 +73,15 @@ pub fn acl_files(config: &Config) -> Vec<(AclScope, AclFiles)> {
 }
 
 /// Reads every ACL of a configuration and returns the number of prefixes of each. Fails with the
-/// first error in a file.
+/// first error in a file, and logs a warning about files that other users can change.
 pub fn check(config: &Config) -> Result<Vec<(AclScope, usize)>, AclError> {
     acl_files(config)
         .into_iter()
-        .map(|(scope, files)| Ok((scope, AclEntries::read(&files)?.prefixes)))
+        .map(|(scope, files)| {
+            let entries = AclEntries::read(&files)?;
+            files.deny.iter().chain(&files.allow).for_each(|file| input::warn_if_shared(file));
+            Ok((scope, entries.prefixes))
+        })
         .collect()
 }
 
