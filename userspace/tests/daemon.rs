@@ -35,6 +35,8 @@ mod ptrace;
 mod reload;
 #[path = "daemon/repair.rs"]
 mod repair;
+#[path = "daemon/resources.rs"]
+mod resources;
 #[path = "daemon/routing.rs"]
 mod routing;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
@@ -89,6 +91,9 @@ tests! {
         the_bpf_file_system_is_mounted_for_root_only,
         pins_that_another_user_planted_are_refused_and_never_followed,
         state_that_another_user_planted_is_refused;
+    resources:
+        the_limit_of_descriptors_is_raised_or_too_low,
+        a_start_without_threads_fails_and_is_undone;
     unreadable_files:
         a_reload_of_a_pipe_is_refused_at_once,
         a_source_acl_that_cannot_be_read_again_is_stale,

@@ -13,11 +13,13 @@ mod table;
 pub use output::report;
 
 use crate::args::{KeySubcommand, Subcommand};
-use crate::daemon;
+use crate::daemon::{self, preflight};
 use crate::error::CliError;
 
 /// Runs a command to its end.
 pub fn run(command: &Subcommand) -> Result<(), CliError> {
+    // A daemon fails later if the limit is too low.
+    let _ = preflight::raise_descriptor_limit();
     match command {
         Subcommand::Lb(args) => daemon::lb::run(args),
         Subcommand::Backend(args) => daemon::backend::run(args),

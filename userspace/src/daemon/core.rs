@@ -17,6 +17,7 @@ use super::signals::Signals;
 use super::state::StatePublisher;
 use super::{preflight, runtime, sources, teardown};
 use crate::error::CliError;
+use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
 use crate::kernel::host::Host;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
@@ -285,7 +286,7 @@ async fn read_on_thread<D: RoleDaemon>(args: &D::Args) -> Result<D::Files, CliEr
     let args = args.clone();
     let read = move || drop(sender.send(D::read(&args)));
     let spawned = thread::Builder::new().name("reload".to_owned()).spawn(read);
-    spawned.context("cannot create a thread").map_err(CliError::Operation)?;
+    spawned.map_err(no_thread).map_err(CliError::operation)?;
     files.await.context("the reading thread ended").map_err(CliError::Operation)?
 }
 

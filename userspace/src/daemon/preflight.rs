@@ -3,6 +3,7 @@
 use std::io;
 
 use anyhow::{anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sluice_control::config::{AddressPolicy, Config, UnlistedPolicy};
 
 use crate::error::CliError;
@@ -13,13 +14,19 @@ use crate::kernel::netlink::Netlink;
 /// (`BPF_F_INNER_MAP`).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
+/// The minimum number of descriptors of a daemon: its maps, and the inner maps of 256 services,
+/// which it opens at a time when maps are resized.
+const MIN_DESCRIPTORS: u64 = 512;
+
 /// Capabilities: number (`linux/capability.h`) and name.
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 
-/// Checks the requirements of a daemon: kernel version, capabilities of this process, kernel
-/// features.
+/// Checks the requirements of a daemon: number of descriptors, kernel version, capabilities of this
+/// process, kernel features.
 pub fn check() -> Result<(), CliError> {
+    check_descriptors(raise_descriptor_limit().map_err(CliError::operation)?)
+        .map_err(CliError::Operation)?;
     let system =
         nix::sys::utsname::uname().map_err(io::Error::from).map_err(CliError::operation)?;
     let release = system.release().to_string_lossy();
@@ -33,6 +40,26 @@ pub fn check() -> Result<(), CliError> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Raises the soft limit of descriptors to the hard limit, and returns it. Sluice does not use
+/// `select(2)`, for which the soft limit exists.
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+fn check_descriptors(limit: u64) -> anyhow::Result<()> {
+    if limit < MIN_DESCRIPTORS {
+        bail!(
+            "the limit of open files is {limit}, and a daemon needs {MIN_DESCRIPTORS}; raise it \
+             (`ulimit -Hn`, or LimitNOFILE of its service)"
+        );
+    }
+    Ok(())
 }
 
 /// Checks the capabilities to change the host, which are also those to undo changes.

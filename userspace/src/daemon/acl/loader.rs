@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use sluice_datapath::abi::{AclVerdict, PrefixKey};
 use tokio::sync::oneshot;
 
 use super::{AclEntries, AclScope, default_keys};
+use crate::files::input::no_thread;
 use crate::kernel::bpf::AclTrie;
 
 /// Up to this many changed prefixes are written to the trie in place. For more, a new trie is built
@@ -86,12 +87,12 @@ impl AclLoader {
             self.next = Some(files);
             return Ok(());
         }
-        let in_place = std::mem::take(&mut self.in_place);
         if files.is_empty() {
+            self.in_place.clear();
             return Ok(());
         }
         let deliver = self.deliver.clone();
-        spawn(files, in_place, move |loaded| deliver(loaded))?;
+        spawn(files, &mut self.in_place, move |loaded| deliver(loaded))?;
         self.running = true;
         Ok(())
     }
@@ -99,8 +100,7 @@ impl AclLoader {
     /// Loads the ACLs of these scopes and waits for them. There must be no run in progress.
     pub(crate) async fn load(&mut self, files: Files) -> io::Result<Vec<LoadedAcl>> {
         let (sender, loaded) = oneshot::channel();
-        let in_place = std::mem::take(&mut self.in_place);
-        spawn(files, in_place, |loaded| drop(sender.send(loaded)))?;
+        spawn(files, &mut self.in_place, |loaded| drop(sender.send(loaded)))?;
         loaded.await.map_err(io::Error::other)
     }
 
@@ -120,21 +120,26 @@ impl AclLoader {
     }
 }
 
-/// Loads on a thread. It is not one of tokio's, because the runtime waits for those when the daemon
-/// ends.
+/// Loads on a thread, to which the ACLs in place are moved. It is not one of tokio's, because the
+/// runtime waits for those when the daemon ends.
 fn spawn(
     files: Files,
-    mut in_place: BTreeMap<AclScope, Acl>,
+    in_place: &mut BTreeMap<AclScope, Acl>,
     deliver: impl FnOnce(Vec<LoadedAcl>) + Send + 'static,
 ) -> io::Result<()> {
+    let (sender, receiver) = mpsc::sync_channel(1);
     let run = move || {
+        let Ok(mut in_place): Result<BTreeMap<AclScope, Acl>, _> = receiver.recv() else { return };
         let loaded = files.into_iter().map(|(scope, files)| {
             let in_place = in_place.remove(&scope);
             load(scope, &files, in_place)
         });
         deliver(loaded.collect());
     };
-    thread::Builder::new().name("acl".to_owned()).spawn(run).map(|_| ())
+    thread::Builder::new().name("acl".to_owned()).spawn(run).map_err(no_thread)?;
+    // The thread waits for it.
+    let _ = sender.send(std::mem::take(in_place));
+    Ok(())
 }
 
 /// Reads the files of a scope, and changes its trie accordingly.

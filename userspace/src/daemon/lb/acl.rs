@@ -49,8 +49,8 @@ impl LbDaemon {
     }
 
     /// Starts to load the ACLs; the result is an input.
-    pub(super) fn start_loading_acls(&mut self) {
-        warn_of_start(self.acls.start(acl_files(&self.config.config)));
+    pub(super) fn start_loading_acls(&mut self) -> Result<(), CliError> {
+        self.acls.start(acl_files(&self.config.config)).map_err(start_failed)
     }
 
     /// Loads the ACLs before the first packet is forwarded, puts them in place, and marks them.
@@ -72,7 +72,11 @@ impl LbDaemon {
     pub(super) fn take_acls(&mut self, loaded: Vec<LoadedAcl>) -> Result<(), CliError> {
         self.acls.finish();
         let put = self.put_acls(loaded);
-        warn_of_start(self.acls.start_next());
+        if let Err(error) = self.acls.start_next() {
+            self.failed.acls = true;
+            put?;
+            return Err(start_failed(error));
+        }
         let new = put?;
         // New ACLs change options and features.
         self.pending.configuration |= !new.is_empty();
@@ -208,8 +212,6 @@ fn acl_index(scope: &AclScope, services: &BTreeMap<String, u32>) -> Option<u32> 
     }
 }
 
-fn warn_of_start(started: std::io::Result<()>) {
-    if let Err(error) = started {
-        warn!(%error, "cannot start to load source ACLs; reload to try again");
-    }
+fn start_failed(error: std::io::Error) -> CliError {
+    CliError::operation(anyhow!("cannot load source ACLs: {error}"))
 }

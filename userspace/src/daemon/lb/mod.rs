@@ -358,7 +358,7 @@ impl LbDaemon {
             self.warn_of_next_hops();
         }
         if pending.acls {
-            self.start_loading_acls();
+            self.start_loading_acls()?;
         }
         Ok(())
     }
