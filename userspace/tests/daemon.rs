@@ -39,6 +39,8 @@ mod repair;
 mod resources;
 #[path = "daemon/routing.rs"]
 mod routing;
+#[path = "daemon/signals.rs"]
+mod signals;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
 #[path = "netlink/support.rs"]
 mod support;
@@ -155,6 +157,10 @@ tests! {
     repair:
         a_backend_restores_what_other_programs_change,
         a_lost_netlink_connection_is_replaced;
+    signals:
+        a_signal_before_the_configuration_is_read_is_a_reload,
+        signals_during_the_load_of_a_program_refuse_no_reload,
+        an_interrupted_load_of_a_program_is_repeated;
 }
 
 fn main() {

@@ -99,18 +99,26 @@ pub(super) struct StartContext {
 /// host is changed.
 pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
     runtime::log();
-    let files = D::read(args)?;
-    D::check_at_start(&files)?;
-    preflight::check()?;
-    runtime::block_on(serve::<D>(args, files))
+    runtime::block_on(async {
+        // First: a SIGHUP without a handler ends the process.
+        let signals = Signals::listen()?;
+        let files = D::read(args)?;
+        D::check_at_start(&files)?;
+        preflight::check()?;
+        serve::<D>(args, files, signals).await
+    })
 }
 
-async fn serve<D: RoleDaemon>(args: &D::Args, files: D::Files) -> Result<(), CliError> {
+async fn serve<D: RoleDaemon>(
+    args: &D::Args,
+    files: D::Files,
+    signals: Signals,
+) -> Result<(), CliError> {
     let netlink = Netlink::connect().map_err(CliError::operation)?;
     let instance = D::instance(&files).to_owned();
     let prepared = D::prepare(args, files, &netlink).await?;
     let (sender, inputs) = input::channel();
-    let _signals = sources::signals(Signals::listen()?, sender.clone());
+    let _signals = sources::signals(signals, sender.clone());
     let changes = netlink.changes().map_err(CliError::operation)?;
 
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;

@@ -1,6 +1,8 @@
 //! Traces a daemon: kills it before a chosen change of the host, or makes a system call fail.
 #![expect(unsafe_code, reason = "reads a union of ptrace(2)")]
 
+use std::os::unix::fs::FileExt as _;
+
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -78,10 +80,38 @@ pub(crate) fn kill_before(
     }
 }
 
-/// Gives a ready daemon work, and makes its netlink request number `request` from then on (from 0)
-/// fail with `ENOBUFS`. Returns false if it sends fewer and is ready again.
+/// The system calls that [`fail_calls`] makes fail.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn fail_request(daemon: &DaemonProcess, work: impl FnOnce(), request: usize) -> bool {
+#[derive(Clone, Copy)]
+pub(crate) enum FailingCall {
+    /// A request to rtnetlink.
+    Netlink,
+    /// `BPF_PROG_LOAD`.
+    LoadProgram,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl FailingCall {
+    fn is(self, number: i64, arguments: &[u64; 6]) -> bool {
+        match self {
+            // With an address: the signal handler wakes the runtime by `send`.
+            Self::Netlink => number == libc::SYS_sendto && arguments[4] != 0,
+            Self::LoadProgram => number == libc::SYS_bpf && arguments[0] == 5,
+        }
+    }
+}
+
+/// Gives a ready daemon work, and makes system calls of a kind fail: `count` of them from number
+/// `first` on (from 0). Returns false if it makes fewer and is ready again.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn fail_calls(
+    daemon: &DaemonProcess,
+    work: impl FnOnce(),
+    call: FailingCall,
+    first: usize,
+    count: usize,
+    errno: i32,
+) -> bool {
     let process = Pid::from_raw(daemon.id() as i32);
     let ready = daemon.log_count("ready: ");
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
@@ -89,7 +119,7 @@ pub(crate) fn fail_request(daemon: &DaemonProcess, work: impl FnOnce(), request:
     waitpid(process, None).unwrap();
     work();
     ptrace::syscall(process, None).unwrap();
-    let mut requests = 0;
+    let mut calls = 0;
     loop {
         let mut forwarded = None;
         match waitpid(process, None).unwrap() {
@@ -98,30 +128,30 @@ pub(crate) fn fail_request(daemon: &DaemonProcess, work: impl FnOnce(), request:
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
                     // SAFETY: the kernel sets this member of the union at the entry of a system
                     // call.
-                    let call = unsafe { info.u.entry };
-                    let number = call.nr as i64;
-                    // With an address: the signal handler wakes the runtime by `send`.
-                    let is_request = number == libc::SYS_sendto && call.args[4] != 0;
-                    if is_request && requests == request {
-                        fail_call(process, libc::ENOBUFS);
-                        return true;
+                    let entry = unsafe { info.u.entry };
+                    if call.is(entry.nr as i64, &entry.args) {
+                        if calls >= first {
+                            fail_call(process, errno);
+                        }
+                        calls += 1;
                     }
-                    requests += usize::from(is_request);
-                    if number == libc::SYS_epoll_wait && daemon.log_count("ready: ") > ready {
+                    let is_idle = entry.nr as i64 == libc::SYS_epoll_wait
+                        && daemon.log_count("ready: ") > ready;
+                    if calls == first + count || is_idle {
                         ptrace::detach(process, None).unwrap();
-                        return false;
+                        return calls == first + count;
                     }
                 }
             }
             WaitStatus::Stopped(_, signal) => forwarded = Some(signal),
             WaitStatus::PtraceEvent(..) => {}
-            other => panic!("{other:?} after {requests} requests:\n{}", daemon.log()),
+            other => panic!("{other:?} after {calls} calls:\n{}", daemon.log()),
         }
         ptrace::syscall(process, forwarded).unwrap();
     }
 }
 
-/// Replaces the system call that a traced process has entered by an error, and detaches.
+/// Replaces the system call that a traced process has entered by an error.
 #[cfg(target_arch = "x86_64")]
 fn fail_call(process: Pid, errno: i32) {
     let mut registers = ptrace::getregs(process).unwrap();
@@ -133,5 +163,43 @@ fn fail_call(process: Pid, errno: i32) {
     registers = ptrace::getregs(process).unwrap();
     registers.rax = i64::from(-errno) as u64;
     ptrace::setregs(process, registers).unwrap();
+}
+
+/// Continues a process that has stopped itself, and calls `then` when it is about to open `file`.
+pub(crate) fn before_open(daemon: &DaemonProcess, file: &str, then: impl FnOnce()) {
+    let process = Pid::from_raw(daemon.id() as i32);
+    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    daemon.signal(Signal::SIGCONT);
+    ptrace::interrupt(process).unwrap();
+    loop {
+        match waitpid(process, None).unwrap() {
+            WaitStatus::PtraceSyscall(_) => {
+                let info = ptrace::syscall_info(process).unwrap();
+                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                    // SAFETY: the kernel sets this member of the union at the entry of a system
+                    // call.
+                    let entry = unsafe { info.u.entry };
+                    if entry.nr as i64 == libc::SYS_openat
+                        && path_at(process, entry.args[1]).ends_with(file)
+                    {
+                        break;
+                    }
+                }
+            }
+            WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..) => {}
+            other => panic!("{other:?}:\n{}", daemon.log()),
+        }
+        ptrace::syscall(process, None).unwrap();
+    }
+    then();
     ptrace::detach(process, None).unwrap();
+}
+
+/// The string at an address of a process.
+fn path_at(process: Pid, address: u64) -> String {
+    let mut bytes = [0; 256];
+    let memory = std::fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let read = memory.read_at(&mut bytes, address).unwrap_or(0);
+    let end = bytes[..read].iter().position(|byte| *byte == 0).unwrap_or(read);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

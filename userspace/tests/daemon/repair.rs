@@ -127,6 +127,14 @@ pub(crate) fn a_backend_restores_what_other_programs_change() {
     assert_eq!(lines(&host_state()), lines(&before));
 }
 
+/// Makes one netlink request of a daemon fail; returns false if it sends fewer.
+#[cfg(target_arch = "x86_64")]
+fn fail_request(daemon: &DaemonProcess, work: impl FnOnce(), request: usize) -> bool {
+    use crate::ptrace::{FailingCall, fail_calls};
+
+    fail_calls(daemon, work, FailingCall::Netlink, request, 1, libc::ENOBUFS)
+}
+
 /// Any netlink request of a reload may fail with `ENOBUFS`: the daemon opens another connection and
 /// applies the reload nevertheless.
 #[cfg(target_arch = "x86_64")]
@@ -142,7 +150,7 @@ pub(crate) fn a_lost_netlink_connection_is_replaced() {
         fixture.config["interfaces"] = interfaces;
         fixture.write();
         let lost = daemon.log_count("netlink connection lost, opened another one");
-        if !crate::ptrace::fail_request(&daemon, || daemon.signal(Signal::SIGHUP), request) {
+        if !fail_request(&daemon, || daemon.signal(Signal::SIGHUP), request) {
             break;
         }
         daemon.wait_for_log("netlink connection lost, opened another one", lost + 1);
@@ -161,7 +169,7 @@ pub(crate) fn a_lost_netlink_connection_is_replaced() {
     );
     // Without a free descriptor there is no other connection: the daemon ends.
     run(&format!("prlimit --pid {} --nofile=3:3", daemon.id()));
-    assert!(crate::ptrace::fail_request(&daemon, || drop(run("ip link set eth1 mtu 1400")), 0));
+    assert!(fail_request(&daemon, || drop(run("ip link set eth1 mtu 1400")), 0));
     assert_eq!(daemon.wait(), Some(1));
     fixture.down();
     run("ip link del eth1");

@@ -10,6 +10,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
 use super::Error;
+use super::signals::uninterrupted;
 use super::syscall::create_array;
 use super::table::TABLE_FLAGS;
 
@@ -18,6 +19,10 @@ use super::table::TABLE_FLAGS;
 ///
 /// Requires the privileges for loading a program.
 pub fn missing_feature() -> Result<Option<&'static str>, Error> {
+    uninterrupted(find_missing_feature)
+}
+
+fn find_missing_feature() -> Result<Option<&'static str>, Error> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Error::System {
         what: format!("determine whether this kernel has {what}"),
         source: io::Error::other(error.to_string()),

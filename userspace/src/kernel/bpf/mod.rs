@@ -20,6 +20,7 @@ mod pins;
 mod program;
 mod raw;
 mod resize;
+mod signals;
 mod spec;
 mod syscall;
 mod table;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_control::capacities::Capacities;
 use sluice_datapath::Pod;
@@ -13,6 +13,7 @@ use sluice_datapath::abi::{Port, Settings};
 
 use super::program::Program;
 use super::resize::{self, PendingResize};
+use super::signals::uninterrupted;
 use super::spec::{self, MapSpec};
 use super::{Error, Pins, features};
 
@@ -205,24 +206,37 @@ impl Object {
         for (map, entries) in &parameters.sizes {
             loader.map_max_entries(map, *entries);
         }
-        let mut ebpf =
-            loader.load(self.bytes).map_err(|source| Error::Maps { object: self.name, source })?;
-        load_into_kernel(&mut ebpf, program)?;
-        Ok(Program { ebpf, name: program.name })
+        uninterrupted(|| {
+            let mut ebpf = loader
+                .load(self.bytes)
+                .map_err(|source| Error::Maps { object: self.name, source })?;
+            load_into_kernel(&mut ebpf, program)?;
+            Ok(Program { ebpf, name: program.name })
+        })
     }
 }
 
 fn load_into_kernel(ebpf: &mut Ebpf, program: ProgramSpec) -> Result<(), Error> {
+    /// As many as libbpf makes.
+    const ATTEMPTS: usize = 5;
+
     let refused = |source| Error::Load { program: program.name, source };
     let found = ebpf.program_mut(program.name).ok_or(Error::NoPrograms)?;
-    match program.hook {
-        HookType::Tc => {
-            let classifier: &mut SchedClassifier = found.try_into().map_err(refused)?;
-            classifier.load().map_err(refused)
-        }
-        HookType::Xdp => {
-            let xdp: &mut Xdp = found.try_into().map_err(refused)?;
-            xdp.load().map_err(refused)
+    let mut attempts = 1..ATTEMPTS;
+    loop {
+        let loaded = match program.hook {
+            HookType::Tc => <&mut SchedClassifier>::try_from(&mut *found).and_then(|tc| tc.load()),
+            HookType::Xdp => <&mut Xdp>::try_from(&mut *found).and_then(|xdp| xdp.load()),
+        };
+        match loaded {
+            Err(error) if is_interrupted(&error) && attempts.next().is_some() => {}
+            loaded => return loaded.map_err(refused),
         }
     }
+}
+
+/// Whether a signal interrupted the verifier.
+fn is_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. }
+        if io_error.raw_os_error() == Some(libc::EAGAIN))
 }
