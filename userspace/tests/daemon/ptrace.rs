@@ -165,7 +165,8 @@ fn fail_call(process: Pid, errno: i32) {
     ptrace::setregs(process, registers).unwrap();
 }
 
-/// Continues a process that has stopped itself, and calls `then` when it is about to open `file`.
+/// Continues a process that has stopped itself, and calls `then` when it is about to open `file` or
+/// to make a thread that does so.
 pub(crate) fn before_open(daemon: &DaemonProcess, file: &str, then: impl FnOnce()) {
     let process = Pid::from_raw(daemon.id() as i32);
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
@@ -179,9 +180,12 @@ pub(crate) fn before_open(daemon: &DaemonProcess, file: &str, then: impl FnOnce(
                     // SAFETY: the kernel sets this member of the union at the entry of a system
                     // call.
                     let entry = unsafe { info.u.entry };
-                    if entry.nr as i64 == libc::SYS_openat
-                        && path_at(process, entry.args[1]).ends_with(file)
-                    {
+                    let is_awaited = match entry.nr as i64 {
+                        libc::SYS_openat => path_at(process, entry.args[1]).ends_with(file),
+                        libc::SYS_clone | libc::SYS_clone3 => true,
+                        _ => false,
+                    };
+                    if is_awaited {
                         break;
                     }
                 }
