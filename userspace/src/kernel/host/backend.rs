@@ -110,6 +110,7 @@ impl Host {
         &mut self,
         setup: &BackendSetup<'_>,
     ) -> Result<BackendReport, HostError> {
+        self.share_backend(setup)?;
         let mut report = BackendReport::default();
         if setup.serves(Family::V4) {
             for interface in setup.interfaces {
@@ -236,6 +237,13 @@ impl Host {
             Ok(tunnel) => Ok(Decapsulation::Device(tunnel)),
             Err(HostError::Tunnel(TunnelError::Unsupported { kind })) => {
                 Ok(Decapsulation::Program { reason: format!("this kernel has no {kind} devices") })
+            }
+            Err(HostError::Tunnel(TunnelError::Mismatch { .. }))
+                if self.is_device_of_another(name) =>
+            {
+                Ok(Decapsulation::Program {
+                    reason: format!("another instance uses {name} for another address"),
+                })
             }
             Err(error) => Err(error),
         }

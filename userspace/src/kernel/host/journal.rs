@@ -18,6 +18,7 @@ use crate::files::private;
 use crate::role::Role;
 
 mod change;
+mod shared;
 mod undo;
 
 pub use change::Change;

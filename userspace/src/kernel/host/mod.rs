@@ -19,6 +19,7 @@ const LOOPBACK: &str = "lo";
 mod backend;
 pub mod journal;
 mod repair;
+mod shared;
 pub mod sysctl;
 mod vips;
 
@@ -123,7 +124,9 @@ impl Host {
         program: BorrowedFd<'_>,
     ) -> Result<Attached, HostError> {
         let interface = self.netlink.interface(interface).await?;
-        if self.netlink.clsact(interface.index).await?.is_none() {
+        if self.netlink.clsact(interface.index).await?.is_some() {
+            self.share_clsact(interface.index)?;
+        } else {
             let change =
                 Change::Clsact { interface: interface.name.clone(), index: interface.index };
             self.journal.record(change.clone())?;
@@ -313,12 +316,18 @@ impl Host {
         Ok((change, index, prefix_len))
     }
 
-    /// Removes the qdisc of an interface if Sluice added it and it has no filters.
+    /// Removes the qdisc of an interface if Sluice added it and it has no filters. One that another
+    /// instance uses is left to that instance.
     async fn remove_unused_clsact(&mut self, index: u32) -> Result<(), HostError> {
         let ours = |change: &&Change| matches!(change, Change::Clsact { index: other, .. } if *other == index);
-        if let Some(qdisc) = self.journal.changes().iter().find(ours).cloned()
-            && self.unused(index).await?
-        {
+        let Some(qdisc) = self.journal.changes().iter().find(ours).cloned() else { return Ok(()) };
+        let is_filter = |change: &Change| matches!(change, Change::Filter { index: other, .. } if *other == index);
+        if self.journal.changes().iter().any(is_filter) {
+            return Ok(());
+        }
+        if self.journal.others().holder(&qdisc).is_some() {
+            self.journal.forget(&qdisc)?;
+        } else if self.unused(index).await? {
             self.netlink.remove_clsact(index).await?;
             self.journal.forget(&qdisc)?;
         }

@@ -82,6 +82,12 @@ impl Sysctl {
         Self::new(["net", "ipv4", "conf", interface, setting])
     }
 
+    /// The interface of an IPv4 sysctl of one interface.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        let (interface, _) = self.0.strip_prefix("net/ipv4/conf/")?.split_once('/')?;
+        Some(interface)
+    }
+
     /// The name: the path below `/proc/sys`.
     pub(crate) fn as_str(&self) -> &str {
         &self.0

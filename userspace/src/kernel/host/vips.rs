@@ -48,20 +48,30 @@ impl Host {
                 }
             }
         }
-        not_made.retain(|change| !known.contains(change));
+        not_made.retain(|change| !known.contains(&change.key()));
         self.journal.forget_all(&not_made)?;
         failed.map_or(Ok(added), |error| Err(error.into()))
     }
 
     /// Removes the VIPs that [`Self::ensure_vips`] made local and that are not in `keep`; returns
-    /// them.
+    /// them. Those that another instance serves stay.
     pub async fn remove_vips_except(&mut self, keep: &[IpNet]) -> Result<Vec<IpNet>, HostError> {
         let keep: HashSet<_> = keep.iter().copied().collect();
         let ours = self.journal.changes().iter().filter_map(vip_of).collect::<Vec<_>>();
+        let unwanted: Vec<_> = ours.into_iter().filter(|(_, vip)| !keep.contains(vip)).collect();
+        if unwanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let others = self.journal.others();
         let mut removed = Vec::new();
         let mut forgotten = Vec::new();
         let mut failed = None;
-        for (lo, vip) in ours.into_iter().filter(|(_, vip)| !keep.contains(vip)) {
+        for (lo, vip) in unwanted {
+            let change = vip_change(lo, vip);
+            if others.holder(&change).is_some() {
+                forgotten.push(change);
+                continue;
+            }
             let gone = match is_address(&vip) {
                 true => self.netlink.remove_address(lo, vip.addr(), vip.prefix_len()).await,
                 false => self.netlink.remove_local_route(vip).await,
@@ -71,7 +81,7 @@ impl Host {
                 break;
             }
             removed.push(vip);
-            forgotten.push(vip_change(lo, vip));
+            forgotten.push(change);
         }
         self.journal.forget_all(&forgotten)?;
         failed.map_or(Ok(removed), |error| Err(error.into()))

@@ -98,20 +98,25 @@ pub enum Change {
 impl Change {
     /// Whether both changes concern the same object; for a sysctl, whatever the values.
     pub(super) fn same_object(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Sysctl { key, .. }, Self::Sysctl { key: other, .. }) => key == other,
-            _ => self == other,
-        }
+        self.key() == other.key()
     }
 
-    /// The change as a key: equal for changes of the same object.
-    pub(super) fn key(&self) -> Self {
-        match self {
-            Self::Sysctl { key, .. } => {
-                Self::Sysctl { key: key.clone(), old: String::new(), new: String::new() }
+    /// The change as a key: equal for changes of the same object. An interface is identified by its
+    /// index, because it may have been renamed.
+    pub(in crate::kernel::host) fn key(&self) -> Self {
+        let mut key = self.clone();
+        match &mut key {
+            Self::Clsact { interface, .. }
+            | Self::Filter { interface, .. }
+            | Self::XdpLink { interface, .. }
+            | Self::Address { interface, .. } => interface.clear(),
+            Self::Sysctl { old, new, .. } => {
+                old.clear();
+                new.clear();
             }
-            _ => self.clone(),
+            Self::CgroupLink { .. } | Self::LocalRoute { .. } | Self::Link { .. } => {}
         }
+        key
     }
 
     /// Checks that Sluice makes such a change; the error is the unexpected value. Undoing another

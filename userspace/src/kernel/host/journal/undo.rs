@@ -46,7 +46,8 @@ impl UndoOutcome {
 impl Journal {
     /// Undoes all recorded changes, last change first, and removes the journal once it is empty.
     ///
-    /// A change that another program has replaced is left alone. A change that fails stays in the
+    /// A change that another program has replaced, or that another journal lists, is left alone. A
+    /// change that fails stays in the
     /// journal, the others are undone, and this can be called again.
     ///
     /// # Errors
@@ -56,10 +57,15 @@ impl Journal {
         /// has no effect.
         const BATCH: usize = 256;
 
+        let others = self.others();
         let mut report = UndoReport::default();
         let mut undone = Vec::new();
         for change in self.changes.clone().into_iter().rev() {
-            match undo(&change, netlink).await {
+            let outcome = match others.holder(&change) {
+                Some(holder) => UndoOutcome::left(format!("the instance {holder} uses it, too")),
+                None => undo(&change, netlink).await,
+            };
+            match outcome {
                 Err(why) => report.failed.push((change, why)),
                 Ok(outcome) => {
                     undone.push(change.clone());
