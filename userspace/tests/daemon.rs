@@ -17,6 +17,8 @@ mod fixture;
 mod growth;
 #[path = "daemon/input.rs"]
 mod input;
+#[path = "daemon/instances.rs"]
+mod instances;
 #[path = "daemon/large.rs"]
 mod large;
 #[path = "daemon/lb.rs"]
@@ -154,6 +156,11 @@ tests! {
     backend:
         a_backend_starts_reloads_and_is_removed_by_down,
         thousands_of_vips_are_applied_in_seconds;
+    instances:
+        a_change_of_the_priority_loses_no_packet,
+        two_balancers_run_side_by_side,
+        a_backend_serves_two_fleets,
+        both_roles_leave_nothing_behind;
     repair:
         a_backend_restores_what_other_programs_change,
         a_lost_netlink_connection_is_replaced;

@@ -16,8 +16,8 @@ use sluice_datapath::abi::QuicIdLengths;
 use sluice_maglev::TableSize;
 
 use super::limits::{
-    MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_RATE, MAX_SERVICES, MAX_VIPS,
-    MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
+    MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_PRIORITY, MAX_RATE, MAX_SERVICES,
+    MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
 };
 use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 use super::prefix::AddressOrPrefix;
@@ -73,6 +73,9 @@ pub struct Document {
     /// Interfaces on which VIP traffic arrives, each with a name of 1 to 15 bytes, none twice.
     #[schemars(length(min = 1))]
     pub interfaces: Vec<String>,
+    /// Priorities of the instance's filters at TC. Default: 100 and 101.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<JsonObject<RawPriority>>,
     /// The network between balancers and backends.
     pub underlay: JsonObject<RawUnderlay>,
     /// Whether backends lower the maximum segment size (MSS) of TCP SYN and SYN-ACK segments, so
@@ -104,6 +107,20 @@ pub struct Document {
     /// for each VIP address.
     #[serde(default)]
     pub addresses: Vec<JsonObject<RawAddress>>,
+}
+
+/// Priorities of filters at TC. Filters of an interface run in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Priority")]
+pub struct RawPriority {
+    /// Priority of the balancer's filter. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 100))]
+    pub lb: Option<Bounded<1, { MAX_PRIORITY }>>,
+    /// Priority of a backend's filters, larger than the balancer's. Default: that of the balancer
+    /// plus 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Bounded<1, { MAX_PRIORITY }>>,
 }
 
 /// The network between balancers and backends.
@@ -379,6 +396,9 @@ pub struct RawAddress {
 
 impl ObjectSyntax for Document {
     const EXPECTED: &'static str = "an object: { \"version\": 1, ... }";
+}
+impl ObjectSyntax for RawPriority {
+    const EXPECTED: &'static str = "an object such as { \"lb\": 100, \"backend\": 101 }";
 }
 impl ObjectSyntax for RawUnderlay {
     const EXPECTED: &'static str =

@@ -40,6 +40,11 @@ pub const MAX_INTERFACE_NAME: usize = 15;
 /// need, and small enough that a wrong path (a disk, a log) does not exhaust memory.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
+/// Default priority of the balancer's filter.
+pub const DEFAULT_PRIORITY: u16 = 100;
+/// Maximum priority of a filter at TC, which has 16 bits. Priority 0 lets the kernel choose one.
+pub const MAX_PRIORITY: u32 = 65_535;
+
 /// Default UDP port of GUE (IANA).
 pub const DEFAULT_GUE_PORT: u16 = 6_080;
 /// Minimum MTU of an underlay: that of IPv6 (RFC 8200 section 5).

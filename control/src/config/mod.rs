@@ -25,8 +25,8 @@ mod vip;
 pub use document::Document;
 pub use error::ConfigError;
 pub use model::{
-    AclFiles, AddressPolicy, BackendConfig, Config, Encapsulation, QuicConfig, RateLimits,
-    RouteConfig, ServiceBackend, ServiceConfig, Underlay,
+    AclFiles, AddressPolicy, BackendConfig, Config, Encapsulation, Priority, QuicConfig,
+    RateLimits, RouteConfig, ServiceBackend, ServiceConfig, Underlay,
 };
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
 pub use options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};

@@ -19,6 +19,7 @@ use crate::capacities::Capacities;
 pub struct Config {
     pub(super) instance: String,
     pub(super) interfaces: Vec<String>,
+    pub(super) priority: Priority,
     pub(super) underlay: Underlay,
     pub(super) clamp_mss: bool,
     pub(super) hash_key_file: PathBuf,
@@ -41,6 +42,12 @@ impl Config {
     #[must_use]
     pub fn interfaces(&self) -> &[String] {
         &self.interfaces
+    }
+
+    /// The priorities of the instance's filters at TC.
+    #[must_use]
+    pub const fn priority(&self) -> Priority {
+        self.priority
     }
 
     /// The network between balancers and backends.
@@ -91,6 +98,17 @@ impl Config {
     pub fn addresses(&self) -> &[AddressPolicy] {
         &self.addresses
     }
+}
+
+/// Priorities of filters at TC, from 1. Filters of an interface run in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priority {
+    /// The priority of the balancer's filter.
+    pub lb: u16,
+    /// The priority of a backend's filters. It is larger than that of the balancer: on a host with
+    /// both roles, a packet that the backend has decapsulated must not reach the balancer, which
+    /// would encapsulate it again.
+    pub backend: u16,
 }
 
 /// The network between balancers and backends. It has an address of at least one family, and its

@@ -14,6 +14,7 @@ use crate::capacities::Capacities;
 mod addresses;
 mod documents;
 mod limits;
+mod priority;
 mod quic;
 mod routes;
 mod size;

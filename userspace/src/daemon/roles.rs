@@ -3,6 +3,8 @@
 //! Lock, journal, pins, loading, attaching and teardown work from a role's row. A role adds to it
 //! the behaviour of its daemon ([`super::core::RoleDaemon`]).
 
+use sluice_control::config::Priority;
+
 use crate::kernel::attach::{AttachPoint, Attachment, TcFilter};
 use crate::kernel::bpf::{self, Object, ProgramSpec};
 use crate::kernel::netlink::{Direction, FilterSpec};
@@ -16,6 +18,29 @@ pub(crate) struct RoleSpec {
     pub(crate) object: &'static Object,
     /// The programs, and where each is attached.
     pub(crate) programs: &'static [RoleProgram],
+    /// The priority of the filters.
+    priority: fn(Priority) -> u16,
+    /// The setting of the priority, for messages.
+    setting: &'static str,
+}
+
+impl RoleSpec {
+    /// The attachment of one of the programs for an instance.
+    pub(crate) fn attachment(
+        &self,
+        program: &RoleProgram,
+        instance: &str,
+        priority: Priority,
+    ) -> Attachment {
+        Attachment::new(AttachPoint::Tc(TcFilter {
+            spec: FilterSpec {
+                name: format!("{}:{instance}", program.filter),
+                priority: (self.priority)(priority),
+            },
+            direction: program.direction,
+            setting: self.setting,
+        }))
+    }
 }
 
 /// A program of a role and its place at TC.
@@ -25,20 +50,6 @@ pub(crate) struct RoleProgram {
     /// The filter's name, without the instance.
     filter: &'static str,
     direction: Direction,
-    priority: u16,
-}
-
-impl RoleProgram {
-    /// The attachment of the program for an instance.
-    pub(crate) fn attachment(&self, instance: &str) -> Attachment {
-        Attachment::new(AttachPoint::Tc(TcFilter {
-            spec: FilterSpec {
-                name: format!("{}:{instance}", self.filter),
-                priority: self.priority,
-            },
-            direction: self.direction,
-        }))
-    }
 }
 
 /// `sluice lb`: encapsulates packets to VIPs.
@@ -49,8 +60,9 @@ pub(crate) static LB: RoleSpec = RoleSpec {
         program: bpf::BALANCER_TC,
         filter: "sluice_lb",
         direction: Direction::Ingress,
-        priority: 100,
     }],
+    priority: |priority| priority.lb,
+    setting: "priority.lb",
 };
 
 /// `sluice backend`: decapsulates, and clamps the MSS option. Its filters come after the balancer's
@@ -63,15 +75,11 @@ pub(crate) static BACKEND: RoleSpec = RoleSpec {
             program: bpf::DECAPSULATE,
             filter: "sluice_backend",
             direction: Direction::Ingress,
-            priority: 101,
         },
-        RoleProgram {
-            program: bpf::CLAMP,
-            filter: "sluice_clamp",
-            direction: Direction::Egress,
-            priority: 101,
-        },
+        RoleProgram { program: bpf::CLAMP, filter: "sluice_clamp", direction: Direction::Egress },
     ],
+    priority: |priority| priority.backend,
+    setting: "priority.backend",
 };
 
 /// All roles.

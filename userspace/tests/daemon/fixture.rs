@@ -72,11 +72,26 @@ impl DaemonFixture {
                 "backends": [{ "name": "a", "weight": 2 }, { "name": "b", "weight": 1 }]
             }]
         });
+        Self::with_config(config)
+    }
+
+    /// Another instance on the same host, with the same configuration.
+    pub(crate) fn beside(&self, instance: &str) -> Self {
+        let mut config = self.config.clone();
+        config["instance"] = json!(instance);
+        Self::with_config(config)
+    }
+
+    fn with_config(config: Value) -> Self {
         let fixture = Self { directory: tempfile::tempdir().unwrap(), config };
         let made = fixture.sluice(&["key", "new", "--out", "hash.key"]);
         assert!(made.status.success(), "{made:?}");
         fixture.write();
         fixture
+    }
+
+    fn instance(&self) -> &str {
+        self.config["instance"].as_str().unwrap()
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -157,13 +172,13 @@ impl DaemonFixture {
     }
 
     pub(crate) fn down(&self) -> String {
-        let output = self.sluice(&["down"]);
+        let output = self.sluice(&["down", "--instance", self.instance()]);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
     pub(crate) fn json(&self, what: &str) -> Value {
-        let output = self.sluice(&[what, "--json"]);
+        let output = self.sluice(&[what, "--json", "--instance", self.instance()]);
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
@@ -301,8 +316,13 @@ pub(crate) fn tc_filter(interface: &str, name: &str) -> String {
 pub(crate) fn attach_foreign_filter(interface: &str, peer: &str) -> ForeignFilter {
     veth(interface, peer);
     run(&format!("tc qdisc add dev {interface} clsact"));
+    attach_filter(interface, 100)
+}
+
+/// Attaches a foreign filter to an interface with a clsact qdisc.
+pub(crate) fn attach_filter(interface: &str, priority: u16) -> ForeignFilter {
     let (program, _) = program();
-    let foreign = spec("foreign", 100);
+    let foreign = spec("foreign", priority);
     let index = block_on(async {
         let netlink = Netlink::connect().unwrap();
         let index = netlink.interface(interface).await.unwrap().index;

@@ -38,6 +38,9 @@ fn valid_values() -> Vec<(&'static str, Value)> {
     vec![
         ("/instance", json!("edge-2")),
         ("/interfaces", json!(["eth0", "eth1"])),
+        ("/priority", json!({})),
+        ("/priority", json!({ "lb": 200 })),
+        ("/priority", json!({ "lb": 1, "backend": 65_535 })),
         ("/underlay/gue_port", json!(5555)),
         ("/underlay/mtu", json!(1600)),
         ("/underlay/v4_sources", json!("10.9.1.0/24")),

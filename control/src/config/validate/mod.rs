@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::document::{Document, RawLimits};
-use super::model::Config;
+use super::document::{Document, RawLimits, RawPriority};
+use super::limits::{DEFAULT_PRIORITY, MAX_PRIORITY};
+use super::model::{Config, Priority};
 use super::names::{DEFAULT_INSTANCE, instance_name, interface_name};
 use super::problem::{Problem, Unique, at};
 use crate::capacities::Capacities;
@@ -22,6 +23,7 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
     let instance = document.instance.as_deref().unwrap_or(DEFAULT_INSTANCE);
     let instance = instance_name(instance).map_err(at("instance"))?;
     let interfaces = interfaces(document.interfaces)?;
+    let priority = priority(document.priority.map(|priority| priority.0).unwrap_or_default())?;
     let underlay = underlay::validate(&document.underlay.0)?;
     if document.hash_key_file.as_os_str().is_empty() {
         return Err(Problem::new(
@@ -39,6 +41,7 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
     Ok(Config {
         instance,
         interfaces,
+        priority,
         underlay,
         clamp_mss: document.clamp_mss,
         hash_key_file,
@@ -64,6 +67,28 @@ fn interfaces(raw: Vec<String>) -> Result<Vec<String>, Problem> {
         seen.insert(name.as_str(), location, |name| format!("interface {name:?}"))?;
     }
     Ok(raw)
+}
+
+/// The backend's priority is one more than the balancer's unless it is given.
+fn priority(raw: RawPriority) -> Result<Priority, Problem> {
+    let lb = raw.lb.map_or(u32::from(DEFAULT_PRIORITY), |priority| priority.0);
+    let backend = raw.backend.map_or(lb + 1, |priority| priority.0);
+    if backend > MAX_PRIORITY {
+        return Err(Problem::new(
+            "priority.lb",
+            format!("{lb} leaves no larger priority for backends; write at most {}", lb - 1),
+        ));
+    }
+    match (u16::try_from(lb), u16::try_from(backend)) {
+        (Ok(lb), Ok(backend)) if lb < backend => Ok(Priority { lb, backend }),
+        _ => Err(Problem::new(
+            "priority.backend",
+            format!(
+                "{backend} is not larger than the balancer's priority, {lb}; on a host with both roles the balancer's filter \
+                 must run first: write a larger number, or a smaller \"lb\""
+            ),
+        )),
+    }
 }
 
 fn capacities(raw: RawLimits) -> Capacities {

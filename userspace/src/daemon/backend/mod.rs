@@ -147,12 +147,10 @@ impl RoleDaemon for BackendDaemon {
         StartContext { host, pins, .. }: StartContext,
     ) -> Result<Self, CliError> {
         let instance = config.instance().to_owned();
-        let [decapsulating, clamping] = Self::ROLE.programs else {
-            unreachable!("the role has two programs")
-        };
+        let [decapsulating, clamping] = Self::attachments(&config);
         let mut daemon = Self {
-            decapsulating: decapsulating.attachment(&instance),
-            clamping: clamping.attachment(&instance),
+            decapsulating,
+            clamping,
             instance,
             assignment,
             capacities: config.capacities(),
@@ -179,6 +177,11 @@ impl RoleDaemon for BackendDaemon {
             )));
         }
         let (config, assignment) = Self::prepare(args, config, self.host.netlink()).await?;
+        let [decapsulating, clamping] = Self::attachments(&config);
+        self.decapsulating.check_move(&self.host, &decapsulating).await?;
+        self.clamping.check_move(&self.host, &clamping).await?;
+        self.decapsulating.move_to(decapsulating);
+        self.clamping.move_to(clamping);
         self.assignment = assignment;
         self.capacities = config.capacities();
         self.pending.assignment = true;
@@ -238,6 +241,15 @@ impl RoleDaemon for BackendDaemon {
 }
 
 impl BackendDaemon {
+    /// The attachments of the programs that decapsulate and clamp.
+    fn attachments(config: &Config) -> [Attachment; 2] {
+        let [decapsulating, clamping] = Self::ROLE.programs else {
+            unreachable!("the role has two programs")
+        };
+        [decapsulating, clamping]
+            .map(|program| Self::ROLE.attachment(program, config.instance(), config.priority()))
+    }
+
     /// Brings the host to the assignment: first adds what is new, then removes what is not wanted
     /// any more.
     async fn apply_assignment(&mut self) -> Result<(), CliError> {

@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use sluice_control::capacities::Capacities;
+use sluice_control::config::Config;
 use sluice_control::desired::Desired;
 use sluice_control::have::Have;
 use sluice_control::step::Step;
@@ -170,7 +171,7 @@ impl RoleDaemon for LbDaemon {
         if before.layout != 0 && before.key_fingerprint != config.fingerprint() {
             warn!("the hash key changed; flows of untracked services move to other backends");
         }
-        let attachment = Self::ROLE.programs[0].attachment(config.config.instance());
+        let attachment = Self::attachment(&config.config);
         let loaded = inputs.clone();
         let acls = AclLoader::new(move |acls| {
             // The core is gone when the daemon ends.
@@ -308,11 +309,14 @@ impl LbDaemon {
             self.config.interfaces.clone_from(&config.interfaces);
             self.finish_resize().await?;
         }
+        let attachment = Self::attachment(&config.config);
+        self.attachment.check_move(&self.host, &attachment).await?;
         let planned = self.plan(&config)?;
         let parameters = LoadParameters::balancer(&self.settings, &config.capacities());
         let resized = self.programs.resize(&parameters)?;
         // Nothing has changed so far. From here on the new configuration is the state.
         self.take_next_hops(next_hops);
+        self.attachment.move_to(attachment);
         self.config = config;
         self.path_mtus.listen(self.config.config.underlay());
         if let Some(resized) = resized {
@@ -322,6 +326,10 @@ impl LbDaemon {
         self.pending = LbPending::CONFIGURATION;
         self.failed = LbPending::default();
         Ok(())
+    }
+
+    fn attachment(config: &Config) -> Attachment {
+        Self::ROLE.attachment(&Self::ROLE.programs[0], config.instance(), config.priority())
     }
 
     /// Computes the desired state, and the steps from the state of the maps to it.

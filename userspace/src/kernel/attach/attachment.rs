@@ -1,6 +1,6 @@
 //! A program that is kept attached to a set of targets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use tracing::{info, warn};
@@ -25,6 +25,27 @@ impl Attachment {
         Self { point, attached_on: BTreeMap::new(), warned: BTreeMap::new() }
     }
 
+    /// Checks that [`Self::move_to`] is possible; a place that is taken is bad input.
+    pub(crate) async fn check_move(&self, host: &Host, to: &Self) -> Result<(), CliError> {
+        if self.point != to.point {
+            for target in self.targets(host).await? {
+                let checked = to.point.check(host, &target).await;
+                checked
+                    .with_context(|| format!("cannot move the program on {target}"))
+                    .map_err(CliError::BadInput)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes another attach point. The program stays attached at the earlier one until the next
+    /// [`Self::ensure`].
+    pub(crate) fn move_to(&mut self, to: Self) {
+        if self.point != to.point {
+            *self = to;
+        }
+    }
+
     /// Attaches to each target that does not run `program`, then detaches from all other targets.
     /// Without a program it only detaches. Fails at the first target that fails.
     pub(crate) async fn ensure(
@@ -42,9 +63,14 @@ impl Attachment {
         self.detach_except(host, if program.is_some() { targets } else { &[] }).await
     }
 
-    /// The targets where a program is attached, by this daemon or an earlier one.
-    pub(crate) async fn targets(&self, host: &Host) -> Result<Vec<String>, CliError> {
-        self.point.targets(host).await.map_err(CliError::operation)
+    /// The targets where a program is attached, by this daemon or an earlier one, also at the
+    /// attach point of an earlier configuration.
+    pub(crate) async fn targets(&self, host: &Host) -> Result<BTreeSet<String>, CliError> {
+        let mut targets = BTreeSet::new();
+        for point in self.point.places(host) {
+            targets.extend(point.targets(host).await.map_err(CliError::operation)?);
+        }
+        Ok(targets)
     }
 
     /// Replaces the program where one is attached. Fails at the first target that fails.
@@ -53,8 +79,10 @@ impl Attachment {
         host: &mut Host,
         program: &Program,
     ) -> Result<(), CliError> {
-        for target in self.targets(host).await? {
-            self.put(host, &target, program).await.map_err(CliError::Operation)?;
+        for point in self.point.places(host) {
+            for target in point.targets(host).await.map_err(CliError::operation)? {
+                put(&point, host, &target, program).await.map_err(CliError::Operation)?;
+            }
         }
         Ok(())
     }
@@ -105,21 +133,32 @@ impl Attachment {
         target: &str,
         program: &Program,
     ) -> anyhow::Result<Option<Attached>> {
-        let point = &self.point;
-        let attach = async {
-            let id = program.id()?;
-            if point.program_id(host, target).await? == Some(id) {
-                return Ok((id, None));
-            }
-            anyhow::Ok((id, Some(point.attach(host, target, program.descriptor()).await?)))
-        };
-        let (id, changed) = attach.await.with_context(|| format!("cannot attach to {target}"))?;
+        let (id, changed) = put(&self.point, host, target, program).await?;
         self.attached_on.insert(target.to_owned(), id);
-        match changed {
-            None => {}
-            Some(Attached::Created) => info!(%target, at = %point, "program attached"),
-            Some(Attached::Replaced) => info!(%target, at = %point, "program replaced"),
-        }
         Ok(changed)
     }
+}
+
+/// Attaches a program to a target that does not run it. Returns the program's ID, and `None` if the
+/// target runs it already.
+async fn put(
+    point: &AttachPoint,
+    host: &mut Host,
+    target: &str,
+    program: &Program,
+) -> anyhow::Result<(u32, Option<Attached>)> {
+    let attach = async {
+        let id = program.id()?;
+        if point.program_id(host, target).await? == Some(id) {
+            return Ok((id, None));
+        }
+        anyhow::Ok((id, Some(point.attach(host, target, program.descriptor()).await?)))
+    };
+    let (id, changed) = attach.await.with_context(|| format!("cannot attach to {target}"))?;
+    match changed {
+        None => {}
+        Some(Attached::Created) => info!(%target, at = %point, "program attached"),
+        Some(Attached::Replaced) => info!(%target, at = %point, "program replaced"),
+    }
+    Ok((id, changed))
 }

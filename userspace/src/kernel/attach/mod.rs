@@ -56,6 +56,23 @@ impl AttachPoint {
         }
     }
 
+    /// Checks that a program can be attached to a target, if that exists.
+    pub async fn check(&self, host: &Host, target: &str) -> Result<(), HostError> {
+        match self {
+            Self::Tc(filter) => filter.check(host, target).await,
+            // Pins have names of their own.
+            Self::Xdp(_) | Self::Cgroup(_) => Ok(()),
+        }
+    }
+
+    /// The attach points of our programs: this one, and those of earlier configurations.
+    pub fn places(&self, host: &Host) -> Vec<Self> {
+        match self {
+            Self::Tc(filter) => filter.places(host).into_iter().map(Self::Tc).collect(),
+            Self::Xdp(_) | Self::Cgroup(_) => vec![self.clone()],
+        }
+    }
+
     /// The targets where a program is attached by us.
     pub async fn targets(&self, host: &Host) -> Result<Vec<String>, HostError> {
         match self {
@@ -65,7 +82,8 @@ impl AttachPoint {
         }
     }
 
-    /// Detaches from all targets but `keep`, and returns them. Targets that no longer exist are
+    /// Detaches from all targets but `keep`, and everywhere at the attach points of earlier
+    /// configurations. Returns the targets that are not in `keep`. Targets that no longer exist are
     /// removed from the journal.
     pub async fn detach_except(
         &self,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use crate::kernel::host::{Host, HostError};
-use crate::kernel::netlink::{Attached, Direction, FilterSpec};
+use crate::kernel::netlink::{self, Attached, Direction, FilterSpec};
 
 /// A filter on one side of interfaces. Targets are interface names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct TcFilter {
     pub spec: FilterSpec,
     /// The side of the interface.
     pub direction: Direction,
+    /// The setting of the priority in the configuration, for messages.
+    pub setting: &'static str,
 }
 
 impl TcFilter {
@@ -30,7 +32,32 @@ impl TcFilter {
         interface: &str,
         program: BorrowedFd<'_>,
     ) -> Result<Attached, HostError> {
-        host.attach(interface, self.direction, &self.spec, program).await
+        let attached = host.attach(interface, self.direction, &self.spec, program).await;
+        attached.map_err(|error| self.with_setting(error))
+    }
+
+    /// Checks that the filter can be attached to an interface, if that exists.
+    pub(super) async fn check(&self, host: &Host, interface: &str) -> Result<(), HostError> {
+        let checked = host.check_place(interface, self.direction, &self.spec).await;
+        checked.map_err(|error| self.with_setting(error))
+    }
+
+    /// Adds the setting to the error about a priority that is taken.
+    fn with_setting(&self, error: HostError) -> HostError {
+        match error {
+            HostError::Netlink(held @ netlink::Error::Held { .. }) => {
+                HostError::Held { held, setting: self.setting }
+            }
+            error => error,
+        }
+    }
+
+    /// The filter at each priority where it is attached or was: that of an earlier configuration,
+    /// too.
+    pub(super) fn places(&self, host: &Host) -> Vec<Self> {
+        let priorities = host.priorities(self.direction, &self.spec.name);
+        let at = |priority| FilterSpec { priority, ..self.spec.clone() };
+        priorities.into_iter().map(|priority| Self { spec: at(priority), ..self.clone() }).collect()
     }
 
     pub(super) async fn targets(&self, host: &Host) -> Result<Vec<String>, HostError> {

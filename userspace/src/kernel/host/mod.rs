@@ -1,6 +1,7 @@
 //! Changes to the host. Each change is recorded in the journal before it is made, and only made
 //! where the host differs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -48,6 +49,14 @@ pub enum HostError {
         "{0} is not an address of this host, so packets to this backend would not be decapsulated; add it or correct the backend's address"
     )]
     NotLocal(IpAddr),
+    /// Another program's filter is at our priority.
+    #[error("{held}, or change `{setting}` in the configuration")]
+    Held {
+        /// The error that names the filter.
+        held: netlink::Error,
+        /// The setting of our priority.
+        setting: &'static str,
+    },
     /// A VIP address is announced to the network by a backend.
     #[error(
         "the VIP address {address} is on {interface} of this backend, which answers ARP and neighbour requests for it; remove it there; VIP addresses belong on `lo`"
@@ -169,6 +178,33 @@ impl Host {
             .map(|filter| filter.program_id.unwrap_or(0)))
     }
 
+    /// Checks that no other filter has the priority of `spec` on an interface. An interface that
+    /// does not exist is not an error.
+    pub async fn check_place(
+        &self,
+        interface: &str,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<(), HostError> {
+        match self.netlink.interface(interface).await {
+            Err(netlink::Error::NoInterface { .. }) => Ok(()),
+            found => Ok(self.netlink.check_place(found?.index, direction, spec).await?),
+        }
+    }
+
+    /// The priorities at which the journal has the filter of this name in one direction.
+    pub fn priorities(&self, direction: Direction, name: &str) -> BTreeSet<u16> {
+        let filters = self.journal.changes().iter().filter_map(|change| match change {
+            Change::Filter { direction: side, name: found, priority, .. }
+                if *side == direction && found == name =>
+            {
+                Some(*priority)
+            }
+            _ => None,
+        });
+        filters.collect()
+    }
+
     /// The current names of the interfaces with the filter `spec` in one direction.
     pub async fn interfaces_with(
         &self,
@@ -195,8 +231,8 @@ impl Host {
     }
 
     /// Detaches the filter `spec` from every interface in the journal whose current name is not in
-    /// `keep`, and returns the names. The filter and qdisc of a removed interface are dropped from
-    /// the journal.
+    /// `keep`, and returns the names. At other priorities, the filter is detached from the others,
+    /// too. The filter and qdisc of a removed interface are dropped from the journal.
     pub async fn detach_except(
         &mut self,
         direction: Direction,
@@ -208,18 +244,21 @@ impl Host {
             let (Change::Filter { index, .. } | Change::Clsact { index, .. }) = &change else {
                 continue;
             };
-            match self.netlink.interface_at(*index).await? {
-                None => self.journal.forget(&change)?,
-                Some(interface) if keep.contains(&interface.name) => {}
-                Some(interface) => {
-                    if matches!(&change, Change::Filter { direction: side, name, .. } if *side == direction && *name == spec.name)
-                    {
-                        self.netlink.remove_filter(*index, direction, spec).await?;
-                        self.journal.forget(&change)?;
-                        self.remove_unused_clsact(*index).await?;
-                        detached.push(interface.name);
-                    }
-                }
+            let Some(interface) = self.netlink.interface_at(*index).await? else {
+                self.journal.forget(&change)?;
+                continue;
+            };
+            let Change::Filter { direction: side, name, priority, .. } = &change else { continue };
+            let is_kept = keep.contains(&interface.name);
+            if (*side, name) != (direction, &spec.name) || (is_kept && *priority == spec.priority) {
+                continue;
+            }
+            let found = FilterSpec { priority: *priority, ..spec.clone() };
+            self.netlink.remove_filter(*index, direction, &found).await?;
+            self.journal.forget(&change)?;
+            self.remove_unused_clsact(*index).await?;
+            if !is_kept && !detached.contains(&interface.name) {
+                detached.push(interface.name);
             }
         }
         Ok(detached)

@@ -68,8 +68,8 @@ pub enum Error {
     },
     /// Another program's filter is at this priority.
     #[error(
-        "cannot put filter {ours} on {interface} {direction} at priority {priority}: {holder} is there already; give Sluice \
-         another priority or remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
+        "cannot put filter {ours} on {interface} {direction} at priority {priority}: {holder} is there already; \
+         remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
     )]
     Held {
         /// The interface's name.

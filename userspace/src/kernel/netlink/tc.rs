@@ -98,6 +98,24 @@ impl FilterSpec {
     fn collides(&self, filter: &Filter) -> bool {
         filter.priority == self.priority && filter.chain == 0 && !self.owns(filter)
     }
+
+    /// Fails with [`Error::Held`] if another one of the filters occupies the priority.
+    fn check_free(&self, index: u32, direction: Direction, all: &[Filter]) -> Result<(), Error> {
+        match all.iter().find(|filter| self.collides(filter)) {
+            Some(other) => Err(self.held(index, direction, other.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn held(&self, index: u32, direction: Direction, holder: String) -> Error {
+        Error::Held {
+            interface: interface_name(index),
+            direction,
+            priority: self.priority,
+            ours: self.name.clone(),
+            holder,
+        }
+    }
 }
 
 /// The outcome of [`Netlink::put_filter`].
@@ -207,6 +225,19 @@ impl Netlink {
         Ok(without_heads(listed.collect()))
     }
 
+    /// Checks that no other filter has the priority of `spec` on an interface.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another filter has that priority, or the kernel's refusal.
+    pub async fn check_place(
+        &self,
+        index: u32,
+        direction: Direction,
+        spec: &FilterSpec,
+    ) -> Result<(), Error> {
+        spec.check_free(index, direction, &self.filters(index, direction).await?)
+    }
+
     /// Attaches a program to one direction of an interface as the filter `spec`, or atomically
     /// replaces that filter's program.
     ///
@@ -224,17 +255,8 @@ impl Netlink {
         {
             return Err(Error::IngressOnly { interface: interface_name(index) });
         }
-        let held = |holder: String| Error::Held {
-            interface: interface_name(index),
-            direction,
-            priority: spec.priority,
-            ours: spec.name.clone(),
-            holder,
-        };
         let filters = self.filters(index, direction).await?;
-        if let Some(other) = filters.iter().find(|filter| spec.collides(filter)) {
-            return Err(held(other.to_string()));
-        }
+        spec.check_free(index, direction, &filters)?;
         let (done, exclusive) = match filters.iter().any(|filter| spec.owns(filter)) {
             true => (Attached::Replaced, 0),
             // A filter added after the listing must not be overwritten.
@@ -250,7 +272,7 @@ impl Netlink {
         let doing = || format!("add filter {} to {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                Err(held("a filter that has just appeared".into()))
+                Err(spec.held(index, direction, "a filter that has just appeared".into()))
             }
             other => other.map(|_| done),
         }
