@@ -5,6 +5,7 @@ use std::fmt;
 use sluice_control::config::ConfigError;
 
 use crate::key::KeyError;
+use crate::text;
 
 /// The error of a command. It determines the exit code.
 #[derive(Debug)]
@@ -38,18 +39,10 @@ impl CliError {
 }
 
 impl fmt::Display for CliError {
-    /// Writes the error and its causes on one line. Control characters, which file names and JSON
-    /// keys may contain, are escaped, because they would break the line or control the terminal.
+    /// Writes the error and its causes on one line, with control characters escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::BadInput(error) | Self::Operation(error)) = self;
-        for character in format!("{error:#}").chars() {
-            if character.is_control() {
-                write!(f, "{}", character.escape_default())?;
-            } else {
-                write!(f, "{character}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&text::escape(&text::chain(error.as_ref())))
     }
 }
 

@@ -13,3 +13,4 @@ pub mod key;
 mod read;
 pub mod role;
 mod serve;
+mod text;

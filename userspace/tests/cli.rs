@@ -125,6 +125,78 @@ fn check_warns_of_files_that_other_users_can_change() {
 }
 
 #[test]
+fn check_of_a_pipe_or_a_device_fails_at_once() {
+    let directory = example_directory();
+    let config = directory.path().join("edge.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen('{', "{ \"deny_file\": \"deny.txt\",", 1)).unwrap();
+    let make_pipe = |path: &Path| {
+        let _ = fs::remove_file(path);
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    };
+    let check = |file: &str| sluice(directory.path(), &["check", file]);
+    for name in ["deny.txt", "hash.key", "edge.json"] {
+        make_pipe(&directory.path().join(name));
+        assert_fails(&check("edge.json"), 2, &[name, "not a regular file; name a"]);
+    }
+    for device in ["/dev/zero", "/dev/tty", "."] {
+        assert_fails(&check(device), 2, &["not a regular file; name a JSON file"]);
+    }
+}
+
+#[test]
+fn a_huge_value_is_shortened() {
+    let directory = example_directory();
+    let huge = "x".repeat(4 << 20);
+    let deny = directory.path().join("deny.txt");
+    fs::write(&deny, &huge).unwrap();
+    let text = fs::read_to_string(directory.path().join("edge.json")).unwrap();
+    for (old, new, words) in [
+        ("\"version\": 1", format!("\"version\": \"{huge}\""), "write \"version\": 1"),
+        ("\"instance\": \"edge\"", format!("\"instance\": \"{huge}\""), "use 1 to 32 characters"),
+        ("\"version\": 1", format!("\"version\": 1, \"{huge}\": 1"), "unknown field"),
+        ("\"version\": 1", format!("\"version\": 1, \"backends\": \"{huge}\""), "invalid type"),
+        (
+            "\"version\": 1",
+            "\"version\": 1, \"deny_file\": \"deny.txt\"".to_owned(),
+            "deny.txt:1: ",
+        ),
+    ] {
+        assert!(text.contains(old), "{text}");
+        fs::write(directory.path().join("huge.json"), text.replacen(old, &new, 1)).unwrap();
+        let output = sluice(directory.path(), &["check", "huge.json"]);
+        assert_fails(&output, 2, &[words, "bytes left out"]);
+        assert!(output.stderr.len() < 3_000, "{} bytes", output.stderr.len());
+    }
+}
+
+#[test]
+fn control_characters_are_escaped_wherever_they_are_printed() {
+    let directory = example_directory();
+    let name = "\u{1b}[31m\nedge\u{202e}.json";
+    fs::rename(directory.path().join("hash.key"), directory.path().join("\u{1b}key")).unwrap();
+    let text = EXAMPLE.replace("/etc/sluice/hash.key", "\\u001bkey");
+    let config = directory.path().join(name);
+    fs::write(&config, text).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o666)).unwrap();
+    for (args, code) in [
+        (&["check", name][..], 0),
+        (&["check", "\u{1b}none"], 2),
+        (&["key", "new", "--out", "\u{1b}new"], 0),
+        (&["key", "new", "--out", "\u{1b}new"], 2),
+        (&["\u{202e}balance"], 2),
+        (&["down", "--instance", "\u{1b}"], 2),
+    ] {
+        let output = sluice(directory.path(), args);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(printed.contains("\\u{1b}") || code == 2, "{args:?}: {printed}");
+        let is_harmful = |c: char| c == '\u{202e}' || c.is_control() && c != '\n';
+        assert!(!printed.contains(is_harmful), "{args:?}: {printed:?}");
+    }
+}
+
+#[test]
 fn an_existing_key_file_is_never_overwritten() {
     let directory = example_directory();
     let file = directory.path().join("hash.key");

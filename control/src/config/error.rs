@@ -56,7 +56,11 @@ impl ConfigError {
     }
 
     fn new(file: &Path, location: ErrorLocation, message: String) -> Self {
-        Self { file: file.to_owned(), location, message }
+        let location = match location {
+            ErrorLocation::Value(path) => ErrorLocation::Value(shorten(path)),
+            location => location,
+        };
+        Self { file: file.to_owned(), location, message: shorten(message) }
     }
 
     /// The file.
@@ -82,6 +86,19 @@ impl ConfigError {
     }
 }
 
+/// The maximum length of a message, in bytes.
+const MAX_MESSAGE: usize = 1_000;
+
+/// Leaves out the middle of a message that quotes a long value. The end of a message is its remedy.
+pub fn shorten(message: String) -> String {
+    if message.len() <= MAX_MESSAGE {
+        return message;
+    }
+    let (head, tail) = (MAX_MESSAGE / 4, message.len() - MAX_MESSAGE / 2);
+    let (head, tail) = (message.floor_char_boundary(head), message.ceil_char_boundary(tail));
+    format!("{} ... ({} bytes left out) ... {}", &message[..head], tail - head, &message[tail..])
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
@@ -95,3 +112,18 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_a_long_message_is_left_out() {
+        let message = |length| format!("\"{}\" is not a name; use letters", "é".repeat(length));
+        assert_eq!(shorten(message(400)), message(400));
+        let short = shorten(message(1 << 20));
+        assert!(short.len() < 900 && short.starts_with("\"éé"), "{short}");
+        assert!(short.ends_with("éé\" is not a name; use letters"), "{short}");
+        assert!(short.contains("... (2096432 bytes left out) ..."), "{short}");
+    }
+}

@@ -23,7 +23,7 @@ mod validate;
 mod vip;
 
 pub use document::Document;
-pub use error::ConfigError;
+pub use error::{ConfigError, shorten};
 pub use model::{
     AclFiles, AddressPolicy, BackendConfig, Config, Encapsulation, Priority, QuicConfig,
     RateLimits, RouteConfig, ServiceBackend, ServiceConfig, Underlay,

@@ -52,6 +52,10 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 
 /// The element of `known` that `name` may be a misspelling of.
 pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // The comparison takes time in proportion to the length.
+    if name.len() > 4 * MAX_NAME {
+        return None;
+    }
     // A third of the characters may differ, at least one: "web1" is close to "web-1", "db" is not
     // close to "web".
     let most = (name.chars().count() / 3).max(1);

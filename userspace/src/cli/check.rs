@@ -1,6 +1,7 @@
 //! `sluice check`: validates a configuration and its hash key, and prints a summary.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use sluice_control::config::Config;
 
@@ -11,6 +12,7 @@ use crate::daemon::acl::{self, AclScope};
 use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::key::HashKey;
+use crate::text::escape;
 
 /// Bytes of a slot in the lookup table's map.
 const SLOT_BYTES: u64 = 4;
@@ -22,7 +24,12 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
     let key = HashKey::load(config.hash_key_file())?;
     let acls = acl::check(&config).map_err(CliError::bad_input)?;
     let summary = summary(&config, &key, &acls);
-    print(&format!("{}: good\n{summary}", args.file.display()))
+    print(&format!("{}: good\n{summary}", path(&args.file)))
+}
+
+/// A path as a part of a line.
+fn path(path: &Path) -> String {
+    escape(&path.display().to_string()).into_owned()
 }
 
 fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String {
@@ -52,7 +59,7 @@ fn summary(config: &Config, key: &HashKey, acls: &[(AclScope, usize)]) -> String
     }
     line(
         "hash key",
-        format!("{} (fingerprint {})", config.hash_key_file().display(), key.fingerprint()),
+        format!("{} (fingerprint {})", path(config.hash_key_file()), key.fingerprint()),
     );
     text
 }

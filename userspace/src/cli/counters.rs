@@ -7,7 +7,7 @@ use sluice_datapath::abi::maps::backend;
 use sluice_datapath::{Reason, Verdict};
 
 use crate::args::ShowArgs;
-use crate::cli::output::print;
+use crate::cli::output::{print, print_json};
 use crate::cli::table::table;
 use crate::error::CliError;
 use crate::kernel::bpf::BackendMaps;
@@ -93,8 +93,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
         backend: backend.and_then(BackendSnapshot::maps).map(backend_counters).transpose()?,
     };
     if args.json {
-        let json = serde_json::to_string_pretty(&counters).map_err(CliError::operation)?;
-        return print(&format!("{json}\n"));
+        return print_json(&counters);
     }
     print(&text(&counters))?;
     if let Some(backend) = backend

@@ -4,6 +4,7 @@ use crate::args::KeyNewArgs;
 use crate::cli::output::print;
 use crate::error::CliError;
 use crate::key::HashKey;
+use crate::text::escape;
 
 /// Runs `sluice key new`.
 pub(super) fn create(args: &KeyNewArgs) -> Result<(), CliError> {
@@ -11,7 +12,8 @@ pub(super) fn create(args: &KeyNewArgs) -> Result<(), CliError> {
     match &args.out {
         Some(file) => {
             key.save(file)?;
-            print(&format!("wrote {} (fingerprint {})\n", file.display(), key.fingerprint()))
+            let path = file.display().to_string();
+            print(&format!("wrote {} (fingerprint {})\n", escape(&path), key.fingerprint()))
         }
         None => print(&format!("{}\n", key.to_hex())),
     }

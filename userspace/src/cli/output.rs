@@ -1,17 +1,31 @@
 //! Standard output and standard error.
 
+use serde::Serialize;
+
 use crate::error::CliError;
+use crate::text;
 
 /// Writes a line to standard error. If that is impossible, the line is lost, where `eprintln!`
 /// would panic.
 pub fn report(line: &str) {
     use std::io::Write as _;
 
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("{}\n", text::escape_lines(line)).as_bytes());
 }
 
-/// Writes `text` to standard output. A reader that closed its end (`| head`) is not an error.
+/// Writes lines of text to standard output, with other control characters escaped.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
+    write(&text::escape_lines(text))
+}
+
+/// Writes JSON to standard output.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    let json = serde_json::to_string_pretty(value).map_err(CliError::operation)?;
+    write(&format!("{json}\n"))
+}
+
+/// Writes to standard output. A reader that closed its end (`| head`) is not an error.
+fn write(text: &str) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write as _};
 
     let mut out = std::io::stdout().lock();

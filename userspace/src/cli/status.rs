@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::args::ShowArgs;
-use crate::cli::output::print;
+use crate::cli::output::{print, print_json};
 use crate::cli::table::table;
 use crate::error::CliError;
 use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
@@ -109,8 +109,7 @@ pub struct BackendStatus {
 pub(super) fn run(args: &ShowArgs) -> Result<(), CliError> {
     let status = read(&args.instance)?;
     if args.json {
-        let json = serde_json::to_string_pretty(&status).map_err(CliError::operation)?;
-        return print(&format!("{json}\n"));
+        return print_json(&status);
     }
     print(&text(&status))
 }

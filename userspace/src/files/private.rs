@@ -44,7 +44,7 @@ struct UnsafePlace {
     problem: String,
 }
 
-/// What a place must be.
+/// The kinds of places, and what is required of each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A directory above Sluice's own ones.

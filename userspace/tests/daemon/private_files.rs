@@ -121,8 +121,8 @@ pub(crate) fn the_bpf_file_system_is_mounted_for_root_only() {
     assert!(!as_nobody(&fixture, "mkdir /sys/fs/bpf/theirs || ls /sys/fs/bpf"));
 }
 
-/// What another user may have created before Sluice on a BPF file system that is writable by
-/// everyone, the place that the error names, and the reason.
+/// Commands by which another user plants pins before Sluice creates them, on a BPF file system that
+/// is writable by everyone; the place that the error names, and the reason.
 const PLANTED: [(&str, &str, &str); 4] = [
     ("ln -s victim sluice", "/sys/fs/bpf/sluice", "is a symbolic link"),
     ("mkdir sluice", "/sys/fs/bpf/sluice", "belongs to user 65534"),

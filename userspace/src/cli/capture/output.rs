@@ -25,6 +25,7 @@ use super::names::{self, EventNames};
 use crate::cli::output::report;
 use crate::error::CliError;
 use crate::kernel::bpf;
+use crate::text::escape;
 
 /// Converts the times of events to wall clock time.
 pub(super) struct Clock {
@@ -122,9 +123,8 @@ impl Output {
     ) -> Result<(), CliError> {
         let wall = clock.wall(event);
         let done = match &mut self.format {
-            Format::Text(out) => {
-                writeln!(out.lock(), "{}", line(event, names, wall)).map_err(PcapError::IoError)
-            }
+            Format::Text(out) => writeln!(out.lock(), "{}", escape(&line(event, names, wall)))
+                .map_err(PcapError::IoError),
             Format::Pcapng { writer, interfaces } => {
                 write_block(writer, interfaces, event, names, wall)
             }

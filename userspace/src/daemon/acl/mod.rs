@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use sluice_control::config::limits::{MAX_ACL_BYTES, MAX_ACL_PREFIXES};
-use sluice_control::config::{AclFiles, Config};
+use sluice_control::config::{AclFiles, Config, shorten};
 use sluice_datapath::abi::{AclVerdict, PrefixKey};
 
 use crate::files::input;
@@ -206,7 +206,8 @@ fn parse(
     to: &mut Vec<(IpNet, AclVerdict)>,
 ) -> Result<(), AclError> {
     for (line, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
-        let problem = |problem| AclError::Line { file: file.to_owned(), line, problem };
+        let problem =
+            |problem| AclError::Line { file: file.to_owned(), line, problem: shorten(problem) };
         let text = std::str::from_utf8(text)
             .map_err(|_| problem("not text; write one prefix a line".to_owned()))?;
         let text = text.split('#').next().unwrap_or_default().trim();

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::LbDaemon;
 use crate::daemon::acl::{Acl, AclChange, AclScope, LoadedAcl, acl_files};
 use crate::error::CliError;
+use crate::text;
 
 impl LbDaemon {
     /// Sets the options and features by which ACLs are looked up.
@@ -61,7 +62,7 @@ impl LbDaemon {
         }
         let loaded = self.acls.load(files).await.map_err(CliError::operation)?;
         if let Some(error) = loaded.iter().find_map(|loaded| loaded.outcome.as_ref().err()) {
-            return Err(CliError::operation(anyhow!("{error:#}")));
+            return Err(CliError::operation(anyhow!("{}", text::chain(error.as_ref()))));
         }
         self.put_acls(loaded)?;
         let have = apply::have(&self.maps).map_err(CliError::operation)?;
@@ -108,7 +109,7 @@ impl LbDaemon {
                 Ok(AclChange::New) => info!(%scope, prefixes, seconds, "source ACL loaded"),
                 Err(error) => warn!(
                     %scope,
-                    error = format_args!("{error:#}"),
+                    error = text::chain(error.as_ref()),
                     "cannot load source ACL; the one in force is stale until a reload succeeds"
                 ),
             }
@@ -138,7 +139,7 @@ impl LbDaemon {
     fn note_staleness(&mut self, scope: &AclScope, error: Option<&anyhow::Error>) {
         match error {
             Some(error) => {
-                self.stale_acls.insert(scope.clone(), format!("{error:#}"));
+                self.stale_acls.insert(scope.clone(), text::chain(error.as_ref()));
             }
             None => {
                 if self.stale_acls.remove(scope).is_some() {

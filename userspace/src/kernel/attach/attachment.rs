@@ -10,6 +10,7 @@ use crate::error::CliError;
 use crate::kernel::bpf::Program;
 use crate::kernel::host::Host;
 use crate::kernel::netlink::Attached;
+use crate::text::chain;
 
 /// An attach point, and the targets of this daemon.
 pub(crate) struct Attachment {
@@ -116,7 +117,7 @@ impl Attachment {
                     }
                 }
                 Err(error) => {
-                    let text = format!("{error:#}");
+                    let text = chain(error.as_ref());
                     if self.warned.get(target) != Some(&text) {
                         warn!("{text}; trying again every 30 s");
                         self.warned.insert(target.clone(), text);

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::text::chain;
+
 /// A failed BPF operation. Each message names the operation, the object and the kernel's error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,7 +30,7 @@ pub enum Error {
         source: aya::programs::ProgramError,
     },
     /// A map could not be opened.
-    #[error("cannot open the map {}: {source}", path.display())]
+    #[error("cannot open the map {}: {}", path.display(), chain(.source))]
     Open {
         /// The map's pin.
         path: PathBuf,
@@ -49,7 +51,7 @@ pub enum Error {
         what: String,
     },
     /// A map could not be read.
-    #[error("cannot read the map {map}: {source}")]
+    #[error("cannot read the map {map}: {}", chain(.source))]
     Read {
         /// The map's name.
         map: &'static str,
@@ -57,7 +59,7 @@ pub enum Error {
         source: aya::maps::MapError,
     },
     /// A map could not be written.
-    #[error("cannot write the map {map}: {source}")]
+    #[error("cannot write the map {map}: {}", chain(.source))]
     Write {
         /// The map's name.
         map: &'static str,
@@ -95,7 +97,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program could not be run on a test packet.
-    #[error("cannot run the program on a test packet: {source}")]
+    #[error("cannot run the program on a test packet: {}", chain(.source))]
     TestRun {
         /// The kernel's error.
         source: aya::programs::ProgramError,
@@ -124,18 +126,4 @@ pub enum Error {
         /// The directory of its pins.
         path: PathBuf,
     },
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
