@@ -163,6 +163,7 @@ tests! {
         both_roles_leave_nothing_behind;
     repair:
         a_backend_restores_what_other_programs_change,
+        removed_pins_are_made_again,
         a_lost_netlink_connection_is_replaced;
     signals:
         a_signal_before_the_configuration_is_read_is_a_reload,

@@ -68,6 +68,10 @@ pub(super) trait RoleDaemon: Sized {
     /// Changes the state by another input.
     async fn take(&mut self, input: Input) -> Result<(), CliError>;
 
+    /// Restores what changes without a notification: pins and sysctls. An error ends the daemon, so
+    /// that its supervisor restarts it.
+    fn inspect(&mut self) -> Result<(), CliError>;
+
     /// Applies the state where it differs from the maps and the host. A failed change stays pending
     /// until the next [`Input::Refresh`], [`Input::RoutesChanged`] or [`Input::Reload`].
     async fn apply(&mut self) -> Result<(), CliError>;
@@ -189,9 +193,16 @@ async fn handle_inputs<D: RoleDaemon>(
 ) -> (D, Result<(), CliError>) {
     let mut lost = netlink.lost_connections();
     while let Some(input) = inputs.next().await {
+        // A reload opens the pinned maps.
+        if matches!(input, Input::Inspect | Input::Reload(_))
+            && let Err(error) = daemon.inspect()
+        {
+            return (daemon, Err(error));
+        }
         match input {
             Input::Stop => break,
             Input::Failed(error) => return (daemon, Err(error)),
+            Input::Inspect => continue,
             input => handle(&mut daemon, args, input, &mut inputs, state).await,
         }
         if let Err(error) =
@@ -352,6 +363,10 @@ mod tests {
                 Input::PathErrors(_) => Err(CliError::operation(anyhow!("refused"))),
                 _ => Ok(()),
             }
+        }
+
+        fn inspect(&mut self) -> Result<(), CliError> {
+            Ok(())
         }
 
         async fn apply(&mut self) -> Result<(), CliError> {

@@ -44,6 +44,19 @@ impl Programs {
         Ok(())
     }
 
+    /// Pins maps again whose pins another program has removed, and describes them. During a resize
+    /// nothing is pinned.
+    pub(super) fn pin_again(&self) -> Result<Option<String>, CliError> {
+        let [program, ..] = &self.loaded[..] else { return Ok(None) };
+        if self.is_resizing() {
+            return Ok(None);
+        }
+        let pinned =
+            self.spec.object.pin_again(&self.pins, program).map_err(CliError::operation)?;
+        let directory = self.pins.directory();
+        Ok((pinned > 0).then(|| format!("{pinned} pins in {}", directory.display())))
+    }
+
     /// Creates maps with the sizes of `parameters` where they differ, and loads the programs over
     /// them; `None` if no size differs. [`Self::adopt`] is next.
     pub(super) fn resize(&self, parameters: &LoadParameters) -> Result<Option<Resized>, CliError> {

@@ -1,11 +1,12 @@
 //! Host state that other programs change under a daemon is restored.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, DaemonProcess, host_state, tc_filter, wait_until};
+use crate::fixture::{DaemonFixture, DaemonProcess, PINS, host_state, tc_filter, wait_until};
 use crate::support::{add_address, run, set_sysctl, sysctl, veth};
 
 /// Far above the time of a repair, and below the period of the daemon's refresh. Not checked on
@@ -125,6 +126,37 @@ pub(crate) fn a_backend_restores_what_other_programs_change() {
     // This address was there before, and belongs to Sluice since it was added again.
     run("ip addr add 203.0.113.11/32 dev lo");
     assert_eq!(lines(&host_state()), lines(&before));
+}
+
+pub(crate) fn removed_pins_are_made_again() {
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let before = host_state();
+    for (role, filter) in [("lb", "sluice_lb:edge"), ("backend", "sluice_backend:edge")] {
+        let mut daemon = fixture.start(&[role]);
+        let (names, with) = (host_state(), tc_filter("eth0", filter));
+        restored(&mut daemon, "", || fs::remove_dir_all(PINS).unwrap(), || host_state() == names);
+        // A reload need not wait for the next inspection, and another program is not needed.
+        fs::remove_dir_all(PINS).unwrap();
+        let vips = fixture.config["services"][0]["vips"].clone();
+        fixture.config["services"][0]["vips"] = json!(["203.0.113.10:80/tcp"]);
+        fixture.write();
+        daemon.reload();
+        assert_eq!(daemon.log_count("failed"), 0, "{role}: {}", daemon.log());
+        assert_eq!(tc_filter("eth0", filter), with);
+        fixture.config["services"][0]["vips"] = vips;
+        fixture.write();
+        daemon.reload();
+        assert_eq!(host_state(), names, "{role}");
+        assert_eq!(fixture.json("status")[role]["daemon"], json!(daemon.id()));
+        assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+        fixture.down();
+    }
+    assert_eq!(host_state(), before);
+    // On another file system nothing can be pinned.
+    let daemon = fixture.start(&["lb"]);
+    run("mount -t tmpfs tmpfs /sys/fs/bpf");
+    assert_eq!(daemon.wait(), Some(1));
 }
 
 /// Makes one netlink request of a daemon fail; returns false if it sends fewer.

@@ -95,8 +95,6 @@ struct BackendPending {
     assignment: bool,
     /// Restore what other programs changed, and follow the MTU of interfaces.
     host: bool,
-    /// Restore sysctls.
-    sysctls: bool,
 }
 
 /// The host's set-up for an assignment, with tunnel devices or without.
@@ -194,16 +192,24 @@ impl RoleDaemon for BackendDaemon {
                 self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
                 self.pending.host = true;
             }
-            Input::Inspect => self.pending.sysctls = true,
             // Inputs of the core and of other roles.
             Input::Stop
             | Input::Reload(_)
             | Input::Watchdog
+            | Input::Inspect
             | Input::Failed(_)
             | Input::AclLoaded(_)
             | Input::PathErrors(_)
             | Input::PathMtuExpired => {}
         }
+        Ok(())
+    }
+
+    fn inspect(&mut self) -> Result<(), CliError> {
+        if let Some((programs, _)) = &self.loaded {
+            self.host.count_repairs(programs.pin_again()?);
+        }
+        self.repair_sysctls();
         Ok(())
     }
 
@@ -213,8 +219,6 @@ impl RoleDaemon for BackendDaemon {
             self.apply_assignment().await.inspect_err(|_| self.failed.assignment = true)?;
         } else if pending.host {
             self.repair().await;
-        } else if pending.sysctls {
-            self.repair_sysctls();
         }
         Ok(())
     }

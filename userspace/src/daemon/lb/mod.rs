@@ -245,6 +245,11 @@ impl RoleDaemon for LbDaemon {
         Ok(())
     }
 
+    fn inspect(&mut self) -> Result<(), CliError> {
+        self.host.count_repairs(self.programs.pin_again()?);
+        Ok(())
+    }
+
     async fn apply(&mut self) -> Result<(), CliError> {
         let pending = std::mem::take(&mut self.pending);
         if !pending.any() {

@@ -3,6 +3,7 @@
 //! An object is a row here: its bytes and its maps. Loading, resizing and finishing an interrupted
 //! resize work on any row.
 
+use std::io;
 use std::path::Path;
 
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
@@ -165,6 +166,25 @@ impl Object {
         }
         let load = |directory: &Path| self.load_over(directory, parameters, programs);
         resize::stage(pins, self.maps, &parameters.capacities, load).map(Some)
+    }
+
+    /// Pins the maps of a program again where another program has removed their pins; returns the
+    /// number of those. There must be no unfinished resize.
+    pub fn pin_again(&self, pins: &Pins, program: &Program) -> Result<usize, Error> {
+        let missing = |spec: &&MapSpec| spec.pinned && !pins.map(spec.name).exists();
+        let missing: Vec<_> = self.maps.iter().filter(missing).collect();
+        if !missing.is_empty() {
+            pins.create()?;
+        }
+        for spec in &missing {
+            let path = pins.map(spec.name);
+            let map = program.ebpf.map(spec.name).ok_or(Error::NoPrograms)?;
+            map.pin(&path).map_err(|source| Error::System {
+                what: format!("pin the map {} again as {}", spec.name, path.display()),
+                source: io::Error::other(source),
+            })?;
+        }
+        Ok(missing.len())
     }
 
     /// A resize that an earlier daemon did not finish. The new maps are in force: attach programs
