@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
-use sluice_datapath::abi::{AddressOptions, Features, VipOptions};
+use sluice_datapath::abi::{AddressOptions, Features, VipOptions, VipSources};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
@@ -91,6 +91,18 @@ impl Desired {
             .with_if(any(VipOptions::QUIC), Features::QUIC)
     }
 
+    /// The blocks of the VIP addresses from which packets to VIPs are dropped.
+    pub fn vip_sources(&self) -> VipSources {
+        let prefixes = self.services.iter().flat_map(|service| &service.vips).map(Vip::prefix);
+        let allowed = |prefix: &IpNet| {
+            let options = self.addresses.get(prefix);
+            options.is_some_and(|options| options.has(AddressOptions::ALLOW_AS_SOURCE))
+        };
+        prefixes
+            .filter(|prefix| !allowed(prefix))
+            .fold(VipSources::NONE, |all, prefix| all.with(prefix.network(), prefix.prefix_len()))
+    }
+
     /// The state that `config` describes. Balancers with equal configurations and seeds get equal
     /// states.
     ///
@@ -160,6 +172,7 @@ fn options(policy: &AddressPolicy) -> AddressOptions {
         .with_if(policy.unlisted() == UnlistedPolicy::Drop, AddressOptions::DROP_NO_SERVICE)
         .with_if(policy.ping() == PingPolicy::Host, AddressOptions::PING_HOST)
         .with_if(policy.ping() == PingPolicy::Forward, AddressOptions::PING_FORWARD)
+        .with_if(policy.allow_as_source(), AddressOptions::ALLOW_AS_SOURCE)
 }
 
 /// The owner of each slot: the first backend of the slot's preference list that is not draining, or
@@ -243,6 +256,29 @@ mod tests {
     fn moved(a: &Desired, b: &Desired) -> Vec<(usize, usize)> {
         let pairs = a.services[0].owners.iter().copied().zip(b.services[0].owners.iter().copied());
         pairs.filter(|(before, after)| before != after).collect()
+    }
+
+    #[test]
+    fn vip_sources_are_the_vip_addresses_that_are_not_allowed_as_sources() {
+        let config = |addresses: serde_json::Value| {
+            let config = serde_json::json!({
+                "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" },
+                "hash_key_file": "/k", "addresses": addresses,
+                "backends": [{ "name": "web-1", "address": "10.0.1.1" }],
+                "services": [{ "name": "web", "backends": [{ "name": "web-1" }],
+                               "vips": ["203.0.113.10:443/tcp", "198.51.100.0/24:0/udp"] }]
+            });
+            let config = Config::parse(&config.to_string(), Path::new("edge.json")).unwrap();
+            Desired::new(&config, &Seed::new([7; 16])).unwrap().vip_sources()
+        };
+        let [vip, prefix] =
+            [(Ipv4Addr::new(203, 0, 113, 10), 32), (Ipv4Addr::new(198, 51, 100, 0), 24)]
+                .map(|(address, length)| VipSources::NONE.with(address.into(), length));
+        let both = VipSources::from_bits(vip.bits() | prefix.bits());
+        let allowed = |address| serde_json::json!({ "address": address, "allow_as_source": true });
+        assert_eq!(config(serde_json::json!([])), both);
+        assert_eq!(config(serde_json::json!([allowed("198.51.100.0/24")])), vip);
+        assert_eq!(config(serde_json::json!([allowed("203.0.113.10")])), prefix);
     }
 
     #[test]

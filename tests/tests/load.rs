@@ -22,7 +22,7 @@ use sluice::kernel::bpf::{
 use sluice::role::Role;
 use sluice_control::capacities::Capacities;
 use sluice_datapath::Address;
-use sluice_datapath::abi::{Features, Port, Rate, Settings};
+use sluice_datapath::abi::{Features, Port, Rate, Settings, VipSources};
 use sluice_tests::kernel;
 
 /// Each program with the function that loads it.
@@ -74,6 +74,7 @@ fn settings() -> Settings {
         source_bits_v4: 0,
         source_bits_v6: 0,
         gue_port: GUE_PORT,
+        vip_sources: VipSources::ALL,
         errors: Rate::new(1_000, 50),
     }
 }

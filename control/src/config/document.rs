@@ -103,8 +103,8 @@ pub struct Document {
     pub backends: Vec<JsonObject<RawBackend>>,
     /// Services.
     pub services: Vec<JsonObject<RawService>>,
-    /// Policies for packets to VIP addresses that belong to no service. Default: the default policy
-    /// for each VIP address.
+    /// Policies for packets to VIP addresses that belong to no service, and for packets from VIP
+    /// addresses. Default: the default policy for each VIP address.
     #[serde(default)]
     pub addresses: Vec<JsonObject<RawAddress>>,
 }
@@ -376,7 +376,7 @@ impl TextSyntax for HexOctets {
     const EXAMPLES: &'static [&'static str] = &["c4605e"];
 }
 
-/// Policy for packets to a VIP address that belong to no service.
+/// Policy for packets to a VIP address that belong to no service, and for packets from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "Address")]
 pub struct RawAddress {
@@ -392,6 +392,10 @@ pub struct RawAddress {
     /// false.
     #[serde(default)]
     pub allow_host_address: bool,
+    /// Whether packets from this address to VIPs are accepted. Otherwise, they are dropped.
+    /// Default: false.
+    #[serde(default)]
+    pub allow_as_source: bool,
 }
 
 impl ObjectSyntax for Document {

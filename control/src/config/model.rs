@@ -422,13 +422,15 @@ impl ServiceBackend {
     }
 }
 
-/// The policy for packets to a VIP address or prefix that belong to no service.
+/// The policy for packets to a VIP address or prefix that belong to no service, and for packets
+/// from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPolicy {
     pub(super) prefix: IpNet,
     pub(super) ping: PingPolicy,
     pub(super) unlisted: UnlistedPolicy,
     pub(super) allow_host_address: bool,
+    pub(super) allow_as_source: bool,
 }
 
 impl AddressPolicy {
@@ -454,5 +456,11 @@ impl AddressPolicy {
     #[must_use]
     pub const fn allow_host_address(&self) -> bool {
         self.allow_host_address
+    }
+
+    /// Whether packets from the address to VIPs are accepted.
+    #[must_use]
+    pub const fn allow_as_source(&self) -> bool {
+        self.allow_as_source
     }
 }

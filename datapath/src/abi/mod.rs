@@ -26,6 +26,7 @@ pub(crate) mod settings;
 pub(crate) mod siphash;
 pub(crate) mod table;
 pub(crate) mod vip;
+pub(crate) mod vip_sources;
 
 pub use acl::AclVerdict;
 pub use address::{Address, Family};
@@ -50,6 +51,7 @@ pub use settings::Settings;
 pub use siphash::siphash;
 pub use table::{Slot, TableHead};
 pub use vip::{CachedVip, ServiceRef, VipAddress, VipKey};
+pub use vip_sources::VipSources;
 
 /// Version of the layout of pinned maps: names, keys, values and their meaning.
 ///

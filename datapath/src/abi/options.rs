@@ -52,7 +52,7 @@ macro_rules! bits {
 }
 
 bits! {
-    /// Handling of packets to a VIP address that match no VIP.
+    /// Handling of packets to a VIP address that match no VIP, and of packets from it.
     AddressOptions {
         /// Drop TCP and UDP packets to a port without a VIP; without this bit they pass to the
         /// host.
@@ -63,6 +63,8 @@ bits! {
         /// Echo requests are forwarded to a backend of the service at
         /// [`VipKey::pings`](crate::abi::vip::VipKey::pings).
         PING_FORWARD = 1 << 2;
+        /// Packets from this address to VIPs are accepted. Without this bit, they are dropped.
+        ALLOW_AS_SOURCE = 1 << 3;
     }
 }
 

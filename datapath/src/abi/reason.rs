@@ -123,6 +123,9 @@ reasons! {
     /// zero UDP checksum over IPv6, and `udp_zero_checksum` is not set for the service. Not normal:
     /// set it if the backends accept such packets, or disable GRO.
     NoChecksum = 30, "no_checksum", Drop;
+    /// From a VIP address to a VIP, which would make two services answer each other. Not normal: a
+    /// spoofed source. If the address is also one of a client, set `allow_as_source` for it.
+    SourceIsVip = 31, "source_is_vip", Drop;
     /// Not IP-in-IP or GUE to an address of this backend. Normal: all other traffic of the host.
     NotTunnel = 32, "not_tunnel", Pass;
     /// The outer header has the ECN codepoint CE, and the inner packet is not ECN-capable (RFC 6040

@@ -4,6 +4,7 @@ use crate::abi::address::Address;
 use crate::abi::flow::Port;
 use crate::abi::options::Features;
 use crate::abi::rate::Rate;
+use crate::abi::vip_sources::VipSources;
 
 /// Constants of the balancer's program, set when it is loaded. Each field is a constant in the
 /// program. The daemon replaces the program if a field changes.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub source_bits_v6: u32,
     /// Destination port of GUE.
     pub gue_port: Port,
+    /// Blocks of the VIP addresses from which packets to VIPs are dropped.
+    pub vip_sources: VipSources,
     /// Rate limit of the ICMP errors that each CPU sends.
     pub errors: Rate,
 }
@@ -38,6 +41,7 @@ impl Settings {
         source_bits_v4: 0,
         source_bits_v6: 0,
         gue_port: Port::new(0),
+        vip_sources: VipSources::NONE,
         errors: Rate::NONE,
     };
 }

@@ -11,7 +11,7 @@ use crate::abi::pod::pod;
 pub struct VipAddress {
     /// ID of the address or prefix, the first field of a [`VipKey`]; never 0.
     pub id: u32,
-    /// Handling of packets to this address that match no VIP.
+    /// Handling of packets to this address that match no VIP, and of packets from it.
     pub options: AddressOptions,
     /// Cache of one of its VIPs.
     pub cached: CachedVip,

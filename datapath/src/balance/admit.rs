@@ -1,10 +1,10 @@
-//! Admission of a packet that matches a VIP: source ACLs, route and size. Before a packet matches a
-//! VIP, every refusal lets it pass; from here on, every refusal is a counted drop of a service.
+//! Admission of a packet that matches a VIP: source, ACLs, route and size. Before a packet matches
+//! a VIP, every refusal lets it pass; from here on, every refusal is a counted drop of a service.
 
-use crate::abi::{Address, ServiceRef};
+use crate::abi::{Address, Family, ServiceRef};
 use crate::balance::acl::check_acls;
 use crate::balance::gue::GueMeta;
-use crate::balance::lookup::apply_route;
+use crate::balance::lookup::{apply_route, check_source};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::Refusal;
 use crate::wire::header::FragmentKind;
@@ -23,14 +23,18 @@ pub(crate) struct Admission {
     pub(crate) gue: GueMeta,
 }
 
-/// Checks the source ACLs for the client of a VIP, and returns the service that handles it.
+/// Checks the client of a VIP: it is no VIP address, and the source ACLs allow it. Returns the
+/// service that handles it.
 #[inline(always)]
 pub(crate) fn admit_client<M: BalancerMaps>(
     client: &Address,
+    family: Family,
     vip_service: ServiceRef,
     maps: &M,
 ) -> Result<ServiceRef, Refusal> {
-    check_acls(maps, client, &vip_service).map_err(Refusal::for_service(vip_service))?;
+    check_source(maps, client, family)
+        .and_then(|()| check_acls(maps, client, &vip_service))
+        .map_err(Refusal::for_service(vip_service))?;
     Ok(apply_route(maps, client, vip_service))
 }
 
@@ -45,7 +49,7 @@ pub(crate) fn admit_packet<P: Packet, M: BalancerMaps>(
     vip_service: ServiceRef,
     maps: &M,
 ) -> Result<Admission, Refusal> {
-    let service = admit_client(&ip.source, vip_service, maps)?;
+    let service = admit_client(&ip.source, ip.family, vip_service, maps)?;
     let size =
         parse::packet_size(packet, ip_offset, ip, l4).map_err(Refusal::for_service(service))?;
     let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, maps);

@@ -4,6 +4,7 @@ use crate::abi::{FirstFragment, Flow, Port, Reason, ServiceRef, VipOptions};
 use crate::balance::acl::check_fragment_acl;
 use crate::balance::forward::{VipPacket, fragment_key};
 use crate::balance::gue::GueMeta;
+use crate::balance::lookup::check_source;
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::Selection;
@@ -40,7 +41,8 @@ fn fragment<P: Packet, M: BalancerMaps>(
 
     // From this line on the packet belongs to a service, and every refusal is a counted drop.
     let vip_service = u32::from(first.vip_service);
-    check_fragment_acl(maps, &headers.ip.source, vip_service)
+    check_source(maps, &headers.ip.source, headers.ip.family)
+        .and_then(|()| check_fragment_acl(maps, &headers.ip.source, vip_service))
         .map_err(|reason| Refusal { service: vip_service, reason })?;
     send_after_first(packet, &headers, &first, maps)
         .map_err(|reason| Refusal { service: first.service, reason })

@@ -8,7 +8,7 @@ use crate::balance::acl::check_global_acl;
 use crate::balance::admit::admit_client;
 use crate::balance::forward::VipPacket;
 use crate::balance::gue::GueMeta;
-use crate::balance::lookup::{find_vip_address, find_vip_service};
+use crate::balance::lookup::{check_source, find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::outcome::{Refusal, StageOutcome, conclude};
 use crate::balance::select::Tracking;
@@ -114,7 +114,7 @@ fn icmp<P: Packet, M: BalancerMaps>(
     };
 
     // ACLs and routes apply to the client of the flow, not to the router that sent the error.
-    let service = admit_client(&flow.source, vip_service, maps)?;
+    let service = admit_client(&flow.source, ip.family, vip_service, maps)?;
     select_and_send(packet, &headers, &flow, service, maps)
         .map(StageOutcome::Forwarded)
         .map_err(Refusal::for_service(service))
@@ -147,6 +147,7 @@ fn echo_reply<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<Reason, Reason> {
     let headers = offsets.parse(&packet)?;
+    check_source(maps, &headers.ip.source, headers.ip.family)?;
     check_global_acl(maps, &headers.ip.source)?;
     let icmp_offset = headers.l4_offset();
     let header: Icmp = packet.load_at(icmp_offset).ok_or(Reason::Truncated)?;
@@ -224,8 +225,8 @@ fn reply<P: Packet>(
         return Reason::OtherProtocol;
     }
 
-    // Except for the global ACL, which `echo_reply` has checked, every refusal before this line
-    // lets the packet pass; from here on, every refusal is a counted drop.
+    // Except for VIP sources and the global ACL, which `echo_reply` has checked, every refusal
+    // before this line lets the packet pass; from here on, every refusal is a counted drop.
     let PacketSize { packet: length, .. } =
         match parse::unmerged_size(&packet, headers.ip_offset, ip) {
             Ok(size) => size,

@@ -1,8 +1,8 @@
 //! From destination to VIP, and from VIP to service.
 
 use crate::abi::{
-    Address, AddressOptions, Features, Port, PrefixKey, Reason, RouteKey, ServiceRef, VipAddress,
-    VipKey, VipOptions,
+    Address, AddressOptions, Family, Features, Port, PrefixKey, Reason, RouteKey, ServiceRef,
+    VipAddress, VipKey, VipOptions,
 };
 use crate::balance::maps::BalancerMaps;
 use crate::wire::parse::IpHeader;
@@ -16,11 +16,40 @@ pub(crate) fn find_vip_address<M: BalancerMaps>(
     if ip.has_mapped_destination() {
         return Err(Reason::NotVip);
     }
-    let mut address = maps.vip_address(&ip.destination);
-    if address.is_none() && maps.uses(Features::PREFIXES) {
-        address = maps.vip_prefix(&PrefixKey::address(&ip.destination));
+    lookup_address(maps, &ip.destination).ok_or(Reason::NotVip)
+}
+
+/// Refuses a source that is a VIP address, in a header of a family: a packet from one VIP to
+/// another would make the two services answer each other, through the balancer, without end.
+///
+/// An IPv4-mapped source in an IPv6 header is accepted, as hosts do not reply to it.
+#[inline(always)]
+pub(crate) fn check_source<M: BalancerMaps>(
+    maps: &M,
+    source: &Address,
+    family: Family,
+) -> Result<(), Reason> {
+    if !maps.vip_sources().may_have(source, family)
+        || matches!(family, Family::V6) && source.is_mapped()
+    {
+        return Ok(());
     }
-    address.ok_or(Reason::NotVip)
+    match lookup_address(maps, source) {
+        Some(entry) if !entry.options.has(AddressOptions::ALLOW_AS_SOURCE) => {
+            Err(Reason::SourceIsVip)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The entry of a VIP address, or of the longest VIP prefix that contains an address.
+#[inline(always)]
+fn lookup_address<M: BalancerMaps>(maps: &M, address: &Address) -> Option<VipAddress> {
+    let mut entry = maps.vip_address(address);
+    if entry.is_none() && maps.uses(Features::PREFIXES) {
+        entry = maps.vip_prefix(&PrefixKey::address(address));
+    }
+    entry
 }
 
 /// Finds the service of the VIP with this port and protocol at a VIP address.

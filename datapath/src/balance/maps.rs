@@ -3,7 +3,7 @@
 use crate::abi::{
     AclVerdict, Address, Backend, CaptureEvent, CaptureState, ClientKey, Connection, Family,
     Features, FirstFragment, Flow, FragmentKey, Neighbour, NextHop, Port, PrefixKey, QuicIdLengths,
-    QuicServerKey, Reason, RouteKey, ServiceRef, TokenRequest, VipAddress, VipKey,
+    QuicServerKey, Reason, RouteKey, ServiceRef, TokenRequest, VipAddress, VipKey, VipSources,
 };
 
 /// The lookup table of a service: the words of its inner map (see
@@ -56,6 +56,8 @@ pub trait BalancerMaps: CaptureMaps {
     fn outer_source_bits(&self, family: Family) -> u32;
     /// The destination port of GUE.
     fn gue_port(&self) -> Port;
+    /// [`Settings::vip_sources`](crate::abi::Settings::vip_sources).
+    fn vip_sources(&self) -> VipSources;
     /// The monotonic clock, in nanoseconds.
     fn now(&self) -> u64;
     /// Consumes a token of the rate limit of ICMP errors; false when there is none.

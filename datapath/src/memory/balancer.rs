@@ -9,7 +9,7 @@ use crate::abi::{
     AclVerdict, Address, Backend, Buckets, CaptureEvent, CaptureState, ClientKey, Connection,
     Family, Features, FirstFragment, Flow, FragmentKey, Neighbour, NextHop, Port, PrefixKey,
     QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceRef, Settings,
-    TokenRequest, VipAddress, VipKey,
+    TokenRequest, VipAddress, VipKey, VipSources,
 };
 use crate::balance::{BalancerMaps, CaptureMaps, ForwardedCounts};
 
@@ -94,6 +94,10 @@ impl BalancerMaps for MemoryBalancer {
 
     fn gue_port(&self) -> Port {
         self.settings.gue_port
+    }
+
+    fn vip_sources(&self) -> VipSources {
+        self.settings.vip_sources
     }
 
     fn outer_source_bits(&self, family: Family) -> u32 {

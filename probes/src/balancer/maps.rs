@@ -37,6 +37,10 @@ static SOURCE_BITS_V6: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static GUE_PORT: Global<Port> = Global::new(Port::new(0));
 
+/// Blocks of the VIP addresses from which packets to VIPs are dropped.
+#[unsafe(no_mangle)]
+static VIP_SOURCES: Global<u64> = Global::new(0);
+
 /// Rate limit of ICMP errors, for each CPU.
 #[unsafe(no_mangle)]
 static ICMP_ERROR_RATE: Global<Rate> = Global::new(Rate::NONE);
@@ -178,6 +182,11 @@ impl BalancerMaps for Maps {
     #[inline(always)]
     fn gue_port(&self) -> Port {
         GUE_PORT.load()
+    }
+
+    #[inline(always)]
+    fn vip_sources(&self) -> VipSources {
+        VipSources::from_bits(VIP_SOURCES.load())
     }
 
     #[inline(always)]

@@ -13,11 +13,12 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
-use sluice_datapath::abi::Settings;
+use sluice_datapath::abi::{Settings, VipSources};
 
 use self::cases::{BenchCase, CASES, Flows, Frames};
 use super::baseline::{Baseline, BaselineSettings, LoadedBaseline};
 use crate::kernel::run_timed;
+use crate::packets::addresses::{VIP_V4, VIP_V6};
 use crate::packets::bindings::BalancerBinding as _;
 use crate::packets::bindings::entries::settings;
 use crate::packets::bindings::route;
@@ -82,7 +83,7 @@ pub fn measure(
     let mut balancer = TestRunBalancer::with(
         hook,
         case.connections,
-        &Settings { features: case.features, ..settings() },
+        &Settings { features: case.features, vip_sources: vip_sources(), ..settings() },
     )?;
     balancer.configure(&case.fixture_with_interface(interface))?;
     let baseline = baseline_settings(&(case.client)(v6), interface);
@@ -115,6 +116,11 @@ pub fn measure(
 }
 
 /// The constants of the encapsulating programs: the first backend, packets of this length.
+/// The filter of the fixtures' VIP addresses. The clients of the cases are not in it.
+fn vip_sources() -> VipSources {
+    VipSources::NONE.with(VIP_V4.into(), 32).with(VIP_V6.into(), 128)
+}
+
 fn baseline_settings(client: &Client, interface: u32) -> BaselineSettings {
     let backend = BackendSpec::new(1);
     let length = client.packet().len();

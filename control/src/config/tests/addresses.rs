@@ -7,7 +7,7 @@ use crate::config::{PingPolicy, UnlistedPolicy};
 fn fields_of_a_policy_have_defaults() {
     let policies = json!([
         { "address": "203.0.113.10", "ping": "host", "unlisted": "drop", "allow_host_address": true },
-        { "address": "2001:db8:f::10/128", "ping": "forward" }
+        { "address": "2001:db8:f::10/128", "ping": "forward", "allow_as_source": true }
     ]);
     let config = parse(&with("/addresses", policies)).unwrap();
     let [four, six] = config.addresses() else { panic!("{config:?}") };
@@ -16,6 +16,7 @@ fn fields_of_a_policy_have_defaults() {
         ("203.0.113.10/32", PingPolicy::Host, UnlistedPolicy::Drop)
     );
     assert!(four.allow_host_address() && !six.allow_host_address());
+    assert!(!four.allow_as_source() && six.allow_as_source());
     assert_eq!((six.ping(), six.unlisted()), (PingPolicy::Forward, UnlistedPolicy::Pass));
     assert!(parse(&valid().to_string()).unwrap().addresses().is_empty());
 }

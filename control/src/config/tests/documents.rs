@@ -54,6 +54,7 @@ fn valid_values() -> Vec<(&'static str, Value)> {
             json!([{ "address": "203.0.113.10", "ping": "forward", "unlisted": "drop" }]),
         ),
         ("/addresses", json!([{ "address": "203.0.113.10/32", "allow_host_address": true }])),
+        ("/addresses", json!([{ "address": "203.0.113.10", "allow_as_source": true }])),
         ("/backends/0/address", json!("2001:db8:1::11")),
         ("/backends/0/address", json!({ "v4": "10.0.1.11" })),
         ("/backends/0/draining", json!(true)),

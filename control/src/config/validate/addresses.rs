@@ -36,6 +36,7 @@ pub(super) fn validate(
             ping: raw.ping,
             unlisted: raw.unlisted,
             allow_host_address: raw.allow_host_address,
+            allow_as_source: raw.allow_as_source,
         });
     }
     // A VIP address that forwards pings needs an entry in the map of VIPs.

@@ -15,7 +15,7 @@ use sluice::kernel::netlink::{Direction, FilterSpec, Netlink};
 use sluice::key::HashKey;
 use sluice::role::Role;
 use sluice_datapath::Address;
-use sluice_datapath::abi::{Features, Rate, Settings};
+use sluice_datapath::abi::{Features, Rate, Settings, VipSources};
 use tempfile::TempDir;
 use tokio::runtime;
 
@@ -263,6 +263,7 @@ impl SluiceDaemon {
             features: Features::NONE,
             hash_key: HashKey::load(&self.directory.path().join("hash.key"))?.flow_key(),
             source_v4: Address::from(IpAddr::from(UNDERLAY)),
+            vip_sources: VipSources::NONE.with(VIP.into(), 32),
             errors: Rate::NONE,
             ..Settings::NONE
         };

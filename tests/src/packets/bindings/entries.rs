@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use sluice_datapath::abi::{
     CachedVip, Connection, Features, NextHop, Port, PrefixKey, QuicIdLengths, QuicServerKey, Rate,
-    RateKind, RouteKey, ServiceRef, Settings, VipAddress, VipKey, VipOptions,
+    RateKind, RouteKey, ServiceRef, Settings, VipAddress, VipKey, VipOptions, VipSources,
 };
 use sluice_datapath::{Address, abi};
 
@@ -20,6 +20,7 @@ pub fn settings() -> Settings {
         source_bits_v4: 0,
         source_bits_v6: 0,
         gue_port: GUE_PORT,
+        vip_sources: VipSources::ALL,
         errors: Rate::NONE,
     }
 }

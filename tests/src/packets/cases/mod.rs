@@ -18,6 +18,7 @@ mod pass;
 mod quic;
 mod rate_limits;
 mod routes;
+mod vip_sources;
 mod vips;
 mod vlan_and_extensions;
 
@@ -41,6 +42,7 @@ pub fn balancing() -> Vec<Case> {
         drop::cases(),
         connections::cases(),
         acl::cases(),
+        vip_sources::cases(),
         routes::cases(),
         quic::cases(),
         rate_limits::cases(),

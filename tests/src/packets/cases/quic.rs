@@ -23,14 +23,14 @@ const SECOND: u16 = 2;
 
 /// The draft's plaintext connection IDs: configuration 0 with a server ID of three octets,
 /// configuration 1 with five.
-const FIRST_ID: &[u8] = &[0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f];
+pub(super) const FIRST_ID: &[u8] = &[0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f];
 const SECOND_ID: &[u8] = &[0x2a, 0x35, 0x0d, 0x28, 0xb4, 0x20, 0x03, 0x48, 0x7d, 0x97, 0x0b];
 
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 0x6b33_43cf;
 
 /// A fixture in which [`DNS`] has server IDs.
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let servers = |id: &[u8], backend: u16| BTreeMap::from([(id.to_vec(), (backend, 1))]);
     let mut fixture = Fixture::new().all_to(TABLE, HINT);
     fixture.server_ids = [
@@ -44,12 +44,12 @@ fn fixture() -> Fixture {
 }
 
 /// A client of each family whose datagram begins with these bytes.
-fn both(begins: &[u8]) -> [Client; 2] {
+pub(super) fn both(begins: &[u8]) -> [Client; 2] {
     [Client::udp4(), Client::udp6()].map(|client| Client { begins: begins.to_vec(), ..client })
 }
 
 /// A packet with a short header.
-fn short(id: &[u8]) -> Vec<u8> {
+pub(super) fn short(id: &[u8]) -> Vec<u8> {
     [&[0x40 | 0x1d], id].concat()
 }
 

@@ -70,10 +70,11 @@ impl Oracle {
                 let service =
                     *self.fixture.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
-                self.check_acls(service, ip.source)?;
+                self.check_client(service, ip.source)?;
                 self.forward_by_flow(frame, ip, self.routed(service, ip.source), &tuple)
             }
             MessageClass::EchoRequest => {
+                self.check_source(ip.source)?;
                 self.check_global_acl(ip.source)?;
                 answer(frame, ip)
             }
@@ -102,7 +103,7 @@ impl Oracle {
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // ACLs apply to the client, not to the router that sends the error.
-        self.check_acls(service, quoted.destination)?;
+        self.check_client(service, quoted.destination)?;
         self.forward_by_flow(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
 

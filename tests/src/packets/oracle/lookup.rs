@@ -70,12 +70,26 @@ impl Oracle {
 
     /// The number of the VIP address or prefix that a packet is addressed to.
     pub(super) fn address(&self, ip: &Ip) -> Result<u32, Reason> {
+        self.vip_address(ip.destination).ok_or(Reason::NotVip)
+    }
+
+    /// The number of the VIP address or prefix that an address is, or is in.
+    fn vip_address(&self, address: IpAddr) -> Option<u32> {
         let longest = || {
             let holding =
-                self.fixture.prefixes.iter().filter(|(prefix, _)| prefix.contains(&ip.destination));
+                self.fixture.prefixes.iter().filter(|(prefix, _)| prefix.contains(&address));
             holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, id)| *id)
         };
-        self.fixture.addresses.get(&ip.destination).copied().or_else(longest).ok_or(Reason::NotVip)
+        self.fixture.addresses.get(&address).copied().or_else(longest)
+    }
+
+    /// Refuses a VIP address as a source, unless its options allow that.
+    pub(super) fn check_source(&self, source: IpAddr) -> Result<(), Reason> {
+        let is_refused = self.vip_address(source).is_some_and(|address| {
+            let options = self.fixture.address_options.get(&address).copied();
+            !options.unwrap_or_default().has(AddressOptions::ALLOW_AS_SOURCE)
+        });
+        if is_refused { Err(Reason::SourceIsVip) } else { Ok(()) }
     }
 
     pub(super) fn service(&self, address: u32, port: u16, protocol: u8) -> Result<u32, Reason> {
@@ -103,8 +117,9 @@ impl Oracle {
         holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
-    /// Checks a source against the global ACL, then against the service's.
-    pub(super) fn check_acls(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+    /// Refuses a VIP address as a source, then checks the global ACL, then the service's.
+    pub(super) fn check_client(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
+        self.check_source(source)?;
         self.check_global_acl(source)?;
         let has_acl = self
             .fixture

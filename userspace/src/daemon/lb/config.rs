@@ -63,6 +63,7 @@ impl LbConfig {
             source_bits_v4,
             source_bits_v6,
             gue_port: Port::new(underlay.gue_port),
+            vip_sources: desired.vip_sources(),
             errors: ICMP_ERROR_RATE,
         }
     }

@@ -91,6 +91,7 @@ impl LoadParameters {
                 ("SOURCE_BITS_V4", constant(&settings.source_bits_v4)),
                 ("SOURCE_BITS_V6", constant(&settings.source_bits_v6)),
                 ("GUE_PORT", constant(&settings.gue_port)),
+                ("VIP_SOURCES", constant(&settings.vip_sources.bits())),
                 ("ICMP_ERROR_RATE", constant(&settings.errors)),
             ],
             capacities: *capacities,
