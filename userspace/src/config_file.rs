@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use siphasher::sip::SipHasher24;
 use sluice_control::config::limits::MAX_FILE_BYTES;
 use sluice_control::config::{Config, ConfigError};
 
@@ -13,15 +14,24 @@ use crate::files::input;
 pub struct ConfigFile {
     /// The configuration.
     pub config: Config,
-    /// The text.
-    pub text: String,
+    /// Digest of the text, by which `sluice status` shows which configuration is in force.
+    pub digest: u64,
 }
 
 /// Reads and validates a configuration file.
 pub fn load(path: &Path) -> Result<ConfigFile, ConfigError> {
     let text = read(path)?;
     input::warn_if_shared(path);
-    Ok(ConfigFile { config: Config::parse(&text, path)?, text })
+    Ok(ConfigFile { config: Config::parse(&text, path)?, digest: digest_of(&text) })
+}
+
+/// Digest of a configuration file's text.
+pub fn digest(path: &Path) -> Result<u64, ConfigError> {
+    Ok(digest_of(&read(path)?))
+}
+
+fn digest_of(text: &str) -> u64 {
+    SipHasher24::new().hash(text.as_bytes())
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -53,7 +63,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/edge.json");
         let loaded = load(&path).unwrap();
         assert_eq!(loaded.config, Config::parse(EXAMPLE, &path).unwrap());
-        assert_eq!(loaded.text, EXAMPLE);
+        assert_eq!(loaded.digest, digest(&path).unwrap());
     }
 
     #[test]

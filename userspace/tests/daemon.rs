@@ -43,6 +43,8 @@ mod resources;
 mod routing;
 #[path = "daemon/signals.rs"]
 mod signals;
+#[path = "daemon/status.rs"]
+mod status;
 #[expect(dead_code, reason = "shared with the tests of netlink, which use the rest of it")]
 #[path = "netlink/support.rs"]
 mod support;
@@ -114,6 +116,11 @@ tests! {
         sluice_reload_waits_for_the_result,
         sluice_reload_has_a_timeout,
         the_service_manager_receives_the_state_and_signs_of_life;
+    status:
+        status_fails_where_nothing_is_attached,
+        status_shows_whether_the_file_is_in_force,
+        status_shows_a_daemon_that_hangs,
+        programs_that_run_first_are_logged_and_shown;
     transitions:
         removing_a_backend_drops_no_packet,
         a_new_service_never_forwards_without_its_acl,

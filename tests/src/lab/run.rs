@@ -99,7 +99,7 @@ impl<'a> LabRun<'a> {
         }
         self.wait_for_status(&format!("the MTU towards every backend is {mtu}"), |status| {
             let mut next_hops = status.backends.iter().flat_map(|b| b.next_hops.values());
-            next_hops.all(|(_, configured)| *configured == mtu)
+            next_hops.all(|hop| hop.mtu == mtu)
         })
     }
 

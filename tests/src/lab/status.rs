@@ -44,10 +44,17 @@ pub struct BackendJson {
     pub name: String,
     /// Whether it takes no new flows.
     pub draining: bool,
-    /// Interface and MTU towards each of its addresses.
-    pub next_hops: BTreeMap<IpAddr, (u32, u32)>,
+    /// The next hop towards each of its addresses.
+    pub next_hops: BTreeMap<IpAddr, NextHopJson>,
     /// Remaining lifetime in seconds of the path MTU that a router reported for an address.
     pub path_mtus: BTreeMap<IpAddr, u64>,
+}
+
+/// A next hop.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NextHopJson {
+    /// The MTU of the path in bytes.
+    pub mtu: u32,
 }
 
 impl BalancerJson {

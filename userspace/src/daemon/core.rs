@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::guard::InstanceGuard;
 use super::input::{self, Input, InputSender, Inputs};
+use super::predecessors::PredecessorLog;
 use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
@@ -24,7 +25,7 @@ use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::Netlink;
 use crate::role::Role;
 use crate::serve;
-use crate::serve::protocol::ReloadOutcome;
+use crate::serve::protocol::{ReloadOutcome, RoleReport};
 use crate::serve::server::ControlSocket;
 
 /// The behaviour of a role: its state, how inputs change it, and how it is applied.
@@ -82,6 +83,9 @@ pub(super) trait RoleDaemon: Sized {
     /// Logs that the configuration is applied.
     fn log_ready(&self);
 
+    /// What `sluice status` shows of the role.
+    fn report(&self) -> RoleReport;
+
     /// Whether the host is restored at the end.
     fn is_ephemeral(args: &Self::Args) -> bool;
 
@@ -133,14 +137,14 @@ async fn serve<D: RoleDaemon>(
         Ok(daemon) => daemon,
         Err(error) => return Err(guard.give_up(error).await),
     };
-    state.ready();
+    state.ready(daemon.report());
     daemon.log_ready();
     let _changes = sources::route_changes(changes, netlink.clone(), sender.clone());
     let _inspect = sources::inspect(sender.clone());
     let _refresh = sources::refresh(sender.clone());
     let _watchdog = sources::watchdog(sender);
 
-    let (daemon, ended) = handle_inputs(daemon, args, inputs, &netlink, &state).await;
+    let (daemon, ended) = handle_inputs(daemon, args, &instance, inputs, &netlink, &state).await;
     runtime::notify(&[NotifyState::Stopping]);
     // Descriptors of programs and maps are closed before teardown.
     drop(daemon);
@@ -187,11 +191,13 @@ enum CoreError {
 async fn handle_inputs<D: RoleDaemon>(
     mut daemon: D,
     args: &D::Args,
+    instance: &str,
     mut inputs: Inputs,
     netlink: &Netlink,
     state: &StatePublisher,
 ) -> (D, Result<(), CliError>) {
     let mut lost = netlink.lost_connections();
+    let mut predecessors = PredecessorLog::new(D::ROLE.ingress_filter(instance));
     while let Some(input) = inputs.next().await {
         // A reload opens the pinned maps.
         if matches!(input, Input::Inspect | Input::Reload(_))
@@ -199,11 +205,16 @@ async fn handle_inputs<D: RoleDaemon>(
         {
             return (daemon, Err(error));
         }
+        let may_have_predecessors =
+            matches!(input, Input::Reload(_) | Input::RoutesChanged | Input::Inspect);
         match input {
             Input::Stop => break,
             Input::Failed(error) => return (daemon, Err(error)),
-            Input::Inspect => continue,
+            Input::Inspect => state.applied(None, daemon.is_pending(), daemon.report()),
             input => handle(&mut daemon, args, input, &mut inputs, state).await,
+        }
+        if may_have_predecessors {
+            predecessors.look(netlink, &daemon.report().interfaces).await;
         }
         if let Err(error) =
             resynchronise(&mut daemon, args, netlink, &mut inputs, state, &mut lost).await
@@ -291,7 +302,7 @@ async fn handle<D: RoleDaemon>(
             ReloadOutcome::Incomplete(error.to_string())
         }
     };
-    state.applied(outcome.error(), daemon.is_pending());
+    state.applied(outcome.error(), daemon.is_pending(), daemon.report());
     if let Some(reply) = reply {
         state.reloaded(outcome.clone());
         reply.send(outcome);
@@ -389,6 +400,10 @@ mod tests {
             self.calls.borrow_mut().push("ready");
         }
 
+        fn report(&self) -> RoleReport {
+            RoleReport::default()
+        }
+
         fn is_ephemeral(_: &fn()) -> bool {
             false
         }
@@ -420,7 +435,7 @@ mod tests {
             });
             let recorder = Recorder { failures, ..Recorder::default() };
             let (daemon, ended) =
-                handle_inputs(recorder, &(no_work as fn()), inputs, &netlink, &state).await;
+                handle_inputs(recorder, &(no_work as fn()), "edge", inputs, &netlink, &state).await;
             ended.unwrap();
             source.await.unwrap();
             daemon.calls.into_inner()
@@ -467,7 +482,7 @@ mod tests {
             let (sender, inputs) = input::channel();
             let state = StatePublisher::new(Path::new("edge.json"));
             let hang: fn() = || thread::sleep(Duration::from_secs(3_600));
-            let core = handle_inputs(Recorder::default(), &hang, inputs, &netlink, &state);
+            let core = handle_inputs(Recorder::default(), &hang, "edge", inputs, &netlink, &state);
             let source = async {
                 let reload = Input::Reload(ReloadReply::default());
                 for input in [reload, Input::Refresh, Input::Watchdog, Input::Stop] {

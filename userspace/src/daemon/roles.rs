@@ -25,6 +25,13 @@ pub(crate) struct RoleSpec {
 }
 
 impl RoleSpec {
+    /// The name of the role's filter at TC ingress, for an instance.
+    pub(crate) fn ingress_filter(&self, instance: &str) -> String {
+        let is_ingress = |program: &&RoleProgram| program.direction == Direction::Ingress;
+        let program = self.programs.iter().find(is_ingress);
+        program.map(|program| program.filter_name(instance)).unwrap_or_default()
+    }
+
     /// The attachment of one of the programs for an instance.
     pub(crate) fn attachment(
         &self,
@@ -34,7 +41,7 @@ impl RoleSpec {
     ) -> Attachment {
         Attachment::new(AttachPoint::Tc(TcFilter {
             spec: FilterSpec {
-                name: format!("{}:{instance}", program.filter),
+                name: program.filter_name(instance),
                 priority: (self.priority)(priority),
             },
             direction: program.direction,
@@ -50,6 +57,12 @@ pub(crate) struct RoleProgram {
     /// The filter's name, without the instance.
     filter: &'static str,
     direction: Direction,
+}
+
+impl RoleProgram {
+    fn filter_name(&self, instance: &str) -> String {
+        format!("{}:{instance}", self.filter)
+    }
 }
 
 /// `sluice lb`: encapsulates packets to VIPs.

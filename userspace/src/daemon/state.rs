@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 
 use super::runtime;
-use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome};
+use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome, RoleReport};
 
 /// Publishes the state. The control socket reads it while the core is busy.
 pub(super) struct StatePublisher(watch::Sender<DaemonState>);
@@ -26,6 +26,7 @@ impl StatePublisher {
             phase: Phase::Starting,
             last_reload: None,
             failing: None,
+            role: RoleReport::default(),
         };
         Self(watch::Sender::new(state))
     }
@@ -36,8 +37,11 @@ impl StatePublisher {
     }
 
     /// Tells the service manager that the daemon has applied its configuration.
-    pub(super) fn ready(&self) {
-        self.set(|state| state.phase = Phase::Running);
+    pub(super) fn ready(&self, report: RoleReport) {
+        self.set(|state| {
+            state.phase = Phase::Running;
+            state.role = report;
+        });
         runtime::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     }
 
@@ -53,9 +57,10 @@ impl StatePublisher {
     }
 
     /// An input was applied, or failed with `error`, which is tried again if it is `pending`.
-    pub(super) fn applied(&self, error: Option<&str>, pending: bool) {
+    pub(super) fn applied(&self, error: Option<&str>, pending: bool, report: RoleReport) {
         self.set(|state| {
             state.phase = Phase::Running;
+            state.role = report;
             match (pending, error) {
                 (false, _) => state.failing = None,
                 (true, Some(error)) => state.failing = Some(error.to_owned()),
@@ -94,11 +99,11 @@ mod tests {
         let publisher = StatePublisher::new(Path::new("edge.json"));
         let reader = publisher.reader();
         let failing = || reader.borrow().failing.clone();
-        publisher.applied(Some("no route"), true);
+        publisher.applied(Some("no route"), true, RoleReport::default());
         assert_eq!(failing().as_deref(), Some("no route"));
-        publisher.applied(None, true);
+        publisher.applied(None, true, RoleReport::default());
         assert_eq!(failing().as_deref(), Some("no route"));
-        publisher.applied(None, false);
+        publisher.applied(None, false, RoleReport::default());
         assert_eq!(failing(), None);
         assert!(reader.borrow().config.is_absolute());
     }

@@ -95,11 +95,6 @@ impl LbSnapshot {
         Ok(Self { instance: instance.to_owned(), maps, services, backends })
     }
 
-    /// The process of the daemon, if one runs.
-    pub(crate) fn daemon(&self) -> Option<u32> {
-        Lock::holder(&self.instance, Role::Lb)
-    }
-
     /// The record of the configuration that was applied last.
     pub(crate) fn record(&self) -> Result<InstanceRecord, CliError> {
         self.maps.element(balancer::INSTANCE, 0).map_err(CliError::operation)
@@ -258,11 +253,6 @@ pub(crate) struct BackendSnapshot {
 }
 
 impl BackendSnapshot {
-    /// The process of the daemon, if one runs.
-    pub(crate) fn daemon(&self) -> Option<u32> {
-        Lock::holder(&self.instance, Role::Backend)
-    }
-
     /// The maps of the programs, if they are loaded.
     pub(crate) fn maps(&self) -> Option<&BackendMaps> {
         self.maps.as_ref()

@@ -101,6 +101,23 @@ pub(crate) struct DaemonState {
     /// The error of a change that failed and is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failing: Option<String>,
+    /// The part that depends on the role.
+    pub(crate) role: RoleReport,
+}
+
+/// What a role has applied, and what it cannot apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RoleReport {
+    /// Digest of the text of the configuration in force, hexadecimal.
+    pub(crate) config_digest: String,
+    /// The interfaces of the configuration in force.
+    pub(crate) interfaces: Vec<String>,
+    /// What the daemon cannot do at the moment, and tries again.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
+    /// The number of repairs: what another program had removed or changed.
+    #[serde(default)]
+    pub(crate) repairs: u64,
 }
 
 /// A reload that has ended.

@@ -30,7 +30,7 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
     assert_eq!(by_program, tc_filter("eth0", FILTER).contains("direct-action"), "{}", daemon.log());
     let status = fixture.json("status");
     assert_eq!(
-        (&status["backend"]["daemon"], &status["backend"]["program"]),
+        (&status["backend"]["daemon"]["process"], &status["backend"]["program"]),
         (&json!(daemon.id()), &json!(by_program))
     );
     // The same object clamps the MSS.

@@ -186,6 +186,13 @@ impl DaemonFixture {
     pub(crate) fn status(&self) -> Value {
         self.json("status")["lb"].clone()
     }
+
+    /// The status without that of the daemon.
+    pub(crate) fn applied_status(&self) -> Value {
+        let mut status = self.status();
+        status["daemon"].take();
+        status
+    }
 }
 
 /// A running daemon; dropping it kills the process.

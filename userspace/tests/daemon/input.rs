@@ -99,7 +99,7 @@ pub(crate) fn a_second_daemon_is_refused_and_changes_nothing() {
     let process = daemon.id().to_string();
     assert_fails(&fixture.sluice(&LB), 1, &["already runs", "\"edge\"", &process]);
     assert_eq!(host_state(), before);
-    assert_eq!(fixture.status()["daemon"], daemon.id());
+    assert_eq!(fixture.status()["daemon"]["process"], daemon.id());
 }
 
 pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {

@@ -66,7 +66,7 @@ pub(crate) fn a_log_that_takes_no_writes_does_not_end_the_daemon() {
         let daemon = fixture.spawn_without_log(&["lb"], output);
         wait_until("the daemon is ready", || {
             let shown = fixture.sluice(&["status", "--json"]);
-            shown.status.success() && fixture.status()["daemon"] == daemon.id()
+            shown.status.success() && fixture.status()["daemon"]["process"] == daemon.id()
         });
         let before = fixture.status()["config_digest"].clone();
         fixture.config["services"][0]["backends"][0]["weight"] = json!(weight);
@@ -164,7 +164,7 @@ pub(crate) fn a_restart_adopts_all_maps_and_never_detaches() {
         assert_eq!(after[same], before[same]);
     }
     assert_eq!(
-        (&after["daemon"], daemon.log_count("replace the lookup tables")),
+        (&after["daemon"]["process"], daemon.log_count("replace the lookup tables")),
         (&json!(daemon.id()), 0)
     );
 }

@@ -143,7 +143,7 @@ fn mtus(status: &Value) -> Vec<u64> {
             .as_array()
             .unwrap()
             .iter()
-            .map(|a| backend["next_hops"][a.as_str().unwrap()][1].clone())
+            .map(|a| backend["next_hops"][a.as_str().unwrap()]["mtu"].clone())
     });
     addresses.map(|mtu| mtu.as_u64().unwrap()).collect()
 }

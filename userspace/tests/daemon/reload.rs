@@ -18,14 +18,14 @@ pub(crate) fn sluice_reload_waits_for_the_result() {
     let output = fixture.sluice(&["reload"]);
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("lb: the configuration is in force"));
-    let status = fixture.status();
+    let status = fixture.applied_status();
     assert_eq!(status["backends"][1]["draining"], json!(true), "{status}");
 
     let (before, log) = (host_state(), daemon.log());
     fixture.write_text("{\"version\": 1");
     let output = fixture.sluice(&["reload"]);
     assert_fails(&output, 2, &["lb: reload refused, nothing was changed", "edge.json"]);
-    assert_eq!((host_state(), fixture.status()), (before, status));
+    assert_eq!((host_state(), fixture.applied_status()), (before, status));
     assert_eq!(daemon.log()[log.len()..].matches("reload failed").count(), 1, "{}", daemon.log());
 
     assert_eq!(daemon.end(Signal::SIGKILL), None);

@@ -156,8 +156,7 @@ pub(crate) fn next_hops_of_one_family_are_updated_while_the_other_lacks_a_source
     daemon.wait_for_log("2001:db8::1 is not an address of this host", 1);
     run("ip route replace 10.0.1.1/32 dev eth1");
     let hop = |address: &str| fixture.status()["backends"][0]["next_hops"][address].clone();
-    let eth1 = nix::net::if_::if_nametoindex("eth1").unwrap();
-    wait_until("the next hop uses the new route", || hop("10.0.1.1")[0] == eth1);
+    wait_until("the next hop uses the new route", || hop("10.0.1.1")["interface"] == "eth1");
     assert_eq!(hop("2001:db8::11"), Value::Null);
     run("ip -6 addr add 2001:db8::1/64 dev eth0 nodad");
     wait_until("the other family has a next hop", || hop("2001:db8::11") != Value::Null);

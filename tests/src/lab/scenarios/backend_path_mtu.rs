@@ -23,7 +23,7 @@ pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
     change_routes(run, "add")?;
     run.wait_for_status("packets to backends are routed over the router", |status| {
         let mut next_hops = status.backends.iter().flat_map(|b| b.next_hops.values());
-        next_hops.all(|(_, mtu)| *mtu == DETOUR_MTU)
+        next_hops.all(|hop| hop.mtu == DETOUR_MTU)
     })?;
     run.reporter.info(format!(
         "the balancers reach the backends over the router, whose routes have an MTU of {SMALL_MTU}"
@@ -64,7 +64,7 @@ pub(super) fn run(run: &mut LabRun<'_>) -> Result<()> {
         |status| {
             status.backends.iter().all(|backend| {
                 let mut next_hops = backend.next_hops.values();
-                backend.path_mtus.is_empty() && next_hops.all(|(_, mtu)| *mtu == UNDERLAY_MTU)
+                backend.path_mtus.is_empty() && next_hops.all(|hop| hop.mtu == UNDERLAY_MTU)
             })
         },
     )?;
@@ -109,7 +109,7 @@ fn path_mtus(run: &LabRun<'_>, version: IpVersion) -> Result<Vec<(IpAddr, u32)>>
             let addresses = backend.path_mtus.keys();
             let addresses =
                 addresses.filter(|address| address.is_ipv4() == (version == IpVersion::V4));
-            known.extend(addresses.map(|address| (*address, backend.next_hops[address].1)));
+            known.extend(addresses.map(|address| (*address, backend.next_hops[address].mtu)));
         }
     }
     Ok(known)

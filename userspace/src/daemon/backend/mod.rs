@@ -22,7 +22,7 @@ use sluice_datapath::abi::maps::backend;
 use tracing::{info, warn};
 
 use crate::args::BackendArgs;
-use crate::config_file;
+use crate::config_file::{self, ConfigFile};
 use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::check_interfaces;
@@ -35,6 +35,7 @@ use crate::kernel::host::{
     BackendReport, BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
 };
 use crate::kernel::netlink::Netlink;
+use crate::serve::protocol::RoleReport;
 
 use assignment::Assignment;
 
@@ -64,6 +65,8 @@ pub fn run(args: &BackendArgs) -> Result<(), CliError> {
 struct BackendDaemon {
     instance: String,
     assignment: Assignment,
+    /// Digest of the configuration's text.
+    config_digest: u64,
     capacities: Capacities,
     host: Host,
     pins: Pins,
@@ -112,36 +115,36 @@ fn setup(assignment: &Assignment, tunnels: bool) -> BackendSetup<'_> {
 
 impl RoleDaemon for BackendDaemon {
     type Args = BackendArgs;
-    type Files = Config;
-    type Prepared = (Config, Assignment);
+    type Files = ConfigFile;
+    type Prepared = (ConfigFile, Assignment);
 
     const ROLE: &'static RoleSpec = &roles::BACKEND;
 
-    fn read(args: &BackendArgs) -> Result<Config, CliError> {
-        Ok(config_file::load(&args.config)?.config)
+    fn read(args: &BackendArgs) -> Result<ConfigFile, CliError> {
+        Ok(config_file::load(&args.config)?)
     }
 
-    fn instance(config: &Config) -> &str {
-        config.instance()
+    fn instance(file: &ConfigFile) -> &str {
+        file.config.instance()
     }
 
     async fn prepare(
         args: &BackendArgs,
-        config: Config,
+        file: ConfigFile,
         netlink: &Netlink,
     ) -> Result<Self::Prepared, CliError> {
         let own = netlink.local_addresses().await.map_err(CliError::operation)?;
         let own: Vec<IpAddr> = own.into_iter().map(|(_, address)| address).collect();
-        let assignment = Assignment::find(args, &config, &own).map_err(CliError::BadInput)?;
+        let assignment = Assignment::find(args, &file.config, &own).map_err(CliError::BadInput)?;
         check_interfaces(netlink, &assignment.interfaces).await?;
         if let Some(clamping) = &assignment.clamping {
             check_interfaces(netlink, clamping.configured_interfaces()).await?;
         }
-        Ok((config, assignment))
+        Ok((file, assignment))
     }
 
     async fn start(
-        (config, assignment): Self::Prepared,
+        (ConfigFile { config, digest }, assignment): Self::Prepared,
         StartContext { host, pins, .. }: StartContext,
     ) -> Result<Self, CliError> {
         let instance = config.instance().to_owned();
@@ -151,6 +154,7 @@ impl RoleDaemon for BackendDaemon {
             clamping,
             instance,
             assignment,
+            config_digest: digest,
             capacities: config.capacities(),
             host,
             pins,
@@ -168,20 +172,21 @@ impl RoleDaemon for BackendDaemon {
         Ok(daemon)
     }
 
-    async fn reload(&mut self, args: &BackendArgs, config: Config) -> Result<(), CliError> {
-        if config.instance() != self.instance {
+    async fn reload(&mut self, args: &BackendArgs, file: ConfigFile) -> Result<(), CliError> {
+        if file.config.instance() != self.instance {
             return Err(CliError::bad_input(anyhow!(
                 "the instance cannot change while the daemon runs; restart it"
             )));
         }
-        let (config, assignment) = Self::prepare(args, config, self.host.netlink()).await?;
-        let [decapsulating, clamping] = Self::attachments(&config);
+        let (file, assignment) = Self::prepare(args, file, self.host.netlink()).await?;
+        let [decapsulating, clamping] = Self::attachments(&file.config);
         self.decapsulating.check_move(&self.host, &decapsulating).await?;
         self.clamping.check_move(&self.host, &clamping).await?;
         self.decapsulating.move_to(decapsulating);
         self.clamping.move_to(clamping);
         self.assignment = assignment;
-        self.capacities = config.capacities();
+        self.config_digest = file.digest;
+        self.capacities = file.config.capacities();
         self.pending.assignment = true;
         Ok(())
     }
@@ -233,6 +238,17 @@ impl RoleDaemon for BackendDaemon {
             vip_addresses = self.assignment.vips.len(),
             "ready: serving"
         );
+    }
+
+    fn report(&self) -> RoleReport {
+        let attachments = [&self.decapsulating, &self.clamping];
+        let attaching = attachments.into_iter().flat_map(Attachment::problems).map(str::to_owned);
+        RoleReport {
+            config_digest: format!("{:016x}", self.config_digest),
+            interfaces: self.assignment.interfaces.clone(),
+            problems: self.problem.iter().cloned().chain(attaching).collect(),
+            repairs: self.host.repairs(),
+        }
     }
 
     fn is_ephemeral(args: &BackendArgs) -> bool {

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use anyhow::anyhow;
 use ipnet::IpNet;
-use siphasher::sip::SipHasher24;
 use sluice_control::capacities::Capacities;
 use sluice_control::config::Config;
 use sluice_control::desired::Desired;
@@ -32,11 +31,10 @@ pub(super) struct LbConfig {
 
 impl LbConfig {
     pub(super) fn read(args: &LbArgs) -> Result<Self, CliError> {
-        let ConfigFile { config, text } = config_file::load(&args.config)?;
+        let ConfigFile { config, digest } = config_file::load(&args.config)?;
         let key = HashKey::load(config.hash_key_file())?;
         let interfaces =
             if args.interfaces.is_empty() { config.interfaces() } else { &args.interfaces };
-        let digest = SipHasher24::new().hash(text.as_bytes());
         Ok(Self { interfaces: interfaces.to_vec(), digest, config, key })
     }
 

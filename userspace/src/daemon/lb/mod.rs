@@ -40,6 +40,7 @@ use crate::kernel::bpf::{self, BalancerMaps, LoadParameters, Pins};
 use crate::kernel::host::Host;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::routing::next_hops::{NextHops, Source};
+use crate::serve::protocol::RoleReport;
 
 use config::LbConfig;
 use path_mtus::PathMtuTracker;
@@ -273,6 +274,26 @@ impl RoleDaemon for LbDaemon {
             config_digest = %format_args!("{:016x}", self.config.digest),
             "ready: forwarding"
         );
+    }
+
+    fn report(&self) -> RoleReport {
+        /// The largest number of backend addresses with a warning that are listed.
+        const MAX_LISTED: usize = 16;
+
+        let mut next_hops =
+            self.warned.iter().map(|(address, warning)| format!("backend {address}: {warning}"));
+        let mut problems: Vec<_> = self.attachment.problems().map(str::to_owned).collect();
+        problems.extend(next_hops.by_ref().take(MAX_LISTED));
+        let more = next_hops.count();
+        if more > 0 {
+            problems.push(format!("{more} more backend addresses have warnings"));
+        }
+        RoleReport {
+            config_digest: format!("{:016x}", self.config.digest),
+            interfaces: self.config.interfaces.clone(),
+            problems,
+            repairs: self.host.repairs(),
+        }
     }
 
     fn is_ephemeral(args: &LbArgs) -> bool {

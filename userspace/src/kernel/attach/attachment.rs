@@ -64,6 +64,11 @@ impl Attachment {
         self.detach_except(host, if program.is_some() { targets } else { &[] }).await
     }
 
+    /// The errors of targets where the program cannot be attached.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &str> {
+        self.warned.values().map(String::as_str)
+    }
+
     /// The targets where a program is attached, by this daemon or an earlier one, also at the
     /// attach point of an earlier configuration.
     pub(crate) async fn targets(&self, host: &Host) -> Result<BTreeSet<String>, CliError> {

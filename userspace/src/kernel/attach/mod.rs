@@ -7,6 +7,7 @@
 mod attachment;
 mod cgroup;
 mod error;
+mod ingress;
 mod tc;
 mod xdp;
 
@@ -15,6 +16,7 @@ use std::os::fd::BorrowedFd;
 
 pub(crate) use attachment::Attachment;
 pub use cgroup::CgroupLink;
+pub use ingress::{IngressHook, IngressPath, Predecessor, ingress_path};
 pub use tc::TcFilter;
 pub use xdp::{XdpLink, XdpMode};
 

@@ -1,7 +1,7 @@
 //! Interfaces.
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
 
 use super::tunnel_data::{TunnelData, tunnel_data};
 use super::{Error, Mode, Netlink, interface_name};
@@ -21,6 +21,8 @@ pub struct Interface {
     pub ethernet: bool,
     /// The Ethernet address.
     pub mac: Option<[u8; 6]>,
+    /// The ID of the program on its XDP hook. Of several (native, generic, offloaded), one.
+    pub xdp_program: Option<u32>,
 }
 
 /// An interface and, for a tunnel device, its tunnel attributes.
@@ -113,6 +115,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         mac: None,
+        xdp_program: None,
     };
     let mut tunnel = None;
     for attribute in &message.attributes {
@@ -122,9 +125,22 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) if interface.ethernet => {
                 interface.mac = bytes.as_slice().try_into().ok()
             }
+            LinkAttribute::Xdp(attributes) => {
+                interface.xdp_program = attributes.iter().find_map(xdp_program);
+            }
             LinkAttribute::LinkInfo(infos) => tunnel = tunnel_data(infos),
             _ => {}
         }
     }
     Some(Link { interface, tunnel })
+}
+
+fn xdp_program(attribute: &LinkXdp) -> Option<u32> {
+    match attribute {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id).filter(|id| *id != 0),
+        _ => None,
+    }
 }

@@ -208,7 +208,15 @@ mod tests {
     use super::*;
 
     fn device(up: bool) -> Interface {
-        Interface { index: 9, name: "sluice4".into(), mtu: 1480, up, ethernet: false, mac: None }
+        Interface {
+            index: 9,
+            name: "sluice4".into(),
+            mtu: 1480,
+            up,
+            ethernet: false,
+            mac: None,
+            xdp_program: None,
+        }
     }
 
     fn data(kind: TunnelKind, local: &str) -> TunnelData {

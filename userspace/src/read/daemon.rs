@@ -1,0 +1,97 @@
+//! The daemon of a role, as `sluice status` sees it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config_file;
+use crate::daemon::lock::Lock;
+use crate::role::Role;
+use crate::serve::client;
+use crate::serve::protocol::{DaemonState, LastReload, Phase, Request, Response};
+
+/// How long a daemon may take to describe its state.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running daemon.
+#[derive(Debug, Serialize)]
+pub struct DaemonStatus {
+    /// The process ID.
+    pub process: u32,
+    /// What it says about itself; absent if it does not respond.
+    #[serde(flatten)]
+    pub state: Option<DaemonDetails>,
+    /// Why it does not respond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The state of a daemon that responds.
+#[derive(Debug, Serialize)]
+pub struct DaemonDetails {
+    /// Its start, in seconds since 1970 (UTC).
+    pub started_at: u64,
+    /// What it does: `starting`, `running` or `applying`.
+    pub(crate) phase: Phase,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// The file, compared to the configuration in force.
+    pub config_file: FileState,
+    /// The last reload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_reload: Option<LastReload>,
+    /// The error of a change that failed and is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+    /// What it cannot do at the moment.
+    pub problems: Vec<String>,
+    /// The number of repairs since its start: what another program had removed or changed.
+    pub repairs: u64,
+    /// The interfaces of the configuration in force.
+    #[serde(skip)]
+    pub interfaces: Vec<String>,
+}
+
+/// The configuration file, compared to the configuration in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// It is in force.
+    InForce,
+    /// It has changed since.
+    Changed,
+    /// It cannot be read, with the reason.
+    Unreadable(String),
+}
+
+/// The daemon of a role; `None` if none runs.
+pub(crate) fn daemon(instance: &str, role: Role) -> Option<DaemonStatus> {
+    let process = Lock::holder(instance, role)?;
+    let (state, error) = match client::call(instance, role, Request::State, PATIENCE) {
+        Ok(Some(Response::State(state))) => (Some(details(state)), None),
+        Ok(Some(response)) => (None, Some(format!("unexpected response: {response:?}"))),
+        Ok(None) => (None, Some("it does not listen on its control socket".to_owned())),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    Some(DaemonStatus { process, state, error })
+}
+
+fn details(state: DaemonState) -> DaemonDetails {
+    let config_file = match config_file::digest(&state.config) {
+        Ok(digest) if format!("{digest:016x}") == state.role.config_digest => FileState::InForce,
+        Ok(_) => FileState::Changed,
+        Err(error) => FileState::Unreadable(error.to_string()),
+    };
+    DaemonDetails {
+        started_at: state.started_at,
+        phase: state.phase,
+        config: state.config,
+        config_file,
+        last_reload: state.last_reload,
+        failing: state.failing,
+        problems: state.role.problems,
+        repairs: state.role.repairs,
+        interfaces: state.role.interfaces,
+    }
+}

@@ -1,0 +1,28 @@
+//! The tunnel devices of backends on this host.
+
+use serde::Serialize;
+
+use crate::daemon::runtime;
+use crate::error::CliError;
+use crate::kernel::host::{TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
+use crate::kernel::netlink::Netlink;
+
+/// A tunnel device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// The tunnel devices of this host that Sluice creates.
+pub(crate) fn devices() -> Result<Vec<DeviceStatus>, CliError> {
+    let names = [TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4];
+    runtime::block_on(async {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        let existing = netlink.interfaces().await.map_err(CliError::operation)?;
+        let tunnels = existing.into_iter().filter(|found| names.contains(&found.name.as_str()));
+        Ok(tunnels.map(|found| DeviceStatus { name: found.name, up: found.up }).collect())
+    })
+}

@@ -1,0 +1,61 @@
+//! The interfaces of a role, and what runs there.
+
+use serde::Serialize;
+
+use crate::daemon::roles::RoleSpec;
+use crate::daemon::runtime;
+use crate::error::CliError;
+use crate::kernel::attach::{Predecessor, ingress_path};
+use crate::kernel::netlink::Netlink;
+
+/// An interface of a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it exists.
+    pub present: bool,
+    /// The ID of the program of the role's filter at TC ingress; absent if it is not attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program_id: Option<u32>,
+    /// What runs before it, and can end the path of a packet.
+    pub predecessors: Vec<Predecessor>,
+}
+
+/// The interfaces of a role: those of the configuration, if a daemon runs, and all others with the
+/// role's filter.
+pub(crate) fn interfaces(
+    spec: &RoleSpec,
+    instance: &str,
+    configured: &[String],
+) -> Result<Vec<InterfaceStatus>, CliError> {
+    let filter = spec.ingress_filter(instance);
+    runtime::block_on(async {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        let existing = netlink.interfaces().await.map_err(CliError::operation)?;
+        let mut found = Vec::new();
+        for interface in &existing {
+            let path =
+                ingress_path(&netlink, interface, &filter).await.map_err(CliError::operation)?;
+            if path.attached.is_some() || configured.contains(&interface.name) {
+                found.push(InterfaceStatus {
+                    name: interface.name.clone(),
+                    present: true,
+                    program_id: path.attached,
+                    predecessors: path.predecessors,
+                });
+            }
+        }
+        let missing = configured
+            .iter()
+            .filter(|name| !existing.iter().any(|interface| interface.name == **name));
+        found.extend(missing.map(|name| InterfaceStatus {
+            name: name.clone(),
+            present: false,
+            program_id: None,
+            predecessors: Vec::new(),
+        }));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    })
+}

@@ -1,0 +1,48 @@
+//! Next hops towards backends, by the names of interfaces.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::snapshot::BackendPaths;
+use crate::daemon::runtime;
+use crate::error::CliError;
+use crate::kernel::netlink::Netlink;
+
+/// The next hop towards an address of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NextHopStatus {
+    /// The egress interface; its index if it does not exist any more.
+    pub interface: String,
+    /// The gateway; absent if the backend is on the link, or if the host's route has changed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// The MTU of the path, in bytes.
+    pub mtu: u32,
+}
+
+/// Names the interfaces of next hops, and looks up the gateways.
+pub(crate) fn next_hops(
+    paths: &BTreeMap<u16, BackendPaths>,
+) -> Result<BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>>, CliError> {
+    runtime::block_on(async {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        let interfaces = netlink.interfaces().await.map_err(CliError::operation)?;
+        let names: BTreeMap<u32, String> =
+            interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect();
+        let mut mtus = Default::default();
+        let mut found: BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>> = BTreeMap::new();
+        for (backend, paths) in paths {
+            for (address, (index, mtu)) in &paths.next_hops {
+                let route = netlink.route_among(*address, None, &mut mtus).await.ok().flatten();
+                let gateway = route.filter(|route| route.index == *index).and_then(|r| r.gateway);
+                let name = names.get(index).cloned();
+                let interface = name.unwrap_or_else(|| format!("(index {index})"));
+                let status = NextHopStatus { interface, gateway, mtu: *mtu };
+                found.entry(*backend).or_default().insert(*address, status);
+            }
+        }
+        Ok(found)
+    })
+}

@@ -1,0 +1,172 @@
+//! `sluice status` when something is wrong.
+#![expect(unsafe_code, reason = "calls bpf(2)")]
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::process::Output;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::fixture::{DaemonFixture, DaemonProcess, assert_fails, attach_filter, wait_until};
+use crate::support::{ProgramType, load_program, program, run, veth};
+
+/// The document of a failing or succeeding `sluice status --json`.
+fn document(fixture: &DaemonFixture) -> (Option<i32>, Value) {
+    let Output { status, stdout, .. } = fixture.sluice(&["status", "--json"]);
+    (status.code(), serde_json::from_slice(&stdout).unwrap())
+}
+
+fn text(fixture: &DaemonFixture) -> String {
+    String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap()
+}
+
+pub(crate) fn status_fails_where_nothing_is_attached() {
+    let mut fixture = DaemonFixture::new();
+    veth("eth1", "far1");
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.write();
+    let daemon = fixture.start(&["lb"]);
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["lb"]["forwarding"]), (Some(0), &json!(true)), "{status}");
+    let lines = text(&fixture);
+    assert!(lines.contains("balancer: forwarding on eth0, eth1\n"), "{lines}");
+
+    // An interface is gone: the daemon knows that it should be there.
+    run("ip link del eth1");
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["lb"]["forwarding"]), (Some(1), &json!(false)), "{status}");
+    assert_eq!(status["lb"]["interfaces"][1]["present"], json!(false), "{status}");
+    let failure = fixture.sluice(&["status"]);
+    assert_fails(&failure, 1, &["does not forward on eth1 (the interface does not exist)"]);
+
+    // Without a daemon, nothing attaches the filter again.
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    assert_eq!(document(&fixture).0, Some(0), "it forwards on eth0");
+    let lines = text(&fixture);
+    assert!(lines.contains("daemon: none runs"), "{lines}");
+    run("tc filter del dev eth0 ingress pref 100");
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["lb"]["interfaces"]), (Some(1), &json!([])), "{status}");
+    let lines = text(&fixture);
+    assert!(lines.contains("balancer: NOT forwarding on any interface"), "{lines}");
+}
+
+pub(crate) fn status_shows_whether_the_file_is_in_force() {
+    let fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let daemon_status = || fixture.status()["daemon"].clone();
+    assert_eq!(daemon_status()["config_file"], json!("in_force"));
+    assert_eq!(daemon_status()["last_reload"], Value::Null);
+
+    let text_before = fixture.config.to_string();
+    fixture.write_text(&format!("{text_before}\n"));
+    assert_eq!(daemon_status()["config_file"], json!("changed"));
+    assert!(text(&fixture).contains("changed since it was applied; `sluice reload` applies it"));
+    daemon.reload();
+    assert_eq!(daemon_status()["config_file"], json!("in_force"));
+    assert_eq!(daemon_status()["last_reload"]["outcome"], json!("applied"));
+
+    fixture.write_text("{}");
+    daemon.reload();
+    let refused = daemon_status();
+    let reason = refused["last_reload"]["outcome"]["refused"].as_str().unwrap();
+    assert!(reason.contains("edge.json"), "{refused}");
+    assert_eq!(refused["config_file"], json!("changed"));
+    assert!(text(&fixture).contains("refused, nothing was changed"));
+
+    std::fs::remove_file(fixture.directory().join("edge.json")).unwrap();
+    let unreadable = daemon_status();
+    assert!(unreadable["config_file"]["unreadable"].is_string(), "{unreadable}");
+}
+
+pub(crate) fn status_shows_a_daemon_that_hangs() {
+    let fixture = DaemonFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    daemon.signal(Signal::SIGSTOP);
+    let status = fixture.status();
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(status["daemon"]["process"], json!(daemon.id()));
+    let error = status["daemon"]["error"].as_str().unwrap();
+    assert!(error.contains("did not respond within 5 s"), "{status}");
+    assert_eq!(status["forwarding"], json!(true), "packets need no daemon");
+}
+
+pub(crate) fn programs_that_run_first_are_logged_and_shown() {
+    /// `BPF_XDP` and `BPF_TCX_INGRESS` of the kernel's `enum bpf_attach_type`.
+    const XDP: u32 = 37;
+    const TCX_INGRESS: u32 = 46;
+    /// `XDP_FLAGS_SKB_MODE`.
+    const XDP_GENERIC: u32 = 2;
+
+    let fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let predecessors = || fixture.status()["interfaces"][0]["predecessors"].clone();
+    assert_eq!(predecessors(), json!([]));
+
+    let first = attach_filter("eth0", 7);
+    expect(&mut daemon, "the TC filter foreign (priority 7, program ID ");
+    let found = predecessors();
+    assert_eq!(found[0]["priority"], json!(7), "{found}");
+    assert!(text(&fixture).contains("problem: on eth0, the TC filter foreign (priority 7"));
+    // A filter that runs later is of no interest.
+    let _later = attach_filter("eth0", 200);
+    assert_eq!(predecessors(), found);
+    first.remove();
+    expect(&mut daemon, "no longer runs before Sluice");
+
+    // The kernel sends no netlink message about links.
+    let (xdp, id) = load_program(ProgramType::Xdp);
+    let link = attach_link(xdp.as_fd(), "eth0", XDP, XDP_GENERIC).unwrap();
+    expect(&mut daemon, &format!("(program ID {id}) runs before Sluice"));
+    let found = predecessors();
+    assert_eq!(
+        (&found[0]["hook"], &found[0]["program_id"]),
+        (&json!("xdp"), &json!(id)),
+        "{found}"
+    );
+    drop(link);
+    expect(&mut daemon, &format!("(program ID {id}) no longer runs before Sluice"));
+
+    let (tcx, id) = program();
+    match attach_link(tcx.as_fd(), "eth0", TCX_INGRESS, 0) {
+        // Before Linux 6.6.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+        link => {
+            let _link = link.unwrap();
+            expect(&mut daemon, &format!("(program ID {id}) runs before Sluice"));
+            let found = predecessors();
+            assert_eq!((&found[0]["hook"], &found[0]["program_id"]), (&json!("tcx"), &json!(id)));
+        }
+    }
+    wait_until("it is gone", || predecessors() == json!([]));
+}
+
+fn expect(daemon: &mut DaemonProcess, words: &str) {
+    daemon.wait_for_log(words, 1);
+}
+
+/// Attaches a program to an interface by a link, which is detached when its descriptor is dropped.
+
+fn attach_link(
+    program: BorrowedFd<'_>,
+    interface: &str,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+
+    let mut attributes = [0_u32; 16];
+    attributes[0] = program.as_raw_fd() as u32;
+    attributes[1] = nix::net::if_::if_nametoindex(interface)?;
+    (attributes[2], attributes[3]) = (attach_type, flags);
+    // SAFETY: the attributes are those of BPF_LINK_CREATE, and outlive the call.
+    let link = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw mut attributes, size_of_val(&attributes))
+    };
+    if link < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(link as i32) })
+}
