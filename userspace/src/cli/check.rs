@@ -9,7 +9,7 @@ use crate::args::CheckArgs;
 use crate::cli::output::print;
 use crate::config_file;
 use crate::daemon::acl::{self, AclScope};
-use crate::daemon::runtime;
+use crate::daemon::log;
 use crate::error::CliError;
 use crate::key::HashKey;
 use crate::text::escape;
@@ -19,7 +19,7 @@ const SLOT_BYTES: u64 = 4;
 
 /// Runs `sluice check`.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
-    runtime::log();
+    log::start()?;
     let config = config_file::load(&args.file)?.config;
     let key = HashKey::load(config.hash_key_file())?;
     let acls = acl::check(&config).map_err(CliError::bad_input)?;

@@ -13,14 +13,14 @@ mod table;
 pub use output::report;
 
 use crate::args::{KeySubcommand, Subcommand};
-use crate::daemon::{self, preflight};
+use crate::daemon::{self, log, preflight};
 use crate::error::CliError;
 
 /// Runs a command to its end.
 pub fn run(command: &Subcommand) -> Result<(), CliError> {
     // A daemon fails later if the limit is too low.
     let _ = preflight::raise_descriptor_limit();
-    match command {
+    let result = match command {
         Subcommand::Lb(args) => daemon::lb::run(args),
         Subcommand::Backend(args) => daemon::backend::run(args),
         Subcommand::Reload(args) => reload::run(args),
@@ -30,5 +30,7 @@ pub fn run(command: &Subcommand) -> Result<(), CliError> {
         Subcommand::Capture(args) => capture::run(args),
         Subcommand::Down(args) => down::run(args),
         Subcommand::Key(KeySubcommand::New(args)) => key::create(args),
-    }
+    };
+    log::flush();
+    result
 }

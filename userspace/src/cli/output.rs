@@ -2,15 +2,14 @@
 
 use serde::Serialize;
 
+use crate::daemon::log;
 use crate::error::CliError;
 use crate::text;
 
-/// Writes a line to standard error. If that is impossible, the line is lost, where `eprintln!`
-/// would panic.
+/// Writes a line to standard error, with control characters escaped. If that is impossible, the
+/// line is lost.
 pub fn report(line: &str) {
-    use std::io::Write as _;
-
-    let _ = std::io::stderr().write_all(format!("{}\n", text::escape_lines(line)).as_bytes());
+    log::print_error(&format!("{}\n", text::escape_lines(line)));
 }
 
 /// Writes lines of text to standard output, with other control characters escaped.

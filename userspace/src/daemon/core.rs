@@ -16,7 +16,7 @@ use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
 use super::state::StatePublisher;
-use super::{preflight, runtime, sources, teardown};
+use super::{log, preflight, runtime, sources, teardown};
 use crate::error::CliError;
 use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
@@ -106,27 +106,36 @@ pub(super) struct StartContext {
 /// Runs a daemon until a signal stops it. Fails with [`CliError::BadInput`] before anything on the
 /// host is changed.
 pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
-    runtime::log();
     runtime::block_on(async {
         // First: a SIGHUP without a handler ends the process.
         let signals = Signals::listen()?;
-        let files = D::read(args)?;
-        D::check_at_start(&files)?;
+        let (sender, mut inputs) = input::channel();
+        let _signals = sources::signals(signals, sender.clone());
+        log::start()?;
+        let files = on_thread::<D>(args, |args| {
+            let files = D::read(args)?;
+            D::check_at_start(&files)?;
+            Ok(files)
+        });
+        let Some(files) = inputs.wait_for(files).await else {
+            info!("stopping before the configuration was read");
+            return Ok(());
+        };
+        let files = files?;
         preflight::check()?;
-        serve::<D>(args, files, signals).await
+        serve::<D>(args, files, sender, inputs).await
     })
 }
 
 async fn serve<D: RoleDaemon>(
     args: &D::Args,
     files: D::Files,
-    signals: Signals,
+    sender: InputSender,
+    inputs: Inputs,
 ) -> Result<(), CliError> {
     let netlink = Netlink::connect().map_err(CliError::operation)?;
     let instance = D::instance(&files).to_owned();
     let prepared = D::prepare(args, files, &netlink).await?;
-    let (sender, inputs) = input::channel();
-    let _signals = sources::signals(signals, sender.clone());
     let changes = netlink.changes().map_err(CliError::operation)?;
 
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
@@ -271,7 +280,7 @@ async fn handle<D: RoleDaemon>(
     let had_failed = daemon.is_pending();
     state.applying(is_reload);
     let taken = if is_reload {
-        match inputs.wait_for(read_on_thread::<D>(args)).await {
+        match inputs.wait_for(on_thread::<D>(args, D::read)).await {
             Some(Ok(files)) => daemon.reload(args, files).await,
             Some(Err(error)) => Err(error),
             None => return,
@@ -311,11 +320,14 @@ async fn handle<D: RoleDaemon>(
 
 /// Reads the files on a thread. It is not one of tokio's, because the runtime waits for those when
 /// the daemon ends.
-async fn read_on_thread<D: RoleDaemon>(args: &D::Args) -> Result<D::Files, CliError> {
+async fn on_thread<D: RoleDaemon>(
+    args: &D::Args,
+    read: fn(&D::Args) -> Result<D::Files, CliError>,
+) -> Result<D::Files, CliError> {
     let (sender, files) = oneshot::channel();
     let args = args.clone();
-    let read = move || drop(sender.send(D::read(&args)));
-    let spawned = thread::Builder::new().name("reload".to_owned()).spawn(read);
+    let run = move || drop(sender.send(read(&args)));
+    let spawned = thread::Builder::new().name("files".to_owned()).spawn(run);
     spawned.map_err(no_thread).map_err(CliError::operation)?;
     files.await.context("the reading thread ended").map_err(CliError::Operation)?
 }

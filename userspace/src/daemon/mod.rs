@@ -7,6 +7,7 @@ pub(crate) mod guard;
 pub(crate) mod input;
 pub mod lb;
 pub(crate) mod lock;
+pub(crate) mod log;
 mod predecessors;
 pub mod preflight;
 mod programs;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::protocol::{MAX_LINE, Request, Response};
 use super::socket_path;
+use crate::files::private;
 use crate::role::Role;
 
 /// Sends a request to the daemon of a role, and waits for its response for at most `timeout`.
@@ -19,6 +20,9 @@ pub(crate) fn call(
     timeout: Duration,
 ) -> anyhow::Result<Option<Response>> {
     let path = socket_path(instance, role);
+    // Another user's socket in place of the daemon's could give any response.
+    let is_private = path.parent().map_or(Ok(false), private::check_directory);
+    is_private.with_context(|| format!("cannot connect to {}", path.display()))?;
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error)

@@ -1,11 +1,13 @@
 //! The lifecycle of a daemon: SIGTERM, SIGKILL, `--ephemeral`, restarts, `down`.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice::kernel::netlink::{Direction, Netlink};
@@ -58,7 +60,13 @@ pub(crate) fn a_log_that_takes_no_writes_does_not_end_the_daemon() {
     let (reader, closed_pipe) = std::io::pipe().unwrap();
     drop(reader);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let outputs: [OwnedFd; 2] = [full.into(), closed_pipe.into()];
+    // A reader that hangs.
+    let (_reader, full_pipe) = std::io::pipe().unwrap();
+    let set_flags = |flags| fcntl(&full_pipe, FcntlArg::F_SETFL(flags)).unwrap();
+    set_flags(OFlag::O_NONBLOCK);
+    while (&full_pipe).write(&[b'x'; 4_096]).is_ok() {}
+    set_flags(OFlag::empty());
+    let outputs: [OwnedFd; 3] = [full.into(), closed_pipe.into(), full_pipe.into()];
     for (weight, output) in (7..).zip(outputs) {
         // An error is reported by the exit code alone.
         let failing = fixture.spawn_without_log(&["backend"], output.try_clone().unwrap());

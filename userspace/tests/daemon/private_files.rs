@@ -184,6 +184,10 @@ pub(crate) fn state_that_another_user_planted_is_refused() {
         assert!(as_nobody(&fixture, &command), "{command}");
         let planted = host_state();
         assert_fails(&fixture.sluice(&LB), 1, &["/run/sluice", words, "remove it"]);
+        // One error for each role.
+        let reload = fixture.sluice(&["reload"]);
+        let errors = String::from_utf8_lossy(&reload.stderr);
+        assert!(reload.status.code() == Some(1) && errors.contains(words), "{errors}");
         if Path::new(STATE).join("lb.journal").exists() {
             assert_fails(&fixture.sluice(&["down"]), 1, &["/run/sluice", words, "remove it"]);
         }

@@ -84,6 +84,9 @@ pub(crate) fn a_stop_does_not_wait_for_a_file_that_hangs() -> Completion {
         daemon.signal(Signal::SIGHUP);
         thread::sleep(Duration::from_millis(300));
         assert_eq!(daemon.end(Signal::SIGTERM), Some(0), "{name}");
+        let starting = fixture.spawn(&[], &["lb"]);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(starting.end(Signal::SIGTERM), Some(0), "{name}, during a start");
         drop(hanging);
     }
     Completion::Completed
