@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -116,7 +117,7 @@ fn within<T: Send + 'static>(
         // The receiver is gone after the time limit.
         let _ = sender.send(work());
     };
-    thread::Builder::new().name("read".to_owned()).spawn(run).map_err(no_thread)?;
+    spawn(run).map_err(no_thread)?;
     match result.recv_timeout(limit) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
@@ -124,6 +125,32 @@ fn within<T: Send + 'static>(
             Err(io::Error::new(ErrorKind::TimedOut, problem))
         }
         Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the reading thread ended")),
+    }
+}
+
+/// Creates a thread. Tries again where there is none to be had: the kernel counts a thread that has
+/// just ended for a moment longer.
+fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    const ATTEMPTS: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    // A failed attempt drops its closure.
+    let run = Arc::new(Mutex::new(Some(run)));
+    let mut attempts = 0..ATTEMPTS;
+    loop {
+        let run = Arc::clone(&run);
+        let take = move || run.lock().ok().and_then(|mut run| run.take());
+        let spawned = thread::Builder::new().name("read".to_owned()).spawn(move || {
+            if let Some(run) = take() {
+                run();
+            }
+        });
+        match spawned {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && attempts.next().is_some() => {
+                thread::sleep(PAUSE);
+            }
+            spawned => return spawned.map(|_| ()),
+        }
     }
 }
 

@@ -148,7 +148,7 @@ pub(crate) fn removed_pins_are_made_again() {
         fixture.write();
         daemon.reload();
         assert_eq!(host_state(), names, "{role}");
-        assert_eq!(fixture.json("status")[role]["daemon"], json!(daemon.id()));
+        assert_eq!(fixture.json("status")[role]["daemon"]["process"], json!(daemon.id()));
         assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
         fixture.down();
     }
