@@ -8,6 +8,7 @@ pub mod config_file;
 pub mod daemon;
 pub mod error;
 mod files;
+pub mod journald;
 pub mod kernel;
 pub mod key;
 mod read;

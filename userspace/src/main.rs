@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sluice::args::Cli;
-use sluice::cli;
+use sluice::{cli, journald};
 
 fn main() -> ExitCode {
     let command_line = match Cli::try_parse() {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match cli::run(&command_line.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::report(&format!("sluice: error: {error}"));
+            cli::report(&format!("{}sluice: error: {error}", journald::error_prefix()));
             ExitCode::from(error.exit_code())
         }
     }

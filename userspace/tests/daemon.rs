@@ -115,6 +115,7 @@ tests! {
     reload:
         sluice_reload_waits_for_the_result,
         sluice_reload_has_a_timeout,
+        the_journal_receives_severities,
         the_service_manager_receives_the_state_and_signs_of_life;
     status:
         status_fails_where_nothing_is_attached,

@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::error::CliError;
 use crate::files::input::no_thread;
+use crate::journald::{self, WithSeverity};
 use crate::text::escape;
 
 /// The maximum number of lines that wait for the thread.
@@ -52,16 +53,19 @@ pub(crate) fn start() -> Result<(), CliError> {
     let writer = LogWriter::spawn(io::stderr()).map_err(CliError::operation)?;
     let writer = LOG.get_or_init(|| writer);
     let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Fails if a subscriber was set already, as in tests.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| writer.clone())
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .fmt_fields(debug_fn(write_field).delimited(" "))
         // A failed write would be reported on standard error, which panics where that fails too.
-        .log_internal_errors(false)
-        .try_init();
+        .log_internal_errors(false);
+    // Fails if a subscriber was set already, as in tests. The journal adds times itself.
+    let _ = match journald::stderr_is_journal() {
+        true => log.without_time().with_level(false).map_event_format(WithSeverity).try_init(),
+        false => log.try_init(),
+    };
     Ok(())
 }
 

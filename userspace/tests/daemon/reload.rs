@@ -43,6 +43,20 @@ pub(crate) fn sluice_reload_has_a_timeout() {
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }
 
+/// The log is a stream to the journal: lines start with their severity.
+pub(crate) fn the_journal_receives_severities() {
+    let fixture = DaemonFixture::new();
+    // The log file is opened before the daemon runs, so a shell finds out what it is.
+    let script = "JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stderr) exec \"$@\"";
+    let mut daemon = fixture.start_wrapped(&["sh", "-c", script, "sh"], &["lb"]);
+    fixture.write_text("{}");
+    daemon.reload();
+    let log = daemon.log();
+    assert!(log.lines().any(|line| line.starts_with("<6>ready: forwarding")), "{log}");
+    assert!(log.lines().any(|line| line.starts_with("<4>reload failed")), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+}
+
 pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
     let fixture = DaemonFixture::new();
     let path = fixture.directory().join("notify");
