@@ -10,6 +10,7 @@ use crate::daemon::lock::Lock;
 use crate::role::Role;
 use crate::serve::client;
 use crate::serve::protocol::{DaemonState, LastReload, Phase, Request, Response};
+use crate::text::chain;
 
 /// How long a daemon may take to describe its state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -72,7 +73,7 @@ pub(crate) fn daemon(instance: &str, role: Role) -> Option<DaemonStatus> {
         Ok(Some(Response::State(state))) => (Some(details(state)), None),
         Ok(Some(response)) => (None, Some(format!("unexpected response: {response:?}"))),
         Ok(None) => (None, Some("it does not listen on its control socket".to_owned())),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(chain(error.as_ref()))),
     };
     Some(DaemonStatus { process, state, error })
 }
