@@ -11,6 +11,8 @@ mod addresses;
 mod backend;
 #[path = "daemon/capture.rs"]
 mod capture;
+#[path = "daemon/churn.rs"]
+mod churn;
 #[path = "daemon/fixture.rs"]
 mod fixture;
 #[path = "daemon/growth.rs"]
@@ -173,6 +175,8 @@ tests! {
         a_backend_restores_what_other_programs_change,
         removed_pins_are_made_again,
         a_lost_netlink_connection_is_replaced;
+    churn:
+        route_changes_that_concern_no_backend_cost_nothing;
     signals:
         a_signal_before_the_configuration_is_read_is_a_reload,
         signals_during_the_load_of_a_program_refuse_no_reload,

@@ -39,6 +39,7 @@ tests! {
         unreachable_and_missing_routes_are_none,
         a_route_from_a_foreign_address_is_an_error,
         changes_of_links_addresses_and_routes_are_reported,
+        a_notification_names_what_has_changed,
         lost_notifications_count_as_a_change,
         a_tunnel_device_is_created_adopted_or_reported_as_unsupported;
     filters:

@@ -22,7 +22,7 @@ use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
 use crate::kernel::host::Host;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{HostChanges, Netlink};
 use crate::role::Role;
 use crate::serve;
 use crate::serve::protocol::{ReloadOutcome, RoleReport};
@@ -69,12 +69,16 @@ pub(super) trait RoleDaemon: Sized {
     /// Changes the state by another input.
     async fn take(&mut self, input: Input) -> Result<(), CliError>;
 
+    /// Looks up on the host what [`Self::take`] has found to be out of date. It may be interrupted
+    /// at any time and called again.
+    async fn look_up(&mut self) {}
+
     /// Restores what changes without a notification: pins and sysctls. An error ends the daemon, so
     /// that its supervisor restarts it.
     fn inspect(&mut self) -> Result<(), CliError>;
 
     /// Applies the state where it differs from the maps and the host. A failed change stays pending
-    /// until the next [`Input::Refresh`], [`Input::RoutesChanged`] or [`Input::Reload`].
+    /// until the next [`Input::Refresh`], [`Input::HostChanged`] or [`Input::Reload`].
     async fn apply(&mut self) -> Result<(), CliError>;
 
     /// Whether a failed change is still pending.
@@ -148,7 +152,7 @@ async fn serve<D: RoleDaemon>(
     };
     state.ready(daemon.report());
     daemon.log_ready();
-    let _changes = sources::route_changes(changes, netlink.clone(), sender.clone());
+    let _changes = sources::host_changes(changes, netlink.clone(), sender.clone());
     let _inspect = sources::inspect(sender.clone());
     let _refresh = sources::refresh(sender.clone());
     let _watchdog = sources::watchdog(sender);
@@ -214,8 +218,10 @@ async fn handle_inputs<D: RoleDaemon>(
         {
             return (daemon, Err(error));
         }
-        let may_have_predecessors =
-            matches!(input, Input::Reload(_) | Input::RoutesChanged | Input::Inspect);
+        let may_have_predecessors = match &input {
+            Input::HostChanged(changes) => changes.links || changes.filters,
+            input => matches!(input, Input::Reload(_) | Input::Inspect),
+        };
         match input {
             Input::Stop => break,
             Input::Failed(error) => return (daemon, Err(error)),
@@ -254,7 +260,7 @@ async fn resynchronise<D: RoleDaemon>(
             return Ok(());
         }
         *lost = netlink.lost_connections();
-        handle(daemon, args, Input::RoutesChanged, inputs, state).await;
+        handle(daemon, args, Input::HostChanged(HostChanges::everything()), inputs, state).await;
     }
     Err(CliError::operation(anyhow!(
         "the netlink connection is lost and cannot be replaced, so the host cannot be followed; \
@@ -286,7 +292,13 @@ async fn handle<D: RoleDaemon>(
             None => return,
         }
     } else {
-        daemon.take(input).await
+        let taken = daemon.take(input).await;
+        if inputs.unless_command(daemon.look_up()).await.is_none() {
+            // Continued after the command.
+            inputs.defer(Input::HostChanged(HostChanges::default()));
+            return;
+        }
+        taken
     };
     let applied = match taken {
         Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
@@ -348,6 +360,8 @@ mod tests {
         /// The next calls of `apply` fail.
         failures: usize,
         pending: bool,
+        /// The next lookup lasts until it is interrupted.
+        looks_up: bool,
     }
 
     impl RoleDaemon for Recorder {
@@ -385,6 +399,13 @@ mod tests {
             match input {
                 Input::PathErrors(_) => Err(CliError::operation(anyhow!("refused"))),
                 _ => Ok(()),
+            }
+        }
+
+        async fn look_up(&mut self) {
+            if std::mem::take(&mut self.looks_up) {
+                self.calls.borrow_mut().push("lookup");
+                std::future::pending().await
             }
         }
 
@@ -428,7 +449,8 @@ mod tests {
     fn no_work() {}
 
     /// The calls that inputs lead to.
-    fn calls(failures: usize, given: Vec<Input>) -> Vec<&'static str> {
+    fn calls(recorder: Recorder, given: Vec<Input>) -> Vec<&'static str> {
+        let looks_up = recorder.looks_up;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let netlink = Netlink::connect().unwrap();
@@ -442,10 +464,12 @@ mod tests {
                         // A stop would interrupt the reload.
                         reader.wait_for(|state| state.last_reload.is_some()).await.unwrap();
                     }
+                    if matches!(input, Input::Stop) || looks_up {
+                        sender.wait_until_taken().await;
+                    }
                     sender.send(input).await.map_err(|_| "the core is gone").unwrap();
                 }
             });
-            let recorder = Recorder { failures, ..Recorder::default() };
             let (daemon, ended) =
                 handle_inputs(recorder, &(no_work as fn()), "edge", inputs, &netlink, &state).await;
             ended.unwrap();
@@ -455,25 +479,28 @@ mod tests {
     }
 
     #[test]
-    fn every_input_is_taken_and_then_applied_until_stop() {
+    fn every_input_is_taken_and_then_applied_and_a_command_first() {
         assert_eq!(
             calls(
-                0,
+                Recorder::default(),
                 vec![
                     Input::Refresh,
                     Input::Reload(ReloadReply::default()),
-                    Input::RoutesChanged,
+                    Input::HostChanged(HostChanges::everything()),
                     Input::Stop
                 ]
             ),
-            ["refresh", "apply", "reload", "apply", "ready", "update of routes", "apply"]
+            ["reload", "apply", "ready", "refresh", "apply", "update of routes", "apply"]
         );
     }
 
     #[test]
     fn a_refused_input_is_not_applied() {
         assert_eq!(
-            calls(0, vec![Input::PathErrors(Vec::new()), Input::Refresh, Input::Stop]),
+            calls(
+                Recorder::default(),
+                vec![Input::PathErrors(Vec::new()), Input::Refresh, Input::Stop]
+            ),
             ["update of path MTUs", "refresh", "apply"]
         );
     }
@@ -481,8 +508,23 @@ mod tests {
     #[test]
     fn a_failed_reload_is_not_ready_and_is_applied_again() {
         assert_eq!(
-            calls(1, vec![Input::Reload(ReloadReply::default()), Input::Refresh, Input::Stop]),
+            calls(
+                Recorder { failures: 1, ..Recorder::default() },
+                vec![Input::Reload(ReloadReply::default()), Input::Refresh, Input::Stop]
+            ),
             ["reload", "apply", "refresh", "apply"]
+        );
+    }
+
+    #[test]
+    fn a_reload_interrupts_a_lookup_which_is_continued() {
+        let changes = Input::HostChanged(HostChanges::everything());
+        assert_eq!(
+            calls(
+                Recorder { looks_up: true, ..Recorder::default() },
+                vec![changes, Input::Reload(ReloadReply::default()), Input::Stop]
+            ),
+            ["update of routes", "lookup", "reload", "apply", "ready", "update of routes", "apply"]
         );
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::acl::LoadedAcl;
 use super::runtime;
 use crate::error::CliError;
+use crate::kernel::netlink::HostChanges;
 use crate::kernel::routing::path_mtu::PathError;
 use crate::serve::protocol::ReloadOutcome;
 
@@ -24,7 +25,7 @@ pub(crate) enum Input {
     /// The earliest path MTU expires.
     PathMtuExpired,
     /// Links, addresses, routes, rules or filters changed.
-    RoutesChanged,
+    HostChanged(HostChanges),
     /// The timer for changes that have no notification, such as those of sysctls.
     Inspect,
     /// The periodic timer.
@@ -55,6 +56,11 @@ impl ReloadReply {
 }
 
 impl Input {
+    /// Whether the input goes before others, and interrupts lookups.
+    const fn is_command(&self) -> bool {
+        matches!(self, Self::Stop | Self::Reload(_) | Self::Failed(_) | Self::Watchdog)
+    }
+
     /// The input as log lines name it.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
@@ -63,7 +69,7 @@ impl Input {
             Self::AclLoaded(_) => "loading of source ACLs",
             Self::PathErrors(_) => "update of path MTUs",
             Self::PathMtuExpired => "expiry of path MTUs",
-            Self::RoutesChanged => "update of routes",
+            Self::HostChanged(_) => "update of routes",
             Self::Inspect => "inspection of the host",
             Self::Refresh => "refresh",
             Self::Watchdog => "watchdog",
@@ -72,34 +78,107 @@ impl Input {
     }
 }
 
-/// The sending end of the channel; each source holds a clone.
-pub(crate) type InputSender = mpsc::Sender<Input>;
+/// The sending end of the channel; each source holds a clone. Commands have a channel of their own:
+/// they do not wait for other inputs.
+#[derive(Clone)]
+pub(crate) struct InputSender {
+    commands: mpsc::Sender<Input>,
+    events: mpsc::Sender<Input>,
+}
 
-/// The channel of inputs. It has room for one, so that a fast source waits for the core instead of
-/// filling memory, and events of one source merge while the core is busy.
+impl InputSender {
+    /// Sends an input, and waits for room. Fails when the core is gone.
+    pub(crate) async fn send(&self, input: Input) -> Result<(), mpsc::error::SendError<Input>> {
+        if input.is_command() { &self.commands } else { &self.events }.send(input).await
+    }
+
+    /// As [`Self::send`], for threads; for inputs that are no commands.
+    pub(crate) fn blocking_send(&self, input: Input) -> Result<(), mpsc::error::SendError<Input>> {
+        self.events.blocking_send(input)
+    }
+
+    /// Waits until the core has taken what was sent.
+    #[cfg(test)]
+    pub(crate) async fn wait_until_taken(&self) {
+        while self.events.capacity() == 0 || self.commands.capacity() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for room for an input that is no command.
+    pub(crate) async fn reserve(
+        &self,
+    ) -> Result<mpsc::Permit<'_, Input>, mpsc::error::SendError<()>> {
+        self.events.reserve().await
+    }
+}
+
+/// The channel of inputs. It has room for one command and one other input, so that a fast source
+/// waits for the core instead of filling memory, and events of one source merge while the core is
+/// busy.
 pub(crate) fn channel() -> (InputSender, Inputs) {
-    let (sender, receiver) = mpsc::channel(1);
-    (sender, Inputs { receiver, deferred: VecDeque::new() })
+    let (commands, command_receiver) = mpsc::channel(1);
+    let (events, event_receiver) = mpsc::channel(1);
+    let inputs =
+        Inputs { commands: command_receiver, events: event_receiver, deferred: VecDeque::new() };
+    (InputSender { commands, events }, inputs)
 }
 
 /// The receiving end of the channel.
 pub(crate) struct Inputs {
-    receiver: mpsc::Receiver<Input>,
-    /// Inputs that arrived during [`Self::wait_for`].
+    commands: mpsc::Receiver<Input>,
+    events: mpsc::Receiver<Input>,
+    /// Inputs that are to be handled later, commands before others.
     deferred: VecDeque<Input>,
 }
 
 impl Inputs {
-    /// The next input for the core; answers the service manager's watchdog.
+    /// The next input for the core, commands first; answers the service manager's watchdog.
     pub(crate) async fn next(&mut self) -> Option<Input> {
         loop {
-            let next = match self.deferred.pop_front() {
-                Some(input) => Some(input),
-                None => self.receiver.recv().await,
+            if let Some(input) = self.deferred.pop_front_if(|input| input.is_command()) {
+                return Some(input);
+            }
+            let next = match self.deferred.is_empty() {
+                true => self.receive().await,
+                false => self.commands.try_recv().ok().or_else(|| self.deferred.pop_front()),
             };
             match next {
                 Some(Input::Watchdog) => sign_of_life(),
                 next => return next,
+            }
+        }
+    }
+
+    /// The next input that arrives, commands first.
+    async fn receive(&mut self) -> Option<Input> {
+        tokio::select! {
+            biased;
+            Some(command) = self.commands.recv() => Some(command),
+            Some(event) = self.events.recv() => Some(event),
+            else => None,
+        }
+    }
+
+    /// Defers an input until the others that are deferred are handled.
+    pub(crate) fn defer(&mut self, input: Input) {
+        self.deferred.push_back(input);
+    }
+
+    /// Waits for work that a command interrupts: `None` then, and the command is the next input.
+    pub(crate) async fn unless_command<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(command) = self.commands.recv() => match command {
+                    Input::Watchdog => sign_of_life(),
+                    command => {
+                        self.deferred.push_front(command);
+                        return None;
+                    }
+                },
+                done = &mut work => return Some(done),
             }
         }
     }
@@ -111,7 +190,7 @@ impl Inputs {
         loop {
             tokio::select! {
                 done = &mut work => return Some(done),
-                Some(input) = self.receiver.recv() => match input {
+                Some(input) = self.receive() => match input {
                     input @ (Input::Stop | Input::Failed(_)) => {
                         self.deferred.push_front(input);
                         return None;

@@ -1,5 +1,6 @@
 //! The sources of inputs: one task each, which waits for its event and sends it to the core.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -11,7 +12,7 @@ use super::requests::Requests;
 use super::signals::Signals;
 use crate::clock;
 use crate::error::CliError;
-use crate::kernel::netlink::{Changes, Netlink};
+use crate::kernel::netlink::{Changes, HostChanges, Netlink};
 use crate::kernel::routing::path_mtu::Listener;
 use crate::serve::server::ControlSocket;
 
@@ -88,42 +89,50 @@ pub(super) fn requests(socket: ControlSocket, requests: Requests) -> SourceTask 
     SourceTask::spawn(socket.serve(requests))
 }
 
-/// Sends [`Input::RoutesChanged`]. After an error of the subscription everything may have changed,
+/// Sends [`Input::HostChanged`]. After an error of the subscription everything may have changed,
 /// and another one is opened; if that fails, sends [`Input::Failed`].
-pub(super) fn route_changes(
+pub(super) fn host_changes(
     mut changes: Changes,
     netlink: Netlink,
     inputs: InputSender,
 ) -> SourceTask {
     SourceTask::spawn(async move {
         loop {
-            let received = match changes.changed().await {
-                Ok(()) => {
-                    sleep(SETTLE).await;
-                    changes.gather()
-                }
-                Err(error) => Err(error),
-            };
-            let input = match received {
-                Ok(()) => Input::RoutesChanged,
-                Err(error) => {
-                    warn!(%error, "cannot receive notifications of the host; subscribing again");
-                    // An error that lasts must not keep the daemon busy.
-                    sleep(SETTLE).await;
-                    match netlink.changes() {
-                        Ok(subscribed) => {
-                            changes = subscribed;
-                            Input::RoutesChanged
-                        }
-                        Err(error) => Input::Failed(CliError::operation(error)),
+            if let Err(error) = send_changes(&mut changes, &inputs).await {
+                warn!(%error, "cannot receive notifications of the host; subscribing again");
+                // An error that lasts must not keep the daemon busy.
+                sleep(SETTLE).await;
+                let input = match netlink.changes() {
+                    Ok(subscribed) => {
+                        changes = subscribed;
+                        Input::HostChanged(HostChanges::everything())
                     }
-                }
-            };
-            if inputs.send(input).await.is_err() {
-                return;
+                    Err(error) => Input::Failed(CliError::operation(error)),
+                };
+                // The core is gone when the daemon ends.
+                let _ = inputs.send(input).await;
             }
         }
     })
+}
+
+/// Waits for changes, gathers those that follow for a while, and those that arrive until the core
+/// takes them.
+async fn send_changes(changes: &mut Changes, inputs: &InputSender) -> io::Result<()> {
+    let mut gathered = changes.changed().await?;
+    sleep(SETTLE).await;
+    gathered.merge(changes.gather()?);
+    loop {
+        tokio::select! {
+            room = inputs.reserve() => {
+                if let Ok(room) = room {
+                    room.send(Input::HostChanged(gathered));
+                }
+                return Ok(());
+            }
+            change = changes.changed() => gathered.merge(change?),
+        }
+    }
 }
 
 /// Sends [`Input::PathErrors`].

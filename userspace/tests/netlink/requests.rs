@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libtest_mimic::Completion;
 use sluice::kernel::netlink::{
-    AddressAdded, AddressRemoved, Error, Netlink, TunnelError, TunnelKind,
+    AddressAdded, AddressRemoved, Error, HostChanges, Netlink, TunnelError, TunnelKind,
 };
 
 use crate::support::{add_address, run, try_run, veth};
@@ -163,8 +163,41 @@ pub(crate) async fn changes_of_links_addresses_and_routes_are_reported() {
         while tokio::time::timeout(quiet, changes.changed()).await.is_ok() {}
         run(command);
         let noticed = tokio::time::timeout(long, changes.changed()).await;
-        assert!(matches!(noticed, Ok(Ok(()))), "`{command}`: {noticed:?}");
+        assert!(matches!(noticed, Ok(Ok(_))), "`{command}`: {noticed:?}");
     }
+}
+
+pub(crate) async fn a_notification_names_what_has_changed() {
+    veth("one", "other");
+    add_address("192.0.2.1/24", "one");
+    let mut changes = Netlink::connect().unwrap().changes().unwrap();
+    let route = |route: &str| HostChanges {
+        routes: [route.parse().unwrap()].into(),
+        ..HostChanges::default()
+    };
+    let (links, filters) = (
+        HostChanges { links: true, ..HostChanges::default() },
+        HostChanges { filters: true, ..HostChanges::default() },
+    );
+    for (command, expected) in [
+        ("ip route add 198.51.100.0/24 dev one", route("198.51.100.0/24")),
+        ("ip route add default via 192.0.2.9", route("0.0.0.0/0")),
+        ("ip route del 198.51.100.0/24", route("198.51.100.0/24")),
+        ("ip -6 route add 2001:db8:5::/48 dev one", route("2001:db8:5::/48")),
+        ("ip -6 route add unreachable default metric 9", route("::/0")),
+        ("ip rule add from 192.0.2.1 lookup 100", links.clone()),
+        ("ip link set one mtu 1400", links),
+        ("tc qdisc add dev one clsact", filters),
+    ] {
+        run(command);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(changes.gather().unwrap(), expected, "`{command}`");
+    }
+    run("ip addr add 192.0.2.7/32 dev lo");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let expected =
+        HostChanges { addresses: ["192.0.2.7".parse().unwrap()].into(), ..route("192.0.2.7/32") };
+    assert_eq!(changes.gather().unwrap(), expected);
 }
 
 pub(crate) async fn lost_notifications_count_as_a_change() {
@@ -178,10 +211,12 @@ pub(crate) async fn lost_notifications_count_as_a_change() {
     .unwrap();
     run(&format!("ip -batch {}", batch.path().display()));
     let mut noticed = 0;
+    let mut lost = false;
     while let Ok(change) = tokio::time::timeout(Duration::from_secs(2), changes.changed()).await {
-        change.expect("lost messages are no error");
+        lost |= change.expect("lost messages are no error") == HostChanges::everything();
         noticed += 1;
     }
+    assert!(lost, "everything may have changed");
     assert!(
         noticed > 0 && noticed < 2 * rounds,
         "{noticed} notifications: the socket must overflow"

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::anyhow;
+use ipnet::IpNet;
 use sluice_control::capacities::Capacities;
 use sluice_control::config::Config;
 use sluice_datapath::Family;
@@ -34,7 +35,7 @@ use crate::kernel::bpf::{self, BackendMaps, LoadParameters, Pins};
 use crate::kernel::host::{
     BackendReport, BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
 };
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{HostChanges, Netlink};
 use crate::serve::protocol::RoleReport;
 
 use assignment::Assignment;
@@ -193,7 +194,9 @@ impl RoleDaemon for BackendDaemon {
 
     async fn take(&mut self, input: Input) -> Result<(), CliError> {
         match input {
-            Input::RoutesChanged | Input::Refresh => {
+            // Routes of others change nothing here.
+            Input::HostChanged(changes) if !self.is_concerned(&changes) => {}
+            Input::HostChanged(_) | Input::Refresh => {
                 self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
                 self.pending.host = true;
             }
@@ -261,6 +264,18 @@ impl RoleDaemon for BackendDaemon {
 }
 
 impl BackendDaemon {
+    /// Whether changes may concern the set-up: routes only if they are default routes, or those of
+    /// VIP prefixes.
+    fn is_concerned(&self, changes: &HostChanges) -> bool {
+        let is_ours = |route: &IpNet| {
+            route.prefix_len() == 0 || self.assignment.vips.binary_search(route).is_ok()
+        };
+        changes.links
+            || changes.filters
+            || !changes.addresses.is_empty()
+            || changes.routes.iter().any(is_ours)
+    }
+
     /// The attachments of the programs that decapsulate and clamp.
     fn attachments(config: &Config) -> [Attachment; 2] {
         let [decapsulating, clamping] = Self::ROLE.programs else {

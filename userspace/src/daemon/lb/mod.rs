@@ -9,7 +9,7 @@ mod config;
 mod path_mtus;
 mod routing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -61,6 +61,8 @@ struct LbDaemon {
     settings: Settings,
     attachment: Attachment,
     next_hops: NextHops,
+    /// The next hops that are out of date.
+    lookups: Lookups,
     path_mtus: PathMtuTracker,
     /// Warnings about next hops that were logged, by backend address.
     warned: BTreeMap<IpAddr, String>,
@@ -189,6 +191,7 @@ impl RoleDaemon for LbDaemon {
             settings,
             attachment,
             next_hops,
+            lookups: Lookups::default(),
             warned: BTreeMap::new(),
             acls,
             stale_acls: BTreeMap::new(),
@@ -237,13 +240,22 @@ impl RoleDaemon for LbDaemon {
                 self.path_mtus.expire();
                 self.pending.next_hops = true;
             }
-            Input::RoutesChanged | Input::Refresh => {
-                self.pending = self.pending.or(std::mem::take(&mut self.failed));
-                self.pending.attachments = true;
-                self.look_up_routes().await;
+            Input::HostChanged(changes) => {
+                if changes.links || changes.filters {
+                    self.retry();
+                }
+                self.note_route_changes(&changes);
+            }
+            Input::Refresh => {
+                self.retry();
+                self.lookups = Lookups::All;
             }
         }
         Ok(())
+    }
+
+    async fn look_up(&mut self) {
+        self.look_up_routes().await;
     }
 
     fn inspect(&mut self) -> Result<(), CliError> {
@@ -305,6 +317,21 @@ impl RoleDaemon for LbDaemon {
     }
 }
 
+/// Next hops that are out of date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lookups {
+    /// Those to all backends.
+    All,
+    /// Those to some addresses.
+    Some(BTreeSet<IpAddr>),
+}
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
 async fn find_next_hops(
     netlink: &Netlink,
     config: &LbConfig,
@@ -317,6 +344,12 @@ async fn find_next_hops(
 }
 
 impl LbDaemon {
+    /// Looks at the interfaces, and makes failed changes pending again.
+    fn retry(&mut self) {
+        self.pending = self.pending.or(std::mem::take(&mut self.failed));
+        self.pending.attachments = true;
+    }
+
     /// Checks a configuration that was read again as a start does, and takes it as the state. A
     /// change that is impossible while packets are forwarded is refused here.
     async fn take_config(&mut self, args: &LbArgs, config: LbConfig) -> Result<(), CliError> {

@@ -8,9 +8,10 @@ use sluice_datapath::abi::maps::balancer;
 use tracing::{info, warn};
 
 use super::path_mtus::MAX_WARNINGS;
-use super::{LbDaemon, find_next_hops};
+use super::{LbDaemon, Lookups, find_next_hops};
 use crate::clock;
 use crate::error::CliError;
+use crate::kernel::netlink::HostChanges;
 use crate::kernel::routing::next_hops::{self, NextHops};
 use crate::kernel::routing::path_mtu::{LIFETIME, Malformed, PathError, PathErrorOutcome};
 
@@ -76,10 +77,36 @@ impl LbDaemon {
         self.maps.write(balancer::PATH_MTU_ERRORS, &counts).map_err(CliError::operation)
     }
 
-    /// Looks up the routes to all backends.
+    /// Notes which next hops changes of the host may change: all after a change of links, rules or
+    /// an underlay address, else those to backends in the destinations of changed routes.
+    pub(super) fn note_route_changes(&mut self, changes: &HostChanges) {
+        let underlay = self.config.config.underlay();
+        let is_own = |address: &IpAddr| underlay.address_for(*address) == Some(*address);
+        if changes.links || changes.addresses.iter().any(is_own) {
+            self.lookups = Lookups::All;
+        }
+        if let Lookups::Some(addresses) = &mut self.lookups {
+            addresses.extend(changes.routes.iter().flat_map(|route| self.next_hops.within(*route)));
+        }
+    }
+
+    /// Looks up the routes that are out of date.
     pub(super) async fn look_up_routes(&mut self) {
         let mode = next_hops::Source::MayBeMissing;
-        match find_next_hops(self.host.netlink(), &self.config, mode).await {
+        let netlink = self.host.netlink();
+        let found = match &self.lookups {
+            Lookups::Some(addresses) if addresses.is_empty() => return,
+            Lookups::All => find_next_hops(netlink, &self.config, mode).await,
+            Lookups::Some(addresses) => {
+                let (underlay, overhead) = (self.config.config.underlay(), self.config.overhead());
+                NextHops::find(netlink, underlay, overhead, addresses.iter().copied(), mode)
+                    .await
+                    .map(|some| self.next_hops.updated(some))
+                    .map_err(CliError::operation)
+            }
+        };
+        self.lookups = Lookups::default();
+        match found {
             Ok(found) if found == self.next_hops => {}
             Ok(found) => {
                 self.take_next_hops(found);

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use rtnetlink::AddressMessageBuilder;
 
+use super::decode::own_address;
 use super::{Error, Mode, Netlink, interface_name};
 
 /// The outcome of [`Netlink::add_address`].
@@ -114,22 +115,10 @@ impl Netlink {
     }
 }
 
-/// The local address: on a point-to-point interface, `Address` is the peer's and `Local` the
-/// host's.
-fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
-    let mut own = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => own = Some(*address),
-            AddressAttribute::Address(address) => own = own.or(Some(*address)),
-            _ => {}
-        }
-    }
-    own.map(|address| (message.header.index, address, message.header.prefix_len))
-}
-
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::address::AddressAttribute;
+
     use super::*;
 
     #[test]

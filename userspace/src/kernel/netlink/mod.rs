@@ -8,6 +8,7 @@
 
 mod address;
 mod changes;
+mod decode;
 mod direction;
 mod error;
 mod link;
@@ -31,7 +32,7 @@ use tracing::warn;
 use self::error::{ANSWER_WITHIN, DUMP_ATTEMPTS};
 
 pub use self::address::{AddressAdded, AddressRemoved};
-pub use self::changes::Changes;
+pub use self::changes::{Changes, HostChanges};
 pub use self::direction::Direction;
 pub use self::error::Error;
 pub use self::link::Interface;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_control::config::Underlay;
 use sluice_control::have::HaveBackend;
 use sluice_datapath::Family;
@@ -112,6 +113,21 @@ impl NextHops {
             }
         }
         Ok(next_hops)
+    }
+
+    /// The addresses of backends in a prefix.
+    pub fn within(&self, prefix: IpNet) -> impl Iterator<Item = IpAddr> {
+        let (first, last) = (prefix.network(), prefix.broadcast());
+        self.found.range(first..=last).map(|(address, _)| *address)
+    }
+
+    /// These next hops, with those that were looked up again.
+    pub fn updated(&self, again: Self) -> Self {
+        let mut updated = self.clone();
+        updated.warnings.retain(|address, _| !again.found.contains_key(address));
+        updated.found.extend(again.found);
+        updated.warnings.extend(again.warnings);
+        updated
     }
 
     /// The path to an address; `None` for the address of no backend.
