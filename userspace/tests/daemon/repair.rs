@@ -148,7 +148,12 @@ pub(crate) fn removed_pins_are_made_again() {
         fixture.write();
         daemon.reload();
         assert_eq!(host_state(), names, "{role}");
-        assert_eq!(fixture.json("status")[role]["daemon"]["process"], json!(daemon.id()));
+        let status = fixture.json("status")[role]["daemon"].clone();
+        assert_eq!(
+            (&status["process"], &status["repairs"]),
+            (&json!(daemon.id()), &json!(daemon.log_count("restored host state"))),
+            "{status}"
+        );
         assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
         fixture.down();
     }
