@@ -133,6 +133,7 @@ tests! {
         next_hops_of_one_family_are_updated_while_the_other_lacks_a_source;
     path_mtu:
         icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backend,
+        a_quoted_flow_must_select_the_backend_and_listed_routers_send_errors,
         a_path_mtu_outlives_the_daemon_and_expires,
         without_cap_net_raw_icmp_errors_are_ignored_and_packets_forwarded;
     capture:

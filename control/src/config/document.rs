@@ -17,7 +17,7 @@ use sluice_maglev::TableSize;
 
 use super::limits::{
     MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_PRIORITY, MAX_RATE, MAX_SERVICES,
-    MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU,
+    MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU, MIN_PATH_MTU,
 };
 use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 use super::prefix::AddressOrPrefix;
@@ -142,6 +142,15 @@ pub struct RawUnderlay {
     /// routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Bounded<{ MIN_MTU }, { MAX_MTU }>>,
+    /// The smallest path MTU to a backend that an ICMP error can report, outer header included.
+    /// Default: 1280 plus the outer header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_path_mtu: Option<Bounded<{ MIN_PATH_MTU }, { MAX_MTU }>>,
+    /// Addresses or prefixes of the routers whose ICMP errors about path MTUs are accepted.
+    /// Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub path_mtu_routers: Option<Vec<Text<AddressOrPrefix>>>,
     /// Prefix from which each flow gets its source address of IPv4 outer headers. Default: `v4` for
     /// all flows.
     #[serde(skip_serializing_if = "Option::is_none")]

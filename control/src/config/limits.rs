@@ -49,6 +49,9 @@ pub const MAX_PRIORITY: u32 = 65_535;
 pub const DEFAULT_GUE_PORT: u16 = 6_080;
 /// Minimum MTU of an underlay: that of IPv6 (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 1_280;
+/// Minimum of `underlay.min_path_mtu`: the IPv4 packet that every host must accept (RFC 791 section
+/// 3.2), and an outer header.
+pub const MIN_PATH_MTU: u32 = 596;
 /// Maximum MTU of an underlay: the largest total length of an IPv4 packet.
 pub const MAX_MTU: u32 = 65_535;
 

@@ -21,6 +21,7 @@ pub struct Config {
     pub(super) interfaces: Vec<String>,
     pub(super) priority: Priority,
     pub(super) underlay: Underlay,
+    pub(super) path_mtu_routers: Vec<IpNet>,
     pub(super) clamp_mss: bool,
     pub(super) hash_key_file: PathBuf,
     pub(super) capacities: Capacities,
@@ -54,6 +55,12 @@ impl Config {
     #[must_use]
     pub const fn underlay(&self) -> Underlay {
         self.underlay
+    }
+
+    /// The routers whose ICMP errors about path MTUs are accepted; empty for all.
+    #[must_use]
+    pub fn path_mtu_routers(&self) -> &[IpNet] {
+        &self.path_mtu_routers
     }
 
     /// Whether backends clamp the MSS of SYN and SYN-ACK segments to what fits with an outer
@@ -130,6 +137,9 @@ pub struct Underlay {
     /// The MTU in bytes, outer header included, from [`MIN_MTU`](super::limits::MIN_MTU) to
     /// [`MAX_MTU`](super::limits::MAX_MTU). `None`: the MTU of interfaces and routes.
     pub mtu: Option<u32>,
+    /// The smallest path MTU to a backend that an ICMP error can report, outer header included.
+    /// `None`: 1,280 bytes and the outer header.
+    pub min_path_mtu: Option<u32>,
 }
 
 impl Underlay {

@@ -85,6 +85,12 @@ impl Flow {
         Self { source, destination, source_port, destination_port, protocol: protocol as u32 }
     }
 
+    /// The protocol number: [`TCP`] or [`UDP`].
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol as u8
+    }
+
     /// The flow with the fields cleared that `options` exclude from the hash.
     #[inline(always)]
     #[must_use]

@@ -1,6 +1,6 @@
 //! Load-time constants of the balancer's program.
 
-use crate::abi::address::Address;
+use crate::abi::address::{Address, Family};
 use crate::abi::flow::Port;
 use crate::abi::options::Features;
 use crate::abi::rate::Rate;
@@ -44,4 +44,13 @@ impl Settings {
         vip_sources: VipSources::NONE,
         errors: Rate::NONE,
     };
+
+    /// The source address of outer headers of a family, and its bits that are filled from the
+    /// flow's hash.
+    pub const fn outer_source(&self, family: Family) -> (Address, u32) {
+        match family {
+            Family::V4 => (self.source_v4, self.source_bits_v4),
+            Family::V6 => (self.source_v6, self.source_bits_v6),
+        }
+    }
 }

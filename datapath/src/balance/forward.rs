@@ -8,7 +8,7 @@ use crate::balance::admit::Admission;
 use crate::balance::capture;
 use crate::balance::encapsulate::{TunnelPath, encapsulate, resolve_path};
 use crate::balance::gue::GueMeta;
-use crate::balance::maps::{BalancerMaps, ForwardedCounts};
+use crate::balance::maps::{BalancerMaps, ForwardedCounts, SelectionMaps};
 use crate::balance::outcome::StageOutcome;
 use crate::balance::select::{Selection, Tracking, select_backend};
 use crate::balance::stage::Egress;
@@ -49,7 +49,7 @@ pub(crate) fn flow_of(ip: &IpHeader, l4: &L4Header) -> Flow {
 
 /// The hash of the fields of a flow that its service hashes.
 #[inline(always)]
-pub(crate) fn hash_flow<M: BalancerMaps>(
+pub(crate) fn hash_flow<M: SelectionMaps>(
     flow: &Flow,
     family: Family,
     options: VipOptions,

@@ -4,12 +4,12 @@ use crate::abi::{
     Address, AddressOptions, Family, Features, Port, PrefixKey, Reason, RouteKey, ServiceRef,
     VipAddress, VipKey, VipOptions,
 };
-use crate::balance::maps::BalancerMaps;
+use crate::balance::maps::{BalancerMaps, SelectionMaps};
 use crate::wire::parse::IpHeader;
 
 /// Finds the VIP address of a packet. Traffic that is not addressed to a VIP costs one hash lookup.
 #[inline(always)]
-pub(crate) fn find_vip_address<M: BalancerMaps>(
+pub(crate) fn find_vip_address<M: SelectionMaps>(
     maps: &M,
     ip: &IpHeader,
 ) -> Result<VipAddress, Reason> {
@@ -44,7 +44,7 @@ pub(crate) fn check_source<M: BalancerMaps>(
 
 /// The entry of a VIP address, or of the longest VIP prefix that contains an address.
 #[inline(always)]
-fn lookup_address<M: BalancerMaps>(maps: &M, address: &Address) -> Option<VipAddress> {
+pub(crate) fn lookup_address<M: SelectionMaps>(maps: &M, address: &Address) -> Option<VipAddress> {
     let mut entry = maps.vip_address(address);
     if entry.is_none() && maps.uses(Features::PREFIXES) {
         entry = maps.vip_prefix(&PrefixKey::address(address));
@@ -54,7 +54,7 @@ fn lookup_address<M: BalancerMaps>(maps: &M, address: &Address) -> Option<VipAdd
 
 /// Finds the service of the VIP with this port and protocol at a VIP address.
 #[inline(always)]
-pub(crate) fn find_vip_service<M: BalancerMaps>(
+pub(crate) fn find_vip_service<M: SelectionMaps>(
     maps: &M,
     address: &VipAddress,
     port: Port,
@@ -77,7 +77,7 @@ pub(crate) fn find_vip_service<M: BalancerMaps>(
 /// Returns the service that handles this client: the target of the longest matching route of the
 /// VIP's service, or that service itself. Routes are not chained.
 #[inline(always)]
-pub(crate) fn apply_route<M: BalancerMaps>(
+pub(crate) fn apply_route<M: SelectionMaps>(
     maps: &M,
     client: &Address,
     vip_service: ServiceRef,

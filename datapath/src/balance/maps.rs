@@ -38,8 +38,8 @@ pub trait CaptureMaps {
     fn output_event(&self, event: &CaptureEvent) -> bool;
 }
 
-/// The maps of the balancer's program.
-pub trait BalancerMaps: CaptureMaps {
+/// The maps that decide which backend takes a flow.
+pub trait SelectionMaps {
     /// A borrowed lookup table. All words read through one borrow are of the same generation.
     type LookupTable<'a>: LookupTable
     where
@@ -50,6 +50,26 @@ pub trait BalancerMaps: CaptureMaps {
     fn uses(&self, feature: Features) -> bool;
     /// [`Settings::hash_key`](crate::abi::Settings::hash_key).
     fn hash_key(&self) -> [u64; 2];
+    /// The entry of a VIP address.
+    fn vip_address(&self, address: &Address) -> Option<VipAddress>;
+    /// The entry of the longest VIP prefix that contains an address.
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
+    /// The service of a VIP.
+    fn vip(&self, key: &VipKey) -> Option<ServiceRef>;
+    /// The target of the longest route of a service that contains a client.
+    fn route(&self, key: &RouteKey) -> Option<ServiceRef>;
+    /// The lookup table of a service.
+    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>>;
+    /// The backend at an index.
+    fn backend(&self, index: u16) -> Option<Backend>;
+    /// The connection table's entry of a flow.
+    fn connection(&self, flow: &Flow) -> Option<Connection>;
+    /// Writes a flow's entry. A failure is ignored: the flow is forwarded without an entry.
+    fn insert_connection(&self, flow: &Flow, connection: &Connection);
+}
+
+/// The maps of the balancer's program.
+pub trait BalancerMaps: SelectionMaps + CaptureMaps {
     /// The source address of outer headers of a family.
     fn outer_source(&self, family: Family) -> Address;
     /// The bits of that address, in its last word, that the flow hash fills in.
@@ -62,14 +82,6 @@ pub trait BalancerMaps: CaptureMaps {
     fn now(&self) -> u64;
     /// Consumes a token of the rate limit of ICMP errors; false when there is none.
     fn consume_icmp_error_token(&self) -> bool;
-    /// The entry of a VIP address.
-    fn vip_address(&self, address: &Address) -> Option<VipAddress>;
-    /// The entry of the longest VIP prefix that contains an address.
-    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress>;
-    /// The service of a VIP.
-    fn vip(&self, key: &VipKey) -> Option<ServiceRef>;
-    /// The target of the longest route of a service that contains a client.
-    fn route(&self, key: &RouteKey) -> Option<ServiceRef>;
     /// The verdict of an ACL ([`AclVerdict::GLOBAL`], or a service's) on a client; `None` if there
     /// is no such ACL.
     fn acl_verdict(&self, acl: u32, client: &PrefixKey) -> Option<AclVerdict>;
@@ -77,18 +89,10 @@ pub trait BalancerMaps: CaptureMaps {
     fn quic_lengths(&self, service: u32) -> QuicIdLengths;
     /// The backend of a QUIC server ID.
     fn quic_server(&self, key: &QuicServerKey) -> Option<Connection>;
-    /// The lookup table of a service.
-    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>>;
-    /// The backend at an index.
-    fn backend(&self, index: u16) -> Option<Backend>;
     /// The next hop at a [`NextHop::index`].
     fn next_hop(&self, index: u32) -> Option<NextHop>;
     /// The address at a [`NextHop::neighbour_index`].
     fn neighbour(&self, index: u32) -> Option<&Neighbour>;
-    /// The connection table's entry of a flow.
-    fn connection(&self, flow: &Flow) -> Option<Connection>;
-    /// Writes a flow's entry. A failure is ignored: the flow is forwarded without an entry.
-    fn insert_connection(&self, flow: &Flow, connection: &Connection);
     /// Consumes tokens of a client's buckets at a service; false when there are none.
     fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool;
     /// Consumes tokens of a service's buckets; false when there are none.

@@ -11,7 +11,8 @@
 //! `pipeline` (the order), `fast_path`, `lookup` (address, VIP, route),
 //! `admit` (the point from which refusals are drops), `acl`, `forward` (rates, backend, MTU,
 //! sending), `select` (lookup table and connection table), `encapsulate`, `gue` and `finish_gue`;
-//! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`.
+//! then `slow_path`, `fragment`, `icmp`, `packet_too_big`, `quic`, `capture`. `resolve_flow` is for
+//! userspace.
 //!
 //! In the kernel, each stage is a BPF subprogram with a stack frame of its own: the kernel allows
 //! 512 bytes for a function and all its callers together.
@@ -33,12 +34,14 @@ mod outcome;
 mod packet_too_big;
 mod pipeline;
 mod quic;
+mod resolve_flow;
 mod select;
 mod slow_path;
 mod stage;
 
 pub use gue::{FIRST_SOURCE_PORT, GueMeta};
-pub use maps::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable};
+pub use maps::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable, SelectionMaps};
 pub use packet_too_big::{QUOTE_V4, QUOTE_V6};
 pub use pipeline::{StageRunner, balance};
+pub use resolve_flow::{ResolvedFlow, resolve_flow};
 pub use stage::{Egress, Hook, Stage};

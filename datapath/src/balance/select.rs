@@ -1,7 +1,7 @@
 //! Selection of the backend: by lookup table, or by connection table for tracked services.
 
 use crate::abi::{Backend, Connection, Flow, Reason, Slot, TableHead, slot_index};
-use crate::balance::maps::{BalancerMaps, LookupTable};
+use crate::balance::maps::{LookupTable, SelectionMaps};
 
 /// Whether the connection table may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) struct Selection {
 /// Selects the backend of a flow: that of its slot in the lookup table, unless the service is
 /// tracked and the connection table has an entry of the flow.
 #[inline(always)]
-pub(crate) fn select_backend<M: BalancerMaps>(
+pub(crate) fn select_backend<M: SelectionMaps>(
     maps: &M,
     table: &impl LookupTable,
     flow: &Flow,
@@ -65,13 +65,13 @@ pub(crate) fn select_backend<M: BalancerMaps>(
 
 /// The backend in the connection table.
 #[inline(always)]
-fn find_tracked<M: BalancerMaps>(maps: &M, flow: &Flow, hint: u16) -> Option<Selection> {
+fn find_tracked<M: SelectionMaps>(maps: &M, flow: &Flow, hint: u16) -> Option<Selection> {
     resolve_connection(maps, &maps.connection(flow)?, hint)
 }
 
 /// The backend of a connection, unless its index has been reused since.
 #[inline(always)]
-pub(crate) fn resolve_connection<M: BalancerMaps>(
+pub(crate) fn resolve_connection<M: SelectionMaps>(
     maps: &M,
     connection: &Connection,
     hint: u16,

@@ -11,7 +11,7 @@ use crate::abi::{
     QuicIdLengths, QuicServerKey, Rate, RateKind, Reason, RouteKey, ServiceRef, Settings,
     TokenRequest, VipAddress, VipKey, VipSources,
 };
-use crate::balance::{BalancerMaps, CaptureMaps, ForwardedCounts};
+use crate::balance::{BalancerMaps, CaptureMaps, ForwardedCounts, SelectionMaps};
 
 /// The balancer's maps in plain memory.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl CaptureMaps for MemoryBalancer {
     }
 }
 
-impl BalancerMaps for MemoryBalancer {
+impl SelectionMaps for MemoryBalancer {
     type LookupTable<'a> = &'a TableWords;
 
     fn uses(&self, feature: Features) -> bool {
@@ -85,6 +85,43 @@ impl BalancerMaps for MemoryBalancer {
         self.settings.hash_key
     }
 
+    fn vip_address(&self, address: &Address) -> Option<VipAddress> {
+        self.maps.vip_addresses.borrow().get(address).copied()
+    }
+
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
+        let prefixes = self.maps.vip_prefixes.borrow();
+        longest_match(prefixes.iter().map(|(prefix, entry)| (*prefix, *entry)), key)
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
+        self.maps.vips.borrow().get(key).copied()
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
+        let routes = self.maps.routes.borrow();
+        let of_service = routes.iter().filter(|(route, _)| route.service == key.service);
+        longest_match(of_service.map(|(route, target)| (route.clients(), *target)), &key.clients())
+    }
+
+    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>> {
+        self.maps.tables.get(&service)
+    }
+
+    fn backend(&self, index: u16) -> Option<Backend> {
+        self.maps.backends.borrow().get(&index.into()).copied()
+    }
+
+    fn connection(&self, flow: &Flow) -> Option<Connection> {
+        self.maps.connections.borrow().get(flow).copied()
+    }
+
+    fn insert_connection(&self, flow: &Flow, connection: &Connection) {
+        self.maps.connections.borrow_mut().insert(*flow, *connection);
+    }
+}
+
+impl BalancerMaps for MemoryBalancer {
     fn outer_source(&self, family: Family) -> Address {
         match family {
             Family::V4 => self.settings.source_v4,
@@ -117,28 +154,9 @@ impl BalancerMaps for MemoryBalancer {
         consume_one(self.settings.errors, bucket, 1, self.now.get())
     }
 
-    fn vip_address(&self, address: &Address) -> Option<VipAddress> {
-        self.maps.vip_addresses.borrow().get(address).copied()
-    }
-
-    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        let prefixes = self.maps.vip_prefixes.borrow();
-        longest_match(prefixes.iter().map(|(prefix, entry)| (*prefix, *entry)), key)
-    }
-
-    fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
-        let routes = self.maps.routes.borrow();
-        let of_service = routes.iter().filter(|(route, _)| route.service == key.service);
-        longest_match(of_service.map(|(route, target)| (route.clients(), *target)), &key.clients())
-    }
-
     fn acl_verdict(&self, acl: u32, source: &PrefixKey) -> Option<AclVerdict> {
         let acl = self.maps.acls.get(&acl)?.iter().map(|(prefix, verdict)| (*prefix, *verdict));
         Some(longest_match(acl, source).unwrap_or(AclVerdict::ALLOWED))
-    }
-
-    fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
-        self.maps.vips.borrow().get(key).copied()
     }
 
     fn quic_lengths(&self, service: u32) -> QuicIdLengths {
@@ -149,14 +167,6 @@ impl BalancerMaps for MemoryBalancer {
         self.maps.quic_servers.borrow().get(key).copied()
     }
 
-    fn lookup_table(&self, service: u32) -> Option<Self::LookupTable<'_>> {
-        self.maps.tables.get(&service)
-    }
-
-    fn backend(&self, index: u16) -> Option<Backend> {
-        self.maps.backends.borrow().get(&index.into()).copied()
-    }
-
     fn next_hop(&self, index: u32) -> Option<NextHop> {
         self.maps.next_hops.borrow().get(&index).copied()
     }
@@ -164,14 +174,6 @@ impl BalancerMaps for MemoryBalancer {
     /// In memory, packets have no next hop.
     fn neighbour(&self, _: u32) -> Option<&Neighbour> {
         None
-    }
-
-    fn connection(&self, flow: &Flow) -> Option<Connection> {
-        self.maps.connections.borrow().get(flow).copied()
-    }
-
-    fn insert_connection(&self, flow: &Flow, connection: &Connection) {
-        self.maps.connections.borrow_mut().insert(*flow, *connection);
     }
 
     fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool {

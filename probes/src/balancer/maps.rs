@@ -7,7 +7,9 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use sluice_datapath::abi::capture::control;
 use sluice_datapath::abi::*;
-use sluice_datapath::balance::{BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable};
+use sluice_datapath::balance::{
+    BalancerMaps, CaptureMaps, ForwardedCounts, LookupTable, SelectionMaps,
+};
 use sluice_probes::maps::InnerArray;
 use sluice_probes::statics;
 
@@ -148,7 +150,7 @@ impl CaptureMaps for Maps {
     }
 }
 
-impl BalancerMaps for Maps {
+impl SelectionMaps for Maps {
     type LookupTable<'a> = TableWords<'a>;
 
     #[inline(always)]
@@ -163,6 +165,52 @@ impl BalancerMaps for Maps {
         HASH_KEY.load()
     }
 
+    #[inline(always)]
+    fn vip_address(&self, address: &Address) -> Option<VipAddress> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { VIP_ADDRESSES.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
+        // aya's key type is packed; a prefix key has the same bytes.
+        VIP_PREFIXES.get(&Key::new(key.length, key.words())).copied()
+    }
+
+    #[inline(always)]
+    fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
+        ROUTES.get(&Key::new(key.length, key.words())).copied()
+    }
+
+    #[inline(always)]
+    fn lookup_table(&self, service: u32) -> Option<TableWords<'_>> {
+        TABLES.get(service).map(TableWords)
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u16) -> Option<Backend> {
+        BACKENDS.get(u32::from(index)).copied()
+    }
+
+    #[inline(always)]
+    fn connection(&self, flow: &Flow) -> Option<Connection> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { CONNECTIONS.get(flow) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_connection(&self, flow: &Flow, connection: &Connection) {
+        let _ = CONNECTIONS.insert(flow, connection, 0);
+    }
+}
+
+impl BalancerMaps for Maps {
     #[inline(always)]
     fn outer_source(&self, family: Family) -> Address {
         match family {
@@ -210,29 +258,6 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn vip_address(&self, address: &Address) -> Option<VipAddress> {
-        // SAFETY: the value is copied before any other use of the map.
-        unsafe { VIP_ADDRESSES.get(address) }.copied()
-    }
-
-    #[inline(always)]
-    fn vip_prefix(&self, key: &PrefixKey) -> Option<VipAddress> {
-        // aya's key type is packed; a prefix key has the same bytes.
-        VIP_PREFIXES.get(&Key::new(key.length, key.words())).copied()
-    }
-
-    #[inline(always)]
-    fn vip(&self, key: &VipKey) -> Option<ServiceRef> {
-        // SAFETY: the value is copied before any other use of the map.
-        unsafe { VIPS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn route(&self, key: &RouteKey) -> Option<ServiceRef> {
-        ROUTES.get(&Key::new(key.length, key.words())).copied()
-    }
-
-    #[inline(always)]
     fn acl_verdict(&self, list: u32, source: &PrefixKey) -> Option<AclVerdict> {
         let key = Key::new(source.length, source.words());
         ACLS.get(list).map(|list| {
@@ -252,16 +277,6 @@ impl BalancerMaps for Maps {
     }
 
     #[inline(always)]
-    fn lookup_table(&self, service: u32) -> Option<TableWords<'_>> {
-        TABLES.get(service).map(TableWords)
-    }
-
-    #[inline(always)]
-    fn backend(&self, index: u16) -> Option<Backend> {
-        BACKENDS.get(u32::from(index)).copied()
-    }
-
-    #[inline(always)]
     fn next_hop(&self, index: u32) -> Option<NextHop> {
         NEXT_HOPS.get(index).copied()
     }
@@ -269,17 +284,6 @@ impl BalancerMaps for Maps {
     #[inline(always)]
     fn neighbour(&self, index: u32) -> Option<&Neighbour> {
         NEIGHBOURS.get(index)
-    }
-
-    #[inline(always)]
-    fn connection(&self, flow: &Flow) -> Option<Connection> {
-        // SAFETY: the value is copied before any other use of the map.
-        unsafe { CONNECTIONS.get(flow) }.copied()
-    }
-
-    #[inline(always)]
-    fn insert_connection(&self, flow: &Flow, connection: &Connection) {
-        let _ = CONNECTIONS.insert(flow, connection, 0);
     }
 
     #[inline(always)]

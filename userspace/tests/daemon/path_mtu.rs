@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
 use etherparse::{
     Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header,
+    PacketBuilder,
 };
 use libtest_mimic::Completion;
 use nix::sys::signal::Signal;
@@ -28,6 +29,8 @@ struct TooBigError {
     length: u16,
     protocol: IpNumber,
     dont_fragment: bool,
+    /// The client's port of a quoted datagram to the VIP; `None`: only eight bytes are quoted.
+    client_port: Option<u16>,
 }
 
 impl TooBigError {
@@ -46,13 +49,21 @@ impl TooBigError {
             length: MTU,
             protocol,
             dont_fragment: true,
+            client_port: None,
         }
     }
 
     /// The frame with the error, addressed to this host.
     fn frame(&self) -> Vec<u8> {
         let version = if self.protocol == IpNumber::IPV6 { 0x60 } else { 0x45 };
-        let inner = [version, 0, 0, 0, 0, 0, 0, 0];
+        let mut inner = vec![version, 0, 0, 0, 0, 0, 0, 0];
+        if let Some(port) = self.client_port {
+            inner.clear();
+            PacketBuilder::ipv4([198, 51, 100, 7], [203, 0, 113, 11], 64)
+                .udp(port, 53)
+                .write(&mut inner, &[0; 64])
+                .unwrap();
+        }
         let mut frame = mac_address("eth0").to_vec();
         frame.extend([2, 0, 0, 0, 0, 1]);
         match (self.source, self.destination) {
@@ -195,7 +206,8 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
         TooBigError { dont_fragment: false, ..good },
         TooBigError { length: 1400, ..good },
         TooBigError { mtu: 0, ..good },
-        TooBigError { mtu: 595, ..good },
+        // A QUIC datagram of 1200 bytes and more still fits after any error.
+        TooBigError { mtu: 596, ..good },
         TooBigError { mtu: 1600, ..good },
         TooBigError { source: "2001:db8::2".parse().unwrap(), ..v6 },
         TooBigError { destination: "2001:db8:1::9".parse().unwrap(), ..v6 },
@@ -269,6 +281,43 @@ pub(crate) fn icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backen
     wait_for_mtus(&fixture, [1400, 1400, 1450, 1600]);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(raw_sockets(), 0);
+}
+
+pub(crate) fn a_quoted_flow_must_select_the_backend_and_listed_routers_send_errors() {
+    let mut fixture = dual_stack_fixture();
+    fixture.config["underlay"]["min_path_mtu"] = json!(596);
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
+    let quoting = |port, destination, mtu| TooBigError {
+        client_port: Some(port),
+        ..TooBigError::of(destination, mtu)
+    };
+    // Of two backends, a flow selects one; only an error about that one is accepted, and may then
+    // report an MTU that no unproven error may.
+    let ports = 40_000..40_008;
+    for port in ports.clone() {
+        quoting(port, "10.0.1.1", 1000).send();
+        quoting(port, "10.0.1.2", 1000).send();
+    }
+    let errors = 2 * ports.len() as u64;
+    let counts = path_errors(&fixture, errors);
+    assert_eq!(counts["wrong_flow"], ports.len(), "{counts}");
+    let accepted = counts["lowered"].as_u64().unwrap() + counts["known"].as_u64().unwrap_or(0);
+    assert_eq!(accepted, ports.len() as u64, "{counts}");
+    let lowered = mtus(&fixture.status());
+    assert!(lowered[0] == 1000 || lowered[2] == 1000, "{lowered:?}");
+    TooBigError::of("10.0.1.1", 1299).send();
+    TooBigError::of("10.0.1.2", 1299).send();
+    assert_eq!(path_errors(&fixture, errors + 2)["too_small"], 2);
+
+    fixture.config["underlay"]["path_mtu_routers"] = json!(["10.0.0.253", "2001:db8::/64"]);
+    fixture.write();
+    daemon.reload();
+    quoting(40_000, "10.0.1.1", 900).send();
+    assert_eq!(path_errors(&fixture, errors + 3)["other_router"], 1);
+    TooBigError::of("2001:db8:1::1", 1400).send();
+    wait_for_mtus(&fixture, [lowered[0], 1400, lowered[2], 1600]);
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }
 
 pub(crate) fn a_path_mtu_outlives_the_daemon_and_expires() -> Completion {

@@ -24,7 +24,9 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
     let instance = instance_name(instance).map_err(at("instance"))?;
     let interfaces = interfaces(document.interfaces)?;
     let priority = priority(document.priority.map(|priority| priority.0).unwrap_or_default())?;
-    let underlay = underlay::validate(&document.underlay.0)?;
+    let raw_underlay = &document.underlay.0;
+    let underlay = underlay::validate(raw_underlay)?;
+    let path_mtu_routers = underlay::path_mtu_routers(raw_underlay)?;
     if document.hash_key_file.as_os_str().is_empty() {
         return Err(Problem::new(
             "hash_key_file",
@@ -43,6 +45,7 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
         interfaces,
         priority,
         underlay,
+        path_mtu_routers,
         clamp_mss: document.clamp_mss,
         hash_key_file,
         capacities,

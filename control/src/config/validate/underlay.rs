@@ -8,7 +8,9 @@ use super::checks::check_usable;
 use crate::config::document::RawUnderlay;
 use crate::config::limits;
 use crate::config::model::Underlay;
+use crate::config::prefix::AddressOrPrefix;
 use crate::config::problem::Problem;
+use crate::config::syntax::Text;
 
 /// The shortest prefix of source addresses: the largest block that one network is allocated.
 const MIN_SOURCES_LENGTH: u8 = 8;
@@ -44,7 +46,21 @@ pub(super) fn validate(raw: &RawUnderlay) -> Result<Underlay, Problem> {
         v6_sources,
         gue_port: gue_port.unwrap_or(limits::DEFAULT_GUE_PORT),
         mtu: raw.mtu.map(|mtu| mtu.0),
+        min_path_mtu: raw.min_path_mtu.map(|mtu| mtu.0),
     })
+}
+
+/// The routers whose ICMP errors are accepted; empty for all.
+pub(super) fn path_mtu_routers(raw: &RawUnderlay) -> Result<Vec<IpNet>, Problem> {
+    let Some(routers) = &raw.path_mtu_routers else { return Ok(Vec::new()) };
+    if routers.is_empty() {
+        return Err(Problem::new(
+            "underlay.path_mtu_routers",
+            "empty; write the routers between balancers and backends, such as \"10.0.0.0/24\", or \
+             remove this field to accept the errors of all",
+        ));
+    }
+    Ok(routers.iter().map(|Text(AddressOrPrefix(prefix))| *prefix).collect())
 }
 
 /// Checks the prefix of source addresses of one family.

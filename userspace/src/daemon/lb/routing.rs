@@ -11,9 +11,12 @@ use super::path_mtus::MAX_WARNINGS;
 use super::{LbDaemon, Lookups, find_next_hops};
 use crate::clock;
 use crate::error::CliError;
+use crate::kernel::bpf::LiveSelection;
 use crate::kernel::netlink::HostChanges;
 use crate::kernel::routing::next_hops::{self, NextHops};
-use crate::kernel::routing::path_mtu::{LIFETIME, Malformed, PathError, PathErrorOutcome};
+use crate::kernel::routing::path_mtu::{
+    Evidence, LIFETIME, Malformed, PathError, PathErrorOutcome,
+};
 
 impl LbDaemon {
     /// Evaluates ICMP errors, and lowers the path MTUs that they justify.
@@ -25,9 +28,19 @@ impl LbDaemon {
                 Ok(error) => {
                     let address = error.destination;
                     let path = self.next_hops.path(address);
-                    let now = clock::now();
-                    let outcome =
-                        self.path_mtus.path_mtus.take_error(error, &self.settings, path, now);
+                    let outcome = if self.is_path_mtu_router(*from) {
+                        let maps = LiveSelection { maps: &self.maps, settings: &self.settings };
+                        self.path_mtus.path_mtus.take_error(
+                            error,
+                            &self.settings,
+                            path,
+                            Evidence::of(error, &self.settings, &maps),
+                            self.config.config.underlay().min_path_mtu,
+                            clock::now(),
+                        )
+                    } else {
+                        PathErrorOutcome::OtherRouter
+                    };
                     match outcome {
                         PathErrorOutcome::Lowered if self.path_mtus.is_new(address, outcome) => {
                             warn!(
@@ -60,6 +73,12 @@ impl LbDaemon {
         if let Err(error) = self.count_path_errors(&counts) {
             warn!(%error, "cannot count ICMP errors about the paths to backends");
         }
+    }
+
+    /// Whether errors from this address are accepted.
+    fn is_path_mtu_router(&self, from: IpAddr) -> bool {
+        let routers = self.config.config.path_mtu_routers();
+        routers.is_empty() || routers.iter().any(|router| router.contains(&from))
     }
 
     fn count_path_errors(

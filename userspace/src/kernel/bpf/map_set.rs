@@ -92,6 +92,16 @@ impl<L: MapList> MapSet<L> {
         Ok(entries)
     }
 
+    /// The entry of a key, in an LPM trie of its longest prefix.
+    pub fn entry<T: Keyed>(
+        &self,
+        map: MapId<L, T>,
+        key: &T::Key,
+    ) -> Result<Option<T::Value>, Error> {
+        let found = self.raw(map).lookup(bytes(std::slice::from_ref(key)))?;
+        Ok(found.map(|found| value(&found)))
+    }
+
     /// Adds or changes entries.
     pub fn put<T: Keyed>(
         &mut self,

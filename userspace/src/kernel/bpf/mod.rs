@@ -20,6 +20,7 @@ mod pins;
 mod program;
 mod raw;
 mod resize;
+mod selection;
 mod signals;
 mod spec;
 mod syscall;
@@ -41,6 +42,7 @@ pub use object::{
 pub use pins::{Pins, bpffs, mounted_bpffs};
 pub use program::{Footprint, Program};
 pub use resize::PendingResize;
+pub use selection::LiveSelection;
 pub use usage::Usage;
 
 use sluice_datapath::Pod;

@@ -3,8 +3,8 @@
 //! A router on the path to a backend whose next link is too small for an encapsulated packet drops
 //! the packet and sends an ICMP error to the source of the outer header: this host. Such an error
 //! lowers the backend's MTU in `NEXT_HOPS`, so that the balancer reports the MTU to clients. Errors
-//! can be forged, so one is accepted only if it quotes a packet that this balancer could have sent,
-//! and it never lowers an MTU below the smallest that can be reported to clients. A path MTU
+//! can be forged, so one is accepted only if it quotes a packet that this balancer sends
+//! ([`Evidence`]), and it never lowers an MTU below a minimum. A path MTU
 //! expires after [`LIFETIME`], and at once when the route to the backend changes.
 
 use std::collections::BTreeMap;
@@ -18,9 +18,11 @@ use sluice_datapath::{Address, Family};
 use crate::kernel::routing::path::BackendPath;
 
 mod error;
+mod evidence;
 mod socket;
 
-pub use error::{Malformed, TooBigError};
+pub use error::{Malformed, TooBigError, UdpPorts};
+pub use evidence::Evidence;
 pub use socket::{Listener, PathError};
 
 /// The lifetime of a path MTU, as in Linux (`net.ipv4.route.mtu_expires`).
@@ -53,11 +55,15 @@ pub enum PathErrorOutcome {
     TooSmall = 7,
     /// Follows another error too soon.
     TooOften = 8,
+    /// Quotes a flow that is to no VIP, or whose packets have another outer header.
+    WrongFlow = 9,
+    /// Is from another source than a router of `underlay.path_mtu_routers`.
+    OtherRouter = 10,
 }
 
 impl PathErrorOutcome {
     /// All outcomes, by index.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Lowered,
         Self::Known,
         Self::Malformed,
@@ -67,6 +73,8 @@ impl PathErrorOutcome {
         Self::NoMtu,
         Self::TooSmall,
         Self::TooOften,
+        Self::WrongFlow,
+        Self::OtherRouter,
     ];
 
     /// The counter's index.
@@ -86,6 +94,8 @@ impl PathErrorOutcome {
             Self::NoMtu => "no_mtu",
             Self::TooSmall => "too_small",
             Self::TooOften => "too_often",
+            Self::WrongFlow => "wrong_flow",
+            Self::OtherRouter => "other_router",
         }
     }
 
@@ -117,10 +127,16 @@ impl PathErrorOutcome {
                 "The router reports no MTU. Not normal: an old router; set the MTU on the route by hand."
             }
             Self::TooSmall => {
-                "The MTU is too small for packets that every host may send. Not normal: the link cannot be used, or the error is forged."
+                "The MTU is below the smallest accepted one: 1280 bytes plus outer header, or `underlay.min_path_mtu` if the error proves that this balancer sent the packet. Not normal: the link is too small, or the error is forged."
             }
             Self::TooOften => {
                 "The MTU was lowered less than a second ago. Normal when several links are too small."
+            }
+            Self::WrongFlow => {
+                "The quoted inner packet is to no VIP, or this balancer sends it elsewhere. Normal in small numbers after a table changed; otherwise forged."
+            }
+            Self::OtherRouter => {
+                "The error is from no router of `underlay.path_mtu_routers`. Not normal: forged, or a router is missing there."
             }
         }
     }
@@ -166,19 +182,22 @@ impl PathMtus {
     /// is accepted.
     ///
     /// `settings` has the sources of outer headers; `path` is the path to the quoted packet's
-    /// destination, if that is a backend's address.
+    /// destination, if that is a backend's address; `min_path_mtu` replaces the smallest MTU that
+    /// an error can report. Without proof, an error never lowers an MTU below the default minimum.
     pub fn take_error(
         &mut self,
         error: &TooBigError,
         settings: &Settings,
         path: Option<BackendPath>,
+        evidence: Evidence,
+        min_path_mtu: Option<u32>,
         now: u64,
     ) -> PathErrorOutcome {
         if !is_underlay_source(error.source, settings) {
             return PathErrorOutcome::OtherSource;
         }
-        if error.port.is_some_and(|port| {
-            !settings.features.has(Features::GUE) || port != settings.gue_port.number()
+        if error.udp.is_some_and(|ports| {
+            !settings.features.has(Features::GUE) || ports.destination != settings.gue_port.number()
         }) {
             return PathErrorOutcome::NeverSent;
         }
@@ -193,7 +212,19 @@ impl PathMtus {
         if !error.dont_fragment || error.length <= error.mtu {
             return PathErrorOutcome::NeverSent;
         }
-        if error.mtu < min_usable_mtu(error) {
+        if evidence == Evidence::Refuted {
+            return PathErrorOutcome::WrongFlow;
+        }
+        let default_minimum = min_mtu(error, Family::V6);
+        let minimum = match (min_path_mtu, evidence) {
+            (None, _) => default_minimum,
+            // Even then, the smallest packet that every host may send must fit.
+            (Some(configured), Evidence::Proven) => {
+                configured.max(min_mtu(error, error.inner.unwrap_or(Family::V6)))
+            }
+            (Some(configured), _) => configured.max(default_minimum),
+        };
+        if error.mtu < minimum {
             return PathErrorOutcome::TooSmall;
         }
         if error.mtu >= u32::from(self.limit(error.destination, path.next_hop).mtu) {
@@ -285,10 +316,7 @@ fn next_hop_indexes(
 
 /// Whether this is a source of outer headers.
 fn is_underlay_source(source: IpAddr, settings: &Settings) -> bool {
-    let (own, bits) = match source {
-        IpAddr::V4(_) => (settings.source_v4, settings.source_bits_v4),
-        IpAddr::V6(_) => (settings.source_v6, settings.source_bits_v6),
-    };
+    let (own, bits) = settings.outer_source(Family::of(source));
     let fixed = |address: Address| {
         let [first, second, third, last] = address.words();
         [first, second, third, last & !bits]
@@ -296,12 +324,10 @@ fn is_underlay_source(source: IpAddr, settings: &Settings) -> bool {
     !own.is_none() && fixed(source.into()) == fixed(own)
 }
 
-/// The smallest usable MTU for packets like the quoted one: the minimum MTU of the inner family,
-/// which every host may send, and the outer header must fit. IPv6 has no link below 1280 bytes (RFC
-/// 8200 section 5). An inner packet of unknown family is treated as IPv6.
-fn min_usable_mtu(error: &TooBigError) -> u32 {
-    let carried =
-        error.inner.unwrap_or(Family::V6).min_mtu() + if error.port.is_some() { 8 } else { 0 };
+/// The MTU at which a packet of the minimum MTU of a family fits with the quoted outer headers.
+/// IPv6 has no link below 1280 bytes (RFC 8200 section 5).
+fn min_mtu(error: &TooBigError, inner: Family) -> u32 {
+    let carried = inner.min_mtu() + if error.udp.is_some() { 8 } else { 0 };
     match Family::of(error.destination) {
         Family::V4 => carried + 20,
         Family::V6 => (carried + 40).max(Family::V6.min_mtu()),

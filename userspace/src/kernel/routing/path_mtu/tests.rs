@@ -42,9 +42,14 @@ fn too_big_error(outer: Family, inner: Family) -> TooBigError {
         destination,
         length: 1600,
         inner: Some(inner),
-        port: None,
+        udp: None,
+        flow: None,
         dont_fragment: true,
     }
+}
+
+fn udp(destination: u16) -> Option<UdpPorts> {
+    Some(UdpPorts { source: 49_152, destination })
 }
 
 const FAMILIES: [(Family, Family); 4] = [
@@ -61,10 +66,14 @@ fn wire(error: &TooBigError) -> Vec<u8> {
         Some(Family::V6) => (IpNumber::IPV6, 0x60),
     };
     let mut inner_bytes = vec![version, 0, 0, 0, 0, 0, 0, 0];
-    if let Some(port) = error.port {
+    if let Some(UdpPorts { source, destination }) = error.udp {
         protocol = IpNumber::UDP;
-        let header =
-            UdpHeader { source_port: 49_152, destination_port: port, length: 100, checksum: 0 };
+        let header = UdpHeader {
+            source_port: source,
+            destination_port: destination,
+            length: 100,
+            checksum: 0,
+        };
         // The minimum quote.
         inner_bytes.truncate(usize::from(error.inner.is_some()));
         inner_bytes.splice(0..0, header.to_bytes());
@@ -123,7 +132,7 @@ fn read(outer: Family, bytes: &[u8]) -> Result<TooBigError, Malformed> {
 }
 
 fn take_error(path_mtus: &mut PathMtus, error: &TooBigError, now: u64) -> PathErrorOutcome {
-    path_mtus.take_error(error, &settings(), Some(ROUTE), now)
+    path_mtus.take_error(error, &settings(), Some(ROUTE), Evidence::Missing, None, now)
 }
 
 /// The MTU towards the error's destination.
@@ -150,15 +159,10 @@ fn an_error_lowers_the_mtu_of_its_backend_and_family_only() {
 #[test]
 fn an_error_about_a_gue_packet_is_accepted_only_with_gue() {
     for (outer, inner) in FAMILIES {
-        let error = TooBigError { port: Some(GUE_PORT), ..too_big_error(outer, inner) };
+        let error = TooBigError { udp: udp(GUE_PORT), ..too_big_error(outer, inner) };
         assert_eq!(read(outer, &wire(&error)), Ok(error), "{inner} in {outer}");
-        let least = match (outer, inner) {
-            (Family::V4, Family::V4) => 604,
-            (Family::V4, Family::V6) => 1308,
-            (Family::V6, Family::V4) => 1280,
-            (Family::V6, Family::V6) => 1328,
-        };
-        let elsewhere = TooBigError { port: Some(GUE_PORT + 1), ..error };
+        let least = if outer == Family::V4 { 1308 } else { 1328 };
+        let elsewhere = TooBigError { udp: udp(GUE_PORT + 1), ..error };
         for (error, outcome) in [
             (elsewhere, PathErrorOutcome::NeverSent),
             (TooBigError { mtu: least - 1, ..error }, PathErrorOutcome::TooSmall),
@@ -168,7 +172,14 @@ fn an_error_about_a_gue_packet_is_accepted_only_with_gue() {
         }
         let unused = Settings { features: Features::NONE, ..settings() };
         assert_eq!(
-            PathMtus::default().take_error(&error, &unused, Some(ROUTE), NOW),
+            PathMtus::default().take_error(
+                &error,
+                &unused,
+                Some(ROUTE),
+                Evidence::Missing,
+                None,
+                NOW
+            ),
             PathErrorOutcome::NeverSent
         );
         // Too little is quoted, or the inner version is neither 4 nor 6.
@@ -187,7 +198,7 @@ fn an_error_about_a_gue_packet_is_accepted_only_with_gue() {
 #[test]
 fn a_quote_of_eight_bytes_holds_a_udp_header() {
     let error =
-        TooBigError { inner: None, port: Some(GUE_PORT), ..too_big_error(Family::V4, Family::V4) };
+        TooBigError { inner: None, udp: udp(GUE_PORT), ..too_big_error(Family::V4, Family::V4) };
     let bytes = wire(&error);
     assert_eq!(bytes.len(), 20 + 8 + 20 + 8);
     assert_eq!(read(Family::V4, &bytes), Ok(error));
@@ -201,7 +212,7 @@ fn a_quote_of_eight_bytes_holds_a_udp_header() {
     }
     // ICMPv6 errors quote as much as fits.
     let error =
-        TooBigError { inner: None, port: Some(GUE_PORT), ..too_big_error(Family::V6, Family::V4) };
+        TooBigError { inner: None, udp: udp(GUE_PORT), ..too_big_error(Family::V6, Family::V4) };
     assert_eq!(read(Family::V6, &wire(&error)), Err(Malformed));
 }
 
@@ -209,12 +220,7 @@ fn a_quote_of_eight_bytes_holds_a_udp_header() {
 fn every_invalid_error_has_its_outcome_and_lowers_nothing() {
     for (outer, inner) in FAMILIES {
         let good = too_big_error(outer, inner);
-        let least = match (outer, inner) {
-            (Family::V4, Family::V4) => 596,
-            (Family::V4, Family::V6) => 1300,
-            (Family::V6, Family::V4) => 1280,
-            (Family::V6, Family::V6) => 1320,
-        };
+        let least = if outer == Family::V4 { 1300 } else { 1320 };
         let other_source = if outer == Family::V4 { "10.0.0.2" } else { "2001:db8::2" };
         let mut cases = vec![
             (TooBigError { source: address(other_source), ..good }, PathErrorOutcome::OtherSource),
@@ -237,12 +243,12 @@ fn every_invalid_error_has_its_outcome_and_lowers_nothing() {
         let unreachable = BackendPath { next_hop: NextHop::NONE, gateway: None };
         for path in [None, Some(unreachable)] {
             assert_eq!(
-                path_mtus.take_error(&good, &settings(), path, NOW),
+                path_mtus.take_error(&good, &settings(), path, Evidence::Missing, None, NOW),
                 PathErrorOutcome::OtherDestination
             );
         }
         assert_eq!(
-            path_mtus.take_error(&good, &Settings::NONE, Some(ROUTE), NOW),
+            path_mtus.take_error(&good, &Settings::NONE, Some(ROUTE), Evidence::Missing, None, NOW),
             PathErrorOutcome::OtherSource
         );
         assert_eq!(path_mtus, PathMtus::default());
@@ -250,6 +256,42 @@ fn every_invalid_error_has_its_outcome_and_lowers_nothing() {
             take_error(&mut path_mtus, &TooBigError { mtu: least, ..good }, NOW),
             PathErrorOutcome::Lowered
         );
+    }
+}
+
+#[test]
+fn only_proof_lowers_an_mtu_below_the_default_minimum_and_only_to_the_configured_one() {
+    use Evidence::{Missing, Proven, Refuted};
+    use PathErrorOutcome::{Lowered, TooSmall, WrongFlow};
+
+    for (outer, inner) in FAMILIES {
+        let default = if outer == Family::V4 { 1300 } else { 1320 };
+        let least = match (outer, inner) {
+            (Family::V4, Family::V4) => 596,
+            (Family::V4, Family::V6) => 1300,
+            (Family::V6, Family::V4) => 1280,
+            (Family::V6, Family::V6) => 1320,
+        };
+        for (mtu, evidence, configured, outcome) in [
+            (default, Proven, None, Lowered),
+            (default - 1, Proven, None, TooSmall),
+            (least, Proven, Some(596), Lowered),
+            (least - 1, Proven, Some(596), TooSmall),
+            (default, Missing, Some(596), Lowered),
+            (default - 1, Missing, Some(596), TooSmall),
+            // A larger minimum holds for all errors.
+            (1450, Missing, Some(1450), Lowered),
+            (1449, Proven, Some(1450), TooSmall),
+            (1500, Refuted, None, WrongFlow),
+            (68, Refuted, Some(596), WrongFlow),
+        ] {
+            let error = TooBigError { mtu, ..too_big_error(outer, inner) };
+            let mut path_mtus = PathMtus::default();
+            let taken =
+                path_mtus.take_error(&error, &settings(), Some(ROUTE), evidence, configured, NOW);
+            assert_eq!(taken, outcome, "{mtu} {evidence:?} {configured:?}");
+            assert_eq!(path_mtus == PathMtus::default(), outcome != Lowered);
+        }
     }
 }
 
@@ -269,7 +311,14 @@ fn an_error_about_any_source_in_the_prefix_is_accepted() {
         let error =
             TooBigError { source: address(source), ..too_big_error(Family::V4, Family::V4) };
         assert_eq!(
-            PathMtus::default().take_error(&error, &settings, Some(ROUTE), NOW),
+            PathMtus::default().take_error(
+                &error,
+                &settings,
+                Some(ROUTE),
+                Evidence::Missing,
+                None,
+                NOW
+            ),
             outcome,
             "{source}"
         );
@@ -281,7 +330,14 @@ fn an_error_about_any_source_in_the_prefix_is_accepted() {
         let error =
             TooBigError { source: address(source), ..too_big_error(Family::V6, Family::V6) };
         assert_eq!(
-            PathMtus::default().take_error(&error, &settings, Some(ROUTE), NOW),
+            PathMtus::default().take_error(
+                &error,
+                &settings,
+                Some(ROUTE),
+                Evidence::Missing,
+                None,
+                NOW
+            ),
             outcome,
             "{source}"
         );
@@ -427,13 +483,13 @@ fn any_error() -> impl Strategy<Value = TooBigError> {
         let (outer, inner) = FAMILIES[families];
         let error = too_big_error(outer, inner);
         let source = if own { error.source } else { error.destination };
-        let port = gue.then_some(GUE_PORT);
+        let udp = if gue { udp(GUE_PORT) } else { None };
         TooBigError {
             length,
             mtu,
             dont_fragment: dont_fragment || outer == Family::V6,
             source,
-            port,
+            udp,
             ..error
         }
     })
@@ -490,10 +546,9 @@ proptest! {
                 prop_assert_eq!(after, error.mtu);
                 prop_assert!(error.dont_fragment && error.source == too_big_error(Family::of(error.destination), Family::V4).source);
                 prop_assert!(error.length > after);
-                // Packets of the minimum MTU still fit.
+                // Packets of 1280 bytes still fit.
                 let outer = if error.destination.is_ipv4() { 20 } else { 40 };
-                prop_assert!(after >= outer + 576 && (outer == 20 || after >= 1280));
-                prop_assert!(error.inner == Some(Family::V4) || after >= outer + 1280);
+                prop_assert!(after >= outer + 1280);
             } else {
                 prop_assert_eq!(after, before);
             }
