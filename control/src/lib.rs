@@ -19,3 +19,4 @@ pub mod plan;
 pub mod prefix;
 pub mod service_table;
 pub mod step;
+pub mod step_text;

@@ -1,7 +1,5 @@
 //! Steps of a plan.
 
-use std::fmt;
-
 use ipnet::IpNet;
 use sluice_datapath::abi::{
     Backend, Connection, QuicIdLengths, QuicServerKey, RouteKey, ServiceRef, VipAddress, VipKey,
@@ -83,53 +81,4 @@ pub enum Step {
     RetireServices(Vec<u32>),
     /// Remove backends. Their indexes enter quarantine.
     RetireBackends(Vec<u16>),
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddBackends(new) => {
-                write!(f, "add backends {}", list(new.iter().map(|backend| backend.name.as_str())))
-            }
-            Self::SetDraining(changed) => {
-                write!(f, "change the draining flag of {} backends", changed.len())
-            }
-            Self::ReplaceTables(new) => {
-                write!(
-                    f,
-                    "replace the lookup tables of {}",
-                    list(new.iter().map(|table| table.name.as_str()))
-                )
-            }
-            Self::PutRoutes(routes) => write!(f, "add or change {} routes", routes.len()),
-            Self::RemoveRoutes(keys) => write!(f, "remove {} routes", keys.len()),
-            Self::PutServerIds { servers, .. } => {
-                write!(f, "add or change {} QUIC server IDs", servers.len())
-            }
-            Self::RemoveServerIds { servers, .. } => {
-                write!(f, "remove {} QUIC server IDs", servers.len())
-            }
-            Self::ClearCachedVips(addresses) => {
-                write!(f, "clear the cached VIPs of {} VIP addresses", addresses.len())
-            }
-            Self::PutVips { addresses, vips } => {
-                write!(f, "add or change {} VIP addresses and {} VIPs", addresses.len(), vips.len())
-            }
-            Self::RemoveVips { vips, addresses } => {
-                write!(f, "remove {} VIPs and {} VIP addresses", vips.len(), addresses.len())
-            }
-            Self::RetireServices(indexes) => write!(f, "retire {} services", indexes.len()),
-            Self::RetireBackends(indexes) => write!(f, "retire {} backends", indexes.len()),
-        }
-    }
-}
-
-/// The first names, and the number of the others.
-fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 10;
-    let shown = names.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
-    match names.count() {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }

@@ -303,22 +303,6 @@ fn a_backend_partly_written_before_a_crash_does_not_replace_the_one_in_use() {
 }
 
 #[test]
-fn a_step_is_displayed_with_ten_names_and_the_number_of_others() {
-    let step = |count: u16| {
-        let entry = Backend { v4: Address::NONE, v6: Address::NONE, epoch: 1 };
-        let new = (1..=count).map(|index| NewBackend {
-            index,
-            name: format!("b{index}"),
-            entry,
-            draining: false,
-        });
-        Step::AddBackends(new.collect()).to_string()
-    };
-    assert_eq!(step(2), "add backends b1, b2");
-    assert_eq!(step(12), "add backends b1, b2, b3, b4, b5, b6, b7, b8, b9, b10 and 2 more");
-}
-
-#[test]
 fn options_of_vips_and_addresses_change_in_place() {
     let mut model = model_of(&web());
     let mut desired = web();

@@ -79,6 +79,9 @@ pub(crate) fn a_new_service_never_forwards_without_its_acl() {
     fixture.write();
     assert_eq!(kill_before(&daemon, Signal::SIGHUP, usize::MAX, |_| send_denied()), None);
     daemon.wait_for_log("source ACL in force scope=service new", 1);
+    let log = daemon.log();
+    let waiting = log.lines().find(|line| line.contains("except for new services")).unwrap();
+    assert!(waiting.contains("services=new"), "{waiting}");
     assert!(fixture.dropped("acl_not_allowed") > 0, "{}", daemon.log());
     assert_eq!(fixture.forwarded_by_new(), 0, "{}", daemon.log());
     assert_eq!(fixture.outcome(ALLOWED, NEW), "new");
@@ -154,6 +157,9 @@ pub(crate) fn next_hops_of_one_family_are_updated_while_the_other_lacks_a_source
     let mut daemon = fixture.start(&["lb"]);
     run("ip -6 addr del 2001:db8::1/64 dev eth0");
     daemon.wait_for_log("2001:db8::1 is not an address of this host", 1);
+    daemon.wait_for_log("packets for the backend are sent to 10.0.1.1", 1);
+    // The backend without an IPv6 address is not affected.
+    assert_eq!(daemon.log_count("(no_route)"), 0, "{}", daemon.log());
     run("ip route replace 10.0.1.1/32 dev eth1");
     let hop = |address: &str| fixture.status()["backends"][0]["next_hops"][address].clone();
     wait_until("the next hop uses the new route", || hop("10.0.1.1")["interface"] == "eth1");

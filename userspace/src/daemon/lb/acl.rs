@@ -135,6 +135,22 @@ impl LbDaemon {
         Ok(new)
     }
 
+    /// The services whose source ACL is not in place yet. A new one forwards nothing until then.
+    /// Empty if the maps cannot be read.
+    pub(super) fn waiting_for_acls(&self) -> Vec<String> {
+        let services = self.config.config.services().iter();
+        let with_acl: Vec<_> = services.filter(|service| !service.acl_files().is_empty()).collect();
+        if with_acl.is_empty() {
+            return Vec::new();
+        }
+        let Ok(indexes) = self.service_indexes() else { return Vec::new() };
+        let is_waiting = |service: &&&ServiceConfig| {
+            let index = indexes.get(service.name());
+            index.is_some_and(|index| self.has_acl(*index).is_ok_and(|has| !has))
+        };
+        with_acl.iter().filter(is_waiting).map(|service| service.name().to_owned()).collect()
+    }
+
     /// Records whether the ACL of a scope is older than its files.
     fn note_staleness(&mut self, scope: &AclScope, error: Option<&anyhow::Error>) {
         match error {

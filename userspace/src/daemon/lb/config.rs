@@ -70,11 +70,13 @@ impl LbConfig {
         self.config.capacities()
     }
 
-    /// The addresses of backends that have an underlay address of their family.
-    pub(super) fn backend_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// The addresses of each backend that have an underlay address of their family.
+    pub(super) fn backend_addresses(&self) -> impl Iterator<Item = Vec<IpAddr>> {
         let underlay = self.config.underlay();
-        let addresses = self.config.backends().iter().flat_map(|backend| backend.addresses());
-        addresses.filter(move |address| underlay.address_for(*address).is_some())
+        self.config.backends().iter().map(move |backend| {
+            let addresses = backend.addresses();
+            addresses.filter(|address| underlay.address_for(*address).is_some()).collect()
+        })
     }
 
     /// The largest overhead of encapsulation after the outer IP header, in bytes.

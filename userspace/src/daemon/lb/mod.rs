@@ -20,6 +20,7 @@ use sluice_control::config::Config;
 use sluice_control::desired::Desired;
 use sluice_control::have::Have;
 use sluice_control::step::Step;
+use sluice_control::step_text::StepText;
 use sluice_control::{apply, plan};
 use sluice_datapath::LAYOUT_VERSION;
 use sluice_datapath::abi::maps::balancer;
@@ -281,11 +282,20 @@ impl RoleDaemon for LbDaemon {
     }
 
     fn log_ready(&self) {
-        info!(
-            interfaces = %self.config.interfaces.join(","),
-            config_digest = %format_args!("{:016x}", self.config.digest),
-            "ready: forwarding"
-        );
+        let interfaces = self.config.interfaces.join(",");
+        let config_digest = format!("{:016x}", self.config.digest);
+        let waiting = self.waiting_for_acls();
+        if waiting.is_empty() {
+            info!(%interfaces, %config_digest, "ready: forwarding");
+        } else {
+            let services = waiting.join(",");
+            info!(
+                %interfaces,
+                %config_digest,
+                %services,
+                "ready: forwarding, except for new services whose source ACL is not loaded yet"
+            );
+        }
     }
 
     fn report(&self) -> RoleReport {
@@ -295,6 +305,15 @@ impl RoleDaemon for LbDaemon {
         let mut next_hops =
             self.warned.iter().map(|(address, warning)| format!("backend {address}: {warning}"));
         let mut problems: Vec<_> = self.attachment.problems().map(str::to_owned).collect();
+        problems.extend(self.waiting_for_acls().into_iter().map(|service| {
+            format!(
+                "service {service}: its source ACL is not loaded yet; a new service forwards \
+                 nothing until then"
+            )
+        }));
+        problems.extend(self.stale_acls.iter().map(|(scope, error)| {
+            format!("the source ACL of {scope} is older than its files: {error}")
+        }));
         problems.extend(next_hops.by_ref().take(MAX_LISTED));
         let more = next_hops.count();
         if more > 0 {
@@ -440,8 +459,10 @@ impl LbDaemon {
         }
         self.path_mtus.write_next_hops(&mut self.maps, &self.next_hops, &planned.have.backends)?;
         self.write_record(true)?;
+        let text = StepText::new(&planned.have, &planned.steps);
         for step in &planned.steps {
-            info!("{step}");
+            let description = text.describe(step);
+            info!("{description}");
             if matches!(step, Step::PutVips { .. }) {
                 self.set_rates()?;
             }
@@ -451,7 +472,7 @@ impl LbDaemon {
                 &|address| self.path_mtus.next_hop(&self.next_hops, address),
                 clock::now(),
             )
-            .with_context(|| format!("cannot {step}"))
+            .with_context(|| format!("cannot {description}"))
             .map_err(CliError::Operation)?;
         }
         // The steps give new backends a next hop without a neighbour.

@@ -118,7 +118,10 @@ impl LbDaemon {
             Lookups::All => find_next_hops(netlink, &self.config, mode).await,
             Lookups::Some(addresses) => {
                 let (underlay, overhead) = (self.config.config.underlay(), self.config.overhead());
-                NextHops::find(netlink, underlay, overhead, addresses.iter().copied(), mode)
+                // A warning depends on the other address of the backend.
+                let is_due = |backend: &Vec<IpAddr>| backend.iter().any(|a| addresses.contains(a));
+                let backends = self.config.backend_addresses().filter(is_due);
+                NextHops::find(netlink, underlay, overhead, backends, mode)
                     .await
                     .map(|some| self.next_hops.updated(some))
                     .map_err(CliError::operation)

@@ -16,7 +16,7 @@ use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{Neighbour, NextHop};
 
 use crate::kernel::bpf::{self, BalancerMaps};
-use crate::kernel::netlink::{self, DeviceMtus, Netlink};
+use crate::kernel::netlink::{self, DeviceMtus, Netlink, Route};
 use crate::kernel::routing::path::BackendPath;
 use crate::kernel::routing::path_mtu::PathMtus;
 
@@ -54,8 +54,8 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// Looks up the route to each address, from the underlay address of its family. `overhead` is
-    /// the size of the encapsulation without the outer IP header, in bytes.
+    /// Looks up the routes to each backend's addresses, from the underlay address of their family.
+    /// `overhead` is the size of the encapsulation without the outer IP header, in bytes.
     ///
     /// # Errors
     ///
@@ -65,51 +65,44 @@ impl NextHops {
         netlink: &Netlink,
         underlay: Underlay,
         overhead: u32,
-        addresses: impl Iterator<Item = IpAddr>,
+        backends: impl Iterator<Item = Vec<IpAddr>>,
         source: Source,
     ) -> Result<Self, netlink::Error> {
         let mut next_hops = Self { underlay, found: BTreeMap::new(), warnings: BTreeMap::new() };
         let mut mtus = DeviceMtus::default();
-        for address in addresses {
-            let route =
-                netlink.route_among(address, underlay.address_for(address), &mut mtus).await;
-            let (path, warning) = match route {
-                Err(error @ netlink::Error::SourceNotLocal { .. })
-                    if source == Source::MayBeMissing =>
-                {
-                    (
-                        BackendPath::NONE,
-                        Some(format!("{error}; until then packets for it are dropped (no_route)")),
-                    )
-                }
-                Err(error) => return Err(error),
-                Ok(None) => (
-                    BackendPath::NONE,
-                    Some(
-                        "there is no route to it: packets for it are dropped (no_route)".to_owned(),
-                    ),
-                ),
-                Ok(Some(route)) if route.local => {
-                    let why = "it is an address of this host, and a balancer cannot send to itself: packets for it are dropped (no_route)";
-                    (BackendPath::NONE, Some(why.to_owned()))
-                }
-                Ok(Some(route)) => {
-                    let carried = u16::try_from(route.mtu).unwrap_or(u16::MAX);
-                    let stated = underlay.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
-                    let mtu = stated.unwrap_or(carried).min(carried);
-                    let warning = too_small(address, mtu.into(), overhead, underlay.mtu);
-                    (
-                        BackendPath {
-                            next_hop: NextHop::new(route.index, mtu),
-                            gateway: route.gateway,
-                        },
-                        warning,
-                    )
-                }
-            };
-            next_hops.found.insert(address, path);
-            if let Some(warning) = warning {
-                next_hops.warnings.insert(address, warning);
+        for addresses in backends {
+            let mut without_path = Vec::new();
+            for address in &addresses {
+                let route =
+                    netlink.route_among(*address, underlay.address_for(*address), &mut mtus).await;
+                let path = match route {
+                    Err(error @ netlink::Error::SourceNotLocal { .. })
+                        if source == Source::MayBeMissing =>
+                    {
+                        Err(error.to_string())
+                    }
+                    Err(error) => return Err(error),
+                    Ok(None) => Err("there is no route to it".to_owned()),
+                    Ok(Some(route)) if route.local => Err("it is an address of this host, and a \
+                         balancer cannot send to itself"
+                        .to_owned()),
+                    Ok(Some(route)) => Ok(next_hops.path_by(*address, &route, overhead)),
+                };
+                let path = path.unwrap_or_else(|why| {
+                    without_path.push((*address, why));
+                    BackendPath::NONE
+                });
+                next_hops.found.insert(*address, path);
+            }
+            for (address, why) in without_path {
+                let has_path = |other: &&IpAddr| {
+                    next_hops.path(**other).is_some_and(|path| path.next_hop.interface != 0)
+                };
+                let effect = match addresses.iter().find(has_path) {
+                    Some(other) => format!("packets for the backend are sent to {other}"),
+                    None => "packets for it are dropped (no_route)".to_owned(),
+                };
+                next_hops.warnings.insert(address, format!("{why}: {effect}"));
             }
         }
         Ok(next_hops)
@@ -128,6 +121,17 @@ impl NextHops {
         updated.found.extend(again.found);
         updated.warnings.extend(again.warnings);
         updated
+    }
+
+    /// The path by a route. Warns of a small MTU.
+    fn path_by(&mut self, address: IpAddr, route: &Route, overhead: u32) -> BackendPath {
+        let limit = |mtu| u16::try_from(mtu).unwrap_or(u16::MAX);
+        let carried = limit(route.mtu);
+        let mtu = self.underlay.mtu.map_or(carried, |stated| limit(stated).min(carried));
+        if let Some(warning) = too_small(address, mtu.into(), overhead, self.underlay.mtu) {
+            self.warnings.insert(address, warning);
+        }
+        BackendPath { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }
     }
 
     /// The path to an address; `None` for the address of no backend.
