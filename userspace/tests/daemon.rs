@@ -13,6 +13,8 @@ mod backend;
 mod capture;
 #[path = "daemon/churn.rs"]
 mod churn;
+#[path = "daemon/down.rs"]
+mod down;
 #[path = "daemon/fixture.rs"]
 mod fixture;
 #[path = "daemon/growth.rs"]
@@ -29,6 +31,8 @@ mod lb;
 mod lifecycle;
 #[path = "daemon/limits.rs"]
 mod limits;
+#[path = "daemon/namespaces.rs"]
+mod namespaces;
 #[path = "daemon/path_mtu.rs"]
 mod path_mtu;
 #[path = "daemon/private_files.rs"]
@@ -92,6 +96,10 @@ tests! {
         down_removes_the_remains_of_every_crash,
         a_restart_adopts_all_maps_and_never_detaches,
         an_incomplete_pin_directory_is_completed;
+    down:
+        lines_of_the_journal_that_cannot_be_read_are_named,
+        down_in_another_network_namespace_is_refused,
+        changes_of_a_deleted_network_namespace_are_left;
     private_files:
         files_and_directories_are_private_whatever_the_umask,
         what_an_earlier_version_left_readable_is_made_private,

@@ -25,14 +25,19 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     let mut found = false;
     let mut outcome = Ok(());
     for role in ROLES.map(|spec| spec.role) {
-        match runtime::block_on(teardown::role(&args.instance, role, None)) {
+        match runtime::block_on(teardown::undo(&args.instance, role, None)) {
             Ok(None) => {}
             Ok(Some(report)) => {
                 found = true;
-                print(&format!("{role}: detached and removed\n"))?;
+                let done = match report.is_complete() {
+                    true => "detached and removed",
+                    false => "undone in part",
+                };
+                print(&format!("{role}: {done}\n"))?;
                 for line in report.to_string().lines() {
                     print(&format!("  {line}\n"))?;
                 }
+                outcome = outcome.and(teardown::check(&args.instance, &report));
             }
             Err(error) => {
                 found = true;

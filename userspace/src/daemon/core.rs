@@ -163,7 +163,7 @@ async fn serve<D: RoleDaemon>(
     drop(daemon);
     if D::is_ephemeral(args) {
         info!(%instance, "stopping and restoring the host (--ephemeral)");
-        teardown::role(&instance, D::ROLE.role, Some(guard.lock)).await?;
+        teardown::role(&instance, D::ROLE.role, guard.lock).await?;
     } else {
         info!(%instance, "stopping; packets are handled until `sluice down`");
     }

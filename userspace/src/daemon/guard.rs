@@ -35,7 +35,7 @@ impl InstanceGuard {
     /// stays, because the programs of the earlier daemon may be handling packets.
     pub(crate) async fn give_up(self, error: CliError) -> CliError {
         if self.is_first_start
-            && let Err(undo) = teardown::role(&self.instance, self.role, Some(self.lock)).await
+            && let Err(undo) = teardown::role(&self.instance, self.role, self.lock).await
         {
             warn!(error = %undo, "cannot undo the failed start");
         }

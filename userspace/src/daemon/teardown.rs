@@ -11,9 +11,30 @@ use crate::kernel::host::journal::{Journal, STATE_DIRECTORY, UndoReport};
 use crate::kernel::netlink::Netlink;
 use crate::role::Role;
 
+/// Undoes the changes of a role of an instance whose lock this process holds. Fails unless all
+/// changes were undone or left alone.
+pub(crate) async fn role(instance: &str, role: Role, lock: Lock) -> Result<(), CliError> {
+    match undo(instance, role, Some(lock)).await? {
+        Some(report) => check(instance, &report),
+        None => Ok(()),
+    }
+}
+
+/// Fails unless all changes were undone or left alone.
+pub(crate) fn check(instance: &str, report: &UndoReport) -> Result<(), CliError> {
+    if report.is_complete() {
+        return Ok(());
+    }
+    Err(CliError::operation(anyhow!(
+        "not everything could be undone; remove the cause and run `sluice down --instance \
+         {instance}` again: {}",
+        report.problems().join("; ")
+    )))
+}
+
 /// Undoes the changes of a role of an instance; `None` if it is not on this host. Programs are
-/// detached before the pins are removed.
-pub(crate) async fn role(
+/// detached before the pins are removed, which stay if a change could not be undone.
+pub(crate) async fn undo(
     instance: &str,
     role: Role,
     lock: Option<Lock>,
@@ -40,15 +61,13 @@ pub(crate) async fn role(
         report = journal.undo_all(&netlink).await.map_err(CliError::operation)?;
     }
     if !report.failed.is_empty() {
-        return Err(CliError::operation(anyhow!(
-            "not everything could be undone; remove the cause and run `sluice down --instance \
-             {instance}` again: {}",
-            report.to_string().replace('\n', "; ")
-        )));
+        return Ok(Some(report));
     }
     if let Some(pins) = pins {
         pins.remove().map_err(CliError::operation)?;
     }
-    lock.remove(instance, role);
+    if report.is_complete() {
+        lock.remove(instance, role);
+    }
     Ok(Some(report))
 }

@@ -3,5 +3,6 @@
 pub mod attach;
 pub mod bpf;
 pub mod host;
+pub mod namespace;
 pub mod netlink;
 pub mod routing;

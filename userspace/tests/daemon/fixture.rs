@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use sluice::kernel::netlink::{Detached, Direction, FilterSpec, Netlink};
 use tempfile::TempDir;
 
+use crate::namespaces::NamedNamespace;
 use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};
 
 /// The binary under test: the environment variable `SLUICE`, by default the one built with the
@@ -62,6 +63,15 @@ impl DaemonFixture {
     pub(crate) fn new() -> Self {
         veth("eth0", "far");
         add_address("10.0.0.1/16", "eth0");
+        Self::of_eth0()
+    }
+
+    /// As [`Self::new`], with `eth0` in another network namespace.
+    pub(crate) fn inside(_: &NamedNamespace) -> Self {
+        Self::of_eth0()
+    }
+
+    fn of_eth0() -> Self {
         let config = json!({
             "version": 1, "instance": "edge", "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" },
             "hash_key_file": "hash.key",

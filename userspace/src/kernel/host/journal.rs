@@ -2,9 +2,10 @@
 //! undone, also after a crash.
 //!
 //! One file for each instance and role, `<base>/<instance>/<role>.journal`, of JSON lines: a
-//! version, then changes made and undone. Each line is synchronised to disk before its change is
-//! made. A line without its newline was not completely written and is truncated. The directory is
-//! in memory ([`STATE_DIRECTORY`]): a reboot removes both the changes and the journal.
+//! version, the network namespace, then changes made and undone. Each line is synchronised to disk
+//! before its change is made. A line without its newline was not completely written and is
+//! truncated. The directory is in memory ([`STATE_DIRECTORY`]): a reboot removes both the changes
+//! and the journal.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -13,71 +14,31 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::files::private;
+use crate::kernel::namespace::NetworkNamespace;
 use crate::role::Role;
 
 mod change;
+mod error;
 mod shared;
 mod undo;
 
+use error::VERSION;
+
 pub use change::Change;
+pub use error::JournalError;
 pub use undo::UndoReport;
 
 /// The directory of journals and locks, with a directory for each instance.
 pub const STATE_DIRECTORY: &str = "/run/sluice";
 
-const VERSION: u32 = 1;
-
-/// Why the journal cannot be read or written. The host must not be changed then.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum JournalError {
-    /// The file or its directory cannot be created, read or written.
-    #[error("cannot {doing} the journal {}: {source}", .path.display())]
-    Io {
-        /// "create", "read", "write" or "remove".
-        doing: &'static str,
-        /// The journal.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A complete line is invalid.
-    #[error("{}:{line}: {source}; undo the changes that it lists by hand and remove the file", .path.display())]
-    Corrupt {
-        /// The journal.
-        path: PathBuf,
-        /// The line number, from 1.
-        line: usize,
-        /// The parse error.
-        source: serde_json::Error,
-    },
-    /// A complete line holds a change that Sluice does not make.
-    #[error("{}:{line}: {problem}, which Sluice never records; find out who wrote it, undo the changes \
-     that the journal lists by hand, and remove the file", .path.display())]
-    Foreign {
-        /// The journal.
-        path: PathBuf,
-        /// The line number, from 1.
-        line: usize,
-        /// The unexpected value.
-        problem: String,
-    },
-    /// Another version of Sluice wrote it.
-    #[error("{}: the journal has version {found}, this sluice supports version {VERSION}; run `sluice down` of the version that wrote it", .path.display())]
-    Version {
-        /// The journal.
-        path: PathBuf,
-        /// The version; 0 if the first line has none.
-        found: u32,
-    },
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
     Version(u32),
+    NetworkNamespace(NetworkNamespace),
     Did(Change),
     Undid(Change),
 }
@@ -91,6 +52,10 @@ pub struct Journal {
     /// The length up to the last complete line, to truncate a partial one.
     len: u64,
     changes: Vec<Change>,
+    /// The network namespace of the changes; `None` in a journal of version 1.
+    namespace: Option<NetworkNamespace>,
+    /// The lines that cannot be used.
+    problems: Vec<JournalError>,
 }
 
 impl Journal {
@@ -99,10 +64,12 @@ impl Journal {
         base.join(instance).join(format!("{role}.journal"))
     }
 
-    /// Opens the journal, creating it (and its directory) if there is none.
+    /// Opens the journal, creating it (and its directory) if there is none. The changes of a
+    /// network namespace that does not exist any more are dropped with a warning.
     ///
     /// # Errors
-    /// [`JournalError`]: without a journal the host must not be changed.
+    /// [`JournalError`], also for a line that cannot be used: without a journal the host must not
+    /// be changed.
     pub fn open(base: &Path, instance: &str, role: Role) -> Result<Self, JournalError> {
         let path = Self::path_of(base, instance, role);
         let directory = base.join(instance);
@@ -110,7 +77,27 @@ impl Journal {
         private::create_directory(base).map_err(creating)?;
         private::create_directory(&directory).map_err(creating)?;
         let file = private::create_file(&path).map_err(creating)?;
-        let journal = Self::read(path.clone(), instance, file)?;
+        let mut journal = Self::read(path.clone(), instance, file)?;
+        if !journal.problems.is_empty() {
+            return Err(journal.problems.swap_remove(0));
+        }
+        match journal.check_namespace(instance) {
+            Err(JournalError::Elsewhere { command: None, namespace, .. }) => {
+                warn!(
+                    path = %journal.path.display(), %namespace, changes = journal.changes.len(),
+                    "the network namespace of the journal does not exist any more; its changes are \
+                     forgotten"
+                );
+                journal.forget_all(&journal.changes.clone())?;
+                journal.namespace = None;
+            }
+            checked => checked?,
+        }
+        if journal.namespace.is_none() {
+            let current = journal.current_namespace()?;
+            journal.append(&[Line::NetworkNamespace(current)])?;
+            journal.namespace = Some(current);
+        }
         // A new file survives a crash only once its directories are synchronised.
         for directory in [directory.as_path(), base] {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(creating)?;
@@ -118,7 +105,11 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens the journal if there is one.
+    /// Opens the journal if there is one. Lines that cannot be used are left out, and
+    /// [`Self::undo_all`] reports them.
+    ///
+    /// # Errors
+    /// [`JournalError`]; [`JournalError::Elsewhere`] if its changes cannot be undone from here.
     pub fn open_existing(
         base: &Path,
         instance: &str,
@@ -126,10 +117,38 @@ impl Journal {
     ) -> Result<Option<Self>, JournalError> {
         let path = Self::path_of(base, instance, role);
         match private::open_file(&path) {
-            Ok(Some(file)) => Self::read(path, instance, file).map(Some),
+            Ok(Some(file)) => {
+                let journal = Self::read(path, instance, file)?;
+                journal.check_namespace(instance)?;
+                Ok(Some(journal))
+            }
             Ok(None) => Ok(None),
             Err(source) => Err(JournalError::Io { doing: "read", path, source }),
         }
+    }
+
+    /// Checks that the changes were made in the network namespace of this thread.
+    fn check_namespace(&self, instance: &str) -> Result<(), JournalError> {
+        match self.namespace {
+            Some(namespace) if namespace != self.current_namespace()? => {
+                let enter = namespace.enter_command();
+                Err(JournalError::Elsewhere {
+                    path: self.path.clone(),
+                    namespace,
+                    command: enter
+                        .map(|enter| format!("{enter} sluice down --instance {instance}")),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn current_namespace(&self) -> Result<NetworkNamespace, JournalError> {
+        NetworkNamespace::current().map_err(|source| JournalError::Io {
+            doing: "read the network namespace for",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     fn read(path: PathBuf, instance: &str, mut file: File) -> Result<Self, JournalError> {
@@ -140,36 +159,46 @@ impl Journal {
             source,
         })?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let mut journal = Self { path, file, len: whole as u64, changes: Vec::new() };
+        let mut journal = Self {
+            path,
+            file,
+            len: whole as u64,
+            changes: Vec::new(),
+            namespace: None,
+            problems: Vec::new(),
+        };
         journal.cut()?;
         // Consecutive lines of one kind, taken at once: each lookup reads the whole list.
         let (mut made, mut undone) = (Vec::new(), Vec::new());
         for (number, text) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let line = serde_json::from_slice(text).map_err(|source| JournalError::Corrupt {
-                path: journal.path.clone(),
-                line: number + 1,
-                source,
+            let line = serde_json::from_slice(text.trim_ascii_end()).map_err(|source| {
+                JournalError::Corrupt { path: journal.path.clone(), line: number + 1, source }
             });
             match (number, line) {
-                (0, Ok(Line::Version(VERSION))) => {}
+                (0, Ok(Line::Version(1..=VERSION))) => {}
                 (0, Ok(Line::Version(found))) => {
                     return Err(JournalError::Version { path: journal.path, found });
                 }
                 (0, Ok(_)) => {
                     return Err(JournalError::Version { path: journal.path, found: 0 });
                 }
-                (_, line) => match line? {
-                    Line::Version(_) => {}
-                    Line::Did(change) => {
-                        change.check(instance).map_err(|problem| JournalError::Foreign {
+                (_, line) => match line {
+                    Err(problem) => journal.problems.push(problem),
+                    Ok(Line::Version(_)) => {}
+                    // The last one: changes of an earlier one are gone.
+                    Ok(Line::NetworkNamespace(namespace)) => journal.namespace = Some(namespace),
+                    Ok(Line::Did(change)) => match change.check(instance) {
+                        Ok(()) => {
+                            journal.drop_changes(&std::mem::take(&mut undone));
+                            made.push(change);
+                        }
+                        Err(problem) => journal.problems.push(JournalError::Foreign {
                             path: journal.path.clone(),
                             line: number + 1,
                             problem,
-                        })?;
-                        journal.drop_changes(&std::mem::take(&mut undone));
-                        made.push(change);
-                    }
-                    Line::Undid(change) => {
+                        }),
+                    },
+                    Ok(Line::Undid(change)) => {
                         journal.merge(std::mem::take(&mut made));
                         undone.push(change);
                     }

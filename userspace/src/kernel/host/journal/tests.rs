@@ -27,6 +27,12 @@ fn open(base: &tempfile::TempDir) -> Journal {
     Journal::open(base.path(), "edge", Role::Backend).unwrap()
 }
 
+/// The line of the network namespace.
+fn namespace_line() -> String {
+    let line = Line::NetworkNamespace(NetworkNamespace::current().unwrap());
+    serde_json::to_string(&line).unwrap()
+}
+
 fn text(base: &tempfile::TempDir) -> String {
     fs::read_to_string(Journal::path_of(base.path(), "edge", Role::Backend)).unwrap()
 }
@@ -126,7 +132,7 @@ fn a_last_line_truncated_at_any_byte_loses_only_that_line() {
     for len in 0..whole.iter().position(|byte| *byte == b'\n').unwrap() {
         fs::write(&path, &whole[..len]).unwrap();
         assert_eq!(open(&base).changes(), []);
-        assert_eq!(text(&base), "{\"version\":1}\n");
+        assert_eq!(text(&base), format!("{{\"version\":2}}\n{}\n", namespace_line()));
     }
 }
 
@@ -138,6 +144,35 @@ fn an_invalid_complete_line_is_an_error_with_its_number() {
     let error = Journal::open(base.path(), "edge", Role::Backend).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}:2: ", path.display())), "{error}");
     assert!(error.contains("flood") && error.contains("remove the file"), "{error}");
+    let journal = Journal::open_existing(base.path(), "edge", Role::Backend).unwrap().unwrap();
+    assert_eq!(journal.problems.len(), 1);
+}
+
+#[test]
+fn a_journal_of_version_1_takes_the_network_namespace_of_its_next_daemon() {
+    let base = base();
+    let path = open(&base).path().to_owned();
+    let did = serde_json::to_string(&Line::Did(address(1))).unwrap();
+    fs::write(&path, format!("{{\"version\":1}}\n{did}\n")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(open(&base).changes(), [address(1)]);
+        assert_eq!(text(&base), format!("{{\"version\":1}}\n{did}\n{}\n", namespace_line()));
+    }
+}
+
+#[test]
+fn changes_of_a_network_namespace_that_is_gone_are_forgotten_by_a_daemon_only() {
+    let base = base();
+    let mut journal = open(&base);
+    journal.record(address(1)).unwrap();
+    // The number of no namespace.
+    let gone = text(&base).replace(&namespace_line(), "{\"network_namespace\":1}");
+    fs::write(journal.path(), &gone).unwrap();
+    let error = Journal::open_existing(base.path(), "edge", Role::Backend).unwrap_err();
+    assert!(matches!(error, JournalError::Elsewhere { command: None, .. }), "{error}");
+    assert_eq!(text(&base), gone);
+    assert_eq!(open(&base).changes(), []);
+    assert!(Journal::open_existing(base.path(), "edge", Role::Backend).is_ok());
 }
 
 #[test]
@@ -145,7 +180,7 @@ fn a_journal_of_another_version_is_refused_and_left_unchanged() {
     let base = base();
     let path = open(&base).path().to_owned();
     for (content, found) in [
-        ("{\"version\":2}\n{\"future\":1}\n", 2),
+        ("{\"version\":3}\n{\"future\":1}\n", 3),
         ("{\"did\":{\"clsact\":{\"interface\":\"a\",\"index\":1}}}\n", 0),
     ] {
         fs::write(&path, content).unwrap();
@@ -206,9 +241,9 @@ fn refusal(change: &Change) -> Option<String> {
     let mut journal = open(&base);
     journal.append(&[Line::Did(change.clone())]).unwrap();
     drop(journal);
-    match Journal::open_existing(base.path(), "edge", Role::Backend) {
+    match Journal::open(base.path(), "edge", Role::Backend) {
         Ok(_) => None,
-        Err(error @ JournalError::Foreign { line: 2, .. }) => Some(error.to_string()),
+        Err(error @ JournalError::Foreign { line: 3, .. }) => Some(error.to_string()),
         Err(error) => panic!("{error}"),
     }
 }

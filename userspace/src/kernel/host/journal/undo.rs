@@ -19,14 +19,28 @@ pub struct UndoReport {
     pub left: Vec<(Change, String)>,
     /// Changes that could not be undone, each with the error. They stay in the journal.
     pub failed: Vec<(Change, String)>,
+    /// The lines of the journal that cannot be used, each with the reason. They stay there.
+    pub unusable: Vec<String>,
+}
+
+impl UndoReport {
+    /// Whether all changes were undone or left alone.
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.unusable.is_empty()
+    }
+
+    /// What was not undone, a line each.
+    pub fn problems(&self) -> Vec<String> {
+        let failed = self.failed.iter().map(|(change, why)| format!("failed: {change}: {why}"));
+        failed.chain(self.unusable.iter().map(|why| format!("not undone: {why}"))).collect()
+    }
 }
 
 impl fmt::Display for UndoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let undone = self.undone.iter().map(|change| format!("undone: {change}"));
         let left = self.left.iter().map(|(change, why)| format!("left alone: {change}: {why}"));
-        let failed = self.failed.iter().map(|(change, why)| format!("failed: {change}: {why}"));
-        let lines: Vec<_> = undone.chain(left).chain(failed).collect();
+        let lines: Vec<_> = undone.chain(left).chain(self.problems()).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -47,8 +61,8 @@ impl Journal {
     /// Undoes all recorded changes, last change first, and removes the journal once it is empty.
     ///
     /// A change that another program has replaced, or that another journal lists, is left alone. A
-    /// change that fails stays in the
-    /// journal, the others are undone, and this can be called again.
+    /// change that fails and a line that cannot be used stay in the journal, the others are undone,
+    /// and this can be called again.
     ///
     /// # Errors
     /// [`JournalError`] if the journal itself cannot be written.
@@ -58,7 +72,8 @@ impl Journal {
         const BATCH: usize = 256;
 
         let others = self.others();
-        let mut report = UndoReport::default();
+        let unusable = self.problems.iter().map(ToString::to_string).collect();
+        let mut report = UndoReport { unusable, ..UndoReport::default() };
         let mut undone = Vec::new();
         for change in self.changes.clone().into_iter().rev() {
             let outcome = match others.holder(&change) {
@@ -82,7 +97,7 @@ impl Journal {
             }
         }
         self.forget_all(&undone)?;
-        if report.failed.is_empty() {
+        if report.is_complete() {
             self.remove()?;
         }
         Ok(report)
