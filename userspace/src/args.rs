@@ -80,6 +80,11 @@ pub struct BackendArgs {
     /// times. Default: the receiving interfaces and those of default routes.
     #[arg(long = "reply-interface", value_name = "IF", value_parser = interface_name)]
     pub reply_interfaces: Vec<String>,
+    /// Leave reverse-path filtering (the sysctl rp_filter) of the interfaces as it is where the
+    /// program decapsulates. With strict filtering, packets of clients whose replies leave through
+    /// another interface are dropped.
+    #[arg(long)]
+    pub keep_rp_filter: bool,
     /// The MTU of the path from the balancers to this backend, outer header included. Default:
     /// `underlay.mtu`.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]

@@ -68,6 +68,7 @@ tests! {
         vip_addresses_on_lo_are_not_announced,
         a_second_preparation_changes_nothing,
         only_strict_reverse_path_filtering_is_changed,
+        strict_reverse_path_filtering_is_kept_on_request,
         arp_sysctls_are_set_on_interfaces_with_dots_in_their_names,
         an_impossible_setup_is_refused_before_any_change,
         a_removed_vip_is_deleted_unless_it_existed_before,

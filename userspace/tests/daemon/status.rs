@@ -147,7 +147,6 @@ fn expect(daemon: &mut DaemonProcess, words: &str) {
 }
 
 /// Attaches a program to an interface by a link, which is detached when its descriptor is dropped.
-
 fn attach_link(
     program: BorrowedFd<'_>,
     interface: &str,

@@ -135,6 +135,23 @@ pub(crate) async fn only_strict_reverse_path_filtering_is_changed() {
     }
 }
 
+pub(crate) async fn strict_reverse_path_filtering_is_kept_on_request() {
+    let _peer = neighbour();
+    set_sysctl("all", "rp_filter", "0");
+    set_sysctl("one", "rp_filter", "1");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
+    let keeping = sluice::kernel::host::BackendSetup {
+        tunnels: false,
+        keep_rp_filter: true,
+        ..setup(&interfaces, &local, &[])
+    };
+    let report = host.prepare_backend(&keeping).await.unwrap();
+    assert_eq!(report.loose_rp_filter, Vec::<String>::new());
+    assert_eq!(sysctl("one", "rp_filter"), "1");
+}
+
 pub(crate) async fn arp_sysctls_are_set_on_interfaces_with_dots_in_their_names() {
     veth("one", "other");
     run("ip link set one down");

@@ -24,6 +24,8 @@ pub(super) struct Assignment {
     pub(super) interfaces: Vec<String>,
     /// The port of GUE, if a service with this backend uses GUE.
     pub(super) gue_port: Option<u16>,
+    /// Whether strict reverse-path filtering of the interfaces stays.
+    pub(super) keep_rp_filter: bool,
     /// How the MSS option is clamped; `None` if it is not.
     pub(super) clamping: Option<Clamping>,
 }
@@ -74,6 +76,7 @@ impl Assignment {
                 &args.interfaces
             }
             .to_vec(),
+            keep_rp_filter: args.keep_rp_filter,
             gue_port: (overhead > 0).then_some(config.underlay().gue_port),
             clamping: Clamping::new(args, config, backend, overhead).filter(|_| !vips.is_empty()),
             vips: vips.into_iter().collect(),
@@ -123,6 +126,7 @@ mod tests {
 
     fn args(name: Option<&str>, interfaces: &[&str]) -> BackendArgs {
         BackendArgs {
+            keep_rp_filter: false,
             config: PathBuf::from("edge.json"),
             name: name.map(str::to_owned),
             ephemeral: false,

@@ -108,6 +108,7 @@ fn setup(assignment: &Assignment, tunnels: bool) -> BackendSetup<'_> {
         local: &assignment.local,
         vips: &assignment.vips,
         tunnels,
+        keep_rp_filter: assignment.keep_rp_filter,
         tunnel_v4: TUNNEL_V4,
         tunnel_v6: TUNNEL_V6,
         tunnel_v6_in_v4: TUNNEL_V6_IN_V4,

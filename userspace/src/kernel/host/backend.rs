@@ -56,6 +56,9 @@ pub struct BackendSetup<'a> {
     pub vips: &'a [IpNet],
     /// Whether tunnel devices may be used; otherwise BPF programs decapsulate.
     pub tunnels: bool,
+    /// Whether strict reverse-path filtering of the interfaces stays where BPF programs
+    /// decapsulate. Tunnel devices always get loose filtering: they are the backend's own.
+    pub keep_rp_filter: bool,
     /// The name of the IPv4 tunnel device, [`TUNNEL_V4`] by default.
     pub tunnel_v4: &'a str,
     /// The name of the IPv6 tunnel device, [`TUNNEL_V6`] by default.
@@ -167,7 +170,7 @@ impl Host {
             }
             // With BPF decapsulation, the client's packet arrives on the interface itself, and the
             // reply may leave through another one.
-            Decapsulation::Program { .. } if inner == Family::V4 => {
+            Decapsulation::Program { .. } if inner == Family::V4 && !setup.keep_rp_filter => {
                 for interface in setup.interfaces {
                     self.loosen_rp_filter(interface, &mut report.changed)?;
                 }
