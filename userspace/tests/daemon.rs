@@ -129,6 +129,7 @@ tests! {
         the_service_manager_receives_the_state_and_signs_of_life;
     status:
         status_fails_where_nothing_is_attached,
+        status_fails_where_a_backend_does_not_decapsulate,
         status_shows_whether_the_file_is_in_force,
         status_shows_a_daemon_that_hangs,
         programs_that_run_first_are_logged_and_shown;

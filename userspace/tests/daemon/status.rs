@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::fixture::{DaemonFixture, DaemonProcess, assert_fails, attach_filter, wait_until};
-use crate::support::{ProgramType, load_program, program, run, veth};
+use crate::support::{ProgramType, add_address, load_program, program, run, veth};
 
 /// The document of a failing or succeeding `sluice status --json`.
 fn document(fixture: &DaemonFixture) -> (Option<i32>, Value) {
@@ -50,6 +50,27 @@ pub(crate) fn status_fails_where_nothing_is_attached() {
     assert_eq!((code, &status["lb"]["interfaces"]), (Some(1), &json!([])), "{status}");
     let lines = text(&fixture);
     assert!(lines.contains("balancer: NOT forwarding on any interface"), "{lines}");
+}
+
+pub(crate) fn status_fails_where_a_backend_does_not_decapsulate() {
+    let fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let daemon = fixture.start(&["backend"]);
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["backend"]["decapsulating"]), (Some(0), &json!(true)), "{status}");
+    let by_program = status["backend"]["program"] == json!(true);
+    assert!(text(&fixture).contains("backend: decapsulating, by the "));
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    let devices = status["backend"]["devices"].as_array().unwrap().clone();
+    run("tc qdisc del dev eth0 clsact");
+    for device in &devices {
+        run(&format!("ip link set {} down", device["name"].as_str().unwrap()));
+    }
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["backend"]["decapsulating"]), (Some(1), &json!(false)), "{status}");
+    let lines = text(&fixture);
+    assert!(lines.contains("backend: NOT decapsulating"), "{lines}");
+    assert_ne!(by_program, !devices.is_empty(), "{status}");
 }
 
 pub(crate) fn status_shows_whether_the_file_is_in_force() {
