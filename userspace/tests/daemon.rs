@@ -99,7 +99,11 @@ tests! {
     down:
         lines_of_the_journal_that_cannot_be_read_are_named,
         down_in_another_network_namespace_is_refused,
-        changes_of_a_deleted_network_namespace_are_left;
+        changes_of_a_deleted_network_namespace_are_left,
+        down_finds_changes_without_a_journal,
+        down_without_a_journal_leaves_what_another_instance_uses,
+        a_daemon_without_its_lock_file_still_runs,
+        maps_in_use_elsewhere_are_kept;
     private_files:
         files_and_directories_are_private_whatever_the_umask,
         what_an_earlier_version_left_readable_is_made_private,

@@ -6,7 +6,8 @@ use crate::args::DownArgs;
 use crate::cli::output::print;
 use crate::daemon::lock::Lock;
 use crate::daemon::roles::ROLES;
-use crate::daemon::{preflight, runtime, teardown};
+use crate::daemon::teardown::{self, Scope};
+use crate::daemon::{preflight, runtime};
 use crate::error::CliError;
 
 /// Runs `sluice down`. Fails if a daemon runs. If a change cannot be undone, all others are undone,
@@ -25,7 +26,7 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
     let mut found = false;
     let mut outcome = Ok(());
     for role in ROLES.map(|spec| spec.role) {
-        match runtime::block_on(teardown::undo(&args.instance, role, None)) {
+        match runtime::block_on(teardown::undo(&args.instance, role, None, Scope::Host)) {
             Ok(None) => {}
             Ok(Some(report)) => {
                 found = true;

@@ -16,7 +16,8 @@ use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
 use super::state::StatePublisher;
-use super::{log, preflight, runtime, sources, teardown};
+use super::teardown::{self, Scope};
+use super::{log, preflight, runtime, sources};
 use crate::error::CliError;
 use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
@@ -163,7 +164,7 @@ async fn serve<D: RoleDaemon>(
     drop(daemon);
     if D::is_ephemeral(args) {
         info!(%instance, "stopping and restoring the host (--ephemeral)");
-        teardown::role(&instance, D::ROLE.role, guard.lock).await?;
+        teardown::role(&instance, D::ROLE.role, guard.lock, Scope::Host).await?;
     } else {
         info!(%instance, "stopping; packets are handled until `sluice down`");
     }

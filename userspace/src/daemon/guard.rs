@@ -3,7 +3,7 @@
 use tracing::warn;
 
 use super::lock::Lock;
-use super::teardown;
+use super::teardown::{self, Scope};
 use crate::error::CliError;
 use crate::kernel::bpf::Pins;
 use crate::role::Role;
@@ -35,7 +35,8 @@ impl InstanceGuard {
     /// stays, because the programs of the earlier daemon may be handling packets.
     pub(crate) async fn give_up(self, error: CliError) -> CliError {
         if self.is_first_start
-            && let Err(undo) = teardown::role(&self.instance, self.role, self.lock).await
+            && let Err(undo) =
+                teardown::role(&self.instance, self.role, self.lock, Scope::Journal).await
         {
             warn!(error = %undo, "cannot undo the failed start");
         }

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use crate::error::CliError;
 use crate::files::private;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
+use crate::kernel::namespace::{self, NetworkNamespace};
 use crate::role::Role;
 use crate::serve;
 
@@ -51,11 +52,7 @@ impl Lock {
                         }
                         let mut holder = String::new();
                         let _ = file.read_to_string(&mut holder);
-                        return Err(anyhow!(
-                            "another daemon already runs `sluice {role}` for the instance {instance:?} (process {}); end it \
-                             first",
-                            holder.trim()
-                        ));
+                        return Err(held(instance, role, holder.trim()));
                     }
                     Err(errno) => return Err(errno.into()),
                 }
@@ -66,6 +63,9 @@ impl Lock {
                     |at: fs::Metadata| (at.dev(), at.ino()) == (locked.dev(), locked.ino());
                 if !fs::metadata(&path).is_ok_and(is_same) {
                     continue;
+                }
+                if let Some(process) = hidden_holder(&path) {
+                    return Err(held(instance, role, &process.to_string()));
                 }
                 file.set_len(0)?;
                 file.rewind()?;
@@ -78,15 +78,12 @@ impl Lock {
             .map_err(CliError::Operation)
     }
 
-    /// The ID of the process that holds the lock of a role, if any.
+    /// The ID of the process that holds the lock of a role, if any, also through a file that was
+    /// removed since or is in another mount namespace.
     pub(crate) fn holder(instance: &str, role: Role) -> Option<u32> {
-        let mut file = private::open_file(&Self::path(instance, role)).ok()??;
-        if !is_locked_by_daemon(&file).ok()? {
-            return None;
-        }
-        let mut holder = String::new();
-        file.read_to_string(&mut holder).ok()?;
-        holder.trim().parse().ok()
+        let path = Self::path(instance, role);
+        let file = private::open_file(&path).ok().flatten();
+        file.and_then(holder_of).or_else(|| hidden_holder(&path))
     }
 
     /// Whether a role of an instance has a journal on this host.
@@ -113,6 +110,14 @@ impl Lock {
     }
 }
 
+/// The error for a lock that a daemon holds.
+fn held(instance: &str, role: Role, process: &str) -> anyhow::Error {
+    anyhow!(
+        "another daemon already runs `sluice {role}` for the instance {instance:?} (process \
+         {process}); end it first"
+    )
+}
+
 /// Creates the lock's file with its directories, or opens it.
 fn create(path: &Path) -> io::Result<File> {
     private::create_directory(Path::new(STATE_DIRECTORY))?;
@@ -125,6 +130,32 @@ fn is_locked_by_daemon(file: &File) -> nix::Result<bool> {
     let mut lock = whole_file(libc::F_RDLCK);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// The ID in a file, if a daemon holds its lock.
+fn holder_of(mut file: File) -> Option<u32> {
+    if !is_locked_by_daemon(&file).ok()? {
+        return None;
+    }
+    let mut holder = String::new();
+    file.read_to_string(&mut holder).ok()?;
+    holder.trim().parse().ok()
+}
+
+/// Another process of this network namespace that holds the lock of a file that had this path when
+/// it was opened.
+fn hidden_holder(path: &Path) -> Option<u32> {
+    let own = NetworkNamespace::current().ok();
+    let mut inside = namespace::processes().filter(|id| NetworkNamespace::of(*id) == own);
+    inside.find(|process| {
+        let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        open.map(|entry| entry.path()).any(|descriptor| {
+            let opened = fs::read_link(&descriptor).unwrap_or_default();
+            let opened = opened.to_string_lossy();
+            Path::new(opened.trim_end_matches(" (deleted)")) == path
+                && File::open(&descriptor).is_ok_and(|file| holder_of(file).is_some())
+        })
+    })
 }
 
 /// A lock of the whole file.

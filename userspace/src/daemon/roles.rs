@@ -32,6 +32,13 @@ impl RoleSpec {
         program.map(|program| program.filter_name(instance)).unwrap_or_default()
     }
 
+    /// The instance of a filter of this role, by the filter's name.
+    pub(crate) fn instance_of<'a>(&self, filter: &'a str) -> Option<&'a str> {
+        let instance =
+            |program: &RoleProgram| filter.strip_prefix(program.filter)?.strip_prefix(':');
+        self.programs.iter().find_map(instance)
+    }
+
     /// The attachment of one of the programs for an instance.
     pub(crate) fn attachment(
         &self,
@@ -94,6 +101,14 @@ pub(crate) static BACKEND: RoleSpec = RoleSpec {
     priority: |priority| priority.backend,
     setting: "priority.backend",
 };
+
+/// The row of a role.
+pub(crate) fn spec(role: Role) -> &'static RoleSpec {
+    match role {
+        Role::Lb => &LB,
+        Role::Backend => &BACKEND,
+    }
+}
 
 /// All roles.
 pub(crate) static ROLES: [&RoleSpec; 2] = [&LB, &BACKEND];

@@ -1,20 +1,42 @@
 //! Restores the host, for `sluice down`, `--ephemeral` and a failed start.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::anyhow;
 
 use super::lock::Lock;
+use super::roles;
 use crate::error::CliError;
-use crate::kernel::bpf::Pins;
-use crate::kernel::host::journal::{Journal, STATE_DIRECTORY, UndoReport};
+use crate::kernel::bpf::{Pins, programs_over};
+use crate::kernel::host::journal::{Change, Journal, STATE_DIRECTORY, UndoReport};
+use crate::kernel::host::search::{self, Found};
 use crate::kernel::netlink::Netlink;
 use crate::role::Role;
 
+/// How often, and at what interval, programs are awaited that the kernel releases after their
+/// filters.
+const RELEASE: (u32, Duration) = (20, Duration::from_millis(100));
+
+/// The changes to undo.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those in the journal.
+    Journal,
+    /// Also those that are found on the host without it.
+    Host,
+}
+
 /// Undoes the changes of a role of an instance whose lock this process holds. Fails unless all
 /// changes were undone or left alone.
-pub(crate) async fn role(instance: &str, role: Role, lock: Lock) -> Result<(), CliError> {
-    match undo(instance, role, Some(lock)).await? {
+pub(crate) async fn role(
+    instance: &str,
+    role: Role,
+    lock: Lock,
+    scope: Scope,
+) -> Result<(), CliError> {
+    match undo(instance, role, Some(lock), scope).await? {
         Some(report) => check(instance, &report),
         None => Ok(()),
     }
@@ -38,14 +60,20 @@ pub(crate) async fn undo(
     instance: &str,
     role: Role,
     lock: Option<Lock>,
+    scope: Scope,
 ) -> Result<Option<UndoReport>, CliError> {
     let pins = Pins::find(instance, role).map_err(CliError::operation)?;
-    let pinned = pins.as_ref().is_some_and(Pins::exist);
+    let netlink = Netlink::connect().map_err(CliError::operation)?;
+    let filters = match scope {
+        Scope::Journal => Filters::default(),
+        Scope::Host => Filters::find(&netlink, instance, role).await?,
+    };
     // A crash, also of `sluice down`, can leave any one of these.
     if lock.is_none()
-        && !pinned
+        && !pins.as_ref().is_some_and(Pins::exist)
         && !Lock::state_exists(instance, role)
         && !Lock::exists(instance, role)
+        && filters.own.is_empty()
     {
         return Ok(None);
     }
@@ -53,14 +81,33 @@ pub(crate) async fn undo(
         Some(lock) => lock,
         None => Lock::take(instance, role)?,
     };
-    let journal = Journal::open_existing(Path::new(STATE_DIRECTORY), instance, role)
-        .map_err(CliError::operation)?;
+    let base = Path::new(STATE_DIRECTORY);
+    let journal = Journal::open_existing(base, instance, role).map_err(CliError::operation)?;
+    let is_lost = journal.is_none() && scope == Scope::Host;
+    let journal = match journal {
+        // Changes that are found are undone like recorded ones, also after a crash of this process.
+        None if is_lost => Some(Journal::open(base, instance, role).map_err(CliError::operation)?),
+        journal => journal,
+    };
     let mut report = UndoReport::default();
-    if let Some(journal) = journal {
-        let netlink = Netlink::connect().map_err(CliError::operation)?;
+    if let Some(mut journal) = journal {
+        let mut found = match is_lost && role == Role::Backend {
+            true => filters.search(&netlink, pins.as_ref()).await?,
+            false => Found::default(),
+        };
+        found.changes.extend(filters.own.iter().cloned());
+        let interfaces = search::interfaces_of_unlisted(&journal, &filters.own);
+        journal.record_all(found.changes).map_err(CliError::operation)?;
         report = journal.undo_all(&netlink).await.map_err(CliError::operation)?;
+        report.left.extend(found.left);
+        report.unknown = found.unknown;
+        let qdiscs = search::unused_qdiscs(&netlink, &interfaces).await;
+        report.unknown.extend(qdiscs.map_err(CliError::operation)?);
     }
-    if !report.failed.is_empty() {
+    if is_lost && let Some(pins) = &pins {
+        report.not_undone.extend(still_used(pins).await);
+    }
+    if !report.failed.is_empty() || (is_lost && !report.is_complete()) {
         return Ok(Some(report));
     }
     if let Some(pins) = pins {
@@ -70,4 +117,59 @@ pub(crate) async fn undo(
         lock.remove(instance, role);
     }
     Ok(Some(report))
+}
+
+/// The filters of a role on this host.
+#[derive(Default)]
+struct Filters {
+    /// Those of one instance.
+    own: Vec<Change>,
+    /// The other instances that have any.
+    others: BTreeSet<String>,
+}
+
+impl Filters {
+    async fn find(netlink: &Netlink, instance: &str, role: Role) -> Result<Self, CliError> {
+        let spec = roles::spec(role);
+        let all = search::filters(netlink, |name| spec.instance_of(name).is_some()).await;
+        let mut filters = Self::default();
+        for change in all.map_err(CliError::operation)? {
+            let Change::Filter { name, .. } = &change else { continue };
+            match spec.instance_of(name) {
+                Some(found) if found == instance => filters.own.push(change),
+                found => filters.others.extend(found.map(str::to_owned)),
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Finds what else a backend has changed, if it has filters or pins.
+    async fn search(&self, netlink: &Netlink, pins: Option<&Pins>) -> Result<Found, CliError> {
+        let pins = pins.filter(|pins| pins.exist());
+        if pins.is_none() && self.own.is_empty() {
+            return Ok(Found::default());
+        }
+        let mut others = self.others.clone();
+        others.extend(pins.map(Pins::other_instances).into_iter().flatten());
+        search::backend(netlink, pins, &self.own, &others).await.map_err(CliError::operation)
+    }
+}
+
+/// Describes programs that use the maps although no filter in this network namespace does.
+async fn still_used(pins: &Pins) -> Option<String> {
+    let mut programs = programs_over(pins);
+    for _ in 0..RELEASE.0 {
+        if programs.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(RELEASE.1).await;
+        programs = programs_over(pins);
+    }
+    let ids: Vec<_> = programs.iter().map(u32::to_string).collect();
+    Some(format!(
+        "programs that use the maps are still loaded (program IDs {}): they may be attached in \
+         another network namespace; run `sluice down` there, by `nsenter --net=/run/netns/NAME` or \
+         `nsenter --target PID --net`",
+        ids.join(", ")
+    ))
 }

@@ -3,10 +3,11 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::fixture::{DaemonFixture, PINS, STATE, assert_fails, host_state, tc_filter};
 use crate::namespaces::NamedNamespace;
-use crate::support::{add_address, run};
+use crate::support::{add_address, run, set_sysctl, snapshot, sysctl, veth};
 
 const FILTER: &str = "sluice_lb:edge";
 
@@ -70,7 +71,7 @@ pub(crate) fn down_in_another_network_namespace_is_refused() {
     assert_eq!(report, "");
     // Nor does a daemon take over the journal.
     let (words, args) = (["another network namespace", &remedy], ["lb", "--config", "edge.json"]);
-    crate::support::veth("eth0", "far");
+    veth("eth0", "far");
     add_address("10.0.0.1/16", "eth0");
     assert_fails(&fixture.sluice(&args), 1, &words);
     assert_eq!(tc_filter("eth0", FILTER), "");
@@ -95,13 +96,118 @@ pub(crate) fn changes_of_a_deleted_network_namespace_are_left() {
     let words = ["another network namespace", "remove the file", "lb.journal"];
     failing_down(&fixture, &words);
     // As a container that is started again has another namespace.
-    crate::support::veth("eth0", "far");
+    veth("eth0", "far");
     add_address("10.0.0.1/16", "eth0");
-    let before = crate::support::snapshot();
+    let before = snapshot();
     let mut daemon = fixture.start(&["lb"]);
     daemon.wait_for_log("the network namespace of the journal does not exist any more", 1);
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     fixture.down();
-    assert_eq!(crate::support::snapshot(), before);
+    assert_eq!(snapshot(), before);
     assert!(!fs::exists(STATE).unwrap());
+}
+
+/// Starts both roles, and ends them.
+fn leave_both_roles(fixture: &DaemonFixture) {
+    for role in ["lb", "backend"] {
+        assert_eq!(fixture.start(&[role]).end(Signal::SIGTERM), Some(0));
+    }
+}
+
+fn lose_journals() {
+    fs::remove_dir_all("/run/sluice").unwrap();
+}
+
+pub(crate) fn down_finds_changes_without_a_journal() {
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let vips = ["203.0.113.10:80/tcp", "198.18.4.0/24:80/tcp", "[2001:db8:5::1]:80/tcp"];
+    fixture.config["services"][0]["vips"] = json!(vips);
+    fixture.write();
+    let before = host_state();
+    leave_both_roles(&fixture);
+    let settings =
+        ["arp_ignore", "arp_announce", "rp_filter"].map(|name| (name, sysctl("eth0", name)));
+    lose_journals();
+    let report = fixture.down();
+    for line in [
+        "lb: detached and removed",
+        "undone: filter sluice_lb:edge on eth0 ingress, priority 100",
+        "backend: detached and removed",
+        "undone: filter sluice_clamp:edge on eth0 egress, priority 101",
+        "undone: address 203.0.113.10/32 on lo",
+        "undone: address 2001:db8:5::1/128 on lo",
+        "undone: local route to 198.18.4.0/24",
+        "not known: net/ipv4/conf/eth0/arp_ignore is 1: ",
+        "not known: net/ipv4/conf/eth0/arp_announce is 2: ",
+        "not known: the clsact qdisc on eth0 has no filters: ",
+        "`tc qdisc del dev eth0 clsact`",
+    ] {
+        assert_eq!(report.matches(line).count(), 1, "{line:?} is not in: {report}");
+    }
+    // It does what the report says, and nothing else.
+    for (setting, value) in settings {
+        assert_eq!(sysctl("eth0", setting), value, "{setting}");
+        set_sysctl("eth0", setting, "0");
+    }
+    run("tc qdisc del dev eth0 clsact");
+    assert_eq!(host_state(), before);
+    assert!(fixture.down().contains("nothing to do"));
+}
+
+pub(crate) fn down_without_a_journal_leaves_what_another_instance_uses() {
+    let fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let mut second = fixture.beside("two");
+    second.config["services"][0]["vips"] = json!(["203.0.113.10:443/tcp", "203.0.114.1:80/tcp"]);
+    second.config["priority"] = json!({ "lb": 110 });
+    second.write();
+    for instance in [&fixture, &second] {
+        assert_eq!(instance.start(&["backend"]).end(Signal::SIGTERM), Some(0));
+    }
+    lose_journals();
+    let report = fixture.down();
+    assert!(report.contains("undone: address 203.0.113.11/32 on lo"), "{report}");
+    let left = "left alone: address 203.0.113.10/32 on lo: the instance two uses it, too";
+    assert!(report.contains(left), "{report}");
+    assert!(!report.contains("clsact"), "the qdisc has filters: {report}");
+    assert!(second.json("status")["backend"].is_object());
+    let report = second.down();
+    for undone in ["address 203.0.113.10/32 on lo", "address 203.0.114.1/32 on lo"] {
+        assert!(report.contains(&format!("undone: {undone}")), "{report}");
+    }
+    assert!(report.contains("the clsact qdisc on eth0 has no filters"), "{report}");
+}
+
+pub(crate) fn a_daemon_without_its_lock_file_still_runs() {
+    let fixture = DaemonFixture::new();
+    let before = host_state();
+    let daemon = fixture.start(&["lb", "--ephemeral"]);
+    lose_journals();
+    let (with, process) = (host_state(), daemon.id().to_string());
+    assert_fails(&fixture.sluice(&["down"]), 1, &["still runs", &process, "end it first"]);
+    assert_eq!(host_state(), with);
+    let started = fixture.sluice(&["lb", "--config", "edge.json"]);
+    assert_fails(&started, 1, &["already runs", &process]);
+    // At its end it restores the host by name.
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    run("tc qdisc del dev eth0 clsact");
+    let _ = fs::remove_dir_all("/run/sluice");
+    assert_eq!(host_state(), before);
+}
+
+pub(crate) fn maps_in_use_elsewhere_are_kept() {
+    let other = NamedNamespace::new("sluice-lb");
+    let fixture = DaemonFixture::inside(&other);
+    let enter = other.nsenter();
+    let enter: Vec<_> = enter.split(' ').collect();
+    assert_eq!(fixture.start_wrapped(&enter, &["lb"]).end(Signal::SIGTERM), Some(0));
+    lose_journals();
+    let words = ["programs that use the maps are still loaded", "another network namespace"];
+    let report = failing_down(&fixture, &words);
+    assert!(report.contains("lb: undone in part"), "{report}");
+    assert!(fixture.sluice(&["counters"]).status.success(), "the maps are still pinned");
+    let output = fixture.wrapped(&enter, &["down"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!fs::exists(PINS).unwrap() && !fs::exists(STATE).unwrap());
 }

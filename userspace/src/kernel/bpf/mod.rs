@@ -40,7 +40,7 @@ pub use object::{
     ProgramSpec, programs_built_by,
 };
 pub use pins::{Pins, bpffs, mounted_bpffs};
-pub use program::{Footprint, Program};
+pub use program::{Footprint, Program, programs_over};
 pub use resize::PendingResize;
 pub use selection::LiveSelection;
 pub use usage::Usage;

@@ -90,6 +90,30 @@ impl Pins {
         Self { instance: instance.to_owned(), role, home: root.join(instance), root }
     }
 
+    /// The pins of the same role of another instance.
+    pub fn of_instance(&self, instance: &str) -> Self {
+        let home = self.root.join(instance);
+        Self { instance: instance.to_owned(), home, ..self.clone() }
+    }
+
+    /// The other instances with pins of this role.
+    pub fn other_instances(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| *name != self.instance && self.of_instance(name).exist()).collect()
+    }
+
+    /// All pins of this role, of all layout versions.
+    pub(super) fn all(&self) -> Vec<PathBuf> {
+        let paths = |directory: &Path| {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let directories =
+            paths(&self.home).into_iter().flat_map(|version| self.of_version(&version));
+        directories.flat_map(|directory| paths(&directory)).collect()
+    }
+
     /// The pins of a role of an instance. Mounts the BPF file system if it is not mounted.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! A loaded program.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::Ebpf;
-use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
+use aya::maps::MapInfo;
+use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, loaded_programs};
 
-use super::Error;
+use super::{Error, Pins};
 
 /// Size of a program in the kernel that loaded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,16 @@ pub struct Footprint {
     pub machine_code: u32,
     /// Whether the kernel holds the program's type information (BTF).
     pub type_information: bool,
+}
+
+/// The IDs of loaded programs that use a map with one of these pins.
+pub fn programs_over(pins: &Pins) -> BTreeSet<u32> {
+    let maps: BTreeSet<u32> =
+        pins.all().iter().filter_map(|pin| Some(MapInfo::from_pin(pin).ok()?.id())).collect();
+    let uses = |program: &ProgramInfo| {
+        program.map_ids().ok().flatten().is_some_and(|ids| ids.iter().any(|id| maps.contains(id)))
+    };
+    loaded_programs().filter_map(Result::ok).filter(uses).map(|program| program.id()).collect()
 }
 
 /// A program in the kernel. It stays loaded as long as this value or an attachment refers to it.

@@ -20,6 +20,7 @@ const LOOPBACK: &str = "lo";
 mod backend;
 pub mod journal;
 mod repair;
+pub(crate) mod search;
 mod shared;
 pub mod sysctl;
 mod vips;

@@ -96,12 +96,12 @@ impl Host {
 }
 
 /// Whether a VIP is one address.
-fn is_address(vip: &IpNet) -> bool {
+pub(super) fn is_address(vip: &IpNet) -> bool {
     vip.prefix_len() == vip.max_prefix_len()
 }
 
 /// The change that makes a VIP local; `lo` is the index of the loopback interface.
-fn vip_change(lo: u32, vip: IpNet) -> Change {
+pub(super) fn vip_change(lo: u32, vip: IpNet) -> Change {
     match is_address(&vip) {
         true => {
             let (address, prefix_len): (IpAddr, u8) = (vip.addr(), vip.prefix_len());

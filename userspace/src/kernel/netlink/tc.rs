@@ -5,6 +5,7 @@
 //! so a filter added to its "egress" side silently sees *ingress* packets. Every egress operation
 //! therefore checks first which qdisc it is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -155,28 +156,40 @@ impl Netlink {
     /// The qdisc for filters of an interface: `None`, [`Clsact::Existed`] or
     /// [`Clsact::IngressOnly`].
     pub async fn clsact(&self, index: u32) -> Result<Option<Clsact>, Error> {
+        let doing = || format!("list the qdiscs of {}", interface_name(index));
+        Ok(self.filter_qdiscs(index, doing).await?.remove(&index))
+    }
+
+    /// The interfaces with a qdisc for filters, by index: [`Clsact::Existed`] or
+    /// [`Clsact::IngressOnly`].
+    pub async fn interfaces_with_filters(&self) -> Result<BTreeMap<u32, Clsact>, Error> {
+        self.filter_qdiscs(0, || "list the qdiscs of this host".to_owned()).await
+    }
+
+    /// The qdiscs for filters. The kernel lists those of all interfaces, whatever the index.
+    async fn filter_qdiscs(
+        &self,
+        index: u32,
+        doing: impl Fn() -> String,
+    ) -> Result<BTreeMap<u32, Clsact>, Error> {
         let mut message = TcMessage::default();
         message.header.index = index as i32;
         let request = RouteNetlinkMessage::GetQueueDiscipline(message);
-        let answers = self
-            .request(request, Mode::Dump, || {
-                format!("list the qdiscs of {}", interface_name(index))
-            })
-            .await?;
-        let found = answers.iter().find_map(|answer| match answer {
+        let answers = self.request(request, Mode::Dump, doing).await?;
+        let found = answers.iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == index as i32
-                    && message.header.parent == TcHandle::CLSACT =>
+                if message.header.parent == TcHandle::CLSACT =>
             {
-                match kind(message) {
-                    CLSACT => Some(Clsact::Existed),
-                    INGRESS => Some(Clsact::IngressOnly),
-                    _ => None,
-                }
+                let clsact = match kind(message) {
+                    CLSACT => Clsact::Existed,
+                    INGRESS => Clsact::IngressOnly,
+                    _ => return None,
+                };
+                Some((message.header.index as u32, clsact))
             }
             _ => None,
         });
-        Ok(found)
+        Ok(found.collect())
     }
 
     /// Removes the clsact qdisc of an interface **and all filters on it**: call it only for a qdisc

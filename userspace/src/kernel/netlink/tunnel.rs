@@ -162,6 +162,18 @@ impl Netlink {
         }
     }
 
+    /// The kind and the local address of the tunnel device with that name, if it is one that
+    /// [`Self::create_tunnel`] creates.
+    pub async fn tunnel_named(&self, name: &str) -> Result<Option<(TunnelKind, IpAddr)>, Error> {
+        let Some(Link { interface, tunnel }) = self.link_named(name).await? else {
+            return Ok(None);
+        };
+        let found = tunnel.as_ref().and_then(|tunnel| Some((tunnel.kind, tunnel.local?)));
+        Ok(found.filter(|(kind, local)| {
+            difference(&interface, tunnel.as_ref(), *kind, *local).is_none()
+        }))
+    }
+
     async fn tunnel_holder(
         &self,
         kind: TunnelKind,

@@ -19,20 +19,23 @@ pub struct UndoReport {
     pub left: Vec<(Change, String)>,
     /// Changes that could not be undone, each with the error. They stay in the journal.
     pub failed: Vec<(Change, String)>,
-    /// The lines of the journal that cannot be used, each with the reason. They stay there.
-    pub unusable: Vec<String>,
+    /// Other state that was not undone, with the reason, such as lines of the journal that cannot
+    /// be used. They stay in the journal.
+    pub not_undone: Vec<String>,
+    /// Changes that only the journal could show, if there are any.
+    pub unknown: Vec<String>,
 }
 
 impl UndoReport {
     /// Whether all changes were undone or left alone.
     pub fn is_complete(&self) -> bool {
-        self.failed.is_empty() && self.unusable.is_empty()
+        self.failed.is_empty() && self.not_undone.is_empty()
     }
 
-    /// What was not undone, a line each.
+    /// The failures, a line each.
     pub fn problems(&self) -> Vec<String> {
         let failed = self.failed.iter().map(|(change, why)| format!("failed: {change}: {why}"));
-        failed.chain(self.unusable.iter().map(|why| format!("not undone: {why}"))).collect()
+        failed.chain(self.not_undone.iter().map(|why| format!("not undone: {why}"))).collect()
     }
 }
 
@@ -40,7 +43,8 @@ impl fmt::Display for UndoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let undone = self.undone.iter().map(|change| format!("undone: {change}"));
         let left = self.left.iter().map(|(change, why)| format!("left alone: {change}: {why}"));
-        let lines: Vec<_> = undone.chain(left).chain(self.problems()).collect();
+        let unknown = self.unknown.iter().map(|what| format!("not known: {what}"));
+        let lines: Vec<_> = undone.chain(left).chain(unknown).chain(self.problems()).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -72,8 +76,8 @@ impl Journal {
         const BATCH: usize = 256;
 
         let others = self.others();
-        let unusable = self.problems.iter().map(ToString::to_string).collect();
-        let mut report = UndoReport { unusable, ..UndoReport::default() };
+        let not_undone = self.problems.iter().map(ToString::to_string).collect();
+        let mut report = UndoReport { not_undone, ..UndoReport::default() };
         let mut undone = Vec::new();
         for change in self.changes.clone().into_iter().rev() {
             let outcome = match others.holder(&change) {
