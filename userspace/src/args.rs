@@ -1,6 +1,7 @@
 //! The arguments of each command.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser};
 use sluice_control::config::limits::{MAX_MTU, MIN_MTU};
@@ -58,6 +59,9 @@ pub struct LbArgs {
     /// Attach to this interface instead of the configured ones; may be given several times.
     #[arg(long = "interface", value_name = "IF", value_parser = interface_name)]
     pub interfaces: Vec<String>,
+    /// Waiting at a first start.
+    #[command(flatten)]
+    pub wait: WaitArgs,
 }
 
 /// `sluice backend`.
@@ -89,6 +93,37 @@ pub struct BackendArgs {
     /// `underlay.mtu`.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
     pub mtu: Option<u32>,
+    /// Waiting at a first start.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// How a first start handles interfaces and addresses that this host lacks.
+#[derive(Args, Clone, Debug)]
+pub struct WaitArgs {
+    /// At the first start of an instance, wait at most this number of seconds for interfaces and
+    /// addresses that this host lacks.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    wait: u64,
+    /// Fail at once instead, with exit code 2.
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+}
+
+impl WaitArgs {
+    /// The longest time that a first start waits.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(if self.no_wait { 0 } else { self.wait })
+    }
+}
+
+#[cfg(test)]
+impl WaitArgs {
+    /// Waits not at all.
+    pub(crate) fn none() -> Self {
+        Self { wait: 0, no_wait: true }
+    }
 }
 
 /// `sluice reload`.

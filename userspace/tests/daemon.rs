@@ -35,6 +35,8 @@ mod limits;
 mod namespaces;
 #[path = "daemon/path_mtu.rs"]
 mod path_mtu;
+#[path = "daemon/presence.rs"]
+mod presence;
 #[path = "daemon/private_files.rs"]
 mod private_files;
 #[path = "daemon/ptrace.rs"]
@@ -185,6 +187,13 @@ tests! {
         two_balancers_run_side_by_side,
         a_backend_serves_two_fleets,
         both_roles_leave_nothing_behind;
+    presence:
+        a_first_start_waits_for_interfaces_and_addresses,
+        the_wait_of_a_first_start_is_bounded,
+        changes_are_applied_while_an_interface_is_missing,
+        a_renamed_interface_keeps_forwarding,
+        changes_are_applied_while_an_underlay_address_is_missing,
+        a_backend_follows_changes_while_something_is_missing;
     repair:
         a_backend_restores_what_other_programs_change,
         removed_pins_are_made_again,

@@ -12,12 +12,14 @@ use tracing::{info, warn};
 use super::guard::InstanceGuard;
 use super::input::{self, Input, InputSender, Inputs};
 use super::predecessors::PredecessorLog;
+use super::presence::{self, Missing};
 use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
 use super::state::StatePublisher;
 use super::teardown::{self, Scope};
 use super::{log, preflight, runtime, sources};
+use crate::args::WaitArgs;
 use crate::error::CliError;
 use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
@@ -53,7 +55,18 @@ pub(super) trait RoleDaemon: Sized {
     /// The instance that the files name.
     fn instance(files: &Self::Files) -> &str;
 
-    /// Checks the files against the host. Changes nothing.
+    /// How long a first start waits for interfaces and addresses.
+    fn wait(args: &Self::Args) -> &WaitArgs;
+
+    /// The interfaces and addresses that the files need and this host lacks.
+    async fn missing(
+        args: &Self::Args,
+        files: &Self::Files,
+        netlink: &Netlink,
+    ) -> Result<Vec<Missing>, CliError>;
+
+    /// Checks the files against the host, as far as it has the interfaces and addresses. Changes
+    /// nothing.
     async fn prepare(
         args: &Self::Args,
         files: Self::Files,
@@ -136,10 +149,17 @@ async fn serve<D: RoleDaemon>(
     args: &D::Args,
     files: D::Files,
     sender: InputSender,
-    inputs: Inputs,
+    mut inputs: Inputs,
 ) -> Result<(), CliError> {
     let netlink = Netlink::connect().map_err(CliError::operation)?;
     let instance = D::instance(&files).to_owned();
+    if InstanceGuard::is_first_start(&instance, D::ROLE.role)? {
+        let missing = || D::missing(args, &files, &netlink);
+        match inputs.wait_for(presence::wait(D::wait(args).timeout(), missing)).await {
+            Some(waited) => waited?,
+            None => return inputs.end().await,
+        }
+    }
     let prepared = D::prepare(args, files, &netlink).await?;
     let changes = netlink.changes().map_err(CliError::operation)?;
 
@@ -380,6 +400,14 @@ mod tests {
 
         fn instance((): &()) -> &str {
             "edge"
+        }
+
+        fn wait(_: &fn()) -> &WaitArgs {
+            unreachable!("the recorder is not started")
+        }
+
+        async fn missing(_: &fn(), (): &(), _: &Netlink) -> Result<Vec<Missing>, CliError> {
+            Ok(Vec::new())
         }
 
         async fn prepare(_: &fn(), (): (), _: &Netlink) -> Result<(), CliError> {

@@ -22,6 +22,13 @@ pub(crate) struct InstanceGuard {
 }
 
 impl InstanceGuard {
+    /// Whether the role has no pins and no journal: it has never handled packets since the host
+    /// started.
+    pub(crate) fn is_first_start(instance: &str, role: Role) -> Result<bool, CliError> {
+        let pins = Pins::find(instance, role).map_err(CliError::operation)?;
+        Ok(!pins.as_ref().is_some_and(Pins::exist) && !Lock::state_exists(instance, role))
+    }
+
     /// Takes the lock. Fails if the pins are of another layout version.
     pub(crate) fn take(instance: &str, role: Role) -> Result<Self, CliError> {
         let pins = Pins::mount(instance, role).map_err(CliError::operation)?;

@@ -183,6 +183,14 @@ impl Inputs {
         }
     }
 
+    /// The end that [`Self::wait_for`] has found.
+    pub(crate) async fn end(&mut self) -> Result<(), CliError> {
+        match self.next().await {
+            Some(Input::Failed(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for work that may take long, and defers inputs meanwhile; `None` if the daemon has to
     /// end first, which is then the next input.
     pub(crate) async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {

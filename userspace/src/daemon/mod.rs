@@ -10,6 +10,7 @@ pub(crate) mod lock;
 pub(crate) mod log;
 mod predecessors;
 pub mod preflight;
+mod presence;
 mod programs;
 mod requests;
 pub(crate) mod roles;

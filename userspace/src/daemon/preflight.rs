@@ -8,7 +8,7 @@ use sluice_control::config::{AddressPolicy, Config, UnlistedPolicy};
 
 use crate::error::CliError;
 use crate::kernel::bpf;
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{self, Netlink};
 
 /// The oldest supported kernel: the first with lookup tables of different sizes in one map of maps
 /// (`BPF_F_INNER_MAP`).
@@ -74,10 +74,13 @@ pub fn check_reading() -> Result<(), CliError> {
     check_capabilities(&status, &[SYS_ADMIN]).map_err(CliError::Operation)
 }
 
-/// Checks that interfaces exist and have Ethernet headers; otherwise they are bad input.
+/// Checks that interfaces have Ethernet headers, if they exist; otherwise they are bad input.
 pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Result<(), CliError> {
     for name in names {
-        let interface = netlink.interface(name).await.map_err(CliError::bad_input)?;
+        let interface = match netlink.interface(name).await {
+            Err(netlink::Error::NoInterface { .. }) => continue,
+            found => found.map_err(CliError::operation)?,
+        };
         if !interface.ethernet {
             return Err(CliError::bad_input(anyhow!(
                 "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet \

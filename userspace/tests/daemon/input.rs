@@ -10,7 +10,7 @@ use crate::fixture::{
     unmount_bpffs,
 };
 
-const LB: [&str; 3] = ["lb", "--config", "edge.json"];
+const LB: [&str; 4] = ["lb", "--config", "edge.json", "--no-wait"];
 
 /// A change that makes a valid configuration invalid.
 type Mutation = fn(&mut Value);
@@ -63,7 +63,7 @@ pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing()
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     assert_fails(&fixture.sluice(&LB), 2, &["chmod 600"]);
     assert_fails(
-        &fixture.sluice(&["backend", "--config", "edge.json"]),
+        &fixture.sluice(&["backend", "--config", "edge.json", "--no-wait"]),
         2,
         &["no backend has an address of this host"],
     );

@@ -146,7 +146,7 @@ fn encapsulated(vip: SocketAddrV4) -> Vec<u8> {
 
 /// Sends an encapsulated datagram, and checks that it arrives at its VIP.
 #[track_caller]
-fn assert_delivered(vip: &str) {
+pub(crate) fn assert_delivered(vip: &str) {
     let vip: SocketAddrV4 = vip.parse().unwrap();
     let server = UdpSocket::bind(vip).unwrap();
     server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

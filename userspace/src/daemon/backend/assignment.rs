@@ -112,6 +112,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::args::WaitArgs;
 
     fn config() -> Config {
         let text = r#"{ "version": 1, "interfaces": ["eth0"], "underlay": { "v4": "10.0.0.1" }, "hash_key_file": "/k",
@@ -133,6 +134,7 @@ mod tests {
             interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
             reply_interfaces: Vec::new(),
             mtu: None,
+            wait: WaitArgs::none(),
         }
     }
 

@@ -68,37 +68,41 @@ impl Clamping {
     }
 
     /// The MSS to clamp to, for each family: by the configured MTU, or by the smallest MTU of the
-    /// receiving interfaces.
+    /// receiving interfaces that exist. `None` if none exists.
     pub(super) async fn largest_segments(
         &self,
         netlink: &Netlink,
         receiving: &[String],
-    ) -> Result<[(Family, u32); 2], netlink::Error> {
+    ) -> Result<Option<[(Family, u32); 2]>, netlink::Error> {
         let mut mtu = self.mtu;
         if mtu.is_none() {
             for name in receiving {
-                let found = netlink.interface(name).await?.mtu;
+                let found = match netlink.interface(name).await {
+                    Err(netlink::Error::NoInterface { .. }) => continue,
+                    found => found?.mtu,
+                };
                 mtu = Some(mtu.map_or(found, |smallest| smallest.min(found)));
             }
         }
-        let mtu = mtu.map(|mtu| mtu.saturating_sub(self.overhead));
-        Ok(self.outer.map(|(inner, outer)| (inner, largest_segment(mtu, inner, outer))))
+        let Some(mtu) = mtu else { return Ok(None) };
+        let mtu = mtu.saturating_sub(self.overhead);
+        Ok(Some(self.outer.map(|(inner, outer)| (inner, largest_segment(mtu, inner, outer)))))
     }
 }
 
 /// The largest segment that fits into `mtu` bytes with its headers and the outer header; 0 for no
 /// limit.
-fn largest_segment(mtu: Option<u32>, inner: Family, outer: Option<Family>) -> u32 {
+fn largest_segment(mtu: u32, inner: Family, outer: Option<Family>) -> u32 {
     let header = |family| match family {
         Family::V4 => Ipv4::SIZE,
         Family::V6 => Ipv6::SIZE,
     };
-    match (mtu, outer) {
+    match outer {
         // At least 1, because 0 means no limit. The sender subtracts TCP options itself (RFC 6691).
-        (Some(mtu), Some(outer)) => mtu
+        Some(outer) => mtu
             .saturating_sub((header(outer) + header(inner) + Tcp::SMALLEST) as u32)
             .clamp(1, u16::MAX.into()),
-        _ => 0,
+        None => 0,
     }
 }
 
@@ -112,17 +116,10 @@ mod tests {
         for (inner, outer, largest) in
             [(v4, v4, 1440), (v4, v6, 1420), (v6, v4, 1420), (v6, v6, 1400)]
         {
-            assert_eq!(
-                largest_segment(Some(1500), inner, Some(outer)),
-                largest,
-                "{inner} in {outer}"
-            );
+            assert_eq!(largest_segment(1500, inner, Some(outer)), largest, "{inner} in {outer}");
         }
-        assert_eq!(largest_segment(Some(9000), v4, Some(v4)), 8940);
-        assert_eq!(largest_segment(Some(68), v6, Some(v6)), 1);
-        assert_eq!(
-            (largest_segment(None, v4, Some(v4)), largest_segment(Some(1500), v4, None)),
-            (0, 0)
-        );
+        assert_eq!(largest_segment(9000, v4, Some(v4)), 8940);
+        assert_eq!(largest_segment(68, v6, Some(v6)), 1);
+        assert_eq!(largest_segment(1500, v4, None), 0);
     }
 }

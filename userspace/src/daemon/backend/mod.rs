@@ -6,6 +6,7 @@
 
 mod assignment;
 mod clamping;
+mod presence;
 mod repair;
 
 use std::collections::BTreeSet;
@@ -22,11 +23,12 @@ use sluice_datapath::abi::Port;
 use sluice_datapath::abi::maps::backend;
 use tracing::{info, warn};
 
-use crate::args::BackendArgs;
+use crate::args::{BackendArgs, WaitArgs};
 use crate::config_file::{self, ConfigFile};
 use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::check_interfaces;
+use crate::daemon::presence::{self as host_presence, Missing};
 use crate::daemon::programs::Programs;
 use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
@@ -130,14 +132,24 @@ impl RoleDaemon for BackendDaemon {
         file.config.instance()
     }
 
+    fn wait(args: &BackendArgs) -> &WaitArgs {
+        &args.wait
+    }
+
+    async fn missing(
+        args: &BackendArgs,
+        file: &ConfigFile,
+        netlink: &Netlink,
+    ) -> Result<Vec<Missing>, CliError> {
+        presence::missing(args, &file.config, netlink).await
+    }
+
     async fn prepare(
         args: &BackendArgs,
         file: ConfigFile,
         netlink: &Netlink,
     ) -> Result<Self::Prepared, CliError> {
-        let own = netlink.local_addresses().await.map_err(CliError::operation)?;
-        let own: Vec<IpAddr> = own.into_iter().map(|(_, address)| address).collect();
-        let assignment = Assignment::find(args, &file.config, &own).map_err(CliError::BadInput)?;
+        let assignment = presence::assignment(args, &file.config, netlink).await?;
         check_interfaces(netlink, &assignment.interfaces).await?;
         if let Some(clamping) = &assignment.clamping {
             check_interfaces(netlink, clamping.configured_interfaces()).await?;
@@ -151,6 +163,7 @@ impl RoleDaemon for BackendDaemon {
     ) -> Result<Self, CliError> {
         let instance = config.instance().to_owned();
         let [decapsulating, clamping] = Self::attachments(&config);
+        let by_program = presence::decapsulated_before(&instance, &assignment.local)?;
         let mut daemon = Self {
             decapsulating,
             clamping,
@@ -162,8 +175,8 @@ impl RoleDaemon for BackendDaemon {
             pins,
             loaded: None,
             gue_port: Port::default(),
-            by_program: Vec::new(),
-            by_device: false,
+            by_program,
+            by_device: true,
             loose_rp_filter: Vec::new(),
             problem: None,
             reply_interfaces: Vec::new(),
@@ -180,7 +193,11 @@ impl RoleDaemon for BackendDaemon {
                 "the instance cannot change while the daemon runs; restart it"
             )));
         }
-        let (file, assignment) = Self::prepare(args, file, self.host.netlink()).await?;
+        let netlink = self.host.netlink();
+        let missing = Self::missing(args, &file, netlink).await?;
+        let known = presence::missing_of(&self.assignment, netlink).await?;
+        host_presence::check_reload(&missing, &known)?;
+        let (file, assignment) = Self::prepare(args, file, netlink).await?;
         let [decapsulating, clamping] = Self::attachments(&file.config);
         self.decapsulating.check_move(&self.host, &decapsulating).await?;
         self.clamping.check_move(&self.host, &clamping).await?;
@@ -298,10 +315,15 @@ impl BackendDaemon {
         Ok(())
     }
 
-    /// Adds VIP addresses and tunnel devices. Returns the addresses for which the program must
-    /// decapsulate.
+    /// Adds VIP addresses and tunnel devices, on the interfaces and for the addresses that exist.
+    /// Returns the addresses for which the program must decapsulate.
     async fn prepare_host(&mut self) -> Result<Vec<IpAddr>, CliError> {
-        let setup = setup(&self.assignment, true);
+        let present = presence::present(&self.assignment, self.host.netlink()).await?;
+        let setup = BackendSetup {
+            interfaces: &present.interfaces,
+            local: &present.local,
+            ..setup(&self.assignment, true)
+        };
         let report = self.host.prepare_backend(&setup).await.map_err(CliError::operation)?;
         log_changes(report.changed.iter());
         for (address, decapsulation) in &report.decapsulation {
@@ -312,7 +334,10 @@ impl BackendDaemon {
         }
         let by_program = self.decapsulated_by_program(&report);
         let is_device = |(_, by): &(IpAddr, Decapsulation)| matches!(by, Decapsulation::Device(_));
-        self.by_device = report.decapsulation.iter().any(is_device);
+        if !present.local.is_empty() {
+            self.by_device = report.decapsulation.iter().any(is_device);
+        }
+        self.note_problem(present.problem);
         self.loose_rp_filter = report.loose_rp_filter;
         let assignment = &self.assignment;
         let crosses_families = |local: &IpAddr| {
@@ -339,6 +364,12 @@ impl BackendDaemon {
         if self.assignment.gue_port.is_some() {
             by_program.extend(&self.assignment.local);
         }
+        // Addresses that this host lacks at the moment.
+        let is_missing = |local: &&IpAddr| {
+            self.assignment.local.contains(local)
+                && !report.decapsulation.iter().any(|(address, _)| address == *local)
+        };
+        by_program.extend(self.by_program.iter().filter(is_missing));
         by_program.into_iter().collect()
     }
 
@@ -383,9 +414,9 @@ impl BackendDaemon {
                 .largest_segments(self.host.netlink(), &self.assignment.interfaces)
                 .await
                 .map_err(CliError::operation)?,
-            None => [(Family::V4, 0), (Family::V6, 0)],
+            None => Some([(Family::V4, 0), (Family::V6, 0)]),
         };
-        for (family, bytes) in largest {
+        for (family, bytes) in largest.into_iter().flatten() {
             if maps
                 .element(backend::MAX_SEGMENT_SIZES, family.index())
                 .map_err(CliError::operation)?
@@ -418,11 +449,12 @@ impl BackendDaemon {
         self.decapsulating.ensure(&mut self.host, &self.assignment.interfaces, decapsulate).await?;
         // Packets are served even if clamping cannot be attached, for example because of an
         // `ingress` qdisc.
-        if let Some(programs) = programs {
-            let clamp = programs.get(bpf::CLAMP);
-            self.clamping.watch(&mut self.host, &self.reply_interfaces, clamp).await;
-        }
-        self.clamping.detach_except(&mut self.host, &self.reply_interfaces).await
+        let Some(programs) = programs else {
+            return self.clamping.detach_except(&mut self.host, &[]).await;
+        };
+        let clamp = programs.get(bpf::CLAMP);
+        self.clamping.watch(&mut self.host, &self.reply_interfaces, clamp).await;
+        self.clamping.detach_others(&mut self.host, &self.reply_interfaces, clamp).await
     }
 
     /// Attaches the programs over resized maps everywhere, then removes the old maps.

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use super::{BackendDaemon, setup};
+use super::{BackendDaemon, presence, setup};
 use crate::daemon::sources::REFRESH;
 use crate::error::CliError;
 use crate::kernel::bpf;
@@ -36,20 +36,18 @@ impl BackendDaemon {
         // Devices that the kernel does not have are not tried again.
         let setup = setup(&self.assignment, self.by_device);
         let report = self.host.repair_backend(&setup).await.map_err(CliError::operation)?;
+        let present = presence::present(&self.assignment, self.host.netlink()).await?;
         self.host.count_repairs(&report.changed);
-        let mut by_program = self.decapsulated_by_program(&report);
-        // An address that this host lacks at the moment.
-        let is_missing = |local| !report.decapsulation.iter().any(|(address, _)| address == local);
-        by_program.extend(self.by_program.iter().filter(|local| is_missing(*local)));
-        by_program.sort();
-        by_program.dedup();
+        let by_program = self.decapsulated_by_program(&report);
+        self.loose_rp_filter = report.loose_rp_filter;
         if by_program != self.by_program {
             self.load(&by_program).await?;
         }
-        Ok(report.problem)
+        Ok(present.problem.or(report.problem))
     }
 
-    fn note_problem(&mut self, problem: Option<String>) {
+    /// Logs what cannot be restored, once for as long as it lasts.
+    pub(super) fn note_problem(&mut self, problem: Option<String>) {
         match &problem {
             Some(problem) if self.problem.as_ref() != Some(problem) => warn!(
                 %problem,

@@ -79,6 +79,17 @@ impl LbConfig {
         })
     }
 
+    /// The underlay addresses that packets to backends are sent from, each with its setting.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (IpAddr, &'static str)> {
+        let underlay = self.config.underlay();
+        let (v4, v6) = (underlay.v4.map(IpAddr::V4), underlay.v6.map(IpAddr::V6));
+        let addresses = v4.zip(Some("underlay.v4")).into_iter().chain(v6.zip(Some("underlay.v6")));
+        addresses.filter(|(address, _)| {
+            let mut backends = self.backend_addresses().flatten();
+            backends.any(|backend| backend.is_ipv4() == address.is_ipv4())
+        })
+    }
+
     /// The largest overhead of encapsulation after the outer IP header, in bytes.
     pub(super) fn overhead(&self) -> u32 {
         let services = self.config.services().iter();

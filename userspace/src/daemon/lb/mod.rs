@@ -27,12 +27,13 @@ use sluice_datapath::abi::maps::balancer;
 use sluice_datapath::abi::{Features, InstanceRecord, Settings};
 use tracing::{info, warn};
 
-use crate::args::LbArgs;
+use crate::args::{LbArgs, WaitArgs};
 use crate::clock;
 use crate::daemon::acl::{self as source_acls, AclLoader, AclScope};
 use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::{check_interfaces, check_own_addresses};
+use crate::daemon::presence::{self, Missing};
 use crate::daemon::programs::{Programs, Resized};
 use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
@@ -40,7 +41,7 @@ use crate::kernel::attach::Attachment;
 use crate::kernel::bpf::{self, BalancerMaps, LoadParameters, Pins};
 use crate::kernel::host::Host;
 use crate::kernel::netlink::Netlink;
-use crate::kernel::routing::next_hops::{NextHops, Source};
+use crate::kernel::routing::next_hops::NextHops;
 use crate::serve::protocol::RoleReport;
 
 use config::LbConfig;
@@ -140,6 +141,21 @@ impl RoleDaemon for LbDaemon {
         config.config.instance()
     }
 
+    fn wait(args: &LbArgs) -> &WaitArgs {
+        &args.wait
+    }
+
+    async fn missing(
+        _: &LbArgs,
+        config: &LbConfig,
+        netlink: &Netlink,
+    ) -> Result<Vec<Missing>, CliError> {
+        let mut missing = presence::interfaces(netlink, &config.interfaces).await?;
+        let own = netlink.usable_addresses().await.map_err(CliError::operation)?;
+        missing.extend(presence::addresses(&own, config.sources()));
+        Ok(missing)
+    }
+
     async fn prepare(
         _: &LbArgs,
         config: LbConfig,
@@ -147,8 +163,7 @@ impl RoleDaemon for LbDaemon {
     ) -> Result<Self::Prepared, CliError> {
         check_interfaces(netlink, &config.interfaces).await?;
         check_own_addresses(netlink, &config.config).await?;
-        // A wrong underlay address is bad input.
-        let next_hops = find_next_hops(netlink, &config, Source::MustBeLocal).await?;
+        let next_hops = find_next_hops(netlink, &config).await?;
         Ok((config, next_hops))
     }
 
@@ -351,15 +366,11 @@ impl Default for Lookups {
     }
 }
 
-async fn find_next_hops(
-    netlink: &Netlink,
-    config: &LbConfig,
-    source: Source,
-) -> Result<NextHops, CliError> {
+async fn find_next_hops(netlink: &Netlink, config: &LbConfig) -> Result<NextHops, CliError> {
     let underlay = config.config.underlay();
-    NextHops::find(netlink, underlay, config.overhead(), config.backend_addresses(), source)
+    NextHops::find(netlink, underlay, config.overhead(), config.backend_addresses())
         .await
-        .map_err(CliError::bad_input)
+        .map_err(CliError::operation)
 }
 
 impl LbDaemon {
@@ -382,7 +393,10 @@ impl LbDaemon {
                 )));
             }
         }
-        let (config, next_hops) = Self::prepare(args, config, self.host.netlink()).await?;
+        let netlink = self.host.netlink();
+        let missing = Self::missing(args, &config, netlink).await?;
+        presence::check_reload(&missing, &Self::missing(args, &self.config, netlink).await?)?;
+        let (config, next_hops) = Self::prepare(args, config, netlink).await?;
         if self.programs.is_resizing() {
             self.config.interfaces.clone_from(&config.interfaces);
             self.finish_resize().await?;

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::CliError;
 use crate::kernel::bpf::LiveSelection;
 use crate::kernel::netlink::HostChanges;
-use crate::kernel::routing::next_hops::{self, NextHops};
+use crate::kernel::routing::next_hops::NextHops;
 use crate::kernel::routing::path_mtu::{
     Evidence, LIFETIME, Malformed, PathError, PathErrorOutcome,
 };
@@ -111,17 +111,16 @@ impl LbDaemon {
 
     /// Looks up the routes that are out of date.
     pub(super) async fn look_up_routes(&mut self) {
-        let mode = next_hops::Source::MayBeMissing;
         let netlink = self.host.netlink();
         let found = match &self.lookups {
             Lookups::Some(addresses) if addresses.is_empty() => return,
-            Lookups::All => find_next_hops(netlink, &self.config, mode).await,
+            Lookups::All => find_next_hops(netlink, &self.config).await,
             Lookups::Some(addresses) => {
                 let (underlay, overhead) = (self.config.config.underlay(), self.config.overhead());
                 // A warning depends on the other address of the backend.
                 let is_due = |backend: &Vec<IpAddr>| backend.iter().any(|a| addresses.contains(a));
                 let backends = self.config.backend_addresses().filter(is_due);
-                NextHops::find(netlink, underlay, overhead, backends, mode)
+                NextHops::find(netlink, underlay, overhead, backends)
                     .await
                     .map(|some| self.next_hops.updated(some))
                     .map_err(CliError::operation)

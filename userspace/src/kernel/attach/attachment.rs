@@ -8,8 +8,8 @@ use tracing::{info, warn};
 use super::AttachPoint;
 use crate::error::CliError;
 use crate::kernel::bpf::Program;
-use crate::kernel::host::Host;
-use crate::kernel::netlink::Attached;
+use crate::kernel::host::{Host, HostError};
+use crate::kernel::netlink::{self, Attached};
 use crate::text::chain;
 
 /// An attach point, and the targets of this daemon.
@@ -19,11 +19,13 @@ pub(crate) struct Attachment {
     attached_on: BTreeMap<String, u32>,
     /// The error that was logged for a target, to log it once.
     warned: BTreeMap<String, String>,
+    /// Whether the program stays attached elsewhere until it is attached to all targets.
+    keeps_others: bool,
 }
 
 impl Attachment {
     pub(crate) fn new(point: AttachPoint) -> Self {
-        Self { point, attached_on: BTreeMap::new(), warned: BTreeMap::new() }
+        Self { point, attached_on: BTreeMap::new(), warned: BTreeMap::new(), keeps_others: false }
     }
 
     /// Checks that [`Self::move_to`] is possible; a place that is taken is bad input.
@@ -48,20 +50,51 @@ impl Attachment {
     }
 
     /// Attaches to each target that does not run `program`, then detaches from all other targets.
-    /// Without a program it only detaches. Fails at the first target that fails.
+    /// Without a program it only detaches. Fails at the first target that fails; one that does not
+    /// exist is logged once, and [`Self::watch`] tries it again.
     pub(crate) async fn ensure(
         &mut self,
         host: &mut Host,
         targets: &[String],
         program: Option<&Program>,
     ) -> Result<(), CliError> {
-        if let Some(program) = program {
-            for target in targets {
-                self.put(host, target, program).await.map_err(CliError::Operation)?;
+        let Some(program) = program else {
+            self.warned.clear();
+            return self.detach_except(host, &[]).await;
+        };
+        for target in targets {
+            match self.put(host, target, program).await {
+                Ok(_) => drop(self.warned.remove(target)),
+                Err(error) if is_missing(&error) => self.warn_once(target, &error),
+                Err(error) => return Err(CliError::Operation(error)),
             }
         }
-        self.warned.clear();
-        self.detach_except(host, if program.is_some() { targets } else { &[] }).await
+        self.detach_others(host, targets, program).await
+    }
+
+    /// Detaches from all targets but these. While the program is not attached to all of these, for
+    /// example because an interface was renamed, it stays attached to the others.
+    pub(crate) async fn detach_others(
+        &mut self,
+        host: &mut Host,
+        targets: &[String],
+        program: &Program,
+    ) -> Result<(), CliError> {
+        self.warned.retain(|target, _| targets.contains(target));
+        self.keeps_others = !self.warned.is_empty();
+        if !self.keeps_others {
+            return self.detach_except(host, targets).await;
+        }
+        let attached = self.targets(host).await?;
+        for other in attached.iter().filter(|target| !targets.contains(target)) {
+            self.put(host, other, program).await.map_err(CliError::Operation)?;
+        }
+        if attached.iter().any(|target| self.warned.contains_key(target)) {
+            // Attached at the point of an earlier configuration only.
+            return Ok(());
+        }
+        let keep: Vec<_> = attached.into_iter().chain(targets.iter().cloned()).collect();
+        self.detach_except(host, &keep).await
     }
 
     /// The errors of targets where the program cannot be attached.
@@ -121,14 +154,27 @@ impl Attachment {
                         info!(%target, at = %self.point, "program attached after an error");
                     }
                 }
-                Err(error) => {
-                    let text = chain(error.as_ref());
-                    if self.warned.get(target) != Some(&text) {
-                        warn!("{text}; trying again every 30 s");
-                        self.warned.insert(target.clone(), text);
-                    }
-                }
+                Err(error) => self.warn_once(target, &error),
             }
+        }
+        if self.keeps_others
+            && self.warned.is_empty()
+            && let Err(error) = self.detach_others(host, targets, program).await
+        {
+            warn!(%error, "cannot detach the program; trying again with the next reload");
+        }
+    }
+
+    /// Logs the error of a target, once for as long as it lasts.
+    fn warn_once(&mut self, target: &str, error: &anyhow::Error) {
+        // The error of a missing target lists those that exist, which may change.
+        let text = match is_missing(error) {
+            true => format!("cannot attach to {target}: it does not exist"),
+            false => chain(error.as_ref()),
+        };
+        if self.warned.get(target) != Some(&text) {
+            warn!("{text}; trying again every 30 s");
+            self.warned.insert(target.to_owned(), text);
         }
     }
 
@@ -143,6 +189,11 @@ impl Attachment {
         self.attached_on.insert(target.to_owned(), id);
         Ok(changed)
     }
+}
+
+/// Whether the target does not exist.
+fn is_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HostError::Netlink(netlink::Error::NoInterface { .. })))
 }
 
 /// Attaches a program to a target that does not run it. Returns the program's ID, and `None` if the

@@ -54,6 +54,11 @@ impl BackendMaps {
         self.remove(map, &stale)
     }
 
+    /// The addresses for which the program decapsulates.
+    pub fn local_addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        Ok(self.entries(LOCAL_ADDRESSES)?.into_keys().map(IpAddr::from).collect())
+    }
+
     /// Whether the program decapsulates for any address.
     pub fn decapsulates(&self) -> Result<bool, Error> {
         Ok(!self.entries(LOCAL_ADDRESSES)?.is_empty())

@@ -92,6 +92,14 @@ impl Netlink {
         Ok(addresses.into_iter().map(|(index, address, _)| (index, address)).collect())
     }
 
+    /// The addresses of this host that packets can be sent from: without those that duplicate
+    /// address detection has not confirmed.
+    pub async fn usable_addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let messages = self.address_messages().await?;
+        let usable = messages.iter().filter(|message| is_usable(message.header.flags));
+        Ok(usable.filter_map(own_address).map(|(_, address, _)| address).collect())
+    }
+
     /// Whether the interface has this address with this prefix length.
     pub async fn has_address(
         &self,
@@ -104,15 +112,26 @@ impl Netlink {
 
     /// All addresses of this host: index of the interface, address, prefix length.
     pub async fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, Error> {
+        Ok(self.address_messages().await?.iter().filter_map(own_address).collect())
+    }
+
+    async fn address_messages(&self) -> Result<Vec<AddressMessage>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers =
             self.request(request, Mode::Dump, || "list the addresses of this host".into()).await?;
-        let own = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) => own_address(&message),
+        let messages = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some(message),
             _ => None,
         });
-        Ok(own.collect())
+        Ok(messages.collect())
     }
+}
+
+/// Whether an address with these flags can be the source of packets.
+fn is_usable(flags: AddressHeaderFlags) -> bool {
+    !flags.contains(AddressHeaderFlags::Dadfailed)
+        && (!flags.contains(AddressHeaderFlags::Tentative)
+            || flags.contains(AddressHeaderFlags::Optimistic))
 }
 
 #[cfg(test)]
@@ -141,6 +160,20 @@ mod tests {
     fn an_ipv6_address_is_added_without_duplicate_detection() {
         let v6 = message(1, "2001:db8::1".parse().unwrap(), 128).unwrap();
         assert!(v6.header.flags.contains(AddressHeaderFlags::Nodad));
+    }
+
+    #[test]
+    fn an_address_without_confirmation_is_not_usable() {
+        use AddressHeaderFlags as Flags;
+        for (flags, usable) in [
+            (Flags::empty(), true),
+            (Flags::Permanent, true),
+            (Flags::Permanent | Flags::Tentative, false),
+            (Flags::Tentative | Flags::Optimistic, true),
+            (Flags::Permanent | Flags::Tentative | Flags::Dadfailed, false),
+        ] {
+            assert_eq!(is_usable(flags), usable, "{flags:?}");
+        }
     }
 
     #[test]

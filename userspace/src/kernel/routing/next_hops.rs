@@ -34,16 +34,6 @@ struct Hop {
 
 const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 
-/// How an underlay address that this host does not have is handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// As a configuration error.
-    MustBeLocal,
-    /// As a warning: the address existed when the configuration was applied and may come back. The
-    /// other family keeps working.
-    MayBeMissing,
-}
-
 /// The paths to backends, by address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHops {
@@ -57,16 +47,17 @@ impl NextHops {
     /// Looks up the routes to each backend's addresses, from the underlay address of their family.
     /// `overhead` is the size of the encapsulation without the outer IP header, in bytes.
     ///
+    /// An underlay address that this host does not have is a warning: it may come back, and the
+    /// other family keeps working. No packet is sent from it.
+    ///
     /// # Errors
     ///
-    /// [`netlink::Error`]; also for an underlay address that this host does not have, if `source`
-    /// is [`Source::MustBeLocal`]. Otherwise that is a warning, and no packet is sent from it.
+    /// [`netlink::Error`]
     pub async fn find(
         netlink: &Netlink,
         underlay: Underlay,
         overhead: u32,
         backends: impl Iterator<Item = Vec<IpAddr>>,
-        source: Source,
     ) -> Result<Self, netlink::Error> {
         let mut next_hops = Self { underlay, found: BTreeMap::new(), warnings: BTreeMap::new() };
         let mut mtus = DeviceMtus::default();
@@ -76,11 +67,7 @@ impl NextHops {
                 let route =
                     netlink.route_among(*address, underlay.address_for(*address), &mut mtus).await;
                 let path = match route {
-                    Err(error @ netlink::Error::SourceNotLocal { .. })
-                        if source == Source::MayBeMissing =>
-                    {
-                        Err(error.to_string())
-                    }
+                    Err(error @ netlink::Error::SourceNotLocal { .. }) => Err(error.to_string()),
                     Err(error) => return Err(error),
                     Ok(None) => Err("there is no route to it".to_owned()),
                     Ok(Some(route)) if route.local => Err("it is an address of this host, and a \

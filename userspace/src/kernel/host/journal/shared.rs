@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{Change, Journal, Line};
 use crate::files::private;
+use crate::role::Role;
 
 /// The suffix of the names of journals.
 const SUFFIX: &str = ".journal";
@@ -36,6 +37,13 @@ impl OtherJournals {
 }
 
 impl Journal {
+    /// The changes in a journal, which its owner may be writing; none if it cannot be read.
+    pub fn peek(base: &Path, instance: &str, role: Role) -> Vec<Change> {
+        let file = private::open_file(&Self::path_of(base, instance, role));
+        let text = file.and_then(|file| file.map(read).transpose());
+        listed(&text.ok().flatten().unwrap_or_default(), instance).into_values().collect()
+    }
+
     /// Reads the other journals. One that cannot be read is logged and left out.
     pub(in crate::kernel::host) fn others(&self) -> OtherJournals {
         let mut others = OtherJournals::default();
@@ -99,7 +107,6 @@ fn listed(text: &[u8], instance: &str) -> HashMap<Change, Change> {
 mod tests {
     use super::*;
     use crate::kernel::host::sysctl::Sysctl;
-    use crate::role::Role;
 
     fn sysctl(old: &str) -> Change {
         let key = Sysctl::ipv4_interface("eth0", "rp_filter").unwrap();
