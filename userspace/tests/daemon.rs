@@ -60,6 +60,8 @@ mod support;
 mod traffic;
 #[path = "daemon/transitions.rs"]
 mod transitions;
+#[path = "daemon/unit.rs"]
+mod unit;
 #[path = "daemon/unreadable_files.rs"]
 mod unreadable_files;
 #[path = "daemon/wire.rs"]
@@ -194,6 +196,9 @@ tests! {
         a_renamed_interface_keeps_forwarding,
         changes_are_applied_while_an_underlay_address_is_missing,
         a_backend_follows_changes_while_something_is_missing;
+    unit:
+        the_documented_unit_tries_for_ever,
+        the_documented_unit_survives_a_slow_boot_and_a_bad_file;
     repair:
         a_backend_restores_what_other_programs_change,
         removed_pins_are_made_again,
