@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{Change, Journal, Line};
 use crate::files::private;
+use crate::kernel::namespace::NetworkNamespace;
 use crate::role::Role;
 
 /// The suffix of the names of journals.
@@ -41,10 +42,11 @@ impl Journal {
     pub fn peek(base: &Path, instance: &str, role: Role) -> Vec<Change> {
         let file = private::open_file(&Self::path_of(base, instance, role));
         let text = file.and_then(|file| file.map(read).transpose());
-        listed(&text.ok().flatten().unwrap_or_default(), instance).into_values().collect()
+        listed(&text.ok().flatten().unwrap_or_default(), instance, None).into_values().collect()
     }
 
-    /// Reads the other journals. One that cannot be read is logged and left out.
+    /// Reads the other journals of this network namespace. One that cannot be read is logged and
+    /// left out.
     pub(in crate::kernel::host) fn others(&self) -> OtherJournals {
         let mut others = OtherJournals::default();
         let Some(base) = self.path.parent().and_then(Path::parent) else { return others };
@@ -55,7 +57,8 @@ impl Journal {
                 let Some(role) = file.strip_suffix(SUFFIX) else { continue };
                 match private::open_file(&path).and_then(|file| file.map(read).transpose()) {
                     Ok(text) => {
-                        let listed = listed(&text.unwrap_or_default(), &instance);
+                        let text = text.unwrap_or_default();
+                        let listed = listed(&text, &instance, self.namespace);
                         let held = listed
                             .into_iter()
                             .map(|(key, change)| (key, (change, format!("{instance} ({role})"))));
@@ -86,9 +89,15 @@ fn read(mut file: File) -> io::Result<Vec<u8>> {
 }
 
 /// The changes that a journal lists, by key. Its owner may be writing: a line that is not complete,
-/// or of a change that Sluice does not make, is left out.
-fn listed(text: &[u8], instance: &str) -> HashMap<Change, Change> {
+/// or of a change that Sluice does not make, is left out. None if the changes were made in another
+/// network namespace than `namespace`.
+fn listed(
+    text: &[u8],
+    instance: &str,
+    namespace: Option<NetworkNamespace>,
+) -> HashMap<Change, Change> {
     let mut changes = HashMap::new();
+    let mut found = None;
     for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
         match serde_json::from_slice(line) {
             Ok(Line::Did(change)) if change.check(instance).is_ok() => {
@@ -97,10 +106,14 @@ fn listed(text: &[u8], instance: &str) -> HashMap<Change, Change> {
             Ok(Line::Undid(change)) => {
                 changes.remove(&change.key());
             }
+            Ok(Line::NetworkNamespace(other)) => found = Some(other),
             _ => {}
         }
     }
-    changes
+    match found.zip(namespace) {
+        Some((found, namespace)) if found != namespace => HashMap::new(),
+        _ => changes,
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +158,19 @@ mod tests {
             new: "2".into(),
         };
         let text = format!("{}\n{}\n{}", did(&planted), did(&clsact("eth0")), did(&sysctl("1")));
-        let found: Vec<_> = listed(text.as_bytes(), "edge").into_values().collect();
+        let found: Vec<_> = listed(text.as_bytes(), "edge", None).into_values().collect();
         assert_eq!(found, [clsact("eth0")]);
+    }
+
+    #[test]
+    fn changes_in_another_network_namespace_are_not_shared() {
+        let base = tempfile::tempdir().unwrap();
+        let mut own = Journal::open(base.path(), "edge", Role::Lb).unwrap();
+        let mut other = Journal::open(base.path(), "two", Role::Lb).unwrap();
+        other.record(clsact("eth0")).unwrap();
+        assert_eq!(own.others().holder(&clsact("eth0")), Some("two (lb)"));
+        let elsewhere: NetworkNamespace = serde_json::from_value(serde_json::json!(1)).unwrap();
+        own.namespace = Some(elsewhere);
+        assert_eq!(own.others().holder(&clsact("eth0")), None);
     }
 }
