@@ -14,6 +14,13 @@ use crate::traffic::TrafficClient;
 
 const LB: &str = "sluice_lb:edge";
 
+/// The status of the balancer, which is an error while an interface is missing.
+fn status(fixture: &DaemonFixture) -> Value {
+    let output = fixture.sluice(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["lb"].clone()
+}
+
 /// Drains a backend, or ends that, by `sluice reload`.
 #[track_caller]
 fn drain(fixture: &mut DaemonFixture, draining: bool) {
@@ -21,7 +28,7 @@ fn drain(fixture: &mut DaemonFixture, draining: bool) {
     fixture.write();
     let output = fixture.sluice(&["reload"]);
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(fixture.status()["backends"][1]["draining"], json!(draining));
+    assert_eq!(status(fixture)["backends"][1]["draining"], json!(draining));
 }
 
 fn add_eth0() {
@@ -197,7 +204,7 @@ pub(crate) fn changes_are_applied_while_an_underlay_address_is_missing() {
     fixture.write();
     let mut daemon = fixture.start(&["lb"]);
     let hop = |fixture: &DaemonFixture, address: &str| {
-        fixture.status()["backends"][0]["next_hops"][address].clone()
+        status(fixture)["backends"][0]["next_hops"][address].clone()
     };
     // A link flap removes IPv6 addresses.
     run("ip -6 addr flush dev eth0");
