@@ -88,7 +88,8 @@ pub(super) fn check_reload(new: &[Missing], old: &[Missing]) -> Result<(), CliEr
     }
 }
 
-/// Waits until `look` finds nothing missing. After the timeout, a missing interface or address is bad input.
+/// Waits until `look` finds nothing missing. After the timeout, a missing interface or address is
+/// bad input.
 pub(super) async fn wait<F: Future<Output = Result<Vec<Missing>, CliError>>>(
     timeout: Duration,
     look: impl Fn() -> F,
