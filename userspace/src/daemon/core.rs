@@ -101,7 +101,7 @@ pub(super) trait RoleDaemon: Sized {
     /// Logs that the configuration is applied.
     fn log_ready(&self);
 
-    /// What `sluice status` shows of the role.
+    /// The role's part of `sluice status`.
     fn report(&self) -> RoleReport;
 
     /// Whether the host is restored at the end.

@@ -36,7 +36,7 @@ impl StatePublisher {
         self.0.subscribe()
     }
 
-    /// Tells the service manager that the daemon has applied its configuration.
+    /// The configuration is applied. Notifies the service manager.
     pub(super) fn ready(&self, report: RoleReport) {
         self.set(|state| {
             state.phase = Phase::Running;

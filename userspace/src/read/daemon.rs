@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct DaemonStatus {
     /// The process ID.
     pub process: u32,
-    /// What it says about itself; absent if it does not respond.
+    /// Its own account of its state; absent if it does not respond.
     #[serde(flatten)]
     pub state: Option<DaemonDetails>,
     /// Why it does not respond.
@@ -33,7 +33,7 @@ pub struct DaemonStatus {
 pub struct DaemonDetails {
     /// Its start, in seconds since 1970 (UTC).
     pub started_at: u64,
-    /// What it does: `starting`, `running` or `applying`.
+    /// Its phase: `starting`, `running` or `applying`.
     pub(crate) phase: Phase,
     /// Its configuration file.
     pub config: PathBuf,
@@ -45,7 +45,7 @@ pub struct DaemonDetails {
     /// The error of a change that failed and is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
-    /// What it cannot do at the moment.
+    /// The changes that are impossible at the moment, and warnings.
     pub problems: Vec<String>,
     /// The number of repairs since its start: what another program had removed or changed.
     pub repairs: u64,

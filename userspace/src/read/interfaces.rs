@@ -18,7 +18,7 @@ pub struct InterfaceStatus {
     /// The ID of the program of the role's filter at TC ingress; absent if it is not attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program_id: Option<u32>,
-    /// What runs before it, and can end the path of a packet.
+    /// Programs and filters that run before it, and can end the path of a packet.
     pub predecessors: Vec<Predecessor>,
 }
 

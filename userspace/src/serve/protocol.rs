@@ -62,7 +62,7 @@ impl fmt::Display for ReloadOutcome {
     }
 }
 
-/// What a daemon does.
+/// The activity of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
@@ -93,7 +93,7 @@ pub(crate) struct DaemonState {
     pub(crate) started_at: u64,
     /// The absolute path of the configuration file.
     pub(crate) config: PathBuf,
-    /// What it does.
+    /// Its activity.
     pub(crate) phase: Phase,
     /// The last reload, by signal or by request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,14 +105,14 @@ pub(crate) struct DaemonState {
     pub(crate) role: RoleReport,
 }
 
-/// What a role has applied, and what it cannot apply.
+/// The configuration that a role has applied, and its problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RoleReport {
     /// Digest of the text of the configuration in force, hexadecimal.
     pub(crate) config_digest: String,
     /// The interfaces of the configuration in force.
     pub(crate) interfaces: Vec<String>,
-    /// What the daemon cannot do at the moment, and tries again.
+    /// The changes that are impossible at the moment and tried again, and warnings.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
     /// The number of repairs: what another program had removed or changed.

@@ -78,7 +78,7 @@ impl fmt::Display for Predecessor {
 pub struct IngressPath {
     /// The ID of the program of our filter; `None` if the filter is not attached.
     pub attached: Option<u32>,
-    /// What runs before our filter, or everything if it is not attached.
+    /// Programs and filters that run before our filter, or all of them if it is not attached.
     pub predecessors: Vec<Predecessor>,
 }
 

@@ -84,7 +84,7 @@ pub struct BackendReport {
     pub changed: Vec<String>,
     /// The interfaces where reverse-path filtering must not be strict.
     pub loose_rp_filter: Vec<String>,
-    /// What [`Host::repair_backend`] cannot restore, and why.
+    /// The state that [`Host::repair_backend`] cannot restore, and why.
     pub problem: Option<String>,
 }
 

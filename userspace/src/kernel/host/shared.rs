@@ -1,4 +1,4 @@
-//! What this instance shares with other instances on this host.
+//! Host state that this instance shares with other instances on this host.
 
 use super::backend::BackendSetup;
 use super::journal::Change;

@@ -35,7 +35,7 @@ const MAX_DATAGRAM: usize = 32 * 1024;
 /// The largest number of route destinations that are kept apart; of more, any route may differ.
 const MAX_ROUTES: usize = 4096;
 
-/// What notifications have reported.
+/// Changes that notifications have reported.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct HostChanges {
     /// Links, rules or next hop objects: any route may differ.

@@ -1,4 +1,4 @@
-//! What messages about addresses and routes contain.
+//! Decodes messages about addresses and routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
