@@ -182,6 +182,7 @@ tests! {
         counters_of_256_large_tables_are_read_in_50_ms,
         the_largest_instance_is_applied_in_seconds;
     backend:
+        a_backend_accepts_tunnel_packets_from_listed_balancers_only,
         a_backend_starts_reloads_and_is_removed_by_down,
         thousands_of_vips_are_applied_in_seconds;
     instances:

@@ -151,6 +151,11 @@ pub struct RawUnderlay {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub path_mtu_routers: Option<Vec<Text<AddressOrPrefix>>>,
+    /// Addresses or prefixes of all balancers' outer headers. Backends drop encapsulated packets
+    /// from other sources. Default: any source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub balancers: Option<Vec<Text<AddressOrPrefix>>>,
     /// Prefix from which each flow gets its source address of IPv4 outer headers. Default: `v4` for
     /// all flows.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -49,6 +49,8 @@ pub const MAX_PRIORITY: u32 = 65_535;
 pub const DEFAULT_GUE_PORT: u16 = 6_080;
 /// Minimum MTU of an underlay: that of IPv6 (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 1_280;
+/// Maximum number of prefixes in `underlay.balancers`: half of the size of the backend's map.
+pub const MAX_BALANCERS: usize = 1_024;
 /// Minimum of `underlay.min_path_mtu`: the IPv4 packet that every host must accept (RFC 791 section
 /// 3.2), and an outer header.
 pub const MIN_PATH_MTU: u32 = 596;

@@ -22,6 +22,7 @@ pub struct Config {
     pub(super) priority: Priority,
     pub(super) underlay: Underlay,
     pub(super) path_mtu_routers: Vec<IpNet>,
+    pub(super) balancers: Vec<IpNet>,
     pub(super) clamp_mss: bool,
     pub(super) hash_key_file: PathBuf,
     pub(super) capacities: Capacities,
@@ -61,6 +62,13 @@ impl Config {
     #[must_use]
     pub fn path_mtu_routers(&self) -> &[IpNet] {
         &self.path_mtu_routers
+    }
+
+    /// The sources of outer headers that backends accept, which include those of this balancer;
+    /// empty for any.
+    #[must_use]
+    pub fn balancers(&self) -> &[IpNet] {
+        &self.balancers
     }
 
     /// Whether backends clamp the MSS of SYN and SYN-ACK segments to what fits with an outer

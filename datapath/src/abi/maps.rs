@@ -19,7 +19,7 @@ use crate::abi::backend::{Backend, Neighbour, NextHop};
 use crate::abi::capture::{CaptureEvent, CaptureState};
 use crate::abi::connection::{Connection, FirstFragment, FragmentKey};
 use crate::abi::counters::{BackendCounters, ServiceCounters};
-use crate::abi::decapsulation::{Decapsulated, LocalAddress};
+use crate::abi::decapsulation::{AcceptedSource, Decapsulated, LocalAddress};
 use crate::abi::flow::Flow;
 use crate::abi::pod::Pod;
 use crate::abi::prefix::{PrefixKey, RouteKey};
@@ -124,6 +124,9 @@ macro_rules! backend_maps {
             $($argument)*
             /// Addresses of this host to which encapsulated packets are sent.
             local_addresses LOCAL_ADDRESSES: Hash<Address, LocalAddress>, AtCreation, Daemon;
+            /// Prefixes of the sources of outer headers that are accepted; `::/0` for all. Twice as
+            /// many as a configuration may have.
+            balancers BALANCERS: LpmTrie<PrefixKey, AcceptedSource>, Exactly(2_048), Daemon;
             /// VIP addresses and prefixes that this backend serves.
             vip_prefixes VIP_PREFIXES: LpmTrie<PrefixKey, VipAddress>, Per(Vips), Daemon;
             /// Packets and bytes that were decapsulated.

@@ -34,7 +34,7 @@ pub use backend::{Backend, Neighbour, NextHop};
 pub use capture::{CAPTURE_BURST, CAPTURE_LEN, CaptureEvent, CaptureState};
 pub use connection::{Connection, FirstFragment, FragmentKey};
 pub use counters::{BackendCounters, ServiceCounters};
-pub use decapsulation::{Decapsulated, LocalAddress};
+pub use decapsulation::{AcceptedSource, Decapsulated, LocalAddress};
 pub use flow::{Flow, ICMP, ICMPV6, IPV4_IN_IP, IPV6_IN_IP, Port, TCP, UDP, slot_index};
 pub use options::{AddressOptions, Features, VipOptions};
 pub use pod::Pod;

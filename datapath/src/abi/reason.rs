@@ -131,6 +131,12 @@ reasons! {
     /// The outer header has the ECN codepoint CE, and the inner packet is not ECN-capable (RFC 6040
     /// section 4.2). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;
+    /// IP-in-IP or GUE to an address of this backend, from a source that is not in
+    /// `underlay.balancers`. Not normal: an attempt to bypass the balancers, or a balancer that is
+    /// missing there.
+    NotBalancer = 49, "not_balancer", Drop;
+    /// IP-in-IP from a balancer to an address whose packets a tunnel device decapsulates. Normal.
+    TunnelDevice = 50, "tunnel_device", Pass;
     /// Echo reply sent for an echo request to a VIP address. Normal: monitoring.
     IcmpEchoReplied = 56, "icmp_echo_replied", Answer;
     /// ICMP error sent to the client of a packet that exceeds the MTU (`too_big` counts the

@@ -3,7 +3,8 @@
 
 use crate::abi::{Family, IPV4_IN_IP, IPV6_IN_IP, Pod, PrefixKey, Reason, UDP};
 use crate::backend::maps::BackendMaps;
-use crate::wire::header::{IpUdp, Ipv4, Ipv6, Udp};
+use crate::wire::header::{FragmentKind, IpUdp, Ipv4, Ipv6, Udp};
+use crate::wire::offsets::ParsedHeaders;
 use crate::wire::packet::{ETH_HLEN, Packet};
 use crate::wire::parse::IpHeader;
 use crate::wire::{ecn, parse};
@@ -11,8 +12,10 @@ use crate::wire::{ecn, parse};
 /// Decapsulates one packet: removes its outer IP header, and in GUE the UDP header. On success, the
 /// inner packet passes to the local stack and is counted.
 ///
-/// Only packets to this host with an inner packet to a VIP address are changed. Outer headers with
-/// IP options and outer fragments pass to the kernel, because Sluice's balancer does not send them.
+/// Only packets from a balancer to this host with an inner packet to a VIP address are changed.
+/// Outer headers with IP options and outer fragments pass to the kernel, because Sluice's balancer
+/// does not send them. A tunnel device of the kernel may decapsulate them, and packets to addresses
+/// that the program leaves to it: their source is checked, too.
 ///
 /// # Errors
 ///
@@ -33,7 +36,7 @@ fn try_decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(),
         Family::V4 => {
             let outer = parse::parse_ipv4(&packet, ETH_HLEN)?;
             if outer.header_len != Ipv4::SIZE || outer.is_fragment {
-                return Err(Reason::NotTunnel);
+                return Err(refuse_unless_balancer(maps, &outer));
             }
             match outer.protocol {
                 UDP => strip_outer::<IpUdp<Ipv4>, P, M>(packet, maps, &outer),
@@ -44,10 +47,43 @@ fn try_decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(),
             let outer = parse::parse_ipv6(&packet, ETH_HLEN)?;
             match outer.protocol {
                 UDP => strip_outer::<IpUdp<Ipv6>, P, M>(packet, maps, &outer),
-                _ => strip_outer::<Ipv6, P, M>(packet, maps, &outer),
+                IPV4_IN_IP | IPV6_IN_IP => strip_outer::<Ipv6, P, M>(packet, maps, &outer),
+                _ => {
+                    let headers = ParsedHeaders::new(outer, ETH_HLEN, FragmentKind::None);
+                    match headers.skip_extensions(&packet) {
+                        Ok(headers) => Err(refuse_unless_balancer(maps, &headers.ip)),
+                        // The kernel may accept more extension headers than this.
+                        Err(Reason::ExtensionHeaders) => {
+                            let outer = IpHeader { protocol: IPV6_IN_IP, ..outer };
+                            Err(refuse_unless_balancer(maps, &outer))
+                        }
+                        Err(_) => Err(Reason::NotTunnel),
+                    }
+                }
             }
         }
     }
+}
+
+/// The reason for a packet that the program does not decapsulate: IP-in-IP to this host is dropped
+/// unless it is from a balancer, because a tunnel device would decapsulate it.
+#[inline(always)]
+fn refuse_unless_balancer<M: BackendMaps>(maps: &M, outer: &IpHeader) -> Reason {
+    let is_ip_in_ip = matches!(outer.protocol, IPV4_IN_IP | IPV6_IN_IP);
+    if is_ip_in_ip
+        && !outer.has_mapped_destination()
+        && maps.local_address(&outer.destination).is_some()
+        && !is_from_balancer(maps, outer)
+    {
+        return Reason::NotBalancer;
+    }
+    Reason::NotTunnel
+}
+
+/// Whether the source of an outer header is accepted.
+#[inline(always)]
+fn is_from_balancer<M: BackendMaps>(maps: &M, outer: &IpHeader) -> bool {
+    !outer.has_mapped_source() && maps.is_balancer(&PrefixKey::address(&outer.source))
 }
 
 /// The family of the inner packet directly after the UDP header at `start`, in GUE variant 1. The
@@ -86,10 +122,19 @@ fn strip_outer<O: Pod, P: Packet, M: BackendMaps>(
             .ok_or(Reason::NotTunnel)?,
         _ => return Err(Reason::NotTunnel),
     };
-    if family != outer.family && !maps.cross_family()
-        || outer.has_mapped_destination()
-        || !maps.is_local(&outer.destination)
-    {
+    if outer.has_mapped_destination() {
+        return Err(Reason::NotTunnel);
+    }
+    let local = maps.local_address(&outer.destination).ok_or(Reason::NotTunnel)?;
+
+    // A tunnel packet to this host: one that is not from a balancer is dropped.
+    if !is_from_balancer(maps, outer) {
+        return Err(Reason::NotBalancer);
+    }
+    if local.decapsulates == 0 {
+        return Err(Reason::TunnelDevice);
+    }
+    if family != outer.family && !maps.cross_family() {
         return Err(Reason::NotTunnel);
     }
     let inner = match family {

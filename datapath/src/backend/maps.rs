@@ -1,11 +1,13 @@
 //! The interface of the backend's path to its maps.
 
-use crate::abi::{Address, Family, Port, PrefixKey, Reason};
+use crate::abi::{Address, Family, LocalAddress, Port, PrefixKey, Reason};
 
 /// The maps of the backend's programs.
 pub trait BackendMaps {
-    /// Whether `LOCAL_ADDRESSES` contains the address.
-    fn is_local(&self, address: &Address) -> bool;
+    /// The entry of an address of this host.
+    fn local_address(&self, address: &Address) -> Option<LocalAddress>;
+    /// Whether the outer headers of an address are accepted.
+    fn is_balancer(&self, key: &PrefixKey) -> bool;
     /// Whether the kernel can decapsulate across address families; a constant.
     fn cross_family(&self) -> bool;
     /// Destination port of GUE, a constant; port 0 if GUE is not decapsulated.

@@ -1,7 +1,7 @@
 //! The backend's maps in plain memory.
 
 use super::maps::MemoryBackendMaps;
-use crate::abi::{Address, Family, Port, PrefixKey, Reason};
+use crate::abi::{Address, Family, LocalAddress, Port, PrefixKey, Reason};
 use crate::backend::BackendMaps;
 
 /// The backend's maps in plain memory.
@@ -16,8 +16,12 @@ pub struct MemoryBackend {
 }
 
 impl BackendMaps for MemoryBackend {
-    fn is_local(&self, address: &Address) -> bool {
-        self.maps.local_addresses.borrow().contains_key(address)
+    fn local_address(&self, address: &Address) -> Option<LocalAddress> {
+        self.maps.local_addresses.borrow().get(address).copied()
+    }
+
+    fn is_balancer(&self, key: &PrefixKey) -> bool {
+        self.maps.balancers.borrow().keys().any(|prefix| prefix.holds(key))
     }
 
     fn cross_family(&self) -> bool {

@@ -46,9 +46,14 @@ struct Maps;
 
 impl BackendMaps for Maps {
     #[inline(always)]
-    fn is_local(&self, address: &Address) -> bool {
-        // SAFETY: the value is not read.
-        unsafe { LOCAL_ADDRESSES.get(address) }.is_some()
+    fn local_address(&self, address: &Address) -> Option<LocalAddress> {
+        // SAFETY: the value is copied before any other use of the map.
+        unsafe { LOCAL_ADDRESSES.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_balancer(&self, key: &PrefixKey) -> bool {
+        BALANCERS.get(&Key::new(key.length, key.words())).is_some()
     }
 
     #[inline(always)]

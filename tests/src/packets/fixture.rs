@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
+use sluice_datapath::abi::{AclVerdict, AddressOptions, LocalAddress, RateKind, VipOptions};
 
 use super::addresses::{INTERFACE, VIP_V4, VIP_V6};
 
@@ -166,6 +166,26 @@ impl Default for Fixture {
 pub struct HostFixture {
     /// Local addresses: destinations of encapsulated packets.
     pub local: Vec<IpAddr>,
+    /// Local addresses whose packets a tunnel device decapsulates.
+    pub by_device: Vec<IpAddr>,
     /// VIP addresses and prefixes of the backend.
     pub vips: Vec<IpNet>,
+    /// Accepted sources of outer headers; empty for any.
+    pub balancers: Vec<IpNet>,
+}
+
+impl HostFixture {
+    /// A backend that accepts any source of outer headers and has no tunnel device.
+    pub fn new(local: Vec<IpAddr>, vips: Vec<IpNet>) -> Self {
+        Self { local, by_device: Vec::new(), vips, balancers: Vec::new() }
+    }
+
+    /// The entries of the local addresses.
+    pub fn local_entries(&self) -> Vec<(IpAddr, LocalAddress)> {
+        let entry = |address| match self.by_device.contains(address) {
+            true => LocalAddress::BY_DEVICE,
+            false => LocalAddress::BY_PROGRAM,
+        };
+        self.local.iter().map(|address| (*address, entry(address))).collect()
+    }
 }

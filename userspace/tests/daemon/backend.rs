@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, assert_fails, host_state, tc_filter};
+use crate::fixture::{DaemonFixture, assert_fails, host_state, tc_filter, wait_until};
 use crate::support::{add_address, run, sysctl};
+use crate::wire::{mac_address, send_frame};
 
 const FILTER: &str = "sluice_backend:edge";
 
@@ -145,4 +147,55 @@ pub(crate) fn thousands_of_vips_are_applied_in_seconds() {
     });
     timed("down", &mut || drop(fixture.down()));
     assert_eq!(host_state(), before);
+}
+
+/// An IP-in-IP frame with a datagram to a VIP, from an outer source.
+fn encapsulated_from(source: [u8; 4]) -> Vec<u8> {
+    let mut inner = Vec::new();
+    PacketBuilder::ipv4([198, 51, 100, 7], [203, 0, 113, 11], 64)
+        .udp(40_000, 53)
+        .write(&mut inner, b"query")
+        .unwrap();
+    let length = inner.len() as u16;
+    let mut outer = Ipv4Header::new(length, 64, IpNumber::IPV4, source, [10, 0, 1, 1]).unwrap();
+    outer.header_checksum = outer.calc_header_checksum();
+    let mut frame = mac_address("eth0").to_vec();
+    frame.extend([2, 0, 0, 0, 0, 1, 0x08, 0x00]);
+    frame.extend([&outer.to_bytes()[..], &inner].concat());
+    frame
+}
+
+pub(crate) fn a_backend_accepts_tunnel_packets_from_listed_balancers_only() {
+    const LISTED: [u8; 4] = [10, 0, 0, 1];
+    const OTHER: [u8; 4] = [10, 0, 0, 2];
+
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    let mut daemon = fixture.start(&["backend"]);
+    assert_eq!(daemon.log_count("from any source"), 1, "{}", daemon.log());
+    let refused = |fixture: &DaemonFixture| {
+        fixture.json("counters")["backend"]["reasons"]["not_balancer"].as_u64().unwrap_or(0)
+    };
+    // Without a list, every source is accepted; with one, the program at ingress checks it, also if
+    // a tunnel device decapsulates.
+    for (balancers, expected) in [
+        (None, 0),
+        (Some(json!(["10.0.0.1"])), 1),
+        (Some(json!(["10.0.0.0/30"])), 1),
+        (Some(json!(["10.0.0.1", "2001:db8::/64"])), 2),
+    ] {
+        if let Some(balancers) = &balancers {
+            fixture.config["underlay"]["balancers"] = balancers.clone();
+            fixture.write();
+            daemon.reload();
+            assert!(!tc_filter("eth0", FILTER).is_empty(), "{}", daemon.log());
+        }
+        send_frame("far", &encapsulated_from(OTHER));
+        send_frame("far", &encapsulated_from(LISTED));
+        wait_until(&format!("{expected} packets are refused with {balancers:?}"), || {
+            refused(&fixture) == expected
+        });
+    }
+    assert_eq!(daemon.log_count("reload failed"), 0, "{}", daemon.log());
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }

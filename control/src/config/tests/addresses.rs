@@ -77,3 +77,22 @@ fn addresses_that_forward_pings_count_as_vips() {
     config["addresses"][0]["ping"] = json!("forward");
     refused(&config.to_string(), Some("services"), "3 vips are more than limits.vips, 2");
 }
+
+#[test]
+fn the_list_of_balancers_contains_the_sources_of_this_one() {
+    let at = Some("underlay.balancers");
+    for (balancers, missing) in [
+        (json!([]), "0 prefixes"),
+        (json!(["192.0.2.1"]), "does not contain 2001:db8::1"),
+        (json!(["192.0.2.2", "2001:db8::/64"]), "does not contain 192.0.2.1"),
+    ] {
+        refused(&with("/underlay/balancers", balancers), at, missing);
+    }
+    // With a prefix of sources, all of them, and not the address that routes are looked up from.
+    let mut config = valid();
+    config["underlay"]["v4_sources"] = json!("10.9.1.0/24");
+    config["underlay"]["balancers"] = json!(["192.0.2.1", "2001:db8::1"]);
+    refused(&config.to_string(), at, "does not contain 10.9.1.0/24");
+    config["underlay"]["balancers"] = json!(["10.9.0.0/16", "2001:db8::1"]);
+    assert_eq!(parse(&config.to_string()).unwrap().balancers().len(), 2);
+}

@@ -45,6 +45,7 @@ fn valid_values() -> Vec<(&'static str, Value)> {
         ("/underlay/mtu", json!(1600)),
         ("/underlay/min_path_mtu", json!(596)),
         ("/underlay/path_mtu_routers", json!(["10.0.0.254", "2001:db8::/64"])),
+        ("/underlay/balancers", json!(["192.0.2.0/24", "2001:db8::1"])),
         ("/underlay/v4_sources", json!("10.9.1.0/24")),
         ("/underlay/v6_sources", json!("2001:db8:9::/64")),
         ("/clamp_mss", json!(false)),

@@ -27,6 +27,7 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
     let raw_underlay = &document.underlay.0;
     let underlay = underlay::validate(raw_underlay)?;
     let path_mtu_routers = underlay::path_mtu_routers(raw_underlay)?;
+    let balancers = underlay::balancers(raw_underlay, underlay)?;
     if document.hash_key_file.as_os_str().is_empty() {
         return Err(Problem::new(
             "hash_key_file",
@@ -46,6 +47,7 @@ pub(super) fn validate(document: Document, directory: &Path) -> Result<Config, P
         priority,
         underlay,
         path_mtu_routers,
+        balancers,
         clamp_mss: document.clamp_mss,
         hash_key_file,
         capacities,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::checks::check_usable;
 use crate::config::document::RawUnderlay;
@@ -61,6 +61,41 @@ pub(super) fn path_mtu_routers(raw: &RawUnderlay) -> Result<Vec<IpNet>, Problem>
         ));
     }
     Ok(routers.iter().map(|Text(AddressOrPrefix(prefix))| *prefix).collect())
+}
+
+/// The sources of outer headers that backends accept; empty for any.
+pub(super) fn balancers(raw: &RawUnderlay, underlay: Underlay) -> Result<Vec<IpNet>, Problem> {
+    const FIELD: &str = "underlay.balancers";
+
+    let Some(balancers) = &raw.balancers else { return Ok(Vec::new()) };
+    if balancers.is_empty() || balancers.len() > limits::MAX_BALANCERS {
+        return Err(Problem::new(
+            FIELD,
+            format!(
+                "{} prefixes; write the sources of all balancers' outer headers in 1 to {} prefixes, or \
+                 remove this field to accept any source",
+                balancers.len(),
+                limits::MAX_BALANCERS
+            ),
+        ));
+    }
+    let balancers: Vec<_> = balancers.iter().map(|Text(AddressOrPrefix(prefix))| *prefix).collect();
+    // With `v4_sources`, no outer header has the source `v4`.
+    let v4 = underlay.v4_sources.or(underlay.v4.map(Ipv4Net::from)).map(IpNet::V4);
+    let v6 = underlay.v6_sources.or(underlay.v6.map(Ipv6Net::from)).map(IpNet::V6);
+    for own in [v4, v6].into_iter().flatten() {
+        if !balancers.iter().any(|prefix| prefix.contains(&own)) {
+            let own = AddressOrPrefix(own);
+            return Err(Problem::new(
+                FIELD,
+                format!(
+                    "does not contain {own}, a source of this balancer's outer headers, so that backends would drop \
+                     its packets; add it"
+                ),
+            ));
+        }
+    }
+    Ok(balancers)
 }
 
 /// Checks the prefix of source addresses of one family.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use sluice::kernel::bpf::CaptureFilter;
 use sluice_datapath::abi::capture::control;
 use sluice_datapath::abi::{
-    AddressOptions, CaptureEvent, CaptureState, LocalAddress, NextHop, PrefixKey, Rate, RateKind,
+    AcceptedSource, AddressOptions, CaptureEvent, CaptureState, NextHop, PrefixKey, Rate, RateKind,
     Settings, TableHead, VipAddress,
 };
 use sluice_datapath::backend::{clamp_mss, decapsulate};
@@ -194,9 +194,15 @@ impl Default for InMemoryBackend {
 
 impl DecapBinding for InMemoryBackend {
     fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
-        let local = host.local.iter();
+        let local = host.local_entries().into_iter();
         *self.maps.maps.local_addresses.get_mut() =
-            local.map(|address| ((*address).into(), LocalAddress { present: 1 })).collect();
+            local.map(|(address, local)| (address.into(), local)).collect();
+        let balancers = match &host.balancers[..] {
+            [] => vec![PrefixKey::new(0, [0; 4])],
+            balancers => balancers.iter().map(|prefix| key(*prefix)).collect(),
+        };
+        *self.maps.maps.balancers.get_mut() =
+            balancers.into_iter().map(|prefix| (prefix, AcceptedSource::PRESENT)).collect();
         *self.maps.maps.vip_prefixes.get_mut() = vip_prefixes(&host.vips);
         Ok(())
     }

@@ -12,22 +12,11 @@ use crate::packets::expectation::{Action, DecapExpectation};
 use crate::packets::fixture::HostFixture;
 use crate::packets::frames::{self, Client, ETHERNET, Frame, SHORTEST};
 
-const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
-const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
+pub(super) const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 3);
+pub(super) const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 3);
 
-/// Every case of decapsulation.
-pub fn cases() -> Vec<DecapCase> {
-    let case = |name, frames| {
-        let local = vec![LOCAL_V4.into(), LOCAL_V6.into()];
-        DecapCase {
-            name,
-            host: HostFixture {
-                local,
-                vips: vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()],
-            },
-            frames,
-        }
-    };
+pub(super) fn cases() -> Vec<DecapCase> {
+    let case = |name, frames| DecapCase { name, host: host(), frames };
     let pass = |bytes: Vec<u8>, reason| {
         (Frame::from(bytes), DecapExpectation::Untouched(Action::Pass, reason))
     };
@@ -117,12 +106,12 @@ pub fn cases() -> Vec<DecapCase> {
         ),
         DecapCase {
             name: "packets to every address of a VIP prefix are decapsulated, to addresses next to it not",
-            host: HostFixture {
-                local: vec![LOCAL_V4.into(), LOCAL_V6.into()],
-                vips: ["198.18.4.0/22", "2001:db8:5::/48"]
+            host: HostFixture::new(
+                vec![LOCAL_V4.into(), LOCAL_V6.into()],
+                ["198.18.4.0/22", "2001:db8:5::/48"]
                     .map(|prefix| prefix.parse().expect("a prefix"))
                     .to_vec(),
-            },
+            ),
             frames: {
                 let v4 = |c, d| Client::tcp4().to_address(Ipv4Addr::new(198, 18, c, d));
                 let v6 = |third| {
@@ -358,8 +347,14 @@ pub fn cases() -> Vec<DecapCase> {
     ]
 }
 
+/// A backend with an address and a VIP address of each family.
+pub(super) fn host() -> HostFixture {
+    let local = vec![LOCAL_V4.into(), LOCAL_V6.into()];
+    HostFixture::new(local, vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()])
+}
+
 /// A client's encapsulated frame whose outer header has this TOS or traffic class.
-fn wrap(client: &Client, class: u8) -> Vec<u8> {
+pub(super) fn wrap(client: &Client, class: u8) -> Vec<u8> {
     let length = client.packet().len();
     let outer = if client.is_v6() {
         frames::outer_v6(LOCAL_V6, class, 0x1240, length)
@@ -391,7 +386,7 @@ fn wrong_length(
 }
 
 /// The same with an outer header of the other family.
-fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
+pub(super) fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
     let length = client.packet().len();
     let outer = if client.is_v6() {
         frames::outer_v4_of_v6(LOCAL_V4, class, 0x1240, length)
@@ -402,7 +397,7 @@ fn wrap_across(client: &Client, class: u8) -> Vec<u8> {
 }
 
 /// Converts a frame in IP-in-IP to GUE. The UDP checksum covers the inner packet.
-fn gue_headers(frame: &[u8]) -> Vec<u8> {
+pub(super) fn gue_headers(frame: &[u8]) -> Vec<u8> {
     let header = if frame[ETHERNET] >> 4 == 4 { 20 } else { 40 };
     let (outer, inner) = frame[ETHERNET..].split_at(header);
     frames::encapsulated_from(
@@ -421,7 +416,7 @@ fn with_v4(length: usize, change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
     header.to_bytes().to_vec()
 }
 
-fn taken(bytes: Vec<u8>, client: &Client, packets: u64) -> (Frame, DecapExpectation) {
+pub(super) fn taken(bytes: Vec<u8>, client: &Client, packets: u64) -> (Frame, DecapExpectation) {
     (
         bytes.into(),
         DecapExpectation::Decapsulated(client.frame(), packets, client.packet().len() as u64),

@@ -1,6 +1,7 @@
 //! The table of cases, by theme.
 
 mod acl;
+mod balancers;
 mod case;
 mod connections;
 mod cross_family;
@@ -23,8 +24,12 @@ mod vips;
 mod vlan_and_extensions;
 
 pub use case::{Case, CaseStep, DecapCase};
-pub use decapsulation::cases as decapsulation;
 pub use mss_clamp::{ClampCase, LARGEST, cases as mss_clamp, handshake};
+
+/// Every case of decapsulation.
+pub fn decapsulation() -> Vec<DecapCase> {
+    [decapsulation::cases(), balancers::cases()].concat()
+}
 
 /// Every case of the balancer.
 pub fn balancing() -> Vec<Case> {

@@ -9,7 +9,8 @@ use sluice_datapath::abi::{AclVerdict, AddressOptions, RateKind, VipOptions};
 
 use super::traffic::Traffic;
 use crate::packets::addresses::{
-    BACKEND_V4, BACKEND_V6, ECHO_VIP_V4, ECHO_VIP_V6, INTERFACE, VIP_V4, VIP_V6,
+    BACKEND_V4, BACKEND_V6, ECHO_VIP_V4, ECHO_VIP_V6, INTERFACE, UNDERLAY_V4, UNDERLAY_V6, VIP_V4,
+    VIP_V6,
 };
 use crate::packets::cases::LARGEST;
 use crate::packets::fixture::{BackendSpec, DNS, Fixture, HostFixture, ServerIds, WEB};
@@ -72,7 +73,11 @@ pub fn balancer() -> Vec<NamedSubject> {
 
 /// The backend's programs.
 pub fn backend() -> Vec<NamedSubject> {
-    vec![("backend", Subject::Backend(host)), ("clamp", Subject::Clamp(|| (host().vips, LARGEST)))]
+    vec![
+        ("backend", Subject::Backend(host)),
+        ("balancers", Subject::Backend(with_balancers)),
+        ("clamp", Subject::Clamp(|| (host().vips, LARGEST))),
+    ]
 }
 
 /// The subject whose fixture has this name.
@@ -86,9 +91,21 @@ pub fn named(name: &str) -> Option<Subject> {
 
 /// A backend with one address per family and two VIPs.
 pub fn host() -> HostFixture {
+    HostFixture::new(
+        vec![BACKEND_V4.into(), BACKEND_V6.into()],
+        vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()],
+    )
+}
+
+/// The same, with some accepted sources, and a tunnel device for IPv6.
+fn with_balancers() -> HostFixture {
+    let prefixes = ["10.0.1.0/24", "2001:db8:2::/48"];
+    let prefixes = prefixes.map(|prefix| prefix.parse().expect("a prefix"));
+    let addresses = [IpAddr::from(UNDERLAY_V4), UNDERLAY_V6.into()].map(IpNet::from);
     HostFixture {
-        local: vec![BACKEND_V4.into(), BACKEND_V6.into()],
-        vips: vec![IpAddr::from(VIP_V4).into(), IpAddr::from(VIP_V6).into()],
+        by_device: vec![BACKEND_V6.into()],
+        balancers: [prefixes, addresses].concat(),
+        ..host()
     }
 }
 

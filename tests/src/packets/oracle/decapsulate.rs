@@ -22,7 +22,7 @@ const LINK: usize = 14;
 pub fn decapsulated(frame: &Frame, host: &HostFixture, cross_family: bool) -> DecapExpectation {
     match unwrapped(frame, host, cross_family) {
         Ok(expectation) => expectation,
-        Err(reason @ (Reason::BadLength | Reason::EcnForbidden)) => {
+        Err(reason @ (Reason::BadLength | Reason::EcnForbidden | Reason::NotBalancer)) => {
             DecapExpectation::Untouched(Action::Drop, reason)
         }
         Err(reason) => DecapExpectation::Untouched(Action::Pass, reason),
@@ -45,9 +45,19 @@ fn unwrapped(
         [0x86, 0xdd] => ip::v6(bytes, LINK)?,
         _ => return Err(Reason::NotIp),
     };
+    let (source, destination) = (outer.source, outer.destination);
     // The kernel handles options, fragments and extension headers.
     let plain = outer.fragmentation == Fragmentation::Whole
         && outer.header == if outer.source.is_ipv4() { 20 } else { 40 };
+    if !plain || !matches!(outer.protocol, 4 | 17 | 41) {
+        // The kernel may decapsulate it, whatever headers are in between.
+        let is_tunnel = match outer.past_extensions(bytes) {
+            Ok(outer) => matches!(outer.protocol, 4 | 41),
+            Err(reason) => reason == Reason::ExtensionHeaders,
+        };
+        let is_refused = is_tunnel && is_for(host, destination) && !is_accepted(host, source);
+        return Err(if is_refused { Reason::NotBalancer } else { Reason::NotTunnel });
+    }
     let mut start = LINK + outer.header;
     let inner_is_v4 = match outer.protocol {
         4 => true,
@@ -65,7 +75,16 @@ fn unwrapped(
         _ => return Err(Reason::NotTunnel),
     };
     let is_cross_family = inner_is_v4 != outer.source.is_ipv4();
-    if !plain || is_cross_family && !cross_family || !host.local.contains(&outer.destination) {
+    if !is_for(host, destination) {
+        return Err(Reason::NotTunnel);
+    }
+    if !is_accepted(host, source) {
+        return Err(Reason::NotBalancer);
+    }
+    if host.by_device.contains(&destination) {
+        return Err(Reason::TunnelDevice);
+    }
+    if is_cross_family && !cross_family {
         return Err(Reason::NotTunnel);
     }
     let inner = if inner_is_v4 { ip::v4(bytes, start)? } else { ip::v6(bytes, start)? };
@@ -85,6 +104,17 @@ fn unwrapped(
     let kind: [u8; 2] = if inner_is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
     let left = [&bytes[..12], &kind, &packet].concat();
     Ok(DecapExpectation::Decapsulated(left, frame.segments.max(1).into(), of_inner as u64))
+}
+
+/// Whether tunnels end at an address.
+fn is_for(host: &HostFixture, address: IpAddr) -> bool {
+    host.local.contains(&address)
+}
+
+/// Whether a source of outer headers is accepted.
+fn is_accepted(host: &HostFixture, source: IpAddr) -> bool {
+    let listed = |prefix: &ipnet::IpNet| prefix.contains(&source);
+    !is_mapped(source) && (host.balancers.is_empty() || host.balancers.iter().any(listed))
 }
 
 fn is_mapped(address: IpAddr) -> bool {

@@ -22,6 +22,8 @@ pub(super) struct Assignment {
     pub(super) vips: Vec<IpNet>,
     /// The interfaces on which encapsulated packets arrive.
     pub(super) interfaces: Vec<String>,
+    /// The accepted sources of outer headers; empty for any.
+    pub(super) balancers: Vec<IpNet>,
     /// The port of GUE, if a service with this backend uses GUE.
     pub(super) gue_port: Option<u16>,
     /// Whether strict reverse-path filtering of the interfaces stays.
@@ -77,6 +79,7 @@ impl Assignment {
             }
             .to_vec(),
             keep_rp_filter: args.keep_rp_filter,
+            balancers: config.balancers().to_vec(),
             gue_port: (overhead > 0).then_some(config.underlay().gue_port),
             clamping: Clamping::new(args, config, backend, overhead).filter(|_| !vips.is_empty()),
             vips: vips.into_iter().collect(),

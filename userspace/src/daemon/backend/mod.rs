@@ -19,8 +19,8 @@ use ipnet::IpNet;
 use sluice_control::capacities::Capacities;
 use sluice_control::config::Config;
 use sluice_datapath::Family;
-use sluice_datapath::abi::Port;
 use sluice_datapath::abi::maps::backend;
+use sluice_datapath::abi::{LocalAddress, Port};
 use tracing::{info, warn};
 
 use crate::args::{BackendArgs, WaitArgs};
@@ -332,6 +332,12 @@ impl BackendDaemon {
         if let Some(port) = self.assignment.gue_port {
             info!(port, by = "BPF program", "GUE packets are decapsulated");
         }
+        if self.assignment.balancers.is_empty() {
+            info!(
+                "encapsulated packets are accepted from any source; list the balancers in \
+                 `underlay.balancers`"
+            );
+        }
         let by_program = self.decapsulated_by_program(&report);
         let is_device = |(_, by): &(IpAddr, Decapsulation)| matches!(by, Decapsulation::Device(_));
         if !present.local.is_empty() {
@@ -377,7 +383,7 @@ impl BackendDaemon {
     /// for which the program decapsulates.
     async fn load(&mut self, local: &[IpAddr]) -> Result<(), CliError> {
         self.by_program = local.to_vec();
-        if !local.is_empty() || self.assignment.clamping.is_some() {
+        if self.filters_ingress() || self.assignment.clamping.is_some() {
             let gue_port = Port::new(self.assignment.gue_port.unwrap_or(0));
             let parameters =
                 LoadParameters::backend(LOCAL_ADDRESSES, self.capacities.vips, gue_port);
@@ -401,9 +407,20 @@ impl BackendDaemon {
             }
         }
         if let Some((_, maps)) = &mut self.loaded {
-            maps.set(local, &self.assignment.vips).map_err(CliError::operation)?;
+            let Assignment { vips, balancers, .. } = &self.assignment;
+            let entries = self.assignment.local.iter().map(|address| {
+                let is_own = local.contains(address);
+                (*address, if is_own { LocalAddress::BY_PROGRAM } else { LocalAddress::BY_DEVICE })
+            });
+            maps.set(&entries.collect::<Vec<_>>(), vips, balancers).map_err(CliError::operation)?;
         }
         self.set_largest_segments().await
+    }
+
+    /// Whether the program at ingress is needed: to decapsulate, or to check the sources of packets
+    /// that a tunnel device decapsulates.
+    fn filters_ingress(&self) -> bool {
+        !self.by_program.is_empty() || !self.assignment.balancers.is_empty()
     }
 
     /// Writes the largest segment of each family where it differs.
@@ -444,7 +461,7 @@ impl BackendDaemon {
         };
         let programs = self.loaded.as_ref().map(|(programs, _)| programs);
         let decapsulate = programs
-            .filter(|_| !self.by_program.is_empty())
+            .filter(|_| self.filters_ingress())
             .map(|programs| programs.get(bpf::DECAPSULATE));
         self.decapsulating.ensure(&mut self.host, &self.assignment.interfaces, decapsulate).await?;
         // Packets are served even if clamping cannot be attached, for example because of an

@@ -63,7 +63,7 @@ impl BackendDaemon {
     /// Attaches again where a filter is missing, and follows the MTU of interfaces.
     async fn watch_interfaces(&mut self) {
         let Some((programs, _)) = &self.loaded else { return };
-        if !self.by_program.is_empty() {
+        if self.filters_ingress() {
             let program = programs.get(bpf::DECAPSULATE);
             self.decapsulating.watch(&mut self.host, &self.assignment.interfaces, program).await;
         }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_control::prefix::prefix_key;
-use sluice_datapath::abi::maps::backend::{LOCAL_ADDRESSES, REASONS, VIP_PREFIXES};
+use sluice_datapath::abi::maps::backend::{BALANCERS, LOCAL_ADDRESSES, REASONS, VIP_PREFIXES};
 use sluice_datapath::abi::maps::{BackendList, Keyed, MapId};
-use sluice_datapath::abi::{AddressOptions, LocalAddress, VipAddress};
+use sluice_datapath::abi::{AcceptedSource, AddressOptions, LocalAddress, PrefixKey, VipAddress};
 use sluice_datapath::{Address, Reason};
 
 use super::Error;
@@ -18,14 +18,25 @@ use super::map_set::MapSet;
 pub type BackendMaps = MapSet<BackendList>;
 
 impl BackendMaps {
-    /// Makes the program decapsulate packets to `local` that contain packets to `vips`, and no
-    /// others.
+    /// Makes the program decapsulate packets to the addresses of `local` that are its own, if they
+    /// contain packets to `vips`, and no others. To all addresses of `local`, tunnel packets are
+    /// accepted from `balancers` only; from any source if that is empty.
     ///
     /// Missing entries are added before others are removed, so that no entry that stays is ever
     /// missing.
-    pub fn set(&mut self, local: &[IpAddr], vips: &[IpNet]) -> Result<(), Error> {
-        let local =
-            local.iter().map(|address| (Address::from(*address), LocalAddress { present: 1 }));
+    pub fn set(
+        &mut self,
+        local: &[(IpAddr, LocalAddress)],
+        vips: &[IpNet],
+        balancers: &[IpNet],
+    ) -> Result<(), Error> {
+        let balancers = match balancers {
+            [] => vec![PrefixKey::new(0, [0; 4])],
+            balancers => balancers.iter().map(|prefix| prefix_key(*prefix)).collect(),
+        };
+        let balancers = balancers.into_iter().map(|prefix| (prefix, AcceptedSource::PRESENT));
+        self.replace(BALANCERS, balancers.collect())?;
+        let local = local.iter().map(|(address, local)| (Address::from(*address), *local));
         self.replace(LOCAL_ADDRESSES, local.collect())?;
         let vips = (1..)
             .zip(vips)
@@ -34,18 +45,17 @@ impl BackendMaps {
     }
 
     /// Makes a map have entries for these keys and no others: adds missing ones, then removes stale
-    /// ones, or in the other order where there is no room for both. Existing entries are not
-    /// changed, because only their keys matter.
-    fn replace<T: Keyed>(
+    /// ones, or in the other order where there is no room for both. Equal entries are not written.
+    fn replace<T: Keyed<Value: PartialEq>>(
         &mut self,
         map: MapId<BackendList, T>,
         wanted: Vec<(T::Key, T::Value)>,
     ) -> Result<(), Error> {
         let keys: BTreeSet<T::Key> = wanted.iter().map(|(key, _)| *key).collect();
-        let present: BTreeSet<T::Key> = self.entries(map)?.into_keys().collect();
+        let present = self.entries(map)?;
         let missing: Vec<_> =
-            wanted.into_iter().filter(|(key, _)| !present.contains(key)).collect();
-        let stale: Vec<_> = present.difference(&keys).copied().collect();
+            wanted.into_iter().filter(|(key, value)| present.get(key) != Some(value)).collect();
+        let stale: Vec<_> = present.keys().filter(|key| !keys.contains(key)).copied().collect();
         if present.len() + missing.len() > self.max_entries(map) as usize {
             self.remove(map, &stale)?;
             return self.put(map, &missing);
@@ -61,7 +71,8 @@ impl BackendMaps {
 
     /// Whether the program decapsulates for any address.
     pub fn decapsulates(&self) -> Result<bool, Error> {
-        Ok(!self.entries(LOCAL_ADDRESSES)?.is_empty())
+        let local = self.entries(LOCAL_ADDRESSES)?;
+        Ok(local.values().any(|local| *local == LocalAddress::BY_PROGRAM))
     }
 
     /// Packets that were not decapsulated, by reason, without those of which there were none.
