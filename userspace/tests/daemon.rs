@@ -31,6 +31,8 @@ mod lb;
 mod lifecycle;
 #[path = "daemon/limits.rs"]
 mod limits;
+#[path = "daemon/named_namespace.rs"]
+mod named_namespace;
 #[path = "daemon/namespaces.rs"]
 mod namespaces;
 #[path = "daemon/path_mtu.rs"]
@@ -108,6 +110,10 @@ tests! {
         down_without_a_journal_leaves_what_another_instance_uses,
         a_daemon_without_its_lock_file_still_runs,
         maps_in_use_elsewhere_are_kept;
+    namespaces:
+        pins_in_another_mount_namespace_are_named,
+        status_in_another_network_namespace_names_the_way_there,
+        pins_that_the_first_process_sees_are_not_private;
     private_files:
         files_and_directories_are_private_whatever_the_umask,
         what_an_earlier_version_left_readable_is_made_private,

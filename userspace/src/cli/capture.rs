@@ -17,7 +17,7 @@ use crate::daemon::signals::Signals;
 use crate::daemon::{preflight, runtime};
 use crate::error::CliError;
 use crate::kernel::bpf;
-use crate::read::instance;
+use crate::read::{elsewhere, instance};
 use crate::role::Role;
 use names::EventNames;
 use output::Output;
@@ -36,9 +36,7 @@ pub(super) fn run(args: &CaptureArgs) -> Result<(), CliError> {
 }
 
 async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
-    let pins = bpf::Pins::find(&args.instance, Role::Lb)
-        .map_err(CliError::operation)?
-        .filter(bpf::Pins::exist);
+    let pins = elsewhere::find_pins(&args.instance, Role::Lb)?;
     let pins = pins.ok_or_else(|| instance::absent(&args.instance))?;
     let mut names = EventNames::open(&pins)?;
     let mut selection = bpf::CaptureFilter {

@@ -34,6 +34,13 @@ impl InstanceGuard {
         let pins = Pins::mount(instance, role).map_err(CliError::operation)?;
         pins.check_layout().map_err(CliError::operation)?;
         let lock = Lock::take(instance, role)?;
+        if pins.are_private() {
+            warn!(
+                "the BPF file system is mounted only in this mount namespace: other processes do not \
+                 see the pins, and the next daemon starts with empty maps; start it by `nsenter \
+                 --net=/run/netns/NAME` instead of `ip netns exec NAME`"
+            );
+        }
         let is_first_start = !pins.exist() && !Lock::state_exists(instance, role);
         Ok(Self { instance: instance.to_owned(), role, lock, pins, is_first_start })
     }

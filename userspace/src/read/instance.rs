@@ -2,9 +2,11 @@
 
 use anyhow::anyhow;
 
-use crate::daemon::preflight;
+use super::elsewhere;
+use crate::daemon::lock::Lock;
+use crate::daemon::{preflight, roles};
 use crate::error::CliError;
-use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins};
+use crate::kernel::bpf::{BackendMaps, BalancerMaps};
 use crate::role::Role;
 
 /// Opens the maps of an instance, of each role that has any.
@@ -12,10 +14,7 @@ pub(crate) fn open(
     instance: &str,
 ) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), CliError> {
     preflight::check_reading()?;
-    let pins = |role| {
-        let found = Pins::find(instance, role).map_err(CliError::operation)?;
-        Ok::<_, CliError>(found.filter(Pins::exist))
-    };
+    let pins = |role| elsewhere::find_pins(instance, role);
     let lb = pins(Role::Lb)?
         .map(|pins| BalancerMaps::open(&pins))
         .transpose()
@@ -27,8 +26,21 @@ pub(crate) fn open(
     Ok((lb, backend))
 }
 
-/// The error for an instance that is not on this host.
+/// The error for an instance without visible pins.
 pub(crate) fn absent(instance: &str) -> CliError {
+    let mut roles = roles::ROLES.iter().map(|spec| spec.role);
+    if let Some(role) = roles.find(|role| Lock::state_exists(instance, *role)) {
+        let daemon = match Lock::holder(instance, role) {
+            Some(process) => format!("its daemon runs (process {process})"),
+            None => "no daemon runs".to_owned(),
+        };
+        return CliError::operation(anyhow!(
+            "the instance {instance:?} has no pins here, although it has a journal ({role}), and \
+             {daemon}: they were removed, or were in another mount namespace that has ended; packets \
+             are handled as long as the program is attached; start the daemon again, or run `sluice \
+             down --instance {instance}`"
+        ));
+    }
     CliError::operation(anyhow!(
         "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or \
          name another instance with --instance"

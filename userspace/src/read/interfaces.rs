@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::elsewhere;
 use crate::daemon::roles::RoleSpec;
 use crate::daemon::runtime;
 use crate::error::CliError;
@@ -29,6 +30,7 @@ pub(crate) fn interfaces(
     instance: &str,
     configured: &[String],
 ) -> Result<Vec<InterfaceStatus>, CliError> {
+    elsewhere::check_namespace(instance, spec.role)?;
     let filter = spec.ingress_filter(instance);
     runtime::block_on(async {
         let netlink = Netlink::connect().map_err(CliError::operation)?;

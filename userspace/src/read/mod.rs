@@ -2,6 +2,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod devices;
+pub(crate) mod elsewhere;
 pub(crate) mod instance;
 pub(crate) mod interfaces;
 pub(crate) mod next_hops;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::fixture::{DaemonFixture, PINS, STATE, assert_fails, host_state, tc_filter};
-use crate::namespaces::NamedNamespace;
+use crate::named_namespace::NamedNamespace;
 use crate::support::{add_address, run, set_sysctl, snapshot, sysctl, veth};
 
 const FILTER: &str = "sluice_lb:edge";

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sluice::kernel::netlink::{Detached, Direction, FilterSpec, Netlink};
 use tempfile::TempDir;
 
-use crate::namespaces::NamedNamespace;
+use crate::named_namespace::NamedNamespace;
 use crate::support::{add_address, program, run, snapshot, spec, try_run, veth};
 
 /// The binary under test: the environment variable `SLUICE`, by default the one built with the

@@ -8,6 +8,7 @@
 mod acl;
 mod backend;
 mod balancer;
+mod bpffs;
 mod capture;
 mod error;
 mod features;
@@ -30,6 +31,7 @@ mod usage;
 pub use acl::AclTrie;
 pub use backend::BackendMaps;
 pub use balancer::BalancerMaps;
+pub use bpffs::bpffs;
 pub use capture::{Capture, CaptureFilter, is_captured, monotonic};
 pub use error::Error;
 pub use features::{decapsulates_across_families, missing_feature};
@@ -39,7 +41,7 @@ pub use object::{
     BACKEND, BALANCER, BALANCER_TC, BALANCER_XDP, CLAMP, DECAPSULATE, LoadParameters, Object,
     ProgramSpec, programs_built_by,
 };
-pub use pins::{Pins, bpffs, mounted_bpffs};
+pub use pins::Pins;
 pub use program::{Footprint, Program, programs_over};
 pub use resize::PendingResize;
 pub use selection::LiveSelection;

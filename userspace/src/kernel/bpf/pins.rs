@@ -4,50 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
 use sluice_datapath::LAYOUT_VERSION;
 
 use super::Error;
+use super::bpffs::{bpffs, bpffs_of, is_private, mounted_bpffs};
 use crate::files::private;
 use crate::role::Role;
-
-/// The mount point of the BPF file system. Mounts it at `/sys/fs/bpf`, for root only, if it is not
-/// mounted.
-pub fn bpffs() -> Result<PathBuf, Error> {
-    let system = |source| Error::System {
-        what: "mount the BPF file system at /sys/fs/bpf".to_owned(),
-        source,
-    };
-    if let Some(path) = mounted_bpffs()? {
-        return Ok(path);
-    }
-    let path = PathBuf::from("/sys/fs/bpf");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Without a mode it would be 1777.
-    mount(Some("bpf"), &path, Some("bpf"), flags, Some("mode=0700"))
-        .map_err(|errno| system(io::Error::from(errno)))?;
-    Ok(path)
-}
-
-/// The mount point of the BPF file system, if it is mounted. Changes nothing.
-pub fn mounted_bpffs() -> Result<Option<PathBuf>, Error> {
-    let mounts = fs::read_to_string("/proc/self/mounts")
-        .map_err(|source| Error::System { what: "read /proc/self/mounts".to_owned(), source })?;
-    Ok(mounted(&mounts))
-}
-
-/// The mount point of a BPF file system in the text of `/proc/self/mounts`, preferably
-/// `/sys/fs/bpf`.
-fn mounted(mounts: &str) -> Option<PathBuf> {
-    let points = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ');
-        let (_, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "bpf").then(|| PathBuf::from(point.replace("\\040", " ")))
-    });
-    let points: Vec<_> = points.collect();
-    let usual = Path::new("/sys/fs/bpf");
-    points.iter().find(|point| *point == usual).or(points.first()).cloned()
-}
 
 /// Suffixes of the directories of a role, see [`Pins`].
 const SUFFIXES: [&str; 3] = ["", "-next", "-new"];
@@ -135,6 +97,17 @@ impl Pins {
         let pins = Self::new(&bpffs, instance, role);
         pins.check_access()?;
         Ok(Some(pins))
+    }
+
+    /// The pins of the same role and instance in the mount namespace of another process, by paths
+    /// of this one; `None` if that has no BPF file system.
+    pub fn in_mounts_of(instance: &str, role: Role, process: u32) -> Option<Self> {
+        bpffs_of(process).map(|bpffs| Self::new(&bpffs, instance, role))
+    }
+
+    /// Whether the BPF file system is mounted in this mount namespace only.
+    pub fn are_private(&self) -> bool {
+        self.root.parent().is_some_and(is_private)
     }
 
     /// Checks that no other user has planted the pins or can change them. Where the BPF file system
@@ -329,20 +302,4 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
         what: format!("rename {} to {}", from.display(), to.display()),
         source,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sys_fs_bpf_is_the_preferred_mount_point() {
-        let mounts = "bpf /run/other/bpf bpf rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
-        assert_eq!(mounted(mounts), Some("/sys/fs/bpf".into()));
-        assert_eq!(
-            mounted("tmpfs /run tmpfs rw 0 0\nnone /with\\040space bpf rw 0 0\n"),
-            Some("/with space".into())
-        );
-        assert_eq!(mounted("tmpfs /run tmpfs rw 0 0\n"), None);
-    }
 }

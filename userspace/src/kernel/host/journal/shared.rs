@@ -45,6 +45,20 @@ impl Journal {
         listed(&text.ok().flatten().unwrap_or_default(), instance, None).into_values().collect()
     }
 
+    /// The network namespace of the changes in a journal; `None` without a journal. Changes
+    /// nothing, and needs no lock.
+    pub fn namespace_of(base: &Path, instance: &str, role: Role) -> Option<NetworkNamespace> {
+        let file = private::open_file(&Self::path_of(base, instance, role)).ok()??;
+        let text = read(file).ok()?;
+        // The last one, as for the owner.
+        text.split(|byte| *byte == b'\n').rev().find_map(|line| {
+            match serde_json::from_slice(line) {
+                Ok(Line::NetworkNamespace(namespace)) => Some(namespace),
+                _ => None,
+            }
+        })
+    }
+
     /// Reads the other journals of this network namespace. One that cannot be read is logged and
     /// left out.
     pub(in crate::kernel::host) fn others(&self) -> OtherJournals {
