@@ -2,11 +2,11 @@
 
 use anyhow::anyhow;
 
-use super::elsewhere;
+use super::{elsewhere, interfaces};
 use crate::daemon::lock::Lock;
 use crate::daemon::{preflight, roles};
 use crate::error::CliError;
-use crate::kernel::bpf::{BackendMaps, BalancerMaps};
+use crate::kernel::bpf::{BackendMaps, BalancerMaps, Error};
 use crate::role::Role;
 
 /// Opens the maps of an instance, of each role that has any.
@@ -15,14 +15,15 @@ pub(crate) fn open(
 ) -> Result<(Option<BalancerMaps>, Option<BackendMaps>), CliError> {
     preflight::check_reading()?;
     let pins = |role| elsewhere::find_pins(instance, role);
+    let failed = |role| move |error| cannot_open(instance, role, error);
     let lb = pins(Role::Lb)?
         .map(|pins| BalancerMaps::open(&pins))
         .transpose()
-        .map_err(CliError::operation)?;
+        .map_err(failed(Role::Lb))?;
     let backend = pins(Role::Backend)?
         .map(|pins| BackendMaps::open(&pins))
         .transpose()
-        .map_err(CliError::operation)?;
+        .map_err(failed(Role::Backend))?;
     Ok((lb, backend))
 }
 
@@ -45,4 +46,25 @@ pub(crate) fn absent(instance: &str) -> CliError {
         "the instance {instance:?} is not on this host; start `sluice lb` or `sluice backend`, or \
          name another instance with --instance"
     ))
+}
+
+/// The error for maps that cannot be opened. For another layout version, it describes the state.
+fn cannot_open(instance: &str, role: Role, error: Error) -> CliError {
+    if !matches!(error, Error::Layout { .. }) {
+        return CliError::operation(error);
+    }
+    let attached = interfaces::interfaces(roles::spec(role), instance, &[]).map(|interfaces| {
+        interfaces.into_iter().map(|interface| interface.name).collect::<Vec<_>>().join(", ")
+    });
+    let program = match attached {
+        Ok(names) if names.is_empty() => "; its program is not attached".to_owned(),
+        Ok(names) => {
+            format!("; its program is attached to {names} and handles packets as before")
+        }
+        // For example in another network namespace.
+        Err(_) => String::new(),
+    };
+    let daemon = Lock::holder(instance, role)
+        .map_or_else(String::new, |process| format!("; its daemon runs (process {process})"));
+    CliError::operation(anyhow!("{error}{program}{daemon}"))
 }

@@ -118,14 +118,26 @@ pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
     let before = host_state();
     fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
     let with = host_state();
-    for args in [&LB[..], &["status"], &["counters"]] {
+    for args in [&LB[..], &["status"], &["counters"], &["capture"]] {
         assert_fails(
             &fixture.sluice(args),
             1,
-            &["another version", "layout 9999", "sluice down --instance edge"],
+            &["another version", "layout 9999", "sluice down --instance edge", "counters are lost"],
         );
         assert_eq!(host_state(), with);
     }
+    // The state of the program and the daemon.
+    let output = fixture.sluice(&["status"]);
+    assert_fails(&output, 1, &["its program is not attached"]);
+    fs::remove_dir_all(PINS).unwrap();
+    let daemon = fixture.start(&["lb"]);
+    fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
+    for args in ["status", "counters"] {
+        let runs = format!("its daemon runs (process {})", daemon.id());
+        let words = ["its program is attached to eth0 and handles packets as before", &runs];
+        assert_fails(&fixture.sluice(&[args]), 1, &words);
+    }
+    drop(daemon);
     fixture.down();
     assert_eq!(host_state(), before);
     let _daemon = fixture.start(&["lb"]);

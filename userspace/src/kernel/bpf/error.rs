@@ -104,9 +104,10 @@ pub enum Error {
     },
     /// Pins of another layout version exist.
     #[error(
-        "the instance {instance:?} belongs to another version of Sluice (layout {found}, this binary \
-         has {known}); `sluice down --instance {instance}` removes it, which interrupts forwarding \
-         until the daemon starts again"
+        "the maps of the instance {instance:?} are from another version of Sluice (layout {found}, \
+         this binary has layout {known}); only a `sluice` with layout {found} shows or changes them; \
+         to replace them, end its daemon, run `sluice down --instance {instance}` and start the \
+         daemon: packets to VIPs are not handled in between, and connections and counters are lost"
     )]
     Layout {
         /// The instance.
