@@ -166,7 +166,11 @@ async fn serve<D: RoleDaemon>(
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
     let state = StatePublisher::new(D::config_file(args));
     let requests = Requests { inputs: sender.clone(), state: state.reader() };
-    let _requests = sources::requests(listen(&instance, D::ROLE.role)?, requests);
+    let socket = match listen(&instance, D::ROLE.role) {
+        Ok(socket) => socket,
+        Err(error) => return Err(guard.give_up(error).await),
+    };
+    let _requests = sources::requests(socket, requests);
     let daemon = match start::<D>(prepared, netlink.clone(), &guard, sender.clone()).await {
         Ok(daemon) => daemon,
         Err(error) => return Err(guard.give_up(error).await),
@@ -250,7 +254,9 @@ async fn handle_inputs<D: RoleDaemon>(
             input => handle(&mut daemon, args, input, &mut inputs, state).await,
         }
         if may_have_predecessors {
-            predecessors.look(netlink, &daemon.report().interfaces).await;
+            let interfaces = daemon.report().interfaces;
+            // After a command, the next inspection looks again.
+            let _ = inputs.unless_command(predecessors.look(netlink, &interfaces)).await;
         }
         if let Err(error) =
             resynchronise(&mut daemon, args, netlink, &mut inputs, state, &mut lost).await
@@ -314,7 +320,7 @@ async fn handle<D: RoleDaemon>(
         }
     } else {
         let taken = daemon.take(input).await;
-        if inputs.unless_command(daemon.look_up()).await.is_none() {
+        if taken.is_ok() && inputs.unless_command(daemon.look_up()).await.is_none() {
             // Continued after the command.
             inputs.defer(Input::HostChanged(HostChanges::default()));
             return;

@@ -191,20 +191,21 @@ impl Inputs {
         }
     }
 
-    /// Waits for work that may take long, and defers inputs meanwhile; `None` if the daemon has to
-    /// end first, which is then the next input.
+    /// Waits for work that may take long, and defers commands meanwhile; `None` if the daemon has
+    /// to end first, which is then the next input. Other inputs wait in their sources: a fast
+    /// source must not fill memory while a file system hangs.
     pub(crate) async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Some(done),
-                Some(input) = self.receive() => match input {
-                    input @ (Input::Stop | Input::Failed(_)) => {
-                        self.deferred.push_front(input);
+                Some(command) = self.commands.recv() => match command {
+                    command @ (Input::Stop | Input::Failed(_)) => {
+                        self.deferred.push_front(command);
                         return None;
                     }
                     Input::Watchdog => sign_of_life(),
-                    input => self.deferred.push_back(input),
+                    command => self.deferred.push_back(command),
                 },
             }
         }
@@ -214,4 +215,29 @@ impl Inputs {
 /// Answers the service manager's watchdog.
 fn sign_of_life() {
     runtime::notify(&[NotifyState::Watchdog]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commands_are_deferred_during_long_work() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (sender, mut inputs) = channel();
+            for input in [Input::Refresh, Input::Reload(ReloadReply::default())] {
+                sender.send(input).await.map_err(|_| "the core is gone").unwrap();
+            }
+            let work = async {
+                for _ in 0..32 {
+                    tokio::task::yield_now().await;
+                }
+                (sender.commands.capacity(), sender.events.capacity())
+            };
+            assert_eq!(inputs.wait_for(work).await, Some((1, 0)));
+            assert!(matches!(inputs.next().await, Some(Input::Reload(_))));
+            assert!(matches!(inputs.next().await, Some(Input::Refresh)));
+        });
+    }
 }
