@@ -61,6 +61,7 @@ tests! {
         changes_are_undone_after_a_kill_at_any_point,
         settings_that_others_changed_are_kept,
         a_clsact_qdisc_with_foreign_filters_is_kept,
+        a_clsact_qdisc_that_was_added_again_is_removed,
         filters_of_every_kind_keep_the_qdisc,
         a_deleted_interface_needs_no_undo,
         a_failed_undo_stays_in_the_journal_and_can_be_repeated;

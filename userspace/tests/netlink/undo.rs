@@ -260,6 +260,28 @@ pub(crate) async fn a_clsact_qdisc_with_foreign_filters_is_kept() {
     journal_is_gone(base.path());
 }
 
+pub(crate) async fn a_clsact_qdisc_that_was_added_again_is_removed() {
+    veth("one", "other");
+    run("tc qdisc add dev one clsact");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (program, _) = program();
+    for _ in 0..2 {
+        host.attach("one", Direction::Ingress, &spec("sluice/edge/lb", 10), program.as_fd())
+            .await
+            .unwrap();
+        // Another program removes its qdisc; Sluice adds one, after it had attached its filter.
+        if host.journal().changes().len() == 1 {
+            run("tc qdisc del dev one clsact");
+        }
+    }
+    let index = host.netlink().interface("one").await.unwrap().index;
+    let report = host.undo_all().await.unwrap();
+    assert_eq!((report.undone.len(), report.left.len()), (2, 0), "{report}");
+    assert_eq!(Netlink::connect().unwrap().clsact(index).await.unwrap(), None);
+    journal_is_gone(base.path());
+}
+
 pub(crate) async fn filters_of_every_kind_keep_the_qdisc() -> Completion {
     veth("one", "other");
     let netlink = Netlink::connect().unwrap();

@@ -1,4 +1,4 @@
-//! Undoes the changes in a journal, last change first.
+//! Undoes the changes in a journal, last change first and qdiscs at the end.
 
 use std::fmt;
 
@@ -62,7 +62,8 @@ impl UndoOutcome {
 }
 
 impl Journal {
-    /// Undoes all recorded changes, last change first, and removes the journal once it is empty.
+    /// Undoes all recorded changes, last change first and qdiscs at the end, and removes the
+    /// journal once it is empty.
     ///
     /// A change that another program has replaced, or that another journal lists, is left alone. A
     /// change that fails and a line that cannot be used stay in the journal, the others are undone,
@@ -79,7 +80,11 @@ impl Journal {
         let not_undone = self.problems.iter().map(ToString::to_string).collect();
         let mut report = UndoReport { not_undone, ..UndoReport::default() };
         let mut undone = Vec::new();
-        for change in self.changes.clone().into_iter().rev() {
+        // A qdisc that was removed by another program and added again is listed after its filters.
+        let is_qdisc = |change: &Change| matches!(change, Change::Clsact { .. });
+        let reversed = self.changes.iter().rev().cloned();
+        let (qdiscs, rest): (Vec<_>, Vec<_>) = reversed.partition(is_qdisc);
+        for change in rest.into_iter().chain(qdiscs) {
             let outcome = match others.holder(&change) {
                 Some(holder) => UndoOutcome::left(format!("the instance {holder} uses it, too")),
                 None => undo(&change, netlink).await,
