@@ -97,6 +97,7 @@ tests! {
     lifecycle:
         down_restores_the_host_after_sigterm_and_sigkill,
         an_ephemeral_daemon_restores_the_host,
+        a_first_start_without_a_control_socket_leaves_nothing_behind,
         a_log_that_takes_no_writes_does_not_end_the_daemon,
         down_is_refused_while_the_daemon_runs,
         down_removes_the_remains_of_every_crash,

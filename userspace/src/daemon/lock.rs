@@ -100,7 +100,7 @@ impl Lock {
     pub(crate) fn remove(self, instance: &str, role: Role) {
         let path = Self::path(instance, role);
         let _ = fs::remove_file(&path);
-        // Left by a daemon that was killed.
+        // Left by the daemon.
         let _ = fs::remove_file(serve::socket_path(instance, role));
         if let Some(directory) = path.parent() {
             // Fails if another role has state there.

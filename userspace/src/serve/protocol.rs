@@ -120,6 +120,21 @@ pub(crate) struct RoleReport {
     pub(crate) repairs: u64,
 }
 
+impl RoleReport {
+    /// The largest number of problems that are listed, so that a response fits in a line.
+    const MAX_PROBLEMS: usize = 32;
+
+    /// Lists problems, and of many the number of the others.
+    pub(crate) fn list(mut problems: impl Iterator<Item = String>) -> Vec<String> {
+        let mut listed: Vec<_> = problems.by_ref().take(Self::MAX_PROBLEMS).collect();
+        let more = problems.count();
+        if more > 0 {
+            listed.push(format!("{more} more problems; see the log"));
+        }
+        listed
+    }
+}
+
 /// A reload that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastReload {
@@ -140,5 +155,14 @@ mod tests {
         let json = serde_json::to_string(&refused).unwrap();
         assert_eq!(json, r#"{"reload":{"refused":"line 3"}}"#);
         assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), refused);
+    }
+
+    #[test]
+    fn of_many_problems_the_first_are_listed() {
+        let list = |count: usize| RoleReport::list((0..count).map(|number| number.to_string()));
+        assert_eq!(list(2), ["0", "1"]);
+        let many = list(1_000);
+        assert_eq!(many.len(), RoleReport::MAX_PROBLEMS + 1);
+        assert_eq!(many.last().unwrap(), "968 more problems; see the log");
     }
 }

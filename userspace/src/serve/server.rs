@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +27,9 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
 }
 
-/// A socket that listens. Its file is removed when this value is dropped.
-pub(crate) struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+/// A socket that listens. Its file stays when this value is dropped: it may be that of the next
+/// daemon by then.
+pub(crate) struct ControlSocket(UnixListener);
 
 impl ControlSocket {
     /// Listens. A socket that an earlier daemon left is replaced: the caller holds the lock of the
@@ -44,7 +42,7 @@ impl ControlSocket {
         let listener = UnixListener::bind(path)?;
         // Only root enters the directory, so no other user connects before the mode is set.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self(listener))
     }
 
     /// Serves connections. Never returns.
@@ -53,7 +51,7 @@ impl ControlSocket {
         loop {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            match self.listener.accept().await {
+            match self.0.accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     tokio::spawn(async move {
@@ -69,13 +67,6 @@ impl ControlSocket {
                 }
             }
         }
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // `sluice down` may have removed it.
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -98,6 +89,7 @@ async fn serve_one(mut stream: UnixStream, handler: &impl Handler) -> io::Result
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream as StdStream;
+    use std::path::PathBuf;
 
     use super::super::protocol::ReloadOutcome;
     use super::*;
@@ -140,6 +132,8 @@ mod tests {
         assert!(answer(path.clone(), b"\"reboot\"\n").await.starts_with("{\"error\":\"unknown"));
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
-        assert!(!path.exists());
+        // The file of a daemon that has ended.
+        let refused = StdStream::connect(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -52,6 +53,19 @@ pub(crate) fn an_ephemeral_daemon_restores_the_host() {
     let daemon = fixture.start(&["lb", "--ephemeral"]);
     assert_ne!(tc_filter("eth0", FILTER), "");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    assert_eq!(host_state(), before);
+}
+
+pub(crate) fn a_first_start_without_a_control_socket_leaves_nothing_behind() {
+    let fixture = DaemonFixture::new();
+    let socket = format!("{STATE}/lb.sock");
+    fs::create_dir_all(&socket).unwrap();
+    for directory in ["/run/sluice", STATE, &socket] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let before = host_state();
+    let output = fixture.sluice(&["lb", "--config", "edge.json"]);
+    assert_fails(&output, 1, &["cannot listen on the control socket", &socket]);
     assert_eq!(host_state(), before);
 }
 
