@@ -35,7 +35,7 @@ fn failure(status: &Status) -> Option<String> {
         .filter(|lb| !lb.forwarding)
         .map(|lb| format!("the balancer does not forward {}", text::missing(&lb.interfaces)));
     let backend = status.backend.as_ref().filter(|backend| !backend.decapsulating).map(|backend| {
-        format!("the backend does not decapsulate {}", text::missing(&backend.interfaces))
+        format!("the backend does not decapsulate{}", text::not_decapsulating(backend))
     });
     let failures: Vec<_> = lb.into_iter().chain(backend).collect();
     (!failures.is_empty()).then(|| failures.join("; "))

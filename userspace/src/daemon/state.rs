@@ -1,12 +1,12 @@
 //! The state of the daemon, as `sluice status` and the service manager see it.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 
 use super::runtime;
+use crate::clock::unix_seconds;
 use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome, RoleReport};
 
 /// Publishes the state. The control socket reads it while the core is busy.
@@ -20,7 +20,7 @@ impl StatePublisher {
     pub(super) fn new(config: &Path) -> Self {
         let state = DaemonState {
             process: std::process::id(),
-            started_at: now(),
+            started_at: unix_seconds(),
             // Fails if the working directory was removed.
             config: std::path::absolute(config).unwrap_or_else(|_| PathBuf::from(config)),
             phase: Phase::Starting,
@@ -76,18 +76,13 @@ impl StatePublisher {
             ReloadOutcome::Applied => "running".to_owned(),
             outcome => format!("running; the last reload was {outcome}"),
         };
-        self.set(|state| state.last_reload = Some(LastReload { at: now(), outcome }));
+        self.set(|state| state.last_reload = Some(LastReload { at: unix_seconds(), outcome }));
         runtime::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     fn set(&self, change: impl FnOnce(&mut DaemonState)) {
         self.0.send_modify(change);
     }
-}
-
-/// Seconds since 1970 (UTC).
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::kernel::host::{TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use crate::kernel::netlink::Netlink;
@@ -17,12 +16,9 @@ pub struct DeviceStatus {
 }
 
 /// The tunnel devices of this host that Sluice creates.
-pub(crate) fn devices() -> Result<Vec<DeviceStatus>, CliError> {
+pub(crate) async fn devices(netlink: &Netlink) -> Result<Vec<DeviceStatus>, CliError> {
     let names = [TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4];
-    runtime::block_on(async {
-        let netlink = Netlink::connect().map_err(CliError::operation)?;
-        let existing = netlink.interfaces().await.map_err(CliError::operation)?;
-        let tunnels = existing.into_iter().filter(|found| names.contains(&found.name.as_str()));
-        Ok(tunnels.map(|found| DeviceStatus { name: found.name, up: found.up }).collect())
-    })
+    let existing = netlink.interfaces().await.map_err(CliError::operation)?;
+    let tunnels = existing.into_iter().filter(|found| names.contains(&found.name.as_str()));
+    Ok(tunnels.map(|found| DeviceStatus { name: found.name, up: found.up }).collect())
 }

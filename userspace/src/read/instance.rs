@@ -2,11 +2,13 @@
 
 use anyhow::anyhow;
 
-use super::{elsewhere, interfaces};
+use super::elsewhere;
+use super::interfaces::interfaces;
 use crate::daemon::lock::Lock;
-use crate::daemon::{preflight, roles};
+use crate::daemon::{preflight, roles, runtime};
 use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, BalancerMaps, Error};
+use crate::kernel::netlink::Netlink;
 use crate::role::Role;
 
 /// Opens the maps of an instance, of each role that has any.
@@ -53,8 +55,10 @@ fn cannot_open(instance: &str, role: Role, error: Error) -> CliError {
     if !matches!(error, Error::Layout { .. }) {
         return CliError::operation(error);
     }
-    let attached = interfaces::interfaces(roles::spec(role), instance, &[]).map(|interfaces| {
-        interfaces.into_iter().map(|interface| interface.name).collect::<Vec<_>>().join(", ")
+    let attached = runtime::block_on(async {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        let found = interfaces(&netlink, roles::spec(role), instance, &[]).await?;
+        Ok(found.into_iter().map(|interface| interface.name).collect::<Vec<_>>().join(", "))
     });
     let program = match attached {
         Ok(names) if names.is_empty() => "; its program is not attached".to_owned(),

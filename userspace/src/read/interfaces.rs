@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::elsewhere;
 use crate::daemon::roles::RoleSpec;
-use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::kernel::attach::{Predecessor, ingress_path};
 use crate::kernel::netlink::Netlink;
@@ -25,39 +24,35 @@ pub struct InterfaceStatus {
 
 /// The interfaces of a role: those of the configuration, if a daemon runs, and all others with the
 /// role's filter.
-pub(crate) fn interfaces(
+pub(crate) async fn interfaces(
+    netlink: &Netlink,
     spec: &RoleSpec,
     instance: &str,
     configured: &[String],
 ) -> Result<Vec<InterfaceStatus>, CliError> {
     elsewhere::check_namespace(instance, spec.role)?;
     let filter = spec.ingress_filter(instance);
-    runtime::block_on(async {
-        let netlink = Netlink::connect().map_err(CliError::operation)?;
-        let existing = netlink.interfaces().await.map_err(CliError::operation)?;
-        let mut found = Vec::new();
-        for interface in &existing {
-            let path =
-                ingress_path(&netlink, interface, &filter).await.map_err(CliError::operation)?;
-            if path.attached.is_some() || configured.contains(&interface.name) {
-                found.push(InterfaceStatus {
-                    name: interface.name.clone(),
-                    present: true,
-                    program_id: path.attached,
-                    predecessors: path.predecessors,
-                });
-            }
+    let existing = netlink.interfaces().await.map_err(CliError::operation)?;
+    let mut found = Vec::new();
+    for interface in &existing {
+        let path = ingress_path(netlink, interface, &filter).await.map_err(CliError::operation)?;
+        if path.attached.is_some() || configured.contains(&interface.name) {
+            found.push(InterfaceStatus {
+                name: interface.name.clone(),
+                present: true,
+                program_id: path.attached,
+                predecessors: path.predecessors,
+            });
         }
-        let missing = configured
-            .iter()
-            .filter(|name| !existing.iter().any(|interface| interface.name == **name));
-        found.extend(missing.map(|name| InterfaceStatus {
-            name: name.clone(),
-            present: false,
-            program_id: None,
-            predecessors: Vec::new(),
-        }));
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
-    })
+    }
+    let missing =
+        configured.iter().filter(|name| !existing.iter().any(|interface| interface.name == **name));
+    found.extend(missing.map(|name| InterfaceStatus {
+        name: name.clone(),
+        present: false,
+        program_id: None,
+        predecessors: Vec::new(),
+    }));
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::snapshot::BackendPaths;
-use crate::daemon::runtime;
+use super::snapshot::{BackendPaths, unnamed};
 use crate::error::CliError;
 use crate::kernel::netlink::Netlink;
 
@@ -23,26 +22,24 @@ pub struct NextHopStatus {
 }
 
 /// Names the interfaces of next hops, and looks up the gateways.
-pub(crate) fn next_hops(
+pub(crate) async fn next_hops(
+    netlink: &Netlink,
     paths: &BTreeMap<u16, BackendPaths>,
 ) -> Result<BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>>, CliError> {
-    runtime::block_on(async {
-        let netlink = Netlink::connect().map_err(CliError::operation)?;
-        let interfaces = netlink.interfaces().await.map_err(CliError::operation)?;
-        let names: BTreeMap<u32, String> =
-            interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect();
-        let mut mtus = Default::default();
-        let mut found: BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>> = BTreeMap::new();
-        for (backend, paths) in paths {
-            for (address, (index, mtu)) in &paths.next_hops {
-                let route = netlink.route_among(*address, None, &mut mtus).await.ok().flatten();
-                let gateway = route.filter(|route| route.index == *index).and_then(|r| r.gateway);
-                let name = names.get(index).cloned();
-                let interface = name.unwrap_or_else(|| format!("(index {index})"));
-                let status = NextHopStatus { interface, gateway, mtu: *mtu };
-                found.entry(*backend).or_default().insert(*address, status);
-            }
+    let interfaces = netlink.interfaces().await.map_err(CliError::operation)?;
+    let names: BTreeMap<u32, String> =
+        interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect();
+    let mut mtus = Default::default();
+    let mut found: BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>> = BTreeMap::new();
+    for (backend, paths) in paths {
+        for (address, (index, mtu)) in &paths.next_hops {
+            let route = netlink.route_among(*address, None, &mut mtus).await.ok().flatten();
+            let gateway = route.filter(|route| route.index == *index).and_then(|r| r.gateway);
+            let name = names.get(index).cloned();
+            let interface = name.unwrap_or_else(|| unnamed(*index));
+            let status = NextHopStatus { interface, gateway, mtu: *mtu };
+            found.entry(*backend).or_default().insert(*address, status);
         }
-        Ok(found)
-    })
+    }
+    Ok(found)
 }

@@ -302,7 +302,7 @@ pub(crate) fn addresses(backend: &HaveBackend) -> impl Iterator<Item = (Family, 
 }
 
 /// The text for an index that has no name (any more).
-fn unnamed(index: u32) -> String {
+pub(super) fn unnamed(index: u32) -> String {
     format!("(index {index})")
 }
 

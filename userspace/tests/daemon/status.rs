@@ -68,8 +68,14 @@ pub(crate) fn status_fails_where_a_backend_does_not_decapsulate() {
     }
     let (code, status) = document(&fixture);
     assert_eq!((code, &status["backend"]["decapsulating"]), (Some(1), &json!(false)), "{status}");
+    let why = match by_program {
+        true => " on any interface: the program is not attached",
+        false => ": no tunnel device is up",
+    };
     let lines = text(&fixture);
-    assert!(lines.contains("backend: NOT decapsulating"), "{lines}");
+    assert!(lines.contains(&format!("backend: NOT decapsulating{why}\n")), "{lines}");
+    let failure = format!("the backend does not decapsulate{why}");
+    assert_fails(&fixture.sluice(&["status"]), 1, &[&failure]);
     assert_ne!(by_program, !devices.is_empty(), "{status}");
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::memory::MemoryStatus;
-use crate::daemon::roles;
+use crate::daemon::{roles, runtime};
 use crate::error::CliError;
+use crate::kernel::netlink::Netlink;
 use crate::read::daemon::{self, DaemonStatus};
 use crate::read::devices::{DeviceStatus, devices};
 use crate::read::interfaces::{InterfaceStatus, interfaces};
@@ -48,7 +49,7 @@ pub struct LbStatus {
     pub services: Vec<ServiceStatus>,
     /// The backends, by name.
     pub backends: Vec<BackendEntry>,
-    /// MemoryStatus of the maps.
+    /// Memory of the maps.
     pub memory: MemoryStatus,
 }
 
@@ -110,22 +111,24 @@ pub struct BackendStatus {
     /// The MSS that is clamped to, by family; absent where it is not clamped.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub largest_segments: BTreeMap<&'static str, u32>,
-    /// MemoryStatus of the maps; absent if no program is loaded.
+    /// Memory of the maps; absent if no program is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
 }
 
 /// Reads the state of an instance.
 pub(super) fn read(instance: &str) -> Result<Status, CliError> {
-    let snapshot = Snapshot::read(instance)?;
-    Ok(Status {
-        instance: instance.to_owned(),
-        lb: snapshot.lb.as_ref().map(|lb| lb_status(instance, lb)).transpose()?,
-        backend: snapshot
-            .backend
-            .as_ref()
-            .map(|backend| backend_status(instance, backend))
-            .transpose()?,
+    let Snapshot { lb, backend } = Snapshot::read(instance)?;
+    runtime::block_on(async {
+        let netlink = Netlink::connect().map_err(CliError::operation)?;
+        let mut status = Status { instance: instance.to_owned(), lb: None, backend: None };
+        if let Some(lb) = &lb {
+            status.lb = Some(lb_status(&netlink, instance, lb).await?);
+        }
+        if let Some(backend) = &backend {
+            status.backend = Some(backend_status(&netlink, instance, backend).await?);
+        }
+        Ok(status)
     })
 }
 
@@ -139,10 +142,15 @@ fn all_attached(interfaces: &[InterfaceStatus]) -> bool {
     !interfaces.is_empty() && interfaces.iter().all(|interface| interface.program_id.is_some())
 }
 
-fn lb_status(instance: &str, lb: &LbSnapshot) -> Result<LbStatus, CliError> {
+async fn lb_status(
+    netlink: &Netlink,
+    instance: &str,
+    lb: &LbSnapshot,
+) -> Result<LbStatus, CliError> {
     let record = lb.record()?;
     let daemon = daemon::daemon(instance, Role::Lb);
-    let interfaces = interfaces(&roles::LB, instance, configured(daemon.as_ref()))?;
+    let configured = configured(daemon.as_ref());
+    let interfaces = interfaces(netlink, &roles::LB, instance, configured).await?;
     Ok(LbStatus {
         forwarding: all_attached(&interfaces),
         daemon,
@@ -151,7 +159,7 @@ fn lb_status(instance: &str, lb: &LbSnapshot) -> Result<LbStatus, CliError> {
         applied_at: record.applied_at,
         changing: record.changing != 0,
         services: services(lb)?,
-        backends: backends(lb)?,
+        backends: backends(netlink, lb).await?,
         memory: MemoryStatus::of(lb.memory()?),
     })
 }
@@ -181,9 +189,9 @@ fn services(lb: &LbSnapshot) -> Result<Vec<ServiceStatus>, CliError> {
     Ok(services)
 }
 
-fn backends(lb: &LbSnapshot) -> Result<Vec<BackendEntry>, CliError> {
+async fn backends(netlink: &Netlink, lb: &LbSnapshot) -> Result<Vec<BackendEntry>, CliError> {
     let mut paths = lb.paths()?;
-    let mut hops = next_hops(&paths)?;
+    let mut hops = next_hops(netlink, &paths).await?;
     let mut backends: Vec<_> = lb
         .backends()
         .map(|(index, name, backend)| {
@@ -202,10 +210,15 @@ fn backends(lb: &LbSnapshot) -> Result<Vec<BackendEntry>, CliError> {
     Ok(backends)
 }
 
-fn backend_status(instance: &str, backend: &BackendSnapshot) -> Result<BackendStatus, CliError> {
+async fn backend_status(
+    netlink: &Netlink,
+    instance: &str,
+    backend: &BackendSnapshot,
+) -> Result<BackendStatus, CliError> {
     let daemon = daemon::daemon(instance, Role::Backend);
-    let interfaces = interfaces(&roles::BACKEND, instance, configured(daemon.as_ref()))?;
-    let (program, devices) = (backend.is_by_program()?, devices()?);
+    let configured = configured(daemon.as_ref());
+    let interfaces = interfaces(netlink, &roles::BACKEND, instance, configured).await?;
+    let (program, devices) = (backend.is_by_program()?, devices(netlink).await?);
     Ok(BackendStatus {
         decapsulating: match program {
             true => all_attached(&interfaces),

@@ -1,9 +1,8 @@
 //! The text form of `sluice status`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use super::model::Status;
+use super::model::{BackendStatus, Status};
 use crate::cli::table::table;
+use crate::clock::unix_seconds;
 use crate::read::daemon::{DaemonStatus, FileState};
 use crate::read::interfaces::InterfaceStatus;
 use crate::read::next_hops::NextHopStatus;
@@ -94,10 +93,7 @@ pub(super) fn text(status: &Status) -> String {
                 let names: Vec<_> = up.map(|device| device.name.as_str()).collect();
                 format!("\nbackend: decapsulating, by the tunnel devices {}\n", names.join(", "))
             }
-            (false, true) => {
-                format!("\nbackend: NOT decapsulating {}\n", missing(&backend.interfaces))
-            }
-            (false, false) => "\nbackend: NOT decapsulating: no tunnel device is up\n".to_owned(),
+            (false, _) => format!("\nbackend: NOT decapsulating{}\n", not_decapsulating(backend)),
         };
         text += &daemon(backend.daemon.as_ref());
         text += &predecessors(&backend.interfaces);
@@ -152,6 +148,14 @@ fn attached(interfaces: &[InterfaceStatus]) -> String {
     format!("on {}", names.join(", "))
 }
 
+/// Where and why a backend does not decapsulate, as the end of a line.
+pub(super) fn not_decapsulating(backend: &BackendStatus) -> String {
+    match backend.program {
+        true => format!(" {}", missing(&backend.interfaces)),
+        false => ": no tunnel device is up".to_owned(),
+    }
+}
+
 /// The interfaces without the program, for a role that does not handle packets on all.
 pub(super) fn missing(interfaces: &[InterfaceStatus]) -> String {
     let without = interfaces.iter().filter(|interface| interface.program_id.is_none());
@@ -181,8 +185,7 @@ fn predecessors(interfaces: &[InterfaceStatus]) -> String {
 
 /// A time in seconds since 1970 (UTC), relative to now.
 fn ago(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let passed = now.saturating_sub(seconds);
+    let passed = unix_seconds().saturating_sub(seconds);
     match passed {
         0..120 => format!("{passed} s ago"),
         120..7_200 => format!("{} min ago", passed / 60),
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn times_are_relative() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = unix_seconds();
         assert_eq!(ago(now - 600), "10 min ago");
         assert_eq!(ago(now - 3 * 86_400), "3 days ago");
         // A clock that was set back.

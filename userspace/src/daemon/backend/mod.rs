@@ -267,7 +267,7 @@ impl RoleDaemon for BackendDaemon {
         RoleReport {
             config_digest: format!("{:016x}", self.config_digest),
             interfaces: self.assignment.interfaces.clone(),
-            problems: self.problem.iter().cloned().chain(attaching).collect(),
+            problems: RoleReport::list(self.problem.iter().cloned().chain(attaching)),
             repairs: self.host.repairs(),
         }
     }

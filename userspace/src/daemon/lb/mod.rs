@@ -12,7 +12,6 @@ mod routing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use sluice_control::capacities::Capacities;
@@ -314,30 +313,22 @@ impl RoleDaemon for LbDaemon {
     }
 
     fn report(&self) -> RoleReport {
-        /// The largest number of backend addresses with a warning that are listed.
-        const MAX_LISTED: usize = 16;
-
-        let mut next_hops =
-            self.warned.iter().map(|(address, warning)| format!("backend {address}: {warning}"));
-        let mut problems: Vec<_> = self.attachment.problems().map(str::to_owned).collect();
-        problems.extend(self.waiting_for_acls().into_iter().map(|service| {
+        let attaching = self.attachment.problems().map(str::to_owned);
+        let waiting = self.waiting_for_acls().into_iter().map(|service| {
             format!(
                 "service {service}: its source ACL is not loaded yet; a new service forwards \
                  nothing until then"
             )
-        }));
-        problems.extend(self.stale_acls.iter().map(|(scope, error)| {
+        });
+        let stale = self.stale_acls.iter().map(|(scope, error)| {
             format!("the source ACL of {scope} is older than its files: {error}")
-        }));
-        problems.extend(next_hops.by_ref().take(MAX_LISTED));
-        let more = next_hops.count();
-        if more > 0 {
-            problems.push(format!("{more} more backend addresses have warnings"));
-        }
+        });
+        let next_hops =
+            self.warned.iter().map(|(address, warning)| format!("backend {address}: {warning}"));
         RoleReport {
             config_digest: format!("{:016x}", self.config.digest),
             interfaces: self.config.interfaces.clone(),
-            problems,
+            problems: RoleReport::list(attaching.chain(waiting).chain(stale).chain(next_hops)),
             repairs: self.host.repairs(),
         }
     }
@@ -549,14 +540,12 @@ impl LbDaemon {
 
     /// Records which configuration the maps hold, and whether it is being changed.
     fn write_record(&mut self, changing: bool) -> Result<(), CliError> {
-        let applied_at =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let record = InstanceRecord {
             layout: LAYOUT_VERSION,
             changing: u32::from(changing),
             key_fingerprint: self.config.fingerprint(),
             config_digest: self.config.digest,
-            applied_at,
+            applied_at: clock::unix_seconds(),
         };
         self.maps.write(balancer::INSTANCE, &[(0, record)]).map_err(CliError::operation)
     }
