@@ -108,6 +108,7 @@ tests! {
         down_in_another_network_namespace_is_refused,
         changes_of_a_deleted_network_namespace_are_left,
         down_finds_changes_without_a_journal,
+        down_finds_tunnel_devices_without_a_journal,
         down_without_a_journal_leaves_what_another_instance_uses,
         a_daemon_without_its_lock_file_still_runs,
         maps_in_use_elsewhere_are_kept;

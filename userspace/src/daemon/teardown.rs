@@ -64,16 +64,16 @@ pub(crate) async fn undo(
 ) -> Result<Option<UndoReport>, CliError> {
     let pins = Pins::find(instance, role).map_err(CliError::operation)?;
     let netlink = Netlink::connect().map_err(CliError::operation)?;
-    let filters = match scope {
-        Scope::Journal => Filters::default(),
-        Scope::Host => Filters::find(&netlink, instance, role).await?,
+    let mut traces = match scope {
+        Scope::Journal => Traces::default(),
+        Scope::Host => Traces::find(&netlink, instance, role, pins.as_ref()).await?,
     };
     // A crash, also of `sluice down`, can leave any one of these.
     if lock.is_none()
         && !pins.as_ref().is_some_and(Pins::exist)
         && !Lock::state_exists(instance, role)
         && !Lock::exists(instance, role)
-        && filters.own.is_empty()
+        && !traces.exist()
     {
         return Ok(None);
     }
@@ -92,11 +92,11 @@ pub(crate) async fn undo(
     let mut report = UndoReport::default();
     if let Some(mut journal) = journal {
         let mut found = match is_lost && role == Role::Backend {
-            true => filters.search(&netlink, pins.as_ref()).await?,
+            true => traces.search(&netlink, pins.as_ref()).await?,
             false => Found::default(),
         };
-        found.changes.extend(filters.own.iter().cloned());
-        let interfaces = search::interfaces_of_unlisted(&journal, &filters.own);
+        found.changes.extend(traces.filters.iter().cloned());
+        let interfaces = search::interfaces_of_unlisted(&journal, &traces.filters);
         journal.record_all(found.changes).map_err(CliError::operation)?;
         report = journal.undo_all(&netlink).await.map_err(CliError::operation)?;
         report.left.extend(found.left);
@@ -119,39 +119,55 @@ pub(crate) async fn undo(
     Ok(Some(report))
 }
 
-/// The filters of a role on this host.
+/// What a role has left on this host, by name.
 #[derive(Default)]
-struct Filters {
-    /// Those of one instance.
-    own: Vec<Change>,
-    /// The other instances that have any.
+struct Traces {
+    /// The filters of the instance.
+    filters: Vec<Change>,
+    /// Tunnel devices that no journal lists, of a backend.
+    tunnels: Vec<Change>,
+    /// The other instances with filters or pins.
     others: BTreeSet<String>,
 }
 
-impl Filters {
-    async fn find(netlink: &Netlink, instance: &str, role: Role) -> Result<Self, CliError> {
+impl Traces {
+    async fn find(
+        netlink: &Netlink,
+        instance: &str,
+        role: Role,
+        pins: Option<&Pins>,
+    ) -> Result<Self, CliError> {
         let spec = roles::spec(role);
         let all = search::filters(netlink, |name| spec.instance_of(name).is_some()).await;
-        let mut filters = Self::default();
+        let mut traces = Self::default();
         for change in all.map_err(CliError::operation)? {
             let Change::Filter { name, .. } = &change else { continue };
             match spec.instance_of(name) {
-                Some(found) if found == instance => filters.own.push(change),
-                found => filters.others.extend(found.map(str::to_owned)),
+                Some(found) if found == instance => traces.filters.push(change),
+                found => traces.others.extend(found.map(str::to_owned)),
             }
         }
-        Ok(filters)
+        traces.others.extend(pins.map(Pins::other_instances).into_iter().flatten());
+        if role == Role::Backend {
+            let tunnels = search::unlisted_tunnels(netlink).await;
+            traces.tunnels = tunnels.map_err(CliError::operation)?;
+        }
+        Ok(traces)
     }
 
-    /// Finds what else a backend has changed, if it has filters or pins.
-    async fn search(&self, netlink: &Netlink, pins: Option<&Pins>) -> Result<Found, CliError> {
-        let pins = pins.filter(|pins| pins.exist());
-        if pins.is_none() && self.own.is_empty() {
+    /// Whether there are traces of this instance. Devices are not named after an instance.
+    fn exist(&self) -> bool {
+        !self.filters.is_empty() || (!self.tunnels.is_empty() && self.others.is_empty())
+    }
+
+    /// Finds what else a backend has changed, if it has traces or pins.
+    async fn search(&mut self, netlink: &Netlink, pins: Option<&Pins>) -> Result<Found, CliError> {
+        if !self.exist() && !pins.is_some_and(Pins::exist) {
             return Ok(Found::default());
         }
-        let mut others = self.others.clone();
-        others.extend(pins.map(Pins::other_instances).into_iter().flatten());
-        search::backend(netlink, pins, &self.own, &others).await.map_err(CliError::operation)
+        let tunnels = std::mem::take(&mut self.tunnels);
+        let found = search::backend(netlink, pins, &self.filters, tunnels, &self.others).await;
+        found.map_err(CliError::operation)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use libtest_mimic::Completion;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -124,10 +125,11 @@ pub(crate) fn down_finds_changes_without_a_journal() {
     let vips = ["203.0.113.10:80/tcp", "198.18.4.0/24:80/tcp", "[2001:db8:5::1]:80/tcp"];
     fixture.config["services"][0]["vips"] = json!(vips);
     fixture.write();
-    let before = host_state();
+    let names = ["arp_ignore", "arp_announce", "rp_filter"];
+    let values = || names.map(|name| (name, sysctl("eth0", name)));
+    let (before, values_before) = (host_state(), values());
     leave_both_roles(&fixture);
-    let settings =
-        ["arp_ignore", "arp_announce", "rp_filter"].map(|name| (name, sysctl("eth0", name)));
+    let settings = values();
     lose_journals();
     let report = fixture.down();
     for line in [
@@ -146,9 +148,9 @@ pub(crate) fn down_finds_changes_without_a_journal() {
         assert_eq!(report.matches(line).count(), 1, "{line:?} is not in: {report}");
     }
     // It does what the report says, and nothing else.
-    for (setting, value) in settings {
-        assert_eq!(sysctl("eth0", setting), value, "{setting}");
-        set_sysctl("eth0", setting, "0");
+    assert_eq!(values(), settings);
+    for (setting, value) in values_before {
+        set_sysctl("eth0", setting, &value);
     }
     run("tc qdisc del dev eth0 clsact");
     assert_eq!(host_state(), before);
@@ -210,4 +212,35 @@ pub(crate) fn maps_in_use_elsewhere_are_kept() {
     let output = fixture.wrapped(&enter, &["down"]);
     assert!(output.status.success(), "{output:?}");
     assert!(!fs::exists(PINS).unwrap() && !fs::exists(STATE).unwrap());
+}
+
+pub(crate) fn down_finds_tunnel_devices_without_a_journal() -> Completion {
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    // Neither a filter nor a pin.
+    fixture.config["clamp_mss"] = json!(false);
+    fixture.write();
+    let other = fixture.beside("two");
+    let before = host_state();
+    let daemon = fixture.start(&["backend"]);
+    let by_program = daemon.log_count("by=BPF program") == 1;
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    if by_program {
+        fixture.down();
+        return Completion::ignored_with("this kernel has no ipip devices");
+    }
+    // Another instance without a journal does not take the devices of this one.
+    assert!(other.down().contains("nothing to do"));
+    lose_journals();
+    let report = fixture.down();
+    for line in ["undone: ipip device sluice4 for 10.0.1.1", "not known: VIP addresses on lo"] {
+        assert!(report.contains(line), "{line:?} is not in: {report}");
+    }
+    for address in ["203.0.113.10", "203.0.113.11"] {
+        run(&format!("ip addr del {address}/32 dev lo"));
+    }
+    set_sysctl("eth0", "arp_ignore", "0");
+    set_sysctl("eth0", "arp_announce", "0");
+    assert_eq!(host_state(), before);
+    Completion::Completed
 }

@@ -29,6 +29,7 @@ use error::VERSION;
 
 pub use change::Change;
 pub use error::JournalError;
+pub(in crate::kernel::host) use shared::OtherJournals;
 pub use undo::UndoReport;
 
 /// The directory of journals and locks, with a directory for each instance.

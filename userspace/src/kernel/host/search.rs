@@ -4,16 +4,18 @@
 //! The previous values of sysctls, and whether a qdisc existed before, are only in the journal.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 
 use ipnet::IpNet;
 use sluice_control::prefix::key_prefix;
 use sluice_datapath::abi::maps::backend::VIP_PREFIXES;
 
-use super::journal::{Change, Journal};
+use super::journal::{Change, Journal, OtherJournals, STATE_DIRECTORY};
 use super::sysctl::Sysctl;
 use super::vips::{is_address, vip_change};
 use super::{LOOPBACK, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use crate::kernel::bpf::{self, BackendMaps, Pins};
+use crate::kernel::namespace::NetworkNamespace;
 use crate::kernel::netlink::{Clsact, Direction, Error, FilterSpec, Netlink};
 
 /// The sysctls that a backend sets, with the values that differ from the kernel's defaults.
@@ -57,12 +59,27 @@ pub(crate) async fn filters(
     Ok(found)
 }
 
-/// The VIPs and tunnel devices of a backend with these pins and filters. `others` are the other
-/// backends on this host.
+/// The tunnel devices with names of Sluice's that no journal lists.
+pub(crate) async fn unlisted_tunnels(netlink: &Netlink) -> Result<Vec<Change>, Error> {
+    let namespace = NetworkNamespace::current().ok();
+    let journals = OtherJournals::read(Path::new(STATE_DIRECTORY), None, namespace);
+    let mut found = Vec::new();
+    for name in [TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4] {
+        if let Some((kind, local)) = netlink.tunnel_named(name).await? {
+            found.push(Change::Link { name: name.to_owned(), kind, local });
+        }
+    }
+    found.retain(|tunnel| journals.holder(tunnel).is_none());
+    Ok(found)
+}
+
+/// The VIPs and tunnel devices of a backend with these pins and filters. `tunnels` are devices that
+/// no journal lists, `others` the other backends on this host.
 pub(crate) async fn backend(
     netlink: &Netlink,
     pins: Option<&Pins>,
     filters: &[Change],
+    tunnels: Vec<Change>,
     others: &BTreeSet<String>,
 ) -> Result<Found, Error> {
     let mut found = Found::default();
@@ -76,12 +93,10 @@ pub(crate) async fn backend(
         }
         Some(Ok(vips)) => find_vips(netlink, pins, &vips, others, &mut found).await?,
     }
-    for name in [TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4] {
-        let Some((kind, local)) = netlink.tunnel_named(name).await? else { continue };
-        let change = Change::Link { name: name.to_owned(), kind, local };
+    for tunnel in tunnels {
         match others.first() {
-            None => found.changes.push(change),
-            Some(other) => found.left.push((change, format!("the instance {other} may use it"))),
+            None => found.changes.push(tunnel),
+            Some(other) => found.left.push((tunnel, format!("the instance {other} may use it"))),
         }
     }
     for interface in interfaces(filters).values() {

@@ -59,20 +59,33 @@ impl Journal {
         })
     }
 
-    /// Reads the other journals of this network namespace. One that cannot be read is logged and
-    /// left out.
+    /// Reads the other journals of this network namespace.
     pub(in crate::kernel::host) fn others(&self) -> OtherJournals {
-        let mut others = OtherJournals::default();
-        let Some(base) = self.path.parent().and_then(Path::parent) else { return others };
+        match self.path.parent().and_then(Path::parent) {
+            Some(base) => OtherJournals::read(base, Some(&self.path), self.namespace),
+            None => OtherJournals::default(),
+        }
+    }
+}
+
+impl OtherJournals {
+    /// Reads all journals of a network namespace but `own`. One that cannot be read is logged and
+    /// left out.
+    pub(in crate::kernel::host) fn read(
+        base: &Path,
+        own: Option<&Path>,
+        namespace: Option<NetworkNamespace>,
+    ) -> Self {
+        let mut others = Self::default();
         for instance in entries(base) {
-            for path in entries(&instance).into_iter().filter(|path| *path != self.path) {
+            for path in entries(&instance).into_iter().filter(|path| Some(path.as_path()) != own) {
                 let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
                 let (Some(instance), Some(file)) = (name(&instance), name(&path)) else { continue };
                 let Some(role) = file.strip_suffix(SUFFIX) else { continue };
                 match private::open_file(&path).and_then(|file| file.map(read).transpose()) {
                     Ok(text) => {
                         let text = text.unwrap_or_default();
-                        let listed = listed(&text, &instance, self.namespace);
+                        let listed = listed(&text, &instance, namespace);
                         let held = listed
                             .into_iter()
                             .map(|(key, change)| (key, (change, format!("{instance} ({role})"))));
