@@ -10,8 +10,8 @@ use sluice_datapath::abi::{AddressOptions, Features, VipOptions, VipSources};
 use sluice_maglev::{BuildError, Lists, Member, Seed, Table};
 
 use crate::config::{
-    AddressPolicy, Config, Encapsulation, HashInput, PingPolicy, QuicConfig, ServiceConfig,
-    TooBigPolicy, Tracking, UnlistedPolicy, Vip,
+    AddressPolicy, Config, Encapsulation, FragmentPolicy, HashInput, PingPolicy, QuicConfig,
+    ServiceConfig, TooBigPolicy, Tracking, UnlistedPolicy, Vip,
 };
 
 /// Length of the precomputed preference lists. While fewer backends than this are draining, the
@@ -29,6 +29,8 @@ pub struct Desired {
     pub addresses: BTreeMap<IpNet, AddressOptions>,
     /// Whether programs check the global source ACL: it is configured, and in its map.
     pub global_acl: bool,
+    /// Whether a service has a rate of fragments.
+    pub fragment_rates: bool,
 }
 
 /// The desired state of a backend.
@@ -87,6 +89,10 @@ impl Desired {
             .with_if(any(VipOptions::GUE), Features::GUE)
             .with_if(any(VipOptions::DROP_TOO_BIG), Features::DROP_TOO_BIG)
             .with_if(any(VipOptions::RESEGMENT), Features::RESEGMENT)
+            .with_if(
+                any(VipOptions::DROP_FRAGMENTS) || self.fragment_rates,
+                Features::FRAGMENT_LIMITS,
+            )
             .with_if(any(VipOptions::ROUTED), Features::ROUTES)
             .with_if(any(VipOptions::QUIC), Features::QUIC)
     }
@@ -139,6 +145,7 @@ impl Desired {
                 )
                 .with_if(service.too_big() == TooBigPolicy::Drop, VipOptions::DROP_TOO_BIG)
                 .with_if(service.too_big() == TooBigPolicy::Resegment, VipOptions::RESEGMENT)
+                .with_if(service.fragments() == FragmentPolicy::Drop, VipOptions::DROP_FRAGMENTS)
                 .with_if(!service.routes().is_empty(), VipOptions::ROUTED)
                 .with_if(
                     !service.quic().is_empty() || routes_to_server_ids(service),
@@ -162,6 +169,10 @@ impl Desired {
             services,
             addresses: addresses.collect(),
             global_acl: false,
+            fragment_rates: config
+                .services()
+                .iter()
+                .any(|service| service.rate_limits().fragments.is_some()),
         })
     }
 }

@@ -19,7 +19,9 @@ use super::limits::{
     MAX_BACKENDS, MAX_BURST, MAX_CONNECTIONS, MAX_MTU, MAX_PRIORITY, MAX_RATE, MAX_SERVICES,
     MAX_VIPS, MAX_WEIGHT, MIN_CONNECTIONS, MIN_MTU, MIN_PATH_MTU,
 };
-use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
+use super::options::{
+    FragmentPolicy, HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy,
+};
 use super::prefix::AddressOrPrefix;
 use super::syntax::{Bounded, JsonObject, ObjectSyntax, ScalarOrObject, Text, TextSyntax, keyword};
 use super::vip::Vip;
@@ -248,6 +250,9 @@ pub struct RawService {
     /// Treatment of packets that exceed the path MTU with the outer header. Default: `reject`.
     #[serde(default, deserialize_with = "keyword")]
     pub too_big: TooBigPolicy,
+    /// Treatment of fragments. Default: `forward`.
+    #[serde(default, deserialize_with = "keyword")]
+    pub fragments: FragmentPolicy,
     /// Client prefixes that another service's backends serve. Default: none.
     #[serde(default)]
     pub routes: Vec<JsonObject<RawRoute>>,
@@ -295,6 +300,9 @@ pub struct RawRates {
     /// New TCP connections from one client to the service. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_new_connections: Option<RawRate>,
+    /// Fragments of packets to the service. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fragments: Option<RawRate>,
 }
 
 /// A rate per second, with a burst of one second's worth unless it is given.

@@ -29,7 +29,7 @@ pub use model::{
     RateLimits, RouteConfig, ServiceBackend, ServiceConfig, Underlay,
 };
 pub use names::{DEFAULT_INSTANCE, instance_name, interface_name};
-pub use options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
+pub use options::{FragmentPolicy, HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
 pub use prefix::{AddressOrPrefix, PrefixError};
 pub use syntax::{Bounded, JsonObject, ObjectSyntax, ScalarOrObject, Text, TextSyntax};
 pub use vip::{Protocol, Vip, VipError};

@@ -10,7 +10,9 @@ use sluice_datapath::abi::{Rate, RateKind};
 use sluice_datapath::wire::header::Udp;
 use sluice_maglev::TableSize;
 
-use super::options::{HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy};
+use super::options::{
+    FragmentPolicy, HashInput, PingPolicy, TooBigPolicy, Tracking, UnlistedPolicy,
+};
 use super::vip::Vip;
 use crate::capacities::Capacities;
 
@@ -251,6 +253,7 @@ pub struct ServiceConfig {
     pub(super) encapsulation: Encapsulation,
     pub(super) rate_limits: RateLimits,
     pub(super) too_big: TooBigPolicy,
+    pub(super) fragments: FragmentPolicy,
     pub(super) acl_files: AclFiles,
     pub(super) routes: Vec<RouteConfig>,
     pub(super) quic: Vec<QuicConfig>,
@@ -304,6 +307,12 @@ impl ServiceConfig {
     #[must_use]
     pub const fn too_big(&self) -> TooBigPolicy {
         self.too_big
+    }
+
+    /// The treatment of fragments.
+    #[must_use]
+    pub const fn fragments(&self) -> FragmentPolicy {
+        self.fragments
     }
 
     /// The source ACLs of the service's VIPs.
@@ -371,6 +380,8 @@ pub struct RateLimits {
     pub source_packets: Option<Rate>,
     /// New TCP connections from one client.
     pub source_new_connections: Option<Rate>,
+    /// Fragments of packets to the service.
+    pub fragments: Option<Rate>,
 }
 
 impl RateLimits {
@@ -382,6 +393,7 @@ impl RateLimits {
             RateKind::NewConnections => self.new_connections,
             RateKind::SourcePackets => self.source_packets,
             RateKind::SourceNewConnections => self.source_new_connections,
+            RateKind::Fragments => self.fragments,
         };
         rate.unwrap_or(Rate::NONE)
     }

@@ -49,6 +49,19 @@ pub enum TooBigPolicy {
     Resegment,
 }
 
+/// The treatment of fragments of a service's packets.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case", rename = "Fragments")]
+pub enum FragmentPolicy {
+    /// Forwarded, the others to the backend of the first.
+    #[default]
+    Forward,
+    /// Dropped.
+    Drop,
+}
+
 /// The treatment of ICMP echo requests to a VIP address.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

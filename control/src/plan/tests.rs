@@ -53,6 +53,7 @@ fn web() -> Desired {
         services: vec![service("web", &[vip(1, 80)], &[0, 1, 0])],
         addresses: BTreeMap::new(),
         global_acl: false,
+        fragment_rates: false,
     }
 }
 

@@ -72,9 +72,9 @@ macro_rules! balancer_maps {
             neighbours NEIGHBOURS: Array<Neighbour>, Indexed(Backends, 4), Daemon;
             /// The connection table, of tracked services.
             connections CONNECTIONS: LruHash<Flow, Connection>, Per(Connections), Program;
-            /// Time between tokens and burst, at 4 × service + kind of rate. Rewritten under
+            /// Time between tokens and burst, at 5 × service + kind of rate. Rewritten under
             /// traffic.
-            rates RATES: Array<Rate>, Indexed(Services, 4), Daemon;
+            rates RATES: Array<Rate>, Indexed(Services, 5), Daemon;
             /// Token buckets of a service. Writes during a resize may be lost, which costs a bucket
             /// a packet or two.
             service_buckets SERVICE_BUCKETS: Array<Buckets>, Indexed(Services, 1), Program;

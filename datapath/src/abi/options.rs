@@ -90,6 +90,8 @@ bits! {
         /// Let the kernel cut merged TCP segments smaller if they exceed the MTU with the outer
         /// header.
         RESEGMENT = 1 << 25;
+        /// Drop fragments of the service's packets.
+        DROP_FRAGMENTS = 1 << 20;
         /// The service has routes in `ROUTES`: clients in some prefixes are handled by other
         /// services.
         ROUTED = 1 << 18;
@@ -125,6 +127,8 @@ bits! {
         DROP_TOO_BIG = 1 << 24;
         /// Services with [`VipOptions::RESEGMENT`].
         RESEGMENT = 1 << 25;
+        /// Services that drop fragments, or limit their rate.
+        FRAGMENT_LIMITS = 1 << 21;
         /// Services with routes.
         ROUTES = 1 << 19;
         /// Services with QUIC server IDs.

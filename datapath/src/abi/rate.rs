@@ -39,12 +39,19 @@ pub enum RateKind {
     SourcePackets = 2,
     /// New connections of each client prefix to a service.
     SourceNewConnections = 3,
+    /// Fragments of a service's packets.
+    Fragments = 4,
 }
 
 impl RateKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::Packets, Self::NewConnections, Self::SourcePackets, Self::SourceNewConnections];
+    pub const ALL: [Self; 5] = [
+        Self::Packets,
+        Self::NewConnections,
+        Self::SourcePackets,
+        Self::SourceNewConnections,
+        Self::Fragments,
+    ];
 }
 
 impl Rate {
@@ -82,7 +89,7 @@ impl Rate {
     /// Index of a service's rate in `RATES`.
     #[inline(always)]
     pub const fn index(service: u32, kind: RateKind) -> u32 {
-        (service << 2) | kind as u32
+        service.wrapping_mul(RateKind::ALL.len() as u32).wrapping_add(kind as u32)
     }
 
     /// Whether there is a limit.
@@ -185,8 +192,10 @@ pub struct Buckets {
     pub packets: u64,
     /// Bucket of new connections.
     pub new_connections: u64,
+    /// Bucket of fragments; only of a service.
+    pub fragments: u64,
 }
-pod!(Buckets, 16);
+pod!(Buckets, 24);
 
 #[cfg(test)]
 mod tests {

@@ -128,6 +128,12 @@ reasons! {
     SourceIsVip = 31, "source_is_vip", Drop;
     /// Not IP-in-IP or GUE to an address of this backend. Normal: all other traffic of the host.
     NotTunnel = 32, "not_tunnel", Pass;
+    /// First fragment to a service with `"fragments": "drop"`. The others of the packet count as
+    /// `fragment_unknown`. Normal: the purpose of the option.
+    FragmentDropped = 33, "fragment_dropped", Drop;
+    /// The service's fragments exceed the `fragments` of its `rate`. Not normal: an attack, or a
+    /// limit that is too low.
+    RateLimitedFragments = 34, "rate_limited_fragments", Drop;
     /// The outer header has the ECN codepoint CE, and the inner packet is not ECN-capable (RFC 6040
     /// section 4.2). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;

@@ -63,6 +63,26 @@ pub(crate) fn hash_flow<M: SelectionMaps>(
     flow.hash(family, maps.hash_key())
 }
 
+/// Checks whether the service that handles a fragment accepts it. Reassembly at the backend keeps a
+/// first fragment for seconds, which a flood of them exploits.
+#[inline(always)]
+pub(crate) fn check_fragment<M: BalancerMaps>(
+    service: &ServiceRef,
+    maps: &M,
+) -> Result<(), Reason> {
+    if !maps.uses(Features::FRAGMENT_LIMITS) {
+        return Ok(());
+    }
+    if service.options.has(VipOptions::DROP_FRAGMENTS) {
+        return Err(Reason::FragmentDropped);
+    }
+    if service.options.has(VipOptions::RATE_LIMITED) && !maps.consume_fragment_token(service.index)
+    {
+        return Err(Reason::RateLimitedFragments);
+    }
+    Ok(())
+}
+
 /// The key that all fragments of a packet share.
 #[inline(always)]
 pub(crate) fn fragment_key(ip: &IpHeader, identification: u32) -> FragmentKey {

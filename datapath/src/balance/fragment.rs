@@ -2,7 +2,7 @@
 
 use crate::abi::{FirstFragment, Flow, Port, Reason, ServiceRef, VipOptions};
 use crate::balance::acl::check_fragment_acl;
-use crate::balance::forward::{VipPacket, fragment_key};
+use crate::balance::forward::{VipPacket, check_fragment, fragment_key};
 use crate::balance::gue::GueMeta;
 use crate::balance::lookup::check_source;
 use crate::balance::maps::BalancerMaps;
@@ -70,6 +70,7 @@ fn send_after_first<P: Packet, M: BalancerMaps>(
     };
     packet.check_ttl()?;
     packet.consume_tokens(maps)?;
+    check_fragment(&packet.service, maps)?;
     let backend = maps.backend(first.backend).ok_or(Reason::NoBackend)?;
     if backend.epoch != first.epoch {
         return Err(Reason::NoBackend);

@@ -97,6 +97,8 @@ pub trait BalancerMaps: SelectionMaps + CaptureMaps {
     fn consume_client_tokens(&self, key: &ClientKey, request: &TokenRequest) -> bool;
     /// Consumes tokens of a service's buckets; false when there are none.
     fn consume_service_tokens(&self, request: &TokenRequest) -> bool;
+    /// Consumes a token of a service's bucket of fragments; false when there is none.
+    fn consume_fragment_token(&self, service: u32) -> bool;
     /// The entry of a packet's first fragment.
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment>;
     /// Writes the entry of a first fragment. A failure is ignored.

@@ -2,7 +2,7 @@
 
 use crate::abi::{Features, FirstFragment, Reason};
 use crate::balance::admit::admit_packet;
-use crate::balance::forward::{Resegmentation, VipPacket, flow_of, fragment_key};
+use crate::balance::forward::{Resegmentation, VipPacket, check_fragment, flow_of, fragment_key};
 use crate::balance::lookup::{find_vip_address, find_vip_service};
 use crate::balance::maps::BalancerMaps;
 use crate::balance::next::Next;
@@ -102,6 +102,8 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
     packet.ip = headers.ip;
     packet.vlan_bytes = Some(headers.vlan_bytes());
     if let FragmentKind::First = headers.fragment_kind {
+        // Checked here and not before the selection, so that the verifier explores that once.
+        check_fragment(&packet.service, maps)?;
         let entry = FirstFragment {
             seen: maps.now(),
             service: packet.service.index,

@@ -197,6 +197,12 @@ impl BalancerMaps for MemoryBalancer {
         )
     }
 
+    fn consume_fragment_token(&self, service: u32) -> bool {
+        let rate = self.rate(service, RateKind::Fragments);
+        let mut buckets = self.maps.service_buckets.borrow_mut();
+        consume_one(rate, &mut buckets.entry(service).or_default().fragments, 1, self.now.get())
+    }
+
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         self.maps.fragments.borrow().get(key).copied()
     }

@@ -77,7 +77,7 @@ fn consume(rate: Rate, bucket: *mut u64, tokens: u64, now: u64) -> bool {
 
 /// The buckets of a new client: a bucket stores the time at which it is full again, so 0 is full. A
 /// static, because the stack has no room.
-static FULL: Buckets = Buckets { packets: 0, new_connections: 0 };
+static FULL: Buckets = Buckets { packets: 0, new_connections: 0, fragments: 0 };
 
 /// Consumes the requested tokens of the buckets of packets and of new connections.
 #[inline(always)]
@@ -313,6 +313,18 @@ impl BalancerMaps for Maps {
         SERVICE_BUCKETS
             .get_ptr_mut(request.service)
             .is_none_or(|buckets| consume_both(buckets, packets, new_connections, request))
+    }
+
+    #[inline(always)]
+    fn consume_fragment_token(&self, service: u32) -> bool {
+        let rate = rate(service, RateKind::Fragments);
+        if !rate.is_limit() {
+            return true;
+        }
+        let Some(buckets) = SERVICE_BUCKETS.get_ptr_mut(service) else { return true };
+        // SAFETY: the pointer is to a member of the value; nothing is read or written.
+        let bucket = unsafe { &raw mut (*buckets).fragments };
+        consume(rate, bucket, 1, self.now())
     }
 
     #[inline(always)]

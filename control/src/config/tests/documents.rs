@@ -72,6 +72,7 @@ fn valid_values() -> Vec<(&'static str, Value)> {
         ),
         ("/services/0/rate", json!({ "new_connections": 5, "source_packets": 6 })),
         ("/services/0/too_big", json!("jumbo")),
+        ("/services/0/fragments", json!("drop")),
         (
             "/services/0/routes",
             json!([{ "sources": ["198.51.100.7", "2001:db8:99::/48"], "service": "six" }]),

@@ -169,7 +169,9 @@ fn a_weight_is_at_most_65535() {
 #[test]
 fn a_rate_is_at_most_ten_million_and_its_burst_16777215() {
     assert_eq!((MAX_RATE, MAX_BURST), (10_000_000, 16_777_215));
-    for field in ["packets", "new_connections", "source_packets", "source_new_connections"] {
+    for field in
+        ["packets", "new_connections", "source_packets", "source_new_connections", "fragments"]
+    {
         let location = format!("services[0].rate.{field}");
         let rate = |rate: u32| with("/services/0/rate", json!({ field: rate }));
         limit(&rate(MAX_RATE), &rate(MAX_RATE + 1), &location, "from 1 to 10000000");

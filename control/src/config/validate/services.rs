@@ -66,6 +66,7 @@ pub(super) fn validate(
             hash: raw.hash,
             encapsulation,
             too_big: raw.too_big,
+            fragments: raw.fragments,
             rate_limits: rate_limits(raw.rate.map(|rates| rates.0).unwrap_or_default()),
             acl_files,
             routes: Vec::new(),
@@ -277,5 +278,6 @@ fn rate_limits(raw: RawRates) -> RateLimits {
         new_connections: rate(raw.new_connections),
         source_packets: rate(raw.source_packets),
         source_new_connections: rate(raw.source_new_connections),
+        fragments: rate(raw.fragments),
     }
 }

@@ -106,6 +106,7 @@ fn desired() -> impl Strategy<Value = Desired> {
             services,
             addresses: addresses.into_iter().collect(),
             global_acl: false,
+            fragment_rates: false,
         })
     })
 }

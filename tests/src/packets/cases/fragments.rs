@@ -2,9 +2,10 @@
 
 use etherparse::EtherType;
 use sluice_datapath::Reason;
+use sluice_datapath::abi::{RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
-use super::expect::{drops, passes, patched};
+use super::expect::{drops, forwards, passes, patched};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{BackendSpec, DNS, Fixture, WEB};
 use crate::packets::frames::{self, Client, Frame, L4Kind};
@@ -145,6 +146,9 @@ pub(super) fn cases() -> Vec<Case> {
             vec![passes(twice, Reason::ExtensionHeaders)]
         }),
         reused(),
+        dropped(),
+        limited(),
+        dropped_later(),
     ]
 }
 
@@ -162,6 +166,69 @@ fn reused() -> Case {
             CaseStep::Send(first, forwarded),
             CaseStep::Configure(after),
             CaseStep::Send(later, dropped),
+        ],
+    }
+}
+
+/// A fixture whose [`WEB`] drops fragments.
+fn dropping() -> Fixture {
+    Fixture { vip_options: [(WEB, VipOptions::DROP_FRAGMENTS)].into(), ..fixture() }
+}
+
+fn dropped() -> Case {
+    let frames = |client: &Client| {
+        if client.transport == L4Kind::Udp {
+            return vec![sent(client, 7, 0, 2), sent(client, 7, 1, 2)];
+        }
+        vec![
+            drops(fragment(client, 7, 0, 2), Reason::FragmentDropped),
+            // Without an entry, the other fragments belong to no service.
+            passes(fragment(client, 7, 1, 2), Reason::FragmentUnknown),
+            forwards(client, 3, HINT),
+        ]
+    };
+    Case::new(
+        "a service with the drop option drops first fragments, and forwards whole packets",
+        dropping(),
+        Client::each().iter().flat_map(frames).collect(),
+    )
+}
+
+/// Fragments consume the tokens of their own rate, whole packets none.
+fn limited() -> Case {
+    let mut fixture = fixture();
+    fixture.rates.insert((WEB, RateKind::Fragments), 3);
+    fixture.vip_options.insert(WEB, VipOptions::RATE_LIMITED);
+    let (tcp4, tcp6, udp4) = (Client::tcp4(), Client::tcp6(), Client::udp4());
+    Case::new(
+        "fragments beyond a service's rate of fragments are dropped",
+        fixture,
+        vec![
+            forwards(&tcp4, 3, HINT),
+            sent(&tcp4, 7, 0, 3),
+            sent(&tcp4, 7, 1, 3),
+            sent(&tcp6, 7, 0, 3),
+            drops(fragment(&tcp4, 7, 2, 3), Reason::RateLimitedFragments),
+            drops(fragment(&tcp6, 8, 0, 3), Reason::RateLimitedFragments),
+            sent(&udp4, 7, 0, 2),
+            sent(&udp4, 7, 1, 2),
+            forwards(&tcp6, 3, HINT),
+        ],
+    )
+}
+
+/// The option is set between the fragments of a packet.
+fn dropped_later() -> Case {
+    let client = Client::tcp4();
+    let (first, forwarded) = sent(&client, 7, 0, 2);
+    let (later, follows) = sent(&client, 7, 1, 2);
+    Case {
+        name: "a non-initial fragment follows a first fragment from before the drop option",
+        steps: vec![
+            CaseStep::Configure(fixture()),
+            CaseStep::Send(first, forwarded),
+            CaseStep::Configure(dropping()),
+            CaseStep::Send(later, follows),
         ],
     }
 }

@@ -62,6 +62,12 @@ pub const FIXTURES: &[NamedFixture] = &[
     // An MTU that every frame fits.
     ("wide", || Fixture::new().with_mtu(9000).tracked(true)),
     ("gue", gue),
+    // A limited rate of fragments, and a service that drops them.
+    ("fragments", || Fixture {
+        vip_options: [(WEB, VipOptions::RATE_LIMITED), (DNS, VipOptions::DROP_FRAGMENTS)].into(),
+        rates: [((WEB, RateKind::Fragments), 9)].into(),
+        ..Fixture::new()
+    }),
     // VIPs of services without lookup tables.
     ("no-table", || Fixture { tables: [].into(), ..Fixture::new() }),
 ];

@@ -109,6 +109,7 @@ impl Oracle {
             self.connections.insert(tuple, (chosen, epoch));
         }
         if let Fragmentation::First(id) = ip.fragmentation {
+            self.check_fragment(service)?;
             let first = First {
                 service,
                 owner,
@@ -151,6 +152,7 @@ impl Oracle {
             return Err(Reason::TtlExpired);
         }
         self.consume_tokens(service, ip.source, frame.segments.max(1), false)?;
+        self.consume_fragment_token(service)?;
         if self.epoch(backend) != epoch {
             return Err(Reason::NoBackend);
         }

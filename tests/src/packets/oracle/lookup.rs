@@ -151,6 +151,27 @@ impl Oracle {
         })
     }
 
+    /// Checks a first fragment: the service's option, then its rate of fragments.
+    pub(super) fn check_fragment(&mut self, service: u32) -> Result<(), Reason> {
+        if self.has_option(service, VipOptions::DROP_FRAGMENTS) {
+            return Err(Reason::FragmentDropped);
+        }
+        self.consume_fragment_token(service)
+    }
+
+    /// Consumes a token of the service's bucket of fragments.
+    pub(super) fn consume_fragment_token(&mut self, service: u32) -> Result<(), Reason> {
+        let is_limited = self.has_option(service, VipOptions::RATE_LIMITED);
+        let burst = self.fixture.rates.get(&(service, RateKind::Fragments));
+        let Some(burst) = burst.filter(|_| is_limited) else { return Ok(()) };
+        let consumed = self.consumed.entry((service, RateKind::Fragments, Vec::new())).or_default();
+        if *consumed >= *burst {
+            return Err(Reason::RateLimitedFragments);
+        }
+        *consumed += 1;
+        Ok(())
+    }
+
     /// Consumes a packet's tokens from the buckets of its source, then from those of its service.
     /// An IPv6 source is a /64.
     pub(super) fn consume_tokens(
