@@ -120,6 +120,7 @@ tests! {
         files_and_directories_are_private_whatever_the_umask,
         what_an_earlier_version_left_readable_is_made_private,
         a_shared_lock_of_another_process_is_not_a_daemon,
+        a_hidden_lock_of_another_user_is_not_a_daemon,
         the_bpf_file_system_is_mounted_for_root_only,
         pins_that_another_user_planted_are_refused_and_never_followed,
         state_that_another_user_planted_is_refused;

@@ -143,7 +143,8 @@ fn holder_of(mut file: File) -> Option<u32> {
 }
 
 /// Another process of this network namespace that holds the lock of a file that had this path when
-/// it was opened.
+/// it was opened. Any user can have a file of this path in a mount namespace, so only private files
+/// count, and others are not opened.
 fn hidden_holder(path: &Path) -> Option<u32> {
     let own = NetworkNamespace::current().ok();
     let mut inside = namespace::processes().filter(|id| NetworkNamespace::of(*id) == own);
@@ -153,6 +154,7 @@ fn hidden_holder(path: &Path) -> Option<u32> {
             let opened = fs::read_link(&descriptor).unwrap_or_default();
             let opened = opened.to_string_lossy();
             Path::new(opened.trim_end_matches(" (deleted)")) == path
+                && fs::metadata(&descriptor).is_ok_and(|found| private::is_private(&found))
                 && File::open(&descriptor).is_ok_and(|file| holder_of(file).is_some())
         })
     })

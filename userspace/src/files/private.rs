@@ -11,7 +11,7 @@
 //! Directories are created with mode 0700 and files with mode 0600, whatever the umask: a user who
 //! can open a file can lock it.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -103,6 +103,11 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
     let file = open(path, true)?.ok_or(ErrorKind::NotFound)?;
     restrict(path, file.metadata()?.mode(), FILE_MODE)?;
     Ok(file)
+}
+
+/// Whether this is a regular file that no other user can change.
+pub(crate) fn is_private(found: &Metadata) -> bool {
+    check(Path::new(""), found.mode(), found.uid(), Kind::File).is_ok()
 }
 
 /// Opens a file for reading and writing; `None` if it does not exist.

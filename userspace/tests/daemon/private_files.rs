@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
@@ -92,18 +93,33 @@ pub(crate) fn what_an_earlier_version_left_readable_is_made_private() {
     assert!(!as_nobody(&fixture, &format!("cat {STATE}/lb.lock")));
 }
 
-pub(crate) fn a_shared_lock_of_another_process_is_not_a_daemon() {
-    let fixture = DaemonFixture::new();
-    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
-    let file = File::open(format!("{STATE}/lb.lock")).unwrap();
+/// A process that is killed at the end.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Locks a file as a daemon does, for reading or writing.
+fn lock(file: &File, kind: libc::c_int) {
     let lock = libc::flock {
-        l_type: libc::F_RDLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
     };
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+}
+
+pub(crate) fn a_shared_lock_of_another_process_is_not_a_daemon() {
+    let fixture = DaemonFixture::new();
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
+    let file = File::open(format!("{STATE}/lb.lock")).unwrap();
+    lock(&file, libc::F_RDLCK);
     for args in [&LB[..], &["down"]] {
         let words = ["another process has locked", "fuser /run/sluice/edge/lb.lock"];
         assert_fails(&fixture.sluice(args), 1, &words);
@@ -111,6 +127,27 @@ pub(crate) fn a_shared_lock_of_another_process_is_not_a_daemon() {
     assert!(fixture.status()["daemon"].is_null());
     drop(file);
     fixture.down();
+}
+
+/// Another user can have a file of this path in a mount namespace, and lock it.
+pub(crate) fn a_hidden_lock_of_another_user_is_not_a_daemon() {
+    let fixture = DaemonFixture::new();
+    let before = host_state();
+    fs::create_dir_all(STATE).unwrap();
+    let path = format!("{STATE}/lb.lock");
+    fs::write(&path, "1\n").unwrap();
+    std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    lock(&file, libc::F_WRLCK);
+    // A process of this network namespace.
+    let holder = Command::new("sleep").arg("600").stdin(file).spawn().unwrap();
+    let _holder = Killed(holder);
+    fs::remove_dir_all("/run/sluice").unwrap();
+    let daemon = fixture.start(&["lb"]);
+    assert_eq!(fixture.status()["daemon"]["process"], daemon.id());
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+    fixture.down();
+    assert_eq!(host_state(), before);
 }
 
 pub(crate) fn the_bpf_file_system_is_mounted_for_root_only() {
