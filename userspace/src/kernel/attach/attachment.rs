@@ -142,8 +142,6 @@ impl Attachment {
     /// Attaches again where the program is missing. An error is logged once, and the next call
     /// tries again.
     pub(crate) async fn watch(&mut self, host: &mut Host, targets: &[String], program: &Program) {
-        // The errors of targets that are not wanted any more.
-        self.warned.retain(|target, _| targets.contains(target));
         for target in targets {
             let before = self.attached_on.get(target).copied();
             match self.put(host, target, program).await {

@@ -66,13 +66,14 @@ impl BackendMaps {
 
     /// The addresses for which the program decapsulates.
     pub fn local_addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        Ok(self.entries(LOCAL_ADDRESSES)?.into_keys().map(IpAddr::from).collect())
+        let local = self.entries(LOCAL_ADDRESSES)?.into_iter();
+        let own = local.filter(|(_, local)| *local == LocalAddress::BY_PROGRAM);
+        Ok(own.map(|(address, _)| address.into()).collect())
     }
 
     /// Whether the program decapsulates for any address.
     pub fn decapsulates(&self) -> Result<bool, Error> {
-        let local = self.entries(LOCAL_ADDRESSES)?;
-        Ok(local.values().any(|local| *local == LocalAddress::BY_PROGRAM))
+        Ok(!self.local_addresses()?.is_empty())
     }
 
     /// Packets that were not decapsulated, by reason, without those of which there were none.
