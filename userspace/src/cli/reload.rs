@@ -7,10 +7,11 @@ use anyhow::anyhow;
 
 use crate::args::ReloadArgs;
 use crate::cli::output::{print, report};
+use crate::daemon::lock::Lock;
 use crate::daemon::roles::ROLES;
 use crate::error::CliError;
-use crate::serve::client;
 use crate::serve::protocol::{ReloadOutcome, Request, Response};
+use crate::serve::{client, socket_path};
 
 /// Runs `sluice reload`. Fails if a daemon refuses the configuration or applies it in part, or if
 /// no daemon runs.
@@ -19,10 +20,18 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
     let mut found = false;
     let mut result = Ok(());
     for role in ROLES.map(|spec| spec.role) {
-        let response = client::call(&args.instance, role, Request::Reload, timeout)
-            .map_err(CliError::Operation)
-            .transpose();
-        let Some(response) = response else { continue };
+        let response = match client::call(&args.instance, role, Request::Reload, timeout) {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => match Lock::holder(&args.instance, role) {
+                Some(process) => Err(CliError::Operation(anyhow!(
+                    "`sluice {role}` runs (process {process}) without its control socket {}: it has \
+                     just started, or the file was removed; `kill -HUP {process}` starts a reload",
+                    socket_path(&args.instance, role).display()
+                ))),
+                None => continue,
+            },
+            Err(error) => Err(CliError::Operation(error)),
+        };
         found = true;
         let outcome = match response {
             Ok(Response::Reload(ReloadOutcome::Applied)) => {

@@ -191,6 +191,10 @@ pub(crate) fn a_daemon_without_its_lock_file_still_runs() {
     assert_eq!(host_state(), with);
     let started = fixture.sluice(&["lb", "--config", "edge.json"]);
     assert_fails(&started, 1, &["already runs", &process]);
+    let words = ["without its control socket", &format!("`kill -HUP {process}`")];
+    assert_fails(&fixture.sluice(&["reload"]), 1, &words);
+    let status = fixture.status();
+    assert_eq!(status["daemon"]["process"], json!(daemon.id()));
     // At its end it restores the host by name.
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     run("tc qdisc del dev eth0 clsact");
