@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use sluice_datapath::LAYOUT_VERSION;
 use sluice_datapath::abi::maps::{BACKEND, BALANCER, Limit, MapKind, MapSize, MapSpec, Writer};
 
 const PAGE: &str = "../docs/decisions/0003-map-layout.md";
@@ -26,6 +27,25 @@ fn documentation_has_the_table_of_maps() {
              `UPDATE_DOCS=1 cargo test -p sluice-datapath --test map_table`"
         );
     }
+}
+
+/// A daemon adopts pinned maps of its own layout version, so that version has one set of maps.
+///
+/// If this fails because an existing map changed, increment `LAYOUT_VERSION`. A new map alone is
+/// created by the next daemon. In both cases replace the digest.
+#[test]
+fn the_layout_version_has_these_maps() {
+    const DIGEST: u64 = 2_041_104_087_152_172_921;
+
+    let pinned = BALANCER.iter().chain(BACKEND).filter(|spec| spec.pinned);
+    let layout: Vec<_> = pinned
+        .map(|spec| (spec.name, spec.kind.name(), spec.key_size, spec.value_size, spec.size))
+        .collect();
+    // FNV-1a.
+    let digest = format!("{layout:?}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
+        (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    assert_eq!((LAYOUT_VERSION, digest), (8, DIGEST), "{layout:#?}");
 }
 
 fn tables() -> String {

@@ -57,4 +57,4 @@ pub use vip_sources::VipSources;
 ///
 /// It is a directory name under the instance's pins, and is incremented whenever a map changes in a
 /// way that a program or daemon of another version would misread.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
