@@ -143,12 +143,15 @@ tests! {
         sluice_reload_waits_for_the_result,
         sluice_reload_has_a_timeout,
         the_journal_receives_severities,
-        the_service_manager_receives_the_state_and_signs_of_life;
+        the_service_manager_receives_the_state_and_signs_of_life,
+        a_service_manager_that_hangs_does_not_stop_the_daemon,
+        reloads_of_clients_that_left_are_dropped;
     status:
         status_fails_where_nothing_is_attached,
         status_fails_where_a_backend_does_not_decapsulate,
         status_shows_whether_the_file_is_in_force,
         status_shows_a_daemon_that_hangs,
+        a_daemon_without_its_state_directory_ends,
         programs_that_run_first_are_logged_and_shown;
     transitions:
         removing_a_backend_drops_no_packet,

@@ -34,11 +34,10 @@ pub(super) fn run(args: &DownArgs) -> Result<(), CliError> {
                     true => "detached and removed",
                     false => "undone in part",
                 };
-                print(&format!("{role}: {done}\n"))?;
-                for line in report.to_string().lines() {
-                    print(&format!("  {line}\n"))?;
-                }
-                outcome = outcome.and(teardown::check(&args.instance, &report));
+                let lines = report.to_string();
+                let lines = lines.lines().map(|line| format!("  {line}\n"));
+                let printed = print(&format!("{role}: {done}\n{}", lines.collect::<String>()));
+                outcome = outcome.and(teardown::check(&args.instance, &report)).and(printed);
             }
             Err(error) => {
                 found = true;

@@ -182,8 +182,10 @@ async fn serve<D: RoleDaemon>(
     let _refresh = sources::refresh(sender.clone());
     let _watchdog = sources::watchdog(sender);
 
-    let (daemon, ended) = handle_inputs(daemon, args, &instance, inputs, &netlink, &state).await;
-    runtime::notify(&[NotifyState::Stopping]);
+    let check_files = || guard.check_files();
+    let (daemon, ended) =
+        handle_inputs(daemon, args, &instance, check_files, inputs, &netlink, &state).await;
+    runtime::notify_last(NotifyState::Stopping);
     // Descriptors of programs and maps are closed before teardown.
     drop(daemon);
     if D::is_ephemeral(args) {
@@ -230,6 +232,7 @@ async fn handle_inputs<D: RoleDaemon>(
     mut daemon: D,
     args: &D::Args,
     instance: &str,
+    check_files: impl Fn() -> Result<(), CliError>,
     mut inputs: Inputs,
     netlink: &Netlink,
     state: &StatePublisher,
@@ -239,7 +242,7 @@ async fn handle_inputs<D: RoleDaemon>(
     while let Some(input) = inputs.next().await {
         // A reload opens the pinned maps.
         if matches!(input, Input::Inspect | Input::Reload(_))
-            && let Err(error) = daemon.inspect()
+            && let Err(error) = check_files().and_then(|()| daemon.inspect())
         {
             return (daemon, Err(error));
         }
@@ -505,8 +508,16 @@ mod tests {
                     sender.send(input).await.map_err(|_| "the core is gone").unwrap();
                 }
             });
-            let (daemon, ended) =
-                handle_inputs(recorder, &(no_work as fn()), "edge", inputs, &netlink, &state).await;
+            let (daemon, ended) = handle_inputs(
+                recorder,
+                &(no_work as fn()),
+                "edge",
+                || Ok(()),
+                inputs,
+                &netlink,
+                &state,
+            )
+            .await;
             ended.unwrap();
             source.await.unwrap();
             daemon.calls.into_inner()
@@ -571,7 +582,15 @@ mod tests {
             let (sender, inputs) = input::channel();
             let state = StatePublisher::new(Path::new("edge.json"));
             let hang: fn() = || thread::sleep(Duration::from_secs(3_600));
-            let core = handle_inputs(Recorder::default(), &hang, "edge", inputs, &netlink, &state);
+            let core = handle_inputs(
+                Recorder::default(),
+                &hang,
+                "edge",
+                || Ok(()),
+                inputs,
+                &netlink,
+                &state,
+            );
             let source = async {
                 let reload = Input::Reload(ReloadReply::default());
                 for input in [reload, Input::Refresh, Input::Watchdog, Input::Stop] {

@@ -45,6 +45,11 @@ impl InstanceGuard {
         Ok(Self { instance: instance.to_owned(), role, lock, pins, is_first_start })
     }
 
+    /// Checks that the files of the role are still in the state directory.
+    pub(crate) fn check_files(&self) -> Result<(), CliError> {
+        self.lock.check_files(&self.instance, self.role)
+    }
+
     /// Ends a failed start. Undoes everything if it was the first start. Otherwise everything
     /// stays, because the programs of the earlier daemon may be handling packets.
     pub(crate) async fn give_up(self, error: CliError) -> CliError {

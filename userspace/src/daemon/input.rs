@@ -46,6 +46,11 @@ impl ReloadReply {
         Self(Some(sender))
     }
 
+    /// Whether the client that requested the reload is gone.
+    fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
     /// Sends the result.
     pub(crate) fn send(self, outcome: ReloadOutcome) {
         if let Some(sender) = self.0 {
@@ -145,6 +150,7 @@ impl Inputs {
             };
             match next {
                 Some(Input::Watchdog) => sign_of_life(),
+                Some(Input::Reload(reply)) if reply.is_abandoned() => {}
                 next => return next,
             }
         }

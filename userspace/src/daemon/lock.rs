@@ -22,12 +22,33 @@ use crate::serve;
 /// It is a lock of the open file description (`F_OFD_SETLK`), because `F_OFD_GETLK` finds its
 /// holder without taking it.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     fn path(instance: &str, role: Role) -> PathBuf {
         Path::new(STATE_DIRECTORY).join(instance).join(format!("{role}.lock"))
+    }
+
+    /// Checks that the files of the role are still in the state directory. Without them, another
+    /// daemon could start, and no command finds this one.
+    pub(crate) fn check_files(&self, instance: &str, role: Role) -> Result<(), CliError> {
+        let lock = Self::path(instance, role);
+        let own = self.file.metadata().map_err(CliError::operation)?;
+        let is_own = |found: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+        let journal = Journal::path_of(Path::new(STATE_DIRECTORY), instance, role);
+        let socket = serve::socket_path(instance, role);
+        let missing = match fs::symlink_metadata(&lock).is_ok_and(is_own) {
+            true => [&journal, &socket].into_iter().find(|path| !path.exists()),
+            false => Some(&lock),
+        };
+        missing.map_or(Ok(()), |path| {
+            Err(CliError::operation(anyhow!(
+                "{} was removed or replaced while the daemon runs; packets are still handled; \
+                 start the daemon again",
+                path.display()
+            )))
+        })
     }
 
     /// Takes the lock.
@@ -70,7 +91,7 @@ impl Lock {
                 file.set_len(0)?;
                 file.rewind()?;
                 writeln!(file, "{}", std::process::id())?;
-                return Ok(Self { _file: file });
+                return Ok(Self { file });
             }
         };
         lock()

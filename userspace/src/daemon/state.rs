@@ -22,7 +22,10 @@ impl StatePublisher {
             process: std::process::id(),
             started_at: unix_seconds(),
             // Fails if the working directory was removed.
-            config: std::path::absolute(config).unwrap_or_else(|_| PathBuf::from(config)),
+            config: std::path::absolute(config)
+                .unwrap_or_else(|_| PathBuf::from(config))
+                .to_string_lossy()
+                .into_owned(),
             phase: Phase::Starting,
             last_reload: None,
             failing: None,
@@ -62,7 +65,14 @@ impl StatePublisher {
             state.phase = Phase::Running;
             state.role = report;
             match (pending, error) {
-                (false, _) => state.failing = None,
+                (false, _) => {
+                    state.failing = None;
+                    if let Some(last) = &mut state.last_reload
+                        && matches!(last.outcome, ReloadOutcome::Incomplete(_))
+                    {
+                        last.outcome = ReloadOutcome::Applied;
+                    }
+                }
                 (true, Some(error)) => state.failing = Some(error.to_owned()),
                 // The earlier error stands.
                 (true, None) => {}
@@ -100,6 +110,6 @@ mod tests {
         assert_eq!(failing().as_deref(), Some("no route"));
         publisher.applied(None, false, RoleReport::default());
         assert_eq!(failing(), None);
-        assert!(reader.borrow().config.is_absolute());
+        assert!(reader.borrow().config.starts_with('/'));
     }
 }

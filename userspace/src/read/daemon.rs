@@ -1,6 +1,6 @@
 //! The daemon of a role, as `sluice status` sees it.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -36,9 +36,10 @@ pub struct DaemonDetails {
     /// Its phase: `starting`, `running` or `applying`.
     pub(crate) phase: Phase,
     /// Its configuration file.
-    pub config: PathBuf,
-    /// The file, compared to the configuration in force.
-    pub config_file: FileState,
+    pub config: String,
+    /// The file, compared to the configuration in force; absent before one is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<FileState>,
     /// The last reload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_reload: Option<LastReload>,
@@ -79,10 +80,14 @@ pub(crate) fn daemon(instance: &str, role: Role) -> Option<DaemonStatus> {
 }
 
 fn details(state: DaemonState) -> DaemonDetails {
-    let config_file = match config_file::digest(&state.config) {
-        Ok(digest) if format!("{digest:016x}") == state.role.config_digest => FileState::InForce,
-        Ok(_) => FileState::Changed,
-        Err(error) => FileState::Unreadable(error.to_string()),
+    let config_file = match config_file::digest(Path::new(&state.config)) {
+        // The configuration is not in force yet.
+        _ if state.role.config_digest.is_empty() => None,
+        Ok(digest) if format!("{digest:016x}") == state.role.config_digest => {
+            Some(FileState::InForce)
+        }
+        Ok(_) => Some(FileState::Changed),
+        Err(error) => Some(FileState::Unreadable(error.to_string())),
     };
     DaemonDetails {
         started_at: state.started_at,

@@ -1,11 +1,14 @@
 //! The interfaces of a role, and what runs there.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::elsewhere;
 use crate::daemon::roles::RoleSpec;
 use crate::error::CliError;
 use crate::kernel::attach::{Predecessor, ingress_path};
+use crate::kernel::host::journal::{Change, Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::Netlink;
 
 /// An interface of a role.
@@ -22,8 +25,8 @@ pub struct InterfaceStatus {
     pub predecessors: Vec<Predecessor>,
 }
 
-/// The interfaces of a role: those of the configuration, if a daemon runs, and all others with the
-/// role's filter.
+/// The interfaces of a role: the given ones of its configuration, and all others with the role's
+/// filter.
 pub(crate) async fn interfaces(
     netlink: &Netlink,
     spec: &RoleSpec,
@@ -55,4 +58,16 @@ pub(crate) async fn interfaces(
     }));
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// The interfaces where the journal of a role lists its filter at TC ingress; none if the journal
+/// cannot be read.
+pub(crate) fn interfaces_in_journal(spec: &RoleSpec, instance: &str) -> Vec<String> {
+    let filter = spec.ingress_filter(instance);
+    let changes = Journal::peek(Path::new(STATE_DIRECTORY), instance, spec.role);
+    let filters = changes.into_iter().filter_map(|change| match change {
+        Change::Filter { interface, name, .. } if name == filter => Some(interface),
+        _ => None,
+    });
+    filters.collect()
 }

@@ -1,7 +1,6 @@
 //! Requests to a daemon and its responses.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -91,8 +90,8 @@ pub(crate) struct DaemonState {
     pub(crate) process: u32,
     /// Its start, in seconds since 1970 (UTC).
     pub(crate) started_at: u64,
-    /// The absolute path of the configuration file.
-    pub(crate) config: PathBuf,
+    /// The absolute path of the configuration file; bytes that are not UTF-8 are replaced.
+    pub(crate) config: String,
     /// Its activity.
     pub(crate) phase: Phase,
     /// The last reload, by signal or by request.

@@ -76,7 +76,14 @@ async fn serve_one(mut stream: UnixStream, handler: &impl Handler) -> io::Result
     let mut reader = BufReader::new(reader.take(MAX_LINE));
     timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
     let response = match serde_json::from_slice(&line) {
-        Ok(request) => handler.handle(request).await,
+        Ok(request) => {
+            let mut closed = [0; 1];
+            tokio::select! {
+                response = handler.handle(request) => response,
+                // A client that closes its end, or sends more, abandons its request.
+                _ = reader.read(&mut closed) => return Ok(()),
+            }
+        }
         Err(error) => Response::Error(format!("unknown request: {error}")),
     };
     let mut line = serde_json::to_vec(&response)?;

@@ -1,12 +1,13 @@
 //! `sluice reload`, and the messages to the service manager.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::Write as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, assert_fails, host_state, wait_until};
+use crate::fixture::{DaemonFixture, STATE, assert_fails, host_state, wait_until};
 
 pub(crate) fn sluice_reload_waits_for_the_result() {
     let mut fixture = DaemonFixture::new();
@@ -92,4 +93,33 @@ pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
     assert_eq!(message(), "READY=1\nSTATUS=running\n");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     assert_eq!(message().trim(), "STOPPING=1");
+}
+
+/// A socket without a reader takes a few messages only (`net.unix.max_dgram_qlen`).
+pub(crate) fn a_service_manager_that_hangs_does_not_stop_the_daemon() {
+    let fixture = DaemonFixture::new();
+    let path = fixture.directory().join("notify");
+    let _manager = UnixDatagram::bind(&path).unwrap();
+    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    let daemon = fixture.start_wrapped(&["env", &socket], &["lb"]);
+    for _ in 0..60 {
+        let output = fixture.sluice(&["reload", "--timeout", "60"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+}
+
+pub(crate) fn reloads_of_clients_that_left_are_dropped() {
+    const REQUESTS: usize = 300;
+
+    let fixture = DaemonFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    for _ in 0..REQUESTS {
+        let mut client = UnixStream::connect(format!("{STATE}/lb.sock")).unwrap();
+        client.write_all(b"\"reload\"\n").unwrap();
+    }
+    let output = fixture.sluice(&["reload", "--timeout", "60"]);
+    assert!(output.status.success(), "{output:?}");
+    let reloads = daemon.log_count("ready: ");
+    assert!(reloads < REQUESTS / 2, "{reloads} reloads");
 }

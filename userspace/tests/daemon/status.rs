@@ -8,7 +8,9 @@ use std::process::Output;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{DaemonFixture, DaemonProcess, assert_fails, attach_filter, wait_until};
+use crate::fixture::{
+    DaemonFixture, DaemonProcess, STATE, assert_fails, attach_filter, tc_filter, wait_until,
+};
 use crate::support::{ProgramType, add_address, load_program, program, run, veth};
 
 /// The document of a failing or succeeding `sluice status --json`.
@@ -42,14 +44,13 @@ pub(crate) fn status_fails_where_nothing_is_attached() {
 
     // Without a daemon, nothing attaches the filter again.
     assert_eq!(daemon.end(Signal::SIGKILL), None);
-    assert_eq!(document(&fixture).0, Some(0), "it forwards on eth0");
     let lines = text(&fixture);
     assert!(lines.contains("daemon: none runs"), "{lines}");
+    assert!(lines.contains("NOT forwarding on eth1 (the interface does not exist)"), "{lines}");
     run("tc filter del dev eth0 ingress pref 100");
-    let (code, status) = document(&fixture);
-    assert_eq!((code, &status["lb"]["interfaces"]), (Some(1), &json!([])), "{status}");
-    let lines = text(&fixture);
-    assert!(lines.contains("balancer: NOT forwarding on any interface"), "{lines}");
+    let failure = fixture.sluice(&["status"]);
+    let missing = "eth0 (the program is not attached), eth1 (the interface does not exist)";
+    assert_fails(&failure, 1, &[missing]);
 }
 
 pub(crate) fn status_fails_where_a_backend_does_not_decapsulate() {
@@ -69,7 +70,7 @@ pub(crate) fn status_fails_where_a_backend_does_not_decapsulate() {
     let (code, status) = document(&fixture);
     assert_eq!((code, &status["backend"]["decapsulating"]), (Some(1), &json!(false)), "{status}");
     let why = match by_program {
-        true => " on any interface: the program is not attached",
+        true => " on eth0 (the program is not attached)",
         false => ": no tunnel device is up",
     };
     let lines = text(&fixture);
@@ -117,6 +118,23 @@ pub(crate) fn status_shows_a_daemon_that_hangs() {
     let error = status["daemon"]["error"].as_str().unwrap();
     assert!(error.contains("did not respond within 5 s"), "{status}");
     assert_eq!(status["forwarding"], json!(true), "packets need no daemon");
+}
+
+/// Without its files, no command finds the daemon, and a second one could start.
+pub(crate) fn a_daemon_without_its_state_directory_ends() {
+    let fixture = DaemonFixture::new();
+    for removed in [STATE.to_owned(), format!("{STATE}/lb.lock"), format!("{STATE}/lb.sock")] {
+        let mut daemon = fixture.start(&["lb"]);
+        let filter = tc_filter("eth0", "sluice_lb:edge");
+        run(&format!("rm -r {removed}"));
+        daemon.wait_for_log("was removed or replaced while the daemon runs", 1);
+        assert_eq!(daemon.wait(), Some(1), "{removed}");
+        assert_eq!(tc_filter("eth0", "sluice_lb:edge"), filter, "{removed}");
+        let next = fixture.start(&["lb"]);
+        assert_eq!(fixture.status()["daemon"]["process"], json!(next.id()), "{removed}");
+        assert_eq!(next.end(Signal::SIGTERM), Some(0));
+    }
+    fixture.down();
 }
 
 pub(crate) fn programs_that_run_first_are_logged_and_shown() {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::memory::MemoryStatus;
-use crate::daemon::{roles, runtime};
+use crate::daemon::roles::{self, RoleSpec};
+use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::kernel::netlink::Netlink;
 use crate::read::daemon::{self, DaemonStatus};
 use crate::read::devices::{DeviceStatus, devices};
-use crate::read::interfaces::{InterfaceStatus, interfaces};
+use crate::read::interfaces::{InterfaceStatus, interfaces, interfaces_in_journal};
 use crate::read::next_hops::{NextHopStatus, next_hops};
 use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
 use crate::role::Role;
@@ -132,9 +133,14 @@ pub(super) fn read(instance: &str) -> Result<Status, CliError> {
     })
 }
 
-/// The interfaces of the configuration in force, if the daemon responds.
-fn configured(daemon: Option<&DaemonStatus>) -> &[String] {
-    daemon.and_then(|daemon| daemon.state.as_ref()).map_or(&[], |state| &state.interfaces)
+/// The interfaces of the configuration in force. If no daemon responds, those where the role's
+/// journal lists a filter.
+fn configured(daemon: Option<&DaemonStatus>, spec: &RoleSpec, instance: &str) -> Vec<String> {
+    let state = daemon.and_then(|daemon| daemon.state.as_ref());
+    match state.filter(|state| !state.interfaces.is_empty()) {
+        Some(state) => state.interfaces.clone(),
+        None => interfaces_in_journal(spec, instance),
+    }
 }
 
 /// Whether a role's filter is attached to all of its interfaces.
@@ -149,8 +155,8 @@ async fn lb_status(
 ) -> Result<LbStatus, CliError> {
     let record = lb.record()?;
     let daemon = daemon::daemon(instance, Role::Lb);
-    let configured = configured(daemon.as_ref());
-    let interfaces = interfaces(netlink, &roles::LB, instance, configured).await?;
+    let configured = configured(daemon.as_ref(), &roles::LB, instance);
+    let interfaces = interfaces(netlink, &roles::LB, instance, &configured).await?;
     Ok(LbStatus {
         forwarding: all_attached(&interfaces),
         daemon,
@@ -216,8 +222,8 @@ async fn backend_status(
     backend: &BackendSnapshot,
 ) -> Result<BackendStatus, CliError> {
     let daemon = daemon::daemon(instance, Role::Backend);
-    let configured = configured(daemon.as_ref());
-    let interfaces = interfaces(netlink, &roles::BACKEND, instance, configured).await?;
+    let configured = configured(daemon.as_ref(), &roles::BACKEND, instance);
+    let interfaces = interfaces(netlink, &roles::BACKEND, instance, &configured).await?;
     let (program, devices) = (backend.is_by_program()?, devices(netlink).await?);
     Ok(BackendStatus {
         decapsulating: match program {

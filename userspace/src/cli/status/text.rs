@@ -122,18 +122,19 @@ fn daemon(daemon: Option<&DaemonStatus>) -> String {
         return format!("  daemon: process {process}\n  problem: {error}\n");
     };
     let mut text = format!(
-        "  daemon: {}, process {process}, started {}, {} repairs\n",
+        "  daemon: {}, process {process}, started {}, repairs: {}\n",
         state.phase,
         ago(state.started_at),
         state.repairs
     );
-    let file = state.config.display();
+    let file = &state.config;
     text += &match &state.config_file {
-        FileState::InForce => format!("  file: {file}, in force\n"),
-        FileState::Changed => {
+        None => format!("  file: {file}, not applied yet\n"),
+        Some(FileState::InForce) => format!("  file: {file}, in force\n"),
+        Some(FileState::Changed) => {
             format!("  file: {file}, changed since it was applied; `sluice reload` applies it\n")
         }
-        FileState::Unreadable(error) => format!("  problem: {error}\n"),
+        Some(FileState::Unreadable(error)) => format!("  problem: {error}\n"),
     };
     if let Some(reload) = &state.last_reload {
         text += &format!("  last reload: {}, {}\n", ago(reload.at), reload.outcome);
