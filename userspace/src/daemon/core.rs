@@ -257,7 +257,7 @@ async fn handle_inputs<D: RoleDaemon>(
             input => handle(&mut daemon, args, input, &mut inputs, state).await,
         }
         if may_have_predecessors {
-            let interfaces = daemon.report().interfaces;
+            let interfaces = state.interfaces();
             // After a command, the next inspection looks again.
             let _ = inputs.unless_command(predecessors.look(netlink, &interfaces)).await;
         }

@@ -1,8 +1,8 @@
 //! Interfaces and addresses that a configuration names and this host may lack.
 //!
-//! A first start waits for them. Later they are warnings: what exists keeps handling packets, and
-//! every change of the host is another attempt. Only a reload that names a missing one anew is
-//! refused.
+//! A first start waits for them. Later they are warnings: the existing interfaces keep handling
+//! packets, and every change of the host is another attempt. Only a reload that names a missing one
+//! anew is refused.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

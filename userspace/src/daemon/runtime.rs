@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -10,6 +11,9 @@ use crate::error::CliError;
 
 /// The maximum number of notifications that wait for the thread.
 const MAX_WAITING: usize = 64;
+
+/// How long the end of the process waits for the last notification.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs a future on a single-threaded runtime.
 pub(crate) fn block_on<T>(
@@ -22,39 +26,41 @@ pub(crate) fn block_on<T>(
     runtime.block_on(future)
 }
 
+/// A message to the service manager, and a sender that is dropped once it was sent.
+type Notification = (String, Option<SyncSender<()>>);
+
 /// Notifies the service manager of the daemon's state (`sd_notify`), all states in one message.
 ///
 /// A thread sends it, because the socket of a service manager that hangs takes no more messages.
 /// Those that the thread cannot take are lost.
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    static SENDER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
-
-    // A line each; the last one is completed when the message is sent.
-    let lines: Vec<_> = states.iter().map(ToString::to_string).collect();
-    if let Some(sender) = SENDER.get_or_init(start_notifying) {
-        let _ = sender.try_send(lines.join("\n"));
-    }
+    send(states, None);
 }
 
-/// Waits until the notifications were sent, but not for long. Called at the end of the process.
+/// Like [`notify`], and waits until the message was sent, but not for long. Called at the end of
+/// the process.
 pub(crate) fn notify_last(state: NotifyState<'_>) {
-    let message = state.to_string();
-    let (sender, sent) = sync_channel(1);
-    let send = move || {
-        let _ = sd_notify::notify(&[NotifyState::Custom(&message)]);
-        let _ = sender.send(());
-    };
-    if thread::Builder::new().name("notify".to_owned()).spawn(send).is_ok() {
-        let _ = sent.recv_timeout(std::time::Duration::from_secs(1));
+    let (sender, sent) = sync_channel(0);
+    send(&[state], Some(sender));
+    // Ends when the sender is dropped.
+    let _ = sent.recv_timeout(LAST_WAIT);
+}
+
+fn send(states: &[NotifyState<'_>], sent: Option<SyncSender<()>>) {
+    static SENDER: OnceLock<Option<SyncSender<Notification>>> = OnceLock::new();
+
+    let lines: Vec<_> = states.iter().map(ToString::to_string).collect();
+    if let Some(sender) = SENDER.get_or_init(start_notifying) {
+        let _ = sender.try_send((lines.join("\n"), sent));
     }
 }
 
 /// Starts the thread; `None` without a service manager.
-fn start_notifying() -> Option<SyncSender<String>> {
+fn start_notifying() -> Option<SyncSender<Notification>> {
     std::env::var_os("NOTIFY_SOCKET")?;
-    let (sender, messages) = sync_channel::<String>(MAX_WAITING);
+    let (sender, messages) = sync_channel::<Notification>(MAX_WAITING);
     let send = move || {
-        for message in messages {
+        for (message, _sent) in messages {
             let _ = sd_notify::notify(&[NotifyState::Custom(&message)]);
         }
     };

@@ -39,6 +39,11 @@ impl StatePublisher {
         self.0.subscribe()
     }
 
+    /// The interfaces of the configuration in force.
+    pub(super) fn interfaces(&self) -> Vec<String> {
+        self.0.borrow().role.interfaces.clone()
+    }
+
     /// The configuration is applied. Notifies the service manager.
     pub(super) fn ready(&self, report: RoleReport) {
         self.set(|state| {

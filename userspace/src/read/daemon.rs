@@ -48,7 +48,7 @@ pub struct DaemonDetails {
     pub failing: Option<String>,
     /// The changes that are impossible at the moment, and warnings.
     pub problems: Vec<String>,
-    /// The number of repairs since its start: what another program had removed or changed.
+    /// The number of repairs since its start: host state that another program had changed.
     pub repairs: u64,
     /// The interfaces of the configuration in force.
     #[serde(skip)]

@@ -1,4 +1,4 @@
-//! The interfaces of a role, and what runs there.
+//! The interfaces of a role, and the programs and filters there.
 
 use std::path::Path;
 

@@ -114,7 +114,7 @@ pub(crate) struct RoleReport {
     /// The changes that are impossible at the moment and tried again, and warnings.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
-    /// The number of repairs: what another program had removed or changed.
+    /// The number of repairs: host state that another program had removed or changed.
     #[serde(default)]
     pub(crate) repairs: u64,
 }

@@ -149,7 +149,7 @@ pub(crate) fn down_finds_changes_without_a_journal() {
     ] {
         assert_eq!(report.matches(line).count(), 1, "{line:?} is not in: {report}");
     }
-    // It does what the report says, and nothing else.
+    // It makes the changes of the report, and no others.
     assert_eq!(values(), settings);
     for (setting, value) in values_before {
         set_sysctl("eth0", setting, &value);

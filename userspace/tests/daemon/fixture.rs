@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::thread;
@@ -274,6 +275,33 @@ impl Drop for DaemonProcess {
         // Fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A service manager, for a daemon with its variable in the environment.
+pub(crate) struct ServiceManager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl ServiceManager {
+    pub(crate) fn new(fixture: &DaemonFixture) -> Self {
+        let path = fixture.directory().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self { socket, path }
+    }
+
+    /// The variable, as an argument of env(1).
+    pub(crate) fn variable(&self) -> String {
+        format!("NOTIFY_SOCKET={}", self.path.display())
+    }
+
+    /// The next message.
+    pub(crate) fn receive(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).expect("a message within 60 s");
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
 }
 

@@ -1,13 +1,14 @@
 //! Interfaces and addresses that appear late, disappear, or are renamed.
 
-use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{DaemonFixture, assert_fails, host_state, tc_filter, wait_until};
+use crate::fixture::{
+    DaemonFixture, ServiceManager, assert_fails, host_state, tc_filter, wait_until,
+};
 use crate::instances::assert_delivered;
 use crate::support::{add_address, run, veth};
 use crate::traffic::TrafficClient;
@@ -40,15 +41,9 @@ pub(crate) fn a_first_start_waits_for_interfaces_and_addresses() {
     let fixture = DaemonFixture::new();
     run("ip link del eth0");
     let before = host_state();
-    let path = fixture.directory().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let receive = || {
-        let mut bytes = [0; 4096];
-        let length = manager.recv(&mut bytes).expect("a message within 60 s");
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
-    };
-    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    let manager = ServiceManager::new(&fixture);
+    let receive = || manager.receive();
+    let socket = manager.variable();
     let mut daemon = fixture.spawn(&["env", &socket], &["lb"]);
     daemon.wait_for_log("waiting for this host missing=interface eth0, address 10.0.0.1", 1);
     let waiting = receive();

@@ -18,12 +18,12 @@ const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 /// Runs a command without any of the daemon's restrictions on modes.
 const WITHOUT_UMASK: [&str; 4] = ["sh", "-c", "umask 000; exec \"$@\"", "sh"];
 
-/// A wrapper that runs a command as the user `nobody`.
+/// A wrapper that runs a command as an unprivileged user.
 const AS_NOBODY: [&str; 6] =
     ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "sh"];
 
-/// Runs a shell command as the user `nobody`; returns whether it succeeded.
-fn as_nobody(fixture: &DaemonFixture, command: &str) -> bool {
+/// Runs a shell command as an unprivileged user; returns whether it succeeded.
+fn unprivileged(fixture: &DaemonFixture, command: &str) -> bool {
     fixture.command(&[&AS_NOBODY[..], &["-c", command]].concat()).status.success()
 }
 
@@ -87,10 +87,10 @@ pub(crate) fn what_an_earlier_version_left_readable_is_made_private() {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
     }
-    assert!(as_nobody(&fixture, &format!("cat {STATE}/lb.lock")));
+    assert!(unprivileged(&fixture, &format!("cat {STATE}/lb.lock")));
     let _daemon = fixture.start(&["lb"]);
     assert_private();
-    assert!(!as_nobody(&fixture, &format!("cat {STATE}/lb.lock")));
+    assert!(!unprivileged(&fixture, &format!("cat {STATE}/lb.lock")));
 }
 
 /// A process that is killed at the end.
@@ -155,7 +155,7 @@ pub(crate) fn the_bpf_file_system_is_mounted_for_root_only() {
     unmount_bpffs();
     let _daemon = fixture.start_wrapped(&WITHOUT_UMASK, &["lb"]);
     assert_eq!(fs::metadata("/sys/fs/bpf").unwrap().mode() & 0o777, 0o700);
-    assert!(!as_nobody(&fixture, "mkdir /sys/fs/bpf/theirs || ls /sys/fs/bpf"));
+    assert!(!unprivileged(&fixture, "mkdir /sys/fs/bpf/theirs || ls /sys/fs/bpf"));
 }
 
 /// Commands by which another user plants pins before Sluice creates them, on a BPF file system that
@@ -177,7 +177,7 @@ pub(crate) fn pins_that_another_user_planted_are_refused_and_never_followed() {
     let victim = Path::new("/sys/fs/bpf/victim/edge/1/lb");
     fs::create_dir_all(victim).unwrap();
     for (command, place, words) in PLANTED {
-        assert!(as_nobody(&fixture, &format!("cd /sys/fs/bpf; {command}")), "{command}");
+        assert!(unprivileged(&fixture, &format!("cd /sys/fs/bpf; {command}")), "{command}");
         let planted = host_state();
         for args in [&["down"][..], &LB, &["status"], &["counters"]] {
             assert_fails(&fixture.sluice(args), 1, &[place, words, "remove it"]);
@@ -193,7 +193,7 @@ pub(crate) fn pins_that_another_user_planted_are_refused_and_never_followed() {
     ] {
         fs::create_dir_all(PINS).unwrap();
         run(&format!("chmod 777 {PINS}"));
-        assert!(as_nobody(&fixture, &format!("cd {PINS}; {command}")), "{command}");
+        assert!(unprivileged(&fixture, &format!("cd {PINS}; {command}")), "{command}");
         let mode = ["mode 0777", "chmod go-w /sys/fs/bpf/sluice/edge"];
         assert_fails(&fixture.sluice(&["down"]), 1, &mode);
         run(&format!("chmod 755 {PINS}"));
@@ -218,7 +218,7 @@ pub(crate) fn state_that_another_user_planted_is_refused() {
         ("mkdir /run/sluice; ln -s /tmp /run/sluice/edge".to_owned(), "user 65534"),
     ] {
         // `/run` is writable by everyone here.
-        assert!(as_nobody(&fixture, &command), "{command}");
+        assert!(unprivileged(&fixture, &command), "{command}");
         let planted = host_state();
         assert_fails(&fixture.sluice(&LB), 1, &["/run/sluice", words, "remove it"]);
         // One error for each role.

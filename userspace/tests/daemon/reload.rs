@@ -1,13 +1,12 @@
 //! `sluice reload`, and the messages to the service manager.
 
 use std::io::Write as _;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, STATE, assert_fails, host_state, wait_until};
+use crate::fixture::{DaemonFixture, STATE, ServiceManager, assert_fails, host_state, wait_until};
 
 pub(crate) fn sluice_reload_waits_for_the_result() {
     let mut fixture = DaemonFixture::new();
@@ -60,14 +59,8 @@ pub(crate) fn the_journal_receives_severities() {
 
 pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
     let fixture = DaemonFixture::new();
-    let path = fixture.directory().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let receive = || {
-        let mut bytes = [0; 4096];
-        let length = manager.recv(&mut bytes).expect("a message within 60 s");
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
-    };
+    let manager = ServiceManager::new(&fixture);
+    let receive = || manager.receive();
     // Other than signs of life, which come at any time.
     let message = || loop {
         match receive() {
@@ -75,7 +68,7 @@ pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
             text => break text,
         }
     };
-    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    let socket = manager.variable();
     let daemon = fixture.start_wrapped(&["env", &socket, "WATCHDOG_USEC=400000"], &["lb"]);
     assert_eq!(message(), "READY=1\nSTATUS=running\n");
     wait_until("a sign of life arrives", || receive().trim() == "WATCHDOG=1");
@@ -98,10 +91,9 @@ pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {
 /// A socket without a reader takes a few messages only (`net.unix.max_dgram_qlen`).
 pub(crate) fn a_service_manager_that_hangs_does_not_stop_the_daemon() {
     let fixture = DaemonFixture::new();
-    let path = fixture.directory().join("notify");
-    let _manager = UnixDatagram::bind(&path).unwrap();
-    let socket = format!("NOTIFY_SOCKET={}", path.display());
-    let daemon = fixture.start_wrapped(&["env", &socket], &["lb"]);
+    let manager = ServiceManager::new(&fixture);
+    let variable = manager.variable();
+    let daemon = fixture.start_wrapped(&["env", &variable], &["lb"]);
     for _ in 0..60 {
         let output = fixture.sluice(&["reload", "--timeout", "60"]);
         assert!(output.status.success(), "{output:?}");

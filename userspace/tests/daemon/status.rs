@@ -34,7 +34,7 @@ pub(crate) fn status_fails_where_nothing_is_attached() {
     let lines = text(&fixture);
     assert!(lines.contains("balancer: forwarding on eth0, eth1\n"), "{lines}");
 
-    // An interface is gone: the daemon knows that it should be there.
+    // An interface is gone: the daemon's configuration names it.
     run("ip link del eth1");
     let (code, status) = document(&fixture);
     assert_eq!((code, &status["lb"]["forwarding"]), (Some(1), &json!(false)), "{status}");

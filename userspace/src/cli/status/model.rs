@@ -38,7 +38,7 @@ pub struct LbStatus {
     pub forwarding: bool,
     /// The daemon; `null` if none runs.
     pub daemon: Option<DaemonStatus>,
-    /// The interfaces, and what is attached there.
+    /// The interfaces, and whether the program is attached there.
     pub interfaces: Vec<InterfaceStatus>,
     /// Digest of the text of the configuration that was applied last, hexadecimal.
     pub config_digest: String,
@@ -103,7 +103,7 @@ pub struct BackendStatus {
     pub decapsulating: bool,
     /// The daemon; `null` if none runs.
     pub daemon: Option<DaemonStatus>,
-    /// The interfaces, and what is attached there.
+    /// The interfaces, and whether the program is attached there.
     pub interfaces: Vec<InterfaceStatus>,
     /// The tunnel devices.
     pub devices: Vec<DeviceStatus>,

@@ -172,7 +172,7 @@ pub(super) fn missing(interfaces: &[InterfaceStatus]) -> String {
     format!("on {}", names.join(", "))
 }
 
-/// The lines about what runs before the program.
+/// The lines about programs and filters that run before ours.
 fn predecessors(interfaces: &[InterfaceStatus]) -> String {
     let foreign = interfaces.iter().flat_map(|interface| {
         let foreign = interface.predecessors.iter().filter(|found| !found.is_sluice());

@@ -2,7 +2,7 @@ use std::os::unix::fs::{chown, symlink};
 
 use super::*;
 
-/// The user `nobody`.
+/// An unprivileged user ID, that of Debian's user 65534.
 const OTHER_USER: u32 = 65_534;
 
 fn set_mode(path: &Path, mode: u32) {

@@ -1,4 +1,4 @@
-//! The ingress path of an interface: what handles a packet before our program does.
+//! The ingress path of an interface: the programs and filters that run before our program.
 //!
 //! The kernel runs the XDP program first, then TCX programs (Linux 6.6), then the filters of the
 //! clsact qdisc by priority. Each of them can end the path of a packet: an XDP program or a TCX

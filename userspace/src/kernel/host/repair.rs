@@ -1,4 +1,4 @@
-//! Repairs: what another program removes or changes while a daemon runs is restored.
+//! Repairs: restores host state that another program removes or changes while a daemon runs.
 
 use std::fmt::Display;
 

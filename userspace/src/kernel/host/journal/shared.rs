@@ -1,4 +1,4 @@
-//! What several journals list: objects that several instances use, or both roles of one.
+//! Changes that several journals list: of objects that several instances use, or both roles of one.
 //!
 //! The first one that needs an object makes the change. Another one that needs it records the same
 //! change, with the same old value. The last journal that lists the change undoes it.

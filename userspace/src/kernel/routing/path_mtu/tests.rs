@@ -305,42 +305,17 @@ fn an_error_about_any_source_in_the_prefix_is_accepted() {
         source_bits_v6: bits,
         ..Settings::NONE
     };
-    for (source, outcome) in
-        [("10.0.15.7", PathErrorOutcome::Lowered), ("10.0.16.7", PathErrorOutcome::OtherSource)]
-    {
-        let error =
-            TooBigError { source: address(source), ..too_big_error(Family::V4, Family::V4) };
-        assert_eq!(
-            PathMtus::default().take_error(
-                &error,
-                &settings,
-                Some(ROUTE),
-                Evidence::Missing,
-                None,
-                NOW
-            ),
-            outcome,
-            "{source}"
-        );
-    }
-    for (source, outcome) in [
-        ("2001:db8::fff", PathErrorOutcome::Lowered),
-        ("2001:db8:0:1::fff", PathErrorOutcome::OtherSource),
+    for (family, source, outcome) in [
+        (Family::V4, "10.0.15.7", PathErrorOutcome::Lowered),
+        (Family::V4, "10.0.16.7", PathErrorOutcome::OtherSource),
+        (Family::V6, "2001:db8::fff", PathErrorOutcome::Lowered),
+        (Family::V6, "2001:db8:0:1::fff", PathErrorOutcome::OtherSource),
     ] {
-        let error =
-            TooBigError { source: address(source), ..too_big_error(Family::V6, Family::V6) };
-        assert_eq!(
-            PathMtus::default().take_error(
-                &error,
-                &settings,
-                Some(ROUTE),
-                Evidence::Missing,
-                None,
-                NOW
-            ),
-            outcome,
-            "{source}"
-        );
+        let error = TooBigError { source: address(source), ..too_big_error(family, family) };
+        let mut path_mtus = PathMtus::default();
+        let taken =
+            path_mtus.take_error(&error, &settings, Some(ROUTE), Evidence::Missing, None, NOW);
+        assert_eq!(taken, outcome, "{source}");
     }
 }
 
