@@ -11,6 +11,7 @@ mod files;
 pub mod journald;
 pub mod kernel;
 pub mod key;
+mod progress;
 mod read;
 pub mod role;
 mod serve;

@@ -9,6 +9,8 @@ mod acl;
 mod addresses;
 #[path = "daemon/backend.rs"]
 mod backend;
+#[path = "daemon/blocked.rs"]
+mod blocked;
 #[path = "daemon/capture.rs"]
 mod capture;
 #[path = "daemon/churn.rs"]
@@ -146,6 +148,9 @@ tests! {
         the_service_manager_receives_the_state_and_signs_of_life,
         a_service_manager_that_hangs_does_not_stop_the_daemon,
         reloads_of_clients_that_left_are_dropped;
+    blocked:
+        a_stop_does_not_wait_for_requests_without_an_answer,
+        signs_of_life_last_as_long_as_a_request_may;
     status:
         status_fails_where_nothing_is_attached,
         status_fails_where_a_backend_does_not_decapsulate,

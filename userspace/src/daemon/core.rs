@@ -160,7 +160,10 @@ async fn serve<D: RoleDaemon>(
             None => return inputs.end().await,
         }
     }
-    let prepared = D::prepare(args, files, &netlink).await?;
+    let Some(prepared) = inputs.wait_for(D::prepare(args, files, &netlink)).await else {
+        return inputs.end().await;
+    };
+    let prepared = prepared?;
     let changes = netlink.changes().map_err(CliError::operation)?;
 
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
@@ -171,16 +174,22 @@ async fn serve<D: RoleDaemon>(
         Err(error) => return Err(guard.give_up(error).await),
     };
     let _requests = sources::requests(socket, requests);
-    let daemon = match start::<D>(prepared, netlink.clone(), &guard, sender.clone()).await {
-        Ok(daemon) => daemon,
-        Err(error) => return Err(guard.give_up(error).await),
+    let start = start::<D>(prepared, netlink.clone(), &guard, sender.clone());
+    let daemon = match inputs.finish(start).await {
+        Some(Ok(daemon)) => daemon,
+        Some(Err(error)) => return Err(guard.give_up(error).await),
+        None => {
+            info!(%instance, "stopping before the configuration was applied");
+            guard.undo_first_start().await;
+            return inputs.end().await;
+        }
     };
     state.ready(daemon.report());
+    runtime::start_watchdog()?;
     daemon.log_ready();
     let _changes = sources::host_changes(changes, netlink.clone(), sender.clone());
     let _inspect = sources::inspect(sender.clone());
-    let _refresh = sources::refresh(sender.clone());
-    let _watchdog = sources::watchdog(sender);
+    let _refresh = sources::refresh(sender);
 
     let check_files = || guard.check_files();
     let (daemon, ended) =
@@ -298,8 +307,8 @@ async fn resynchronise<D: RoleDaemon>(
     )))
 }
 
-/// Takes one input and applies the state. A reload whose files are being read is abandoned when the
-/// daemon has to end.
+/// Takes one input and applies the state. A reload that is being checked is abandoned when the
+/// daemon has to end, and so is a change that does not end soon.
 async fn handle<D: RoleDaemon>(
     daemon: &mut D,
     args: &D::Args,
@@ -316,11 +325,10 @@ async fn handle<D: RoleDaemon>(
     let had_failed = daemon.is_pending();
     state.applying(is_reload);
     let taken = if is_reload {
-        match inputs.wait_for(on_thread::<D>(args, D::read)).await {
-            Some(Ok(files)) => daemon.reload(args, files).await,
-            Some(Err(error)) => Err(error),
-            None => return,
-        }
+        let Some(files) = inputs.wait_for(on_thread::<D>(args, D::read)).await else { return };
+        let reload = async { daemon.reload(args, files?).await };
+        let Some(reloaded) = inputs.wait_for(reload).await else { return };
+        reloaded
     } else {
         let taken = daemon.take(input).await;
         if taken.is_ok() && inputs.unless_command(daemon.look_up()).await.is_none() {
@@ -331,7 +339,13 @@ async fn handle<D: RoleDaemon>(
         taken
     };
     let applied = match taken {
-        Ok(()) => daemon.apply().await.map_err(CoreError::Incomplete),
+        Ok(()) => match inputs.finish(daemon.apply()).await {
+            Some(applied) => applied.map_err(CoreError::Incomplete),
+            None => {
+                warn!("{name} abandoned at a stop; the next start completes it");
+                return;
+            }
+        },
         Err(error) if is_reload => Err(CoreError::Refused(error)),
         Err(error) => Err(CoreError::Incomplete(error)),
     };

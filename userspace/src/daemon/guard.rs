@@ -50,15 +50,20 @@ impl InstanceGuard {
         self.lock.check_files(&self.instance, self.role)
     }
 
-    /// Ends a failed start. Undoes everything if it was the first start. Otherwise everything
-    /// stays, because the programs of the earlier daemon may be handling packets.
+    /// Ends a failed start, as [`Self::undo_first_start`].
     pub(crate) async fn give_up(self, error: CliError) -> CliError {
+        self.undo_first_start().await;
+        error
+    }
+
+    /// Undoes everything if it was the first start. Otherwise everything stays, because the
+    /// programs of the earlier daemon may be handling packets.
+    pub(crate) async fn undo_first_start(self) {
         if self.is_first_start
             && let Err(undo) =
                 teardown::role(&self.instance, self.role, self.lock, Scope::Journal).await
         {
             warn!(error = %undo, "cannot undo the failed start");
         }
-        error
     }
 }

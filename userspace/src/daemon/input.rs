@@ -2,15 +2,21 @@
 
 use std::collections::VecDeque;
 
-use sd_notify::NotifyState;
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::acl::LoadedAcl;
-use super::runtime;
 use crate::error::CliError;
 use crate::kernel::netlink::HostChanges;
 use crate::kernel::routing::path_mtu::PathError;
+use crate::progress;
 use crate::serve::protocol::ReloadOutcome;
+
+/// How long changes go on when the daemon has to end. A change that is abandoned is as one of a
+/// daemon that was killed: the next daemon completes it.
+const LAST_CHANGES: Duration = Duration::from_secs(10);
 
 /// One event for the daemon core.
 pub(crate) enum Input {
@@ -30,8 +36,6 @@ pub(crate) enum Input {
     Inspect,
     /// The periodic timer.
     Refresh,
-    /// The service manager expects a sign of life.
-    Watchdog,
     /// A source cannot continue: end with this error.
     Failed(CliError),
 }
@@ -63,7 +67,7 @@ impl ReloadReply {
 impl Input {
     /// Whether the input goes before others, and interrupts lookups.
     const fn is_command(&self) -> bool {
-        matches!(self, Self::Stop | Self::Reload(_) | Self::Failed(_) | Self::Watchdog)
+        matches!(self, Self::Stop | Self::Reload(_) | Self::Failed(_))
     }
 
     /// The input as log lines name it.
@@ -77,7 +81,6 @@ impl Input {
             Self::HostChanged(_) => "update of routes",
             Self::Inspect => "inspection of the host",
             Self::Refresh => "refresh",
-            Self::Watchdog => "watchdog",
             Self::Failed(_) => "failure",
         }
     }
@@ -138,9 +141,10 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// The next input for the core, commands first; answers the service manager's watchdog.
+    /// The next input for the core, commands first.
     pub(crate) async fn next(&mut self) -> Option<Input> {
         loop {
+            progress::report();
             if let Some(input) = self.deferred.pop_front_if(|input| input.is_command()) {
                 return Some(input);
             }
@@ -148,8 +152,8 @@ impl Inputs {
                 true => self.receive().await,
                 false => self.commands.try_recv().ok().or_else(|| self.deferred.pop_front()),
             };
+            progress::report();
             match next {
-                Some(Input::Watchdog) => sign_of_life(),
                 Some(Input::Reload(reply)) if reply.is_abandoned() => {}
                 next => return next,
             }
@@ -173,23 +177,20 @@ impl Inputs {
 
     /// Waits for work that a command interrupts: `None` then, and the command is the next input.
     pub(crate) async fn unless_command<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                Some(command) = self.commands.recv() => match command {
-                    Input::Watchdog => sign_of_life(),
-                    command => {
-                        self.deferred.push_front(command);
-                        return None;
-                    }
-                },
-                done = &mut work => return Some(done),
+        if self.deferred.iter().any(Input::is_command) {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            Some(command) = self.commands.recv() => {
+                self.deferred.push_front(command);
+                None
             }
+            done = work => Some(done),
         }
     }
 
-    /// The end that [`Self::wait_for`] has found.
+    /// The end that [`Self::wait_for`] or [`Self::finish`] has found.
     pub(crate) async fn end(&mut self) -> Result<(), CliError> {
         match self.next().await {
             Some(Input::Failed(error)) => Err(error),
@@ -201,6 +202,9 @@ impl Inputs {
     /// to end first, which is then the next input. Other inputs wait in their sources: a fast
     /// source must not fill memory while a file system hangs.
     pub(crate) async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        if matches!(self.deferred.front(), Some(Input::Stop | Input::Failed(_))) {
+            return None;
+        }
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
@@ -210,17 +214,20 @@ impl Inputs {
                         self.deferred.push_front(command);
                         return None;
                     }
-                    Input::Watchdog => sign_of_life(),
                     command => self.deferred.push_back(command),
                 },
             }
         }
     }
-}
 
-/// Answers the service manager's watchdog.
-fn sign_of_life() {
-    runtime::notify(&[NotifyState::Watchdog]);
+    /// As [`Self::wait_for`], for changes: if the daemon has to end, they still have some time.
+    pub(crate) async fn finish<T>(&mut self, changes: impl Future<Output = T>) -> Option<T> {
+        let mut changes = std::pin::pin!(changes);
+        match self.wait_for(changes.as_mut()).await {
+            None => timeout(LAST_CHANGES, changes).await.ok(),
+            done => done,
+        }
+    }
 }
 
 #[cfg(test)]

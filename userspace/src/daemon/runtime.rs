@@ -1,4 +1,4 @@
-//! The runtime, and the service manager's notifications.
+//! The runtime, and the service manager's notifications and watchdog.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -8,6 +8,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::error::CliError;
+use crate::files::input::no_thread;
+use crate::progress;
 
 /// The maximum number of notifications that wait for the thread.
 const MAX_WAITING: usize = 64;
@@ -66,4 +68,21 @@ fn start_notifying() -> Option<SyncSender<Notification>> {
     };
     thread::Builder::new().name("notify".to_owned()).spawn(send).ok()?;
     Some(sender)
+}
+
+/// Starts a thread that sends signs of life to the service manager's watchdog, if it has one: twice
+/// per period while the daemon makes progress. It is not the core's thread, because the kernel may
+/// block that one for as long as another process holds the RTNL lock.
+pub(super) fn start_watchdog() -> Result<(), CliError> {
+    let Some(period) = sd_notify::watchdog_enabled() else { return Ok(()) };
+    let run = move || {
+        loop {
+            thread::sleep(period / 2);
+            if progress::is_recent() {
+                notify(&[NotifyState::Watchdog]);
+            }
+        }
+    };
+    let spawned = thread::Builder::new().name("watchdog".to_owned()).spawn(run);
+    spawned.map(drop).map_err(no_thread).map_err(CliError::operation)
 }

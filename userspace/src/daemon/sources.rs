@@ -70,20 +70,6 @@ fn timer(period: Duration, input: fn() -> Input, inputs: InputSender) -> SourceT
     })
 }
 
-/// Sends [`Input::Watchdog`] twice per period of the service manager's watchdog, if it has one. The
-/// core sends the sign of life, so that a core which hangs is noticed.
-pub(super) fn watchdog(inputs: InputSender) -> Option<SourceTask> {
-    let period = sd_notify::watchdog_enabled()?;
-    Some(SourceTask::spawn(async move {
-        loop {
-            sleep(period / 2).await;
-            if inputs.send(Input::Watchdog).await.is_err() {
-                return;
-            }
-        }
-    }))
-}
-
 /// Serves the control socket.
 pub(super) fn requests(socket: ControlSocket, requests: Requests) -> SourceTask {
     SourceTask::spawn(socket.serve(requests))

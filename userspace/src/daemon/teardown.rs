@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use tokio::time::timeout;
 
 use super::lock::Lock;
 use super::roles;
@@ -18,6 +19,10 @@ use crate::role::Role;
 /// How often, and at what interval, programs are awaited that the kernel releases after their
 /// filters.
 const RELEASE: (u32, Duration) = (20, Duration::from_millis(100));
+
+/// The time that a daemon has to restore the host at its end: less than systemd waits
+/// (`TimeoutStopSec=`).
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// The changes to undo.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,7 +41,14 @@ pub(crate) async fn role(
     lock: Lock,
     scope: Scope,
 ) -> Result<(), CliError> {
-    match undo(instance, role, Some(lock), scope).await? {
+    let undone = timeout(TIME_LIMIT, undo(instance, role, Some(lock), scope)).await;
+    let undone = undone.map_err(|_| {
+        CliError::operation(anyhow!(
+            "this host was not restored within {} s; run `sluice down --instance {instance}`",
+            TIME_LIMIT.as_secs()
+        ))
+    });
+    match undone?? {
         Some(report) => check(instance, &report),
         None => Ok(()),
     }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tracing::warn;
 
+use crate::progress;
+
 /// Limit of the time to read one file, enough for the largest ACL from a slow disk.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
@@ -117,6 +119,7 @@ fn within<T: Send + 'static>(
         // The receiver is gone after the time limit.
         let _ = sender.send(work());
     };
+    progress::report();
     spawn(run).map_err(no_thread)?;
     match result.recv_timeout(limit) {
         Ok(result) => result,

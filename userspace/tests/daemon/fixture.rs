@@ -287,9 +287,7 @@ pub(crate) struct ServiceManager {
 impl ServiceManager {
     pub(crate) fn new(fixture: &DaemonFixture) -> Self {
         let path = fixture.directory().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self { socket, path }
+        Self { socket: UnixDatagram::bind(&path).unwrap(), path }
     }
 
     /// The variable, as an argument of env(1).
@@ -299,9 +297,15 @@ impl ServiceManager {
 
     /// The next message.
     pub(crate) fn receive(&self) -> String {
+        self.receive_within(Duration::from_secs(60)).expect("a message within 60 s")
+    }
+
+    /// The next message, if there is one in time.
+    pub(crate) fn receive_within(&self, time: Duration) -> Option<String> {
         let mut bytes = [0; 4096];
-        let length = self.socket.recv(&mut bytes).expect("a message within 60 s");
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let length = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..length].to_vec()).unwrap())
     }
 }
 

@@ -151,9 +151,75 @@ pub(crate) fn fail_calls(
     }
 }
 
+/// Gives a ready daemon work, and loses its requests to rtnetlink: each seems to be sent, and gets
+/// no answer. Calls `then` after the first one, and returns before the daemon ends.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn lose_requests(daemon: &DaemonProcess, work: impl FnOnce(), then: impl FnOnce()) {
+    let process = Pid::from_raw(daemon.id() as i32);
+    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(process).unwrap();
+    waitpid(process, None).unwrap();
+    work();
+    ptrace::syscall(process, None).unwrap();
+    let mut then = Some(then);
+    loop {
+        let mut forwarded = None;
+        match waitpid(process, None).unwrap() {
+            WaitStatus::PtraceSyscall(_) => {
+                let info = ptrace::syscall_info(process).unwrap();
+                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                    // SAFETY: the kernel sets this member of the union at the entry of a system
+                    // call.
+                    let entry = unsafe { info.u.entry };
+                    if FailingCall::Netlink.is(entry.nr as i64, &entry.args) {
+                        replace_call(process, entry.args[2]);
+                        if let Some(then) = then.take() {
+                            then();
+                        }
+                    }
+                    if entry.nr as i64 == libc::SYS_exit_group {
+                        ptrace::detach(process, None).unwrap();
+                        return;
+                    }
+                }
+            }
+            WaitStatus::Stopped(_, signal) => forwarded = Some(signal),
+            WaitStatus::PtraceEvent(..) => {}
+            other => panic!("{other:?}:\n{}", daemon.log()),
+        }
+        ptrace::syscall(process, forwarded).unwrap();
+    }
+}
+
+/// Stops the core's thread of a daemon, as a system call does that the kernel does not complete.
+/// The daemon goes on when the value is dropped.
+pub(crate) struct StoppedCore(Pid);
+
+impl StoppedCore {
+    pub(crate) fn new(daemon: &DaemonProcess) -> Self {
+        let process = Pid::from_raw(daemon.id() as i32);
+        ptrace::seize(process, Options::empty()).unwrap();
+        ptrace::interrupt(process).unwrap();
+        waitpid(process, None).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for StoppedCore {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
 /// Replaces the system call that a traced process has entered by an error.
 #[cfg(target_arch = "x86_64")]
 fn fail_call(process: Pid, errno: i32) {
+    replace_call(process, i64::from(-errno) as u64);
+}
+
+/// Replaces the system call that a traced process has entered by its result.
+#[cfg(target_arch = "x86_64")]
+fn replace_call(process: Pid, result: u64) {
     let mut registers = ptrace::getregs(process).unwrap();
     // A number that no system call has.
     registers.orig_rax = u64::MAX;
@@ -161,7 +227,7 @@ fn fail_call(process: Pid, errno: i32) {
     ptrace::syscall(process, None).unwrap();
     assert!(matches!(waitpid(process, None).unwrap(), WaitStatus::PtraceSyscall(_)));
     registers = ptrace::getregs(process).unwrap();
-    registers.rax = i64::from(-errno) as u64;
+    registers.rax = result;
     ptrace::setregs(process, registers).unwrap();
 }
 

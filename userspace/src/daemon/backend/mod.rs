@@ -221,7 +221,6 @@ impl RoleDaemon for BackendDaemon {
             // Inputs of the core and of other roles.
             Input::Stop
             | Input::Reload(_)
-            | Input::Watchdog
             | Input::Inspect
             | Input::Failed(_)
             | Input::AclLoaded(_)

@@ -210,7 +210,7 @@ fn a_stop_does_not_wait_for_a_reload_that_hangs() {
             handle_inputs(Recorder::default(), &hang, "edge", || Ok(()), inputs, &netlink, &state);
         let source = async {
             let reload = Input::Reload(ReloadReply::default());
-            for input in [reload, Input::Refresh, Input::Watchdog, Input::Stop] {
+            for input in [reload, Input::Refresh, Input::Stop] {
                 sender.send(input).await.map_err(|_| "the core is gone").unwrap();
             }
         };

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::daemon::programs::Resized;
 use crate::error::CliError;
 use crate::kernel::bpf::{self, BalancerMaps, LoadParameters};
+use crate::progress;
 
 impl LbDaemon {
     /// Computes the desired state, and the steps from the state of the maps to it.
@@ -73,6 +74,7 @@ impl LbDaemon {
         for step in &planned.steps {
             let description = text.describe(step);
             info!("{description}");
+            progress::report();
             if matches!(step, Step::PutVips { .. }) {
                 self.set_rates()?;
             }

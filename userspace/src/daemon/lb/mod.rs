@@ -239,12 +239,8 @@ impl RoleDaemon for LbDaemon {
 
     async fn take(&mut self, input: Input) -> Result<(), CliError> {
         match input {
-            // The core handles the first four. A balancer sets no sysctls.
-            Input::Stop
-            | Input::Failed(_)
-            | Input::Reload(_)
-            | Input::Watchdog
-            | Input::Inspect => {}
+            // The core handles these. A balancer sets no sysctls.
+            Input::Stop | Input::Failed(_) | Input::Reload(_) | Input::Inspect => {}
             Input::AclLoaded(loaded) => self.take_acls(loaded)?,
             Input::PathErrors(reports) => self.take_path_errors(&reports),
             Input::PathMtuExpired => {

@@ -17,6 +17,7 @@ use super::resize::{self, PendingResize};
 use super::signals::uninterrupted;
 use super::spec::{self, MapSpec};
 use super::{Error, Pins, features};
+use crate::progress;
 
 /// The compiler that built the programs in this binary.
 pub const fn programs_built_by() -> &'static str {
@@ -227,6 +228,7 @@ impl Object {
         for (map, entries) in &parameters.sizes {
             loader.map_max_entries(map, *entries);
         }
+        progress::report();
         uninterrupted(|| {
             let mut ebpf = loader
                 .load(self.bytes)

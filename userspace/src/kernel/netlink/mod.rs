@@ -30,6 +30,7 @@ use rtnetlink::sys::AsyncSocket;
 use tracing::warn;
 
 use self::error::{ANSWER_WITHIN, DUMP_ATTEMPTS};
+use crate::progress;
 
 pub use self::address::{AddressAdded, AddressRemoved};
 pub use self::changes::{Changes, HostChanges};
@@ -134,6 +135,7 @@ impl Netlink {
                 let present = self.present();
                 (present.handle.clone(), present.lost)
             };
+            progress::report();
             let exchange = exchange(handle, message.clone(), mode, &doing);
             match tokio::time::timeout(ANSWER_WITHIN, exchange).await {
                 Err(_) => return Err(Error::NoAnswer { doing: doing() }),
