@@ -33,7 +33,8 @@ pub enum Subcommand {
     Reload(ReloadArgs),
     /// Validate a configuration and its hash key; change nothing.
     Check(CheckArgs),
-    /// Show the services and backends of a running instance.
+    /// Show the services and backends of a running instance. Fails if packets are lost: if an
+    /// interface is down or lacks the program, or if a problem is listed.
     Status(ShowArgs),
     /// Show the counters of a running instance.
     Counters(ShowArgs),

@@ -11,6 +11,7 @@ mod files;
 pub mod journald;
 pub mod kernel;
 pub mod key;
+pub mod notice;
 mod progress;
 mod read;
 pub mod role;

@@ -154,6 +154,10 @@ tests! {
     status:
         status_fails_where_nothing_is_attached,
         status_fails_where_a_backend_does_not_decapsulate,
+        status_fails_where_an_interface_is_down,
+        status_fails_where_a_service_has_no_route,
+        status_fails_where_a_filter_runs_another_program,
+        status_names_changes_of_a_backend_that_are_undone,
         status_shows_whether_the_file_is_in_force,
         status_shows_a_daemon_that_hangs,
         a_daemon_without_its_state_directory_ends,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::config_file;
 use crate::daemon::lock::Lock;
+use crate::notice::Notice;
 use crate::role::Role;
 use crate::serve::client;
 use crate::serve::protocol::{DaemonState, LastReload, Phase, Request, Response};
@@ -46,8 +47,8 @@ pub struct DaemonDetails {
     /// The error of a change that failed and is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
-    /// The changes that are impossible at the moment, and warnings.
-    pub problems: Vec<String>,
+    /// The changes that are impossible at the moment, and other notices.
+    pub notices: Vec<Notice>,
     /// The number of repairs since its start: host state that another program had changed.
     pub repairs: u64,
     /// The interfaces of the configuration in force.
@@ -96,7 +97,7 @@ fn details(state: DaemonState) -> DaemonDetails {
         config_file,
         last_reload: state.last_reload,
         failing: state.failing,
-        problems: state.role.problems,
+        notices: state.role.notices,
         repairs: state.role.repairs,
         interfaces: state.role.interfaces,
     }

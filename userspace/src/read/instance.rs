@@ -57,7 +57,7 @@ fn cannot_open(instance: &str, role: Role, error: Error) -> CliError {
     }
     let attached = runtime::block_on(async {
         let netlink = Netlink::connect().map_err(CliError::operation)?;
-        let found = interfaces(&netlink, roles::spec(role), instance, &[]).await?;
+        let found = interfaces(&netlink, roles::spec(role), instance, &[], None).await?;
         Ok(found.into_iter().map(|interface| interface.name).collect::<Vec<_>>().join(", "))
     });
     let program = match attached {

@@ -3,7 +3,7 @@
 //! A snapshot contains the names of services and backends. Each further part is read by a method.
 //! Lookup tables, which are megabytes, are only copied by [`LbSnapshot::tables`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::instance;
 use crate::clock;
 use crate::daemon::lock::Lock;
 use crate::error::CliError;
-use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins, Usage};
+use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins, Usage, programs_over};
 use crate::kernel::routing::path_mtu::PathErrorOutcome;
 use crate::role::Role;
 
@@ -221,6 +221,11 @@ impl LbSnapshot {
         BalancerMaps::usage(&pins(&self.instance, Role::Lb)?).map_err(CliError::operation)
     }
 
+    /// The IDs of the programs that use the maps.
+    pub(crate) fn programs(&self) -> Result<BTreeSet<u32>, CliError> {
+        Ok(programs_over(&pins(&self.instance, Role::Lb)?))
+    }
+
     /// The counters of a service.
     pub(crate) fn service_counters(&self, index: u32) -> Result<ServiceCounters, CliError> {
         self.maps.total(balancer::SERVICE_COUNTERS, index).map_err(CliError::operation)
@@ -277,6 +282,14 @@ impl BackendSnapshot {
             }
         }
         Ok(sizes)
+    }
+
+    /// The IDs of the programs that use the maps; none without maps.
+    pub(crate) fn programs(&self) -> Result<BTreeSet<u32>, CliError> {
+        match &self.maps {
+            Some(_) => Ok(programs_over(&pins(&self.instance, Role::Backend)?)),
+            None => Ok(BTreeSet::new()),
+        }
     }
 
     /// The memory of the maps, if there are any.

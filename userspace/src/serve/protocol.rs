@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::notice::Notice;
+
 /// The maximum length of a line, in bytes.
 pub(crate) const MAX_LINE: u64 = 64 * 1024;
 
@@ -104,34 +106,19 @@ pub(crate) struct DaemonState {
     pub(crate) role: RoleReport,
 }
 
-/// The configuration that a role has applied, and its problems.
+/// The configuration that a role has applied, and notices about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RoleReport {
     /// Digest of the text of the configuration in force, hexadecimal.
     pub(crate) config_digest: String,
     /// The interfaces of the configuration in force.
     pub(crate) interfaces: Vec<String>,
-    /// The changes that are impossible at the moment and tried again, and warnings.
+    /// The changes that are impossible at the moment and tried again, and other notices.
     #[serde(default)]
-    pub(crate) problems: Vec<String>,
+    pub(crate) notices: Vec<Notice>,
     /// The number of repairs: host state that another program had removed or changed.
     #[serde(default)]
     pub(crate) repairs: u64,
-}
-
-impl RoleReport {
-    /// The largest number of problems that are listed, so that a response fits in a line.
-    const MAX_PROBLEMS: usize = 32;
-
-    /// Lists problems, and of many the number of the others.
-    pub(crate) fn list(mut problems: impl Iterator<Item = String>) -> Vec<String> {
-        let mut listed: Vec<_> = problems.by_ref().take(Self::MAX_PROBLEMS).collect();
-        let more = problems.count();
-        if more > 0 {
-            listed.push(format!("{more} more problems; see the log"));
-        }
-        listed
-    }
 }
 
 /// A reload that has ended.
@@ -154,14 +141,5 @@ mod tests {
         let json = serde_json::to_string(&refused).unwrap();
         assert_eq!(json, r#"{"reload":{"refused":"line 3"}}"#);
         assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), refused);
-    }
-
-    #[test]
-    fn of_many_problems_the_first_are_listed() {
-        let list = |count: usize| RoleReport::list((0..count).map(|number| number.to_string()));
-        assert_eq!(list(2), ["0", "1"]);
-        let many = list(1_000);
-        assert_eq!(many.len(), RoleReport::MAX_PROBLEMS + 1);
-        assert_eq!(many.last().unwrap(), "968 more problems; see the log");
     }
 }

@@ -198,6 +198,11 @@ impl DaemonFixture {
         self.json("status")["lb"].clone()
     }
 
+    /// The document of `sluice status --json`, whose exit code is 1 where packets are lost.
+    pub(crate) fn failing_status(&self) -> Value {
+        serde_json::from_slice(&self.sluice(&["status", "--json"]).stdout).unwrap()
+    }
+
     /// The status without that of the daemon.
     pub(crate) fn applied_status(&self) -> Value {
         let mut status = self.status();

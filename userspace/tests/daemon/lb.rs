@@ -35,7 +35,7 @@ pub(crate) fn status_and_counters_show_the_configured_state() {
     assert!((167..=168).contains(&a), "two thirds of 251, within one slot: {a}");
     assert_eq!(
         status["backends"][0]["next_hops"]["10.0.1.1"],
-        json!({ "interface": "eth0", "mtu": 1500 })
+        json!({ "interface": "eth0", "mtu": 1500, "up": true })
     );
     let counters = fixture.json("counters");
     assert_eq!(
@@ -70,9 +70,9 @@ pub(crate) fn a_reload_applies_only_the_differences() {
         daemon.log()
     );
     assert_eq!(
-        daemon.log_count("the MTU towards it is 1500"),
-        2,
-        "once for each backend: {}",
+        daemon.log_count("backend addresses 10.0.1.1, 10.0.1.2: the MTU of the path is 1500"),
+        1,
+        "once for both backends: {}",
         daemon.log()
     );
 
@@ -222,15 +222,15 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     let hop = |backend: usize, address: &str| {
-        fixture.status()["backends"][backend]["next_hops"][address].clone()
+        fixture.failing_status()["lb"]["backends"][backend]["next_hops"][address].clone()
     };
     run("ip link set eth0 mtu 1600");
     wait_until("the next hop has the MTU of the interface", || {
-        hop(0, "10.0.1.1") == json!({ "interface": "eth0", "mtu": 1600 })
+        hop(0, "10.0.1.1") == json!({ "interface": "eth0", "mtu": 1600, "up": true })
     });
     run("ip route add 10.0.1.2/32 dev eth0 mtu 1400");
     wait_until("the next hop has the MTU of the route", || {
-        hop(1, "10.0.1.2") == json!({ "interface": "eth0", "mtu": 1400 })
+        hop(1, "10.0.1.2") == json!({ "interface": "eth0", "mtu": 1400, "up": true })
     });
     veth("eth1", "far1");
     run("ip route replace 10.0.1.2/32 dev eth1");
@@ -240,14 +240,14 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     run("ip route replace unreachable 10.0.1.2/32");
     wait_until("the next hop is removed", || hop(1, "10.0.1.2").is_null());
     assert_eq!(
-        daemon.log_count("address=10.0.1.2 warning=there is no route"),
+        daemon.log_count("backend address 10.0.1.2: there is no route"),
         1,
         "{}",
         daemon.log()
     );
     assert_eq!(
         hop(0, "10.0.1.1"),
-        json!({ "interface": "eth0", "mtu": 1600 }),
+        json!({ "interface": "eth0", "mtu": 1600, "up": true }),
         "the next hop of the other backend is unchanged"
     );
 }

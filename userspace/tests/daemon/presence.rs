@@ -17,9 +17,7 @@ const LB: &str = "sluice_lb:edge";
 
 /// The status of the balancer, which is an error while an interface is missing.
 fn status(fixture: &DaemonFixture) -> Value {
-    let output = fixture.sluice(&["status", "--json"]);
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-    status["lb"].clone()
+    fixture.failing_status()["lb"].clone()
 }
 
 /// Drains a backend, or ends that, by `sluice reload`.

@@ -148,7 +148,8 @@ pub(crate) fn removed_pins_are_made_again() {
         fixture.write();
         daemon.reload();
         assert_eq!(host_state(), names, "{role}");
-        let status = fixture.json("status")[role]["daemon"].clone();
+        // A balancer cannot send to the backend on its own host.
+        let status = fixture.failing_status()[role]["daemon"].clone();
         assert_eq!(
             (&status["process"], &status["repairs"]),
             (&json!(daemon.id()), &json!(daemon.log_count("restored host state"))),

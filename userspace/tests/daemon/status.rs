@@ -7,11 +7,13 @@ use std::process::Output;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use sluice::kernel::netlink::{Attached, Direction, Netlink};
 
 use crate::fixture::{
-    DaemonFixture, DaemonProcess, STATE, assert_fails, attach_filter, tc_filter, wait_until,
+    DaemonFixture, DaemonProcess, STATE, assert_fails, attach_filter, block_on, tc_filter,
+    wait_until,
 };
-use crate::support::{ProgramType, add_address, load_program, program, run, veth};
+use crate::support::{ProgramType, add_address, load_program, program, run, spec, veth};
 
 /// The document of a failing or succeeding `sluice status --json`.
 fn document(fixture: &DaemonFixture) -> (Option<i32>, Value) {
@@ -38,7 +40,7 @@ pub(crate) fn status_fails_where_nothing_is_attached() {
     run("ip link del eth1");
     let (code, status) = document(&fixture);
     assert_eq!((code, &status["lb"]["forwarding"]), (Some(1), &json!(false)), "{status}");
-    assert_eq!(status["lb"]["interfaces"][1]["present"], json!(false), "{status}");
+    assert_eq!(status["lb"]["interfaces"][1]["state"], json!("missing"), "{status}");
     let failure = fixture.sluice(&["status"]);
     assert_fails(&failure, 1, &["does not forward on eth1 (the interface does not exist)"]);
 
@@ -71,13 +73,114 @@ pub(crate) fn status_fails_where_a_backend_does_not_decapsulate() {
     assert_eq!((code, &status["backend"]["decapsulating"]), (Some(1), &json!(false)), "{status}");
     let why = match by_program {
         true => " on eth0 (the program is not attached)",
-        false => ": no tunnel device is up",
+        false => ": the tunnel device sluice4 is down",
     };
     let lines = text(&fixture);
     assert!(lines.contains(&format!("backend: NOT decapsulating{why}\n")), "{lines}");
     let failure = format!("the backend does not decapsulate{why}");
     assert_fails(&fixture.sluice(&["status"]), 1, &[&failure]);
     assert_ne!(by_program, !devices.is_empty(), "{status}");
+}
+
+pub(crate) fn status_fails_where_an_interface_is_down() {
+    let mut fixture = DaemonFixture::new();
+    veth("eth1", "far1");
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.write();
+    let daemon = fixture.start(&["lb"]);
+    for (command, state, why) in [
+        ("ip link set far1 down", "no_carrier", "eth1 (the interface has no carrier)"),
+        ("ip link set eth1 down", "down", "eth1 (the interface is down)"),
+    ] {
+        run(command);
+        let (code, status) = document(&fixture);
+        assert_eq!((code, &status["lb"]["forwarding"]), (Some(1), &json!(false)), "{status}");
+        assert_eq!(status["lb"]["interfaces"][1]["state"], json!(state), "{status}");
+        assert!(text(&fixture).contains(&format!("balancer: NOT forwarding on {why}\n")));
+        assert_fails(&fixture.sluice(&["status"]), 1, &[why]);
+    }
+    run("ip link set far1 up");
+    run("ip link set eth1 up");
+    wait_until("the interfaces are up", || document(&fixture).0 == Some(0));
+    // Without a daemon the interfaces are those of the journal.
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    run("ip link set far1 down");
+    assert_fails(&fixture.sluice(&["status"]), 1, &["eth1 (the interface has no carrier)"]);
+}
+
+pub(crate) fn status_fails_where_a_service_has_no_route() {
+    let fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let no_route = "there is no route: packets for the backend are dropped (no_route)";
+    let some = "some packets are dropped, because there is no route to backends, or its interface \
+                is down: service web (33.5 % of its slots)";
+    run("ip route add blackhole 10.0.1.2");
+    daemon.wait_for_log(&format!("backend address 10.0.1.2: {no_route}"), 1);
+    let lines = text(&fixture);
+    assert!(lines.contains("balancer: forwarding on eth0, with problems\n"), "{lines}");
+    assert!(lines.contains(&format!("problem: {some}\n")), "{lines}");
+    assert!(lines.contains(&format!("problem: backend address 10.0.1.2: {no_route}")), "{lines}");
+    let failure = "the balancer forwards with problems: some packets are dropped";
+    assert_fails(&fixture.sluice(&["status"]), 1, &[failure, "(and 1 more)"]);
+    let (_, status) = document(&fixture);
+    assert_eq!(status["lb"]["forwarding"], json!(true), "{status}");
+    assert_eq!(status["lb"]["notices"], json!([{ "severity": "problem", "text": some }]));
+
+    run("ip route add blackhole 10.0.1.1");
+    daemon.wait_for_log(&format!("backend addresses 10.0.1.1, 10.0.1.2: {no_route}"), 1);
+    // The maps show it without a daemon.
+    assert_eq!(daemon.end(Signal::SIGKILL), None);
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["lb"]["forwarding"]), (Some(1), &json!(false)), "{status}");
+    let failure = "the balancer does not forward: all packets are dropped";
+    assert_fails(&fixture.sluice(&["status"]), 1, &[failure, ": service web"]);
+}
+
+pub(crate) fn status_fails_where_a_filter_runs_another_program() {
+    let fixture = DaemonFixture::new();
+    assert_eq!(fixture.start(&["lb"]).end(Signal::SIGKILL), None);
+    let (program, id) = program();
+    block_on(async {
+        let netlink = Netlink::connect().unwrap();
+        let index = netlink.interface("eth0").await.unwrap().index;
+        let ours = spec("sluice_lb:edge", 100);
+        let put = netlink.put_filter(index, Direction::Ingress, &ours, program.as_fd()).await;
+        assert_eq!(put.unwrap(), Attached::Replaced);
+    });
+    let why = format!("does not forward on eth0 (its filter runs another program, ID {id})");
+    assert_fails(&fixture.sluice(&["status"]), 1, &[&why]);
+    let (_, status) = document(&fixture);
+    assert_eq!(status["lb"]["interfaces"][0]["foreign_program_id"], json!(id), "{status}");
+    // A daemon replaces it.
+    let _daemon = fixture.start(&["lb"]);
+    assert_eq!(document(&fixture).0, Some(0));
+}
+
+pub(crate) fn status_names_changes_of_a_backend_that_are_undone() {
+    let mut fixture = DaemonFixture::new();
+    fixture.config["services"][0]["vips"] =
+        json!(["203.0.113.10:80/tcp", "203.0.113.11:53/udp", "198.51.100.0/24:80/tcp"]);
+    fixture.write();
+    add_address("10.0.1.1/16", "eth0");
+    assert_eq!(fixture.start(&["backend"]).end(Signal::SIGKILL), None);
+    assert_eq!(document(&fixture).0, Some(0));
+    run("ip addr del 203.0.113.11/32 dev lo");
+    run("ip route del local 198.51.100.0/24 dev lo table local");
+    run("sysctl -qw net.ipv4.conf.eth0.arp_ignore=0");
+    run("tc filter del dev eth0 egress");
+    let lines = text(&fixture);
+    let missing = "missing, so that packets to VIPs are lost: address 203.0.113.11/32 on lo, local \
+                   route to 198.51.100.0/24; a daemon restores it, start one if none runs";
+    assert!(lines.contains(&format!("problem: {missing}\n")), "{lines}");
+    assert!(lines.contains(", with problems\n"), "{lines}");
+    let undone = "warning: undone by another program: filter sluice_clamp:edge on eth0 egress";
+    assert!(lines.contains(undone), "{lines}");
+    assert!(lines.contains("net/ipv4/conf/eth0/arp_ignore is 0 again"), "{lines}");
+    let failure = format!("the backend decapsulates with problems: {missing}");
+    assert_fails(&fixture.sluice(&["status"]), 1, &[&failure]);
+    let _daemon = fixture.start(&["backend"]);
+    let (code, status) = document(&fixture);
+    assert_eq!((code, &status["backend"]["notices"]), (Some(0), &json!([])), "{status}");
 }
 
 pub(crate) fn status_shows_whether_the_file_is_in_force() {
@@ -153,7 +256,7 @@ pub(crate) fn programs_that_run_first_are_logged_and_shown() {
     expect(&mut daemon, "the TC filter foreign (priority 7, program ID ");
     let found = predecessors();
     assert_eq!(found[0]["priority"], json!(7), "{found}");
-    assert!(text(&fixture).contains("problem: on eth0, the TC filter foreign (priority 7"));
+    assert!(text(&fixture).contains("warning: on eth0, the TC filter foreign (priority 7"));
     // A filter that runs later is of no interest.
     let _later = attach_filter("eth0", 200);
     assert_eq!(predecessors(), found);

@@ -1,22 +1,16 @@
-//! The state of an instance, as `sluice status` shows it.
+//! The document of `sluice status`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::memory::MemoryStatus;
-use crate::daemon::roles::{self, RoleSpec};
-use crate::daemon::runtime;
-use crate::error::CliError;
-use crate::kernel::netlink::Netlink;
-use crate::read::daemon::{self, DaemonStatus};
-use crate::read::devices::{DeviceStatus, devices};
-use crate::read::interfaces::{InterfaceStatus, interfaces, interfaces_in_journal};
-use crate::read::next_hops::{NextHopStatus, next_hops};
-use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
-use crate::role::Role;
+use crate::notice::Notice;
+use crate::read::daemon::DaemonStatus;
+use crate::read::devices::DeviceStatus;
+use crate::read::interfaces::InterfaceStatus;
+use crate::read::next_hops::NextHopStatus;
 
 /// The state of an instance on this host.
 #[derive(Debug, Serialize)]
@@ -34,8 +28,11 @@ pub struct Status {
 /// The state of a balancer.
 #[derive(Debug, Serialize)]
 pub struct LbStatus {
-    /// Whether the program is attached to all interfaces.
+    /// Whether the program is attached to all interfaces, which are up, and there is a service with
+    /// a path to a backend.
     pub forwarding: bool,
+    /// Notices about the state of this host and of the maps. The daemon's are in `daemon`.
+    pub notices: Vec<Notice>,
     /// The daemon; `null` if none runs.
     pub daemon: Option<DaemonStatus>,
     /// The interfaces, and whether the program is attached there.
@@ -99,8 +96,11 @@ pub struct BackendEntry {
 /// The state of a backend.
 #[derive(Debug, Serialize)]
 pub struct BackendStatus {
-    /// Whether the program is attached to all interfaces, or a tunnel device is up.
+    /// Whether the interfaces are up and the program is attached to all of them, or the tunnel
+    /// devices are up.
     pub decapsulating: bool,
+    /// Notices about the state of this host. The daemon's are in `daemon`.
+    pub notices: Vec<Notice>,
     /// The daemon; `null` if none runs.
     pub daemon: Option<DaemonStatus>,
     /// The interfaces, and whether the program is attached there.
@@ -115,126 +115,4 @@ pub struct BackendStatus {
     /// Memory of the maps; absent if no program is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
-}
-
-/// Reads the state of an instance.
-pub(super) fn read(instance: &str) -> Result<Status, CliError> {
-    let Snapshot { lb, backend } = Snapshot::read(instance)?;
-    runtime::block_on(async {
-        let netlink = Netlink::connect().map_err(CliError::operation)?;
-        let mut status = Status { instance: instance.to_owned(), lb: None, backend: None };
-        if let Some(lb) = &lb {
-            status.lb = Some(lb_status(&netlink, instance, lb).await?);
-        }
-        if let Some(backend) = &backend {
-            status.backend = Some(backend_status(&netlink, instance, backend).await?);
-        }
-        Ok(status)
-    })
-}
-
-/// The interfaces of the configuration in force. If no daemon responds, those where the role's
-/// journal lists a filter.
-fn configured(daemon: Option<&DaemonStatus>, spec: &RoleSpec, instance: &str) -> Vec<String> {
-    let state = daemon.and_then(|daemon| daemon.state.as_ref());
-    match state.filter(|state| !state.interfaces.is_empty()) {
-        Some(state) => state.interfaces.clone(),
-        None => interfaces_in_journal(spec, instance),
-    }
-}
-
-/// Whether a role's filter is attached to all of its interfaces.
-fn all_attached(interfaces: &[InterfaceStatus]) -> bool {
-    !interfaces.is_empty() && interfaces.iter().all(|interface| interface.program_id.is_some())
-}
-
-async fn lb_status(
-    netlink: &Netlink,
-    instance: &str,
-    lb: &LbSnapshot,
-) -> Result<LbStatus, CliError> {
-    let record = lb.record()?;
-    let daemon = daemon::daemon(instance, Role::Lb);
-    let configured = configured(daemon.as_ref(), &roles::LB, instance);
-    let interfaces = interfaces(netlink, &roles::LB, instance, &configured).await?;
-    Ok(LbStatus {
-        forwarding: all_attached(&interfaces),
-        daemon,
-        interfaces,
-        config_digest: format!("{:016x}", record.config_digest),
-        applied_at: record.applied_at,
-        changing: record.changing != 0,
-        services: services(lb)?,
-        backends: backends(netlink, lb).await?,
-        memory: MemoryStatus::of(lb.memory()?),
-    })
-}
-
-fn services(lb: &LbSnapshot) -> Result<Vec<ServiceStatus>, CliError> {
-    let mut tables = lb.tables()?;
-    let mut vips = lb.vips()?;
-    let mut routes = lb.routes()?;
-    let mut server_ids = lb.server_ids()?;
-    let mut services = Vec::new();
-    for (index, name) in lb.services() {
-        // A service without a table is being created or removed.
-        let Some(table) = tables.remove(&index) else { continue };
-        services.push(ServiceStatus {
-            name: name.to_owned(),
-            vips: vips.remove(&index).unwrap_or_default(),
-            routes: routes.remove(&index).unwrap_or_default(),
-            server_ids: server_ids.remove(&index).unwrap_or_default(),
-            tracked: table.tracked,
-            generation: table.generation,
-            table_digest: format!("{:016x}", table.digest),
-            table_size: table.slots,
-            slots: table.owners,
-        });
-    }
-    services.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(services)
-}
-
-async fn backends(netlink: &Netlink, lb: &LbSnapshot) -> Result<Vec<BackendEntry>, CliError> {
-    let mut paths = lb.paths()?;
-    let mut hops = next_hops(netlink, &paths).await?;
-    let mut backends: Vec<_> = lb
-        .backends()
-        .map(|(index, name, backend)| {
-            let paths = paths.remove(&index).unwrap_or_default();
-            let seconds = |(address, left): (IpAddr, Duration)| (address, left.as_secs());
-            BackendEntry {
-                name: name.to_owned(),
-                addresses: snapshot::addresses(backend).map(|(_, address)| address).collect(),
-                draining: backend.draining,
-                next_hops: hops.remove(&index).unwrap_or_default(),
-                path_mtus: paths.path_mtus.into_iter().map(seconds).collect(),
-            }
-        })
-        .collect();
-    backends.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(backends)
-}
-
-async fn backend_status(
-    netlink: &Netlink,
-    instance: &str,
-    backend: &BackendSnapshot,
-) -> Result<BackendStatus, CliError> {
-    let daemon = daemon::daemon(instance, Role::Backend);
-    let configured = configured(daemon.as_ref(), &roles::BACKEND, instance);
-    let interfaces = interfaces(netlink, &roles::BACKEND, instance, &configured).await?;
-    let (program, devices) = (backend.is_by_program()?, devices(netlink).await?);
-    Ok(BackendStatus {
-        decapsulating: match program {
-            true => all_attached(&interfaces),
-            false => devices.iter().any(|device| device.up),
-        },
-        daemon,
-        interfaces,
-        devices,
-        program,
-        largest_segments: backend.largest_segments()?,
-        memory: backend.memory()?.map(MemoryStatus::of),
-    })
 }

@@ -1,8 +1,9 @@
 //! The text form of `sluice status`.
 
-use super::model::{BackendStatus, Status};
+use super::model::{BackendStatus, LbStatus, Status};
 use crate::cli::table::table;
 use crate::clock::unix_seconds;
+use crate::notice::Notice;
 use crate::read::daemon::{DaemonStatus, FileState};
 use crate::read::interfaces::InterfaceStatus;
 use crate::read::next_hops::NextHopStatus;
@@ -12,15 +13,15 @@ pub(super) fn text(status: &Status) -> String {
     let mut text = format!("instance {}\n", status.instance);
     if let Some(lb) = &status.lb {
         text += &match lb.forwarding {
-            true => format!("\nbalancer: forwarding {}\n", attached(&lb.interfaces)),
-            false => format!("\nbalancer: NOT forwarding {}\n", missing(&lb.interfaces)),
+            true => {
+                let problems = with_problems(lb.problems());
+                format!("\nbalancer: forwarding {}{problems}\n", attached(&lb.interfaces))
+            }
+            false => format!("\nbalancer: NOT forwarding{}\n", not_forwarding(lb)),
         };
         text += &format!("  configuration {}, applied {}\n", lb.config_digest, ago(lb.applied_at));
         text += &daemon(lb.daemon.as_ref());
-        text += &predecessors(&lb.interfaces);
-        if lb.changing && lb.daemon.is_none() {
-            text += "  problem: a change is incomplete; start the daemon to complete it\n";
-        }
+        text += &notices(&lb.notices);
         let rows = lb.services.iter().flat_map(|service| {
             let mut first = true;
             service.slots.iter().map(move |(backend, slots)| {
@@ -64,14 +65,15 @@ pub(super) fn text(status: &Status) -> String {
         let rows = lb.backends.iter().map(|backend| {
             let hops =
                 backend.addresses.iter().map(|address| match backend.next_hops.get(address) {
-                    Some(NextHopStatus { interface, gateway, mtu }) => {
+                    Some(NextHopStatus { interface, gateway, mtu, up }) => {
                         let via =
                             gateway.map_or_else(String::new, |gateway| format!("via {gateway} "));
                         let path_mtu = match backend.path_mtus.get(address) {
                             None => String::new(),
                             Some(left) => format!(" by an ICMP error, for another {left} s"),
                         };
-                        format!("{address} ({via}on {interface}, MTU {mtu}{path_mtu})")
+                        let down = if *up { "" } else { ", interface down" };
+                        format!("{address} ({via}on {interface}{down}, MTU {mtu}{path_mtu})")
                     }
                     None => format!("{address} (no route)"),
                 });
@@ -83,20 +85,22 @@ pub(super) fn text(status: &Status) -> String {
         text += &format!("\n{}", lb.memory.text());
     }
     if let Some(backend) = &status.backend {
+        let problems = with_problems(backend.problems());
         text += &match (backend.decapsulating, backend.program) {
             (true, true) => format!(
-                "\nbackend: decapsulating, by the program at TC ingress {}\n",
+                "\nbackend: decapsulating, by the program at TC ingress {}{problems}\n",
                 attached(&backend.interfaces)
             ),
             (true, false) => {
-                let up = backend.devices.iter().filter(|device| device.up);
-                let names: Vec<_> = up.map(|device| device.name.as_str()).collect();
-                format!("\nbackend: decapsulating, by the tunnel devices {}\n", names.join(", "))
+                let names: Vec<_> =
+                    backend.devices.iter().map(|device| device.name.as_str()).collect();
+                let names = names.join(", ");
+                format!("\nbackend: decapsulating, by the tunnel devices {names}{problems}\n")
             }
             (false, _) => format!("\nbackend: NOT decapsulating{}\n", not_decapsulating(backend)),
         };
         text += &daemon(backend.daemon.as_ref());
-        text += &predecessors(&backend.interfaces);
+        text += &notices(&backend.notices);
         let sizes =
             backend.largest_segments.iter().map(|(family, size)| format!("IP{family}: {size}"));
         let sizes = sizes.collect::<Vec<_>>().join(", ");
@@ -119,7 +123,7 @@ fn daemon(daemon: Option<&DaemonStatus>) -> String {
     let process = daemon.process;
     let Some(state) = &daemon.state else {
         let error = daemon.error.as_deref().unwrap_or("it does not respond");
-        return format!("  daemon: process {process}\n  problem: {error}\n");
+        return format!("  daemon: process {process}\n  {}\n", Notice::warning(error));
     };
     let mut text = format!(
         "  daemon: {}, process {process}, started {}, repairs: {}\n",
@@ -134,13 +138,23 @@ fn daemon(daemon: Option<&DaemonStatus>) -> String {
         Some(FileState::Changed) => {
             format!("  file: {file}, changed since it was applied; `sluice reload` applies it\n")
         }
-        Some(FileState::Unreadable(error)) => format!("  problem: {error}\n"),
+        Some(FileState::Unreadable(error)) => format!("  {}\n", Notice::warning(error)),
     };
     if let Some(reload) = &state.last_reload {
         text += &format!("  last reload: {}, {}\n", ago(reload.at), reload.outcome);
     }
-    let problems = state.failing.iter().chain(&state.problems);
-    text + &problems.map(|problem| format!("  problem: {problem}\n")).collect::<String>()
+    let failing: Vec<_> = state.failing.iter().map(Notice::problem).collect();
+    text + &notices(&failing) + &notices(&state.notices)
+}
+
+/// The lines about notices.
+fn notices(notices: &[Notice]) -> String {
+    notices.iter().map(|notice| format!("  {notice}\n")).collect()
+}
+
+/// The end of the first line about a role that handles packets.
+fn with_problems<'a>(mut problems: impl Iterator<Item = &'a str>) -> &'static str {
+    if problems.next().is_some() { ", with problems" } else { "" }
 }
 
 /// The interfaces with the program, for a role that handles packets.
@@ -149,39 +163,54 @@ fn attached(interfaces: &[InterfaceStatus]) -> String {
     format!("on {}", names.join(", "))
 }
 
+/// Where and why a balancer does not forward, as the end of a line.
+pub(super) fn not_forwarding(lb: &LbStatus) -> String {
+    if lb.interfaces.is_empty() {
+        return NOWHERE.to_owned();
+    }
+    let defects = defects(&lb.interfaces, InterfaceStatus::defect);
+    match (defects.is_empty(), lb.problems().next()) {
+        (true, Some(problem)) => format!(": {problem}"),
+        _ => format!(" on {defects}"),
+    }
+}
+
 /// Where and why a backend does not decapsulate, as the end of a line.
 pub(super) fn not_decapsulating(backend: &BackendStatus) -> String {
-    match backend.program {
-        true => format!(" {}", missing(&backend.interfaces)),
-        false => ": no tunnel device is up".to_owned(),
+    if backend.program && backend.interfaces.is_empty() {
+        return NOWHERE.to_owned();
     }
-}
-
-/// The interfaces without the program, for a role that does not handle packets on all.
-pub(super) fn missing(interfaces: &[InterfaceStatus]) -> String {
-    let without = interfaces.iter().filter(|interface| interface.program_id.is_none());
-    let names: Vec<_> = without
-        .map(|interface| match interface.present {
-            true => format!("{} (the program is not attached)", interface.name),
-            false => format!("{} (the interface does not exist)", interface.name),
-        })
+    let defects = match backend.program {
+        true => defects(&backend.interfaces, InterfaceStatus::defect),
+        false => {
+            defects(&backend.interfaces, |interface| interface.link_defect().map(str::to_owned))
+        }
+    };
+    if !defects.is_empty() {
+        return format!(" on {defects}");
+    }
+    let devices = backend.devices.iter();
+    let devices: Vec<_> = devices
+        .filter_map(|device| Some(format!("{} {}", device.name, device.defect.as_deref()?)))
         .collect();
-    if names.is_empty() {
-        return "on any interface: the program is not attached".to_owned();
+    match devices.is_empty() {
+        true => ": there is no tunnel device".to_owned(),
+        false => format!(": the tunnel device {}", devices.join(", ")),
     }
-    format!("on {}", names.join(", "))
 }
 
-/// The lines about programs and filters that run before ours.
-fn predecessors(interfaces: &[InterfaceStatus]) -> String {
-    let foreign = interfaces.iter().flat_map(|interface| {
-        let foreign = interface.predecessors.iter().filter(|found| !found.is_sluice());
-        foreign.map(move |predecessor| (&interface.name, predecessor))
-    });
-    let lines = foreign.map(|(name, predecessor)| {
-        format!("  problem: on {name}, {predecessor} runs first and can end the path of packets\n")
-    });
-    lines.collect()
+/// The end of a line about a program without an interface.
+const NOWHERE: &str = " on any interface: the program is not attached";
+
+/// The interfaces with a defect, and the defects.
+fn defects(
+    interfaces: &[InterfaceStatus],
+    defect: impl Fn(&InterfaceStatus) -> Option<String>,
+) -> String {
+    let found = interfaces
+        .iter()
+        .filter_map(|interface| Some(format!("{} ({})", interface.name, defect(interface)?)));
+    found.collect::<Vec<_>>().join(", ")
 }
 
 /// A time in seconds since 1970 (UTC), relative to now.
@@ -198,6 +227,7 @@ fn ago(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::read::interfaces::LinkState;
 
     #[test]
     fn times_are_relative() {
@@ -209,22 +239,27 @@ mod tests {
     }
 
     #[test]
-    fn missing_interfaces_are_named_with_the_reason() {
-        let interface = |name: &str, present, program_id| InterfaceStatus {
+    fn interfaces_with_defects_are_named_with_the_reason() {
+        let interface = |name: &str, state, program_id, foreign_program_id| InterfaceStatus {
             name: name.to_owned(),
-            present,
+            state,
             program_id,
+            foreign_program_id,
             predecessors: Vec::new(),
         };
         let interfaces = [
-            interface("eth0", true, Some(7)),
-            interface("eth1", true, None),
-            interface("eth2", false, None),
+            interface("eth0", LinkState::Up, Some(7), None),
+            interface("eth1", LinkState::Up, None, None),
+            interface("eth2", LinkState::Missing, None, None),
+            interface("eth3", LinkState::Down, Some(7), None),
+            interface("eth4", LinkState::NoCarrier, Some(7), None),
+            interface("eth5", LinkState::Up, None, Some(8)),
         ];
         assert_eq!(
-            missing(&interfaces),
-            "on eth1 (the program is not attached), eth2 (the interface does not exist)"
+            defects(&interfaces, InterfaceStatus::defect),
+            "eth1 (the program is not attached), eth2 (the interface does not exist), \
+             eth3 (the interface is down), eth4 (the interface has no carrier), \
+             eth5 (its filter runs another program, ID 8)"
         );
-        assert_eq!(missing(&[]), "on any interface: the program is not attached");
     }
 }

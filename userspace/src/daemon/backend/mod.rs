@@ -38,6 +38,7 @@ use crate::kernel::host::{
     BackendReport, BackendSetup, Decapsulation, Host, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4,
 };
 use crate::kernel::netlink::{HostChanges, Netlink};
+use crate::notice::Notice;
 use crate::serve::protocol::RoleReport;
 
 use assignment::Assignment;
@@ -262,11 +263,12 @@ impl RoleDaemon for BackendDaemon {
 
     fn report(&self) -> RoleReport {
         let attachments = [&self.decapsulating, &self.clamping];
-        let attaching = attachments.into_iter().flat_map(Attachment::problems).map(str::to_owned);
+        let attaching = attachments.into_iter().flat_map(Attachment::problems);
+        let problems = self.problem.as_deref().into_iter().chain(attaching);
         RoleReport {
             config_digest: format!("{:016x}", self.config_digest),
             interfaces: self.assignment.interfaces.clone(),
-            problems: RoleReport::list(self.problem.iter().cloned().chain(attaching)),
+            notices: Notice::list(problems.map(Notice::problem)),
             repairs: self.host.repairs(),
         }
     }

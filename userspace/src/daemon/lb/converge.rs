@@ -52,7 +52,7 @@ impl LbDaemon {
             self.log_new_acls();
         } else if pending.next_hops {
             self.put_next_hops()?;
-            self.warn_of_next_hops();
+            self.log_next_hop_notices();
         }
         if pending.acls {
             self.start_loading_acls()?;
@@ -89,7 +89,7 @@ impl LbDaemon {
         }
         // The steps give new backends a next hop without a neighbour.
         self.put_next_hops()?;
-        self.warn_of_next_hops();
+        self.log_next_hop_notices();
         self.write_record(false)
     }
 

@@ -37,6 +37,7 @@ use crate::kernel::bpf::{BalancerMaps, LoadParameters, Pins};
 use crate::kernel::host::Host;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::routing::next_hops::NextHops;
+use crate::notice::Notice;
 use crate::serve::protocol::RoleReport;
 
 use config::LbConfig;
@@ -61,8 +62,8 @@ struct LbDaemon {
     /// The next hops that are out of date.
     lookups: Lookups,
     path_mtus: PathMtuTracker,
-    /// Warnings about next hops that were logged, by backend address.
-    warned: BTreeMap<IpAddr, String>,
+    /// The notices about next hops that were logged.
+    noticed: BTreeSet<Notice>,
     acls: AclLoader,
     /// ACLs whose files could not be read again, with the errors. The ACLs in force are older.
     stale_acls: BTreeMap<AclScope, String>,
@@ -203,7 +204,7 @@ impl RoleDaemon for LbDaemon {
             attachment,
             next_hops,
             lookups: Lookups::default(),
-            warned: BTreeMap::new(),
+            noticed: BTreeSet::new(),
             acls,
             stale_acls: BTreeMap::new(),
             is_forwarding,
@@ -305,22 +306,21 @@ impl RoleDaemon for LbDaemon {
     }
 
     fn report(&self) -> RoleReport {
-        let attaching = self.attachment.problems().map(str::to_owned);
+        let attaching = self.attachment.problems().map(Notice::problem);
         let waiting = self.waiting_for_acls().into_iter().map(|service| {
-            format!(
+            Notice::warning(format!(
                 "service {service}: its source ACL is not loaded yet; a new service forwards \
                  nothing until then"
-            )
+            ))
         });
         let stale = self.stale_acls.iter().map(|(scope, error)| {
-            format!("the source ACL of {scope} is older than its files: {error}")
+            Notice::problem(format!("the source ACL of {scope} is older than its files: {error}"))
         });
-        let next_hops =
-            self.warned.iter().map(|(address, warning)| format!("backend {address}: {warning}"));
+        let next_hops = self.noticed.iter().cloned();
         RoleReport {
             config_digest: format!("{:016x}", self.config.digest),
             interfaces: self.config.interfaces.clone(),
-            problems: RoleReport::list(attaching.chain(waiting).chain(stale).chain(next_hops)),
+            notices: Notice::list(attaching.chain(waiting).chain(stale).chain(next_hops)),
             repairs: self.host.repairs(),
         }
     }

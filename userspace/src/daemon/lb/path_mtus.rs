@@ -19,7 +19,7 @@ use crate::kernel::routing::next_hops::NextHops;
 use crate::kernel::routing::path_mtu::{Listener, PathErrorOutcome, PathMtus};
 
 /// Warnings about backend addresses that are logged one by one. Further ones are only counted.
-pub(super) const MAX_WARNINGS: usize = 20;
+const MAX_WARNINGS: usize = 20;
 
 /// Path MTUs, and the sources of inputs about them.
 pub(super) struct PathMtuTracker {

@@ -1,13 +1,12 @@
 //! The daemon's reactions to ICMP errors and changes of routes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_control::apply;
 use sluice_datapath::abi::maps::balancer;
 use tracing::{info, warn};
 
-use super::path_mtus::MAX_WARNINGS;
 use super::{LbDaemon, Lookups, find_next_hops};
 use crate::clock;
 use crate::error::CliError;
@@ -17,6 +16,7 @@ use crate::kernel::routing::next_hops::NextHops;
 use crate::kernel::routing::path_mtu::{
     Evidence, LIFETIME, Malformed, PathError, PathErrorOutcome,
 };
+use crate::notice::{Notice, Severity};
 
 impl LbDaemon {
     /// Evaluates ICMP errors, and lowers the path MTUs that they justify.
@@ -158,18 +158,15 @@ impl LbDaemon {
         Ok(())
     }
 
-    /// Logs each warning about a next hop once for as long as it lasts.
-    pub(super) fn warn_of_next_hops(&mut self) {
-        let is_new =
-            |(address, warning): &(&IpAddr, &String)| self.warned.get(*address) != Some(*warning);
-        let mut new = self.next_hops.warnings.iter().filter(is_new);
-        for (address, warning) in new.by_ref().take(MAX_WARNINGS) {
-            warn!(%address, %warning, "backend address has a warning");
+    /// Logs the notices about next hops that are new, those with equal texts as one.
+    pub(super) fn log_next_hop_notices(&mut self) {
+        let new: BTreeSet<_> = self.next_hops.grouped_notices().collect();
+        for Notice { severity, text } in new.difference(&self.noticed) {
+            match severity {
+                Severity::Note => info!("{text}"),
+                Severity::Warning | Severity::Problem => warn!("{text}"),
+            }
         }
-        let more = new.count();
-        if more > 0 {
-            warn!("{more} more backend addresses have warnings; see `sluice status`");
-        }
-        self.warned.clone_from(&self.next_hops.warnings);
+        self.noticed = new;
     }
 }

@@ -17,6 +17,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether the interface is administratively up.
     pub up: bool,
+    /// Whether it is up and has a carrier.
+    pub carrier: bool,
     /// Whether its packets have an Ethernet header (`ARPHRD_ETHER`).
     pub ethernet: bool,
     /// The Ethernet address.
@@ -113,6 +115,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         name: String::new(),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         mac: None,
         xdp_program: None,

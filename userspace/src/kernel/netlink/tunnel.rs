@@ -225,6 +225,7 @@ mod tests {
             name: "sluice4".into(),
             mtu: 1480,
             up,
+            carrier: up,
             ethernet: false,
             mac: None,
             xdp_program: None,

@@ -19,6 +19,7 @@ use crate::kernel::bpf::{self, BalancerMaps};
 use crate::kernel::netlink::{self, DeviceMtus, Netlink, Route};
 use crate::kernel::routing::path::BackendPath;
 use crate::kernel::routing::path_mtu::PathMtus;
+use crate::notice::Notice;
 
 /// Bytes of the IP packet in a full Ethernet frame, the largest that most clients send.
 const FULL_PACKET: u32 = 1500;
@@ -39,8 +40,8 @@ const NONE: Hop = Hop { entry: NextHop::NONE, neighbour: None };
 pub struct NextHops {
     underlay: Underlay,
     found: BTreeMap<IpAddr, BackendPath>,
-    /// Warnings, one sentence for each address with a problem.
-    pub warnings: BTreeMap<IpAddr, String>,
+    /// Notices about addresses. The texts do not name the address.
+    pub notices: BTreeMap<IpAddr, Notice>,
 }
 
 impl NextHops {
@@ -59,7 +60,7 @@ impl NextHops {
         overhead: u32,
         backends: impl Iterator<Item = Vec<IpAddr>>,
     ) -> Result<Self, netlink::Error> {
-        let mut next_hops = Self { underlay, found: BTreeMap::new(), warnings: BTreeMap::new() };
+        let mut next_hops = Self { underlay, found: BTreeMap::new(), notices: BTreeMap::new() };
         let mut mtus = DeviceMtus::default();
         for addresses in backends {
             let mut without_path = Vec::new();
@@ -69,7 +70,7 @@ impl NextHops {
                 let path = match route {
                     Err(error @ netlink::Error::SourceNotLocal { .. }) => Err(error.to_string()),
                     Err(error) => return Err(error),
-                    Ok(None) => Err("there is no route to it".to_owned()),
+                    Ok(None) => Err("there is no route".to_owned()),
                     Ok(Some(route)) if route.local => Err("it is an address of this host, and a \
                          balancer cannot send to itself"
                         .to_owned()),
@@ -85,14 +86,39 @@ impl NextHops {
                 let has_path = |other: &&IpAddr| {
                     next_hops.path(**other).is_some_and(|path| path.next_hop.interface != 0)
                 };
-                let effect = match addresses.iter().find(has_path) {
-                    Some(other) => format!("packets for the backend are sent to {other}"),
-                    None => "packets for it are dropped (no_route)".to_owned(),
+                let notice = match addresses.iter().find(has_path) {
+                    Some(other) => Notice::warning(format!(
+                        "{why}: packets for the backend are sent to {other}"
+                    )),
+                    None => Notice::problem(format!(
+                        "{why}: packets for the backend are dropped (no_route)"
+                    )),
                 };
-                next_hops.warnings.insert(address, format!("{why}: {effect}"));
+                next_hops.notices.insert(address, notice);
             }
         }
         Ok(next_hops)
+    }
+
+    /// The notices about addresses, those with equal texts as one.
+    pub fn grouped_notices(&self) -> impl Iterator<Item = Notice> {
+        /// The largest number of addresses that a notice names.
+        const MAX_NAMED: usize = 3;
+
+        let mut groups: BTreeMap<&Notice, Vec<IpAddr>> = BTreeMap::new();
+        for (address, notice) in &self.notices {
+            groups.entry(notice).or_default().push(*address);
+        }
+        groups.into_iter().map(|(notice, addresses)| {
+            let named: Vec<_> = addresses.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+            let named = named.join(", ");
+            let of = match addresses.len() {
+                1 => format!("backend address {named}"),
+                count if count <= MAX_NAMED => format!("backend addresses {named}"),
+                count => format!("{count} backend addresses ({named}, ...)"),
+            };
+            Notice { text: format!("{of}: {}", notice.text), ..*notice }
+        })
     }
 
     /// The addresses of backends in a prefix.
@@ -104,19 +130,19 @@ impl NextHops {
     /// These next hops, with those that were looked up again.
     pub fn updated(&self, again: Self) -> Self {
         let mut updated = self.clone();
-        updated.warnings.retain(|address, _| !again.found.contains_key(address));
+        updated.notices.retain(|address, _| !again.found.contains_key(address));
         updated.found.extend(again.found);
-        updated.warnings.extend(again.warnings);
+        updated.notices.extend(again.notices);
         updated
     }
 
-    /// The path by a route. Warns of a small MTU.
+    /// The path by a route. Notes a small MTU.
     fn path_by(&mut self, address: IpAddr, route: &Route, overhead: u32) -> BackendPath {
         let limit = |mtu| u16::try_from(mtu).unwrap_or(u16::MAX);
         let carried = limit(route.mtu);
         let mtu = self.underlay.mtu.map_or(carried, |stated| limit(stated).min(carried));
-        if let Some(warning) = too_small(address, mtu.into(), overhead, self.underlay.mtu) {
-            self.warnings.insert(address, warning);
+        if let Some(notice) = too_small(address, mtu.into(), overhead, self.underlay.mtu) {
+            self.notices.insert(address, notice);
         }
         BackendPath { next_hop: NextHop::new(route.index, mtu), gateway: route.gateway }
     }
@@ -216,21 +242,21 @@ impl HopChanges {
     }
 }
 
-/// The warning for an MTU that is below the configured `underlay.mtu`, or that does not fit full
-/// packets of clients.
-fn too_small(address: IpAddr, mtu: u32, overhead: u32, stated: Option<u32>) -> Option<String> {
+/// The notice for an MTU that is below the configured `underlay.mtu`, to which backends clamp the
+/// MSS, or that does not fit full packets of clients.
+fn too_small(address: IpAddr, mtu: u32, overhead: u32, stated: Option<u32>) -> Option<Notice> {
     let overhead = overhead + if address.is_ipv4() { 20 } else { 40 };
     let largest = mtu.saturating_sub(overhead);
     match stated {
-        Some(stated) if mtu < stated => Some(format!(
-            "the MTU towards it is {mtu}, but underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
+        Some(stated) if mtu < stated => Some(Notice::warning(format!(
+            "the MTU of the path is {mtu}, but underlay.mtu is {stated}: client packets of more than {largest} bytes are dropped (too_big); \
              raise the MTU of the interface or route, or correct underlay.mtu"
-        )),
-        _ if mtu < FULL_PACKET + overhead => Some(format!(
-            "the MTU towards it is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that follow the \
+        ))),
+        _ if mtu < FULL_PACKET + overhead => Some(Notice::note(format!(
+            "the MTU of the path is {mtu}: client packets of more than {largest} bytes are dropped (too_big), which clients that follow the \
              backend's MSS do not send; raise the underlay's MTU to {} or more",
             FULL_PACKET + overhead
-        )),
+        ))),
         _ => None,
     }
 }
@@ -308,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_underlay_mtu_below_the_clients_or_below_the_configured_one_is_a_warning() {
+    fn an_underlay_mtu_below_the_clients_or_below_the_configured_one_is_noticed() {
         let v4 = IpAddr::from([10, 0, 1, 1]);
         let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
         for (address, mtu, overhead, stated, expected) in [
@@ -320,14 +346,40 @@ mod tests {
             (v4, 1500, 0, Some(1500), Some("raise the underlay's MTU to 1520")),
             (v4, 1500, 0, Some(9000), Some("but underlay.mtu is 9000")),
         ] {
-            let warning = too_small(address, mtu, overhead, stated);
-            assert_eq!(warning.is_some(), expected.is_some(), "{warning:?}");
+            let notice = too_small(address, mtu, overhead, stated);
+            assert_eq!(notice.is_some(), expected.is_some(), "{notice:?}");
             assert!(
-                expected.is_none_or(|expected| warning
+                expected.is_none_or(|expected| notice
                     .as_ref()
-                    .is_some_and(|warning| warning.contains(expected))),
-                "{warning:?}"
+                    .is_some_and(|notice| notice.text.contains(expected))),
+                "{notice:?}"
             );
         }
+    }
+
+    #[test]
+    fn equal_notices_of_many_addresses_are_one() {
+        let address = |last| IpAddr::from([10, 0, 1, last]);
+        let underlay = Underlay {
+            v4: None,
+            v6: None,
+            v4_sources: None,
+            v6_sources: None,
+            gue_port: 6080,
+            mtu: None,
+            min_path_mtu: None,
+        };
+        let mut next_hops = NextHops { underlay, found: BTreeMap::new(), notices: BTreeMap::new() };
+        next_hops.notices.extend((1..=5).map(|last| (address(last), Notice::note("small"))));
+        next_hops.notices.insert(address(9), Notice::problem("no route"));
+        let grouped: Vec<_> =
+            next_hops.grouped_notices().map(|notice| notice.to_string()).collect();
+        assert_eq!(
+            grouped,
+            [
+                "note: 5 backend addresses (10.0.1.1, 10.0.1.2, 10.0.1.3, ...): small",
+                "problem: backend address 10.0.1.9: no route"
+            ]
+        );
     }
 }
