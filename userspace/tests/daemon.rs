@@ -193,6 +193,7 @@ tests! {
     limits:
         limits_change_under_traffic_without_loss,
         only_maps_with_a_new_size_are_replaced,
+        a_refused_reload_during_an_unfinished_resize_takes_nothing,
         a_limit_below_the_highest_used_index_is_refused,
         killing_the_daemon_during_a_replacement_loses_nothing,
         a_backends_maps_grow_with_the_limits;

@@ -57,6 +57,11 @@ impl Programs {
         Ok((pinned > 0).then(|| format!("{pinned} pins in {}", directory.display())))
     }
 
+    /// Whether the maps in force have the sizes of `parameters`.
+    pub(super) fn fit(&self, parameters: &LoadParameters) -> Result<bool, CliError> {
+        self.spec.object.fits(&self.pins, parameters).map_err(CliError::operation)
+    }
+
     /// Creates maps with the sizes of `parameters` where they differ, and loads the programs over
     /// them; `None` if no size differs. [`Self::adopt`] is next.
     pub(super) fn resize(&self, parameters: &LoadParameters) -> Result<Option<Resized>, CliError> {

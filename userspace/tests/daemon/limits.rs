@@ -5,7 +5,10 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{DaemonFixture, PINS, assert_fails, host_state, pins, tc_filter, wait_until};
+use crate::fixture::{
+    DaemonFixture, DaemonProcess, PINS, assert_fails, attach_foreign_filter, host_state, pins,
+    tc_filter, wait_until,
+};
 use crate::ptrace::kill_before;
 use crate::support::{add_address, run};
 use crate::traffic::TrafficClient;
@@ -169,10 +172,8 @@ pub(crate) fn only_maps_with_a_new_size_are_replaced() {
     assert_eq!(kept.count(), 0, "no counters were replaced: {status}");
 }
 
-pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
-    let mut fixture = tracked_fixture();
-    let mut daemon = fixture.start(&["lb"]);
-    // Ten backends, of which eight are removed.
+/// Applies ten backends, of which eight are removed again.
+fn use_ten_backends(fixture: &mut DaemonFixture, daemon: &mut DaemonProcess) {
     let two = fixture.config["backends"].clone();
     fixture.config["backends"].as_array_mut().unwrap().extend((3..=10).map(
         |number| json!({ "name": format!("b{number}"), "address": format!("10.0.1.{number}") }),
@@ -182,6 +183,60 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
     fixture.config["backends"] = two;
     fixture.write();
     daemon.reload();
+}
+
+/// An interface where the program cannot be attached keeps a resize from its end.
+pub(crate) fn a_refused_reload_during_an_unfinished_resize_takes_nothing() {
+    let mut fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    use_ten_backends(&mut fixture, &mut daemon);
+    let foreign = attach_foreign_filter("eth1", "far1");
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.config["limits"] = larger_limits();
+    fixture.write();
+    daemon.reload();
+    daemon.wait_for_log("reload failed; changes logged above were applied", 1);
+    assert_eq!(pin_directories().len(), 2, "the old maps and the new ones");
+
+    // More maps cannot be replaced before the end of the first resize.
+    fixture.config["interfaces"] = json!(["eth0"]);
+    fixture.config["limits"]["backends"] = json!(9);
+    fixture.write();
+    daemon.reload();
+    daemon.wait_for_log("reload failed; nothing was changed", 1);
+    // It fails, because the program is not attached to both.
+    let status = fixture.sluice(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["lb"]["interfaces"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(pin_directories().len(), 2);
+
+    // Without the interface, the resize ends.
+    fixture.config["limits"] = larger_limits();
+    fixture.write();
+    daemon.reload();
+    assert_eq!(daemon.log_count("maps resized"), 1, "{}", daemon.log());
+    assert_larger(&fixture.status());
+
+    // And so it does where the interface becomes free.
+    fixture.config["interfaces"] = json!(["eth0", "eth1"]);
+    fixture.config["limits"]["vips"] = json!(31);
+    fixture.write();
+    daemon.reload();
+    fixture.config["interfaces"] = json!(["eth0"]);
+    fixture.config["limits"]["backends"] = json!(9);
+    fixture.write();
+    daemon.reload();
+    daemon.wait_for_log("reload failed; nothing was changed", 2);
+    foreign.remove();
+    wait_until("the resize ends", || daemon.log_count("maps resized") == 2);
+    assert_ne!(tc_filter("eth1", FILTER), "");
+    assert_eq!(pin_directories(), ["lb"]);
+}
+
+pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
+    let mut fixture = tracked_fixture();
+    let mut daemon = fixture.start(&["lb"]);
+    use_ten_backends(&mut fixture, &mut daemon);
     let (maps, status) = (pins(), fixture.status());
     let mut client = TrafficClient::new(1100);
     client.send(1100);

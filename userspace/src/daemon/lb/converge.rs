@@ -37,6 +37,9 @@ impl LbDaemon {
             let program = self.programs.get(bpf::BALANCER_TC);
             self.attachment.watch(&mut self.host, &self.config.interfaces, program).await;
         }
+        if let Some(resized) = self.resized.take() {
+            self.adopt(resized, self.settings)?;
+        }
         self.finish_resize().await?;
         if pending.configuration {
             let mut planned = match self.planned.take() {
@@ -126,8 +129,6 @@ impl LbDaemon {
         self.programs.adopt(resized);
         self.settings = settings;
         self.maps = BalancerMaps::open(&self.pins).map_err(CliError::operation)?;
-        // If anything fails from here on, the whole configuration is applied again.
-        self.pending = self.pending.or(LbPending::CONFIGURATION);
         Ok(())
     }
 

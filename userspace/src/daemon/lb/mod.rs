@@ -29,7 +29,7 @@ use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::{check_interfaces, check_own_addresses};
 use crate::daemon::presence::{self, Missing};
-use crate::daemon::programs::Programs;
+use crate::daemon::programs::{Programs, Resized};
 use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
 use crate::kernel::attach::Attachment;
@@ -71,6 +71,8 @@ struct LbDaemon {
     is_forwarding: bool,
     /// ACLs that were put in place and are not marked yet.
     new_acls: Vec<AclScope>,
+    /// Programs over resized maps, which a reload has loaded.
+    resized: Option<Resized>,
     /// The plan that a reload has checked.
     planned: Option<Planned>,
     pending: LbPending,
@@ -209,6 +211,7 @@ impl RoleDaemon for LbDaemon {
             stale_acls: BTreeMap::new(),
             is_forwarding,
             new_acls: Vec::new(),
+            resized: None,
             planned: None,
             // Without forwarding, the ACLs are loaded before the program is attached.
             pending: LbPending { acls: is_forwarding, ..LbPending::CONFIGURATION },
@@ -380,23 +383,25 @@ impl LbDaemon {
         let missing = Self::missing(args, &config, netlink).await?;
         presence::check_reload(&missing, &Self::missing(args, &self.config, netlink).await?)?;
         let (config, next_hops) = Self::prepare(args, config, netlink).await?;
-        if self.programs.is_resizing() {
-            self.config.interfaces.clone_from(&config.interfaces);
-            self.finish_resize().await?;
-        }
         let attachment = Self::attachment(&config.config);
         self.attachment.check_move(&self.host, &attachment).await?;
         let planned = self.plan(&config)?;
         let parameters = LoadParameters::balancer(&self.settings, &config.capacities());
-        let resized = self.programs.resize(&parameters)?;
-        // Nothing has changed so far. From here on the new configuration is the state.
+        if self.programs.is_resizing() && !self.programs.fit(&parameters)? {
+            // The earlier resize must end before another one, on the interfaces in force. With the
+            // same limits it may also end on those of the new configuration.
+            self.finish_resize().await?;
+        }
+        let resized = match self.programs.is_resizing() {
+            true => None,
+            false => self.programs.resize(&parameters)?,
+        };
+        // Nothing can be refused any more: the new configuration becomes the state.
         self.take_next_hops(next_hops);
         self.attachment.move_to(attachment);
         self.config = config;
         self.path_mtus.listen(self.config.config.underlay());
-        if let Some(resized) = resized {
-            self.adopt(resized, self.settings)?;
-        }
+        self.resized = resized;
         self.planned = Some(planned);
         self.pending = LbPending::CONFIGURATION;
         self.failed = LbPending::default();

@@ -151,6 +151,11 @@ impl Object {
         self.load_one(&pins.directory(), parameters, program)
     }
 
+    /// Whether the maps in force have the sizes of the parameters.
+    pub fn fits(&self, pins: &Pins, parameters: &LoadParameters) -> Result<bool, Error> {
+        resize::fits(pins, self.maps, &parameters.capacities)
+    }
+
     /// Replaces the maps whose size differs from the parameters, and loads programs over the new
     /// set; `None` if all sizes are as wanted. Then attach the programs everywhere and call
     /// [`PendingResize::finish`]. There must be no unfinished resize.
@@ -163,7 +168,7 @@ impl Object {
         parameters: &LoadParameters,
         programs: &[ProgramSpec],
     ) -> Result<Option<(Vec<Program>, PendingResize)>, Error> {
-        if resize::fits(pins, self.maps, &parameters.capacities)? {
+        if self.fits(pins, parameters)? {
             return Ok(None);
         }
         let load = |directory: &Path| self.load_over(directory, parameters, programs);
