@@ -40,26 +40,37 @@ pub(crate) enum Input {
     Failed(CliError),
 }
 
-/// Where the result of a reload goes: nowhere for a signal.
+/// Where the result of a reload goes: nowhere for a signal, which is the default.
 #[derive(Default)]
-pub(crate) struct ReloadReply(Option<oneshot::Sender<ReloadOutcome>>);
+pub(crate) struct ReloadReply {
+    clients: Vec<oneshot::Sender<ReloadOutcome>>,
+    /// Whether no signal has requested the reload.
+    is_only_for_clients: bool,
+}
 
 impl ReloadReply {
     /// The reply to a request.
-    pub(crate) fn to(sender: oneshot::Sender<ReloadOutcome>) -> Self {
-        Self(Some(sender))
+    pub(crate) fn to(client: oneshot::Sender<ReloadOutcome>) -> Self {
+        Self { clients: vec![client], is_only_for_clients: true }
     }
 
-    /// Whether the client that requested the reload is gone.
+    /// Whether the clients that requested the reload are gone.
     fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_some_and(oneshot::Sender::is_closed)
+        self.is_only_for_clients && self.clients.iter().all(oneshot::Sender::is_closed)
+    }
+
+    /// Makes one reload of two.
+    fn merge(&mut self, other: Self) {
+        self.clients.retain(|client| !client.is_closed());
+        self.clients.extend(other.clients);
+        self.is_only_for_clients &= other.is_only_for_clients;
     }
 
     /// Sends the result.
     pub(crate) fn send(self, outcome: ReloadOutcome) {
-        if let Some(sender) = self.0 {
+        for client in self.clients {
             // The client may be gone.
-            let _ = sender.send(outcome);
+            let _ = client.send(outcome.clone());
         }
     }
 }
@@ -175,6 +186,18 @@ impl Inputs {
         self.deferred.push_back(input);
     }
 
+    /// Defers a reload. One reload serves all requests that were made before its start.
+    fn defer_reload(&mut self, reply: ReloadReply) {
+        let deferred = self.deferred.iter_mut().find_map(|input| match input {
+            Input::Reload(deferred) => Some(deferred),
+            _ => None,
+        });
+        match deferred {
+            Some(deferred) => deferred.merge(reply),
+            None => self.deferred.push_back(Input::Reload(reply)),
+        }
+    }
+
     /// Waits for work that a command interrupts: `None` then, and the command is the next input.
     pub(crate) async fn unless_command<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         if self.deferred.iter().any(Input::is_command) {
@@ -214,6 +237,7 @@ impl Inputs {
                         self.deferred.push_front(command);
                         return None;
                     }
+                    Input::Reload(reply) => self.defer_reload(reply),
                     command => self.deferred.push_back(command),
                 },
             }
@@ -251,6 +275,29 @@ mod tests {
             assert_eq!(inputs.wait_for(work).await, Some((1, 0)));
             assert!(matches!(inputs.next().await, Some(Input::Reload(_))));
             assert!(matches!(inputs.next().await, Some(Input::Refresh)));
+        });
+    }
+
+    #[test]
+    fn one_reload_serves_all_requests_during_long_work() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (sender, mut inputs) = channel();
+            let (clients, outcomes): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+            let requests = async {
+                for client in clients {
+                    let sent = sender.send(Input::Reload(ReloadReply::to(client))).await;
+                    sent.map_err(|_| "the core is gone").unwrap();
+                }
+                sender.wait_until_taken().await;
+            };
+            inputs.wait_for(requests).await.unwrap();
+            let Some(Input::Reload(reply)) = inputs.next().await else { panic!("no reload") };
+            assert!(inputs.deferred.is_empty());
+            reply.send(ReloadOutcome::Applied);
+            for outcome in outcomes {
+                assert_eq!(outcome.await.unwrap(), ReloadOutcome::Applied);
+            }
         });
     }
 }

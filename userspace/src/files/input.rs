@@ -4,13 +4,14 @@
 //! happens on a thread and has a time limit, because a file of a network file system or of a FUSE
 //! server may hang.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -37,25 +38,28 @@ pub(crate) struct UserFile {
 /// [`ErrorKind::InvalidInput`] if it is not a regular file, [`ErrorKind::FileTooLarge`],
 /// [`ErrorKind::TimedOut`]; errors of the file system, and of creating a thread.
 pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<UserFile> {
-    let path = path.to_owned();
-    within(TIME_LIMIT, move || read_regular(&path, max_bytes))
+    within(path, TIME_LIMIT, move |path| read_regular(path, max_bytes))
 }
 
 /// Logs a warning if other users can change a file that the caller has read, or replace it.
 pub(crate) fn warn_if_shared(path: &Path) {
+    // The file was read a moment ago.
+    if let Ok(Some(problem)) = within(path, TIME_LIMIT, |path| Ok(sharing(path))) {
+        let file = path.display();
+        warn!(%file, "other users can change this file: {problem}");
+    }
+}
+
+/// Why other users can change a file, or replace it, and the remedy.
+fn sharing(path: &Path) -> Option<String> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    for place in [path, directory] {
-        // The file was read a moment ago.
-        let Ok(metadata) = fs::metadata(place) else { continue };
-        if let Some((problem, remedy)) = shared(&metadata) {
-            let (file, place) = (path.display(), place.display());
-            warn!(%file, "other users can change this file: {problem}; run `{remedy} {place}`");
-            return;
-        }
-    }
+    [path, directory].into_iter().find_map(|place| {
+        let (problem, remedy) = shared(&fs::metadata(place).ok()?)?;
+        Some(format!("{problem}; run `{remedy} {}`", place.display()))
+    })
 }
 
 /// Why users other than root and the user of this process can write a file or in a directory, and
@@ -108,22 +112,35 @@ fn read_limited(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs `work` on a thread for at most `limit`. After that the thread is left to itself: the kernel
-/// may not let it end.
+/// Runs `work` with a file on a thread for at most `limit`. After that the thread is left to
+/// itself: the kernel may not let it end. There is at most one such thread for a file; until it
+/// ends, further calls fail at once.
 fn within<T: Send + 'static>(
+    path: &Path,
     limit: Duration,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    static HANGING: Mutex<BTreeMap<PathBuf, JoinHandle<()>>> = Mutex::new(BTreeMap::new());
+    let hanging = || HANGING.lock().unwrap_or_else(PoisonError::into_inner);
+
+    hanging().retain(|_, thread| !thread.is_finished());
+    if hanging().contains_key(path) {
+        let problem = "no answer from the file system since an earlier attempt";
+        return Err(io::Error::new(ErrorKind::TimedOut, problem));
+    }
     let (sender, result) = mpsc::sync_channel(1);
+    let path = path.to_owned();
+    let of_thread = path.clone();
     let run = move || {
         // The receiver is gone after the time limit.
-        let _ = sender.send(work());
+        let _ = sender.send(work(&of_thread));
     };
     progress::report();
-    spawn(run).map_err(no_thread)?;
+    let thread = spawn(run).map_err(no_thread)?;
     match result.recv_timeout(limit) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
+            hanging().insert(path, thread);
             let problem = format!("no answer from the file system within {} s", limit.as_secs());
             Err(io::Error::new(ErrorKind::TimedOut, problem))
         }
@@ -133,7 +150,7 @@ fn within<T: Send + 'static>(
 
 /// Creates a thread. Tries again where there is none to be had: the kernel counts a thread that has
 /// just ended for a moment longer.
-fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     const ATTEMPTS: u32 = 10;
     const PAUSE: Duration = Duration::from_millis(10);
 
@@ -152,7 +169,7 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
             Err(error) if error.kind() == ErrorKind::WouldBlock && attempts.next().is_some() => {
                 thread::sleep(PAUSE);
             }
-            spawned => return spawned.map(|_| ()),
+            spawned => return spawned,
         }
     }
 }
@@ -196,14 +213,24 @@ mod tests {
 
     #[test]
     fn a_read_that_hangs_is_given_up() {
-        let (_keep, never) = mpsc::channel::<()>();
+        let (keep, never) = mpsc::channel::<()>();
+        let (limit, path) = (Duration::from_millis(50), Path::new("/hanging"));
         let begin = Instant::now();
-        let error =
-            within(Duration::from_millis(50), move || never.recv().map_err(io::Error::other))
-                .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert!(error.to_string().starts_with("no answer from the file system"), "{error}");
-        assert!(begin.elapsed() < Duration::from_secs(30));
+        let hang = move |_: &Path| never.recv().map_err(io::Error::other);
+        let assert_given_up = |error: io::Error| {
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert!(error.to_string().starts_with("no answer from the file system"), "{error}");
+        };
+        assert_given_up(within(path, limit, hang).unwrap_err());
+        // Another attempt creates no other thread while the first one hangs.
+        let unreachable = |_: &Path| -> io::Result<()> { unreachable!("not called") };
+        assert_given_up(within(path, limit, unreachable).unwrap_err());
+        within(Path::new("/other"), TIME_LIMIT, |_| Ok(())).unwrap();
+        drop(keep);
+        while within(path, TIME_LIMIT, |_| Ok(())).is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(30));
+            thread::yield_now();
+        }
     }
 
     #[test]
