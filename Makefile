@@ -26,8 +26,10 @@ build: setup ## Build target/release/sluice, sluice-lab and sluice-bench
 test: setup ## Run all tests; the privileged ones (programs, namespaces, lab) are skipped unless root
 	@CARGO="$(CARGO)" tools/test.sh
 
-test-largest: setup ## Test the largest configuration with a million flows (root; minutes)
-	SLUICE_LARGEST=1 $(CARGO) test --release --package sluice --test daemon -- --nocapture the_largest_instance
+test-largest: setup ## Test the largest configuration, and route changes with 40,000 backends (root; minutes)
+	for test in the_largest_instance route_changes_delay_no_drain; do \
+		SLUICE_LARGEST=1 $(CARGO) test --release --package sluice --test daemon -- --nocapture $$test; \
+	done
 
 fuzz: setup ## Compare packet path, loaded programs and oracle on random packets (root; FUZZ_MINUTES=20)
 	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),20) $(CARGO) test --release --test fuzz -- --nocapture

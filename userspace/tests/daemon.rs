@@ -227,7 +227,7 @@ tests! {
         removed_pins_are_made_again,
         a_lost_netlink_connection_is_replaced;
     churn:
-        route_changes_that_concern_no_backend_cost_nothing;
+        route_changes_delay_no_drain_and_cost_nothing_without_a_backend;
     signals:
         a_signal_before_the_configuration_is_read_is_a_reload,
         signals_during_the_load_of_a_program_refuse_no_reload,
