@@ -2,7 +2,8 @@
 
 use tracing::{info, warn};
 
-use super::{BackendDaemon, presence, setup};
+use super::converge::setup;
+use super::{BackendDaemon, presence};
 use crate::daemon::sources::REFRESH;
 use crate::error::CliError;
 use crate::kernel::bpf;
