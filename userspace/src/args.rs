@@ -7,6 +7,8 @@ use clap::{Args, Parser};
 use sluice_control::config::limits::{MAX_MTU, MIN_MTU};
 use sluice_control::config::{DEFAULT_INSTANCE, instance_name, interface_name};
 
+use crate::role::Role;
+
 /// The version, and the compiler of the BPF programs.
 const LONG_VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), "\nBPF programs built by ", env!("SLUICE_PROBES_COMPILER"));
@@ -29,7 +31,8 @@ pub enum Subcommand {
     Lb(LbArgs),
     /// Run the backend role on this host: decapsulate packets for the VIPs of this backend.
     Backend(BackendArgs),
-    /// Make the daemons of an instance read their configuration again; wait for the result.
+    /// Make the daemons of an instance read their configuration and source ACLs again; wait for the
+    /// result.
     Reload(ReloadArgs),
     /// Validate a configuration and its hash key; change nothing.
     Check(CheckArgs),
@@ -133,9 +136,19 @@ pub struct ReloadArgs {
     /// The instance.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
     pub instance: String,
+    /// Only the daemon of this role. Default: all daemons of the instance.
+    #[arg(long, value_name = "ROLE", value_parser = role)]
+    pub role: Option<Role>,
     /// Stop waiting after this number of seconds; the daemon goes on.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
+}
+
+/// Parses the name of a role.
+fn role(text: &str) -> Result<Role, String> {
+    let roles = [Role::Lb, Role::Backend];
+    let found = roles.into_iter().find(|role| role.as_str() == text);
+    found.ok_or_else(|| "write lb or backend".to_owned())
 }
 
 /// `sluice check`.

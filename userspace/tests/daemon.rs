@@ -132,7 +132,8 @@ tests! {
     unreadable_files:
         a_reload_of_a_pipe_is_refused_at_once,
         a_source_acl_that_cannot_be_read_again_is_stale,
-        a_stop_does_not_wait_for_a_file_that_hangs;
+        a_stop_does_not_wait_for_a_file_that_hangs,
+        signals_while_a_file_hangs_are_one_reload;
     lb:
         status_and_counters_show_the_configured_state,
         a_reload_applies_only_the_differences,
@@ -143,6 +144,10 @@ tests! {
         a_deleted_interface_is_attached_again_or_ignored;
     reload:
         sluice_reload_waits_for_the_result,
+        sluice_reload_waits_for_source_acls,
+        sluice_reload_reaches_the_daemon_of_one_role,
+        sluice_reload_needs_root,
+        parallel_reloads_share_a_reload,
         sluice_reload_has_a_timeout,
         the_journal_receives_severities,
         the_service_manager_receives_the_state_and_signs_of_life,

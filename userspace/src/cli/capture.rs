@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use crate::args::CaptureArgs;
+use crate::daemon::reloads::Reloads;
 use crate::daemon::signals::Signals;
 use crate::daemon::{preflight, runtime};
 use crate::error::CliError;
@@ -48,7 +49,7 @@ async fn capture(args: &CaptureArgs) -> Result<(), CliError> {
     let mut capture = bpf::Capture::open(&pins).map_err(CliError::operation)?;
     // Opening a pipe waits for its reader. Until the signals are handled, they end the process.
     let mut output = Output::open(args.out.as_deref())?;
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(Reloads::default())?;
     let ready = capture.readable().map_err(CliError::operation)?;
 
     capture.select(&selection).map_err(CliError::operation)?;

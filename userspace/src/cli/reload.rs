@@ -1,6 +1,7 @@
 //! `sluice reload`: makes the daemons of an instance read their configuration again, and waits for
 //! the result.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,6 +11,7 @@ use crate::cli::output::{print, report};
 use crate::daemon::lock::Lock;
 use crate::daemon::roles::ROLES;
 use crate::error::CliError;
+use crate::role::Role;
 use crate::serve::protocol::{ReloadOutcome, Request, Response};
 use crate::serve::{client, socket_path};
 
@@ -19,7 +21,8 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
     let timeout = Duration::from_secs(args.timeout);
     let mut found = false;
     let mut result = Ok(());
-    for role in ROLES.map(|spec| spec.role) {
+    let wanted = |role: &Role| args.role.is_none_or(|wanted| wanted == *role);
+    for role in ROLES.map(|spec| spec.role).into_iter().filter(wanted) {
         let response = match client::call(&args.instance, role, Request::Reload, timeout) {
             Ok(Some(response)) => Ok(response),
             Ok(None) => match Lock::holder(&args.instance, role) {
@@ -30,6 +33,8 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
                 ))),
                 None => continue,
             },
+            // The same for all roles.
+            Err(error) if is_denied(&error) => return Err(CliError::Operation(error)),
             Err(error) => Err(CliError::Operation(error)),
         };
         found = true;
@@ -46,9 +51,11 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
                     "{role}: the configuration was applied in part; the daemon tries again: {error}"
                 )))
             }
-            Ok(other) => {
-                Err(CliError::Operation(anyhow!("{role}: unexpected response: {other:?}")))
-            }
+            Ok(Response::Reload(ReloadOutcome::Stale(error))) => Err(CliError::Operation(anyhow!(
+                "{role}: the configuration is in force, except for source ACLs, whose earlier \
+                 versions stay; mend the files and reload again: {error}"
+            ))),
+            Ok(other) => Err(CliError::Operation(anyhow!("{role}: {}", other.unexpected()))),
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -60,10 +67,20 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
     }
     if !found {
         return Err(CliError::Operation(anyhow!(
-            "no daemon of the instance {:?} runs on this host; start `sluice lb` or `sluice \
-             backend`, or name another instance with --instance",
-            args.instance
+            "no daemon of the instance {:?} runs on this host; start {}, or name another instance \
+             with --instance",
+            args.instance,
+            match args.role {
+                Some(role) => format!("`sluice {role}`"),
+                None => "`sluice lb` or `sluice backend`".to_owned(),
+            }
         )));
     }
     result
+}
+
+/// Whether this user cannot reach daemons.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }

@@ -13,6 +13,7 @@ use super::guard::InstanceGuard;
 use super::input::{self, Input, InputSender, Inputs};
 use super::predecessors::PredecessorLog;
 use super::presence::{self, Missing};
+use super::reloads::{Clients, Reloads};
 use super::requests::Requests;
 use super::roles::RoleSpec;
 use super::signals::Signals;
@@ -98,6 +99,12 @@ pub(super) trait RoleDaemon: Sized {
     /// Whether a failed change is still pending.
     fn is_pending(&self) -> bool;
 
+    /// Whether the files that a reload reads after it was applied are in force, or why not; `None`
+    /// while they are being read.
+    fn loaded(&self) -> Option<Result<(), String>> {
+        Some(Ok(()))
+    }
+
     /// Logs that the configuration is applied.
     fn log_ready(&self);
 
@@ -126,7 +133,8 @@ pub(super) struct StartContext {
 pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
     runtime::block_on(async {
         // First: a SIGHUP without a handler ends the process.
-        let signals = Signals::listen()?;
+        let reloads = Reloads::default();
+        let signals = Signals::listen(reloads.clone())?;
         let (sender, mut inputs) = input::channel();
         let _signals = sources::signals(signals, sender.clone());
         log::start()?;
@@ -141,7 +149,7 @@ pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
         };
         let files = files?;
         preflight::check()?;
-        serve::<D>(args, files, sender, inputs).await
+        serve::<D>(args, files, sender, reloads, inputs).await
     })
 }
 
@@ -149,6 +157,7 @@ async fn serve<D: RoleDaemon>(
     args: &D::Args,
     files: D::Files,
     sender: InputSender,
+    reloads: Reloads,
     mut inputs: Inputs,
 ) -> Result<(), CliError> {
     let netlink = Netlink::connect().map_err(CliError::operation)?;
@@ -168,7 +177,7 @@ async fn serve<D: RoleDaemon>(
 
     let guard = InstanceGuard::take(&instance, D::ROLE.role)?;
     let state = StatePublisher::new(D::config_file(args));
-    let requests = Requests { inputs: sender.clone(), state: state.reader() };
+    let requests = Requests { inputs: sender.clone(), reloads, state: state.reader() };
     let socket = match listen(&instance, D::ROLE.role) {
         Ok(socket) => socket,
         Err(error) => return Err(guard.give_up(error).await),
@@ -248,6 +257,7 @@ async fn handle_inputs<D: RoleDaemon>(
 ) -> (D, Result<(), CliError>) {
     let mut lost = netlink.lost_connections();
     let mut predecessors = PredecessorLog::new(D::ROLE.ingress_filter(instance));
+    let mut loading = None;
     while let Some(input) = inputs.next().await {
         // A reload opens the pinned maps.
         if matches!(input, Input::Inspect | Input::Reload(_))
@@ -263,8 +273,9 @@ async fn handle_inputs<D: RoleDaemon>(
             Input::Stop => break,
             Input::Failed(error) => return (daemon, Err(error)),
             Input::Inspect => state.applied(None, daemon.is_pending(), daemon.report()),
-            input => handle(&mut daemon, args, input, &mut inputs, state).await,
+            input => handle(&mut daemon, args, input, &mut inputs, state, &mut loading).await,
         }
+        report_loaded(&daemon, state, &mut loading);
         if may_have_predecessors {
             let interfaces = state.interfaces();
             // After a command, the next inspection looks again.
@@ -299,7 +310,8 @@ async fn resynchronise<D: RoleDaemon>(
             return Ok(());
         }
         *lost = netlink.lost_connections();
-        handle(daemon, args, Input::HostChanged(HostChanges::everything()), inputs, state).await;
+        let changed = Input::HostChanged(HostChanges::everything());
+        handle(daemon, args, changed, inputs, state, &mut None).await;
     }
     Err(CliError::operation(anyhow!(
         "the netlink connection is lost and cannot be replaced, so the host cannot be followed; \
@@ -312,16 +324,20 @@ async fn resynchronise<D: RoleDaemon>(
 async fn handle<D: RoleDaemon>(
     daemon: &mut D,
     args: &D::Args,
-    mut input: Input,
+    input: Input,
     inputs: &mut Inputs,
     state: &StatePublisher,
+    loading: &mut Option<Clients>,
 ) {
     let name = input.name();
-    let reply = match &mut input {
-        Input::Reload(reply) => Some(std::mem::take(reply)),
+    let clients = match &input {
+        Input::Reload(reload) => match reload.start() {
+            None => return,
+            clients => clients,
+        },
         _ => None,
     };
-    let is_reload = reply.is_some();
+    let is_reload = clients.is_some();
     let had_failed = daemon.is_pending();
     state.applying(is_reload);
     let taken = if is_reload {
@@ -368,10 +384,30 @@ async fn handle<D: RoleDaemon>(
         }
     };
     state.applied(outcome.error(), daemon.is_pending(), daemon.report());
-    if let Some(reply) = reply {
+    if let Some(clients) = clients {
         state.reloaded(outcome.clone());
-        reply.send(outcome);
+        match outcome {
+            ReloadOutcome::Applied => loading.get_or_insert_default().extend(clients),
+            outcome => clients.send(&outcome),
+        }
     }
+}
+
+/// Sends the result of reloads whose files are all loaded, and the applied configuration with them.
+fn report_loaded<D: RoleDaemon>(daemon: &D, state: &StatePublisher, loading: &mut Option<Clients>) {
+    if loading.is_none() {
+        return;
+    }
+    let Some(loaded) = daemon.loaded() else { return };
+    let outcome = match (loaded, state.failing()) {
+        (Err(error), _) => ReloadOutcome::Stale(error),
+        (Ok(()), Some(error)) => ReloadOutcome::Incomplete(error),
+        (Ok(()), None) => ReloadOutcome::Applied,
+    };
+    if outcome != ReloadOutcome::Applied {
+        state.reloaded(outcome.clone());
+    }
+    loading.take().unwrap_or_default().send(&outcome);
 }
 
 /// Reads the files on a thread. It is not one of tokio's, because the runtime waits for those when

@@ -1,18 +1,18 @@
 //! The inputs of the daemon core, and the channel that carries them.
 
 use std::collections::VecDeque;
-
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::acl::LoadedAcl;
+use super::reloads::Reload;
 use crate::error::CliError;
 use crate::kernel::netlink::HostChanges;
 use crate::kernel::routing::path_mtu::PathError;
 use crate::progress;
-use crate::serve::protocol::ReloadOutcome;
 
 /// How long changes go on when the daemon has to end. A change that is abandoned is as one of a
 /// daemon that was killed: the next daemon completes it.
@@ -23,7 +23,7 @@ pub(crate) enum Input {
     /// SIGTERM or SIGINT: stop.
     Stop,
     /// SIGHUP or a request: read the configuration again.
-    Reload(ReloadReply),
+    Reload(Arc<Reload>),
     /// Source ACLs were read.
     AclLoaded(Vec<LoadedAcl>),
     /// ICMP errors about encapsulated packets arrived.
@@ -38,41 +38,6 @@ pub(crate) enum Input {
     Refresh,
     /// A source cannot continue: end with this error.
     Failed(CliError),
-}
-
-/// Where the result of a reload goes: nowhere for a signal, which is the default.
-#[derive(Default)]
-pub(crate) struct ReloadReply {
-    clients: Vec<oneshot::Sender<ReloadOutcome>>,
-    /// Whether no signal has requested the reload.
-    is_only_for_clients: bool,
-}
-
-impl ReloadReply {
-    /// The reply to a request.
-    pub(crate) fn to(client: oneshot::Sender<ReloadOutcome>) -> Self {
-        Self { clients: vec![client], is_only_for_clients: true }
-    }
-
-    /// Whether the clients that requested the reload are gone.
-    fn is_abandoned(&self) -> bool {
-        self.is_only_for_clients && self.clients.iter().all(oneshot::Sender::is_closed)
-    }
-
-    /// Makes one reload of two.
-    fn merge(&mut self, other: Self) {
-        self.clients.retain(|client| !client.is_closed());
-        self.clients.extend(other.clients);
-        self.is_only_for_clients &= other.is_only_for_clients;
-    }
-
-    /// Sends the result.
-    pub(crate) fn send(self, outcome: ReloadOutcome) {
-        for client in self.clients {
-            // The client may be gone.
-            let _ = client.send(outcome.clone());
-        }
-    }
 }
 
 impl Input {
@@ -154,21 +119,16 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// The next input for the core, commands first.
     pub(crate) async fn next(&mut self) -> Option<Input> {
-        loop {
-            progress::report();
-            if let Some(input) = self.deferred.pop_front_if(|input| input.is_command()) {
-                return Some(input);
-            }
-            let next = match self.deferred.is_empty() {
-                true => self.receive().await,
-                false => self.commands.try_recv().ok().or_else(|| self.deferred.pop_front()),
-            };
-            progress::report();
-            match next {
-                Some(Input::Reload(reply)) if reply.is_abandoned() => {}
-                next => return next,
-            }
+        progress::report();
+        if let Some(input) = self.deferred.pop_front_if(|input| input.is_command()) {
+            return Some(input);
         }
+        let next = match self.deferred.is_empty() {
+            true => self.receive().await,
+            false => self.commands.try_recv().ok().or_else(|| self.deferred.pop_front()),
+        };
+        progress::report();
+        next
     }
 
     /// The next input that arrives, commands first.
@@ -184,18 +144,6 @@ impl Inputs {
     /// Defers an input until the others that are deferred are handled.
     pub(crate) fn defer(&mut self, input: Input) {
         self.deferred.push_back(input);
-    }
-
-    /// Defers a reload. One reload serves all requests that were made before its start.
-    fn defer_reload(&mut self, reply: ReloadReply) {
-        let deferred = self.deferred.iter_mut().find_map(|input| match input {
-            Input::Reload(deferred) => Some(deferred),
-            _ => None,
-        });
-        match deferred {
-            Some(deferred) => deferred.merge(reply),
-            None => self.deferred.push_back(Input::Reload(reply)),
-        }
     }
 
     /// Waits for work that a command interrupts: `None` then, and the command is the next input.
@@ -237,7 +185,6 @@ impl Inputs {
                         self.deferred.push_front(command);
                         return None;
                     }
-                    Input::Reload(reply) => self.defer_reload(reply),
                     command => self.deferred.push_back(command),
                 },
             }
@@ -256,6 +203,7 @@ impl Inputs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reloads::Reloads;
     use super::*;
 
     #[test]
@@ -263,7 +211,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (sender, mut inputs) = channel();
-            for input in [Input::Refresh, Input::Reload(ReloadReply::default())] {
+            let reload = Reloads::default().signal().unwrap();
+            for input in [Input::Refresh, Input::Reload(reload)] {
                 sender.send(input).await.map_err(|_| "the core is gone").unwrap();
             }
             let work = async {
@@ -275,29 +224,6 @@ mod tests {
             assert_eq!(inputs.wait_for(work).await, Some((1, 0)));
             assert!(matches!(inputs.next().await, Some(Input::Reload(_))));
             assert!(matches!(inputs.next().await, Some(Input::Refresh)));
-        });
-    }
-
-    #[test]
-    fn one_reload_serves_all_requests_during_long_work() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let (sender, mut inputs) = channel();
-            let (clients, outcomes): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-            let requests = async {
-                for client in clients {
-                    let sent = sender.send(Input::Reload(ReloadReply::to(client))).await;
-                    sent.map_err(|_| "the core is gone").unwrap();
-                }
-                sender.wait_until_taken().await;
-            };
-            inputs.wait_for(requests).await.unwrap();
-            let Some(Input::Reload(reply)) = inputs.next().await else { panic!("no reload") };
-            assert!(inputs.deferred.is_empty());
-            reply.send(ReloadOutcome::Applied);
-            for outcome in outcomes {
-                assert_eq!(outcome.await.unwrap(), ReloadOutcome::Applied);
-            }
         });
     }
 }

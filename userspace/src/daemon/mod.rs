@@ -12,6 +12,7 @@ mod predecessors;
 pub mod preflight;
 mod presence;
 mod programs;
+pub(crate) mod reloads;
 mod requests;
 pub(crate) mod roles;
 pub(crate) mod runtime;

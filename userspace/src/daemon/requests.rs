@@ -2,7 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use super::input::{Input, InputSender, ReloadReply};
+use super::input::{Input, InputSender};
+use super::reloads::Reloads;
 use super::state::StateReader;
 use crate::serve::protocol::{Request, Response};
 use crate::serve::server::Handler;
@@ -11,6 +12,7 @@ use crate::serve::server::Handler;
 #[derive(Clone)]
 pub(super) struct Requests {
     pub(super) inputs: InputSender,
+    pub(super) reloads: Reloads,
     pub(super) state: StateReader,
 }
 
@@ -19,12 +21,16 @@ impl Handler for Requests {
         match request {
             Request::State => Response::State(self.state.borrow().clone()),
             Request::Reload => {
-                let (reply, outcome) = oneshot::channel();
-                // Both fail when the daemon ends.
-                let sent = self.inputs.send(Input::Reload(ReloadReply::to(reply))).await;
-                match (sent, outcome.await) {
-                    (Ok(()), Ok(outcome)) => Response::Reload(outcome),
-                    _ => Response::Error("the daemon is stopping".to_owned()),
+                let (client, outcome) = oneshot::channel();
+                if let Some(reload) = self.reloads.reply_to(client) {
+                    let inputs = self.inputs.clone();
+                    // A task of its own, because other clients may wait for it when this one is
+                    // gone. It fails when the daemon ends.
+                    tokio::spawn(async move { drop(inputs.send(Input::Reload(reload)).await) });
+                }
+                match outcome.await {
+                    Ok(outcome) => Response::Reload(outcome),
+                    Err(_) => Response::Error("the daemon is stopping".to_owned()),
                 }
             }
         }

@@ -3,7 +3,8 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::input::{Input, ReloadReply};
+use super::input::Input;
+use super::reloads::Reloads;
 use crate::error::CliError;
 
 /// The handlers of SIGTERM, SIGINT and SIGHUP.
@@ -11,11 +12,12 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    reloads: Reloads,
 }
 
 impl Signals {
-    /// Installs the handlers.
-    pub(crate) fn listen() -> Result<Self, CliError> {
+    /// Installs the handlers. SIGHUP requests a reload.
+    pub(crate) fn listen(reloads: Reloads) -> Result<Self, CliError> {
         let listen = |kind| {
             signal(kind).context("cannot install a signal handler").map_err(CliError::Operation)
         };
@@ -23,15 +25,22 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            reloads,
         })
     }
 
-    /// Waits for the next signal. Cancel safe.
+    /// Waits for the next signal that needs an input. Cancel safe.
     pub(crate) async fn next(&mut self) -> Input {
-        tokio::select! {
-            _ = self.terminate.recv() => Input::Stop,
-            _ = self.interrupt.recv() => Input::Stop,
-            _ = self.hangup.recv() => Input::Reload(ReloadReply::default()),
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Input::Stop,
+                _ = self.interrupt.recv() => return Input::Stop,
+                _ = self.hangup.recv() => {
+                    if let Some(reload) = self.reloads.signal() {
+                        return Input::Reload(reload);
+                    }
+                }
+            }
         }
     }
 }

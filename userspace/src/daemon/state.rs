@@ -44,6 +44,11 @@ impl StatePublisher {
         self.0.borrow().role.interfaces.clone()
     }
 
+    /// The error of a change that failed and is tried again.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.0.borrow().failing.clone()
+    }
+
     /// The configuration is applied. Notifies the service manager.
     pub(super) fn ready(&self, report: RoleReport) {
         self.set(|state| {

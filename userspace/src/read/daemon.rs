@@ -73,7 +73,7 @@ pub(crate) fn daemon(instance: &str, role: Role) -> Option<DaemonStatus> {
     let process = Lock::holder(instance, role)?;
     let (state, error) = match client::call(instance, role, Request::State, PATIENCE) {
         Ok(Some(Response::State(state))) => (Some(details(state)), None),
-        Ok(Some(response)) => (None, Some(format!("unexpected response: {response:?}"))),
+        Ok(Some(response)) => (None, Some(response.unexpected())),
         Ok(None) => (None, Some("it does not listen on its control socket".to_owned())),
         Err(error) => (None, Some(chain(error.as_ref()))),
     };

@@ -13,10 +13,18 @@ pub(crate) const MAX_LINE: u64 = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// Read the configuration again. The response comes when the reload has ended.
+    /// Read the configuration again. The response comes when the reload has ended, and all files of
+    /// source ACLs were read.
     Reload,
     /// Describe the state of the daemon. The response comes at once.
     State,
+}
+
+impl Request {
+    /// Whether the response waits for the core.
+    pub(crate) const fn waits(self) -> bool {
+        matches!(self, Self::Reload)
+    }
 }
 
 /// The response of a daemon.
@@ -31,6 +39,16 @@ pub(crate) enum Response {
     Error(String),
 }
 
+impl Response {
+    /// The error for a response that does not belong to the request.
+    pub(crate) fn unexpected(&self) -> String {
+        match self {
+            Self::Error(error) => error.clone(),
+            Self::Reload(_) | Self::State(_) => "the response is to another request".to_owned(),
+        }
+    }
+}
+
 /// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +59,9 @@ pub(crate) enum ReloadOutcome {
     Refused(String),
     /// It was applied in part, with the reason. The daemon tries the rest again.
     Incomplete(String),
+    /// It was applied, except for source ACLs that cannot be loaded, with the reasons. The earlier
+    /// ones stay in force until the next reload.
+    Stale(String),
 }
 
 impl ReloadOutcome {
@@ -48,7 +69,7 @@ impl ReloadOutcome {
     pub(crate) fn error(&self) -> Option<&str> {
         match self {
             Self::Applied => None,
-            Self::Refused(error) | Self::Incomplete(error) => Some(error),
+            Self::Refused(error) | Self::Incomplete(error) | Self::Stale(error) => Some(error),
         }
     }
 }
@@ -59,6 +80,7 @@ impl fmt::Display for ReloadOutcome {
             Self::Applied => write!(f, "applied"),
             Self::Refused(error) => write!(f, "refused, nothing was changed: {error}"),
             Self::Incomplete(error) => write!(f, "applied in part, will be tried again: {error}"),
+            Self::Stale(error) => write!(f, "applied, except for source ACLs: {error}"),
         }
     }
 }

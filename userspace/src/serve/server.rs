@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::protocol::{MAX_LINE, Request, Response};
 
-/// The maximum number of connections that are served at a time. Further ones wait.
+/// The maximum number of connections that are served at a time. Further ones wait. Connections
+/// whose request waits for the core do not count.
 const MAX_CONNECTIONS: usize = 16;
+
+/// The maximum number of requests that wait for the core. Further ones are refused.
+const MAX_WAITING: usize = 1024;
 
 /// How long a client may take to send its request, and to receive the response.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,17 +52,17 @@ impl ControlSocket {
     /// Serves connections. Never returns.
     pub(crate) async fn serve(self, handler: impl Handler) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         loop {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match self.0.accept().await {
                 Ok((stream, _)) => {
-                    let handler = handler.clone();
+                    let (handler, waiting) = (handler.clone(), Arc::clone(&waiting));
                     tokio::spawn(async move {
-                        if let Err(error) = serve_one(stream, &handler).await {
+                        if let Err(error) = serve_one(stream, &handler, permit, &waiting).await {
                             debug!(%error, "a connection to the control socket failed");
                         }
-                        drop(permit);
                     });
                 }
                 Err(error) => {
@@ -70,13 +74,27 @@ impl ControlSocket {
     }
 }
 
-async fn serve_one(mut stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
+async fn serve_one(
+    mut stream: UnixStream,
+    handler: &impl Handler,
+    permit: OwnedSemaphorePermit,
+    waiting: &Arc<Semaphore>,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_LINE));
     timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
-    let response = match serde_json::from_slice(&line) {
+    let mut held = permit;
+    let response = match serde_json::from_slice::<Request>(&line) {
+        Err(error) => Response::Error(format!("unknown request: {error}")),
+        Ok(request) if request.waits() && waiting.available_permits() == 0 => {
+            Response::Error(format!("{MAX_WAITING} requests wait already; try again later"))
+        }
         Ok(request) => {
+            if request.waits() {
+                // Cannot fail: a permit is available, and the semaphore is never closed.
+                held = Arc::clone(waiting).try_acquire_owned().map_err(io::Error::other)?;
+            }
             let mut closed = [0; 1];
             tokio::select! {
                 response = handler.handle(request) => response,
@@ -84,11 +102,11 @@ async fn serve_one(mut stream: UnixStream, handler: &impl Handler) -> io::Result
                 _ = reader.read(&mut closed) => return Ok(()),
             }
         }
-        Err(error) => Response::Error(format!("unknown request: {error}")),
     };
     let mut line = serde_json::to_vec(&response)?;
     line.push(b'\n');
     timeout(PATIENCE, writer.write_all(&line)).await??;
+    drop(held);
     Ok(())
 }
 
@@ -107,6 +125,19 @@ mod tests {
     impl Handler for Refusing {
         async fn handle(&self, request: Request) -> Response {
             Response::Reload(ReloadOutcome::Refused(format!("{request:?}")))
+        }
+    }
+
+    /// Reloads never end.
+    #[derive(Clone)]
+    struct Waiting;
+
+    impl Handler for Waiting {
+        async fn handle(&self, request: Request) -> Response {
+            match request {
+                Request::Reload => std::future::pending().await,
+                Request::State => Response::Error("the state".to_owned()),
+            }
         }
     }
 
@@ -142,5 +173,21 @@ mod tests {
         // The file of a daemon that has ended.
         let refused = StdStream::connect(&path).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_delay_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lb.sock");
+        let server = tokio::spawn(ControlSocket::listen(&path).unwrap().serve(Waiting));
+        let mut reloads = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"\"reload\"\n").await.unwrap();
+            reloads.push(stream);
+        }
+        assert_eq!(answer(path, b"\"state\"\n").await, "{\"error\":\"the state\"}\n");
+        drop(reloads);
+        server.abort();
     }
 }

@@ -1,12 +1,17 @@
 //! `sluice reload`, and the messages to the service manager.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, STATE, ServiceManager, assert_fails, host_state, wait_until};
+use crate::acl::long_acl;
+use crate::fixture::{
+    DaemonFixture, SLUICE, STATE, ServiceManager, assert_fails, host_state, wait_until,
+};
+use crate::support::add_address;
 
 pub(crate) fn sluice_reload_waits_for_the_result() {
     let mut fixture = DaemonFixture::new();
@@ -30,6 +35,87 @@ pub(crate) fn sluice_reload_waits_for_the_result() {
 
     assert_eq!(daemon.end(Signal::SIGKILL), None);
     assert_fails(&fixture.sluice(&["reload"]), 1, &["no daemon"]);
+}
+
+pub(crate) fn sluice_reload_waits_for_source_acls() {
+    const DENIED: &str = "198.51.100.7";
+    const VIP: &str = "203.0.113.10:80";
+
+    let mut fixture = DaemonFixture::new();
+    fixture.config["deny_file"] = json!("deny.txt");
+    fixture.write_file("deny.txt", "");
+    fixture.write();
+    let _daemon = fixture.start(&["lb"]);
+    fixture.write_file("deny.txt", &long_acl(DENIED));
+    let output = fixture.sluice(&["reload", "--timeout", "300"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fixture.outcome(DENIED, VIP), "acl_denied");
+
+    fixture.write_file("deny.txt", "198.51.100.0/99\n");
+    let stale = "except for source ACLs, whose earlier versions stay";
+    assert_fails(&fixture.sluice(&["reload"]), 1, &["lb: ", stale, "deny.txt:1"]);
+    let status = fixture.failing_status()["lb"]["daemon"]["last_reload"]["outcome"].clone();
+    assert!(status["stale"].as_str().unwrap().contains("deny.txt:1"), "{status}");
+    assert_fails(&fixture.sluice(&["status"]), 1, &["with problems", "older than its files"]);
+    assert_eq!(fixture.outcome(DENIED, VIP), "acl_denied");
+
+    fixture.write_file("deny.txt", "");
+    assert!(fixture.sluice(&["reload"]).status.success());
+    assert_eq!(fixture.outcome(DENIED, VIP), "web");
+    assert!(fixture.sluice(&["status"]).status.success());
+}
+
+pub(crate) fn sluice_reload_reaches_the_daemon_of_one_role() {
+    let fixture = DaemonFixture::new();
+    let lb = fixture.start(&["lb"]);
+    let missing = fixture.sluice(&["reload", "--role", "backend"]);
+    assert_fails(&missing, 1, &["no daemon", "start `sluice backend`"]);
+    add_address("10.0.1.1/16", "eth0");
+    let backend = fixture.start(&["backend"]);
+    let reloads = || (lb.log_count("ready: "), backend.log_count("ready: "));
+    for (arguments, expected) in [
+        (&["reload", "--role", "lb"][..], (2, 1)),
+        (&["reload", "--role", "backend"], (2, 2)),
+        (&["reload"], (3, 3)),
+    ] {
+        let output = fixture.sluice(arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(reloads(), expected, "{arguments:?}");
+    }
+    assert_eq!(fixture.sluice(&["reload", "--role", "both"]).status.code(), Some(2));
+}
+
+pub(crate) fn sluice_reload_needs_root() {
+    let fixture = DaemonFixture::new();
+    let _daemon = fixture.start(&["lb"]);
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    // The binary may be where only root can read it.
+    let binary = "/run/sluice-for-all";
+    std::fs::copy(SLUICE.as_str(), binary).unwrap();
+    let output = fixture.command(&[&nobody[..], &[binary, "reload"]].concat());
+    assert_fails(&output, 1, &["lb.sock as this user; run it as root: Permission denied"]);
+}
+
+/// Each reload takes a while; those that wait share one.
+pub(crate) fn parallel_reloads_share_a_reload() {
+    const CLIENTS: usize = 60;
+
+    let fixture = DaemonFixture::new();
+    let daemon = fixture.start(&["lb"]);
+    let connect = |_| {
+        let mut client = UnixStream::connect(format!("{STATE}/lb.sock")).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.write_all(b"\"reload\"\n").unwrap();
+        client
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(connect).collect();
+    for mut client in clients {
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert_eq!(response, "{\"reload\":\"applied\"}\n");
+    }
+    let reloads = daemon.log_count("ready: ") - 1;
+    assert!(reloads <= CLIENTS / 4, "{reloads} reloads");
 }
 
 /// A hanging daemon: the client gives up after its timeout.

@@ -62,6 +62,25 @@ pub(crate) fn a_source_acl_that_cannot_be_read_again_is_stale() {
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }
 
+/// Makes a file hang when it is opened, until the group is dropped; `None` if the kernel cannot.
+fn hang(path: &Path) -> Option<Fanotify> {
+    // Without an answer to the permission event, the file cannot be opened.
+    let hanging = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).unwrap();
+    let mask = MaskFlags::FAN_OPEN_PERM;
+    match hanging.mark(MarkFlags::FAN_MARK_ADD, mask, nix::fcntl::AT_FDCWD, Some(path)) {
+        Err(Errno::EINVAL) => None,
+        marked => {
+            marked.unwrap();
+            Some(hanging)
+        }
+    }
+}
+
+/// The reason for a test that is skipped without [`hang`].
+fn no_permission_events() -> Completion {
+    Completion::ignored_with("this kernel has no permission events of fanotify")
+}
+
 pub(crate) fn a_stop_does_not_wait_for_a_file_that_hangs() -> Completion {
     let mut fixture = DaemonFixture::new();
     fixture.config["deny_file"] = json!("deny.txt");
@@ -69,18 +88,9 @@ pub(crate) fn a_stop_does_not_wait_for_a_file_that_hangs() -> Completion {
     fs::write(fixture.directory().join("deny.txt"), "").unwrap();
     for name in ["edge.json", "hash.key", "deny.txt"] {
         let daemon = fixture.start(&["lb"]);
-        let path = fixture.directory().join(name);
-        // Without an answer to the permission event, the file cannot be opened.
-        let hanging = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).unwrap();
-        let mask = MaskFlags::FAN_OPEN_PERM;
-        match hanging.mark(MarkFlags::FAN_MARK_ADD, mask, nix::fcntl::AT_FDCWD, Some(&path)) {
-            Err(Errno::EINVAL) => {
-                return Completion::ignored_with(
-                    "this kernel has no permission events of fanotify",
-                );
-            }
-            marked => marked.unwrap(),
-        }
+        let Some(hanging) = hang(&fixture.directory().join(name)) else {
+            return no_permission_events();
+        };
         daemon.signal(Signal::SIGHUP);
         thread::sleep(Duration::from_millis(300));
         assert_eq!(daemon.end(Signal::SIGTERM), Some(0), "{name}");
@@ -89,5 +99,23 @@ pub(crate) fn a_stop_does_not_wait_for_a_file_that_hangs() -> Completion {
         assert_eq!(starting.end(Signal::SIGTERM), Some(0), "{name}, during a start");
         drop(hanging);
     }
+    Completion::Completed
+}
+
+pub(crate) fn signals_while_a_file_hangs_are_one_reload() -> Completion {
+    let fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let Some(hanging) = hang(&fixture.directory().join("hash.key")) else {
+        return no_permission_events();
+    };
+    for _ in 0..20 {
+        daemon.signal(Signal::SIGHUP);
+        thread::sleep(Duration::from_millis(30));
+    }
+    drop(hanging);
+    daemon.wait_for_log("ready: ", 3);
+    assert!(fixture.sluice(&["reload"]).status.success());
+    assert_eq!(daemon.log_count("ready: "), 4, "{}", daemon.log());
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     Completion::Completed
 }

@@ -104,6 +104,11 @@ impl AclLoader {
         loaded.await.map_err(io::Error::other)
     }
 
+    /// Whether the result of a run was not taken yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// Records that the result of a run was taken.
     pub(crate) fn finish(&mut self) {
         self.running = false;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use super::super::input::ReloadReply;
 use super::super::roles;
 use super::*;
 
@@ -110,6 +109,11 @@ impl RoleDaemon for Recorder {
 
 fn no_work() {}
 
+/// A reload by a signal.
+fn reload() -> Input {
+    Input::Reload(Reloads::default().signal().unwrap())
+}
+
 /// The calls that inputs lead to.
 fn calls(recorder: Recorder, given: Vec<Input>) -> Vec<&'static str> {
     let looks_up = recorder.looks_up;
@@ -155,7 +159,7 @@ fn every_input_is_taken_and_then_applied_and_a_command_first() {
             Recorder::default(),
             vec![
                 Input::Refresh,
-                Input::Reload(ReloadReply::default()),
+                reload(),
                 Input::HostChanged(HostChanges::everything()),
                 Input::Stop
             ]
@@ -180,7 +184,7 @@ fn a_failed_reload_is_not_ready_and_is_applied_again() {
     assert_eq!(
         calls(
             Recorder { failures: 1, ..Recorder::default() },
-            vec![Input::Reload(ReloadReply::default()), Input::Refresh, Input::Stop]
+            vec![reload(), Input::Refresh, Input::Stop]
         ),
         ["reload", "apply", "refresh", "apply"]
     );
@@ -192,7 +196,7 @@ fn a_reload_interrupts_a_lookup_which_is_continued() {
     assert_eq!(
         calls(
             Recorder { looks_up: true, ..Recorder::default() },
-            vec![changes, Input::Reload(ReloadReply::default()), Input::Stop]
+            vec![changes, reload(), Input::Stop]
         ),
         ["update of routes", "lookup", "reload", "apply", "ready", "update of routes", "apply"]
     );
@@ -209,8 +213,7 @@ fn a_stop_does_not_wait_for_a_reload_that_hangs() {
         let core =
             handle_inputs(Recorder::default(), &hang, "edge", || Ok(()), inputs, &netlink, &state);
         let source = async {
-            let reload = Input::Reload(ReloadReply::default());
-            for input in [reload, Input::Refresh, Input::Stop] {
+            for input in [reload(), Input::Refresh, Input::Stop] {
                 sender.send(input).await.map_err(|_| "the core is gone").unwrap();
             }
         };

@@ -291,6 +291,14 @@ impl RoleDaemon for LbDaemon {
         self.failed.any()
     }
 
+    fn loaded(&self) -> Option<Result<(), String>> {
+        if self.acls.is_running() {
+            return None;
+        }
+        let errors: Vec<_> = self.stale_acls.values().map(String::as_str).collect();
+        Some(if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) })
+    }
+
     fn log_ready(&self) {
         let interfaces = self.config.interfaces.join(",");
         let config_digest = format!("{:016x}", self.config.digest);
