@@ -1,11 +1,13 @@
 //! Checks of the host before anything is changed.
 
 use std::io;
+use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sluice_control::config::{AddressPolicy, Config, UnlistedPolicy};
 
+use super::presence::InterfaceList;
 use crate::error::CliError;
 use crate::kernel::bpf;
 use crate::kernel::netlink::{self, Netlink};
@@ -75,16 +77,21 @@ pub fn check_reading() -> Result<(), CliError> {
 }
 
 /// Checks that interfaces have Ethernet headers, if they exist; otherwise they are bad input.
-pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Result<(), CliError> {
-    for name in names {
+pub(super) async fn check_interfaces(
+    netlink: &Netlink,
+    names: &[String],
+    list: &InterfaceList,
+) -> Result<(), CliError> {
+    for (index, name) in names.iter().enumerate() {
         let interface = match netlink.interface(name).await {
             Err(netlink::Error::NoInterface { .. }) => continue,
             found => found.map_err(CliError::operation)?,
         };
         if !interface.ethernet {
             return Err(CliError::bad_input(anyhow!(
-                "the interface {name} has no Ethernet header, which Sluice needs; name an Ethernet \
-                 interface"
+                "{}: the interface {name} has no Ethernet header, which Sluice needs; name an \
+                 Ethernet interface",
+                list.place(index)
             )));
         }
     }
@@ -96,6 +103,7 @@ pub(crate) async fn check_interfaces(netlink: &Netlink, names: &[String]) -> Res
 pub(super) async fn check_own_addresses(
     netlink: &Netlink,
     config: &Config,
+    file: &Path,
 ) -> Result<(), CliError> {
     let drops = |policy: &&AddressPolicy| {
         policy.unlisted() == UnlistedPolicy::Drop && !policy.allow_host_address()
@@ -110,8 +118,9 @@ pub(super) async fn check_own_addresses(
             own.iter().find(|(_, address)| policy.prefix().contains(address))
         {
             return Err(CliError::bad_input(anyhow!(
-                "addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
-                 other services there, such as SSH; remove the address from the host, or write \"allow_host_address\": true"
+                "{}: addresses[{index}].unlisted: this host itself has the address {address}, and dropping its unlisted ports would cut off \
+                 other services there, such as SSH; remove the address from the host, or write \"allow_host_address\": true",
+                file.display()
             )));
         }
     }

@@ -5,6 +5,7 @@
 //! anew is refused.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -22,12 +23,39 @@ const POLL: Duration = Duration::from_millis(250);
 /// The time that the service manager grants for the start itself, after the wait.
 const START: Duration = Duration::from_secs(90);
 
+/// The place that names a daemon's interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum InterfaceList {
+    /// The field `interfaces` of this configuration file.
+    File(PathBuf),
+    /// An option of the command line.
+    Option(&'static str),
+}
+
+impl InterfaceList {
+    /// The place of the receiving interfaces: the option `--interface` if it is given, or the file.
+    pub(super) fn of(arguments: &[String], file: &Path) -> Self {
+        match arguments {
+            [] => Self::File(file.to_owned()),
+            _ => Self::Option("--interface"),
+        }
+    }
+
+    /// The place of one of the interfaces, for errors.
+    pub(super) fn place(&self, index: usize) -> String {
+        match self {
+            Self::File(file) => format!("{}: interfaces[{index}]", file.display()),
+            Self::Option(option) => (*option).to_owned(),
+        }
+    }
+}
+
 /// An interface or address that this host lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Missing {
     /// Such as "interface eth0".
     pub(super) what: String,
-    /// The error, with the remedy.
+    /// The error, with the place that names it and the remedy.
     pub(super) error: String,
 }
 
@@ -51,13 +79,15 @@ pub(super) fn list(missing: &[Missing]) -> String {
 pub(super) async fn interfaces(
     netlink: &Netlink,
     names: &[String],
+    list: &InterfaceList,
 ) -> Result<Vec<Missing>, CliError> {
     let mut missing = Vec::new();
-    for name in names {
+    for (index, name) in names.iter().enumerate() {
         match netlink.interface(name).await {
             Ok(_) => {}
             Err(error @ Error::NoInterface { .. }) => {
-                missing.push(Missing { what: interface(name), error: error.to_string() })
+                let error = format!("{}: {error}", list.place(index));
+                missing.push(Missing { what: interface(name), error });
             }
             Err(error) => return Err(CliError::operation(error)),
         }
@@ -65,15 +95,17 @@ pub(super) async fn interfaces(
     Ok(missing)
 }
 
-/// The addresses that are not among `own`; each with the setting that names it.
-pub(super) fn addresses<'a>(
+/// The addresses that are not among `own`; each with the place that names it.
+pub(super) fn addresses(
     own: &[IpAddr],
-    wanted: impl Iterator<Item = (IpAddr, &'a str)>,
+    wanted: impl Iterator<Item = (IpAddr, String)>,
 ) -> Vec<Missing> {
     let missing = wanted.filter(|(wanted, _)| !own.contains(wanted));
-    let describe = |(missing, setting)| Missing {
+    let describe = |(missing, place)| Missing {
         what: address(missing),
-        error: format!("{missing} is not an address of this host; add it, or correct {setting}"),
+        error: format!(
+            "{place}: {missing} is not an address of this host; add it to the host, or name another"
+        ),
     };
     missing.map(describe).collect()
 }

@@ -18,9 +18,18 @@ type Mutation = fn(&mut Value);
 pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing() {
     let fixture = DaemonFixture::new();
     let cases: [(Mutation, &[&str]); 14] = [
-        (|c| c["interfaces"] = json!(["eth7"]), &["no interface eth7", "eth0"]),
-        (|c| c["interfaces"] = json!(["eth0", "lo"]), &["lo has no Ethernet header"]),
-        (|c| c["underlay"]["v4"] = json!("10.9.9.9"), &["10.9.9.9"]),
+        (
+            |c| c["interfaces"] = json!(["eth7"]),
+            &["edge.json: interfaces[0]: there is no interface eth7", "eth0"],
+        ),
+        (
+            |c| c["interfaces"] = json!(["eth0", "lo"]),
+            &["edge.json: interfaces[1]: the interface lo has no Ethernet header"],
+        ),
+        (
+            |c| c["underlay"]["v4"] = json!("10.9.9.9"),
+            &["edge.json: underlay.v4: 10.9.9.9 is not an address of this host"],
+        ),
         (|c| c["version"] = json!(2), &["edge.json", "version"]),
         (|c| c["colour"] = json!("red"), &["edge.json", "colour"]),
         (|c| c["backends"][1]["name"] = json!("a"), &["backends[1].name"]),
@@ -55,6 +64,11 @@ pub(crate) fn bad_input_is_one_error_line_with_exit_code_2_and_changes_nothing()
     fixture.write_text("{ \"version\": 1, ");
     assert_fails(&fixture.sluice(&LB), 2, &["edge.json"]);
     fixture.write();
+    let other = [&LB[..], &["--interface", "eth9"]].concat();
+    assert_fails(&fixture.sluice(&other), 2, &["error: --interface: there is no interface eth9"]);
+    let named = ["backend", "--config", "edge.json", "--no-wait", "--name", "b"];
+    let missing = "edge.json: backends[1].address: 10.0.1.2 is not an address of this host";
+    assert_fails(&fixture.sluice(&named), 2, &[missing]);
     let key = fixture.directory().join("hash.key");
     for public in ["00000000000000000000000000000000", "000102030405060708090a0b0c0d0e0f"] {
         fs::write(&key, format!("{public}\n")).unwrap();

@@ -85,7 +85,7 @@ pub(crate) fn the_wait_of_a_first_start_is_bounded() {
     for (wait, least) in [(&["--no-wait"][..], 0), (&["--wait", "0"], 0), (&["--wait", "2"], 2)] {
         let start = Instant::now();
         let output = fixture.sluice(&[&lb[..], wait].concat());
-        assert_fails(&output, 2, &["no interface eth7", "eth0"]);
+        assert_fails(&output, 2, &["edge.json: interfaces[1]: there is no interface eth7", "eth0"]);
         assert!(start.elapsed() >= Duration::from_secs(least), "{wait:?}");
         assert_eq!(host_state(), before);
     }
@@ -132,7 +132,11 @@ pub(crate) fn changes_are_applied_while_an_interface_is_missing() {
     // A missing interface that was not there before is an error of the configuration.
     fixture.config["interfaces"] = json!(["eth0", "eth1", "eth7"]);
     fixture.write();
-    assert_fails(&fixture.sluice(&["reload"]), 2, &["nothing was changed", "no interface eth7"]);
+    assert_fails(
+        &fixture.sluice(&["reload"]),
+        2,
+        &["nothing was changed", "edge.json: interfaces[2]: there is no interface eth7"],
+    );
     fixture.config["interfaces"] = json!(["eth0", "eth1"]);
     fixture.write();
 

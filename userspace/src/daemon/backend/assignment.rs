@@ -9,12 +9,15 @@ use sluice_control::config::{self, Config};
 
 use super::clamping::Clamping;
 use crate::args::BackendArgs;
+use crate::daemon::presence::InterfaceList;
 
 /// The part of the configuration that applies to this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Assignment {
     /// The backend's name.
     pub(super) name: String,
+    /// The place of the backend's addresses in the configuration file, for errors.
+    pub(super) place: String,
     /// The backend's addresses.
     pub(super) local: Vec<IpAddr>,
     /// The VIP addresses and prefixes of the services with this backend. Those where its weight is
@@ -22,6 +25,8 @@ pub(super) struct Assignment {
     pub(super) vips: Vec<IpNet>,
     /// The interfaces on which encapsulated packets arrive.
     pub(super) interfaces: Vec<String>,
+    /// The place that names them.
+    pub(super) list: InterfaceList,
     /// The accepted sources of outer headers; empty for any.
     pub(super) balancers: Vec<IpNet>,
     /// The port of GUE, if a service with this backend uses GUE.
@@ -71,7 +76,9 @@ impl Assignment {
             services().flat_map(|service| service.vips()).map(|vip| vip.prefix()).collect();
         Ok(Self {
             name: backend.name().to_owned(),
+            place: format!("{}: backends[{position}].address", args.config.display()),
             local: backend.addresses().collect(),
+            list: InterfaceList::of(&args.interfaces, &args.config),
             interfaces: if args.interfaces.is_empty() {
                 config.interfaces()
             } else {

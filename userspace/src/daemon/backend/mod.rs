@@ -25,7 +25,7 @@ use crate::config_file::{self, ConfigFile};
 use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::check_interfaces;
-use crate::daemon::presence::{self as host_presence, Missing};
+use crate::daemon::presence::{self as host_presence, InterfaceList, Missing};
 use crate::daemon::programs::Programs;
 use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
@@ -115,9 +115,10 @@ impl RoleDaemon for BackendDaemon {
         netlink: &Netlink,
     ) -> Result<Self::Prepared, CliError> {
         let assignment = presence::assignment(args, &file.config, netlink).await?;
-        check_interfaces(netlink, &assignment.interfaces).await?;
+        check_interfaces(netlink, &assignment.interfaces, &assignment.list).await?;
         if let Some(clamping) = &assignment.clamping {
-            check_interfaces(netlink, clamping.configured_interfaces()).await?;
+            let list = InterfaceList::Option("--reply-interface");
+            check_interfaces(netlink, clamping.configured_interfaces(), &list).await?;
         }
         Ok((file, assignment))
     }

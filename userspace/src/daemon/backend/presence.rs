@@ -7,7 +7,7 @@ use sluice_control::config::Config;
 
 use super::assignment::Assignment;
 use crate::args::BackendArgs;
-use crate::daemon::presence::{self, Missing};
+use crate::daemon::presence::{self, InterfaceList, Missing};
 use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, Pins};
 use crate::kernel::host::journal::{Change, Journal, STATE_DIRECTORY};
@@ -63,11 +63,14 @@ pub(super) async fn missing_of(
     assignment: &Assignment,
     netlink: &Netlink,
 ) -> Result<Vec<Missing>, CliError> {
-    let mut missing = presence::interfaces(netlink, &assignment.interfaces).await?;
+    let mut missing =
+        presence::interfaces(netlink, &assignment.interfaces, &assignment.list).await?;
     if let Some(clamping) = &assignment.clamping {
-        missing.extend(presence::interfaces(netlink, clamping.configured_interfaces()).await?);
+        let list = InterfaceList::Option("--reply-interface");
+        let names = clamping.configured_interfaces();
+        missing.extend(presence::interfaces(netlink, names, &list).await?);
     }
-    let wanted = assignment.local.iter().map(|address| (*address, "the backend's address"));
+    let wanted = assignment.local.iter().map(|address| (*address, assignment.place.clone()));
     missing.extend(presence::addresses(&addresses(netlink).await?, wanted));
     Ok(missing)
 }

@@ -28,7 +28,7 @@ use crate::daemon::acl::{self as source_acls, AclLoader, AclScope};
 use crate::daemon::core::{self, RoleDaemon, StartContext};
 use crate::daemon::input::Input;
 use crate::daemon::preflight::{check_interfaces, check_own_addresses};
-use crate::daemon::presence::{self, Missing};
+use crate::daemon::presence::{self, InterfaceList, Missing};
 use crate::daemon::programs::{Programs, Resized};
 use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
@@ -144,23 +144,26 @@ impl RoleDaemon for LbDaemon {
     }
 
     async fn missing(
-        _: &LbArgs,
+        args: &LbArgs,
         config: &LbConfig,
         netlink: &Netlink,
     ) -> Result<Vec<Missing>, CliError> {
-        let mut missing = presence::interfaces(netlink, &config.interfaces).await?;
+        let mut missing = presence::interfaces(netlink, &config.interfaces, &list(args)).await?;
         let own = netlink.usable_addresses().await.map_err(CliError::operation)?;
-        missing.extend(presence::addresses(&own, config.sources()));
+        let file = args.config.display();
+        let sources = config.sources();
+        let sources = sources.map(|(address, field)| (address, format!("{file}: {field}")));
+        missing.extend(presence::addresses(&own, sources));
         Ok(missing)
     }
 
     async fn prepare(
-        _: &LbArgs,
+        args: &LbArgs,
         config: LbConfig,
         netlink: &Netlink,
     ) -> Result<Self::Prepared, CliError> {
-        check_interfaces(netlink, &config.interfaces).await?;
-        check_own_addresses(netlink, &config.config).await?;
+        check_interfaces(netlink, &config.interfaces, &list(args)).await?;
+        check_own_addresses(netlink, &config.config, &args.config).await?;
         let next_hops = find_next_hops(netlink, &config).await?;
         Ok((config, next_hops))
     }
@@ -358,6 +361,11 @@ impl Default for Lookups {
     fn default() -> Self {
         Self::Some(BTreeSet::new())
     }
+}
+
+/// The place that names the interfaces.
+fn list(args: &LbArgs) -> InterfaceList {
+    InterfaceList::of(&args.interfaces, &args.config)
 }
 
 async fn find_next_hops(netlink: &Netlink, config: &LbConfig) -> Result<NextHops, CliError> {
