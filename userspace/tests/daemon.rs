@@ -125,7 +125,8 @@ tests! {
         a_hidden_lock_of_another_user_is_not_a_daemon,
         the_bpf_file_system_is_mounted_for_root_only,
         pins_that_another_user_planted_are_refused_and_never_followed,
-        state_that_another_user_planted_is_refused;
+        state_that_another_user_planted_is_refused,
+        a_state_directory_without_room_for_a_lock_is_an_error;
     resources:
         the_limit_of_descriptors_is_raised_or_too_low,
         a_start_without_threads_fails_and_is_undone;
@@ -198,6 +199,7 @@ tests! {
     limits:
         limits_change_under_traffic_without_loss,
         only_maps_with_a_new_size_are_replaced,
+        counts_of_replaced_maps_are_pinned_again,
         a_refused_reload_during_an_unfinished_resize_takes_nothing,
         a_limit_below_the_highest_used_index_is_refused,
         killing_the_daemon_during_a_replacement_loses_nothing,

@@ -16,6 +16,9 @@ use crate::kernel::namespace::{self, NetworkNamespace};
 use crate::role::Role;
 use crate::serve;
 
+/// The maximum number of attempts to lock a file that other processes remove.
+const ATTEMPTS: usize = 100;
+
 /// The lock of a role of an instance: there is one daemon at a time. It is released when the
 /// process ends.
 ///
@@ -55,7 +58,7 @@ impl Lock {
     pub(crate) fn take(instance: &str, role: Role) -> Result<Self, CliError> {
         let path = Self::path(instance, role);
         let lock = || -> anyhow::Result<Self> {
-            loop {
+            for _ in 0..ATTEMPTS {
                 let mut file = match create(&path) {
                     // The last holder has just removed the directory.
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -93,6 +96,10 @@ impl Lock {
                 writeln!(file, "{}", std::process::id())?;
                 return Ok(Self { file });
             }
+            Err(anyhow!(
+                "the file was removed {ATTEMPTS} times while it was being locked; end the program \
+                 that removes it"
+            ))
         };
         lock()
             .with_context(|| format!("cannot lock {}", path.display()))

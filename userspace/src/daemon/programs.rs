@@ -1,7 +1,9 @@
 //! The loaded programs of a role, and a resize of their maps that is not finished.
 
 use crate::error::CliError;
-use crate::kernel::bpf::{Error, LoadParameters, PendingResize, Pins, Program, ProgramSpec};
+use crate::kernel::bpf::{
+    EarlierCounts, Error, LoadParameters, PendingResize, Pins, Program, ProgramSpec,
+};
 
 use super::roles::RoleSpec;
 
@@ -10,6 +12,7 @@ pub(super) struct Programs {
     spec: &'static RoleSpec,
     pins: Pins,
     loaded: Vec<Program>,
+    earlier_counts: EarlierCounts,
     /// The replaced maps, until no packet reads them.
     pending_resize: Option<PendingResize>,
 }
@@ -29,8 +32,15 @@ impl Programs {
         parameters: &LoadParameters,
     ) -> Result<Self, CliError> {
         let pending_resize = spec.object.unfinished_resize(pins);
-        let mut programs = Self { spec, pins: pins.clone(), loaded: Vec::new(), pending_resize };
+        let mut programs = Self {
+            spec,
+            pins: pins.clone(),
+            loaded: Vec::new(),
+            earlier_counts: EarlierCounts::default(),
+            pending_resize,
+        };
         programs.reload(parameters)?;
+        programs.earlier_counts = EarlierCounts::open(pins).map_err(CliError::operation)?;
         Ok(programs)
     }
 
@@ -52,7 +62,8 @@ impl Programs {
             return Ok(None);
         }
         let pinned =
-            self.spec.object.pin_again(&self.pins, program).map_err(CliError::operation)?;
+            self.spec.object.pin_again(&self.pins, program).map_err(CliError::operation)?
+                + self.earlier_counts.pin_again(&self.pins).map_err(CliError::operation)?;
         let directory = self.pins.directory();
         Ok((pinned > 0).then(|| format!("{pinned} pins in {}", directory.display())))
     }
@@ -90,6 +101,7 @@ impl Programs {
         if let Some(pending) = &self.pending_resize {
             pending.finish().map_err(CliError::operation)?;
             self.pending_resize = None;
+            self.earlier_counts = EarlierCounts::open(&self.pins).map_err(CliError::operation)?;
         }
         Ok(())
     }

@@ -172,6 +172,28 @@ pub(crate) fn only_maps_with_a_new_size_are_replaced() {
     assert_eq!(kept.count(), 0, "no counters were replaced: {status}");
 }
 
+pub(crate) fn counts_of_replaced_maps_are_pinned_again() {
+    let fixture = tracked_fixture();
+    let mut daemon = fixture.start(&["lb"]);
+    let mut client = TrafficClient::new(10);
+    client.send(100);
+    let counted = || fixture.json("counters")["lb"]["services"]["web"]["packets"].as_u64().unwrap();
+    let mut larger = fixture.config.clone();
+    larger["limits"] = larger_limits();
+    fixture.write_text(&larger.to_string());
+    daemon.reload();
+    for restarted in [false, true] {
+        if restarted {
+            daemon.end(Signal::SIGTERM);
+            daemon = fixture.start(&["lb"]);
+        }
+        assert_eq!(counted(), 100);
+        fs::remove_dir_all(PINS).unwrap();
+        daemon.reload();
+        assert_eq!(counted(), 100, "restarted: {restarted}");
+    }
+}
+
 /// Applies ten backends, of which eight are removed again.
 fn use_ten_backends(fixture: &mut DaemonFixture, daemon: &mut DaemonProcess) {
     let two = fixture.config["backends"].clone();

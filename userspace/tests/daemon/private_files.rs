@@ -239,3 +239,13 @@ pub(crate) fn state_that_another_user_planted_is_refused() {
         run("rm -r /run/sluice");
     }
 }
+
+/// In a directory that was removed and is still mounted, no file can be created.
+pub(crate) fn a_state_directory_without_room_for_a_lock_is_an_error() {
+    let fixture = DaemonFixture::new();
+    run("mkdir /run/removed /run/sluice");
+    run("mount --bind /run/removed /run/sluice");
+    run("rmdir /run/removed");
+    let output = fixture.wrapped(&["timeout", "60"], &LB);
+    assert_fails(&output, 1, &["cannot lock /run/sluice/edge/lb.lock", "removed"]);
+}
