@@ -127,30 +127,55 @@ pub(crate) fn a_failed_attachment_is_undone_on_all_interfaces() {
     assert_eq!(host_state(), before);
 }
 
+/// Makes a directory of pins of a layout version that does not exist.
+fn add_other_layout(role: &str) {
+    fs::create_dir_all(format!("{PINS}/9999/{role}")).unwrap();
+}
+
 pub(crate) fn another_layout_version_is_refused_and_removed_by_down() {
     let fixture = DaemonFixture::new();
+    crate::support::add_address("10.0.1.1/16", "eth0");
     let before = host_state();
-    fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
-    let with = host_state();
-    for args in [&LB[..], &["status"], &["counters"], &["capture"]] {
-        assert_fails(
-            &fixture.sluice(args),
-            1,
-            &["another version", "layout 9999", "sluice down --instance edge", "counters are lost"],
-        );
-        assert_eq!(host_state(), with);
+    for role in ["lb", "backend"] {
+        add_other_layout(role);
+        let with = host_state();
+        let start = [role, "--config", "edge.json"];
+        for args in [&start[..], &["status"], &["status", "--json"], &["counters"], &["capture"]] {
+            if (role, args[0]) == ("backend", "capture") {
+                continue;
+            }
+            let words = [
+                "another version",
+                "layout 9999",
+                "sluice down --instance edge",
+                "counters are lost",
+            ];
+            assert_fails(&fixture.sluice(args), 1, &words);
+            assert_eq!(host_state(), with);
+        }
+        // The state of the program and the daemon.
+        let output = fixture.sluice(&["status"]);
+        assert_fails(&output, 1, &["its program is not attached"]);
+        assert_fails(&fixture.sluice(&["reload"]), 1, &["no daemon of the instance", "start"]);
+        assert!(fixture.down().contains("removed"));
+        assert_eq!(host_state(), before, "{role}");
     }
-    // The state of the program and the daemon.
-    let output = fixture.sluice(&["status"]);
-    assert_fails(&output, 1, &["its program is not attached"]);
-    fs::remove_dir_all(PINS).unwrap();
+
+    // While the daemon of the other version runs.
     let daemon = fixture.start(&["lb"]);
-    fs::create_dir_all(format!("{PINS}/9999/lb")).unwrap();
-    for args in ["status", "counters"] {
-        let runs = format!("its daemon runs (process {})", daemon.id());
+    add_other_layout("lb");
+    let with = host_state();
+    let runs = format!("its daemon runs (process {})", daemon.id());
+    for args in [&["status"][..], &["status", "--json"], &["counters"]] {
         let words = ["its program is attached to eth0 and handles packets as before", &runs];
-        assert_fails(&fixture.sluice(&[args]), 1, &words);
+        assert_fails(&fixture.sluice(args), 1, &words);
     }
+    for args in [&["lb", "--config", "edge.json"][..], &["capture"]] {
+        assert_fails(&fixture.sluice(args), 1, &["another version", "end its daemon"]);
+    }
+    assert_fails(&fixture.sluice(&["down"]), 1, &["still runs", &daemon.id().to_string()]);
+    assert_eq!(host_state(), with);
+    // The way that the errors name.
     drop(daemon);
     fixture.down();
     assert_eq!(host_state(), before);
