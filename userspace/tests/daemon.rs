@@ -213,6 +213,7 @@ tests! {
     backend:
         a_backend_accepts_tunnel_packets_from_listed_balancers_only,
         a_backend_starts_reloads_and_is_removed_by_down,
+        no_packet_meets_maps_without_entries,
         thousands_of_vips_are_applied_in_seconds;
     instances:
         a_change_of_the_priority_loses_no_packet,

@@ -6,7 +6,8 @@ use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, assert_fails, host_state, tc_filter, wait_until};
+use crate::fixture::{DaemonFixture, PINS, assert_fails, host_state, tc_filter, wait_until};
+use crate::ptrace::kill_before;
 use crate::support::{add_address, run, sysctl};
 use crate::wire::{mac_address, send_frame};
 
@@ -197,5 +198,30 @@ pub(crate) fn a_backend_accepts_tunnel_packets_from_listed_balancers_only() {
         });
     }
     assert_eq!(daemon.log_count("reload failed"), 0, "{}", daemon.log());
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+}
+
+pub(crate) fn no_packet_meets_maps_without_entries() {
+    let mut fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    fixture.config["underlay"]["balancers"] = json!(["10.0.0.1"]);
+    fixture.write();
+    fixture.start(&["backend"]).end(Signal::SIGKILL);
+    // A map without its pin is made again, while the program over the other one is attached; the
+    // limit needs a resize.
+    let version = std::fs::read_dir(PINS).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(version.join("backend/BALANCERS")).unwrap();
+    fixture.config["limits"]["vips"] = json!(64);
+    fixture.write();
+    let daemon = fixture.spawn_stopped(&["backend"]);
+    let sent = std::cell::Cell::new(0);
+    let killed = kill_before(&daemon, Signal::SIGCONT, usize::MAX, |_| {
+        send_frame("far", &encapsulated_from([10, 0, 0, 1]));
+        sent.set(sent.get() + 1);
+    });
+    assert_eq!((killed, daemon.log_count("maps resized")), (None, 1), "{}", daemon.log());
+    assert!(sent.get() > 10, "{}", sent.get());
+    let reasons = fixture.json("counters")["backend"]["reasons"].clone();
+    assert!(reasons["not_balancer"].is_null(), "{reasons}");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }

@@ -161,6 +161,14 @@ impl DaemonFixture {
         DaemonProcess { child, log }
     }
 
+    /// Like [`Self::spawn`], stopped before the daemon is executed.
+    pub(crate) fn spawn_stopped(&self, args: &[&str]) -> DaemonProcess {
+        let daemon = self.spawn(&["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"], args);
+        let state = format!("/proc/{}/status", daemon.id());
+        wait_until("the shell stops", || fs::read_to_string(&state).unwrap().contains("State:\tT"));
+        daemon
+    }
+
     /// Like [`Self::spawn`], with another standard output and standard error, so that there is no
     /// log to read.
     pub(crate) fn spawn_without_log(&self, args: &[&str], output: OwnedFd) -> DaemonProcess {

@@ -10,14 +10,9 @@ use crate::fixture::{DaemonFixture, wait_until};
 
 pub(crate) fn a_signal_before_the_configuration_is_read_is_a_reload() {
     let fixture = DaemonFixture::new();
-    let stopped = &["sh", "-c", r#"kill -STOP $$; exec "$@""#, "sh"];
     for role in ["lb", "backend"] {
         crate::support::try_run("ip addr add 10.0.1.1/16 dev eth0");
-        let mut daemon = fixture.spawn(stopped, &[role]);
-        let state = format!("/proc/{}/status", daemon.id());
-        wait_until("the shell stops", || {
-            std::fs::read_to_string(&state).unwrap().contains("State:\tT")
-        });
+        let mut daemon = fixture.spawn_stopped(&[role]);
         crate::ptrace::before_open(&daemon, "edge.json", || daemon.signal(Signal::SIGHUP));
         daemon.wait_for_log("ready: ", 2);
         assert_eq!(daemon.end(Signal::SIGTERM), Some(0), "{role}");

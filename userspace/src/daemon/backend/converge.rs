@@ -129,12 +129,15 @@ impl BackendDaemon {
 
     /// Loads the programs if one of them is needed, and fills their maps. `local` are the addresses
     /// for which the program decapsulates.
+    ///
+    /// No packet meets a map without its entries: maps of an earlier daemon, too, are filled before
+    /// the programs are attached over them. Only the VIPs may not fit before a resize.
     pub(super) async fn load(&mut self, local: &[IpAddr]) -> Result<(), CliError> {
         self.by_program = local.to_vec();
-        if self.filters_ingress() || self.assignment.clamping.is_some() {
-            let gue_port = Port::new(self.assignment.gue_port.unwrap_or(0));
-            let parameters =
-                LoadParameters::backend(LOCAL_ADDRESSES, self.capacities.vips, gue_port);
+        let is_needed = self.filters_ingress() || self.assignment.clamping.is_some();
+        let gue_port = Port::new(self.assignment.gue_port.unwrap_or(0));
+        let parameters = LoadParameters::backend(LOCAL_ADDRESSES, self.capacities.vips, gue_port);
+        if is_needed {
             match &mut self.loaded {
                 Some(_) if self.gue_port == gue_port => {}
                 Some((programs, _)) => programs.reload(&parameters)?,
@@ -145,22 +148,31 @@ impl BackendDaemon {
                 }
             }
             self.gue_port = gue_port;
-            self.finish_resize().await?;
-            if let Some((programs, maps)) = &mut self.loaded
-                && let Some(resized) = programs.resize(&parameters)?
-            {
-                programs.adopt(resized);
-                *maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
-                self.finish_resize().await?;
-            }
+        }
+        self.fill(local).await?;
+        self.finish_resize().await?;
+        if is_needed
+            && let Some((programs, maps)) = &mut self.loaded
+            && let Some(resized) = programs.resize(&parameters)?
+        {
+            programs.adopt(resized);
+            *maps = BackendMaps::open(&self.pins).map_err(CliError::operation)?;
         }
         if let Some((_, maps)) = &mut self.loaded {
-            let Assignment { vips, balancers, .. } = &self.assignment;
+            maps.set_vips(&self.assignment.vips).map_err(CliError::operation)?;
+        }
+        self.finish_resize().await
+    }
+
+    /// Fills the maps but that of the VIPs.
+    async fn fill(&mut self, local: &[IpAddr]) -> Result<(), CliError> {
+        if let Some((_, maps)) = &mut self.loaded {
             let entries = self.assignment.local.iter().map(|address| {
                 let is_own = local.contains(address);
                 (*address, if is_own { LocalAddress::BY_PROGRAM } else { LocalAddress::BY_DEVICE })
             });
-            maps.set(&entries.collect::<Vec<_>>(), vips, balancers).map_err(CliError::operation)?;
+            maps.set_addresses(&entries.collect::<Vec<_>>(), &self.assignment.balancers)
+                .map_err(CliError::operation)?;
         }
         self.set_largest_segments().await
     }

@@ -18,16 +18,15 @@ use super::map_set::MapSet;
 pub type BackendMaps = MapSet<BackendList>;
 
 impl BackendMaps {
-    /// Makes the program decapsulate packets to the addresses of `local` that are its own, if they
-    /// contain packets to `vips`, and no others. To all addresses of `local`, tunnel packets are
-    /// accepted from `balancers` only; from any source if that is empty.
+    /// Makes the program decapsulate packets to the addresses of `local` that are its own, and no
+    /// others. To all addresses of `local`, tunnel packets are accepted from `balancers` only; from
+    /// any source if that is empty. Fits into maps of any capacity.
     ///
     /// Missing entries are added before others are removed, so that no entry that stays is ever
     /// missing.
-    pub fn set(
+    pub fn set_addresses(
         &mut self,
         local: &[(IpAddr, LocalAddress)],
-        vips: &[IpNet],
         balancers: &[IpNet],
     ) -> Result<(), Error> {
         let balancers = match balancers {
@@ -37,7 +36,12 @@ impl BackendMaps {
         let balancers = balancers.into_iter().map(|prefix| (prefix, AcceptedSource::PRESENT));
         self.replace(BALANCERS, balancers.collect())?;
         let local = local.iter().map(|(address, local)| (Address::from(*address), *local));
-        self.replace(LOCAL_ADDRESSES, local.collect())?;
+        self.replace(LOCAL_ADDRESSES, local.collect())
+    }
+
+    /// Makes the program decapsulate packets that contain packets to `vips`, and no others; as
+    /// [`Self::set_addresses`].
+    pub fn set_vips(&mut self, vips: &[IpNet]) -> Result<(), Error> {
         let vips = (1..)
             .zip(vips)
             .map(|(id, vip)| (prefix_key(*vip), VipAddress::new(id, AddressOptions::NONE)));

@@ -50,7 +50,8 @@ impl TestRunBackend {
 
 impl DecapBinding for TestRunBackend {
     fn configure(&mut self, host: &HostFixture) -> anyhow::Result<()> {
-        Ok(self.maps.set(&host.local_entries(), &host.vips, &host.balancers)?)
+        self.maps.set_addresses(&host.local_entries(), &host.balancers)?;
+        Ok(self.maps.set_vips(&host.vips)?)
     }
 
     fn send(&mut self, frame: &Frame) -> anyhow::Result<(Action, Vec<u8>)> {
@@ -69,7 +70,8 @@ impl DecapBinding for TestRunBackend {
 
 impl ClampBinding for TestRunBackend {
     fn configure(&mut self, vips: &[IpNet], largest: [u32; 2]) -> anyhow::Result<()> {
-        self.maps.set(&[], vips, &[])?;
+        self.maps.set_addresses(&[], &[])?;
+        self.maps.set_vips(vips)?;
         let indexes = [Family::V4, Family::V6].map(Family::index);
         let sizes = indexes.map(|index| (index, largest[index as usize]));
         Ok(self.maps.write(backend::MAX_SEGMENT_SIZES, &sizes)?)
