@@ -6,7 +6,8 @@
 #            archive is skipped with a message. A series may name its own groups of tests:
 #            "6.1=load,programs 6.12=lab-program"
 #   TESTS    groups of tests (default: all): the names of the test programs that need a kernel,
-#            lab-device and lab-program
+#            lab-device and lab-program; also daemon-tunnel, the part of daemon that needs tunnel
+#            devices
 #   JOBS     virtual machines that run at the same time (default 1); each has two CPUs and keeps one
 #            or two busy
 #   DOCUMENT page that receives the results (default docs/kernels.md); results of other kernels and

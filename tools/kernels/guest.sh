@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # guest.sh PLAN GROUP...: runs groups of tests in a virtual machine, started by test-kernels.sh.
 # PLAN has one line per test program with its name, package directory and executable, separated by
-# tabs. A group is the name of a test program, or `lab-device` or `lab-program`: the lab with
-# backends that decapsulate with tunnel devices or with Sluice's program.
+# tabs. A group is the name of a test program; `lab-device` or `lab-program`: the lab with backends
+# that decapsulate with tunnel devices or with Sluice's program; or `daemon-tunnel`: the tests of
+# `daemon` for backends with tunnel devices.
 #
 # The output of each group is enclosed in the lines `@begin GROUP` and `@end GROUP STATUS`. A group
 # that exceeds its time limit is killed (status 124).
@@ -31,11 +32,16 @@ forbid_tunnels() {
 
 for group in "$@"; do
     program=$group
+    filter=()
     # In seconds. Most groups take minutes, also with a second virtual machine on two CPUs; `daemon`
     # starts hundreds of daemons.
     limit=1800
     case $group in
         daemon) limit=5400 ;;
+        daemon-*)
+            program=daemon
+            filter=("${group#daemon-}")
+            ;;
         lab-*)
             program=lab
             export LAB_DECAPSULATION=${group#lab-} LAB_SCALE=small
@@ -51,7 +57,7 @@ for group in "$@"; do
     if line=$(grep -P "^$program\t" "$plan"); then
         IFS=$'\t' read -r _ directory executable <<<"$line"
         # In the package's directory, as cargo runs tests.
-        (cd "$directory" && timeout -k 10 "$limit" "$executable" --color never)
+        (cd "$directory" && timeout -k 10 "$limit" "$executable" --color never "${filter[@]}")
         status=$?
     else
         echo "guest: error: no test program $program"

@@ -125,7 +125,8 @@ generous.
 
 Each row is a test program. `lab-device` is the lab with backends that decapsulate with the kernel's
 `ipip` and `ip6tnl` devices. `lab-program` is the lab on the same kernel without these devices, so
-that Sluice's backend program decapsulates. `-`: not run.
+that Sluice's backend program decapsulates. `daemon` includes backends with tunnel devices that are
+deleted, changed or shared; these tests alone are the group `daemon-tunnel`. `-`: not run.
 
 END
     table test "$results/cells.tsv" Tests

@@ -64,6 +64,8 @@ mod support;
 mod traffic;
 #[path = "daemon/transitions.rs"]
 mod transitions;
+#[path = "daemon/tunnel_devices.rs"]
+mod tunnel_devices;
 #[path = "daemon/unit.rs"]
 mod unit;
 #[path = "daemon/unreadable_files.rs"]
@@ -215,6 +217,10 @@ tests! {
         a_backend_starts_reloads_and_is_removed_by_down,
         no_packet_meets_maps_without_entries,
         thousands_of_vips_are_applied_in_seconds;
+    tunnel_devices:
+        tunnel_devices_that_disappear_or_change_are_restored,
+        two_backends_share_tunnel_devices,
+        tunnel_devices_accept_packets_from_listed_balancers_only;
     instances:
         a_change_of_the_priority_loses_no_packet,
         two_balancers_run_side_by_side,

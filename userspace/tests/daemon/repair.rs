@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes a change of the host, and waits until the daemon has restored the state and logged it.
 #[track_caller]
-fn restored(
+pub(crate) fn restored(
     daemon: &mut DaemonProcess,
     state: &str,
     change: impl FnOnce(),

@@ -136,7 +136,19 @@ impl Host {
                 }
             }
         }
+        self.forget_lost_addresses().await?;
         Ok(report)
+    }
+
+    /// Drops the addresses of removed interfaces from the journal: a tunnel device that was made
+    /// again is another interface.
+    async fn forget_lost_addresses(&mut self) -> Result<(), HostError> {
+        let existing = self.netlink.interfaces().await?;
+        let exists = |index: &u32| existing.iter().any(|interface| interface.index == *index);
+        let is_lost =
+            |change: &&Change| matches!(change, Change::Address { index, .. } if !exists(index));
+        let lost: Vec<_> = self.journal.changes().iter().filter(is_lost).cloned().collect();
+        Ok(self.journal.forget_all(&lost)?)
     }
 
     /// Sets up decapsulation of inner packets of the family `inner` sent to `local`.
