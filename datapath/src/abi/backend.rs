@@ -91,6 +91,21 @@ impl From<IpAddr> for Neighbour {
     }
 }
 
+impl Neighbour {
+    /// The address; `None` in an entry that was never written.
+    pub fn address(&self) -> Option<IpAddr> {
+        let mut octets = [0; 16];
+        for (bytes, word) in octets.chunks_exact_mut(4).zip(self.address) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        match self.family {
+            2 => Some(IpAddr::from(self.address[0].to_ne_bytes())),
+            10 => Some(IpAddr::from(octets)),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +123,14 @@ mod tests {
         assert_eq!(NextHop::index(1, Family::V4), 2);
         assert_eq!(NextHop::index(1, Family::V6), 3);
         assert_eq!(NextHop::index(u16::MAX, Family::V6), 131_071);
+    }
+
+    #[test]
+    fn the_address_of_a_neighbour_is_the_one_it_was_made_of() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(Neighbour::from(address).address(), Some(address));
+        }
+        assert_eq!(Neighbour { family: 0, address: [0; 4] }.address(), None);
     }
 }

@@ -14,7 +14,7 @@ use crate::kernel::netlink::{Interface, Netlink};
 pub struct NextHopStatus {
     /// The egress interface; its index if it does not exist any more.
     pub interface: String,
-    /// The gateway; absent if the backend is on the link, or if the host's route has changed since.
+    /// The gateway; absent if the backend is on the link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// The MTU of the path, in bytes.
@@ -23,7 +23,7 @@ pub struct NextHopStatus {
     pub up: bool,
 }
 
-/// Names the interfaces of next hops, and looks up the gateways.
+/// Names the interfaces of next hops.
 pub(crate) async fn next_hops(
     netlink: &Netlink,
     paths: &BTreeMap<u16, BackendPaths>,
@@ -31,17 +31,15 @@ pub(crate) async fn next_hops(
     let interfaces = netlink.interfaces().await.map_err(CliError::operation)?;
     let interfaces: BTreeMap<u32, Interface> =
         interfaces.into_iter().map(|interface| (interface.index, interface)).collect();
-    let mut mtus = Default::default();
     let mut found: BTreeMap<u16, BTreeMap<IpAddr, NextHopStatus>> = BTreeMap::new();
     for (backend, paths) in paths {
-        for (address, (index, mtu)) in &paths.next_hops {
-            let route = netlink.route_among(*address, None, &mut mtus).await.ok().flatten();
-            let gateway = route.filter(|route| route.index == *index).and_then(|r| r.gateway);
-            let egress = interfaces.get(index);
+        for (address, hop) in &paths.next_hops {
+            let egress = interfaces.get(&hop.interface);
+            let name = egress.map_or_else(|| unnamed(hop.interface), |egress| egress.name.clone());
             let status = NextHopStatus {
-                interface: egress.map_or_else(|| unnamed(*index), |egress| egress.name.clone()),
-                gateway,
-                mtu: *mtu,
+                interface: name,
+                gateway: hop.gateway,
+                mtu: hop.mtu,
                 up: egress.is_some_and(|egress| egress.carrier),
             };
             found.entry(*backend).or_default().insert(*address, status);

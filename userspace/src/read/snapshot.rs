@@ -14,7 +14,8 @@ use sluice_control::have::HaveBackend;
 use sluice_control::prefix::key_prefix;
 use sluice_datapath::abi::maps::{backend, balancer};
 use sluice_datapath::abi::{
-    BackendCounters, ICMP, InstanceRecord, NextHop, PathMtuRecord, ServiceCounters, VipKey,
+    BackendCounters, ICMP, InstanceRecord, Neighbour, NextHop, PathMtuRecord, ServiceCounters,
+    VipKey,
 };
 use sluice_datapath::{Address, Family, Reason};
 
@@ -78,10 +79,20 @@ pub(crate) struct TableSummary {
 /// The paths to a backend.
 #[derive(Default)]
 pub(crate) struct BackendPaths {
-    /// Interface index and MTU, by address of the backend. Absent without a route.
-    pub(crate) next_hops: BTreeMap<IpAddr, (u32, u32)>,
+    /// The next hops in the maps, by address of the backend. Absent without a route.
+    pub(crate) next_hops: BTreeMap<IpAddr, PresentHop>,
     /// The remaining lifetime of path MTUs that are in force, by address of the backend.
     pub(crate) path_mtus: BTreeMap<IpAddr, Duration>,
+}
+
+/// A next hop that packets use.
+pub(crate) struct PresentHop {
+    /// The index of the egress interface.
+    pub(crate) interface: u32,
+    /// The MTU of the path, in bytes.
+    pub(crate) mtu: u32,
+    /// The gateway; `None` if the backend is on the link.
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 impl LbSnapshot {
@@ -191,6 +202,7 @@ impl LbSnapshot {
     /// The paths to each backend, by index.
     pub(crate) fn paths(&self) -> Result<BTreeMap<u16, BackendPaths>, CliError> {
         let next_hops = self.maps.elements(balancer::NEXT_HOPS).map_err(CliError::operation)?;
+        let neighbours = self.maps.elements(balancer::NEIGHBOURS).map_err(CliError::operation)?;
         let path_mtus = self.maps.elements(balancer::PATH_MTUS).map_err(CliError::operation)?;
         let now = clock::now();
         let mut paths = BTreeMap::new();
@@ -203,7 +215,13 @@ impl LbSnapshot {
                     continue;
                 };
                 let mtu = u32::from(next_hop.mtu);
-                of_backend.next_hops.insert(address, (next_hop.interface, mtu));
+                // Without an entry, the kernel looks the neighbour up.
+                let neighbour = (next_hop.neighbour != 0)
+                    .then(|| neighbours.get(next_hop.neighbour_index(at as u32) as usize))
+                    .flatten();
+                let gateway = neighbour.and_then(Neighbour::address).filter(|via| *via != address);
+                let hop = PresentHop { interface: next_hop.interface, mtu, gateway };
+                of_backend.next_hops.insert(address, hop);
                 let is_in_force =
                     |record: &&PathMtuRecord| (record.mtu, record.epoch) == (mtu, backend.epoch);
                 if let Some(record) = path_mtus.get(at).filter(is_in_force) {

@@ -237,6 +237,13 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     wait_until("the next hop has the new interface", || hop(1, "10.0.1.2")["interface"] == "eth1");
     run("ip route replace 10.0.1.2/32 via 10.0.0.9 dev eth0");
     wait_until("the next hop has a gateway", || hop(1, "10.0.1.2")["gateway"] == "10.0.0.9");
+    // Routes may depend on the source.
+    run("ip route replace 10.0.1.2/32 dev eth0");
+    wait_until("it is on the link", || hop(1, "10.0.1.2")["gateway"].is_null());
+    run("ip route add 10.0.1.2/32 via 10.0.0.8 dev eth0 table 7");
+    run("ip rule add from 10.0.0.1 to 10.0.1.2 table 7");
+    wait_until("the next hop has another gateway", || hop(1, "10.0.1.2")["gateway"] == "10.0.0.8");
+    run("ip rule del from 10.0.0.1 to 10.0.1.2 table 7");
     run("ip route replace unreachable 10.0.1.2/32");
     wait_until("the next hop is removed", || hop(1, "10.0.1.2").is_null());
     assert_eq!(

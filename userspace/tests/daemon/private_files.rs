@@ -246,6 +246,6 @@ pub(crate) fn a_state_directory_without_room_for_a_lock_is_an_error() {
     run("mkdir /run/removed /run/sluice");
     run("mount --bind /run/removed /run/sluice");
     run("rmdir /run/removed");
-    let output = fixture.wrapped(&["timeout", "60"], &LB);
+    let output = fixture.wrapped(&["timeout", "--signal=KILL", "60"], &LB);
     assert_fails(&output, 1, &["cannot lock /run/sluice/edge/lb.lock", "removed"]);
 }

@@ -266,11 +266,11 @@ pub(crate) fn programs_that_run_first_are_logged_and_shown() {
     // The kernel sends no netlink message about links.
     let (xdp, id) = load_program(ProgramType::Xdp);
     let link = attach_link(xdp.as_fd(), "eth0", XDP, XDP_GENERIC).unwrap();
-    expect(&mut daemon, &format!("(program ID {id}) runs before Sluice"));
+    expect(&mut daemon, &format!("the XDP program other (program ID {id}) runs before Sluice"));
     let found = predecessors();
     assert_eq!(
-        (&found[0]["hook"], &found[0]["program_id"]),
-        (&json!("xdp"), &json!(id)),
+        (&found[0]["hook"], &found[0]["name"], &found[0]["program_id"]),
+        (&json!("xdp"), &json!("other"), &json!(id)),
         "{found}"
     );
     drop(link);

@@ -314,7 +314,7 @@ pub(crate) fn load_program(kind: ProgramType) -> (OwnedFd, u32) {
         log_buffer: 0,
         kernel_version: 0,
         flags: 0,
-        name: [0; 16],
+        name: *b"other\0\0\0\0\0\0\0\0\0\0\0",
         interface: 0,
         expected_attach_type,
     };

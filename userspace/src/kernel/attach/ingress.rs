@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use aya::programs::loaded_programs;
 use aya::programs::tc::{SchedClassifier, TcAttachType};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::bpf::program_name;
 use crate::kernel::netlink::{Direction, Error, Interface, Netlink};
 
 /// The start of the names of our filters.
@@ -92,7 +92,8 @@ pub async fn ingress_path(
     if let Some(id) = interface.xdp_program {
         predecessors.push(Predecessor {
             hook: IngressHook::Xdp,
-            name: program_name(id),
+            // Empty if it has none, or was removed a moment ago.
+            name: program_name(id).unwrap_or_default(),
             program_id: Some(id),
             priority: None,
         });
@@ -124,12 +125,6 @@ pub async fn ingress_path(
         }
     }
     Ok(IngressPath { attached: None, predecessors })
-}
-
-/// The name of a loaded program; empty if it has none.
-fn program_name(id: u32) -> String {
-    let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
-    found.and_then(|program| program.name_as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

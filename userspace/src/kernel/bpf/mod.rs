@@ -47,6 +47,7 @@ pub use pins::Pins;
 pub use program::{Footprint, Program, programs_over};
 pub use resize::PendingResize;
 pub use selection::LiveSelection;
+pub use syscall::program_name;
 pub use usage::Usage;
 
 use sluice_datapath::Pod;

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya_obj::generated::{
     BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_attr, bpf_attr__bindgen_ty_2__bindgen_ty_1, bpf_cmd,
-    bpf_map_type,
+    bpf_map_type, bpf_prog_info,
 };
 
 /// The `batch` member of `union bpf_attr`.
@@ -35,6 +35,27 @@ pub(super) unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Res
         libc::syscall(libc::SYS_bpf, command as libc::c_long, attributes, size_of::<bpf_attr>())
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The name of the loaded program with an ID; empty if it has none.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the member for this command holds no pointers.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attributes) }?;
+    // SAFETY: the kernel has just made this descriptor for us; descriptors fit an i32.
+    let program = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    // SAFETY: the members of the structure are integers and arrays of them, valid when zero.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = zeroed();
+    attributes.info.bpf_fd = program.as_raw_fd() as u32;
+    attributes.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attributes.info.info = std::ptr::from_mut(&mut info) as u64;
+    // SAFETY: `info` has `info_len` bytes, no pointers, and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    let name: Vec<u8> = info.name.iter().map(|byte| *byte as u8).collect();
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 /// Creates an array.
