@@ -14,13 +14,14 @@ use crate::support::{add_address, run, set_sysctl, sysctl, veth};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes a change of the host, and waits until the daemon has restored the state and logged it.
+/// Returns the time that this takes.
 #[track_caller]
 pub(crate) fn restored(
     daemon: &mut DaemonProcess,
     state: &str,
     change: impl FnOnce(),
     is_restored: impl FnMut() -> bool,
-) {
+) -> Duration {
     let line = format!("restored host state state={state}");
     let before = daemon.log_count(&line);
     let start = Instant::now();
@@ -31,6 +32,7 @@ pub(crate) fn restored(
     println!("{state}: restored after {taken:.1?}");
     let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
     assert!(emulated || taken < LIMIT, "{state}: {taken:.1?}");
+    taken
 }
 
 /// Whether a VIP is local.
