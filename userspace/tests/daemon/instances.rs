@@ -1,7 +1,6 @@
 //! Several instances on one host: priorities of filters, and host state that they share.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -11,7 +10,7 @@ use crate::fixture::{
 };
 use crate::support::{add_address, run, sysctl};
 use crate::traffic::TrafficClient;
-use crate::wire::{mac_address, send_frame};
+use crate::wire::{mac_address, send_frame, udp_server};
 
 /// The priority of a filter at the ingress of `eth0`, on each line about it.
 fn priorities(name: &str) -> Vec<String> {
@@ -148,8 +147,7 @@ fn encapsulated(vip: SocketAddrV4) -> Vec<u8> {
 #[track_caller]
 pub(crate) fn assert_delivered(vip: &str) {
     let vip: SocketAddrV4 = vip.parse().unwrap();
-    let server = UdpSocket::bind(vip).unwrap();
-    server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let server = udp_server(vip.into());
     send_frame("far", &encapsulated(vip));
     let mut bytes = [0; 16];
     let received = server.recv(&mut bytes);

@@ -1,7 +1,7 @@
 //! Backends with the tunnel devices of kernels that have them: repair, several instances, and
 //! packets from listed balancers.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::fixture::{DaemonFixture, host_state, tc_filter, wait_until};
 use crate::repair::restored;
 use crate::support::{add_address, run, set_sysctl, sysctl, try_run};
-use crate::wire::{mac_address, send_frame};
+use crate::wire::{mac_address, send_frame, udp_server};
 
 /// Each device, its kind and its local address.
 const DEVICES: [(&str, &str, &str); 3] =
@@ -89,8 +89,7 @@ fn encapsulated(from: IpAddr, vip: SocketAddr) -> Vec<u8> {
 /// last source is one that is accepted.
 fn delivered(vip: &str, from: &[&str]) -> Vec<String> {
     let vip: SocketAddr = vip.parse().unwrap();
-    let server = UdpSocket::bind(vip).unwrap();
-    server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let server = udp_server(vip);
     for source in from {
         send_frame("far", &encapsulated(source.parse().unwrap(), vip));
     }

@@ -1,9 +1,11 @@
 //! Frames sent to an interface through its veth peer.
 #![expect(unsafe_code, reason = "calls libc for packet sockets")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Duration;
 
+use crate::fixture::wait_until;
 use crate::support::run;
 
 /// Sends a TCP segment from one end of a veth pair to the MAC address of the other end.
@@ -22,6 +24,19 @@ pub(crate) fn segment(to: &str, client: Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> 
     frame.extend(vip.port().to_be_bytes());
     frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
     frame
+}
+
+/// A UDP socket at an address, with a limit for receiving. An earlier socket there may still be open
+/// in a process that another test has just forked.
+pub(crate) fn udp_server(address: SocketAddr) -> UdpSocket {
+    let mut server = None;
+    wait_until("the address is free", || {
+        server = UdpSocket::bind(address).ok();
+        server.is_some()
+    });
+    let server = server.expect("the socket is bound");
+    server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    server
 }
 
 /// Sends a frame from one end of a veth pair.
