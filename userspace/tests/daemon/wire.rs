@@ -26,8 +26,8 @@ pub(crate) fn segment(to: &str, client: Ipv4Addr, vip: SocketAddrV4) -> Vec<u8> 
     frame
 }
 
-/// A UDP socket at an address, with a limit for receiving. An earlier socket there may still be open
-/// in a process that another test has just forked.
+/// A UDP socket at an address, with a limit for receiving. An earlier socket there may still be
+/// open in a process that another test has just forked.
 pub(crate) fn udp_server(address: SocketAddr) -> UdpSocket {
     let mut server = None;
     wait_until("the address is free", || {
