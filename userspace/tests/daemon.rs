@@ -239,6 +239,7 @@ tests! {
     repair:
         a_backend_restores_what_other_programs_change,
         removed_pins_are_made_again,
+        the_mss_is_clamped_on_the_interface_of_a_new_default_route,
         a_lost_netlink_connection_is_replaced;
     churn:
         route_changes_delay_no_drain_and_cost_nothing_without_a_backend;

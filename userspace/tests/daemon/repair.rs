@@ -130,6 +130,25 @@ pub(crate) fn a_backend_restores_what_other_programs_change() {
     assert_eq!(lines(&host_state()), lines(&before));
 }
 
+pub(crate) fn the_mss_is_clamped_on_the_interface_of_a_new_default_route() {
+    let fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    veth("eth1", "far1");
+    let mut daemon = fixture.start(&["backend"]);
+    let filters = || run("tc filter show dev eth1 egress");
+    assert_eq!(filters(), "");
+    run("ip route add default dev eth1");
+    daemon.wait_for_log("program attached target=eth1", 1);
+    assert!(filters().contains("sluice_clamp:edge"));
+    // It stays while the route is missing, and until a reload.
+    run("ip route del default dev eth1");
+    run("ip link set eth0 mtu 1400");
+    daemon.wait_for_log("MSS is clamped family=IPv4 mss=1340", 1);
+    assert!(filters().contains("sluice_clamp:edge"));
+    daemon.reload();
+    assert_eq!(filters(), "");
+}
+
 pub(crate) fn removed_pins_are_made_again() {
     let mut fixture = DaemonFixture::new();
     add_address("10.0.1.1/16", "eth0");

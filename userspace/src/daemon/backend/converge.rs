@@ -212,13 +212,7 @@ impl BackendDaemon {
 
     /// Attaches the programs where they are wanted, and detaches them elsewhere.
     async fn attach(&mut self) -> Result<(), CliError> {
-        self.reply_interfaces = match &self.assignment.clamping {
-            Some(clamping) => clamping
-                .reply_interfaces(self.host.netlink(), &self.assignment.interfaces)
-                .await
-                .map_err(CliError::operation)?,
-            None => Vec::new(),
-        };
+        self.find_reply_interfaces().await?;
         let programs = self.loaded.as_ref().map(|(programs, _)| programs);
         let decapsulate = programs
             .filter(|_| self.filters_ingress())
@@ -232,6 +226,18 @@ impl BackendDaemon {
         let clamp = programs.get(bpf::CLAMP);
         self.clamping.watch(&mut self.host, &self.reply_interfaces, clamp).await;
         self.clamping.detach_others(&mut self.host, &self.reply_interfaces, clamp).await
+    }
+
+    /// Finds the interfaces through which replies to clients leave.
+    pub(super) async fn find_reply_interfaces(&mut self) -> Result<(), CliError> {
+        self.reply_interfaces = match &self.assignment.clamping {
+            Some(clamping) => clamping
+                .reply_interfaces(self.host.netlink(), &self.assignment.interfaces)
+                .await
+                .map_err(CliError::operation)?,
+            None => Vec::new(),
+        };
+        Ok(())
     }
 
     /// Attaches the programs over resized maps everywhere, then removes the old maps.

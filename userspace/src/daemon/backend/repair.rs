@@ -61,8 +61,13 @@ impl BackendDaemon {
         self.problem = problem;
     }
 
-    /// Attaches again where a filter is missing, and follows the MTU of interfaces.
+    /// Attaches again where a filter is missing, attaches where replies leave by a new default
+    /// route, and follows the MTU of interfaces. The program that clamps stays attached where a
+    /// default route has gone, because it may come back; the next reload detaches it.
     async fn watch_interfaces(&mut self) {
+        if let Err(error) = self.find_reply_interfaces().await {
+            warn!(%error, "cannot look up default routes; trying again every 30 s");
+        }
         let Some((programs, _)) = &self.loaded else { return };
         if self.filters_ingress() {
             let program = programs.get(bpf::DECAPSULATE);
