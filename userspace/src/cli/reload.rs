@@ -28,7 +28,8 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), CliError> {
             Ok(None) => match Lock::holder(&args.instance, role) {
                 Some(process) => Err(CliError::Operation(anyhow!(
                     "`sluice {role}` runs (process {process}) without its control socket {}: it has \
-                     just started, or the file was removed; `kill -HUP {process}` starts a reload",
+                     just started, is of an older version, or the file was removed; `kill -HUP \
+                     {process}` starts a reload",
                     socket_path(&args.instance, role).display()
                 ))),
                 None => continue,
