@@ -162,7 +162,12 @@ fn moved(before: &ServiceTable, after: &ServiceTable) -> usize {
 
 /// A name, or the index of what has none.
 fn name(name: Option<&&str>, index: u32) -> String {
-    name.map_or_else(|| format!("(index {index})"), |name| (*name).to_owned())
+    name.map_or_else(|| unnamed(index), |name| (*name).to_owned())
+}
+
+/// The text for the index of a service, backend or interface that has no name (any more).
+pub fn unnamed(index: u32) -> String {
+    format!("(index {index})")
 }
 
 /// The first items, and the number of the others.

@@ -13,6 +13,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// The prefix of a warning, for the journal.
+pub(crate) const WARNING: &str = "<4>";
+
 /// The prefix of an error line, for the journal; empty otherwise.
 pub fn error_prefix() -> &'static str {
     if stderr_is_journal() { "<3>" } else { "" }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use siphasher::sip128::{Hash128, SipHasher24};
 
 use crate::files::input::{self, UserFile, is_foreign};
+use crate::text;
 
 /// Purposes of derived keys. These texts never change, because balancers of different releases in a
 /// fleet must derive the same keys.
@@ -198,7 +199,7 @@ impl HashKey {
     /// 16 hexadecimal digits that identify the key without revealing it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        format!("{:016x}", self.derive(FINGERPRINT).h1)
+        text::digest(self.derive(FINGERPRINT).h1)
     }
 
     /// The SipHash key of the flow hash: its words k0 and k1, as numbers.

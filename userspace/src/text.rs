@@ -44,6 +44,11 @@ fn is_harmful(character: char) -> bool {
         )
 }
 
+/// A digest as text: 16 hexadecimal digits.
+pub(crate) fn digest(digest: u64) -> String {
+    format!("{digest:016x}")
+}
+
 /// An error and its causes in one line. A cause that a message contains already is left out: many
 /// errors name their cause and have it as source, too.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {

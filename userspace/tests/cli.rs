@@ -266,3 +266,25 @@ fn version_and_help_go_to_standard_output() {
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 }
+
+#[test]
+fn a_log_filter_that_is_not_valid_is_a_warning() {
+    let directory = example_directory();
+    let check = |filter: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .args(["check", "edge.json"])
+            .env("SLUICE_LOG", filter)
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(check("sluice=warn"), "");
+    for filter in ["verbose", "sluice=loud"] {
+        let log = check(filter);
+        assert_eq!(log.lines().count(), 1, "{log}");
+        assert!(log.contains("WARN SLUICE_LOG is not a level (error, warn, info"), "{log}");
+        assert!(log.contains(&format!("{filter:?}; the level is info")), "{log}");
+    }
+}

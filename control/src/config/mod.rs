@@ -65,6 +65,11 @@ impl Document {
     /// The first problem: JSON syntax, then `version`, then fields, types and ranges in the order
     /// of the text.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        if text.starts_with('\u{feff}') {
+            let problem = "it starts with a byte order mark (BOM), which JSON does not allow; save it \
+                           as UTF-8 without BOM";
+            return Err(ConfigError::whole(file, problem));
+        }
         let header: document::Header = deserialize(text, file)?;
         header.check_version().map_err(|message| ConfigError::at(file, "version", message))?;
         deserialize(text, file)

@@ -21,6 +21,7 @@ use super::state::StatePublisher;
 use super::teardown::{self, Scope};
 use super::{log, preflight, runtime, sources};
 use crate::args::WaitArgs;
+use crate::config_file;
 use crate::error::CliError;
 use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
@@ -52,6 +53,9 @@ pub(super) trait RoleDaemon: Sized {
         let _ = files;
         Ok(())
     }
+
+    /// Digest of the configuration's text.
+    fn digest(files: &Self::Files) -> u64;
 
     /// The instance that the files name.
     fn instance(files: &Self::Files) -> &str;
@@ -138,7 +142,7 @@ pub(super) fn run<D: RoleDaemon>(args: &D::Args) -> Result<(), CliError> {
         let (sender, mut inputs) = input::channel();
         let _signals = sources::signals(signals, sender.clone());
         log::start()?;
-        let files = on_thread::<D>(args, |args| {
+        let files = on_thread(args, |args| {
             let files = D::read(args)?;
             D::check_at_start(&files)?;
             Ok(files)
@@ -340,9 +344,22 @@ async fn handle<D: RoleDaemon>(
     let is_reload = clients.is_some();
     let had_failed = daemon.is_pending();
     state.applying(is_reload);
+    let mut digest = None;
     let taken = if is_reload {
-        let Some(files) = inputs.wait_for(on_thread::<D>(args, D::read)).await else { return };
-        let reload = async { daemon.reload(args, files?).await };
+        let read = on_thread(args, |args| {
+            let files = D::read(args);
+            let digest = match &files {
+                Ok(files) => Some(D::digest(files)),
+                Err(_) => config_file::digest(D::config_file(args)).ok(),
+            };
+            Ok((files, digest))
+        });
+        let Some(read) = inputs.wait_for(read).await else { return };
+        let reload = async {
+            let (files, read) = read?;
+            digest = read;
+            daemon.reload(args, files?).await
+        };
         let Some(reloaded) = inputs.wait_for(reload).await else { return };
         reloaded
     } else {
@@ -385,7 +402,7 @@ async fn handle<D: RoleDaemon>(
     };
     state.applied(outcome.error(), daemon.is_pending(), daemon.report());
     if let Some(clients) = clients {
-        state.reloaded(outcome.clone());
+        state.reloaded(outcome.clone(), digest);
         match outcome {
             ReloadOutcome::Applied => loading.get_or_insert_default().extend(clients),
             outcome => clients.send(&outcome),
@@ -405,17 +422,17 @@ fn report_loaded<D: RoleDaemon>(daemon: &D, state: &StatePublisher, loading: &mu
         (Ok(()), None) => ReloadOutcome::Applied,
     };
     if outcome != ReloadOutcome::Applied {
-        state.reloaded(outcome.clone());
+        state.loaded(outcome.clone());
     }
     loading.take().unwrap_or_default().send(&outcome);
 }
 
 /// Reads the files on a thread. It is not one of tokio's, because the runtime waits for those when
 /// the daemon ends.
-async fn on_thread<D: RoleDaemon>(
-    args: &D::Args,
-    read: fn(&D::Args) -> Result<D::Files, CliError>,
-) -> Result<D::Files, CliError> {
+async fn on_thread<A: Clone + Send + 'static, T: Send + 'static>(
+    args: &A,
+    read: fn(&A) -> Result<T, CliError>,
+) -> Result<T, CliError> {
     let (sender, files) = oneshot::channel();
     let args = args.clone();
     let run = move || drop(sender.send(read(&args)));

@@ -12,6 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use tracing::field::Field;
+use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
@@ -26,6 +28,12 @@ const MAX_WAITING: usize = 1_024;
 
 /// How long the end of the process waits for the last lines.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// The variable of the environment with the filter of events.
+const VARIABLE: &str = "SLUICE_LOG";
+
+/// The filter without the variable.
+const DEFAULT_FILTER: &str = "info";
 
 /// The log of this process, once it is started.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
@@ -50,9 +58,13 @@ pub(crate) fn start() -> Result<(), CliError> {
     if LOG.get().is_some() {
         return Ok(());
     }
-    let writer = LogWriter::spawn(io::stderr()).map_err(CliError::operation)?;
+    let warning = if journald::stderr_is_journal() { journald::WARNING } else { "WARN " };
+    let writer = LogWriter::spawn(io::stderr(), warning).map_err(CliError::operation)?;
     let writer = LOG.get_or_init(|| writer);
-    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var_os(VARIABLE).unwrap_or_default();
+    let filter = filter(&wanted.to_string_lossy());
+    let is_bad = filter.is_none();
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| writer.clone())
@@ -66,7 +78,25 @@ pub(crate) fn start() -> Result<(), CliError> {
         true => log.without_time().with_level(false).map_event_format(WithSeverity).try_init(),
         false => log.try_init(),
     };
+    if is_bad {
+        warn!(
+            "{VARIABLE} is not a level (error, warn, info, debug, trace, off) and not a list such as \
+             info,sluice::daemon=debug: {wanted:?}; the level is {DEFAULT_FILTER}"
+        );
+    }
     Ok(())
+}
+
+/// The filter that a text describes; `None` for one that is not valid. The library takes any word
+/// as the name of a module, which would silence everything else.
+fn filter(text: &str) -> Option<EnvFilter> {
+    let is_level = |directive: &str| directive.trim().parse::<LevelFilter>().is_ok();
+    let is_known = |directive: &str| is_level(directive) || directive.contains(['=', '[']);
+    match text {
+        "" => Some(EnvFilter::new(DEFAULT_FILTER)),
+        text if text.split(',').all(is_known) => EnvFilter::try_new(text).ok(),
+        _ => None,
+    }
 }
 
 /// Waits until the lines are written, but not for long. Called at the end of the process.
@@ -90,11 +120,11 @@ pub(crate) fn print_error(text: &str) {
 
 impl LogWriter {
     /// Starts the thread.
-    fn spawn(output: impl Write + Send + 'static) -> io::Result<Self> {
+    fn spawn(output: impl Write + Send + 'static, warning: &'static str) -> io::Result<Self> {
         let (sender, messages) = sync_channel(MAX_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
-        let run = move || write_lines(output, &messages, &counter);
+        let run = move || write_lines(output, &messages, &counter, warning);
         thread::Builder::new().name("log".to_owned()).spawn(run).map_err(no_thread)?;
         Ok(Self { sender, lost })
     }
@@ -121,7 +151,13 @@ impl Write for LogWriter {
     }
 }
 
-fn write_lines(mut output: impl Write, messages: &Receiver<Message>, lost: &AtomicU64) {
+/// Writes the lines. `warning` is the head of a warning.
+fn write_lines(
+    mut output: impl Write,
+    messages: &Receiver<Message>,
+    lost: &AtomicU64,
+    warning: &str,
+) {
     for message in messages {
         match message {
             // A line that cannot be written is lost.
@@ -131,8 +167,8 @@ fn write_lines(mut output: impl Write, messages: &Receiver<Message>, lost: &Atom
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let line =
-                format!("WARN log lines were lost while standard error blocked lost={lost}\n");
+            let text = "log lines were lost while standard error blocked";
+            let line = format!("{warning}{text} lost={lost}\n");
             _ = output.write_all(line.as_bytes());
         }
     }
@@ -153,9 +189,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_word_that_is_no_level_is_no_filter() {
+        for text in ["", "info", "DEBUG", "warn,sluice::daemon=debug", "off", "[span]=trace"] {
+            assert!(filter(text).is_some(), "{text}");
+        }
+        for text in ["verbose", "info,verbose", "sluice=loud", "7", "info,"] {
+            assert!(filter(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn lines_are_lost_and_counted_while_the_output_blocks() {
         let (mut reader, output) = io::pipe().unwrap();
-        let mut log = LogWriter::spawn(output).unwrap();
+        let mut log = LogWriter::spawn(output, journald::WARNING).unwrap();
         let line = [b'x'; 1_024];
         // More than the pipe (64 KiB) and the queue hold.
         let lines = MAX_WAITING + 200;
@@ -166,7 +212,8 @@ mod tests {
         drop(log);
         let mut written = String::new();
         io::Read::read_to_string(&mut reader, &mut written).unwrap();
-        let (_, lost) = written.split_once("lost=").expect("the loss is reported");
+        let text = "<4>log lines were lost while standard error blocked lost=";
+        let (_, lost) = written.split_once(text).expect("the loss is reported");
         let lost: usize =
             lost.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
         assert!(lost > 0);

@@ -19,9 +19,6 @@ use crate::serve::server::ControlSocket;
 /// How long notifications are gathered before the core looks routes up.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// The period of [`Input::Refresh`].
-pub(crate) const REFRESH: Duration = Duration::from_secs(30);
-
 /// The period of [`Input::Inspect`].
 const INSPECT: Duration = Duration::from_secs(3);
 
@@ -47,7 +44,7 @@ pub(super) fn signals(mut signals: Signals, inputs: InputSender) -> SourceTask {
 
 /// Sends [`Input::Refresh`], the first one at once.
 pub(super) fn refresh(inputs: InputSender) -> SourceTask {
-    timer(REFRESH, || Input::Refresh, inputs)
+    timer(clock::REFRESH, || Input::Refresh, inputs)
 }
 
 /// Sends [`Input::Inspect`].

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::runtime;
 use crate::clock::unix_seconds;
 use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome, RoleReport};
+use crate::text;
 
 /// Publishes the state. The control socket reads it while the core is busy.
 pub(super) struct StatePublisher(watch::Sender<DaemonState>);
@@ -90,13 +91,31 @@ impl StatePublisher {
         });
     }
 
-    /// A reload has ended.
-    pub(super) fn reloaded(&self, outcome: ReloadOutcome) {
-        let status = match &outcome {
+    /// A reload has ended. `digest` is that of the configuration's text, if it could be read.
+    pub(super) fn reloaded(&self, outcome: ReloadOutcome, digest: Option<u64>) {
+        let config_digest = digest.map(text::digest);
+        self.set(|state| {
+            state.last_reload =
+                Some(LastReload { at: unix_seconds(), outcome: outcome.clone(), config_digest });
+        });
+        Self::notify_reloaded(&outcome);
+    }
+
+    /// Files that the last reload read after it was applied are not in force.
+    pub(super) fn loaded(&self, outcome: ReloadOutcome) {
+        Self::notify_reloaded(&outcome);
+        self.set(|state| {
+            if let Some(last) = &mut state.last_reload {
+                last.outcome = outcome;
+            }
+        });
+    }
+
+    fn notify_reloaded(outcome: &ReloadOutcome) {
+        let status = match outcome {
             ReloadOutcome::Applied => "running".to_owned(),
             outcome => format!("running; the last reload was {outcome}"),
         };
-        self.set(|state| state.last_reload = Some(LastReload { at: unix_seconds(), outcome }));
         runtime::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 

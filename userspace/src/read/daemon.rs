@@ -10,8 +10,8 @@ use crate::daemon::lock::Lock;
 use crate::notice::Notice;
 use crate::role::Role;
 use crate::serve::client;
-use crate::serve::protocol::{DaemonState, LastReload, Phase, Request, Response};
-use crate::text::chain;
+use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome, Request, Response};
+use crate::text::{self, chain};
 
 /// How long a daemon may take to describe its state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,6 +64,8 @@ pub enum FileState {
     InForce,
     /// It has changed since.
     Changed,
+    /// It has changed since, and the last reload has refused it.
+    Refused,
     /// It cannot be read, with the reason.
     Unreadable(String),
 }
@@ -81,12 +83,14 @@ pub(crate) fn daemon(instance: &str, role: Role) -> Option<DaemonStatus> {
 }
 
 fn details(state: DaemonState) -> DaemonDetails {
+    let last = state.last_reload.as_ref();
+    let refused = last.filter(|last| matches!(last.outcome, ReloadOutcome::Refused(_)));
+    let refused = refused.and_then(|last| last.config_digest.as_ref());
     let config_file = match config_file::digest(Path::new(&state.config)) {
         // The configuration is not in force yet.
         _ if state.role.config_digest.is_empty() => None,
-        Ok(digest) if format!("{digest:016x}") == state.role.config_digest => {
-            Some(FileState::InForce)
-        }
+        Ok(digest) if text::digest(digest) == state.role.config_digest => Some(FileState::InForce),
+        Ok(digest) if refused == Some(&text::digest(digest)) => Some(FileState::Refused),
         Ok(_) => Some(FileState::Changed),
         Err(error) => Some(FileState::Unreadable(error.to_string())),
     };

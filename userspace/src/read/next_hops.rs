@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use sluice_control::step_text::unnamed;
 
-use super::snapshot::{BackendPaths, unnamed};
+use super::snapshot::BackendPaths;
 use crate::error::CliError;
 use crate::kernel::netlink::{Interface, Netlink};
 

@@ -12,6 +12,7 @@ use sluice_control::apply::{self, MapStore as _};
 use sluice_control::config::{Protocol, Vip};
 use sluice_control::have::HaveBackend;
 use sluice_control::prefix::key_prefix;
+use sluice_control::step_text::unnamed;
 use sluice_datapath::abi::maps::{backend, balancer};
 use sluice_datapath::abi::{
     BackendCounters, ICMP, InstanceRecord, Neighbour, NextHop, PathMtuRecord, ServiceCounters,
@@ -330,11 +331,6 @@ pub(crate) fn addresses(backend: &HaveBackend) -> impl Iterator<Item = (Family, 
     let addresses = [(Family::V4, backend.entry.v4), (Family::V6, backend.entry.v6)];
     let present = addresses.into_iter().filter(|(_, address)| *address != Address::NONE);
     present.map(|(family, address)| (family, address.into()))
-}
-
-/// The text for an index that has no name (any more).
-pub(super) fn unnamed(index: u32) -> String {
-    format!("(index {index})")
 }
 
 /// A VIP as the configuration writes it.

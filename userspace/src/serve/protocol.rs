@@ -150,6 +150,9 @@ pub(crate) struct LastReload {
     pub(crate) at: u64,
     /// Its result.
     pub(crate) outcome: ReloadOutcome,
+    /// Digest of the text of the configuration that it read, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config_digest: Option<String>,
 }
 
 #[cfg(test)]

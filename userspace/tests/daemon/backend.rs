@@ -89,7 +89,8 @@ pub(crate) fn a_backend_starts_reloads_and_is_removed_by_down() {
             "{signal}: the VIP addresses stay"
         );
         assert_eq!(tc_filter("eth0", FILTER).is_empty(), !by_program);
-        fixture.down();
+        let report = fixture.down();
+        assert!(report.contains("undone: net/ipv4/conf/eth0/arp_ignore set back to 0"), "{report}");
         assert_eq!(host_state(), before, "{signal}");
         daemon = fixture.start(&["backend"]);
     }

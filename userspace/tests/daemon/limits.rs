@@ -301,7 +301,7 @@ pub(crate) fn a_limit_below_the_highest_used_index_is_refused() {
     assert_fails(
         &fixture.sluice(&["lb", "--config", "edge.json"]),
         2,
-        &["limits.backends cannot shrink to 9", "sluice down"],
+        &["limits.backends cannot shrink to 9", "smallest possible value is 10", "sluice down"],
     );
     assert_eq!((pins(), tc_filter("eth0", FILTER)), (maps, filter));
 }

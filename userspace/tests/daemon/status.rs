@@ -203,8 +203,17 @@ pub(crate) fn status_shows_whether_the_file_is_in_force() {
     let refused = daemon_status();
     let reason = refused["last_reload"]["outcome"]["refused"].as_str().unwrap();
     assert!(reason.contains("edge.json"), "{refused}");
-    assert_eq!(refused["config_file"], json!("changed"));
-    assert!(text(&fixture).contains("refused, nothing was changed"));
+    assert_eq!(refused["config_file"], json!("refused"));
+    let lines = text(&fixture);
+    assert!(lines.contains("refused, nothing was changed"), "{lines}");
+    assert!(lines.contains("changed since it was applied, and refused by the last"), "{lines}");
+    // Refused by a check of the host, and edited after it was refused.
+    let mut config = fixture.config.clone();
+    config["interfaces"] = json!(["eth0", "eth7"]);
+    fixture.write_text(&config.to_string());
+    assert_eq!(daemon_status()["config_file"], json!("changed"));
+    daemon.reload();
+    assert_eq!(daemon_status()["config_file"], json!("refused"));
 
     std::fs::remove_file(fixture.directory().join("edge.json")).unwrap();
     let unreadable = daemon_status();

@@ -168,7 +168,7 @@ pub(crate) async fn a_kill_around_the_attachment_of_a_link_is_undone() {
     killed.record(change.clone()).unwrap();
     drop(killed);
     let report = host(base.path()).undo_all().await.unwrap();
-    assert_eq!(report.left, [(change, "it does not exist".to_owned())]);
+    assert_eq!(report.gone, [change]);
     assert_eq!(snapshot(), before);
 }
 

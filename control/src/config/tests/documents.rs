@@ -264,3 +264,10 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
     assert_eq!(filled["services"][0]["hash"], json!("flow"));
     assert_eq!(filled["addresses"][0]["ping"], json!("answer"));
 }
+
+#[test]
+fn a_byte_order_mark_is_named() {
+    let error = parse("\u{feff}{ \"version\": 1 }").unwrap_err().to_string();
+    assert!(error.starts_with("conf/edge.json: it starts with a byte order mark (BOM)"), "{error}");
+    assert!(error.ends_with("save it as UTF-8 without BOM"), "{error}");
+}

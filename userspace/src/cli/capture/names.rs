@@ -1,6 +1,7 @@
 //! The names for the indexes in events.
 
 use anyhow::anyhow;
+use sluice_control::step_text::unnamed;
 use sluice_datapath::abi::maps::balancer;
 
 use crate::error::CliError;
@@ -54,5 +55,5 @@ pub(super) fn interface(index: u32) -> String {
 }
 
 fn named(name: &str, index: u32) -> String {
-    if name.is_empty() { format!("(index {index})") } else { name.to_owned() }
+    if name.is_empty() { unnamed(index) } else { name.to_owned() }
 }

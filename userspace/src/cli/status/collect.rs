@@ -20,6 +20,7 @@ use crate::read::lost::lost;
 use crate::read::next_hops::next_hops;
 use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
 use crate::role::Role;
+use crate::text;
 
 /// Reads the state of an instance.
 pub(super) fn read(instance: &str) -> Result<Status, CliError> {
@@ -86,7 +87,7 @@ async fn lb_status(
         notices: Notice::list(notices.into_iter()),
         daemon,
         interfaces,
-        config_digest: format!("{:016x}", record.config_digest),
+        config_digest: text::digest(record.config_digest),
         applied_at: record.applied_at,
         changing: record.changing != 0,
         services,
@@ -111,7 +112,7 @@ fn services(lb: &LbSnapshot) -> Result<Vec<ServiceStatus>, CliError> {
             server_ids: server_ids.remove(&index).unwrap_or_default(),
             tracked: table.tracked,
             generation: table.generation,
-            table_digest: format!("{:016x}", table.digest),
+            table_digest: text::digest(table.digest),
             table_size: table.slots,
             slots: table.owners,
         });

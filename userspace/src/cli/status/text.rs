@@ -138,6 +138,11 @@ fn daemon(daemon: Option<&DaemonStatus>) -> String {
         Some(FileState::Changed) => {
             format!("  file: {file}, changed since it was applied; `sluice reload` applies it\n")
         }
+        Some(FileState::Refused) => {
+            format!(
+                "  file: {file}, changed since it was applied, and refused by the last reload\n"
+            )
+        }
         Some(FileState::Unreadable(error)) => format!("  {}\n", Notice::warning(error)),
     };
     if let Some(reload) = &state.last_reload {

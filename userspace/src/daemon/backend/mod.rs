@@ -35,6 +35,7 @@ use crate::kernel::host::Host;
 use crate::kernel::netlink::{HostChanges, Netlink};
 use crate::notice::Notice;
 use crate::serve::protocol::RoleReport;
+use crate::text;
 
 use assignment::Assignment;
 
@@ -91,6 +92,10 @@ impl RoleDaemon for BackendDaemon {
 
     fn read(args: &BackendArgs) -> Result<ConfigFile, CliError> {
         Ok(config_file::load(&args.config)?)
+    }
+
+    fn digest(file: &ConfigFile) -> u64 {
+        file.digest
     }
 
     fn instance(file: &ConfigFile) -> &str {
@@ -156,7 +161,8 @@ impl RoleDaemon for BackendDaemon {
     async fn reload(&mut self, args: &BackendArgs, file: ConfigFile) -> Result<(), CliError> {
         if file.config.instance() != self.instance {
             return Err(CliError::bad_input(anyhow!(
-                "the instance cannot change while the daemon runs; restart it"
+                "{}: instance: the name cannot change while the daemon runs; restart it",
+                args.config.display()
             )));
         }
         let netlink = self.host.netlink();
@@ -231,7 +237,7 @@ impl RoleDaemon for BackendDaemon {
         let attaching = attachments.into_iter().flat_map(Attachment::problems);
         let problems = self.problem.as_deref().into_iter().chain(attaching);
         RoleReport {
-            config_digest: format!("{:016x}", self.config_digest),
+            config_digest: text::digest(self.config_digest),
             interfaces: self.assignment.interfaces.clone(),
             notices: Notice::list(problems.map(Notice::problem)),
             repairs: self.host.repairs(),

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::converge::setup;
 use super::{BackendDaemon, presence};
-use crate::daemon::sources::REFRESH;
+use crate::clock::REFRESH;
 use crate::error::CliError;
 use crate::kernel::bpf;
 
@@ -77,7 +77,11 @@ impl BackendDaemon {
             let program = programs.get(bpf::CLAMP);
             self.clamping.watch(&mut self.host, &self.reply_interfaces, program).await;
             if let Err(error) = self.set_largest_segments().await {
-                warn!(%error, "cannot follow the MTU of interfaces; trying again every 30 s");
+                warn!(
+                    %error,
+                    retry_seconds = REFRESH.as_secs(),
+                    "cannot follow the MTU of interfaces; trying again periodically"
+                );
             }
         }
     }

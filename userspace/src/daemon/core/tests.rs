@@ -30,6 +30,10 @@ impl RoleDaemon for Recorder {
         Ok(())
     }
 
+    fn digest((): &()) -> u64 {
+        0
+    }
+
     fn instance((): &()) -> &str {
         "edge"
     }

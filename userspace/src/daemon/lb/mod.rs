@@ -39,6 +39,7 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::routing::next_hops::NextHops;
 use crate::notice::Notice;
 use crate::serve::protocol::RoleReport;
+use crate::text;
 
 use config::LbConfig;
 use path_mtus::PathMtuTracker;
@@ -133,6 +134,10 @@ impl RoleDaemon for LbDaemon {
     fn check_at_start(config: &LbConfig) -> Result<(), CliError> {
         source_acls::check(&config.config).map_err(CliError::bad_input)?;
         Ok(())
+    }
+
+    fn digest(config: &LbConfig) -> u64 {
+        config.digest
     }
 
     fn instance(config: &LbConfig) -> &str {
@@ -304,7 +309,7 @@ impl RoleDaemon for LbDaemon {
 
     fn log_ready(&self) {
         let interfaces = self.config.interfaces.join(",");
-        let config_digest = format!("{:016x}", self.config.digest);
+        let config_digest = text::digest(self.config.digest);
         let waiting = self.waiting_for_acls();
         if waiting.is_empty() {
             info!(%interfaces, %config_digest, "ready: forwarding");
@@ -332,7 +337,7 @@ impl RoleDaemon for LbDaemon {
         });
         let next_hops = self.noticed.iter().cloned();
         RoleReport {
-            config_digest: format!("{:016x}", self.config.digest),
+            config_digest: text::digest(self.config.digest),
             interfaces: self.config.interfaces.clone(),
             notices: Notice::list(attaching.chain(waiting).chain(stale).chain(next_hops)),
             repairs: self.host.repairs(),
@@ -386,12 +391,13 @@ impl LbDaemon {
     /// change that is impossible while packets are forwarded is refused here.
     async fn take_config(&mut self, args: &LbArgs, config: LbConfig) -> Result<(), CliError> {
         for (what, is_same) in [
-            ("instance", config.config.instance() == self.config.config.instance()),
-            ("the hash key", config.fingerprint() == self.config.fingerprint()),
+            ("instance: the name", config.config.instance() == self.config.config.instance()),
+            ("hash_key_file: the key", config.fingerprint() == self.config.fingerprint()),
         ] {
             if !is_same {
                 return Err(CliError::bad_input(anyhow!(
-                    "{what} cannot change while the daemon runs; restart it"
+                    "{}: {what} cannot change while the daemon runs; restart it",
+                    args.config.display()
                 )));
             }
         }

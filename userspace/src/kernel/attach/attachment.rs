@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tracing::{info, warn};
 
 use super::AttachPoint;
+use crate::clock::REFRESH;
 use crate::error::CliError;
 use crate::kernel::bpf::Program;
 use crate::kernel::host::{Host, HostError};
@@ -173,7 +174,7 @@ impl Attachment {
             false => chain(error.as_ref()),
         };
         if self.warned.get(target) != Some(&text) {
-            warn!("{text}; trying again every 30 s");
+            warn!("{text}; trying again every {} s", REFRESH.as_secs());
             self.warned.insert(target.to_owned(), text);
         }
     }

@@ -13,7 +13,7 @@ use crate::kernel::bpf::program_name;
 use crate::kernel::netlink::{Direction, Error, Interface, Netlink};
 
 /// The start of the names of our filters.
-const OUR_FILTERS: &str = "sluice_";
+pub(super) const OUR_FILTERS: &str = "sluice_";
 
 /// A hook on the ingress path, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -77,8 +77,8 @@ pub enum Error {
     /// A limit is below the number of elements that are or were in use. Records keep their indexes
     /// after removal.
     #[error(
-        "limits.{limit} cannot shrink to {capacity}: {used}; keep a larger limit, or stop the daemon, \
-         run `sluice down` and start it again, which interrupts forwarding"
+        "limits.{limit} cannot shrink to {capacity}: {used}; the smallest possible value is {smallest}. For a smaller one, stop the \
+         daemon, run `sluice down` and start it again, which interrupts forwarding"
     )]
     InUse {
         /// The limit's name.
@@ -87,6 +87,8 @@ pub enum Error {
         capacity: u32,
         /// The map that uses more.
         used: String,
+        /// The smallest capacity for which all maps have room.
+        smallest: u32,
     },
     /// A raw `bpf` or `mmap` call failed.
     #[error("cannot {what}: {source}")]

@@ -121,10 +121,16 @@ fn fill<P>(
         let path = to.join(spec.name);
         let new = RawMap::open(&path)?.ok_or_else(|| missing(&path))?;
         let limit = spec.size.limit();
-        let refused = |used: String| Error::InUse {
-            limit: limit.map_or("", Limit::name),
-            capacity: limit.map_or(0, |limit| capacities.get(limit)),
-            used,
+        let refused = |used: String| match limit.map(|limit| (limit, smallest(&from, specs, limit)))
+        {
+            Some((limit, Ok(smallest))) => Error::InUse {
+                limit: limit.name(),
+                capacity: capacities.get(limit),
+                used,
+                smallest,
+            },
+            Some((_, Err(error))) => error,
+            None => unreachable!("a map without a limit has one size"),
         };
         match Transfer::of(spec) {
             Transfer::Entries => copy(&old, &new, &refused, |_, _| {})?,
@@ -140,6 +146,45 @@ fn fill<P>(
         }
     }
     Ok((program, copied))
+}
+
+/// The smallest capacity for which the maps of a limit have room for what they hold.
+fn smallest(from: &Path, specs: &[MapSpec], limit: Limit) -> Result<u32, Error> {
+    let mut smallest = 1;
+    for spec in specs.iter().filter(|spec| spec.size.limit() == Some(limit)) {
+        let Some(map) = RawMap::open(&from.join(spec.name))? else { continue };
+        let used = used(&map, spec, from)?;
+        let entries = |capacity| spec.size.entries(|_| capacity);
+        while entries(smallest).is_some_and(|entries| entries < used) {
+            smallest += 1;
+        }
+    }
+    Ok(smallest)
+}
+
+/// The number of entries that a map needs for its content; 0 for content that is not kept.
+fn used(map: &RawMap, spec: &MapSpec, from: &Path) -> Result<u32, Error> {
+    let mut used = 0;
+    match Transfer::of(spec) {
+        Transfer::Entries | Transfer::LiveEntries => map.read(|keys, _| {
+            used += (keys.len() / map.key()) as u32;
+            Ok(())
+        })?,
+        Transfer::Elements => map.read(|keys, values| {
+            for (key, element) in keys.chunks(4).zip(values.chunks(map.value())) {
+                if element.iter().any(|byte| *byte != 0) {
+                    used = used.max(value::<u32>(key) + 1);
+                }
+            }
+            Ok(())
+        })?,
+        Transfer::InnerMaps => {
+            let held = map.inner_maps(&spec::outer_indexes(from)?)?;
+            used = held.iter().map(|(index, _)| index + 1).max().unwrap_or(0);
+        }
+        Transfer::Counts | Transfer::None => {}
+    }
+    Ok(used)
 }
 
 /// Copies a hash map or trie.

@@ -58,6 +58,25 @@ pub enum HostError {
         /// The setting of our priority.
         setting: &'static str,
     },
+    /// The filter of another instance is at our priority.
+    #[error(
+        "cannot put filter {ours} on {interface} at priority {priority}: {holder} of the instance {instance} of Sluice is there already; \
+         change `{setting}` in the configuration of one of them"
+    )]
+    HeldByInstance {
+        /// The interface's name.
+        interface: String,
+        /// The requested priority.
+        priority: u16,
+        /// The name of our filter.
+        ours: String,
+        /// The name of the other filter.
+        holder: String,
+        /// The other instance.
+        instance: String,
+        /// The setting of our priority.
+        setting: &'static str,
+    },
     /// A VIP address is announced to the network by a backend.
     #[error(
         "the VIP address {address} is on {interface} of this backend, which answers ARP and neighbour requests for it; remove it there; VIP addresses belong on `lo`"

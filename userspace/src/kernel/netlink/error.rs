@@ -82,6 +82,8 @@ pub enum Error {
         ours: String,
         /// The filter at that priority: kind, name, handle and protocol.
         holder: String,
+        /// The name of that filter, if it is a BPF filter.
+        holder_name: Option<String>,
     },
     /// A route lookup with a source address that this host does not have.
     #[error(

@@ -103,18 +103,27 @@ impl FilterSpec {
     /// Fails with [`Error::Held`] if another one of the filters occupies the priority.
     fn check_free(&self, index: u32, direction: Direction, all: &[Filter]) -> Result<(), Error> {
         match all.iter().find(|filter| self.collides(filter)) {
-            Some(other) => Err(self.held(index, direction, other.to_string())),
+            Some(other) => {
+                Err(self.held(index, direction, other.to_string(), other.bpf_name.clone()))
+            }
             None => Ok(()),
         }
     }
 
-    fn held(&self, index: u32, direction: Direction, holder: String) -> Error {
+    fn held(
+        &self,
+        index: u32,
+        direction: Direction,
+        holder: String,
+        holder_name: Option<String>,
+    ) -> Error {
         Error::Held {
             interface: interface_name(index),
             direction,
             priority: self.priority,
             ours: self.name.clone(),
             holder,
+            holder_name,
         }
     }
 }
@@ -285,7 +294,7 @@ impl Netlink {
         let doing = || format!("add filter {} to {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                Err(spec.held(index, direction, "a filter that has just appeared".into()))
+                Err(spec.held(index, direction, "a filter that has just appeared".into(), None))
             }
             other => other.map(|_| done),
         }

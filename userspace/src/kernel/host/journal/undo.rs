@@ -14,8 +14,9 @@ use crate::kernel::netlink::{
 pub struct UndoReport {
     /// Changes that were undone.
     pub undone: Vec<Change>,
-    /// Changes left alone, each with the reason: it was not made, or another program has replaced
-    /// it.
+    /// Changes that were gone already: not made, or undone by another program.
+    pub gone: Vec<Change>,
+    /// Changes left alone, each with the reason: another program has replaced it, or needs it.
     pub left: Vec<(Change, String)>,
     /// Changes that could not be undone, each with the error. They stay in the journal.
     pub failed: Vec<(Change, String)>,
@@ -41,10 +42,15 @@ impl UndoReport {
 
 impl fmt::Display for UndoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let undone = self.undone.iter().map(|change| format!("undone: {change}"));
+        let undone = self.undone.iter().map(|change| match change {
+            Change::Sysctl { key, old, .. } => format!("undone: {key} set back to {old}"),
+            _ => format!("undone: {change}"),
+        });
+        let gone = self.gone.iter().map(|change| format!("already gone: {change}"));
         let left = self.left.iter().map(|(change, why)| format!("left alone: {change}: {why}"));
         let unknown = self.unknown.iter().map(|what| format!("not known: {what}"));
-        let lines: Vec<_> = undone.chain(left).chain(unknown).chain(self.problems()).collect();
+        let lines: Vec<_> =
+            undone.chain(gone).chain(left).chain(unknown).chain(self.problems()).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -52,6 +58,7 @@ impl fmt::Display for UndoReport {
 /// The outcome of undoing one change.
 enum UndoOutcome {
     Undone,
+    Gone,
     Left(String),
 }
 
@@ -100,6 +107,7 @@ impl Journal {
                     }
                     match outcome {
                         UndoOutcome::Undone => report.undone.push(change),
+                        UndoOutcome::Gone => report.gone.push(change),
                         UndoOutcome::Left(why) => report.left.push((change, why)),
                     }
                 }
@@ -119,7 +127,7 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<UndoOutcome, String>
     | Change::Address { index, .. } = change
         && netlink.interface_at(*index).await.map_err(text)?.is_none()
     {
-        return UndoOutcome::left("its interface no longer exists");
+        return Ok(UndoOutcome::Gone);
     }
     match change {
         Change::Clsact { index, .. } => undo_clsact(netlink, *index).await,
@@ -127,29 +135,29 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<UndoOutcome, String>
             let spec = FilterSpec { name: name.clone(), priority: *priority };
             match netlink.remove_filter(*index, *direction, &spec).await.map_err(text)? {
                 Detached::Removed => Ok(UndoOutcome::Undone),
-                Detached::Absent => UndoOutcome::left("it does not exist"),
+                Detached::Absent => Ok(UndoOutcome::Gone),
             }
         }
         Change::XdpLink { pin, .. } | Change::CgroupLink { pin, .. } => {
             match remove_pinned_link(pin).map_err(text)? {
                 true => Ok(UndoOutcome::Undone),
-                false => UndoOutcome::left("it does not exist"),
+                false => Ok(UndoOutcome::Gone),
             }
         }
         Change::Address { index, address, prefix_len, .. } => {
             match netlink.remove_address(*index, *address, *prefix_len).await.map_err(text)? {
                 AddressRemoved::Removed => Ok(UndoOutcome::Undone),
-                AddressRemoved::Absent => UndoOutcome::left("it does not exist"),
+                AddressRemoved::Absent => Ok(UndoOutcome::Gone),
             }
         }
         Change::LocalRoute { prefix } => {
             match netlink.remove_local_route(*prefix).await.map_err(text)? {
                 AddressRemoved::Removed => Ok(UndoOutcome::Undone),
-                AddressRemoved::Absent => UndoOutcome::left("it does not exist"),
+                AddressRemoved::Absent => Ok(UndoOutcome::Gone),
             }
         }
         Change::Link { name, kind, local } => match netlink.tunnel(name, *kind, *local).await {
-            Ok(None) => UndoOutcome::left("it does not exist"),
+            Ok(None) => Ok(UndoOutcome::Gone),
             Ok(Some(_)) => {
                 netlink.remove_link(name).await.map(|()| UndoOutcome::Undone).map_err(text)
             }
@@ -167,7 +175,7 @@ fn text(error: impl fmt::Display) -> String {
 /// Removing the qdisc removes every filter on it, so it stays while it has filters.
 async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<UndoOutcome, String> {
     match netlink.clsact(index).await.map_err(text)? {
-        None => return UndoOutcome::left("it does not exist"),
+        None => return Ok(UndoOutcome::Gone),
         Some(Clsact::IngressOnly) => {
             return UndoOutcome::left("an ingress qdisc has replaced it");
         }
@@ -186,7 +194,7 @@ async fn undo_clsact(netlink: &Netlink, index: u32) -> Result<UndoOutcome, Strin
 
 fn undo_sysctl(key: &Sysctl, old: &str, new: &str) -> Result<UndoOutcome, SysctlError> {
     match key.read() {
-        Err(SysctlError::Missing(_)) => Ok(UndoOutcome::Left("it no longer exists".into())),
+        Err(SysctlError::Missing(_)) => Ok(UndoOutcome::Gone),
         Err(error) => Err(error),
         Ok(current) if current == old => Ok(UndoOutcome::Left(format!("it is {old} already"))),
         Ok(current) if current != new => {
