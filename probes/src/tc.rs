@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     bpf_skb_vlan_pop,
 };
@@ -79,6 +79,29 @@ impl TcPacket {
             0 => Ok(()),
             _ => Err(Reason::AdjustRoomFailed),
         }
+    }
+
+    /// Discards the sum over the packet in its metadata (CHECKSUM_COMPLETE), if there is one, as
+    /// the kernel does when it forwards (`skb_forward_csum`). `bpf_redirect_neigh` keeps the sum
+    /// but replaces the Ethernet header, so that a virtual Ethernet device subtracts another one
+    /// than was added, and its receiver drops the packet.
+    ///
+    /// No helper discards a sum by itself: growing a packet does. A merged packet never has a sum,
+    /// and would lose its segments.
+    #[inline(always)]
+    fn discard_sum(&self) -> Result<(), Reason> {
+        // SAFETY: `skb` is the context that the kernel gave. The helper fails without a sum.
+        if self.segment_size() != 0 || (unsafe { bpf_csum_update(self.skb, 0) } as i64) < 0 {
+            return Ok(());
+        }
+        let bytes = self.bytes();
+        // SAFETY: as above; no reference into the packet exists.
+        let grown = unsafe { bpf_skb_change_tail(self.skb, bytes.wrapping_add(1), 0) };
+        // SAFETY: as above.
+        if grown != 0 || unsafe { bpf_skb_change_tail(self.skb, bytes, 0) } != 0 {
+            return Err(Reason::AdjustRoomFailed);
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -291,6 +314,7 @@ impl Packet for TcPacket {
         /// [`BPF_F_ADJ_ROOM_ENCAP_L4_UDP`] divided by the length of a UDP header.
         const FLAG_PER_BYTE: u32 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP / Udp::SIZE as u32;
 
+        self.discard_sum()?;
         // SAFETY: `skb` is the context that the kernel gave; the packet is consumed, so nothing
         // read from it is used again.
         if resegment && unsafe { bpf_skb_pull_data(self.skb, self.bytes()) } != 0 {
@@ -352,7 +376,9 @@ impl Packet for TcPacket {
         if outer != inner {
             self.put(ETH_HLEN - 2, &ether_type(inner))?;
         }
-        self.put(ETH_HLEN, head)
+        // The traffic class of IPv6 changes a sum in the metadata (CHECKSUM_COMPLETE); an IPv4
+        // header with its checksum does not.
+        self.store_bytes(ETH_HLEN, head, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 }
 

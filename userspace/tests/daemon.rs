@@ -13,6 +13,8 @@ mod backend;
 mod blocked;
 #[path = "daemon/capture.rs"]
 mod capture;
+#[path = "daemon/checksum.rs"]
+mod checksum;
 #[path = "daemon/churn.rs"]
 mod churn;
 #[path = "daemon/down.rs"]
@@ -221,6 +223,9 @@ tests! {
         tunnel_devices_that_disappear_or_change_are_restored,
         two_backends_share_tunnel_devices,
         tunnel_devices_accept_packets_from_listed_balancers_only;
+    checksum:
+        decapsulation_keeps_the_sum_of_a_packet_true,
+        packets_with_a_sum_reach_backends_in_all_encapsulations;
     instances:
         a_change_of_the_priority_loses_no_packet,
         two_balancers_run_side_by_side,
