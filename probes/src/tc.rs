@@ -137,6 +137,27 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn is_in_vlan(&self) -> bool {
+        /// The bits of the VLAN ID in a tag's control information.
+        const ID: u32 = 0xfff;
+
+        let tag: u32;
+        // Inline assembly as above. SAFETY: `skb` is the context
+        // that the kernel gave; the instruction reads one of its fields.
+        unsafe {
+            core::arch::asm!(
+                "{tag} = *(u32 *)({skb} + {offset})",
+                tag = out(reg) tag,
+                skb = in(reg) self.skb,
+                offset = const core::mem::offset_of!(__sk_buff, vlan_tci),
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        // Old kernels leave the tag's content behind when they remove the tag.
+        self.has_vlan() && tag & ID != 0
+    }
+
+    #[inline(always)]
     fn is_for_this_host(&self) -> bool {
         /// `PACKET_HOST` of the kernel's `uapi/linux/if_packet.h`.
         const HOST: u32 = 0;

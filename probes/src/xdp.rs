@@ -77,6 +77,11 @@ impl Packet for XdpPacket {
         false
     }
 
+    #[inline(always)]
+    fn is_in_vlan(&self) -> bool {
+        false
+    }
+
     /// The kernel has not checked the destination MAC address yet, and the program does not know
     /// the MAC address of its interface.
     #[inline(always)]

@@ -215,6 +215,7 @@ tests! {
         counters_of_256_large_tables_are_read_in_50_ms,
         the_largest_instance_is_applied_in_seconds;
     backend:
+        a_priority_tag_does_not_keep_a_packet_from_the_backend,
         a_backend_accepts_tunnel_packets_from_listed_balancers_only,
         a_backend_starts_reloads_and_is_removed_by_down,
         no_packet_meets_maps_without_entries,

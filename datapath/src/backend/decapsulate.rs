@@ -31,8 +31,9 @@ pub fn decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(),
 
 #[inline(always)]
 fn try_decapsulate<P: Packet, M: BackendMaps>(packet: P, maps: &M) -> Result<(), Reason> {
-    // Frames with a VLAN tag pass: the VLAN interface receives them after this hook.
-    match parse::family(&packet)?.ok_or(Reason::NotTunnel)? {
+    // Frames in a VLAN pass: the VLAN interface receives them after this hook. The kernel moves the
+    // first tag into the metadata before, and receives frames with a priority tag itself.
+    match parse::family_outside_vlans(&packet)?.ok_or(Reason::NotTunnel)? {
         Family::V4 => {
             let outer = parse::parse_ipv4(&packet, ETH_HLEN)?;
             if outer.header_len != Ipv4::SIZE || outer.is_fragment {

@@ -15,7 +15,7 @@ pub struct PacketBuffer<'a> {
     pub segment_size: usize,
     /// [`Packet::segments`].
     pub segments: u64,
-    /// [`Packet::has_vlan`].
+    /// [`Packet::has_vlan`] and [`Packet::is_in_vlan`].
     pub vlan: bool,
     /// The opposite of [`Packet::is_for_this_host`].
     pub other_host: bool,
@@ -43,6 +43,10 @@ impl Packet for PacketBuffer<'_> {
     }
 
     fn has_vlan(&self) -> bool {
+        self.vlan
+    }
+
+    fn is_in_vlan(&self) -> bool {
         self.vlan
     }
 

@@ -19,6 +19,10 @@ pub trait Packet: Sized {
     /// Whether the packet's metadata holds a VLAN tag of the frame (`skb->vlan_tci`).
     fn has_vlan(&self) -> bool;
 
+    /// Whether a VLAN tag in the packet's metadata has a VLAN ID other than 0. ID 0 marks a
+    /// priority tag (IEEE 802.1Q section 9.6), which the kernel ignores.
+    fn is_in_vlan(&self) -> bool;
+
     /// Whether the destination MAC address is this host's. Always true if the hook does not have
     /// that information.
     fn is_for_this_host(&self) -> bool;

@@ -91,8 +91,23 @@ pub struct L4Header {
 /// [`Reason::OtherHost`], [`Reason::NotIp`], [`Reason::Truncated`].
 #[inline(always)]
 pub fn family<P: Packet>(packet: &P) -> Result<Option<Family>, Reason> {
+    family_unless(packet, packet.has_vlan())
+}
+
+/// As [`family`], but a priority tag in the packet's metadata is ignored.
+///
+/// # Errors
+///
+/// As [`family`].
+#[inline(always)]
+pub fn family_outside_vlans<P: Packet>(packet: &P) -> Result<Option<Family>, Reason> {
+    family_unless(packet, packet.is_in_vlan())
+}
+
+#[inline(always)]
+fn family_unless<P: Packet>(packet: &P, has_tag: bool) -> Result<Option<Family>, Reason> {
     let ether_type = packet.load::<u16>(ETH_HLEN - 2).ok_or(Reason::Truncated)?;
-    if packet.has_vlan() || is_vlan_tag(ether_type) {
+    if has_tag || is_vlan_tag(ether_type) {
         return Ok(None);
     }
     family_for_this_host(packet, ether_type).map(Some)

@@ -1,5 +1,6 @@
 //! `sluice backend`.
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -225,4 +226,25 @@ pub(crate) fn no_packet_meets_maps_without_entries() {
     let reasons = fixture.json("counters")["backend"]["reasons"].clone();
     assert!(reasons["not_balancer"].is_null(), "{reasons}");
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+}
+
+pub(crate) fn a_priority_tag_does_not_keep_a_packet_from_the_backend() {
+    /// Priority 5, VLAN ID 0.
+    const TAG: [u8; 4] = [0x81, 0x00, 0xa0, 0x00];
+    /// Limit of the wait for a datagram, long enough for emulated machines.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    let fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    // Reverse-path filtering, if enabled, needs a route to clients.
+    run("ip route add default dev eth0");
+    let _daemon = fixture.start(&["backend"]);
+    let socket = UdpSocket::bind("203.0.113.11:53").unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut frame = encapsulated_from([10, 0, 0, 1]);
+    frame.splice(12..12, TAG);
+    send_frame("far", &frame);
+    let mut bytes = [0; 16];
+    let received = socket.recv(&mut bytes).map(|length| bytes[..length].to_vec());
+    assert_eq!(received.ok().as_deref(), Some(&b"query"[..]), "{}", fixture.json("counters"));
 }
