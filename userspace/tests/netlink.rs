@@ -69,6 +69,7 @@ tests! {
         vip_addresses_on_lo_are_not_announced,
         a_second_preparation_changes_nothing,
         only_strict_reverse_path_filtering_is_changed,
+        gue_beside_tunnel_devices_needs_loose_filtering_of_the_interfaces,
         strict_reverse_path_filtering_is_kept_on_request,
         arp_sysctls_are_set_on_interfaces_with_dots_in_their_names,
         an_impossible_setup_is_refused_before_any_change,

@@ -135,6 +135,23 @@ pub(crate) async fn only_strict_reverse_path_filtering_is_changed() {
     }
 }
 
+pub(crate) async fn gue_beside_tunnel_devices_needs_loose_filtering_of_the_interfaces() {
+    let _peer = neighbour();
+    set_sysctl("all", "rp_filter", "0");
+    set_sysctl("one", "rp_filter", "1");
+    let base = tempfile::tempdir().unwrap();
+    let mut host = host(base.path());
+    let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
+    let vips = ["203.0.113.10/32".parse().unwrap()];
+    let gue = sluice::kernel::host::BackendSetup { gue: true, ..setup(&interfaces, &local, &vips) };
+    let report = host.prepare_backend(&gue).await.unwrap();
+    // The device, if the kernel has it, and the interface.
+    assert_eq!(report.loose_rp_filter.last(), Some(&"one".to_owned()), "{report:?}");
+    assert_eq!(sysctl("one", "rp_filter"), "2");
+    host.undo_all().await.unwrap();
+    assert_eq!(sysctl("one", "rp_filter"), "1");
+}
+
 pub(crate) async fn strict_reverse_path_filtering_is_kept_on_request() {
     let _peer = neighbour();
     set_sysctl("all", "rp_filter", "0");

@@ -181,6 +181,7 @@ pub(crate) fn setup<'a>(
         local,
         vips,
         tunnels: true,
+        gue: false,
         keep_rp_filter: false,
         tunnel_v4: TUNNEL_V4,
         tunnel_v6: TUNNEL_V6,

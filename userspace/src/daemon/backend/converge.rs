@@ -43,6 +43,7 @@ pub(super) fn setup(assignment: &Assignment, tunnels: bool) -> BackendSetup<'_> 
         local: &assignment.local,
         vips: &assignment.vips,
         tunnels,
+        gue: assignment.gue_port.is_some(),
         keep_rp_filter: assignment.keep_rp_filter,
         tunnel_v4: TUNNEL_V4,
         tunnel_v6: TUNNEL_V6,

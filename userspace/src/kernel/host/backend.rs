@@ -56,6 +56,8 @@ pub struct BackendSetup<'a> {
     pub vips: &'a [IpNet],
     /// Whether tunnel devices may be used; otherwise BPF programs decapsulate.
     pub tunnels: bool,
+    /// Whether a BPF program decapsulates GUE, also beside tunnel devices.
+    pub gue: bool,
     /// Whether strict reverse-path filtering of the interfaces stays where BPF programs
     /// decapsulate. Tunnel devices always get loose filtering: they are the backend's own.
     pub keep_rp_filter: bool,
@@ -136,6 +138,9 @@ impl Host {
                 }
             }
         }
+        if setup.gue && !setup.local.is_empty() && setup.serves(Family::V4) {
+            self.loosen_interfaces(setup, &mut report)?;
+        }
         self.forget_lost_addresses().await?;
         Ok(report)
     }
@@ -180,13 +185,8 @@ impl Host {
                     report.loose_rp_filter.push(name.clone());
                 }
             }
-            // With BPF decapsulation, the client's packet arrives on the interface itself, and the
-            // reply may leave through another one.
-            Decapsulation::Program { .. } if inner == Family::V4 && !setup.keep_rp_filter => {
-                for interface in setup.interfaces {
-                    self.loosen_rp_filter(interface, &mut report.changed)?;
-                }
-                report.loose_rp_filter.extend_from_slice(setup.interfaces);
+            Decapsulation::Program { .. } if inner == Family::V4 => {
+                self.loosen_interfaces(setup, report)?;
             }
             Decapsulation::Program { .. } => {}
         }
@@ -198,6 +198,25 @@ impl Host {
         };
         if !report.decapsulation.iter().any(same) {
             report.decapsulation.push((local, decapsulation));
+        }
+        Ok(())
+    }
+
+    /// Sets reverse-path filtering of the interfaces to loose. With BPF decapsulation, the client's
+    /// packet arrives on the interface itself, and the reply may leave through another one.
+    fn loosen_interfaces(
+        &mut self,
+        setup: &BackendSetup<'_>,
+        report: &mut BackendReport,
+    ) -> Result<(), HostError> {
+        if setup.keep_rp_filter {
+            return Ok(());
+        }
+        for interface in setup.interfaces {
+            if !report.loose_rp_filter.contains(interface) {
+                self.loosen_rp_filter(interface, &mut report.changed)?;
+                report.loose_rp_filter.push(interface.clone());
+            }
         }
         Ok(())
     }
