@@ -9,7 +9,7 @@ use sluice_datapath::Family;
 use super::{Host, HostError, LOOPBACK};
 use crate::kernel::host::journal::Change;
 use crate::kernel::host::sysctl::{Sysctl, SysctlError};
-use crate::kernel::netlink::{AddressAdded, Tunnel, TunnelError, TunnelKind};
+use crate::kernel::netlink::{AddressAdded, Tunnel, TunnelError, TunnelKind, interface_name};
 
 /// Default name of the tunnel device for IPv4 in IPv4.
 pub const TUNNEL_V4: &str = "sluice4";
@@ -238,9 +238,7 @@ impl Host {
                 && setup.vips.iter().any(|vip| vip.contains(&address))
                 && !self.added_by_sluice(index, address)
             {
-                let found = self.netlink.interface_at(index).await?;
-                let interface =
-                    found.map_or_else(|| format!("interface number {index}"), |found| found.name);
+                let interface = interface_name(index);
                 return Err(HostError::VipAnnounced { address, interface });
             }
         }

@@ -11,16 +11,12 @@ use sluice_control::prefix::key_prefix;
 use sluice_datapath::abi::maps::backend::VIP_PREFIXES;
 
 use super::journal::{Change, Journal, OtherJournals, STATE_DIRECTORY};
-use super::sysctl::Sysctl;
+use super::sysctl::{BACKEND_SETTINGS, Sysctl};
 use super::vips::{is_address, vip_change};
 use super::{LOOPBACK, TUNNEL_V4, TUNNEL_V6, TUNNEL_V6_IN_V4};
 use crate::kernel::bpf::{self, BackendMaps, Pins};
 use crate::kernel::namespace::NetworkNamespace;
 use crate::kernel::netlink::{Clsact, Direction, Error, FilterSpec, Netlink};
-
-/// The sysctls that a backend sets, with the values that differ from the kernel's defaults.
-const SETTINGS: [(&str, &str); 3] =
-    [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "2")];
 
 /// The outcome of a search.
 #[derive(Debug, Default)]
@@ -100,7 +96,7 @@ pub(crate) async fn backend(
         }
     }
     for interface in interfaces(filters).values() {
-        for (setting, value) in SETTINGS {
+        for (setting, value) in BACKEND_SETTINGS {
             let Ok(key) = Sysctl::ipv4_interface(interface, setting) else { continue };
             if key.read().is_ok_and(|found| found == value) {
                 found.unknown.push(format!(

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 
 const ROOT: &str = "/proc/sys";
 
+/// The sysctls of an interface that a backend sets, with the values that differ from the kernel's
+/// defaults.
+pub(super) const BACKEND_SETTINGS: [(&str, &str); 3] =
+    [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "2")];
+
 /// The name of a sysctl: its path below `/proc/sys`, every component validated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -235,7 +235,7 @@ fn kernel_message(error: &ErrorMessage, flags: u16) -> Option<String> {
 }
 
 /// The name of an interface for messages; its index if no interface has that index.
-fn interface_name(index: u32) -> String {
+pub(crate) fn interface_name(index: u32) -> String {
     nix::net::if_::if_indextoname(index)
         .ok()
         .and_then(|name| name.into_string().ok())

@@ -7,14 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::host::sysctl::Sysctl;
+use crate::kernel::host::sysctl::{BACKEND_SETTINGS, Sysctl};
 use crate::kernel::netlink::{Direction, TunnelKind};
 
 /// The start of the names of all filters and tunnel devices.
 const NAME_PREFIX: &str = "sluice";
-
-/// The sysctls of an interface that a backend sets.
-const SETTINGS: [&str; 3] = ["arp_ignore", "arp_announce", "rp_filter"];
 
 /// One change of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -183,7 +180,7 @@ fn is_setting(key: &Sysctl) -> bool {
     let interface_setting = key.as_str().strip_prefix("net/ipv4/conf/");
     interface_setting
         .and_then(|rest| rest.split_once('/'))
-        .is_some_and(|(_, setting)| SETTINGS.contains(&setting))
+        .is_some_and(|(_, setting)| BACKEND_SETTINGS.iter().any(|(name, _)| *name == setting))
 }
 
 fn is_number(text: &str) -> bool {
