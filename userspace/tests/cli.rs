@@ -122,6 +122,12 @@ fn check_warns_of_files_that_other_users_can_change() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         set_mode(0o644);
     }
+    // Others can replace the file.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let output = sluice(directory.path(), &["check", "edge.json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let remedy = "mode 0777 lets every user write; run `chmod o-w .`";
+    assert!(stderr.contains(remedy), "{stderr}");
 }
 
 #[test]

@@ -115,6 +115,7 @@ tests! {
         changes_of_a_deleted_network_namespace_are_left,
         down_finds_changes_without_a_journal,
         down_finds_tunnel_devices_without_a_journal,
+        down_without_a_journal_and_pins_names_the_unknown_changes,
         down_without_a_journal_leaves_what_another_instance_uses,
         a_daemon_without_its_lock_file_still_runs,
         maps_in_use_elsewhere_are_kept;
@@ -182,6 +183,7 @@ tests! {
     path_mtu:
         icmp_errors_about_encapsulated_packets_lower_the_mtu_of_the_backend,
         a_quoted_flow_must_select_the_backend_and_listed_routers_send_errors,
+        a_quoted_flow_is_resolved_by_prefix_route_and_connection,
         a_path_mtu_outlives_the_daemon_and_expires,
         without_cap_net_raw_icmp_errors_are_ignored_and_packets_forwarded;
     capture:
@@ -191,6 +193,7 @@ tests! {
         a_capture_ends_with_its_instance_but_not_with_a_reload;
     addresses:
         dropping_other_ports_of_a_host_address_must_be_allowed,
+        a_packet_from_a_vip_address_is_dropped_unless_it_is_allowed,
         a_prefix_that_contains_a_host_address_is_refused;
     acl:
         acls_apply_from_the_start_and_follow_their_files,

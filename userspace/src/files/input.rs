@@ -216,7 +216,7 @@ mod tests {
         let (keep, never) = mpsc::channel::<()>();
         let (limit, path) = (Duration::from_millis(50), Path::new("/hanging"));
         let begin = Instant::now();
-        let hang = move |_: &Path| never.recv().map_err(io::Error::other);
+        let hang = move |_: &Path| never.recv_timeout(TIME_LIMIT).map_err(io::Error::other);
         let assert_given_up = |error: io::Error| {
             assert_eq!(error.kind(), ErrorKind::TimedOut);
             assert!(error.to_string().starts_with("no answer from the file system"), "{error}");

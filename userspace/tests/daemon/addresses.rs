@@ -3,8 +3,9 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::fixture::{DaemonFixture, assert_fails, host_state};
+use crate::fixture::{DaemonFixture, assert_fails, host_state, wait_until};
 use crate::support::add_address;
+use crate::wire::send_segment;
 
 const LB: [&str; 3] = ["lb", "--config", "edge.json"];
 
@@ -45,6 +46,26 @@ pub(crate) fn dropping_other_ports_of_a_host_address_must_be_allowed() {
     );
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
     fixture.down();
+}
+
+/// Two UDP services would answer each other without end.
+pub(crate) fn a_packet_from_a_vip_address_is_dropped_unless_it_is_allowed() {
+    let mut fixture = DaemonFixture::new();
+    let mut daemon = fixture.start(&["lb"]);
+    let vip = "203.0.113.11".parse().unwrap();
+    let send = || send_segment("far", "eth0", vip, "203.0.113.10:80".parse().unwrap());
+    let web = |fixture: &DaemonFixture| fixture.json("counters")["lb"]["services"]["web"].clone();
+    send();
+    wait_until("the packet is dropped", || web(&fixture)["drops"]["source_is_vip"] == 1);
+    assert_eq!(web(&fixture)["packets"], 0);
+
+    fixture.config["addresses"] = json!([{ "address": vip, "allow_as_source": true }]);
+    fixture.write();
+    daemon.reload();
+    send();
+    wait_until("the packet is forwarded", || web(&fixture)["packets"] == 1);
+    assert_eq!(web(&fixture)["drops"]["source_is_vip"], 1);
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }
 
 /// A prefix is refused if any of its addresses is assigned to the host.

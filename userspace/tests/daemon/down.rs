@@ -159,6 +159,24 @@ pub(crate) fn down_finds_changes_without_a_journal() {
     assert!(fixture.down().contains("nothing to do"));
 }
 
+pub(crate) fn down_without_a_journal_and_pins_names_the_unknown_changes() {
+    let fixture = DaemonFixture::new();
+    add_address("10.0.1.1/16", "eth0");
+    leave_both_roles(&fixture);
+    lose_journals();
+    fs::remove_dir_all(PINS).unwrap();
+    let report = fixture.down();
+    for line in [
+        "undone: filter sluice_lb:edge on eth0 ingress, priority 100",
+        "undone: filter sluice_backend:edge on eth0 ingress, priority 101",
+        "not known: VIP addresses on lo and local routes: no pinned map lists those of this instance",
+        "`ip address show lo`",
+    ] {
+        assert_eq!(report.matches(line).count(), 1, "{line:?} is not in: {report}");
+    }
+    assert!(!report.contains("undone: address"), "{report}");
+}
+
 pub(crate) fn down_without_a_journal_leaves_what_another_instance_uses() {
     let fixture = DaemonFixture::new();
     add_address("10.0.1.1/16", "eth0");

@@ -103,6 +103,8 @@ pub(crate) fn two_balancers_run_side_by_side() {
     traffic.assert_all_counted();
     assert_eq!(second.json("counters")["lb"]["services"]["web"]["packets"], 0);
 
+    // A filter of another instance is no predecessor to warn of.
+    other.reload();
     // The one that made the qdisc leaves first.
     first.end(Signal::SIGTERM);
     assert!(
@@ -113,6 +115,7 @@ pub(crate) fn two_balancers_run_side_by_side() {
     assert_eq!(priorities("sluice_lb:edge"), Vec::<String>::new());
     other.reload();
     assert_eq!(other.log_count("restored host state"), 0, "{}", other.log());
+    assert_eq!(other.log_count("runs before Sluice"), 0, "{}", other.log());
     assert_eq!(priorities("sluice_lb:two"), ["110"]);
     other.end(Signal::SIGTERM);
     second.down();

@@ -50,6 +50,8 @@ pub(crate) fn status_and_counters_show_the_configured_state() {
         let output = fixture.sluice(&[command]);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("web") && text.contains("edge"), "{text}");
+        let digest = web["table_digest"].as_str().unwrap();
+        assert_eq!((digest.len(), text.contains(digest)), (16, command == "status"), "{text}");
     }
 }
 
@@ -237,6 +239,8 @@ pub(crate) fn a_route_change_updates_the_next_hops() {
     wait_until("the next hop has the new interface", || hop(1, "10.0.1.2")["interface"] == "eth1");
     run("ip route replace 10.0.1.2/32 via 10.0.0.9 dev eth0");
     wait_until("the next hop has a gateway", || hop(1, "10.0.1.2")["gateway"] == "10.0.0.9");
+    let text = String::from_utf8(fixture.sluice(&["status"]).stdout).unwrap();
+    assert!(text.contains("10.0.1.2 (via 10.0.0.9 on eth0, MTU 1600)"), "{text}");
     // Routes may depend on the source.
     run("ip route replace 10.0.1.2/32 dev eth0");
     wait_until("it is on the link", || hop(1, "10.0.1.2")["gateway"].is_null());

@@ -320,6 +320,71 @@ pub(crate) fn a_quoted_flow_must_select_the_backend_and_listed_routers_send_erro
     assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
 }
 
+/// The maps of the instance decide: a prefix of VIPs, a route, and the connection table.
+pub(crate) fn a_quoted_flow_is_resolved_by_prefix_route_and_connection() {
+    const PORTS: std::ops::Range<u16> = 40_000..40_016;
+
+    let mut fixture = dual_stack_fixture();
+    fixture.config["underlay"]["min_path_mtu"] = json!(596);
+    fixture.config["services"][0]["vips"] = json!(["203.0.113.0/24:53/udp"]);
+    fixture.config["services"][0]["tracking"] = json!("always");
+    fixture.write();
+    let mut daemon = fixture.start(&["lb"]);
+    let mut errors = 0;
+    // The errors about the flows, by outcome, if each was sent to this backend.
+    let mut outcomes = |fixture: &DaemonFixture, destination: &str, mtu| {
+        let before = path_errors(fixture, errors);
+        for port in PORTS {
+            let error = TooBigError::of(destination, mtu);
+            TooBigError { client_port: Some(port), ..error }.send();
+        }
+        errors += PORTS.len() as u64;
+        let after = path_errors(fixture, errors);
+        let count = |counts: &Value, name: &str| counts[name].as_u64().unwrap_or(0);
+        let new = |name| count(&after, name) - count(&before, name);
+        (new("lowered") + new("known"), new("wrong_flow"))
+    };
+    let all = PORTS.len() as u64;
+
+    // The prefix contains the quoted VIP, and a flow has one of two backends.
+    let (first, second) =
+        (outcomes(&fixture, "10.0.1.1", 1100), outcomes(&fixture, "10.0.1.2", 1100));
+    assert_eq!((first.0 + second.0, first.1 + second.1), (all, all), "{first:?} {second:?}");
+    assert!(first.0 > 0 && second.0 > 0, "{first:?} {second:?}");
+
+    // Connections keep their backends, although all slots are those of the first one.
+    for port in PORTS {
+        let mut frame = mac_address("eth0").to_vec();
+        frame.extend([2, 0, 0, 0, 0, 9, 0x08, 0x00]);
+        PacketBuilder::ipv4([198, 51, 100, 7], [203, 0, 113, 11], 64)
+            .udp(port, 53)
+            .write(&mut frame, &[0; 64])
+            .unwrap();
+        send_frame("far", &frame);
+    }
+    wait_until("the connections are tracked", || {
+        fixture.json("counters")["lb"]["services"]["web"]["packets"] == all
+    });
+    fixture.config["backends"][1]["draining"] = json!(true);
+    fixture.write();
+    daemon.reload();
+    assert_eq!(outcomes(&fixture, "10.0.1.2", 1100), second);
+
+    // A route takes the client to a service with the second backend only.
+    fixture.config["backends"][1]["draining"] = json!(false);
+    fixture.config["services"][0].as_object_mut().unwrap().remove("tracking");
+    fixture.config["services"][0]["routes"] =
+        json!([{ "sources": ["198.51.100.0/24"], "service": "near" }]);
+    let near =
+        json!({ "name": "near", "vips": [], "table_size": 251, "backends": [{ "name": "b" }] });
+    fixture.config["services"].as_array_mut().unwrap().push(near);
+    fixture.write();
+    daemon.reload();
+    assert_eq!(outcomes(&fixture, "10.0.1.1", 1100), (0, all), "{}", daemon.log());
+    assert_eq!(outcomes(&fixture, "10.0.1.2", 1100), (all, 0));
+    assert_eq!(daemon.end(Signal::SIGTERM), Some(0));
+}
+
 pub(crate) fn a_path_mtu_outlives_the_daemon_and_expires() -> Completion {
     // A time namespace with a clock ahead shortens the ten minutes.
     let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();

@@ -141,6 +141,10 @@ pub(crate) fn the_journal_receives_severities() {
     assert!(log.lines().any(|line| line.starts_with("<6>ready: forwarding")), "{log}");
     assert!(log.lines().any(|line| line.starts_with("<4>reload failed")), "{log}");
     assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+    // The error of a command, too.
+    let output = fixture.wrapped(&["sh", "-c", script, "sh"], &["status", "--instance", "none"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.starts_with("<3>sluice: error: the instance"), "{error}");
 }
 
 pub(crate) fn the_service_manager_receives_the_state_and_signs_of_life() {

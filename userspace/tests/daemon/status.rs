@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -190,6 +191,8 @@ pub(crate) fn status_shows_whether_the_file_is_in_force() {
     assert_eq!(daemon_status()["config_file"], json!("in_force"));
     assert_eq!(daemon_status()["last_reload"], Value::Null);
 
+    assert!(text(&fixture).contains("edge.json, in force\n"), "{}", text(&fixture));
+
     let text_before = fixture.config.to_string();
     fixture.write_text(&format!("{text_before}\n"));
     assert_eq!(daemon_status()["config_file"], json!("changed"));
@@ -224,9 +227,10 @@ pub(crate) fn status_shows_a_daemon_that_hangs() {
     let fixture = DaemonFixture::new();
     let daemon = fixture.start(&["lb"]);
     daemon.signal(Signal::SIGSTOP);
-    let status = fixture.status();
+    let (status, text) = (fixture.status(), text(&fixture));
     daemon.signal(Signal::SIGCONT);
     assert_eq!(status["daemon"]["process"], json!(daemon.id()));
+    assert!(text.contains("warning: the `sluice lb` daemon did not respond within 5 s"), "{text}");
     let error = status["daemon"]["error"].as_str().unwrap();
     assert!(error.contains("did not respond within 5 s"), "{status}");
     assert_eq!(status["forwarding"], json!(true), "packets need no daemon");
@@ -271,6 +275,17 @@ pub(crate) fn programs_that_run_first_are_logged_and_shown() {
     assert_eq!(predecessors(), found);
     first.remove();
     expect(&mut daemon, "no longer runs before Sluice");
+
+    // Notifications are faster than the inspection of every 3 s, which would take 3 s each time.
+    let start = Instant::now();
+    for round in 2..5 {
+        let first = attach_filter("eth0", 7);
+        daemon.wait_for_log("the TC filter foreign (priority 7, program ID ", 2 * round - 1);
+        first.remove();
+        daemon.wait_for_log("no longer runs before Sluice", round);
+    }
+    let emulated = std::env::var_os("SLUICE_EMULATED").is_some();
+    assert!(emulated || start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 
     // The kernel sends no netlink message about links.
     let (xdp, id) = load_program(ProgramType::Xdp);

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::acl::long_acl;
-use crate::fixture::{DaemonFixture, attach_foreign_filter, host_state, wait_until};
+use crate::fixture::{DaemonFixture, assert_fails, attach_foreign_filter, host_state, wait_until};
 use crate::ptrace::kill_before;
 use crate::support::{run, veth};
 use crate::traffic::TrafficClient;
@@ -122,6 +122,8 @@ pub(crate) fn acl_files_are_read_when_a_failed_change_is_completed() {
         daemon.log_count("reload failed; changes logged above were applied, the rest were not error=cannot attach to eth1"),
         1
     );
+    let output = fixture.sluice(&["reload"]);
+    assert_fails(&output, 1, &["lb: the configuration was applied in part", "eth1"]);
     foreign.remove();
     daemon.wait_for_log("completed the change that had failed", 1);
     daemon.wait_for_log("source ACL in force scope=service new", 1);
