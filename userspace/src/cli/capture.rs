@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use crate::args::CaptureArgs;
+use crate::daemon::preflight;
 use crate::daemon::reloads::Reloads;
 use crate::daemon::signals::Signals;
-use crate::daemon::{preflight, runtime};
 use crate::error::CliError;
 use crate::kernel::bpf;
 use crate::read::{elsewhere, instance};
 use crate::role::Role;
+use crate::runtime;
 use names::EventNames;
 use output::Output;
 

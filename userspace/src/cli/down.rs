@@ -4,11 +4,12 @@ use anyhow::anyhow;
 
 use crate::args::DownArgs;
 use crate::cli::output::print;
-use crate::daemon::lock::Lock;
-use crate::daemon::roles::ROLES;
+use crate::daemon::preflight;
 use crate::daemon::teardown::{self, Scope};
-use crate::daemon::{preflight, runtime};
 use crate::error::CliError;
+use crate::lock::Lock;
+use crate::roles::ROLES;
+use crate::runtime;
 
 /// Runs `sluice down`. Fails if a daemon runs. If a change cannot be undone, all others are undone,
 /// and a second call tries the failed one again.

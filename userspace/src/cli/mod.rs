@@ -13,7 +13,8 @@ mod table;
 pub use output::report;
 
 use crate::args::{KeySubcommand, Subcommand};
-use crate::daemon::{self, log, preflight};
+use crate::daemon::preflight;
+use crate::daemon::{self, log};
 use crate::error::CliError;
 
 /// Runs a command to its end.

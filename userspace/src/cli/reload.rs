@@ -8,10 +8,10 @@ use anyhow::anyhow;
 
 use crate::args::ReloadArgs;
 use crate::cli::output::{print, report};
-use crate::daemon::lock::Lock;
-use crate::daemon::roles::ROLES;
 use crate::error::CliError;
+use crate::lock::Lock;
 use crate::role::Role;
+use crate::roles::ROLES;
 use crate::serve::protocol::{ReloadOutcome, Request, Response};
 use crate::serve::{client, socket_path};
 

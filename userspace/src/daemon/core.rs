@@ -15,13 +15,13 @@ use super::predecessors::PredecessorLog;
 use super::presence::{self, Missing};
 use super::reloads::{Clients, Reloads};
 use super::requests::Requests;
-use super::roles::RoleSpec;
 use super::signals::Signals;
 use super::state::StatePublisher;
 use super::teardown::{self, Scope};
-use super::{log, preflight, runtime, sources};
+use super::{log, service_manager, sources};
 use crate::args::WaitArgs;
 use crate::config_file;
+use crate::daemon::preflight;
 use crate::error::CliError;
 use crate::files::input::no_thread;
 use crate::kernel::bpf::Pins;
@@ -29,6 +29,8 @@ use crate::kernel::host::Host;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::{HostChanges, Netlink};
 use crate::role::Role;
+use crate::roles::RoleSpec;
+use crate::runtime;
 use crate::serve;
 use crate::serve::protocol::{ReloadOutcome, RoleReport};
 use crate::serve::server::ControlSocket;
@@ -198,7 +200,7 @@ async fn serve<D: RoleDaemon>(
         }
     };
     state.ready(daemon.report());
-    runtime::start_watchdog()?;
+    service_manager::start_watchdog()?;
     daemon.log_ready();
     let _changes = sources::host_changes(changes, netlink.clone(), sender.clone());
     let _inspect = sources::inspect(sender.clone());
@@ -207,7 +209,7 @@ async fn serve<D: RoleDaemon>(
     let check_files = || guard.check_files();
     let (daemon, ended) =
         handle_inputs(daemon, args, &instance, check_files, inputs, &netlink, &state).await;
-    runtime::notify_last(NotifyState::Stopping);
+    service_manager::notify_last(NotifyState::Stopping);
     // Descriptors of programs and maps are closed before teardown.
     drop(daemon);
     if D::is_ephemeral(args) {

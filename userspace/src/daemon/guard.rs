@@ -2,10 +2,10 @@
 
 use tracing::warn;
 
-use super::lock::Lock;
 use super::teardown::{self, Scope};
 use crate::error::CliError;
 use crate::kernel::bpf::Pins;
+use crate::lock::Lock;
 use crate::role::Role;
 
 /// The lock and the pins of a role of an instance.

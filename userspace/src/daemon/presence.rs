@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::runtime;
+use super::service_manager;
 use crate::error::CliError;
 use crate::kernel::netlink::{Error, Netlink};
 
@@ -139,7 +139,7 @@ pub(super) async fn wait<F: Future<Output = Result<Vec<Missing>, CliError>>>(
         if names != logged {
             warn!(missing = %names, left_seconds = left.as_secs(), "waiting for this host");
             let microseconds = u32::try_from((left + START).as_micros()).unwrap_or(u32::MAX);
-            runtime::notify(&[
+            service_manager::notify(&[
                 NotifyState::ExtendTimeoutUsec(microseconds),
                 NotifyState::Status(&format!("waiting for {names}")),
             ]);

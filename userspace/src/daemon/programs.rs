@@ -5,7 +5,7 @@ use crate::kernel::bpf::{
     EarlierCounts, Error, LoadParameters, PendingResize, Pins, Program, ProgramSpec,
 };
 
-use super::roles::RoleSpec;
+use crate::roles::RoleSpec;
 
 /// The programs of a role over its pinned maps.
 pub(super) struct Programs {

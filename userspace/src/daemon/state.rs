@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 
-use super::runtime;
+use super::service_manager;
 use crate::clock::unix_seconds;
 use crate::serve::protocol::{DaemonState, LastReload, Phase, ReloadOutcome, RoleReport};
 use crate::text;
@@ -56,7 +56,7 @@ impl StatePublisher {
             state.phase = Phase::Running;
             state.role = report;
         });
-        runtime::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+        service_manager::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     }
 
     /// An input is being applied.
@@ -66,7 +66,7 @@ impl StatePublisher {
             // Services of type notify-reload require the time of the start.
             let time = NotifyState::monotonic_usec_now().ok();
             let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(time).collect();
-            runtime::notify(&states);
+            service_manager::notify(&states);
         }
     }
 
@@ -116,7 +116,7 @@ impl StatePublisher {
             ReloadOutcome::Applied => "running".to_owned(),
             outcome => format!("running; the last reload was {outcome}"),
         };
-        runtime::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        service_manager::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     fn set(&self, change: impl FnOnce(&mut DaemonState)) {

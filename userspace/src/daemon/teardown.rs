@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::timeout;
 
-use super::lock::Lock;
-use super::roles;
 use crate::error::CliError;
 use crate::kernel::bpf::{Pins, programs_over};
 use crate::kernel::host::journal::{Change, Journal, STATE_DIRECTORY, UndoReport};
 use crate::kernel::host::search::{self, Found};
 use crate::kernel::netlink::Netlink;
+use crate::lock::Lock;
 use crate::role::Role;
+use crate::roles;
 
 /// How often, and at what interval, programs are awaited that the kernel releases after their
 /// filters.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config_file;
-use crate::daemon::lock::Lock;
+use crate::lock::Lock;
 use crate::notice::Notice;
 use crate::role::Role;
 use crate::serve::client;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
-use crate::daemon::lock::Lock;
 use crate::error::CliError;
 use crate::kernel::bpf::Pins;
 use crate::kernel::host::journal::{Journal, STATE_DIRECTORY};
 use crate::kernel::namespace::NetworkNamespace;
+use crate::lock::Lock;
 use crate::role::Role;
 
 /// The pins of a role of an instance, if it has any. Fails if they are only in the mount namespace

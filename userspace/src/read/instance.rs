@@ -4,12 +4,13 @@ use anyhow::anyhow;
 
 use super::elsewhere;
 use super::interfaces::interfaces;
-use crate::daemon::lock::Lock;
-use crate::daemon::{preflight, roles, runtime};
+use crate::daemon::preflight;
 use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, BalancerMaps, Error};
 use crate::kernel::netlink::Netlink;
+use crate::lock::Lock;
 use crate::role::Role;
+use crate::{roles, runtime};
 
 /// Opens the maps of an instance, of each role that has any.
 pub(crate) fn open(

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::elsewhere;
-use crate::daemon::roles::RoleSpec;
 use crate::error::CliError;
 use crate::kernel::attach::{Predecessor, ingress_path};
 use crate::kernel::host::journal::Change;
 use crate::kernel::netlink::{Interface, Netlink};
+use crate::roles::RoleSpec;
 
 /// An interface of a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

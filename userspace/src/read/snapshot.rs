@@ -22,10 +22,10 @@ use sluice_datapath::{Address, Family, Reason};
 
 use super::instance;
 use crate::clock;
-use crate::daemon::lock::Lock;
 use crate::error::CliError;
 use crate::kernel::bpf::{BackendMaps, BalancerMaps, Pins, Usage, programs_over};
 use crate::kernel::routing::path_mtu::PathErrorOutcome;
+use crate::lock::Lock;
 use crate::role::Role;
 
 /// An instance on this host. At least one role is present.

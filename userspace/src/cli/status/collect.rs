@@ -7,8 +7,6 @@ use std::time::Duration;
 use super::memory::MemoryStatus;
 use super::model::{BackendEntry, BackendStatus, LbStatus, ServiceStatus, Status};
 use super::notices;
-use crate::daemon::roles::{self, RoleSpec};
-use crate::daemon::runtime;
 use crate::error::CliError;
 use crate::kernel::host::journal::{Change, Journal, STATE_DIRECTORY};
 use crate::kernel::netlink::Netlink;
@@ -20,6 +18,8 @@ use crate::read::lost::lost;
 use crate::read::next_hops::next_hops;
 use crate::read::snapshot::{self, BackendSnapshot, LbSnapshot, Snapshot};
 use crate::role::Role;
+use crate::roles::{self, RoleSpec};
+use crate::runtime;
 use crate::text;
 
 /// Reads the state of an instance.

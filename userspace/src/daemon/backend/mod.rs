@@ -27,13 +27,13 @@ use crate::daemon::input::Input;
 use crate::daemon::preflight::check_interfaces;
 use crate::daemon::presence::{self as host_presence, InterfaceList, Missing};
 use crate::daemon::programs::Programs;
-use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
 use crate::kernel::attach::Attachment;
 use crate::kernel::bpf::{BackendMaps, Pins};
 use crate::kernel::host::Host;
 use crate::kernel::netlink::{HostChanges, Netlink};
 use crate::notice::Notice;
+use crate::roles::{self, RoleSpec};
 use crate::serve::protocol::RoleReport;
 use crate::text;
 

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use super::super::roles;
 use super::*;
+use crate::roles;
 
 /// A daemon that records what the core calls.
 #[derive(Default)]

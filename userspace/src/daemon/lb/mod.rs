@@ -30,7 +30,6 @@ use crate::daemon::input::Input;
 use crate::daemon::preflight::{check_interfaces, check_own_addresses};
 use crate::daemon::presence::{self, InterfaceList, Missing};
 use crate::daemon::programs::{Programs, Resized};
-use crate::daemon::roles::{self, RoleSpec};
 use crate::error::CliError;
 use crate::kernel::attach::Attachment;
 use crate::kernel::bpf::{BalancerMaps, LoadParameters, Pins};
@@ -38,6 +37,7 @@ use crate::kernel::host::Host;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::routing::next_hops::NextHops;
 use crate::notice::Notice;
+use crate::roles::{self, RoleSpec};
 use crate::serve::protocol::RoleReport;
 use crate::text;
 

@@ -53,7 +53,7 @@ pub struct Capture {
     observers: PerCpuArray<MapData, AyaPod<CaptureState>>,
     ring: RingBuf<MapData>,
     /// `flock` on the directory above the pins, released by the kernel when the process ends. An
-    /// exclusive `F_OFD_SETLK`, which the daemon's lock uses (`daemon/lock.rs`) because the lock
+    /// exclusive `F_OFD_SETLK`, which the daemon's lock uses (`lock.rs`) because the lock
     /// can then be tested without taking it, needs a descriptor open for writing, and a directory
     /// has none.
     _lock: Flock<File>,

@@ -1,4 +1,4 @@
-//! The runtime, and the service manager's notifications and watchdog.
+//! The service manager's notifications and watchdog.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -16,17 +16,6 @@ const MAX_WAITING: usize = 64;
 
 /// How long the end of the process waits for the last notification.
 const LAST_WAIT: Duration = Duration::from_secs(1);
-
-/// Runs a future on a single-threaded runtime.
-pub(crate) fn block_on<T>(
-    future: impl Future<Output = Result<T, CliError>>,
-) -> Result<T, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::operation)?;
-    runtime.block_on(future)
-}
 
 /// A message to the service manager, and a sender that is dropped once it was sent.
 type Notification = (String, Option<SyncSender<()>>);

@@ -1,7 +1,7 @@
 //! The table of roles.
 //!
 //! Lock, journal, pins, loading, attaching and teardown work from a role's row. A role adds to it
-//! the behaviour of its daemon ([`super::core::RoleDaemon`]).
+//! the behaviour of its daemon (`daemon::core::RoleDaemon`).
 
 use sluice_control::config::Priority;
 
