@@ -53,6 +53,13 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec(),
         ),
         Case::new(
+            "an IPv6 packet from the IPv4-mapped address of a VIP is forwarded",
+            Fixture::new().all_to(1, HINT),
+            [Client::tcp6(), Client::udp6()]
+                .map(|client| forwards(&from(client, VIP_V4.to_ipv6_mapped().into()), 1, HINT))
+                .to_vec(),
+        ),
+        Case::new(
             "a packet from a VIP address to a port without a service passes",
             Fixture::new(),
             from_vips().map(|client| passes(client.to_port(9).frame(), Reason::NoService)).to_vec(),
