@@ -213,6 +213,8 @@ pub(crate) fn a_lost_netlink_connection_is_replaced() {
     let before = host_state();
     let mut daemon = fixture.start(&["lb"]);
     veth("eth1", "far1");
+    // With a qdisc, a failed change causes no notification that would lead to another attempt.
+    run("tc qdisc add dev eth1 clsact");
     let mut request = 0;
     loop {
         // Each reload attaches to another interface, or detaches from it.
@@ -223,6 +225,8 @@ pub(crate) fn a_lost_netlink_connection_is_replaced() {
             daemon.log_count("ready: ") + daemon.log_count("completed the change that had failed")
         };
         let before_reload = ended(&daemon);
+        // Notifications of the reload before do not lead to another attempt, either.
+        std::thread::sleep(SETTLED / 2);
         let lost = daemon.log_count("netlink connection lost, opened another one");
         if !fail_request(&daemon, || daemon.signal(Signal::SIGHUP), request) {
             break;
