@@ -87,7 +87,8 @@ impl TcPacket {
     /// than was added, and its receiver drops the packet.
     ///
     /// No helper discards a sum by itself: growing a packet does. A merged packet never has a sum,
-    /// and would lose its segments.
+    /// and would lose its segments. Old kernels grow no packet beyond the MTU: one of that size
+    /// keeps its sum, of which only virtual Ethernet devices take notice.
     #[inline(always)]
     fn discard_sum(&self) -> Result<(), Reason> {
         // SAFETY: `skb` is the context that the kernel gave. The helper fails without a sum.
@@ -98,7 +99,7 @@ impl TcPacket {
         // SAFETY: as above; no reference into the packet exists.
         let grown = unsafe { bpf_skb_change_tail(self.skb, bytes.wrapping_add(1), 0) };
         // SAFETY: as above.
-        if grown != 0 || unsafe { bpf_skb_change_tail(self.skb, bytes, 0) } != 0 {
+        if grown == 0 && unsafe { bpf_skb_change_tail(self.skb, bytes, 0) } != 0 {
             return Err(Reason::AdjustRoomFailed);
         }
         Ok(())
