@@ -110,19 +110,46 @@ impl Address {
         (self.0[0] | self.0[1]) == 0 && self.0[2] == Self::MAPPED
     }
 
-    /// Whether a reply to a packet of `family` from this address is allowed. It is not for
-    /// multicast, broadcast, loopback and unspecified addresses (RFC 1122 section 3.2.1.3, RFC 4291
-    /// section 2.4), nor for an IPv4-mapped address in an IPv6 header.
+    /// Whether a header of `family` must not have this source: unspecified, loopback, multicast,
+    /// broadcast, reserved and link-local addresses (RFC 1812 section 5.3.7, RFC 3927 section 2.7,
+    /// RFC 4291 section 2.5), and IPv4-compatible and IPv4-mapped addresses in an IPv6 header.
     #[inline(always)]
-    pub const fn is_answerable(&self, family: Family) -> bool {
+    pub const fn is_martian(&self, family: Family) -> bool {
         match family {
-            Family::V4 => !matches!(self.0[3].to_ne_bytes()[0], 0 | 127 | 224..),
+            Family::V4 => {
+                self.is_link_local(family) || matches!(self.0[3].to_ne_bytes()[0], 0 | 127 | 224..)
+            }
             Family::V6 => {
                 let low =
                     self.0[0] | self.0[1] == 0 && (self.0[2] == 0 || self.0[2] == Self::MAPPED);
-                !low && self.0[0].to_ne_bytes()[0] != 0xff
+                low || self.is_link_local(family) || self.0[0].to_ne_bytes()[0] == 0xff
             }
         }
+    }
+
+    /// Whether this is a link-local address of `family` (RFC 3927, RFC 4291 section 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => matches!(self.0[3].to_ne_bytes(), [169, 254, ..]),
+            Family::V6 => matches!(self.0[0].to_ne_bytes(), [0xfe, 0x80..=0xbf, ..]),
+        }
+    }
+
+    /// A word whose lowest bit is set for each martian source of `family`, and for few others. The
+    /// packet path computes it without branches, and [`Self::is_martian`] only if it is set.
+    #[inline(always)]
+    pub const fn martian_hint(&self, family: Family) -> u64 {
+        /// One bit for each four values of an address's first octet: in IPv4 those of 0.0.0.0/8,
+        /// 127.0.0.0/8, 169.254.0.0/16 and 224.0.0.0/3; in IPv6 those of ::/96, fe80::/10 and
+        /// ff00::/8, which are the first and the last of them.
+        const GROUPS: u64 = 1 | 1 << (127 >> 2) | 1 << (169 >> 2) | 0xff << (224 >> 2);
+
+        let word = match family {
+            Family::V4 => self.0[3],
+            Family::V6 => self.0[0],
+        };
+        GROUPS >> (u32::from_be(word) >> 26)
     }
 
     /// Whether this is [`Address::NONE`].
@@ -181,6 +208,60 @@ impl fmt::Debug for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn martians_are_known_by_their_ranges() {
+        let is_martian = |text: &str| {
+            let address: IpAddr = text.parse().unwrap();
+            let family = Family::of(address);
+            let is_martian = Address::from(address).is_martian(family);
+            let hint = Address::from(address).martian_hint(family) & 1 == 1;
+            assert!(hint || !is_martian, "{text}: the hint is missing");
+            is_martian
+        };
+        for text in [
+            "0.0.0.0",
+            "0.255.255.255",
+            "127.0.0.0",
+            "127.255.255.255",
+            "169.254.0.0",
+            "169.254.255.255",
+            "224.0.0.0",
+            "239.1.2.3",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::198.51.100.7",
+            "::ffff:198.51.100.7",
+            "fe80::1",
+            "febf::1",
+            "ff00::",
+            "ff02::1",
+            "ffff::1",
+        ] {
+            assert!(is_martian(text), "{text}");
+        }
+        for text in [
+            "1.0.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "223.255.255.255",
+            "10.0.0.1",
+            "192.0.2.1",
+            "::1:0:0:0",
+            "64:ff9b::192.0.2.1",
+            "2001:db8::1",
+            "fc00::1",
+            "fdff::1",
+            "fe7f::1",
+            "fec0::1",
+        ] {
+            assert!(!is_martian(text), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_round_trip() {

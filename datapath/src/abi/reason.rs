@@ -123,8 +123,9 @@ reasons! {
     /// zero UDP checksum over IPv6, and `udp_zero_checksum` is not set for the service. Not normal:
     /// set it if the backends accept such packets, or disable GRO.
     NoChecksum = 30, "no_checksum", Drop;
-    /// From a VIP address to a VIP, which would make two services answer each other. Not normal: a
-    /// spoofed source. If the address is also one of a client, set `allow_as_source` for it.
+    /// From a VIP address to a VIP, which would make two services answer each other, or from an
+    /// address to itself. Not normal: a spoofed source. If the address is also one of a client, set
+    /// `allow_as_source` for it.
     SourceIsVip = 31, "source_is_vip", Drop;
     /// Not IP-in-IP or GUE to an address of this backend. Normal: all other traffic of the host.
     NotTunnel = 32, "not_tunnel", Pass;
@@ -134,6 +135,10 @@ reasons! {
     /// The service's fragments exceed the `fragments` of its `rate`. Not normal: an attack, or a
     /// limit that is too low.
     RateLimitedFragments = 34, "rate_limited_fragments", Drop;
+    /// To a VIP, from a source that no client has: an unspecified, loopback, multicast, broadcast,
+    /// reserved, link-local or IPv4-mapped address (RFC 1812 section 5.3.7, RFC 4291 section 2.5).
+    /// Not normal: a spoofed source, or a client without a configured address.
+    MartianSource = 35, "martian_source", Drop;
     /// The outer header has the ECN codepoint CE, and the inner packet is not ECN-capable (RFC 6040
     /// section 4.2). Normal in small numbers under congestion.
     EcnForbidden = 48, "ecn_forbidden", Drop;

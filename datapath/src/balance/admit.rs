@@ -23,16 +23,17 @@ pub(crate) struct Admission {
     pub(crate) gue: GueMeta,
 }
 
-/// Checks the client of a VIP: it is no VIP address, and the source ACLs allow it. Returns the
-/// service that handles it.
+/// Checks the client of a VIP address: it is neither a martian nor a VIP address, and the source
+/// ACLs allow it. Returns the service that handles it.
 #[inline(always)]
 pub(crate) fn admit_client<M: BalancerMaps>(
     client: &Address,
+    vip_address: &Address,
     family: Family,
     vip_service: ServiceRef,
     maps: &M,
 ) -> Result<ServiceRef, Refusal> {
-    check_source(maps, client, family)
+    check_source(maps, client, vip_address, family)
         .and_then(|()| check_acls(maps, client, &vip_service))
         .map_err(Refusal::for_service(vip_service))?;
     Ok(apply_route(maps, client, vip_service))
@@ -49,7 +50,7 @@ pub(crate) fn admit_packet<P: Packet, M: BalancerMaps>(
     vip_service: ServiceRef,
     maps: &M,
 ) -> Result<Admission, Refusal> {
-    let service = admit_client(&ip.source, ip.family, vip_service, maps)?;
+    let service = admit_client(&ip.source, &ip.destination, ip.family, vip_service, maps)?;
     let size =
         parse::packet_size(packet, ip_offset, ip, l4).map_err(Refusal::for_service(service))?;
     let (size, gue) = GueMeta::for_l4(packet, ip, fragment_kind, l4, size, maps);

@@ -41,7 +41,7 @@ fn fragment<P: Packet, M: BalancerMaps>(
 
     // From this line on the packet belongs to a service, and every refusal is a counted drop.
     let vip_service = u32::from(first.vip_service);
-    check_source(maps, &headers.ip.source, headers.ip.family)
+    check_source(maps, &headers.ip.source, &headers.ip.destination, headers.ip.family)
         .and_then(|()| check_fragment_acl(maps, &headers.ip.source, vip_service))
         .map_err(|reason| Refusal { service: vip_service, reason })?;
     send_after_first(packet, &headers, &first, maps)

@@ -9,7 +9,7 @@ use crate::abi::{Features, Port, TCP};
 use crate::balance::maps::BalancerMaps;
 use crate::bits::Field;
 use crate::verifier::widen_for_verifier;
-use crate::wire::header::{FragmentKind, Icmp};
+use crate::wire::header::FragmentKind;
 use crate::wire::packet::Packet;
 use crate::wire::parse::{IpHeader, L4Header, PacketSize};
 
@@ -72,19 +72,17 @@ impl GueMeta {
         (size, Self(widen_for_verifier(gue.0)))
     }
 
-    /// For a whole ICMP message, which may be shorter than an ICMP header.
+    /// For a whole ICMP message.
     #[inline(always)]
     pub(crate) fn for_icmp<P: Packet, M: BalancerMaps>(
         packet: &P,
         ip: &IpHeader,
-        size: &PacketSize,
         maps: &M,
     ) -> Self {
         if !maps.uses(Features::GUE) {
             return Self::NONE;
         }
-        let is_whole = size.packet >= ip.header_len.wrapping_add(Icmp::SIZE);
-        let gue = Self::new(ip, is_whole && packet.segment_size() == 0);
+        let gue = Self::new(ip, packet.segment_size() == 0);
         Self(widen_for_verifier(gue.0))
     }
 

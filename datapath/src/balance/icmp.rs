@@ -98,7 +98,14 @@ fn icmp<P: Packet, M: BalancerMaps>(
     let header: Icmp = packet.load_at(icmp_offset).ok_or(Reason::Truncated)?;
     let (vip_service, flow) = match Message::of(ip.family, &header) {
         Message::Error => {
-            quoted_flow(&packet, &ip, &address, icmp_offset.wrapping_add(Icmp::SIZE), maps)?
+            let end = headers.ip_offset.wrapping_add(ip.total_len);
+            let quote = icmp_offset.wrapping_add(Icmp::SIZE);
+            let (vip_service, flow) = quoted_flow(&packet, &ip, &address, quote, end, maps)?;
+            // A router on the link may have nothing but a link-local address.
+            if ip.source.is_martian(ip.family) && !ip.source.is_link_local(ip.family) {
+                return Err(Refusal::for_service(vip_service)(Reason::MartianSource));
+            }
+            (vip_service, flow)
         }
         Message::EchoRequest { .. } if address.options.has(AddressOptions::PING_HOST) => {
             return Err(Reason::OtherProtocol.into());
@@ -114,7 +121,7 @@ fn icmp<P: Packet, M: BalancerMaps>(
     };
 
     // ACLs and routes apply to the client of the flow, not to the router that sent the error.
-    let service = admit_client(&flow.source, ip.family, vip_service, maps)?;
+    let service = admit_client(&flow.source, &flow.destination, ip.family, vip_service, maps)?;
     select_and_send(packet, &headers, &flow, service, maps)
         .map(StageOutcome::Forwarded)
         .map_err(Refusal::for_service(service))
@@ -130,7 +137,11 @@ fn select_and_send<P: Packet, M: BalancerMaps>(
 ) -> Result<Egress, Reason> {
     let ip = headers.ip;
     let size = parse::unmerged_size(&packet, headers.ip_offset, &ip)?;
-    let gue = GueMeta::for_icmp(&packet, &ip, &size, maps);
+    // Bytes after the end of the IP packet are padding of the frame.
+    if size.packet < ip.header_len.wrapping_add(Icmp::SIZE) {
+        return Err(Reason::BadLength);
+    }
+    let gue = GueMeta::for_icmp(&packet, &ip, maps);
     let vlan_bytes = Some(headers.vlan_bytes());
     let packet = VipPacket { ip, size, gue, is_syn: false, vlan_bytes, service, packet };
     let (selection, hash) = packet.check_and_select(flow, maps, Tracking::ReadOnly)?;
@@ -147,7 +158,7 @@ fn echo_reply<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<Reason, Reason> {
     let headers = offsets.parse(&packet)?;
-    check_source(maps, &headers.ip.source, headers.ip.family)?;
+    check_source(maps, &headers.ip.source, &headers.ip.destination, headers.ip.family)?;
     check_global_acl(maps, &headers.ip.source)?;
     let icmp_offset = headers.l4_offset();
     let header: Icmp = packet.load_at(icmp_offset).ok_or(Reason::Truncated)?;
@@ -160,17 +171,23 @@ fn echo_reply<P: Packet, M: BalancerMaps>(
 }
 
 /// The service of the VIP that sent the packet that an ICMP error quotes, and its flow in the
-/// direction of the client's packets. The quoted packet's IP header is at `ip_offset`.
+/// direction of the client's packets. The quoted packet's IP header is at `ip_offset`; the error
+/// ends at `end`.
 #[inline(always)]
 fn quoted_flow<P: Packet, M: BalancerMaps>(
     packet: &P,
     error_ip: &IpHeader,
     address: &VipAddress,
     ip_offset: usize,
+    end: usize,
     maps: &M,
 ) -> Result<(ServiceRef, Flow), Reason> {
     let quoted = parse_quoted(packet, ip_offset, error_ip.family).ok_or(Reason::IcmpUnrelated)?;
     let ip = quoted.ip;
+    let ports_offset = quoted.l4_offset();
+    if ports_offset > end {
+        return Err(Reason::IcmpUnrelated);
+    }
     if ip.source != error_ip.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
         return Err(Reason::IcmpUnrelated);
     }
@@ -179,7 +196,9 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
     }
     // An error quotes at least eight bytes after the IP header (RFC 792). The ports are the first
     // four of TCP as of UDP.
-    let ports_offset = ip_offset.wrapping_add(ip.header_len);
+    if ports_offset.wrapping_add(size_of::<[Port; 2]>()) > end {
+        return Err(Reason::IcmpUnrelated);
+    }
     let [vip_port, client_port]: [Port; 2] =
         packet.load_at(ports_offset).ok_or(Reason::IcmpUnrelated)?;
     let vip_service = find_vip_service(maps, address, vip_port, ip.protocol)
@@ -221,11 +240,11 @@ fn reply<P: Packet>(
         Family::V4 => Ipv4::SIZE,
         Family::V6 => Ipv6::SIZE,
     };
-    if ip.header_len != fixed_len || !ip.source.is_answerable(ip.family) {
+    if ip.header_len != fixed_len {
         return Reason::OtherProtocol;
     }
 
-    // Except for VIP sources and the global ACL, which `echo_reply` has checked, every refusal
+    // Except for the source and the global ACL, which `echo_reply` has checked, every refusal
     // before this line lets the packet pass; from here on, every refusal is a counted drop.
     let PacketSize { packet: length, .. } =
         match parse::unmerged_size(&packet, headers.ip_offset, ip) {

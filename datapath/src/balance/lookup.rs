@@ -19,23 +19,27 @@ pub(crate) fn find_vip_address<M: SelectionMaps>(
     lookup_address(maps, &ip.destination).ok_or(Reason::NotVip)
 }
 
-/// Refuses a source that is a VIP address, in a header of a family: a packet from one VIP to
-/// another would make the two services answer each other, through the balancer, without end.
-///
-/// An IPv4-mapped source in an IPv6 header is accepted, as hosts do not reply to it.
+/// Refuses a martian source, and one that is a VIP address, in a header of a family: a packet from
+/// one VIP to another would make the two services answer each other, through the balancer, without
+/// end. A packet from a VIP address to itself (a "land" attack) is refused with any options.
 #[inline(always)]
 pub(crate) fn check_source<M: BalancerMaps>(
     maps: &M,
     source: &Address,
+    destination: &Address,
     family: Family,
 ) -> Result<(), Reason> {
-    if !maps.vip_sources().may_have(source, family)
-        || matches!(family, Family::V6) && source.is_mapped()
-    {
+    // One branch for nearly every source.
+    if (maps.vip_sources().hint(source, family) | source.martian_hint(family)) & 1 == 0 {
         return Ok(());
     }
+    if source.is_martian(family) {
+        return Err(Reason::MartianSource);
+    }
     match lookup_address(maps, source) {
-        Some(entry) if !entry.options.has(AddressOptions::ALLOW_AS_SOURCE) => {
+        Some(entry)
+            if !entry.options.has(AddressOptions::ALLOW_AS_SOURCE) || source == destination =>
+        {
             Err(Reason::SourceIsVip)
         }
         _ => Ok(()),

@@ -88,17 +88,10 @@ fn packet_too_big<P: Packet, M: BalancerMaps>(packet: P, mtu: u32, maps: &M) -> 
     }
 }
 
-/// Checks that the source is a unicast address, consumes a token of the rate limit, and swaps the
-/// MAC addresses, which fails for frames to broadcast and multicast addresses.
+/// Consumes a token of the rate limit, and swaps the MAC addresses, which fails for frames to
+/// broadcast and multicast addresses. The source is a unicast address: the packet was admitted.
 #[inline(always)]
-fn prepare_reply<P: Packet, M: BalancerMaps>(
-    packet: &mut P,
-    ip: &IpHeader,
-    maps: &M,
-) -> Result<(), Reason> {
-    if !ip.source.is_answerable(ip.family) {
-        return Err(Reason::TooBig);
-    }
+fn prepare_reply<P: Packet, M: BalancerMaps>(packet: &mut P, maps: &M) -> Result<(), Reason> {
     if !maps.consume_icmp_error_token() {
         return Err(Reason::IcmpTooBigRateLimited);
     }
@@ -112,7 +105,7 @@ fn write_error_v4<P: Packet, M: BalancerMaps>(
     maps: &M,
 ) -> Result<(), Reason> {
     let ip = parse::parse_ipv4(&packet, ETH_HLEN)?;
-    prepare_reply(&mut packet, &ip, maps)?;
+    prepare_reply(&mut packet, maps)?;
     // The packet is longer than the quote, because it exceeds the minimum MTU.
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V4)?;
     let first = packet.csum_partial::<MAX_CSUM_LEN>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
@@ -147,7 +140,7 @@ fn write_error_v6<P: Packet, M: BalancerMaps>(
     const LENGTH: u16 = (Icmp::SIZE + QUOTE_V6) as u16;
 
     let ip = parse::parse_ipv6(&packet, ETH_HLEN)?;
-    prepare_reply(&mut packet, &ip, maps)?;
+    prepare_reply(&mut packet, maps)?;
     let mut packet = packet.trim(ETH_HLEN + QUOTE_V6)?;
     let header = packet.csum_partial::<{ Ipv6::SIZE }>(ETH_HLEN).ok_or(Reason::AdjustRoomFailed)?;
     let first = packet.csum_partial::<MAX_CSUM_LEN>(PAYLOAD).ok_or(Reason::AdjustRoomFailed)?;

@@ -103,7 +103,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         Case::new(
-            "an echo request from a multicast, loopback or reserved address is not answered",
+            "an echo request from a martian address is dropped",
             Fixture::new(),
             from(
                 &[
@@ -112,16 +112,18 @@ pub(super) fn cases() -> Vec<Case> {
                     Ipv4Addr::BROADCAST,
                     [224, 0, 0, 1].into(),
                     [240, 0, 0, 1].into(),
+                    [169, 254, 0, 1].into(),
                 ],
                 &[
                     Ipv6Addr::UNSPECIFIED,
                     Ipv6Addr::LOCALHOST,
                     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+                    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
                     Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped(),
                 ],
             )
             .iter()
-            .map(|ping| passes(ping.frame(), Reason::OtherProtocol))
+            .map(|ping| drops(ping.frame(), Reason::MartianSource))
             .collect(),
         ),
         Case::new("a fragmented echo request is not answered", Fixture::new(), {
@@ -184,6 +186,21 @@ pub(super) fn cases() -> Vec<Case> {
                     from(&[Ipv4Addr::new(198, 51, 100, host as u8)], &[v6])
                 });
                 clients.map(|ping| forwarded(&ping)).collect()
+            },
+        ),
+        Case::new(
+            "a forwarded echo request with an IP length shorter than its header is dropped",
+            forwarding(),
+            {
+                let ending = |length: u16| {
+                    both().map(move |ping| {
+                        let (at, of) =
+                            if ping.source.is_ipv6() { (4, length) } else { (2, length + 20) };
+                        let bytes = patched(ping.frame(), ETHERNET + at, &of.to_be_bytes());
+                        drops(bytes, Reason::BadLength)
+                    })
+                };
+                [0, 1, 7].into_iter().flat_map(ending).collect()
             },
         ),
         Case::new(

@@ -184,6 +184,32 @@ pub(super) fn cases() -> Vec<Case> {
                 })
                 .collect()
         }),
+        Case::new(
+            "an ICMP error whose IP length ends before the quoted ports passes, whatever follows",
+            Fixture::new(),
+            {
+                few()
+                    .flat_map(|error| {
+                        (error.fixed()..2 * error.fixed() + 8 + 4)
+                            .map(move |length| (ending_at(&error, length), Reason::IcmpUnrelated))
+                    })
+                    .map(|(bytes, reason)| passes(bytes, reason))
+                    .collect()
+            },
+        ),
+        Case::new(
+            "an ICMP error whose IP length ends in the headers of a quoted fragment passes",
+            Fixture::new(),
+            {
+                few()
+                    .map(|error| IcmpError { fragment: Some((3, false)), ..error })
+                    .map(|error| {
+                        let end = 2 * error.fixed() + 8 - 1;
+                        passes(ending_at(&error, end), Reason::IcmpUnrelated)
+                    })
+                    .collect()
+            },
+        ),
         Case::new("an ICMP error with an IP length beyond the frame is dropped", Fixture::new(), {
             few()
                 .map(|error| {
@@ -223,6 +249,12 @@ pub(super) fn cases() -> Vec<Case> {
             )]
         }),
     ]
+}
+
+/// The frame with an IP packet of `length` bytes by its header. The other bytes become padding.
+fn ending_at(error: &IcmpError, length: usize) -> Vec<u8> {
+    let (at, value) = if error.client.is_v6() { (4, length - 40) } else { (2, length) };
+    patched(error.frame(), ETHERNET + at, &(value as u16).to_be_bytes())
 }
 
 fn follow(error: IcmpError) -> (Frame, Expectation) {

@@ -7,11 +7,11 @@ use sluice_datapath::abi::VipOptions;
 
 use super::case::Case;
 use super::cross_family::crossing;
-use super::expect::{drops, forwards, patched};
+use super::expect::{drops, forwards};
 use crate::packets::expectation::{Expectation, Forwarded};
 use crate::packets::fixture::{DNS, Fixture, WEB};
 use crate::packets::frames::icmp::packet_too_big;
-use crate::packets::frames::{self, Client, ETHERNET, Frame, L4Kind};
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 const HINT: u16 = 0x557f;
 
@@ -208,26 +208,6 @@ pub(super) fn cases() -> Vec<Case> {
                 let (frame, outcome) = answered(&client, 1480);
                 let tagged = drops(frames::tagged(&client.frame(), &[(0x8100, 6)]), Reason::TooBig);
                 vec![(Frame { vlan: true, ..frame }, outcome), tagged]
-            },
-        ),
-        Case::new(
-            "no ICMP error goes to a multicast, loopback or reserved address",
-            fixture(1500),
-            {
-                let spoofed = |at: usize, address: &[u8], client: Client| {
-                    drops(
-                        patched(of_length(client, 1490).frame(), ETHERNET + at, address),
-                        Reason::TooBig,
-                    )
-                };
-                let v6 = |first| [&[first][..], &[0; 14], &[1]].concat();
-                vec![
-                    spoofed(12, &[127, 0, 0, 1], Client::tcp4()),
-                    spoofed(12, &[224, 0, 0, 1], Client::udp4()),
-                    spoofed(12, &[255; 4], Client::udp4()),
-                    spoofed(8, &v6(0xff), Client::udp6()),
-                    spoofed(8, &v6(0), Client::tcp6()),
-                ]
             },
         ),
     ]

@@ -1,17 +1,19 @@
-//! Packets from a VIP address to a VIP: two services would answer each other.
+//! Packets to a VIP from sources that no client has: VIP addresses, because two services would
+//! answer each other, and martian addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_datapath::Reason;
-use sluice_datapath::abi::AddressOptions;
+use sluice_datapath::abi::{AddressOptions, RateKind, VipOptions};
 
 use super::case::{Case, CaseStep};
 use super::expect::{drops, forwards, passes};
 use super::{echo, fragments, icmp_errors, quic};
 use crate::packets::addresses::{VIP_V4, VIP_V6};
+use crate::packets::expectation::Expectation;
 use crate::packets::fixture::{Fixture, WEB};
 use crate::packets::frames::icmp::{EchoRequest, IcmpError};
-use crate::packets::frames::{self, Client};
+use crate::packets::frames::{self, Client, Frame, L4Kind};
 
 const HINT: u16 = 0x557f;
 /// Addresses of the prefixes of [`with_prefixes`].
@@ -53,13 +55,6 @@ pub(super) fn cases() -> Vec<Case> {
                 .to_vec(),
         ),
         Case::new(
-            "an IPv6 packet from the IPv4-mapped address of a VIP is forwarded",
-            Fixture::new().all_to(1, HINT),
-            [Client::tcp6(), Client::udp6()]
-                .map(|client| forwards(&from(client, VIP_V4.to_ipv6_mapped().into()), 1, HINT))
-                .to_vec(),
-        ),
-        Case::new(
             "a packet from a VIP address to a port without a service passes",
             Fixture::new(),
             from_vips().map(|client| passes(client.to_port(9).frame(), Reason::NoService)).to_vec(),
@@ -84,13 +79,17 @@ pub(super) fn cases() -> Vec<Case> {
                 .collect(),
         ),
         {
-            let allowed = Fixture { address_options: allowed(), ..fragments::fixture() };
+            let refusing =
+                || Fixture { prefixes: with_prefixes().prefixes, ..fragments::fixture() };
+            let allowed = Fixture { address_options: allowed_3_4(), ..refusing() };
             let sends = |number: usize| {
-                from_vips()
+                Client::each()
+                    .map(from_prefix)
                     .map(|client| fragments::sent(&client, 7, number, 2))
                     .map(|(frame, outcome)| CaseStep::Send(frame, outcome))
             };
-            let refused = from_vips()
+            let refused = Client::each()
+                .map(from_prefix)
                 .map(|client| refused(fragments::fragment(&client, 7, 1, 2)))
                 .map(|(frame, outcome)| CaseStep::Send(frame, outcome));
             Case {
@@ -98,7 +97,7 @@ pub(super) fn cases() -> Vec<Case> {
                 steps: [CaseStep::Configure(allowed)]
                     .into_iter()
                     .chain(sends(0))
-                    .chain([CaseStep::Configure(fragments::fixture())])
+                    .chain([CaseStep::Configure(refusing())])
                     .chain(refused)
                     .collect(),
             }
@@ -128,13 +127,126 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "packets from a VIP address that is allowed as a source are forwarded",
-            Fixture { address_options: allowed(), ..Fixture::new().all_to(1, HINT) },
-            from_vips().map(|client| forwards(&client, 1, HINT)).to_vec(),
+            Fixture { address_options: allowed_3_4(), ..with_prefixes().all_to(1, HINT) },
+            Client::each().map(|client| forwards(&from_prefix(client), 1, HINT)).to_vec(),
+        ),
+        Case::new(
+            "a packet from a VIP address to itself is dropped, even if it is allowed as a source",
+            Fixture { address_options: allowed(), ..Fixture::new() },
+            from_vips()
+                .map(|client| refused(client.frame()))
+                .into_iter()
+                .chain(pings().map(|ping| refused(ping.frame())))
+                .collect(),
+        ),
+        Case::new("a packet from a martian address to a VIP is dropped", Fixture::new(), {
+            martian_clients().map(|client| martian(client.frame())).collect()
+        }),
+        Case::new(
+            "a packet from an address next to a martian range is forwarded",
+            Fixture::new().all_to(1, HINT),
+            {
+                let sources = [
+                    "1.0.0.0",
+                    "126.255.255.255",
+                    "128.0.0.0",
+                    "169.253.255.255",
+                    "169.255.0.0",
+                    "223.255.255.255",
+                    "::1:0:0:0",
+                    "fdff::1",
+                    "fe7f::1",
+                    "fec0::1",
+                ];
+                clients_from(&sources).map(|client| forwards(&client, 1, HINT)).collect()
+            },
+        ),
+        Case::new(
+            "a packet from a martian address to a port without a service passes",
+            Fixture::new(),
+            martian_clients()
+                .map(|client| passes(client.to_port(9).frame(), Reason::NoService))
+                .collect(),
+        ),
+        Case::new(
+            "tagged packets and fragments from a martian address are dropped and leave no entry",
+            Fixture::new().tracked(true),
+            martian_clients()
+                .flat_map(|client| {
+                    [
+                        martian(frames::tagged(&client.frame(), &[(0x8100, 6)])),
+                        martian(fragments::fragment(&client, 7, 0, 2)),
+                        passes(fragments::fragment(&client, 7, 1, 2), Reason::FragmentUnknown),
+                    ]
+                })
+                .collect(),
+        ),
+        Case::new(
+            "packets from a martian address take no tokens",
+            {
+                let mut fixture = Fixture::new().all_to(1, HINT);
+                fixture.rates.insert((WEB, RateKind::Packets), 1);
+                fixture.vip_options.insert(WEB, VipOptions::RATE_LIMITED);
+                fixture
+            },
+            clients_from(&["127.0.0.1", "fe80::1"])
+                .filter(|client| client.transport != L4Kind::Udp)
+                .map(|client| martian(client.frame()))
+                .chain([forwards(&Client::tcp4(), 1, HINT)])
+                .collect(),
+        ),
+        Case::new(
+            "an ICMP error about a packet from a martian address to a VIP is dropped",
+            Fixture::new(),
+            martian_clients()
+                .map(|client| IcmpError::new(&client, if client.is_v6() { 2 } else { 3 }))
+                .map(|error| martian(error.frame()))
+                .collect(),
+        ),
+        Case::new(
+            "an ICMP error from a martian address is dropped, unless it is a router's link-local address",
+            Fixture::new(),
+            icmp_errors::few()
+                .flat_map(|error| {
+                    let is_v6 = error.client.is_v6();
+                    let sources: &[IpAddr] = if is_v6 {
+                        &[
+                            IpAddr::V6(Ipv6Addr::LOCALHOST),
+                            IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
+                            IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xc633, 0x6407)),
+                        ]
+                    } else {
+                        &[
+                            IpAddr::V4(Ipv4Addr::LOCALHOST),
+                            IpAddr::V4(Ipv4Addr::BROADCAST),
+                            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                        ]
+                    };
+                    let from_martian = sources
+                        .iter()
+                        .map(|router| IcmpError { from: Some(*router), ..error.clone() })
+                        .map(|error| martian(error.frame()))
+                        .collect::<Vec<_>>();
+                    let link_local: IpAddr = if is_v6 {
+                        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into()
+                    } else {
+                        [169, 254, 0, 1].into()
+                    };
+                    let error = IcmpError { from: Some(link_local), ..error };
+                    from_martian.into_iter().chain([icmp_errors::followed(&Fixture::new(), &error)])
+                })
+                .collect(),
         ),
         Case::new(
             "an echo request from a VIP address that is allowed as a source is answered",
-            Fixture { address_options: allowed(), ..Fixture::new() },
-            pings().iter().map(echo::answered).collect(),
+            Fixture { address_options: allowed_3_4(), ..with_prefixes() },
+            echo::both()
+                .map(|ping| {
+                    let v6 = ping.source.is_ipv6();
+                    let source = if v6 { IN_PREFIX_V6.into() } else { IN_PREFIX_V4.into() };
+                    echo::answered(&EchoRequest { source, ..ping })
+                })
+                .to_vec(),
         ),
         Case::new(
             "the longest VIP prefix of a source decides whether it is allowed",
@@ -158,6 +270,53 @@ fn from(mut client: Client, source: IpAddr) -> Client {
     client
 }
 
+/// A client's packet from the VIP prefix of its family.
+fn from_prefix(client: Client) -> Client {
+    let source = if client.is_v6() { IN_PREFIX_V6.into() } else { IN_PREFIX_V4.into() };
+    from(client, source)
+}
+
+/// The expectation that a frame is dropped because of its martian source.
+fn martian(bytes: Vec<u8>) -> (Frame, Expectation) {
+    drops(bytes, Reason::MartianSource)
+}
+
+/// Packets of every kind from martian addresses.
+fn martian_clients() -> impl Iterator<Item = Client> {
+    clients_from(&[
+        "0.0.0.0",
+        "0.255.255.255",
+        "127.0.0.1",
+        "127.255.255.255",
+        "169.254.0.0",
+        "169.254.255.255",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::198.51.100.7",
+        "::ffff:198.51.100.7",
+        "::ffff:203.0.113.10",
+        "fe80::1",
+        "febf::1",
+        "ff02::1",
+        "ffff::1",
+    ])
+}
+
+/// Packets of every kind of their family from these addresses.
+fn clients_from(sources: &[&str]) -> impl Iterator<Item = Client> {
+    let sources: Vec<IpAddr> =
+        sources.iter().map(|source| source.parse().expect("an address")).collect();
+    sources.into_iter().flat_map(|source| {
+        Client::each()
+            .into_iter()
+            .filter(move |client| client.is_v6() == source.is_ipv6())
+            .map(move |client| from(client, source))
+    })
+}
+
 /// A client's packet from the VIP address of its family.
 fn from_vip(client: Client) -> Client {
     let source = client.destination.ip();
@@ -172,6 +331,11 @@ fn pings() -> [EchoRequest; 2] {
 /// Options that allow both VIP addresses as sources.
 fn allowed() -> std::collections::BTreeMap<u32, AddressOptions> {
     [1, 2].map(|id| (id, AddressOptions::ALLOW_AS_SOURCE)).into()
+}
+
+/// Options that allow both VIP prefixes of [`with_prefixes`] as sources.
+fn allowed_3_4() -> std::collections::BTreeMap<u32, AddressOptions> {
+    [3, 4].map(|id| (id, AddressOptions::ALLOW_AS_SOURCE)).into()
 }
 
 fn forwarding_pings() -> Fixture {

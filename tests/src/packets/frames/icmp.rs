@@ -28,6 +28,8 @@ pub struct IcmpError {
     pub fragment: Option<(u16, bool)>,
     /// Destination of the error, if it is not the quoted source.
     pub to: Option<IpAddr>,
+    /// Source of the error, if it is not the router.
+    pub from: Option<IpAddr>,
     /// TTL or hop limit of the error.
     pub ttl: u8,
     /// TOS or traffic class of the error.
@@ -45,6 +47,7 @@ impl IcmpError {
             options: 0,
             fragment: None,
             to: None,
+            from: None,
             ttl: 61,
             tos: 0xc0,
         }
@@ -110,6 +113,7 @@ impl IcmpError {
         let code = u8::from(self.kind == 3 && !self.client.is_v6()) * 4;
         let to = self.to.unwrap_or(self.client.destination.ip());
         let router = if self.client.is_v6() { ROUTER_V6.into() } else { ROUTER_V4.into() };
+        let router = self.from.unwrap_or(router);
         message(router, to, (self.ttl, self.tos), [self.kind, code], rest, &self.quote())
     }
 

@@ -11,7 +11,7 @@ use sluice_datapath::abi::AddressOptions;
 use super::encapsulate::{Path, drop_reason};
 use super::flow::{self, tuple};
 use super::ip::{self, Fragmentation, Ip};
-use super::lookup::Oracle;
+use super::lookup::{Oracle, is_link_local, is_martian};
 use crate::packets::expectation::Expectation;
 use crate::packets::frames::Frame;
 use crate::packets::frames::icmp::packet_too_big;
@@ -70,11 +70,11 @@ impl Oracle {
                 let service =
                     *self.fixture.vips.get(&(address, 0, 1)).ok_or(Reason::OtherProtocol)?;
                 let tuple = tuple(ip.source, ip.destination, &[0; 4], ip.protocol);
-                self.check_client(service, ip.source)?;
+                self.check_client(service, ip.source, ip.destination)?;
                 self.forward_by_flow(frame, ip, self.routed(service, ip.source), &tuple)
             }
             MessageClass::EchoRequest => {
-                self.check_source(ip.source)?;
+                self.check_source(ip.source, ip.destination)?;
                 self.check_global_acl(ip.source)?;
                 answer(frame, ip)
             }
@@ -83,12 +83,17 @@ impl Oracle {
 
     /// An error about a packet from a VIP goes to the backend of the flow.
     fn error(&mut self, frame: &Frame, ip: &Ip, address: u32) -> Result<Expectation, Reason> {
-        let bytes = &frame.bytes;
+        // Bytes after the error's own end are no part of it.
+        let end = ip.start + ip.length;
+        let bytes = &frame.bytes[..end.min(frame.bytes.len())];
         let start = ip.start + ip.header + 8;
         let quoted = if ip.source.is_ipv4() { ip::v4(bytes, start) } else { ip::v6(bytes, start) };
         let quoted = quoted
             .and_then(|quoted| quoted.past_extensions(bytes))
             .map_err(|_| Reason::IcmpUnrelated)?;
+        if quoted.start + quoted.header > end {
+            return Err(Reason::IcmpUnrelated);
+        }
         if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
             return Err(Reason::IcmpUnrelated);
         }
@@ -100,10 +105,13 @@ impl Oracle {
         let port = u16::from_be_bytes([ports[0], ports[1]]);
         let service =
             self.service(address, port, quoted.protocol).map_err(|_| Reason::IcmpUnrelated)?;
+        if is_martian(ip.source) && !is_link_local(ip.source) {
+            return Err(Reason::MartianSource);
+        }
         let turned = [&ports[2..], &ports[..2]].concat();
         let tuple = tuple(quoted.destination, quoted.source, &turned, quoted.protocol);
         // ACLs apply to the client, not to the router that sends the error.
-        self.check_client(service, quoted.destination)?;
+        self.check_client(service, quoted.destination, quoted.source)?;
         self.forward_by_flow(frame, ip, self.routed(service, quoted.destination), &tuple)
     }
 
@@ -114,7 +122,7 @@ impl Oracle {
         service: u32,
         flow: &Vec<u8>,
     ) -> Result<Expectation, Reason> {
-        check(frame, ip, ip.header)?;
+        check(frame, ip, ip.header + 8)?;
         self.consume_tokens(service, ip.source, frame.segments.max(1), false)?;
         let (backend, hint) = self.select_backend(service, flow, false)?;
         let (options, hash) = (self.options(service), flow::hash(&self.hashed(service, flow)));
@@ -130,18 +138,6 @@ fn check(frame: &Frame, ip: &Ip, least: usize) -> Result<(), Reason> {
     if ip.ttl == 0 { Err(Reason::TtlExpired) } else { Ok(()) }
 }
 
-/// Whether a source address is not a host's: multicast, loopback or reserved.
-fn is_no_host(source: IpAddr) -> bool {
-    match source {
-        IpAddr::V4(v4) => {
-            v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..)
-        }
-        IpAddr::V6(v6) => {
-            v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6]
-        }
-    }
-}
-
 /// The result for a packet whose `largest` segment exceeds `room`.
 pub(super) fn too_big(
     frame: &Frame,
@@ -150,7 +146,7 @@ pub(super) fn too_big(
     room: usize,
 ) -> Result<Expectation, Reason> {
     let mtu = room.max(if ip.source.is_ipv4() { 576 } else { 1280 });
-    if largest <= mtu || ip.start != 14 || is_no_host(ip.source) {
+    if largest <= mtu || ip.start != 14 {
         return Err(Reason::TooBig);
     }
     // After extension headers the L4 checksum is quoted unchanged.
@@ -164,7 +160,7 @@ pub(super) fn too_big(
 /// The frame as an echo reply.
 fn answer(frame: &Frame, ip: &Ip) -> Result<Expectation, Reason> {
     let fixed = if ip.source.is_ipv4() { 20 } else { 40 };
-    if ip.header != fixed || is_no_host(ip.source) {
+    if ip.header != fixed {
         return Err(Reason::OtherProtocol);
     }
     check(frame, ip, fixed + 8)?;

@@ -72,7 +72,7 @@ impl Oracle {
         let transport = rest.get(..needed).ok_or(Reason::Truncated)?;
         let service =
             self.service(address, u16::from_be_bytes([transport[2], transport[3]]), ip.protocol)?;
-        self.check_client(service, ip.source)?;
+        self.check_client(service, ip.source, ip.destination)?;
         let owner = service;
         let service = self.routed(owner, ip.source);
 
@@ -142,7 +142,7 @@ impl Oracle {
     ) -> Result<Expectation, Reason> {
         let First { service, owner, backend, epoch, hint, options, .. } =
             *self.fragments.get(&packet_id(ip, id)).ok_or(Reason::FragmentUnknown)?;
-        self.check_source(ip.source)?;
+        self.check_source(ip.source, ip.destination)?;
         self.check_global_acl(ip.source)?;
         self.acl_verdict(owner, ip.source).unwrap_or(Ok(()))?;
         if ip.length > frame.bytes.len() - ip.start || ip.length < ip.header {

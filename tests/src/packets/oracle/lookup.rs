@@ -27,6 +27,27 @@ type PacketId = (IpAddr, IpAddr, u32, Option<u8>);
 pub(super) fn packet_id(ip: &Ip, id: u32) -> PacketId {
     (ip.source, ip.destination, id, ip.source.is_ipv4().then_some(ip.protocol))
 }
+
+/// Whether no client has this source address (RFC 1812 section 5.3.7, RFC 4291 section 2.5).
+pub(super) fn is_martian(source: IpAddr) -> bool {
+    is_link_local(source)
+        || match source {
+            IpAddr::V4(v4) => {
+                v4.is_multicast() || v4.is_loopback() || matches!(v4.octets()[0], 0 | 240..)
+            }
+            IpAddr::V6(v6) => {
+                v6.is_multicast() || v6.to_ipv4_mapped().is_some() || v6.segments()[..6] == [0; 6]
+            }
+        }
+}
+
+pub(super) fn is_link_local(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
 /// The state that a first fragment leaves for the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct First {
@@ -83,11 +104,16 @@ impl Oracle {
         self.fixture.addresses.get(&address).copied().or_else(longest)
     }
 
-    /// Refuses a VIP address as a source, unless its options allow that.
-    pub(super) fn check_source(&self, source: IpAddr) -> Result<(), Reason> {
+    /// Refuses a martian source, and a VIP address as a source, unless its options allow that and
+    /// the packet is to another address.
+    pub(super) fn check_source(&self, source: IpAddr, destination: IpAddr) -> Result<(), Reason> {
+        if is_martian(source) {
+            return Err(Reason::MartianSource);
+        }
         let is_refused = self.vip_address(source).is_some_and(|address| {
             let options = self.fixture.address_options.get(&address).copied();
-            !options.unwrap_or_default().has(AddressOptions::ALLOW_AS_SOURCE)
+            source == destination
+                || !options.unwrap_or_default().has(AddressOptions::ALLOW_AS_SOURCE)
         });
         if is_refused { Err(Reason::SourceIsVip) } else { Ok(()) }
     }
@@ -117,9 +143,14 @@ impl Oracle {
         holding.max_by_key(|((_, clients), _)| clients.prefix_len()).map_or(service, |(_, to)| *to)
     }
 
-    /// Refuses a VIP address as a source, then checks the global ACL, then the service's.
-    pub(super) fn check_client(&self, service: u32, source: IpAddr) -> Result<(), Reason> {
-        self.check_source(source)?;
+    /// Checks the source address, then the global ACL, then the service's.
+    pub(super) fn check_client(
+        &self,
+        service: u32,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<(), Reason> {
+        self.check_source(source, destination)?;
         self.check_global_acl(source)?;
         let has_acl = self
             .fixture
