@@ -239,6 +239,9 @@ fn digest<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
 }
 
 #[cfg(test)]
+mod fields;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
