@@ -41,43 +41,21 @@ pub(crate) fn kill_before(
     change: usize,
     mut before_change: impl FnMut(&'static str),
 ) -> Option<&'static str> {
-    let process = Pid::from_raw(daemon.id() as i32);
     let ready = daemon.log_count("ready: ");
-    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
-    ptrace::interrupt(process).unwrap();
-    waitpid(process, None).unwrap();
-    daemon.signal(signal);
-    ptrace::syscall(process, None).unwrap();
     let mut changes = 0;
-    loop {
-        match waitpid(process, None).unwrap() {
-            WaitStatus::PtraceSyscall(_) => {
-                let info = ptrace::syscall_info(process).unwrap();
-                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
-                    // SAFETY: the kernel sets this member of the union at the entry of a system
-                    // call.
-                    let call = unsafe { info.u.entry };
-                    if let Some(host_change) = host_change(call.nr as i64, call.args[0]) {
-                        before_change(host_change);
-                        if changes == change {
-                            daemon.signal(Signal::SIGKILL);
-                            return Some(host_change);
-                        }
-                        changes += 1;
-                    } else if call.nr as i64 == libc::SYS_epoll_wait
-                        && daemon.log_count("ready: ") > ready
-                    {
-                        ptrace::detach(process, None).unwrap();
-                        return None;
-                    }
-                }
-                ptrace::syscall(process, None).unwrap();
+    let work = || daemon.signal(signal);
+    at_calls(daemon, work, |_, number, arguments| {
+        if let Some(host_change) = host_change(number, arguments[0]) {
+            before_change(host_change);
+            if changes == change {
+                daemon.signal(Signal::SIGKILL);
+                return Some(Some(host_change));
             }
-            WaitStatus::Stopped(_, signal) => ptrace::syscall(process, signal).unwrap(),
-            WaitStatus::PtraceEvent(..) => ptrace::syscall(process, None).unwrap(),
-            other => panic!("{other:?} after {changes} changes:\n{}", daemon.log()),
+            changes += 1;
         }
-    }
+        let is_idle = number == libc::SYS_epoll_wait && daemon.log_count("ready: ") > ready;
+        is_idle.then_some(None)
+    })
 }
 
 /// The system calls that [`fail_calls`] makes fail.
@@ -112,56 +90,49 @@ pub(crate) fn fail_calls(
     count: usize,
     errno: i32,
 ) -> bool {
-    let process = Pid::from_raw(daemon.id() as i32);
     let ready = daemon.log_count("ready: ");
-    ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
-    ptrace::interrupt(process).unwrap();
-    waitpid(process, None).unwrap();
-    work();
-    ptrace::syscall(process, None).unwrap();
     let mut calls = 0;
-    loop {
-        let mut forwarded = None;
-        match waitpid(process, None).unwrap() {
-            WaitStatus::PtraceSyscall(_) => {
-                let info = ptrace::syscall_info(process).unwrap();
-                if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
-                    // SAFETY: the kernel sets this member of the union at the entry of a system
-                    // call.
-                    let entry = unsafe { info.u.entry };
-                    if call.is(entry.nr as i64, &entry.args) {
-                        if calls >= first {
-                            fail_call(process, errno);
-                        }
-                        calls += 1;
-                    }
-                    let is_idle = entry.nr as i64 == libc::SYS_epoll_wait
-                        && daemon.log_count("ready: ") > ready;
-                    if calls == first + count || is_idle {
-                        ptrace::detach(process, None).unwrap();
-                        return calls == first + count;
-                    }
-                }
+    at_calls(daemon, work, |process, number, arguments| {
+        if call.is(number, arguments) {
+            if calls >= first {
+                fail_call(process, errno);
             }
-            WaitStatus::Stopped(_, signal) => forwarded = Some(signal),
-            WaitStatus::PtraceEvent(..) => {}
-            other => panic!("{other:?} after {calls} calls:\n{}", daemon.log()),
+            calls += 1;
         }
-        ptrace::syscall(process, forwarded).unwrap();
-    }
+        let is_idle = number == libc::SYS_epoll_wait && daemon.log_count("ready: ") > ready;
+        (calls == first + count || is_idle).then_some(calls == first + count)
+    })
 }
 
 /// Gives a ready daemon work, and loses its requests to rtnetlink: each seems to be sent, and gets
 /// no answer. Calls `then` after the first one, and returns before the daemon ends.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn lose_requests(daemon: &DaemonProcess, work: impl FnOnce(), then: impl FnOnce()) {
+    let mut then = Some(then);
+    at_calls(daemon, work, |process, number, arguments| {
+        if FailingCall::Netlink.is(number, arguments) {
+            replace_call(process, arguments[2]);
+            if let Some(then) = then.take() {
+                then();
+            }
+        }
+        (number == libc::SYS_exit_group).then_some(())
+    });
+}
+
+/// Gives a ready daemon work, and calls `at_entry` at the entry of each system call of its core's
+/// thread, with the thread, the call's number and its arguments, until there is a result.
+fn at_calls<T>(
+    daemon: &DaemonProcess,
+    work: impl FnOnce(),
+    mut at_entry: impl FnMut(Pid, i64, &[u64; 6]) -> Option<T>,
+) -> T {
     let process = Pid::from_raw(daemon.id() as i32);
     ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).unwrap();
     ptrace::interrupt(process).unwrap();
     waitpid(process, None).unwrap();
     work();
     ptrace::syscall(process, None).unwrap();
-    let mut then = Some(then);
     loop {
         let mut forwarded = None;
         match waitpid(process, None).unwrap() {
@@ -171,15 +142,10 @@ pub(crate) fn lose_requests(daemon: &DaemonProcess, work: impl FnOnce(), then: i
                     // SAFETY: the kernel sets this member of the union at the entry of a system
                     // call.
                     let entry = unsafe { info.u.entry };
-                    if FailingCall::Netlink.is(entry.nr as i64, &entry.args) {
-                        replace_call(process, entry.args[2]);
-                        if let Some(then) = then.take() {
-                            then();
-                        }
-                    }
-                    if entry.nr as i64 == libc::SYS_exit_group {
-                        ptrace::detach(process, None).unwrap();
-                        return;
+                    if let Some(result) = at_entry(process, entry.nr as i64, &entry.args) {
+                        // Fails if it was killed.
+                        let _ = ptrace::detach(process, None);
+                        return result;
                     }
                 }
             }

@@ -35,6 +35,14 @@ fn neighbour() -> Peer {
     peer
 }
 
+/// As [`neighbour`], with strict reverse-path filtering of `one`.
+fn strict_neighbour() -> Peer {
+    let peer = neighbour();
+    set_sysctl("all", "rp_filter", "0");
+    set_sysctl("one", "rp_filter", "1");
+    peer
+}
+
 pub(crate) async fn vip_addresses_on_lo_are_not_announced() {
     let peer = neighbour();
     // Without the sysctls the kernel answers, so the test can detect an announcement.
@@ -136,9 +144,7 @@ pub(crate) async fn only_strict_reverse_path_filtering_is_changed() {
 }
 
 pub(crate) async fn gue_beside_tunnel_devices_needs_loose_filtering_of_the_interfaces() {
-    let _peer = neighbour();
-    set_sysctl("all", "rp_filter", "0");
-    set_sysctl("one", "rp_filter", "1");
+    let _peer = strict_neighbour();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
@@ -153,9 +159,7 @@ pub(crate) async fn gue_beside_tunnel_devices_needs_loose_filtering_of_the_inter
 }
 
 pub(crate) async fn strict_reverse_path_filtering_is_kept_on_request() {
-    let _peer = neighbour();
-    set_sysctl("all", "rp_filter", "0");
-    set_sysctl("one", "rp_filter", "1");
+    let _peer = strict_neighbour();
     let base = tempfile::tempdir().unwrap();
     let mut host = host(base.path());
     let (interfaces, local) = (["one".into()], [ip("192.0.2.1")]);
