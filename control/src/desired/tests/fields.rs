@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sluice_datapath::abi::{AddressOptions, Features, VipOptions};
 use sluice_maglev::Seed;
 
-use super::Desired;
 use crate::config::Config;
+use crate::desired::Desired;
 
 /// The state of a configuration with two backends and one service, in which the value at each JSON
 /// pointer is replaced.
