@@ -88,7 +88,10 @@ pub(crate) fn two_balancers_run_side_by_side() {
     assert_fails(
         &second.sluice(&["lb", "--config", "edge.json"]),
         1,
-        &["sluice_lb:edge of the instance edge", "change `priority.lb` in the configuration"],
+        &[
+            "\"sluice_lb:edge\" of the instance edge of Sluice",
+            "change `priority.lb` in the configuration",
+        ],
     );
     second.config["priority"] = json!({ "lb": 110 });
     second.config["services"][0]["vips"] = json!(["203.0.114.10:80/tcp"]);

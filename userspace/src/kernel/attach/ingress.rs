@@ -10,10 +10,7 @@ use aya::programs::tc::{SchedClassifier, TcAttachType};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::bpf::program_name;
-use crate::kernel::netlink::{Direction, Error, Interface, Netlink};
-
-/// The start of the names of our filters.
-pub(super) const OUR_FILTERS: &str = "sluice_";
+use crate::kernel::netlink::{Direction, Error, Interface, Netlink, is_sluice_filter};
 
 /// A hook on the ingress path, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +53,7 @@ impl Predecessor {
     /// Whether it is a filter of another instance, which passes all packets that are not for its
     /// VIPs.
     pub fn is_sluice(&self) -> bool {
-        self.hook == IngressHook::Tc && self.name.starts_with(OUR_FILTERS)
+        self.hook == IngressHook::Tc && is_sluice_filter(&self.name)
     }
 }
 

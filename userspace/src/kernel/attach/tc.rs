@@ -3,7 +3,6 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
-use super::ingress::OUR_FILTERS;
 use crate::kernel::host::{Host, HostError};
 use crate::kernel::netlink::{self, Attached, Direction, FilterSpec};
 
@@ -46,20 +45,6 @@ impl TcFilter {
     /// Adds the setting to the error about a priority that is taken.
     fn with_setting(&self, error: HostError) -> HostError {
         match error {
-            HostError::Netlink(netlink::Error::Held {
-                interface,
-                priority,
-                ours,
-                holder_name: Some(holder),
-                ..
-            }) if instance_of(&holder).is_some() => HostError::HeldByInstance {
-                interface,
-                priority,
-                ours,
-                instance: instance_of(&holder).unwrap_or_default().to_owned(),
-                holder,
-                setting: self.setting,
-            },
             HostError::Netlink(held @ netlink::Error::Held { .. }) => {
                 HostError::Held { held, setting: self.setting }
             }
@@ -86,12 +71,6 @@ impl TcFilter {
     ) -> Result<Vec<String>, HostError> {
         host.detach_except(self.direction, &self.spec, keep).await
     }
-}
-
-/// The instance of a filter of Sluice, by its name.
-fn instance_of(filter: &str) -> Option<&str> {
-    let (_, instance) = filter.strip_prefix(OUR_FILTERS)?.split_once(':')?;
-    Some(instance)
 }
 
 impl fmt::Display for TcFilter {

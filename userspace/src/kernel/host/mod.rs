@@ -50,30 +50,11 @@ pub enum HostError {
         "{0} is not an address of this host, so packets to this backend would not be decapsulated; add it or correct the backend's address"
     )]
     NotLocal(IpAddr),
-    /// Another program's filter is at our priority.
-    #[error("{held}, or change `{setting}` in the configuration")]
+    /// Another filter is at our priority.
+    #[error("{held}; to keep both, change `{setting}` in the configuration")]
     Held {
         /// The error that names the filter.
         held: netlink::Error,
-        /// The setting of our priority.
-        setting: &'static str,
-    },
-    /// The filter of another instance is at our priority.
-    #[error(
-        "cannot put filter {ours} on {interface} at priority {priority}: {holder} of the instance {instance} of Sluice is there already; \
-         change `{setting}` in the configuration of one of them"
-    )]
-    HeldByInstance {
-        /// The interface's name.
-        interface: String,
-        /// The requested priority.
-        priority: u16,
-        /// The name of our filter.
-        ours: String,
-        /// The name of the other filter.
-        holder: String,
-        /// The other instance.
-        instance: String,
         /// The setting of our priority.
         setting: &'static str,
     },

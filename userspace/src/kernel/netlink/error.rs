@@ -68,8 +68,8 @@ pub enum Error {
     },
     /// Another program's filter is at this priority.
     #[error(
-        "cannot put filter {ours} on {interface} {direction} at priority {priority}: {holder} is there already; \
-         remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
+        "cannot put filter {ours} on {interface} {direction} at priority {priority}: {holder} is there already{}",
+        removal(*.is_sluice, .interface, *.direction, *.priority)
     )]
     Held {
         /// The interface's name.
@@ -82,8 +82,8 @@ pub enum Error {
         ours: String,
         /// The filter at that priority: kind, name, handle and protocol.
         holder: String,
-        /// The name of that filter, if it is a BPF filter.
-        holder_name: Option<String>,
+        /// Whether that filter is another instance's of Sluice, which is not to be removed by hand.
+        is_sluice: bool,
     },
     /// A route lookup with a source address that this host does not have.
     #[error(
@@ -103,6 +103,16 @@ pub enum Error {
         /// The length.
         prefix_len: u8,
     },
+}
+
+/// The remedy for a filter in the way, as the end of a message.
+fn removal(is_sluice: bool, interface: &str, direction: Direction, priority: u16) -> String {
+    match is_sluice {
+        true => String::new(),
+        false => format!(
+            "; remove that filter with `tc filter del dev {interface} {direction} pref {priority}`"
+        ),
+    }
 }
 
 impl Error {

@@ -38,6 +38,7 @@ pub use self::direction::Direction;
 pub use self::error::Error;
 pub use self::link::Interface;
 pub use self::route::{DeviceMtus, Route};
+pub(crate) use self::tc::is_sluice_filter;
 pub use self::tc::{Attached, Clsact, Detached, Filter, FilterSpec};
 pub use self::tunnel::{Tunnel, TunnelError};
 pub use self::tunnel_data::TunnelKind;

@@ -23,6 +23,8 @@ use super::{Error, Mode, Netlink, interface_name};
 const ETH_P_ALL: u16 = 0x0003;
 /// The handle of Sluice's filter within its priority. A fixed handle makes replacement atomic.
 const FILTER_HANDLE: u32 = 1;
+/// The start of the names of Sluice's filters, which the role and the instance follow.
+const OUR_FILTERS: &str = "sluice_";
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
 
@@ -66,11 +68,27 @@ pub struct Filter {
     pub program_id: Option<u32>,
 }
 
+impl Filter {
+    /// The instance of Sluice that the filter belongs to, by its name.
+    fn instance(&self) -> Option<&str> {
+        let (_, instance) = self.bpf_name.as_deref()?.strip_prefix(OUR_FILTERS)?.split_once(':')?;
+        Some(instance)
+    }
+}
+
+/// Whether a filter with this name is Sluice's.
+pub(crate) fn is_sluice_filter(name: &str) -> bool {
+    name.starts_with(OUR_FILTERS)
+}
+
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.bpf_name {
             Some(name) => write!(f, "{} filter \"{name}\"", self.kind)?,
             None => write!(f, "a {} filter", self.kind)?,
+        }
+        if let Some(instance) = self.instance() {
+            write!(f, " of the instance {instance} of Sluice")?;
         }
         write!(f, " (handle {:#x}, protocol {:#06x})", self.handle, self.protocol)
     }
@@ -104,26 +122,21 @@ impl FilterSpec {
     fn check_free(&self, index: u32, direction: Direction, all: &[Filter]) -> Result<(), Error> {
         match all.iter().find(|filter| self.collides(filter)) {
             Some(other) => {
-                Err(self.held(index, direction, other.to_string(), other.bpf_name.clone()))
+                let is_sluice = other.instance().is_some();
+                Err(self.held(index, direction, other.to_string(), is_sluice))
             }
             None => Ok(()),
         }
     }
 
-    fn held(
-        &self,
-        index: u32,
-        direction: Direction,
-        holder: String,
-        holder_name: Option<String>,
-    ) -> Error {
+    fn held(&self, index: u32, direction: Direction, holder: String, is_sluice: bool) -> Error {
         Error::Held {
             interface: interface_name(index),
             direction,
             priority: self.priority,
             ours: self.name.clone(),
             holder,
-            holder_name,
+            is_sluice,
         }
     }
 }
@@ -294,7 +307,7 @@ impl Netlink {
         let doing = || format!("add filter {} to {} {direction}", spec.name, interface_name(index));
         match self.request(request, Mode::One(NLM_F_CREATE | exclusive), doing).await {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                Err(spec.held(index, direction, "a filter that has just appeared".into(), None))
+                Err(spec.held(index, direction, "a filter that has just appeared".into(), false))
             }
             other => other.map(|_| done),
         }
