@@ -171,7 +171,7 @@ pub fn unnamed(index: u32) -> String {
 }
 
 /// The first items, and the number of the others.
-fn list(mut items: impl Iterator<Item = String>) -> String {
+pub fn list(mut items: impl Iterator<Item = String>) -> String {
     let shown = items.by_ref().take(SHOWN).collect::<Vec<_>>().join(", ");
     match items.count() {
         0 => shown,

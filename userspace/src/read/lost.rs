@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use sluice_control::step_text::list;
+
 use crate::error::CliError;
 use crate::kernel::host::journal::Change;
 use crate::kernel::netlink::{Direction, Error, FilterSpec, Netlink};
@@ -52,15 +54,8 @@ async fn is_lost(
 
 /// A notice that names the first changes.
 fn notice(severity: Severity, what: &str, mut changes: Vec<String>) -> Option<Notice> {
-    /// The largest number of changes that are named.
-    const MAX_NAMED: usize = 8;
-
     changes.sort_unstable();
-    let named = changes.get(..MAX_NAMED).unwrap_or(&changes).join(", ");
-    let more = match changes.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let text = format!("{what}: {named}{more}; a daemon restores it, start one if none runs");
-    (!changes.is_empty()).then_some(Notice { severity, text })
+    let (is_empty, changes) = (changes.is_empty(), list(changes.into_iter()));
+    let text = format!("{what}: {changes}; a daemon restores it, start one if none runs");
+    (!is_empty).then_some(Notice { severity, text })
 }

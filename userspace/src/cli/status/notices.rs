@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use sluice_control::step_text::list;
+
 use super::model::{BackendEntry, BackendStatus, LbStatus, ServiceStatus};
 use crate::notice::Notice;
 use crate::read::daemon::DaemonStatus;
 use crate::read::interfaces::InterfaceStatus;
-
-/// The largest number of services that a notice names.
-const MAX_NAMED: usize = 8;
 
 impl LbStatus {
     /// The problems, of this host and of the daemon.
@@ -63,14 +62,10 @@ pub(super) fn paths(services: &[ServiceStatus], backends: &[BackendEntry]) -> Pa
         }
     }
     let notice = |what: &str, services: &[String]| {
-        let named = services.get(..MAX_NAMED).unwrap_or(services).join(", ");
-        let more = match services.len().saturating_sub(MAX_NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let named = list(services.iter().cloned());
         let text = format!(
             "{what} are dropped, because there is no route to backends, or its interface is down: \
-             service {named}{more}"
+             service {named}"
         );
         (!services.is_empty()).then(|| Notice::problem(text))
     };
