@@ -81,6 +81,8 @@ struct BackendPending {
     assignment: bool,
     /// Restore what other programs changed, and follow the MTU of interfaces.
     host: bool,
+    /// With `host`: follow default routes, too.
+    default_routes: bool,
 }
 
 impl RoleDaemon for BackendDaemon {
@@ -186,10 +188,10 @@ impl RoleDaemon for BackendDaemon {
         match input {
             // Routes of others change nothing here.
             Input::HostChanged(changes) if !self.is_concerned(&changes) => {}
-            Input::HostChanged(_) | Input::Refresh => {
-                self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
-                self.pending.host = true;
+            Input::HostChanged(changes) => {
+                self.look_at_host(changes.routes.iter().any(|route| route.prefix_len() == 0));
             }
+            Input::Refresh => self.look_at_host(true),
             // Inputs of the core and of other roles.
             Input::Stop
             | Input::Reload(_)
@@ -215,7 +217,7 @@ impl RoleDaemon for BackendDaemon {
         if pending.assignment {
             self.apply_assignment().await.inspect_err(|_| self.failed.assignment = true)?;
         } else if pending.host {
-            self.repair().await;
+            self.repair(pending.default_routes).await;
         }
         Ok(())
     }
@@ -254,6 +256,13 @@ impl RoleDaemon for BackendDaemon {
 }
 
 impl BackendDaemon {
+    /// Notes that the host may have changed.
+    fn look_at_host(&mut self, default_routes: bool) {
+        self.pending.assignment |= std::mem::take(&mut self.failed).assignment;
+        self.pending.host = true;
+        self.pending.default_routes |= default_routes;
+    }
+
     /// Whether changes may concern the set-up: routes only if they are default routes, or those of
     /// VIP prefixes.
     fn is_concerned(&self, changes: &HostChanges) -> bool {

@@ -11,13 +11,16 @@ use crate::kernel::bpf;
 impl BackendDaemon {
     /// Restores addresses, routes, tunnel devices, sysctls and filters, and follows the MTU of
     /// interfaces. An error is logged once, and the next call tries again.
-    pub(super) async fn repair(&mut self) {
+    ///
+    /// `default_routes`: whether default routes may have changed, which only a listing of all
+    /// routes shows.
+    pub(super) async fn repair(&mut self, default_routes: bool) {
         let problem = match self.repair_host().await {
             Ok(problem) => problem,
             Err(error) => Some(error.to_string()),
         };
         self.note_problem(problem);
-        self.watch_interfaces().await;
+        self.watch_interfaces(default_routes).await;
     }
 
     /// Restores sysctls, whose changes the kernel does not report.
@@ -64,9 +67,13 @@ impl BackendDaemon {
     /// Attaches again where a filter is missing, attaches where replies leave by a new default
     /// route, and follows the MTU of interfaces. The program that clamps stays attached where a
     /// default route has gone, because it may come back; the next reload detaches it.
-    async fn watch_interfaces(&mut self) {
-        if let Err(error) = self.find_reply_interfaces().await {
-            warn!(%error, "cannot look up default routes; trying again every 30 s");
+    async fn watch_interfaces(&mut self, default_routes: bool) {
+        if default_routes && let Err(error) = self.find_reply_interfaces().await {
+            warn!(
+                %error,
+                retry_seconds = REFRESH.as_secs(),
+                "cannot look up default routes; trying again periodically"
+            );
         }
         let Some((programs, _)) = &self.loaded else { return };
         if self.filters_ingress() {

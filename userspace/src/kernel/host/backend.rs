@@ -148,11 +148,19 @@ impl Host {
     /// Drops the addresses of removed interfaces from the journal: a tunnel device that was made
     /// again is another interface.
     async fn forget_lost_addresses(&mut self) -> Result<(), HostError> {
-        let existing = self.netlink.interfaces().await?;
-        let exists = |index: &u32| existing.iter().any(|interface| interface.index == *index);
-        let is_lost =
-            |change: &&Change| matches!(change, Change::Address { index, .. } if !exists(index));
-        let lost: Vec<_> = self.journal.changes().iter().filter(is_lost).cloned().collect();
+        // The VIP addresses, of which there may be thousands, are on the loopback interface.
+        let of_devices = self.journal.changes().iter().filter_map(|change| match change {
+            Change::Address { interface, index, .. } if interface != LOOPBACK => {
+                Some((*index, change.clone()))
+            }
+            _ => None,
+        });
+        let mut lost = Vec::new();
+        for (index, change) in of_devices.collect::<Vec<_>>() {
+            if self.netlink.interface_at(index).await?.is_none() {
+                lost.push(change);
+            }
+        }
         Ok(self.journal.forget_all(&lost)?)
     }
 
