@@ -81,14 +81,35 @@ impl TcPacket {
         }
     }
 
+    /// The 32-bit field of the context at an offset.
+    ///
+    /// By inline assembly, because the compiler may keep the field's address in a register, and the
+    /// verifier requires the offset in the load.
+    #[inline(always)]
+    fn field<const OFFSET: usize>(&self) -> u32 {
+        let value: u32;
+        // SAFETY: `skb` is the context that the kernel gave; the instruction reads one of its
+        // fields.
+        unsafe {
+            core::arch::asm!(
+                "{value} = *(u32 *)({skb} + {offset})",
+                value = out(reg) value,
+                skb = in(reg) self.skb,
+                offset = const OFFSET,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        value
+    }
+
     /// Discards the sum over the packet in its metadata (CHECKSUM_COMPLETE), if there is one, as
     /// the kernel does when it forwards (`skb_forward_csum`). `bpf_redirect_neigh` keeps the sum
     /// but replaces the Ethernet header, so that a virtual Ethernet device subtracts another one
     /// than was added, and its receiver drops the packet.
     ///
     /// No helper discards a sum by itself: growing a packet does. A merged packet never has a sum,
-    /// and would lose its segments. Old kernels grow no packet beyond the MTU: one of that size
-    /// keeps its sum, of which only virtual Ethernet devices take notice.
+    /// and would lose its segments. Kernels before 5.12 grow no packet beyond the MTU: one of that
+    /// size keeps its sum, of which only virtual Ethernet devices take notice.
     #[inline(always)]
     fn discard_sum(&self) -> Result<(), Reason> {
         // SAFETY: `skb` is the context that the kernel gave. The helper fails without a sum.
@@ -121,20 +142,7 @@ impl Packet for TcPacket {
 
     #[inline(always)]
     fn has_vlan(&self) -> bool {
-        let present: u32;
-        // Inline assembly, because the compiler may keep the field's address in a register, and the
-        // verifier requires the offset in the load. SAFETY: `skb` is the context that the kernel
-        // gave; the instruction reads one of its fields.
-        unsafe {
-            core::arch::asm!(
-                "{present} = *(u32 *)({skb} + {offset})",
-                present = out(reg) present,
-                skb = in(reg) self.skb,
-                offset = const core::mem::offset_of!(__sk_buff, vlan_present),
-                options(pure, readonly, nostack, preserves_flags),
-            );
-        }
-        present != 0
+        self.field::<{ core::mem::offset_of!(__sk_buff, vlan_present) }>() != 0
     }
 
     #[inline(always)]
@@ -142,20 +150,8 @@ impl Packet for TcPacket {
         /// The bits of the VLAN ID in a tag's control information.
         const ID: u32 = 0xfff;
 
-        let tag: u32;
-        // Inline assembly as above. SAFETY: `skb` is the context
-        // that the kernel gave; the instruction reads one of its fields.
-        unsafe {
-            core::arch::asm!(
-                "{tag} = *(u32 *)({skb} + {offset})",
-                tag = out(reg) tag,
-                skb = in(reg) self.skb,
-                offset = const core::mem::offset_of!(__sk_buff, vlan_tci),
-                options(pure, readonly, nostack, preserves_flags),
-            );
-        }
         // Old kernels leave the tag's content behind when they remove the tag.
-        self.has_vlan() && tag & ID != 0
+        self.has_vlan() && self.field::<{ core::mem::offset_of!(__sk_buff, vlan_tci) }>() & ID != 0
     }
 
     #[inline(always)]
@@ -398,9 +394,11 @@ impl Packet for TcPacket {
         if outer != inner {
             self.put(ETH_HLEN - 2, &ether_type(inner))?;
         }
-        // The traffic class of IPv6 changes a sum in the metadata (CHECKSUM_COMPLETE); an IPv4
-        // header with its checksum does not.
-        self.store_bytes(ETH_HLEN, head, u64::from(BPF_F_RECOMPUTE_CSUM))
+        match inner {
+            // The checksum of the header keeps a sum in the metadata (CHECKSUM_COMPLETE) true.
+            Family::V4 => self.put(ETH_HLEN, head),
+            Family::V6 => self.store_bytes(ETH_HLEN, head, u64::from(BPF_F_RECOMPUTE_CSUM)),
+        }
     }
 }
 

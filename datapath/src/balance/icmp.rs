@@ -184,8 +184,10 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
 ) -> Result<(ServiceRef, Flow), Reason> {
     let quoted = parse_quoted(packet, ip_offset, error_ip.family).ok_or(Reason::IcmpUnrelated)?;
     let ip = quoted.ip;
+    // An error quotes at least eight bytes after the IP header (RFC 792). The ports are the first
+    // four of TCP as of UDP.
     let ports_offset = quoted.l4_offset();
-    if ports_offset > end {
+    if ports_offset.wrapping_add(size_of::<[Port; 2]>()) > end {
         return Err(Reason::IcmpUnrelated);
     }
     if ip.source != error_ip.destination || !(ip.protocol == TCP || ip.protocol == UDP) {
@@ -193,11 +195,6 @@ fn quoted_flow<P: Packet, M: BalancerMaps>(
     }
     if let FragmentKind::NonFirst = quoted.fragment_kind {
         return Err(Reason::IcmpInnerFragment);
-    }
-    // An error quotes at least eight bytes after the IP header (RFC 792). The ports are the first
-    // four of TCP as of UDP.
-    if ports_offset.wrapping_add(size_of::<[Port; 2]>()) > end {
-        return Err(Reason::IcmpUnrelated);
     }
     let [vip_port, client_port]: [Port; 2] =
         packet.load_at(ports_offset).ok_or(Reason::IcmpUnrelated)?;

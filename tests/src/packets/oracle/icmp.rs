@@ -91,7 +91,8 @@ impl Oracle {
         let quoted = quoted
             .and_then(|quoted| quoted.past_extensions(bytes))
             .map_err(|_| Reason::IcmpUnrelated)?;
-        if quoted.start + quoted.header > end {
+        let at = quoted.start + quoted.header;
+        if at + 4 > end {
             return Err(Reason::IcmpUnrelated);
         }
         if quoted.source != ip.destination || !matches!(quoted.protocol, 6 | 17) {
@@ -100,7 +101,6 @@ impl Oracle {
         if matches!(quoted.fragmentation, Fragmentation::NonInitial(_)) {
             return Err(Reason::IcmpInnerFragment);
         }
-        let at = quoted.start + quoted.header;
         let ports = bytes.get(at..at + 4).ok_or(Reason::IcmpUnrelated)?;
         let port = u16::from_be_bytes([ports[0], ports[1]]);
         let service =
